@@ -1,0 +1,276 @@
+"""Results on disk: one safetensors file each, written whole or not at all, with its provenance.
+
+A file is what the safetensors library reads: eight bytes of header length, a JSON header, tensor
+data. The header's metadata say what the file holds, how its axes are labelled and where it comes
+from, and begin with a checksum of every other byte. Equal results are equal files, byte for byte:
+no time, no host, and keys in a fixed order (the library's own writer leaves that order open, and
+needs a second copy of the data in memory).
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+FORMAT = "polyneuron"
+VERSION = 1
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What can be stored, by the names of the safetensors format."""
+
+PACKAGES = {
+    "interp": "polyneuron",
+    "torch": "torch",
+    "transformers": "transformers",
+    "transformer_lens": "transformer-lens",
+}
+"""Imported name → distribution, for `provenance`."""
+
+MADE_BY = {
+    kind: "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
+    for kind in ("FiringStats", "ActivationMoments", "SentenceMeans", "FiringSigns")
+}
+"""Kind of result → what makes it, for the message about a missing file."""
+
+_CHECKSUM_BYTES = 16
+_START = b'{"__metadata__":{"checksum":"'
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file holds."""
+
+    tensors: dict[str, Tensor]
+    """Name → tensor, on the CPU."""
+
+    labels: dict[str, Any]
+    """What the axes mean, such as the languages in their order; JSON, so tuples come as lists."""
+
+    provenance: dict[str, Any]
+    """Where the numbers come from: versions, commit, settings; JSON."""
+
+
+def save(
+    path: Path | str,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    labels: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a result, or, if that fails or is interrupted, leave the old file as it was."""
+    # Wide elements first, so that every tensor starts at a multiple of its element's width.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, dict[str, Any]] = {}
+    start = 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype not in DTYPES or name == "__metadata__":
+            raise ValueError(
+                f"Tensor {name!r} of type {tensor.dtype} cannot be stored in {path}: convert it to "
+                f"one of {', '.join(str(each) for each in DTYPES)}, under a name of its own."
+            )
+        stop = start + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    metadata = {
+        "checksum": "",
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": kind,
+        "labels": _json(labels, f"The labels of {path}"),
+        "provenance": _json(provenance, f"The provenance of {path}"),
+    }
+    header = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
+    assert header.startswith(_START)
+    header = header[len(_START) :]
+    length = len(_START) + 2 * _CHECKSUM_BYTES + len(header)
+    header += b" " * (-length % 8)
+    prefix = (length + -length % 8).to_bytes(8, "little")
+
+    checksum = blake2b(prefix + header, digest_size=_CHECKSUM_BYTES)
+    for name in names:
+        checksum.update(_bytes(tensors[name]))
+    head = prefix + _START + checksum.hexdigest().encode() + header
+    _write(Path(path), len(head) + start, (head, *(_bytes(tensors[name]) for name in names)))
+
+
+def load(path: Path | str, kind: str) -> Artifact:
+    """Read a result back; refuses a file that is not a whole, undamaged `kind`."""
+    path = Path(path)
+    if not path.exists():
+        made_by = MADE_BY.get(kind, f"what saves a {kind}")
+        raise FileNotFoundError(f"{path} is missing. Make it with {made_by}.")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder: give the path of a {kind} file inside it.")
+    metadata = _read_metadata(path)
+    if metadata["kind"] != kind:
+        raise ValueError(
+            f"{path} holds a {metadata['kind']}, not a {kind}: give the path of a {kind}."
+        )
+    # Cloned, because the library maps the file: a copy survives whatever happens to it later.
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    return Artifact(tensors, json.loads(metadata["labels"]), json.loads(metadata["provenance"]))
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text whole or not at all, as `save` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file of another format whole or not at all, as `save` does."""
+    _write(Path(path), len(content), (content,))
+
+
+def provenance(**settings: Any) -> dict[str, Any]:
+    """Versions, the commit of the source if it is a checkout, and the settings; no time, no host.
+
+    The commit ends in "-dirty" where tracked files have been changed since.
+    """
+    versions = {"python": platform.python_version()}
+    for name, distribution in PACKAGES.items():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(distribution)
+    commit = _commit(Path(__file__).parents[1])
+    origin = {"versions": versions} | ({"commit": commit} if commit else {})
+    return origin | {"settings": json.loads(_json(settings, "The settings"))}
+
+
+@cache
+def _commit(folder: Path) -> str | None:
+    # An installed copy inside somebody else's repository must not borrow that one's commit.
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [*command, "--exclude=*"], cwd=folder, capture_output=True, text=True, timeout=10
+        )
+        return done.stdout.strip() or None
+    return None
+
+
+def _json(value: Mapping[str, Any], what: str) -> str:
+    try:
+        return json.dumps(
+            dict(value), ensure_ascii=False, sort_keys=True, allow_nan=False, default=_plain
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} must be JSON (text, finite numbers, lists, text → value): {error}."
+        ) from None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"got a {type(value).__name__}")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _write(path: Path, size: int, chunks: Iterable[bytes | memoryview]) -> None:
+    """Into a temporary file beside `path`, then in one step to its place."""
+    path = path.resolve()  # through a link, or the link itself would be replaced
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            error.errno,
+            f"{path} was not saved ({error.strerror}): it needs {size:,} bytes and "
+            f"{_free(path.parent):,} are free there; make room or choose another folder, and save "
+            "again (a file that was there before is unchanged)",
+        ) from error
+    with contextlib.suppress(OSError):  # not every system can flush a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _free(folder: Path) -> int:
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    size = path.stat().st_size
+    again = "copy it again or make it anew"
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        start = file.read(len(_START))
+        if _START[: len(start)] != start:
+            raise ValueError(
+                f"{path} is not a result that polyneuron saved (a safetensors file with its "
+                "metadata): give another path."
+            )
+        if not start or 8 + length > size:
+            raise ValueError(f"{path} is truncated or damaged, inside its header: {again}.")
+        stored = file.read(2 * _CHECKSUM_BYTES)
+        rest = file.read(length - len(start) - len(stored))
+        checksum = blake2b(prefix + rest, digest_size=_CHECKSUM_BYTES)
+        while chunk := file.read(_CHUNK):
+            checksum.update(chunk)
+    try:
+        header = json.loads(start + stored + rest)
+        metadata = header.pop("__metadata__")
+        version = int(metadata["version"])
+        whole = 8 + length + max((each["data_offsets"][1] for each in header.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(f"{path} is damaged, inside its header: {again}.") from None
+    if version > VERSION:
+        raise ValueError(
+            f"{path} is in format {version} of a newer polyneuron, and this one reads up to "
+            f"{VERSION}: upgrade polyneuron."
+        )
+    if size < whole:
+        raise ValueError(f"{path} is truncated ({size:,} of {whole:,} bytes): {again}.")
+    if stored.decode(errors="replace") != checksum.hexdigest():
+        raise ValueError(f"{path} is damaged (its checksum does not fit its content): {again}.")
+    return metadata

@@ -1,0 +1,386 @@
+"""The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import Positional
+
+from interp import artifacts
+from interp.collect import Wanted, collect, collect_part, look, merge
+from interp.corpora import Corpora, read_corpora
+from interp.doctor import doctor
+from interp.languages import language
+from interp.model import NeuronModel, load
+from interp.selection import NeuronSelection, predicted_agreement, select_by_entropy, until_stable
+from interp.stats import FiringStats
+from interp.uncertainty import jackknife, selection_frequency
+
+BABEL = Path(__file__).parent / "babel"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it is opened."""
+
+    model: Positional[str] = "babel"
+    """"babel" (shipped with the package), a local folder, or a name on the Hugging Face hub."""
+
+    attention: Literal["native", "hooked"] = "native"
+    """native: the speed of the bare model; hooked: sites inside attention can be read too."""
+
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    """Precision of the weights; rates differ by a token or so between precisions."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; by default the GPU if there is one."""
+
+    def open(self) -> NeuronModel:
+        dtype = None if self.dtype == "stored" else getattr(torch, self.dtype)
+        return load(self.model, attention=self.attention, dtype=dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Count, in one pass over text, on how many tokens of each language every neuron fires.
+
+    The folder is the ledger: run the same command again and it goes on where it stopped, also after
+    a kill; run it with `--part 1/4` to `--part 4/4` on four machines and `interp merge` the folder.
+
+        interp collect                                   # babel, on its own parallel sentences
+        interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh --out runs/bloom
+    """
+
+    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    """The model."""
+
+    text: str = "babel"
+    """"babel", a folder of <language>.txt[.gz] or .jsonl[.gz], or a dataset on the hub."""
+
+    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
+    """ISO codes; the order of every axis, table and figure. LAPE depends on which are there."""
+
+    out: Path = Path("results/collect")
+    """Folder of the run: pieces while it runs, firing.safetensors when it is finished."""
+
+    tokens: int | None = None
+    """Tokens per language; by default all of the text."""
+
+    block_length: int = 256
+    """Tokens per row; documents are packed into rows without padding."""
+
+    shards: int = 20
+    """Random groups of documents; intervals come from leaving one out at a time."""
+
+    bos: Literal["none", "document", "block"] = "none"
+    """Where a beginning-of-text token goes; it is never counted."""
+
+    hygiene: Literal["report", "drop", "off"] = "report"
+    """Lines in another language: say how many, drop them, or do not look."""
+
+    moments: bool = False
+    """Also keep mean and spread of every activation, for interventions that set values."""
+
+    tokens_per_batch: int = 4096
+    """Tokens per forward pass; lower it when memory runs out."""
+
+    part: str | None = None
+    """i/n: read only the i-th of n parts of the pieces, for job arrays."""
+
+    until_stable: float | None = None
+    """Stop once a repetition of the whole would agree with it to this Jaccard, such as 0.95."""
+
+    def run(self) -> None:
+        model = self.choice.open()
+        corpora = self.read(model)
+        wanted = Wanted(moments=self.moments)
+        if self.part is not None:
+            if self.until_stable is not None:
+                raise ValueError(
+                    "--part and --until-stable exclude each other: whether to stop can only be "
+                    "told from all parts together. Leave one out."
+                )
+            state = collect_part(
+                model,
+                corpora,
+                self.out,
+                _part(self.part),
+                wanted=wanted,
+                tokens_per_batch=self.tokens_per_batch,
+            )
+            if state.missing:
+                say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
+                return
+            stats = merge(self.out)
+        else:
+            rule = None if self.until_stable is None else until_stable(self.until_stable)
+            stats = collect(
+                model,
+                corpora,
+                self.out,
+                wanted=wanted,
+                tokens_per_batch=self.tokens_per_batch,
+                stop_when=rule,
+            )
+        stopped = look(self.out).stopped_after
+        if stopped is not None:
+            say(f"Stable after {stopped} of {self.shards} shards.")
+        show_stats(stats)
+        say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
+
+    def read(self, model: NeuronModel) -> Corpora:
+        return read_corpora(
+            self.text,
+            self.languages,
+            model,
+            block_length=self.block_length,
+            tokens=self.tokens,
+            n_shards=self.shards,
+            bos=self.bos,
+            hygiene=self.hygiene,
+        )
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Put the pieces of a run together, when other processes have read them."""
+
+    run_folder: Positional[Path]
+    """Folder given to `interp collect --out`."""
+
+    def run(self) -> None:
+        show_stats(merge(self.run_folder))
+        say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Which pieces of a run are done and which are missing."""
+
+    run_folder: Positional[Path]
+    """Folder given to `interp collect --out`."""
+
+    def run(self) -> None:
+        state = look(self.run_folder)
+        total = len(state.done) + len(state.missing)
+        say(f"{len(state.done)} of {total} pieces are done.")
+        for shard, code in state.missing[:10]:
+            say(f"missing: shard {shard} of {code}")
+        if len(state.missing) > 10:
+            say(f"and {len(state.missing) - 10} more")
+
+
+@dataclass(frozen=True)
+class Find:
+    """Select the language neurons of a finished run with LAPE, and say how far to trust them.
+
+    interp find results/collect --fraction 0.01
+    """
+
+    run_folder: Positional[Path]
+    """Folder given to `interp collect --out`."""
+
+    fraction: float = 0.01
+    """Share of all neurons to select: those whose firing has the lowest entropy over languages."""
+
+    busy_quantile: float = 0.95
+    """A neuron belongs to a language where it fires more than this share of all rates."""
+
+    out: Path | None = None
+    """Where the selection goes; by default neurons.json in the run's folder."""
+
+    seed: int = 0
+    """Seeds the random halves that the predicted agreement is measured on."""
+
+    def run(self) -> None:
+        path = self.run_folder / "firing.safetensors"
+        stats = FiringStats.load(path)
+        selection = self.select(stats)
+        out = self.out or self.run_folder / "neurons.json"
+        selection.to_json(
+            out,
+            artifacts.provenance(
+                method="LAPE",
+                counts=str(path),
+                fraction=self.fraction,
+                busy_quantile=self.busy_quantile,
+                run=artifacts.load(path, "FiringStats").provenance,
+            ),
+        )
+        frequency = selection_frequency(stats, lambda part: self.select(part).mask)
+        show_selection(selection, frequency)
+        if stats.n_shards >= 4:
+            agreement = predicted_agreement(
+                stats, self.select, torch.Generator().manual_seed(self.seed)
+            )
+            say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f}.")
+        say(f"The selection is in {out}.")
+
+    def select(self, stats: FiringStats) -> NeuronSelection:
+        return select_by_entropy(stats, self.fraction, self.busy_quantile)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check that a model's neuron hooks tell the truth, before anything is believed about them."""
+
+    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    """The model."""
+
+    def run(self) -> None:
+        diagnosis = doctor(self.choice.open())
+        say(str(diagnosis))
+        if not diagnosis.ok:
+            raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a published List[language][layer] .pth file into a selection that a person can read.
+
+    interp import LLaMA-2-7B.neuron.pth --languages en zh fr es vi id ja --neurons 11008
+    """
+
+    path: Positional[Path]
+    """The .pth file."""
+
+    languages: tuple[str, ...]
+    """The languages of its lists, in order; the file does not say."""
+
+    neurons: int
+    """Neurons per layer (d_mlp) of the model; the file does not say."""
+
+    out: Path = Path("neurons.json")
+    """The selection."""
+
+    def run(self) -> None:
+        selection = NeuronSelection.from_lape_pth(self.path, self.languages, self.neurons)
+        selection.to_json(self.out, artifacts.provenance(imported=self.path.name))
+        show_selection(selection, None)
+        say(f"The selection is in {self.out}.")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a selection as the published List[language][layer] .pth file."""
+
+    path: Positional[Path]
+    """The selection, a .json file of `interp find` or `interp import`."""
+
+    out: Path = Path("neurons.pth")
+    """The .pth file."""
+
+    def run(self) -> None:
+        selection = NeuronSelection.from_json(self.path)
+        selection.to_lape_pth(self.out)
+        say(f"{self.out} lists {', '.join(selection.languages)}, in this order.")
+
+
+@dataclass(frozen=True)
+class Babel:
+    """Print the card of the shipped model: its data, recipe and measured facts."""
+
+    def run(self) -> None:
+        say((BABEL / "README.md").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Find the language neurons of the shipped model, from text to selection, with no network."""
+
+    out: Path = Path("results/demo")
+    """Folder of the run."""
+
+    def run(self) -> None:
+        say("1  Do the hooks of babel tell the truth?\n")
+        Doctor(ModelChoice()).run()
+        say("\n2  On how many tokens of each language does every neuron fire?\n")
+        Collect(ModelChoice(), out=self.out, moments=True, block_length=64).run()
+        say("\n3  Which neurons fire for one language or two?\n")
+        Find(self.out, fraction=0.03).run()
+
+
+Command = Collect | Merge | Status | Find | Doctor | Import | Export | Babel | Demo
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def show_stats(stats: FiringStats) -> None:
+    """Tokens and firing per language, each mean rate with its interval over shards."""
+    mean = jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    say("language          tokens   firing rate  95 % interval")
+    rows = zip(
+        stats.languages,
+        stats.tokens.sum(0).tolist(),
+        mean.value.tolist(),
+        mean.low.tolist(),
+        mean.high.tolist(),
+        strict=True,
+    )
+    for code, tokens, value, low, high in rows:
+        name = language(code).name
+        say(f"{code}  {name:<10}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+
+
+def show_selection(selection: NeuronSelection, frequency: torch.Tensor | None) -> None:
+    """Neurons per language: how many, in which layers, how often they come back."""
+    head = "language      neurons  exclusive  by layer"
+    say(head if frequency is None else "language      neurons  exclusive  kept  by layer")
+    alone = selection.languages_per_neuron() == 1
+    for row, (code, count) in enumerate(selection.counts().items()):
+        layers = " ".join(f"{n:>4}" for n in selection.layer_profile()[row].tolist())
+        exclusive = int((selection[code] & alone).sum())
+        kept = ""
+        if frequency is not None:
+            mine = frequency[row][selection[code]]
+            kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
+        name = language(code).name
+        say(f"{code}  {name:<10}{count:>7}  {exclusive:>9}{kept}  {layers}")
+    if frequency is not None:
+        say("kept: how often a neuron is selected again when one shard of text is left out")
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, n = text.partition("/")
+    if not (slash and index.isdecimal() and n.isdecimal()):
+        raise ValueError(f"--part is i/n, such as 2/8, not {text!r}.")
+    return int(index), int(n)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": Demo,
+    "collect": Collect,
+    "merge": Merge,
+    "status": Status,
+    "find": Find,
+    "doctor": Doctor,
+    "import": Import,
+    "export": Export,
+    "babel": Babel,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exit code 0: done; 1: the doctor found a fault; 2: one sentence says what to change."""
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="interp", description=__doc__, args=arguments
+    )
+    try:
+        command.run()
+    except (ValueError, KeyError, OSError) as error:
+        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, KeyError):
+            message = str(error.args[0])
+        sys.stderr.write(f"interp: {message}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "interp: interrupted. Finished pieces are kept; the same command goes on from there.\n"
+        )
+        raise SystemExit(130) from None

@@ -1,0 +1,418 @@
+"""One pass over text, in pieces that survive a kill and may be read by anyone, in any order.
+
+A piece is one shard of one language. It is a file, written whole or not at all, and the folder of
+files is the ledger: what is there is done. Counts are integers and the order inside a piece depends
+on its rows alone, so one process, twenty jobs and a run that was killed nine times leave the same
+bytes behind.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp import artifacts
+from interp.activations import Observer, batches, observe
+from interp.corpora import Corpora
+from interp.model import Kind, NeuronModel
+from interp.stats import (
+    ActivationMoments,
+    FiringCounter,
+    FiringSigns,
+    FiringStats,
+    MomentsCounter,
+    SentenceMeans,
+    SentenceMeansCounter,
+    SignsCounter,
+)
+
+PIECE = "Piece"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run keeps, beside the counts of firing that every run keeps."""
+
+    moments: bool = False
+    """Mean and spread of act(gate) and of the neuron's output, per language."""
+
+    sentence_means: tuple[Kind, ...] = ()
+    """Sites whose units are averaged over the tokens of each row; for rows that are sentences."""
+
+    signs: bool = False
+    """Which neurons fire at the last token of each row; for rows that are parallel prompts."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a folder is."""
+
+    done: tuple[tuple[int, str], ...]
+    """Finished pieces, as (shard, language)."""
+
+    missing: tuple[tuple[int, str], ...]
+    """Pieces still to be read."""
+
+    stopped_after: int | None
+    """Shards per language after which a stopping rule ended the run; None: it reads all."""
+
+
+def collect(
+    model: NeuronModel,
+    corpora: Corpora,
+    out: Path | str | None = None,
+    *,
+    wanted: Wanted | None = None,
+    tokens_per_batch: int = 4096,
+    stop_when: Callable[[FiringStats], bool] | None = None,
+    progress: bool = True,
+) -> FiringStats:
+    """How often every neuron fires in every language; goes on where `out` was left.
+
+    `out` also receives what else is wanted: moments.safetensors, signs.safetensors, and the pieces
+    that `SentenceMeans.open(out)` reads. `stop_when` sees the counts after each round of shards
+    (one of every language) and ends the run by saying True; the shards come in random order, so
+    what was read is a fair sample of the text.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return collect(
+                model,
+                corpora,
+                folder,
+                wanted=wanted,
+                tokens_per_batch=tokens_per_batch,
+                stop_when=stop_when,
+                progress=progress,
+            )
+    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, stop_when)
+    pieces = [(shard, code) for shard in range(corpora.n_shards) for code in corpora.languages]
+    bar = _bar(corpora, pieces, progress)
+    for shard in range(corpora.n_shards):
+        for language in corpora.languages:
+            run.read(shard, language, bar)
+        if stop_when is not None and stop_when(run.firing(shard + 1)):
+            run.stop(shard + 1)
+            break
+    bar.close()
+    return merge(out)
+
+
+def collect_part(
+    model: NeuronModel,
+    corpora: Corpora,
+    out: Path | str,
+    part: tuple[int, int],
+    *,
+    wanted: Wanted | None = None,
+    tokens_per_batch: int = 4096,
+    progress: bool = True,
+) -> Progress:
+    """Read part i of n of the pieces, counted from 1; whoever runs the other parts may do so later.
+
+    Writes pieces alone: `merge(out)` makes the results once all parts are there.
+    """
+    index, n = part
+    if not 1 <= index <= n:
+        raise ValueError(f"There is no part {index} of {n}: parts are counted from 1 to {n}.")
+    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, None)
+    every = [(shard, code) for shard in range(corpora.n_shards) for code in corpora.languages]
+    pieces = every[index - 1 :: n]
+    bar = _bar(corpora, pieces, progress)
+    for shard, language in pieces:
+        run.read(shard, language, bar)
+    bar.close()
+    return look(out)
+
+
+def look(out: Path | str) -> Progress:
+    """Which pieces of a run are finished, by their files."""
+    folder = Path(out)
+    plan = _read_plan(folder)
+    stop = folder / "stopped.json"
+    stopped_after = json.loads(stop.read_text())["shards"] if stop.exists() else None
+    n_shards = plan["n_shards"] if stopped_after is None else stopped_after
+    every = [(shard, code) for shard in range(n_shards) for code in plan["languages"]]
+    done = tuple(piece for piece in every if _piece_path(folder, *piece).exists())
+    return Progress(done, tuple(piece for piece in every if piece not in done), stopped_after)
+
+
+def merge(out: Path | str) -> FiringStats:
+    """Put the pieces of a finished run together; the same pieces give the same bytes."""
+    folder = Path(out)
+    plan, state = _read_plan(folder), look(folder)
+    if state.missing:
+        shard, language = state.missing[0]
+        raise ValueError(
+            f"{folder} has {len(state.done)} of {len(state.done) + len(state.missing)} pieces; "
+            f"the first that is missing is shard {shard} of {language}. Run the same `interp "
+            "collect` again, or the parts that did not finish."
+        )
+    languages = tuple(plan["languages"])
+    n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
+    origin = plan | {"shards_read": n_shards}
+    stats = _firing(folder, languages, n_shards)
+    if plan["wanted"]["moments"]:
+        pieces = _pieces(folder, languages, n_shards)
+        _moments(pieces, languages).save(folder / "moments.safetensors", origin)
+    if plan["wanted"]["signs"]:
+        pieces = _pieces(folder, languages, n_shards)
+        _signs(pieces, languages, plan["d_mlp"]).save(folder / "signs.safetensors", origin)
+    stats.save(folder / "firing.safetensors", origin)
+    return stats
+
+
+# ---------------------------------------------------------------- one run
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    model: NeuronModel
+    corpora: Corpora
+    wanted: Wanted
+    tokens_per_batch: int
+
+    def read(self, shard: int, language: str, bar: Any) -> None:
+        """Read one piece, unless its file is there and whole."""
+        path = _piece_path(self.folder, shard, language)
+        rows = self.corpora.rows[language]
+        mine = (rows.shard == shard).nonzero().flatten()
+        tokens = int(rows.length[mine].sum())
+        if path.exists():
+            _load_piece(path)
+            bar.update(tokens)
+            return
+        counters = self._counters(len(mine))
+        observers: list[Observer] = list(counters)
+        for batch in batches(self.corpora, language, shard, self.tokens_per_batch):
+            try:
+                observe(self.model, batch, observers)
+            except ValueError as error:
+                done = len(look(self.folder).done)
+                raise ValueError(
+                    f"{error} (shard {shard} of {language}; {done} finished pieces are kept in "
+                    f"{self.folder})"
+                ) from None
+            bar.update(int(batch.length.sum()))
+        tensors = {name: each for counter in counters for name, each in counter.tensors().items()}
+        labels = {"shard": shard, "language": language, "sources": []}
+        if self.wanted.sentence_means or self.wanted.signs:
+            labels["sources"] = [rows.source[row] for row in mine.tolist()]
+        artifacts.save(path, PIECE, tensors, labels, {})
+
+    def _counters(
+        self, n_rows: int
+    ) -> list[FiringCounter | MomentsCounter | SentenceMeansCounter | SignsCounter]:
+        counters: list[Any] = [FiringCounter(self.model)]
+        if self.wanted.moments:
+            counters.append(MomentsCounter(self.model))
+        if self.wanted.sentence_means:
+            counters.append(SentenceMeansCounter(self.model, self.wanted.sentence_means, n_rows))
+        if self.wanted.signs:
+            counters.append(SignsCounter(self.model, n_rows))
+        return counters
+
+    def firing(self, n_shards: int) -> FiringStats:
+        return _firing(self.folder, self.corpora.languages, n_shards)
+
+    def stop(self, n_shards: int) -> None:
+        tokens = {
+            code: int(rows.length[rows.shard < n_shards].sum())
+            for code, rows in self.corpora.rows.items()
+        }
+        text = json.dumps({"shards": n_shards, "tokens": tokens}, indent=1)
+        artifacts.write_text(self.folder / "stopped.json", text + "\n")
+
+
+def _open(
+    folder: Path,
+    model: NeuronModel,
+    corpora: Corpora,
+    wanted: Wanted,
+    tokens_per_batch: int,
+    stop_when: Callable[[FiringStats], bool] | None,
+) -> _Run:
+    """Start a folder, or go on with one that was started with the very same things."""
+    if wanted.sentence_means and corpora.packed:
+        raise ValueError(
+            "Sentence means need rows that are sentences, and these are packed blocks: read the "
+            "text with read_sentences."
+        )
+    if wanted.signs and corpora.packed:
+        raise ValueError(
+            "Signs at the last token need rows that are prompts, and these are packed blocks: "
+            "read the text with read_sentences or read_prompts."
+        )
+    plan = {
+        "model": model.fingerprint,
+        "n_layers": model.n_layers,
+        "d_mlp": model.d_mlp,
+        "corpora": corpora.fingerprint,
+        "languages": list(corpora.languages),
+        "n_shards": corpora.n_shards,
+        "tokens": corpora.tokens(),
+        "wanted": {
+            "moments": wanted.moments,
+            "sentence_means": list(wanted.sentence_means),
+            "signs": wanted.signs,
+        },
+        "tokens_per_batch": tokens_per_batch,
+        "stops_early": stop_when is not None,
+        "versions": artifacts.provenance()["versions"],
+    }
+    path = folder / "run.json"
+    if path.exists():
+        started = _read_plan(folder)
+        differ = [key for key in plan if started.get(key) != plan[key]]
+        if differ:
+            key = differ[0]
+            raise ValueError(
+                f"{folder} was started with another {', '.join(differ)} ({key}: "
+                f"{_difference(started.get(key), plan[key])}). Go on with what it was started "
+                "with, or give another folder."
+            )
+    else:
+        artifacts.write_text(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+    return _Run(folder, model, corpora, wanted, tokens_per_batch)
+
+
+def _difference(before: object, now: object) -> str:
+    """The part in which two settings differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                return f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+    return f"was {before!r}, now {now!r}"
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} is not a run: it holds no run.json from `collect`.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(
+            f"{path} is damaged: delete it and run the same `interp collect` again; finished "
+            "pieces are kept."
+        ) from None
+
+
+def _piece_path(folder: Path, shard: int, language: str) -> Path:
+    return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
+
+
+def _load_piece(path: Path) -> artifacts.Artifact:
+    try:
+        return artifacts.load(path, PIECE)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Delete that file and run the same `interp collect` again: only this piece is "
+            "read again."
+        ) from None
+
+
+def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
+    total = sum(
+        int(corpora.rows[code].length[corpora.rows[code].shard == shard].sum())
+        for shard, code in pieces
+    )
+    return tqdm(
+        total=total,
+        unit=" tokens",
+        unit_scale=True,
+        desc="reading",
+        disable=not show,
+        delay=2,
+        leave=False,
+    )
+
+
+# ---------------------------------------------------------------- merging
+
+
+def _pieces(
+    folder: Path, languages: tuple[str, ...], n_shards: int
+) -> Iterator[tuple[int, int, artifacts.Artifact]]:
+    for shard in range(n_shards):
+        for row, language in enumerate(languages):
+            yield shard, row, _load_piece(_piece_path(folder, shard, language))
+
+
+def _firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
+    fired: Tensor | None = None
+    tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
+    for shard, row, piece in _pieces(folder, languages, n_shards):
+        counts = piece.tensors["firing.fired"]
+        if fired is None:
+            fired = torch.zeros(n_shards, len(languages), *counts.shape, dtype=torch.int64)
+        fired[shard, row] = counts
+        tokens[shard, row] = piece.tensors["firing.tokens"][0]
+    assert fired is not None
+    return FiringStats(fired, tokens, languages)
+
+
+def _moments(
+    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...]
+) -> ActivationMoments:
+    sums: Tensor | None = None
+    tokens = torch.zeros(len(languages), dtype=torch.int64)
+    for _, row, piece in pieces:
+        added = piece.tensors["moments.sums"]
+        if sums is None:
+            n_moments, n_layers, d_mlp = added.shape
+            sums = torch.zeros(n_moments, len(languages), n_layers, d_mlp, dtype=torch.float64)
+        sums[:, row] += added
+        tokens[row] += piece.tensors["moments.tokens"][0]
+    assert sums is not None
+    return ActivationMoments(sums, tokens, languages)
+
+
+def _signs(
+    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...], d_mlp: int
+) -> FiringSigns:
+    found: dict[str, dict[int, Tensor]] = {}
+    for _, row, piece in pieces:
+        for prompt, bits in zip(piece.labels["sources"], piece.tensors["signs.bits"], strict=True):
+            found.setdefault(prompt, {})[row] = bits
+    partial = [prompt for prompt, rows in found.items() if len(rows) < len(languages)]
+    if partial:
+        raise ValueError(
+            f"Prompt {partial[0]} is not there in all of {', '.join(languages)}: parallel prompts "
+            "have the same ids in every language."
+        )
+    prompts = tuple(sorted(found))
+    bits = torch.stack(
+        [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
+    )
+    return FiringSigns(bits, prompts, languages, d_mlp)
+
+
+def open_sentence_means(out: Path | str) -> SentenceMeans:
+    """The sentence means of a finished run, to be read one site at a time."""
+    folder = Path(out)
+    plan, state = _read_plan(folder), look(folder)
+    if not plan["wanted"]["sentence_means"]:
+        raise ValueError(
+            f"{folder} kept no sentence means: collect with Wanted(sentence_means=...)."
+        )
+    if state.missing:
+        raise ValueError(f"{folder} misses {len(state.missing)} pieces: finish the run first.")
+    paths = [_piece_path(folder, shard, code) for shard, code in state.done]
+    rows = [len(_load_piece(path).labels["sources"]) for path in paths]
+    languages = tuple(plan["languages"])
+    labels = [
+        languages.index(code)
+        for (_, code), n in zip(state.done, rows, strict=True)
+        for _ in range(n)
+    ]
+    return SentenceMeans(
+        tuple(paths), torch.tensor(labels), languages, tuple(plan["wanted"]["sentence_means"])
+    )

@@ -1,0 +1,476 @@
+"""Open a model whose MLP neurons can be read and changed: the one file that knows TransformerLens.
+
+A neuron has two places. `pre` is its gate before the activation function: it fires where that is
+above zero. `post` is what it hands to the output projection: zero there turns it off. On a gated
+MLP `post` is act(pre) times `pre_linear`, so the sign of `post` is not that of the gate.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:  # removed in TransformerLens 4.0
+    HookedTransformer = None
+
+Attention = Literal["native", "hooked"]
+Kind = Literal[
+    "pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post", "q", "k", "v", "attn_out"
+]
+Hook = Callable[..., Tensor | None]
+Ids = Int[Tensor, "batch pos"]
+Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
+
+_HOOKS: dict[str, str] = {
+    "pre": "mlp.hook_pre",
+    "pre_linear": "mlp.hook_pre_linear",
+    "post": "mlp.hook_post",
+    "mlp_out": "hook_mlp_out",
+    "resid_pre": "hook_resid_pre",
+    "resid_post": "hook_resid_post",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "attn_out": "hook_attn_out",
+}
+_ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
+_TOKENIZER_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
+
+
+class NeuronModel:
+    """A causal language model whose neurons have names; made by `load` or `wrap`.
+
+    Parameters are frozen; gradients with respect to activations still flow.
+    """
+
+    def __init__(
+        self,
+        bridge: Any,
+        tokenizer: Any,
+        name: str,
+        attention: Attention,
+        parameters: Mapping[str, nn.Parameter],
+    ):
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.attention: Attention = attention
+        self._parameters = parameters
+        named = ("architecture", "original_architecture")  # by a bridge, by a HookedTransformer
+        self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in named)))
+        self.n_layers = len(getattr(bridge, "blocks", ()))
+        shapes = {self._mlp_shape(layer) for layer in range(self.n_layers)}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape is None:
+            raise ValueError(
+                f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
+                "one MLP with one output projection, all of one width; mixtures of experts, "
+                "state-space and encoder-decoder models are not supported."
+            )
+        self.d_mlp, self.d_model = shape
+        self.gated = "blocks.0.mlp.hook_pre_linear" in bridge.hook_dict
+        self.n_vocab: int = bridge.cfg.d_vocab
+        self.max_length: int = bridge.cfg.n_ctx
+        bridge.eval()
+        bridge.requires_grad_(False)
+
+    def __repr__(self) -> str:
+        return f"NeuronModel({self.name!r}: {self.n_layers} layers of {self.d_mlp} neurons)"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go; with a `device_map`, layers may live elsewhere."""
+        device = next(self.bridge.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(each.dtype for each in self.bridge.parameters() if each.is_floating_point())
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether some weights are fetched from elsewhere during each forward pass."""
+        return any(parameter.is_meta for parameter in self._parameters.values())
+
+    def layer_device(self, layer: int) -> torch.device:
+        """Where a layer's activations are."""
+        device = next(self.bridge.blocks[layer].parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    def width(self, layer: int, kind: Kind) -> int:
+        """Units at a site: neurons, residual dimensions, or heads times their width."""
+        if kind in ("pre", "pre_linear", "post"):
+            return self.d_mlp
+        if kind in ("q", "k", "v"):
+            cfg = self.bridge.cfg
+            grouped = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+            return (cfg.n_heads if kind == "q" else grouped) * cfg.d_head
+        return self.d_model
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Beginning-of-text, padding and other control tokens, which are not text."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        control = {id for id, token in added.items() if token.special}
+        return tuple(sorted(control | set(getattr(self.tokenizer, "all_special_ids", ()))))
+
+    @property
+    def bos_id(self) -> int | None:
+        return getattr(self.tokenizer, "bos_token_id", None)
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        """Hash of all parameters, read once: about a second per GB."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, parameter in sorted(self._parameters.items()):
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            if not parameter.is_meta:
+                raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(raw.numpy().data)
+        return digest.hexdigest() + (" (without offloaded weights)" if self.offloaded else "")
+
+    @property
+    def _processing(self) -> str:
+        """What was done to the weights after loading; it moves residual streams, not neurons."""
+        return "folded and centred" if self.bridge._weights_processed else "none"
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What a result depends on. Weights are hashed as they were when first asked for."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "weights": self._weights,
+            "tokenizer": "none" if self.tokenizer is None else _tokenizer_hash(self.tokenizer),
+            "processing": self._processing,
+            "attention": self.attention,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "library": f"transformer-lens {version('transformer-lens')}, "
+            f"transformers {version('transformers')}",
+        }
+
+    def site(self, layer: int, kind: Kind) -> str:
+        """The hook name of one place in one layer, for `hooks`."""
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(f"Layer {layer} does not exist: {self.name} has {self.n_layers}.")
+        name = f"blocks.{layer}.{_HOOKS.get(kind)}"
+        names = self.bridge.hook_dict
+        if name not in names:
+            known = [each for each in get_args(Kind) if f"blocks.{layer}.{_HOOKS[each]}" in names]
+            attention = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
+            raise ValueError(
+                f"{kind!r} is not a site of {self.name}, which has {', '.join(known)}."
+                + (' Load it with attention="hooked" to see inside attention.' if attention else "")
+            )
+        return name
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        """Within the block, call `hook(activation, hook)` at each named site.
+
+        What a hook returns replaces the activation; None leaves it. Hooks of an outer block run
+        first. After the block, errors included, nothing is left behind.
+        """
+        unknown = sorted({name for name, _ in fwd_hooks} - set(self.bridge.hook_dict))
+        if unknown:  # TransformerLens 3.9 would run without them, in silence
+            raise ValueError(
+                f"{self.name} has no hook called {', '.join(unknown)}: "
+                "build names with model.site(layer, kind)."
+            )
+        with self.bridge.hooks(fwd_hooks=list(fwd_hooks)):
+            yield
+
+    def act(
+        self, layer: int, pre: Float[Tensor, "*batch neuron"]
+    ) -> Float[Tensor, "*batch neuron"]:
+        """The layer's own activation function: the very module that the model runs."""
+        mlp = self.bridge.blocks[layer].mlp
+        owners = (getattr(mlp, "original_component", None), mlp)
+        functions: list[Callable[[Tensor], Tensor]] = [
+            getattr(owner, name)
+            for owner in owners
+            for name in _ACTIVATIONS
+            if callable(getattr(owner, name, None))
+        ]
+        if functions:
+            return functions[0](pre)
+        raise ValueError(
+            f"{self.architecture} keeps its activation function under another name than "
+            f"{', '.join(_ACTIVATIONS)}: please report the model's name."
+        )
+
+    def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
+        """Weights into `pre`, or into `pre_linear` where the MLP is gated."""
+        return self.bridge.blocks[layer].mlp.W_in
+
+    def w_gate(self, layer: int) -> Float[Tensor, "d_model neuron"] | None:
+        """Weights into `pre` where the MLP is gated, else None."""
+        return getattr(self.bridge.blocks[layer].mlp, "W_gate", None)
+
+    def w_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
+        """Weights from `post` to the residual stream."""
+        return self.bridge.blocks[layer].mlp.W_out
+
+    def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
+        """d_mlp and d_model, from the output projection itself; None where there is none."""
+        mlp = getattr(self.bridge.blocks[layer], "mlp", None)
+        if f"blocks.{layer}.mlp.hook_pre" not in self.bridge.hook_dict:
+            return None
+        projection = getattr(getattr(mlp, "out", None), "original_component", None)
+        if projection is not None and hasattr(
+            projection, "in_features"
+        ):  # right even where quantised weights are packed
+            return projection.in_features, projection.out_features
+        weight = getattr(mlp, "W_out", None)
+        return None if weight is None else tuple(weight.shape)
+
+    def body(self, ids: Ids, mask: Mask | None = None) -> None:
+        """Run all layers, so that hooks fire, and skip the unembedding. Right padding only."""
+        self.bridge.original_model.base_model(
+            input_ids=ids.to(self.device),
+            attention_mask=self._padded("right", mask),
+            use_cache=False,
+        )
+
+    def logits(
+        self, ids: Ids, mask: Mask | None = None, keep: int = 0
+    ) -> Float[Tensor, "batch _ vocab"]:
+        """Logits at every position, or at the last `keep`. Right padding only."""
+        return self.bridge.original_model(
+            input_ids=ids.to(self.device),
+            attention_mask=self._padded("right", mask),
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits
+
+    def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
+        """Prompts and what follows them; greedy unless `do_sample=True`. Left padding only.
+
+        `settings` go to Hugging Face's `generate`, such as `max_new_tokens`. With its cache, hooks
+        see the whole prompt once and then one position at a time.
+        """
+        pad = getattr(self.tokenizer, "pad_token_id", None) or 0  # the mask hides it
+        settings = {"do_sample": False, "pad_token_id": pad, **settings}
+        return self.bridge.original_model.generate(
+            ids.to(self.device), attention_mask=self._padded("left", mask), **settings
+        )
+
+    def _padded(
+        self, side: Literal["left", "right"], mask: Mask | None
+    ) -> Int[Tensor, "batch pos"] | None:
+        """The mask as the model wants it, refused if its padding is on the other side."""
+        if mask is None:
+            return None
+        inwards = mask.long() if side == "right" else mask.long().flip(1)
+        if (inwards[:, 0] == 0).any() or (inwards.diff(dim=1) > 0).any():
+            raise ValueError(
+                f"Every row of this mask must be text with padding on the {side}: "
+                "pad on the right to read, on the left to generate."
+            )
+        return mask.long().to(self.device)
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, by the untouched tokenizer, with no special token added."""
+        if not texts:
+            return []
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer: give one to wrap(model, tokenizer).")
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int] | Int[Tensor, " pos"]) -> str:
+        """The text of token ids, special tokens shown."""
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+class ClassicModel(NeuronModel):
+    """The same around a HookedTransformer of TransformerLens 3.9, which runs modules of its own."""
+
+    @property
+    def _processing(self) -> str:
+        """HookedTransformer keeps no record of it, so it is read off the weights."""
+        found = []
+        if (self.bridge.cfg.normalization_type or "").endswith("Pre"):
+            found.append("folded layer norms")
+        if _is_centred(self.w_out(0)):
+            found.append("centred writing weights")
+        if _is_centred(self.bridge.W_U):
+            found.append("centred unembedding")
+        return ", ".join(found) or "none"
+
+    def body(self, ids: Ids, mask: Mask | None = None) -> None:
+        mask = self._padded("right", torch.ones_like(ids) if mask is None else mask)
+        self.bridge(ids.to(self.device), stop_at_layer=self.n_layers, attention_mask=mask)
+
+    def logits(
+        self, ids: Ids, mask: Mask | None = None, keep: int = 0
+    ) -> Float[Tensor, "batch _ vocab"]:
+        mask = self._padded("right", torch.ones_like(ids) if mask is None else mask)
+        logits = self.bridge(ids.to(self.device), return_type="logits", attention_mask=mask)
+        return logits[:, -keep:]
+
+    def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
+        """As above; `settings` go to HookedTransformer's `generate`, which knows padding by id."""
+        tokenizer, padding = self.bridge.tokenizer, self._padded("left", mask) == 0
+        if tokenizer is None and padding.any():
+            raise ValueError(
+                f"{self.name} has no tokenizer, so HookedTransformer cannot tell padding from "
+                "text: give it one, or generate from prompts of one length."
+            )
+        ids = ids.to(self.device)
+        if tokenizer is not None:
+            ids = ids.masked_fill(padding, tokenizer.pad_token_id)
+            if not torch.equal((ids != tokenizer.pad_token_id).cumsum(1) == 0, padding):
+                raise ValueError("A prompt starts with the padding token itself: leave it out.")
+        settings = {
+            "do_sample": False,
+            "stop_at_eos": getattr(tokenizer, "eos_token_id", None) is not None,
+            "verbose": False,
+            **settings,
+        }
+        return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
+
+
+def load(
+    name: str | Path,
+    *,
+    attention: Attention = "native",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> NeuronModel:
+    """Open "babel" (the model in this package), a local folder, or a model on the Hugging Face hub.
+
+    `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, without
+    sites inside attention. "hooked" has those too, and is slower, more so on long texts. `dtype`
+    None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
+    as `revision`, `quantization_config`, or `device_map` to spread a model over devices.
+    """
+    if attention not in get_args(Attention):
+        raise ValueError(f'attention is "native" or "hooked", not {attention!r}.')
+    if device is not None and "device_map" in options:
+        raise ValueError("Give device or device_map, not both: device_map places every layer.")
+    source = _find(name)
+    if attention == "hooked":
+        options["attn_implementation"] = "eager"  # scores are only there to see without fusing
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, **{key: options[key] for key in _TOKENIZER_OPTIONS if key in options}
+    )
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+    if not {"device_map", "quantization_config"} & options.keys():
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    parameters = dict(model.named_parameters())  # under the names of the checkpoint
+    implementation = model.config._attn_implementation
+    bridge = build_bridge_from_module(
+        model,
+        type(model).__name__,
+        hf_config=model.config,
+        model_name=str(name),
+        post_adapter_hook=_leave_attention_alone if attention == "native" else None,
+    )
+    if model.config._attn_implementation != implementation:  # some adapters switch it to eager
+        model.set_attn_implementation(implementation)
+    first, *rest = tokenizer("a")["input_ids"]
+    bridge.tokenizer = tokenizer  # as it is: TransformerLens' own loader would replace it
+    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
+    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
+    return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
+
+
+def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
+    """Use a TransformerBridge you hold already, or a HookedTransformer of TransformerLens 3.9.
+
+    The model is frozen and put in evaluation mode. The tokenizer that TransformerLens made for it
+    may have gained special tokens: pass the original where that matters.
+    """
+    if isinstance(model, TransformerBridge):
+        kind, holder = NeuronModel, model.original_model
+        attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
+    elif HookedTransformer is not None and isinstance(model, HookedTransformer):
+        kind, holder, attention = ClassicModel, model, "hooked"
+    else:
+        raise ValueError(
+            f"wrap takes a TransformerBridge or a HookedTransformer, not {type(model).__name__}: "
+            "open other models with load(name)."
+        )
+    parameters = {
+        key.replace("_original_component.", ""): value for key, value in holder.named_parameters()
+    }
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
+    return kind(model, tokenizer, name or model.cfg.model_name, attention, parameters)
+
+
+def _find(name: str | Path) -> str:
+    """The folder or hub name that Hugging Face should open."""
+    if name == "babel":
+        folder = Path(__file__).parent / "babel" / "model"
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"The babel model is not in this installation ({folder} is missing): reinstall "
+                "polyneuron, or name a local folder or a hub model."
+            )
+        return str(folder)
+    path = Path(name).expanduser()
+    if str(name).startswith((".", "/", "~")) and not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} is not a folder: name a folder that holds a Hugging Face model."
+        )
+    return str(path) if path.is_dir() else str(name)
+
+
+def _leave_attention_alone(adapter: Any) -> None:
+    """Keep embedding, MLPs and unembedding of a bridge; attention and norms stay Hugging Face's.
+
+    The full bridge computes attention anew, in Python, to show its inside. What is taken out here
+    is undocumented structure, hence the tests on every architecture.
+    """
+    blocks = adapter.component_mapping.get("blocks")
+    if blocks is None or "mlp" not in blocks.submodules:
+        return  # NeuronModel refuses it with a sentence
+    last = blocks.hook_aliases["hook_mlp_out"].split(".")[0]  # Gemma-2 and 3 norm the MLP's output
+    for part in set(blocks.submodules) - {"mlp", last}:
+        blocks.submodules.pop(part)
+        blocks._modules.pop(part, None)
+
+    def starts(target: str | list[str]) -> str:
+        return (target if isinstance(target, str) else target[0]).split(".")[0]
+
+    blocks.hook_aliases = {
+        alias: target
+        for alias, target in blocks.hook_aliases.items()
+        if starts(target) in ("hook_in", "hook_out", "mlp", last)
+    }
+    for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
+        adapter.component_mapping.pop(part)
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of what splits text into tokens; padding and added special tokens do not matter."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        parts: Any = [sorted(tokenizer.get_vocab().items()), type(tokenizer).__name__]
+    else:
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        for volatile in ("padding", "truncation", "post_processor"):
+            parts.pop(volatile, None)
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _is_centred(weight: Float[Tensor, "rows columns"]) -> bool:
+    """Whether each row sums to zero, which no trained weight does by itself."""
+    return bool(weight.float().mean(-1).abs().max() < 1e-3 * weight.float().std())

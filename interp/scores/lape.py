@@ -1,0 +1,67 @@
+"""LAPE: entropy of how a neuron's firing divides among languages, and when a neuron counts as busy.
+
+Tang et al. (2024), "Language-Specific Neurons: The Key to Multilingual Capabilities in Large
+Language Models". Low entropy alone is no sign of a language: a neuron that fired once in the whole
+corpus has none. So the authors also ask that the neuron be busy somewhere; `busy_threshold` is
+their bar. Both work in float64, where the authors' code works in float32.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def language_entropy(
+    rate: Float[Tensor, "language layer neuron"],
+) -> Float[Tensor, "layer neuron"]:
+    """Entropy, in nats, of how a neuron's firing divides among languages; float64.
+
+    Zero: it fires for one language alone. `log(n_languages)`: for all alike.
+    NaN: it never fires, so there is nothing to divide. (The authors' code calls that zero, and
+    relies on the busy threshold to remove it again.)
+
+    Neurons with equal rates have equal entropies to the last bit, wherever they sit and in
+    whichever order the languages come, so that ties are ties.
+    """
+    return torch.stack([_layer_entropy(layer) for layer in rate.unbind(dim=1)])
+
+
+def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float = 0.95) -> float:
+    """The rate that a neuron must exceed to count as busy, over all languages and layers at once.
+
+    With n rates it is the `round(quantile * n)`-th smallest, an order statistic and not an
+    interpolated quantile (Tang et al., 2024, take 0.95). Largest rate: nothing is busy.
+    """
+    place = round(quantile * rate.numel())
+    if not 1 <= place <= rate.numel():
+        raise ValueError(
+            f"The quantile {quantile} of {rate.numel():,} rates is none of them: give a number "
+            "between 0 and 1, such as 0.95."
+        )
+    _check(rate)
+    return np.partition(rate.double().cpu().numpy(), place - 1, axis=None)[place - 1].item()
+
+
+def _layer_entropy(rate: Float[Tensor, "language neuron"]) -> Float[Tensor, " neuron"]:
+    _check(rate)
+    # Sorted and added one by one: the rounding depends neither on the order of the languages nor
+    # on how a reduction is cut up for the processor.
+    ordered = rate.double().sort(dim=0).values
+    total = torch.zeros_like(ordered[0])
+    for each in ordered:
+        total = total + each
+    entropy = torch.zeros_like(total)
+    for each in ordered:
+        share = each / total
+        entropy = entropy - torch.xlogy(share, share)
+    return entropy
+
+
+def _check(rate: Float[Tensor, "*axes"]) -> None:
+    wrong = int((~rate.isfinite() | (rate < 0)).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong:,} of {rate.numel():,} rates are NaN, infinite or negative: a rate is the "
+            "number of tokens on which a neuron fires, divided by the tokens read (more than none)."
+        )

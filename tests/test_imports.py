@@ -1,0 +1,68 @@
+"""The library is read from top to bottom: each file imports only from files above it."""
+
+import ast
+from pathlib import Path
+
+INTERP = Path(__file__).parents[1] / "interp"
+FLOW = (
+    *("artifacts", "languages", "hygiene", "texts", "documents", "corpora", "model", "doctor"),
+    *("activations", "whatif", "stats", "uncertainty", "collect"),
+    *("scores.lape", "scores.average_precision", "scores.sharing", "scores.attribution"),
+    *("scores.baselines", "selection", "interventions", "patching", "lens"),
+    *("evaluations.perplexity", "evaluations.generation", "evaluations.tasks"),
+    *("bake", "claims", "plots", "page", "report", "cli"),
+)
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the interp modules that a file imports, wherever in the file it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "interp":
+                tail = name.removeprefix("interp").removeprefix(".")
+                found |= {each for each in FLOW if tail == each or tail.startswith(f"{each}.")}
+    return found
+
+
+def upward(module: str, path: Path) -> set[str]:
+    return {name for name in imported(path) if FLOW.index(name) >= FLOW.index(module)}
+
+
+def modules() -> dict[str, Path]:
+    paths = [path for path in INTERP.rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(INTERP).with_suffix("").parts): path for path in paths}
+
+
+def test_every_file_has_its_place_in_the_flow():
+    assert set(modules()) <= set(FLOW)
+
+
+def test_files_import_only_from_files_above_them():
+    wrong = {module: upward(module, path) for module, path in modules().items()}
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_an_upward_import_is_caught(tmp_path):
+    path = tmp_path / "stats.py"
+    path.write_text("def f():\n    from interp.selection import NeuronSelection\n")
+    assert upward("stats", path) == {"selection"}
+    path.write_text("import interp.scores.lape\nfrom interp import artifacts, cli\n")
+    assert upward("stats", path) == {"scores.lape", "cli"}
+
+
+def test_only_the_model_file_imports_transformer_lens():
+    found = set()
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "transformer_lens" for name in names):
+                found.add(module)
+    assert found == {"model"}

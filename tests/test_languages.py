@@ -1,0 +1,151 @@
+import itertools
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interp.languages import LANGUAGES, VARIANTS, check_languages, language
+
+# Linear RGB as seen with protanopia, deuteranopia and tritanopia (Machado et al., 2009).
+VISIONS = {
+    "full": np.eye(3),
+    "protanopia": np.array(
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
+    ),
+    "tritanopia": np.array(
+        [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]
+    ),
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    """Linear RGB of a hex colour."""
+    assert colour.startswith("#")
+    assert len(colour) == 7
+    values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """Coordinates in which equal distances look equally different (Ottosson, 2020)."""
+    cones = np.cbrt(
+        np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
+        @ rgb.clip(0, 1)
+    )
+    mix = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return np.array(mix) @ cones
+
+
+def apart(one: str, other: str) -> float:
+    """How different two colours look to the people who tell them apart worst."""
+    return min(
+        float(np.linalg.norm(oklab(matrix @ linear(one)) - oklab(matrix @ linear(other))))
+        for matrix in VISIONS.values()
+    )
+
+
+def test_the_common_languages_come_first_and_others_follow():
+    assert list(LANGUAGES)[:8] == ["en", "de", "fr", "es", "zh", "ja", "vi", "id"]
+    extra = ["ru", "ar", "hi", "pt", "ko", "th", "sw", "ur", "tr", "it", "bn", "te", "el", "bg"]
+    assert list(LANGUAGES)[8:22] == extra
+    assert len(LANGUAGES) >= 62
+
+
+def test_every_language_has_its_own_code_name_and_colour():
+    for field in ("code", "name", "colour"):
+        values = [getattr(row, field) for row in LANGUAGES.values()]
+        assert len(set(values)) == len(values), field
+    assert all(code == row.code for code, row in LANGUAGES.items())
+
+
+def test_endonyms_are_written_in_the_script_that_is_named():
+    words = {"Han": "CJK", "Japanese": "CJK", "Bengali": "BENGALI"}
+    for row in LANGUAGES.values():
+        word = words.get(row.script, row.script.upper())
+        letters = [letter for letter in row.endonym if letter.isalpha()]
+        strange = [x for x in letters if word not in unicodedata.name(x)]
+        # A raised comma is a letter in Uzbek, of no script.
+        strange = [x for x in strange if unicodedata.category(x) != "Lm"]
+        assert not strange, row
+
+
+def test_the_languages_of_the_shared_data_have_the_names_given_there(shared: Path):
+    path = shared / "data" / "relations" / "languages.csv"
+    rows = path.read_text(encoding="utf-8").splitlines()[1:]
+    assert len(rows) == 22
+    for row in rows:
+        code, name = row.split(",")[0], row.split(",")[3]
+        assert LANGUAGES[code].name == name
+
+
+def test_the_first_eight_colours_differ_for_everybody():
+    colours = [row.colour for row in LANGUAGES.values()][:8]
+    assert min(apart(*pair) for pair in itertools.combinations(colours, 2)) > 0.07
+
+
+def test_the_colour_check_sees_red_and_green_of_one_lightness_as_alike():
+    assert apart("#c05030", "#7a7a2a") < 0.06
+    assert apart("#0072b2", "#d55e00") > 0.2
+
+
+def test_every_colour_is_dark_enough_on_white_even_in_grey():
+    for row in LANGUAGES.values():
+        grey = float(linear(row.colour) @ [0.2126, 0.7152, 0.0722])
+        assert 1.05 / (grey + 0.05) > 2.1, row
+
+
+def test_variants_lead_to_known_languages_and_malay_is_not_one():
+    assert set(VARIANTS.values()) <= set(LANGUAGES)
+    assert not set(VARIANTS) & set(LANGUAGES)
+    assert {"ms", "id"} <= set(LANGUAGES)
+
+
+def test_a_language_is_found_by_its_code():
+    assert language("de").endonym == "Deutsch"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("german", "de (German)"),
+        ("German", "de (German)"),
+        ("deutsch", "de (German)"),
+        ("deu", "de (German)"),
+        ("eng", "en (English)"),
+        ("EN", "en (English)"),
+        ("zh-Hans", "zh (Chinese)"),
+        ("pt_BR", "pt (Portuguese)"),
+        ("nb", "no (Norwegian)"),
+        ("yue", "zh (Chinese)"),
+        ("indonesain", "id (Indonesian)"),
+        ("jp", "ja (Japanese)"),
+        ("", ""),
+    ],
+)
+def test_an_unknown_code_is_refused_with_the_one_that_was_meant(typed: str, meant: str):
+    with pytest.raises(ValueError, match="is not the code of a language known here") as caught:
+        language(typed)
+    assert f"{typed!r} is not" in str(caught.value)
+    assert meant in str(caught.value).split("?")[0]
+
+
+def test_codes_come_back_as_a_tuple_in_their_order():
+    assert check_languages(["fr", "en"]) == ("fr", "en")
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [
+        ([], "No language was given; give at least one code"),
+        (["en", "fr", "en"], "en is given more than once"),
+        (["en", "xx"], "'xx' is not the code of a language known here"),
+        ("en", "as the one string 'en'; give a list of codes"),
+    ],
+)
+def test_bad_lists_of_languages_are_refused(codes, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        check_languages(codes)

@@ -1,0 +1,132 @@
+"""Tiny checkpoints with random weights, one for every kind of MLP the library knows.
+
+`build("qwen3", folder)` saves a Hugging Face model and its tokenizer. Three layers, a residual
+stream of 64, weights large enough that every layer matters, norms and biases away from their
+defaults, so that a forgotten bias or a wrong norm shows. The same seed gives the same file.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+N_LAYERS, D_MODEL, D_MLP, N_HEADS, MAX_LENGTH = 3, 64, 160, 4, 64
+PAD, BOS, EOS = 0, 1, 2
+SPECIAL = ("<pad>", "<bos>", "<eos>")
+MERGES = ("th", "he", "er", "in", "ie", "ch", "de", "en", "es", "la", "qu", "ou", "Ġt", "Ġd")
+
+_WIDTHS = {
+    "hidden_size": D_MODEL,
+    "intermediate_size": D_MLP,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": N_HEADS,
+    "max_position_embeddings": MAX_LENGTH,
+}
+_GROUPED = {**_WIDTHS, "num_key_value_heads": 2}
+_GEMMA = {**_GROUPED, "head_dim": 16}
+_WINDOW = {"sliding_window": 8}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bloom": ("Bloom", {"hidden_size": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS}),
+    "xglm": (
+        "XGLM",
+        {
+            "d_model": D_MODEL,
+            "ffn_dim": D_MLP,
+            "num_layers": N_LAYERS,
+            "attention_heads": N_HEADS,
+            "max_position_embeddings": MAX_LENGTH,
+        },
+    ),
+    "llama": ("Llama", _GROUPED),
+    "llama_mha": ("Llama", {**_WIDTHS, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {**_GROUPED, **_WINDOW}),
+    "qwen2": ("Qwen2", _GROUPED),
+    "qwen3": ("Qwen3", _GEMMA),
+    "gemma": ("Gemma", _GEMMA),
+    "gemma2": ("Gemma2", {**_GEMMA, **_WINDOW, "query_pre_attn_scalar": 16}),
+    "gemma3": ("Gemma3Text", {**_GEMMA, **_WINDOW, "query_pre_attn_scalar": 16}),
+    "opt": (
+        "OPT",
+        {
+            "hidden_size": D_MODEL,
+            "word_embed_proj_dim": D_MODEL,
+            "ffn_dim": D_MLP,
+            "num_hidden_layers": N_LAYERS,
+            "num_attention_heads": N_HEADS,
+            "max_position_embeddings": MAX_LENGTH,
+        },
+    ),
+    "phi": ("Phi", _WIDTHS),
+    "phi3": ("Phi3", _GROUPED),
+    "gpt2": (
+        "GPT2",
+        {
+            "n_embd": D_MODEL,
+            "n_inner": D_MLP,
+            "n_layer": N_LAYERS,
+            "n_head": N_HEADS,
+            "n_positions": MAX_LENGTH,
+        },
+    ),
+    "pythia": ("GPTNeoX", _WIDTHS),
+}
+"""Name → the prefix of the Hugging Face configuration class, and its settings."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level pairs with a handful of merges: it reads every language, and back."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: id for id, token in enumerate([*SPECIAL, *letters, *MERGES])}
+    merges = [(pair[0], pair[1]) for pair in MERGES]
+    fast = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    pad, bos, eos = SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        model_max_length=MAX_LENGTH,
+    )
+
+
+N_VOCAB = len(tokenizer())
+
+
+def config(name: str) -> transformers.PretrainedConfig:
+    prefix, settings = CONFIGS[name]
+    return getattr(transformers, f"{prefix}Config")(
+        **settings,
+        vocab_size=N_VOCAB,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Overwrite every parameter, in the order of the names, from one generator."""
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        with torch.no_grad():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * noise)
+            else:
+                parameter.copy_(noise / math.sqrt(D_MODEL))
+
+
+def build(name: str, folder: Path, seed: int = 0) -> Path:
+    """Save the model called `name` and its tokenizer in `folder`, and return `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.AutoModelForCausalLM.from_config(config(name))
+    randomise(model, seed)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
