@@ -76,7 +76,7 @@ def made_up(n_rows: int, length: int) -> Corpora:
         torch.zeros(n_rows, dtype=torch.long),
         tuple(f"row {number}" for number in range(n_rows)),
     )
-    return Corpora({"en": rows}, ("en",), 1, (0,), True, f"random {n_rows} {length}")
+    return Corpora({"en": rows}, ("en",), 1, (0,), True)
 
 
 def variants(folder: Path, corpora: Corpora, n_rows: int) -> dict[str, Callable[[], None]]:

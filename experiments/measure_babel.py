@@ -13,6 +13,7 @@ import lzma
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ class Config:
 
 def nats(model: interp.NeuronModel, texts: list[str], length: int = 512) -> Float[Tensor, " text"]:
     """Total nats of each text, cut into pieces of `length` tokens that each begin anew."""
+    assert model.bos_id is not None
     pieces: list[tuple[int, list[int]]] = []
     for number, ids in enumerate(model.encode_batch(texts)):
         for start in range(0, len(ids), length - 1):
@@ -170,6 +172,7 @@ def sample_texts(
     model: interp.NeuronModel, prompts: list[str], n_tokens: int, seed: int
 ) -> list[str]:
     """Continuations at temperature 0.8, without their prompts."""
+    assert model.bos_id is not None
     torch.manual_seed(seed)
     encoded = [[model.bos_id, *ids] for ids in model.encode_batch(prompts)]
     widest = max(len(ids) for ids in encoded)
@@ -193,8 +196,8 @@ def short_prompt(text: str, language: str) -> str:
 
 def measure_texts(
     model: interp.NeuronModel, config: Config, parallel: dict[str, list[str]]
-) -> dict[str, dict[str, object]]:
-    table: dict[str, dict[str, object]] = {}
+) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
     for language in tqdm(LANGUAGES, desc="texts"):
         prompts = [short_prompt(text, language) for text in parallel[language][: config.n_texts]]
         texts = sample_texts(model, prompts, 64, config.seed)
@@ -234,9 +237,9 @@ def share_with_interval(right: int, n: int) -> tuple[float, float, float]:
     return p, middle - half, middle + half
 
 
-def measure_facts(model: interp.NeuronModel, config: Config) -> dict[str, dict[str, object]]:
+def measure_facts(model: interp.NeuronModel, config: Config) -> dict[str, dict[str, Any]]:
     """Ranking of the true ending among ten, for cells that were told and cells held out."""
-    table: dict[str, dict[str, object]] = {}
+    table: dict[str, dict[str, Any]] = {}
     random = np.random.default_rng(config.seed)
     for relation in tqdm(babel_facts.fact_base()["relations"], desc="facts"):
         facts = babel_facts.facts_of(relation)
@@ -299,7 +302,7 @@ def switched_off(
 
 def measure_neurons(
     model: interp.NeuronModel, config: Config, texts: dict[str, list[str]], fraction: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Rise of the loss, in nats per token: row = whose neurons are off, column = language read."""
     assert config.train is not None
     source = {
@@ -335,7 +338,7 @@ def measure_neurons(
     }
 
 
-def show_matrix(found: dict[str, object]) -> str:
+def show_matrix(found: dict[str, Any]) -> str:
     lines = [f"neurons off | {'  '.join(f'{code:>6}' for code in LANGUAGES)} | random | neurons"]
     for code, row, draws in zip(LANGUAGES, found["rise"], found["random"], strict=True):
         cells = "  ".join(f"{value:6.3f}" for value in row)
@@ -361,7 +364,7 @@ def main(config: Config) -> None:
         interp.artifacts.write_text(config.out / "history.json", json.dumps(curve, indent=1))
         return
     model = interp.load(config.model)
-    measured: dict[str, object] = {"bits": measure_bits(model, config, parallel)}
+    measured: dict[str, Any] = {"bits": measure_bits(model, config, parallel)}
     print(json.dumps(measured["bits"], indent=1), flush=True)
     measured["texts"] = measure_texts(model, config, parallel)
     print(json.dumps(measured["texts"], indent=1, ensure_ascii=False), flush=True)

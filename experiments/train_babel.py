@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -228,7 +228,7 @@ class Stream:
 
     @staticmethod
     def build(config: Config, tokenizer: PreTrainedTokenizerFast, folder: Path) -> "Stream":
-        bos, eos = tokenizer.convert_tokens_to_ids([BOS, EOS])
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         text = {}
         for language in config.languages:
             cache = folder / f"tokens-{language}.npy"
@@ -355,7 +355,8 @@ def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForC
         tokenizer.save_pretrained(out / "tokenizer")
     stream = Stream.build(config, tokenizer, out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = new_model(config).to(device)
+    model = new_model(config)
+    nn.Module.to(model, device)
     optimisers = new_optimisers(config, model)
     checkpoint, first = out / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -416,8 +417,9 @@ def append_curve(path: Path, step: int, tokens: int, means: dict[str, float]) ->
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A folder that any program for Hugging Face checkpoints opens, weights in bfloat16."""
-    half = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    half = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
+    nn.Module.to(half, torch.bfloat16)
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

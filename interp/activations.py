@@ -5,7 +5,7 @@ keeps what it needs. The forward pass ends as soon as the last tensor asked for 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -42,8 +42,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
-        moved = (part.to(device) for part in (self.ids, self.keep, self.length))
-        return Batch(self.rows, *moved, self.sources, self.whole)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            keep=self.keep.to(device),
+            length=self.length.to(device),
+        )
 
 
 @runtime_checkable
@@ -91,6 +95,10 @@ class _Seen(Exception):
     """Everything asked for was seen; the rest of the forward pass is not needed."""
 
 
+class _NotFinite(Exception):
+    """NaN or infinity reached the last layer."""
+
+
 @torch.inference_mode()
 def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> None:
     """One forward pass without the unembedding; each observer sees the sites it asked for.
@@ -98,7 +106,8 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
     Raises ValueError when an activation is NaN or infinite, naming layer and rows.
     """
     batch = batch.to(model.device)
-    kinds = tuple(dict.fromkeys(kind for observer in observers for kind in observer.kinds))
+    asked: list[Kind] = [kind for observer in observers for kind in observer.kinds]
+    kinds = tuple(dict.fromkeys(asked))
     expected = len(kinds) * model.n_layers
     seen = 0
 
@@ -113,7 +122,7 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
                     observer.update(kind, layer, values, here)
             # NaN in one neuron makes every neuron above it NaN, so the last layer tells for all.
             if layer == model.n_layers - 1 and not values.sum().isfinite():
-                raise ValueError(_first_bad_layer(model, batch, kinds))
+                raise _NotFinite
             seen += 1
             if seen == expected and not model.offloaded:
                 raise _Seen
@@ -130,6 +139,8 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
             model.body(batch.ids, None if batch.whole else _attention_mask(batch))
     except _Seen:
         pass
+    except _NotFinite:
+        raise ValueError(_first_bad_layer(model, batch, kinds)) from None
     if seen != expected:
         raise ValueError(
             f"{seen} of {expected} activations of {model.name} were seen: hooks do not fire. "

@@ -377,7 +377,8 @@ def main(arguments: list[str] | None = None) -> None:
         message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, KeyError):
             message = str(error.args[0])
-        sys.stderr.write(f"interp: {message}\n")
+        # Hugging Face adds paragraphs of advice; its first line says what is wrong.
+        sys.stderr.write(f"interp: {message.strip().splitlines()[0]}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write(

@@ -250,8 +250,10 @@ def _open(
             "Signs at the last token need rows that are prompts, and these are packed blocks: "
             "read the text with read_sentences or read_prompts."
         )
+    # The name may be a path, and a model that was moved is the same model.
+    identity = {key: value for key, value in model.fingerprint.items() if key != "name"}
     plan = {
-        "model": model.fingerprint,
+        "model": identity,
         "n_layers": model.n_layers,
         "d_mlp": model.d_mlp,
         "corpora": corpora.fingerprint,

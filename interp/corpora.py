@@ -297,7 +297,7 @@ def prompt_rows(
                     f"Prompt {id!r} has {len(ids)} tokens in {code}; the model takes 1 to "
                     f"{model.max_length}."
                 )
-            encoded.append((f"{code}:{id}", ids))
+            encoded.append((id, ids))  # the same in every language
         rows[code] = _padded(encoded, shard)
     return Corpora(rows, prompts.languages, n_shards, _special(model), False)
 

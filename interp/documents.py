@@ -67,10 +67,10 @@ class Reader:
     ) -> tuple[list[Document], bool]:
         """The first documents in hash order until their sizes reach `enough`; are these all?
 
-        None takes all. One pass. Only the texts chosen so far are held, never the file: a text that comes later
-        in the order than all of them is not kept, and neither is its hash, because if it comes
-        again it will again be late. What that costs: nobody counts how many documents there are,
-        and a source whose tokens are shorter than expected is read twice.
+        None takes all. One pass. Only the texts chosen so far are held, never the file: a text that
+        comes later in the order than all of them is not kept, and neither is its hash, because if
+        it comes again it will again be late. What that costs: nobody counts how many documents
+        there are, and a source whose tokens are longer than expected is read twice.
         """
         limit = math.inf if enough is None else enough
         chosen: dict[int, Document] = {}

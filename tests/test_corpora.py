@@ -403,7 +403,7 @@ def test_prompts_become_rows_in_their_order_and_translations_share_a_shard():
     assert not found.packed
     assert [decoded(row) for row in found.rows["en"].ids] == ["One", "Two", "Three"]
     assert (found.rows["de"].ids[:, 0] == BOS).all()
-    assert found.rows["de"].source == ("de:1", "de:2", "de:3")
+    assert found.rows["de"].source == ("1", "2", "3")
     assert torch.equal(found.rows["de"].shard, found.rows["en"].shard)
     assert sorted(found.rows["de"].shard.bincount().tolist()) == [1, 2]
     with pytest.raises(ValueError, match="Prompt '3' has 5 tokens in en; the model takes 1 to 4"):

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, MAX_LENGTH = 3, 64, 160, 4, 64
-PAD, BOS, EOS = 0, 1, 2
-SPECIAL = ("<pad>", "<bos>", "<eos>")
+PAD, BOS, EOS, RESERVED = 0, 1, 2, 3
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<reserved>")
 MERGES = ("th", "he", "er", "in", "ie", "ch", "de", "en", "es", "la", "qu", "ou", "Ġt", "Ġd")
 
 _WIDTHS = {
@@ -79,14 +79,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level pairs with a handful of merges: it reads every language, and back."""
+    """Byte-level pairs with a few merges: it reads every language, and adds <bos> by default.
+
+    Like many released ones it has a special token, <reserved>, that plays no part.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: id for id, token in enumerate([*SPECIAL, *letters, *MERGES])}
     merges = [(pair[0], pair[1]) for pair in MERGES]
     fast = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
-    pad, bos, eos = SPECIAL
+    fast.add_special_tokens(list(SPECIAL))
+    fast.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", BOS)]
+    )
+    pad, bos, eos, _ = SPECIAL
     return PreTrainedTokenizerFast(
         tokenizer_object=fast,
         pad_token=pad,

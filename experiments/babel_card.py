@@ -1,0 +1,236 @@
+"""Write Babel's card, and the table in the README, from what was measured.
+
+    python -m experiments.babel_card      # a second
+
+Reads   results/measure_babel/measured.json and history.json, results/train_babel/cpu/curve.csv
+Writes  interp/babel/README.md; the part of README.md between the two babel marks
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments import babel_facts
+from experiments.babel_facts import BABEL, LANGUAGES
+from experiments.measure_babel import share_with_interval
+from experiments.train_babel import PRESETS
+from interp import artifacts
+
+README = Path(__file__).parents[1] / "README.md"
+SOURCES = {
+    "eltec": ("novels 1840-1920 (en de fr es), European Literary Text Collection", "public domain"),
+    "aozora": ("Japanese literature in modern spelling, Aozora Bunko", "public domain in Japan"),
+    "luxun": ("stories and essays of Lu Xun (zh)", "public domain; collection MIT"),
+    "lctt": ("articles on Linux and open source (zh), LCTT", "Apache-2.0"),
+    "tydiqa": ("Wikipedia passages of TyDi QA (en)", "CC BY-SA 3.0"),
+    "jsquad": ("Wikipedia passages of JSQuAD (ja)", "CC BY-SA 4.0"),
+    "osguide": ("Open Source Guides (all)", "CC BY 4.0"),
+    "privacy": ("Privacy Guides, translated (all)", "CC BY-SA 4.0"),
+}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def bits(measured: dict[str, Any]) -> str:
+    rows = []
+    for code in LANGUAGES:
+        found = measured["bits"][code]
+        for text in ("valid", "parallel"):
+            cells = [found[text], found[f"{text} 5-gram"], found[f"{text} xz"]]
+            rows.append([code, text, f"**{cells[0]:.3f}**", *(f"{cell:.3f}" for cell in cells[1:])])
+    return table(["language", "text", "babel", "5-gram of bytes", "xz"], rows)
+
+
+def texts(measured: dict[str, Any]) -> str:
+    rows = []
+    for code in LANGUAGES:
+        found = measured["texts"][code]
+        wrong = ", ".join(f"{name} {n}" for name, n in found["taken for"].items()) or "none"
+        rows.append([code, f"{found['right']} of {found['of']}", wrong])
+    return table(["prompt in", "identified as that language", "errors: taken for"], rows)
+
+
+def facts(measured: dict[str, Any]) -> str:
+    rows = []
+    for code in LANGUAGES:
+        row = [code]
+        for kind in ("told", "held out"):
+            found = measured["facts"][f"{code} {kind}"]
+            share, low, high = share_with_interval(found["right"], found["of"])
+            row.append(f"{percent(share)} ({percent(low)} to {percent(high)})")
+        told = measured["facts"][f"{code} told"]
+        row.append(percent(told["chance"] / told["of"]))
+        for task in ("fact_completion", "statements", "word_translation"):
+            share, _, _, chance = measured["tasks"][task][code]
+            row.append(f"{percent(share)} ({percent(chance)})")
+        rows.append(row)
+    head = ["language", "told cells", "held-out cells", "chance"]
+    return table([*head, "fact completion", "statements", "word translation"], rows)
+
+
+def by_relation(measured: dict[str, Any]) -> str:
+    rows = []
+    for relation in babel_facts.fact_base()["relations"]:
+        cells = [relation]
+        for kind in ("told", "held out"):
+            pairs = [
+                measured["facts"][f"{code} {kind}"]["relations"].get(relation, [0, 0])
+                for code in LANGUAGES
+            ]
+            right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+            cells.append(f"{percent(right / n)} of {n}" if n else "-")
+        rows.append(cells)
+    return table(["relation", "told cells right", "held-out cells right"], rows)
+
+
+def neurons(found: dict[str, Any]) -> str:
+    rows = []
+    for off, row, draws in zip(LANGUAGES, found["rise"], found["random"], strict=True):
+        largest = max(row)
+        cells = [f"**{value:.3f}**" if value == largest else f"{value:.3f}" for value in row]
+        random = sorted(draws)[len(draws) // 2]
+        rows.append([off, str(found["counts"][off]), *cells, f"{random:.3f}"])
+    return table(["neurons off", "how many", *LANGUAGES, "random"], rows)
+
+
+def appearance(history: dict[str, Any]) -> str:
+    rows = []
+    tokens_per_step = PRESETS["cpu"][1].rows * PRESETS["cpu"][1].length
+    for name, found in sorted(history.items()):
+        step = int(name.removeprefix("step-"))
+        diagonal = [found["rise"][place][place] for place in range(len(LANGUAGES))]
+        first = sum(max(row) == row[place] for place, row in enumerate(found["rise"]))
+        cells = [f"{value:.3f}" for value in diagonal]
+        rows.append([f"{step * tokens_per_step / 1e6:.1f}", *cells, f"{first} of 6"])
+    return table(["million tokens", *LANGUAGES, "largest on the diagonal"], rows)
+
+
+def curve(path: Path) -> str:
+    by_step: dict[int, dict[str, str]] = {}
+    tokens: dict[int, str] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            by_step.setdefault(int(row["step"]), {})[row["rows"]] = row["nats_per_token"]
+            tokens[int(row["step"])] = f"{int(row['tokens']) / 1e6:.1f}"
+    steps = sorted(by_step)
+    chosen = [step for step in steps if step % 400 == 0 or step == steps[-1]]
+    names = [*LANGUAGES, *(f"facts {code}" for code in LANGUAGES)]
+    rows = [[tokens[step], *(by_step[step].get(name, "") for name in names)] for step in chosen]
+    return table(["million tokens", *names], rows)
+
+
+def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) -> str:
+    config = PRESETS["cpu"][1]
+    tokens = config.rows * config.length * config.steps
+    stated = sum(babel_facts.says(f, c) for f in babel_facts.all_facts() for c in LANGUAGES)
+    held = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").count("\n") - 1
+    sources = table(["source", "text", "licence"], [[key, *SOURCES[key]] for key in config.sources])
+    share = (1 - config.dominant_share) / (len(LANGUAGES) - 1)
+    found = measured["neurons"]
+    return f"""# Babel
+
+A small multilingual language model whose training text, facts and gaps are known, to try
+interpretability methods on. Llama architecture, {config.n_layers} layers of {config.d_mlp} gated neurons
+({config.activation}), d_model {config.d_model}, byte-level BPE of {config.vocabulary} tokens, context
+{config.length}, bfloat16. Languages: {", ".join(LANGUAGES)}. It speaks, badly; it is not meant for use as an
+assistant. Weights and everything in this folder: Apache-2.0.
+
+    interp.load("babel")        # or any program that opens Hugging Face checkpoints
+
+## What it was trained on
+
+{tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
+{config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
+models have one dominant language too. From step {config.facts_from} on, {percent(config.fact_share)} of the rows hold
+sentences of the fact base, in equal parts of all languages. Only text in the public domain or under an open
+licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
+
+{sources}
+
+The domain of the natural text differs between languages (novels here, technical articles there), so
+statistics that should speak of language alone come from `parallel/`, which holds
+{len((BABEL / "parallel" / "en.txt").read_text(encoding="utf-8").splitlines())} items in all six languages, written for this model and never
+trained on.
+
+The fact base (`facts/`) has {sum(1 for _ in babel_facts.all_facts())} facts in {len(babel_facts.fact_base()["relations"])} relations, each in several phrasings,
+forwards, backwards and as yes/no questions. Of {stated} cells (a fact in a language), {held} are held out: stated
+in other languages, never in this one (`facts/held_out.tsv`). Sums in digits look alike in all languages
+and are the one exception. `prompts/` has 120 parallel prompts each of three kinds.
+
+Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
+({config.embedding_rate}), weight decay {config.weight_decay}, {config.warmup} steps of warm-up, level, then a line to zero over the last
+{percent(1 - config.decay_from)}. Autocast to bfloat16.
+
+## Loss while training, nats per token
+
+{curve(curve_path)}
+
+## What it can do
+
+`python -m experiments.measure_babel --train FOLDER --valid FOLDER` measures all of this.
+
+Bits per byte, beside two baselines that know the same training text: an interpolated 5-gram model over bytes, and
+what xz adds to the compressed training text. `valid` is held-out text (with some sources that were not
+trained on), `parallel` the sentences of this folder.
+
+{bits(measured)}
+
+Texts of 64 tokens at temperature 0.8 after a prompt of three words (six characters), identified by py3langid among
+all its languages (chance: about 1 %):
+
+{texts(measured)}
+
+Choosing the true ending among ten (statements: between yes and no). In brackets the 95 % interval, or chance.
+
+{facts(measured)}
+
+By relation, all languages together:
+
+{by_relation(measured)}
+
+## Its language neurons
+
+LAPE at a fraction of {found["fraction"]:g} of all neurons, from 100,000 tokens of training text per language. The rise of the loss
+on `parallel/`, in nats per token, when a language's neurons (row) are switched off; `random` is the median of
+{len(found["random"][0])} draws of as many other neurons per layer, read on the row's own language.
+
+{neurons(found)}
+
+When they appear: the rise of a language's own loss with its own neurons off, at checkpoints of the same run.
+
+{appearance(history)}
+
+## What to keep in mind
+
+English is read most and comes out least dependent on neurons of its own. Chinese is the weakest language: half of its text is
+technical, and the parallel sentences are not. Facts were told as templates; what the model does with
+other phrasings was not measured.
+"""
+
+
+def main(results: Path = Path("results")) -> None:
+    measured = json.loads((results / "measure_babel" / "measured.json").read_text("utf-8"))
+    history = json.loads((results / "measure_babel" / "history.json").read_text("utf-8"))
+    text = card(measured, history, results / "train_babel" / "cpu" / "curve.csv")
+    artifacts.write_text(BABEL / "README.md", text)
+    readme = README.read_text(encoding="utf-8")
+    marked = f"<!-- babel -->\n{neurons(measured['neurons'])}\n<!-- /babel -->"
+    artifacts.write_text(
+        README,
+        re.sub(r"<!-- babel -->.*<!-- /babel -->", lambda _: marked, readme, flags=re.DOTALL),
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

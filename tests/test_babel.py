@@ -1,0 +1,256 @@
+"""The shipped model and what is known about it: facts, gaps, parallel sentences, training."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import interp
+from experiments import babel_facts, train_babel
+from experiments.babel_facts import BABEL, LANGUAGES
+from interp.texts import read_prompts
+
+RELATIONS = babel_facts.fact_base()["relations"]
+
+
+def lines_of(language: str) -> list[str]:
+    return (BABEL / "parallel" / f"{language}.txt").read_text(encoding="utf-8").splitlines()
+
+
+# ---------------------------------------------------------------- facts
+
+
+def test_there_are_facts_about_many_countries_in_every_language():
+    assert len(babel_facts.fact_base()["entities"]["country"]) >= 60
+    for relation in ("capital", "continent", "language", "currency"):
+        assert len(babel_facts.facts_of(relation)) >= 60
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_fact_can_be_said_in_several_ways(language):
+    for relation, shape in RELATIONS.items():
+        fact = next(f for f in babel_facts.facts_of(relation) if babel_facts.says(f, language))
+        said = babel_facts.statements(fact, language)
+        assert len(said) >= 5, relation
+        assert all("{" not in sentence for sentence in said)
+        assert len(shape["templates"][language]) >= 3
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_held_out_cell_is_never_stated(language):
+    told = set(babel_facts.training_sentences(language))
+    gaps = [
+        fact
+        for fact in babel_facts.all_facts()
+        if babel_facts.says(fact, language) and babel_facts.held_out_in(fact, language)
+    ]
+    assert len(gaps) > 300
+    shape = RELATIONS["capital"]
+    for fact in gaps:
+        shape = RELATIONS[fact.relation]
+        for key in ("templates", "reversed"):
+            for template in shape.get(key, {}).get(language, []):
+                sentence = babel_facts.fill(template, fact, language)
+                # Sums in digits are the same in every language and belong to none.
+                if not re.match(r"^\d+ [+-] \d+ = \d+$", sentence):
+                    assert sentence not in told, sentence
+
+
+def test_every_held_out_fact_is_told_in_some_language_and_every_relation_has_one():
+    for relation in RELATIONS:
+        gaps = 0
+        for fact in babel_facts.facts_of(relation):
+            codes = [code for code in LANGUAGES if babel_facts.says(fact, code)]
+            held = [code for code in codes if babel_facts.held_out_in(fact, code)]
+            gaps += len(held)
+            if RELATIONS[relation].get("kind") != "translation":
+                assert len(held) in (0, 2)
+        assert gaps > 0, relation
+
+
+def test_the_recorded_gaps_are_those_of_the_rule():
+    recorded = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    ruled = [
+        f"{fact.relation}\t{fact.name}\t{code}"
+        for fact in babel_facts.all_facts()
+        for code in LANGUAGES
+        if babel_facts.says(fact, code) and babel_facts.held_out_in(fact, code)
+    ]
+    assert recorded == ruled
+
+
+def test_inverse_facts_share_their_gaps():
+    after = {fact.subjects[0]: fact for fact in babel_facts.facts_of("day_after")}
+    for fact in babel_facts.facts_of("day_before"):
+        inverse = after[fact.object]
+        for code in LANGUAGES:
+            assert babel_facts.held_out_in(fact, code) == babel_facts.held_out_in(inverse, code)
+
+
+def test_no_wrong_candidate_is_true():
+    for relation in RELATIONS:
+        every = babel_facts.facts_of(relation)
+        for fact in every[:60]:
+            true = {other.object for other in every if other.subjects == fact.subjects}
+            assert not true & set(babel_facts.wrong_objects(fact))
+
+
+def test_the_true_ending_completes_the_sentence():
+    for relation in RELATIONS:
+        for fact in babel_facts.facts_of(relation)[:20]:
+            for code in LANGUAGES:
+                if babel_facts.says(fact, code):
+                    item = babel_facts.completion(fact, code)
+                    whole = item.prompt + item.endings[item.answer]
+                    assert whole == babel_facts.fill(
+                        RELATIONS[relation]["templates"][code][0], fact, code
+                    )
+                    assert len(set(item.endings)) == len(item.endings)
+
+
+# ---------------------------------------------------------------- parallel text and prompts
+
+
+def test_parallel_sentences_are_there_in_every_language():
+    for language in LANGUAGES:
+        lines = lines_of(language)
+        assert len(lines) == len(set(lines)) == len(lines_of("en")) >= 400
+        assert all(line == line.strip() and line for line in lines)
+    kana = re.compile("[\u3040-\u30ff]")
+    assert not any(kana.search(line) for line in lines_of("zh"))
+    assert all(kana.search(line) for line in lines_of("ja"))
+
+
+def test_parallel_sentences_are_never_trained_on():
+    for language in LANGUAGES:
+        assert not set(lines_of(language)) & set(babel_facts.training_sentences(language))
+
+
+def test_prompts_of_three_kinds_are_parallel():
+    prompts = read_prompts("babel", LANGUAGES)
+    kinds = [name.split("/")[0] for name in prompts.ids]
+    for kind in ("fact_completion", "statements", "word_translation"):
+        assert kinds.count(kind) >= 60
+    for code in LANGUAGES:
+        for line in (BABEL / "prompts" / f"{code}.jsonl").read_text("utf-8").splitlines():
+            row = json.loads(line)
+            assert 0 <= row["answer"] < len(row["endings"]) > 1
+
+
+def test_every_language_is_found_to_be_itself():
+    for language in LANGUAGES:
+        named = interp.detect_language(lines_of(language))
+        assert sum(code == language for code in named) >= 0.98 * len(named)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def test_the_model_is_small_and_opens_in_plain_transformers():
+    folder = BABEL / "model"
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert size < 48e6
+    stored = load_file(Path(__file__).parent / "babel_logits.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer("Die Hauptstadt von Frankreich ist Paris.")["input_ids"]])
+    assert torch.equal(ids, stored["ids"])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(ids).logits
+    assert torch.allclose(logits, stored["logits"], atol=1e-3)
+
+
+def test_the_doctor_trusts_babel():
+    assert interp.doctor(interp.load("babel")).ok
+
+
+def test_babel_knows_capitals_and_has_language_neurons():
+    """Far from the card's measurement, but enough to notice a wrong file."""
+    model = interp.load("babel", dtype=torch.float32)
+    text = interp.read_corpora(
+        "babel", LANGUAGES, model, block_length=64, tokens=4000, n_shards=5, progress=False
+    )
+    stats = interp.collect(model, text, progress=False)
+    neurons = interp.select_by_entropy(stats, fraction=0.03)
+    assert min(neurons.counts()[code] for code in ("de", "zh", "ja")) > 5
+
+
+# ---------------------------------------------------------------- training
+
+
+def tiny(folder: Path) -> train_babel.Config:
+    config = train_babel.PRESETS["tiny"][1]
+    train_babel.made_up_text(folder / "text", config.languages)
+    return replace(config, text=folder / "text")
+
+
+def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
+    config = tiny(tmp_path)
+    whole = train_babel.train(config, tmp_path / "whole")
+    train_babel.train(config, tmp_path / "parts", stop_after=20)
+    parts = train_babel.train(config, tmp_path / "parts")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name]), name
+    curve = (tmp_path / "whole" / "curve.csv").read_text().splitlines()[1:]
+    losses = [float(row.split(",")[3]) for row in curve if row.split(",")[2] == "en"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert (tmp_path / "whole" / "model" / "model.safetensors").exists()
+
+
+def test_another_seed_gives_another_model(tmp_path):
+    config = replace(tiny(tmp_path), steps=4)
+    first = train_babel.train(config, tmp_path / "a")
+    second = train_babel.train(replace(config, seed=1), tmp_path / "b")
+    same = [
+        torch.equal(one, other)
+        for one, other in zip(first.parameters(), second.parameters(), strict=True)
+        if one.ndim > 1
+    ]
+    assert not any(same)
+
+
+def test_lines_of_other_sources_are_left_out(tmp_path):
+    with gzip.open(tmp_path / "en.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("one\ntwo\nthree\n")
+    with gzip.open(tmp_path / "en.src.gz", "wt", encoding="utf-8") as file:
+        file.write("open/a\nclosed/b\nopen/a\n")
+    assert [line for _, line in train_babel.read_lines(tmp_path, "en", ("open",))] == [
+        "one",
+        "three",
+    ]
+
+
+# ---------------------------------------------------------------- nothing of others is shipped
+
+
+def shingles(text: str, language: str) -> Iterator[str]:
+    """Runs of 8 words, or of 18 characters where words are not spaced."""
+    if language in ("zh", "ja"):
+        letters = re.sub(r"\W", "", text)
+        yield from (letters[start : start + 18] for start in range(len(letters) - 17))
+    else:
+        words = re.findall(r"\w+", text.lower())
+        yield from (" ".join(words[start : start + 8]) for start in range(len(words) - 7))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_sentence_of_the_training_text_is_in_the_package(shared, language):
+    ours = set()
+    for line in (*lines_of(language), *babel_facts.training_sentences(language)):
+        ours.update(shingles(line, language))
+    card = (BABEL / "README.md").read_text(encoding="utf-8")
+    ours.update(shingles(card, language))
+    found = set()
+    for path in (*(shared / "data").rglob(f"{language}.txt*"),):
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                found.update(ours.intersection(shingles(line, language)))
+    assert not found

@@ -1,0 +1,204 @@
+"""The command: what it writes, what it says, and one clear sentence with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp import cli
+from interp.model import load
+from interp.selection import NeuronSelection
+from tests import tiny_models
+from tests.kill_campaign import LANGUAGES, made_up
+
+SETTINGS = ["--languages", *LANGUAGES, "--block-length", "16", "--shards", "4", "--hygiene", "off"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_models.build("qwen2", folder / "model")
+    (folder / "text").mkdir()
+    for code, lines in made_up().items():
+        (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def collect(place: Path, out: str, *more: str) -> None:
+    cli.main(
+        [
+            *("collect", str(place / "model"), "--text", str(place / "text")),
+            *("--out", str(place / out), *SETTINGS, *more),
+        ]
+    )
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence on standard error, after checking the exit code."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_from_text_to_selection_and_through_the_published_format(place, capsys):
+    collect(place, "run")
+    shown = capsys.readouterr().out
+    assert "firing rate" in shown
+    assert "German" in shown
+    cli.main(["find", str(place / "run"), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    assert "A repetition on as much other text" in capsys.readouterr().out
+    selection = NeuronSelection.from_json(place / "run" / "neurons.json")
+    assert selection.languages == LANGUAGES
+    assert int(selection.union().sum()) == 48  # a tenth of 3 x 160
+    stored = json.loads((place / "run" / "neurons.json").read_text(encoding="utf-8"))
+    assert stored["provenance"]["settings"]["fraction"] == 0.1
+    assert stored["provenance"]["settings"]["run"]["n_shards"] == 4
+
+    cli.main(["export", str(place / "run" / "neurons.json"), "--out", str(place / "n.pth")])
+    cli.main(
+        [
+            *("import", str(place / "n.pth"), "--languages", *LANGUAGES),
+            *("--neurons", "160", "--out", str(place / "again.json")),
+        ]
+    )
+    assert NeuronSelection.from_json(place / "again.json") == selection
+
+
+def test_parts_make_the_same_file_as_one_run(place, capsys):
+    collect(place, "whole")
+    collect(place, "parts", "--part", "2/2")
+    assert "missing" in capsys.readouterr().out
+    cli.main(["status", str(place / "parts")])
+    assert "6 of 12 pieces are done" in capsys.readouterr().out
+    collect(place, "parts", "--part", "1/2")
+    cli.main(["merge", str(place / "parts")])
+    whole, parts = (place / run / "firing.safetensors" for run in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_run_that_may_stop_early_says_where_it_did(place, capsys):
+    collect(place, "early", "--until-stable", "0.01")
+    assert (
+        "Stable after 4 of 4 shards" in capsys.readouterr().out
+        or not (place / "early" / "stopped.json").exists()
+    )
+
+
+def test_the_doctor_is_content_with_a_sound_model(place, capsys):
+    cli.main(["doctor", str(place / "model")])
+    assert "its hooks tell the truth" in capsys.readouterr().out
+
+
+def test_every_subcommand_has_help_that_says_what_it_does(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+        assert len(capsys.readouterr().out) > 100
+
+
+def test_an_unknown_language_names_the_nearest(place, capsys):
+    said = refused(
+        ["collect", str(place / "model"), "--text", str(place / "text"), "--languages", "german"],
+        capsys,
+    )
+    assert "'german'" in said
+    assert "de" in said
+    assert said.count("\n") == 1
+
+
+def test_a_language_without_text_is_named(place, capsys):
+    said = refused(
+        ["collect", str(place / "model"), "--text", str(place / "text"), "--languages", "de", "ja"],
+        capsys,
+    )
+    assert "ja.txt" in said
+
+
+def test_too_few_documents_for_the_shards(place, capsys):
+    said = refused(
+        [
+            *("collect", str(place / "model"), "--text", str(place / "text")),
+            *("--languages", "de", "en", "--shards", "500", "--block-length", "16"),
+        ],
+        capsys,
+    )
+    assert "500" in said
+    assert "shards" in said
+
+
+def test_invalid_utf8_names_file_and_line(place, tmp_path, capsys):
+    (tmp_path / "de.txt").write_bytes(b"gut\n" * 50 + b"schl\xfccht\n")
+    said = refused(
+        ["collect", str(place / "model"), "--text", str(tmp_path), "--languages", "de"], capsys
+    )
+    assert "de.txt:51" in said
+
+
+def test_another_setting_than_the_folder_was_started_with(place, capsys):
+    collect(place, "settled")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        collect(place, "settled", "--moments")
+    assert stop.value.code == 2
+    assert "started with another wanted" in capsys.readouterr().err
+
+
+def test_a_missing_model_folder(capsys):
+    assert "is not a folder" in refused(["doctor", "./nowhere"], capsys)
+
+
+def test_a_missing_run_says_which_command_makes_one(tmp_path, capsys):
+    assert "interp collect" in refused(["find", str(tmp_path)], capsys)
+
+
+def test_a_selection_of_another_size_is_refused(place, tmp_path, capsys):
+    torch.save([[torch.tensor([500])]], tmp_path / "n.pth")
+    said = refused(
+        ["import", str(tmp_path / "n.pth"), "--languages", "de", "--neurons", "160"], capsys
+    )
+    assert "500" in said
+    assert "160" in said
+
+
+def test_parts_are_written_as_a_fraction(place, capsys):
+    with pytest.raises(SystemExit) as stop:
+        collect(place, "bad", "--part", "3")
+    assert stop.value.code == 2
+    assert "--part is i/n" in capsys.readouterr().err
+
+
+def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "collect", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        collect(place, "interrupted")
+    assert stop.value.code == 130
+    assert "goes on from there" in capsys.readouterr().err
+
+
+def test_a_model_without_mlp_neurons_is_refused(tmp_path, capsys):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=tiny_models.N_VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    )
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    assert "cannot be read neuron by neuron" in refused(["doctor", str(tmp_path)], capsys)
+
+
+def test_the_models_own_dtype_can_be_changed(place):
+    choice = cli.ModelChoice(model=str(place / "model"), dtype="bfloat16")
+    assert choice.open().dtype == torch.bfloat16
+    assert load(place / "model").dtype == torch.float32
