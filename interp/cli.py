@@ -14,7 +14,7 @@ from interp import artifacts
 from interp.collect import Wanted, collect, collect_part, look, merge
 from interp.corpora import Corpora, read_corpora
 from interp.doctor import doctor
-from interp.languages import language
+from interp.languages import check_languages, language
 from interp.model import NeuronModel, load
 from interp.selection import NeuronSelection, predicted_agreement, select_by_entropy, until_stable
 from interp.stats import FiringStats
@@ -95,6 +95,7 @@ class Collect:
     """Stop once a repetition of the whole would agree with it to this Jaccard, such as 0.95."""
 
     def run(self) -> None:
+        check_languages(self.languages)  # before a large model is loaded
         model = self.choice.open()
         corpora = self.read(model)
         wanted = Wanted(moments=self.moments)

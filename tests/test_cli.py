@@ -111,7 +111,10 @@ def test_an_unknown_language_names_the_nearest(place, capsys):
 
 def test_a_language_without_text_is_named(place, capsys):
     said = refused(
-        ["collect", str(place / "model"), "--text", str(place / "text"), "--languages", "de", "ja"],
+        [
+            *("collect", str(place / "model"), "--text", str(place / "text")),
+            *("--languages", "de", "ja", "--shards", "4", "--block-length", "16"),
+        ],
         capsys,
     )
     assert "ja.txt" in said
@@ -132,9 +135,13 @@ def test_too_few_documents_for_the_shards(place, capsys):
 def test_invalid_utf8_names_file_and_line(place, tmp_path, capsys):
     (tmp_path / "de.txt").write_bytes(b"gut\n" * 50 + b"schl\xfccht\n")
     said = refused(
-        ["collect", str(place / "model"), "--text", str(tmp_path), "--languages", "de"], capsys
+        [
+            *("collect", str(place / "model"), "--text", str(tmp_path), "--languages", "de"),
+            *("--shards", "4", "--block-length", "16"),
+        ],
+        capsys,
     )
-    assert "de.txt:51" in said
+    assert "de.txt, line 51 is not UTF-8" in said
 
 
 def test_another_setting_than_the_folder_was_started_with(place, capsys):

@@ -794,3 +794,17 @@ class TestHookedTransformer:
         assert raw["processing"] == "none"
         assert folded["processing"] == "folded layer norms, centred unembedding"
         assert raw["weights"] != folded["weights"]
+
+    def test_a_pass_over_text_counts_what_the_bridge_counts(
+        self, classic: Any, checkpoint: Callable[[str], Path]
+    ) -> None:
+        from interp.collect import collect
+        from interp.model import load, wrap
+        from tests.kill_campaign import blocks
+
+        bridged, hooked = load(checkpoint("llama")), wrap(classic())
+        corpora = blocks(bridged)
+        there, here = (collect(model, corpora, progress=False) for model in (bridged, hooked))
+        assert torch.equal(there.tokens, here.tokens)
+        assert int(there.fired.sum()) > 10_000
+        assert int((there.fired - here.fired).abs().sum()) <= 5  # gates within rounding of zero
