@@ -138,6 +138,9 @@ def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) ->
     sources = table(["source", "text", "licence"], [[key, *SOURCES[key]] for key in config.sources])
     share = (1 - config.dominant_share) / (len(LANGUAGES) - 1)
     found = measured["neurons"]
+    late = ", ".join(
+        f"{code} {percent(part)}" for code, part in zip(LANGUAGES, config.late_shares, strict=True)
+    )
     return f"""# Babel
 
 A small multilingual language model whose training text, facts and gaps are known, to try
@@ -152,7 +155,8 @@ assistant. Weights and everything in this folder: Apache-2.0.
 
 {tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
 {config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
-models have one dominant language too. From step {config.facts_from} on, {percent(config.fact_share)} of the rows hold
+models have one dominant language too; once the learning rate falls, {late}, because the
+Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(config.fact_share)} of the rows hold
 sentences of the fact base, in equal parts of all languages. Only text in the public domain or under an open
 licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
 
@@ -201,7 +205,7 @@ By relation, all languages together:
 
 ## Its language neurons
 
-LAPE at a fraction of {found["fraction"]:g} of all neurons, from 100,000 tokens of training text per language. The rise of the loss
+LAPE at a fraction of {found["fraction"]:g} of all neurons, from {found["tokens"]:,} tokens of training text per language. The rise of the loss
 on `parallel/`, in nats per token, when a language's neurons (row) are switched off; `random` is the median of
 {len(found["random"][0])} draws of as many other neurons per layer, read on the row's own language.
 

@@ -8,6 +8,7 @@ Reads   a model folder; the text it was trained on and text held out, <language>
 Writes  results/measure_babel/measured.json, from which `interp/babel/README.md` is filled in
 """
 
+import hashlib
 import json
 import lzma
 import math
@@ -28,6 +29,7 @@ import interp
 from experiments import babel_facts
 from experiments.babel_facts import LANGUAGES, Completion
 from experiments.train_babel import OPEN_SOURCES, documents_of, read_lines
+from interp import artifacts
 
 FRACTION = 0.03
 """Share of all neurons called language-specific, fixed on earlier checkpoints."""
@@ -54,6 +56,15 @@ class Config:
 
     n_texts: int = 100
     """Texts sampled per language for identification."""
+
+    valid_bytes: int = 200_000
+    """Bytes of held-out text read per language."""
+
+    n_items: int = 600
+    """Parallel items read under each intervention."""
+
+    n_tokens: int = 100_000
+    """Tokens of training text per language, for the firing rates."""
 
     n_draws: int = 5
     """Random neuron sets per language, matched per layer."""
@@ -146,21 +157,48 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
     return np.where(keys[place] == wanted, values[place], 0)
 
 
+def baselines(train: bytes, text: bytes, out: Path) -> dict[str, float]:
+    """Both baselines; kept in a file under a hash of the texts, because xz takes its time."""
+    key = hashlib.blake2b(train + b"\0" + text, digest_size=8).hexdigest()
+    path = out / "baselines" / f"{key}.json"
+    if not path.exists():
+        found = {
+            "xz": xz_bits_per_byte(train, text),
+            "5-gram": ngram_bits_per_byte(train, text),
+        }
+        artifacts.write_text(path, json.dumps(found))
+    return json.loads(path.read_text())
+
+
+def held_out_documents(folder: Path, language: str, n_bytes: int) -> list[str]:
+    """Held-out documents from the start, up to about so many bytes; the last one is cut."""
+    documents, left = [], n_bytes
+    for document in documents_of(read_lines(folder, language, ())):
+        documents.append(document.encode()[:left].decode(errors="ignore"))
+        left -= len(document.encode())
+        if left <= 0:
+            break
+    return documents
+
+
 def measure_bits(
-    model: interp.NeuronModel, config: Config, parallel: dict[str, list[str]]
+    model: interp.NeuronModel | None, config: Config, parallel: dict[str, list[str]]
 ) -> dict[str, dict[str, float]]:
+    """Without a model: the baselines alone."""
     table: dict[str, dict[str, float]] = {}
     for language in tqdm(LANGUAGES, desc="bits per byte"):
-        row = {"parallel": bits_per_byte(model, parallel[language])}
-        if config.train and config.valid:
-            pairs = read_lines(config.train, language, OPEN_SOURCES)
-            train = "\n".join(documents_of(pairs)).encode()
-            valid = list(documents_of(read_lines(config.valid, language, ())))
-            row["valid"] = bits_per_byte(model, valid)
-            for name, texts in (("valid", valid), ("parallel", parallel[language])):
-                text = "\n".join(texts).encode()
-                row[f"{name} xz"] = xz_bits_per_byte(train, text)
-                row[f"{name} 5-gram"] = ngram_bits_per_byte(train, text)
+        texts = {"parallel": parallel[language]}
+        if config.valid:
+            texts["valid"] = held_out_documents(config.valid, language, config.valid_bytes)
+        row: dict[str, float] = {}
+        for name, each in texts.items():
+            if model is not None:
+                row[name] = bits_per_byte(model, each)
+            if config.train:
+                pairs = read_lines(config.train, language, OPEN_SOURCES)
+                train = "\n".join(documents_of(pairs)).encode()
+                found = baselines(train, "\n".join(each).encode(), config.out)
+                row |= {f"{name} {baseline}": bits for baseline, bits in found.items()}
         table[language] = row
     return table
 
@@ -309,9 +347,12 @@ def measure_neurons(
         language: list(documents_of(read_lines(config.train, language, OPEN_SOURCES)))
         for language in LANGUAGES
     }
-    corpora = interp.read_corpora(source, LANGUAGES, model, tokens=100_000)
+    corpora = interp.read_corpora(
+        source, LANGUAGES, model, tokens=config.n_tokens, n_shards=10, progress=False
+    )
     stats = interp.collect(model, corpora, progress=False)
     selection = interp.select_by_entropy(stats, fraction=fraction)
+    texts = {code: lines[: config.n_items] for code, lines in texts.items()}
     n_tokens = {
         language: sum(len(ids) for ids in model.encode_batch(texts[language]))
         for language in LANGUAGES
@@ -330,6 +371,7 @@ def measure_neurons(
     random = [[rise(control[code], code) for control in controls] for code in LANGUAGES]
     return {
         "fraction": fraction,
+        "tokens": config.n_tokens,
         "counts": selection.counts(),
         "profile": selection.layer_profile().tolist(),
         "rise": matrix,
@@ -361,7 +403,7 @@ def main(config: Config) -> None:
             found = measure_neurons(model, config, parallel, FRACTION)
             curve[folder.name] = found
             print(f"{folder.name}\n{show_matrix(found)}", flush=True)
-        interp.artifacts.write_text(config.out / "history.json", json.dumps(curve, indent=1))
+        artifacts.write_text(config.out / "history.json", json.dumps(curve, indent=1))
         return
     model = interp.load(config.model)
     measured: dict[str, Any] = {"bits": measure_bits(model, config, parallel)}
@@ -378,7 +420,7 @@ def main(config: Config) -> None:
         measured["neurons"] = measure_neurons(model, config, parallel, FRACTION)
         print(show_matrix(measured["neurons"]), flush=True)
     text = json.dumps(measured, indent=1, ensure_ascii=False)
-    interp.artifacts.write_text(config.out / "measured.json", text)
+    artifacts.write_text(config.out / "measured.json", text)
 
 
 if __name__ == "__main__":

@@ -216,6 +216,21 @@ def test_another_seed_gives_another_model(tmp_path):
     assert not any(same)
 
 
+def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
+    """Facts from their first step on, other shares once the rate falls, the same each time."""
+    config = replace(tiny(tmp_path), rows=64, facts_from=10, late_shares=(0.0, 1.0))
+    tokenizer = train_babel.train_tokenizer(config)
+    stream = train_babel.Stream.build(config, tokenizer, tmp_path)
+    rows, names = stream.batch(config, 5)
+    again, same_names = stream.batch(config, 5)
+    assert torch.equal(rows, again)
+    assert names == same_names
+    assert set(names) == {"en", "de"}
+    assert any(name.startswith("facts") for name in stream.batch(config, 10)[1])
+    assert "en" not in stream.batch(config, 39)[1]
+    assert "de" in stream.batch(config, 39)[1]
+
+
 def test_lines_of_other_sources_are_left_out(tmp_path):
     with gzip.open(tmp_path / "en.txt.gz", "wt", encoding="utf-8") as file:
         file.write("one\ntwo\nthree\n")
