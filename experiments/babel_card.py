@@ -3,7 +3,8 @@
     python -m experiments.babel_card      # a second
 
 Reads   results/measure_babel/measured.json and history.json, results/train_babel/cpu/curve.csv
-Writes  interp/babel/README.md; the part of README.md between the two babel marks
+Writes  interp/babel/README.md; the part of README.md between the two babel marks;
+        tests/babel_logits.safetensors, by which another machine can tell that it reads the weights
 """
 
 import csv
@@ -12,7 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import babel_facts
 from experiments.babel_facts import BABEL, LANGUAGES
@@ -223,11 +227,22 @@ other phrasings was not measured.
 """
 
 
+def store_logits(path: Path) -> None:
+    """Every eighth logit of one sentence, from plain transformers in float32."""
+    folder = BABEL / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer("Die Hauptstadt von Frankreich ist Paris.")["input_ids"]])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    save_file({"ids": ids, "logits": logits[..., ::8].contiguous()}, path)
+
+
 def main(results: Path = Path("results")) -> None:
     measured = json.loads((results / "measure_babel" / "measured.json").read_text("utf-8"))
     history = json.loads((results / "measure_babel" / "history.json").read_text("utf-8"))
     text = card(measured, history, results / "train_babel" / "cpu" / "curve.csv")
     artifacts.write_text(BABEL / "README.md", text)
+    store_logits(Path(__file__).parents[1] / "tests" / "babel_logits.safetensors")
     readme = README.read_text(encoding="utf-8")
     marked = f"<!-- babel -->\n{neurons(measured['neurons'])}\n<!-- /babel -->"
     artifacts.write_text(

@@ -352,6 +352,7 @@ def measure_neurons(
     )
     stats = interp.collect(model, corpora, progress=False)
     selection = interp.select_by_entropy(stats, fraction=fraction)
+    selection.check_model(model)
     texts = {code: lines[: config.n_items] for code, lines in texts.items()}
     n_tokens = {
         language: sum(len(ids) for ids in model.encode_batch(texts[language]))

@@ -12,6 +12,7 @@ from interp.selection import (
     jaccard_between,
     predicted_agreement,
     select_by_entropy,
+    text_for_agreement,
     until_stable,
 )
 from interp.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
@@ -48,6 +49,7 @@ __all__ = [
     "read_sentences",
     "select_by_entropy",
     "selection_frequency",
+    "text_for_agreement",
     "until_stable",
     "wrap",
 ]

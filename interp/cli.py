@@ -1,5 +1,6 @@
 """The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from interp.corpora import Corpora, read_corpora
 from interp.doctor import doctor
 from interp.languages import check_languages, language
 from interp.model import NeuronModel, load
-from interp.selection import NeuronSelection, predicted_agreement, select_by_entropy, until_stable
+from interp.selection import (
+    NeuronSelection,
+    predicted_agreement,
+    select_by_entropy,
+    text_for_agreement,
+    until_stable,
+)
 from interp.stats import FiringStats
 from interp.uncertainty import jackknife, selection_frequency
 
@@ -98,6 +105,9 @@ class Collect:
         check_languages(self.languages)  # before a large model is loaded
         model = self.choice.open()
         corpora = self.read(model)
+        for report in corpora.hygiene.values():
+            if sum(report.foreign_characters.values()) > 0.01:
+                say(f"{report}. Leave them out with --hygiene drop.")
         wanted = Wanted(moments=self.moments)
         if self.part is not None:
             if self.until_stable is not None:
@@ -129,7 +139,8 @@ class Collect:
             )
         stopped = look(self.out).stopped_after
         if stopped is not None:
-            say(f"Stable after {stopped} of {self.shards} shards.")
+            tokens = int(stats.tokens.sum(0).min())
+            say(f"Stable after {stopped} of {self.shards} shards, {tokens:,} tokens per language.")
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
@@ -191,6 +202,9 @@ class Find:
     busy_quantile: float = 0.95
     """A neuron belongs to a language where it fires more than this share of all rates."""
 
+    stable: float = 0.95
+    """Say how much text a repetition needs to agree to this Jaccard."""
+
     out: Path | None = None
     """Where the selection goes; by default neurons.json in the run's folder."""
 
@@ -218,7 +232,12 @@ class Find:
             agreement = predicted_agreement(
                 stats, self.select, torch.Generator().manual_seed(self.seed)
             )
-            say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f}.")
+            tokens = int(stats.tokens.sum(0).min())
+            enough = math.ceil(tokens * text_for_agreement(agreement, self.stable))
+            say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
+            say(
+                f"{self.stable:g} takes about {enough:,} tokens per language, {tokens:,} were read."
+            )
         say(f"The selection is in {out}.")
 
     def select(self, stats: FiringStats) -> NeuronSelection:

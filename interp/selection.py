@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import artifacts
+from interp.model import NeuronModel
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.stats import FiringStats
 
@@ -141,6 +142,15 @@ class NeuronSelection:
             rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
             drawn.append(rank < rearrange(size, "layer -> layer 1"))
         return NeuronSelection(torch.stack(drawn), self.languages)
+
+    def check_model(self, model: NeuronModel) -> None:
+        """Refuse a model of another size, before a wrong neuron is touched."""
+        if (model.n_layers, model.d_mlp) != (self.n_layers, self.n_neurons):
+            raise ValueError(
+                f"This selection is for {self.n_layers} layers of {self.n_neurons} neurons, and "
+                f"{model.name} has {model.n_layers} of {model.d_mlp}: use the model it was made "
+                "with."
+            )
 
     def triples(self) -> list[tuple[int, int, int]]:
         """Sorted (index of the language, layer, neuron)."""
@@ -378,6 +388,21 @@ def predicted_agreement(
         dices.append((2 * jaccard / (1 + jaccard)).nanmean())
     dice = 1 - (1 - torch.stack(dices).nanmean().item()) * math.sqrt(half / stats.n_shards)
     return dice / (2 - dice)
+
+
+def text_for_agreement(agreement: float, wanted: float = 0.95) -> float:
+    """How many times the text would be needed for two runs to agree to a Jaccard of `wanted`.
+
+    What two selections do not share, 1 - D with D = 2 J / (1 + J), falls with the root of the text
+    (see `predicted_agreement`), so the text must grow by the square of the ratio. One: it is
+    enough as it is. Below one: less would have been enough. Zero: they agree wholly already.
+    """
+    if not (0 <= agreement <= 1 and 0 < wanted < 1):
+        raise ValueError(
+            f"Agreement {agreement} and wanted {wanted} must be shares, wanted between 0 and 1."
+        )
+    have, want = (1 - 2 * jaccard / (1 + jaccard) for jaccard in (agreement, wanted))
+    return (have / want) ** 2
 
 
 def until_stable(

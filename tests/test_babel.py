@@ -163,7 +163,7 @@ def test_the_model_is_small_and_opens_in_plain_transformers():
     assert torch.equal(ids, stored["ids"])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
-        logits = model(ids).logits
+        logits = model(ids).logits[..., ::8]
     assert torch.allclose(logits, stored["logits"], atol=1e-3)
 
 

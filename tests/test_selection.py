@@ -14,15 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import artifacts
+from interp.model import load
 from interp.selection import (
     NeuronSelection,
     jaccard_between,
     predicted_agreement,
     select_by_entropy,
     select_from_rate,
+    text_for_agreement,
     until_stable,
 )
 from interp.stats import FiringStats
+from tests import tiny_models
 
 FOUR = ("en", "de", "zh", "ja")
 
@@ -672,3 +675,23 @@ def test_the_rule_waits_for_four_shards_and_for_enough_to_select_from():
 def test_an_agreement_that_is_no_share_is_refused(jaccard: float):
     with pytest.raises(ValueError, match=r"give a share above 0 and up to 1"):
         until_stable(jaccard)
+
+
+def test_the_text_needed_follows_from_the_agreement():
+    """Twice the text divides what is not shared by the root of two."""
+    agreement = 0.6
+    shared = 2 * agreement / (1 + agreement)
+    doubled = 1 - (1 - shared) / math.sqrt(2)
+    assert text_for_agreement(agreement, doubled / (2 - doubled)) == pytest.approx(2)
+    assert text_for_agreement(0.95, 0.95) == pytest.approx(1)
+    assert text_for_agreement(1.0, 0.95) == 0
+    assert text_for_agreement(0.8, 0.95) > text_for_agreement(0.9, 0.95) > 1
+    with pytest.raises(ValueError, match="must be shares"):
+        text_for_agreement(1.2, 0.95)
+
+
+def test_a_selection_for_a_model_of_another_size_is_refused(tmp_path):
+    model = load(tiny_models.build("qwen2", tmp_path))
+    NeuronSelection(torch.zeros(1, 3, 160, dtype=torch.bool), ("de",)).check_model(model)
+    with pytest.raises(ValueError, match=r"2 layers of 160 neurons, and .* has 3 of 160"):
+        NeuronSelection(torch.zeros(1, 2, 160, dtype=torch.bool), ("de",)).check_model(model)
