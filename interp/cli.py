@@ -56,7 +56,7 @@ class Collect:
     """Count, in one pass over text, on how many tokens of each language every neuron fires.
 
     The folder is the ledger: run the same command again and it goes on where it stopped, also after
-    a kill; run it with `--part 1/4` to `--part 4/4` on four machines and `interp merge` the folder.
+    a kill; run it with `--shard 1/4` to `--shard 4/4` on four machines and `interp merge` it.
 
         interp collect                                   # babel, on its own parallel sentences
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh --out runs/bloom
@@ -80,7 +80,7 @@ class Collect:
     block_length: int = 256
     """Tokens per row; documents are packed into rows without padding."""
 
-    shards: int = 20
+    n_shards: int = 20
     """Random groups of documents; intervals come from leaving one out at a time."""
 
     bos: Literal["none", "document", "block"] = "none"
@@ -95,8 +95,8 @@ class Collect:
     tokens_per_batch: int = 4096
     """Tokens per forward pass; lower it when memory runs out."""
 
-    part: str | None = None
-    """i/n: read only the i-th of n parts of the pieces, for job arrays."""
+    shard: str | None = None
+    """i/n: read only the i-th of n parts of the work, for job arrays; then `interp merge`."""
 
     until_stable: float | None = None
     """Stop once a repetition of the whole would agree with it to this Jaccard, such as 0.95."""
@@ -109,17 +109,17 @@ class Collect:
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Leave them out with --hygiene drop.")
         wanted = Wanted(moments=self.moments)
-        if self.part is not None:
+        if self.shard is not None:
             if self.until_stable is not None:
                 raise ValueError(
-                    "--part and --until-stable exclude each other: whether to stop can only be "
+                    "--shard and --until-stable exclude each other: whether to stop can only be "
                     "told from all parts together. Leave one out."
                 )
             state = collect_part(
                 model,
                 corpora,
                 self.out,
-                _part(self.part),
+                _part(self.shard),
                 wanted=wanted,
                 tokens_per_batch=self.tokens_per_batch,
             )
@@ -140,7 +140,9 @@ class Collect:
         stopped = look(self.out).stopped_after
         if stopped is not None:
             tokens = int(stats.tokens.sum(0).min())
-            say(f"Stable after {stopped} of {self.shards} shards, {tokens:,} tokens per language.")
+            say(
+                f"Stable after {stopped} of {self.n_shards} shards, {tokens:,} tokens per language."
+            )
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
@@ -151,7 +153,7 @@ class Collect:
             model,
             block_length=self.block_length,
             tokens=self.tokens,
-            n_shards=self.shards,
+            n_shards=self.n_shards,
             bos=self.bos,
             hygiene=self.hygiene,
         )
@@ -369,7 +371,7 @@ def show_selection(selection: NeuronSelection, frequency: torch.Tensor | None) -
 def _part(text: str) -> tuple[int, int]:
     index, slash, n = text.partition("/")
     if not (slash and index.isdecimal() and n.isdecimal()):
-        raise ValueError(f"--part is i/n, such as 2/8, not {text!r}.")
+        raise ValueError(f"--shard is i/n, such as 2/8, not {text!r}.")
     return int(index), int(n)
 
 

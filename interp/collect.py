@@ -8,7 +8,7 @@ bytes behind.
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def collect(
     """How often every neuron fires in every language; goes on where `out` was left.
 
     `out` also receives what else is wanted: moments.safetensors, signs.safetensors, and the pieces
-    that `SentenceMeans.open(out)` reads. `stop_when` sees the counts after each round of shards
+    that `open_sentence_means(out)` reads. `stop_when` sees the counts after each round of shards
     (one of every language) and ends the run by saying True; the shards come in random order, so
     what was read is a fair sample of the text.
     """
@@ -92,8 +92,7 @@ def collect(
                 progress=progress,
             )
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, stop_when)
-    pieces = [(shard, code) for shard in range(corpora.n_shards) for code in corpora.languages]
-    bar = _bar(corpora, pieces, progress)
+    bar = _bar(corpora, _order(corpora.n_shards, corpora.languages), progress)
     for shard in range(corpora.n_shards):
         for language in corpora.languages:
             run.read(shard, language, bar)
@@ -122,8 +121,7 @@ def collect_part(
     if not 1 <= index <= n:
         raise ValueError(f"There is no part {index} of {n}: parts are counted from 1 to {n}.")
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, None)
-    every = [(shard, code) for shard in range(corpora.n_shards) for code in corpora.languages]
-    pieces = every[index - 1 :: n]
+    pieces = _order(corpora.n_shards, corpora.languages)[index - 1 :: n]
     bar = _bar(corpora, pieces, progress)
     for shard, language in pieces:
         run.read(shard, language, bar)
@@ -138,7 +136,7 @@ def look(out: Path | str) -> Progress:
     stop = folder / "stopped.json"
     stopped_after = json.loads(stop.read_text())["shards"] if stop.exists() else None
     n_shards = plan["n_shards"] if stopped_after is None else stopped_after
-    every = [(shard, code) for shard in range(n_shards) for code in plan["languages"]]
+    every = _order(n_shards, plan["languages"])
     done = tuple(piece for piece in every if _piece_path(folder, *piece).exists())
     return Progress(done, tuple(piece for piece in every if piece not in done), stopped_after)
 
@@ -307,6 +305,11 @@ def _read_plan(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+def _order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
+    """All pieces as they are read: a round of every language, shard by shard."""
+    return [(shard, language) for shard in range(n_shards) for language in languages]
+
+
 def _piece_path(folder: Path, shard: int, language: str) -> Path:
     return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
 
@@ -343,9 +346,8 @@ def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
 def _pieces(
     folder: Path, languages: tuple[str, ...], n_shards: int
 ) -> Iterator[tuple[int, int, artifacts.Artifact]]:
-    for shard in range(n_shards):
-        for row, language in enumerate(languages):
-            yield shard, row, _load_piece(_piece_path(folder, shard, language))
+    for shard, language in _order(n_shards, languages):
+        yield shard, languages.index(language), _load_piece(_piece_path(folder, shard, language))
 
 
 def _firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:

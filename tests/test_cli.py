@@ -12,7 +12,16 @@ from interp.selection import NeuronSelection
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, made_up
 
-SETTINGS = ["--languages", *LANGUAGES, "--block-length", "16", "--shards", "4", "--hygiene", "off"]
+SETTINGS = [
+    "--languages",
+    *LANGUAGES,
+    "--block-length",
+    "16",
+    "--n-shards",
+    "4",
+    "--hygiene",
+    "off",
+]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +77,11 @@ def test_from_text_to_selection_and_through_the_published_format(place, capsys):
 
 def test_parts_make_the_same_file_as_one_run(place, capsys):
     collect(place, "whole")
-    collect(place, "parts", "--part", "2/2")
+    collect(place, "parts", "--shard", "2/2")
     assert "missing" in capsys.readouterr().out
     cli.main(["status", str(place / "parts")])
     assert "6 of 12 pieces are done" in capsys.readouterr().out
-    collect(place, "parts", "--part", "1/2")
+    collect(place, "parts", "--shard", "1/2")
     cli.main(["merge", str(place / "parts")])
     whole, parts = (place / run / "firing.safetensors" for run in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
@@ -113,7 +122,7 @@ def test_a_language_without_text_is_named(place, capsys):
     said = refused(
         [
             *("collect", str(place / "model"), "--text", str(place / "text")),
-            *("--languages", "de", "ja", "--shards", "4", "--block-length", "16"),
+            *("--languages", "de", "ja", "--n-shards", "4", "--block-length", "16"),
         ],
         capsys,
     )
@@ -124,7 +133,7 @@ def test_too_few_documents_for_the_shards(place, capsys):
     said = refused(
         [
             *("collect", str(place / "model"), "--text", str(place / "text")),
-            *("--languages", "de", "en", "--shards", "500", "--block-length", "16"),
+            *("--languages", "de", "en", "--n-shards", "500", "--block-length", "16"),
         ],
         capsys,
     )
@@ -137,7 +146,7 @@ def test_invalid_utf8_names_file_and_line(place, tmp_path, capsys):
     said = refused(
         [
             *("collect", str(place / "model"), "--text", str(tmp_path), "--languages", "de"),
-            *("--shards", "4", "--block-length", "16"),
+            *("--n-shards", "4", "--block-length", "16"),
         ],
         capsys,
     )
@@ -172,9 +181,9 @@ def test_a_selection_of_another_size_is_refused(place, tmp_path, capsys):
 
 def test_parts_are_written_as_a_fraction(place, capsys):
     with pytest.raises(SystemExit) as stop:
-        collect(place, "bad", "--part", "3")
+        collect(place, "bad", "--shard", "3")
     assert stop.value.code == 2
-    assert "--part is i/n" in capsys.readouterr().err
+    assert "--shard is i/n" in capsys.readouterr().err
 
 
 def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
