@@ -60,16 +60,16 @@ class Config:
     valid_bytes: int = 200_000
     """Bytes of held-out text read per language."""
 
-    n_items: int = 600
+    n_items: int = 400
     """Parallel items read under each intervention."""
 
-    n_tokens: int = 100_000
+    n_tokens: int = 60_000
     """Tokens of training text per language, for the firing rates."""
 
-    n_draws: int = 5
+    n_draws: int = 3
     """Random neuron sets per language, matched per layer."""
 
-    n_cells: int = 80
+    n_cells: int = 40
     """At most so many cells per relation, language and kind (told or held out)."""
 
     seed: int = 0
@@ -209,10 +209,12 @@ def measure_bits(
 def sample_texts(
     model: interp.NeuronModel, prompts: list[str], n_tokens: int, seed: int
 ) -> list[str]:
-    """Continuations at temperature 0.8, without their prompts."""
-    assert model.bos_id is not None
+    """Continuations at temperature 0.8, without their prompts.
+
+    A prompt begins a line of running text: a beginning-of-text token mostly opens a fact here.
+    """
     torch.manual_seed(seed)
-    encoded = [[model.bos_id, *ids] for ids in model.encode_batch(prompts)]
+    encoded = model.encode_batch([f"\n{prompt}" for prompt in prompts])
     widest = max(len(ids) for ids in encoded)
     ids = torch.full((len(encoded), widest), 2)
     mask = torch.zeros_like(ids)
@@ -353,7 +355,6 @@ def measure_neurons(
     stats = interp.collect(model, corpora, progress=False)
     selection = interp.select_by_entropy(stats, fraction=fraction)
     selection.check_model(model)
-    texts = {code: lines[: config.n_items] for code, lines in texts.items()}
     n_tokens = {
         language: sum(len(ids) for ids in model.encode_batch(texts[language]))
         for language in LANGUAGES
@@ -392,16 +393,26 @@ def show_matrix(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def running_text(lines: list[str], per_document: int = 20) -> list[str]:
+    """Items one below the other, as the lines of the training text are."""
+    return [
+        "\n".join(lines[start : start + per_document])
+        for start in range(0, len(lines), per_document)
+    ]
+
+
 def main(config: Config) -> None:
-    parallel = {
+    items = {
         code: (babel_facts.BABEL / "parallel" / f"{code}.txt").read_text("utf-8").splitlines()
         for code in LANGUAGES
     }
+    parallel = {code: running_text(lines) for code, lines in items.items()}
+    some = {code: running_text(lines[: config.n_items]) for code, lines in items.items()}
     if config.history is not None:
         curve = {}
         for folder in sorted(config.history.glob("step-*")):
             model = interp.load(folder)
-            found = measure_neurons(model, config, parallel, FRACTION)
+            found = measure_neurons(model, config, some, FRACTION)
             curve[folder.name] = found
             print(f"{folder.name}\n{show_matrix(found)}", flush=True)
         artifacts.write_text(config.out / "history.json", json.dumps(curve, indent=1))
@@ -409,7 +420,7 @@ def main(config: Config) -> None:
     model = interp.load(config.model)
     measured: dict[str, Any] = {"bits": measure_bits(model, config, parallel)}
     print(json.dumps(measured["bits"], indent=1), flush=True)
-    measured["texts"] = measure_texts(model, config, parallel)
+    measured["texts"] = measure_texts(model, config, items)
     print(json.dumps(measured["texts"], indent=1, ensure_ascii=False), flush=True)
     measured["facts"] = measure_facts(model, config)
     for key, row in measured["facts"].items():
@@ -418,7 +429,7 @@ def main(config: Config) -> None:
     measured["tasks"] = measure_tasks(model)
     print(json.dumps(measured["tasks"], indent=1), flush=True)
     if config.train is not None:
-        measured["neurons"] = measure_neurons(model, config, parallel, FRACTION)
+        measured["neurons"] = measure_neurons(model, config, some, FRACTION)
         print(show_matrix(measured["neurons"]), flush=True)
     text = json.dumps(measured, indent=1, ensure_ascii=False)
     artifacts.write_text(config.out / "measured.json", text)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
-from experiments import babel_facts, train_babel
+from experiments import babel_facts, measure_babel, train_babel
 from experiments.babel_facts import BABEL, LANGUAGES
 from interp.texts import read_prompts
 
@@ -171,15 +171,26 @@ def test_the_doctor_trusts_babel():
     assert interp.doctor(interp.load("babel")).ok
 
 
-def test_babel_knows_capitals_and_has_language_neurons():
-    """Far from the card's measurement, but enough to notice a wrong file."""
+def test_babel_has_language_neurons_that_matter_to_their_own_language():
+    """Far smaller than the card's measurement, but enough to notice a wrong file."""
     model = interp.load("babel", dtype=torch.float32)
     text = interp.read_corpora(
-        "babel", LANGUAGES, model, block_length=64, tokens=4000, n_shards=5, progress=False
+        "babel", LANGUAGES, model, block_length=64, tokens=8000, n_shards=5, progress=False
     )
     stats = interp.collect(model, text, progress=False)
     neurons = interp.select_by_entropy(stats, fraction=0.03)
-    assert min(neurons.counts()[code] for code in ("de", "zh", "ja")) > 5
+    control = neurons.random_like(torch.Generator().manual_seed(0), exclude=neurons.union())
+    pair = ("zh", "de")
+    read = {code: measure_babel.running_text(lines_of(code)[:40]) for code in pair}
+    for code, other in (pair, pair[::-1]):
+        base = {each: measure_babel.nats(model, read[each]).sum() for each in pair}
+        off = {
+            each: measure_babel.switched_off(model, neurons[code], read[each]).sum() - base[each]
+            for each in pair
+        }
+        random = measure_babel.switched_off(model, control[code], read[code]).sum() - base[code]
+        assert off[code] > 5 * off[other].abs()
+        assert off[code] > 5 * random.abs()
 
 
 # ---------------------------------------------------------------- training
