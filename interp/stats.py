@@ -269,9 +269,9 @@ class MomentsCounter:
         keep = rearrange(batch.keep, "batch pos -> (batch pos)")
         if not batch.whole:
             flat = flat[keep]
-        # Two passes over the tensor and no copy of it: a product with ones, and a norm.
-        total = torch.ones(len(flat), device=flat.device) @ flat
-        squares = torch.linalg.vector_norm(flat, dim=0) ** 2
+        # Products with ones; a norm over the first axis takes eighteen times as long on a CPU.
+        ones = torch.ones(len(flat), device=flat.device)
+        total, squares = ones @ flat, ones @ (flat * flat)
         first = 0 if kind == "pre" else 2
         self._sums[layer][first] += total
         self._sums[layer][first + 1] += squares
