@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,6 +109,8 @@ class Collect:
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Leave them out with --hygiene drop.")
         wanted = Wanted(moments=self.moments)
+        # Who reads which part, and where to, changes no number.
+        settings = {key: each for key, each in asdict(self).items() if key not in ("shard", "out")}
         if self.shard is not None:
             if self.until_stable is not None:
                 raise ValueError(
@@ -122,6 +124,7 @@ class Collect:
                 _part(self.shard),
                 wanted=wanted,
                 tokens_per_batch=self.tokens_per_batch,
+                settings=settings,
             )
             if state.missing:
                 say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
@@ -136,6 +139,7 @@ class Collect:
                 wanted=wanted,
                 tokens_per_batch=self.tokens_per_batch,
                 stop_when=rule,
+                settings=settings,
             )
         stopped = look(self.out).stopped_after
         if stopped is not None:

@@ -8,7 +8,7 @@ bytes behind.
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def collect(
     wanted: Wanted | None = None,
     tokens_per_batch: int = 4096,
     stop_when: Callable[[FiringStats], bool] | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> FiringStats:
     """How often every neuron fires in every language; goes on where `out` was left.
@@ -78,7 +79,7 @@ def collect(
     `out` also receives what else is wanted: moments.safetensors, signs.safetensors, and the pieces
     that `open_sentence_means(out)` reads. `stop_when` sees the counts after each round of shards
     (one of every language) and ends the run by saying True; the shards come in random order, so
-    what was read is a fair sample of the text.
+    what was read is a fair sample of the text. `settings` are stored with every result.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -89,9 +90,11 @@ def collect(
                 wanted=wanted,
                 tokens_per_batch=tokens_per_batch,
                 stop_when=stop_when,
+                settings=settings,
                 progress=progress,
             )
-    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, stop_when)
+    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
+    run.start(stops_early=stop_when is not None, settings=settings or {})
     bar = _bar(corpora, _order(corpora.n_shards, corpora.languages), progress)
     for shard in range(corpora.n_shards):
         for language in corpora.languages:
@@ -111,6 +114,7 @@ def collect_part(
     *,
     wanted: Wanted | None = None,
     tokens_per_batch: int = 4096,
+    settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Progress:
     """Read part i of n of the pieces, counted from 1; whoever runs the other parts may do so later.
@@ -120,7 +124,8 @@ def collect_part(
     index, n = part
     if not 1 <= index <= n:
         raise ValueError(f"There is no part {index} of {n}: parts are counted from 1 to {n}.")
-    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch, None)
+    run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
+    run.start(stops_early=False, settings=settings or {})
     pieces = _order(corpora.n_shards, corpora.languages)[index - 1 :: n]
     bar = _bar(corpora, pieces, progress)
     for shard, language in pieces:
@@ -177,6 +182,42 @@ class _Run:
     wanted: Wanted
     tokens_per_batch: int
 
+    def start(self, stops_early: bool, settings: Mapping[str, Any]) -> None:
+        """Begin the folder, or make sure that it was begun with the very same things."""
+        model, corpora = self.model, self.corpora
+        plan = {
+            # The name may be a path, and a model that was moved is the same model.
+            "model": {key: each for key, each in model.fingerprint.items() if key != "name"},
+            "n_layers": model.n_layers,
+            "d_mlp": model.d_mlp,
+            "corpora": corpora.fingerprint,
+            "languages": list(corpora.languages),
+            "n_shards": corpora.n_shards,
+            "tokens": corpora.tokens(),
+            "wanted": {
+                "moments": self.wanted.moments,
+                "sentence_means": list(self.wanted.sentence_means),
+                "signs": self.wanted.signs,
+            },
+            "tokens_per_batch": self.tokens_per_batch,
+            "stops_early": stops_early,
+            "versions": artifacts.provenance()["versions"],
+        }
+        path = self.folder / "run.json"
+        if not path.exists():
+            told = plan | artifacts.provenance(**settings) | {"name": model.name}
+            artifacts.write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            return
+        started = _read_plan(self.folder)
+        differ = [key for key in plan if started.get(key) != plan[key]]
+        if differ:
+            key = differ[0]
+            raise ValueError(
+                f"{self.folder} was started with another {', '.join(differ)} ({key}: "
+                f"{_difference(started.get(key), plan[key])}). Go on with what it was started "
+                "with, or give another folder."
+            )
+
     def read(self, shard: int, language: str, bar: Any) -> None:
         """Read one piece, unless its file is there and whole."""
         path = _piece_path(self.folder, shard, language)
@@ -230,14 +271,9 @@ class _Run:
 
 
 def _open(
-    folder: Path,
-    model: NeuronModel,
-    corpora: Corpora,
-    wanted: Wanted,
-    tokens_per_batch: int,
-    stop_when: Callable[[FiringStats], bool] | None,
+    folder: Path, model: NeuronModel, corpora: Corpora, wanted: Wanted, tokens_per_batch: int
 ) -> _Run:
-    """Start a folder, or go on with one that was started with the very same things."""
+    """A run of these things in this folder, refused where they do not go together."""
     if wanted.sentence_means and corpora.packed:
         raise ValueError(
             "Sentence means need rows that are sentences, and these are packed blocks: read the "
@@ -246,40 +282,8 @@ def _open(
     if wanted.signs and corpora.packed:
         raise ValueError(
             "Signs at the last token need rows that are prompts, and these are packed blocks: "
-            "read the text with read_sentences or read_prompts."
+            "read them with read_prompts and prompt_rows."
         )
-    # The name may be a path, and a model that was moved is the same model.
-    identity = {key: value for key, value in model.fingerprint.items() if key != "name"}
-    plan = {
-        "model": identity,
-        "n_layers": model.n_layers,
-        "d_mlp": model.d_mlp,
-        "corpora": corpora.fingerprint,
-        "languages": list(corpora.languages),
-        "n_shards": corpora.n_shards,
-        "tokens": corpora.tokens(),
-        "wanted": {
-            "moments": wanted.moments,
-            "sentence_means": list(wanted.sentence_means),
-            "signs": wanted.signs,
-        },
-        "tokens_per_batch": tokens_per_batch,
-        "stops_early": stop_when is not None,
-        "versions": artifacts.provenance()["versions"],
-    }
-    path = folder / "run.json"
-    if path.exists():
-        started = _read_plan(folder)
-        differ = [key for key in plan if started.get(key) != plan[key]]
-        if differ:
-            key = differ[0]
-            raise ValueError(
-                f"{folder} was started with another {', '.join(differ)} ({key}: "
-                f"{_difference(started.get(key), plan[key])}). Go on with what it was started "
-                "with, or give another folder."
-            )
-    else:
-        artifacts.write_text(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
     return _Run(folder, model, corpora, wanted, tokens_per_batch)
 
 

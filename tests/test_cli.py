@@ -64,6 +64,7 @@ def test_from_text_to_selection_and_through_the_published_format(place, capsys):
     stored = json.loads((place / "run" / "neurons.json").read_text(encoding="utf-8"))
     assert stored["provenance"]["settings"]["fraction"] == 0.1
     assert stored["provenance"]["settings"]["run"]["n_shards"] == 4
+    assert stored["provenance"]["settings"]["run"]["settings"]["block_length"] == 16
 
     cli.main(["export", str(place / "run" / "neurons.json"), "--out", str(place / "n.pth")])
     cli.main(
