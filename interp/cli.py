@@ -28,6 +28,10 @@ from interp.stats import FiringStats
 from interp.uncertainty import jackknife, selection_frequency
 
 BABEL = Path(__file__).parent / "babel"
+DESCRIPTION = (
+    "Which neurons of a multilingual language model belong to a language, and which are shared. "
+    "Try `interp demo` first; then `interp doctor`, `collect` and `find` on a model of your own."
+)
 
 
 @dataclass(frozen=True)
@@ -395,7 +399,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Exit code 0: done; 1: the doctor found a fault; 2: one sentence says what to change."""
     command: Command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="interp", description=__doc__, args=arguments
+        COMMANDS, prog="interp", description=DESCRIPTION, args=arguments
     )
     try:
         command.run()
