@@ -10,16 +10,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 try:
     from transformer_lens import HookedTransformer
@@ -31,6 +35,7 @@ Kind = Literal[
     "pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post", "q", "k", "v", "attn_out"
 ]
 Hook = Callable[..., Tensor | None]
+Where = Literal["all", "prompt", "generated", "last"]
 Ids = Int[Tensor, "batch pos"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
 
@@ -48,6 +53,20 @@ _HOOKS: dict[str, str] = {
 }
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 _TOKENIZER_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
+
+
+@dataclass
+class _Pass:
+    """What is being read, for hooks that must know which token is which."""
+
+    mask: Tensor | None
+    """Zero on padding; None: there is none."""
+
+    prompt: int | None = None
+    """Length of the prompts while text is generated, padding included; None: nothing is."""
+
+    number: int = -1
+    """Forward passes before this one, while text is generated."""
 
 
 class NeuronModel:
@@ -69,6 +88,7 @@ class NeuronModel:
         self.name = name
         self.attention: Attention = attention
         self._parameters = parameters
+        self._pass: _Pass | None = None
         named = ("architecture", "original_architecture")  # by a bridge, by a HookedTransformer
         self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in named)))
         self.n_layers = len(getattr(bridge, "blocks", ()))
@@ -237,24 +257,101 @@ class NeuronModel:
         weight = getattr(mlp, "W_out", None)
         return None if weight is None else tuple(weight.shape)
 
+    def positions(self, n_positions: int, where: Where) -> Bool[Tensor, "_ pos"]:
+        """Inside a hook: which positions of the running pass are meant.
+
+        "generated": those of generated tokens; "prompt": all others; "last": the one that predicts
+        what comes next, which is the last of the prompt and every generated one. With a cache, a
+        pass after the first one holds the newest token alone.
+        """
+        if self._pass is None:
+            raise ValueError(
+                f"where={where!r} needs to know what is prompt: run the model with its own body, "
+                "logits or generate, not through the bridge."
+            )
+        place = torch.arange(n_positions)
+        if self._pass.prompt is None:
+            length = torch.tensor([n_positions])
+            if self._pass.mask is not None:
+                length = self._pass.mask.sum(dim=1).cpu()
+            last = rearrange(length, "batch -> batch 1") - 1
+            first_generated = torch.tensor([[n_positions]])
+        else:
+            cached = self._pass.number > 0 and n_positions == 1
+            first_generated = torch.tensor([[0 if cached else self._pass.prompt]])
+            last = first_generated - 1
+        generated = place >= first_generated
+        return {
+            "all": torch.ones_like(generated),
+            "prompt": ~generated,
+            "generated": generated,
+            "last": generated | (place == last),
+        }[where]
+
+    @contextmanager
+    def _reading(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:
+        """Know, while the model runs, what it reads."""
+        before, self._pass = self._pass, _Pass(mask, prompt)
+        module = getattr(self.bridge, "original_model", None)
+        if module is None:  # HookedTransformer generates by its forward, past hooks on itself
+            module = self.bridge.embed
+
+        def count(*_: Any) -> None:
+            if self._pass is not None:
+                self._pass.number += 1
+
+        handle = None if prompt is None else module.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            self._pass = before
+            if handle is not None:
+                handle.remove()
+
     def body(self, ids: Ids, mask: Mask | None = None) -> None:
         """Run all layers, so that hooks fire, and skip the unembedding. Right padding only."""
-        self.bridge.original_model.base_model(
-            input_ids=ids.to(self.device),
-            attention_mask=self._padded("right", mask),
-            use_cache=False,
-        )
+        self._hidden(ids, mask)
+
+    def losses(
+        self, ids: Ids, mask: Mask | None = None, rows: int = 256
+    ) -> Float[Tensor, "batch _"]:
+        """Nats of each token given those before it: entry [i, j] is that of token j + 1 of text i.
+
+        Those of real tokens are where `mask[:, 1:]` is True, everywhere without a mask; on padding
+        there are zeros. Float32 or better. At most `rows` rows of logits are held at a time, each
+        as wide as the vocabulary; hooks behind the last layer fire once for each such piece, in
+        which texts are mixed. Right padding only.
+        """
+        if rows < 1:
+            raise ValueError(f"rows is {rows}: hold one row of logits or more at a time.")
+        hidden = self._hidden(ids, mask)
+        following = ids[:, 1:].to(self.device)
+        real = torch.ones_like(following) if mask is None else mask[:, 1:].to(self.device)
+        real = real.bool()
+        states = hidden[:, :-1][real.to(hidden.device)].split(rows)
+        targets = following[real].long().split(rows)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        nats = torch.zeros(real.shape, dtype=wide, device=self.device)
+        if real.any():
+            pieces = []
+            for state, target in zip(states, targets, strict=True):
+                logits = self._unembed(state).to(self.device, wide)
+                pieces.append(functional.cross_entropy(logits, target, reduction="none"))
+            nats[real] = torch.cat(pieces)
+        return nats
 
     def logits(
         self, ids: Ids, mask: Mask | None = None, keep: int = 0
     ) -> Float[Tensor, "batch _ vocab"]:
         """Logits at every position, or at the last `keep`. Right padding only."""
-        return self.bridge.original_model(
-            input_ids=ids.to(self.device),
-            attention_mask=self._padded("right", mask),
-            use_cache=False,
-            logits_to_keep=keep,
-        ).logits
+        attended = self._padded("right", mask)
+        with self._reading(attended):
+            return self.bridge.original_model(
+                input_ids=ids.to(self.device),
+                attention_mask=attended,
+                use_cache=False,
+                logits_to_keep=keep,
+            ).logits
 
     def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
         """Prompts and what follows them; greedy unless `do_sample=True`. Left padding only.
@@ -264,9 +361,34 @@ class NeuronModel:
         """
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0  # the mask hides it
         settings = {"do_sample": False, "pad_token_id": pad, **settings}
-        return self.bridge.original_model.generate(
-            ids.to(self.device), attention_mask=self._padded("left", mask), **settings
+        attended = self._padded("left", mask)
+        with self._reading(attended, prompt=ids.shape[1]):
+            return self.bridge.original_model.generate(
+                ids.to(self.device), attention_mask=attended, **settings
+            )
+
+    def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
+        """What the unembedding gets. Right padding only."""
+        attended = self._padded("right", mask)
+        with self._reading(attended):
+            return self.bridge.original_model.base_model(
+                input_ids=ids.to(self.device), attention_mask=attended, use_cache=False
+            )[0]
+
+    def _unembed(self, hidden: Float[Tensor, "row _"]) -> Float[Tensor, "row vocab"]:
+        """Logits, by the code of the model itself, since many models scale or cap them at the end.
+
+        The model runs with this in the place of what its layers would give.
+        """
+        model = self.bridge.original_model
+        given = BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model")
         )
+        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
+        # OPT goes past its base model, to the decoder inside.
+        bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
+        with _gives([body for body in bodies if body is not None], given):
+            return model(input_ids=ids, use_cache=False).logits[0]
 
     def _padded(
         self, side: Literal["left", "right"], mask: Mask | None
@@ -313,15 +435,23 @@ class ClassicModel(NeuronModel):
             found.append("centred unembedding")
         return ", ".join(found) or "none"
 
-    def body(self, ids: Ids, mask: Mask | None = None) -> None:
-        mask = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        self.bridge(ids.to(self.device), stop_at_layer=self.n_layers, attention_mask=mask)
+    def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
+        attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
+        with self._reading(attended):
+            return self.bridge(
+                ids.to(self.device), stop_at_layer=self.n_layers, attention_mask=attended
+            )
+
+    def _unembed(self, hidden: Float[Tensor, "row _"]) -> Float[Tensor, "row vocab"]:
+        states = rearrange(hidden, "row d_model -> 1 row d_model")
+        return self.bridge(states, start_at_layer=self.n_layers, return_type="logits")[0]
 
     def logits(
         self, ids: Ids, mask: Mask | None = None, keep: int = 0
     ) -> Float[Tensor, "batch _ vocab"]:
-        mask = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        logits = self.bridge(ids.to(self.device), return_type="logits", attention_mask=mask)
+        attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
+        with self._reading(attended):
+            logits = self.bridge(ids.to(self.device), return_type="logits", attention_mask=attended)
         return logits[:, -keep:]
 
     def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
@@ -343,7 +473,8 @@ class ClassicModel(NeuronModel):
             "verbose": False,
             **settings,
         }
-        return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
+        with self._reading(None, prompt=ids.shape[1]):
+            return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
 
 
 def load(
@@ -431,6 +562,21 @@ def _find(name: str | Path) -> str:
             f"{path} is not a folder: name a folder that holds a Hugging Face model."
         )
     return str(path) if path.is_dir() else str(name)
+
+
+@contextmanager
+def _gives(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """Within the block, these modules do not run and give this."""
+    before = [vars(module).get("forward") for module in modules]  # None: that of the class
+    try:
+        for module in modules:
+            module.forward = lambda *args, **settings: output
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
 
 def _leave_attention_alone(adapter: Any) -> None:

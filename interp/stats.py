@@ -347,6 +347,12 @@ class SentenceMeans:
     kinds: tuple[Kind, ...]
     """The sites that were kept."""
 
+    @property
+    def n_layers(self) -> int:
+        with safe_open(self.pieces[0], framework="pt") as file:
+            names = list(file.keys())
+        return sum(name.startswith(f"means.{self.kinds[0]}.") for name in names)
+
     def read(self, kind: Kind, layer: int) -> Float[Tensor, "sentence unit"]:
         """Mean over the sentence's tokens, for each unit of a site."""
         if kind not in self.kinds:
