@@ -1,20 +1,30 @@
-"""How sure a number is: error bars from leaving out one shard of documents at a time.
+"""How sure a number is: error bars over shards of documents or over examples, and permutations.
 
 Tokens of one document go together, so a neuron that fires on a topic fires in bursts. Error bars
 that take tokens for independent draws are far too small; shards of random documents are
 independent, and the statistic without each of them shows how much it depends on which documents
 were read. That needs no further pass over the text.
+
+Examples can go together as well: several prompts about one fact, several questions on one text.
+Where they do, `clusters` says so, one number per example, the same for those that go together.
 """
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from scipy.special import stdtrit
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from interp.stats import FiringStats
+
+_ENTRIES_AT_ONCE = 1 << 22  # bounds the memory of resampling
+_MOST_SIGNS = 14  # of so many differences, all 2**14 signs are tried
 
 
 @dataclass(frozen=True)
@@ -22,10 +32,10 @@ class Estimate:
     """A number, or a tensor of them, with its uncertainty; in the unit of the number."""
 
     value: Float[Tensor, "*shape"]
-    """The statistic over all shards."""
+    """The statistic over everything there is."""
 
     standard_error: Float[Tensor, "*shape"]
-    """Standard deviation of `value` over repetitions with other documents."""
+    """Standard deviation of `value` over repetitions with other documents or examples."""
 
     low: Float[Tensor, "*shape"]
     """Lower end of the interval."""
@@ -35,6 +45,28 @@ class Estimate:
 
     level: float
     """Share of repetitions whose interval holds the truth, such as 0.95; one number at a time."""
+
+
+@dataclass(frozen=True)
+class PermutationTest:
+    """How often chance alone, with labels or signs dealt out anew, does as well as was observed."""
+
+    statistic: float
+    """What was observed."""
+
+    p_value: float
+    """Share of the arrangements whose statistic is at least as far from zero; two-sided."""
+
+    smallest_p: float
+    """The p-value if the observed arrangement were the most extreme of all: with few labels or
+    many ties it is large, and then no result can be significant."""
+
+    n_arrangements: int
+    """Arrangements counted, the observed one among them."""
+
+    exact: bool
+    """All arrangements were counted; otherwise the observed one and a random draw of others, so
+    that p = (1 + as extreme) / (1 + drawn)."""
 
 
 def jackknife(
@@ -55,26 +87,39 @@ def jackknife(
 
     Costs one evaluation per shard, and three times the memory of the statistic.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"The level is {level}: give a share between 0 and 1, such as 0.95.")
-    _check_shards(stats)
-    value = statistic(stats).double()
-    mean, squares = torch.zeros_like(value), torch.zeros_like(value)
-    for shard in range(stats.n_shards):
-        replicate = statistic(stats.without(shard)).double()
-        if replicate.shape != value.shape:
-            raise ValueError(
-                f"The statistic has shape {tuple(value.shape)} on all shards and "
-                f"{tuple(replicate.shape)} without shard {shard}: it must not change its shape."
-            )
-        # Welford's update: no second look at the replicates, no difference of large sums.
-        before = replicate - mean
-        mean = mean + before / (shard + 1)
-        squares = squares + before * (replicate - mean)
-    error = (squares * (stats.n_shards - 1) / stats.n_shards).sqrt()
-    error = error.masked_fill(~value.isfinite(), torch.nan)
-    reach = float(stdtrit(stats.n_shards - 1, (1 + level) / 2)) * error
-    return Estimate(value, error, value - reach, value + reach, level)
+
+    def without(shard: int | None) -> Tensor:
+        return statistic(stats if shard is None else stats.without(shard))
+
+    return _leave_one_out(without, stats.n_shards, level)
+
+
+def jackknife_shards(
+    sums: Mapping[str, Shaped[Tensor, "shard ..."]],
+    statistic: Callable[[dict[str, Tensor]], Tensor],
+    level: float = 0.95,
+) -> Estimate:
+    """`jackknife` for a statistic of other sums than firing: losses, hits, tokens, moments.
+
+    `sums` holds, per name, a sum for each shard. The statistic sees the totals, without the shard
+    axis: `lambda total: total["loss"] / total["tokens"]`.
+
+    Zero, NaN and cost are those of `jackknife`.
+    """
+    sizes = {name: len(each) for name, each in sums.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"The shards of the sums are {sizes}: give one sum or more, all with the same shards."
+        )
+
+    def without(shard: int | None) -> Tensor:
+        if shard is None:
+            return statistic({name: each.sum(dim=0) for name, each in sums.items()})
+        # Not the total less the shard: a difference of floats would not forget a large shard.
+        parts = {name: (each[:shard], each[shard + 1 :]) for name, each in sums.items()}
+        return statistic({name: a.sum(dim=0) + b.sum(dim=0) for name, (a, b) in parts.items()})
+
+    return _leave_one_out(without, next(iter(sizes.values())), level)
 
 
 def selection_frequency(
@@ -88,16 +133,266 @@ def selection_frequency(
     Replicates share all but one shard, so this is no probability that a run on other text would
     select the neuron; for that see `interp.selection.predicted_agreement`.
     """
-    _check_shards(stats)
+    _check_shards(stats.n_shards)
     chosen = torch.zeros(stats.fired.shape[1:], dtype=torch.int64)
     for shard in range(stats.n_shards):
         chosen += select(stats.without(shard))
     return chosen.double() / stats.n_shards
 
 
-def _check_shards(stats: FiringStats) -> None:
-    if stats.n_shards < 2:
+def mean_over_examples(
+    values: Float[Tensor, " example *shape"],
+    clusters: Int64[Tensor, " example"] | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean over the first axis with its standard error over clusters of examples, and a t interval.
+
+    With n examples x₁ … xₙ in C clusters and x̄ their mean,
+
+        standard error² = C / (C - 1) · Σ over clusters (Σ in the cluster (xᵢ - x̄))² / n²,
+
+    and t is from Student's distribution with C - 1 degrees of freedom. Without `clusters` each
+    example is its own, and the standard error is the standard deviation over √n.
+
+    Zero: the examples, or the sums of the clusters, agree. NaN: some value is NaN.
+    """
+    _check_level(level)
+    number, n_clusters = _clusters(len(values), clusters)
+    values = values.double()
+    mean = values.mean(dim=0)
+    sums = torch.zeros(n_clusters, *mean.shape, dtype=values.dtype, device=values.device)
+    sums.index_add_(0, number.to(values.device), values - mean)
+    error = (sums.square().sum(dim=0) * n_clusters / (n_clusters - 1)).sqrt() / len(values)
+    return _with_interval(mean, error, n_clusters - 1, level)
+
+
+def paired_bootstrap(
+    a: Float[Tensor, " example"],
+    b: Float[Tensor, " example"],
+    generator: torch.Generator,
+    clusters: Int64[Tensor, " example"] | None = None,
+    n_resamples: int = 10_000,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean of a - b over examples that both have, with a percentile interval.
+
+    Clusters of examples are drawn anew with replacement, as many as there are, `n_resamples` times;
+    the standard error and the interval are the standard deviation and the quantiles of the mean
+    difference of the drawn examples. Right for scores of any distribution, such as correct or not;
+    with fewer than about 20 clusters the interval is too narrow.
+
+    Zero: the same difference in every example.
+    """
+    _check_level(level)
+    difference = _difference(a, b)
+    number, n_clusters = _clusters(len(difference), clusters)
+    sums = torch.zeros(n_clusters, dtype=torch.float64).index_add_(0, number, difference)
+    sizes = number.bincount().double()
+    if n_resamples < 2:
+        raise ValueError(f"{n_resamples} resamples have no spread: draw a thousand or more.")
+    means = []
+    for n_rows in _chunks(n_resamples, n_clusters):
+        drawn = torch.randint(n_clusters, (n_rows, n_clusters), generator=generator)
+        means.append(sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1))
+    means = torch.cat(means)
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return Estimate(difference.mean(), means.std(), low, high, level)
+
+
+def permutation_test(
+    a: Float[Tensor, " example"],
+    b: Float[Tensor, " example"],
+    generator: torch.Generator,
+    n_permutations: int = 9999,
+) -> PermutationTest:
+    """Could the mean of a - b be chance? The sign of every difference is dealt out anew.
+
+    Were it chance which of an example's two scores is called a, each difference would be as likely
+    with the other sign. Up to 14 differences that are not zero all signs are tried, beyond that
+    `n_permutations` random ones. Where examples go together, give the sum of each cluster.
+
+    One: no difference at all, or a mean of zero.
+    """
+    difference = _difference(a, b)
+    # A difference of zero is the same with either sign.
+    moving = difference[difference != 0]
+    exact = len(moving) <= _MOST_SIGNS
+    if exact:
+        signs = torch.tensor(list(itertools.product([1.0, -1.0], repeat=len(moving))))
+        sums = signs.double() @ moving
+    else:
+        _check_permutations(n_permutations)
+        parts = []
+        for n_rows in _chunks(n_permutations, len(moving)):
+            heads = torch.randint(2, (n_rows, len(moving)), generator=generator)
+            parts.append((2 * heads - 1).double() @ moving)
+        sums = torch.cat(parts)
+    return _permutation_test(difference.mean(), sums / len(difference), exact)
+
+
+def mantel_test(
+    matrix: Float[Tensor, "language language"],
+    distance: Float[Tensor, "language language"],
+    generator: torch.Generator,
+    n_permutations: int = 9999,
+) -> PermutationTest:
+    """Do two symmetric matrices over the same languages go together? The labels are dealt out anew.
+
+    The statistic is Pearson's correlation of the entries above the diagonal; for rank correlation
+    give ranks. Pairs with a language in common are no independent observations, which is why whole
+    languages are relabelled and no p-value of a correlation is used (Mantel, 1967). All relabelings
+    are tried if they are at most `n_permutations` + 1, that is up to 7 languages with 9999, and
+    otherwise random ones. Three languages have 6, four have 24: look at `smallest_p`.
+
+    Negative: close languages score high in `matrix`. The diagonals are not read.
+    """
+    n_languages = len(matrix)
+    if n_languages < 3:
+        raise ValueError(f"{n_languages} languages have no pairs to compare: give three or more.")
+    _check_permutations(n_permutations)
+    row, column = torch.triu_indices(n_languages, n_languages, offset=1)
+    one, other = _standard_pairs("matrix", matrix), _standard_pairs("distance", distance)
+    exact = math.factorial(n_languages) <= n_permutations + 1
+    if exact:
+        orders = torch.tensor(list(itertools.permutations(range(n_languages))))
+    else:
+        orders = torch.rand(n_permutations, n_languages, generator=generator).argsort(dim=1)
+    square = torch.zeros(n_languages, n_languages, dtype=torch.float64)
+    square[row, column] = square[column, row] = one
+    correlations = [
+        square[some[:, row], some[:, column]] @ other
+        for some in orders.split(_ENTRIES_AT_ONCE // len(row))
+    ]
+    return _permutation_test(one @ other, torch.cat(correlations), exact)
+
+
+def false_discovery(p_value: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """For each p-value, the share of false discoveries if all as small were called discoveries.
+
+    Benjamini and Hochberg (1995), over all entries at once; right for independent tests and for
+    tests that go together positively. NaN is no test: it does not count, and stays NaN.
+    """
+    adjusted = p_value.double().cpu().clone()
+    tested = ~adjusted.isnan()
+    adjusted[tested] = torch.from_numpy(false_discovery_control(adjusted[tested].numpy()))
+    return adjusted
+
+
+def _leave_one_out(
+    statistic: Callable[[int | None], Tensor], n_shards: int, level: float
+) -> Estimate:
+    """Delete-one-shard jackknife; `statistic(None)` is of the whole."""
+    _check_level(level)
+    _check_shards(n_shards)
+    value = statistic(None).double()
+    mean, squares = torch.zeros_like(value), torch.zeros_like(value)
+    for shard in range(n_shards):
+        replicate = statistic(shard).double()
+        if replicate.shape != value.shape:
+            raise ValueError(
+                f"The statistic has shape {tuple(value.shape)} on all shards and "
+                f"{tuple(replicate.shape)} without shard {shard}: it must not change its shape."
+            )
+        # Welford's update: no second look at the replicates, no difference of large sums.
+        before = replicate - mean
+        mean = mean + before / (shard + 1)
+        squares = squares + before * (replicate - mean)
+    error = (squares * (n_shards - 1) / n_shards).sqrt()
+    error = error.masked_fill(~value.isfinite(), torch.nan)
+    return _with_interval(value, error, n_shards - 1, level)
+
+
+def _with_interval(value: Tensor, error: Tensor, freedom: int, level: float) -> Estimate:
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
+    return Estimate(value, error, value - reach, value + reach, level)
+
+
+def _permutation_test(observed: Tensor, arranged: Tensor, exact: bool) -> PermutationTest:
+    if not exact:
+        arranged = torch.cat([arranged, rearrange(observed, "-> 1")])
+    strength = arranged.abs()
+    # Equal sums in another order differ by rounding, and have to count as equal.
+    rounding = 1e-9 * strength.max()
+    return PermutationTest(
+        observed.item(),
+        (strength >= observed.abs() - rounding).double().mean().item(),
+        (strength >= strength.max() - rounding).double().mean().item(),
+        len(arranged),
+        exact,
+    )
+
+
+def _standard_pairs(name: str, matrix: Tensor) -> Float64[Tensor, " pair"]:
+    """The entries above the diagonal, less their mean, of length one."""
+    matrix = matrix.double().cpu()
+    row, column = torch.triu_indices(*matrix.shape, offset=1)
+    pairs = matrix[row, column]
+    same = torch.allclose(pairs, matrix[column, row], rtol=1e-6, atol=1e-9)
+    if not same or pairs.isinf().any():
+        raise ValueError(f"The {name} is not symmetric or not finite: give a number for each pair.")
+    centred = pairs - pairs.mean()
+    if centred.norm() <= 1e-12 * pairs.norm():
+        raise ValueError(f"The {name} is the same for all pairs: nothing can vary with it.")
+    return centred / centred.norm()
+
+
+def _difference(a: Tensor, b: Tensor) -> Float64[Tensor, " example"]:
+    if a.shape != b.shape:
         raise ValueError(
-            f"There is {stats.n_shards} shard, and leaving one out needs two or more: collect with "
+            f"There are {len(a)} scores of one and {len(b)} of the other: a paired comparison "
+            "needs both scores of every example, in the same order."
+        )
+    difference = a.double().cpu() - b.double().cpu()
+    if not len(difference):
+        raise ValueError("There are no examples: give the two scores of each.")
+    wrong = int((~difference.isfinite()).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(difference)} differences are NaN or infinite: leave those examples "
+            "out, and say so."
+        )
+    return difference
+
+
+def _clusters(n_examples: int, clusters: Tensor | None) -> tuple[Int64[Tensor, " example"], int]:
+    """The cluster of each example, numbered from zero, and how many clusters there are."""
+    if clusters is None:
+        number, n_clusters = torch.arange(n_examples), n_examples
+    elif len(clusters) != n_examples:
+        raise ValueError(
+            f"There are {n_examples} examples and clusters for {len(clusters)}: give the cluster "
+            "of each example."
+        )
+    else:
+        names, number = clusters.cpu().unique(return_inverse=True)
+        n_clusters = len(names)
+    if n_clusters < 2:
+        raise ValueError(
+            f"{n_examples} examples in {n_clusters} clusters have no spread: an interval needs two "
+            "clusters or more."
+        )
+    return number, n_clusters
+
+
+def _chunks(n_rows: int, n_columns: int) -> list[int]:
+    """Sizes that add up to `n_rows`, each with few enough entries."""
+    most = max(1, _ENTRIES_AT_ONCE // n_columns)
+    return [min(most, n_rows - start) for start in range(0, n_rows, most)]
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"The level is {level}: give a share between 0 and 1, such as 0.95.")
+
+
+def _check_permutations(n_permutations: int) -> None:
+    if n_permutations < 1:
+        raise ValueError(f"{n_permutations} permutations show nothing: draw 999 or more.")
+
+
+def _check_shards(n_shards: int) -> None:
+    if n_shards < 2:
+        raise ValueError(
+            f"There is {n_shards} shard, and leaving one out needs two or more: collect with "
             "n_shards=20."
         )

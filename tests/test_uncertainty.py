@@ -1,6 +1,8 @@
-"""The jackknife over shards: its definition, its size on clustered text, its limits."""
+"""Every interval and test against its slow definition, its size on clustered data, its limits."""
 
+import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,7 +13,16 @@ from torch import Tensor
 
 from interp.scores.lape import language_entropy
 from interp.stats import FiringStats
-from interp.uncertainty import jackknife, selection_frequency
+from interp.uncertainty import (
+    false_discovery,
+    jackknife,
+    jackknife_shards,
+    mantel_test,
+    mean_over_examples,
+    paired_bootstrap,
+    permutation_test,
+    selection_frequency,
+)
 
 
 def rate_of(stats: FiringStats) -> Float[Tensor, "language layer neuron"]:
@@ -180,3 +191,438 @@ def test_selection_frequency_at_its_limits():
     fired[1, 0, 0, 1] = 9  # in one shard: selected unless that one is left out
     stats = FiringStats(fired, torch.full((4, 1), 10), ("en",))
     assert selection_frequency(stats, lambda each: each.rate > 0.2).tolist() == [[[1, 0.75, 0]]]
+
+
+# ---------------------------------------------------------------- shards of other sums
+
+
+def some_losses(n_shards: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(20)
+    return {
+        "loss": torch.rand(n_shards, 2, 3, generator=generator).double() * 100,
+        "tokens": torch.randint(20, 60, (n_shards, 2, 1), generator=generator),
+    }
+
+
+def per_token(total: dict[str, Tensor]) -> Tensor:
+    return total["loss"] / total["tokens"]
+
+
+def test_the_jackknife_of_sums_equals_its_definition():
+    sums = some_losses()
+    estimate = jackknife_shards(sums, per_token, level=0.9)
+    without = []
+    for shard in range(6):
+        others = [each for each in range(6) if each != shard]
+        without.append(sums["loss"][others].sum(0) / sums["tokens"][others].sum(0))
+    without = torch.stack(without)
+    error = ((without - without.mean(0)).square().sum(0) * 5 / 6).sqrt()
+    torch.testing.assert_close(estimate.value, sums["loss"].sum(0) / sums["tokens"].sum(0))
+    torch.testing.assert_close(estimate.standard_error, error)
+    torch.testing.assert_close(estimate.high - estimate.value, distributions.t(5).ppf(0.95) * error)
+
+
+def test_the_two_jackknives_are_one():
+    stats = some_stats(seed=8)
+
+    def rate(total: dict[str, Tensor]) -> Tensor:
+        return total["fired"].double() / total["tokens"][:, None, None]
+
+    one = jackknife_shards({"fired": stats.fired, "tokens": stats.tokens}, rate)
+    other = jackknife(stats, rate_of)
+    torch.testing.assert_close(one.value, other.value, rtol=0, atol=0)
+    torch.testing.assert_close(one.standard_error, other.standard_error, rtol=0, atol=0)
+    torch.testing.assert_close(one.low, other.low, rtol=0, atol=0)
+
+
+def test_a_shard_that_is_left_out_is_forgotten_whole():
+    sums = {"loss": torch.tensor([1e20, 1.0, 2.0, 4.0], dtype=torch.float64)}
+    seen: list[float] = []
+
+    def statistic(total: dict[str, Tensor]) -> Tensor:
+        seen.append(total["loss"].item())
+        return total["loss"]
+
+    jackknife_shards(sums, statistic)
+    assert seen[1] == 7.0
+
+
+def test_sums_that_cannot_be_jackknifed_are_refused():
+    sums = some_losses()
+    uneven = {"loss": sums["loss"], "tokens": sums["tokens"][:4]}
+    with pytest.raises(ValueError, match=r"\{'loss': 6, 'tokens': 4\}: give one sum or more"):
+        jackknife_shards(uneven, per_token)
+    with pytest.raises(ValueError, match=r"are \{\}: give one sum or more"):
+        jackknife_shards({}, per_token)
+    with pytest.raises(ValueError, match="There is 1 shard"):
+        jackknife_shards({name: each[:1] for name, each in sums.items()}, per_token)
+    with pytest.raises(ValueError, match="give a share between 0 and 1"):
+        jackknife_shards(sums, per_token, level=1.0)
+
+
+# ---------------------------------------------------------------- means over examples
+
+
+def test_the_error_of_a_mean_is_the_deviation_over_the_root():
+    values = torch.randn(30, 2, 3, generator=torch.Generator().manual_seed(21)).double() + 5
+    estimate = mean_over_examples(values, level=0.9)
+    error = values.std(dim=0) / math.sqrt(30)
+    torch.testing.assert_close(estimate.value, values.mean(dim=0))
+    torch.testing.assert_close(estimate.standard_error, error)
+    reach = distributions.t(29).ppf(0.95) * error
+    torch.testing.assert_close(estimate.low, values.mean(dim=0) - reach)
+    torch.testing.assert_close(estimate.high, values.mean(dim=0) + reach)
+
+
+def test_the_error_over_clusters_equals_its_definition():
+    values = torch.randn(9, 2, generator=torch.Generator().manual_seed(22)).double()
+    names = [7, 7, -3, 12, 7, -3, 5, 5, 12]
+    estimate = mean_over_examples(values, torch.tensor(names))
+    mean, squares = values.mean(dim=0), torch.zeros(2).double()
+    for name in set(names):
+        inside = [row for row, each in enumerate(names) if each == name]
+        squares += sum((values[row] - mean for row in inside), torch.zeros(2)) ** 2
+    error = (4 / 3 * squares).sqrt() / 9
+    torch.testing.assert_close(estimate.standard_error, error)
+    torch.testing.assert_close(estimate.high, mean + distributions.t(3).ppf(0.975) * error)
+
+
+def clustered_scores(seed: int, n_clusters: int) -> tuple[Tensor, Tensor]:
+    """Scores with a mean of zero that go together in clusters of one to five."""
+    chance = random.Random(seed)
+    scores, names = [], []
+    for name in range(n_clusters):
+        subject = chance.gauss(0, 1)
+        for _ in range(chance.randint(1, 5)):
+            scores.append(subject + chance.gauss(0, 0.5))
+            names.append(name)
+    return torch.tensor(scores, dtype=torch.float64), torch.tensor(names)
+
+
+def test_intervals_over_clusters_hold_the_truth_and_those_over_examples_do_not(
+    generator: torch.Generator,
+):
+    kinds = {"mean": 0, "bootstrap": 0, "blind mean": 0, "blind bootstrap": 0}
+    for seed in range(300):
+        scores, names = clustered_scores(seed, n_clusters=40)
+        zero = torch.zeros_like(scores)
+        estimates = {
+            "mean": mean_over_examples(scores, names),
+            "bootstrap": paired_bootstrap(scores, zero, generator, names, n_resamples=400),
+            "blind mean": mean_over_examples(scores),
+            "blind bootstrap": paired_bootstrap(scores, zero, generator, n_resamples=400),
+        }
+        for kind, each in estimates.items():
+            kinds[kind] += bool(each.low <= 0 <= each.high)
+    assert 0.91 < kinds["mean"] / 300 < 0.985  # standard error of the share: 0.013
+    assert 0.90 < kinds["bootstrap"] / 300 < 0.985
+    assert kinds["blind mean"] / 300 < 0.85
+    assert kinds["blind bootstrap"] / 300 < 0.85
+
+
+def test_examples_that_agree_leave_no_error(generator: torch.Generator):
+    same = torch.full((5,), 0.25)
+    for each in (mean_over_examples(same), paired_bootstrap(same, same * 0, generator)):
+        assert each.value == each.low == each.high == 0.25
+        assert each.standard_error == 0
+
+
+def test_a_missing_value_shows_in_its_own_mean_only():
+    values = torch.tensor([[1.0, 2.0], [3.0, math.nan], [2.0, 5.0]])
+    estimate = mean_over_examples(values)
+    for part in (estimate.value, estimate.standard_error, estimate.low, estimate.high):
+        assert part.isnan().tolist() == [False, True]
+
+
+# ---------------------------------------------------------------- two scores of the same examples
+
+
+def some_scores(seed: int, n_examples: int, gain: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Two scores that share most of what varies from example to example."""
+    generator = torch.Generator().manual_seed(seed)
+    hard = torch.randn(n_examples, generator=generator).double()
+    noise = torch.randn(2, n_examples, generator=generator).double()
+    return hard + 0.3 * noise[0] + gain, hard + 0.3 * noise[1]
+
+
+def test_the_paired_bootstrap_equals_its_slow_definition():
+    a, b = some_scores(23, 25)
+    names = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9, *range(10, 19)])
+    estimate = paired_bootstrap(a, b, torch.Generator().manual_seed(0), names, 20_000, level=0.9)
+    chance, difference = random.Random(0), (a - b).tolist()
+    rows = [[row for row in range(25) if names[row] == name] for name in range(19)]
+    means = []
+    for _ in range(20_000):
+        drawn = [chance.randrange(19) for _ in range(19)]
+        chosen = [difference[row] for name in drawn for row in rows[name]]
+        means.append(sum(chosen) / len(chosen))
+    assert estimate.value.item() == pytest.approx(sum(difference) / 25)
+    spread = float(np.std(means))
+    # Two sets of 20 000 draws differ by about a hundredth of the spread.
+    assert estimate.standard_error.item() == pytest.approx(spread, rel=0.03)
+    assert estimate.low.item() == pytest.approx(float(np.quantile(means, 0.05)), abs=0.05 * spread)
+    assert estimate.high.item() == pytest.approx(float(np.quantile(means, 0.95)), abs=0.05 * spread)
+    assert estimate.level == 0.9
+
+
+def test_all_resamples_of_two_examples_are_known():
+    a, b = torch.tensor([4.0, 1.0]), torch.tensor([3.0, 3.0])
+    estimate = paired_bootstrap(a, b, torch.Generator().manual_seed(1), n_resamples=20_000)
+    assert (estimate.value, estimate.low, estimate.high) == (-0.5, -2, 1)
+    assert estimate.standard_error.item() == pytest.approx(math.sqrt(1.125), rel=0.02)
+
+
+def test_pairing_narrows_the_interval(generator: torch.Generator):
+    a, b = some_scores(24, 200)
+    paired = paired_bootstrap(a, b, generator, n_resamples=1000).standard_error
+    apart = paired_bootstrap(a, b.flip(0), generator, n_resamples=1000).standard_error
+    assert paired < 0.5 * apart
+
+
+def test_the_seed_decides_what_is_drawn():
+    a, b = some_scores(25, 40)
+    matrix, distance = some_matrices(6, 9, together=0.2)
+
+    def outcomes(seed: int) -> tuple[float, float, float]:
+        generator = torch.Generator().manual_seed(seed)
+        boot = paired_bootstrap(a, b, generator, n_resamples=200)
+        signs = permutation_test(a, b, generator, n_permutations=200)
+        labels = mantel_test(matrix, distance, generator)
+        return boot.low.item(), signs.p_value, labels.p_value
+
+    assert outcomes(1) == outcomes(1)
+    assert all(one != other for one, other in zip(outcomes(1), outcomes(2), strict=True))
+
+
+# ---------------------------------------------------------------- permutations
+
+
+def slow_sign_test(difference: list[float]) -> tuple[float, float]:
+    sums = [
+        abs(math.fsum(s * d for s, d in zip(signs, difference, strict=True)))
+        for signs in itertools.product([1, -1], repeat=len(difference))
+    ]
+    observed, most = abs(math.fsum(difference)), max(sums)
+    p_value = sum(each >= observed - 1e-12 for each in sums) / len(sums)
+    return p_value, sum(each >= most - 1e-12 for each in sums) / len(sums)
+
+
+@pytest.mark.parametrize("n_examples", [1, 2, 7, 14])
+def test_few_differences_are_tested_exactly(n_examples: int, generator: torch.Generator):
+    a, b = some_scores(26, n_examples, gain=0.1)
+    test = permutation_test(a, b, generator)
+    slow, smallest = slow_sign_test((a - b).tolist())
+    assert test.exact
+    assert test.n_arrangements == 2**n_examples
+    assert test.p_value == pytest.approx(slow, abs=1e-12)
+    assert test.smallest_p == pytest.approx(smallest) == pytest.approx(2 / 2**n_examples)
+    assert test.statistic == pytest.approx((a - b).mean().item())
+
+
+def test_tied_differences_count_as_equal(generator: torch.Generator):
+    right = torch.tensor([1, 1, 1, 0, 1, 0, 1, 1, 1, 0] * 10).double() * 0.1
+    wrong = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0, 0] * 10).double() * 0.1
+    wrong[:60] = right[:60]  # eight examples differ, all to one side
+    test = permutation_test(right, wrong, generator)
+    assert test.exact
+    assert test.n_arrangements == 2**8
+    assert test.p_value == test.smallest_p == 2 / 2**8
+    assert test.statistic == pytest.approx(0.008)
+
+
+def test_many_differences_are_tested_by_drawing(generator: torch.Generator):
+    a, b = some_scores(27, 15, gain=0.1)
+    slow, _ = slow_sign_test((a - b).tolist())
+    drawn = permutation_test(a, b, generator, n_permutations=20_000)
+    assert not drawn.exact
+    assert drawn.n_arrangements == 20_001
+    assert drawn.p_value == pytest.approx(slow, abs=5 * math.sqrt(slow / 20_000))
+    clear = permutation_test(*some_scores(27, 15, gain=50), generator, n_permutations=99)
+    assert clear.p_value == clear.smallest_p  # the observed one counts, and is the most extreme
+    assert 1 / 100 <= clear.p_value <= 3 / 100
+
+
+def test_without_an_effect_small_p_values_are_as_rare_as_they_say(generator: torch.Generator):
+    p_values = []
+    for seed in range(400):
+        a, b = some_scores(seed, 30)
+        p_values.append(permutation_test(a, b, generator, n_permutations=199).p_value)
+    for level in (0.05, 0.2, 0.5):
+        share = sum(p <= level for p in p_values) / 400
+        assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / 400))
+
+
+def test_no_difference_has_no_evidence(generator: torch.Generator):
+    scores = torch.rand(50, generator=generator)
+    test = permutation_test(scores, scores, generator)
+    assert (test.p_value, test.smallest_p, test.statistic) == (1, 1, 0)
+    balanced = permutation_test(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), generator)
+    assert balanced.p_value == 1
+
+
+def test_scores_that_are_no_pairs_are_refused(generator: torch.Generator):
+    a, b = some_scores(28, 6)
+    missing = a.clone()
+    missing[2] = math.nan
+    for test in (paired_bootstrap, permutation_test):
+        unchecked = getattr(test, "__wrapped__", test)
+        with pytest.raises(ValueError, match="6 scores of one and 5 of the other"):
+            unchecked(a, b[:5], generator)
+        with pytest.raises(ValueError, match="There are no examples"):
+            test(a[:0], b[:0], generator)
+        with pytest.raises(ValueError, match="1 of 6 differences are NaN or infinite"):
+            test(missing, b, generator)
+    with pytest.raises(ValueError, match=r"6 examples in 1 clusters have no spread"):
+        paired_bootstrap(a, b, generator, torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"1 examples in 1 clusters have no spread"):
+        mean_over_examples(a[:1])
+    with pytest.raises(ValueError, match=r"0 examples in 0 clusters have no spread"):
+        mean_over_examples(a[:0])
+    unchecked = getattr(mean_over_examples, "__wrapped__", mean_over_examples)
+    with pytest.raises(ValueError, match="There are 6 examples and clusters for 4"):
+        unchecked(a, torch.arange(4))
+    with pytest.raises(ValueError, match="1 resamples have no spread"):
+        paired_bootstrap(a, b, generator, n_resamples=1)
+    with pytest.raises(ValueError, match="0 permutations show nothing"):
+        permutation_test(*some_scores(29, 15), generator, n_permutations=0)
+
+
+# ---------------------------------------------------------------- matrices of languages
+
+
+def some_matrices(seed: int, n_languages: int, together: float) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(2, n_languages, n_languages, generator=generator).double()
+    noise = noise + noise.transpose(1, 2)
+    distance, other = noise
+    return (1 - together) * other - together * distance, distance
+
+
+def slow_correlation(matrix: Tensor, distance: Tensor, order: tuple[int, ...]) -> float:
+    pairs = list(itertools.combinations(range(len(order)), 2))
+    one = [matrix[order[i], order[j]].item() for i, j in pairs]
+    return float(np.corrcoef(one, [distance[i, j].item() for i, j in pairs])[0, 1])
+
+
+@pytest.mark.parametrize("n_languages", [3, 5])
+def test_the_mantel_test_of_few_languages_equals_full_enumeration(
+    n_languages: int, generator: torch.Generator
+):
+    for seed in range(6):
+        matrix, distance = some_matrices(seed, n_languages, together=0.4)
+        test = mantel_test(matrix.fill_diagonal_(math.nan), distance, generator)
+        orders = list(itertools.permutations(range(n_languages)))
+        strength = [abs(slow_correlation(matrix, distance, order)) for order in orders]
+        reached = sum(each >= strength[0] - 1e-9 for each in strength)
+        assert test.exact
+        assert test.n_arrangements == math.factorial(n_languages)
+        assert test.statistic == pytest.approx(slow_correlation(matrix, distance, orders[0]))
+        assert test.p_value == pytest.approx(reached / len(orders))
+        assert test.smallest_p == pytest.approx(1 / len(orders))
+
+
+def test_the_mantel_test_of_many_languages_draws(generator: torch.Generator):
+    matrix, distance = some_matrices(1, 6, together=0.35)
+    exact = mantel_test(matrix, distance, generator)
+    drawn = mantel_test(matrix, distance, generator, n_permutations=700)
+    assert exact.exact
+    assert not drawn.exact
+    assert drawn.n_arrangements == 701
+    assert drawn.statistic == exact.statistic
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.08)
+    assert 0.01 < exact.p_value < 0.9
+    strong = mantel_test(*some_matrices(2, 10, together=1.0), generator, n_permutations=499)
+    assert strong.statistic == pytest.approx(-1)
+    assert strong.p_value == strong.smallest_p == 1 / 500
+
+
+def test_the_mantel_test_does_not_mind_the_order_of_the_languages(generator: torch.Generator):
+    matrix, distance = some_matrices(3, 6, together=0.5)
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    one = mantel_test(matrix, distance, generator)
+    other = mantel_test(matrix[order][:, order], distance[order][:, order], generator)
+    assert one.p_value == other.p_value
+    assert one.statistic == pytest.approx(other.statistic)
+    scaled = mantel_test(1 - 5 * matrix, distance, generator)
+    assert (scaled.p_value, scaled.statistic) == (one.p_value, pytest.approx(-one.statistic))
+
+
+def test_languages_that_differ_as_wholes_make_no_distance(generator: torch.Generator):
+    """A language that scores low with all others makes many pairs vary, but is one language."""
+    found, blind = 0, 0
+    for seed in range(150):
+        noise = torch.randn(2, 7, generator=torch.Generator().manual_seed(seed)).double()
+        matrix, distance = (each[:, None] + each for each in noise)
+        found += mantel_test(matrix, distance, generator, n_permutations=199).p_value <= 0.05
+        row, column = torch.triu_indices(7, 7, offset=1)
+        _, p_value = distributions.pearsonr(
+            matrix[row, column].numpy(), distance[row, column].numpy()
+        )
+        blind += bool(p_value <= 0.05)
+    assert found / 150 < 0.1
+    assert blind / 150 > 0.2
+
+
+def test_ties_make_the_smallest_p_larger(generator: torch.Generator):
+    distance = 1 - torch.eye(4).double()
+    distance[0, 1] = distance[1, 0] = 0.5  # one pair is close, all others are equally far
+    matrix, _ = some_matrices(4, 4, together=0.0)
+    matrix[0, 1] = matrix[1, 0] = 9.0
+    test = mantel_test(matrix, distance, generator)
+    assert test.n_arrangements == 24
+    assert test.p_value == test.smallest_p == pytest.approx(4 / 24)
+
+
+def test_matrices_that_cannot_be_compared_are_refused(generator: torch.Generator):
+    matrix, distance = some_matrices(5, 4, together=0.5)
+    crooked, holed = matrix.clone(), matrix.clone()
+    crooked[0, 1] += 1
+    holed[0, 1] = holed[1, 0] = math.nan
+    endless = holed.nan_to_num(nan=math.inf)
+    for wrong in (crooked, holed, endless):
+        with pytest.raises(ValueError, match="The matrix is not symmetric or not finite"):
+            mantel_test(wrong, distance, generator)
+    with pytest.raises(ValueError, match="The distance is the same for all pairs"):
+        mantel_test(matrix, torch.full((4, 4), 0.1).double(), generator)
+    with pytest.raises(ValueError, match="2 languages have no pairs to compare"):
+        mantel_test(matrix[:2, :2], distance[:2, :2], generator)
+    with pytest.raises(ValueError, match="0 permutations show nothing"):
+        mantel_test(matrix, distance, generator, n_permutations=0)
+
+
+# ---------------------------------------------------------------- many tests at once
+
+
+def test_false_discovery_equals_its_slow_definition():
+    p_value = torch.rand(4, 5, generator=torch.Generator().manual_seed(30)).double() ** 3
+    p_value[0, 0], p_value[1, 1] = math.nan, p_value[2, 2]
+    tested = sorted(each for each in p_value.flatten().tolist() if not math.isnan(each))
+    found = false_discovery(p_value)
+    assert found.shape == (4, 5)
+    for p, q in zip(p_value.flatten().tolist(), found.flatten().tolist(), strict=True):
+        if math.isnan(p):
+            assert math.isnan(q)
+            continue
+        rates = [len(tested) * bar / (rank + 1) for rank, bar in enumerate(tested) if bar >= p]
+        assert q == pytest.approx(min(1.0, *rates))
+    assert p_value.isnan().sum() == 1
+
+
+def test_false_discoveries_are_as_rare_as_they_say():
+    shares = []
+    for seed in range(200):
+        p_value = torch.rand(1000, generator=torch.Generator().manual_seed(seed)).double()
+        p_value[:100] *= 0.002
+        found = false_discovery(p_value) <= 0.1
+        shares.append((found[100:].sum() / found.sum().clamp(min=1)).item())
+    assert np.mean(shares) == pytest.approx(0.09, abs=0.01)  # 0.1 of the 900 that are no effects
+
+
+def test_what_is_no_p_value_is_refused():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        false_discovery(torch.tensor([0.1, 1.5]))
+
+
+def test_no_tests_have_no_discoveries():
+    assert false_discovery(torch.full((3,), math.nan)).isnan().all()
+    assert false_discovery(torch.ones(0)).shape == (0,)

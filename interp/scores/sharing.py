@@ -1,0 +1,431 @@
+"""Sharing: which neurons fire for all languages at once, for some, for one, for none.
+
+Wang et al. (2024), "Sharing Matters: Analysing Neurons Across Languages and Tasks in LLMs". An
+example is one prompt in every language; a neuron's category on it says in how many languages it
+fires at the last token. The more languages, the fewer neurons can fire for all, by arithmetic
+alone, and a neuron that always fires is always shared. So each share stands beside what chance
+would give, which the authors leave out: the same firing rates in languages that know nothing of
+each other.
+"""
+
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt64
+from torch import Tensor
+
+from interp import artifacts
+from interp.stats import FiringSigns
+from interp.uncertainty import Estimate, mean_over_examples
+
+
+class Sharing(IntEnum):
+    """In how many of the languages a neuron fires."""
+
+    SILENT = 0
+    SPECIFIC = 1
+    PARTLY_SHARED = 2
+    ALL_SHARED = 3
+
+
+def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor, "*unit"]:
+    """The `Sharing` category of each unit on one example, or on each of many.
+
+    Silent: active in no language. Specific: in one. All-shared: in all. Partly shared: in between,
+    which with two languages is empty.
+
+    Active is what the caller says: `gate > 0`, or `output > threshold` for a sweep of thresholds.
+    For one prompt of `FiringSigns` it is `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
+    """
+    if active.dtype != torch.bool:
+        raise ValueError(f"active is {active.dtype}, not boolean: compare values with a threshold.")
+    _check_several(len(active))
+    number = active.sum(dim=0)
+    category = torch.full_like(number, Sharing.PARTLY_SHARED, dtype=torch.uint8)
+    category[number == 0] = Sharing.SILENT
+    category[number == 1] = Sharing.SPECIFIC
+    category[number == len(active)] = Sharing.ALL_SHARED
+    return category
+
+
+def chance_of_categories(
+    rate: Float[Tensor, " language *unit"],
+) -> Float64[Tensor, " category *unit"]:
+    """The chance of each category where languages fire independently, each at its own rate.
+
+    The number of languages that fire then has the Poisson-binomial distribution, which is built
+    here one language at a time, without approximation.
+
+    Rates of zero and one leave no chance: one category has probability 1.
+    """
+    _check_several(len(rate))
+    wrong = int((~((rate >= 0) & (rate <= 1))).sum())
+    if wrong:
+        raise ValueError(f"{wrong:,} of {rate.numel():,} rates are NaN, below zero or above one.")
+    # Row n of `number` is the chance that n of the languages so far fire.
+    number = torch.zeros(len(rate) + 1, *rate.shape[1:], dtype=torch.float64, device=rate.device)
+    number[0] = 1
+    for each in rate.double():
+        one_more = number[:-1] * each
+        number = number * (1 - each)
+        number[1:] += one_more
+    return torch.stack([number[0], number[1], number[2:-1].sum(dim=0), number[-1]])
+
+
+@dataclass(frozen=True)
+class SharingProfile:
+    """How the neurons of each layer divide among the categories, example by example.
+
+    The axis "category" has the order of `Sharing`. Intervals are over examples, or clusters of
+    them: they say what other prompts of the same kind would give, in the same languages.
+    """
+
+    count: Int64[Tensor, "prompt layer category"]
+    """Neurons in each category; they add up to `d_mlp`."""
+
+    kept: Int64[Tensor, "layer category"]
+    """Neurons that are in the category on every prompt."""
+
+    common: Int64[Tensor, "prompt language language layer"]
+    """Neurons that fire in both languages; for a language with itself, all that fire in it."""
+
+    expected: Float64[Tensor, "prompt layer category"]
+    """Share that independent languages would give; see `independent` and `excess`."""
+
+    shuffled: Float64[Tensor, "draw layer category"]
+    """Shares with the prompts dealt out anew in each language, mean over prompts."""
+
+    shuffled_kept: Int64[Tensor, "draw layer category"]
+    """`kept` of the same draws."""
+
+    shuffled_overlap: Float64[Tensor, "draw language language"]
+    """`overlap` of the same draws."""
+
+    clusters: Int64[Tensor, " prompt"]
+    """The same number for prompts that go together."""
+
+    prompts: tuple[str, ...]
+    """The prompts' ids."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axes."""
+
+    d_mlp: int
+    """Neurons per layer."""
+
+    def share(self, level: float = 0.95) -> Estimate:
+        """Share of a layer's neurons in each category: [layer category]."""
+        return mean_over_examples(self._shares, self.clusters, level)
+
+    @property
+    def independent(self) -> Float64[Tensor, "layer category"]:
+        """Share in each category if languages fired independently, each neuron at its own rates.
+
+        `chance_of_categories` of each neuron's rate over the prompts in each language, averaged
+        over neurons. It is also, exactly, the mean of `shuffled` over all shuffles there are.
+        """
+        return self.expected.mean(dim=0)
+
+    @property
+    def interchangeable(self) -> Float64[Tensor, "layer category"]:
+        """Share in each category if it did not matter either which neuron fires.
+
+        Keeps only how many neurons of a layer fire on each prompt in each language. What
+        `independent` has beyond this comes from neurons that fire often in all languages, what
+        the true share has beyond `independent` from firing on the same prompts.
+        """
+        rate = rearrange(self._active, "prompt language layer -> language prompt layer")
+        return reduce(chance_of_categories(rate), "category prompt layer -> layer category", "mean")
+
+    def excess(self, level: float = 0.95) -> Estimate:
+        """Share less `independent`: [layer category].
+
+        Zero: firing rates explain it all. Otherwise the translations of a prompt share something
+        that other prompts do not, which may be its form or subject as well as its meaning.
+
+        The standard error counts that the rates are measured on the same prompts, to first order
+        (an infinitesimal jackknife). For that reason, too, n prompts show about 1/n less excess
+        than there is: for two languages exactly so.
+        """
+        return mean_over_examples(self._shares - self.expected, self.clusters, level)
+
+    @property
+    def repeatability(self) -> Float64[Tensor, "layer category"]:
+        """Neurons in the category on every prompt over the mean number in it on one.
+
+        One: always the same neurons. Zero: none keeps the category. NaN: it is empty. It can only
+        fall as prompts are added, so compare equal numbers of prompts; being an extreme it has no
+        interval.
+        """
+        return self.kept / self.count.double().mean(dim=0)
+
+    @property
+    def shuffled_repeatability(self) -> Float64[Tensor, "draw layer category"]:
+        """`repeatability` of the shuffled prompts."""
+        return self.shuffled_kept / (self.shuffled * self.d_mlp)
+
+    def active(self, level: float = 0.95) -> Estimate:
+        """Share of a layer's neurons that fire, in each language: [language layer]."""
+        return mean_over_examples(self._active, self.clusters, level)
+
+    def overlap(self, layer: int | None = None, level: float = 0.95) -> Estimate:
+        """Neurons that fire in both languages over those that fire in either: [language language].
+
+        The mean over prompts of the Jaccard index, of one layer or of all layers together. One:
+        the same neurons. NaN: on some prompt no neuron fires in either. Languages in which more
+        neurons fire overlap more by chance: `shuffled_overlap` says how much.
+        """
+        if layer is None:
+            common = reduce(self.common, "prompt one other layer -> prompt one other", "sum")
+        else:
+            common = self.common[..., layer]
+        return mean_over_examples(_jaccard(common), self.clusters, level)
+
+    @property
+    def _shares(self) -> Float64[Tensor, "prompt layer category"]:
+        return self.count.double() / self.d_mlp
+
+    @property
+    def _active(self) -> Float64[Tensor, "prompt language layer"]:
+        active = self.common.diagonal(dim1=1, dim2=2).double() / self.d_mlp
+        return rearrange(active, "prompt layer language -> prompt language layer")
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per layer and category: the shares, both baselines, the repeatability."""
+        share, excess = self.share(level), self.excess(level)
+        columns = {"share": share.value, "low": share.low, "high": share.high}
+        columns |= {"independent": self.independent, "interchangeable": self.interchangeable}
+        columns |= {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high}
+        columns |= {"repeatability": self.repeatability}
+        rows = [
+            {"layer": layer, "category": category.name.lower().replace("_", " ")}
+            | {name: values[layer, category].item() for name, values in columns.items()}
+            for layer in range(len(self.kept))
+            for category in Sharing
+        ]
+        return pd.DataFrame(rows).assign(languages=len(self.languages), prompts=len(self.prompts))
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(Path(path), "SharingProfile", tensors, labels, provenance or {})
+
+    @staticmethod
+    def load(path: Path | str) -> "SharingProfile":
+        stored = artifacts.load(Path(path), "SharingProfile")
+        labels = stored.labels
+        prompts, languages = tuple(labels["prompts"]), tuple(labels["languages"])
+        return SharingProfile(
+            **stored.tensors, prompts=prompts, languages=languages, d_mlp=labels["d_mlp"]
+        )
+
+
+def sharing_profile(
+    signs: FiringSigns,
+    generator: torch.Generator,
+    *,
+    languages: Sequence[str] | None = None,
+    clusters: Int64[Tensor, " prompt"] | None = None,
+    n_draws: int = 20,
+) -> SharingProfile:
+    """Categories, overlaps and what chance would give, from the signs of parallel prompts.
+
+    `languages` takes some of them; shares of different numbers of languages cannot be compared
+    without their baselines. `clusters` gives one number per prompt, the same for prompts that go
+    together (phrasings of a fact, questions on a text). `n_draws` shuffles, drawn from `generator`,
+    permute the prompts in each language by itself: every neuron keeps its rates and its company
+    within the language, and only the alignment of the prompts is lost. Their mean share is known
+    without drawing (`independent`); the draws show its spread, and the overlap and repeatability
+    of chance.
+
+    Works on the packed bits, one layer at a time.
+    """
+    languages = signs.languages if languages is None else tuple(languages)
+    rows = _check_signs(signs, languages)
+    n_prompts, n_layers = len(signs.prompts), signs.bits.shape[2]
+    if clusters is None:
+        clusters = torch.arange(n_prompts)
+    elif len(clusters) != n_prompts:
+        raise ValueError(f"There are {n_prompts} prompts and clusters for {len(clusters)}.")
+    per_prompt, per_draw = (n_prompts, n_layers, len(Sharing)), (n_draws, n_layers, len(Sharing))
+    pairs = (len(rows), len(rows))
+    count = torch.zeros(per_prompt, dtype=torch.int64)
+    kept = torch.zeros(per_prompt[1:], dtype=torch.int64)
+    common = torch.zeros(n_prompts, *pairs, n_layers, dtype=torch.int64)
+    expected = torch.zeros(per_prompt, dtype=torch.float64)
+    shuffled = torch.zeros(per_draw, dtype=torch.float64)
+    shuffled_kept = torch.zeros(per_draw, dtype=torch.int64)
+    shuffled_common = torch.zeros(n_draws, n_prompts, *pairs, dtype=torch.int64)
+    # One order for all layers: a prompt moves as a whole.
+    orders = torch.rand(n_draws, len(rows), n_prompts, generator=generator).argsort(dim=-1).numpy()
+    for layer in range(n_layers):
+        bits = signs.bits[:, rows, layer].cpu()
+        bits = rearrange(bits, "prompt language byte -> language prompt byte").contiguous()
+        words = _words(bits)
+        count[:, layer], kept[layer] = _tally(words, signs.d_mlp)
+        common[..., layer] = _in_both(words)
+        expected[:, layer] = _expected(bits, signs.d_mlp)
+        for draw, order in enumerate(orders):
+            dealt = np.take_along_axis(words, rearrange(order, "row prompt -> row prompt 1"), 1)
+            tally, shuffled_kept[draw, layer] = _tally(dealt, signs.d_mlp)
+            shuffled[draw, layer] = tally.double().mean(dim=0) / signs.d_mlp
+            shuffled_common[draw] += _in_both(dealt)
+    return SharingProfile(
+        count=count,
+        kept=kept,
+        common=common,
+        expected=expected,
+        shuffled=shuffled,
+        shuffled_kept=shuffled_kept,
+        shuffled_overlap=_jaccard(shuffled_common).mean(dim=1),
+        clusters=clusters.clone(),
+        prompts=signs.prompts,
+        languages=languages,
+        d_mlp=signs.d_mlp,
+    )
+
+
+def read_distances(
+    path: Path | str, languages: Sequence[str], kind: str = "syntactic"
+) -> Float64[Tensor, "language language"]:
+    """Distances between languages, for a `mantel_test` of an overlap; zero on the diagonal.
+
+    From a table with the columns lang1 and lang2, one row per pair in either order, and a column
+    for each kind of distance, such as those of URIEL: syntactic, phonological, genetic.
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    kinds = [name for name in (table[0] if table else []) if name not in ("lang1", "lang2")]
+    if kind not in kinds:
+        raise ValueError(f"{path} has no distance {kind!r}, only {', '.join(kinds) or 'none'}.")
+    known = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
+    distance = torch.zeros(len(languages), len(languages), dtype=torch.float64)
+    for (i, one), (j, other) in itertools.combinations(enumerate(languages), 2):
+        found = known.get(frozenset((one, other)))
+        if not found:
+            raise ValueError(f"{path} has no {kind} distance of {one} and {other}: leave one out.")
+        distance[i, j] = distance[j, i] = float(found)
+    return distance
+
+
+# ---------------------------------------------------------------- one layer, on packed bits
+
+
+def _words(
+    bits: UInt8[Tensor, "language prompt byte"],
+) -> UInt64[np.ndarray, "language prompt word"]:
+    """Eight bytes to a word: what is counted is the same, and there is less to go through."""
+    padded = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
+    return padded.numpy().view(np.uint64)
+
+
+def _tally(
+    words: UInt64[np.ndarray, "language prompt word"], d_mlp: int
+) -> tuple[Int64[Tensor, "prompt category"], Int64[Tensor, " category"]]:
+    """Neurons in each category on each prompt, and those that are in it on all prompts."""
+    once, twice = words[0], np.zeros_like(words[0])
+    for each in words[1:]:
+        twice = twice | (once & each)
+        once = once | each
+    every = np.bitwise_and.reduce(words, axis=0)
+    # Spare bits are zero, so the silent neurons are counted as those that do not fire.
+    categories = (once & ~twice, twice & ~every, every)
+    count = [d_mlp - _ones(once), *(_ones(each) for each in categories)]
+    kept = [d_mlp - _ones(np.bitwise_or.reduce(once, axis=0))]
+    kept += [_ones(np.bitwise_and.reduce(each, axis=0)) for each in categories]
+    return torch.from_numpy(np.stack(count, axis=-1)), torch.from_numpy(np.stack(kept))
+
+
+def _in_both(
+    words: UInt64[np.ndarray, "language prompt word"],
+) -> Int64[Tensor, "prompt language language"]:
+    """Neurons that fire in both languages of each pair."""
+    n_languages, n_prompts = words.shape[:2]
+    common = torch.zeros(n_prompts, n_languages, n_languages, dtype=torch.int64)
+    for one, other in itertools.combinations_with_replacement(range(n_languages), 2):
+        number = torch.from_numpy(_ones(words[one] & words[other]))
+        common[:, one, other] = common[:, other, one] = number
+    return common
+
+
+def _ones(words: UInt64[np.ndarray, "*prompt word"]) -> Int64[np.ndarray, "*prompt"]:
+    return np.asarray(np.bitwise_count(words).sum(axis=-1, dtype=np.int64))
+
+
+def _expected(
+    bits: UInt8[Tensor, "language prompt byte"], d_mlp: int
+) -> Float64[Tensor, "prompt category"]:
+    """What independent languages would give, as a sum of what each prompt has to do with it.
+
+    The mean over prompts is the value at the measured rates. A prompt's own part is its first-order
+    effect through the rates, so that the spread of these parts carries the uncertainty of the
+    rates. The chance of a category is linear in each rate, so its slope is the chance with a rate
+    of one less that with a rate of zero.
+    """
+    n_languages, n_prompts, n_bytes = bits.shape
+    rate = torch.zeros(n_languages, n_bytes, 8, dtype=torch.float64)
+    for row, bit in itertools.product(range(n_languages), range(8)):
+        rate[row, :, bit] = _plane(bits[row], bit).sum(dim=0).double() / n_prompts
+    own = torch.zeros(n_prompts, len(Sharing), dtype=torch.float64)
+    for row in range(n_languages):
+        always, never = rate.clone(), rate.clone()
+        always[row], never[row] = 1, 0
+        slope = (chance_of_categories(always) - chance_of_categories(never)).float()
+        for bit in range(8):
+            own += _plane(bits[row], bit) @ slope[..., bit].T
+    chance = rearrange(chance_of_categories(rate), "category byte bit -> category (byte bit)")
+    return chance[:, :d_mlp].mean(dim=1) + (own - own.mean(dim=0)) / d_mlp
+
+
+def _plane(bits: UInt8[Tensor, "prompt byte"], bit: int) -> Float[Tensor, "prompt byte"]:
+    """Every eighth neuron; small enough for the processor's cache, where a whole layer is not."""
+    return ((bits >> bit) & 1).float()
+
+
+def _jaccard(
+    common: Int64[Tensor, "*batch language language"],
+) -> Float64[Tensor, "*batch language language"]:
+    size = common.diagonal(dim1=-2, dim2=-1)
+    one, other = rearrange(size, "... one -> ... one 1"), rearrange(size, "... one -> ... 1 one")
+    return common.double() / (one + other - common)
+
+
+# ---------------------------------------------------------------- at the door
+
+
+def _check_several(n_languages: int) -> None:
+    if n_languages < 2:
+        raise ValueError(
+            f"Sharing is between languages, and there is {n_languages}: give two or more."
+        )
+
+
+def _check_signs(signs: FiringSigns, languages: tuple[str, ...]) -> list[int]:
+    """Which rows of the signs are asked for."""
+    n_prompts, n_languages, _, n_bytes = signs.bits.shape
+    named = (len(signs.prompts), len(signs.languages), -(-signs.d_mlp // 8))
+    spare = 0xFF & (0xFF << (signs.d_mlp - 1) % 8 + 1)
+    if named != (n_prompts, n_languages, n_bytes) or (signs.bits[..., -1] & spare).any():
+        raise ValueError(
+            f"The bits have shape {tuple(signs.bits.shape)}, or spare bits that are not zero, and "
+            f"the names are of {named[0]} prompts, {named[1]} languages and {signs.d_mlp} neurons."
+        )
+    if not n_prompts:
+        raise ValueError("There are no prompts to divide the neurons on: collect some.")
+    missing = [each for each in languages if each not in signs.languages]
+    if missing or len(set(languages)) < len(languages):
+        raise ValueError(
+            f"{', '.join(missing or languages)} are asked for, and the signs are of "
+            f"{', '.join(signs.languages)}: name some of these, none twice."
+        )
+    _check_several(len(languages))
+    return [signs.languages.index(each) for each in languages]
