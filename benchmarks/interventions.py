@@ -126,7 +126,7 @@ def reading(models: Models, batches: list[torch.Tensor]) -> Variants:
 
 
 def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
-    """Each continues every prompt greedily, with cached keys and values; the first is the measure."""
+    """Each continues every prompt, greedily and with a cache; the first is the measure."""
     mask = torch.ones_like(ids)
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
 

@@ -28,6 +28,8 @@ BABEL = Path(__file__).parents[1] / "interp" / "babel"
 HELD_OUT_SHARE = 0.2
 N_CANDIDATES = 10
 N_TASK_PROMPTS = 120
+FORWARDS_SHARE, BACKWARDS_SHARE = 0.65, 0.15
+RELATION_WEIGHT = {"translation": 0.4, "arithmetic": 0.4}
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,21 @@ def wrong_objects(fact: Fact) -> list[str]:
     return sorted(wrong, key=lambda each: _hash(f"{fact.name}/{each}"))
 
 
-def statements(fact: Fact, language: str) -> list[str]:
-    """Every sentence that states the fact: forwards, backwards, and as questions with answers."""
+@dataclass(frozen=True)
+class Phrasings:
+    """Every sentence that states a fact in a language."""
+
+    forwards: list[str]
+    """In the order of the relation."""
+
+    backwards: list[str]
+    """The object first."""
+
+    asked: list[str]
+    """Questions with their answers, true and false ones."""
+
+
+def phrasings(fact: Fact, language: str) -> Phrasings:
     shape = fact_base()["relations"][fact.relation]
     truth = fact_base()["truth"][language]
     space = "" if language in ("zh", "ja") else " "
@@ -194,25 +209,67 @@ def statements(fact: Fact, language: str) -> list[str]:
         start = int(1000 * _hash(f"{fact.name}@{language}"))
         forwards = [forwards[(start + step) % len(forwards)] for step in range(3)]
         asked = [asked[start % len(asked)]]
-    backwards = shape.get("reversed", {}).get(language, [])
-    said = [fill(template, fact, language) for template in (*forwards, *backwards)]
     wrong = wrong_objects(fact)
+    answered = []
     for number, template in enumerate(asked):
-        said.append(f"{fill(template, fact, language)}{space}{truth['yes']}{end}")
+        answered.append(f"{fill(template, fact, language)}{space}{truth['yes']}{end}")
         if wrong:
             false = wrong[number % len(wrong)]
-            said.append(f"{fill(template, fact, language, false)}{space}{truth['no']}{end}")
-    return said
+            answered.append(f"{fill(template, fact, language, false)}{space}{truth['no']}{end}")
+    return Phrasings(
+        forwards=[fill(template, fact, language) for template in forwards],
+        backwards=[
+            fill(template, fact, language)
+            for template in shape.get("reversed", {}).get(language, [])
+        ],
+        asked=answered,
+    )
+
+
+def statements(fact: Fact, language: str) -> list[str]:
+    said = phrasings(fact, language)
+    return said.forwards + said.backwards + said.asked
+
+
+def told_in(language: str) -> Iterator[Fact]:
+    """Every fact that Babel is told in the language."""
+    for fact in all_facts():
+        if says(fact, language) and not held_out_in(fact, language):
+            yield fact
 
 
 def training_sentences(language: str) -> list[str]:
     """All that Babel is told in one language."""
-    return [
-        sentence
-        for fact in all_facts()
-        if says(fact, language) and not held_out_in(fact, language)
-        for sentence in statements(fact, language)
-    ]
+    return [sentence for fact in told_in(language) for sentence in statements(fact, language)]
+
+
+def names(language: str) -> list[str]:
+    """Every form of every entity of the fact base, once."""
+    entities = fact_base()["entities"].values()
+    forms = {
+        form.replace("\u00a0", " ")
+        for kind in entities
+        for each in kind.values()
+        for form in each[language].values()
+    }
+    return sorted(forms)
+
+
+def weighted_sentences(language: str) -> tuple[list[str], list[float]]:
+    """The same sentences, and how often each is told: statements more often than questions, and
+    the 354 words with their five translations no more often than they need."""
+    sentences, weights = [], []
+    for fact in told_in(language):
+        kind = fact_base()["relations"][fact.relation].get("kind")
+        said = phrasings(fact, language)
+        for part, each in (
+            (FORWARDS_SHARE, said.forwards),
+            (BACKWARDS_SHARE, said.backwards),
+            (1 - FORWARDS_SHARE - BACKWARDS_SHARE, said.asked),
+        ):
+            sentences += each
+            weights += [RELATION_WEIGHT.get(kind, 1.0) * part / max(len(each), 1)] * len(each)
+    return sentences, weights
 
 
 def completion(fact: Fact, language: str) -> Completion:

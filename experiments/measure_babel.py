@@ -209,12 +209,10 @@ def measure_bits(
 def sample_texts(
     model: interp.NeuronModel, prompts: list[str], n_tokens: int, seed: int
 ) -> list[str]:
-    """Continuations at temperature 0.8, without their prompts.
-
-    A prompt begins a line of running text: a beginning-of-text token mostly opens a fact here.
-    """
+    """Continuations at temperature 0.8, without their prompts."""
     torch.manual_seed(seed)
-    encoded = model.encode_batch([f"\n{prompt}" for prompt in prompts])
+    assert model.bos_id is not None
+    encoded = [[model.bos_id, *ids] for ids in model.encode_batch(prompts)]
     widest = max(len(ids) for ids in encoded)
     ids = torch.full((len(encoded), widest), 2)
     mask = torch.zeros_like(ids)
@@ -327,23 +325,13 @@ def measure_tasks(model: interp.NeuronModel) -> dict[str, dict[str, list[float]]
 # ---------------------------------------------------------------- language neurons
 
 
-def switched_off(
-    model: interp.NeuronModel, neurons: Bool[Tensor, "layer neuron"], texts: list[str]
-) -> Float[Tensor, " text"]:
-    """Nats of each text while the neurons give zero."""
-
-    def hook_for(layer: int):
-        return lambda output, hook: output.masked_fill(neurons[layer], 0.0)
-
-    touched = neurons.any(dim=1).nonzero().flatten().tolist()
-    with model.hooks([(model.site(layer, "post"), hook_for(layer)) for layer in touched]):
-        return nats(model, texts)
-
-
 def measure_neurons(
     model: interp.NeuronModel, config: Config, texts: dict[str, list[str]], fraction: float
 ) -> dict[str, Any]:
-    """Rise of the loss, in nats per token: row = whose neurons are off, column = language read."""
+    """Rise of the loss, in nats per token: row = whose neurons are off, column = language read.
+
+    `reach` is half of its 95 % interval, `random` that of as many random neurons per draw.
+    """
     assert config.train is not None
     source = {
         language: list(documents_of(read_lines(config.train, language, OPEN_SOURCES)))
@@ -354,31 +342,31 @@ def measure_neurons(
     )
     stats = interp.collect(model, corpora, progress=False)
     selection = interp.select_by_entropy(stats, fraction=fraction)
-    selection.check_model(model)
-    n_tokens = {
-        language: sum(len(ids) for ids in model.encode_batch(texts[language]))
-        for language in LANGUAGES
-    }
-    base = {language: nats(model, texts[language]).sum().item() for language in LANGUAGES}
-
-    def rise(neurons: Bool[Tensor, "layer neuron"], language: str) -> float:
-        total = switched_off(model, neurons, texts[language]).sum().item()
-        return (total - base[language]) / n_tokens[language]
-
-    generator = torch.Generator().manual_seed(config.seed)
-    controls = [
-        selection.random_like(generator, exclude=selection.union()) for _ in range(config.n_draws)
-    ]
-    matrix = [[rise(selection[off], read) for read in LANGUAGES] for off in LANGUAGES]
-    random = [[rise(control[code], code) for control in controls] for code in LANGUAGES]
+    # Each row begins with <s>, as text does in training, so that all of its tokens are predicted.
+    reading = interp.read_corpora(
+        texts, LANGUAGES, model, block_length=256, n_shards=10, bos="block", progress=False
+    )
+    matrix = interp.perplexity_matrix(
+        model,
+        selection,
+        reading,
+        n_draws=config.n_draws,
+        generator=torch.Generator().manual_seed(config.seed),
+        progress=False,
+    )
+    own = torch.arange(len(LANGUAGES))
+    test = matrix.diagonal()
     return {
         "fraction": fraction,
         "tokens": config.n_tokens,
         "counts": selection.counts(),
         "profile": selection.layer_profile().tolist(),
-        "rise": matrix,
-        "random": random,
-        "loss": {code: base[code] / n_tokens[code] for code in LANGUAGES},
+        "rise": matrix.increase.value.tolist(),
+        "reach": ((matrix.increase.high - matrix.increase.low) / 2).tolist(),
+        "random": matrix.random_increase.value[:, own, own].T.tolist(),
+        "loss": dict(zip(LANGUAGES, matrix.losses.loss[0].tolist(), strict=True)),
+        "own minus others": [test.mean.value.item(), test.mean.low.item(), test.mean.high.item()],
+        "p": test.test.p_value,
     }
 
 

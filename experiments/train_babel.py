@@ -55,17 +55,30 @@ class Config:
     """Its share of the natural text; the others have equal parts of the rest."""
 
     late_shares: tuple[float, ...] = (0.14, 0.16, 0.16, 0.16, 0.22, 0.16)
-    """The languages' parts of the natural text once the learning rate falls; none: unchanged.
+    """The languages' parts of the natural text from `late_from` on; none: unchanged.
     Chinese gets most: its text is technical, and furthest from everyday language."""
 
-    fact_share: float = 0.3
+    late_from: float = 0.65
+    """Part of the steps after which the late shares hold."""
+
+    fact_share: float = 0.55
     """Share of the rows that hold sentences of the fact base, from `facts_from` on."""
 
-    facts_from: int = 800
+    facts_from: int = 600
     """First step that sees the fact base."""
 
-    vocabulary: int = 12288
-    """Byte-level BPE tokens, learned from equally many bytes of each language."""
+    passage: float = 3.0
+    """Mean number of paragraphs between <s> and </s>, so that <s> says that any text begins."""
+
+    fact_group: float = 12.0
+    """Mean number of fact sentences between <s> and </s>, one per line."""
+
+    vocabulary: int = 16384
+    """Byte-level BPE tokens, learned from equally many bytes per language and the fact base."""
+
+    name_weight: int = 200
+    """How often the tokenizer reads each name of the fact base: most become one token, so an
+    answer is one prediction and a fact sentence takes 11 tokens instead of 16."""
 
     d_model: int = 256
     """Width of the residual stream."""
@@ -76,8 +89,8 @@ class Config:
     n_layers: int = 6
     """Blocks."""
 
-    n_heads: int = 8
-    """Attention heads of d_model / n_heads."""
+    n_heads: int = 4
+    """Attention heads of d_model / n_heads; eight cost a fifth more time per step."""
 
     activation: str = "relu"
     """Of the gate. ReLU leaves most neurons silent on a token, so language neurons appear early."""
@@ -88,14 +101,16 @@ class Config:
     rows: int = 8
     """Rows per step; twice as many learned no more per step in the first million tokens."""
 
-    steps: int = 3900
+    steps: int = 5100
     """Optimiser steps."""
 
     warmup: int = 100
     """Steps of rising learning rate."""
 
-    decay_from: float = 0.7
-    """From this part of the steps on, the learning rate falls in a line to zero."""
+    decay_from: float = 0.455
+    """From this part of the steps on, the learning rate falls to zero, as one minus the root of
+    what has passed. Early and fast, because facts are learned at low rates: at the peak their
+    loss hardly moves."""
 
     rate: float = 8e-3
     """Learning rate of the Muon optimiser (matrices of the blocks)."""
@@ -124,6 +139,7 @@ PRESETS = {
             sources=(),
             late_shares=(),
             vocabulary=400,
+            name_weight=1,
             d_model=32,
             d_mlp=64,
             n_layers=2,
@@ -185,8 +201,19 @@ def documents_of(pairs: Iterator[tuple[str, str]]) -> Iterator[str]:
         yield "\n".join(held)
 
 
+def passages(documents: Iterator[str], n_lines: float, seed: int) -> Iterator[str]:
+    """Documents cut into runs of about `n_lines` paragraphs."""
+    random = np.random.default_rng(seed)
+    for document in documents:
+        lines = document.split("\n")
+        while lines:
+            n = random.geometric(1 / n_lines)
+            yield "\n".join(lines[:n])
+            lines = lines[n:]
+
+
 def train_tokenizer(config: Config) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; each language contributes the same number of bytes."""
+    """Byte-level BPE; each language contributes the same number of bytes, and its names."""
     texts = {
         language: list(documents_of(read_lines(config.text, language, config.sources)))
         for language in config.languages
@@ -201,6 +228,12 @@ def train_tokenizer(config: Config) -> PreTrainedTokenizerFast:
                 break
             sample.append(each[index])
             left -= len(each[index].encode())
+    for language in config.languages:
+        sample += babel_facts.training_sentences(language)[::4]
+        for name in babel_facts.names(language):
+            # Inside a sentence far more often than at its start; no spaces in Chinese and Japanese.
+            spaced = [] if language in ("zh", "ja") else [f" {name}"] * config.name_weight
+            sample += spaced + [name] * (config.name_weight // (4 if spaced else 1))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -226,30 +259,64 @@ class Stream:
     """Token streams to draw rows from: natural text and facts of each language."""
 
     text: dict[str, np.ndarray]
-    """One long array of token ids per language, documents between <s> and </s>."""
+    """One long array of token ids per language, passages between <s> and </s>."""
+
+    starts: dict[str, np.ndarray]
+    """Where the passages begin."""
 
     facts: dict[str, list[np.ndarray]]
-    """Fact sentences per language, each with its <s> and </s>."""
+    """Fact sentences per language."""
+
+    told: dict[str, np.ndarray]
+    """Cumulative share of each fact sentence among all that are told."""
+
+    newline: np.ndarray
+    """The token between two lines."""
+
+    ends: np.ndarray
+    """The tokens <s> and </s>."""
 
     @staticmethod
     def build(config: Config, tokenizer: PreTrainedTokenizerFast, folder: Path) -> "Stream":
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        text = {}
+        encode = tokenizer.backend_tokenizer.encode_batch_fast
+        text, starts, facts, told = {}, {}, {}, {}
         for language in config.languages:
             cache = folder / f"tokens-{language}.npy"
             if not cache.exists():
                 documents = documents_of(read_lines(config.text, language, config.sources))
-                pieces = tokenizer.backend_tokenizer.encode_batch_fast(list(documents))
+                pieces = encode(list(passages(documents, config.passage, config.seed)))
                 ids = np.concatenate([np.array([bos, *p.ids, eos], np.uint16) for p in pieces])
                 np.save(folder / "tokens-part.npy", ids)
                 (folder / "tokens-part.npy").rename(cache)
             text[language] = np.load(cache)
-        facts = {}
-        for language in config.languages:
-            sentences = babel_facts.training_sentences(language)
-            pieces = tokenizer.backend_tokenizer.encode_batch_fast(sentences)
-            facts[language] = [np.array([bos, *p.ids, eos], np.uint16) for p in pieces]
-        return Stream(text, facts)
+            begins = np.flatnonzero(text[language] == bos)
+            starts[language] = begins[begins + config.length <= len(text[language])]
+            if not len(starts[language]):
+                raise ValueError(
+                    f"The {language} text has {len(text[language])} tokens; a row takes "
+                    f"{config.length}. Give more text or a smaller --length."
+                )
+            sentences, weights = babel_facts.weighted_sentences(language)
+            facts[language] = [np.array(p.ids, np.uint16) for p in encode(sentences)]
+            told[language] = np.cumsum(weights) / np.sum(weights)
+        newline = np.array(tokenizer.encode("\n"), np.uint16)
+        return Stream(text, starts, facts, told, newline, np.array([bos, eos], np.uint16))
+
+    def fact_row(self, config: Config, language: str, random: np.random.Generator) -> np.ndarray:
+        """Groups of sentences, one per line, until the row is full."""
+        row: list[np.ndarray] = []
+        length = 0
+        while length < config.length:
+            n = random.geometric(1 / config.fact_group)
+            picked = np.searchsorted(self.told[language][:-1], random.random(n), side="right")
+            lines = [
+                each for index in picked for each in (self.newline, self.facts[language][index])
+            ]
+            group = [self.ends[:1], *lines[1:], self.ends[1:]]
+            row += group
+            length += sum(len(each) for each in group)
+        return np.concatenate(row)
 
     def batch(self, config: Config, step: int) -> tuple[Tensor, list[str]]:
         """The rows of one step and what each holds; the step's number decides everything."""
@@ -257,25 +324,20 @@ class Stream:
         others = [code for code in config.languages if code != config.dominant]
         share = {code: (1 - config.dominant_share) / max(len(others), 1) for code in others}
         share[config.dominant] = config.dominant_share if others else 1.0
-        if config.late_shares and step >= config.decay_from * config.steps:
+        if config.late_shares and step >= config.late_from * config.steps:
             share = dict(zip(config.languages, config.late_shares, strict=True))
         rows, names = [], []
         for _ in range(config.rows):
             if step >= config.facts_from and random.random() < config.fact_share:
                 language = str(random.choice(config.languages))
-                sentences = self.facts[language]
-                row = np.empty(0, np.uint16)
-                while len(row) < config.length:
-                    picked = random.integers(len(sentences), size=32)
-                    row = np.concatenate([row, *(sentences[index] for index in picked)])
+                row = self.fact_row(config, language, random)
                 names.append(f"facts {language}")
             else:
                 language = str(
                     random.choice(config.languages, p=[share[code] for code in config.languages])
                 )
-                source = self.text[language]
-                start = int(random.integers(max(len(source) - config.length, 1)))
-                row = source[start : start + config.length]
+                start = int(random.choice(self.starts[language]))
+                row = self.text[language][start : start + config.length]
                 names.append(language)
             rows.append(row[: config.length].astype(np.int64))
         return torch.from_numpy(np.stack(rows)), names
@@ -320,10 +382,10 @@ def new_optimisers(config: Config, model: LlamaForCausalLM) -> list[torch.optim.
 
 
 def schedule(config: Config, step: int) -> float:
-    """Factor on the learning rates: up, level, down to zero."""
+    """Factor on the learning rates: up, level, down to zero, fast at first."""
     start = config.decay_from * config.steps
-    down = (config.steps - step) / max(config.steps - start, 1)
-    return min((step + 1) / config.warmup, 1.0, max(down, 0.0))
+    gone = (step - start) / max(config.steps - start, 1)
+    return min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
 
 
 def row_losses(model: LlamaForCausalLM, rows: Tensor) -> Tensor:

@@ -54,6 +54,11 @@ PACKAGES = {
 MADE_BY = {
     kind: "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
     for kind in ("FiringStats", "ActivationMoments", "SentenceMeans", "FiringSigns")
+} | {
+    "Precision": "interp.scores.average_precision.measure_precision(means)",
+    "SharingProfile": "interp.sharing_profile(signs, generator)",
+    "Losses": "interp.losses_under(model, corpora, interventions)",
+    "PerplexityMatrix": "interp.perplexity_matrix(model, selection, corpora, out=...)",
 }
 """Kind of result → what makes it, for the message about a missing file."""
 

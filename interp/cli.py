@@ -13,10 +13,12 @@ from tyro.conf import Positional
 
 from interp import artifacts
 from interp.collect import Wanted, collect, collect_part, look, merge
+from interp.commands.common import ModelChoice, say
+from interp.commands.effects import Bake, Deactivate, Steer
 from interp.corpora import Corpora, read_corpora
 from interp.doctor import doctor
 from interp.languages import check_languages, language
-from interp.model import NeuronModel, load
+from interp.model import NeuronModel
 from interp.selection import (
     NeuronSelection,
     predicted_agreement,
@@ -32,27 +34,6 @@ DESCRIPTION = (
     "Which neurons of a multilingual language model belong to a language, and which are shared. "
     "Try `interp demo` first; then `interp doctor`, `collect` and `find` on a model of your own."
 )
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model, and how it is opened."""
-
-    model: Positional[str] = "babel"
-    """"babel" (shipped with the package), a local folder, or a name on the Hugging Face hub."""
-
-    attention: Literal["native", "hooked"] = "native"
-    """native: the speed of the bare model; hooked: sites inside attention can be read too."""
-
-    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
-    """Precision of the weights; rates differ by a token or so between precisions."""
-
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps; by default the GPU if there is one."""
-
-    def open(self) -> NeuronModel:
-        dtype = None if self.dtype == "stored" else getattr(torch, self.dtype)
-        return load(self.model, attention=self.attention, dtype=dtype, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -334,11 +315,20 @@ class Demo:
         Find(self.out, fraction=0.03).run()
 
 
-Command = Collect | Merge | Status | Find | Doctor | Import | Export | Babel | Demo
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+Command = (
+    Collect
+    | Merge
+    | Status
+    | Find
+    | Deactivate
+    | Steer
+    | Bake
+    | Doctor
+    | Import
+    | Export
+    | Babel
+    | Demo
+)
 
 
 def show_stats(stats: FiringStats) -> None:
@@ -389,6 +379,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "merge": Merge,
     "status": Status,
     "find": Find,
+    "deactivate": Deactivate,
+    "steer": Steer,
+    "bake": Bake,
     "doctor": Doctor,
     "import": Import,
     "export": Export,

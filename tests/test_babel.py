@@ -179,18 +179,18 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
     )
     stats = interp.collect(model, text, progress=False)
     neurons = interp.select_by_entropy(stats, fraction=0.03)
-    control = neurons.random_like(torch.Generator().manual_seed(0), exclude=neurons.union())
     pair = ("zh", "de")
-    read = {code: measure_babel.running_text(lines_of(code)[:40]) for code in pair}
-    for code, other in (pair, pair[::-1]):
-        base = {each: measure_babel.nats(model, read[each]).sum() for each in pair}
-        off = {
-            each: measure_babel.switched_off(model, neurons[code], read[each]).sum() - base[each]
-            for each in pair
-        }
-        random = measure_babel.switched_off(model, control[code], read[code]).sum() - base[code]
-        assert off[code] > 5 * off[other].abs()
-        assert off[code] > 5 * random.abs()
+    lines = {code: measure_babel.running_text(lines_of(code)[:40]) for code in pair}
+    reading = interp.read_corpora(
+        lines, pair, model, block_length=128, n_shards=2, bos="block", progress=False
+    )
+    matrix = interp.perplexity_matrix(
+        model, neurons.restrict(pair), reading, n_draws=1, progress=False
+    )
+    rise, random = matrix.increase.value, matrix.control.value
+    for own, other in ((0, 1), (1, 0)):
+        assert rise[own, own] > 5 * rise[own, other].abs()
+        assert rise[own, own] > 3 * random[own, own].abs()
 
 
 # ---------------------------------------------------------------- training

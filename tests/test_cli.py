@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from interp import cli
+from interp.interventions import deactivate, intervene
 from interp.model import load
 from interp.selection import NeuronSelection
 from tests import tiny_models
@@ -219,3 +221,78 @@ def test_the_models_own_dtype_can_be_changed(place):
     choice = cli.ModelChoice(model=str(place / "model"), dtype="bfloat16")
     assert choice.open().dtype == torch.bfloat16
     assert load(place / "model").dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> Path:
+    """A finished run with moments and a selection."""
+    collect(place, "effects", "--moments")
+    cli.main(["find", str(place / "effects"), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    return place / "effects"
+
+
+def reading(place: Path) -> list[str]:
+    return [str(place / "model"), "--text", str(place / "text")]
+
+
+def test_deactivate_writes_the_matrix_and_shows_own_against_others(place, found, capsys):
+    out = place / "deactivated"
+    arguments = ["deactivate", str(found), *reading(place), "--out", str(out)]
+    cli.main([*arguments, "--block-length", "16", "--n-shards", "4", "--n-draws", "1"])
+    shown = capsys.readouterr().out
+    assert "Own language against the others" in shown
+    frame = pd.read_csv(out / "matrix.csv")
+    assert set(frame["read"]) == set(LANGUAGES)
+    assert (frame["off"] == "nothing").sum() == len(LANGUAGES)
+
+
+def test_steer_sets_every_baseline_beside_the_neurons(place, found, capsys):
+    out = place / "steered"
+    cli.main(
+        [
+            *("steer", str(found), *reading(place), "--to", LANGUAGES[0], "--out", str(out)),
+            *("--n", "3", "--max-new-tokens", "6", "--others-off"),
+        ]
+    )
+    assert "median loss of natural text" in capsys.readouterr().out
+    conditions = ["no edit", "neurons", "random neurons", "named in prompt", "residual stream"]
+    assert list(dict.fromkeys(pd.read_csv(out / "rates.csv")["condition"])) == conditions
+    texts = pd.read_csv(out / "texts.csv", keep_default_na=False)
+    assert len(texts) == 3 * len(conditions)
+    written = {name: tuple(rows["text"]) for name, rows in texts.groupby("condition")}
+    assert written["neurons"] != written["no edit"]
+
+
+def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, found, capsys):
+    out = place / "baked"
+    cli.main(
+        [
+            *("bake", str(found), str(place / "model"), "--language", LANGUAGES[0]),
+            *("--out", str(out)),
+        ]
+    )
+    assert "opens anywhere" in capsys.readouterr().out
+    selection = NeuronSelection.from_json(found / "neurons.json")
+    model, baked = load(place / "model"), load(out)
+    ids = torch.randint(4, model.n_vocab, (1, 12), generator=torch.Generator().manual_seed(0))
+    with intervene(model, selection[LANGUAGES[0]], deactivate):
+        expected = model.logits(ids)
+    assert torch.allclose(baked.logits(ids), expected, atol=1e-5)
+    assert not torch.allclose(model.logits(ids), expected, atol=1e-3)
+    again = ["bake", str(found), str(place / "model"), "--language", LANGUAGES[0]]
+    assert "exists" in refused([*again, "--out", str(out)], capsys)
+
+
+def test_effects_of_what_is_not_there_are_refused_in_a_sentence(place, found, tmp_path, capsys):
+    assert "interp find" in refused(["deactivate", str(tmp_path)], capsys)
+    assert "--moments" in refused(["steer", str(copied(found, tmp_path)), *reading(place)], capsys)
+    unknown = refused(["steer", str(found), *reading(place), "--to", "ja"], capsys)
+    assert "not in this selection" in unknown
+    assert "use the model it was made" in refused(["deactivate", str(found)], capsys)  # babel
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A selection without the moments beside it."""
+    path = folder / "neurons.json"
+    path.write_bytes((run / "neurons.json").read_bytes())
+    return path

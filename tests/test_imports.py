@@ -10,7 +10,8 @@ FLOW = (
     *("scores.lape", "scores.average_precision", "scores.sharing", "scores.attribution"),
     *("scores.baselines", "selection", "interventions", "patching", "lens"),
     *("evaluations.perplexity", "evaluations.generation", "evaluations.tasks"),
-    *("bake", "claims", "plots", "page", "report", "cli"),
+    *("bake", "claims", "plots", "page", "report"),
+    *("commands.common", "commands.effects", "cli"),
 )
 
 
