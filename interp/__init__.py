@@ -5,17 +5,18 @@ from interp.bake import bake
 from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.doctor import doctor
+from interp.evaluations.controls import naming_prompt, residual_means
 from interp.evaluations.generation import (
     GeneratedLanguages,
     Guard,
-    generate_texts,
     generated_languages,
     language_rates,
     natural_guard,
-    residual_means,
     steering_score,
 )
-from interp.evaluations.perplexity import Losses, PerplexityMatrix, losses_under, perplexity_matrix
+from interp.evaluations.losses import Losses, losses_under
+from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
+from interp.evaluations.writing import generate_texts, translate, translation_score
 from interp.hygiene import detect_language
 from interp.interventions import (
     Edit,
@@ -100,6 +101,7 @@ __all__ = [
     "look",
     "losses_under",
     "merge",
+    "naming_prompt",
     "natural_guard",
     "open_sentence_means",
     "override",
@@ -120,6 +122,8 @@ __all__ = [
     "sharing_profile",
     "steering_score",
     "text_for_agreement",
+    "translate",
+    "translation_score",
     "until_stable",
     "wrap",
 ]

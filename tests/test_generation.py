@@ -18,20 +18,20 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from interp.corpora import read_sentences
-from interp.evaluations import generation
+from interp.evaluations import controls, generation, writing
+from interp.evaluations.controls import ResidualMeans, naming_prompt, residual_means
 from interp.evaluations.generation import (
-    Generated,
     Guard,
     Rate,
-    ResidualMeans,
-    generate_texts,
     generated_languages,
     language_rates,
-    naming_prompt,
     natural_guard,
     repetition,
-    residual_means,
     steering_score,
+)
+from interp.evaluations.writing import (
+    Generated,
+    generate_texts,
     translate,
     translation_prompt,
     translation_score,
@@ -156,13 +156,13 @@ def test_at_temperature_zero_the_likeliest_token_is_taken(llama: NeuronModel):
 def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float):
     logits = torch.tensor([1.0, -torch.inf, 0.0, 3.0, -torch.inf])
     grid = (torch.arange(1000, dtype=torch.float64)[:, None] + 0.5) / 1000
-    draw = generation._Draw(grid, temperature)
+    draw = writing._Draw(grid, temperature)
     picked = draw(torch.zeros(1000, 1, dtype=torch.int64), logits.expand(1000, 5)).argmax(dim=-1)
     share = torch.softmax(logits / temperature, dim=-1)
     counts = torch.bincount(picked, minlength=5)
     assert (counts / 1000 - share).abs().max() <= 0.001
     assert counts[1] == counts[4] == 0
-    edge = generation._Draw(torch.tensor([[0.0], [1.0]], dtype=torch.float64), temperature)
+    edge = writing._Draw(torch.tensor([[0.0], [1.0]], dtype=torch.float64), temperature)
     least, most = edge(torch.zeros(2, 1, dtype=torch.int64), logits[1:4].expand(2, 3)).argmax(-1)
     assert (int(least), int(most)) == (1, 2)  # the first of them cannot be
 
@@ -584,7 +584,7 @@ def test_rates_of_published_generations_are_the_known_ones(shared: Path):
 
 
 def test_opening_lines_are_in_their_language():
-    codes = list(generation._OPENINGS)
+    codes = list(controls._OPENINGS)
     assert detect_language([naming_prompt(code) for code in codes], codes) == codes
     assert set(codes) <= set(LANGUAGES)
     lines = {naming_prompt(code, "english") for code in LANGUAGES}
@@ -673,7 +673,7 @@ def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest
         texts = (" Ein Hund. \nEnglish: more", "\nEin Hund.", "")
         return Generated(texts, tuple(prompts), (0, 1, 2), (True, True, False))
 
-    monkeypatch.setattr(generation, "generate_texts", fake)
+    monkeypatch.setattr(writing, "generate_texts", fake)
     assert translate(llama, ["A dog."] * 3, "de", batch_size=2) == ("Ein Hund.", "", "")
     assert asked == {
         "prompts": [translation_prompt("A dog.", "de")] * 3,

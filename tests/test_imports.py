@@ -7,11 +7,13 @@ INTERP = Path(__file__).parents[1] / "interp"
 FLOW = (
     *("artifacts", "languages", "hygiene", "texts", "documents", "corpora", "model", "doctor"),
     *("activations", "whatif", "stats", "uncertainty", "collect"),
-    *("scores.lape", "scores.average_precision", "scores.sharing", "scores.attribution"),
-    *("scores.baselines", "selection", "interventions", "patching", "lens"),
-    *("evaluations.perplexity", "evaluations.generation", "evaluations.tasks"),
+    *("scores.lape", "scores.ranks", "scores.average_precision", "scores.sharing"),
+    *("scores.attribution", "scores.baselines", "selection", "stability"),
+    *("interventions", "patching", "lens"),
+    *("evaluations.losses", "evaluations.perplexity", "evaluations.writing"),
+    *("evaluations.generation", "evaluations.controls", "evaluations.tasks"),
     *("bake", "claims", "plots", "page", "report"),
-    *("commands.common", "commands.effects", "cli"),
+    *("commands.common", "commands.effects", "commands.find", "cli"),
 )
 
 

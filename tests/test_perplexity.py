@@ -16,13 +16,8 @@ import transformers
 from torch import Tensor, nn
 
 from interp.corpora import Corpora, Rows, read_corpora, read_sentences
-from interp.evaluations.perplexity import (
-    NOTHING,
-    Losses,
-    PerplexityMatrix,
-    losses_under,
-    perplexity_matrix,
-)
+from interp.evaluations.losses import NOTHING, Losses, losses_under
+from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
 from interp.interventions import Edit, deactivate, intervene, override, scale
 from interp.model import NeuronModel, load, wrap
 from interp.selection import NeuronSelection

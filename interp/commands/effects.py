@@ -15,13 +15,12 @@ from interp import artifacts
 from interp.bake import bake
 from interp.commands.common import ModelChoice, say
 from interp.corpora import read_corpora, read_sentences
+from interp.evaluations.controls import naming_prompt, residual_means
 from interp.evaluations.generation import (
     GeneratedLanguages,
     Guard,
     generated_languages,
-    naming_prompt,
     natural_guard,
-    residual_means,
 )
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
 from interp.interventions import (

@@ -1,0 +1,306 @@
+"""What text costs a model, in nats: by language, by shard, and under several interventions.
+
+A token's loss is minus the natural logarithm of the probability that the model gives it after
+those before it in its row. Every token that `Corpora.keep` counts has one, except the first of a
+row, which nothing comes before. Averages are of logarithms, so that single tokens or rows cannot
+take them over (Tang et al., 2024, print the same; others average perplexities): nats per token, or
+bits per byte to compare languages and tokenizers. A perplexity is the exponential of such a mean.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp import artifacts
+from interp.activations import Batch, batches
+from interp.corpora import Corpora
+from interp.model import NeuronModel
+from interp.uncertainty import Estimate, jackknife_shards
+
+NOTHING = "nothing"
+"""Name of the model as it is, among interventions."""
+
+Intervention = Callable[[], AbstractContextManager[Any]] | None
+"""Makes the `with` block in which text is read; None: the model as it is."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How many nats text costs, by language and under several interventions."""
+
+    nats: Float64[Tensor, "shard off read"]
+    """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
+
+    tokens: Int64[Tensor, "shard read"]
+    """Tokens predicted."""
+
+    bytes: Int64[Tensor, "shard read"]
+    """Bytes of UTF-8 in the text of these tokens. Where a row begins or ends within a character,
+    the part of it counts as one byte or as one for each of its own: two bytes wrong at most."""
+
+    interventions: tuple[str, ...]
+    """Names along `off`; the first is what the others are compared with."""
+
+    languages: tuple[str, ...]
+    """ISO codes along `read`."""
+
+    def __post_init__(self) -> None:
+        n_off, n_read = self.nats.shape[1:]
+        if (len(self.interventions), len(self.languages)) != (n_off, n_read):
+            raise ValueError(
+                f"nats has {n_off} interventions and {n_read} languages, and "
+                f"{len(self.interventions)} and {len(self.languages)} are named."
+            )
+        if not self.nats.isfinite().all():
+            shard, off, read = (~self.nats.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"The loss on shard {shard} of {self.languages[read]} with "
+                f"{self.interventions[off]} is {self.nats[shard, off, read]}."
+            )
+
+    @property
+    def loss(self) -> Float64[Tensor, "off read"]:
+        """Nats per token. Zero: every token was certain; the logarithm of n: as by guessing in n.
+
+        NaN: no token was predicted.
+        """
+        return self.nats.sum(dim=0) / self.tokens.sum(dim=0)
+
+    @property
+    def bits_per_byte(self) -> Float64[Tensor, "off read"]:
+        """Bits per byte of UTF-8, which can be compared between tokenizers."""
+        return self.nats.sum(dim=0) / math.log(2) / self.bytes.sum(dim=0)
+
+    @property
+    def perplexity(self) -> Float64[Tensor, "off read"]:
+        """The exponential of the mean loss."""
+        return self.loss.exp()
+
+    @property
+    def increase(self) -> Estimate:
+        """Nats per token more than under the first intervention: [off read], 95 % intervals.
+
+        Paired: the same shards under both. The first row is zero.
+        """
+        return nats_per_token(self.nats - self.nats[:, :1], self.tokens)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each intervention and language, with the interval of the increase."""
+        columns = {
+            "loss": self.loss,
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+            **interval_columns("increase", self.increase),
+        }
+        rows = [
+            {
+                "intervention": name,
+                "read": code,
+                "tokens": int(self.tokens[:, read].sum()),
+                "bytes": int(self.bytes[:, read].sum()),
+                **{column: each[off, read].item() for column, each in columns.items()},
+            }
+            for off, name in enumerate(self.interventions)
+            for read, code in enumerate(self.languages)
+        ]
+        return pd.DataFrame(rows)
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {"nats": self.nats, "tokens": self.tokens, "bytes": self.bytes}
+        labels = {"interventions": list(self.interventions), "languages": list(self.languages)}
+        artifacts.save(path, "Losses", tensors, labels, provenance or {})
+
+    @staticmethod
+    def load(path: Path | str) -> "Losses":
+        stored = artifacts.load(path, "Losses")
+        return Losses(
+            stored.tensors["nats"],
+            stored.tensors["tokens"],
+            stored.tensors["bytes"],
+            tuple(stored.labels["interventions"]),
+            tuple(stored.labels["languages"]),
+        )
+
+
+def losses_under(
+    model: NeuronModel,
+    corpora: Corpora,
+    interventions: Mapping[str, Intervention],
+    *,
+    tokens_per_batch: int = 4096,
+    progress: bool = True,
+) -> Losses:
+    """What the text costs under each intervention, the first of which the others are compared with.
+
+    `{"nothing": None, "pushed": lambda: intervene(model, units, edit)}`: each makes a `with` block
+    anew for every shard of every language. All that are None are read once.
+    """
+    if not interventions:
+        raise ValueError('There is no intervention: give {"nothing": None, ...}.')
+    check_text(model, corpora)
+    return read_all(model, corpora, interventions, None, tokens_per_batch, progress)
+
+
+def nats_per_token(
+    more: Float64[Tensor, "shard *set read"], tokens: Int64[Tensor, "shard read"]
+) -> Estimate:
+    sums = {"more": more, "tokens": tokens}
+    return jackknife_shards(sums, lambda total: total["more"] / total["tokens"])
+
+
+def interval_columns(name: str, estimate: Estimate) -> dict[str, Tensor]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_all(
+    model: NeuronModel,
+    corpora: Corpora,
+    interventions: Mapping[str, Intervention],
+    folder: Path | None,
+    tokens_per_batch: int,
+    progress: bool,
+) -> Losses:
+    """Every shard of every language, each read once or taken from the folder."""
+    names, n_read = tuple(interventions), len(corpora.languages)
+    nats = torch.zeros(corpora.n_shards, len(names), n_read, dtype=torch.float64)
+    tokens = torch.zeros(corpora.n_shards, n_read, dtype=torch.int64)
+    n_bytes = torch.zeros_like(tokens)
+    passes = sum(change is not None for change in interventions.values()) + (
+        None in interventions.values()
+    )
+    total = passes * sum(int(rows.length.sum()) for rows in corpora.rows.values())
+    with tqdm(
+        total=total,
+        unit=" tokens",
+        unit_scale=True,
+        desc="reading",
+        disable=not progress,
+        delay=2,
+        leave=False,
+    ) as bar:
+        for shard in range(corpora.n_shards):
+            for read, language in enumerate(corpora.languages):
+                here = corpora.rows[language].shard == shard
+                path = folder and folder / "pieces" / f"{shard:04d}-{language}.safetensors"
+                if path is not None and path.exists():
+                    piece = _load_piece(path)
+                    assert piece.interventions == names
+                    bar.update(passes * int(corpora.rows[language].length[here].sum()))
+                else:
+                    chosen = list(batches(corpora, language, shard, tokens_per_batch))
+                    piece = _read(model, language, shard, chosen, interventions, bar)
+                    if path is not None:
+                        piece.save(path)
+                nats[shard, :, read] = piece.nats[0, :, 0]
+                tokens[shard, read] = piece.tokens[0, 0]
+                n_bytes[shard, read] = piece.bytes[0, 0]
+    return Losses(nats, tokens, n_bytes, names, corpora.languages)
+
+
+@torch.inference_mode()
+def _read(
+    model: NeuronModel,
+    language: str,
+    shard: int,
+    chosen: Sequence[Batch],
+    interventions: Mapping[str, Intervention],
+    bar: Any,
+) -> Losses:
+    """One shard of one language under every intervention: the same batches for all."""
+    n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in chosen)
+    sums: list[Tensor] = []
+    untouched: Tensor | None = None
+    for name, change in interventions.items():
+        if change is None and untouched is not None:
+            sums.append(untouched)
+            continue
+        total = torch.zeros((), dtype=torch.float64)
+        with nullcontext() if change is None else change():
+            for batch in chosen:
+                nats = _nats(model, batch)
+                if not nats.isfinite().all():
+                    row = int((~nats.isfinite()).nonzero()[0])
+                    raise ValueError(
+                        f"{model.name} gives a NaN or infinite loss on {batch.sources[row]} "
+                        f"({language}, shard {shard}) with {name!r}: weights may be damaged, "
+                        f"{model.dtype} too narrow, or the edit too strong. Load the model with "
+                        "dtype=torch.float32, or lower the strength."
+                    )
+                total += nats.sum()
+                bar.update(int(batch.length.sum()))
+        sums.append(total)
+        untouched = total if change is None else untouched
+    return Losses(
+        rearrange(torch.stack(sums), "off -> 1 off 1"),
+        torch.tensor([[n_tokens]]),
+        torch.tensor([[sum(_n_bytes(model, batch) for batch in chosen)]]),
+        tuple(interventions),
+        (language,),
+    )
+
+
+def _nats(model: NeuronModel, batch: Batch) -> Float64[Tensor, " batch"]:
+    """The loss of each row, summed over its tokens that count and have one before them."""
+    longest = batch.ids.shape[1]
+    mask = None
+    if (batch.length < longest).any():
+        mask = torch.arange(longest) < rearrange(batch.length, "batch -> batch 1")
+    losses = model.losses(batch.ids, mask).cpu().double()
+    return losses.masked_fill(~batch.keep[:, 1:], 0).sum(dim=1)
+
+
+def _n_bytes(model: NeuronModel, batch: Batch) -> int:
+    """Bytes of the text of what is predicted: of all that counts, less what comes first."""
+
+    def size(ids: Tensor) -> int:
+        text = model.decode(ids.tolist())
+        return len(text.encode()) - 2 * text.count("\ufffd")  # part of a character: one byte
+
+    return sum(
+        size(ids[keep]) - size(ids[:1][keep[:1]])
+        for ids, keep in zip(batch.ids, batch.keep, strict=True)
+    )
+
+
+def check_text(model: NeuronModel, corpora: Corpora) -> None:
+    """Refuse text that the model cannot read, before anything is read."""
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer to count bytes with: give one to wrap.")
+    for code, rows in corpora.rows.items():
+        if int(rows.ids.max()) >= model.n_vocab:
+            raise ValueError(
+                f"{code} has token {int(rows.ids.max())}, and {model.name} knows {model.n_vocab}: "
+                "read the text with the tokenizer of this model."
+            )
+        if int(rows.length.max()) > model.max_length:
+            raise ValueError(
+                f"A row of {code} has {int(rows.length.max())} tokens, and {model.name} takes "
+                f"{model.max_length}: read the text in shorter blocks."
+            )
+        if not corpora.keep(rows.ids, rows.length)[:, 1:].any():
+            raise ValueError(
+                f"No token of {code} can be predicted: its rows hold one token each, or special "
+                "tokens alone."
+            )
+
+
+def _load_piece(path: Path) -> Losses:
+    try:
+        return Losses.load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Delete that file and run the same again: only this piece is read again."
+        ) from None
