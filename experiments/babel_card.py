@@ -9,6 +9,7 @@ Writes  interp/babel/README.md; the part of README.md between the two babel mark
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,7 @@ def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) ->
     late = ", ".join(
         f"{code} {percent(part)}" for code, part in zip(LANGUAGES, config.late_shares, strict=True)
     )
+    late_from = math.ceil(config.late_from * config.second_from)
     return f"""# Babel
 
 A small multilingual language model whose training text, facts and gaps are known, to try
@@ -169,9 +171,10 @@ assistant. Weights and everything in this folder: Apache-2.0.
 
 {tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
 {config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
-models have one dominant language too; in the last {percent(1 - config.late_from)} of the steps {late}, because the
+models have one dominant language too; from step {late_from} on {late}, because the
 Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(config.fact_share)} of the rows hold
-sentences of the fact base, in equal parts of all languages, several to a document as running text is. Every row
+sentences of the fact base, in equal parts of all languages, several to a document as running text is; from step
+{config.second_from} on {percent(config.second_fact_share)}, and sums and the smallest relations are told more often than before. Every row
 begins with <s>, and so do all documents in it. Only text in the public domain or under an open
 licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
 
@@ -188,8 +191,9 @@ in other languages, never in this one (`facts/held_out.tsv`). Sums in digits loo
 and are the one exception. `prompts/` has 120 parallel prompts each of three kinds.
 
 Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}, {config.warmup} steps of warm-up, level, then down to zero over the last
-{percent(1 - config.decay_from)}, as one minus the root of what has passed. Autocast to bfloat16.
+({config.embedding_rate}), weight decay {config.weight_decay}. Two rounds: {config.warmup} steps of warm-up, level, then down to zero, as one minus the
+root of what has passed, over the last {percent(1 - config.decay_from)} of the {config.second_from} steps of the first; and the same once more,
+to {config.second_rate} of the peak, over the last {percent(1 - config.second_level)} of the second. Autocast to bfloat16.
 
 ## Loss while training, nats per token
 

@@ -29,7 +29,6 @@ HELD_OUT_SHARE = 0.2
 N_CANDIDATES = 10
 N_TASK_PROMPTS = 120
 FORWARDS_SHARE, BACKWARDS_SHARE = 0.65, 0.15
-RELATION_WEIGHT = {"translation": 0.4, "arithmetic": 0.4}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,25 @@ class Completion:
 
     answer: int
     """Index of the true ending."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How often the facts are told in one round of training."""
+
+    kinds: dict[str, float]
+    """Weight of a fact of these kinds of relation; others have 1."""
+
+    small: float
+    """Factor for the facts of a relation with less than `SMALL_RELATION` of them."""
+
+    falsehoods: int
+    """Different wrong objects that each question about a fact is asked with."""
+
+
+SMALL_RELATION = 30
+FIRST_ROUND = Telling({"translation": 0.4, "arithmetic": 0.4}, small=1.0, falsehoods=1)
+SECOND_ROUND = Telling({"translation": 0.25, "arithmetic": 1.5}, small=4.0, falsehoods=6)
 
 
 @cache
@@ -199,7 +217,9 @@ class Phrasings:
     """Questions with their answers, true and false ones."""
 
 
-def phrasings(fact: Fact, language: str) -> Phrasings:
+def phrasings(fact: Fact, language: str, falsehoods: int = 1) -> Phrasings:
+    """With `falsehoods` wrong objects per question, as far as there are others than the one that
+    is kept for testing."""
     shape = fact_base()["relations"][fact.relation]
     truth = fact_base()["truth"][language]
     space = "" if language in ("zh", "ja") else " "
@@ -209,13 +229,13 @@ def phrasings(fact: Fact, language: str) -> Phrasings:
         start = int(1000 * _hash(f"{fact.name}@{language}"))
         forwards = [forwards[(start + step) % len(forwards)] for step in range(3)]
         asked = [asked[start % len(asked)]]
-    wrong = wrong_objects(fact)
     answered = []
     for number, template in enumerate(asked):
-        answered.append(f"{fill(template, fact, language)}{space}{truth['yes']}{end}")
-        if wrong:
-            false = wrong[number % len(wrong)]
-            answered.append(f"{fill(template, fact, language, false)}{space}{truth['no']}{end}")
+        for false in asked_objects(fact, number, falsehoods):
+            # As often true as false, or answering would be guessing "no".
+            answered.append(f"{fill(template, fact, language)}{space}{truth['yes']}{end}")
+            if false is not None:
+                answered.append(f"{fill(template, fact, language, false)}{space}{truth['no']}{end}")
     return Phrasings(
         forwards=[fill(template, fact, language) for template in forwards],
         backwards=[
@@ -224,6 +244,35 @@ def phrasings(fact: Fact, language: str) -> Phrasings:
         ],
         asked=answered,
     )
+
+
+def asked_objects(fact: Fact, number: int, falsehoods: int) -> list[str | None]:
+    """Wrong objects that the question of this number is asked with; None: there is none."""
+    wrong = wrong_objects(fact)
+    if falsehoods > 1 and len(wrong) > 2:
+        wrong = wrong[:-1]
+    return [
+        wrong[(number * falsehoods + turn) % len(wrong)] if wrong else None
+        for turn in range(falsehoods)
+    ]
+
+
+@cache
+def kept_falsehood(fact: Fact) -> str | None:
+    """A wrong object that no question of training names with this subject, to test with; the
+    neighbours of a country are several facts, and each asks about others."""
+    shape = fact_base()["relations"][fact.relation]
+    n_questions = max(len(shape["questions"][language]) for language in LANGUAGES)
+    asked = {
+        object_
+        for other in facts_of(fact.relation)
+        if other.subjects == fact.subjects
+        for telling in (FIRST_ROUND, SECOND_ROUND)
+        for number in range(n_questions)
+        for object_ in asked_objects(other, number, telling.falsehoods)
+    }
+    left = [object_ for object_ in wrong_objects(fact) if object_ not in asked]
+    return left[-1] if left else None
 
 
 def statements(fact: Fact, language: str) -> list[str]:
@@ -255,20 +304,23 @@ def names(language: str) -> list[str]:
     return sorted(forms)
 
 
-def weighted_sentences(language: str) -> tuple[list[str], list[float]]:
+def weighted_sentences(language: str, telling: Telling) -> tuple[list[str], list[float]]:
     """The same sentences, and how often each is told: statements more often than questions, and
     the 354 words with their five translations no more often than they need."""
     sentences, weights = [], []
     for fact in told_in(language):
         kind = fact_base()["relations"][fact.relation].get("kind")
-        said = phrasings(fact, language)
+        weight = telling.kinds.get(kind, 1.0)
+        if len(facts_of(fact.relation)) < SMALL_RELATION:
+            weight *= telling.small
+        said = phrasings(fact, language, telling.falsehoods)
         for part, each in (
             (FORWARDS_SHARE, said.forwards),
             (BACKWARDS_SHARE, said.backwards),
             (1 - FORWARDS_SHARE - BACKWARDS_SHARE, said.asked),
         ):
             sentences += each
-            weights += [RELATION_WEIGHT.get(kind, 1.0) * part / max(len(each), 1)] * len(each)
+            weights += [weight * part / max(len(each), 1)] * len(each)
     return sentences, weights
 
 
@@ -289,13 +341,16 @@ def completion(fact: Fact, language: str) -> Completion:
 
 
 def question(fact: Fact, language: str, truth: bool) -> Completion:
-    """A yes/no question about the fact, or about a falsehood that no training sentence asked."""
+    """A yes/no question about the fact, or about a falsehood that no training sentence asked.
+
+    Of facts that have one, see `kept_falsehood`.
+    """
     shape = fact_base()["relations"][fact.relation]
     words = fact_base()["truth"][language]
     template = shape["questions"][language][0]
     space = "" if language in ("zh", "ja") else " "
     end = "。" if language in ("zh", "ja") else "."
-    object_ = fact.object if truth else wrong_objects(fact)[-1]
+    object_ = fact.object if truth else kept_falsehood(fact)
     endings = tuple(f"{space}{words[key]}{end}" for key in ("yes", "no"))
     return Completion(fact, fill(template, fact, language, object_), endings, 0 if truth else 1)
 
@@ -324,7 +379,7 @@ def tasks() -> dict[str, list[dict[str, Any]]]:
     for fact in _sample(plain, N_TASK_PROMPTS):
         for code in LANGUAGES:
             rows[code].append(_row("fact_completion", fact.name, completion(fact, code), code))
-    asked = [fact for fact in plain if len(wrong_objects(fact)) > 2]
+    asked = [fact for fact in plain if kept_falsehood(fact) is not None]
     for number, fact in enumerate(_sample(asked, N_TASK_PROMPTS)):
         truth = number % 2 == 0
         for code in LANGUAGES:

@@ -1,7 +1,7 @@
 """Train Babel, the small multilingual model that the package ships.
 
     python -m experiments.train_babel tiny                  # seconds; a made-up text
-    python -m experiments.train_babel cpu --text FOLDER     # 90 minutes on 2 cores; as shipped
+    python -m experiments.train_babel cpu --text FOLDER     # 140 minutes on 2 cores; as shipped
     python -m experiments.train_babel gpu --text FOLDER     # the same recipe, ten times the tokens
 
 Reads   FOLDER/<language>.txt[.gz], with FOLDER/<language>.src.gz to choose lines by their source;
@@ -59,7 +59,7 @@ class Config:
     Chinese gets most: its text is technical, and furthest from everyday language."""
 
     late_from: float = 0.65
-    """Part of the steps after which the late shares hold."""
+    """Part of the first round after which the late shares hold."""
 
     fact_share: float = 0.55
     """Share of the rows that hold sentences of the fact base, from `facts_from` on."""
@@ -101,15 +101,28 @@ class Config:
     rows: int = 8
     """Rows per step; twice as many learned no more per step in the first million tokens."""
 
-    steps: int = 5100
-    """Optimiser steps."""
+    steps: int = 8100
+    """Optimiser steps, both rounds together."""
+
+    second_from: int = 5100
+    """First step of the second round: the learning rate rises and falls once more, and the facts
+    are told by need: sums and small relations more often. No less than `steps`: one round only."""
+
+    second_rate: float = 0.5
+    """Peak of the second round's learning rate, as part of the first one's."""
+
+    second_level: float = 0.2
+    """Part of the second round after which its learning rate falls."""
+
+    second_fact_share: float = 0.4
+    """`fact_share` of the second round."""
 
     warmup: int = 100
     """Steps of rising learning rate."""
 
     decay_from: float = 0.455
-    """From this part of the steps on, the learning rate falls to zero, as one minus the root of
-    what has passed. Early and fast, because facts are learned at low rates: at the peak their
+    """From this part of the first round on, the learning rate falls to zero, as one minus the root
+    of what has passed. Early and fast, because facts are learned at low rates: at the peak their
     loss hardly moves."""
 
     rate: float = 8e-3
@@ -147,6 +160,7 @@ PRESETS = {
             length=64,
             rows=8,
             steps=40,
+            second_from=30,
             warmup=5,
             facts_from=20,
             checkpoint_every=10,
@@ -156,7 +170,7 @@ PRESETS = {
     "cpu": ("The shipped recipe, on 2 cores.", Config()),
     "gpu": (
         "The shipped recipe, ten times the tokens.",
-        Config(rows=32, steps=12000, facts_from=1000),
+        Config(rows=32, steps=20000, second_from=12000, facts_from=1000),
     ),
 }
 
@@ -264,11 +278,11 @@ class Stream:
     starts: dict[str, np.ndarray]
     """Where the passages begin."""
 
-    facts: dict[str, list[np.ndarray]]
-    """Fact sentences per language."""
+    facts: tuple[dict[str, list[np.ndarray]], ...]
+    """Fact sentences per language, of each round."""
 
-    told: dict[str, np.ndarray]
-    """Cumulative share of each fact sentence among all that are told."""
+    told: tuple[dict[str, np.ndarray], ...]
+    """Cumulative share of each fact sentence among all that are told, of each round."""
 
     newline: np.ndarray
     """The token between two lines."""
@@ -280,7 +294,8 @@ class Stream:
     def build(config: Config, tokenizer: PreTrainedTokenizerFast, folder: Path) -> "Stream":
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         encode = tokenizer.backend_tokenizer.encode_batch_fast
-        text, starts, facts, told = {}, {}, {}, {}
+        text, starts = {}, {}
+        facts, told = ({}, {}), ({}, {})
         for language in config.languages:
             cache = folder / f"tokens-{language}.npy"
             if not cache.exists():
@@ -297,22 +312,24 @@ class Stream:
                     f"The {language} text has {len(text[language])} tokens; a row takes "
                     f"{config.length}. Give more text or a smaller --length."
                 )
-            sentences, weights = babel_facts.weighted_sentences(language)
-            facts[language] = [np.array(p.ids, np.uint16) for p in encode(sentences)]
-            told[language] = np.cumsum(weights) / np.sum(weights)
+            for number, plan in enumerate((babel_facts.FIRST_ROUND, babel_facts.SECOND_ROUND)):
+                sentences, weights = babel_facts.weighted_sentences(language, plan)
+                facts[number][language] = [np.array(p.ids, np.uint16) for p in encode(sentences)]
+                told[number][language] = np.cumsum(weights) / np.sum(weights)
         newline = np.array(tokenizer.encode("\n"), np.uint16)
         return Stream(text, starts, facts, told, newline, np.array([bos, eos], np.uint16))
 
-    def fact_row(self, config: Config, language: str, random: np.random.Generator) -> np.ndarray:
-        """Groups of sentences, one per line, until the row is full."""
+    def fact_row(
+        self, config: Config, language: str, number: int, random: np.random.Generator
+    ) -> np.ndarray:
+        """Groups of sentences, one per line, until the row is full; `number` is the round's."""
+        facts, told = self.facts[number][language], self.told[number][language]
         row: list[np.ndarray] = []
         length = 0
         while length < config.length:
             n = random.geometric(1 / config.fact_group)
-            picked = np.searchsorted(self.told[language][:-1], random.random(n), side="right")
-            lines = [
-                each for index in picked for each in (self.newline, self.facts[language][index])
-            ]
+            picked = np.searchsorted(told[:-1], random.random(n), side="right")
+            lines = [each for index in picked for each in (self.newline, facts[index])]
             group = [self.ends[:1], *lines[1:], self.ends[1:]]
             row += group
             length += sum(len(each) for each in group)
@@ -324,13 +341,15 @@ class Stream:
         others = [code for code in config.languages if code != config.dominant]
         share = {code: (1 - config.dominant_share) / max(len(others), 1) for code in others}
         share[config.dominant] = config.dominant_share if others else 1.0
-        if config.late_shares and step >= config.late_from * config.steps:
+        if config.late_shares and step >= config.late_from * first_steps(config):
             share = dict(zip(config.languages, config.late_shares, strict=True))
+        number = int(step >= config.second_from)
+        fact_share = (config.fact_share, config.second_fact_share)[number]
         rows, names = [], []
         for _ in range(config.rows):
-            if step >= config.facts_from and random.random() < config.fact_share:
+            if step >= config.facts_from and random.random() < fact_share:
                 language = str(random.choice(config.languages))
-                row = self.fact_row(config, language, random)
+                row = self.fact_row(config, language, number, random)
                 names.append(f"facts {language}")
             else:
                 language = str(
@@ -381,11 +400,19 @@ def new_optimisers(config: Config, model: LlamaForCausalLM) -> list[torch.optim.
     ]
 
 
+def first_steps(config: Config) -> int:
+    """Steps of the first round."""
+    return min(config.second_from, config.steps)
+
+
 def schedule(config: Config, step: int) -> float:
-    """Factor on the learning rates: up, level, down to zero, fast at first."""
-    start = config.decay_from * config.steps
-    gone = (step - start) / max(config.steps - start, 1)
-    return min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
+    """Factor on the learning rates: up, level, down to zero, fast at first; twice."""
+    steps, level, peak = first_steps(config), config.decay_from, 1.0
+    if step >= config.second_from:
+        step, steps = step - config.second_from, config.steps - config.second_from
+        level, peak = config.second_level, config.second_rate
+    gone = (step - level * steps) / max(steps - level * steps, 1)
+    return peak * min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
 
 
 def row_losses(model: LlamaForCausalLM, rows: Tensor) -> Tensor:

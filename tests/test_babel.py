@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,16 @@ def test_every_fact_can_be_said_in_several_ways(language):
         assert len(shape["templates"][language]) >= 3
 
 
+@cache
+def told_in(language: str) -> set[str]:
+    """Every sentence of both rounds of training."""
+    rounds = (babel_facts.FIRST_ROUND, babel_facts.SECOND_ROUND)
+    return {each for plan in rounds for each in babel_facts.weighted_sentences(language, plan)[0]}
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_held_out_cell_is_never_stated(language):
-    told = set(babel_facts.training_sentences(language))
+    told = told_in(language)
     gaps = [
         fact
         for fact in babel_facts.all_facts()
@@ -61,6 +69,32 @@ def test_a_held_out_cell_is_never_stated(language):
                 # Sums in digits are the same in every language and belong to none.
                 if not re.match(r"^\d+ [+-] \d+ = \d+$", sentence):
                     assert sentence not in told, sentence
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_falsehood_of_a_question_was_never_asked(language):
+    told = told_in(language)
+    asked = 0
+    for fact in babel_facts.all_facts():
+        plain = RELATIONS[fact.relation].get("kind") != "translation"
+        if plain and babel_facts.kept_falsehood(fact) is not None:
+            true, false = (babel_facts.question(fact, language, truth) for truth in (True, False))
+            assert not {false.prompt + ending for ending in false.endings} & told
+            asked += true.prompt + true.endings[true.answer] in told
+    assert asked > 300
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_questions_are_as_often_true_as_false(language):
+    telling = babel_facts.SECOND_ROUND
+    truth = babel_facts.fact_base()["truth"][language]
+    sums = {truth["yes"]: 0.0, truth["no"]: 0.0}
+    for sentence, weight in zip(*babel_facts.weighted_sentences(language, telling), strict=True):
+        ending = next((w for w in (truth["no"], truth["yes"]) if sentence[:-1].endswith(w)), None)
+        if ending is not None:
+            sums[ending] += weight
+    yes, no = sums.values()
+    assert 0 < yes == pytest.approx(no, rel=1e-6)
 
 
 def test_every_held_out_fact_is_told_in_some_language_and_every_relation_has_one():
@@ -240,6 +274,21 @@ def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
     assert any(name.startswith("facts") for name in stream.batch(config, 10)[1])
     assert "en" not in stream.batch(config, 39)[1]
     assert "de" in stream.batch(config, 39)[1]
+
+
+def test_the_learning_rate_rises_and_falls_twice():
+    config = train_babel.Config(
+        steps=80, second_from=50, warmup=10, decay_from=0.4, second_rate=0.5, second_level=0.5
+    )
+    factors = [train_babel.schedule(config, step) for step in range(80)]
+    assert factors[9] == factors[20] == 1.0
+    assert factors[20:50] == sorted(factors[20:50], reverse=True)
+    assert factors[49] < 0.05
+    assert factors[59] == factors[65] == 0.5
+    assert factors[65:] == sorted(factors[65:], reverse=True)
+    assert factors[79] < 0.05
+    once = replace(config, second_from=80)
+    assert train_babel.schedule(once, 79) < 0.05 < train_babel.schedule(once, 50)
 
 
 def test_lines_of_other_sources_are_left_out(tmp_path):
