@@ -29,6 +29,7 @@ from torch import Tensor
 from interp import artifacts
 from interp.model import Kind
 from interp.scores import average_precision as ours
+from interp.scores import ranks
 from interp.stats import SentenceMeans
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
@@ -107,12 +108,12 @@ def loop(
 
 
 def without_numba(run: Callable[[], Tensor]) -> Tensor:
-    compiled = ours._compiled
-    ours._compiled = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    compiled = ranks._compiled
+    ranks._compiled = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     try:
         return run()
     finally:
-        ours._compiled = compiled
+        ranks._compiled = compiled
 
 
 def speed(config: Config) -> None:
@@ -134,7 +135,7 @@ def speed(config: Config) -> None:
             "scikit-learn, unit by unit": (peer, case.loop_units),
             "ours, without numba": (lambda score=score: without_numba(score), case.units),
         }
-        if ours._compiled() is not None:
+        if ranks._compiled() is not None:
             runs["ours, with numba"] = (score, case.units)
         rates: dict[str, list[float]] = {name: [] for name in runs}
         found: dict[str, Tensor] = {}

@@ -45,6 +45,12 @@ class Wanted:
     sentence_means: tuple[Kind, ...] = ()
     """Sites whose units are averaged over the tokens of each row; for rows that are sentences."""
 
+    special_tokens: bool = False
+    """Let special tokens in a row, such as beginning-of-text, count in its sentence means, as the
+    code of Kojima et al. (2024) does wherever the tokenizer adds some. They are in a row only if
+    the text was read so (bos="document"). What a first token gives can be far larger than the rest,
+    and then it decides the mean. Counts of firing and moments leave special tokens out."""
+
     signs: bool = False
     """Which neurons fire at the last token of each row; for rows that are parallel prompts."""
 
@@ -198,6 +204,8 @@ class _Run:
                 "moments": self.wanted.moments,
                 "sentence_means": list(self.wanted.sentence_means),
                 "signs": self.wanted.signs,
+                # Named only where it is asked for, so that older runs can go on.
+                **({"special_tokens": True} if self.wanted.special_tokens else {}),
             },
             "tokens_per_batch": self.tokens_per_batch,
             "stops_early": stops_early,
@@ -253,7 +261,8 @@ class _Run:
         if self.wanted.moments:
             counters.append(MomentsCounter(self.model))
         if self.wanted.sentence_means:
-            counters.append(SentenceMeansCounter(self.model, self.wanted.sentence_means, n_rows))
+            kinds, special = self.wanted.sentence_means, self.wanted.special_tokens
+            counters.append(SentenceMeansCounter(self.model, kinds, n_rows, special))
         if self.wanted.signs:
             counters.append(SignsCounter(self.model, n_rows))
         return counters
@@ -278,6 +287,10 @@ def _open(
         raise ValueError(
             "Sentence means need rows that are sentences, and these are packed blocks: read the "
             "text with read_sentences."
+        )
+    if wanted.special_tokens and not wanted.sentence_means:
+        raise ValueError(
+            "Special tokens count in sentence means alone, and none are kept: name their sites too."
         )
     if wanted.signs and corpora.packed:
         raise ValueError(
@@ -409,7 +422,8 @@ def open_sentence_means(out: Path | str) -> SentenceMeans:
     plan, state = _read_plan(folder), look(folder)
     if not plan["wanted"]["sentence_means"]:
         raise ValueError(
-            f"{folder} kept no sentence means: collect with Wanted(sentence_means=...)."
+            f"{folder} kept no sentence means: run `interp collect` with --sentences and their "
+            "sites, such as --sentences pre, into another folder."
         )
     if state.missing:
         raise ValueError(f"{folder} misses {len(state.missing)} pieces: finish the run first.")

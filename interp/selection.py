@@ -3,10 +3,11 @@
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange, reduce
@@ -14,24 +15,48 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import artifacts
-from interp.model import NeuronModel
+from interp.model import Kind, NeuronModel
+from interp.scores.average_precision import Half, Precision, top_and_bottom
 from interp.scores.lape import busy_threshold, language_entropy
-from interp.stats import FiringStats
+from interp.stats import ActivationMoments, FiringStats
 
 FORMAT = "polyneuron NeuronSelection 1"
+NEURON_SITES = ("pre", "pre_linear", "post")
+"""Where the neurons of the MLP are: what the gate gets, the linear branch, and what they give."""
+
+
+Site = Kind | Literal["act"]
+"""Where units are edited; see `interp.interventions.Site`."""
 
 
 @dataclass(frozen=True)
 class NeuronSelection:
-    """A set of neurons for each language."""
+    """A set of neurons for each language; or of other units, where several sites were searched."""
 
     mask: Bool[Tensor, "language layer neuron"]
-    """True where the neuron belongs to the language; a neuron may belong to several."""
+    """True where the neuron belongs to the language; a neuron may belong to several. The last axis
+    holds the units of all sites, one site after the other."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
+    sites: tuple[tuple[str, int], ...] = ()
+    """Kind and width of each site, in the order of the last axis; by default the neurons alone,
+    which are at "post"."""
+
     def __post_init__(self) -> None:
+        if not self.sites:
+            object.__setattr__(self, "sites", (("post", self.mask.shape[2]),))
+        kinds = [kind for kind, _ in self.sites]
+        if (
+            sum(width for _, width in self.sites) != self.mask.shape[2]
+            or len(set(kinds)) != len(kinds)
+            or not set(kinds) <= set(get_args(Kind))
+        ):
+            raise ValueError(
+                f"The sites are {self.sites}, and the mask has {self.mask.shape[2]} units per "
+                f"layer: give kind and width of each, none twice, of {', '.join(get_args(Kind))}."
+            )
         if len(self.languages) != len(self.mask) or len(set(self.languages)) != len(self.mask):
             raise ValueError(
                 f"The mask has {len(self.mask)} languages and the names are "
@@ -41,7 +66,7 @@ class NeuronSelection:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, NeuronSelection)
-            and self.languages == other.languages
+            and (self.languages, self.sites) == (other.languages, other.sites)
             and torch.equal(self.mask, other.mask)
         )
 
@@ -50,19 +75,19 @@ class NeuronSelection:
 
     def __and__(self, other: "NeuronSelection") -> "NeuronSelection":
         """Neurons that both selections give to the language."""
-        return NeuronSelection(self.mask & self._mask_of(other), self.languages)
+        return replace(self, mask=self.mask & self._mask_of(other))
 
     def __or__(self, other: "NeuronSelection") -> "NeuronSelection":
         """Neurons that either selection gives to the language."""
-        return NeuronSelection(self.mask | self._mask_of(other), self.languages)
+        return replace(self, mask=self.mask | self._mask_of(other))
 
     def __sub__(self, other: "NeuronSelection") -> "NeuronSelection":
         """Neurons that this selection gives to the language and the other does not."""
-        return NeuronSelection(self.mask & ~self._mask_of(other), self.languages)
+        return replace(self, mask=self.mask & ~self._mask_of(other))
 
     def __invert__(self) -> "NeuronSelection":
         """For each language, the neurons that do not belong to it."""
-        return NeuronSelection(~self.mask, self.languages)
+        return replace(self, mask=~self.mask)
 
     @property
     def n_layers(self) -> int:
@@ -70,13 +95,40 @@ class NeuronSelection:
 
     @property
     def n_neurons(self) -> int:
-        """Neurons per layer (d_mlp)."""
+        """Neurons per layer (d_mlp); with other sites, units per layer, of all sites."""
         return self.mask.shape[2]
+
+    @property
+    def neurons_only(self) -> bool:
+        """No site was searched but the MLP's neurons; what they give is edited at act or post."""
+        return self.sites == (("post", self.n_neurons),)
+
+    def units(self, language: str) -> dict[Site, Bool[Tensor, "layer unit"]]:
+        """The language's units at each site of the selection, as `intervene` takes them."""
+        kinds: list[Any] = [kind for kind, _ in self.sites]
+        return dict(zip(kinds, self._split(self[language]), strict=True))
+
+    def neurons(self) -> "NeuronSelection":
+        """The neurons of the MLP alone: those that are chosen at pre, pre_linear or post.
+
+        So selections of different sites can be compared where they meet.
+        """
+        parts = [
+            part
+            for (kind, _), part in zip(self.sites, self._split(self.mask), strict=True)
+            if kind in NEURON_SITES
+        ]
+        if not parts:
+            raise ValueError(
+                f"This selection has units of {', '.join(kind for kind, _ in self.sites)}, and no "
+                "neurons of the MLP: collect the site pre or post as well."
+            )
+        return NeuronSelection(torch.stack(parts).any(dim=0), self.languages)
 
     def restrict(self, languages: Sequence[str]) -> "NeuronSelection":
         """Some of the languages, in the order given."""
         rows = [self._index(language) for language in languages]
-        return NeuronSelection(self.mask[rows], tuple(languages))
+        return replace(self, mask=self.mask[rows], languages=tuple(languages))
 
     def counts(self) -> dict[str, int]:
         """Neurons per language."""
@@ -122,35 +174,50 @@ class NeuronSelection:
     def random_like(
         self, generator: torch.Generator, exclude: Bool[Tensor, "layer neuron"] | None = None
     ) -> "NeuronSelection":
-        """A control: as many neurons per language and layer, drawn at random.
+        """A control: as many neurons per language, layer and site, drawn at random.
 
         With `exclude`, drawn from the other neurons; `selection.union()` keeps the control clear
         of every selected neuron.
         """
         barred = torch.zeros_like(self.mask[0]) if exclude is None else exclude
-        room = self.n_neurons - reduce(barred.long(), "layer neuron -> layer", "sum")
-        profile = self.layer_profile()
-        if (profile > room).any():
-            row, layer = (profile > room).nonzero()[0].tolist()
-            raise ValueError(
-                f"{self.languages[row]} has {profile[row, layer]} neurons in layer {layer}, and "
-                f"only {room[layer]} of {self.n_neurons} are left to draw from: exclude fewer."
+        for (kind, width), masks, closed in zip(
+            self.sites, self._split(self.mask), self._split(barred), strict=True
+        ):
+            room = width - reduce(closed.long(), "layer unit -> layer", "sum")
+            sizes = reduce(masks.long(), "language layer unit -> language layer", "sum")
+            if (sizes > room).any():
+                row, layer = (sizes > room).nonzero()[0].tolist()
+                where = "" if self.neurons_only else f" at {kind}"
+                raise ValueError(
+                    f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
+                    f"{where}, and only {room[layer]} of {width} are left to draw from: exclude "
+                    "fewer."
+                )
+        drawn = [
+            torch.cat(
+                [
+                    _as_many(mask, closed, generator)
+                    for mask, closed in zip(self._split(masks), self._split(barred), strict=True)
+                ],
+                dim=-1,
             )
-        drawn = []
-        for size in profile:
-            noise = torch.rand(barred.shape, generator=generator, dtype=torch.float64)
-            rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
-            drawn.append(rank < rearrange(size, "layer -> layer 1"))
-        return NeuronSelection(torch.stack(drawn), self.languages)
+            for masks in self.mask
+        ]
+        return replace(self, mask=torch.stack(drawn))
 
     def check_model(self, model: NeuronModel) -> None:
         """Refuse a model of another size, before a wrong neuron is touched."""
-        if (model.n_layers, model.d_mlp) != (self.n_layers, self.n_neurons):
-            raise ValueError(
-                f"This selection is for {self.n_layers} layers of {self.n_neurons} neurons, and "
-                f"{model.name} has {model.n_layers} of {model.d_mlp}: use the model it was made "
-                "with."
-            )
+        for name, width in self.sites:
+            (kind,) = (each for each in get_args(Kind) if each == name)
+            model.site(0, kind)  # refuses a site that this model does not have
+            found = model.width(0, kind)
+            if (model.n_layers, found) != (self.n_layers, width):
+                what = "neurons" if self.neurons_only else f"units at {kind}"
+                raise ValueError(
+                    f"This selection is for {self.n_layers} layers of {width} {what}, and "
+                    f"{model.name} has {model.n_layers} of {found}: use the model it was made "
+                    "with."
+                )
 
     def triples(self) -> list[tuple[int, int, int]]:
         """Sorted (index of the language, layer, neuron)."""
@@ -158,7 +225,11 @@ class NeuronSelection:
 
     @staticmethod
     def from_triples(
-        triples: Iterable[Sequence[int]], languages: Sequence[str], n_layers: int, n_neurons: int
+        triples: Iterable[Sequence[int]],
+        languages: Sequence[str],
+        n_layers: int,
+        n_neurons: int,
+        sites: tuple[tuple[str, int], ...] = (),
     ) -> "NeuronSelection":
         """The selection that holds these (index of the language, layer, neuron)."""
         mask = torch.zeros(len(languages), n_layers, n_neurons, dtype=torch.bool)
@@ -173,14 +244,17 @@ class NeuronSelection:
                     "zero, in whole numbers."
                 )
             mask[tuple(triple)] = True
-        return NeuronSelection(mask, tuple(languages))
+        return NeuronSelection(mask, tuple(languages), sites)
 
     def to_json(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        """A file that people can read: one line per language and layer; empty layers left out."""
+        """A file that people can read: one line per language and layer; empty layers left out.
+
+        With several sites a line holds the units of each, counted from zero at every site.
+        """
         blocks = []
         for language in self.languages:
             rows = [
-                f'   "{layer}": {json.dumps(chosen.nonzero().flatten().tolist())}'
+                f'   "{layer}": {json.dumps(self._ids(chosen))}'
                 for layer, chosen in enumerate(self[language])
                 if chosen.any()
             ]
@@ -191,6 +265,7 @@ class NeuronSelection:
             "languages": list(self.languages),
             "n_layers": self.n_layers,
             "n_neurons": self.n_neurons,
+            **({} if self.neurons_only else {"sites": self.sites}),
             "provenance": provenance or {},
         }
         entries = [
@@ -212,16 +287,18 @@ class NeuronSelection:
             languages = tuple(stored["languages"])
             if set(stored["neurons"]) != set(languages):
                 raise ValueError("the languages named and the languages that have neurons differ")
+            sites = tuple((kind, width) for kind, width in stored.get("sites", ()))
             return NeuronSelection.from_triples(
                 [
                     (row, int(layer), neuron)
                     for row, language in enumerate(languages)
                     for layer, neurons in stored["neurons"][language].items()
-                    for neuron in neurons
+                    for neuron in (_on_one_axis(neurons, sites) if sites else neurons)
                 ],
                 languages,
                 stored["n_layers"],
                 stored["n_neurons"],
+                sites,
             )
         except KeyError as error:
             raise ValueError(
@@ -237,8 +314,15 @@ class NeuronSelection:
     def to_lape_pth(self, path: Path | str) -> None:
         """The published format (Tang et al., 2024): a list by language of lists by layer of ids.
 
-        The file does not say which language is which, nor how many neurons a layer has.
+        The file does not say which language is which, nor how many neurons a layer has, and it
+        holds neurons of the MLP alone.
         """
+        kinds = [kind for kind, _ in self.sites]
+        if len(kinds) != 1 or kinds[0] not in NEURON_SITES:
+            raise ValueError(
+                f"This selection has units of {', '.join(kinds)}, and the "
+                "published format holds neurons of the MLP alone: export selection.neurons()."
+            )
         lists = [[chosen.nonzero().flatten() for chosen in layers] for layers in self.mask]
         buffer = io.BytesIO()
         torch.save(lists, buffer)
@@ -279,6 +363,17 @@ class NeuronSelection:
                 row[layer, ids] = True
         return NeuronSelection(mask, tuple(languages))
 
+    def _split(self, units: Bool[Tensor, "*axes unit"]) -> tuple[Bool[Tensor, "*axes _"], ...]:
+        """The parts that belong to each site."""
+        return units.split([width for _, width in self.sites], dim=-1)
+
+    def _ids(self, chosen: Bool[Tensor, " neuron"]) -> list[int] | dict[str, list[int]]:
+        """Of one layer; with other sites than the neurons alone, for each site that has any."""
+        if self.neurons_only:
+            return chosen.nonzero().flatten().tolist()
+        parts = zip(self.sites, self._split(chosen), strict=True)
+        return {kind: part.nonzero().flatten().tolist() for (kind, _), part in parts if part.any()}
+
     def _index(self, language: str) -> int:
         if language not in self.languages:
             raise KeyError(
@@ -293,6 +388,11 @@ class NeuronSelection:
                 f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_neurons} for "
                 f"{', '.join(other.languages)}: they must be of one model and have the same "
                 "languages in the same order (see restrict)."
+            )
+        if self.sites != other.sites:
+            raise ValueError(
+                f"One selection has units of {self.sites}, the other of {other.sites}: compare the "
+                "neurons that both have, selection.neurons()."
             )
         return other.mask
 
@@ -344,6 +444,37 @@ def select_by_entropy(
     return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile)
 
 
+def select_by_value_entropy(
+    moments: ActivationMoments, fraction: float = 0.01, busy_quantile: float = 0.95
+) -> NeuronSelection:
+    """LAVE (Tang et al., 2024): `select_from_rate` with mean values of act(gate) for the rates.
+
+    A negative mean counts as zero, see `value_entropy`. The paper leaves open to which languages a
+    neuron belongs; here, as in LAPE, where its mean is above the quantile of all means.
+    """
+    mean = moments.gate_mean.clamp_min(0)
+    return select_from_rate(mean, moments.languages, fraction, busy_quantile)
+
+
+def select_by_precision(
+    precision: Precision, n: int = 2000, which: Half = "both"
+) -> NeuronSelection:
+    """The selection of Kojima et al. (2024): per language n/2 units that detect it best, n/2 worst.
+
+    Of all units of all sites and layers together, so a selection may be of a few layers or of one
+    site. The worst respond to everything but the language. `which` takes the "top" or the "bottom"
+    half alone, n/2 units. Ties at the cut go to the lower layer, then to the lower unit.
+    """
+    score = rearrange(precision.average_precision, "language layer unit -> language (layer unit)")
+    n_layers = precision.average_precision.shape[1]
+    mask = rearrange(
+        top_and_bottom(score, n, which),
+        "language (layer unit) -> language layer unit",
+        layer=n_layers,
+    )
+    return NeuronSelection(mask, precision.languages, precision.sites)
+
+
 def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " language"]:
     """How far two selections agree on each language: common neurons divided by the union.
 
@@ -353,82 +484,23 @@ def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " l
     return torch.tensor(both).double() / torch.tensor(either).double()
 
 
-def predicted_agreement(
-    stats: FiringStats,
-    select: Callable[[FiringStats], NeuronSelection],
-    generator: torch.Generator,
-    splits: int = 8,
-) -> float:
-    """Jaccard to expect between this selection and one from as much other text of the same kind.
-
-    The shards are split at random into two halves, `splits` times, and selected from separately.
-    Averaged over languages and splits, the two selections share D = 2 |A ∩ B| / (|A| + |B|) of
-    their neurons (Dice). What they do not share has crossed a cut, and how many do is in
-    proportion to the noise in the rates, which falls with the root of the amount of text. So
-    between two runs of all n shards, where a half has h = n // 2,
-
-        D_whole = 1 - (1 - D_half) · √(h / n)        and        J = D_whole / (2 - D_whole).
-
-    √(h / n) is 1/√2 for even n. In simulations with known truth and bursty text this lay within
-    0.06 of the Jaccard of two independent runs from 0.5 up, and 0.03 to 0.06 too high at 0.3; it
-    knows nothing of text of another kind, on which runs agree far less. A language without
-    neurons in both halves of a split is left out of its average. One: the halves agree wholly.
-    """
-    if stats.n_shards < 2:
-        raise ValueError(
-            f"There is {stats.n_shards} shard, and two halves need two or more: collect with "
-            "n_shards=20."
-        )
-    half = stats.n_shards // 2
-    dices = []
-    for _ in range(splits):
-        order = torch.randperm(stats.n_shards, generator=generator).tolist()
-        first, second = select(stats.subset(order[:half])), select(stats.subset(order[-half:]))
-        jaccard = jaccard_between(first, second)
-        dices.append((2 * jaccard / (1 + jaccard)).nanmean())
-    dice = 1 - (1 - torch.stack(dices).nanmean().item()) * math.sqrt(half / stats.n_shards)
-    return dice / (2 - dice)
+def _as_many(
+    mask: Bool[Tensor, "layer unit"], barred: Bool[Tensor, "layer unit"], generator: torch.Generator
+) -> Bool[Tensor, "layer unit"]:
+    """As many units in each layer, drawn at random from those that are not barred."""
+    noise = torch.rand(mask.shape, generator=generator, dtype=torch.float64)
+    rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    return rank < reduce(mask.long(), "layer unit -> layer 1", "sum")
 
 
-def text_for_agreement(agreement: float, wanted: float = 0.95) -> float:
-    """How many times the text would be needed for two runs to agree to a Jaccard of `wanted`.
-
-    What two selections do not share, 1 - D with D = 2 J / (1 + J), falls with the root of the text
-    (see `predicted_agreement`), so the text must grow by the square of the ratio. One: it is
-    enough as it is. Below one: less would have been enough. Zero: they agree wholly already.
-    """
-    if not (0 <= agreement <= 1 and 0 < wanted < 1):
-        raise ValueError(
-            f"Agreement {agreement} and wanted {wanted} must be shares, wanted between 0 and 1."
-        )
-    have, want = (1 - 2 * jaccard / (1 + jaccard) for jaccard in (agreement, wanted))
-    return (have / want) ** 2
-
-
-def until_stable(
-    jaccard: float = 0.95, fraction: float = 0.01, busy_quantile: float = 0.95, seed: int = 0
-) -> Callable[[FiringStats], bool]:
-    """A rule for `collect`: stop once another run is predicted to reach this Jaccard.
-
-    It asks `predicted_agreement` of the selection by entropy, from four shards on; equal statistics
-    get equal answers.
-    """
-    if not 0 < jaccard <= 1:
-        raise ValueError(f"jaccard is {jaccard}: give a share above 0 and up to 1, such as 0.95.")
-
-    def select(stats: FiringStats) -> NeuronSelection:
-        return select_by_entropy(stats, fraction, busy_quantile)
-
-    def is_stable(stats: FiringStats) -> bool:
-        if stats.n_shards < 4:
-            return False
-        generator = torch.Generator().manual_seed(seed)
-        try:
-            return predicted_agreement(stats, select, generator) >= jaccard
-        except ValueError:  # half the shards may be too little to select from; more may come
-            return False
-
-    return is_stable
+def _on_one_axis(units: dict[str, list[int]], sites: tuple[tuple[str, int], ...]) -> list[int]:
+    """Places on the unit axis, from ids at each site."""
+    widths = dict(sites)
+    starts = dict(zip(widths, accumulate(widths.values(), initial=0), strict=False))
+    for kind, ids in units.items():
+        if kind not in widths or not all(0 <= id < widths[kind] for id in ids):
+            raise ValueError(f"{ids} are no units of {kind!r}, and the sites are {sites}")
+    return [starts[kind] + id for kind, ids in units.items() for id in ids]
 
 
 def _is_lape(lists: object) -> bool:

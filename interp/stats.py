@@ -289,10 +289,20 @@ class MomentsCounter:
 
 
 class SentenceMeansCounter:
-    """Mean over the tokens of each row, for every unit of the sites asked for."""
+    """Mean over the tokens of each row, for every unit of the sites asked for.
 
-    def __init__(self, model: NeuronModel, kinds: tuple[Kind, ...], n_rows: int) -> None:
+    With `special_tokens`, beginning-of-text and other special tokens of the row count too.
+    """
+
+    def __init__(
+        self,
+        model: NeuronModel,
+        kinds: tuple[Kind, ...],
+        n_rows: int,
+        special_tokens: bool = False,
+    ) -> None:
         self.kinds = kinds
+        self._special_tokens = special_tokens
         self._means = {
             (kind, layer): torch.zeros(n_rows, model.width(layer, kind))
             for kind in kinds
@@ -302,7 +312,11 @@ class SentenceMeansCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
-        weight = batch.keep / reduce(batch.keep.float(), "batch pos -> batch 1", "sum")
+        counted = batch.keep
+        if self._special_tokens:
+            place = torch.arange(batch.keep.shape[1], device=values.device)
+            counted = place < rearrange(batch.length, "batch -> batch 1")
+        weight = counted / reduce(counted.float(), "batch pos -> batch 1", "sum")
         means = einsum(weight, values.float(), "batch pos, batch pos unit -> batch unit")
         self._means[kind, layer][list(batch.rows)] = means.cpu()
 

@@ -131,7 +131,7 @@ def selection_frequency(
     `select` returns the mask: `lambda stats: select_by_entropy(stats).mask`.
 
     Replicates share all but one shard, so this is no probability that a run on other text would
-    select the neuron; for that see `interp.selection.predicted_agreement`.
+    select the neuron; for that see `interp.agreement.predicted_agreement`.
     """
     _check_shards(stats.n_shards)
     chosen = torch.zeros(stats.fired.shape[1:], dtype=torch.int64)

@@ -1,5 +1,6 @@
 """Average precision of many units: equal to the definition and to scikit-learn, ties included."""
 
+import inspect
 import itertools
 import math
 import sys
@@ -17,18 +18,20 @@ from torch import Tensor
 from interp.collect import Wanted, collect, open_sentence_means
 from interp.corpora import read_sentences
 from interp.model import load
-from interp.scores import average_precision as module
+from interp.scores import ranks as module
 from interp.scores.average_precision import (
     Precision,
     adjusted_p_values,
     average_precision,
     measure_precision,
+    roc_area,
+    top_and_bottom,
+)
+from interp.scores.ranks import (
     null_p_values,
     null_precision,
     permutation_p_values,
     positive_percentiles,
-    roc_area,
-    top_and_bottom,
 )
 from interp.stats import SentenceMeans
 from tests import tiny_models
@@ -227,9 +230,9 @@ def test_both_paths_agree():
     for dtype in TYPES:
         responses, labels = difficult(dtype, seed=8, n=500), some_labels(500, 6)
         with pytest.MonkeyPatch.context() as patch:
-            compiled = module._scores(responses, labels, 6)
+            compiled = module.precision_and_area(responses, labels, 6)
             patch.setattr(module, "_compiled", lambda: None)
-            arrays = module._scores(responses, labels, 6)
+            arrays = module.precision_and_area(responses, labels, 6)
         torch.testing.assert_close(compiled, arrays, rtol=0, atol=1e-14)
 
 
@@ -438,6 +441,20 @@ def test_ties_go_to_the_lower_unit_and_no_unit_is_taken_twice():
 def test_a_number_that_cannot_be_halved_or_is_not_there_is_refused(n: int):
     with pytest.raises(ValueError, match=rf"n is {n} of 6 units: give an even number from 2 to 6"):
         top_and_bottom(torch.rand(2, 6), n)
+
+
+def test_one_half_alone_is_the_half_of_both():
+    score = torch.tensor([[0.5, 0.9, 0.1, 0.7, 0.2, 0.6], [0.3, 0.3, 0.3, 0.3, 0.3, 0.3]])
+    assert top_and_bottom(score, 4, "top").int().tolist() == [
+        [0, 1, 0, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+    ]
+    assert top_and_bottom(score, 4, "bottom").int().tolist() == [
+        [0, 0, 1, 0, 1, 0],
+        [0, 0, 1, 1, 0, 0],
+    ]
+    with pytest.raises(ValueError, match="which is one of both, top, bottom, not 'left'"):
+        inspect.unwrap(top_and_bottom)(score, 2, "left")  # past the tests' own check of types
 
 
 def test_scores_that_are_none_are_refused():

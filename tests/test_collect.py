@@ -13,10 +13,11 @@ from torch import Tensor
 
 from interp import artifacts
 from interp.activations import batches, observe
+from interp.agreement import until_stable
 from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.model import NeuronModel, load
-from interp.selection import select_by_entropy, until_stable
+from interp.selection import select_by_entropy
 from interp.stats import (
     ActivationMoments,
     FiringCounter,

@@ -14,17 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import artifacts
-from interp.model import load
+from interp.agreement import predicted_agreement, text_for_agreement, until_stable
+from interp.interventions import deactivate, intervene
+from interp.model import NeuronModel, load
+from interp.scores.average_precision import Precision
 from interp.selection import (
     NeuronSelection,
     jaccard_between,
-    predicted_agreement,
     select_by_entropy,
+    select_by_precision,
+    select_by_value_entropy,
     select_from_rate,
-    text_for_agreement,
-    until_stable,
 )
-from interp.stats import FiringStats
+from interp.stats import ActivationMoments, FiringStats
 from tests import tiny_models
 
 FOUR = ("en", "de", "zh", "ja")
@@ -695,3 +697,223 @@ def test_a_selection_for_a_model_of_another_size_is_refused(tmp_path):
     NeuronSelection(torch.zeros(1, 3, 160, dtype=torch.bool), ("de",)).check_model(model)
     with pytest.raises(ValueError, match=r"2 layers of 160 neurons, and .* has 3 of 160"):
         NeuronSelection(torch.zeros(1, 2, 160, dtype=torch.bool), ("de",)).check_model(model)
+
+
+# Several sites
+
+SITES = (("q", 4), ("pre", 6), ("post", 6))
+
+
+def over_sites(seed: int = 0, density: float = 0.4) -> NeuronSelection:
+    generator = torch.Generator().manual_seed(seed)
+    return NeuronSelection(torch.rand(2, 3, 16, generator=generator) < density, ("en", "de"), SITES)
+
+
+def test_a_selection_of_neurons_alone_is_stored_as_it_always_was(tmp_path: Path):
+    path = tmp_path / "x.json"
+    mask = torch.zeros(2, 2, 3, dtype=torch.bool)
+    mask[0, 0, 1] = mask[0, 0, 2] = True
+    NeuronSelection(mask, ("en", "de")).to_json(path)
+    assert path.read_text() == (
+        '{\n "format": "polyneuron NeuronSelection 1",\n "languages": ["en", "de"],\n'
+        ' "n_layers": 2,\n "n_neurons": 3,\n "provenance": {},\n "neurons": {\n'
+        '  "en": {\n   "0": [1, 2]\n  },\n  "de": {}\n }\n}\n'
+    )
+    assert NeuronSelection.from_json(path).sites == (("post", 3),)
+
+
+def test_units_of_several_sites_come_back_from_json_by_site(tmp_path: Path):
+    path = tmp_path / "x.json"
+    selection = over_sites()
+    selection.to_json(path)
+    assert NeuronSelection.from_json(path) == selection
+    stored = json.loads(path.read_text())
+    assert stored["sites"] == [["q", 4], ["pre", 6], ["post", 6]]
+    first = selection["en"][0].tolist()
+    starts = {"q": (0, 4), "pre": (4, 10), "post": (10, 16)}
+    assert stored["neurons"]["en"]["0"] == {
+        site: [unit - start for unit in range(start, stop) if first[unit]]
+        for site, (start, stop) in starts.items()
+        if any(first[start:stop])
+    }
+    for wrong in ({"q": [4]}, {"k": [0]}, {"pre": [-1]}):
+        stored["neurons"]["en"]["0"] = wrong
+        path.write_text(json.dumps(stored))
+        with pytest.raises(ValueError, match=r"that can be read .* are no units of"):
+            NeuronSelection.from_json(path)
+
+
+def test_sites_fill_the_axis_and_are_named_once():
+    mask = torch.zeros(1, 2, 10, dtype=torch.bool)
+    for sites in ((("q", 4), ("pre", 5)), (("q", 5), ("q", 5)), (("gate", 10),)):
+        with pytest.raises(ValueError, match="the mask has 10 units per layer"):
+            NeuronSelection(mask, ("en",), sites)
+
+
+def test_the_units_of_each_site_lie_one_after_the_other():
+    selection = over_sites()
+    units = selection.units("de")
+    assert {site: each.shape for site, each in units.items()} == {
+        "q": (3, 4),
+        "pre": (3, 6),
+        "post": (3, 6),
+    }
+    assert torch.equal(torch.cat(list(units.values()), dim=1), selection["de"])
+    alone = some_selection(seed=1)
+    assert alone.neurons_only
+    assert not selection.neurons_only
+    assert torch.equal(alone.units("zh")["post"], alone["zh"])
+
+
+def test_the_neurons_of_a_selection_are_those_chosen_at_any_of_their_places(tmp_path: Path):
+    selection = over_sites()
+    neurons = selection.neurons()
+    assert neurons.neurons_only
+    for row, layer, neuron in np.ndindex(2, 3, 6):
+        chosen = selection.mask[row, layer]
+        assert neurons.mask[row, layer, neuron] == (chosen[4 + neuron] | chosen[10 + neuron])
+    assert some_selection(seed=1).neurons() == some_selection(seed=1)
+    attention = NeuronSelection(selection.mask[..., :4], ("en", "de"), (("q", 4),))
+    with pytest.raises(ValueError, match="has units of q, and no neurons of the MLP"):
+        attention.neurons()
+    for refused in (attention, selection):
+        with pytest.raises(ValueError, match="the published format holds neurons of the MLP alone"):
+            refused.to_lape_pth(tmp_path / "x.pth")
+    gates = NeuronSelection(selection.mask[..., 4:10], ("en", "de"), (("pre", 6),))
+    gates.to_lape_pth(tmp_path / "x.pth")
+    again = NeuronSelection.from_lape_pth(tmp_path / "x.pth", ("en", "de"), 6)
+    assert torch.equal(again.mask, gates.mask)
+
+
+def test_the_algebra_keeps_sites_and_refuses_others():
+    a, b = over_sites(0), over_sites(1)
+    for each in (a & b, a | b, a - b, ~a, a.restrict(("de",)), a.random_like(seeded(0))):
+        assert each.sites == SITES
+    other = NeuronSelection(a.mask, a.languages, (("q", 4), ("post", 6), ("pre", 6)))
+    assert other != a
+    with pytest.raises(ValueError, match=r"One selection has units of .* the other of"):
+        a & other
+
+
+def test_a_random_control_has_as_many_units_at_every_site():
+    selection = over_sites()
+    for control in (selection.random_like(seeded(0)), selection.random_like(seeded(1))):
+        assert control != selection
+        for code in selection.languages:
+            pairs = zip(selection.units(code).values(), control.units(code).values(), strict=True)
+            for mine, drawn in pairs:
+                assert mine.sum(dim=1).tolist() == drawn.sum(dim=1).tolist()
+    barred = selection.union()
+    sparse = over_sites(density=0.15)
+    clear = sparse.random_like(seeded(0), exclude=sparse.union())
+    assert not (clear.union() & sparse.union()).any()
+    barred[:, :4] = True
+    with pytest.raises(ValueError, match="neurons in layer 0 at q, and only 0 of 4 are left"):
+        selection.random_like(seeded(0), exclude=barred)
+
+
+def test_the_random_control_of_neurons_alone_is_drawn_as_it_always_was():
+    """Older results name their controls by a hash of the masks."""
+    selection, generator = some_selection(seed=3), seeded(4)
+    drawn = []
+    for masks in selection.mask:
+        noise = torch.rand(3, 50, generator=generator, dtype=torch.float64).tolist()
+        sizes = masks.sum(dim=1).tolist()
+        ids = [sorted(range(50), key=lambda unit, row=row: row[unit]) for row in noise]
+        drawn.append([set(each[:size]) for each, size in zip(ids, sizes, strict=True)])
+    control = selection.random_like(seeded(4))
+    found = [[set(row.nonzero().flatten().tolist()) for row in masks] for masks in control.mask]
+    assert found == drawn
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> NeuronModel:
+    return load(tiny_models.build("qwen2", tmp_path_factory.mktemp("model")))
+
+
+def test_every_site_must_be_one_of_the_model(model: NeuronModel):
+    def of(*sites: tuple[str, int]) -> NeuronSelection:
+        mask = torch.zeros(1, 3, sum(width for _, width in sites), dtype=torch.bool)
+        return NeuronSelection(mask, ("de",), sites)
+
+    of(("pre", 160), ("mlp_out", 64)).check_model(model)
+    with pytest.raises(ValueError, match=r"of 63 units at mlp_out, and .* has 3 of 64"):
+        of(("pre", 160), ("mlp_out", 63)).check_model(model)
+    with pytest.raises(ValueError, match='Load it with attention="hooked"'):
+        of(("pre", 160), ("q", 64)).check_model(model)
+
+
+def test_the_units_of_a_language_can_be_handed_to_an_intervention(model: NeuronModel):
+    mask = torch.zeros(2, 3, 224, dtype=torch.bool)
+    mask[1, 1, 5] = mask[1, 1, 160 + 9] = True
+    selection = NeuronSelection(mask, ("en", "de"), (("pre", 160), ("mlp_out", 64)))
+    seen = {}
+
+    def keep(kind: str):
+        return model.site(1, kind), lambda values, hook: seen.update({kind: values.clone()})
+
+    ids = torch.arange(5, 15)[None]
+    with model.hooks([keep("pre"), keep("mlp_out")]):
+        model.body(ids)
+        before = dict(seen)
+    with (
+        intervene(model, selection.units("de"), deactivate),
+        model.hooks([keep("pre"), keep("mlp_out")]),
+    ):
+        model.body(ids)
+    for kind, unit in (("pre", 5), ("mlp_out", 9)):
+        assert (before[kind][..., unit] != 0).all()
+        assert (seen[kind][..., unit] == 0).all()
+    others = torch.arange(160) != 5
+    assert torch.equal(seen["pre"][..., others], before["pre"][..., others])
+
+
+# By precision and by mean values
+
+
+def precision_of(score: Tensor, sites: tuple[tuple[str, int], ...]) -> Precision:
+    return Precision(
+        score,
+        score.clone(),
+        score[None].float(),
+        (50.0,),
+        torch.tensor([5, 5]),
+        ("en", "de"),
+        sites,
+    )
+
+
+@pytest.mark.parametrize("n", [2, 8, 30, 96])
+def test_the_best_and_the_worst_detectors_of_all_layers_and_sites_are_selected(n: int):
+    """In plain Python; coarse scores, so that ties happen within and across layers."""
+    generator = torch.Generator().manual_seed(n)
+    score = torch.randint(0, 12, (2, 3, 32), generator=generator).double() / 12
+    sites = (("pre", 20), ("mlp_out", 12))
+    both, top, bottom = (
+        select_by_precision(precision_of(score, sites), n, which)
+        for which in ("both", "top", "bottom")
+    )
+    assert both.sites == sites
+    assert both == (top | bottom)
+    assert not (top & bottom).mask.any()
+    for row, code in enumerate(("en", "de")):
+        places = [(layer, unit) for layer in range(3) for unit in range(32)]
+        best = sorted(places, key=lambda p, row=row: (-score[row][p], *p))[: n // 2]
+        rest = [place for place in places if place not in best]
+        worst = sorted(rest, key=lambda p, row=row: (score[row][p], *p))[: n // 2]
+        for selection, expected in ((top, best), (bottom, worst)):
+            found = {tuple(place) for place in selection[code].nonzero().tolist()}
+            assert found == set(expected)
+
+
+def test_by_mean_values_a_neuron_that_is_large_for_one_language_is_found_and_no_decoy():
+    sums = torch.full((4, 3, 4, 100), 5.0, dtype=torch.float64)
+    sums[0, :, 2, 7] = torch.tensor([-1.0, 90.0, 0.0])  # large for the second language alone
+    sums[0, :, 1, 3] = torch.tensor([95.0, 95.0, 95.0])  # a decoy: larger, and for all alike
+    sums[0, :, 0, 9] = torch.tensor([1.0, -5.0, -5.0])  # a decoy: for one alone, and small
+    sums[2, :, 3, 8] = torch.tensor([0.0, 0.0, 99.0])  # a decoy: its output and not its gate
+    moments = ActivationMoments(sums, torch.tensor([10, 10, 10]), ("en", "fr", "zh"))
+    assert select_by_value_entropy(moments, fraction=1 / 400).triples() == [(1, 2, 7)]
+    mean = sums[0].clamp_min(0) / 10
+    expected = select_from_rate(mean, ("en", "fr", "zh"), fraction=1 / 400)
+    assert select_by_value_entropy(moments, fraction=1 / 400) == expected

@@ -211,7 +211,7 @@ class Steer:
     """Folder for rates.csv and texts.csv."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
+        selection = read_selection(self.neurons).neurons()  # moments are measured at them alone
         codes = check_languages(self.to or selection.languages)
         for code in codes:
             selection[code]  # all languages are there, before a large model is loaded
@@ -350,7 +350,8 @@ class Bake:
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
-        units = selection[self.language]
+        chosen = selection[self.language]
+        units = chosen if selection.neurons_only else selection.units(self.language)
         if self.edit == "replace":
             edit = replace(read_moments(self.neurons), self.language, "post")
         else:
@@ -359,5 +360,5 @@ class Bake:
         selection.check_model(model)
         note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
         folder = bake(model, units, edit, self.out, note=note)
-        say(f"{int(units.sum())} neurons of {self.language}: {edit.name}. {folder} opens anywhere;")
-        say("its logits were read back and equal those of the model with hooks.")
+        say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
+        say(f"{folder} opens anywhere; its logits equal those of the model with hooks.")

@@ -317,8 +317,10 @@ def _interventions(
             name = f"random {number}: {code}" if number else code
             interventions[name] = None
             if each[code].any():
-                interventions[name] = partial(intervene, model, each[code], edits[code])
-                with intervene(model, each[code], edits[code]):
+                # A plain mask is for the site of the edit, which of neurons may be "act".
+                units = each[code] if each.neurons_only else each.units(code)
+                interventions[name] = partial(intervene, model, units, edits[code])
+                with intervene(model, units, edits[code]):
                     pass
     return interventions
 
@@ -348,7 +350,11 @@ def _plan(
         "model": {key: each for key, each in model.fingerprint.items() if key != "name"},
         "corpora": corpora.fingerprint,
         "languages read": list(corpora.languages),
-        "selection": {"neurons": selection.counts(), "mask": _hash(selection.mask)},
+        "selection": {
+            "neurons": selection.counts(),
+            "mask": _hash(selection.mask),
+            "sites": [list(site) for site in selection.sites],
+        },
         "edit": {
             code: {
                 "name": edit.name,

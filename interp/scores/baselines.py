@@ -23,8 +23,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from interp.model import NeuronModel
-from interp.scores.average_precision import positive_percentiles, sentences_per_language
 from interp.scores.lape import busy_threshold, language_entropy
+from interp.scores.ranks import positive_percentiles, sentences_per_language
 from interp.stats import ActivationMoments
 
 

@@ -1,0 +1,218 @@
+"""Which score knows what a neuron does? Attributions beside the exact effect of every neuron.
+
+    python -m experiments.attribute_neurons tiny     # seconds
+    python -m experiments.attribute_neurons babel    # 15 minutes on 2 cores
+    python -m experiments.attribute_neurons paper --study.model NAME --task FOLDER
+
+Reads   a model; prompts of a task in each language, with their answers
+Writes  results/attribute_neurons/<preset>/prompts.csv, table.csv
+
+For each prompt that the model answers rightly, every neuron is switched off alone at the last token
+(or a random sample of them), and the fall of the answer's log-probability is what the scores are
+to foretell. Integrated gradients, gradient times activation and the effective score have a sign
+and are ranked against the fall as it is; all of them, with contribution and the activation's size,
+are ranked by size against the fall's size. Neurons that give zero change nothing and all scores
+know it, so correlations are over those that give something; intervals are over prompts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import tyro
+from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import interp
+from experiments.study import Study
+from interp import artifacts
+from interp.evaluations.task_files import read_task
+from interp.evaluations.tasks import choose, encode_items
+from interp.scores.attribution import ablation_effect, top_neurons
+from interp.uncertainty import mean_over_examples, paired_bootstrap
+
+SIGNED = ("integrated gradients", "gradient times activation", "effective score")
+"""Scores that say in which direction a neuron works."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is compared."""
+
+    study: Study
+    """Model and languages; its text is not read."""
+
+    task: str = "babel/fact_completion"
+    """Where the prompts come from; see interp.evaluations.task_files."""
+
+    n_prompts: int = 20
+    """Per language, of those answered rightly."""
+
+    n_neurons: int | None = None
+    """Switched off per prompt, drawn at random; None: every one that gives something."""
+
+    steps: int = 20
+    """Points on the path of integrated gradients."""
+
+    top: int = 50
+    """How many of the neurons with the largest effect are looked for among the highest scores."""
+
+    out: Path = field(default=Path("results/attribute_neurons/babel"))
+    """Folder for the tables."""
+
+
+PRESETS = {
+    "tiny": (
+        "Two prompts in two languages: seconds.",
+        Config(
+            Study(languages=("de", "ja")),
+            n_prompts=2,
+            n_neurons=200,
+            steps=4,
+            out=Path("results/attribute_neurons/tiny"),
+        ),
+    ),
+    "babel": ("The shipped model: 15 minutes on 2 cores.", Config(Study())),
+    "paper": (
+        "A model and task of your own.",
+        Config(
+            Study(),
+            n_prompts=100,
+            n_neurons=2000,
+            out=Path("results/attribute_neurons/paper"),
+        ),
+    ),
+}
+
+
+def scores_of(
+    model: interp.NeuronModel, prompt: tuple[int, ...], target: int, steps: int
+) -> dict[str, Float[Tensor, "layer neuron"]]:
+    """Every score of every neuron for one prompt and the first token of its answer."""
+    found = interp.integrated_gradients(model, prompt, target, steps, "log_probability")
+    return {
+        "integrated gradients": found.values,
+        "gradient times activation": interp.gradient_times_activation(
+            model, prompt, target, "log_probability"
+        ),
+        "effective score": interp.effective_score(model, found.activations, target),
+        "contribution": interp.contribution_score(model, found.activations),
+        "size of activation": found.activations.abs(),
+    }
+
+
+def compare(
+    scores: Mapping[str, Float[Tensor, "layer neuron"]],
+    effect: Float[Tensor, "layer neuron"],
+    measured: Bool[Tensor, "layer neuron"],
+    top: int,
+) -> list[dict[str, object]]:
+    """How well each score foretells the effects that were measured, of one prompt."""
+    exact = effect[measured]
+    largest = set(exact.abs().argsort(descending=True)[:top].tolist())
+    rows: list[dict[str, object]] = []
+    for name, score in scores.items():
+        here = score[measured]
+        hits = set(here.abs().argsort(descending=True)[:top].tolist())
+        row: dict[str, object] = {
+            "score": name,
+            "size": rank_correlation(here.abs(), exact.abs()),
+            "hits": len(hits & largest) / len(largest),
+        }
+        if name in SIGNED:
+            row["signed"] = rank_correlation(here, exact)
+        rows.append(row)
+    return rows
+
+
+def rank_correlation(a: Float[Tensor, " neuron"], b: Float[Tensor, " neuron"]) -> float:
+    """Spearman's; ties get their mean rank. NaN: one of them is constant."""
+    found: Any = spearmanr(a.double().numpy(), b.double().numpy())
+    return float(found.statistic)
+
+
+def questions(
+    model: interp.NeuronModel, config: Config, code: str
+) -> list[tuple[str, tuple[int, ...], int]]:
+    """Id, prompt and first token of the answer, where the model chooses the right one."""
+    task = read_task(config.task, code)
+    right = choose(model, [task], progress=False)[0].correct.tolist()
+    wrong = {item.id for item, yes in zip(task.items, right, strict=True) if not yes}
+    answered = task.where(lambda item: item.id not in wrong)
+    found = []
+    for item, encoded in zip(answered.items, encode_items(model, answered), strict=True):
+        row = encoded.rows[item.answer]
+        found.append((item.id, row[: encoded.begin], row[encoded.begin]))
+    return found[: config.n_prompts]
+
+
+def main(config: Config) -> None:
+    study = config.study
+    model = study.open()
+    generator = torch.Generator().manual_seed(study.seed)
+    rows: list[dict[str, object]] = []
+    for code in study.languages:
+        for id, prompt, target in tqdm(questions(model, config, code), code, leave=False):
+            scores = scores_of(model, prompt, target, config.steps)
+            active = scores["size of activation"] > 0
+            measured = active
+            if config.n_neurons is not None and config.n_neurons < int(active.sum()):
+                noise = torch.rand(active.shape, generator=generator).masked_fill(~active, -1.0)
+                measured = top_neurons(noise, config.n_neurons)
+            effect = ablation_effect(model, prompt, target, measured, "log_probability")
+            rows += [
+                {"language": code, "id": id, "neurons": int(measured.sum()), **row}
+                for row in compare(scores, effect, measured, config.top)
+            ]
+    frame = pd.DataFrame(rows)
+    artifacts.write_text(config.out / "prompts.csv", frame.to_csv(index=False))
+    found = table(frame, generator)
+    artifacts.write_text(config.out / "table.csv", found.to_csv(index=False))
+    print(f"{frame['id'].count() // frame['score'].nunique()} prompts, mean over prompts\n")
+    print(found.to_string(index=False, float_format="%.3f", na_rep=""))
+
+
+def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
+    """Means with intervals over prompts, and how far each is from integrated gradients, paired."""
+    rows = []
+    measures = ("size", "signed", "hits")
+    wide = {
+        name: frame.pivot_table(index=["language", "id"], columns="score", values=name, sort=False)
+        for name in measures
+    }
+    for score in frame["score"].unique():
+        for name in measures:
+            if score not in wide[name]:
+                continue
+            here = torch.tensor(wide[name][score].to_numpy())
+            best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
+            mean = mean_over_examples(here)
+            row = {
+                "score": score,
+                "measure": name,
+                "mean": mean.value.item(),
+                "low": mean.low.item(),
+                "high": mean.high.item(),
+            }
+            if score != "integrated gradients":
+                less = paired_bootstrap(best, here, generator)
+                row |= {
+                    "behind_gradients": less.value.item(),
+                    "behind_low": less.low.item(),
+                    "behind_high": less.high.item(),
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    parsed = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    main(tyro.cli(parsed, description=__doc__))

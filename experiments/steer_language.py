@@ -1,0 +1,347 @@
+"""Can units switch the language in which a model writes, and is what it writes still text?
+
+    python -m experiments.steer_language tiny      # a minute: does every part run?
+    python -m experiments.steer_language babel     # 40 minutes on 2 cores
+    python -m experiments.steer_language paper --study.model NAME --study.text FOLDER
+
+Reads   a model, and text of its languages: neurons are found on one half, guards measured on both
+Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv
+
+Every way has its own knobs (which set, how many units, how strong). They are tried on a few texts
+per language; the setting of each way that steers best (mean over languages of `steering_score`) is
+then run anew, on more texts with other seeds, so that the best of many is not reported for its
+luck. Texts begin with nothing, or with the prompt that names the language. A text counts as good
+if it is in the language and passes the guard: long enough, not repeating itself, and as likely
+under the untouched model as natural text of that language is (99 % of which is).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import tyro
+
+import interp
+from experiments.study import Study
+from interp import artifacts
+from interp.evaluations.controls import naming_prompt
+from interp.evaluations.generation import GeneratedLanguages, Guard, generated_languages
+from interp.interventions import Edit, difference_of_means, override, sentence_medians
+from interp.scores.average_precision import measure_precision
+
+Within = Callable[[str], AbstractContextManager[None]]
+"""Makes the block in which texts of a language are to be written."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to ask for a language, with its knobs set."""
+
+    name: str
+    """What is done."""
+
+    setting: str
+    """The knobs, in words."""
+
+    within: Within
+    """The edit towards a language."""
+
+    named: bool = False
+    """Whether the prompt names the language."""
+
+    control: str = ""
+    """The way that this one is a control to: it is run with the setting that was best there."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is tried."""
+
+    study: Study
+    """Model and text."""
+
+    fractions: tuple[float, ...] = (0.01, 0.03, 0.1)
+    """Of all neurons, selected by LAPE."""
+
+    units: tuple[int, ...] = (400, 2000, 8000)
+    """Units per language, by average precision; half from the top, half from the bottom."""
+
+    strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    """Times the difference of means."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers whose residual stream is pushed; None: the first, middle and last but one."""
+
+    n_sweep: int = 24
+    """Texts per language while looking for the best setting."""
+
+    n_final: int = 100
+    """Texts per language with the best settings."""
+
+    max_new_tokens: int = 64
+    """Length of a text."""
+
+    temperature: float = 0.8
+    """Of sampling."""
+
+    out: Path = Path("results/steer_language/babel")
+    """Folder for the tables."""
+
+
+PRESETS = {
+    "tiny": (
+        "Every part once, on the shipped model: a minute.",
+        Config(
+            Study(languages=("de", "ja"), tokens=4000, out=Path("results/steer_language/tiny")),
+            fractions=(0.03,),
+            units=(400,),
+            strengths=(2.0,),
+            layers=(3,),
+            n_sweep=4,
+            n_final=6,
+            max_new_tokens=24,
+            out=Path("results/steer_language/tiny"),
+        ),
+    ),
+    "babel": (
+        "The shipped model: 40 minutes on 2 cores.",
+        Config(Study(out=Path("results/steer_language/babel"))),
+    ),
+    "paper": (
+        "A model and text of your own, as in the paper: 1000 neurons from each end.",
+        Config(
+            Study(out=Path("results/steer_language/paper"), tokens=500_000),
+            units=(400, 2000, 20_000),
+            out=Path("results/steer_language/paper"),
+        ),
+    ),
+}
+
+
+# ---------------------------------------------------------------- ways
+
+
+@contextmanager
+def all_of(*blocks: AbstractContextManager[None]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block)
+        yield
+
+
+def neuron_ways(
+    model: interp.NeuronModel,
+    stats: interp.FiringStats,
+    moments: interp.ActivationMoments,
+    config: Config,
+    generator: torch.Generator,
+) -> Iterator[Way]:
+    """LAPE sets of each size pushed towards the language, alone or with the other sets off."""
+    for fraction in config.fractions:
+        found = interp.select_by_entropy(stats, fraction)
+        drawn = found.random_like(generator, exclude=found.union())
+        for strength, off in itertools.product(config.strengths, (False, True)):
+            setting = f"{fraction:g} of all, strength {strength:g}"
+            setting += ", other languages' off" if off else ""
+            for name, chosen in (("LAPE neurons", found), ("random neurons", drawn)):
+                yield Way(
+                    name,
+                    setting,
+                    partial(pushed, model, moments, chosen, strength, off),
+                    control="" if chosen is found else "LAPE neurons",
+                )
+
+
+def pushed(
+    model: interp.NeuronModel,
+    moments: interp.ActivationMoments,
+    chosen: interp.NeuronSelection,
+    strength: float,
+    off: bool,
+    code: str,
+) -> AbstractContextManager[None]:
+    edit = difference_of_means(moments, code, strength)
+    blocks = [interp.intervene(model, chosen.units(code)["post"], edit)]
+    others = chosen.union() & ~chosen[code]
+    if off and others.any():
+        blocks.append(interp.intervene(model, others, interp.deactivate))
+    return all_of(*blocks)
+
+
+def precision_ways(
+    model: interp.NeuronModel,
+    means: interp.SentenceMeans,
+    config: Config,
+    generator: torch.Generator,
+) -> Iterator[Way]:
+    """Kojima et al. (2024): units that detect the language, held at their median on it."""
+    precision = measure_precision(means)
+    edits = {code: override(sentence_medians(means, code)) for code in config.study.languages}
+    for n in config.units:
+        found = interp.select_by_precision(precision, n)
+        drawn = found.random_like(generator, exclude=found.union())
+        for name, chosen in (("precision units", found), ("random units", drawn)):
+            yield Way(
+                name,
+                f"{n:,} units",
+                partial(held, model, chosen, edits),
+                control="" if chosen is found else "precision units",
+            )
+
+
+def held(
+    model: interp.NeuronModel,
+    chosen: interp.NeuronSelection,
+    edits: Mapping[str, Edit],
+    code: str,
+) -> AbstractContextManager[None]:
+    return interp.intervene(model, chosen.units(code), edits[code])
+
+
+def residual_ways(
+    model: interp.NeuronModel, corpora: interp.Corpora, config: Config
+) -> Iterator[Way]:
+    """The residual stream behind one layer, pushed by the difference of its means."""
+    means = interp.residual_means(model, corpora)
+    n = model.n_layers
+    for layer in config.layers or sorted({0, n // 2, max(n - 2, 0)}):
+        for strength in config.strengths:
+
+            def within(
+                code: str, layer: int = layer, strength: float = strength
+            ) -> AbstractContextManager[None]:
+                return interp.intervene(model, *means.towards(code, layer, strength))
+
+            yield Way("residual push", f"behind layer {layer}, strength {strength:g}", within)
+
+
+# ---------------------------------------------------------------- running
+
+
+def run(
+    model: interp.NeuronModel,
+    way: Way,
+    guards: Mapping[str, Guard],
+    config: Config,
+    n: int,
+    seed: int,
+) -> dict[str, GeneratedLanguages]:
+    """Texts of one way towards each language in turn."""
+    return {
+        code: generated_languages(
+            model,
+            config.study.languages,
+            way.within(code),
+            guards,
+            prompts=[naming_prompt(code) if way.named else ""],
+            n=n,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=seed,
+            progress=False,
+        )
+        for code in config.study.languages
+    }
+
+
+def table(
+    way: Way, found: Mapping[str, GeneratedLanguages], guards: Mapping[str, Guard]
+) -> pd.DataFrame:
+    """A row for each language steered to: how often it was reached, and how good the texts are."""
+    rows = []
+    for code, texts in found.items():
+        line = texts.to_frame().set_index("language").loc[code]
+        rows.append(
+            {
+                "way": way.name,
+                "setting": way.setting,
+                "to": code,
+                **line[["rate", "rate_low", "rate_high", "good", "good_low", "good_high"]],
+                "score": texts.steering_score(code),
+                **line[["repetition", "loss"]],
+                "natural_loss": guards[code].natural_loss,
+                "max_loss": guards[code].max_loss,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_of(sweep: pd.DataFrame) -> dict[str, str]:
+    """For each way the setting with the highest mean score; of equals the one tried first."""
+    mean: Any = sweep.groupby(["way", "setting"], sort=False)["score"].mean()
+    return {str(way): str(each.idxmax()[1]) for way, each in mean.groupby(level=0, sort=False)}
+
+
+def summary(final: pd.DataFrame) -> str:
+    """Rates of good texts, ways down and languages across."""
+    lines = []
+    for name, column in (("in the language", "rate"), ("in the language and good", "good")):
+        wide = final.pivot_table(index=["way", "setting"], columns="to", values=column, sort=False)
+        wide["above 60 %"] = (wide > 0.6).sum(axis=1)
+        lines.append(f"Share of texts {name}:\n\n{wide.to_string(float_format='%.2f')}\n")
+    loss = final.assign(more=final["loss"] - final["natural_loss"])
+    wide = loss.pivot_table(index=["way", "setting"], columns="to", values="more", sort=False)
+    lines.append(
+        "Median loss of texts in the language, less that of natural text (nats per token):\n\n"
+        f"{wide.to_string(float_format='%.2f')}\n"
+    )
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    study = config.study
+    model = interp.load(study.model, attention="hooked", dtype=torch.float32)
+    stats, moments = study.statistics(model)
+    natural = {code: list(itertools.islice(study.documents(code), 600)) for code in study.languages}
+    guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
+    generator = torch.Generator().manual_seed(study.seed)
+    ways = [
+        Way("no edit", "", lambda code: nullcontext()),
+        Way("named in prompt", "", lambda code: nullcontext(), named=True),
+        *neuron_ways(model, stats, moments, config, generator),
+        *precision_ways(model, study.sentence_means(model), config, generator),
+        *residual_ways(model, study.read(model, "train"), config),
+    ]
+    tables = []
+    for way in ways:
+        if not way.control:
+            tables.append(
+                table(way, run(model, way, guards, config, config.n_sweep, 10**6), guards)
+            )
+            row = tables[-1]
+            shown = " ".join(
+                f"{code} {rate:.2f}/{good:.2f}"
+                for code, rate, good in zip(row["to"], row["rate"], row["good"], strict=True)
+            )
+            print(f"{way.name:<16} {way.setting:<44} {shown}", flush=True)
+            sweep = pd.concat(tables)
+            artifacts.write_text(config.out / "sweep.csv", sweep.to_csv(index=False))
+    chosen = best_of(sweep)
+    finals, texts = [], []
+    for way in ways:
+        if way.setting == chosen[way.control or way.name]:
+            found = run(model, way, guards, config, config.n_final, study.seed)
+            finals.append(table(way, found, guards))
+            texts += [
+                each.texts_frame().assign(way=way.name, setting=way.setting, to=code)
+                for code, each in found.items()
+            ]
+    final = pd.concat(finals)
+    artifacts.write_text(config.out / "final.csv", final.to_csv(index=False))
+    artifacts.write_text(config.out / "texts.csv", pd.concat(texts).to_csv(index=False))
+    print(f"\nThe best setting of each way, {config.n_final} new texts per language.\n")
+    print(summary(final))
+
+
+if __name__ == "__main__":
+    parsed = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    main(tyro.cli(parsed, description=__doc__))

@@ -1,0 +1,167 @@
+"""Published claims beside what was measured, with a verdict by a rule that is stated beforehand.
+
+A claim is put as a number and a bar: it holds where the whole interval of the number is beyond the
+bar, it does not where the whole interval is not, and otherwise nobody can tell from this much data.
+Nothing else decides, so a verdict changes only with the measurement.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from interp import artifacts
+from interp.uncertainty import Estimate
+
+Side = Literal["above", "below"]
+Verdict = Literal["holds", "does not hold", "cannot tell"]
+
+FORMAT = "polyneuron Claims 1"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that a paper says, and what came out here."""
+
+    name: str
+    """A short name, such as `lape-diagonal`."""
+
+    statement: str
+    """What is claimed, in one sentence."""
+
+    source: str
+    """Who claims it, such as "Tang et al. (2024)"."""
+
+    on: str
+    """What it was tried on: a model, or published files."""
+
+    how: str
+    """What was measured, in words and with its unit."""
+
+    command: str
+    """What to run to measure it again."""
+
+    value: float
+    """What was measured."""
+
+    low: float
+    """Lower end of its 95 % interval; of something counted without error, the value."""
+
+    high: float
+    """Upper end."""
+
+    bar: float = 0.0
+    """Where the claim begins to hold."""
+
+    side: Side = "above"
+    """On which side of the bar it holds."""
+
+    control: float = math.nan
+    """The same number where the claim should not hold, such as with random neurons. NaN: none."""
+
+    control_name: str = ""
+    """What the control is."""
+
+    def __post_init__(self) -> None:
+        if self.side not in ("above", "below"):
+            raise ValueError(f"{self.name}: the side is above or below, not {self.side!r}.")
+        if self.low > self.value or self.value > self.high:
+            raise ValueError(
+                f"{self.name}: {self.value} is not within its interval, {self.low} to {self.high}."
+            )
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the interval alone. At the bar itself a claim does not hold; NaN cannot tell."""
+        low, high, bar = self.low, self.high, self.bar
+        if self.side == "below":
+            low, high, bar = -high, -low, -bar
+        if low > bar:
+            return "holds"
+        return "does not hold" if high <= bar else "cannot tell"
+
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        return f"holds if the whole interval is {self.side} {self.bar:g}"
+
+
+def claim_of(estimate: Estimate, **said: Any) -> Claim:
+    """A claim about one number that has an interval; `said` are the other fields of `Claim`."""
+    if estimate.value.numel() != 1:
+        raise ValueError(
+            f"A claim is about one number, and the estimate has shape "
+            f"{tuple(estimate.value.shape)}: take its mean, or its least, first."
+        )
+    ends = {name: float(getattr(estimate, name)) for name in ("value", "low", "high")}
+    return Claim(**said, **ends)
+
+
+def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
+    """A row for each claim, in their order."""
+    rows = [asdict(claim) | {"verdict": claim.verdict, "rule": claim.rule} for claim in claims]
+    return pd.DataFrame(rows, columns=[*(each.name for each in fields(Claim)), "verdict", "rule"])
+
+
+def markdown(claims: Sequence[Claim]) -> str:
+    """The scoreboard as a table for a README: claim, on, measured, control, verdict."""
+    lines = ["| claim | on | measured | control | verdict |", "|---|---|---|---|---|"]
+    for each in claims:
+        value = _number(each.value)
+        if each.low != each.high:
+            value += f" ({_number(each.low)} to {_number(each.high)})"
+        control = "" if math.isnan(each.control) else _number(each.control)
+        if each.control_name:
+            control = f"{control} {each.control_name}".strip()
+        cells = (
+            f"{each.statement} *{each.source}*",
+            each.on,
+            f"{each.how}: {value}; {each.rule}",
+            control,
+            f"**{each.verdict}**",
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def save_claims(claims: Sequence[Claim], path: Path | str) -> None:
+    """A file that people can read; verdicts are not stored, they follow from the numbers."""
+    names = [claim.name for claim in claims]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is the name of several claims: give each its own.")
+    told = [
+        {key: None if each != each else each for key, each in asdict(claim).items()}  # no NaN
+        for claim in claims
+    ]
+    text = json.dumps({"format": FORMAT, "claims": told}, indent=1, ensure_ascii=False)
+    artifacts.write_text(path, text + "\n")
+
+
+def load_claims(path: Path | str) -> tuple[Claim, ...]:
+    """Read what `save_claims` wrote."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing. Make it with save_claims.")
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        if stored["format"] != FORMAT:
+            raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
+        rows: list[dict[str, Any]] = stored["claims"]
+        return tuple(Claim(**{key: _known(each) for key, each in row.items()}) for row in rows)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} holds no claims that can be read ({error}): write it with save_claims."
+        ) from None
+
+
+def _known(stored: Any) -> Any:
+    """NaN has no place in JSON."""
+    return math.nan if stored is None else stored
+
+
+def _number(value: float) -> str:
+    """Three digits that count, without an exponent where there need be none."""
+    return f"{value:.3g}"
