@@ -1,10 +1,13 @@
 """Which neurons of a multilingual language model belong to a language, and what they do."""
 
-from interp import artifacts
+from interp import artifacts, plots
+from interp.agreement import predicted_agreement, text_for_agreement, until_stable
 from interp.bake import bake
+from interp.claims import Claim, load_claims, save_claims, scoreboard
 from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.doctor import doctor
+from interp.evaluations.category_sums import CategorySums, attribute_categories
 from interp.evaluations.controls import naming_prompt, residual_means
 from interp.evaluations.generation import (
     GeneratedLanguages,
@@ -14,8 +17,13 @@ from interp.evaluations.generation import (
     natural_guard,
     steering_score,
 )
+from interp.evaluations.harness import HarnessScores, run_harness
 from interp.evaluations.losses import Losses, losses_under
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
+from interp.evaluations.switch_off import SwitchOff, switch_off
+from interp.evaluations.task_files import Item, Task, align, prompts_of, read_editing, read_task
+from interp.evaluations.task_results import Choices, Written, accuracy_table, compare
+from interp.evaluations.tasks import choose, exact_match
 from interp.evaluations.writing import generate_texts, translate, translation_score
 from interp.hygiene import detect_language
 from interp.interventions import (
@@ -39,16 +47,22 @@ from interp.scores.attribution import (
     gradient_times_activation,
     integrated_gradients,
 )
-from interp.scores.average_precision import average_precision
+from interp.scores.average_precision import Precision, average_precision, measure_precision
 from interp.scores.lape import language_entropy
 from interp.scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
 from interp.selection import (
     NeuronSelection,
     jaccard_between,
-    predicted_agreement,
     select_by_entropy,
-    text_for_agreement,
-    until_stable,
+    select_by_precision,
+    select_by_value_entropy,
+)
+from interp.stability import (
+    Stability,
+    chance_jaccard,
+    entropy_settings,
+    measure_stability,
+    without_languages,
 )
 from interp.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
 from interp.texts import HubDataset, read_prompts
@@ -58,6 +72,9 @@ from interp.whatif import Ending
 __all__ = [
     "ActivationMoments",
     "Attribution",
+    "CategorySums",
+    "Choices",
+    "Claim",
     "Corpora",
     "Edit",
     "Ending",
@@ -66,28 +83,43 @@ __all__ = [
     "FiringStats",
     "GeneratedLanguages",
     "Guard",
+    "HarnessScores",
     "HubDataset",
+    "Item",
     "Losses",
     "NeuronModel",
     "NeuronSelection",
     "PerplexityMatrix",
+    "Precision",
     "SentenceMeans",
     "Sharing",
     "SharingProfile",
+    "Stability",
+    "SwitchOff",
+    "Task",
     "Wanted",
+    "Written",
     "ablation_effect",
+    "accuracy_table",
     "add",
+    "align",
     "artifacts",
+    "attribute_categories",
     "average_precision",
     "bake",
+    "chance_jaccard",
+    "choose",
     "collect",
     "collect_part",
+    "compare",
     "contribution_score",
     "deactivate",
     "detect_language",
     "difference_of_means",
     "doctor",
     "effective_score",
+    "entropy_settings",
+    "exact_match",
     "generate_texts",
     "generated_languages",
     "gradient_times_activation",
@@ -98,32 +130,46 @@ __all__ = [
     "language_entropy",
     "language_rates",
     "load",
+    "load_claims",
     "look",
     "losses_under",
+    "measure_precision",
+    "measure_stability",
     "merge",
     "naming_prompt",
     "natural_guard",
     "open_sentence_means",
     "override",
     "perplexity_matrix",
+    "plots",
     "predicted_agreement",
     "prompt_rows",
+    "prompts_of",
     "push",
     "read_corpora",
+    "read_editing",
     "read_prompts",
     "read_sentences",
+    "read_task",
     "replace",
     "residual_means",
+    "run_harness",
+    "save_claims",
     "scale",
+    "scoreboard",
     "select_by_entropy",
+    "select_by_precision",
+    "select_by_value_entropy",
     "selection_frequency",
     "sentence_medians",
     "sharing_categories",
     "sharing_profile",
     "steering_score",
+    "switch_off",
     "text_for_agreement",
     "translate",
     "translation_score",
     "until_stable",
+    "without_languages",
     "wrap",
 ]

@@ -59,6 +59,10 @@ MADE_BY = {
     "SharingProfile": "interp.sharing_profile(signs, generator)",
     "Losses": "interp.losses_under(model, corpora, interventions)",
     "PerplexityMatrix": "interp.perplexity_matrix(model, selection, corpora, out=...)",
+    "Choices": "interp.choose(model, tasks)",
+    "Written": "interp.exact_match(model, tasks)",
+    "SwitchOff": "interp.switch_off(model, tasks, generator)",
+    "CategorySums": "interp.attribute_categories(model, tasks)",
 }
 """Kind of result → what makes it, for the message about a missing file."""
 

@@ -97,8 +97,8 @@ def claim_of(estimate: Estimate, **said: Any) -> Claim:
             f"A claim is about one number, and the estimate has shape "
             f"{tuple(estimate.value.shape)}: take its mean, or its least, first."
         )
-    ends = {name: float(getattr(estimate, name)) for name in ("value", "low", "high")}
-    return Claim(**said, **ends)
+    value, low, high = (float(each) for each in (estimate.value, estimate.low, estimate.high))
+    return Claim(**said, value=value, low=low, high=high)
 
 
 def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:

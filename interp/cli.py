@@ -1,33 +1,28 @@
 """The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
 
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from tyro.conf import Positional
 
 from interp import artifacts
+from interp.agreement import until_stable
 from interp.collect import Wanted, collect, collect_part, look, merge
 from interp.commands.common import ModelChoice, say
 from interp.commands.effects import Bake, Deactivate, Steer
-from interp.corpora import Corpora, read_corpora
+from interp.commands.find import Compare, Find, show_selection
+from interp.commands.tasks import Attribute, Evaluate, Share
+from interp.corpora import Corpora, read_corpora, read_sentences
 from interp.doctor import doctor
 from interp.languages import check_languages, language
-from interp.model import NeuronModel
-from interp.selection import (
-    NeuronSelection,
-    predicted_agreement,
-    select_by_entropy,
-    text_for_agreement,
-    until_stable,
-)
+from interp.model import Kind, NeuronModel
+from interp.selection import NeuronSelection
 from interp.stats import FiringStats
-from interp.uncertainty import jackknife, selection_frequency
+from interp.uncertainty import jackknife
 
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
@@ -77,6 +72,19 @@ class Collect:
     moments: bool = False
     """Also keep mean and spread of every activation, for interventions that set values."""
 
+    sentences: tuple[Kind, ...] = ()
+    """Read the text line by line instead of in blocks, and also average every unit of these sites
+    over each line, for `interp find --method precision`. Kojima et al. search what all linear
+    layers give: pre pre_linear mlp_out q k v attn_out; those in attention need --attention hooked.
+    Lines longer than --block-length tokens are left out."""
+
+    n_sentences: int | None = None
+    """With --sentences: lines per language, drawn at random; by default all."""
+
+    special_tokens: bool = False
+    """With --sentences and --bos document: let the beginning-of-text token count in the averages,
+    as Kojima et al. do for models whose tokenizer adds one."""
+
     tokens_per_batch: int = 4096
     """Tokens per forward pass; lower it when memory runs out."""
 
@@ -87,13 +95,20 @@ class Collect:
     """Stop once a repetition of the whole would agree with it to this Jaccard, such as 0.95."""
 
     def run(self) -> None:
-        check_languages(self.languages)  # before a large model is loaded
+        self.check()
         model = self.choice.open()
         corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Leave them out with --hygiene drop.")
-        wanted = Wanted(moments=self.moments)
+        if any(corpora.too_long.values()):
+            left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
+            say(f"Lines left out as longer than {self.block_length} tokens: {left_out}")
+        wanted = Wanted(
+            moments=self.moments,
+            sentence_means=self.sentences,
+            special_tokens=self.special_tokens,
+        )
         # Who reads which part, and where to, changes no number.
         settings = {key: each for key, each in asdict(self).items() if key not in ("shard", "out")}
         if self.shard is not None:
@@ -135,7 +150,33 @@ class Collect:
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
+    def check(self) -> None:
+        """Refuse options that exclude each other, before a large model is loaded."""
+        check_languages(self.languages)
+        if self.sentences and (self.tokens is not None or self.bos == "block"):
+            raise ValueError(
+                "--tokens and --bos block are for blocks, and --sentences reads line by line: use "
+                "--n-sentences and --bos document."
+            )
+        if not self.sentences and (self.n_sentences is not None or self.special_tokens):
+            raise ValueError(
+                "--n-sentences and --special-tokens go with --sentences and the sites to average, "
+                "such as --sentences pre."
+            )
+
     def read(self, model: NeuronModel) -> Corpora:
+        if self.sentences:
+            assert self.bos != "block"
+            return read_sentences(
+                self.text,
+                self.languages,
+                model,
+                max_length=self.block_length,
+                sentences=self.n_sentences,
+                n_shards=self.n_shards,
+                bos=self.bos,
+                hygiene=self.hygiene,
+            )
         return read_corpora(
             self.text,
             self.languages,
@@ -175,64 +216,6 @@ class Status:
             say(f"missing: shard {shard} of {code}")
         if len(state.missing) > 10:
             say(f"and {len(state.missing) - 10} more")
-
-
-@dataclass(frozen=True)
-class Find:
-    """Select the language neurons of a finished run with LAPE, and say how far to trust them.
-
-    interp find results/collect --fraction 0.01
-    """
-
-    run_folder: Positional[Path]
-    """Folder given to `interp collect --out`."""
-
-    fraction: float = 0.01
-    """Share of all neurons to select: those whose firing has the lowest entropy over languages."""
-
-    busy_quantile: float = 0.95
-    """A neuron belongs to a language where it fires more than this share of all rates."""
-
-    stable: float = 0.95
-    """Say how much text a repetition needs to agree to this Jaccard."""
-
-    out: Path | None = None
-    """Where the selection goes; by default neurons.json in the run's folder."""
-
-    seed: int = 0
-    """Seeds the random halves that the predicted agreement is measured on."""
-
-    def run(self) -> None:
-        path = self.run_folder / "firing.safetensors"
-        stats = FiringStats.load(path)
-        selection = self.select(stats)
-        out = self.out or self.run_folder / "neurons.json"
-        selection.to_json(
-            out,
-            artifacts.provenance(
-                method="LAPE",
-                counts=str(path),
-                fraction=self.fraction,
-                busy_quantile=self.busy_quantile,
-                run=artifacts.load(path, "FiringStats").provenance,
-            ),
-        )
-        frequency = selection_frequency(stats, lambda part: self.select(part).mask)
-        show_selection(selection, frequency)
-        if stats.n_shards >= 4:
-            agreement = predicted_agreement(
-                stats, self.select, torch.Generator().manual_seed(self.seed)
-            )
-            tokens = int(stats.tokens.sum(0).min())
-            enough = math.ceil(tokens * text_for_agreement(agreement, self.stable))
-            say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
-            say(
-                f"{self.stable:g} takes about {enough:,} tokens per language, {tokens:,} were read."
-            )
-        say(f"The selection is in {out}.")
-
-    def select(self, stats: FiringStats) -> NeuronSelection:
-        return select_by_entropy(stats, self.fraction, self.busy_quantile)
 
 
 @dataclass(frozen=True)
@@ -320,9 +303,13 @@ Command = (
     | Merge
     | Status
     | Find
+    | Compare
     | Deactivate
     | Steer
     | Bake
+    | Evaluate
+    | Share
+    | Attribute
     | Doctor
     | Import
     | Export
@@ -348,24 +335,6 @@ def show_stats(stats: FiringStats) -> None:
         say(f"{code}  {name:<10}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
 
 
-def show_selection(selection: NeuronSelection, frequency: torch.Tensor | None) -> None:
-    """Neurons per language: how many, in which layers, how often they come back."""
-    head = "language      neurons  exclusive  by layer"
-    say(head if frequency is None else "language      neurons  exclusive  kept  by layer")
-    alone = selection.languages_per_neuron() == 1
-    for row, (code, count) in enumerate(selection.counts().items()):
-        layers = " ".join(f"{n:>4}" for n in selection.layer_profile()[row].tolist())
-        exclusive = int((selection[code] & alone).sum())
-        kept = ""
-        if frequency is not None:
-            mine = frequency[row][selection[code]]
-            kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
-        name = language(code).name
-        say(f"{code}  {name:<10}{count:>7}  {exclusive:>9}{kept}  {layers}")
-    if frequency is not None:
-        say("kept: how often a neuron is selected again when one shard of text is left out")
-
-
 def _part(text: str) -> tuple[int, int]:
     index, slash, n = text.partition("/")
     if not (slash and index.isdecimal() and n.isdecimal()):
@@ -379,9 +348,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "merge": Merge,
     "status": Status,
     "find": Find,
+    "compare": Compare,
     "deactivate": Deactivate,
     "steer": Steer,
     "bake": Bake,
+    "evaluate": Evaluate,
+    "share": Share,
+    "attribute": Attribute,
     "doctor": Doctor,
     "import": Import,
     "export": Export,

@@ -1,0 +1,172 @@
+"""What the neurons that prompts share between languages have to do with the answers to a task.
+
+Integrated gradients of every neuron at the last token of a prompt, for the first token of the
+answer, added up by the category of sharing that the neuron has on this example. Single values are
+not kept: an example leaves four numbers per layer and language.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp import artifacts
+from interp.evaluations.losses import interval_columns
+from interp.evaluations.switch_off import categories_at, end_of_prompt
+from interp.evaluations.task_files import Task, align
+from interp.evaluations.task_results import group_numbers, tupled
+from interp.evaluations.tasks import Encoded, encode_items
+from interp.evaluations.writing import Start
+from interp.model import NeuronModel
+from interp.scores.attribution import Quantity, integrated_gradients, sums_by_category
+from interp.scores.sharing import Sharing
+from interp.uncertainty import Estimate, mean_over_examples
+
+CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
+
+
+@dataclass(frozen=True, eq=False)
+class CategorySums:
+    """Attributions of the answer, added up by category; the category axis is that of `Sharing`."""
+
+    sums: Float64[Tensor, "prompt language category layer"]
+    """What the neurons of a category do together, in units of the quantity."""
+
+    neurons: Int64[Tensor, "prompt category layer"]
+    """How many neurons are in it; a layer's add up to its width."""
+
+    change: Float64[Tensor, "prompt language layer"]
+    """What the whole layer does: the quantity less that with the layer at zero. A layer's sums add
+    up to it, but for the error of the path."""
+
+    score: Float64[Tensor, "prompt language"]
+    """The quantity itself."""
+
+    quantity: Quantity
+    """What is explained, of the answer's first token."""
+
+    prompts: tuple[str, ...]
+    """The items' ids."""
+
+    groups: tuple[str, ...]
+    """Items of one group go together; their own id where they are alone."""
+
+    task: str
+    """Name of the task."""
+
+    languages: tuple[str, ...]
+    """ISO codes: between these languages neurons are shared or not."""
+
+    def mean(self, level: float = 0.95) -> Estimate:
+        """Mean over prompts: [language category layer]; intervals are over prompts."""
+        return mean_over_examples(self.sums, group_numbers(self.groups), level)
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per language, layer and category; `share` is of the layer's `change`.
+
+        `neurons` is the mean number in the category, to hold the share against.
+        """
+        columns = interval_columns("value", self.mean(level))
+        neurons, change = self.neurons.double().mean(dim=0), self.change.mean(dim=0)
+        share = columns["value"] / rearrange(change, "language layer -> language 1 layer")
+        rows = [
+            {
+                **{"language": code, "layer": layer, "category": CATEGORIES[category]},
+                **{name: each[row, category, layer].item() for name, each in columns.items()},
+                "neurons": neurons[category, layer].item(),
+                "change": change[row, layer].item(),
+                "share": share[row, category, layer].item(),
+            }
+            for row, code in enumerate(self.languages)
+            for layer in range(change.shape[1])
+            for category in Sharing
+        ]
+        return pd.DataFrame(rows).assign(quantity=self.quantity, prompts=len(self.prompts))
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(path, "CategorySums", tensors, labels, provenance or {})
+
+    @staticmethod
+    def load(path: Path | str) -> "CategorySums":
+        stored = artifacts.load(path, "CategorySums")
+        return CategorySums(**stored.tensors, **tupled(stored.labels))
+
+
+def attribute_categories(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    folder: Path | str | None = None,
+    *,
+    steps: int = 20,
+    quantity: Quantity = "probability",
+    start: Start = "auto",
+    progress: bool = True,
+) -> CategorySums:
+    """Integrated gradients of each item of a task in two languages or more, added up by category.
+
+    With `folder`, each item is kept there as soon as it is done and is not done again; whoever
+    calls sees to it that model, steps and quantity are the same. An item costs, in each language,
+    two passes over the prompt and what `integrated_gradients` costs.
+    """
+    tasks = align(tasks)
+    if len(tasks) < 2:
+        raise ValueError("Sharing is between languages: give the task in two or more of them.")
+    encoded = [encode_items(model, task, start) for task in tasks]
+    pieces = []
+    items = tasks[0].items
+    for place, item in enumerate(tqdm(items, "attributing", unit="item", disable=not progress)):
+        answers = [task.items[place].answer for task in tasks]
+        rows = [every[place] for every in encoded]
+        path = None if folder is None else Path(folder) / f"{place:05d}.safetensors"
+        if path is None or not path.exists():
+            piece = _piece(model, rows, answers, steps, quantity)
+            if path is not None:
+                artifacts.save(path, "CategorySumsPiece", piece, {"item": item.id}, {})
+        else:
+            stored = artifacts.load(path, "CategorySumsPiece")
+            if stored.labels["item"] != item.id:
+                raise ValueError(
+                    f"{path} is of the item {stored.labels['item']!r}, not {item.id!r}: the task "
+                    "has changed; give another folder."
+                )
+            piece = stored.tensors
+        pieces.append(piece)
+    return CategorySums(
+        **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
+        quantity=quantity,
+        prompts=tuple(item.id for item in items),
+        groups=tuple(item.group or item.id for item in items),
+        task=tasks[0].name,
+        languages=tuple(task.language for task in tasks),
+    )
+
+
+def _piece(
+    model: NeuronModel,
+    rows: Sequence[Encoded],
+    answers: Sequence[int],
+    steps: int,
+    quantity: Quantity,
+) -> dict[str, Tensor]:
+    """One item in every language."""
+    category = categories_at([end_of_prompt(model, row) for row in rows])
+    found = []
+    for row, answer in zip(rows, answers, strict=True):
+        ids = row.rows[answer]
+        prompt, target = ids[: row.begin], ids[row.begin]
+        found.append(integrated_gradients(model, prompt, target, steps, quantity))
+    return {
+        "sums": torch.stack([sums_by_category(each, category) for each in found]),
+        "neurons": torch.stack([(category == each).sum(dim=1) for each in Sharing]),
+        "change": torch.stack([each.change.double() for each in found]),
+        "score": torch.tensor([each.score for each in found], dtype=torch.float64),
+    }

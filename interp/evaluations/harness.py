@@ -1,0 +1,174 @@
+"""Any task of the Language Model Evaluation Harness (EleutherAI's lm-eval), under any intervention.
+
+The harness runs the very module that the hooks are in, so its batching, request types and chat
+templates work as they are. It is an extra: pip install polyneuron[eval].
+"""
+
+import copy
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from interp.evaluations.losses import NOTHING, Intervention
+from interp.model import ClassicModel, NeuronModel
+from interp.uncertainty import mean_over_examples
+
+
+@dataclass(frozen=True, eq=False)
+class HarnessScores:
+    """What the harness measured."""
+
+    scores: pd.DataFrame
+    """One row per intervention, task and metric; `metric` and `filter` as the harness names them,
+    `value` as it prints it."""
+
+    samples: pd.DataFrame
+    """One row per intervention, task, metric, filter and example (`doc`), for metrics that have one
+    number for each; others, such as BLEU of a whole corpus, are in `scores` alone."""
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """The scores, with intervals over examples, and what each differs from the first by.
+
+        `low` and `high` are of the mean over examples; `difference` is paired: the same examples
+        under both interventions. NaN: the metric is no mean over examples, or there is but one.
+        """
+        keys = ["task", "metric", "filter"]
+        first = self.scores["intervention"].iloc[0]
+        rows = []
+        for row in self.scores.to_dict("records"):
+            named = {key: row[key] for key in keys}
+            mine, base = (self._examples(name, named) for name in (row["intervention"], first))
+            columns = _interval("", mine, level)
+            if not math.isclose(columns.pop(""), row["value"], rel_tol=1e-6, abs_tol=1e-9):
+                columns = dict.fromkeys(columns, math.nan)  # such as perplexity, or a sum
+            columns |= _interval("difference", mine - base, level)
+            if math.isnan(columns["low"]):
+                columns |= dict.fromkeys(list(columns), math.nan)
+            rows.append({**row, **columns})
+        return pd.DataFrame(rows)
+
+    def _examples(self, intervention: str, named: Mapping[str, Any]) -> pd.Series:
+        """One metric by example, in the order of their numbers."""
+        here = self.samples["intervention"] == intervention
+        for key, value in named.items():
+            here &= self.samples[key] == value
+        docs, values = (self.samples.loc[here, name].tolist() for name in ("doc", "value"))
+        return pd.Series(values, index=docs, dtype="float64").sort_index()
+
+
+def run_harness(
+    model: NeuronModel,
+    tasks: Sequence[str],
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    include_path: Path | str | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 16,
+    **settings: Any,
+) -> HarnessScores:
+    """Tasks by their harness names, under each intervention, the first of which is compared with.
+
+    `{"nothing": None, "off": lambda: intervene(model, units, deactivate)}`; edits must be at all
+    tokens (where="all"), since the harness runs the model without saying what is prompt.
+    `include_path` is a folder of task files (YAML) of your own; then only these are known, and
+    nothing is downloaded unless they say so. `settings` go to `lm_eval.simple_evaluate`, such as
+    `apply_chat_template=True`.
+
+    Numbers are the harness's own: it lets the tokenizer begin a text, and where that puts a
+    beginning-of-text token, a text that is read as a whole gets a second one, which is then
+    predicted and counts.
+    """
+    if isinstance(model, ClassicModel):
+        raise ValueError(
+            f"The harness runs Hugging Face modules, and {model.name} is a HookedTransformer: open "
+            "it with interp.load(name)."
+        )
+    if isinstance(tasks, str) or not tasks:
+        raise ValueError(f"tasks is {tasks!r}: give a list of one task name or more.")
+    lm_eval, models, managers = _harness()
+    # The harness writes a padding token into its tokenizer.
+    wrapped = models.HFLM(
+        pretrained=model.bridge.original_model,
+        tokenizer=copy.deepcopy(model.tokenizer),
+        batch_size=batch_size,
+        max_length=model.max_length,
+    )
+    manager = managers.TaskManager(
+        include_path=None if include_path is None else str(include_path),
+        include_defaults=include_path is None,
+    )
+    scores, samples = [], []
+    for name, change in ({NOTHING: None} if interventions is None else interventions).items():
+        with nullcontext() if change is None else change():
+            found = lm_eval.simple_evaluate(
+                model=wrapped,
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                num_fewshot=num_fewshot,
+                bootstrap_iters=0,  # intervals come from the examples
+                log_samples=True,
+                **settings,
+            )
+        scores += _scores(name, found["results"])
+        samples += _samples(name, found["samples"])
+    columns = ["intervention", "task", "metric", "filter", "doc", "value"]
+    return HarnessScores(pd.DataFrame(scores), pd.DataFrame(samples, columns=columns))
+
+
+def _harness() -> tuple[Any, Any, Any]:
+    """The package, its models and its tasks."""
+    try:
+        names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
+        package, models, tasks = map(importlib.import_module, names)
+    except ImportError:
+        raise ImportError(
+            "Tasks of the harness need lm-eval, which is not installed: pip install "
+            "polyneuron[eval]"
+        ) from None
+    return package, models, tasks
+
+
+def _scores(intervention: str, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries such as "acc,none"; those of standard errors and names are left out."""
+    rows = []
+    for task, entries in results.items():
+        for key, value in entries.items():
+            metric, comma, kept = key.partition(",")
+            if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
+                named = {"intervention": intervention, "task": task, "metric": metric}
+                rows.append({**named, "filter": kept, "value": float(value)})
+    return rows
+
+
+def _samples(
+    intervention: str, samples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for task, examples in samples.items():
+        for example in examples:
+            named = {"intervention": intervention, "task": task, "filter": example["filter"]}
+            for metric in example["metrics"]:
+                value = example[metric]
+                if isinstance(value, int | float):
+                    row = {"metric": metric, "doc": example["doc_id"], "value": float(value)}
+                    rows.append({**named, **row})
+    return rows
+
+
+def _interval(name: str, values: pd.Series, level: float) -> dict[str, float]:
+    """Mean and interval; NaN where there are fewer than two examples."""
+    columns = (name, f"{name}_low".lstrip("_"), f"{name}_high".lstrip("_"))
+    if len(values) < 2:
+        return dict.fromkeys(columns, math.nan)
+    found = mean_over_examples(torch.tensor(values.to_list(), dtype=torch.float64), level=level)
+    each = (found.value.item(), found.low.item(), found.high.item())
+    return dict(zip(columns, each, strict=True))

@@ -1,0 +1,42 @@
+"""Figures for papers: one function per figure, a table in, Axes out.
+
+Every function takes the table as it stands in the CSV, one row per mark, and draws nothing that is
+not in it. Languages are labelled as the table names them, by code, English name or own name, and
+have their colour in each case: `with_names(table, "endonym")`. With an Axes of your own, your style
+holds; without, a new figure as wide as one or two columns of a paper is made.
+"""
+
+from interp.plots.curves import curve_of_training, layer_profile, loss_against_fraction, sharing
+from interp.plots.files import FIGURES, read_table, redraw, save, save_figure
+from interp.plots.matrices import overlap, perplexity_matrix
+from interp.plots.style import DOUBLE, SINGLE, own_style
+from interp.plots.switching import language_switching, switching_against_size
+from interp.plots.tables import (
+    best_of_each_size,
+    layer_profile_table,
+    overlap_table,
+    with_names,
+)
+
+__all__ = [
+    "DOUBLE",
+    "FIGURES",
+    "SINGLE",
+    "best_of_each_size",
+    "curve_of_training",
+    "language_switching",
+    "layer_profile",
+    "layer_profile_table",
+    "loss_against_fraction",
+    "overlap",
+    "overlap_table",
+    "own_style",
+    "perplexity_matrix",
+    "read_table",
+    "redraw",
+    "save",
+    "save_figure",
+    "sharing",
+    "switching_against_size",
+    "with_names",
+]

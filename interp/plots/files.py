@@ -1,0 +1,102 @@
+"""Figures on disk: the table, and the drawings that it gives to the byte."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from interp import artifacts
+from interp.plots import curves, matrices, switching
+from interp.plots.style import own_style
+
+Draw = Callable[[pd.DataFrame], Axes]
+
+FIGURES: dict[str, Draw] = {
+    draw.__name__: draw
+    for draw in (
+        matrices.perplexity_matrix,
+        matrices.overlap,
+        curves.layer_profile,
+        curves.loss_against_fraction,
+        curves.curve_of_training,
+        curves.sharing,
+        switching.language_switching,
+        switching.switching_against_size,
+    )
+}
+"""What can be drawn, by name; a file is drawn by the one that its name begins with."""
+
+
+def save(frame: pd.DataFrame, path: Path | str) -> None:
+    """Write the table and what it gives: path.csv, path.pdf, path.png.
+
+    The name of the file says which figure it is: `perplexity_matrix`, or with more behind a hyphen,
+    `perplexity_matrix-bloom`. Drawn is the table as it is read back, so `redraw` gives the same.
+    """
+    path = Path(path)
+    text = frame.to_csv(index=False, lineterminator="\n")
+    drawings = _draw(path.name, read_table(io.StringIO(text)))
+    artifacts.write_text(path.with_name(f"{path.name}.csv"), text)
+    for ending, content in drawings.items():
+        artifacts.write_bytes(path.with_name(f"{path.name}.{ending}"), content)
+
+
+def redraw(table: Path | str) -> tuple[Path, ...]:
+    """Draw a saved table anew; those of its drawings that were not there or had other bytes."""
+    table = Path(table)
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} is missing. Make it with interp.plots.save.")
+    changed = []
+    for ending, content in _draw(table.stem, read_table(table)).items():
+        path = table.with_suffix(f".{ending}")
+        if not path.is_file() or path.read_bytes() != content:
+            artifacts.write_bytes(path, content)
+            changed.append(path)
+    return tuple(changed)
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write path.pdf (vectors, fonts embedded) and path.png, without dates and versions.
+
+    For figures of several panels; what is to be redrawn from its table is for `save`.
+    """
+    path = Path(path)
+    for ending, content in _contents(figure).items():
+        artifacts.write_bytes(path.with_name(f"{path.name}.{ending}"), content)
+
+
+def read_table(source: Path | str | io.StringIO) -> pd.DataFrame:
+    """A table as it was written; nothing at all where the file is empty."""
+    try:
+        return pd.read_csv(source)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def _draw(name: str, frame: pd.DataFrame) -> dict[str, bytes]:
+    draw = FIGURES.get(name.split("-")[0])
+    if draw is None:
+        raise ValueError(
+            f"{name!r} does not say which figure it is; begin it with one of "
+            f"{', '.join(FIGURES)}, and put what is special about it behind a hyphen."
+        )
+    figure = draw(frame).get_figure()
+    assert isinstance(figure, Figure)
+    try:
+        return _contents(figure)
+    finally:
+        plt.close(figure)
+
+
+def _contents(figure: Figure) -> dict[str, bytes]:
+    blank = {"pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
+    contents = {}
+    for ending, fields in blank.items():
+        with own_style(), io.BytesIO() as buffer:
+            figure.savefig(buffer, format=ending, metadata=dict.fromkeys(fields))
+            contents[ending] = buffer.getvalue()
+    return contents

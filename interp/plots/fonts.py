@@ -1,0 +1,94 @@
+"""Fonts for the names of languages: which are there, and what is shown where none is."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+from interp.languages import LANGUAGES, Language
+
+FIRST = "DejaVu Sans"
+"""Comes with matplotlib, so figures with Latin labels are the same everywhere. It has Cyrillic,
+Greek, Arabic, Hebrew, Armenian, Georgian and Lao too."""
+
+FALLBACKS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
+    *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Telugu"),
+    *("Noto Sans Malayalam", "Noto Sans Kannada", "Noto Sans Gujarati", "Noto Sans Gurmukhi"),
+    *("Noto Sans Thai", "Noto Sans Khmer", "Noto Sans Myanmar", "Noto Sans Ethiopic"),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+    *("WenQuanYi Micro Hei", "IPAGothic", "Lohit Devanagari", "FreeSans"),
+)
+"""What is looked for, in this order, for the characters that the first font lacks: Noto, then
+what macOS, Windows and Linux bring."""
+
+
+def families() -> list[str]:
+    """The first font and those of the fallbacks that are installed."""
+    known = set(font_manager.fontManager.get_font_names())
+    return [FIRST, *(name for name in FALLBACKS if name in known)]
+
+
+def named(text: str) -> Language | None:
+    """The language with this code, English name or own name; None: no language has it."""
+    return _by_name().get(text)
+
+
+def shown(labels: Sequence[str]) -> list[str]:
+    """The labels; in place of a language's name that no font can write, its code.
+
+    One warning names all that were replaced.
+    """
+    if not all(map(_can_write, labels)):
+        _learn_new_fonts()
+    replaced, result = [], []
+    for label in labels:
+        known = named(label)
+        if known is None or _can_write(label):
+            result.append(label)
+        else:
+            replaced.append(f"{label} ({known.name})")
+            result.append(known.code)
+    if replaced:
+        warnings.warn(
+            f"No installed font can write {', '.join(replaced)}: the figure shows codes instead. "
+            "Install Noto fonts (Debian: fonts-noto-cjk, fonts-noto-core) to see the names.",
+            stacklevel=2,
+        )
+    return result
+
+
+@cache
+def _by_name() -> dict[str, Language]:
+    rows = LANGUAGES.values()
+    return {name: row for row in rows for name in (row.endonym, row.name, row.code)}
+
+
+def _can_write(label: str) -> bool:
+    wanted = {ord(character) for character in label if not character.isspace()}
+    for family in families():
+        wanted -= _characters(family)
+        if not wanted:
+            return True
+    return False
+
+
+@cache
+def _characters(family: str) -> frozenset[int]:
+    path = font_manager.findfont(font_manager.FontProperties(family=[family]))
+    return frozenset(FT2Font(path).get_charmap())
+
+
+@cache
+def _learn_new_fonts() -> None:
+    """Make known the fonts that were installed after matplotlib had made its list of them."""
+    manager = font_manager.fontManager
+    known = {Path(entry.fname) for entry in manager.ttflist}
+    stems = tuple(name.replace(" ", "").removesuffix("JP").removesuffix("SC") for name in FALLBACKS)
+    for path in sorted(font_manager.findSystemFonts()):
+        if Path(path) not in known and Path(path).stem.startswith(stems):
+            manager.addfont(path)

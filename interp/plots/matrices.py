@@ -1,0 +1,202 @@
+"""Heat maps: language by language, with the numbers in the cells."""
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.patches import Rectangle
+
+from interp.evaluations.losses import NOTHING
+from interp.plots import fonts
+from interp.plots.style import DOUBLE, SINGLE, SMALL, Table, canvas, check, in_order
+
+_GAP = 0.3  # columns between the matrix and the random neurons
+_MOST_WITH_NUMBERS = 14  # more columns than these leave no room for numbers, even in two
+
+
+def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Rise of the loss on each language read (columns), with one language's neurons off (rows).
+
+    From `PerplexityMatrix.to_frame()`. In each cell the rise in nats per token and half of its 95 %
+    interval; white is zero. The language itself is framed; beside the matrix stands what as many
+    random neurons do to that language.
+    """
+    values = ("increase", "increase_low", "increase_high", "random")
+    values += ("random_low", "random_high", "own", "neurons")
+    table = check(frame, "perplexity_matrix", ("off", "read"), values)
+    rows = table[table["off"] != NOTHING]
+    check(rows, "perplexity_matrix, but for the model as it is,", ("off", "read"), values)
+    off, read = in_order(rows["off"]), in_order(rows["read"])
+    rise = _wide(rows, "increase", off, read)
+    reach = _reach(rows, "increase", off, read)
+    own = _wide(rows, "own", off, read) == 1
+    random = _own(own, _wide(rows, "random", off, read))
+    random_reach = _own(own, _reach(rows, "random", off, read))
+    has_random = not np.isnan(random).all()
+    columns = float(len(read) + (1 + _GAP) * has_random)
+    bound = float(np.nanmax(np.abs(np.append(rise, random)))) or 1.0
+    paint = _Paint(mpl.colormaps["RdBu_r"], TwoSlopeNorm(0, -bound, bound))
+    digits = 3 if bound < 1 else 2
+    with canvas(ax, *_size(columns, len(off))) as ax:
+        with_numbers = columns <= _MOST_WITH_NUMBERS
+        mesh = _cells(ax, rise, 0.0, paint)
+        if has_random:
+            _cells(ax, random[:, None], len(read) + _GAP, paint)
+        for row, column in np.argwhere(own):
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=1.3))
+        if with_numbers:
+            for (row, column), value in np.ndenumerate(rise):
+                _write(ax, column, row, value, digits, paint, float(reach[row, column]))
+            for row, value in enumerate(random):
+                _write(ax, len(read) + _GAP, row, value, digits, paint, random_reach[row])
+        else:
+            ax.figure.colorbar(mesh, ax=ax, label="Nats per token")
+        names = list(dict.fromkeys([*off, *read]))
+        labels = dict(zip(names, fonts.shown(names), strict=True))
+        sizes = [int(rows.loc[rows["off"] == name, "neurons"].iloc[0]) for name in off]
+        beside = [f"{labels[name]} ({n:,})" for name, n in zip(off, sizes, strict=True)]
+        below, at = [labels[name] for name in read], [float(place) for place in range(len(read))]
+        if has_random:
+            below, at = [*below, "random"], [*at, len(read) + _GAP]
+        _frame(ax, below, beside, at)
+        ax.set(xlabel="Language read", ylabel="Neurons off (how many)")
+        ax.set_title("Rise of the loss, nats per token\n± half of the 95 % interval")
+    return ax
+
+
+def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Jaccard of the neurons of two languages below the diagonal, what chance would give above.
+
+    From `overlap_table(selection)`. On the diagonal stands how many neurons a language has; bold
+    is what lies above the 95 % interval of chance.
+    """
+    values = ("jaccard", "common", "chance", "chance_high")
+    table = check(frame, "overlap", ("language", "other"), values)
+    names = in_order(table[["language", "other"]].stack())
+    place = {name: index for index, name in enumerate(names)}
+    shares, counts = np.full((len(names), len(names)), np.nan), {}
+    bold = set()
+    columns = [table[name].tolist() for name in ("language", "other", *values)]
+    for one, other, jaccard, common, chance, high in zip(*columns, strict=True):
+        early, late = sorted((place[str(one)], place[str(other)]))
+        if early == late:
+            counts[early] = common
+        elif not np.isnan(shares[late, early]):
+            raise ValueError(
+                f"The table for overlap has {one} and {other} in both orders: keep each pair once."
+            )
+        else:
+            shares[late, early], shares[early, late] = jaccard, chance
+            bold |= {(late, early)} if jaccard > high else set()
+    if np.isnan(shares).all():
+        raise ValueError("The table for overlap has no pair of two languages: give two or more.")
+    paint = _Paint(mpl.colormaps["Blues"], Normalize(0, float(np.nanmax(shares)) or 1.0))
+    with canvas(ax, *_size(float(len(names)), len(names))) as ax:
+        mesh = _cells(ax, shares, 0.0, paint)
+        if len(names) <= _MOST_WITH_NUMBERS:
+            for (row, column), value in np.ndenumerate(shares):
+                weight = "bold" if (row, column) in bold else "normal"
+                _write(ax, column, row, value, 3, paint, weight=weight)
+        else:
+            ax.figure.colorbar(mesh, ax=ax, label="Jaccard")
+        for index, count in counts.items():
+            ax.text(
+                index, index, f"{count:,.0f}", ha="center", va="center", fontsize=SMALL, color="0.4"
+            )
+        labels = fonts.shown(names)
+        _frame(ax, labels, labels, range(len(names)))
+        ax.set_title(
+            "Jaccard found (below), by chance (above)\nbold: beyond the 95 % interval of chance"
+        )
+    return ax
+
+
+# ---------------------------------------------------------------- cells
+
+
+class _Paint:
+    """Colour of a number, and of the ink that can be read on it."""
+
+    def __init__(self, cmap: Colormap, norm: Normalize):
+        self.cmap, self.norm = cmap.with_extremes(bad="#eeeeee"), norm
+
+    def ink(self, value: float) -> str:
+        red, green, blue, _ = self.cmap(self.norm(value))
+        return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+
+
+def _wide(
+    rows: Table, value: str, off: list[str], read: list[str]
+) -> Float[np.ndarray, "off read"]:
+    wide = rows.pivot(index="off", columns="read", values=value).reindex(index=off, columns=read)
+    return wide.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _reach(
+    rows: Table, name: str, off: list[str], read: list[str]
+) -> Float[np.ndarray, "off read"]:
+    """Half of the interval."""
+    return (_wide(rows, f"{name}_high", off, read) - _wide(rows, f"{name}_low", off, read)) / 2
+
+
+def _own(
+    own: Bool[np.ndarray, "off read"], values: Float[np.ndarray, "off read"]
+) -> Float[np.ndarray, " off"]:
+    """The value on the language itself; NaN where it was not read."""
+    picked = np.where(own.any(axis=1), np.where(own, values, 0.0).sum(axis=1), np.nan)
+    return np.asarray(picked, dtype=np.float64)
+
+
+def _cells(ax: Axes, values: Float[np.ndarray, "row column"], left: float, paint: _Paint) -> Any:
+    """Squares of one colour each, as shapes and not as an image, which viewers would blur."""
+    n_rows, n_columns = values.shape
+    return ax.pcolormesh(
+        left - 0.5 + np.arange(n_columns + 1),
+        np.arange(n_rows + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        cmap=paint.cmap,
+        norm=paint.norm,
+        edgecolors="white",
+        linewidth=0.6,
+    )
+
+
+def _write(
+    ax: Axes,
+    x: int | float,
+    y: int,
+    value: float,
+    digits: int,
+    paint: _Paint,
+    reach: float = math.nan,
+    weight: str = "normal",
+) -> None:
+    if math.isnan(value):
+        return
+    look: dict[str, Any] = {"ha": "center", "va": "center", "color": paint.ink(value)}
+    with_reach = not math.isnan(reach)
+    text = f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    ax.text(x, y - 0.16 * with_reach, text, fontsize=SMALL, weight=weight, **look)
+    if with_reach:
+        ax.text(x, y + 0.22, f"±{reach:.{digits}f}", fontsize=SMALL - 1, **look)
+
+
+def _size(columns: float, n_rows: int) -> tuple[float, float]:
+    """Inches: one column of the paper while the cells are wide enough for their numbers."""
+    width = SINGLE if columns <= 7.5 else DOUBLE
+    return width, max(0.7 + n_rows * min(0.36, (width - 0.7) / columns), 1.7)
+
+
+def _frame(ax: Axes, below: list[str], beside: list[str], at: Any) -> None:
+    slanted = max(map(len, below)) > 7
+    turn: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(list(at), below, **(turn if slanted else {}))
+    ax.set_yticks(range(len(beside)), beside)
+    ax.set(xlim=(-0.55, max(at) + 0.55), ylim=(len(beside) - 0.45, -0.55))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,221 @@
+"""What the figures share: sizes, a style that is nobody else's, checks at the door, lines."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib import pyplot as plt
+from matplotlib import style as mpl_style
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+
+from interp.plots import fonts
+
+SINGLE = 3.3
+"""Inches: one column of a paper with two."""
+
+DOUBLE = 6.9
+"""Inches: both columns."""
+
+SMALL = 6.0
+"""Points: numbers in cells and notes."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+"""One for each language of a figure, in order; they tell lines apart where colours do not."""
+
+STYLE: dict[str, Any] = {
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "figure.dpi": 150,
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.6,
+    "pdf.fonttype": 42,  # fonts embedded as they are: text that can be searched and edited
+    "savefig.dpi": 300,
+    "xtick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.labelsize": 7,
+    "ytick.major.size": 2.5,
+    "ytick.major.width": 0.6,
+}
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Matplotlib's defaults and ours, whatever was set before and is again afterwards."""
+    with mpl_style.context(["default", STYLE, {"font.family": fonts.families()}]):
+        yield
+
+
+@contextmanager
+def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
+    """The Axes given, in the caller's style; or those of a new figure, in ours.
+
+    A figure that could not be finished is closed.
+    """
+    with ExitStack() as stack:
+        if ax is None:
+            stack.enter_context(own_style())
+            figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            undo = stack.enter_context(ExitStack())
+            undo.callback(plt.close, figure)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.get_major_ticks(1)  # later ones, made while drawing, take after the first
+            yield ax
+            undo.pop_all()
+        else:
+            families = [*mpl.rcParams["font.family"], *fonts.families()[1:]]
+            stack.enter_context(mpl.rc_context({"font.family": families}))
+            yield ax
+
+
+Table = Any
+"""A data frame past its check; what pyright infers of those is more often wrong than right."""
+
+
+def check(frame: pd.DataFrame, what: str, keys: Sequence[str], values: Sequence[str]) -> Table:
+    """The table, or one sentence on why this figure cannot be drawn from it.
+
+    `keys` say which mark a row is, `values` are its numbers; without the first the rest is nothing.
+    """
+    table: Table = frame
+    if frame.empty:
+        raise ValueError(
+            f"The table for {what} has no rows: run what writes it again, or take another file."
+        )
+    if missing := [name for name in (*keys, *values) if name not in table]:
+        raise ValueError(
+            f"The table for {what} has no column {', '.join(missing)}; it has "
+            f"{', '.join(map(str, table.columns))}."
+        )
+    for name in values:
+        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
+            raise ValueError(f"Column {name} of the table for {what} holds text, not numbers.")
+    if table[values[0]].isna().all():
+        raise ValueError(
+            f"Column {values[0]} of the table for {what} is empty (NaN) in all {len(table)} rows: "
+            "there is nothing to draw."
+        )
+    if infinite := [name for name in values if np.isinf(table[name].astype(float)).any()]:
+        raise ValueError(f"Column {infinite[0]} of the table for {what} holds infinite numbers.")
+    if blank := [name for name in keys if table[name].isna().any()]:
+        raise ValueError(f"Column {blank[0]} of the table for {what} is blank in some rows.")
+    if (twice := table.duplicated(list(keys))).any():
+        first = dict(table.loc[twice, list(keys)].iloc[0])
+        named = ", ".join(f"{name} {value}" for name, value in first.items())
+        raise ValueError(
+            f"The table for {what} has more than one row for {named}: keep one row per mark."
+        )
+    return table
+
+
+def in_order(column: Table) -> list[str]:
+    """What a column holds, in the order in which it first does."""
+    return [str(each) for each in column.drop_duplicates()]
+
+
+def colour(label: str) -> str:
+    """The language's, by whichever of its names; grey for what is no language."""
+    known = fonts.named(label)
+    return known.colour if known else "#777777"
+
+
+def line(
+    ax: Axes,
+    x: Float[np.ndarray, " mark"],
+    value: Float[np.ndarray, " mark"],
+    interval: tuple[Float[np.ndarray, " mark"], Float[np.ndarray, " mark"]] | None = None,
+    **look: Any,
+) -> None:
+    """A line through the values, with an upright stroke from low to high where both are known."""
+    (drawn,) = ax.plot(x, value, **look)
+    if interval is not None:
+        low, high = interval
+        known = ~(np.isnan(low) | np.isnan(high))
+        if known.any():
+            ax.vlines(
+                x[known],
+                low[known],
+                high[known],
+                color=drawn.get_color(),
+                linewidth=0.8 if look.get("linestyle") != "" else 0.6,
+                zorder=drawn.get_zorder() - 0.1,
+            )
+
+
+def numbers(table: Table, name: str) -> Float[np.ndarray, " mark"]:
+    return table[name].to_numpy(dtype=np.float64)
+
+
+def by_language(
+    table: Table, column: str = "language", n_places: int = 0
+) -> Iterator[tuple[Table, float, dict[str, Any]]]:
+    """The rows of each language, how far aside it is drawn (-0.5 to 0.5), and how it looks.
+
+    Their order is that of the table; the marks of one place stand side by side. Of many places on
+    a line only some are marked, other ones for each language.
+    """
+    step = 1 + n_places // 16
+    names = in_order(table[column])
+    looks = zip(names, fonts.shown(names), itertools.cycle(MARKERS), strict=False)
+    for place, (name, label, marker) in enumerate(looks):
+        look: dict[str, Any] = {"color": colour(name), "marker": marker, "label": label}
+        look["markevery"] = (place % step, step)
+        yield table[table[column] == name], (place - (len(names) - 1) / 2) / len(names), look
+
+
+def key(label: str, **look: Any) -> Line2D:
+    """A line of the legend that says what a kind of mark means, whatever its colour."""
+    return Line2D([], [], label=label, **{"color": mpl.rcParams["text.color"]} | look)
+
+
+def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> None:
+    """Legends over the drawing, which they cannot cover: what is labelled, and below it the keys.
+
+    As many columns as there is room for; the first begins so many points above the Axes.
+    """
+    figure = ax.figure.get_figure(root=True)
+    room = figure.get_figwidth() * ax.get_position().width + 0.15
+    size = FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points()
+    groups = (list(keys), list(ax.get_legend_handles_labels()[0]))
+    for handles in filter(None, groups):
+        widths = [(0.036 + 0.0083 * len(str(each.get_label()))) * size for each in handles]
+        fits = sum(widths) <= room
+        n_columns = len(handles) if fits else max(1, int(room / max(widths)))
+        legend = ax.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            bbox_transform=ax.transAxes + ScaledTranslation(0, points / 72, figure.dpi_scale_trans),
+            ncols=n_columns,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0.2,
+            columnspacing=1.0,
+            handlelength=1.6,
+            handletextpad=0.4,
+        )
+        if handles is groups[0]:  # the next one takes its place, and this one has to stay
+            ax.add_artist(legend)
+            legend.set_clip_path(None)
+        points += 1.65 * size * -(-len(handles) // n_columns)
+
+
+def zero_line(ax: Axes, which: Literal["x", "y"] = "y") -> None:
+    draw = ax.axhline if which == "y" else ax.axvline
+    draw(0, color="#999999", linewidth=0.6, zorder=0.5)
