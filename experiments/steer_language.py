@@ -320,9 +320,9 @@ def main(config: Config) -> None:
                 for code, rate, good in zip(row["to"], row["rate"], row["good"], strict=True)
             )
             print(f"{way.name:<16} {way.setting:<44} {shown}", flush=True)
-            sweep = pd.concat(tables)
-            artifacts.write_text(config.out / "sweep.csv", sweep.to_csv(index=False))
-    chosen = best_of(sweep)
+            text = pd.concat(tables).to_csv(index=False)  # again each time, to be looked at
+            artifacts.write_text(config.out / "sweep.csv", text)
+    chosen = best_of(pd.concat(tables))
     finals, texts = [], []
     for way in ways:
         if way.setting == chosen[way.control or way.name]:

@@ -93,7 +93,7 @@ class Study:
             held_out=0.5,
             progress=False,
         )
-        present = tuple(kind for kind in sites if _has(model, kind))
+        present: tuple[Kind, ...] = tuple([kind for kind in sites if _has(model, kind)])
         interp.collect(model, sentences, folder, wanted=interp.Wanted(sentence_means=present))
         return open_sentence_means(folder)
 

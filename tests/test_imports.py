@@ -8,12 +8,23 @@ FLOW = (
     *("artifacts", "languages", "hygiene", "texts", "documents", "corpora", "model", "doctor"),
     *("activations", "whatif", "stats", "uncertainty", "collect"),
     *("scores.lape", "scores.ranks", "scores.average_precision", "scores.sharing"),
-    *("scores.attribution", "scores.baselines", "selection", "stability"),
-    *("interventions", "patching", "lens"),
+    *("scores.attribution", "scores.baselines", "selection", "agreement", "stability"),
+    *("interventions", "alignment", "sweep", "patching", "lens"),
     *("evaluations.losses", "evaluations.perplexity", "evaluations.writing"),
-    *("evaluations.generation", "evaluations.controls", "evaluations.tasks"),
-    *("bake", "claims", "plots", "page", "report"),
-    *("commands.common", "commands.effects", "commands.find", "cli"),
+    *("evaluations.generation", "evaluations.controls"),
+    *("evaluations.task_files", "evaluations.task_results", "evaluations.tasks"),
+    *("evaluations.switch_off", "evaluations.category_sums", "evaluations.harness"),
+    *("bake", "claims"),
+    *("plots", "plots.fonts", "plots.style", "plots.matrices", "plots.curves", "plots.switching"),
+    *("plots.tables", "plots.files", "page", "report"),
+    *(
+        "commands.common",
+        "commands.effects",
+        "commands.find",
+        "commands.tasks",
+        "commands.crossing",
+        "cli",
+    ),
 )
 
 

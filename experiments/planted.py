@@ -1,0 +1,453 @@
+"""Small models whose language neurons were built in, beside decoys, and the text they read.
+
+Nobody knows which neurons of a trained model are language neurons. Here the weights are written by
+hand and the answer is known. A neuron's gate sees each word through a random direction; a language
+neuron's gate also sees whose word it is, and the *effect size* is how far apart that puts its own
+language's words and those of others, in standard deviations of the rest. It fires on words of its
+language with probability Φ(effect / 2 - threshold), on those of others with Φ(-effect / 2 -
+threshold), and on words that languages share with Φ(-threshold). At zero it is a background neuron:
+its threshold is drawn as theirs are.
+
+A language has some hundred words of very different frequency, so by the accident of its vocabulary
+every neuron fires more in some language than in others, however long the text. That is what an
+effect has to stand out from, and more text does not help.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from einops import einsum, rearrange, reduce
+from jaxtyping import Bool, Float64, Int64
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+import interp
+
+KINDS = ("background", "language", "busy", "rare", "script", "domain", "position")
+"""What a neuron is: nothing in particular, planted, or one of five decoys."""
+
+SPECIAL = ("<pad>", "<bos>", "<unk>")
+_BOS = SPECIAL.index("<bos>")
+
+
+@dataclass(frozen=True)
+class Design:
+    """Everything that makes planted models what they are, but the effect size and the seed."""
+
+    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
+    """Labels only, since the library asks for ISO codes: the languages are synthetic. The first
+    two share a script, and so do the next two, and so on. The last has short sentences."""
+
+    n_layers: int = 4
+    d_model: int = 128
+    d_mlp: int = 512
+
+    n_noise: int = 64
+    """Dimensions in which words lie at random."""
+
+    planted: int = 12
+    """Language neurons per language."""
+
+    decoys: int = 12
+    """Neurons that are busy, and at the first words; per language, that are rare; per script; per
+    domain."""
+
+    decoy_effect: float = 4.0
+    """Of script and domain neurons, in the unit of the effect size."""
+
+    context: float = 0.5
+    """Weight, beside the word itself, of the mean of all words up to it."""
+
+    write: float = 0.1
+    """Length of what a neuron adds to the residual stream, for an output of one."""
+
+    general_words: int = 150
+    """Words of a language that occur in every domain."""
+
+    domain_words: int = 20
+    """Words of a language that occur in one domain; there are as many domains as languages."""
+
+    script_words: int = 40
+    """Words that the languages of a script have in common."""
+
+    common_words: int = 30
+    """Words of all languages, as digits and punctuation are."""
+
+    own_domain: float = 0.5
+    """Share of a language's sentences in its favourite domain; the others have equal shares."""
+
+    sentences: int = 500
+    """Per language, for the statistics."""
+
+    def __post_init__(self) -> None:
+        if len(self.languages) % 2 or len(self.languages) < 4:
+            raise ValueError(
+                f"{len(self.languages)} languages are no two pairs or more: give 4, 6, 8, ..."
+            )
+        if (needed := self._n_features) > self.d_model:
+            raise ValueError(
+                f"{needed} dimensions are needed and d_model is {self.d_model}: raise it, or lower "
+                f"n_noise ({self.n_noise})."
+            )
+
+    @property
+    def scripts(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of languages that share one."""
+        return tuple(zip(self.languages[::2], self.languages[1::2], strict=True))
+
+    @property
+    def features(self) -> dict[str, slice]:
+        """What the residual stream holds, before it is rotated: where in it each feature is.
+
+        Gates read what is before `write`; neurons write there, and only the unembedding reads it,
+        so that layers do not disturb each other. `filler` gives all words one length.
+        """
+        n = len(self.languages)
+        sizes = {"constant": 1, "bos": 1, "position": 1, "language": n, "script": n // 2}
+        sizes |= {"domain": n, "noise": self.n_noise, "write": 2 * n, "filler": 1}
+        places, start = {}, 0
+        for name, size in sizes.items():
+            places[name] = slice(start, start + size)
+            start += size
+        return places
+
+    @property
+    def _n_features(self) -> int:
+        return self.features["filler"].stop
+
+
+# ---------------------------------------------------------------- the languages
+
+
+@dataclass(frozen=True)
+class Words:
+    """The vocabulary of all languages; a word's place is its token id."""
+
+    text: tuple[str, ...]
+    """Special tokens first."""
+
+    speaks: Bool[Tensor, "word language"]
+    """Whether the word is of this language and no other."""
+
+    script: Bool[Tensor, "word script"]
+    """Whether it is written in this script, which holds for the words of its languages."""
+
+    domain: Bool[Tensor, "word domain"]
+    """Whether it occurs in this domain only."""
+
+    frequency: Float64[Tensor, "language domain word"]
+    """Share of the words in sentences of a language on a domain."""
+
+
+def make_words(design: Design) -> Words:
+    """The words, and how often each is used: by Zipf's law (Mandelbrot's form) within each group.
+
+    A twentieth of a sentence are common words, a tenth words of the script, and of the rest half
+    are on its domain.
+    """
+    n = len(design.languages)
+    text: list[str] = list(SPECIAL)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    sizes: dict[tuple[str, ...], int] = {("common",): design.common_words}
+    sizes |= {("script", *pair): design.script_words for pair in design.scripts}
+    sizes |= {("general", code): design.general_words for code in design.languages}
+    sizes |= {
+        ("domain", code, str(domain)): design.domain_words
+        for code in design.languages
+        for domain in range(n)
+    }
+    for group, size in sizes.items():
+        groups[group] = list(range(len(text), len(text) + size))
+        text += ["-".join((*group, str(rank))) for rank in range(size)]
+    speaks = torch.zeros(len(text), n, dtype=torch.bool)
+    script, on_domain = torch.zeros(len(text), n // 2, dtype=torch.bool), torch.zeros_like(speaks)
+    frequency = torch.zeros(n, n, len(text), dtype=torch.float64)
+
+    def use(where: tuple[int | slice, int | slice], group: tuple[str, ...], share: float) -> None:
+        weight = 1 / (torch.arange(len(groups[group])).double() + 5)
+        frequency[where][..., groups[group]] += share * weight / weight.sum()
+
+    every = slice(None)
+    use((every, every), ("common",), 0.05)
+    for row, code in enumerate(design.languages):
+        pair = design.scripts[row // 2]
+        use((row, every), ("script", *pair), 0.1)
+        use((row, every), ("general", code), 0.425)
+        script[groups["script", *pair], row // 2] = True
+        for group in (("general", code), *(("domain", code, str(each)) for each in range(n))):
+            speaks[groups[group], row] = script[groups[group], row // 2] = True
+        for each in range(n):
+            use((row, each), ("domain", code, str(each)), 0.425)
+            on_domain[groups["domain", code, str(each)], each] = True
+    return Words(tuple(text), speaks, script, on_domain, frequency)
+
+
+def domain_shares(design: Design) -> Float64[Tensor, "language domain"]:
+    """Share of a language's sentences on each domain: the i-th language's favourite is the i-th."""
+    n = len(design.languages)
+    rest = (1 - design.own_domain) / (n - 1)
+    shares = torch.full((n, n), rest, dtype=torch.float64)
+    return shares.fill_diagonal_(design.own_domain)
+
+
+def write_text(
+    design: Design, words: Words, n_sentences: int, generator: torch.Generator
+) -> dict[str, list[str]]:
+    """Sentences of 8 to 24 words, in the last language 5 to 14; each is on one domain."""
+    shares, text = domain_shares(design), {}
+    for row, code in enumerate(design.languages):
+        low, high = (5, 14) if code == design.languages[-1] else (8, 24)
+        lengths = torch.randint(low, high + 1, (n_sentences,), generator=generator).tolist()
+        domains = shares[row].multinomial(n_sentences, True, generator=generator).tolist()
+        drawn = [
+            words.frequency[row, domain].multinomial(length, True, generator=generator).tolist()
+            for domain, length in zip(domains, lengths, strict=True)
+        ]
+        text[code] = [" ".join(words.text[id] for id in sentence) for sentence in drawn]
+    return text
+
+
+# ---------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was built in."""
+
+    selection: interp.NeuronSelection
+    """The planted neurons of each language."""
+
+    kind: Int64[Tensor, "layer neuron"]
+    """Index into `KINDS`."""
+
+    threshold: Float64[Tensor, "layer neuron"]
+    """What a gate must overcome to fire, in standard deviations of what words give it."""
+
+    effect: float
+    """How far apart a planted neuron's gate holds its own language's words and those of others, in
+    the same unit."""
+
+    def is_kind(self, name: str) -> Bool[Tensor, "layer neuron"]:
+        return self.kind == KINDS.index(name)
+
+    def firing_probability(self) -> tuple[float, float]:
+        """Of planted neurons, on words of their own language and on others, on average."""
+        threshold = self.threshold[self.is_kind("language")]
+        normal = torch.distributions.Normal(0.0, 1.0)
+        half = self.effect / 2
+        own, other = (normal.cdf(shift - threshold).mean() for shift in (half, -half))
+        return own.item(), other.item()
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A model with neurons built in, and all that is known about it."""
+
+    model: interp.NeuronModel
+    truth: Truth
+    words: Words
+
+    vectors: Float64[Tensor, "word feature"]
+    """What each word puts into the residual stream, before it is rotated."""
+
+    gates: Float64[Tensor, "layer neuron feature"]
+    """What each gate reads of it."""
+
+
+def plant(design: Design, effect: float, generator: torch.Generator, folder: Path) -> Planted:
+    """Write a Llama checkpoint into `folder` and open it; equal seeds differ in the effect alone.
+
+    The one attention that is not idle, in the first layer, takes the mean of all words so far. It
+    adds what they are at random (so that a neuron's firing depends on context), and the share of
+    the beginning-of-text token, which says how far on a word is. A planted neuron adds the
+    direction that makes all words of its language likelier, any other neuron a random one of the
+    same length. So switching a planted neuron off costs its language, as far as it fires there.
+    """
+    words = make_words(design)
+    vectors = _word_vectors(design, words, generator)
+    truth, gates = _neurons(design, words, vectors, effect, generator)
+    features, n_features = design.features, design.d_model
+    shape = (design.n_layers, design.d_mlp, n_features)
+
+    linear = torch.zeros(shape, dtype=torch.float64)
+    sign = torch.randint(2, shape[:2], generator=generator).double() * 2 - 1
+    noise = torch.randn(*shape[:2], design.n_noise, generator=generator, dtype=torch.float64)
+    linear[..., features["constant"]] = rearrange(sign, "layer neuron -> layer neuron 1")
+    linear[..., features["noise"]] = 0.5 * noise / math.sqrt(design.n_noise)
+
+    # Planted neurons write what their sign turns into their own language's direction, so that
+    # the output of half of them is negative where they fire, as it is with all others.
+    n = len(design.languages)
+    written = torch.zeros(shape, dtype=torch.float64)
+    direction = torch.randn(*shape[:2], 2 * n, generator=generator, dtype=torch.float64)
+    _, layers, neurons = truth.selection.mask.nonzero(as_tuple=True)
+    owner = torch.nn.functional.one_hot(truth.selection.mask.nonzero()[:, 0], 2 * n).double()
+    direction[layers, neurons] = owner * rearrange(sign[layers, neurons], "planted -> planted 1")
+    direction /= direction.norm(dim=-1, keepdim=True)
+    written[..., features["write"]] = design.write * direction
+
+    unembed = torch.zeros(len(words.text), n_features, dtype=torch.float64)
+    share = domain_shares(design) / n
+    frequency = einsum(words.frequency, share, "language domain word, language domain -> word")
+    unembed[:, features["constant"]] = rearrange(frequency.clamp_min(1e-9).log(), "word -> word 1")
+    places = features["write"]
+    unembed[:, places.start : places.start + n] = words.speaks.double()
+    random = torch.randn(len(words.text), n, generator=generator, dtype=torch.float64)
+    unembed[:, places.start + n : places.stop] = 0.3 * random
+
+    mix = torch.zeros(n_features, n_features, dtype=torch.float64)
+    mix[features["position"], features["bos"]] = 1
+    mix[features["noise"], features["noise"]] = design.context * torch.eye(design.n_noise)
+
+    # Rotated, so that no feature is a coordinate of the residual stream.
+    drawn = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
+    turn = torch.linalg.qr(drawn)[0]
+    state = {"model.embed_tokens.weight": vectors @ turn, "lm_head.weight": unembed @ turn}
+    state["model.norm.weight"] = torch.ones(n_features)
+    for layer in range(design.n_layers):
+        zero, first = torch.zeros_like(mix), layer == 0
+        parts = {"self_attn.q_proj": zero, "self_attn.k_proj": zero}  # all words count alike
+        parts |= {"self_attn.v_proj": mix @ turn if first else zero}
+        parts |= {"self_attn.o_proj": turn.T.contiguous() if first else zero}
+        parts |= {"mlp.gate_proj": gates[layer] @ turn, "mlp.up_proj": linear[layer] @ turn}
+        parts |= {"mlp.down_proj": (written[layer] @ turn).T.contiguous()}
+        parts |= {"input_layernorm": torch.ones(n_features)}
+        parts |= {"post_attention_layernorm": torch.ones(n_features)}
+        state |= {f"model.layers.{layer}.{name}.weight": each for name, each in parts.items()}
+    _save(design, words, state, folder)
+    return Planted(interp.load(folder), truth, words, vectors, gates)
+
+
+def _word_vectors(
+    design: Design, words: Words, generator: torch.Generator
+) -> Float64[Tensor, "word feature"]:
+    """A constant, what the word is, a random direction of length √n_noise; all equally long."""
+    features = design.features
+    vectors = torch.zeros(len(words.text), design.d_model, dtype=torch.float64)
+    vectors[:, features["constant"]] = 1
+    vectors[_BOS, features["bos"]] = 1
+    vectors[:, features["language"]] = words.speaks.double()
+    vectors[:, features["script"]] = words.script.double()
+    vectors[:, features["domain"]] = words.domain.double()
+    noise = torch.randn(len(words.text), design.n_noise, generator=generator, dtype=torch.float64)
+    noise *= math.sqrt(design.n_noise) / noise.norm(dim=1, keepdim=True)
+    noise[: len(SPECIAL)] = 0
+    vectors[:, features["noise"]] = noise
+    length = reduce(vectors**2, "word feature -> word", "sum")
+    assert length.max() < design.d_model + 1e-9, "words would have to be longer than d_model"
+    vectors[:, features["filler"]] = rearrange(design.d_model - length, "word -> word 1").sqrt()
+    return vectors
+
+
+def _neurons(
+    design: Design,
+    words: Words,
+    vectors: Float64[Tensor, "word feature"],
+    effect: float,
+    generator: torch.Generator,
+) -> tuple[Truth, Float64[Tensor, "layer neuron feature"]]:
+    """Where the neurons of each kind are, and what their gates read."""
+    features, n = design.features, len(design.languages)
+    n_neurons = design.n_layers * design.d_mlp
+    needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
+    if 2 * needed > n_neurons:
+        raise ValueError(
+            f"{needed} neurons are to be planted, decoys included, and there are {n_neurons:,}: "
+            "leave half of them as background."
+        )
+    noise = torch.randn(n_neurons, design.n_noise, generator=generator, dtype=torch.float64)
+    noise /= noise.norm(dim=1, keepdim=True)
+    threshold = 1.2 + 0.4 * torch.randn(n_neurons, generator=generator, dtype=torch.float64)
+    gates = torch.zeros(n_neurons, design.d_model, dtype=torch.float64)
+    kind = torch.zeros(n_neurons, dtype=torch.int64)
+    mask = torch.zeros(n, n_neurons, dtype=torch.bool)
+    order = iter(torch.randperm(n_neurons, generator=generator).tolist())
+
+    def next_of(name: str, number: int) -> list[int]:
+        places = [next(order) for _ in range(number)]
+        kind[places] = KINDS.index(name)
+        return places
+
+    def shifted(name: str, feature: str, each: int, number: int, by: float) -> list[int]:
+        places = next_of(name, number)
+        gates[places, features[feature]] = -by / 2
+        gates[places, features[feature].start + each] = by / 2
+        return places
+
+    for row in range(n):
+        mask[row, shifted("language", "language", row, design.planted, effect)] = True
+        shifted("domain", "domain", row, design.decoys, design.decoy_effect)
+        # One word of middling frequency, and nothing else.
+        general = (words.speaks[:, row] & ~words.domain.any(dim=1)).nonzero().flatten()
+        middle = general[len(general) // 3 : 2 * len(general) // 3]
+        rare = next_of("rare", design.decoys)
+        chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
+        noise[rare] = vectors[chosen, features["noise"]] / math.sqrt(design.n_noise)
+        threshold[rare] = 0.8 * math.sqrt(design.n_noise)
+    for row in range(n // 2):
+        shifted("script", "script", row, design.decoys, design.decoy_effect)
+    threshold[next_of("busy", design.decoys)] = -2
+    first = next_of("position", design.decoys)
+    # The beginning of text is a half, a third, a quarter, ... of what was read so far.
+    gates[first, features["position"]], threshold[first] = 8, 8 * 0.3
+    noise[first] *= 0.3
+    gates[:, features["noise"]] = noise
+    gates[:, features["constant"]] = rearrange(-threshold, "neuron -> neuron 1")
+
+    layers = {"layer": design.n_layers}
+    truth = Truth(
+        interp.NeuronSelection(
+            rearrange(mask, "language (layer neuron) -> language layer neuron", **layers),
+            design.languages,
+        ),
+        rearrange(kind, "(layer neuron) -> layer neuron", **layers),
+        rearrange(threshold, "(layer neuron) -> layer neuron", **layers),
+        effect,
+    )
+    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **layers)
+
+
+def _save(design: Design, words: Words, state: Mapping[str, Tensor], folder: Path) -> None:
+    config = transformers.LlamaConfig(
+        hidden_size=design.d_model,
+        intermediate_size=design.d_mlp,
+        num_hidden_layers=design.n_layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        vocab_size=len(words.text),
+        pad_token_id=SPECIAL.index("<pad>"),
+        bos_token_id=_BOS,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.LlamaForCausalLM(config)
+    model.load_state_dict({name: each.float() for name, each in state.items()})
+    model.save_pretrained(folder)
+    vocabulary = {word: id for id, word in enumerate(words.text)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = dict(zip(("pad_token", "bos_token", "unk_token"), SPECIAL, strict=True))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.save_pretrained(folder)
+
+
+def read_text(
+    design: Design, planted: Planted, n_sentences: int, generator: torch.Generator
+) -> interp.Corpora:
+    """New text of all languages, one sentence per row, each after a beginning-of-text token."""
+    text = write_text(design, planted.words, n_sentences, generator)
+    return interp.read_sentences(
+        text,
+        design.languages,
+        planted.model,
+        n_shards=5,
+        bos="document",
+        hygiene="off",
+        progress=False,
+    )
