@@ -1,10 +1,11 @@
 """The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from tyro.conf import Positional
@@ -298,26 +299,6 @@ class Demo:
         Find(self.out, fraction=0.03).run()
 
 
-Command = (
-    Collect
-    | Merge
-    | Status
-    | Find
-    | Compare
-    | Deactivate
-    | Steer
-    | Bake
-    | Evaluate
-    | Share
-    | Attribute
-    | Doctor
-    | Import
-    | Export
-    | Babel
-    | Demo
-)
-
-
 def show_stats(stats: FiringStats) -> None:
     """Tokens and firing per language, each mean rate with its interval over shards."""
     mean = jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
@@ -362,11 +343,24 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+def chosen(arguments: list[str]) -> Any:
+    """The subcommand with its options; or help, or a sentence that says what is wrong with them."""
+    if arguments and arguments[0] in COMMANDS:
+        name = arguments[0]
+        return tyro.cli(COMMANDS[name], prog=f"interp {name}", args=arguments[1:])
+    lines = {name: (inspect.getdoc(each) or "").split("\n\n")[0] for name, each in COMMANDS.items()}
+    every: Any = Union[  # noqa: UP007 - of a tuple that is made here
+        tuple(
+            Annotated[each, tyro.conf.subcommand(name, description=lines[name].replace("\n", " "))]
+            for name, each in COMMANDS.items()
+        )
+    ]
+    return tyro.cli(every, prog="interp", description=DESCRIPTION, args=arguments)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Exit code 0: done; 1: the doctor found a fault; 2: one sentence says what to change."""
-    command: Command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="interp", description=DESCRIPTION, args=arguments
-    )
+    command = chosen(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()
     except (ValueError, KeyError, OSError) as error:

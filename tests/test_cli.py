@@ -296,3 +296,16 @@ def copied(run: Path, folder: Path) -> Path:
     path = folder / "neurons.json"
     path.write_bytes((run / "neurons.json").read_bytes())
     return path
+
+
+def test_the_overview_has_a_line_or_two_for_each_command_and_each_command_its_whole_help(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert left.value.code == 0
+    assert all(f"• {name} " in shown for name in cli.COMMANDS)
+    assert len(shown.splitlines()) < 14 + 3 * len(cli.COMMANDS)
+    assert "interp find results" not in shown  # examples are for the command's own help
+    with pytest.raises(SystemExit):
+        cli.main(["find", "--help"])
+    assert "interp find results" in capsys.readouterr().out
