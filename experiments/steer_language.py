@@ -185,7 +185,7 @@ def precision_ways(
     edits = {code: override(sentence_medians(means, code)) for code in config.study.languages}
     for n in config.units:
         found = interp.select_by_precision(precision, n)
-        drawn = found.random_like(generator, exclude=found.union())
+        drawn = found.random_like(generator)  # of all units: large sets leave too few others
         for name, chosen in (("precision units", found), ("random units", drawn)):
             yield Way(
                 name,

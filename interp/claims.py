@@ -101,6 +101,11 @@ def claim_of(estimate: Estimate, **said: Any) -> Claim:
     return Claim(**said, value=value, low=low, high=high)
 
 
+def counted(value: float, **said: Any) -> Claim:
+    """A claim about something that was counted without error: the interval has no width."""
+    return Claim(**said, value=value, low=value, high=value)
+
+
 def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
     """A row for each claim, in their order."""
     rows = [asdict(claim) | {"verdict": claim.verdict, "rule": claim.rule} for claim in claims]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.claims import Claim, claim_of, load_claims, markdown, save_claims, scoreboard
+from interp.claims import Claim, claim_of, counted, load_claims, markdown, save_claims, scoreboard
 from interp.uncertainty import Estimate
 
 CLAIM = Claim(
@@ -69,6 +69,8 @@ def test_an_estimate_becomes_a_claim():
     }
     made = claim_of(estimate, **said)
     assert (made.value, made.low, made.high) == pytest.approx((0.2, 0.1, 0.3))
+    sure = counted(0.2, bar=0.2, **said)
+    assert (sure.low, sure.high, sure.verdict) == (0.2, 0.2, "does not hold")
     many = Estimate(*(number.expand(2) for _ in range(4)), 0.95)
     with pytest.raises(ValueError, match=r"about one number, and the estimate has shape \(2,\)"):
         claim_of(many, **said)

@@ -1,0 +1,270 @@
+"""Which neurons are shared between languages, and do the shared ones carry the answer?
+
+    python -m experiments.map_shared_neurons tiny      # seconds
+    python -m experiments.map_shared_neurons babel     # 20 minutes on 2 cores
+    python -m experiments.map_shared_neurons paper --study.model NAME --tasks FOLDER FOLDER
+
+Reads   a model; tasks whose items are the same in every language
+Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
+        baselines), off.csv (each category off, also at equal size), sums.csv (integrated gradients
+        by category), enrichment.csv; numbers.csv (the all-shared share by number of languages);
+        claims.json
+
+The claims of Wang et al. (2024) are put to the test with what their comparison lacks: what firing
+rates alone would give, and sets of equal size.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import tyro
+from einops import rearrange, reduce
+from jaxtyping import Float64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import interp
+from experiments.study import Study
+from interp import artifacts
+from interp.claims import Claim, claim_of, counted, markdown, save_claims
+from interp.evaluations.category_sums import attribute_categories
+from interp.evaluations.switch_off import SwitchOff, categories_at, end_of_prompt, switch_off
+from interp.evaluations.task_files import Task, align, prompts_of, read_task
+from interp.evaluations.tasks import encode_items
+from interp.scores.attribution import contribution_score
+from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.stats import FiringSigns
+from interp.uncertainty import Estimate, mean_over_examples
+from interp.whatif import Ending
+
+COMMAND = "python -m experiments.map_shared_neurons"
+SOURCE = "Wang et al. (2024)"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is looked at."""
+
+    study: Study
+    """Model and languages; its text is not read."""
+
+    tasks: tuple[str, ...] = (
+        "babel/fact_completion",
+        "babel/statements",
+        "babel/word_translation",
+    )
+    """Where the items come from; see interp.evaluations.task_files."""
+
+    n_prompts: int = 60
+    """Items per task whose neurons are switched off and attributed; sharing is of all items."""
+
+    steps: int = 20
+    """Points on the path of integrated gradients."""
+
+    top_share: float = 0.05
+    """Of a layer's neurons, the largest contributions; the paper takes 800 of 16,384."""
+
+    n_draws: int = 3
+    """Random sets, wherever neurons are drawn."""
+
+    out: Path = Path("results/map_shared_neurons/babel")
+    """Folder for the tables."""
+
+
+PRESETS = {
+    "tiny": (
+        "Three items of one task in two languages: seconds.",
+        Config(
+            Study(languages=("de", "ja")),
+            tasks=("babel/word_translation",),
+            n_prompts=3,
+            steps=4,
+            n_draws=1,
+            out=Path("results/map_shared_neurons/tiny"),
+        ),
+    ),
+    "babel": ("The shipped model on its three tasks: 20 minutes on 2 cores.", Config(Study())),
+    "paper": (
+        "A model and tasks of your own.",
+        Config(Study(), n_prompts=1000, out=Path("results/map_shared_neurons/paper")),
+    ),
+}
+
+
+def profile_of(
+    model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
+) -> tuple[FiringSigns, SharingProfile]:
+    """Who fires at the last token of every prompt, and how much of it is shared."""
+    rows = interp.prompt_rows(
+        prompts_of(tasks),
+        model,
+        bos="none" if model.bos_id is None else "document",
+        n_shards=min(10, len(tasks[0].items)),
+    )
+    interp.collect(model, rows, folder, wanted=interp.Wanted(signs=True), progress=False)
+    signs = FiringSigns.load(folder / "signs.safetensors")
+    generator = torch.Generator().manual_seed(config.study.seed)
+    return signs, sharing_profile(signs, generator, n_draws=config.n_draws)
+
+
+def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, object]]:
+    """The all-shared share among the first two languages, the first three, and so on."""
+    rows: list[dict[str, object]] = []
+    for n in range(2, len(signs.languages) + 1):
+        generator = torch.Generator().manual_seed(config.study.seed)
+        found = sharing_profile(
+            signs, generator, languages=signs.languages[:n], n_draws=config.n_draws
+        )
+        share = found.share().value[:, Sharing.ALL_SHARED].mean().item()
+        chance = found.independent[:, Sharing.ALL_SHARED].mean().item()
+        rows.append({"task": task, "languages": n, "all_shared": share, "independent": chance})
+    return rows
+
+
+def enrichment(
+    model: interp.NeuronModel, tasks: Sequence[Task], config: Config
+) -> Float64[Tensor, "prompt layer category"]:
+    """How much more often a category is among the largest contributions than among all that fire.
+
+    One: as often as chance gives. Mean over languages; NaN: no neuron of the category fires there.
+    """
+    encoded = [encode_items(model, task) for task in tasks]
+    ratios = []
+    for place in tqdm(range(len(tasks[0].items)), "contributions", leave=False):
+        rows = [items[place] for items in encoded]
+        category = categories_at([end_of_prompt(model, row) for row in rows])
+        found = []
+        for row in rows:
+            ids = torch.tensor(row.rows[0][: row.begin])
+            values = Ending(model, ids, kinds=("post",)).values["post"]
+            score = contribution_score(
+                model, rearrange(values, "layer 1 neuron -> layer neuron").float()
+            )
+            n = max(1, round(config.top_share * model.d_mlp))
+            top = score.argsort(dim=1, descending=True).argsort(dim=1) < n
+            firing = score > 0
+            inside = torch.stack([category == each for each in Sharing])
+            among_top = (inside & top & firing).sum(dim=2) / (top & firing).sum(dim=1)
+            among_firing = (inside & firing).sum(dim=2) / firing.sum(dim=1)
+            found.append(rearrange(among_top / among_firing, "category layer -> layer category"))
+        ratios.append(torch.stack(found).double().nanmean(dim=0))
+    return torch.stack(ratios)
+
+
+def difference(found: SwitchOff, one: str, other: str) -> Estimate:
+    """By how much more the answer's probability falls with one set off than with another, paired,
+    both of equal size."""
+    names = [(each.off, each.size) for each in found.conditions]
+    a, b = names.index((one, "equal")), names.index((other, "equal"))
+    score = reduce(found.probability, "prompt condition language -> prompt condition", "mean")
+    return mean_over_examples(score[:, b] - score[:, a])
+
+
+def task_claims(
+    name: str, profile: SharingProfile, off: SwitchOff, ratio: Tensor, on: str
+) -> list[Claim]:
+    """The checkable claims of the paper on one task."""
+    short = name.split("/")[-1].replace("_", " ")
+    said = {"source": SOURCE, "on": f"{on}, {short}", "command": COMMAND}
+    more = difference(off, "all shared", "random")
+    least = ratio[:, :, Sharing.ALL_SHARED].nanmean(dim=0).min().item()
+    kept = profile.repeatability.nan_to_num(0.0)
+    share = profile.share().value[:, Sharing.ALL_SHARED]
+    return [
+        claim_of(
+            more,
+            name=f"all-shared-off-{short}",
+            statement="Switching all-shared neurons off costs more than other neurons.",
+            how="fall of the answer's probability beyond that with equally many random neurons",
+            **said,
+        ),
+        counted(
+            least,
+            name=f"all-shared-enriched-{short}",
+            statement="All-shared neurons are over-represented among the largest contributions.",
+            how="ratio to their share of all that fire, in the layer where it is least",
+            bar=1.0,
+            **said,
+        ),
+        counted(
+            kept[:, [Sharing.SILENT, Sharing.SPECIFIC]].max().item(),
+            name=f"repeatability-{short}",
+            statement="Few neurons stay silent, or specific, on every example.",
+            how="largest repeatability over layers, of silent and specific neurons",
+            bar=0.1,
+            side="below",
+            control=profile.shuffled_repeatability[..., [Sharing.SILENT, Sharing.SPECIFIC]]
+            .nan_to_num(0.0)
+            .max()
+            .item(),
+            control_name="with shuffled prompts",
+            **said,
+        ),
+        counted(
+            (share[0] - share[-1]).item(),
+            name=f"all-shared-falls-{short}",
+            statement="The all-shared part falls from early to late layers.",
+            how="share in the first layer less that in the last",
+            control=(
+                profile.independent[0, Sharing.ALL_SHARED]
+                - profile.independent[-1, Sharing.ALL_SHARED]
+            ).item(),
+            control_name="by firing rates alone",
+            **said,
+        ),
+    ]
+
+
+def main(config: Config) -> None:
+    study = config.study
+    model = study.open()
+    numbers: list[dict[str, object]] = []
+    claims: list[Claim] = []
+    for name in config.tasks:
+        tasks = align([read_task(name, code) for code in study.languages])
+        folder = config.out / name.replace("/", "-")
+        signs, profile = profile_of(model, tasks, folder / "signs", config)
+        numbers += by_number(signs, name, config)
+        told = {item.id for task in tasks for item in task.items if item.held_out}
+        kept = [item.id for item in tasks[0].items if item.id not in told][: config.n_prompts]
+        some = [task.where(lambda item, kept=kept: item.id in kept) for task in tasks]
+        generator = torch.Generator().manual_seed(study.seed)
+        off = switch_off(model, some, generator, where="last", n_draws=config.n_draws)
+        sums = attribute_categories(model, some, folder / "pieces", steps=config.steps)
+        ratio = enrichment(model, some, config)
+        mean = mean_over_examples(ratio.nan_to_num(1.0))
+        enriched = [
+            {
+                "layer": layer,
+                "category": each.name.lower().replace("_", " "),
+                "ratio": mean.value[layer, each].item(),
+                "low": mean.low[layer, each].item(),
+                "high": mean.high[layer, each].item(),
+            }
+            for layer, each in itertools.product(range(model.n_layers), Sharing)
+        ]
+        for table, frame in (
+            ("profile", profile.to_frame()),
+            ("off", off.to_frame()),
+            ("sums", sums.to_frame()),
+            ("enrichment", pd.DataFrame(enriched)),
+        ):
+            artifacts.write_text(folder / f"{table}.csv", frame.to_csv(index=False))
+        claims += task_claims(name, profile, off, ratio, model.name)
+        print(f"\n{name}\n{off.to_frame().to_string(index=False, float_format='%.3f')}", flush=True)
+    found = pd.DataFrame(numbers)
+    artifacts.write_text(config.out / "numbers.csv", found.to_csv(index=False))
+    save_claims(claims, config.out / "claims.json")
+    print(f"\n{found.to_string(index=False, float_format='%.3f')}\n\n{markdown(claims)}")
+
+
+if __name__ == "__main__":
+    parsed = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    main(tyro.cli(parsed, description=__doc__))
