@@ -2,6 +2,7 @@
 
 from interp import artifacts, plots
 from interp.agreement import predicted_agreement, text_for_agreement, until_stable
+from interp.alignment import Source
 from interp.bake import bake
 from interp.claims import Claim, load_claims, save_claims, scoreboard
 from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
@@ -38,7 +39,9 @@ from interp.interventions import (
     scale,
     sentence_medians,
 )
+from interp.lens import Lens, Question, logit_lens
 from interp.model import NeuronModel, load, wrap
+from interp.patching import PatchingResult, heads, patch
 from interp.scores.attribution import (
     Attribution,
     ablation_effect,
@@ -86,14 +89,18 @@ __all__ = [
     "HarnessScores",
     "HubDataset",
     "Item",
+    "Lens",
     "Losses",
     "NeuronModel",
     "NeuronSelection",
+    "PatchingResult",
     "PerplexityMatrix",
     "Precision",
+    "Question",
     "SentenceMeans",
     "Sharing",
     "SharingProfile",
+    "Source",
     "Stability",
     "SwitchOff",
     "Task",
@@ -123,6 +130,7 @@ __all__ = [
     "generate_texts",
     "generated_languages",
     "gradient_times_activation",
+    "heads",
     "integrated_gradients",
     "intervene",
     "jaccard_between",
@@ -131,6 +139,7 @@ __all__ = [
     "language_rates",
     "load",
     "load_claims",
+    "logit_lens",
     "look",
     "losses_under",
     "measure_precision",
@@ -140,6 +149,7 @@ __all__ = [
     "natural_guard",
     "open_sentence_means",
     "override",
+    "patch",
     "perplexity_matrix",
     "plots",
     "predicted_agreement",

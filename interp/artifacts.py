@@ -63,6 +63,8 @@ MADE_BY = {
     "Written": "interp.exact_match(model, tasks)",
     "SwitchOff": "interp.switch_off(model, tasks, generator)",
     "CategorySums": "interp.attribute_categories(model, tasks)",
+    "PatchingResult": "interp.patch(model, source, target, answers)",
+    "Lens": "interp.logit_lens(model, questions)",
 }
 """Kind of result → what makes it, for the message about a missing file."""
 

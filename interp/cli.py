@@ -14,6 +14,7 @@ from interp import artifacts
 from interp.agreement import until_stable
 from interp.collect import Wanted, collect, collect_part, look, merge
 from interp.commands.common import ModelChoice, say
+from interp.commands.crossing import Lens, Patch
 from interp.commands.effects import Bake, Deactivate, Steer
 from interp.commands.find import Compare, Find, show_selection
 from interp.commands.tasks import Attribute, Evaluate, Share
@@ -336,6 +337,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "share": Share,
     "attribute": Attribute,
+    "patch": Patch,
+    "lens": Lens,
     "doctor": Doctor,
     "import": Import,
     "export": Export,

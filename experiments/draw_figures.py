@@ -1,0 +1,105 @@
+"""Every figure of the project, from what the studies of the shipped model have left in results/.
+
+    python -m experiments.draw_figures       # a minute; figures whose study was not run are named
+
+Reads   results/<study>/babel/..., results/measure_babel/history.json
+Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them from the tables alone
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+import interp
+from experiments.train_babel import PRESETS
+from interp import plots
+from interp.stats import FiringStats
+
+STUDIES = Path("results")
+FRACTION = 0.03
+"""Of all neurons: that of Babel's card, fixed before anything was measured."""
+
+
+def matrix() -> pd.DataFrame:
+    return pd.read_csv(STUDIES / "deactivate_neurons" / "babel" / f"{FRACTION:g}" / "matrix.csv")
+
+
+def fractions() -> pd.DataFrame:
+    return pd.read_csv(STUDIES / "deactivate_neurons" / "babel" / "table.csv")
+
+
+def selection() -> interp.NeuronSelection:
+    path = STUDIES / "study" / "statistics" / "firing.safetensors"
+    if not path.exists():
+        path = STUDIES / "deactivate_neurons" / "babel" / "statistics" / "firing.safetensors"
+    return interp.select_by_entropy(FiringStats.load(path), FRACTION)
+
+
+def training() -> pd.DataFrame:
+    """The own language's rise at every checkpoint, with its interval."""
+    stored = json.loads((STUDIES / "measure_babel" / "history.json").read_text(encoding="utf-8"))
+    config = PRESETS["cpu"][1]
+    rows = []
+    for name, found in sorted(stored.items()):
+        tokens = int(name.removeprefix("step-")) * config.rows * config.length
+        for place, code in enumerate(config.languages):
+            rise, reach = found["rise"][place][place], found["reach"][place][place]
+            random = found["random"][place]
+            rows.append(
+                {
+                    "tokens": tokens,
+                    "language": code,
+                    "increase": rise,
+                    "increase_low": rise - reach,
+                    "increase_high": rise + reach,
+                    "random": sum(random) / len(random),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def switching() -> pd.DataFrame:
+    return pd.read_csv(
+        STUDIES / "steer_language" / "babel" / "final.csv", keep_default_na=False, na_values=[""]
+    )
+
+
+def by_size(way: str) -> pd.DataFrame:
+    sweep = pd.read_csv(STUDIES / "steer_language" / "babel" / "sweep.csv")
+    return plots.best_of_each_size(sweep, way)
+
+
+def shares(task: str) -> pd.DataFrame:
+    return pd.read_csv(STUDIES / "map_shared_neurons" / "babel" / f"babel-{task}" / "profile.csv")
+
+
+def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+    """File name, which begins with the function that draws it, and where its table comes from."""
+    yield "perplexity_matrix-babel", matrix
+    yield "loss_against_fraction-babel", fractions
+    yield "layer_profile-babel", lambda: plots.layer_profile_table(selection())
+    yield "overlap-babel", lambda: plots.overlap_table(selection())
+    yield "curve_of_training-babel", training
+    yield "language_switching-babel", switching
+    yield "switching_against_size-lape", lambda: by_size("LAPE neurons")
+    yield "switching_against_size-precision", lambda: by_size("precision units")
+    for task in ("fact_completion", "statements", "word_translation"):
+        yield f"sharing-{task}", lambda task=task: shares(task)
+
+
+def main(out: Path = Path("figures")) -> None:
+    for name, read in figures():
+        try:
+            table = read()
+        except FileNotFoundError as error:
+            print(f"{name}: not drawn, {error.filename or error} is missing.")
+            continue
+        plots.save(table, out / name)
+        print(f"{name}: drawn")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

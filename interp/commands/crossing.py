@@ -1,0 +1,213 @@
+"""The subcommands that look between languages: patch one prompt into another, read every layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import Positional
+
+from interp import artifacts
+from interp.alignment import Alike, Source, shown
+from interp.commands.common import ModelChoice, say
+from interp.commands.effects import read_selection
+from interp.evaluations.task_files import align, read_task
+from interp.evaluations.writing import start_ids
+from interp.lens import Lens as LensResult
+from interp.lens import Question, logit_lens
+from interp.model import NeuronModel
+from interp.patching import Layers, Parts, PatchingResult, heads, patch
+from interp.scores.attribution import target_ids
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Put activations of one prompt into another, layer by layer: what would it answer?
+
+        interp patch "Der Tag nach Montag ist" "The day after Thursday is" \\
+            --answers " Friday" " Tuesday" " Dienstag"
+
+    With --texts, at the tokens of a text in each prompt; else where --at says.
+
+        interp patch "Der Tag nach Montag ist" "The day after Thursday is" --layers from \\
+            --texts Montag Thursday --answers " Friday" " Tuesday" " Dienstag"
+    """
+
+    source: Positional[str]
+    """The prompt whose activations are taken."""
+
+    target: Positional[str]
+    """The prompt that they are put into."""
+
+    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    """Which model; heads and attn_out need --attention hooked."""
+
+    answers: tuple[str, ...]
+    """What may follow the target, spaces at the beginning included; first tokens count."""
+
+    part: Literal["resid_post", "resid_pre", "mlp_out", "attn_out", "heads", "neurons"] = (
+        "resid_post"
+    )
+    """The residual stream behind or before a layer, what its MLP or its attention adds, each of its
+    heads, or the neurons of --language in --neurons, with as many random ones beside them."""
+
+    layers: Layers = "each"
+    """each: one layer alone; from: it and all behind it; all: all at once."""
+
+    at: Alike = "last"
+    """last: the last token; tokens, words: each with that of the same number; all: all tokens."""
+
+    texts: tuple[str, str] | None = None
+    """A text in the source and one in the target, instead of --at."""
+
+    neurons: Path | None = None
+    """Folder of a run after `interp find`, or a selection (.json), for --part neurons."""
+
+    language: str | None = None
+    """Whose neurons, for --part neurons."""
+
+    control: str | None = None
+    """Another prompt to patch from, of as many words as --at needs, such as one about another
+    thing; not with --texts."""
+
+    noise: bool = False
+    """Also move the target as far in a random direction."""
+
+    seed: int = 0
+    """Seeds random directions and random neurons."""
+
+    out: Path | None = None
+    """File for the result (.safetensors), with the table beside it (.csv)."""
+
+    def run(self) -> None:
+        if self.part == "neurons" and (self.neurons is None or self.language is None):
+            raise ValueError(
+                "--part neurons needs --neurons and --language: whose neurons are they?"
+            )
+        if self.texts is not None and self.control is not None:
+            raise ValueError("--control is aligned by --at, not by --texts: give one of the two.")
+        model = self.choice.open()
+        first = start_ids(model, "auto")
+        encoded = {text: [*first, *model.encode(text)] for text in (self.source, self.target)}
+        answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
+        random = self.noise or self.part == "neurons"
+        controls = {}
+        if self.control is not None:
+            controls = {"control": [*first, *model.encode(self.control)]}
+        result = patch(
+            model,
+            Source(encoded[self.source], () if self.texts is None else (self.texts[0],)),
+            encoded[self.target],
+            answers,
+            self.parts(model),
+            self.layers,
+            self.at if self.texts is None else (self.texts[1],),
+            controls,
+            torch.Generator().manual_seed(self.seed) if random else None,
+        )
+        say(f"source  {shown(model, encoded[self.source])}")
+        say(f"target  {shown(model, encoded[self.target])}\n")
+        show_patching(result)
+        if self.out is not None:
+            settings = {"source": self.source, "target": self.target, "part": self.part}
+            origin = artifacts.provenance(model=model.fingerprint, **settings)
+            result.save(self.out, origin)
+            table = self.out.with_suffix(".csv")
+            artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            say(f"\nThe result is in {self.out}, as a table in {table}.")
+
+    def parts(self, model: NeuronModel) -> Parts:
+        if self.part == "heads":
+            return heads(model)
+        if self.part != "neurons":
+            return self.part
+        assert self.neurons is not None
+        assert self.language is not None
+        selection = read_selection(self.neurons)
+        selection.check_model(model)
+        units: Any = selection.units(self.language)
+        return {f"neurons of {self.language}": units}
+
+
+def show_patching(result: PatchingResult) -> None:
+    """Probabilities of the answers, a line for each patch; spans are numbered, as some repeat."""
+    behind = " and on" if result.extent == "from" else ""
+    lines = {"target as it is": result.unpatched, "source as it is": result.own[0]}
+    for row, source in enumerate(result.sources):
+        for column, part in enumerate(result.parts):
+            for depth, layer in enumerate(result.layers):
+                where = "all layers" if result.extent == "all" else f"layer {layer}{behind}"
+                for place, span in enumerate(result.spans):
+                    name = f"{source}: {part}, {where}, {place} {span!r}"
+                    lines[name] = result.log_probability[row, column, depth, place]
+    width = max(map(len, lines))
+    say("Probability of each answer as what comes next:\n")
+    say(" " * width + "".join(f"{answer!r:>14}" for answer in result.answers))
+    for name, values in lines.items():
+        say(f"{name:<{width}}" + "".join(f"{value:14.4f}" for value in values.exp().tolist()))
+
+
+@dataclass(frozen=True)
+class Lens:
+    """In which language does each layer speak? The answers of Babel's facts, or of your own.
+
+    interp lens --languages ja en
+    """
+
+    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    """Which model."""
+
+    prompts: str = "babel"
+    """"babel", or a folder of <language>.jsonl with prompts, options and answers."""
+
+    languages: tuple[str, ...] = ("de", "en")
+    """The language of the prompts, and those that layers may speak besides: two are best, since a
+    fact is left out where two of its answers begin alike."""
+
+    limit: int | None = None
+    """Prompts to read, from the first; by default all."""
+
+    out: Path | None = None
+    """File for the result (.safetensors), with the table beside it (.csv)."""
+
+    def run(self) -> None:
+        model = self.choice.open()
+        tasks = align([read_task(self.prompts, code) for code in self.languages], "drop")
+        first = start_ids(model, "auto")
+        questions = []
+        for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
+            words = [item.options[item.answer].strip(" .。」") for item in items]
+            ids = [*first, *model.encode(items[0].prompt)]
+            questions.append(Question(ids, dict(zip(self.languages, words, strict=True))))
+        result = logit_lens(model, questions)
+        left_out = {"begin alike": result.alike, "have no token": result.unspelled}
+        show_lens(result, {reason: len(each) for reason, each in left_out.items()})
+        if self.out is not None:
+            origin = artifacts.provenance(model=model.fingerprint, prompts=self.prompts)
+            result.save(self.out, origin)
+            table = self.out.with_suffix(".csv")
+            artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            say(f"\nThe result is in {self.out}, as a table in {table}.")
+
+
+def show_lens(result: LensResult, left_out: Mapping[str, int]) -> None:
+    """Probability of the answer in each language, by layer, with half of the 95 % interval."""
+    say(f"Probability that a layer says the answer, over {len(result.kept)} prompts")
+    reasons = ", ".join(f"{n} whose answers {reason}" for reason, n in left_out.items())
+    say(f"(left out: {reasons})\n")
+    say("layer  " + "".join(f"{code:>16}" for code in result.languages) + "   entropy (nats)")
+    several = len(result.kept) > 1
+    mean = result.mean() if several else None
+    for layer in range(result.probability.shape[1]):
+        cells = []
+        for column in range(len(result.languages)):
+            value = result.probability[:, layer, column].mean().item()
+            reach = "" if mean is None else f" ±{_reach(mean.low, mean.high, layer, column):6.3f}"
+            cells.append(f"{f'{value:.3f}{reach}':>16}")
+        say(f"{layer:<7}" + "".join(cells) + f"{result.entropy[:, layer].mean().item():12.2f}")
+
+
+def _reach(low: torch.Tensor, high: torch.Tensor, layer: int, column: int) -> float:
+    return (high - low)[layer, column].item() / 2

@@ -1,0 +1,467 @@
+"""Patching against a plain loop, against TransformerLens, and on models that are built by hand."""
+
+import functools
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformer_lens.patching as peer
+import transformers
+from tokenizers import Tokenizer
+from tokenizers import models as tokenizer_models
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from interp.alignment import Source, align
+from interp.model import NeuronModel, load
+from interp.patching import PatchingResult, heads, patch
+from interp.sweep import others, site_name
+from tests import tiny_models
+from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
+
+SHAPES = ("llama", "qwen3", "bloom", "xglm")
+SOURCE, TARGET = "the quiet sea", "the dog in the city"
+ANSWERS = {"one": 40, "two": (55, 70), "three": 90}
+
+
+@pytest.fixture(scope="session")
+def open_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., NeuronModel]:
+    @functools.cache
+    def open_once(name: str, attention: Any = "native") -> NeuronModel:
+        if name == "babel":
+            return load("babel", attention=attention, dtype=torch.float32)
+        folder = tiny_models.build(name, tmp_path_factory.mktemp("checkpoint"))
+        return load(folder, attention=attention)
+
+    return open_once
+
+
+def some_ids(n: int, seed: int) -> Tensor:
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randint(len(tiny_models.SPECIAL), N_VOCAB, (n,), generator=drawn)
+
+
+def seen(model: NeuronModel, ids: Sequence[int], place: Any) -> dict[int, Tensor]:
+    """What a prompt has at a place, by layer: [pos, unit]."""
+    found = {}
+
+    def keep(layer: int) -> Any:
+        def run(values: Tensor, hook: Any) -> None:
+            found[layer] = values[0].flatten(1).clone()
+
+        return run
+
+    hooks = [(site_name(model, n, place), keep(n)) for n in range(model.n_layers)]
+    with model.hooks(hooks), torch.no_grad():
+        model.logits(torch.tensor([list(ids)]))
+    return found
+
+
+def plain(
+    model: NeuronModel, ids: Sequence[int], writes: Sequence[tuple[Any, int, int, Tensor, Tensor]]
+) -> Tensor:
+    """The definition: one whole prompt, with (place, layer, pos, units, values) written into it."""
+
+    def hook_for(pos: int, units: Tensor, values: Tensor) -> Any:
+        def run(found: Tensor, hook: Any) -> Tensor:
+            flat = found.flatten(2).clone()
+            flat[0, pos, units] = values.to(flat)
+            return flat.reshape(found.shape)
+
+        return run
+
+    hooks = [
+        (site_name(model, layer, place), hook_for(pos, units, values))
+        for place, layer, pos, units, values in writes
+    ]
+    with model.hooks(hooks), torch.no_grad():
+        return model.logits(torch.tensor([list(ids)]))[0, -1].double().log_softmax(-1)
+
+
+def answers_of(row: Tensor) -> Tensor:
+    return torch.stack([row[40], row[[55, 70]].logsumexp(0), row[90]])
+
+
+# ---------------------------------------------------------------- laws
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_prompt_patched_into_itself_is_unchanged(open_model, name, generator):
+    model = open_model(name)
+    mask = torch.rand(N_LAYERS, model.d_mlp, generator=generator) < 0.2
+    parts = {"resid_pre": "resid_pre", "mlp_out": "mlp_out", "some": mask}
+    ways: Any = (("each", "tokens"), ("from", "last"), ("all", "all"))
+    for layers, at in ways:
+        found = patch(model, TARGET, TARGET, ANSWERS, parts, layers, at)
+        assert (found.log_probability - found.unpatched).abs().max() < 1e-5
+        assert found.probability.allclose(
+            found.unpatched.exp().expand_as(found.probability), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_patching_everything_gives_the_answer_of_the_source(open_model, name):
+    model = open_model(name)
+    alike, ids = some_ids(9, 1), some_ids(9, 2)
+    whole = patch(model, alike, ids, ANSWERS, "resid_post", "all", "all")
+    end = patch(model, SOURCE, TARGET, ANSWERS, "resid_post", "all")
+    for found in (whole, end):
+        assert (found.own[0] - found.unpatched).abs().min() > 1e-3
+        assert (found.log_probability.squeeze() - found.own[0]).abs().max() < 1e-5
+        assert found.recovered("one").item() == pytest.approx(1, abs=1e-3)
+        assert found.difference("one", "three").item() == pytest.approx(
+            float(found.own[0, 0] - found.own[0, 2]), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "babel"])
+def test_every_entry_equals_one_forward_pass(open_model, name, generator):
+    model = open_model(name)
+    source, ids = model.encode(SOURCE), model.encode(TARGET)
+    mask = torch.rand(model.n_layers, model.d_mlp, generator=generator) < 0.3
+    mask[1] = False
+    parts: dict[str, Any] = {
+        "stream": "resid_post",
+        "set": mask,
+        "two": {"pre": mask, "mlp_out": torch.ones(model.n_layers, model.d_model).bool()},
+    }
+    given = Source(SOURCE, ("quiet", "sea"))
+    spans = align(model, given, TARGET, ("dog", "the city"))
+    assert any(len(span.target) > 1 for span in spans)
+    values = {
+        place: seen(model, source, place) for place in ("resid_post", "post", "pre", "mlp_out")
+    }
+    units = {
+        name: ({part: None} if isinstance(part, str) else part) for name, part in parts.items()
+    }
+    units["set"] = {"post": mask}
+    for layers in ("each", "from"):
+        found = patch(model, given, TARGET, ANSWERS, parts, layers, ("dog", "the city"), at_once=40)
+        for (p, part), layer, (s, span) in product(
+            enumerate(parts), range(model.n_layers), enumerate(spans)
+        ):
+            reach = range(layer, layer + 1 if layers == "each" else model.n_layers)
+            writes = []
+            for (place, chosen), n in product(units[part].items(), reach):
+                row = (
+                    torch.arange(model.d_model) if chosen is None else chosen[n].nonzero().flatten()
+                )
+                for theirs, mine in zip(span.source, span.target, strict=True):
+                    writes.append((place, n, mine, row, values[place][n][theirs, row]))
+            expected = answers_of(plain(model, ids, writes))
+            assert (found.log_probability[0, p, layer, s] - expected).abs().max() < 2e-4
+        assert (found.log_probability - found.unpatched).abs().max() > 0.01
+        if layers == "each":  # a part without units there leaves the target as it is
+            assert (found.log_probability[0, 1, 1] - found.unpatched).abs().max() < 1e-5
+
+
+def test_a_sweep_over_tokens_equals_one_forward_pass_for_each(open_model):
+    model = open_model("llama")
+    source, ids = some_ids(24, 3), some_ids(24, 4)
+    found = patch(model, source, ids, ANSWERS, "resid_pre", "each", "tokens", at_once=70)
+    values = seen(model, source.tolist(), "resid_pre")
+    every = torch.arange(model.d_model)
+    for layer, pos in product(range(N_LAYERS), range(24)):
+        writes = [("resid_pre", layer, pos, every, values[layer][pos])]
+        expected = answers_of(plain(model, ids.tolist(), writes))
+        assert (found.log_probability[0, 0, layer, pos] - expected).abs().max() < 1e-4
+    assert found.spans == tuple(model.decode([id]) for id in ids.tolist())
+    assert found.top.shape == (1, 1, N_LAYERS, 24)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "bloom"])
+def test_equal_lengths_agree_with_transformer_lens(open_model, name):
+    model = open_model(name, "hooked")
+    source, ids = some_ids(7, 5), some_ids(7, 6)
+    with torch.no_grad():
+        _, cache = model.bridge.run_with_cache(source[None])
+        sweeps: dict[Any, Any] = {
+            "resid_pre": peer.get_act_patch_resid_pre,
+            "attn_out": peer.get_act_patch_attn_out,
+            "mlp_out": peer.get_act_patch_mlp_out,
+        }
+
+        def metric(logits: Tensor) -> Tensor:
+            return logits[0, -1, 40] - logits[0, -1, 90]
+
+        found = patch(
+            model, source, ids, ANSWERS, {str(name): name for name in sweeps}, "each", "tokens"
+        ).difference("one", "three")
+        for row, sweep in enumerate(sweeps.values()):
+            theirs = sweep(model.bridge, ids[None], cache, metric)
+            assert (found[0, row] - theirs).abs().max() < 1e-4
+        by_head = patch(model, source, ids, ANSWERS, heads(model), "each", "all")
+        theirs = peer.get_act_patch_attn_head_out_all_pos(model.bridge, ids[None], cache, metric)
+        mine = by_head.difference("one", "three")[0, :, :, 0].T
+        assert (mine - theirs).abs().max() < 1e-4
+        assert (mine - metric(model.logits(ids[None]))).abs().max() > 1e-2
+
+
+def test_all_heads_together_are_what_attention_gives(open_model):
+    model = open_model("llama", "hooked")
+    both = torch.stack([part["z"] for part in heads(model).values()]).any(dim=0)
+    assert both.all()
+    parts = {"heads": {"z": both}, "attention": "attn_out"}
+    for layers, at in product(("each", "from"), ("last", "words")):
+        found = patch(model, "the red sea", "a cold night", ANSWERS, parts, layers, at)
+        assert (found.log_probability[:, 0] - found.log_probability[:, 1]).abs().max() < 1e-4
+        assert (found.log_probability - found.unpatched).abs().max() > 0.01
+
+
+def test_several_sources_are_averaged(open_model):
+    model = open_model("llama")
+    prompts, at = (SOURCE, "the long road home"), "last"
+    mean = patch(model, prompts, TARGET, ANSWERS, "mlp_out", "each", at)
+    ids = model.encode(TARGET)
+    each = [seen(model, model.encode(prompt), "mlp_out") for prompt in prompts]
+    for layer in range(N_LAYERS):
+        new = (each[0][layer][-1] + each[1][layer][-1]) / 2
+        row = plain(model, ids, [("mlp_out", layer, len(ids) - 1, torch.arange(64), new)])
+        assert (mean.log_probability[0, 0, layer, 0] - answers_of(row)).abs().max() < 1e-4
+    alone = [patch(model, prompt, TARGET, ANSWERS, "mlp_out").own for prompt in prompts]
+    assert mean.own.allclose(torch.stack(alone).mean(0))
+    twice = patch(model, [SOURCE, SOURCE], TARGET, ANSWERS, "mlp_out")
+    once = patch(model, SOURCE, TARGET, ANSWERS, "mlp_out")
+    assert twice.log_probability.allclose(once.log_probability, atol=1e-6)
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_noise_goes_as_far_as_the_source_and_elsewhere(open_model, monkeypatch, generator):
+    model = open_model("llama")
+    source, ids = model.encode(SOURCE), model.encode(TARGET)
+    written: dict[Any, Tensor] = {}
+    from interp import sweep
+
+    original = sweep.Sweep._new
+
+    def spy(self: Any, patch: Any, place: Any, layer: int, units: Tensor) -> Tensor:
+        new = original(self, patch, place, layer, units)
+        written[patch.source, patch.part, layer] = new
+        return new
+
+    monkeypatch.setattr(sweep.Sweep, "_new", spy)
+    mask = torch.rand(N_LAYERS, D_MLP, generator=generator) < 0.1
+    parts = {"stream": "resid_post", "set": mask}
+    found = patch(model, SOURCE, TARGET, ANSWERS, parts, generator=generator)
+    assert found.sources == ("source", "noise")
+    assert found.parts == ("stream", "set", "random set")
+    assert found.own[1].isnan().all()
+    for part, place in ((0, "resid_post"), (1, "post")):
+        theirs, mine = (seen(model, each, place) for each in (source, ids))
+        for layer in range(N_LAYERS):
+            units = mask[layer] if part else torch.ones(64).bool()
+            way = theirs[layer][-1, units] - mine[layer][-1, units]
+            moved = written[1, part, layer][0] - mine[layer][-1, units]
+            assert moved.norm() == pytest.approx(float(way.norm()), rel=1e-3)
+            assert torch.cosine_similarity(moved, way, dim=0).abs() < 0.9
+            assert written[0, part, layer][0].allclose(theirs[layer][-1, units], atol=1e-5)
+
+
+def test_random_units_are_as_many_others_in_each_layer(generator):
+    mask = torch.rand(5, 40, generator=generator) < torch.tensor(
+        [[0.0], [0.1], [0.2], [0.3], [0.4]]
+    )
+    drawn = others(mask, generator)
+    assert torch.equal(drawn.sum(1), mask.sum(1))
+    assert not (drawn & mask).any()
+    assert not torch.equal(drawn, others(mask, generator))
+    again = others(mask, torch.Generator().manual_seed(3))
+    assert torch.equal(again, others(mask, torch.Generator().manual_seed(3)))
+    with pytest.raises(ValueError, match="not as many others"):
+        others(torch.ones(2, 4).bool(), generator)
+
+
+def test_controls_are_rows_of_their_own(open_model, generator):
+    model = open_model("llama")
+    found = patch(
+        model, SOURCE, TARGET, ANSWERS, "resid_post", "each", "last",
+        {"other": "a red sky", "same": ["the cat", "the old man"]}, generator,
+    )  # fmt: skip
+    assert found.sources == ("source", "other", "same", "noise")
+    alone = patch(model, "a red sky", TARGET, ANSWERS)
+    assert found.log_probability[1].allclose(alone.log_probability[0], atol=1e-6)
+    assert found.own[1].allclose(alone.own[0])
+
+
+# ---------------------------------------------------------------- alignment
+
+
+def test_places_follow_words_and_texts_whatever_the_tokens(open_model):
+    model = open_model("llama")
+    source = [BOS, *model.encode("a thé b")]
+    by_words = align(model, source, "the house is", "words")
+    assert [span.name for span in by_words] == ["the", "house", "is"]
+    pieces = [[model.decode([source[n]]) for n in span.source] for span in by_words]
+    assert 0 not in by_words[0].source  # beginning-of-text belongs to no word
+    assert len(pieces[1]) == len(by_words[1].target)
+    for span in by_words:
+        assert list(span.source) == sorted(span.source)
+    last = model.encode("the house")
+    assert by_words[1].target[-1] == len(last) - 1
+    ids = model.encode("hus hus 火曜日 er")
+    (span,) = align(model, Source("hus 火曜日", ("hus",)), "hus hus 火曜日 er", ("火曜日",))
+    assert len(span.target) >= 9  # a character is three bytes
+    text = model.decode([ids[n] for n in span.target])
+    assert text.strip() == "火曜日"
+    (second,) = align(model, Source("x", ("x",)), "hus hus", ("hus",))
+    assert min(second.target) >= len(model.encode("hus"))
+
+
+def test_unequal_spans_are_stretched_from_end_to_end():
+    from interp.alignment import _stretched
+
+    assert _stretched((4, 5, 6), 3) == (4, 5, 6)
+    assert _stretched((4, 5, 6), 1) == (6,)
+    assert _stretched((4,), 3) == (4, 4, 4)
+    assert _stretched((4, 5), 4) == (4, 4, 5, 5)
+    assert _stretched((4, 5, 6, 7), 2) == (5, 7)
+
+
+def test_what_cannot_be_aligned_is_shown_in_tokens(open_model):
+    model = open_model("llama")
+    with pytest.raises(ValueError, match=r"'t\|h.*|th.*' and the target") as error:
+        align(model, SOURCE, TARGET, "tokens")
+    assert model.decode(model.encode("dog")[:1]) + "|" in str(error.value)
+    assert "have 12 and" in str(error.value) or "tokens, so" in str(error.value)
+    with pytest.raises(ValueError, match="3 and 5 words"):
+        align(model, SOURCE, TARGET, "words")
+    with pytest.raises(ValueError, match="'cat' is not in the prompt 'the quiet sea'"):
+        align(model, Source(SOURCE, ("cat",)), TARGET, ("dog",))
+    with pytest.raises(ValueError, match="one text for each"):
+        align(model, SOURCE, TARGET, ("dog",))
+    with pytest.raises(ValueError, match="no way to align"):
+        align(model, SOURCE, TARGET, "ends")
+    with pytest.raises(ValueError, match="0 tokens"):
+        align(model, "", TARGET, "last")
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_answers_that_begin_alike_are_refused(open_model):
+    model = open_model("llama")
+    with pytest.raises(ValueError, match="'a' and 'b' both begin with the token"):
+        patch(model, SOURCE, TARGET, {"a": " the", "b": " they"})
+    with pytest.raises(ValueError, match="both begin with the token"):
+        patch(model, SOURCE, TARGET, {"a": (7, 8), "b": 8})
+    with pytest.raises(ValueError, match="no answer to ask for"):
+        patch(model, SOURCE, TARGET, {})
+    with pytest.raises(ValueError, match="'c' was not asked for"):
+        patch(model, SOURCE, TARGET, {"a": 7}).difference("a", "c")
+
+
+def test_heads_of_a_native_model_say_how_to_load_it(open_model):
+    model = open_model("llama")
+    with pytest.raises(ValueError, match=r'load it with interp.load\(name, attention="hooked"\)'):
+        heads(model)
+    mask = torch.ones(N_LAYERS, 64).bool()
+    with pytest.raises(ValueError, match='attention="hooked"'):
+        patch(model, SOURCE, TARGET, ANSWERS, {"head": {"z": mask}})
+
+
+def test_parts_that_do_not_fit_are_refused(open_model):
+    model = open_model("llama")
+    with pytest.raises(ValueError, match=r"shape \(3, 5\) at post.*3 layers of 160"):
+        patch(model, SOURCE, TARGET, ANSWERS, {"few": torch.ones(3, 5).bool()})
+    with pytest.raises(ValueError, match="'none' has no unit"):
+        patch(model, SOURCE, TARGET, ANSWERS, {"none": torch.zeros(3, D_MLP).bool()})
+    with pytest.raises(ValueError, match='patch what the neurons give, at "post"'):
+        patch(model, SOURCE, TARGET, ANSWERS, "act")
+
+
+def test_a_result_comes_back_from_disk(open_model, tmp_path: Path):
+    found = patch(open_model("llama"), SOURCE, TARGET, ANSWERS, layers="from")
+    found.save(tmp_path / "patching.safetensors")
+    again = PatchingResult.load(tmp_path / "patching.safetensors")
+    assert again.to_frame().equals(found.to_frame())
+    assert (again.extent, again.layers) == ("from", (0, 1, 2))
+    frame = found.to_frame()
+    row = frame[(frame.layer == 1) & (frame.answer == "two")].iloc[0]
+    assert row.log_probability == found.log_probability[0, 0, 1, 0, 1].item()
+    assert row.change == pytest.approx(row.log_probability - found.unpatched[1].item())
+
+
+# ---------------------------------------------------------------- planted
+
+
+def planted(folder: Path, apart: bool, layer: int = 0) -> NeuronModel:
+    """One token says a language and a concept; the neurons behind it hold them apart, or in pairs.
+
+    Tokens 0 to 3 ask about concept c in language l (number 2l + c), tokens 4 to 7 are the answers.
+    """
+    config = transformers.LlamaConfig(
+        vocab_size=9, hidden_size=16, intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, hidden_act="relu", max_position_embeddings=16,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    hf = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if parameter.ndim > 1:
+                parameter.zero_()
+        mlp = hf.model.layers[layer].mlp
+        mlp.up_proj.weight[:, 12] = 1.0
+        for pair in range(4):
+            language, concept = divmod(pair, 2)
+            embedding = hf.model.embed_tokens.weight[pair]
+            embedding[[language, 2 + concept, 12]] = 1.0
+            if apart:
+                hf.lm_head.weight[4 + pair, [4 + language, 6 + concept]] = 4.0
+            else:
+                mlp.gate_proj.weight[pair, [language, 2 + concept, 12]] = torch.tensor(
+                    [1.0, 1.0, -1.0]
+                )
+                mlp.down_proj.weight[8 + pair, pair] = 4.0
+                hf.lm_head.weight[4 + pair, 8 + pair] = 4.0
+        if apart:
+            for neuron in range(4):
+                mlp.gate_proj.weight[neuron, neuron] = 1.0
+                mlp.down_proj.weight[4 + neuron, neuron] = 4.0
+        hf.model.embed_tokens.weight[8, 12] = 1.0
+    hf.save_pretrained(folder)
+    vocabulary = {f"t{n}": n for n in range(9)}
+    tokenizer = Tokenizer(tokenizer_models.WordLevel(vocabulary, unk_token="t8"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return load(folder)
+
+
+def moved(model: NeuronModel, mask: Tensor) -> tuple[float, float]:
+    """How much of the concept and of the language came from the source, with these neurons."""
+    names = [f"{concept} {language}" for language in "st" for concept in "AB"]
+    answers = dict(zip(names, range(4, 8), strict=True))
+    source, target = [8, 0], [8, 8, 3]  # A in s, B in t
+    found = patch(model, source, target, answers, {"set": mask}, "all")
+    assert found.unpatched.argmax() == 3
+    assert found.own[0].argmax() == 0
+    return found.share(["A s", "A t"]).item(), found.share(["A s", "B s"]).item()
+
+
+def test_language_and_concept_in_different_neurons_are_told_apart(tmp_path: Path):
+    model = planted(tmp_path, apart=True)
+    mask = torch.zeros(2, 8, dtype=torch.bool)
+    mask[0, :2] = True  # those that fire for one language alone
+    concept, language = moved(model, mask)
+    assert concept < 0.05
+    assert language > 0.95
+    concept, language = moved(model, mask.roll(2, dims=1))
+    assert concept > 0.95
+    assert language < 0.05
+
+
+def test_language_and_concept_in_the_same_neurons_are_not_told_apart(tmp_path: Path):
+    model = planted(tmp_path, apart=False)
+    mask = torch.zeros(2, 8, dtype=torch.bool)
+    mask[0, :4] = True  # each fires for one language alone, and for one concept alone
+    concept, language = moved(model, mask)
+    assert concept > 0.95
+    assert language > 0.95
+    for chosen in range(4):
+        one = torch.zeros_like(mask)
+        one[0, chosen] = True
+        concept, language = moved(model, one)
+        assert abs(concept - language) < 0.4
