@@ -31,10 +31,10 @@ class Config:
     study: Study
     """Model and text."""
 
-    fractions: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.05)
+    fractions: tuple[float, ...] = (0.01, 0.02, 0.03, 0.05)
     """Of all neurons, selected by LAPE."""
 
-    n_draws: int = 5
+    n_draws: int = 2
     """Random sets of as many neurons per layer."""
 
     out: Path = Path("results/deactivate_neurons/babel")

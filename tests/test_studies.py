@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import interp
-from experiments import deactivate_neurons, steer_language
+from experiments import (
+    attribute_neurons,
+    compare_methods,
+    deactivate_neurons,
+    detect_languages,
+    map_shared_neurons,
+    steer_language,
+)
 from experiments.study import Study
 
 
@@ -119,3 +126,90 @@ def test_the_matrix_is_written_for_each_fraction(
     row = table[(table["fraction"] == 0.05) & (table["language"] == "de")].iloc[0]
     assert row["own_minus_others"] == pytest.approx(own["increase"] - other["increase"], abs=1e-9)
     assert row["beyond_random"] == pytest.approx(own["excess"], abs=1e-9)
+
+
+# ---------------------------------------------------------------- what the studies compute
+
+
+def test_the_three_parts_of_a_text_are_all_of_it_and_disjoint():
+    study = Study(languages=("de",))
+    parts = compare_methods.parts(study)
+    held = [text for part in parts for text in part["de"]]
+    assert sorted(held) == sorted(study.documents("de"))
+    assert len(held) == len(set(held))
+    assert [round(len(part["de"]) / len(held), 2) for part in parts] == [0.25, 0.25, 0.5]
+
+
+def test_a_score_that_is_the_effect_foretells_it_and_one_turned_round_has_the_sign_wrong():
+    effect = torch.tensor([[0.5, -0.4, 0.3, -0.2, 0.1, 7.0]])
+    measured = torch.tensor([[True] * 5 + [False]])
+    scores = {
+        "integrated gradients": effect * 2,
+        "gradient times activation": -effect,
+        "size of activation": torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 0.0]]),
+    }
+    rows = {row["score"]: row for row in attribute_neurons.compare(scores, effect, measured, top=2)}
+    exact, turned, reverse = (rows[name] for name in scores)
+    assert (exact["size"], exact["signed"], exact["hits"]) == pytest.approx((1.0, 1.0, 1.0))
+    assert (turned["size"], turned["signed"], turned["hits"]) == pytest.approx((1.0, -1.0, 1.0))
+    assert (reverse["size"], reverse["hits"]) == pytest.approx((-1.0, 0.0))
+    assert "signed" not in reverse
+
+
+def test_intervals_over_prompts_are_paired_with_integrated_gradients():
+    rows = [
+        {"language": "de", "id": str(n), "score": name, "size": n / 10 + more, "hits": 0.5}
+        for n in range(8)
+        for name, more in (("integrated gradients", 0.1), ("size of activation", 0.0))
+    ]
+    frame = pd.DataFrame(rows).assign(signed=float("nan"))
+    found = attribute_neurons.table(frame, torch.Generator().manual_seed(0))
+    row = found[(found["score"] == "size of activation") & (found["measure"] == "size")].iloc[0]
+    assert row["mean"] == pytest.approx(0.35)
+    # The prompts differ widely and the pairs not at all, so the paired interval has no width.
+    assert row["high"] - row["low"] > 0.2
+    assert row["behind_gradients"] == pytest.approx(0.1)
+    assert row["behind_high"] - row["behind_low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():
+    assert detect_languages.outer_layers(4).tolist() == [True, False, False, True]
+    assert detect_languages.outer_layers(6).tolist() == [True] + [False] * 4 + [True]
+    assert detect_languages.outer_layers(32).sum() == 16
+
+
+def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
+    score = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]], dtype=torch.float64)
+    precision = interp.Precision(
+        score,
+        score,
+        torch.zeros(1, 2, 1, 4),
+        (50.0,),
+        torch.tensor([10, 10]),
+        ("de", "ja"),
+        (("pre", 4),),
+    )
+    rows = pd.DataFrame(detect_languages.rows_of(precision, 2)).set_index(["set", "language"])
+    assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)
+    assert rows.loc[("bottom", "ja"), "precision"] == pytest.approx(0.1)
+    assert rows.loc[("both", "de"), "precision"] == pytest.approx(0.55)
+    overlap = detect_languages.claims_of(precision, 2, "somewhere")[0]
+    assert overlap.value == 1.0  # units 0 and 1 are the ends of both
+    assert overlap.verdict == "does not hold"
+
+
+def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = replace(map_shared_neurons.PRESETS["tiny"][1], n_prompts=2, steps=30, out=tmp_path)
+    map_shared_neurons.main(config)
+    folder = tmp_path / "babel-word_translation"
+    sums = pd.read_csv(folder / "sums.csv")
+    whole = sums.groupby(["language", "layer"])["neurons"].sum()
+    assert (whole == 2048).all()
+    off = pd.read_csv(folder / "off.csv")
+    equal = off[off["size"] == "equal"]
+    assert equal["neurons"].nunique() == 1
+    verdicts = [claim.verdict for claim in interp.load_claims(tmp_path / "claims.json")]
+    assert len(verdicts) == 4
+    assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out
