@@ -34,7 +34,7 @@ from interp.claims import Claim, claim_of, counted, markdown, save_claims
 from interp.evaluations.category_sums import attribute_categories
 from interp.evaluations.switch_off import SwitchOff, categories_at, end_of_prompt, switch_off
 from interp.evaluations.task_files import Task, align, prompts_of, read_task
-from interp.evaluations.tasks import encode_items
+from interp.evaluations.tasks import encode_items, told_apart
 from interp.scores.attribution import contribution_score
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.stats import FiringSigns
@@ -229,9 +229,11 @@ def main(config: Config) -> None:
         folder = config.out / name.replace("/", "-")
         signs, profile = profile_of(model, tasks, folder / "signs", config)
         numbers += by_number(signs, name, config)
-        told = {item.id for task in tasks for item in task.items if item.held_out}
-        kept = [item.id for item in tasks[0].items if item.id not in told][: config.n_prompts]
-        some = [task.where(lambda item, kept=kept: item.id in kept) for task in tasks]
+        held_out = {item.id for task in tasks for item in task.items if item.held_out}
+        # What-ifs at the last token choose among first tokens, so these must differ.
+        apart = told_apart(model, tasks)
+        kept = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
+        some = [task.where(lambda item, kept=kept: item.id in kept) for task in apart]
         generator = torch.Generator().manual_seed(study.seed)
         off = switch_off(model, some, generator, where="last", n_draws=config.n_draws)
         sums = attribute_categories(model, some, folder / "pieces", steps=config.steps)

@@ -397,13 +397,13 @@ def main(config: Config) -> None:
     parallel = {code: running_text(lines) for code, lines in items.items()}
     some = {code: running_text(lines[: config.n_items]) for code, lines in items.items()}
     if config.history is not None:
-        curve = {}
+        path = config.out / "history.json"  # written after each checkpoint; those in it are done
+        curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         for folder in sorted(config.history.glob("step-*")):
-            model = interp.load(folder)
-            found = measure_neurons(model, config, some, FRACTION)
-            curve[folder.name] = found
-            print(f"{folder.name}\n{show_matrix(found)}", flush=True)
-        artifacts.write_text(config.out / "history.json", json.dumps(curve, indent=1))
+            if folder.name not in curve:
+                curve[folder.name] = measure_neurons(interp.load(folder), config, some, FRACTION)
+                artifacts.write_text(path, json.dumps(curve, indent=1))
+            print(f"{folder.name}\n{show_matrix(curve[folder.name])}", flush=True)
         return
     model = interp.load(config.model)
     measured: dict[str, Any] = {"bits": measure_bits(model, config, parallel)}
