@@ -1,6 +1,6 @@
 """What does an edit cost? `intervene` beside the untouched model and TransformerLens' own way.
 
-    python -m benchmarks.interventions         # multiples of the untouched: 5 minutes on 2 cores
+    python -m benchmarks.interventions         # multiples of the untouched: 12 minutes on 2 cores
 
 A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons), one neuron in a
 hundred edited. Reading is compared with the untouched body of the same model (wanted: at most
@@ -34,10 +34,10 @@ Variants = list[tuple[str, Callable[[], Any]]]
 class Config:
     """What to run."""
 
-    rounds: int = 7
+    rounds: int = 15
     """Turns of each variant."""
 
-    batches: int = 1
+    batches: int = 2
     """Batches of 2048 tokens per turn of reading."""
 
     new_tokens: int = 32
