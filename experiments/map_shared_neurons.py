@@ -7,8 +7,8 @@
 Reads   a model; tasks whose items are the same in every language
 Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
         baselines), off.csv (each category off, also at equal size), sums.csv (integrated gradients
-        by category), enrichment.csv; numbers.csv (the all-shared share by number of languages);
-        claims.json
+        by category), enrichment.csv; numbers.csv and thresholds.csv (the all-shared share by number
+        of languages, and by what the gate must exceed to count as firing); claims.json
 
 The claims of Wang et al. (2024) are put to the test with what their comparison lacks: what firing
 rates alone would give, and sets of equal size.
@@ -36,7 +36,7 @@ from interp.evaluations.switch_off import SwitchOff, categories_at, end_of_promp
 from interp.evaluations.task_files import Task, align, prompts_of, read_task
 from interp.evaluations.tasks import encode_items, told_apart
 from interp.scores.attribution import contribution_score
-from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
 from interp.stats import FiringSigns
 from interp.uncertainty import Estimate, mean_over_examples
 from interp.whatif import Ending
@@ -67,6 +67,9 @@ class Config:
 
     top_share: float = 0.05
     """Of a layer's neurons, the largest contributions; the paper takes 800 of 16,384."""
+
+    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
+    """What a gate must exceed to count as firing; the paper takes zero."""
 
     n_draws: int = 3
     """Random sets, wherever neurons are drawn."""
@@ -123,6 +126,23 @@ def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, o
         chance = found.independent[:, Sharing.ALL_SHARED].mean().item()
         rows.append({"task": task, "languages": n, "all_shared": share, "independent": chance})
     return rows
+
+
+def by_threshold(
+    model: interp.NeuronModel, tasks: Sequence[Task], name: str, config: Config
+) -> list[dict[str, object]]:
+    """The all-shared share where a gate must exceed more than zero to count as firing."""
+    encoded = [encode_items(model, task) for task in tasks]
+    shares: dict[float, list[float]] = {threshold: [] for threshold in config.thresholds}
+    for rows in zip(*encoded, strict=True):
+        gates = torch.stack([end_of_prompt(model, row).values["pre"][:, 0] for row in rows])
+        for threshold, found in shares.items():
+            category = sharing_categories(gates > threshold)
+            found.append((category == Sharing.ALL_SHARED).double().mean().item())
+    return [
+        {"task": name, "threshold": threshold, "all_shared": sum(found) / len(found)}
+        for threshold, found in shares.items()
+    ]
 
 
 def enrichment(
@@ -219,16 +239,83 @@ def task_claims(
     ]
 
 
+def falls(table: pd.DataFrame, column: str) -> float:
+    """The least fall of the all-shared share from one value of the column to the next, any task."""
+    steps = [
+        -pd.Series(rows.sort_values(column)["all_shared"].tolist()).diff().dropna()
+        for _, rows in table.groupby("task", sort=False)
+    ]
+    return float(min(step.min() for step in steps))
+
+
+def claims_over_tasks(
+    numbers: pd.DataFrame, thresholds: pd.DataFrame, shares: dict[str, Tensor], on: str
+) -> list[Claim]:
+    """The claims that need several tasks, numbers of languages or thresholds."""
+    said = {"source": SOURCE, "on": on, "command": COMMAND}
+    order = thresholds.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
+    claims = [
+        counted(
+            falls(numbers, "languages"),
+            name="falls-with-languages",
+            statement="The all-shared part falls with every language that is added.",
+            how="least fall from one number of languages to the next, over tasks",
+            control=falls(
+                numbers.drop(columns="all_shared").rename(columns={"independent": "all_shared"}),
+                "languages",
+            ),
+            control_name="by firing rates alone",
+            **said,
+        ),
+        counted(
+            falls(thresholds, "threshold"),
+            name="falls-with-threshold",
+            statement="The all-shared part falls as a gate must exceed more.",
+            how="least fall from one threshold to the next, over tasks",
+            **said,
+        ),
+        counted(
+            float((order == order.iloc[0]).all(axis=1).mean()),
+            name="order-of-tasks",
+            statement="Which task shares more does not hang on the threshold.",
+            how="thresholds at which tasks have the order that they have at zero",
+            bar=0.999,
+            **said,
+        ),
+    ]
+    reasoning, facts = (f"babel/{name}" for name in ("statements", "fact_completion"))
+    if reasoning in shares and facts in shares:
+        means = [mean_over_examples(shares[name]) for name in (reasoning, facts)]
+        more = means[0].value - means[1].value
+        error = (means[0].standard_error ** 2 + means[1].standard_error ** 2).sqrt()
+        estimate = Estimate(more, error, more - 1.96 * error, more + 1.96 * error, 0.95)
+        claims.append(
+            claim_of(
+                estimate,
+                name="questions-share-more",
+                statement="Judging statements shares more neurons than completing facts.",
+                how="all-shared share of statements less that of facts, mean over layers",
+                **said,
+            )
+        )
+    return claims
+
+
 def main(config: Config) -> None:
     study = config.study
     model = study.open()
     numbers: list[dict[str, object]] = []
+    thresholds: list[dict[str, object]] = []
+    shares: dict[str, Tensor] = {}
     claims: list[Claim] = []
     for name in config.tasks:
         tasks = align([read_task(name, code) for code in study.languages])
         folder = config.out / name.replace("/", "-")
         signs, profile = profile_of(model, tasks, folder / "signs", config)
         numbers += by_number(signs, name, config)
+        thresholds += by_threshold(model, tasks, name, config)
+        part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
+        shares[name] = reduce(part, "prompt layer -> prompt", "mean")
         held_out = {item.id for task in tasks for item in task.items if item.held_out}
         # What-ifs at the last token choose among first tokens, so these must differ.
         apart = told_apart(model, tasks)
@@ -258,10 +345,14 @@ def main(config: Config) -> None:
             artifacts.write_text(folder / f"{table}.csv", frame.to_csv(index=False))
         claims += task_claims(name, profile, off, ratio, model.name)
         print(f"\n{name}\n{off.to_frame().to_string(index=False, float_format='%.3f')}", flush=True)
-    found = pd.DataFrame(numbers)
+    found, cut = pd.DataFrame(numbers), pd.DataFrame(thresholds)
     artifacts.write_text(config.out / "numbers.csv", found.to_csv(index=False))
+    artifacts.write_text(config.out / "thresholds.csv", cut.to_csv(index=False))
+    claims += claims_over_tasks(found, cut, shares, model.name)
     save_claims(claims, config.out / "claims.json")
-    print(f"\n{found.to_string(index=False, float_format='%.3f')}\n\n{markdown(claims)}")
+    for each in (found, cut):
+        print(f"\n{each.to_string(index=False, float_format='%.3f')}")
+    print(f"\n{markdown(claims)}")
 
 
 if __name__ == "__main__":

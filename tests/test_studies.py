@@ -211,5 +211,5 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     equal = off[off["size"] == "equal"]
     assert equal["neurons"].nunique() == 1
     verdicts = [claim.verdict for claim in interp.load_claims(tmp_path / "claims.json")]
-    assert len(verdicts) == 4
+    assert len(verdicts) == 7
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out
