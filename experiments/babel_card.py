@@ -126,7 +126,7 @@ def appearance(history: dict[str, Any]) -> str:
         rows.append([f"{step * tokens_per_step / 1e6:.1f}", *cells, f"{first} of 6"])
     return (
         "When they appear: the rise of a language's own loss with its own neurons off, at "
-        "checkpoints of the same run (rates from fewer tokens, read on the first 100 items).\n\n"
+        "checkpoints of the same run (rates from 20,000 tokens, read on the first 240 items).\n\n"
         + table(["million tokens", *LANGUAGES, "largest on the diagonal"], rows)
     )
 
