@@ -9,11 +9,9 @@ the rounds is printed. The bare model is Hugging Face's body with fused attentio
 """
 
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from transformers import (
 )
 
 import interp
+from benchmarks.turns import compare
 from interp.corpora import Corpora, Rows
 
 
@@ -138,21 +137,7 @@ def speed(config: Config, folder: Path) -> None:
     for n_rows, length in ((8, 256), (2, 1024)):
         corpora = made_up(n_rows * config.batches, length)
         runs = variants(folder, corpora, n_rows)
-        ratios: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(config.rounds + 1):
-            order = list(runs) if number % 2 else list(reversed(runs))
-            seconds = {}
-            for name in order:
-                start = time.perf_counter()
-                runs[name]()
-                seconds[name] = time.perf_counter() - start
-            if number:  # the first round warms up
-                for name, spent in seconds.items():
-                    ratios[name].append(spent / seconds["bare Hugging Face body"])
-        print(f"\n{n_rows} x {length} tokens, {torch.get_num_threads()} threads")
-        for name, found in ratios.items():
-            low, high = min(found), max(found)
-            print(f"  {statistics.median(found):5.2f}  [{low:.2f} to {high:.2f}]  {name}")
+        compare(f"{n_rows} x {length} tokens", list(runs.items()), config.rounds)
 
 
 def memory(folder: Path) -> None:

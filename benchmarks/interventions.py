@@ -9,9 +9,7 @@ edit is baked into a checkpoint). The variants take turns in one process; each t
 the first variant's of the same round, and the median of the rounds is printed.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,10 +22,10 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from benchmarks.collect import save_model
+from benchmarks.turns import Variants, compare
 from interp.interventions import Edit, deactivate, intervene, override, push
 
 Block = Callable[[], AbstractContextManager[Any]]
-Variants = list[tuple[str, Callable[[], Any]]]
 
 
 @dataclass(frozen=True)
@@ -170,27 +168,6 @@ def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
         ("full bridge, untouched", bridge(nullcontext)),
         ("full bridge, hooks by hand", bridge(models.by_hand)),
     ]
-
-
-def compare(title: str, variants: Variants, rounds: int) -> None:
-    """Let the variants take turns, and print the time of each as a multiple of the first's."""
-    first, _ = variants[0]
-    multiples: dict[str, list[float]] = {name: [] for name, _ in variants}
-    for number in range(rounds + 1):
-        seconds = {}
-        for name, run in variants if number % 2 else reversed(variants):
-            start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name] = time.perf_counter() - start
-        if number:  # the first round warms up
-            for name, spent in seconds.items():
-                multiples[name].append(spent / seconds[first])
-    print(f"\n{title}, {torch.get_num_threads()} threads")
-    for name, found in multiples.items():
-        low, high = min(found), max(found)
-        print(f"  {statistics.median(found):5.2f}  [{low:.2f} to {high:.2f}]  {name}", flush=True)
 
 
 def main(config: Config) -> None:

@@ -9,9 +9,7 @@ Face's forward with labels and fused attention. The variants take turns in one p
 divided by the bare one's of the same round, and the median of the rounds is printed.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from benchmarks.collect import save_model
+from benchmarks.turns import compare
 from interp.corpora import Corpora, Rows
 from interp.evaluations.perplexity import perplexity_matrix
 from interp.interventions import deactivate, intervene
@@ -127,22 +126,8 @@ def main(config: Config) -> None:
         for n_rows, length in ((4, 256), (1, 1024)):
             corpora = made_up(codes, config.batches, n_rows, length)
             runs = variants(Path(place), corpora, n_rows, Path(place))
-            ratios: dict[str, list[float]] = {name: [] for name in runs}
-            for number in range(config.rounds + 1):
-                order = list(runs) if number % 2 else list(reversed(runs))
-                seconds = {}
-                for name in order:
-                    start = time.perf_counter()
-                    runs[name]()
-                    seconds[name] = time.perf_counter() - start
-                if number:  # the first round warms up
-                    for name, spent in seconds.items():
-                        ratios[name].append(spent / seconds[next(iter(runs))])
-            print(f"\nK = {len(codes)}, {n_rows} x {length} tokens a batch, ", end="")
-            print(f"{torch.get_num_threads()} threads")
-            for name, found in ratios.items():
-                low, high = min(found), max(found)
-                print(f"  {statistics.median(found):5.2f}  [{low:.2f} to {high:.2f}]  {name}")
+            title = f"K = {len(codes)}, {n_rows} x {length} tokens a batch"
+            compare(title, list(runs.items()), config.rounds)
 
 
 if __name__ == "__main__":

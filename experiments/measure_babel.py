@@ -30,6 +30,7 @@ from experiments import babel_facts
 from experiments.babel_facts import LANGUAGES, Completion
 from experiments.train_babel import OPEN_SOURCES, documents_of, read_lines
 from interp import artifacts
+from interp.uncertainty import wilson
 
 FRACTION = 0.03
 """Share of all neurons called language-specific, fixed on earlier checkpoints."""
@@ -269,10 +270,7 @@ def share_with_interval(right: int, n: int) -> tuple[float, float, float]:
     """A share with its 95 % Wilson interval."""
     if n == 0:
         return math.nan, math.nan, math.nan
-    z, p = 1.96, right / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, middle - half, middle + half
+    return right / n, *wilson(right / n, n)
 
 
 def measure_facts(model: interp.NeuronModel, config: Config) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 
 import pandas as pd
 import torch
@@ -41,6 +40,7 @@ from interp.scores.baselines import (
     value_entropy,
 )
 from interp.scores.lape import busy_threshold, language_entropy
+from interp.uncertainty import wilson
 
 # ---------------------------------------------------------------- what selectors are given
 
@@ -202,11 +202,7 @@ def share_with_interval(
         squares = sum((hit - share * size) ** 2 for hit, size in zip(hits, trials, strict=True))
         between = squares / total**2 * len(hits) / (len(hits) - 1)
         n /= max(1.0, between / (share * (1 - share) / total))
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # At a share of zero or one that is the bound, too, but for rounding.
-    return share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    return share, *wilson(share, n, level)
 
 
 @dataclass(frozen=True)

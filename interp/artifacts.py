@@ -285,3 +285,48 @@ def _read_metadata(path: Path) -> dict[str, str]:
     if stored.decode(errors="replace") != checksum.hexdigest():
         raise ValueError(f"{path} is damaged (its checksum does not fit its content): {again}.")
     return metadata
+
+
+# ---------------------------------------------------------------- folders that runs go on in
+
+
+def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None = None) -> None:
+    """Begin a folder with all that its numbers depend on, or make sure that it was begun with it.
+
+    `also` is told and not compared, such as when it was begun.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        told = json.dumps({**plan, **(also or {})}, indent=1, ensure_ascii=False)
+        write_text(path, told + "\n")
+        return
+    started, now = read_plan(folder), json.loads(json.dumps(plan))  # tuples are lists there
+    if differ := [key for key in now if started.get(key) != now[key]]:
+        key = differ[0]
+        raise ValueError(
+            f"{folder} was started with another {', '.join(differ)} ({key}: "
+            f"{_difference(started.get(key), now[key])}). Go on with what it was started "
+            "with, or give another folder."
+        )
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What a folder was begun with."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} is not a run: it holds no run.json.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(
+            f"{path} is damaged: delete it and run the same again; finished pieces are kept."
+        ) from None
+
+
+def _difference(before: object, now: object) -> str:
+    """The part in which two settings differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                return f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+    return f"was {before!r}, now {now!r}"

@@ -143,7 +143,7 @@ def collect_part(
 def look(out: Path | str) -> Progress:
     """Which pieces of a run are finished, by their files."""
     folder = Path(out)
-    plan = _read_plan(folder)
+    plan = artifacts.read_plan(folder)
     stop = folder / "stopped.json"
     stopped_after = json.loads(stop.read_text())["shards"] if stop.exists() else None
     n_shards = plan["n_shards"] if stopped_after is None else stopped_after
@@ -155,7 +155,7 @@ def look(out: Path | str) -> Progress:
 def merge(out: Path | str) -> FiringStats:
     """Put the pieces of a finished run together; the same pieces give the same bytes."""
     folder = Path(out)
-    plan, state = _read_plan(folder), look(folder)
+    plan, state = artifacts.read_plan(folder), look(folder)
     if state.missing:
         shard, language = state.missing[0]
         raise ValueError(
@@ -192,8 +192,7 @@ class _Run:
         """Begin the folder, or make sure that it was begun with the very same things."""
         model, corpora = self.model, self.corpora
         plan = {
-            # The name may be a path, and a model that was moved is the same model.
-            "model": {key: each for key, each in model.fingerprint.items() if key != "name"},
+            "model": model.identity,
             "n_layers": model.n_layers,
             "d_mlp": model.d_mlp,
             "corpora": corpora.fingerprint,
@@ -211,20 +210,8 @@ class _Run:
             "stops_early": stops_early,
             "versions": artifacts.provenance()["versions"],
         }
-        path = self.folder / "run.json"
-        if not path.exists():
-            told = plan | artifacts.provenance(**settings) | {"name": model.name}
-            artifacts.write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-            return
-        started = _read_plan(self.folder)
-        differ = [key for key in plan if started.get(key) != plan[key]]
-        if differ:
-            key = differ[0]
-            raise ValueError(
-                f"{self.folder} was started with another {', '.join(differ)} ({key}: "
-                f"{_difference(started.get(key), plan[key])}). Go on with what it was started "
-                "with, or give another folder."
-            )
+        also = artifacts.provenance(**settings) | {"name": model.name}
+        artifacts.begin(self.folder, plan, also)
 
     def read(self, shard: int, language: str, bar: Any) -> None:
         """Read one piece, unless its file is there and whole."""
@@ -298,28 +285,6 @@ def _open(
             "read them with read_prompts and prompt_rows."
         )
     return _Run(folder, model, corpora, wanted, tokens_per_batch)
-
-
-def _difference(before: object, now: object) -> str:
-    """The part in which two settings differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                return f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-    return f"was {before!r}, now {now!r}"
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} is not a run: it holds no run.json from `collect`.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(
-            f"{path} is damaged: delete it and run the same `interp collect` again; finished "
-            "pieces are kept."
-        ) from None
 
 
 def _order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
@@ -419,7 +384,7 @@ def _signs(
 def open_sentence_means(out: Path | str) -> SentenceMeans:
     """The sentence means of a finished run, to be read one site at a time."""
     folder = Path(out)
-    plan, state = _read_plan(folder), look(folder)
+    plan, state = artifacts.read_plan(folder), look(folder)
     if not plan["wanted"]["sentence_means"]:
         raise ValueError(
             f"{folder} kept no sentence means: run `interp collect` with --sentences and their "

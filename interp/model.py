@@ -182,6 +182,12 @@ class NeuronModel:
             f"transformers {version('transformers')}",
         }
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """The fingerprint without the name, which may be a path: a model that was moved is the same
+        model."""
+        return {key: each for key, each in self.fingerprint.items() if key != "name"}
+
     def site(self, layer: int, kind: Kind) -> str:
         """The hook name of one place in one layer, for `hooks`."""
         if not 0 <= layer < self.n_layers:

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from einops import rearrange
@@ -164,6 +165,22 @@ def mean_over_examples(
     sums.index_add_(0, number.to(values.device), values - mean)
     error = (sums.square().sum(dim=0) * n_clusters / (n_clusters - 1)).sqrt() / len(values)
     return _with_interval(mean, error, n_clusters - 1, level)
+
+
+def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, float]:
+    """The interval of Wilson (1927) for a share of `n` independent trials; right for few, and for
+    none or all of them. `n` may be the number of independent ones that dependent trials amount to.
+
+    Zero and one: there was no trial.
+    """
+    _check_level(level)
+    if not n:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    middle, spread = share + z * z / (2 * n), share * (1 - share) / n + z * z / (4 * n * n)
+    low, high = ((middle + sign * z * math.sqrt(spread)) / (1 + z * z / n) for sign in (-1, 1))
+    # At a share of zero or one that is the bound, too, but for rounding.
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def paired_bootstrap(

@@ -322,3 +322,32 @@ def test_a_copy_inside_another_repository_has_no_commit(
     (checkout / ".git").mkdir()
     assert artifacts._commit(checkout) == "0123abcd-dirty"
     assert artifacts._commit(copy) is None
+
+
+def test_a_folder_goes_on_only_with_what_it_was_begun_with(tmp_path: Path):
+    plan = {"model": {"weights": "a", "layers": 2}, "languages": ("en", "de")}
+    artifacts.begin(tmp_path, plan, {"when": "today"})
+    assert artifacts.read_plan(tmp_path) == {**plan, "languages": ["en", "de"], "when": "today"}
+    before = (tmp_path / "run.json").read_bytes()
+    artifacts.begin(tmp_path, plan, {"when": "tomorrow"})
+    assert (tmp_path / "run.json").read_bytes() == before
+    for other, told in (
+        (
+            {**plan, "model": {"weights": "b", "layers": 2}},
+            "another model .*weights was 'a', now 'b'",
+        ),
+        ({**plan, "languages": ("en",)}, "another languages"),
+        ({**plan, "steps": 20}, "another steps .*was None, now 20"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            artifacts.begin(tmp_path, other)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_folder_without_a_readable_plan_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run\.json"):
+        artifacts.read_plan(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    for read in (artifacts.read_plan, lambda folder: artifacts.begin(folder, {"a": 1})):
+        with pytest.raises(ValueError, match="is damaged: delete it"):
+            read(tmp_path)

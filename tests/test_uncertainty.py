@@ -22,6 +22,7 @@ from interp.uncertainty import (
     paired_bootstrap,
     permutation_test,
     selection_frequency,
+    wilson,
 )
 
 
@@ -626,3 +627,13 @@ def test_what_is_no_p_value_is_refused():
 def test_no_tests_have_no_discoveries():
     assert false_discovery(torch.full((3,), math.nan)).isnan().all()
     assert false_discovery(torch.ones(0)).shape == (0,)
+
+
+def test_wilson_of_no_trial_knows_nothing():
+    assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_wilson_ends_are_the_shares_that_the_count_would_just_reject():
+    low, high = wilson(0.3, 40, level=0.9)
+    for end in (low, high):
+        assert abs(0.3 - end) / math.sqrt(end * (1 - end) / 40) == pytest.approx(1.6449, abs=1e-3)

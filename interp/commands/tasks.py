@@ -1,12 +1,11 @@
 """The subcommands about tasks: what their prompts share, which neurons answer, what is needed."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 import torch
@@ -156,10 +155,10 @@ class Attribute:
         tasks = read_aligned(self.task, self.languages, self.items)
         model = self.choice.open()
         plan = {
-            **{"model": stable_fingerprint(model), "task": self.task, "steps": self.steps},
+            **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
         }
-        begin(self.out, plan)
+        artifacts.begin(self.out, plan)
         found = attribute_categories(
             model, tasks, self.out / "pieces", steps=self.steps, quantity=self.quantity
         )
@@ -241,12 +240,12 @@ class Evaluate:
         model = self.choice.open()
         selection.check_model(model)
         plan = {
-            **{"model": stable_fingerprint(model), "neurons": selection.triples()},
+            **{"model": model.identity, "neurons": selection.triples()},
             **{"normalise": self.normalise, "max_new_tokens": self.max_new_tokens},
             **{"n_draws": self.n_draws, "seed": self.seed},
             **{"items": self.items, "held_out": self.held_out},
         }
-        begin(self.out, json.loads(json.dumps(plan)))
+        artifacts.begin(self.out, plan)
         interventions = self.interventions(model, selection)
         frames = []
         for task in tqdm(tasks, "evaluating", unit="task"):
@@ -362,26 +361,3 @@ def read_aligned(
         raise ValueError("Sharing is between languages: name two or more.")
     tasks = align([read_task(source, code) for code in check_languages(languages)])
     return tuple(Task(task.name, task.language, task.items[:n_items]) for task in tasks)
-
-
-def stable_fingerprint(model: NeuronModel) -> dict[str, str]:
-    """Without the name, which may be a path: a model that was moved is the same model."""
-    return {key: each for key, each in model.fingerprint.items() if key != "name"}
-
-
-def begin(folder: Path, plan: dict[str, Any]) -> None:
-    """Begin the folder, or make sure that it was begun with the very same things."""
-    path = folder / "run.json"
-    if not path.exists():
-        artifacts.write_text(path, json.dumps(plan, ensure_ascii=False) + "\n")
-    try:
-        started = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(
-            f"{path} is damaged: delete it and run the same again; finished pieces are kept."
-        ) from None
-    if differ := [key for key in plan if started.get(key) != plan[key]]:
-        raise ValueError(
-            f"{folder} was started with another {', '.join(differ)}: go on with what it was "
-            "started with, or give another folder."
-        )

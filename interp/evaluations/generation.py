@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
@@ -22,6 +21,7 @@ from interp.evaluations.writing import Start, bar, generate_texts, padded, start
 from interp.hygiene import OTHER, UNDETERMINED, detect_language
 from interp.languages import check_languages
 from interp.model import NeuronModel
+from interp.uncertainty import wilson
 
 _WINDOW = 6  # characters: more than a word of Latin letters with its space, a phrase of Chinese
 _ENOUGH = 20  # natural texts, for a bound that is to hold for nearly all of them
@@ -86,13 +86,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end; zero and one of none."""
-        if not self.of:
-            return 0.0, 1.0
-        z = NormalDist().inv_cdf(0.5 + self.level / 2)
-        p, n = self.value, self.of
-        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-        return (0.0 if self.count == 0 else low), (1.0 if self.count == n else high)
+        return wilson(self.value, self.of, self.level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ documents, that is over other text of the kind that was read, not over other ran
 """
 
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -240,7 +239,8 @@ def perplexity_matrix(
     folder, plan = None, {}
     if out is not None:
         folder = Path(out)
-        plan = _start(folder, _plan(model, selection, corpora, edits, draws, tokens_per_batch))
+        plan = _plan(model, selection, corpora, edits, draws, tokens_per_batch)
+        artifacts.begin(folder, plan, artifacts.provenance())
     every = read_all(model, corpora, interventions, folder, tokens_per_batch, progress)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
@@ -261,7 +261,7 @@ def perplexity_matrix(
         tuple(edits[code].name for code in selection.languages),
     )
     if folder is not None:
-        matrix.save(folder / "matrix.safetensors", plan)
+        matrix.save(folder / "matrix.safetensors", artifacts.read_plan(folder))
     return matrix
 
 
@@ -346,8 +346,7 @@ def _plan(
 ) -> dict[str, Any]:
     """All that the numbers depend on."""
     return {
-        # The name may be a path, and a model that was moved is the same model.
-        "model": {key: each for key, each in model.fingerprint.items() if key != "name"},
+        "model": model.identity,
         "corpora": corpora.fingerprint,
         "languages read": list(corpora.languages),
         "selection": {
@@ -367,26 +366,6 @@ def _plan(
         "random neurons": [_hash(draw.mask) for draw in draws],
         "tokens_per_batch": tokens_per_batch,
     }
-
-
-def _start(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Begin the folder, or make sure that it was begun with the very same things."""
-    path = folder / "run.json"
-    if not path.exists():
-        told = plan | artifacts.provenance()
-        artifacts.write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    try:
-        started = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(
-            f"{path} is damaged: delete it and run the same again; finished pieces are kept."
-        ) from None
-    if differ := [key for key in plan if started.get(key) != plan[key]]:
-        raise ValueError(
-            f"{folder} was started with another {', '.join(differ)}: go on with what it was "
-            "started with, or give another folder."
-        )
-    return started
 
 
 def _hash(tensor: Tensor) -> str:

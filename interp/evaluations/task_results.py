@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -17,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp import artifacts
-from interp.uncertainty import Estimate, mean_over_examples, paired_bootstrap
+from interp.uncertainty import Estimate, mean_over_examples, paired_bootstrap, wilson
 
 Normalise = Literal["none", "tokens", "bytes"]
 """What the log-likelihood of an option is divided by. "none": the likeliest text wins, and short
@@ -178,10 +177,7 @@ def share_correct(
     p, n_groups = found.value.item(), len(clusters.unique())
     variance = found.standard_error.item() ** 2 * (n_groups - 1) / n_groups
     n = p * (1 - p) / variance if variance > 0 else n_groups
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    ends = [min(max((centre + sign * half) / (1 + z * z / n), 0.0), 1.0) for sign in (-1, 1)]
-    low, high = torch.tensor(ends, dtype=torch.float64)
+    low, high = torch.tensor(wilson(p, n, level), dtype=torch.float64)
     return Estimate(found.value, found.standard_error, low, high, level)
 
 
