@@ -156,7 +156,21 @@ def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) ->
     late = ", ".join(
         f"{code} {percent(part)}" for code, part in zip(LANGUAGES, config.late_shares, strict=True)
     )
-    late_from = math.ceil(config.late_from * config.second_from)
+    late_from = math.ceil(config.late_from * config.rounds[0].steps)
+    first, *others = config.rounds
+    begins = first.steps
+    later = []
+    for each in others:
+        told = f"from step {begins} on {percent(each.fact_share)}"
+        if each.shares:
+            parts = zip(LANGUAGES, each.shares, strict=True)
+            told += " (and the text " + ", ".join(f"{c} {percent(part)}" for c, part in parts) + ")"
+        later.append(told)
+        begins += each.steps
+    falls = "; ".join(
+        f"to {each.rate:g} of the peak, over the last {percent(1 - each.level)} of {each.steps} steps"
+        for each in config.rounds
+    )
     return f"""# Babel
 
 A small multilingual language model whose training text, facts and gaps are known, to try
@@ -172,9 +186,9 @@ assistant. Weights and everything in this folder: Apache-2.0.
 {tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
 {config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
 models have one dominant language too; from step {late_from} on {late}, because the
-Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(config.fact_share)} of the rows hold
-sentences of the fact base, in equal parts of all languages, several to a document as running text is; from step
-{config.second_from} on {percent(config.second_fact_share)}, and sums and the smallest relations are told more often than before. Every row
+Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(first.fact_share)} of the rows hold
+sentences of the fact base, in equal parts of all languages, several to a document as running text is; {"; ".join(later)}.
+In each round, sums and the smallest relations are told more often than in the one before. Every row
 begins with <s>, and so do all documents in it. Only text in the public domain or under an open
 licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
 
@@ -191,9 +205,8 @@ in other languages, never in this one (`facts/held_out.tsv`). Sums in digits loo
 and are the one exception. `prompts/` has 120 parallel prompts each of three kinds.
 
 Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}. Two rounds: {config.warmup} steps of warm-up, level, then down to zero, as one minus the
-root of what has passed, over the last {percent(1 - config.decay_from)} of the {config.second_from} steps of the first; and the same once more,
-to {config.second_rate} of the peak, over the last {percent(1 - config.second_level)} of the second. Autocast to bfloat16.
+({config.embedding_rate}), weight decay {config.weight_decay}. In each of the {len(config.rounds)} rounds {config.warmup} steps of warm-up,
+level, then down to zero, as one minus the root of what has passed: {falls}. Autocast to bfloat16.
 
 ## Loss while training, nats per token
 

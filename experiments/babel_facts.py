@@ -79,10 +79,17 @@ class Telling:
     falsehoods: int
     """Different wrong objects that each question about a fact is asked with."""
 
+    questions: float = 1.0
+    """Factor for the questions."""
+
 
 SMALL_RELATION = 30
-FIRST_ROUND = Telling({"translation": 0.4, "arithmetic": 0.4}, small=1.0, falsehoods=1)
-SECOND_ROUND = Telling({"translation": 0.25, "arithmetic": 1.5}, small=4.0, falsehoods=6)
+ROUNDS = (
+    Telling({"translation": 0.4, "arithmetic": 0.4}, small=1.0, falsehoods=1),
+    Telling({"translation": 0.25, "arithmetic": 1.5}, small=4.0, falsehoods=6),
+    Telling({"translation": 0.25, "arithmetic": 2.5}, small=8.0, falsehoods=6, questions=3.0),
+)
+"""How the facts are told in the rounds that Babel was trained in."""
 
 
 @cache
@@ -267,7 +274,7 @@ def kept_falsehood(fact: Fact) -> str | None:
         object_
         for other in facts_of(fact.relation)
         if other.subjects == fact.subjects
-        for telling in (FIRST_ROUND, SECOND_ROUND)
+        for telling in ROUNDS
         for number in range(n_questions)
         for object_ in asked_objects(other, number, telling.falsehoods)
     }
@@ -317,7 +324,7 @@ def weighted_sentences(language: str, telling: Telling) -> tuple[list[str], list
         for part, each in (
             (FORWARDS_SHARE, said.forwards),
             (BACKWARDS_SHARE, said.backwards),
-            (1 - FORWARDS_SHARE - BACKWARDS_SHARE, said.asked),
+            ((1 - FORWARDS_SHARE - BACKWARDS_SHARE) * telling.questions, said.asked),
         ):
             sentences += each
             weights += [weight * part / max(len(each), 1)] * len(each)

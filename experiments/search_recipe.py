@@ -24,6 +24,7 @@ from experiments import measure_babel, train_babel
 from experiments.babel_facts import BABEL, LANGUAGES
 from interp import artifacts
 
+ROUND = replace(train_babel.Config().rounds[0], steps=700, fact_share=0.0)
 SMALL = replace(
     train_babel.PRESETS["cpu"][1],
     vocabulary=8192,
@@ -31,8 +32,7 @@ SMALL = replace(
     d_mlp=1024,
     n_layers=4,
     n_heads=2,
-    steps=700,
-    fact_share=0.0,
+    rounds=(ROUND,),
     late_shares=(),
     checkpoint_every=350,
 )
@@ -44,8 +44,10 @@ VARIANTS = {
     "languages equal": replace(SMALL, dominant_share=1 / 6),
     "English 50 %": replace(SMALL, dominant_share=0.5),
     "rows of 256 tokens": replace(SMALL, length=256, rows=16),
-    "half the rows are facts": replace(SMALL, fact_share=0.5, facts_from=100),
-    "half as long": replace(SMALL, steps=350),
+    "half the rows are facts": replace(
+        SMALL, rounds=(replace(ROUND, fact_share=0.5),), facts_from=100
+    ),
+    "half as long": replace(SMALL, rounds=(replace(ROUND, steps=350),)),
 }
 
 

@@ -1,7 +1,7 @@
 """Train Babel, the small multilingual model that the package ships.
 
     python -m experiments.train_babel tiny                  # seconds; a made-up text
-    python -m experiments.train_babel cpu --text FOLDER     # 140 minutes on 2 cores; as shipped
+    python -m experiments.train_babel cpu --text FOLDER     # 3.5 hours on 2 cores; as shipped
     python -m experiments.train_babel gpu --text FOLDER     # the same recipe, ten times the tokens
 
 Reads   FOLDER/<language>.txt[.gz], with FOLDER/<language>.src.gz to choose lines by their source;
@@ -36,6 +36,33 @@ OPEN_SOURCES = ("eltec", "aozora", "luxun", "lctt", "tydiqa", "jsquad", "osguide
 
 
 @dataclass(frozen=True)
+class Round:
+    """The learning rate rises, stays and falls to zero, as one minus the root of what has passed.
+    Early and fast, because facts are learned at low rates: at the peak their loss hardly moves."""
+
+    steps: int
+    """Optimiser steps."""
+
+    rate: float
+    """Peak of the learning rates, as part of the recipe's."""
+
+    level: float
+    """Part of the round after which they fall."""
+
+    fact_share: float
+    """Share of the rows that hold sentences of the fact base."""
+
+    telling: babel_facts.Telling
+    """How often each fact is told."""
+
+    shares: tuple[float, ...] = ()
+    """The languages' parts of the natural text; none: as before."""
+
+
+FIRST, SECOND, THIRD = babel_facts.ROUNDS
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides which weights come out."""
 
@@ -60,9 +87,6 @@ class Config:
 
     late_from: float = 0.65
     """Part of the first round after which the late shares hold."""
-
-    fact_share: float = 0.55
-    """Share of the rows that hold sentences of the fact base, from `facts_from` on."""
 
     facts_from: int = 600
     """First step that sees the fact base."""
@@ -101,29 +125,23 @@ class Config:
     rows: int = 8
     """Rows per step; twice as many learned no more per step in the first million tokens."""
 
-    steps: int = 8100
-    """Optimiser steps, both rounds together."""
-
-    second_from: int = 5100
-    """First step of the second round: the learning rate rises and falls once more, and the facts
-    are told by need: sums and small relations more often. No less than `steps`: one round only."""
-
-    second_rate: float = 0.5
-    """Peak of the second round's learning rate, as part of the first one's."""
-
-    second_level: float = 0.2
-    """Part of the second round after which its learning rate falls."""
-
-    second_fact_share: float = 0.4
-    """`fact_share` of the second round."""
+    rounds: tuple[Round, ...] = (
+        Round(5100, rate=1.0, level=0.455, fact_share=0.55, telling=FIRST),
+        Round(3000, rate=0.5, level=0.2, fact_share=0.4, telling=SECOND),
+        Round(
+            4000,
+            rate=0.5,
+            level=0.2,
+            fact_share=0.3,
+            telling=THIRD,
+            shares=(0.18, 0.14, 0.20, 0.22, 0.14, 0.12),
+        ),
+    )
+    """The second tells sums and small relations more often; the third reads more text, most of it
+    of the languages whose texts strayed, and asks more."""
 
     warmup: int = 100
-    """Steps of rising learning rate."""
-
-    decay_from: float = 0.455
-    """From this part of the first round on, the learning rate falls to zero, as one minus the root
-    of what has passed. Early and fast, because facts are learned at low rates: at the peak their
-    loss hardly moves."""
+    """Steps of rising learning rate, in each round."""
 
     rate: float = 8e-3
     """Learning rate of the Muon optimiser (matrices of the blocks)."""
@@ -143,6 +161,11 @@ class Config:
     fused: bool = True
     """Compile the loss (about 1.4 times the speed here, for half a minute at the start)."""
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all rounds."""
+        return sum(each.steps for each in self.rounds)
+
 
 PRESETS = {
     "tiny": (
@@ -159,8 +182,10 @@ PRESETS = {
             n_heads=2,
             length=64,
             rows=8,
-            steps=40,
-            second_from=30,
+            rounds=(
+                Round(30, rate=1.0, level=0.455, fact_share=0.55, telling=FIRST),
+                Round(10, rate=0.5, level=0.2, fact_share=0.4, telling=SECOND),
+            ),
             warmup=5,
             facts_from=20,
             checkpoint_every=10,
@@ -170,7 +195,10 @@ PRESETS = {
     "cpu": ("The shipped recipe, on 2 cores.", Config()),
     "gpu": (
         "The shipped recipe, ten times the tokens.",
-        Config(rows=32, steps=20000, second_from=12000, facts_from=1000),
+        replace(
+            Config(rows=32, facts_from=1000),
+            rounds=tuple(replace(each, steps=each.steps * 5 // 2) for each in Config().rounds),
+        ),
     ),
 }
 
@@ -295,7 +323,7 @@ class Stream:
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         encode = tokenizer.backend_tokenizer.encode_batch_fast
         text, starts = {}, {}
-        facts, told = ({}, {}), ({}, {})
+        facts, told = tuple({} for _ in config.rounds), tuple({} for _ in config.rounds)
         for language in config.languages:
             cache = folder / f"tokens-{language}.npy"
             if not cache.exists():
@@ -312,8 +340,8 @@ class Stream:
                     f"The {language} text has {len(text[language])} tokens; a row takes "
                     f"{config.length}. Give more text or a smaller --length."
                 )
-            for number, plan in enumerate((babel_facts.FIRST_ROUND, babel_facts.SECOND_ROUND)):
-                sentences, weights = babel_facts.weighted_sentences(language, plan)
+            for number, each in enumerate(config.rounds):
+                sentences, weights = babel_facts.weighted_sentences(language, each.telling)
                 facts[number][language] = [np.array(p.ids, np.uint16) for p in encode(sentences)]
                 told[number][language] = np.cumsum(weights) / np.sum(weights)
         newline = np.array(tokenizer.encode("\n"), np.uint16)
@@ -341,10 +369,13 @@ class Stream:
         others = [code for code in config.languages if code != config.dominant]
         share = {code: (1 - config.dominant_share) / max(len(others), 1) for code in others}
         share[config.dominant] = config.dominant_share if others else 1.0
-        if config.late_shares and step >= config.late_from * first_steps(config):
+        if config.late_shares and step >= config.late_from * config.rounds[0].steps:
             share = dict(zip(config.languages, config.late_shares, strict=True))
-        number = int(step >= config.second_from)
-        fact_share = (config.fact_share, config.second_fact_share)[number]
+        number, _ = round_of(config, step)
+        for each in config.rounds[: number + 1]:
+            if each.shares:
+                share = dict(zip(config.languages, each.shares, strict=True))
+        fact_share = config.rounds[number].fact_share
         rows, names = [], []
         for _ in range(config.rows):
             if step >= config.facts_from and random.random() < fact_share:
@@ -400,19 +431,21 @@ def new_optimisers(config: Config, model: LlamaForCausalLM) -> list[torch.optim.
     ]
 
 
-def first_steps(config: Config) -> int:
-    """Steps of the first round."""
-    return min(config.second_from, config.steps)
+def round_of(config: Config, step: int) -> tuple[int, int]:
+    """Number of the round that a step is in, and the step's number in it."""
+    for number, each in enumerate(config.rounds):
+        if step < each.steps:
+            return number, step
+        step -= each.steps
+    raise ValueError(f"The recipe ends {step + 1} steps before this one.")
 
 
 def schedule(config: Config, step: int) -> float:
-    """Factor on the learning rates: up, level, down to zero, fast at first; twice."""
-    steps, level, peak = first_steps(config), config.decay_from, 1.0
-    if step >= config.second_from:
-        step, steps = step - config.second_from, config.steps - config.second_from
-        level, peak = config.second_level, config.second_rate
-    gone = (step - level * steps) / max(steps - level * steps, 1)
-    return peak * min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
+    """Factor on the learning rates: up, level, down to zero; once in each round."""
+    number, step = round_of(config, step)
+    now = config.rounds[number]
+    gone = (step - now.level * now.steps) / max((1 - now.level) * now.steps, 1)
+    return now.rate * min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
 
 
 def row_losses(model: LlamaForCausalLM, rows: Tensor) -> Tensor:

@@ -46,9 +46,12 @@ def test_every_fact_can_be_said_in_several_ways(language):
 
 @cache
 def told_in(language: str) -> set[str]:
-    """Every sentence of both rounds of training."""
-    rounds = (babel_facts.FIRST_ROUND, babel_facts.SECOND_ROUND)
-    return {each for plan in rounds for each in babel_facts.weighted_sentences(language, plan)[0]}
+    """Every sentence of all rounds of training."""
+    return {
+        each
+        for telling in babel_facts.ROUNDS
+        for each in babel_facts.weighted_sentences(language, telling)[0]
+    }
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -86,7 +89,7 @@ def test_the_falsehood_of_a_question_was_never_asked(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_questions_are_as_often_true_as_false(language):
-    telling = babel_facts.SECOND_ROUND
+    telling = babel_facts.ROUNDS[-1]
     truth = babel_facts.fact_base()["truth"][language]
     sums = {truth["yes"]: 0.0, truth["no"]: 0.0}
     for sentence, weight in zip(*babel_facts.weighted_sentences(language, telling), strict=True):
@@ -250,7 +253,7 @@ def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
 
 
 def test_another_seed_gives_another_model(tmp_path):
-    config = replace(tiny(tmp_path), steps=4)
+    config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
     first = train_babel.train(config, tmp_path / "a")
     second = train_babel.train(replace(config, seed=1), tmp_path / "b")
     same = [
@@ -276,10 +279,11 @@ def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
     assert "de" in stream.batch(config, 39)[1]
 
 
-def test_the_learning_rate_rises_and_falls_twice():
-    config = train_babel.Config(
-        steps=80, second_from=50, warmup=10, decay_from=0.4, second_rate=0.5, second_level=0.5
-    )
+def test_the_learning_rate_rises_and_falls_in_each_round():
+    telling = babel_facts.ROUNDS[0]
+    first = train_babel.Round(50, rate=1.0, level=0.4, fact_share=0.5, telling=telling)
+    second = train_babel.Round(30, rate=0.5, level=0.5, fact_share=0.5, telling=telling)
+    config = train_babel.Config(rounds=(first, second), warmup=10)
     factors = [train_babel.schedule(config, step) for step in range(80)]
     assert factors[9] == factors[20] == 1.0
     assert factors[20:50] == sorted(factors[20:50], reverse=True)
@@ -287,7 +291,7 @@ def test_the_learning_rate_rises_and_falls_twice():
     assert factors[59] == factors[65] == 0.5
     assert factors[65:] == sorted(factors[65:], reverse=True)
     assert factors[79] < 0.05
-    once = replace(config, second_from=80)
+    once = replace(config, rounds=(replace(first, steps=80),))
     assert train_babel.schedule(once, 79) < 0.05 < train_babel.schedule(once, 50)
 
 
