@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One thread per test process: two cores, two processes.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check format figures gpu clean
+.PHONY: demo test check format figures reproduce bench gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
@@ -20,6 +20,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(PYTEST) -n 2
+
+# Every study of the shipped model, the figures and the report: half an hour on two cores.
+reproduce: $(VENV)/ready
+	$(BIN)/python -m experiments.reproduce
 
 # Draws every figure again from its CSV; needs no model.
 figures: $(VENV)/ready

@@ -62,9 +62,11 @@ def training() -> pd.DataFrame:
 
 
 def switching() -> pd.DataFrame:
-    return pd.read_csv(
-        STUDIES / "steer_language" / "babel" / "final.csv", keep_default_na=False, na_values=[""]
-    )
+    """The ways and their controls, without the parts of a set that are compared in the claims."""
+    path = STUDIES / "steer_language" / "babel" / "final.csv"
+    final = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    parts = final["way"].str.contains("half of them|nearly all")
+    return final.loc[~parts]
 
 
 def by_size(way: str) -> pd.DataFrame:

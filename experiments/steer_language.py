@@ -1,11 +1,12 @@
 """Can units switch the language in which a model writes, and is what it writes still text?
 
     python -m experiments.steer_language tiny      # a minute: does every part run?
-    python -m experiments.steer_language babel     # 40 minutes on 2 cores
+    python -m experiments.steer_language babel     # 8 minutes on 2 cores
+    python -m experiments.steer_language thorough  # 40 minutes: more settings, more texts
     python -m experiments.steer_language paper --study.model NAME --study.text FOLDER
 
 Reads   a model, and text of its languages: neurons are found on one half, guards measured on both
-Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv
+Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv, claims.json
 
 Every way has its own knobs (which set, how many units, how strong). They are tried on a few texts
 per language; the setting of each way that steers best (mean over languages of `steering_score`) is
@@ -16,6 +17,7 @@ under the untouched model as natural text of that language is (99 % of which is)
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,14 +28,22 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
+from jaxtyping import Float64
+from torch import Tensor
 
 import interp
 from experiments.study import Study
 from interp import artifacts
+from interp.claims import Claim, claim_of, markdown, save_claims
 from interp.evaluations.controls import naming_prompt
 from interp.evaluations.generation import GeneratedLanguages, Guard, generated_languages
 from interp.interventions import Edit, difference_of_means, override, sentence_medians
 from interp.scores.average_precision import measure_precision
+from interp.uncertainty import Estimate, paired_bootstrap
+
+COMMAND = "python -m experiments.steer_language"
+KOJIMA, TANG = "Kojima et al. (2024)", "Tang et al. (2024)"
+NOTHING, LAPE, PRECISION = "no edit", "LAPE neurons", "precision units"
 
 Within = Callable[[str], AbstractContextManager[None]]
 """Makes the block in which texts of a language are to be written."""
@@ -66,22 +76,25 @@ class Config:
     study: Study
     """Model and text."""
 
-    fractions: tuple[float, ...] = (0.01, 0.03, 0.1)
+    fractions: tuple[float, ...] = (0.03, 0.1)
     """Of all neurons, selected by LAPE."""
 
     units: tuple[int, ...] = (400, 2000, 8000)
     """Units per language, by average precision; half from the top, half from the bottom."""
 
-    strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    most: float = 0.9
+    """Part of all units that is held at once, which is too many: what is written collapses."""
+
+    strengths: tuple[float, ...] = (2.0, 4.0)
     """Times the difference of means."""
 
     layers: tuple[int, ...] | None = None
     """Layers whose residual stream is pushed; None: the first, middle and last but one."""
 
-    n_sweep: int = 24
+    n_sweep: int = 12
     """Texts per language while looking for the best setting."""
 
-    n_final: int = 100
+    n_final: int = 50
     """Texts per language with the best settings."""
 
     max_new_tokens: int = 64
@@ -110,8 +123,19 @@ PRESETS = {
         ),
     ),
     "babel": (
-        "The shipped model: 40 minutes on 2 cores.",
-        Config(Study(out=Path("results/steer_language/babel"))),
+        "The shipped model: 8 minutes on 2 cores.",
+        Config(Study()),
+    ),
+    "thorough": (
+        "The same with more settings and more texts: 40 minutes on 2 cores.",
+        Config(
+            Study(),
+            fractions=(0.01, 0.03, 0.1),
+            strengths=(1.0, 2.0, 4.0),
+            n_sweep=24,
+            n_final=100,
+            out=Path("results/steer_language/thorough"),
+        ),
     ),
     "paper": (
         "A model and text of your own, as in the paper: 1000 neurons from each end.",
@@ -149,12 +173,12 @@ def neuron_ways(
         for strength, off in itertools.product(config.strengths, (False, True)):
             setting = f"{fraction:g} of all, strength {strength:g}"
             setting += ", other languages' off" if off else ""
-            for name, chosen in (("LAPE neurons", found), ("random neurons", drawn)):
+            for name, chosen in ((LAPE, found), ("random neurons", drawn)):
                 yield Way(
                     name,
                     setting,
                     partial(pushed, model, moments, chosen, strength, off),
-                    control="" if chosen is found else "LAPE neurons",
+                    control="" if chosen is found else LAPE,
                 )
 
 
@@ -183,16 +207,24 @@ def precision_ways(
     """Kojima et al. (2024): units that detect the language, held at their median on it."""
     precision = measure_precision(means)
     edits = {code: override(sentence_medians(means, code)) for code in config.study.languages}
+
+    def way(name: str, chosen: interp.NeuronSelection, n: int, control: str = "") -> Way:
+        return Way(name, f"{n:,} units", partial(held, model, chosen, edits), control=control)
+
     for n in config.units:
         found = interp.select_by_precision(precision, n)
-        drawn = found.random_like(generator)  # of all units: large sets leave too few others
-        for name, chosen in (("precision units", found), ("random units", drawn)):
-            yield Way(
-                name,
-                f"{n:,} units",
-                partial(held, model, chosen, edits),
-                control="" if chosen is found else "precision units",
+        yield way(PRECISION, found, n)
+        # Drawn of all units: large sets leave too few others.
+        yield way("random units", found.random_like(generator), n, control=PRECISION)
+        for half in ("top", "bottom"):
+            yield way(
+                f"{half} half of them",
+                interp.select_by_precision(precision, n, half),
+                n,
+                control=PRECISION,
             )
+    n = round(config.most * precision.average_precision[0].numel()) // 2 * 2
+    yield way("nearly all units", interp.select_by_precision(precision, n), n)
 
 
 def held(
@@ -219,6 +251,95 @@ def residual_ways(
                 return interp.intervene(model, *means.towards(code, layer, strength))
 
             yield Way("residual push", f"behind layer {layer}, strength {strength:g}", within)
+
+
+# ---------------------------------------------------------------- claims
+
+
+def reached(texts: pd.DataFrame, way: str) -> Float64[Tensor, " text"]:
+    """1 for each text in the language that was asked for; ways have their texts in one order."""
+    mine = texts[texts["way"] == way]
+    return torch.tensor((mine["language"] == mine["to"]).tolist()).double()
+
+
+def claims_of(texts: pd.DataFrame, on: str) -> list[Claim]:
+    """Of the settings that were best, on texts that were not looked at when choosing them. Texts
+    begin with the same seeds in each way, so they are compared one by one."""
+
+    def more(way: str, than: str) -> Estimate:
+        generator = torch.Generator().manual_seed(0)
+        return paired_bootstrap(reached(texts, way), reached(texts, than), generator)
+
+    def claim(
+        name: str,
+        statement: str,
+        way: str,
+        than: str,
+        source: str,
+        control: str = "",
+        bar: float = 0.0,
+    ) -> Claim:
+        return claim_of(
+            more(way, than),
+            name=name,
+            statement=statement,
+            source=source,
+            on=on,
+            how=f"share of texts in the language asked for: {way} minus {than}",
+            command=COMMAND,
+            bar=bar,
+            control=more(control, than).value.item() if control else math.nan,
+            control_name=control,
+        )
+
+    return [
+        claim(
+            "precision-steers",
+            "Holding the units that detect a language at their medians switches what is written.",
+            PRECISION,
+            NOTHING,
+            KOJIMA,
+            "random units",
+        ),
+        claim(
+            "precision-both-top",
+            "Units from both ends steer no worse than the top half alone, within 5 points.",
+            PRECISION,
+            "top half of them",
+            KOJIMA,
+            bar=-0.05,
+        ),
+        claim(
+            "precision-both-bottom",
+            "Units from both ends steer no worse than the bottom half alone, within 5 points.",
+            PRECISION,
+            "bottom half of them",
+            KOJIMA,
+            bar=-0.05,
+        ),
+        claim(
+            "precision-collapse",
+            "Holding nearly all units steers worse than holding the best few.",
+            PRECISION,
+            "nearly all units",
+            KOJIMA,
+        ),
+        claim(
+            "lape-steers",
+            "Pushing the neurons of a language steers what is written towards it.",
+            LAPE,
+            NOTHING,
+            TANG,
+            "random neurons",
+        ),
+        claim(
+            "residual-steers-better",
+            "A push of the residual stream steers better than the units that detect the language.",
+            "residual push",
+            PRECISION,
+            "this project",
+        ),
+    ]
 
 
 # ---------------------------------------------------------------- running
@@ -302,7 +423,7 @@ def main(config: Config) -> None:
     guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
     generator = torch.Generator().manual_seed(study.seed)
     ways = [
-        Way("no edit", "", lambda code: nullcontext()),
+        Way(NOTHING, "", lambda code: nullcontext()),
         Way("named in prompt", "", lambda code: nullcontext(), named=True),
         *neuron_ways(model, stats, moments, config, generator),
         *precision_ways(model, study.sentence_means(model), config, generator),
@@ -334,9 +455,13 @@ def main(config: Config) -> None:
             ]
     final = pd.concat(finals)
     artifacts.write_text(config.out / "final.csv", final.to_csv(index=False))
-    artifacts.write_text(config.out / "texts.csv", pd.concat(texts).to_csv(index=False))
+    every = pd.concat(texts)
+    artifacts.write_text(config.out / "texts.csv", every.to_csv(index=False))
+    claims = claims_of(every, model.name)
+    save_claims(claims, config.out / "claims.json")
     print(f"\nThe best setting of each way, {config.n_final} new texts per language.\n")
     print(summary(final))
+    print(markdown(claims))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from experiments import (
     steer_language,
 )
 from experiments.study import Study
+from interp.claims import load_claims
 
 
 def small(out: Path) -> Study:
@@ -67,8 +68,9 @@ def test_steering_is_swept_and_then_measured_anew(
     sweep, final, texts = (
         pd.read_csv(tmp_path / f"{name}.csv") for name in ("sweep", "final", "texts")
     )
-    assert not set(sweep["way"]) & {"random neurons", "random units"}
-    ways = ["LAPE neurons", "random neurons", "precision units", "random units", "residual push"]
+    assert not set(sweep["way"]) & {"random neurons", "random units", "top half of them"}
+    ways = ["LAPE neurons", "random neurons", "precision units", "random units"]
+    ways += ["top half of them", "bottom half of them", "nearly all units", "residual push"]
     assert list(final["way"].unique()) == ["no edit", "named in prompt", *ways]
     assert len(texts) == 2 * len(final)
     counted = (
@@ -81,6 +83,10 @@ def test_steering_is_swept_and_then_measured_anew(
     assert setting["random neurons"] == setting["LAPE neurons"]
     assert setting["random units"] == setting["precision units"]
     assert "above 60 %" in capsys.readouterr().out
+    own = counted.groupby("way").mean()
+    (claim,) = (c for c in load_claims(tmp_path / "claims.json") if c.name == "precision-steers")
+    assert claim.value == pytest.approx(own["precision units"] - own["no edit"])
+    assert claim.control == pytest.approx(own["random units"] - own["no edit"])
 
 
 def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
@@ -115,6 +121,7 @@ def test_the_matrix_is_written_for_each_fraction(
         deactivate_neurons.PRESETS["tiny"][1],
         study=small(tmp_path),
         fractions=(0.01, 0.05),
+        tried=0.05,
         out=tmp_path,
     )
     deactivate_neurons.main(config)

@@ -13,8 +13,10 @@ from tyro.conf import Positional
 
 from interp import artifacts
 from interp.bake import bake
+from interp.collect import open_sentence_means
 from interp.commands.common import ModelChoice, say
 from interp.corpora import read_corpora, read_sentences
+from interp.documents import Split
 from interp.evaluations.controls import naming_prompt, residual_means
 from interp.evaluations.generation import (
     GeneratedLanguages,
@@ -29,8 +31,10 @@ from interp.interventions import (
     deactivate,
     difference_of_means,
     intervene,
+    override,
     replace,
     scale,
+    sentence_medians,
 )
 from interp.languages import check_languages, language
 from interp.model import NeuronModel, Where
@@ -87,6 +91,9 @@ class Deactivate:
     n_shards: int = 20
     """Random groups of documents; intervals come from leaving one out at a time."""
 
+    split: Split = "all"
+    """train, held_out: one half of the documents, if the other was given to `interp collect`."""
+
     n_draws: int = 3
     """Random sets of as many neurons in every layer, for each language."""
 
@@ -108,6 +115,8 @@ class Deactivate:
             block_length=self.block_length,
             tokens=self.tokens,
             n_shards=self.n_shards,
+            split=self.split,
+            held_out=0.5,
         )
         matrix = perplexity_matrix(
             model,
@@ -159,10 +168,12 @@ class Steer:
     not repeating themselves, and as likely for the untouched model as natural text is.
 
         interp steer results/demo --to de ja --edit replace
+        interp steer results/sentences/neurons-precision.json --to ja --edit median
     """
 
     neurons: Positional[Path]
-    """Folder of a run with --moments, after `interp find`; or a selection (.json) beside them."""
+    """Folder of a run with --moments, after `interp find`; or a selection (.json) beside them. For
+    --edit median a selection in the folder of a run with --sentences."""
 
     choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
     """The model that the neurons were found in."""
@@ -170,9 +181,10 @@ class Steer:
     to: tuple[str, ...] = ()
     """Languages to steer to; by default those of the selection."""
 
-    edit: Literal["replace", "add", "difference"] = "difference"
+    edit: Literal["replace", "add", "difference", "median"] = "difference"
     """replace: the neurons give their mean in the language; add: that much on top; difference: the
-    mean in the language less that in the others on top."""
+    mean in the language less that in the others on top; median: units of any site give the median
+    of their means over sentences, as Kojima et al. do."""
 
     strength: float = 1.0
     """How often the mean is added."""
@@ -211,7 +223,12 @@ class Steer:
     """Folder for rates.csv and texts.csv."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons).neurons()  # moments are measured at them alone
+        selection = read_selection(self.neurons)
+        if self.edit == "median":
+            if self.others_off:
+                raise ValueError("--others-off is for neurons, and --edit median for all units.")
+        else:
+            selection = selection.neurons()  # moments are measured at them alone
         codes = check_languages(self.to or selection.languages)
         for code in codes:
             selection[code]  # all languages are there, before a large model is loaded
@@ -226,7 +243,9 @@ class Steer:
         residual = residual_means(model, corpora)
         layer = model.n_layers // 2 if self.residual_layer is None else self.residual_layer
         generator = torch.Generator().manual_seed(self.seed)
-        random = selection.random_like(generator, exclude=selection.union())
+        # Units of all sites can be most of them, which leaves too few others to draw from.
+        barred = None if self.edit == "median" else selection.union()
+        random = selection.random_like(generator, exclude=barred)
         untouched = self.judged(model, guards, self.prompt, nullcontext())
         rates: dict[str, dict[str, GeneratedLanguages]] = {}
         for code, edit in edits.items():
@@ -254,6 +273,9 @@ class Steer:
         say(f"All rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
 
     def edit_towards(self, code: str) -> Edit:
+        if self.edit == "median":
+            folder = self.neurons if self.neurons.is_dir() else self.neurons.parent
+            return override(sentence_medians(open_sentence_means(folder), code))
         moments = read_moments(self.neurons)
         if self.edit == "replace":
             return replace(moments, code, self.site)
@@ -285,6 +307,10 @@ class Steer:
         self, model: NeuronModel, selection: NeuronSelection, code: str, edit: Edit
     ) -> Iterator[None]:
         """The language's neurons changed, those of the others off if that is asked for."""
+        if self.edit == "median":
+            with intervene(model, selection.units(code), edit, self.where):
+                yield
+            return
         others = selection.union() & ~selection[code]
         off = intervene(model, others, deactivate, self.where) if self.others_off else nullcontext()
         with off, intervene(model, selection[code], edit, self.where):

@@ -1,0 +1,128 @@
+"""Every study of the shipped model, then the figures and the report.
+
+    python -m experiments.reproduce       # half an hour on 2 cores; `make reproduce`
+
+Reads   the shipped model and its parallel sentences
+Writes  results/<study>/babel/..., results/reproduce/<study>.log, figures/*, results/report.html
+
+Studies run beside one another, one thread each. What is finished is not run again unless `--again`
+is given; the numbers of a second run are those of the first. Results of another model are refused.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tqdm.auto import tqdm
+
+from experiments.study import Study
+from interp import artifacts
+
+STUDIES = (
+    "compare_methods",
+    "steer_language",
+    "deactivate_neurons",
+    "map_shared_neurons",
+    "patch_across_languages",
+    "attribute_neurons",
+    "recover_planted",
+    "detect_languages",
+    "lens_by_language",
+)
+"""The longest first, so that no long one is left alone at the end."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is run, and how many at a time."""
+
+    studies: tuple[str, ...] = STUDIES
+    """Names of scripts in experiments/ that have presets."""
+
+    preset: str = "babel"
+    """tiny: seconds each, to see that every part runs."""
+
+    at_once: int = 2
+    """Studies beside one another; as many as there are cores."""
+
+    again: bool = False
+    """Run also what is finished."""
+
+    out: Path = Path("results/reproduce")
+    """Folder for logs, and for the marks of what is finished."""
+
+
+def finished(config: Config, study: str) -> bool:
+    """Whether it ran through; a study is marked when it has."""
+    return not config.again and mark_of(config, study).exists()
+
+
+def mark_of(config: Config, study: str) -> Path:
+    return config.out / f"{study}-{config.preset}.json"
+
+
+def run_all(config: Config, left: Sequence[str]) -> list[str]:
+    """Run them beside one another; the names of those that failed."""
+    waiting, running, failed = list(left), {}, []
+    bar = tqdm(total=len(left), unit="study")
+    try:
+        while waiting or running:
+            while waiting and len(running) < config.at_once:
+                study = waiting.pop(0)
+                running[study] = (start(config, study), time.monotonic())
+            bar.set_postfix_str(", ".join(running))
+            time.sleep(0.5)
+            for study, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[study]
+                bar.update()
+                if process.returncode:
+                    failed.append(study)
+                else:
+                    seconds = round(time.monotonic() - began)
+                    told = json.dumps({"seconds": seconds})
+                    artifacts.write_text(mark_of(config, study), told + "\n")
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        bar.close()
+    return failed
+
+
+def start(config: Config, study: str) -> "subprocess.Popen[bytes]":
+    with (config.out / f"{study}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"experiments.{study}", config.preset],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def main(config: Config) -> None:
+    study = Study()
+    model = study.open()
+    artifacts.begin(config.out, {"model": model.identity}, {"name": model.name})
+    left = [each for each in config.studies if not finished(config, each)]
+    if left and config.preset == "babel":  # what several studies read is there before they start
+        study.statistics(model)
+        study.sentence_means(model)
+    if failed := run_all(config, left):
+        logs = ", ".join(str(config.out / f"{each}.log") for each in failed)
+        raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
+    for script in ("draw_figures", "report"):
+        subprocess.run([sys.executable, "-m", f"experiments.{script}"], check=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted. Finished studies are kept; the same goes on.") from None
