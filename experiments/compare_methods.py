@@ -1,27 +1,31 @@
 """Which way of finding language neurons is best? All at the same size, on the same statistics.
 
     python -m experiments.compare_methods tiny      # a minute
-    python -m experiments.compare_methods babel     # 40 minutes on 2 cores
+    python -m experiments.compare_methods babel     # 6 minutes on one core
+    python -m experiments.compare_methods thorough  # an hour: more text, more texts
     python -m experiments.compare_methods paper --study.model NAME --study.text FOLDER
 
 Reads   a model and text of its languages; models with planted neurons, made here
-Writes  results/compare_methods/<preset>/recovery.csv, methods.csv, languages.csv
+Writes  results/compare_methods/<preset>/methods.csv (a row per method), languages.csv (and per
+        language), comparison.csv, stability.csv, claims.json, findings.md
+Draws   method_comparison from comparison.csv, stability_against_tokens from stability.csv
 
-Each method chooses as many neurons for each language, and is judged three times:
+Each method chooses as many neurons for each language, and is judged four times:
 
-- recovery: on small models in which the neurons of each language were built in, beside decoys that
-  are merely busy, rare, or driven by a script or a domain (experiments.recover_planted);
-- effect: on the model, how much more switching the chosen neurons off costs their own language than
-  the others, on text that nothing was chosen from; and how often pushing them by the difference of
-  means makes the model write in their language, well enough to pass the guard;
-- stability: how far the choices from two disjoint parts of the text agree, beside chance.
+- recovery: on small models in which the neurons of each language were built in, alone and beside
+  all decoys (experiments.recover_planted);
+- selectivity: how much more switching the chosen neurons off costs their own language than the
+  others, on text that nothing was chosen from;
+- switching: how often pushing them by the difference of means makes the model write in their
+  language, well enough to pass the guard;
+- stability: how far the choices from two disjoint parts of the text agree, beside chance, for an
+  eighth of the text up to all of it.
 """
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,13 +34,34 @@ import tyro
 from tqdm.auto import tqdm
 
 import interp
-from experiments import recover_planted, steer_language
-from experiments.recover_planted import SELECTORS, Measured
+from experiments import recover_planted
+from experiments.judges import (
+    Effects,
+    Switching,
+    Text,
+    effects,
+    grown,
+    mean_and_interval,
+    switching,
+)
+from experiments.method_findings import RANDOM, claims_of, findings
+from experiments.recover_planted import ALL, NONE
+from experiments.selectors import SELECTORS, choose, measured
 from experiments.study import Study
 from interp import artifacts
-from interp.evaluations.generation import Guard
+from interp.claims import save_claims
+from interp.plots.style import Table
 from interp.selection import jaccard_between
 from interp.stability import chance_jaccard
+
+MEASURES = {
+    "recovery_alone": "planted neurons found,\nno decoys",
+    "recovery": "planted neurons found,\nall decoys",
+    "selectivity": "own loss, less others'\n(nats per token)",
+    "switching": "good texts in\nthe language",
+    "stability": "chosen again from\nother text (Jaccard)",
+}
+"""Column of the table → label of its panel in the figure."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +69,28 @@ class Config:
     """What is compared."""
 
     study: Study
-    """Model and text."""
+    """Model and text; `tokens` per language and part that neurons are chosen from."""
 
     neurons: int = 120
     """Chosen for each language: about what LAPE gives it at 3 % of Babel's neurons."""
 
+    read: int = 448
+    """Tokens per language that the chosen are switched off on."""
+
     strength: float = 2.0
     """Times the difference of means, for switching the language."""
 
-    n_texts: int = 30
-    """Written per language and method; 0: no switching."""
+    n_texts: int = 12
+    """Written per language and method."""
 
-    n_draws: int = 2
-    """Random sets of as many neurons per layer, beside each switching off."""
+    max_new_tokens: int = 64
+    """Length of a text."""
 
-    recovery: recover_planted.Config = recover_planted.PRESETS["babel"][1]
-    """The models with planted neurons."""
+    guard_texts: int = 120
+    """Natural texts per language that the guard is measured on."""
+
+    planted: recover_planted.Config = recover_planted.PRESETS["babel"][1]
+    """The models with planted neurons; the largest effect is taken."""
 
     out: Path = Path("results/compare_methods/babel")
     """Folder for the tables."""
@@ -69,25 +100,41 @@ PRESETS = {
     "tiny": (
         "Two languages, little of everything: a minute.",
         Config(
-            Study(languages=("de", "ja"), tokens=2000, n_shards=2, block_length=64),
+            Study(languages=("de", "ja"), tokens=1500, n_shards=2, block_length=64),
+            read=256,
             n_texts=3,
-            n_draws=1,
-            recovery=replace(recover_planted.PRESETS["tiny"][1], effects=(6.0,), seeds=1),
+            max_new_tokens=24,
+            guard_texts=40,
+            planted=replace(recover_planted.PRESETS["tiny"][1], seeds=1),
             out=Path("results/compare_methods/tiny"),
         ),
     ),
-    "babel": ("The shipped model: 40 minutes on 2 cores.", Config(Study(tokens=6000))),
+    "babel": (
+        "The shipped model: 6 minutes on one core.",
+        Config(Study(n_shards=7, block_length=64)),
+    ),
+    "thorough": (
+        "The same with ten times the text to judge on: an hour.",
+        Config(
+            Study(),
+            read=6000,
+            n_texts=40,
+            guard_texts=400,
+            out=Path("results/compare_methods/thorough"),
+        ),
+    ),
     "paper": (
         "A model and text of your own; one neuron in a hundred for each language.",
         Config(
             Study(tokens=500_000),
             neurons=3500,
+            read=50_000,
+            n_texts=40,
+            guard_texts=400,
             out=Path("results/compare_methods/paper"),
         ),
     ),
 }
-
-Text = Mapping[str, Sequence[str]]
 
 
 def parts(study: Study) -> tuple[Text, Text, Text]:
@@ -100,139 +147,156 @@ def parts(study: Study) -> tuple[Text, Text, Text]:
     return found
 
 
-def measure(model: interp.NeuronModel, text: Text, config: Config, folder: Path) -> Measured:
-    """Rates and moments of running text, and means of its sentences; kept in the folder."""
-    study = config.study
-    corpora = interp.read_corpora(
-        text,
-        study.languages,
-        model,
-        block_length=study.block_length,
-        tokens=study.tokens,
-        n_shards=study.n_shards,
-        progress=False,
-    )
-    stats = interp.collect(
-        model, corpora, folder / "tokens", wanted=interp.Wanted(moments=True), progress=False
-    )
-    moments = interp.ActivationMoments.load(folder / "tokens" / "moments.safetensors")
-    sentences = interp.read_sentences(
-        text, study.languages, model, n_shards=study.n_shards, progress=False
-    )
-    wanted = interp.Wanted(sentence_means=("pre", "post"))
-    interp.collect(model, sentences, folder / "sentences", wanted=wanted, progress=False)
-    means = interp.open_sentence_means(folder / "sentences")
-    generator = torch.Generator().manual_seed(study.seed)
-    return Measured(model, stats, moments, means, generator)
+# ---------------------------------------------------------------- the four judgements
 
 
-def choose(measured: Measured, name: str, n: int) -> interp.NeuronSelection:
-    mask = SELECTORS[name](measured, n)
-    return interp.NeuronSelection(mask, measured.stats.languages)
-
-
-def judge(
-    name: str,
-    every: Measured,
-    halves: tuple[Measured, Measured],
-    reading: interp.Corpora,
-    guards: Mapping[str, Guard],
-    config: Config,
-) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """One method on the model: a row for the table, and a row for each language."""
-    model, study = every.model, config.study
-    found = choose(every, name, config.neurons)
-    generator = torch.Generator().manual_seed(study.seed)
-    matrix = interp.perplexity_matrix(
-        model, found, reading, n_draws=config.n_draws, generator=generator, progress=False
+def recovery(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Recall of every method at the largest effect, without decoys and beside all: all, summed."""
+    planted = config.planted
+    each = recover_planted.compare(
+        planted.design,
+        (max(planted.effects),),
+        range(planted.seeds),
+        SELECTORS,
+        {name: recover_planted.VARIANTS[name] for name in (NONE, ALL)},
     )
-    total = matrix.diagonal()
-    one, other = (choose(half, name, config.neurons) for half in halves)
-    agree, chance = jaccard_between(one, other), chance_jaccard(one, other)
-    rates, good = [math.nan] * len(study.languages), [math.nan] * len(study.languages)
-    if config.n_texts:
-        way = steer_language.Way(
-            name,
-            "",
-            lambda code: steer_language.pushed(
-                model, every.moments, found, config.strength, False, code
-            ),
-        )
-        steering = steer_language.Config(study)
-        written = steer_language.run(model, way, guards, steering, config.n_texts, study.seed)
-        rates = [texts.rate(code).value for code, texts in written.items()]
-        good = [texts.good(code).value for code, texts in written.items()]
-    sizes = found.counts()
+    return each, recover_planted.summarise(each)
+
+
+def stability(
+    chosen: Sequence[Mapping[str, interp.NeuronSelection]],
+    again: Sequence[Mapping[str, interp.NeuronSelection]],
+    tokens: Sequence[int],
+) -> pd.DataFrame:
+    """A row per method, amount of text and language: Jaccard of two choices, beside chance."""
+    rows = []
+    for size, one, other in zip(tokens, chosen, again, strict=True):
+        for name in one:
+            jaccard = jaccard_between(one[name], other[name])
+            chance = chance_jaccard(one[name], other[name]).value
+            for place, code in enumerate(one[name].languages):
+                rows.append(
+                    {
+                        "method": name,
+                        "tokens": size,
+                        "language": code,
+                        "jaccard": jaccard[place].item(),
+                        "chance": chance[place].item(),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def over_languages(stable: Table) -> pd.DataFrame:
+    """A row per method and amount of text: means, and a 95 % interval over languages."""
+    rows = []
+    for (name, tokens), part in stable.groupby(["method", "tokens"], sort=False):
+        value, low, high = mean_and_interval(part["jaccard"].tolist())
+        ends = {"low": max(low, 0.0), "high": min(high, 1.0)}
+        row = {"method": name, "tokens": tokens, "jaccard": value, **ends}
+        rows.append(row | {"chance": part["chance"].mean()})
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def methods_table(found: Table, effect: Effects, written: Switching, stable: Table) -> pd.DataFrame:
+    """A row per method; each measure with its 95 % interval and its control.
+
+    Controls: the random neurons of the table's own row; for switching the model as it is, for
+    stability what chance gives to sets of those sizes.
+    """
+    recall = found.set_index(["selector", "decoys"])
+    last = stable[stable["tokens"] == stable["tokens"].max()].set_index("method")
+    rows = []
+    for name in SELECTORS:
+        row: dict[str, Any] = {"method": name}
+        for column, decoys in (("recovery_alone", NONE), ("recovery", ALL)):
+            for end in ("", "_low", "_high"):
+                row[column + end] = float(recall.loc[(name, decoys), f"recall{end}"])
+            row[f"{column}_control"] = float(recall.loc[(RANDOM, decoys), "recall"])
+        row |= effect.row(name, RANDOM) | written.row(name)
+        again = last.loc[name]
+        for end, column in (("", "jaccard"), ("_low", "low"), ("_high", "high")):
+            row[f"stability{end}"] = float(again[column])
+        rows.append(row | {"stability_control": float(again["chance"])})
+    return pd.DataFrame(rows)
+
+
+def comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with one row per mark of the figure."""
     rows = [
         {
-            "method": name,
-            "language": code,
-            "neurons": sizes[code],
-            "own": matrix.increase.value[place, place].item(),
-            "random": matrix.control.value[place, place].item(),
-            "own_minus_others": total.own_minus_others.value[place].item(),
-            "jaccard": agree[place].item(),
-            "chance": chance.value[place].item(),
-            "rate": rates[place],
-            "good": good[place],
+            "method": row["method"],
+            "measure": label,
+            "value": row[column],
+            "low": row[f"{column}_low"],
+            "high": row[f"{column}_high"],
+            "control": row[f"{column}_control"],
         }
-        for place, code in enumerate(study.languages)
+        for column, label in MEASURES.items()
+        for row in table.to_dict("records")
     ]
-    mean = pd.DataFrame(rows).drop(columns=["method", "language"]).mean()
-    row: dict[str, object] = {
-        "method": name,
-        **mean.to_dict(),
-        "low": total.mean.low.item(),
-        "high": total.mean.high.item(),
-        "p": total.test.p_value,
-        "largest_in_row": len(total.largest_in_row),
-    }
-    return row, rows
+    return pd.DataFrame(rows)
 
 
 def main(config: Config) -> None:
-    study = config.study
+    study, out = config.study, config.out
     transformers.utils.logging.disable_progress_bar()  # one for each planted model
-    path = config.out / "recovery.csv"
-    if not path.exists():
-        each = recover_planted.compare(
-            config.recovery.design, config.recovery.effects, range(config.recovery.seeds), SELECTORS
-        )
-        artifacts.write_text(path, recover_planted.summarise(each).to_csv(index=False))
-    recovery = pd.read_csv(path)
-    largest = recovery[recovery["effect"] == recovery["effect"].max()].set_index("selector")
-
+    each, found = recovery(config)
     model = study.open()
     first, second, rest = parts(study)
-    both = {code: [*first[code], *second[code]] for code in study.languages}
-    measured = [
-        measure(model, text, config, config.out / f"part-{number}")
-        for number, text in enumerate((both, first, second))
-    ]
+    texts = [grown(model, part, study, out / f"part-{n}") for n, part in enumerate((first, second))]
+    generator = torch.Generator().manual_seed(study.seed)
+    chosen: list[list[dict[str, interp.NeuronSelection]]] = []
+    for text in tqdm(texts, desc="Choosing", unit="part"):
+        seen = [measured(model, x.stats, x.moments, x.means, generator) for x in text]
+        chosen.append([{n: choose(one, n, config.neurons) for n in SELECTORS} for one in seen])
+    here, again = chosen
+    stable = stability(here, again, [part.tokens for part in texts[0]])
+    final = here[-1]
     reading = interp.read_corpora(
         rest,
         study.languages,
         model,
         block_length=study.block_length,
-        tokens=study.tokens,
+        tokens=config.read,
         n_shards=max(study.n_shards, 2),
         bos="none" if model.bos_id is None else "block",
         progress=False,
     )
-    natural = {code: list(itertools.islice(rest[code], 400)) for code in study.languages}
-    guards = interp.natural_guard(model, natural, progress=False)
-    table, languages = [], []
-    for name in tqdm(SELECTORS, desc="Judging", unit="method"):
-        row, rows = judge(name, measured[0], (measured[1], measured[2]), reading, guards, config)
-        planted_row = largest.loc[name]
-        row |= {key: planted_row[key] for key in ("precision", "precision_low", "precision_high")}
-        table.append(row)
-        languages += rows
-        artifacts.write_text(config.out / "methods.csv", pd.DataFrame(table).to_csv(index=False))
-        artifacts.write_text(
-            config.out / "languages.csv", pd.DataFrame(languages).to_csv(index=False)
-        )
-    print(pd.DataFrame(table).to_string(index=False, float_format="%.3f"))
+    effect = effects(model, final, reading, generator)
+    natural = {code: list(rest[code])[: config.guard_texts] for code in study.languages}
+    written = switching(
+        model,
+        final,
+        texts[0][-1].moments,
+        interp.natural_guard(model, natural, max_tokens=config.max_new_tokens, progress=False),
+        strength=config.strength,
+        n=config.n_texts,
+        max_new_tokens=config.max_new_tokens,
+        seed=study.seed,
+    )
+    curves = over_languages(stable)
+    table = methods_table(found, effect, written, curves)
+    by_language = effect.by_language().merge(written.by_language(), on=["method", "language"])
+    last = stable[stable["tokens"] == stable["tokens"].max()].drop(columns="tokens")
+    claims = claims_of(table, each, effect, written, stable, model.name)
+    page = findings(table, claims)
+    for name, frame in {
+        "methods": table,
+        "languages": by_language.merge(last, on=["method", "language"]),
+        "comparison": comparison(table),
+        "stability": curves,
+        "recovery": found,
+    }.items():
+        artifacts.write_text(out / f"{name}.csv", frame.to_csv(index=False))
+    save_claims(claims, out / "claims.json")
+    artifacts.write_text(out / "findings.md", page)
+    print(
+        table[["method", *MEASURES]].to_string(index=False, float_format="%.3f"), page, sep="\n\n"
+    )
 
 
 if __name__ == "__main__":

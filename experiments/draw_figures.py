@@ -32,9 +32,7 @@ def fractions() -> pd.DataFrame:
 
 
 def selection() -> interp.NeuronSelection:
-    path = STUDIES / "study" / "statistics" / "firing.safetensors"
-    if not path.exists():
-        path = STUDIES / "deactivate_neurons" / "babel" / "statistics" / "firing.safetensors"
+    path = STUDIES / "study" / "native" / "statistics" / "firing.safetensors"
     return interp.select_by_entropy(FiringStats.load(path), FRACTION)
 
 
@@ -78,6 +76,30 @@ def shares(task: str) -> pd.DataFrame:
     return pd.read_csv(STUDIES / "map_shared_neurons" / "babel" / f"babel-{task}" / "profile.csv")
 
 
+def compared(name: str) -> pd.DataFrame:
+    return pd.read_csv(STUDIES / "compare_methods" / "babel" / f"{name}.csv")
+
+
+def stable_methods() -> pd.DataFrame:
+    """Seven of the methods, so that lines can be told apart."""
+    shown = (
+        *("random", "rate (LAP)", "removal effect (PLND)", "entropy (LAPE)"),
+        *("mean entropy (LAVE)", "precision of gate", "precision of output, both ends"),
+    )
+    table = compared("stability")
+    return table.loc[table["method"].isin(shown)]
+
+
+def moved(facts: str) -> pd.DataFrame:
+    path = STUDIES / "patch_across_languages" / "babel" / f"moved-{facts}.csv"
+    return pd.read_csv(path)
+
+
+def lens() -> pd.DataFrame:
+    table = pd.read_csv(STUDIES / "lens_by_language" / "babel" / "lens.csv")
+    return table.loc[table["facts"] == "all"]
+
+
 def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     """File name, which begins with the function that draws it, and where its table comes from."""
     yield "perplexity_matrix-babel", matrix
@@ -90,6 +112,11 @@ def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     yield "switching_against_size-precision", lambda: by_size("precision units")
     for task in ("fact_completion", "statements", "word_translation"):
         yield f"sharing-{task}", lambda task=task: shares(task)
+    yield "method_comparison-babel", lambda: compared("comparison")
+    yield "stability_against_tokens-babel", stable_methods
+    for facts in ("told", "held_out"):
+        yield f"moved_by_layer-{facts}", lambda facts=facts: moved(facts)
+    yield "lens-babel", lens
 
 
 def main(out: Path = Path("figures")) -> None:

@@ -1,20 +1,23 @@
 """In which language does each layer speak, and which language do language neurons promote?
 
     python -m experiments.lens_by_language tiny      # a minute: does every part run?
-    python -m experiments.lens_by_language babel     # minutes on 2 cores
+    python -m experiments.lens_by_language babel     # a minute on 2 cores
     python -m experiments.lens_by_language paper --study.model NAME --study.text FOLDER
 
 Reads   a model, its facts in several languages, and text of them
 Writes  results/lens_by_language/<preset>/lens.csv (the answer in the prompt's language and in the
         pivot's, by layer), top.csv (whose tokens each layer would say), promoted.csv (whose tokens
-        a language's neurons write, beside as many random neurons of the same layers)
+        a language's neurons write, beside as many random neurons of the same layers), claims.json
+Draws   figures/lens-babel
 
 If a model thinks in its pivot language (Wendler et al., 2024), the answer's pivot word is likely in
 middle layers, whatever the language of the prompt, and its own word only in the last. Facts of
-which the two words may begin with the same token cannot tell; they are left out and counted.
+which the two words may begin with the same token cannot tell; they are left out and counted. The
+control is another language in the place of the pivot.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,10 @@ from torch import Tensor
 import interp
 from experiments.study import Study
 from interp import artifacts
+from interp.claims import Claim, claim_of, markdown, save_claims
 from interp.evaluations.task_files import align, read_task
 from interp.evaluations.writing import start_ids
+from interp.languages import language
 from interp.lens import (
     Lens,
     Question,
@@ -48,14 +53,15 @@ class Config:
     study: Study
     """Model and text."""
 
-    facts: str = "babel"
-    """"babel", or a folder of <language>.jsonl with prompts, options and answers."""
+    facts: str = "babel/fact_completion"
+    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers in the
+    language of the prompt."""
 
     pivot: str = "en"
     """The language that layers may speak instead of the prompt's."""
 
-    fraction: float = 0.01
-    """Of all neurons, selected by LAPE."""
+    fraction: float = 0.03
+    """Of all neurons, selected by LAPE: that of Babel's card."""
 
     n_facts: int | None = None
     """Facts of each language, from the first; None: all."""
@@ -79,7 +85,7 @@ PRESETS = {
     ),
     "babel": (
         "The shipped model, its six languages.",
-        Config(Study(out=Path("results/lens_by_language/babel"))),
+        Config(Study()),
     ),
     "paper": (
         "A model, text and facts of your own.",
@@ -92,13 +98,13 @@ PRESETS = {
 
 
 def questions(
-    model: interp.NeuronModel, config: Config, code: str
+    model: interp.NeuronModel, config: Config, code: str, pivot: str
 ) -> tuple[list[Question], list[bool]]:
     """Facts asked in a language, with the answer in it and in the pivot, and which were untold."""
-    codes = [code, config.pivot]
-    asked, pivot = align([read_task(config.facts, each) for each in codes])
+    codes = [code, pivot]
+    asked, translated = align([read_task(config.facts, each) for each in codes])
     found, held_out = [], []
-    for item, other in list(zip(asked.items, pivot.items, strict=True))[: config.n_facts]:
+    for item, other in list(zip(asked.items, translated.items, strict=True))[: config.n_facts]:
         ids = [*start_ids(model, "auto"), *model.encode(item.prompt)]
         words = [each.options[each.answer].strip(" .。」") for each in (item, other)]
         found.append(Question(ids, dict(zip(codes, words, strict=True))))
@@ -138,42 +144,156 @@ def promoted_rows(
                 }
 
 
+def promoted_table(
+    model: interp.NeuronModel,
+    config: Config,
+    stats: interp.FiringStats,
+    moments: interp.ActivationMoments,
+    shares: Float64[Tensor, "language vocab"],
+) -> pd.DataFrame:
+    """Whose tokens language neurons promote, and random ones."""
+    codes, selection = config.study.languages, interp.select_by_entropy(stats, config.fraction)
+    found = promoted_languages(model, selection, shares, moments)
+    rows = list(promoted_rows(found, codes, codes, "language neurons"))
+    generator = torch.Generator().manual_seed(config.study.seed)
+    for draw in range(config.n_draws):
+        drawn = selection.random_like(generator, exclude=selection.union())
+        found = promoted_languages(model, drawn, shares, moments)
+        rows += promoted_rows(found, codes, codes, f"random neurons {draw}")
+    return pd.DataFrame(rows)
+
+
+def lens_of(model: interp.NeuronModel, asked: Sequence[Question], what: str) -> Lens | None:
+    """None, and a line on why, where fewer than two questions are left."""
+    try:
+        lens = logit_lens(model, asked)
+    except ValueError as error:  # no fact is left, or none was held out
+        print(f"{what}: {error}", flush=True)
+        return None
+    return lens if len(lens.kept) > 1 else None
+
+
+def middle(n_layers: int) -> slice:
+    """All layers but the first and the last quarter of them."""
+    outer = max(1, round(n_layers / 4))
+    return slice(outer, n_layers - outer)
+
+
+def pivot_minus_own(lenses: Sequence[Lens]) -> Float64[Tensor, " prompt"]:
+    """By how much likelier the pivot's word is than the prompt's own, mean over middle layers."""
+    each = []
+    for lens in lenses:
+        own, pivot = lens.probability[:, middle(lens.probability.shape[1])].unbind(dim=2)
+        each.append((pivot - own).mean(dim=1))
+    return torch.cat(each)
+
+
+def claims_of(
+    lenses: Mapping[str, Lens],
+    controls: Mapping[str, Lens],
+    spoken: Mapping[str, Float64[Tensor, "prompt layer language"]],
+    promoted: pd.DataFrame,
+    codes: tuple[str, ...],
+    pivot: str,
+    on: str,
+) -> list[Claim]:
+    """Does the model think in the pivot, and do language neurons write their language?"""
+    said = {"on": on, "command": "python -m experiments.lens_by_language babel"}
+    layers = "mean over all layers but the first and last quarter"
+    claims, spoken_as = [], language(pivot).name
+    if lenses:
+        # One fact is asked in several languages.
+        facts = torch.tensor([fact for lens in lenses.values() for fact in lens.kept])
+        place, ahead, last = codes.index(pivot), [], []
+        for code, share in spoken.items():
+            lead = share[:, :, place] - share[:, :, codes.index(code)]
+            ahead.append(lead[:, middle(share.shape[1])].mean(dim=1))
+            last.append(lead[:, -1])
+        claims += [
+            claim_of(
+                mean_over_examples(pivot_minus_own(list(lenses.values())), facts),
+                name="pivot-word-first",
+                statement=f"Middle layers say the answer in {spoken_as} before they say it in "
+                "the language of the prompt.",
+                source="Wendler et al. (2024)",
+                how=f"probability of the {spoken_as} word less that of the own, {layers}",
+                control=pivot_minus_own(list(controls.values())).mean().item()
+                if controls
+                else math.nan,
+                control_name=f"another language than {spoken_as}" if controls else "",
+                **said,
+            ),
+            claim_of(
+                mean_over_examples(torch.cat(ahead), facts),
+                name="pivot-tokens-first",
+                statement=f"What middle layers would say next is {spoken_as} rather than the "
+                "language of the prompt.",
+                source="Wendler et al. (2024)",
+                how=f"share of {spoken_as} in their ten likeliest tokens less that of the own "
+                f"language, {layers}",
+                control=torch.cat(last).mean().item(),
+                control_name="the last layer",
+                **said,
+            ),
+        ]
+    own: Any = promoted[promoted["owner"] == promoted["language"]]
+    kind = own["neurons"].str.replace(r" \d+$", "", regex=True)
+    wide = own.assign(kind=kind).pivot_table(
+        index=["owner", "layer"], columns="kind", values="share"
+    )
+    beyond = (wide["language neurons"] - wide["random neurons"]).dropna().groupby("owner").mean()
+    if len(beyond) > 1:
+        claims.append(
+            claim_of(
+                mean_over_examples(torch.tensor(beyond.to_numpy())),
+                name="language-neurons-write-language",
+                statement="Language neurons write tokens of their language.",
+                source="this project",
+                how="share of the own language in the tokens promoted most, beyond random neurons, "
+                "mean over layers and languages",
+                control=wide["random neurons"].mean(),
+                control_name="random neurons alone",
+                **said,
+            )
+        )
+    return claims
+
+
 def main(config: Config) -> None:
     study, codes = config.study, config.study.languages
     model = study.open()
     stats, moments = study.statistics(model)
     shares = token_languages(study.read(model, "held_out"), model)
+    lenses: dict[str, Lens] = {}
+    controls: dict[str, Lens] = {}
     curves, tops = [], []
-    for code in codes:
+    for place, code in enumerate(codes):
         if code == config.pivot:
             continue
-        asked, held_out = questions(model, config, code)
-        for name, chosen in (
-            ("all", asked),
-            ("held_out", [each for each, out in zip(asked, held_out, strict=True) if out]),
-        ):
-            try:
-                lens = logit_lens(model, chosen)
-            except ValueError as error:  # no fact is left, or none was held out
-                print(f"{code}, {name} facts: {error}", flush=True)
-                continue
-            if len(lens.kept) < 2:
+        asked, held_out = questions(model, config, code, config.pivot)
+        untold = [each for each, out in zip(asked, held_out, strict=True) if out]
+        for name, chosen in (("all", asked), ("held_out", untold)):
+            if (lens := lens_of(model, chosen, f"{code}, {name} facts")) is None:
                 continue
             curves.append(lens.to_frame().assign(asked_in=code, facts=name))
             if name == "all":
+                lenses[code] = lens
                 lens.save(config.out / f"lens_{code}.safetensors", artifacts.provenance())
                 tops += top_rows(lens, shares, code, codes)
-    selection = interp.select_by_entropy(stats, config.fraction)
-    found = promoted_languages(model, selection, shares, moments)
-    promoted = list(promoted_rows(found, codes, codes, "language neurons"))
-    generator = torch.Generator().manual_seed(study.seed)
-    for draw in range(config.n_draws):
-        drawn = selection.random_like(generator, exclude=selection.union())
-        found = promoted_languages(model, drawn, shares, moments)
-        promoted += promoted_rows(found, codes, codes, f"random neurons {draw}")
+        others = [
+            each for each in codes[place:] + codes[:place] if each not in (code, config.pivot)
+        ]
+        if others:
+            asked, _ = questions(model, config, code, others[0])
+            if (lens := lens_of(model, asked, f"{code} beside {others[0]}")) is not None:
+                controls[code] = lens
+    promoted = promoted_table(model, config, stats, moments, shares)
     frames = {"lens": pd.concat(curves), "top": pd.DataFrame(tops)} if curves else {}
-    for name, frame in (frames | {"promoted": pd.DataFrame(promoted)}).items():
+    for name, frame in (frames | {"promoted": promoted}).items():
         artifacts.write_text(config.out / f"{name}.csv", frame.to_csv(index=False))
+    spoken = {code: languages_of(lens.top, shares).nan_to_num(0.0) for code, lens in lenses.items()}
+    claims = claims_of(lenses, controls, spoken, promoted, codes, config.pivot, model.name)
+    save_claims(claims, config.out / "claims.json")
     if curves:
         shown = frames["lens"].query("facts == 'all'")
         shown = shown.assign(
@@ -183,11 +303,12 @@ def main(config: Config) -> None:
         print(
             f"Probability of the answer's word, by layer\n\n{wide.to_string(float_format='%.3f')}\n"
         )
-    own = pd.DataFrame(promoted).query("owner == language")
+    own = promoted.query("owner == language")
     own = own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
     wide = own.pivot_table(index=["owner", "neurons"], columns="layer", values="share")
     print("Share of the own language in what neurons promote, by layer\n")
     print(wide.to_string(float_format="%.2f"))
+    print(f"\n{markdown(claims)}")
 
 
 if __name__ == "__main__":

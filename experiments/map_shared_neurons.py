@@ -1,48 +1,64 @@
 """Which neurons are shared between languages, and do the shared ones carry the answer?
 
     python -m experiments.map_shared_neurons tiny      # seconds
-    python -m experiments.map_shared_neurons babel     # 20 minutes on 2 cores
+    python -m experiments.map_shared_neurons babel     # 3 minutes on 2 cores
+    python -m experiments.map_shared_neurons thorough  # 6 minutes on 2 cores
     python -m experiments.map_shared_neurons paper --study.model NAME --tasks FOLDER FOLDER
 
-Reads   a model; tasks whose items are the same in every language
+Reads   a model; tasks whose items are the same in every language; a table of distances between
+        languages, if there is one (--distances)
 Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
-        baselines), off.csv (each category off, also at equal size), sums.csv (integrated gradients
-        by category), enrichment.csv; numbers.csv and thresholds.csv (the all-shared share by number
-        of languages, and by what the gate must exceed to count as firing); claims.json
+        baselines), tokens.csv (what becomes of the categories at other tokens of the prompts),
+        overlap.csv (by pair of languages, beside their distance), off.csv (each category off, also
+        at equal size), sums.csv (integrated gradients by category), enrichment.csv; numbers.csv,
+        thresholds.csv and relatedness.csv (the all-shared share by number of languages, and by what
+        the gate or output must exceed; overlap against distance); claims.json
 
 The claims of Wang et al. (2024) are put to the test with what their comparison lacks: what firing
-rates alone would give, and sets of equal size.
+rates alone would give, and sets of equal size. With --source output a neuron fires where what it
+hands on is above zero, instead of its gate.
+
+A table of distances is a CSV with the columns lang1, lang2 and one for each kind of distance, one
+row per pair of ISO codes in either order. Without one, two languages are as far apart as the number
+of branch, family and script that they do not have in common.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import pandas as pd
 import torch
 import tyro
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import interp
+from experiments.sharing_claims import claims_over_tasks, task_claims
 from experiments.study import Study
 from interp import artifacts
-from interp.claims import Claim, claim_of, counted, markdown, save_claims
-from interp.evaluations.category_sums import attribute_categories
-from interp.evaluations.switch_off import SwitchOff, categories_at, end_of_prompt, switch_off
+from interp.activations import batches, observe
+from interp.claims import Claim, markdown, save_claims
+from interp.evaluations.category_sums import (
+    CategorySums,
+    Enrichment,
+    attribute_categories,
+    enrichment,
+)
+from interp.evaluations.switch_off import SwitchOff, switch_off
 from interp.evaluations.task_files import Task, align, prompts_of, read_task
-from interp.evaluations.tasks import encode_items, told_apart
-from interp.scores.attribution import contribution_score
-from interp.scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
-from interp.stats import FiringSigns
-from interp.uncertainty import Estimate, mean_over_examples
-from interp.whatif import Ending
+from interp.evaluations.tasks import told_apart
+from interp.scores.distances import listed_distances, read_distances
+from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.scores.sharing_tokens import TokenSharing, sharing_over_tokens
+from interp.stats import FiringSigns, SignsCounter, Source
+from interp.uncertainty import mantel_test
 
-COMMAND = "python -m experiments.map_shared_neurons"
-SOURCE = "Wang et al. (2024)"
+SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
+"""Of what is lost with neurons off, printed; off.csv has all of it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,10 @@ class Config:
     )
     """Where the items come from; see interp.evaluations.task_files."""
 
-    n_prompts: int = 60
+    source: Source = "gate"
+    """By what a neuron fires."""
+
+    n_prompts: int = 30
     """Items per task whose neurons are switched off and attributed; sharing is of all items."""
 
     steps: int = 20
@@ -69,10 +88,16 @@ class Config:
     """Of a layer's neurons, the largest contributions; the paper takes 800 of 16,384."""
 
     thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
-    """What a gate must exceed to count as firing; the paper takes zero."""
+    """What must be exceeded to count as firing; all but the comparison of them takes zero."""
 
     n_draws: int = 3
     """Random sets, wherever neurons are drawn."""
+
+    distances: Path | None = None
+    """Table of distances between languages; None: by branch, family and script."""
+
+    kind_of_distance: str = "syntactic"
+    """Column of that table."""
 
     out: Path = Path("results/map_shared_neurons/babel")
     """Folder for the tables."""
@@ -86,11 +111,16 @@ PRESETS = {
             tasks=("babel/word_translation",),
             n_prompts=3,
             steps=4,
+            thresholds=(0.0, 0.2),
             n_draws=1,
             out=Path("results/map_shared_neurons/tiny"),
         ),
     ),
-    "babel": ("The shipped model on its three tasks: 20 minutes on 2 cores.", Config(Study())),
+    "babel": ("The shipped model on its three tasks: 3 minutes on 2 cores.", Config(Study())),
+    "thorough": (
+        "The same with twice as many items: 6 minutes on 2 cores.",
+        Config(Study(), n_prompts=60, out=Path("results/map_shared_neurons/thorough")),
+    ),
     "paper": (
         "A model and tasks of your own.",
         Config(Study(), n_prompts=1000, out=Path("results/map_shared_neurons/paper")),
@@ -98,20 +128,10 @@ PRESETS = {
 }
 
 
-def profile_of(
-    model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
-) -> tuple[FiringSigns, SharingProfile]:
-    """Who fires at the last token of every prompt, and how much of it is shared."""
-    rows = interp.prompt_rows(
-        prompts_of(tasks),
-        model,
-        bos="none" if model.bos_id is None else "document",
-        n_shards=min(10, len(tasks[0].items)),
-    )
-    interp.collect(model, rows, folder, wanted=interp.Wanted(signs=True), progress=False)
-    signs = FiringSigns.load(folder / "signs.safetensors")
-    generator = torch.Generator().manual_seed(config.study.seed)
-    return signs, sharing_profile(signs, generator, n_draws=config.n_draws)
+def rows_of(model: interp.NeuronModel, tasks: Sequence[Task], n_shards: int = 1) -> interp.Corpora:
+    """The prompts of every language, as the model reads them."""
+    bos = "none" if model.bos_id is None else "document"
+    return interp.prompt_rows(prompts_of(tasks), model, bos=bos, n_shards=n_shards)
 
 
 def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, object]]:
@@ -129,230 +149,164 @@ def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, o
 
 
 def by_threshold(
-    model: interp.NeuronModel, tasks: Sequence[Task], name: str, config: Config
+    model: interp.NeuronModel, rows: interp.Corpora, name: str, config: Config
 ) -> list[dict[str, object]]:
-    """The all-shared share where a gate must exceed more than zero to count as firing."""
-    encoded = [encode_items(model, task) for task in tasks]
-    shares: dict[float, list[float]] = {threshold: [] for threshold in config.thresholds}
-    for rows in zip(*encoded, strict=True):
-        gates = torch.stack([end_of_prompt(model, row).values["pre"][:, 0] for row in rows])
-        for threshold, found in shares.items():
-            category = sharing_categories(gates > threshold)
-            found.append((category == Sharing.ALL_SHARED).double().mean().item())
-    return [
-        {"task": name, "threshold": threshold, "all_shared": sum(found) / len(found)}
-        for threshold, found in shares.items()
-    ]
+    """The all-shared share where more than zero must be exceeded to fire, by gate and by output."""
+    ways = list(itertools.product(get_args(Source), config.thresholds))
+    table = []
+    for (source, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
+        profile = sharing_profile(signs, torch.Generator(), n_draws=0)
+        share = profile.count[..., Sharing.ALL_SHARED].double().mean().item() / signs.d_mlp
+        table.append({"task": name, "source": source, "threshold": threshold, "all_shared": share})
+    return table
 
 
-def enrichment(
-    model: interp.NeuronModel, tasks: Sequence[Task], config: Config
-) -> Float64[Tensor, "prompt layer category"]:
-    """How much more often a category is among the largest contributions than among all that fire.
+def signs_by(
+    model: interp.NeuronModel, rows: interp.Corpora, ways: Sequence[tuple[Source, float]]
+) -> list[FiringSigns]:
+    """Who fires at the last token of every prompt, by several sources and thresholds in one pass.
 
-    One: as often as chance gives. Mean over languages; NaN: no neuron of the category fires there.
+    The prompts must be in one shard.
     """
-    encoded = [encode_items(model, task) for task in tasks]
-    ratios = []
-    for place in tqdm(range(len(tasks[0].items)), "contributions", leave=False):
-        rows = [items[place] for items in encoded]
-        category = categories_at([end_of_prompt(model, row) for row in rows])
-        found = []
-        for row in rows:
-            ids = torch.tensor(row.rows[0][: row.begin])
-            values = Ending(model, ids, kinds=("post",)).values["post"]
-            score = contribution_score(
-                model, rearrange(values, "layer 1 neuron -> layer neuron").float()
-            )
-            n = max(1, round(config.top_share * model.d_mlp))
-            top = score.argsort(dim=1, descending=True).argsort(dim=1) < n
-            firing = score > 0
-            inside = torch.stack([category == each for each in Sharing])
-            among_top = (inside & top & firing).sum(dim=2) / (top & firing).sum(dim=1)
-            among_firing = (inside & firing).sum(dim=2) / firing.sum(dim=1)
-            found.append(rearrange(among_top / among_firing, "category layer -> layer category"))
-        ratios.append(torch.stack(found).double().nanmean(dim=0))
-    return torch.stack(ratios)
-
-
-def difference(found: SwitchOff, one: str, other: str) -> Estimate:
-    """By how much more the answer's probability falls with one set off than with another, paired,
-    both of equal size."""
-    names = [(each.off, each.size) for each in found.conditions]
-    a, b = names.index((one, "equal")), names.index((other, "equal"))
-    score = reduce(found.probability, "prompt condition language -> prompt condition", "mean")
-    return mean_over_examples(score[:, b] - score[:, a])
-
-
-def task_claims(
-    name: str, profile: SharingProfile, off: SwitchOff, ratio: Tensor, on: str
-) -> list[Claim]:
-    """The checkable claims of the paper on one task."""
-    short = name.split("/")[-1].replace("_", " ")
-    said = {"source": SOURCE, "on": f"{on}, {short}", "command": COMMAND}
-    more = difference(off, "all shared", "random")
-    least = ratio[:, :, Sharing.ALL_SHARED].nanmean(dim=0).min().item()
-    kept = profile.repeatability.nan_to_num(0.0)
-    share = profile.share().value[:, Sharing.ALL_SHARED]
+    bits = []
+    for code in rows.languages:
+        n_prompts = len(rows.rows[code].source)
+        counters = [SignsCounter(model, n_prompts, *way) for way in ways]
+        for batch in batches(rows, code, 0, tokens_per_batch=4096):
+            observe(model, batch, counters)
+        bits.append([each.tensors()["signs.bits"] for each in counters])
+    prompts = rows.rows[rows.languages[0]].source
     return [
-        claim_of(
-            more,
-            name=f"all-shared-off-{short}",
-            statement="Switching all-shared neurons off costs more than other neurons.",
-            how="fall of the answer's probability beyond that with equally many random neurons",
-            **said,
-        ),
-        counted(
-            least,
-            name=f"all-shared-enriched-{short}",
-            statement="All-shared neurons are over-represented among the largest contributions.",
-            how="ratio to their share of all that fire, in the layer where it is least",
-            bar=1.0,
-            **said,
-        ),
-        counted(
-            kept[:, [Sharing.SILENT, Sharing.SPECIFIC]].max().item(),
-            name=f"repeatability-{short}",
-            statement="Few neurons stay silent, or specific, on every example.",
-            how="largest repeatability over layers, of silent and specific neurons",
-            bar=0.1,
-            side="below",
-            control=profile.shuffled_repeatability[..., [Sharing.SILENT, Sharing.SPECIFIC]]
-            .nan_to_num(0.0)
-            .max()
-            .item(),
-            control_name="with shuffled prompts",
-            **said,
-        ),
-        counted(
-            (share[0] - share[-1]).item(),
-            name=f"all-shared-falls-{short}",
-            statement="The all-shared part falls from early to late layers.",
-            how="share in the first layer less that in the last",
-            control=(
-                profile.independent[0, Sharing.ALL_SHARED]
-                - profile.independent[-1, Sharing.ALL_SHARED]
-            ).item(),
-            control_name="by firing rates alone",
-            **said,
-        ),
+        FiringSigns(torch.stack(one, dim=1), prompts, rows.languages, model.d_mlp, *way)
+        for one, way in zip(zip(*bits, strict=True), ways, strict=True)
     ]
 
 
-def falls(table: pd.DataFrame, column: str) -> float:
-    """The least fall of the all-shared share from one value of the column to the next, any task."""
-    steps = [
-        -pd.Series(rows.sort_values(column)["all_shared"].tolist()).diff().dropna()
-        for _, rows in table.groupby("task", sort=False)
-    ]
-    return float(min(step.min() for step in steps))
+def distances_of(config: Config) -> Float64[Tensor, "language language"] | None:
+    """None: too few languages, or all equally far apart, so that nothing can go with it."""
+    codes = config.study.languages
+    if config.distances is None:
+        distance = listed_distances(codes)
+    else:
+        distance = read_distances(config.distances, codes, config.kind_of_distance)
+    pairs = distance[tuple(torch.triu_indices(len(codes), len(codes), offset=1))]
+    return distance if len(codes) > 2 and pairs.unique().numel() > 1 else None
 
 
-def claims_over_tasks(
-    numbers: pd.DataFrame, thresholds: pd.DataFrame, shares: dict[str, Tensor], on: str
-) -> list[Claim]:
-    """The claims that need several tasks, numbers of languages or thresholds."""
-    said = {"source": SOURCE, "on": on, "command": COMMAND}
-    order = thresholds.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
-    claims = [
-        counted(
-            falls(numbers, "languages"),
-            name="falls-with-languages",
-            statement="The all-shared part falls with every language that is added.",
-            how="least fall from one number of languages to the next, over tasks",
-            control=falls(
-                numbers.drop(columns="all_shared").rename(columns={"independent": "all_shared"}),
-                "languages",
-            ),
-            control_name="by firing rates alone",
-            **said,
-        ),
-        counted(
-            falls(thresholds, "threshold"),
-            name="falls-with-threshold",
-            statement="The all-shared part falls as a gate must exceed more.",
-            how="least fall from one threshold to the next, over tasks",
-            **said,
-        ),
-        counted(
-            float((order == order.iloc[0]).all(axis=1).mean()),
-            name="order-of-tasks",
-            statement="Which task shares more does not hang on the threshold.",
-            how="thresholds at which tasks have the order that they have at zero",
-            bar=0.999,
-            **said,
-        ),
-    ]
-    reasoning, facts = (f"babel/{name}" for name in ("statements", "fact_completion"))
-    if reasoning in shares and facts in shares:
-        means = [mean_over_examples(shares[name]) for name in (reasoning, facts)]
-        more = means[0].value - means[1].value
-        error = (means[0].standard_error ** 2 + means[1].standard_error ** 2).sqrt()
-        estimate = Estimate(more, error, more - 1.96 * error, more + 1.96 * error, 0.95)
-        claims.append(
-            claim_of(
-                estimate,
-                name="questions-share-more",
-                statement="Judging statements shares more neurons than completing facts.",
-                how="all-shared share of statements less that of facts, mean over layers",
-                **said,
-            )
-        )
-    return claims
+def overlap_table(
+    profile: SharingProfile, distance: Float64[Tensor, "language language"]
+) -> pd.DataFrame:
+    """A row for each pair of languages."""
+    overlap, chance = profile.overlap(), profile.shuffled_overlap.mean(dim=0)
+    rows = []
+    for (i, one), (j, other) in itertools.combinations(enumerate(profile.languages), 2):
+        row = {"lang1": one, "lang2": other, "distance": distance[i, j].item()}
+        row |= {"overlap": overlap.value[i, j].item(), "low": overlap.low[i, j].item()}
+        rows.append(row | {"high": overlap.high[i, j].item(), "shuffled": chance[i, j].item()})
+    return pd.DataFrame(rows)
+
+
+def relatedness(
+    name: str, profile: SharingProfile, distance: Float64[Tensor, "language language"], seed: int
+) -> dict[str, object]:
+    """Mantel tests of the overlap of two languages, and of that of shuffled prompts."""
+    row: dict[str, object] = {"task": name}
+    matrices = {"": profile.overlap().value, "shuffled_": profile.shuffled_overlap.mean(dim=0)}
+    for kind, matrix in matrices.items():
+        test = mantel_test(matrix, distance, torch.Generator().manual_seed(seed))
+        row |= {f"{kind}correlation": test.statistic, f"{kind}p": test.p_value}
+        row |= {"smallest_p": test.smallest_p}
+    return row
+
+
+class Found(NamedTuple):
+    """What was measured on one task."""
+
+    signs: FiringSigns
+    profile: SharingProfile
+    tokens: TokenSharing
+    off: SwitchOff
+    sums: CategorySums
+    ratio: Enrichment
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        tables = {name: getattr(self, name).to_frame() for name in ("profile", "tokens", "off")}
+        return tables | {"sums": self.sums.to_frame(), "enrichment": self.ratio.to_frame()}
+
+
+def look_at(
+    model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
+) -> Found:
+    """Sharing of all items, and what some of them need."""
+    seed, source = config.study.seed, config.source
+    rows = rows_of(model, tasks, n_shards=min(10, len(tasks[0].items)))
+    wanted = interp.Wanted(signs=True, signs_of=source)
+    interp.collect(model, rows, folder / "signs", wanted=wanted, progress=False)
+    signs = FiringSigns.load(folder / "signs" / "signs.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    profile = sharing_profile(signs, generator, n_draws=config.n_draws)
+    tokens = sharing_over_tokens(model, rows, source=source)
+    some = asked_about(model, tasks, config)
+    generator = torch.Generator().manual_seed(seed)
+    off = switch_off(model, some, generator, where="last", source=source, n_draws=config.n_draws)
+    sums = attribute_categories(model, some, folder / "pieces", steps=config.steps, source=source)
+    ratio = enrichment(model, some, top_share=config.top_share, source=source)
+    return Found(signs, profile, tokens, off, sums, ratio)
 
 
 def main(config: Config) -> None:
     study = config.study
     model = study.open()
-    numbers: list[dict[str, object]] = []
-    thresholds: list[dict[str, object]] = []
+    distance = distances_of(config)
+    rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
     claims: list[Claim] = []
     for name in config.tasks:
         tasks = align([read_task(name, code) for code in study.languages])
         folder = config.out / name.replace("/", "-")
-        signs, profile = profile_of(model, tasks, folder / "signs", config)
-        numbers += by_number(signs, name, config)
-        thresholds += by_threshold(model, tasks, name, config)
-        part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
+        begin(model, name, folder, config)
+        found = look_at(model, tasks, folder, config)
+        claims += task_claims(name, found.signs, found.profile, found.off, found.ratio, model.name)
+        part = found.profile.count[..., Sharing.ALL_SHARED].double() / found.profile.d_mlp
         shares[name] = reduce(part, "prompt layer -> prompt", "mean")
-        held_out = {item.id for task in tasks for item in task.items if item.held_out}
-        # What-ifs at the last token choose among first tokens, so these must differ.
-        apart = told_apart(model, tasks)
-        kept = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
-        some = [task.where(lambda item, kept=kept: item.id in kept) for task in apart]
-        generator = torch.Generator().manual_seed(study.seed)
-        off = switch_off(model, some, generator, where="last", n_draws=config.n_draws)
-        sums = attribute_categories(model, some, folder / "pieces", steps=config.steps)
-        ratio = enrichment(model, some, config)
-        mean = mean_over_examples(ratio.nan_to_num(1.0))
-        enriched = [
-            {
-                "layer": layer,
-                "category": each.name.lower().replace("_", " "),
-                "ratio": mean.value[layer, each].item(),
-                "low": mean.low[layer, each].item(),
-                "high": mean.high[layer, each].item(),
-            }
-            for layer, each in itertools.product(range(model.n_layers), Sharing)
-        ]
-        for table, frame in (
-            ("profile", profile.to_frame()),
-            ("off", off.to_frame()),
-            ("sums", sums.to_frame()),
-            ("enrichment", pd.DataFrame(enriched)),
-        ):
+        rows["numbers"] += by_number(found.signs, name, config)
+        rows["thresholds"] += by_threshold(model, rows_of(model, tasks), name, config)
+        tables = found.tables()
+        if distance is not None:
+            tables |= {"overlap": overlap_table(found.profile, distance)}
+            rows["relatedness"].append(relatedness(name, found.profile, distance, study.seed))
+        for table, frame in tables.items():
             artifacts.write_text(folder / f"{table}.csv", frame.to_csv(index=False))
-        claims += task_claims(name, profile, off, ratio, model.name)
-        print(f"\n{name}\n{off.to_frame().to_string(index=False, float_format='%.3f')}", flush=True)
-    found, cut = pd.DataFrame(numbers), pd.DataFrame(thresholds)
-    artifacts.write_text(config.out / "numbers.csv", found.to_csv(index=False))
-    artifacts.write_text(config.out / "thresholds.csv", cut.to_csv(index=False))
-    claims += claims_over_tasks(found, cut, shares, model.name)
+        whole = tables["off"].query("language == 'all'").filter(["off", "size", "neurons", *SHOWN])
+        print(f"\n{name}", flush=True)
+        for frame in (tables["tokens"], whole):
+            print(f"\n{frame.to_string(index=False, float_format='%.3f')}", flush=True)
+    frames = {name: pd.DataFrame(each) for name, each in rows.items()}
+    for name, frame in frames.items():
+        if len(frame):
+            artifacts.write_text(config.out / f"{name}.csv", frame.to_csv(index=False))
+            print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
+    numbers, thresholds, related = frames.values()
+    claims += claims_over_tasks(numbers, thresholds, related, shares, config.source, model.name)
     save_claims(claims, config.out / "claims.json")
-    for each in (found, cut):
-        print(f"\n{each.to_string(index=False, float_format='%.3f')}")
     print(f"\n{markdown(claims)}")
+
+
+def begin(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
+    """Pieces of another model, or of other settings, are not gone on with."""
+    plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
+    artifacts.begin(folder, plan | {"steps": config.steps, "source": config.source})
+
+
+def asked_about(
+    model: interp.NeuronModel, tasks: Sequence[Task], config: Config
+) -> tuple[Task, ...]:
+    """Items that every language was told, whose options differ in their first token: what-ifs at
+    the last token choose among these."""
+    held_out = {item.id for task in tasks for item in task.items if item.held_out}
+    apart = told_apart(model, tasks)
+    kept = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
+    return tuple(task.where(lambda item: item.id in kept) for task in apart)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ effect has to stand out from, and more text does not help.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,10 @@ import interp
 
 KINDS = ("background", "language", "busy", "rare", "script", "domain", "position")
 """What a neuron is: nothing in particular, planted, or one of five decoys."""
+
+DECOYS = KINDS[2:]
+"""Neurons that a selector may take for language neurons: they are merely busy, merely rare, or
+driven by a script, by a domain, or by how far on in the text a word stands."""
 
 SPECIAL = ("<pad>", "<bos>", "<unk>")
 _BOS = SPECIAL.index("<bos>")
@@ -258,8 +262,17 @@ class Planted:
     """What each gate reads of it."""
 
 
-def plant(design: Design, effect: float, generator: torch.Generator, folder: Path) -> Planted:
-    """Write a Llama checkpoint into `folder` and open it; equal seeds differ in the effect alone.
+def plant(
+    design: Design,
+    effect: float,
+    generator: torch.Generator,
+    folder: Path,
+    decoys: Collection[str] = DECOYS,
+) -> Planted:
+    """Write a Llama checkpoint into `folder` and open it.
+
+    Models of one seed differ in the effect alone, and in the kinds of `decoys` that they have:
+    where one is left out, the neuron in its place is a background neuron.
 
     The one attention that is not idle, in the first layer, takes the mean of all words so far. It
     adds what they are at random (so that a neuron's firing depends on context), and the share of
@@ -269,7 +282,7 @@ def plant(design: Design, effect: float, generator: torch.Generator, folder: Pat
     """
     words = make_words(design)
     vectors = _word_vectors(design, words, generator)
-    truth, gates = _neurons(design, words, vectors, effect, generator)
+    truth, gates = _neurons(design, words, vectors, effect, generator, decoys)
     features, n_features = design.features, design.d_model
     shape = (design.n_layers, design.d_mlp, n_features)
 
@@ -349,8 +362,11 @@ def _neurons(
     vectors: Float64[Tensor, "word feature"],
     effect: float,
     generator: torch.Generator,
+    decoys: Collection[str],
 ) -> tuple[Truth, Float64[Tensor, "layer neuron feature"]]:
     """Where the neurons of each kind are, and what their gates read."""
+    if unknown := sorted(set(decoys) - set(DECOYS)):
+        raise ValueError(f"{', '.join(unknown)}: no decoys; there are {', '.join(DECOYS)}.")
     features, n = design.features, len(design.languages)
     n_neurons = design.n_layers * design.d_mlp
     needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
@@ -368,7 +384,10 @@ def _neurons(
     order = iter(torch.randperm(n_neurons, generator=generator).tolist())
 
     def next_of(name: str, number: int) -> list[int]:
+        """Their places, which are taken up even where such neurons are left out."""
         places = [next(order) for _ in range(number)]
+        if name in DECOYS and name not in decoys:
+            return []
         kind[places] = KINDS.index(name)
         return places
 
@@ -386,7 +405,8 @@ def _neurons(
         middle = general[len(general) // 3 : 2 * len(general) // 3]
         rare = next_of("rare", design.decoys)
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
-        noise[rare] = vectors[chosen, features["noise"]] / math.sqrt(design.n_noise)
+        words_seen = vectors[chosen[: len(rare)], features["noise"]]
+        noise[rare] = words_seen / math.sqrt(design.n_noise)
         threshold[rare] = 0.8 * math.sqrt(design.n_noise)
     for row in range(n // 2):
         shifted("script", "script", row, design.decoys, design.decoy_effect)

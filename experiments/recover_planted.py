@@ -1,184 +1,79 @@
 """Which selector finds language neurons that were built in, and which decoys does it take for them?
 
     python -m experiments.recover_planted tiny      # seconds, CPU
-    python -m experiments.recover_planted babel     # minutes on 2 cores
+    python -m experiments.recover_planted babel     # 2 minutes on one core
 
 Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds, at each effect
-        size, with intervals), losses.csv (what switching the built-in neurons off costs each
-        language)
+        size, beside no decoys, each kind alone, and all, with intervals), losses.csv (what
+        switching the built-in neurons off costs each language), claims.json
 
 How the models are made, and what an effect size is, says experiments/planted.py.
 """
 
+import itertools
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 import transformers
 import tyro
-from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments.planted import KINDS, Design, Planted, Truth, plant, read_text
+from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
+from experiments.selectors import SELECTORS, Measured, Selector, measured
 from interp import artifacts
+from interp.claims import Claim, claim_of, markdown, save_claims
 from interp.interventions import deactivate
-from interp.scores.average_precision import Precision, measure_precision, top_and_bottom
-from interp.scores.baselines import (
-    entropy_less_peak,
-    highest,
-    mean_removal_effect,
-    random_score,
-    share_above_percentile,
-    value_entropy,
-)
-from interp.scores.lape import busy_threshold, language_entropy
-from interp.uncertainty import wilson
+from interp.plots.style import Table
+from interp.uncertainty import mean_over_examples, wilson
 
-# ---------------------------------------------------------------- what selectors are given
+ALL, NONE = "all", "none"
+VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
+"""Name → kinds of decoys beside the planted neurons."""
 
-
-@dataclass(frozen=True)
-class Measured:
-    """All that a selector may look at: a model and its statistics, without the truth."""
-
-    model: interp.NeuronModel
-    stats: interp.FiringStats
-    moments: interp.ActivationMoments
-    means: interp.SentenceMeans
-
-    generator: torch.Generator
-    """For selectors that draw."""
-
-    @cached_property
-    def precision(self) -> Precision:
-        return measure_precision(self.means)
+COMMAND = "python -m experiments.recover_planted"
 
 
 def measure(design: Design, planted: Planted, generator: torch.Generator, folder: Path) -> Measured:
-    """Collect from new text; `folder` must stay, since sentence means are read from it."""
+    """What selectors may look at, from new text."""
     corpora = read_text(design, planted, design.sentences, generator)
     wanted = interp.Wanted(moments=True, sentence_means=("pre", "post"))
     stats = interp.collect(planted.model, corpora, folder, wanted=wanted, progress=False)
     moments = interp.ActivationMoments.load(folder / "moments.safetensors")
     means = interp.open_sentence_means(folder)
-    return Measured(planted.model, stats, moments, means, generator)
+    return measured(planted.model, stats, moments, means, generator)
 
 
-# ---------------------------------------------------------------- selectors
+def planted_and_measured(
+    design: Design, effect: float, seed: int, decoys: Sequence[str] = DECOYS
+) -> tuple[Truth, Measured]:
+    generator = torch.Generator().manual_seed(seed)
+    with tempfile.TemporaryDirectory() as place:
+        planted = plant(design, effect, generator, Path(place) / "model", decoys)
+        return planted.truth, measure(design, planted, generator, Path(place) / "run")
 
-Selector = Callable[[Measured, int], Bool[Tensor, "language layer neuron"]]
-"""What was measured, and how many neurons to choose for each language → the choice. Choosing fewer
-costs recall, not precision."""
 
+def with_decoys(
+    full: Measured, bare: Measured, truth: Truth, kinds: Sequence[str]
+) -> tuple[Truth, Measured]:
+    """What a model with these decoys alone would give, from models of one seed with all and none.
 
-def by_entropy(
-    measure: Float[Tensor, "language layer neuron"],
-    entropy: Float[Tensor, "layer neuron"],
-    n: int,
-    busy_quantile: float | None = 0.95,
-) -> Bool[Tensor, "language layer neuron"]:
-    """Per language the n neurons of least entropy, among those that LAPE calls busy in it.
-
-    None for `busy_quantile`: among those that lead in it.
+    No gate hears of another neuron, so a neuron fires alike in each of them; what neurons write
+    moves the length that a norm divides by, and the mean of a gate or an output by some per cent.
     """
-    if busy_quantile is None:
-        among = measure == reduce(measure, "language layer neuron -> 1 layer neuron", "max")
-    else:
-        among = measure.double() > busy_threshold(measure, busy_quantile)
-    score = repeat(-entropy, "layer neuron -> language layer neuron", language=len(measure))
-    score = score.masked_fill(~among | score.isnan(), -math.inf)
-    return highest(score, n) & score.isfinite()
-
-
-def _random(measured: Measured, n: int) -> Tensor:
-    n_languages, n_layers, n_neurons = measured.stats.rate.shape
-    return highest(random_score(n_languages, n_layers, n_neurons, measured.generator), n)
-
-
-def _lead(measured: Measured, n: int) -> Tensor:
-    """Rate in the language less the highest in any other."""
-    rate = measured.stats.rate
-    first, second = rate.topk(2, dim=0).values
-    return highest(rate - torch.where(rate == first, second, first), n)
-
-
-def _lape(measured: Measured, n: int) -> Tensor:
-    rate = measured.stats.rate
-    return by_entropy(rate, language_entropy(rate), n)
-
-
-def _entropy_alone(measured: Measured, n: int) -> Tensor:
-    rate = measured.stats.rate
-    return by_entropy(rate, language_entropy(rate), n, busy_quantile=None)
-
-
-def _lape_as_published(measured: Measured, n: int) -> Tensor:
-    """As many neurons in all; how many of them a language gets is for LAPE to say."""
-    rate = measured.stats.rate
-    fraction = n * len(rate) / rate[0].numel()
-    return interp.select_by_entropy(measured.stats, fraction=fraction).mask
-
-
-def _lave(measured: Measured, n: int) -> Tensor:
-    mean = measured.moments.gate_mean.clamp_min(0)
-    return by_entropy(mean, value_entropy(mean), n)
-
-
-def _less_peak(measured: Measured, n: int) -> Tensor:
-    rate = measured.stats.rate
-    return by_entropy(rate, entropy_less_peak(rate, weight=0.1), n)
-
-
-def _precision(kind: str, both: bool) -> Selector:
-    def select(measured: Measured, n: int) -> Tensor:
-        score = measured.precision.average_precision[:, :, measured.precision.units(kind)]
-        if not both:
-            return highest(score, n)
-        flat = rearrange(score, "language layer neuron -> language (layer neuron)")
-        chosen = top_and_bottom(flat, n)
-        layers = score.shape[1]
-        return rearrange(chosen, "language (layer neuron) -> language layer neuron", layer=layers)
-
-    return select
-
-
-def _above_percentile(measured: Measured, n: int) -> Tensor:
-    means = measured.means
-    shares = [
-        share_above_percentile(means.read("pre", layer), means.labels, len(means.languages))
-        for layer in range(measured.model.n_layers)
-    ]
-    return highest(torch.stack(shares, dim=1), n)
-
-
-SELECTORS: dict[str, Selector] = {
-    "random": _random,
-    "rate (LAP)": lambda measured, n: highest(measured.stats.rate, n),
-    "removal effect (PLND)": lambda measured, n: highest(
-        mean_removal_effect(measured.moments, measured.model), n
-    ),
-    "entropy alone": _entropy_alone,
-    "entropy (LAPE)": _lape,
-    "LAPE as published": _lape_as_published,
-    "entropy less peak": _less_peak,
-    "mean entropy (LAVE)": _lave,
-    "lead in rate": _lead,
-    "share above percentile": _above_percentile,
-    "precision of gate": _precision("pre", both=False),
-    "precision of gate, both ends": _precision("pre", both=True),
-    "precision of output": _precision("post", both=False),
-    "precision of output, both ends": _precision("post", both=True),
-}
-"""Name → selector. "Both ends" takes half from the top and half from the bottom, as Kojima et al.
-(2024) do."""
+    stays = torch.zeros_like(truth.kind, dtype=torch.bool)
+    for kind in ("background", "language", *kinds):
+        stays |= truth.is_kind(kind)
+    kind = truth.kind.where(stays, KINDS.index("background"))
+    return replace(truth, kind=kind), full.mixed(stays, bare)
 
 
 # ---------------------------------------------------------------- recovery
@@ -260,39 +155,46 @@ def compare(
     effects: Sequence[float],
     seeds: Sequence[int],
     selectors: Mapping[str, Selector],
+    variants: Mapping[str, Sequence[str]] = VARIANTS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """`Recovery.to_frame` of every selector on a model for each effect size and seed.
+    """`Recovery.to_frame` of every selector, for each variant, effect size and seed.
 
-    Each selector chooses as many neurons per language as are planted. Models of one seed differ in
-    the effect alone, and all selectors see the same measurements.
+    Each selector chooses as many neurons per language as are planted, and all see the same
+    measurements. Models of one seed differ in the effect and in the decoys alone.
     """
     frames = []
-    cases = [(effect, seed) for effect in effects for seed in seeds]
-    for effect, seed in tqdm(cases, desc="Planting", unit="model", disable=not progress or None):
-        generator = torch.Generator().manual_seed(seed)
-        with tempfile.TemporaryDirectory() as place:
-            planted = plant(design, effect, generator, Path(place) / "model")
-            measured = measure(design, planted, generator, Path(place) / "run")
-            for name, select in selectors.items():
-                mask = select(measured, design.planted)
-                selection = interp.NeuronSelection(mask, design.languages)
-                frame = recovery(selection, planted.truth).to_frame()
-                frames.append(frame.assign(effect=effect, seed=seed, selector=name))
+    bar = tqdm(total=len(seeds) * (1 + len(effects)), desc="Planting", disable=not progress or None)
+    for seed in seeds:
+        # Decoys and the background know no effect, so one model without decoys serves them all.
+        _, bare = planted_and_measured(design, effects[0], seed, decoys=())
+        bar.update()
+        for effect in effects:
+            every, full = planted_and_measured(design, effect, seed)
+            bar.update()
+            for variant, kinds in variants.items():
+                truth, seen = with_decoys(full, bare, every, kinds)
+                for name, select in selectors.items():
+                    selection = interp.NeuronSelection(select(seen, design.planted), seen.languages)
+                    frame = recovery(selection, truth).to_frame()
+                    labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
+                    frames.append(frame.assign(**labels))
+    bar.close()
     return pd.concat(frames, ignore_index=True)
 
 
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per effect size and selector, over languages and seeds.
+def summarise(frame: Table) -> pd.DataFrame:
+    """A row for each variant, effect size and selector, over languages and seeds.
 
     Precision and recall with intervals; then, of all that was chosen, the share of each mistake.
     """
     kinds = [_mistakes(kind) for kind in KINDS]
     rows = []
-    pairs = list(dict.fromkeys(zip(frame["effect"], frame["selector"], strict=True)))
-    for effect, selector in pairs:
-        part = frame[(frame["effect"] == effect) & (frame["selector"] == selector)]
-        cells = {"effect": effect, "selector": selector, "chosen": sum(part["chosen"].tolist())}
+    for (decoys, effect, selector), part in frame.groupby(
+        ["decoys", "effect", "selector"], sort=False
+    ):
+        cells = {"decoys": decoys, "effect": effect, "selector": selector}
+        cells["chosen"] = sum(part["chosen"].tolist())
         for name, total in (("precision", "chosen"), ("recall", "planted")):
             values = share_with_interval(part["found"].tolist(), part[total].tolist())
             cells |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
@@ -337,6 +239,102 @@ def losses(
     return pd.DataFrame(rows)
 
 
+# ---------------------------------------------------------------- what is claimed
+
+
+def difference_in_recall(
+    frame: Table, a: tuple[str, str], b: tuple[str, str], effect: float
+) -> interp.Estimate:
+    """Share found under one (selector, decoys) less that under another, paired by model.
+
+    The two languages of a script share its decoys, and are one cluster.
+    """
+    shares = []
+    for selector, decoys in (a, b):
+        part = frame[
+            (frame["selector"] == selector)
+            & (frame["decoys"] == decoys)
+            & (frame["effect"] == effect)
+        ].set_index(["seed", "language"])
+        shares.append(part["found"] / part["planted"])
+    more = shares[0] - shares[1]
+    codes = list(dict.fromkeys(frame["language"]))
+    clusters = [seed * len(codes) + codes.index(code) // 2 for seed, code in more.index]
+    values = torch.tensor(more.tolist(), dtype=torch.float64)
+    return mean_over_examples(values, torch.tensor(clusters))
+
+
+def claims_of(frame: Table, summary: Table, on: str) -> list[Claim]:
+    """At the largest effect: what should be found is, chance is chance, and decoys cost."""
+    effect = max(frame["effect"].tolist())
+    rows = summary[summary["effect"] == effect].set_index(["selector", "decoys"])
+    said: dict[str, Any] = {"on": on, "command": COMMAND, "source": "this project"}
+
+    def recall(selector: str, decoys: str, bar: float, **more: Any) -> Claim:
+        row = rows.loc[(selector, decoys)]
+        value, low, high = (float(row[f"recall{end}"]) for end in ("", "_low", "_high"))
+        how = f"share of the planted neurons that are found, effect {effect:g}, decoys: {decoys}"
+        control = float(rows.loc[("random", decoys), "recall"])
+        told: dict[str, Any] = {"how": how, "control": control, "control_name": "random neurons"}
+        return Claim(value=value, low=low, high=high, bar=bar, **(said | told | more))
+
+    claims = [
+        recall(
+            "random",
+            ALL,
+            0.05,
+            name="planted-random",
+            statement="A selector that draws at random finds next to none of the planted neurons.",
+            side="below",
+        )
+    ]
+    for selector, decoys in itertools.product(("precision of gate", "entropy (LAPE)"), (NONE, ALL)):
+        beside = "with no decoys beside them" if decoys == NONE else "with all decoys beside them"
+        short = selector.split()[0]
+        claims.append(
+            recall(
+                selector,
+                decoys,
+                0.95,
+                name=f"planted-{short}-{decoys}",
+                statement=f"{selector[0].upper()}{selector[1:]} finds 95 % of the planted neurons "
+                f"{beside}.",
+            )
+        )
+    fooled = difference_in_recall(
+        frame, ("entropy (LAPE)", NONE), ("entropy (LAPE)", "script"), effect
+    )
+    claims.append(
+        claim_of(
+            fooled,
+            name="planted-entropy-script",
+            statement="Neurons of a script that two languages share pass for language neurons with "
+            "an entropy over languages (LAPE).",
+            how="share found without decoys less that beside script neurons, paired, effect "
+            f"{effect:g}",
+            **said,
+        )
+    )
+    return claims
+
+
+def shown(summary: Table) -> str:
+    """Recall: selectors down, and across the effect with all decoys, then each kind of decoy."""
+    effect = max(summary["effect"].tolist())
+    parts = {
+        "all decoys, by effect size": (summary[summary["decoys"] == ALL], "effect"),
+        f"effect {effect:g}, by decoys": (summary[summary["effect"] == effect], "decoys"),
+    }
+    texts = []
+    for name, (part, column) in parts.items():
+        wide = part.pivot(index="selector", columns=column, values="recall")
+        wide = wide.loc[part["selector"].drop_duplicates(), part[column].drop_duplicates()]
+        texts.append(
+            f"Share of planted neurons found; {name}\n\n{wide.to_string(float_format='%.2f')}"
+        )
+    return "\n\n".join(texts)
+
+
 # ---------------------------------------------------------------- the run
 
 
@@ -351,7 +349,10 @@ class Config:
     """By how many standard deviations a planted neuron's gate tells its language from others."""
 
     seeds: int = 3
-    """Models at each effect size."""
+    """Models at each effect size, and one without decoys beside them."""
+
+    loss_sentences: int = 30
+    """Per language, for what switching the planted neurons off costs."""
 
     out: Path = Path("results/recover_planted/babel")
     """Where the tables go."""
@@ -376,22 +377,24 @@ PRESETS = {
         "Small models, few of them; checks the code path.",
         Config(TINY, effects=(0.0, 2.0, 6.0), seeds=2, out=Path("results/recover_planted/tiny")),
     ),
-    "babel": ("The table in the log: 21 models of 2,048 neurons.", Config(Design())),
+    "babel": ("The table in the log: 24 models of 2,048 neurons.", Config(Design())),
 }
 
 
-def main() -> None:
-    config = tyro.extras.overridable_config_cli(PRESETS, description=__doc__)
+def main(config: Config) -> None:
     transformers.utils.logging.disable_progress_bar()  # one for each model
-    found = summarise(compare(config.design, config.effects, range(config.seeds), SELECTORS))
-    cost = losses(config.design, config.effects, seed=0)
-    artifacts.write_text(
-        config.out / "recovery.csv", found.to_csv(index=False, float_format="%.4g")
-    )
-    artifacts.write_text(config.out / "losses.csv", cost.to_csv(index=False, float_format="%.4g"))
-    shown = found.drop(columns=["chosen"]).round(3)
-    print(shown.to_string(index=False), cost.round(3).to_string(index=False), sep="\n\n")
+    each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
+    found = summarise(each)
+    cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
+    for name, table in (("recovery", found), ("losses", cost)):
+        text = table.to_csv(index=False, float_format="%.4g")
+        artifacts.write_text(config.out / f"{name}.csv", text)
+    n_neurons = config.design.n_layers * config.design.d_mlp
+    on = f"planted models of {n_neurons:,} neurons"
+    claims = claims_of(each, found, on)
+    save_claims(claims, config.out / "claims.json")
+    print(shown(found), cost.round(3).to_string(index=False), markdown(claims), sep="\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__))

@@ -68,11 +68,16 @@ class Study:
             progress=False,
         )
 
+    def folder(self, model: interp.NeuronModel) -> Path:
+        """Where statistics of the model are: with fused attention activations differ by rounding
+        from those with attention that can be hooked."""
+        return self.out / model.fingerprint["attention"]
+
     def statistics(
         self, model: interp.NeuronModel
     ) -> tuple[interp.FiringStats, interp.ActivationMoments]:
         """How often every neuron fires on the first half, and what it gives there."""
-        folder = self.out / "statistics"
+        folder = self.folder(model) / "statistics"
         stats = interp.collect(
             model, self.read(model, "train"), folder, wanted=interp.Wanted(moments=True)
         )
@@ -82,7 +87,7 @@ class Study:
         self, model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES
     ) -> interp.SentenceMeans:
         """What every unit of these sites gives on the sentences of the first half."""
-        folder = self.out / "sentences"
+        folder = self.folder(model) / "sentences"
         sentences = interp.read_sentences(
             self.text,
             self.languages,

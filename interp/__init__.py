@@ -5,10 +5,26 @@ from interp.agreement import predicted_agreement, text_for_agreement, until_stab
 from interp.alignment import Source
 from interp.bake import bake
 from interp.claims import Claim, load_claims, save_claims, scoreboard
-from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
+from interp.cluster import Ray
+from interp.collect import (
+    Survey,
+    Wanted,
+    collect,
+    collect_part,
+    look,
+    merge,
+    open_sentence_means,
+    survey,
+)
+from interp.contexts import TopContexts, gates_around
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.doctor import doctor
-from interp.evaluations.category_sums import CategorySums, attribute_categories
+from interp.evaluations.category_sums import (
+    CategorySums,
+    Enrichment,
+    attribute_categories,
+    enrichment,
+)
 from interp.evaluations.controls import naming_prompt, residual_means
 from interp.evaluations.generation import (
     GeneratedLanguages,
@@ -40,8 +56,11 @@ from interp.interventions import (
     sentence_medians,
 )
 from interp.lens import Lens, Question, logit_lens
-from interp.model import NeuronModel, load, wrap
+from interp.model import NeuronModel, load, outline, wrap
+from interp.page import NeuronPage, neuron_page
 from interp.patching import PatchingResult, heads, patch
+from interp.plan import RunPlan, plan_run
+from interp.report import Picture, Section, write_report
 from interp.scores.attribution import (
     Attribution,
     ablation_effect,
@@ -51,8 +70,10 @@ from interp.scores.attribution import (
     integrated_gradients,
 )
 from interp.scores.average_precision import Precision, average_precision, measure_precision
+from interp.scores.distances import listed_distances, read_distances
 from interp.scores.lape import language_entropy
 from interp.scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
+from interp.scores.sharing_tokens import TokenSharing, kept_over_tokens, sharing_over_tokens
 from interp.selection import (
     NeuronSelection,
     jaccard_between,
@@ -62,6 +83,7 @@ from interp.selection import (
 )
 from interp.stability import (
     Stability,
+    across_runs,
     chance_jaccard,
     entropy_settings,
     measure_stability,
@@ -81,6 +103,7 @@ __all__ = [
     "Corpora",
     "Edit",
     "Ending",
+    "Enrichment",
     "Estimate",
     "FiringSigns",
     "FiringStats",
@@ -92,22 +115,31 @@ __all__ = [
     "Lens",
     "Losses",
     "NeuronModel",
+    "NeuronPage",
     "NeuronSelection",
     "PatchingResult",
     "PerplexityMatrix",
+    "Picture",
     "Precision",
     "Question",
+    "Ray",
+    "RunPlan",
+    "Section",
     "SentenceMeans",
     "Sharing",
     "SharingProfile",
     "Source",
     "Stability",
+    "Survey",
     "SwitchOff",
     "Task",
+    "TokenSharing",
+    "TopContexts",
     "Wanted",
     "Written",
     "ablation_effect",
     "accuracy_table",
+    "across_runs",
     "add",
     "align",
     "artifacts",
@@ -125,8 +157,10 @@ __all__ = [
     "difference_of_means",
     "doctor",
     "effective_score",
+    "enrichment",
     "entropy_settings",
     "exact_match",
+    "gates_around",
     "generate_texts",
     "generated_languages",
     "gradient_times_activation",
@@ -135,8 +169,10 @@ __all__ = [
     "intervene",
     "jaccard_between",
     "jackknife",
+    "kept_over_tokens",
     "language_entropy",
     "language_rates",
+    "listed_distances",
     "load",
     "load_claims",
     "logit_lens",
@@ -147,16 +183,20 @@ __all__ = [
     "merge",
     "naming_prompt",
     "natural_guard",
+    "neuron_page",
     "open_sentence_means",
+    "outline",
     "override",
     "patch",
     "perplexity_matrix",
+    "plan_run",
     "plots",
     "predicted_agreement",
     "prompt_rows",
     "prompts_of",
     "push",
     "read_corpora",
+    "read_distances",
     "read_editing",
     "read_prompts",
     "read_sentences",
@@ -173,8 +213,10 @@ __all__ = [
     "selection_frequency",
     "sentence_medians",
     "sharing_categories",
+    "sharing_over_tokens",
     "sharing_profile",
     "steering_score",
+    "survey",
     "switch_off",
     "text_for_agreement",
     "translate",
@@ -182,4 +224,5 @@ __all__ = [
     "until_stable",
     "without_languages",
     "wrap",
+    "write_report",
 ]

@@ -4,7 +4,9 @@ Nothing is stored here: an observer sees each tensor once, on the device where i
 keeps what it needs. The forward pass ends as soon as the last tensor asked for was seen.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +50,22 @@ class Batch:
             keep=self.keep.to(device),
             length=self.length.to(device),
         )
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The first rows and the others, padded as they are here."""
+        middle = len(self.rows) // 2
+
+        def some(part: slice) -> Batch:
+            return replace(
+                self,
+                rows=self.rows[part],
+                ids=self.ids[part],
+                keep=self.keep[part],
+                length=self.length[part],
+                sources=self.sources[part],
+            )
+
+        return some(slice(middle)), some(slice(middle, None))
 
 
 @runtime_checkable
@@ -99,17 +117,60 @@ class _NotFinite(Exception):
     """NaN or infinity reached the last layer."""
 
 
+Told = tuple[int, Kind, int]
+"""Number of an observer, and the site and layer that it has seen."""
+
+
 @torch.inference_mode()
 def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> None:
     """One forward pass without the unembedding; each observer sees the sites it asked for.
 
+    Where memory runs out, the rows are read in halves, and so are later batches of that size: the
+    batch size is found by trial. What an observer saw before that it is not shown again. Counts
+    and means of rows do not change by it, unless a gate is so close to zero that the rounding of
+    another batch size decides on its sign; moments are sums in float32 over a batch, and change in
+    the last digits.
+
     Raises ValueError when an activation is NaN or infinite, naming layer and rows.
     """
-    batch = batch.to(model.device)
+    _observe(model, batch.to(model.device), observers, frozenset())
+
+
+def _observe(
+    model: NeuronModel, batch: Batch, observers: Sequence[Observer], told: AbstractSet[Told]
+) -> None:
+    n_tokens = batch.ids.numel()
+    small = model.ran_out_at is None or n_tokens < model.ran_out_at
+    if small or len(batch.rows) == 1:
+        now = _pass(model, batch, observers, told)
+        if now is None:
+            return
+        told = now
+        if len(batch.rows) == 1:
+            raise ValueError(
+                f"{batch.sources[0]}: one row of {n_tokens:,} tokens is too much for the memory of "
+                f"{model.device}. Use shorter rows, load the model with dtype=torch.bfloat16, or "
+                "spread it with device_map."
+            )
+        model.ran_out_at = n_tokens
+        warnings.warn(
+            f"Memory was too small for a batch of {n_tokens:,} tokens: batches of that size are "
+            "read in halves from now on.",
+            stacklevel=3,
+        )
+    for half in batch.halves():
+        _observe(model, half, observers, told)
+
+
+def _pass(
+    model: NeuronModel, batch: Batch, observers: Sequence[Observer], told: AbstractSet[Told]
+) -> AbstractSet[Told] | None:
+    """None: all was seen. Else memory ran out, and this is what observers were told by then."""
     asked: list[Kind] = [kind for observer in observers for kind in observer.kinds]
     kinds = tuple(dict.fromkeys(asked))
     expected = len(kinds) * model.n_layers
     seen = 0
+    now = set(told)
 
     def hook_for(kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
         def look(values: Tensor, hook: Any) -> None:
@@ -117,9 +178,10 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
             if values.ndim == 4:
                 values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
             here = batch.to(values.device)
-            for observer in observers:
-                if kind in observer.kinds:
+            for number, observer in enumerate(observers):
+                if kind in observer.kinds and (number, kind, layer) not in now:
                     observer.update(kind, layer, values, here)
+                    now.add((number, kind, layer))
             # NaN in one neuron makes every neuron above it NaN, so the last layer tells for all.
             if layer == model.n_layers - 1 and not values.sum().isfinite():
                 raise _NotFinite
@@ -141,11 +203,24 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
         pass
     except _NotFinite:
         raise ValueError(_first_bad_layer(model, batch, kinds)) from None
+    except (RuntimeError, MemoryError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        return now  # behind this block, when nothing holds the tensors of the pass any more
     if seen != expected:
         raise ValueError(
             f"{seen} of {expected} activations of {model.name} were seen: hooks do not fire. "
             f"Run `interp doctor {model.name}` to see which."
         )
+    return None
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    """Whether it is that, by type on a GPU and by words on a CPU or a Mac."""
+    words = ("DefaultCPUAllocator", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        each in str(error) for each in words
+    )
 
 
 def _attention_mask(batch: Batch) -> Int[Tensor, "batch pos"]:

@@ -27,7 +27,13 @@ At = Alike | Sequence[str]
 
 @dataclass(frozen=True)
 class Source:
-    """A prompt whose activations are taken, and where its texts are."""
+    """A prompt whose activations are taken, and where its texts are.
+
+    >>> from interp.alignment import align
+    >>> source = interp.Source("Der Tag nach Montag ist", ("Montag",))
+    >>> align(model, source, "The day after Friday is", ("Friday",))
+    (Span(name='Friday', source=(3,), target=(3,)),)
+    """
 
     prompt: Prompt
     """Text, read without special tokens, or token ids."""

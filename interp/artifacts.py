@@ -10,6 +10,7 @@ needs a second copy of the data in memory).
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import secrets
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 FORMAT = "polyneuron"
@@ -55,6 +55,7 @@ MADE_BY = {
     kind: "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
     for kind in ("FiringStats", "ActivationMoments", "SentenceMeans", "FiringSigns")
 } | {
+    "TopContexts": "interp.collect(..., wanted=interp.Wanted(contexts=8)) with a folder",
     "Precision": "interp.scores.average_precision.measure_precision(means)",
     "SharingProfile": "interp.sharing_profile(signs, generator)",
     "Losses": "interp.losses_under(model, corpora, interventions)",
@@ -143,14 +144,31 @@ def load(path: Path | str, kind: str) -> Artifact:
         raise FileNotFoundError(f"{path} is missing. Make it with {made_by}.")
     if not path.is_file():
         raise ValueError(f"{path} is a folder: give the path of a {kind} file inside it.")
-    metadata = _read_metadata(path)
+    metadata, tensors = _read(path)
     if metadata["kind"] != kind:
         raise ValueError(
             f"{path} holds a {metadata['kind']}, not a {kind}: give the path of a {kind}."
         )
-    # Cloned, because the library maps the file: a copy survives whatever happens to it later.
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    return Artifact(tensors, json.loads(metadata["labels"]), json.loads(metadata["provenance"]))
+    labels = metadata["labels"]
+    return Artifact(
+        _Named(f"{path} has no tensor", tensors),
+        _Named(f"{path} has no label", labels),
+        metadata["provenance"],
+    )
+
+
+class _Named(dict[str, Any]):
+    """What a file holds; what it does not hold is an error of the file, not of the program."""
+
+    def __init__(self, missing: str, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self._missing = missing
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            f"{self._missing} {name!r}, which a result of its kind has: it was not made by this "
+            "version of polyneuron. Make it anew."
+        )
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -249,7 +267,11 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors, in one pass over the file and without a second copy in memory.
+
+    Nothing is believed that a header says: it is from a stranger as likely as from `save`.
+    """
     size = path.stat().st_size
     again = "copy it again or make it anew"
     with path.open("rb") as file:
@@ -261,30 +283,61 @@ def _read_metadata(path: Path) -> dict[str, str]:
                 f"{path} is not a result that polyneuron saved (a safetensors file with its "
                 "metadata): give another path."
             )
-        if not start or 8 + length > size:
-            raise ValueError(f"{path} is truncated or damaged, inside its header: {again}.")
         stored = file.read(2 * _CHECKSUM_BYTES)
+        if not start or not len(start) + len(stored) <= length <= size - 8:
+            raise ValueError(f"{path} is truncated or damaged, inside its header: {again}.")
         rest = file.read(length - len(start) - len(stored))
+        try:
+            header = json.loads(start + stored + rest)
+            metadata = header.pop("__metadata__")
+            version, kind = int(metadata["version"]), str(metadata["kind"])
+            whole = (
+                8 + length + max((each["data_offsets"][1] for each in header.values()), default=0)
+            )
+            labels, origin, tensors = {}, {}, {}
+            if version <= VERSION and whole <= size:
+                labels, origin = (json.loads(metadata[name]) for name in ("labels", "provenance"))
+                tensors = _empty(header, whole - 8 - length)
+                if not isinstance(labels, dict) or not isinstance(origin, dict):
+                    raise ValueError
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError):
+            raise ValueError(f"{path} is damaged, inside its header: {again}.") from None
+        if version > VERSION:
+            raise ValueError(
+                f"{path} is in format {version} of a newer polyneuron, and this one reads up to "
+                f"{VERSION}: upgrade polyneuron."
+            )
+        if size < whole:
+            raise ValueError(f"{path} is truncated ({size:,} of {whole:,} bytes): {again}.")
         checksum = blake2b(prefix + rest, digest_size=_CHECKSUM_BYTES)
-        while chunk := file.read(_CHUNK):
-            checksum.update(chunk)
-    try:
-        header = json.loads(start + stored + rest)
-        metadata = header.pop("__metadata__")
-        version = int(metadata["version"])
-        whole = 8 + length + max((each["data_offsets"][1] for each in header.values()), default=0)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"{path} is damaged, inside its header: {again}.") from None
-    if version > VERSION:
-        raise ValueError(
-            f"{path} is in format {version} of a newer polyneuron, and this one reads up to "
-            f"{VERSION}: upgrade polyneuron."
-        )
-    if size < whole:
-        raise ValueError(f"{path} is truncated ({size:,} of {whole:,} bytes): {again}.")
+        for tensor in tensors.values():
+            place = _bytes(tensor)
+            for first in range(0, len(place), _CHUNK):
+                chunk = place[first : first + _CHUNK]
+                file.readinto(chunk)
+                checksum.update(chunk)
+        checksum.update(file.read(1))  # there must be nothing more
     if stored.decode(errors="replace") != checksum.hexdigest():
         raise ValueError(f"{path} is damaged (its checksum does not fit its content): {again}.")
-    return metadata
+    return {"kind": kind, "labels": labels, "provenance": origin}, tensors
+
+
+def _empty(header: dict[str, Any], n_bytes: int) -> dict[str, Tensor]:
+    """Tensors to be filled, in the order of the file; they lie without gaps in so many bytes."""
+    known = {name: dtype for dtype, name in DTYPES.items()}
+    found: dict[str, tuple[list[int], torch.dtype]] = {}
+    place = 0
+    for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
+        start, stop = header[name]["data_offsets"]
+        dtype, shape = known[header[name]["dtype"]], header[name]["shape"]
+        whole = all(type(each) is int and each >= 0 for each in shape)
+        if not whole or start != place or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError
+        place = stop
+        found[name] = (shape, dtype)
+    if place != n_bytes:
+        raise ValueError
+    return {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in found.items()}
 
 
 # ---------------------------------------------------------------- folders that runs go on in
@@ -316,11 +369,14 @@ def read_plan(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run: it holds no run.json.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        plan = None
+    if not isinstance(plan, dict):
         raise ValueError(
             f"{path} is damaged: delete it and run the same again; finished pieces are kept."
-        ) from None
+        )
+    return _Named(f"{path} has no entry", plan)
 
 
 def _difference(before: object, now: object) -> str:

@@ -131,6 +131,10 @@ def bake(
     Exact are factors everywhere outside the residual stream, and shifts where the architecture has
     a bias, or a switch for one in its config (`mlp_bias`, `attention_bias`). At "act" of a gated
     MLP, before the product, a constant can be written and a push cannot.
+
+    >>> baked = interp.bake(model, neurons["de"], interp.deactivate, folder / "without-german")
+    >>> interp.load(baked)
+    NeuronModel('...without-german': 6 layers of 2048 neurons)
     """
     out = Path(out)
     _refuse(model, out)
@@ -180,7 +184,10 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
     path = Path(folder) / FACTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} was not made by interp.bake.")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged: bake the folder again.") from None
     if facts.get("format") != FORMAT:
         raise ValueError(
             f"The format of {path} is {facts.get('format')!r}, and this version reads {FORMAT!r}: "

@@ -87,7 +87,7 @@ class Claim:
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"holds if the whole interval is {self.side} {self.bar:g}"
+        return f"holds if the whole interval is {self.side} {self.bar:.4g}"
 
 
 def claim_of(estimate: Estimate, **said: Any) -> Claim:
@@ -112,14 +112,35 @@ def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*(each.name for each in fields(Claim)), "verdict", "rule"])
 
 
+def tally(claims: Sequence[Claim]) -> str:
+    """How many claims there are and how many hold, such as "3 claims: 2 hold, 1 does not"."""
+    verdicts = [claim.verdict for claim in claims]
+    words: tuple[tuple[Verdict, str, str], ...] = (
+        ("holds", "holds", "hold"),
+        ("does not hold", "does not", "do not"),
+        ("cannot tell", "cannot be told", "cannot be told"),
+    )
+    counts = [(verdicts.count(verdict), one, many) for verdict, one, many in words]
+    parts = [f"{n} {one if n == 1 else many}" for n, one, many in counts if n]
+    head = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
+    return f"{head}: {', '.join(parts)}" if parts else head
+
+
+def in_short(value: float) -> str:
+    """Three digits that count, without an exponent where there need be none; NaN: "unknown"."""
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
 def markdown(claims: Sequence[Claim]) -> str:
     """The scoreboard as a table for a README: claim, on, measured, control, verdict."""
     lines = ["| claim | on | measured | control | verdict |", "|---|---|---|---|---|"]
     for each in claims:
-        value = _number(each.value)
-        if each.low != each.high:
-            value += f" ({_number(each.low)} to {_number(each.high)})"
-        control = "" if math.isnan(each.control) else _number(each.control)
+        value = in_short(each.value)
+        if each.low < each.high:
+            value += f" ({in_short(each.low)} to {in_short(each.high)})"
+        control = "" if math.isnan(each.control) else in_short(each.control)
         if each.control_name:
             control = f"{control} {each.control_name}".strip()
         cells = (
@@ -129,7 +150,7 @@ def markdown(claims: Sequence[Claim]) -> str:
             control,
             f"**{each.verdict}**",
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
     return "\n".join(lines)
 
 
@@ -156,17 +177,17 @@ def load_claims(path: Path | str) -> tuple[Claim, ...]:
             raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
         rows: list[dict[str, Any]] = stored["claims"]
         return tuple(Claim(**{key: _known(each) for key, each in row.items()}) for row in rows)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} holds no claims that can be read ({error}): write it with save_claims."
         ) from None
 
 
+def _cell(text: str) -> str:
+    """One line, in which a bar is no border."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _known(stored: Any) -> Any:
     """NaN has no place in JSON."""
     return math.nan if stored is None else stored
-
-
-def _number(value: float) -> str:
-    """Three digits that count, without an exponent where there need be none."""
-    return f"{value:.3g}"

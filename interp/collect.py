@@ -9,18 +9,23 @@ bytes behind.
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.activations import Observer, batches, observe
-from interp.corpora import Corpora
-from interp.model import Kind, NeuronModel
+from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
+from interp.contexts import ContextsCounter, merge_contexts
+from interp.corpora import Corpora, Rows
+from interp.model import Kind, NeuronModel, load
 from interp.stats import (
     ActivationMoments,
     FiringCounter,
@@ -30,9 +35,11 @@ from interp.stats import (
     SentenceMeans,
     SentenceMeansCounter,
     SignsCounter,
+    Source,
 )
 
 PIECE = "Piece"
+SIGNS_OF_LIFE = "running"
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,16 @@ class Wanted:
     signs: bool = False
     """Which neurons fire at the last token of each row; for rows that are parallel prompts."""
 
+    signs_of: Source = "gate"
+    """By what they fire; of signs alone."""
+
+    signs_above: float = 0.0
+    """What that must exceed; of signs alone."""
+
+    contexts: int = 0
+    """For each neuron, the so many rows of each language in which its gate is highest, see
+    `interp.contexts`; their tokens are kept too."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -69,6 +86,23 @@ class Progress:
     """Shards per language after which a stopping rule ended the run; None: it reads all."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What became of every piece of a run; pieces are named as (shard, language)."""
+
+    done: tuple[tuple[int, str], ...]
+    """Finished, and whole by their checksum."""
+
+    running: dict[tuple[int, str], str]
+    """Being read now, and by which process; only where file locks reach, see `cluster`."""
+
+    missing: tuple[tuple[int, str], ...]
+    """Nobody is seen reading them."""
+
+    bad: dict[tuple[int, str], str]
+    """There, but not whole, and what is wrong with them; delete the files."""
+
+
 def collect(
     model: NeuronModel,
     corpora: Corpora,
@@ -79,13 +113,16 @@ def collect(
     stop_when: Callable[[FiringStats], bool] | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
+    ray: Ray | bool = False,
 ) -> FiringStats:
     """How often every neuron fires in every language; goes on where `out` was left.
 
-    `out` also receives what else is wanted: moments.safetensors, signs.safetensors, and the pieces
-    that `open_sentence_means(out)` reads. `stop_when` sees the counts after each round of shards
-    (one of every language) and ends the run by saying True; the shards come in random order, so
-    what was read is a fair sample of the text. `settings` are stored with every result.
+    `out` also receives what else is wanted: moments.safetensors, signs.safetensors,
+    contexts.safetensors, and the pieces that `open_sentence_means(out)` reads. `stop_when` sees the
+    counts after each round of shards (one of every language) and ends the run by saying True; the
+    shards come in random order, so what was read is a fair sample of the text. `settings` are
+    stored with every result. With `ray`, actors read the pieces, on this machine or, as `Ray` says,
+    on a cluster, whose nodes must share `out` and have this version of the library.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -98,16 +135,21 @@ def collect(
                 stop_when=stop_when,
                 settings=settings,
                 progress=progress,
+                ray=ray,
             )
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
     run.start(stops_early=stop_when is not None, settings=settings or {})
-    bar = _bar(corpora, _order(corpora.n_shards, corpora.languages), progress)
-    for shard in range(corpora.n_shards):
-        for language in corpora.languages:
-            run.read(shard, language, bar)
-        if stop_when is not None and stop_when(run.firing(shard + 1)):
-            run.stop(shard + 1)
-            break
+    pieces = _order(corpora.n_shards, corpora.languages)
+    # Whether to stop is asked after each round; where nobody asks, all is one round.
+    per_round = len(corpora.languages) if stop_when is not None else len(pieces)
+    bar = _bar(corpora, pieces, progress)
+    with _reader(run, Ray() if ray is True else ray or None) as read:
+        for begin in range(0, len(pieces), per_round):
+            read(pieces[begin : begin + per_round], bar)
+            n_shards = (begin + per_round) // len(corpora.languages)
+            if stop_when is not None and stop_when(run.firing(n_shards)):
+                run.stop(n_shards)
+                break
     bar.close()
     return merge(out)
 
@@ -145,11 +187,36 @@ def look(out: Path | str) -> Progress:
     folder = Path(out)
     plan = artifacts.read_plan(folder)
     stop = folder / "stopped.json"
-    stopped_after = json.loads(stop.read_text())["shards"] if stop.exists() else None
-    n_shards = plan["n_shards"] if stopped_after is None else stopped_after
-    every = _order(n_shards, plan["languages"])
+    try:
+        stopped_after = int(json.loads(stop.read_text())["shards"]) if stop.exists() else None
+        n_shards = plan["n_shards"] if stopped_after is None else stopped_after
+        every = _order(n_shards, plan["languages"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{folder} is damaged: its run.json or stopped.json says nothing that can be read "
+            f"({error}). Delete the one that is wrong and run the same again; pieces are kept."
+        ) from None
     done = tuple(piece for piece in every if _piece_path(folder, *piece).exists())
     return Progress(done, tuple(piece for piece in every if piece not in done), stopped_after)
+
+
+def survey(out: Path | str) -> Survey:
+    """What became of every piece of a run; reads each finished one to check it."""
+    folder, state = Path(out), look(out)
+    bad: dict[tuple[int, str], str] = {}
+    for piece in state.done:
+        try:
+            _load_piece(_piece_path(folder, *piece))
+        except (ValueError, FileNotFoundError) as error:
+            bad[piece] = str(error)
+    seen = {piece: who_is_at(_sign_path(folder, *piece)) for piece in state.missing}
+    running = {piece: who for piece, who in seen.items() if who is not None}
+    return Survey(
+        tuple(piece for piece in state.done if piece not in bad),
+        running,
+        tuple(piece for piece in state.missing if piece not in running),
+        bad,
+    )
 
 
 def merge(out: Path | str) -> FiringStats:
@@ -172,8 +239,13 @@ def merge(out: Path | str) -> FiringStats:
         _moments(pieces, languages).save(folder / "moments.safetensors", origin)
     if plan["wanted"]["signs"]:
         pieces = _pieces(folder, languages, n_shards)
-        _signs(pieces, languages, plan["d_mlp"]).save(folder / "signs.safetensors", origin)
+        _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
+    if plan["wanted"].get("contexts"):
+        pieces = _pieces(folder, languages, n_shards)
+        parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
+        merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
     stats.save(folder / "firing.safetensors", origin)
+    clear_signs(folder / SIGNS_OF_LIFE)
     return stats
 
 
@@ -205,6 +277,9 @@ class _Run:
                 "signs": self.wanted.signs,
                 # Named only where it is asked for, so that older runs can go on.
                 **({"special_tokens": True} if self.wanted.special_tokens else {}),
+                **({"contexts": self.wanted.contexts} if self.wanted.contexts else {}),
+                **({"signs_of": self.wanted.signs_of} if self.wanted.signs_of != "gate" else {}),
+                **({"signs_above": self.wanted.signs_above} if self.wanted.signs_above else {}),
             },
             "tokens_per_batch": self.tokens_per_batch,
             "stops_early": stops_early,
@@ -218,12 +293,16 @@ class _Run:
         path = _piece_path(self.folder, shard, language)
         rows = self.corpora.rows[language]
         mine = (rows.shard == shard).nonzero().flatten()
-        tokens = int(rows.length[mine].sum())
         if path.exists():
             _load_piece(path)
-            bar.update(tokens)
+            bar.update(self.n_tokens(shard, language))
             return
-        counters = self._counters(len(mine))
+        with sign_of_life(_sign_path(self.folder, shard, language)):
+            self._read(shard, language, rows, mine, bar)
+
+    def _read(self, shard: int, language: str, rows: Rows, mine: Tensor, bar: Any) -> None:
+        path = _piece_path(self.folder, shard, language)
+        counters = self._counters(rows, mine)
         observers: list[Observer] = list(counters)
         for batch in batches(self.corpora, language, shard, self.tokens_per_batch):
             try:
@@ -237,22 +316,33 @@ class _Run:
             bar.update(int(batch.length.sum()))
         tensors = {name: each for counter in counters for name, each in counter.tensors().items()}
         labels = {"shard": shard, "language": language, "sources": []}
-        if self.wanted.sentence_means or self.wanted.signs:
+        if self.wanted.sentence_means or self.wanted.signs or self.wanted.contexts:
             labels["sources"] = [rows.source[row] for row in mine.tolist()]
         artifacts.save(path, PIECE, tensors, labels, {})
 
     def _counters(
-        self, n_rows: int
-    ) -> list[FiringCounter | MomentsCounter | SentenceMeansCounter | SignsCounter]:
+        self, rows: Rows, mine: Tensor
+    ) -> list[
+        FiringCounter | MomentsCounter | SentenceMeansCounter | SignsCounter | ContextsCounter
+    ]:
         counters: list[Any] = [FiringCounter(self.model)]
+        n_rows = len(mine)
         if self.wanted.moments:
             counters.append(MomentsCounter(self.model))
         if self.wanted.sentence_means:
             kinds, special = self.wanted.sentence_means, self.wanted.special_tokens
             counters.append(SentenceMeansCounter(self.model, kinds, n_rows, special))
         if self.wanted.signs:
-            counters.append(SignsCounter(self.model, n_rows))
+            source, threshold = self.wanted.signs_of, self.wanted.signs_above
+            counters.append(SignsCounter(self.model, n_rows, source, threshold))
+        if self.wanted.contexts:
+            counters.append(ContextsCounter(self.model, self.wanted.contexts, rows, mine))
         return counters
+
+    def n_tokens(self, shard: int, language: str) -> int:
+        """As the progress bar counts them, special ones included."""
+        rows = self.corpora.rows[language]
+        return int(rows.length[rows.shard == shard].sum())
 
     def firing(self, n_shards: int) -> FiringStats:
         return _firing(self.folder, self.corpora.languages, n_shards)
@@ -279,12 +369,97 @@ def _open(
         raise ValueError(
             "Special tokens count in sentence means alone, and none are kept: name their sites too."
         )
+    if wanted.contexts < 0:
+        raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
+    if (wanted.signs_of != "gate" or wanted.signs_above) and not wanted.signs:
+        raise ValueError("It is said by what neurons fire, and no signs are kept: ask for them.")
     if wanted.signs and corpora.packed:
         raise ValueError(
             "Signs at the last token need rows that are prompts, and these are packed blocks: "
             "read them with read_prompts and prompt_rows."
         )
     return _Run(folder, model, corpora, wanted, tokens_per_batch)
+
+
+@contextmanager
+def _reader(
+    run: _Run, ray: Ray | None
+) -> Iterator[Callable[[Sequence[tuple[int, str]], Any], None]]:
+    """Reads pieces: here, one after the other, or on Ray, each by whoever is free."""
+    if ray is None:
+
+        def read_here(pieces: Sequence[tuple[int, str]], bar: Any) -> None:
+            for shard, language in pieces:
+                run.read(shard, language, bar)
+
+        yield read_here
+        return
+
+    place = Path(run.model.name)
+    name = str(place.resolve()) if place.is_dir() else run.model.name  # actors live elsewhere
+    opens = ray.open or partial(load, name, attention=run.model.attention, dtype=run.model.dtype)
+    with Crew(ray, partial(_open_the_same, opens, run.model.identity)) as crew:
+
+        def hand_out(pieces: Sequence[tuple[int, str]], bar: Any) -> None:
+            paths = {_piece_path(run.folder.resolve(), *piece): piece for piece in pieces}
+            for path, piece in paths.items():
+                if path.exists():
+                    run.read(*piece, bar)
+            jobs = [
+                Job(f"shard {piece[0]} of {piece[1]}", path, partial(_to_send, run, *piece))
+                for path, piece in paths.items()
+                if not path.exists()
+            ]
+            crew.do(jobs, lambda job: bar.update(run.n_tokens(*paths[job.path])))
+
+        yield hand_out
+
+
+def _open_the_same(opens: Callable[[], NeuronModel], identity: Mapping[str, str]) -> NeuronModel:
+    """Runs in an actor: the model, refused if it is not the one that the run was begun with."""
+    model = opens()
+    here = model.identity
+    if differ := [key for key in identity if here.get(key) != identity[key]]:
+        key = differ[0]
+        raise ValueError(
+            f"An actor opened another model than yours ({key} was {identity[key]}, there it is "
+            f"{here.get(key)}): give Ray(open=...) a function that opens yours, and the same "
+            "versions of the libraries to all nodes."
+        )
+    return model
+
+
+def _to_send(run: _Run, shard: int, language: str) -> Callable[[NeuronModel], None]:
+    """What an actor needs for one piece, which is not the text of all the others."""
+    text, rows = run.corpora, run.corpora.rows[language]
+    mine = (rows.shard == shard).nonzero().flatten()
+    sources = tuple(rows.source[row] for row in mine.tolist())
+    sent = Rows(rows.ids[mine], rows.length[mine], rows.shard[mine], sources)
+    part = Corpora({language: sent}, (language,), text.n_shards, text.special_ids, text.packed)
+    place = run.folder.resolve()
+    return partial(_read_there, place, part, mine, len(rows.ids), run.wanted, run.tokens_per_batch)
+
+
+def _read_there(
+    folder: Path,
+    part: Corpora,
+    mine: Int64[Tensor, " row"],
+    n_rows: int,
+    wanted: Wanted,
+    tokens_per_batch: int,
+    model: NeuronModel,
+) -> None:
+    """Runs in an actor; returns when the piece is on disk."""
+    language, shard = part.languages[0], int(part.rows[part.languages[0]].shard[0])
+    # Rows keep their numbers, which results may hold: those of other shards are there, and empty.
+    sent, sources = part.rows[language], [""] * n_rows
+    ids = sent.ids.new_zeros(n_rows, sent.ids.shape[1])
+    length, shards = torch.ones(n_rows).long(), torch.full((n_rows,), (shard + 1) % part.n_shards)
+    ids[mine], length[mine], shards[mine] = sent.ids, sent.length, sent.shard
+    for row, source in zip(mine.tolist(), sent.source, strict=True):
+        sources[row] = source
+    text = replace(part, rows={language: Rows(ids, length, shards, tuple(sources))})
+    _Run(folder, model, text, wanted, tokens_per_batch).read(shard, language, tqdm(disable=True))
 
 
 def _order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
@@ -294,6 +469,10 @@ def _order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
 
 def _piece_path(folder: Path, shard: int, language: str) -> Path:
     return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
+
+
+def _sign_path(folder: Path, shard: int, language: str) -> Path:
+    return folder / SIGNS_OF_LIFE / f"{shard:04d}-{language}"
 
 
 def _load_piece(path: Path) -> artifacts.Artifact:
@@ -362,7 +541,9 @@ def _moments(
 
 
 def _signs(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...], d_mlp: int
+    pieces: Iterator[tuple[int, int, artifacts.Artifact]],
+    languages: tuple[str, ...],
+    plan: Mapping[str, Any],
 ) -> FiringSigns:
     found: dict[str, dict[int, Tensor]] = {}
     for _, row, piece in pieces:
@@ -378,7 +559,9 @@ def _signs(
     bits = torch.stack(
         [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
     )
-    return FiringSigns(bits, prompts, languages, d_mlp)
+    source = plan["wanted"].get("signs_of", "gate")
+    threshold = plan["wanted"].get("signs_above", 0.0)
+    return FiringSigns(bits, prompts, languages, plan["d_mlp"], source, threshold)
 
 
 def open_sentence_means(out: Path | str) -> SentenceMeans:

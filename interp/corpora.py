@@ -89,7 +89,13 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Corpora:
-    """Rows of tokens in several languages."""
+    """Rows of tokens in several languages.
+
+    >>> text
+    Corpora(en 10, de 10, zh 10 rows of up to 64 tokens, in 5 shards)
+    >>> text.subset(["zh"]).tokens()
+    {'zh': 640}
+    """
 
     rows: dict[str, Rows]
     """By language, in the order of `languages`."""
@@ -122,6 +128,11 @@ class Corpora:
         for code, rows in self.rows.items():
             if ((rows.shard < 0) | (rows.shard >= self.n_shards)).any():
                 raise ValueError(f"A row of {code} is in a shard outside 0 to {self.n_shards - 1}.")
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{code} {len(each.ids):,}" for code, each in self.rows.items())
+        longest = max(each.ids.shape[1] for each in self.rows.values())
+        return f"Corpora({rows} rows of up to {longest:,} tokens, in {self.n_shards} shards)"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -193,6 +204,12 @@ def read_corpora(
     `held_out` is the share of documents that "train" leaves to "held_out": two calls that agree on
     it and on `document` have no document in common, whatever else differs. `seed` decides on order
     and shards, not on that. Look at `.hygiene` for text in other languages; "drop" leaves it out.
+
+    >>> text = interp.read_corpora("babel", ["fr"], model, block_length=64, tokens=640, n_shards=5)
+    >>> text.rows["fr"].ids.shape
+    torch.Size([10, 64])
+    >>> print(text.hygiene["fr"])
+    fr: 0.0% of ...
     """
     codes = check_languages(languages)
     _at_least(1, n_shards=n_shards)
@@ -242,6 +259,11 @@ def read_sentences(
 
     At most `sentences` per language are taken, in random order. Rows longer than `max_length`
     tokens (None: than the model allows) are left out, never cut, and counted in `too_long`.
+
+    >>> lines = {"en": ["It is late.", "It is very late by now."]}
+    >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=2)
+    >>> sorted(rows.rows["en"].length.tolist())
+    [5, 8]
     """
     codes = check_languages(languages)
     _at_least(1, n_shards=n_shards)
@@ -277,7 +299,13 @@ def prompt_rows(
     bos: Literal["none", "document"] = "none",
     n_shards: int = 1,
 ) -> Corpora:
-    """Prompts as rows: row i is prompt i in every language, and its translations share a shard."""
+    """Prompts as rows: row i is prompt i in every language, and its translations share a shard.
+
+    >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
+    >>> prompts = interp.read_prompts(lists, ["en", "de"])
+    >>> interp.prompt_rows(prompts, model).tokens()
+    {'en': 5, 'de': 5}
+    """
     _at_least(1, n_shards=n_shards)
     _check_bos(bos, model)
     if len(prompts.ids) < n_shards:

@@ -41,7 +41,11 @@ Units = Bool[Tensor, "layer unit"] | Mapping[Site, Bool[Tensor, "layer unit"]]
 
 @dataclass(frozen=True)
 class Edit:
-    """What chosen units give: `factor` times what they gave, plus `shift`."""
+    """What chosen units give: `factor` times what they gave, plus `shift`.
+
+    >>> interp.Edit("halve", factor=0.5)
+    Edit('halve', factor 0.5)
+    """
 
     name: str
     """What is done, for tables and cards."""
@@ -66,13 +70,21 @@ class Edit:
                     f"{values[layer, unit]}. Was it a mean over no tokens?"
                 )
 
+    def __repr__(self) -> str:
+        shift = f", shift at {', '.join(self.shift)}" if self.shift else ""
+        return f"Edit({self.name!r}, factor {self.factor:g}{shift})"
+
 
 deactivate = Edit("deactivate", factor=0.0)
 """Chosen units give zero: they are switched off."""
 
 
 def scale(factor: float) -> Edit:
-    """Chosen units give `factor` times what they gave; one: nothing changes, zero: off."""
+    """Chosen units give `factor` times what they gave; one: nothing changes, zero: off.
+
+    >>> interp.scale(2.0)
+    Edit('scale by 2', factor 2)
+    """
     return Edit(f"scale by {factor:g}", factor=factor)
 
 
@@ -81,6 +93,9 @@ def override(values: Values | Mapping[Site, Values], site: Site = "post") -> Edi
 
     A mapping holds the constants of several sites, as `sentence_medians` makes it; `site` is then
     of no use.
+
+    >>> interp.override(torch.full((6, 2048), 0.1))
+    Edit('override', factor 0, shift at post)
     """
     shift: dict[Site, Values] = _by_site(values, site)
     sites: list[Site] = [*shift, site]
@@ -91,6 +106,9 @@ def replace(moments: ActivationMoments, language: str, site: Site = "act") -> Ed
     """Chosen neurons give their mean over the language's tokens, whatever they read.
 
     At "act" only the gate is held there: the neuron's output still follows its linear branch.
+
+    >>> interp.replace(moments, "de")
+    Edit('replace with de', factor 0, shift at act)
     """
     return Edit(
         f"replace with {language}", 0.0, {site: language_mean(moments, language, site)}, site
@@ -100,7 +118,11 @@ def replace(moments: ActivationMoments, language: str, site: Site = "act") -> Ed
 def add(
     moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
 ) -> Edit:
-    """Chosen neurons give `strength` times their mean in the language on top of what they gave."""
+    """Chosen neurons give `strength` times their mean in the language on top of what they gave.
+
+    >>> interp.add(moments, "de", strength=0.5)
+    Edit('add 0.5 de', factor 1, shift at act)
+    """
     mean = language_mean(moments, language, site)
     return push({site: mean}, strength, f"add {strength:g} {language}")
 
@@ -108,7 +130,11 @@ def add(
 def difference_of_means(
     moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
 ) -> Edit:
-    """As `add`, with the mean in the language minus the mean of its means in the others."""
+    """As `add`, with the mean in the language minus the mean of its means in the others.
+
+    >>> interp.difference_of_means(moments, "de", strength=2.0)
+    Edit('2 towards de', factor 1, shift at act)
+    """
     mine = language_mean(moments, language, site)
     others = [code for code in moments.languages if code != language]
     if not others:
@@ -118,7 +144,11 @@ def difference_of_means(
 
 
 def push(values: Mapping[Site, Values], strength: float = 1.0, name: str = "push") -> Edit:
-    """Chosen units give `strength` times these values on top of what they gave, at any site."""
+    """Chosen units give `strength` times these values on top of what they gave, at any site.
+
+    >>> interp.push({"resid_post": torch.ones(6, 256)}, strength=0.1)
+    Edit('push', factor 1, shift at resid_post)
+    """
     if not math.isfinite(strength):
         raise ValueError(f"{name}: the strength is {strength}; give a finite number.")
     shift: dict[Site, Values] = {site: strength * each for site, each in values.items()}
@@ -145,6 +175,9 @@ def sentence_medians(means: SentenceMeans, language: str) -> dict[Site, Values]:
 
     What Kojima et al. (2024) override units with. Of an even number of sentences, the mean of the
     middle two.
+
+    >>> interp.override(interp.sentence_medians(means, "de"))
+    Edit('override', factor 0, shift at pre)
     """
     if language not in means.languages:
         raise ValueError(
@@ -184,6 +217,14 @@ def intervene(
     `where` other than "all" needs passes through `model.body`, `logits` or `generate`. With
     `check`, the logits of that prompt are compared before and under the edit, and a warning says so
     if nothing changes: two forward passes more.
+
+    >>> ids = torch.tensor([model.encode("Guten Morgen")])
+    >>> before = model.logits(ids)
+    >>> with interp.intervene(model, neurons["de"], interp.deactivate):
+    ...     print(torch.equal(model.logits(ids), before))
+    False
+    >>> torch.equal(model.logits(ids), before)
+    True
     """
     given = _by_site(units, edit.site)
     chosen: dict[Site, Tensor] = {site: mask for site, mask in given.items() if mask.any()}

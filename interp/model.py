@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError  # what torch calls a refusal to run what a file says
 from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 try:
@@ -52,7 +55,7 @@ _HOOKS: dict[str, str] = {
     "attn_out": "hook_attn_out",
 }
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
-_TOKENIZER_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
+_SOURCE_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
 
 
 @dataclass
@@ -73,6 +76,11 @@ class NeuronModel:
     """A causal language model whose neurons have names; made by `load` or `wrap`.
 
     Parameters are frozen; gradients with respect to activations still flow.
+
+    >>> model.n_layers, model.d_mlp, model.gated
+    (6, 2048, True)
+    >>> model.site(3, "post")
+    'blocks.3.mlp.hook_post'
     """
 
     def __init__(
@@ -89,12 +97,14 @@ class NeuronModel:
         self.attention: Attention = attention
         self._parameters = parameters
         self._pass: _Pass | None = None
+        self.ran_out_at: int | None = None  # tokens of the smallest batch too large for memory
         named = ("architecture", "original_architecture")  # by a bridge, by a HookedTransformer
         self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in named)))
         self.n_layers = len(getattr(bridge, "blocks", ()))
         shapes = {self._mlp_shape(layer) for layer in range(self.n_layers)}
         shape = shapes.pop() if len(shapes) == 1 else None
         if shape is None:
+            _refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
             raise ValueError(
                 f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
                 "one MLP with one output projection, all of one width; mixtures of experts, "
@@ -149,7 +159,17 @@ class NeuronModel:
 
     @property
     def bos_id(self) -> int | None:
-        return getattr(self.tokenizer, "bos_token_id", None)
+        """The special token that the tokenizer puts before a text, or else its beginning-of-text
+        token: XGLM has <s>, and was trained with </s> there."""
+        return self._bos_id
+
+    @functools.cached_property
+    def _bos_id(self) -> int | None:
+        if self.tokenizer is None:
+            return None
+        first = self.tokenizer("a")["input_ids"][:1]
+        own = getattr(self.tokenizer, "bos_token_id", None)
+        return first[0] if first and first[0] in self.special_ids else own
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -240,15 +260,25 @@ class NeuronModel:
 
     def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
         """Weights into `pre`, or into `pre_linear` where the MLP is gated."""
-        return self.bridge.blocks[layer].mlp.W_in
+        return self._weight(layer, "W_in")
 
     def w_gate(self, layer: int) -> Float[Tensor, "d_model neuron"] | None:
         """Weights into `pre` where the MLP is gated, else None."""
-        return getattr(self.bridge.blocks[layer].mlp, "W_gate", None)
+        return self._weight(layer, "W_gate") if self.gated else None
 
     def w_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
         """Weights from `post` to the residual stream."""
-        return self.bridge.blocks[layer].mlp.W_out
+        return self._weight(layer, "W_out")
+
+    def _weight(self, layer: int, name: str) -> Tensor:
+        try:
+            return getattr(self.bridge.blocks[layer].mlp, name)
+        except NotImplementedError:
+            raise ValueError(
+                f"The weights of layer {layer} of {self.name} are quantised or offloaded and "
+                "cannot be read as numbers: its neurons can be watched and edited, but for this "
+                "load it in full precision, without offloading."
+            ) from None
 
     def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
         """d_mlp and d_model, from the output projection itself; None where there is none."""
@@ -496,22 +526,58 @@ def load(
     `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, without
     sites inside attention. "hooked" has those too, and is slower, more so on long texts. `dtype`
     None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
-    as `revision`, `quantization_config`, or `device_map` to spread a model over devices.
+    as `revision`, `quantization_config`, or `device_map` to spread a model over devices. Code that
+    comes with a model is not run unless you say so: `trust_remote_code=True`.
+
+    >>> interp.load("babel", dtype=torch.float32)
+    NeuronModel('babel': 6 layers of 2048 neurons)
     """
     if attention not in get_args(Attention):
         raise ValueError(f'attention is "native" or "hooked", not {attention!r}.')
     if device is not None and "device_map" in options:
         raise ValueError("Give device or device_map, not both: device_map places every layer.")
     source = _find(name)
+    options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
+    where = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
+    _refuse_experts(name, AutoConfig.from_pretrained(source, **where))  # before gigabytes are read
     if attention == "hooked":
         options["attn_implementation"] = "eager"  # scores are only there to see without fusing
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, **{key: options[key] for key in _TOKENIZER_OPTIONS if key in options}
-    )
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"The weights of {name} cannot be read: {error}") from None
     if not {"device_map", "quantization_config"} & options.keys():
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
+    bridge = _bridge(model, name, attention)
+    first, *rest = tokenizer("a")["input_ids"]
+    bridge.tokenizer = tokenizer  # as it is: TransformerLens' own loader would replace it
+    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
+    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
+    return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
+
+
+def outline(
+    name: str | Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> NeuronModel:
+    """The model as its config alone describes it, with shapes and no numbers, in seconds.
+
+    It has layers, widths, sites and the refusals of `load`, but no tokenizer, and cannot be run.
+    """
+    config = AutoConfig.from_pretrained(_find(name), trust_remote_code=trust_remote_code)
+    _refuse_experts(name, config)
+    kept = dtype or getattr(config, "dtype", None) or torch.float32
+    with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=kept, trust_remote_code=trust_remote_code
+        )
+        parameters = dict(model.named_parameters())
+        return NeuronModel(_bridge(model, name, "native"), None, str(name), "native", parameters)
+
+
+def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
+    """TransformerLens' bridge around a Hugging Face model."""
     implementation = model.config._attn_implementation
     bridge = build_bridge_from_module(
         model,
@@ -522,11 +588,7 @@ def load(
     )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
-    first, *rest = tokenizer("a")["input_ids"]
-    bridge.tokenizer = tokenizer  # as it is: TransformerLens' own loader would replace it
-    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
-    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
-    return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
+    return bridge
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
@@ -534,6 +596,9 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
 
     The model is frozen and put in evaluation mode. The tokenizer that TransformerLens made for it
     may have gained special tokens: pass the original where that matters.
+
+    >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
+    NeuronModel('mine': 6 layers of 2048 neurons)
     """
     if isinstance(model, TransformerBridge):
         kind, holder = NeuronModel, model.original_model
@@ -568,6 +633,19 @@ def _find(name: str | Path) -> str:
             f"{path} is not a folder: name a folder that holds a Hugging Face model."
         )
     return str(path) if path.is_dir() else str(name)
+
+
+def _refuse_experts(name: str | Path, config: Any) -> None:
+    """A sentence of their own for mixtures of experts, by what their configs are known to say."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        n_experts = getattr(text, key, None)
+        if isinstance(n_experts, int) and n_experts > 0:
+            raise ValueError(
+                f"{name} ({text.model_type}) cannot be read neuron by neuron: it is a mixture of "
+                f"{n_experts} experts per layer, each token meets a few of them, and a neuron of "
+                "an expert that was not asked neither fired nor was silent; take a dense model."
+            )
 
 
 @contextmanager

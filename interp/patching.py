@@ -30,7 +30,17 @@ from interp import artifacts
 from interp.alignment import At, Source, Span, align, prompt_ids
 from interp.model import NeuronModel
 from interp.scores.attribution import Prompt, target_ids
-from interp.sweep import PLACES, Patch, Place, Sweep, Units, Values, others, record, width
+from interp.sweep import (
+    PLACES,
+    Patch,
+    Place,
+    Sweep,
+    Units,
+    Values,
+    others,
+    record,
+    width,
+)
 
 Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
 """What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
@@ -115,10 +125,16 @@ class PatchingResult:
         return self.unpatched.softmax(dim=-1)[chosen].sum().item()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each number; `change` is in nats, from the target as it is."""
-        axes = (self.sources, self.parts, self.layers, self.spans, self.answers)
-        names = ["source", "part", "layer", "span", "answer"]
-        return pd.DataFrame(list(product(*axes)), columns=names).assign(
+        """One row for each number; `place` numbers the spans, and `change` is in nats, from the
+        target as it is."""
+        places = list(enumerate(self.spans))
+        axes = (self.sources, self.parts, self.layers, places, self.answers)
+        rows = [
+            (source, part, layer, *place, answer)
+            for source, part, layer, place, answer in product(*axes)
+        ]
+        names = ["source", "part", "layer", "place", "span", "answer"]
+        return pd.DataFrame(rows, columns=names).assign(
             extent=self.extent,
             log_probability=self.log_probability.flatten().numpy(),
             probability=self.probability.flatten().numpy(),
@@ -191,19 +207,13 @@ def patch(
     named = {"source": source, **(controls or {})}
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
-        taken = [_take(model, each, target, at, places) for each in named.values()]
-        spans, own = taken[0].spans, [_log_probability(each.logits, tokens) for each in taken]
-        noise = _noise(taken[0].values, generator)
-        rows = [each.mean(dim=0) for each in own]
-        names = list(named)
-        unpatched = None
-        if noise is not None:
-            names, rows = [*names, "noise"], [*rows, torch.full_like(rows[0], torch.nan)]
-            here = tuple(Span(each.name, each.target, each.target) for each in spans)
-            values, _ = record(model, torch.tensor(ids), places)
-            unpatched = _at(values, here)
+        taken = _take(model, named, target, at, places, generator, at_once)
+        own = [_log_probability(each, tokens).mean(dim=0) for each in taken.logits]
+        spans, names = taken.spans, list(named)
+        if taken.noise is not None:
+            names, own = [*names, "noise"], [*own, torch.full_like(own[0], torch.nan)]
         sweep = Sweep(
-            model, list(units.values()), [each.values for each in taken], spans, noise, unpatched
+            model, list(units.values()), taken.values, spans, taken.noise, taken.unpatched
         )
         shape = (len(names), len(units), len(numbers), len(spans))
         reach = [range(n, n + 1 if layers == "each" else model.n_layers) for n in numbers]
@@ -213,7 +223,7 @@ def patch(
         ]
         found = torch.empty(*shape, len(answers), dtype=torch.float64)
         top = torch.empty(shape, dtype=torch.int64)
-        clean = rows[0]
+        clean = own[0]
         for some, logits, prompt in sweep.run(torch.tensor(ids), patches, at_once):
             where = tuple(torch.tensor([each[:4] for each in some]).unbind(dim=1))
             found[where] = _log_probability(logits, tokens)
@@ -223,7 +233,7 @@ def patch(
         found,
         top,
         clean,
-        torch.stack(rows),
+        torch.stack(own),
         tuple(names),
         tuple(units),
         layers,
@@ -245,33 +255,62 @@ def heads(model: NeuronModel) -> dict[str, Units]:
 
 @dataclass(frozen=True, eq=False)
 class _Taken:
-    """The activations of one source, on average over its prompts."""
+    """What is put into the target."""
 
     spans: tuple[Span, ...]
-    values: Values
-    logits: Float[Tensor, "prompt vocab"]
+    values: list[Values]
+    """Of each source, on average over its prompts."""
+    logits: list[Float[Tensor, "_ vocab"]]
+    """Of each source's prompts."""
+    noise: Values | None
+    """Random directions."""
+    unpatched: Values | None
+    """What the target has itself, which noise starts from."""
 
 
 def _take(
-    model: NeuronModel, sources: Sources, target: Prompt, at: At, places: Sequence[Place]
+    model: NeuronModel,
+    named: Mapping[str, Sources],
+    target: Prompt,
+    at: At,
+    places: Sequence[Place],
+    generator: torch.Generator | None,
+    at_once: int,
 ) -> _Taken:
-    given = _listed(sources)
+    listed = [_listed(each) for each in named.values()]
     # Before anything is run: all of them must meet the target.
-    aligned = [align(model, each, target, at) for each in given]
-    values, logits = [], []
-    for each, spans in zip(given, aligned, strict=True):
-        prompt = each.prompt if isinstance(each, Source) else each
-        found, row = record(model, torch.tensor(prompt_ids(model, prompt)), places)
-        values.append(_at(found, spans))
-        logits.append(row)
+    aligned = [align(model, each, target, at) for some in listed for each in some]
+    spans = aligned[0]
+    prompts = [prompt_ids(model, _prompt(each)) for some in listed for each in some]
+    where = [[span.source for span in found] for found in aligned]
+    if generator is not None:
+        prompts.append(prompt_ids(model, target))
+        where.append([span.target for span in spans])
+    found = iter(record(model, prompts, where, places, at_once))
+    recorded = [[next(found) for _ in some] for some in listed]
+    values = [_mean([each.values for each in some]) for some in recorded]
+    return _Taken(
+        spans,
+        values,
+        [torch.stack([each.logits for each in some]) for some in recorded],
+        _noise(values[0], generator),
+        None if generator is None else next(found).values,
+    )
+
+
+def _mean(several: Sequence[Values]) -> Values:
     mean: dict[Place, list[Tensor]] = {
         place: [
-            torch.stack([each[place][n] for each in values]).mean(dim=0)
-            for n in range(len(aligned[0]))
+            torch.stack([values[place][span] for values in several]).mean(dim=0)
+            for span in range(len(spans))
         ]
-        for place in places
+        for place, spans in several[0].items()
     }
-    return _Taken(aligned[0], mean, torch.stack(logits))
+    return mean
+
+
+def _prompt(source: Source | Prompt) -> Prompt:
+    return source.prompt if isinstance(source, Source) else source
 
 
 def _listed(sources: Sources) -> list[Source | Prompt]:
@@ -282,17 +321,6 @@ def _listed(sources: Sources) -> list[Source | Prompt]:
     if not several:
         raise ValueError("There is no source among the sources: give a prompt or more.")
     return [several] if all(isinstance(each, int) for each in several) else several
-
-
-def _at(values: Mapping[Place, Tensor], spans: Sequence[Span]) -> dict[Place, list[Tensor]]:
-    """For each span what the source has at its tokens, in float32 or better."""
-    return {
-        place: [
-            each[:, list(span.source)].to(torch.promote_types(each.dtype, torch.float32))
-            for span in spans
-        ]
-        for place, each in values.items()
-    }
 
 
 def _noise(like: Values, generator: torch.Generator | None) -> Values | None:

@@ -1,11 +1,8 @@
 """Which neurons belong to which language: selecting them, comparing selections, handing them on."""
 
-import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,13 +11,15 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp import artifacts
+from interp import exchange
 from interp.model import Kind, NeuronModel
 from interp.scores.average_precision import Half, Precision, top_and_bottom
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.stats import ActivationMoments, FiringStats
 
-FORMAT = "polyneuron NeuronSelection 1"
+FORMAT = exchange.FORMAT
+"""How a selection's JSON file says what it is."""
+
 NEURON_SITES = ("pre", "pre_linear", "post")
 """Where the neurons of the MLP are: what the gate gets, the linear branch, and what they give."""
 
@@ -251,65 +250,13 @@ class NeuronSelection:
 
         With several sites a line holds the units of each, counted from zero at every site.
         """
-        blocks = []
-        for language in self.languages:
-            rows = [
-                f'   "{layer}": {json.dumps(self._ids(chosen))}'
-                for layer, chosen in enumerate(self[language])
-                if chosen.any()
-            ]
-            lines = "{\n" + ",\n".join(rows) + "\n  }" if rows else "{}"
-            blocks.append(f"  {json.dumps(language)}: {lines}")
-        head = {
-            "format": FORMAT,
-            "languages": list(self.languages),
-            "n_layers": self.n_layers,
-            "n_neurons": self.n_neurons,
-            **({} if self.neurons_only else {"sites": self.sites}),
-            "provenance": provenance or {},
-        }
-        entries = [
-            f' "{name}": {json.dumps(value, ensure_ascii=False, sort_keys=True)}'
-            for name, value in head.items()
-        ]
-        neurons = ' "neurons": {\n' + ",\n".join(blocks) + "\n }"
-        artifacts.write_text(path, "{\n" + ",\n".join([*entries, neurons]) + "\n}\n")
+        exchange.write_json(path, self.mask, self.languages, self.sites, provenance or {})
 
     @staticmethod
     def from_json(path: Path | str) -> "NeuronSelection":
         """Read what `to_json` wrote, or somebody else wrote in that form."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is missing. Make it with NeuronSelection.to_json.")
-        try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
-            languages = tuple(stored["languages"])
-            if set(stored["neurons"]) != set(languages):
-                raise ValueError("the languages named and the languages that have neurons differ")
-            sites = tuple((kind, width) for kind, width in stored.get("sites", ()))
-            return NeuronSelection.from_triples(
-                [
-                    (row, int(layer), neuron)
-                    for row, language in enumerate(languages)
-                    for layer, neurons in stored["neurons"][language].items()
-                    for neuron in (_on_one_axis(neurons, sites) if sites else neurons)
-                ],
-                languages,
-                stored["n_layers"],
-                stored["n_neurons"],
-                sites,
-            )
-        except KeyError as error:
-            raise ValueError(
-                f"{path} is no selection: it has no {error}; a selection has format, languages, "
-                "n_layers, n_neurons and neurons."
-            ) from None
-        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(
-                f"{path} is no selection that can be read ({error}): write it with "
-                "NeuronSelection.to_json."
-            ) from None
+        with exchange.readable(path):
+            return NeuronSelection.from_triples(*exchange.read_json(path))
 
     def to_lape_pth(self, path: Path | str) -> None:
         """The published format (Tang et al., 2024): a list by language of lists by layer of ids.
@@ -323,10 +270,7 @@ class NeuronSelection:
                 f"This selection has units of {', '.join(kinds)}, and the "
                 "published format holds neurons of the MLP alone: export selection.neurons()."
             )
-        lists = [[chosen.nonzero().flatten() for chosen in layers] for layers in self.mask]
-        buffer = io.BytesIO()
-        torch.save(lists, buffer)
-        artifacts.write_bytes(path, buffer.getvalue())
+        exchange.write_lape(path, self.mask)
 
     @staticmethod
     def from_lape_pth(
@@ -336,43 +280,11 @@ class NeuronSelection:
 
         The authors' files hold en zh fr es vi id, and ja after them for LLaMA-2 7B and 13B only.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is missing: give the path of a mask file (.pth).")
-        try:
-            lists = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # whatever a damaged archive or a foreign object provokes
-            raise ValueError(
-                f"{path} cannot be read as tensors alone ({type(error).__name__}): it must be a "
-                "list by language of lists by layer of id tensors, saved with torch.save."
-            ) from None
-        if not _is_lape(lists):
-            raise ValueError(f"{path} is no list by language of lists by layer of int64 ids.")
-        if len(lists) != len(languages):
-            raise ValueError(
-                f"{path} holds {len(lists)} languages, and {len(languages)} are named "
-                f"({', '.join(languages)}): name those of the file, in its order."
-            )
-        mask = torch.zeros(len(lists), len(lists[0]), n_neurons, dtype=torch.bool)
-        for language, layers, row in zip(languages, lists, mask, strict=True):
-            for layer, ids in enumerate(layers):
-                if len(ids) and not 0 <= ids.min() <= ids.max() < n_neurons:
-                    raise ValueError(
-                        f"{path} has neurons {ids.min()} to {ids.max()} in layer {layer} of "
-                        f"{language}, and a layer has {n_neurons}: give the model's d_mlp."
-                    )
-                row[layer, ids] = True
-        return NeuronSelection(mask, tuple(languages))
+        return NeuronSelection(exchange.read_lape(path, languages, n_neurons), tuple(languages))
 
     def _split(self, units: Bool[Tensor, "*axes unit"]) -> tuple[Bool[Tensor, "*axes _"], ...]:
         """The parts that belong to each site."""
         return units.split([width for _, width in self.sites], dim=-1)
-
-    def _ids(self, chosen: Bool[Tensor, " neuron"]) -> list[int] | dict[str, list[int]]:
-        """Of one layer; with other sites than the neurons alone, for each site that has any."""
-        if self.neurons_only:
-            return chosen.nonzero().flatten().tolist()
-        parts = zip(self.sites, self._split(chosen), strict=True)
-        return {kind: part.nonzero().flatten().tolist() for (kind, _), part in parts if part.any()}
 
     def _index(self, language: str) -> int:
         if language not in self.languages:
@@ -491,26 +403,3 @@ def _as_many(
     noise = torch.rand(mask.shape, generator=generator, dtype=torch.float64)
     rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
     return rank < reduce(mask.long(), "layer unit -> layer 1", "sum")
-
-
-def _on_one_axis(units: dict[str, list[int]], sites: tuple[tuple[str, int], ...]) -> list[int]:
-    """Places on the unit axis, from ids at each site."""
-    widths = dict(sites)
-    starts = dict(zip(widths, accumulate(widths.values(), initial=0), strict=False))
-    for kind, ids in units.items():
-        if kind not in widths or not all(0 <= id < widths[kind] for id in ids):
-            raise ValueError(f"{ids} are no units of {kind!r}, and the sites are {sites}")
-    return [starts[kind] + id for kind, ids in units.items() for id in ids]
-
-
-def _is_lape(lists: object) -> bool:
-    return (
-        isinstance(lists, list)
-        and len(lists) > 0
-        and all(isinstance(layers, list) and len(layers) == len(lists[0]) for layers in lists)
-        and all(
-            isinstance(ids, Tensor) and ids.ndim == 1 and ids.dtype == torch.int64
-            for layers in lists
-            for ids in layers
-        )
-    )

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from einops import rearrange
 from jaxtyping import Float64
+from scipy.special import stdtrit
 from scipy.stats import hypergeom
 from torch import Tensor
 
@@ -90,14 +91,18 @@ def measure_stability(
         across_shards(stats, select, level),
         *([across_changes(stats, select, others, level)] if others else []),
     ]
+    return stacked(parts)
+
+
+def stacked(parts: Sequence[Stability]) -> Stability:
+    """Several results, of one selection and level, one below the other."""
+    first = parts[0]
+    if any((each.languages, each.level) != (first.languages, first.level) for each in parts):
+        raise ValueError("Results of other languages or of another level cannot be put together.")
     names = ("jaccard", "low", "high", "chance", "most")
     tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Stability(
-        changes=tuple(change for part in parts for change in part.changes),
-        languages=stats.languages,
-        level=level,
-        **tensors,
-    )
+    changes = tuple(change for part in parts for change in part.changes)
+    return Stability(changes=changes, languages=first.languages, level=first.level, **tensors)
 
 
 def across_halves(
@@ -155,6 +160,56 @@ def across_changes(
         languages=mine.languages,
         level=level,
     )
+
+
+def across_runs(
+    stats: FiringStats,
+    others: Mapping[str, FiringStats],
+    select: Select,
+    level: float = 0.95,
+) -> Stability:
+    """The selection beside those from other runs of the model: another corpus, another seed.
+
+    Both select from the languages that both have, so that nothing differs but the text; the
+    others are NaN. The jackknife leaves out a shard of either run: errors of two texts add up as
+    squares, and t has the degrees of freedom of the run with fewer shards.
+    """
+    if not others:
+        raise ValueError("There is no other run to compare with: give one.")
+    return stacked([_beside(stats, name, other, select, level) for name, other in others.items()])
+
+
+def _beside(
+    stats: FiringStats, name: str, other: FiringStats, select: Select, level: float
+) -> Stability:
+    """One line of `across_runs`."""
+    common = tuple(code for code in stats.languages if code in other.languages)
+    if len(common) < 2:
+        raise ValueError(
+            f"{name} has {', '.join(other.languages)}, and this run {', '.join(stats.languages)}: "
+            "to select anything, two languages must be in both."
+        )
+    mine, theirs = (_only(each, common) for each in (stats, other))
+    one, two = select(mine), select(theirs)
+    errors = [
+        jackknife(mine, lambda part: jaccard_between(select(part), two), level).standard_error,
+        jackknife(theirs, lambda part: jaccard_between(one, select(part)), level).standard_error,
+    ]
+    freedom = min(mine.n_shards, theirs.n_shards) - 1
+    reach = torch.hypot(*errors) * float(stdtrit(freedom, (1 + level) / 2))
+    jaccard = jaccard_between(one, two).double()
+    found = {
+        "jaccard": jaccard,
+        "low": (jaccard - reach).clamp(0, 1),
+        "high": (jaccard + reach).clamp(0, 1),
+        "chance": _mean_by_chance(one, two),
+        "most": _most(one, two),
+    }
+    rows = [stats.languages.index(code) for code in common]
+    every = {key: torch.full((1, len(stats.languages)), math.nan).double() for key in found}
+    for key, values in found.items():
+        every[key][0, rows] = values
+    return Stability(changes=(name,), languages=stats.languages, level=level, **every)
 
 
 def entropy_settings(
@@ -298,5 +353,12 @@ def _of_languages(
     select: Select, languages: tuple[str, ...], stats: FiringStats
 ) -> NeuronSelection:
     """Select as if only these languages had been read."""
+    return select(_only(stats, languages))
+
+
+def _only(stats: FiringStats, languages: tuple[str, ...]) -> FiringStats:
+    """The counts of some languages."""
+    if languages == stats.languages:
+        return stats
     rows = [stats.languages.index(code) for code in languages]
-    return select(FiringStats(stats.fired[:, rows], stats.tokens[:, rows], languages))
+    return FiringStats(stats.fired[:, rows], stats.tokens[:, rows], languages)

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.alignment import Span
 from interp.interventions import Site
 from interp.model import Hook, Kind, NeuronModel
-from interp.whatif import Edit, Ending, Way
+from interp.whatif import Edit, Ending
 
 Place = Site | Literal["z"]
 """A site of the model, or "z": what heads give to attention's output projection."""
@@ -26,8 +26,6 @@ Units = Mapping[Place, Bool[Tensor, "layer _"]]
 
 Values = Mapping[Place, Sequence[Float[Tensor, "layer _ _"]]]
 """What is written: by place, and for each span at its tokens."""
-
-_SHORT = 8  # tokens of an end up to which variants are packed side by side
 
 PLACES: tuple[Place, ...] = (*get_args(Kind), "z")
 
@@ -72,7 +70,7 @@ class Sweep:
         for first, some in self._chunks(patches, len(ids), at_once):
             last = len(ids) - first
             whole = _WholePrompts(self._model, ids) if within_heads else None
-            ending = whole or (Ending if last <= _SHORT else _LongEnding)(self._model, ids, last)
+            ending = whole or Ending(self._model, ids, last)
             offset = first if whole is None else 0
             for batch in _batches(some, at_once // last):
                 edits = self._edits(batch, offset)
@@ -154,13 +152,6 @@ class Sweep:
         return old + direction * far / direction.norm(dim=-1, keepdim=True)
 
 
-class _LongEnding(Ending):
-    """An `Ending` of many tokens: side by side, most of what attention computes would be masked."""
-
-    def _possible(self) -> tuple[Way, ...]:
-        return tuple(way for way in super()._possible() if way != "packed")
-
-
 class _WholePrompts:
     """As `Ending`, for places inside attention: every variant is a whole prompt in a batch."""
 
@@ -200,15 +191,69 @@ def _batches(patches: Sequence[Patch], full: int) -> Iterator[list[Patch]]:
     yield batch
 
 
+class Recorded(NamedTuple):
+    """What one prompt has."""
+
+    values: Values
+    """In float32 or better."""
+
+    logits: Float[Tensor, " vocab"]
+    """At its last token."""
+
+
 def record(
-    model: NeuronModel, ids: Int[Tensor, " pos"], places: Sequence[Place]
-) -> tuple[dict[Place, Float[Tensor, "layer pos _"]], Float[Tensor, " vocab"]]:
-    """What a prompt has at these places at every token, and its logits at the last."""
-    found: dict[tuple[Place, int], Tensor] = {}
+    model: NeuronModel,
+    prompts: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Sequence[int]]],
+    places: Sequence[Place],
+    at_once: int,
+) -> list[Recorded]:
+    """What prompts have at these places at the positions of their spans, and what they answer.
+
+    Prompts of like length share a pass of at most `at_once` positions.
+    """
+    found: dict[int, Recorded] = {}
+    for batch in _alike(prompts, at_once):
+        chosen = [sorted({pos for span in spans[prompt] for pos in span}) for prompt in batch]
+        values, logits = _run([prompts[prompt] for prompt in batch], chosen, places, model)
+        for row, prompt in enumerate(batch):
+            rows = [[chosen[row].index(pos) for pos in span] for span in spans[prompt]]
+            found[prompt] = Recorded(
+                {place: [each[row][:, span] for span in rows] for place, each in values.items()},
+                logits[row],
+            )
+    return [found[prompt] for prompt in range(len(prompts))]
+
+
+def _alike(prompts: Sequence[Sequence[int]], at_once: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that share a pass."""
+    batch: list[int] = []
+    for prompt in sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])):
+        if batch and (len(batch) + 1) * len(prompts[prompt]) > at_once:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    yield batch
+
+
+def _run(
+    prompts: Sequence[Sequence[int]],
+    chosen: Sequence[Sequence[int]],
+    places: Sequence[Place],
+    model: NeuronModel,
+) -> tuple[dict[Place, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
+    """One pass over prompts of rising length: values at chosen positions, and the last logits."""
+    length = torch.tensor([len(prompt) for prompt in prompts])
+    shortest, longest = length.aminmax()
+    ids = torch.zeros(len(prompts), int(longest), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    found: dict[tuple[Place, int], list[Tensor]] = {}
 
     def keep(place: Place, layer: int) -> Hook:
         def look(values: Tensor, hook: Any) -> None:
-            found[place, layer] = values.flatten(2)[0].detach().clone().to(model.device)
+            rows = zip(values.flatten(2), chosen, strict=True)
+            found[place, layer] = [each[list(here)].to(model.device) for each, here in rows]
 
         return look
 
@@ -216,9 +261,22 @@ def record(
     hooks = [
         (site_name(model, layer, place), keep(place, layer)) for place in places for layer in layers
     ]
+    mask = torch.arange(int(longest)) < rearrange(length, "prompt -> prompt 1")
     with model.hooks(hooks):
-        logits = model.logits(rearrange(ids, "pos -> 1 pos"), keep=1)[0, -1]
-    return {place: torch.stack([found[place, n] for n in layers]) for place in places}, logits
+        # Where all are of one length there is no padding, and attention may do without a mask.
+        kept = model.logits(
+            ids, None if shortest == longest else mask, keep=int(longest - shortest) + 1
+        )
+    values: dict[Place, list[Tensor]] = {}
+    for place in places:
+        by_row = zip(*(found[place, layer] for layer in layers), strict=True)
+        values[place] = [_wide(torch.stack(rows)) for rows in by_row]
+    return values, kept[torch.arange(len(prompts)), (length - shortest).to(kept.device)]
+
+
+def _wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In float32 or better."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def site_name(model: NeuronModel, layer: int, place: Place) -> str:

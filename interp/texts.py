@@ -21,7 +21,12 @@ _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the Hugging Face hub (or a local folder in its layout), read as a stream."""
+    """A dataset of the Hugging Face hub (or a local folder in its layout), read as a stream.
+
+    >>> wikipedia = interp.HubDataset("wikimedia/wikipedia", {"fr": "20231101.fr"}, rows=10_000)
+    >>> wikipedia.configs["fr"]  # read_corpora(wikipedia, ["fr"], model) streams it
+    '20231101.fr'
+    """
 
     name: str
     """Such as `wikimedia/wikipedia`."""
@@ -109,6 +114,10 @@ def read_prompts(
     In <language>.jsonl each row has an `id` and a text in `field`; in <language>.txt and in lists
     the line number is the id. Texts stay as they are, spaces at their ends included. A prompt that
     some language lacks is an error, or is left out with `incomplete="drop"`.
+
+    >>> prompts = interp.read_prompts({"en": ["one", "two"], "de": ["eins", "zwei"]}, ["en", "de"])
+    >>> prompts.ids, prompts.texts["de"]
+    (('1', '2'), ('eins', 'zwei'))
     """
     codes = check_languages(languages)
     found = {code: _identified(source, code, field) for code in codes}
@@ -265,7 +274,7 @@ def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
         if not isinstance(row, dict):
             raise ValueError(

@@ -30,7 +30,11 @@ _MOST_SIGNS = 14  # of so many differences, all 2**14 signs are tried
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, or a tensor of them, with its uncertainty; in the unit of the number."""
+    """A number, or a tensor of them, with its uncertainty; in the unit of the number.
+
+    >>> interp.Estimate(*map(torch.tensor, (0.5, 0.1, 0.3, 0.7)), level=0.95)
+    0.5 (0.3 to 0.7 at 95 %)
+    """
 
     value: Float[Tensor, "*shape"]
     """The statistic over everything there is."""
@@ -46,6 +50,13 @@ class Estimate:
 
     level: float
     """Share of repetitions whose interval holds the truth, such as 0.95; one number at a time."""
+
+    def __repr__(self) -> str:
+        at = f"{100 * self.level:g} %"
+        if self.value.numel() == 1:
+            low, high = self.low.item(), self.high.item()
+            return f"{self.value.item():.4g} ({low:.4g} to {high:.4g} at {at})"
+        return f"Estimate of shape {list(self.value.shape)}, with intervals at {at}"
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,9 @@ def jackknife(
     selected is a jump, for which `selection_frequency` is the honest summary.
 
     Costs one evaluation per shard, and three times the memory of the statistic.
+
+    >>> interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    Estimate of shape [3], with intervals at 95 %
     """
 
     def without(shard: int | None) -> Tensor:
@@ -133,6 +147,10 @@ def selection_frequency(
 
     Replicates share all but one shard, so this is no probability that a run on other text would
     select the neuron; for that see `interp.agreement.predicted_agreement`.
+
+    >>> often = interp.selection_frequency(stats, lambda part: interp.select_by_entropy(part).mask)
+    >>> often.shape, often.max().item()
+    (torch.Size([3, 6, 2048]), 1.0)
     """
     _check_shards(stats.n_shards)
     chosen = torch.zeros(stats.fired.shape[1:], dtype=torch.int64)

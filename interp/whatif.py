@@ -11,8 +11,8 @@ positions as the end has tokens, however long the prompt is.
 Three ways give the same numbers. "packed": the variants stand side by side in one row, each with
 the position ids of the real end and a mask that shows it the prompt and itself, so that all share
 one copy of the prompt's keys. "copied": the variants are a batch, and each gets a copy of them, for
-models whose positions cannot be set (ALiBi). "whole": the whole prompt once for every variant, for
-a HookedTransformer, or where the end is all there is.
+long ends and for models whose positions cannot be set (ALiBi). "whole": the whole prompt once for
+every variant, for a HookedTransformer, or where the end is all there is.
 """
 
 import copy
@@ -45,12 +45,23 @@ whichever others are with it.
 # over copied keys may hold this many times more of them than positions.
 _KEYS_PER_POSITION = 64
 
+# Side by side, most of what attention computes is masked. Up to ends of so many tokens that costs
+# less than copies of the keys do.
+_SHORT = 20
+
 
 class Ending:
     """The last tokens of one prompt, ready to be asked what would happen if they were otherwise.
 
     Making one costs a forward pass over the prompt. Hooks of the caller that are active then must
     be active later on too; one that treats positions differently needs way="whole".
+
+    >>> ending = interp.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
+    >>> def off(values, variants):
+    ...     return values * 0
+    >>> for variants, logits in ending.ask(2, {("post", 3): off}):
+    ...     print(variants.tolist(), logits.shape)
+    [0, 1] torch.Size([2, 16384])
     """
 
     logits: Float[Tensor, " vocab"]
@@ -167,7 +178,10 @@ class Ending:
         """Ways that may be tried, fastest first."""
         if isinstance(self.model, ClassicModel) or self.last == len(self.ids):
             return ("whole",)
-        return ("packed", "copied", "whole") if _takes_mask(self.model) else ("copied", "whole")
+        if not _takes_mask(self.model):
+            return ("copied", "whole")
+        short = self.last <= _SHORT
+        return ("packed", "copied", "whole") if short else ("copied", "packed", "whole")
 
     def _agrees(self, witness: Float[Tensor, " vocab"]) -> bool:
         tolerance = 1e-4 if witness.dtype in (torch.float32, torch.float64) else 0.05

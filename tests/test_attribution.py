@@ -27,6 +27,7 @@ from interp.scores.attribution import (
     target_ids,
     top_neurons,
 )
+from interp.whatif import Ending
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -496,6 +497,42 @@ def test_reduced_precision_is_pointed_out(dtype, checkpoint, open_model):
     exact = integrated_gradients(open_model("llama"), PROMPT, TARGETS[0], quantity="logit")
     assert found.values.dtype == torch.float32
     assert_close(found.values, exact.values, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+@pytest.mark.parametrize("fits", [1, 7, 40])
+def test_a_full_memory_halves_what_goes_at_once_and_nothing_else(fits, open_model, monkeypatch):
+    model = open_model("llama")
+    neurons = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
+    neurons[:, ::3] = True
+
+    def both() -> tuple[Tensor, Tensor]:
+        found = integrated_gradients(model, PROMPT, TARGETS[0], steps=6, at_once=64)
+        return found.values, ablation_effect(model, PROMPT, TARGETS[0], neurons, at_once=64)
+
+    expected, asked = both(), Ending.ask
+    seen: list[int] = []
+
+    def narrow(self, n_variants, edits, at_once=96):
+        for variants, logits in asked(self, n_variants, edits, at_once):
+            if len(variants) > fits:
+                raise torch.OutOfMemoryError("out of memory")
+            seen.append(len(variants))
+            yield variants, logits
+
+    monkeypatch.setattr(Ending, "ask", narrow)
+    for found, before in zip(both(), expected, strict=True):
+        torch.testing.assert_close(found, before, rtol=1e-4, atol=1e-7, equal_nan=True)
+    assert 1 <= max(seen) <= fits
+
+
+def test_a_memory_that_holds_nothing_is_said_to_be_too_small(open_model, monkeypatch):
+    def nothing(*given, **settings):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Ending, "ask", nothing)
+    with pytest.raises(ValueError, match=r"memory of cpu is too small for one what-if .* kept"):
+        integrated_gradients(open_model("llama"), PROMPT, TARGETS[0])
 
 
 def test_it_works_where_gradients_are_switched_off(open_model):

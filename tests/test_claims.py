@@ -8,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.claims import Claim, claim_of, counted, load_claims, markdown, save_claims, scoreboard
+from interp.claims import (
+    Claim,
+    claim_of,
+    counted,
+    in_short,
+    load_claims,
+    markdown,
+    save_claims,
+    scoreboard,
+    tally,
+)
 from interp.uncertainty import Estimate
 
 CLAIM = Claim(
@@ -123,3 +133,35 @@ def test_tables_show_number_interval_control_and_verdict():
     assert "0.2; holds if" in exact
     assert scoreboard([]).empty
     assert json.loads(frame.to_json())
+
+
+def test_a_row_of_the_table_is_one_line_whatever_is_in_it():
+    shown = markdown([replace(CLAIM, statement="a\n| b", value=math.nan, low=math.nan)])
+    assert len(shown.splitlines()) == 3
+    assert r"a \| b *Somebody" in shown
+    assert "nats per token: unknown; holds if" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456, "0.123"),
+        (-0.00734, "-0.00734"),
+        (12.345, "12.3"),
+        (1234.5, "1,234"),
+        (999.9, "1,000"),
+        (-20480.0, "-20,480"),
+        (0.0, "0"),
+        (math.nan, "unknown"),
+    ],
+)
+def test_numbers_are_told_in_short(value: float, text: str):
+    assert in_short(value) == text
+
+
+def test_claims_are_tallied_by_verdict():
+    no, unsure = replace(CLAIM, bar=0.5), replace(CLAIM, bar=0.2)
+    assert tally([]) == "0 claims"
+    assert tally([CLAIM]) == "1 claim: 1 holds"
+    assert tally([CLAIM, no, CLAIM]) == "3 claims: 2 hold, 1 does not"
+    assert tally([unsure, no, no]) == "3 claims: 2 do not, 1 cannot be told"

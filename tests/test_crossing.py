@@ -1,6 +1,7 @@
 """The commands that look between languages, and the two studies that are made of them."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,26 @@ import tyro
 
 import interp
 from experiments import lens_by_language, patch_across_languages
-from experiments.patch_across_languages import (
+from experiments.crossing_claims import Asked, claims_of
+from experiments.crossings import (
     CELLS,
+    Answered,
     Crossing,
-    averages,
+    answer,
+    crossing,
+    encoded,
     first_tokens,
     relation,
-    rows_of,
+    right,
     subject,
-    verdict,
 )
+from experiments.crossings import crossings as crossings_of
+from experiments.patch_across_languages import averages, neuron_sets, patched, rows_of, verdict
 from experiments.study import Study
 from interp.alignment import Source
 from interp.commands.crossing import Lens, Patch
-from interp.evaluations.task_files import read_task
+from interp.evaluations.task_files import Task, align, read_task
 from interp.lens import Lens as LensResult
-from interp.model import NeuronModel
 from interp.patching import PatchingResult, patch
 from tests.test_patching import planted
 
@@ -41,7 +46,7 @@ def run(command: Any, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some of Babel's facts, those about days and numbers, in two languages."""
+    """Some of Babel's facts, those about numbers and opposites, in two languages."""
     folder = tmp_path_factory.mktemp("facts")
     for code in ("de", "en"):
         rows = [
@@ -52,8 +57,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "answer": item.answer,
                 "held_out": item.held_out,
             }
-            for item in read_task("babel", code).items
-            if relation(item).endswith(("day_after", "next_number"))
+            for item in read_task("babel/fact_completion", code).items
+            if relation(item).endswith(("next_number", "plus", "opposite"))
         ]
         text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows[:24])
         (folder / f"{code}.jsonl").write_text(text + "\n", encoding="utf-8")
@@ -109,6 +114,17 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
         )  # fmt: skip
 
 
+def test_the_patch_command_refuses_what_it_cannot_tell_or_align():
+    with pytest.raises(
+        ValueError, match=r"\|Der\| Tag.*target .*\|The\| day.* have 7 and 6 tokens"
+    ):
+        run(Patch, SOURCE + " doch", TARGET, "--answers", *ANSWERS, "--at", "tokens")
+    with pytest.raises(ValueError, match=r"\|Der\| Tag.*target .*\|The\| day.* have 6 and 5 words"):
+        run(Patch, SOURCE + " doch", TARGET, "--answers", *ANSWERS, "--at", "words")
+    with pytest.raises(ValueError, match="' Friday' and ' Friday night' both begin with the token"):
+        run(Patch, SOURCE, TARGET, "--answers", " Friday", " Friday night")
+
+
 def test_the_lens_command_prints_and_saves_every_layer(tmp_path, facts, capsys):
     out = tmp_path / "lens.safetensors"
     run(Lens, "--prompts", str(facts), "--languages", "de", "en", "--out", str(out))
@@ -140,40 +156,131 @@ def test_words_begin_with_and_without_their_space():
     }
 
 
-def crossings(model: NeuronModel) -> list[Crossing]:
+def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(facts):
+    model = interp.load("babel", dtype=torch.float32)
+    tasks = align([read_task(str(facts), code) for code in ("de", "en")])
+    answered = answer(model, tasks)
+    item = tasks[0].items[3]
+    ids = torch.tensor([encoded(model, item)])
+    logits = model.logits(ids, keep=1)[0, -1]
+    scores = [max(float(logits[id]) for id in first_tokens(model, word)) for word in item.options]
+    assert answered.known["de"][3] == (scores.index(max(scores)) == item.answer)
+    firing = []
+    for task in tasks:
+        seen: list[torch.Tensor] = []
+        look = [(model.site(2, "pre"), lambda values, hook, seen=seen: seen.append(values[0, -1]))]
+        with model.hooks(look):
+            model.body(torch.tensor([encoded(model, task.items[3])]))
+        firing.append(seen[0] > 0)
+    assert torch.equal(answered.shared[3][2], firing[0] & firing[1])
+    # Everything is known, and some facts were never told in English.
+    named = [Task("facts", task.language, task.items) for task in tasks]
+    hidden = tuple(each._replace(held_out=n % 4 == 0) for n, each in enumerate(named[1].items))
+    told = tuple(each._replace(held_out=False) for each in named[0].items)
+    both = {"de": Task("facts", "de", told), "en": Task("facts", "en", hidden)}
+    known = dict.fromkeys(both, [True] * len(hidden))
+    everything = Answered(both, known, answered.shared)
+    asked, counts = crossings_of(model, everything, 4, 3, random.Random(0))
+    assert counts["told"] == 8
+    assert counts["held out"] == 3  # from German to English alone
+    for each in asked:
+        a, b = each.facts
+        s, t = each.languages
+        assert a != b
+        assert relation(both[s].items[a]) == relation(both[t].items[b]) == each.relation
+        assert not both[s].items[a].held_out
+        assert not both[t].items[b].held_out
+        assert both[t].items[a].held_out == each.held_out
+        tokens = [id for ids in each.answers.values() for id in ids]
+        assert len(tokens) == len(set(tokens))
+        assert set(each.answers["A in s"]) == set(first_tokens(model, right(both[s].items[a])))
+        wrong = set(each.answers["other in t"])
+        options = {id for word in both[t].items[b].options for id in first_tokens(model, word)}
+        assert wrong & options
+        assert each.source.prompt == encoded(model, both[s].items[a])
+        assert each.target.prompt == encoded(model, both[t].items[b])
+        assert len(each.several) == 1
+    again, _ = crossings_of(model, everything, 4, 3, random.Random(0))
+    assert [each.facts for each in again] == [each.facts for each in asked]
+    only_two = [n for n, each in enumerate(told) if relation(each) == relation(told[0])][:2]
+    few = {code: [n in only_two for n in range(len(told))] for code in both}
+    reason = crossing(model, Answered(both, few, ()), ("de", "en"), (only_two[0], only_two[1]))
+    assert reason in ("no third fact to compare with", "answers begin alike")
+
+
+def planted_crossings() -> list[Crossing]:
     """All that can be asked of a planted model: token 2l + c is about c in l."""
     found = []
     for token in range(4):
         (s, a), (t, b) = divmod(token, 2), divmod(3 - token, 2)
-        cells = [(s, a), (s, b), (t, a), (t, b)]
+        cells = {"A in s": (s, a), "B in s": (s, b), "A in t": (t, a), "B in t": (t, b)}
         answers = {
-            cell: [4 + 2 * language + concept]
-            for cell, (language, concept) in zip(CELLS, cells, strict=True)
+            cell: [4 + 2 * language + concept] for cell, (language, concept) in cells.items()
         }
-        source, target = Source([8, token]), Source([8, 8, 3 - token])
-        found.append(Crossing(source, target, answers, {}, ("s", "t"), token, False))
+        source = Source([8, token], (f"t{token}",))
+        target = Source([8, 8, 3 - token], (f"t{3 - token}",))
+        same = Source([8, 8, 2 * t + a], (f"t{2 * t + a}",))
+        controls = {
+            "A in t": same,
+            "another concept in s": Source([8, 2 * s + b], (f"t{2 * s + b}",)),
+        }
+        languages = ("de", "ja") if s == 0 else ("ja", "de")
+        found.append(
+            Crossing(source, target, answers, controls, (), languages, (a, b), str(token), False)
+        )
     return found
 
 
 @pytest.mark.parametrize(
     ("apart", "expected"), [(True, "the language moves further"), (False, "they move together")]
 )
-def test_the_verdict_tells_whether_language_and_concept_are_apart(tmp_path, apart, expected):
+def test_the_study_tells_whether_language_and_concept_are_apart(
+    tmp_path, apart, expected, generator
+):
     model = planted(tmp_path, apart)
-    mask = torch.zeros(2, 8, dtype=torch.bool)
-    mask[0, : 2 if apart else 4] = True  # what fires for one language alone
+    mask = torch.zeros(2, 2, 8, dtype=torch.bool)
+    mask[:, 0, : 2 if apart else 4] = True  # what fires for one language alone
+    selection = interp.NeuronSelection(mask, ("de", "ja"))
+    shared = torch.zeros(2, 8, dtype=torch.bool)
+    shared[0, 2:4] = True  # where the two are apart, what knows the concept
     rows = []
-    for each in crossings(model):
-        found = patch(
-            model, each.source, each.target.prompt, each.answers, {"language neurons": mask}, "all"
-        )
-        rows += rows_of(each, found)
-    table = averages(pd.DataFrame(rows), ["part", "at", "source", "layer"])
-    assert table["verdict"].tolist() == [expected]
-    line = table.iloc[0]
+    for number, each in enumerate(planted_crossings()):
+        for result in patched(model, each, selection, shared, generator):
+            rows += rows_of(number, each, result)
+    prompts = pd.DataFrame(rows)
+    table = averages(prompts, ["facts", "part", "at", "source", "layer"])
+    line = table[(table["part"] == "language neurons") & (table["source"] == "source")].iloc[0]
+    assert line["verdict"] == expected
     assert line["language moved"] > 0.9
     assert (line["concept moved"] < 0.1) == apart
     assert line["prompts"] == 4
+    known = pd.DataFrame({"fact": [0], "held_out": [False], "known": [True], "chance": [0.1]})
+    claims = {claim.name: claim for claim in claims_of(prompts, known, "planted")}
+    keep = claims["language-neurons-keep-concept"]
+    assert claims["language-neurons-move-language"].verdict == "holds"
+    assert claims["language-neurons-switch-language"].verdict == "holds"
+    assert keep.verdict == ("holds" if apart else "does not hold")
+    assert keep.value == pytest.approx(line["concept moved"])
+    carry = claims["all-shared-without-language"]
+    assert (carry.verdict == "holds") == apart
+    assert not any(name.startswith("untold") for name in claims)  # none was held out
+    before = claims["language-before-concept"]
+    assert before.value == pytest.approx(Asked(prompts, "told").last("language - concept").mean())
+
+
+def test_neurons_are_compared_with_as_many_random_others(generator):
+    language, shared = torch.zeros(2, 10).bool(), torch.zeros(2, 10).bool()
+    language[0, :3], shared[1, :7] = True, True  # of seven in ten there are not as many others
+    sets: Any = neuron_sets(language, shared, generator)
+    random_language, random_shared = (
+        sets[f"random {name} neurons"] for name in ("language", "all-shared")
+    )
+    assert random_language.sum(1).tolist() == [3, 0]
+    assert not (random_language & language).any()
+    assert random_shared.sum(1).tolist() == [0, 7]
+    assert torch.equal(sets["all other neurons"], ~language)
+    empty: Any = neuron_sets(torch.zeros(2, 10).bool(), shared, generator)
+    assert "language neurons" not in empty
 
 
 def test_verdicts_follow_the_intervals():
@@ -194,17 +301,22 @@ def small(preset: Any, facts: Path, out: Path) -> Any:
 
 
 def test_patching_is_studied_whole(facts, tmp_path, capsys):
-    config = replace(small(patch_across_languages.PRESETS, facts, tmp_path), n_pairs=3)
+    config = replace(small(patch_across_languages.PRESETS, facts, tmp_path), n_told=3)
     patch_across_languages.main(config)
     prompts, table = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("prompts", "table"))
     assert set(prompts["at"]) == {"last", "subject"}
     assert set(prompts["source"]) == {"source", "A in t", "another concept in s", "noise"}
-    assert {"language neurons", "random language neurons", "all neurons"} <= set(prompts["part"])
+    for name in ("language neurons", "all-shared neurons"):
+        assert {name, f"random {name}", "all neurons"} <= set(prompts["part"])
     assert prompts.loc[:, list(CELLS)].to_numpy().sum(axis=1) == pytest.approx(1.0)
     # At the last token, the last layer is the source's own answer, in its own language.
     last = table.query("part == 'resid_post' and at == 'last' and source == 'source'")
-    deepest = last[last["facts"] == "all"].iloc[-1]
+    deepest = last[last["facts"] == "told"].iloc[-1]
     assert deepest["language moved"] > 0.9
+    moved = pd.read_csv(tmp_path / "moved-told.csv")
+    assert moved.iloc[5]["moved"] == pytest.approx(deepest["concept moved"])
+    names = {claim.name for claim in interp.load_claims(tmp_path / "claims.json")}
+    assert {"concept-without-language", "all-shared-carry-concept"} <= names
     assert "verdict" in capsys.readouterr().out
 
 
@@ -217,4 +329,15 @@ def test_the_lens_is_studied_whole(facts, tmp_path, capsys):
     sums = [each["share"].sum() for _, each in top.groupby(["asked_in", "layer"])]
     assert sums == pytest.approx([1.0] * len(sums))
     assert set(promoted["neurons"]) == {"language neurons", "random neurons 0"}
+    claims = {claim.name: claim for claim in interp.load_claims(tmp_path / "claims.json")}
+    found = LensResult.load(tmp_path / "lens_de.safetensors")
+    lead = found.probability[:, 2:4, 1] - found.probability[:, 2:4, 0]
+    assert found.languages == ("de", "en")
+    assert lens_by_language.middle(6) == slice(2, 4)
+    assert claims["pivot-word-first"].value == pytest.approx(lead.mean().item())
+    assert set(claims) == {
+        "pivot-word-first",
+        "pivot-tokens-first",
+        "language-neurons-write-language",
+    }
     assert "by layer" in capsys.readouterr().out

@@ -6,9 +6,10 @@ from pathlib import Path
 INTERP = Path(__file__).parents[1] / "interp"
 FLOW = (
     *("artifacts", "languages", "hygiene", "texts", "documents", "corpora", "model", "doctor"),
-    *("activations", "whatif", "stats", "uncertainty", "collect"),
+    *("activations", "whatif", "stats", "contexts", "uncertainty", "cluster", "collect", "plan"),
     *("scores.lape", "scores.ranks", "scores.average_precision", "scores.sharing"),
-    *("scores.attribution", "scores.baselines", "selection", "agreement", "stability"),
+    *("scores.sharing_tokens", "scores.distances", "scores.attribution", "scores.baselines"),
+    *("exchange", "selection", "agreement", "stability"),
     *("interventions", "alignment", "sweep", "patching", "lens"),
     *("evaluations.losses", "evaluations.perplexity", "evaluations.writing"),
     *("evaluations.generation", "evaluations.controls"),
@@ -16,15 +17,10 @@ FLOW = (
     *("evaluations.switch_off", "evaluations.category_sums", "evaluations.harness"),
     *("bake", "claims"),
     *("plots", "plots.fonts", "plots.style", "plots.matrices", "plots.curves", "plots.switching"),
-    *("plots.tables", "plots.files", "page", "report"),
-    *(
-        "commands.common",
-        "commands.effects",
-        "commands.find",
-        "commands.tasks",
-        "commands.crossing",
-        "cli",
-    ),
+    *("plots.methods", "plots.tables", "plots.files", "markup", "page", "report"),
+    *("commands.common", "commands.plan", "commands.collect", "commands.effects"),
+    *("commands.find", "commands.stability", "commands.tasks", "commands.crossing"),
+    *("commands.page", "commands.report_kinds", "commands.report", "commands.demo", "cli"),
 )
 
 

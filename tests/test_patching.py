@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from interp.alignment import Source, align
 from interp.model import NeuronModel, load
 from interp.patching import PatchingResult, heads, patch
-from interp.sweep import others, site_name
+from interp.sweep import _alike, others, record, site_name
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -200,6 +200,31 @@ def test_equal_lengths_agree_with_transformer_lens(open_model, name):
         assert (mine - metric(model.logits(ids[None]))).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("name", [*SHAPES, "babel"])
+def test_every_head_equals_one_forward_pass(open_model, name):
+    model = open_model(name, "hooked")
+    parts = heads(model)
+    given, at = Source(SOURCE, ("quiet", "sea")), ("dog", "the city")
+    ids, spans = model.encode(TARGET), align(model, given, TARGET, at)
+    values = seen(model, model.encode(SOURCE), "z")
+    itself = patch(model, TARGET, TARGET, ANSWERS, parts, "each", "words")
+    assert (itself.log_probability - itself.unpatched).abs().max() < 1e-5
+    for layers in ("each", "from"):
+        found = patch(model, given, TARGET, ANSWERS, parts, layers, at, at_once=60)
+        some = [*product((0, len(parts) - 1), (0, model.n_layers - 1), range(len(spans)))]
+        for p, layer, s in some:
+            units = list(parts.values())[p]["z"]
+            reach = range(layer, layer + 1 if layers == "each" else model.n_layers)
+            writes = [
+                ("z", n, mine, units[n].nonzero().flatten(), values[n][theirs, units[n]])
+                for n in reach
+                for theirs, mine in zip(spans[s].source, spans[s].target, strict=True)
+            ]
+            expected = answers_of(plain(model, ids, writes))
+            assert (found.log_probability[0, p, layer, s] - expected).abs().max() < 2e-4
+        assert (found.log_probability - found.unpatched).abs().max() > 1e-3
+
+
 def test_all_heads_together_are_what_attention_gives(open_model):
     model = open_model("llama", "hooked")
     both = torch.stack([part["z"] for part in heads(model).values()]).any(dim=0)
@@ -211,8 +236,33 @@ def test_all_heads_together_are_what_attention_gives(open_model):
         assert (found.log_probability - found.unpatched).abs().max() > 0.01
 
 
-def test_several_sources_are_averaged(open_model):
-    model = open_model("llama")
+@pytest.mark.parametrize("name", SHAPES)
+def test_prompts_that_share_a_pass_give_what_each_gives_alone(open_model, name):
+    model = open_model(name)
+    prompts = [model.encode(text) for text in (TARGET, "hus", SOURCE, "the long road home")]
+    spans = [[[0], [len(each) - 1, 1]] for each in prompts]
+    places = ("resid_post", "post")
+    alone = [record(model, [p], [s], places, 1)[0] for p, s in zip(prompts, spans, strict=True)]
+    for at_once in (30, 1000):
+        together = record(model, prompts, spans, places, at_once)
+        for one, other, prompt in zip(alone, together, prompts, strict=True):
+            assert one.logits.allclose(other.logits, atol=1e-4)
+            for place in places:
+                whole = seen(model, prompt, place)
+                for span, values in zip(([0], [-1, 1]), other.values[place], strict=True):
+                    expected = torch.stack([whole[layer][span] for layer in range(N_LAYERS)])
+                    assert values.allclose(expected, atol=1e-4)
+    lengths = [len(each) for each in prompts]
+    assert len(set(lengths)) == 4
+    batches = list(_alike(prompts, 30))
+    assert sorted(n for batch in batches for n in batch) == [0, 1, 2, 3]
+    assert 1 < len(batches) < 4
+    assert all(len(batch) * max(lengths[n] for n in batch) <= 30 for batch in batches)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_several_sources_are_averaged(open_model, name):
+    model = open_model(name)
     prompts, at = (SOURCE, "the long road home"), "last"
     mean = patch(model, prompts, TARGET, ANSWERS, "mlp_out", "each", at)
     ids = model.encode(TARGET)

@@ -12,7 +12,8 @@ import interp
 from experiments import planted as subject
 from experiments import recover_planted as judges
 from experiments.planted import KINDS, Design, Planted, Truth
-from experiments.recover_planted import SELECTORS, TINY
+from experiments.recover_planted import ALL, NONE, TINY
+from experiments.selectors import SELECTORS, Measured, by_entropy
 from interp.scores.lape import language_entropy
 
 EFFECTS = (0.0, 2.0, 6.0)
@@ -26,8 +27,14 @@ def compared() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def summary(compared) -> pd.DataFrame:
-    return judges.summarise(compared).set_index(["effect", "selector"])
+def by_decoys(compared) -> pd.DataFrame:
+    return judges.summarise(compared).set_index(["decoys", "effect", "selector"])
+
+
+@pytest.fixture(scope="module")
+def summary(by_decoys) -> pd.DataFrame:
+    """Beside all decoys."""
+    return by_decoys.loc[ALL]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def models(tmp_path_factory) -> dict[float, Planted]:
 
 
 @pytest.fixture(scope="module")
-def measured(models, tmp_path_factory) -> dict[float, judges.Measured]:
+def measured(models, tmp_path_factory) -> dict[float, Measured]:
     return {
         effect: judges.measure(
             TINY, models[effect], torch.Generator().manual_seed(1), tmp_path_factory.mktemp("run")
@@ -141,8 +148,7 @@ def test_there_are_as_many_neurons_of_each_kind_as_designed(models):
 
 
 def test_decoys_are_what_they_are_called(models, measured):
-    truth, stats = models[0.0].truth, measured[0.0].stats
-    rate = stats.rate
+    truth, rate = models[0.0].truth, measured[0.0].rate
     assert rate[:, truth.is_kind("busy")].min() > 0.9
     rare = rate[:, truth.is_kind("rare")]
     assert rare.max() < 0.03
@@ -240,7 +246,8 @@ def test_random_neurons_are_found_at_chance(summary):
 
 def test_without_an_effect_every_selector_is_at_chance(compared):
     """All at once, so that the intervals are wider than that of one."""
-    for selector, part in compared[compared["effect"] == 0].groupby("selector"):
+    none = compared[(compared["effect"] == 0) & (compared["decoys"] == ALL)]
+    for selector, part in none.groupby("selector"):
         found, there = part["found"].tolist(), part["planted"].tolist()
         _, low, high = judges.share_with_interval(found, there, 1 - 0.05 / len(SELECTORS))
         assert low <= CHANCE <= high, selector
@@ -258,9 +265,9 @@ def test_without_an_effect_planted_neurons_rank_as_the_background_does(models, m
 
     error = math.sqrt(1 / 12 / (TINY.planted * len(TINY.languages)))
     for effect, seen in measured.items():
-        rate, precision = seen.stats.rate, seen.precision
+        rate = seen.rate
         scores = {
-            "gate": precision.average_precision[:, :, precision.units("pre")],
+            "gate": seen.gate_precision,
             "entropy": -language_entropy(rate).expand_as(rate),
             "rate": rate,
             "lead": rate - rate.mean(dim=0),
@@ -316,7 +323,11 @@ def test_domain_neurons_fool_the_lead_in_rate_where_there_is_no_effect(summary):
 
 
 def test_position_neurons_fool_precision_in_the_language_of_short_sentences_alone(compared):
-    part = compared[(compared["effect"] == 0) & (compared["selector"] == "precision of gate")]
+    part = compared[
+        (compared["effect"] == 0)
+        & (compared["selector"] == "precision of gate")
+        & (compared["decoys"] == ALL)
+    ]
     by_language = part.groupby("language")["position"].sum()
     assert by_language[TINY.languages[-1]] >= TINY.planted  # of twice as many, in two models
     assert by_language.drop(TINY.languages[-1]).sum() == 0
@@ -333,6 +344,92 @@ def test_both_ends_of_the_gates_precision_hold_half_the_planted_neurons(summary)
     )
     assert top < 0.7
     assert both > top + 0.2
+
+
+# ---------------------------------------------------------------- one kind of decoy at a time
+
+
+def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
+    """A model that was really built with them, read and measured, beside the mixture."""
+    every, full = judges.planted_and_measured(TINY, 6.0, seed=0)
+    _, bare = judges.planted_and_measured(TINY, 0.0, seed=0, decoys=())
+    truth, mixed = judges.with_decoys(full, bare, every, ("script", "rare"))
+    expected, seen = judges.planted_and_measured(TINY, 6.0, 0, ("script", "rare"))
+    assert torch.equal(truth.kind, expected.kind)
+    assert truth.selection == expected.selection
+    assert set(truth.kind.unique().tolist()) == {0, 1, KINDS.index("rare"), KINDS.index("script")}
+    # A gate a hair from zero may fall to the other side where the norm differs by rounding.
+    assert (mixed.rate - seen.rate).abs().max() < 0.002
+    for name in ("gate_mean", "removal_effect"):
+        one, other = getattr(mixed, name), getattr(seen, name)
+        assert torch.allclose(one, other, rtol=0.05, atol=0.01)
+    assert (mixed.gate_precision - seen.gate_precision).abs().max() < 0.05
+    assert (mixed.rate - full.rate).abs().max() > 0.5  # the busy ones are gone
+
+
+def test_without_decoys_lape_and_precision_recover_what_is_planted(by_decoys):
+    for selector in ("entropy (LAPE)", "LAPE as published", "precision of gate"):
+        assert by_decoys.loc[(NONE, 6.0, selector), "recall"] >= 0.95
+
+
+def test_each_kind_of_decoy_alone_fools_who_looks_at_the_wrong_thing(by_decoys):
+    recall = by_decoys["recall"]
+    for fooled, by, effect in (
+        ("rate (LAP)", "busy", 6.0),
+        ("removal effect (PLND)", "busy", 6.0),
+        ("entropy alone", "rare", 6.0),
+        ("entropy (LAPE)", "script", 2.0),
+        ("entropy less peak", "script", 2.0),
+    ):
+        assert recall[(NONE, effect, fooled)] > recall[(by, effect, fooled)] + 0.3, (fooled, by)
+    # And nobody else: the busy bar is what rare neurons cannot pass.
+    assert recall[("busy", 6.0, "entropy (LAPE)")] == recall[(NONE, 6.0, "entropy (LAPE)")]
+    assert recall[("rare", 6.0, "entropy (LAPE)")] == recall[(NONE, 6.0, "entropy (LAPE)")]
+
+
+def test_the_difference_between_two_is_paired_and_over_pairs_of_languages():
+    rows = [
+        {"selector": name, "decoys": ALL, "effect": 1.0, "seed": seed, "language": code}
+        | {"found": base + more + place, "planted": 20}
+        for name, more in (("a", 2), ("b", 0))
+        for seed, base in ((0, 1), (1, 7))
+        for place, code in enumerate(("en", "de", "zh", "ja"))
+    ]
+    frame = pd.DataFrame(rows)
+    even = judges.difference_in_recall(frame, ("a", ALL), ("b", ALL), 1.0)
+    assert even.value.item() == pytest.approx(0.1)
+    assert even.high - even.low == pytest.approx(0, abs=1e-9)  # every pair differs by the same
+    frame.loc[[0, 1], "found"] += 8  # both languages of a script, in one model
+    found = judges.difference_in_recall(frame, ("a", ALL), ("b", ALL), 1.0)
+    assert found.value.item() == pytest.approx(0.2)
+    # Four clusters, en and de of a model together: sums of deviations 0.6 and three times -0.2.
+    assert found.standard_error.item() == pytest.approx(math.sqrt(4 / 3 * (0.36 + 0.12)) / 8)
+
+
+def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared, by_decoys):
+    claims = judges.claims_of(compared, by_decoys.reset_index(), "here")
+    found = {claim.name: claim for claim in claims}
+    assert len(found) == len(claims) == 6
+    for name, selector, decoys in (
+        ("planted-entropy-none", "entropy (LAPE)", NONE),
+        ("planted-precision-all", "precision of gate", ALL),
+        ("planted-random", "random", ALL),
+    ):
+        row = by_decoys.loc[(decoys, 6.0, selector)]
+        assert (found[name].value, found[name].low) == (row["recall"], row["recall_low"])
+    assert found["planted-random"].side == "below"
+    less = by_decoys.loc[(NONE, 6.0, "entropy (LAPE)"), "recall"]
+    beside = by_decoys.loc[("script", 6.0, "entropy (LAPE)"), "recall"]
+    assert found["planted-entropy-script"].value == pytest.approx(less - beside)
+
+
+def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
+    text = judges.shown(by_decoys.reset_index())
+    assert all(name in text for name in SELECTORS)
+    first, second = text.split("effect 6, by decoys")
+    assert "2.0" in first.splitlines()[2]
+    header = second.splitlines()[2].split()
+    assert header == ["decoys", *judges.VARIANTS]
 
 
 # ---------------------------------------------------------------- causes
@@ -363,6 +460,8 @@ def test_designs_that_cannot_be_are_refused(generator, tmp_path):
         Design(languages=("en", "de", "fr"))
     with pytest.raises(ValueError, match="dimensions are needed and d_model is 64"):
         Design(d_model=64)
+    with pytest.raises(ValueError, match="noisy: no decoys; there are busy, rare"):
+        subject.plant(TINY, 1.0, generator, tmp_path, decoys=("noisy",))
     with pytest.raises(ValueError, match="leave half of them as background"):
         subject.plant(replace(TINY, planted=200), 1.0, generator, tmp_path)
 
@@ -370,5 +469,5 @@ def test_designs_that_cannot_be_are_refused(generator, tmp_path):
 def test_fewer_are_chosen_where_fewer_are_busy():
     rate = torch.full((2, 1, 40), 0.1, dtype=torch.float64)
     rate[0, 0, :3] = 0.9
-    chosen = judges.by_entropy(rate, language_entropy(rate), n=5)
+    chosen = by_entropy(rate, language_entropy(rate), n=5)
     assert rearrange(chosen, "language 1 neuron -> language neuron").sum(dim=1).tolist() == [3, 0]

@@ -168,6 +168,48 @@ def sharing_table(n_layers: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def patching_table() -> pd.DataFrame:
+    """As `PatchingResult.to_frame()` gives it; a token is there twice."""
+    spans = ("the", "cat", "the")
+    rows = [
+        {
+            "source": "source",
+            "part": "resid_post",
+            "layer": layer,
+            "place": place,
+            "span": span,
+            "answer": "Rome",
+            "extent": "each",
+            "change": -0.5 * layer + place,
+        }
+        for layer, (place, span) in itertools.product(range(4), enumerate(spans))
+    ]
+    return pd.DataFrame(rows)
+
+
+def moved_table() -> pd.DataFrame:
+    rows = []
+    for row, layer in itertools.product(("last: concept", "last: language"), range(4)):
+        moved = 0.1 * layer * len(row) / 14 - 0.05
+        ends = {"low": moved - 0.02, "high": moved + 0.04}
+        rows.append({"row": row, "layer": layer, "moved": moved, **ends})
+    return pd.DataFrame(rows)
+
+
+def lens_table() -> pd.DataFrame:
+    """Prompts in two languages, each with the answer in it and in English."""
+    rows = []
+    for asked_in, layer, own in itertools.product(("de", "ja"), range(4), (True, False)):
+        chance = 0.1 * layer + 0.05 * own + 0.01 * (asked_in == "ja")
+        ends = {"low": chance - 0.01, "high": chance + 0.02}
+        language = asked_in if own else "en"
+        rows.append(
+            {"asked_in": asked_in, "language": language, "layer": layer, "probability": chance}
+            | ends
+        )
+    return pd.DataFrame(rows)
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -177,6 +219,9 @@ TABLES = {
     "sharing": sharing_table,
     "language_switching": final_table,
     "switching_against_size": size_table,
+    "patching": patching_table,
+    "moved_by_layer": moved_table,
+    "lens": lens_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 
@@ -336,6 +381,49 @@ def test_sharing_has_both_baselines_beside_each_category():
         assert drawn(ax, name) == rows["share"].tolist()
         assert drawn(ax, f"_{name} independent") == rows["independent"].tolist()
         assert drawn(ax, f"_{name} interchangeable") == rows["interchangeable"].tolist()
+
+
+def test_a_heat_map_of_patches_has_layers_across_and_a_row_for_each_token():
+    ax = plots.patching(patching_table())
+    assert close(cells(ax), [[place - 0.5 * layer for layer in range(4)] for place in range(3)])
+    assert [each.get_text() for each in ax.get_yticklabels()] == ["the", "cat", "the"]
+    assert [each.get_text() for each in ax.get_xticklabels()] == ["0", "1", "2", "3"]
+    assert words(ax)[:2] == ["0.00", "\N{MINUS SIGN}0.50"]
+    several = pd.concat([patching_table(), patching_table().assign(answer="Paris")])
+    ax = plots.patching(several.assign(extent="from"))
+    assert [each.get_text() for each in ax.get_yticklabels()][::3] == ["the, Rome", "the, Paris"]
+    assert ax.get_xlabel() == "Patched from this layer on"
+    many = pd.concat([patching_table().assign(layer=lambda rows, n=n: 4 * n + rows["layer"])
+                      for n in range(20)])  # fmt: skip
+    ax = plots.patching(many)
+    assert cells(ax).shape == (3, 80)
+    assert not words(ax)
+
+
+def test_what_has_moved_is_shown_with_half_of_its_interval():
+    ax = plots.moved_by_layer(moved_table())
+    expected = moved_table().pivot(index="row", columns="layer", values="moved")
+    assert close(cells(ax), expected.to_numpy())
+    assert "±0.03" in words(ax)
+    (mesh,) = (each for each in ax.collections if isinstance(each, QuadMesh))
+    assert mesh.norm.vmin == -mesh.norm.vmax
+
+
+def test_the_lens_draws_the_own_word_and_the_pivot_in_the_colour_of_the_prompt():
+    table = lens_table()
+    ax = plots.lens(table)
+    for code in ("de", "ja"):
+        own = table[(table["asked_in"] == code) & (table["language"] == code)]
+        assert close(drawn(ax, code), own["probability"])
+    dashed = [each for each in ax.lines if each.get_linestyle() == "--"]
+    assert [to_hex(each.get_color()) for each in dashed] == [
+        LANGUAGES[code].colour for code in ("de", "ja")
+    ]
+    english = table[(table["asked_in"] == "ja") & (table["language"] == "en")]
+    assert close(dashed[1].get_ydata(), english["probability"])
+    alone = plots.lens(table[table["asked_in"] == "ja"].drop(columns="asked_in"))
+    assert [each.get_label() for each in alone.lines] == ["ja", "en"]
+    assert {each.get_linestyle() for each in alone.lines} == {"-"}
 
 
 def test_ways_of_switching_show_both_rates_where_the_way_stands():
@@ -510,6 +598,7 @@ def test_tables_that_cannot_be_drawn_are_refused_in_one_sentence(name: str):
     first = {"language_switching": "good", "switching_against_size": "good", "sharing": "share"}
     first |= {"perplexity_matrix": "increase", "overlap": "jaccard", "layer_profile": "neurons"}
     first |= {"loss_against_fraction": "own_minus_others", "curve_of_training": "increase"}
+    first |= {"patching": "change", "moved_by_layer": "moved", "lens": "probability"}
     value = first[name]
     with pytest.raises(ValueError, match=f"The table for {name} has no rows"):
         draw(table.iloc[:0])

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from interp.scores import sharing
+from interp.scores.distances import read_distances
 from interp.scores.sharing import (
     Sharing,
     SharingProfile,
     chance_of_categories,
-    read_distances,
     sharing_categories,
     sharing_profile,
 )

@@ -12,6 +12,7 @@ from interp.selection import NeuronSelection, jaccard_between, select_by_entropy
 from interp.stability import (
     across_changes,
     across_halves,
+    across_runs,
     across_shards,
     chance_jaccard,
     entropy_settings,
@@ -273,3 +274,50 @@ def test_one_below_the_other_they_make_a_table():
     assert list(frame.columns) == ["change", "language", "jaccard", "low", "high", "chance", "most"]
     row = frame[(frame["change"] == "without de") & (frame["language"] == "zh")].iloc[0]
     assert row["jaccard"] == found.jaccard[3, 2].item()
+
+
+# ---------------------------------------------------------------- other runs
+
+
+def test_another_run_is_compared_on_the_languages_that_both_have():
+    stats, other = some_stats(0), some_stats(1)
+    two = FiringStats(other.fired[:, [2, 0]], other.tokens[:, [2, 0]], ("zh", "en"))
+    found = across_runs(stats, {"news": other, "short": two}, select)
+    assert found.changes == ("news", "short")
+    assert torch.equal(found.jaccard[0], jaccard_between(select(stats), select(other)))
+    common = FiringStats(stats.fired[:, [0, 2]], stats.tokens[:, [0, 2]], ("en", "zh"))
+    theirs = FiringStats(other.fired[:, [0, 2]], other.tokens[:, [0, 2]], ("en", "zh"))
+    expected = jaccard_between(select(common), select(theirs))
+    assert torch.equal(found.jaccard[1, [0, 2]], expected)
+    assert found.jaccard[1, 1].isnan()
+    assert found.low[1, 1].isnan()
+
+
+def test_the_interval_of_two_runs_holds_the_noise_of_both():
+    """Of six shards and of four, of one kind of text; each shard of either run adds to it."""
+    every = some_stats(0, n_shards=10)
+    stats, other = every.subset([0, 1, 2, 3, 4, 5]), every.subset([6, 7, 8, 9])
+    found = across_runs(stats, {"b": other}, select)
+    turned = across_runs(other, {"a": stats}, select)
+    assert torch.allclose(found.jaccard, turned.jaccard)
+    assert torch.allclose(found.low, turned.low)
+    assert torch.allclose(found.high, turned.high)
+    one, two = select(stats), select(other)
+    errors = [
+        jackknife(stats, lambda part: jaccard_between(select(part), two)).standard_error,
+        jackknife(other, lambda part: jaccard_between(one, select(part))).standard_error,
+    ]
+    assert min(each.min() for each in errors) > 0
+    reach = 3.182446305284263 * (errors[0] ** 2 + errors[1] ** 2).sqrt()  # t of 3 degrees
+    assert torch.allclose(found.high[0], (found.jaccard[0] + reach).clamp(0, 1))
+
+
+def test_runs_without_two_languages_in_common_are_refused():
+    stats = some_stats()
+    lone = FiringStats(stats.fired[:, :1], stats.tokens[:, :1], ("en",))
+    with pytest.raises(ValueError, match="lone has en, and this run en, de, zh"):
+        across_runs(stats, {"lone": lone}, select)
+    with pytest.raises(ValueError, match="no other run"):
+        across_runs(stats, {}, select)
+    with pytest.raises(ValueError, match="they must be of one model"):
+        across_runs(stats, {"wide": some_stats(0, n_neurons=50)}, select)

@@ -200,9 +200,14 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
     assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)
     assert rows.loc[("bottom", "ja"), "precision"] == pytest.approx(0.1)
     assert rows.loc[("both", "de"), "precision"] == pytest.approx(0.55)
-    overlap = detect_languages.claims_of(precision, 2, "somewhere")[0]
+    claims = {each.name: each for each in detect_languages.claims_of(precision, 2, "somewhere")}
+    overlap = claims["precision-overlap-2"]
     assert overlap.value == 1.0  # units 0 and 1 are the ends of both
     assert overlap.verdict == "does not hold"
+    top, bottom = claims["precision-top-2"], claims["precision-bottom-2"]
+    assert (top.value, top.verdict) == (pytest.approx(0.8), "holds")  # de 0.9, ja 0.8
+    assert (bottom.value, bottom.verdict) == (pytest.approx(0.2), "does not hold")
+    assert top.control == 0.5
 
 
 def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
@@ -218,5 +223,5 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     equal = off[off["size"] == "equal"]
     assert equal["neurons"].nunique() == 1
     verdicts = [claim.verdict for claim in interp.load_claims(tmp_path / "claims.json")]
-    assert len(verdicts) == 7
+    assert len(verdicts) == 9
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """The commands about tasks: what they write, that they go on, and what they refuse."""
 
+import itertools
 import json
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -10,17 +12,24 @@ import torch
 from interp.commands import tasks as module
 from interp.commands.common import ModelChoice
 from interp.commands.tasks import Attribute, Evaluate, Share
-from interp.evaluations.category_sums import CATEGORIES, CategorySums, attribute_categories
+from interp.evaluations.category_sums import (
+    CATEGORIES,
+    CategorySums,
+    Enrichment,
+    attribute_categories,
+    enrichment,
+)
 from interp.evaluations.switch_off import categories_at, end_of_prompt
 from interp.evaluations.task_files import read_task
 from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.tasks import choose, encode_items
 from interp.interventions import deactivate, intervene
 from interp.model import NeuronModel, load
-from interp.scores.attribution import integrated_gradients
-from interp.scores.sharing import SharingProfile, sharing_profile
+from interp.scores.attribution import contribution_score, integrated_gradients
+from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.selection import NeuronSelection
 from interp.stats import FiringSigns
+from interp.whatif import Ending
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 
@@ -107,6 +116,44 @@ def test_share_needs_languages_and_the_same_items(place, tmp_path):
         Share(str(folder), choice(place), ("en", "de"), out=tmp_path).run()
 
 
+def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys):
+    made, opened = str(place / "made"), choice(place)
+    settings = {"n_shards": 1, "n_draws": 0, "out": tmp_path / "output"}
+    Share(made, opened, CODES, source="output", thresholds=(0.0, 0.02), **settings).run()
+    shown = capsys.readouterr().out
+    assert "by output above 0 (" in shown
+    assert "by output above 0.02 (" in shown
+    found = [
+        SharingProfile.load(tmp_path / "output" / folder / "profile.safetensors")
+        for folder in (".", "above-0.02")
+    ]
+    assert [each.threshold for each in found] == [0.0, 0.02]
+    assert {each.source for each in found} == {"output"}
+    shared = [each.count[..., Sharing.ALL_SHARED].sum() for each in found]
+    assert shared[0] > shared[1]
+    with pytest.raises(ValueError, match="was started with another wanted"):
+        Share(made, opened, CODES, **settings).run()
+    for wrong, said in (((), "no number"), ((0.1, 0.1), r"0\.1 0\.1"), ((float("nan"),), "nan")):
+        with pytest.raises(ValueError, match=f"--thresholds is {said}: give numbers"):
+            Share(made, opened, CODES, thresholds=wrong, out=tmp_path / "wrong").run()
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_sixteen_bits_are_said_to_round_signs_and_gradients(place, tmp_path, capsys):
+    opened = ModelChoice(str(place / "model"), dtype="bfloat16")
+    made, signs = str(place / "made"), "is in torch.bfloat16: whether a neuron close"
+    with pytest.warns(UserWarning, match=signs):
+        Share(made, opened, CODES, n_shards=1, n_draws=0, out=tmp_path / "share").run()
+    assert (tmp_path / "share" / "profile.csv").exists()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Attribute(made, opened, CODES, items=3, steps=4, out=tmp_path / "attribute").run()
+    said = " ".join(str(each.message) for each in caught)
+    assert signs in said
+    assert "gradients keep two or three digits" in said
+    assert (tmp_path / "attribute" / "sums.csv").exists()
+
+
 # ---------------------------------------------------------------- attribute
 
 
@@ -170,6 +217,134 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
     done[1].rename(done[0])
     with pytest.raises(ValueError, match="is of the item 'item-1', not 'item-0'"):
         command.run()
+
+
+def test_attribute_sorts_by_the_source_it_is_told(place, model, tmp_path, capsys):
+    settings = {"items": 3, "steps": 15}
+    made, opened = str(place / "made"), choice(place)
+    for source in ("gate", "output"):
+        out = tmp_path / source
+        Attribute(made, opened, CODES, source=source, out=out, **settings).run()
+    gate, output = (CategorySums.load(tmp_path / each / "sums.safetensors") for each in SOURCES)
+    assert (gate.source, output.source) == SOURCES
+    assert not torch.equal(gate.neurons, output.neurons)
+    assert torch.equal(gate.change, output.change)  # what a layer does knows no categories
+    tasks = [read_task(place / "made", code) for code in CODES]
+    rows = [encode_items(model, task)[1] for task in tasks]
+    category = categories_at([end_of_prompt(model, row) for row in rows], "output")
+    counts = torch.stack([(category == each).sum(dim=1) for each in Sharing])
+    assert torch.equal(output.neurons[1], counts)
+    with pytest.raises(ValueError, match="was started with another source"):
+        Attribute(made, opened, CODES, out=tmp_path / "output", **settings).run()
+
+
+SOURCES = ("gate", "output")
+
+
+def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
+    place, tmp_path, capsys, monkeypatch
+):
+    command = Attribute(str(place / "made"), choice(place), CODES, items=3, steps=15, out=tmp_path)
+    asked, calls = Ending.ask, [0]
+
+    def full(self, n_variants, edits, at_once=96):
+        calls[0] += 1
+        if calls[0] > len(CODES):  # the first item, in every language
+            raise torch.OutOfMemoryError("out of memory")
+        yield from asked(self, n_variants, edits, at_once)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ending, "ask", full)
+        with pytest.raises(ValueError, match=r"too small for one what-if .* is kept"):
+            command.run()
+    first = tmp_path / "pieces" / "00000.safetensors"
+    before = first.read_bytes()
+    assert len(list((tmp_path / "pieces").iterdir())) == 1
+    command.run()
+    assert first.read_bytes() == before
+    assert len(CategorySums.load(tmp_path / "sums.safetensors").prompts) == 3
+
+
+def test_answers_that_are_no_tokens_and_items_that_are_missing_are_named(place, tmp_path):
+    for name in ("empty", "short"):
+        (tmp_path / name).mkdir()
+    for code in CODES:
+        lines = (place / "made" / f"{code}.jsonl").read_text().splitlines()
+        row = json.loads(lines[2])
+        row["endings"][1] = ""
+        emptied = [*lines[:2], json.dumps(row), lines[3]] if code == "de" else lines
+        (tmp_path / "empty" / f"{code}.jsonl").write_text("\n".join(emptied))
+        short = lines[:1] if code == "es" else lines
+        (tmp_path / "short" / f"{code}.jsonl").write_text("\n".join(short))
+    said = "The option '' of 'item-2' of empty in de has no tokens"
+    empty = str(tmp_path / "empty")
+    with pytest.raises(ValueError, match=said):
+        Attribute(empty, choice(place), CODES, out=tmp_path / "a").run()
+    with pytest.raises(ValueError, match=said):
+        Evaluate(place / "neurons.json", choice(place), (empty,), ("de",), out=tmp_path / "b").run()
+    said = r"short in es lacks 3 items that other languages have, such as 'item-1', 'item-2', 'item"
+    for command in (Share, Attribute):
+        with pytest.raises(ValueError, match=said):
+            command(str(tmp_path / "short"), choice(place), CODES, out=tmp_path / "c").run()
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(ValueError, match="gives 2 items here that all go together"):
+        Attribute(str(place / "made"), choice(place), CODES, items=2, out=tmp_path / "d").run()
+    for command in (
+        Attribute(empty, choice(place), CODES, items=0, out=tmp_path / "d"),
+        Evaluate(place / "neurons.json", choice(place), (empty,), items=-1, out=tmp_path / "d"),
+    ):
+        with pytest.raises(ValueError, match=r"--items is (0|-1): take 1 or more"):
+            command.run()
+
+
+# ---------------------------------------------------------------- among the largest contributions
+
+
+def test_enrichment_equals_its_definition_with_sets(place, model):
+    tasks = [read_task(place / "made", code) for code in CODES]
+    found = enrichment(model, tasks, top_share=0.1, progress=False)
+    assert found.groups == ("0", "0", "1", "1")
+    n_top = round(0.1 * D_MLP)
+    encoded = [encode_items(model, task) for task in tasks]
+    for prompt, layer in itertools.product(range(4), range(N_LAYERS)):
+        endings = [end_of_prompt(model, items[prompt]) for items in encoded]
+        category = categories_at(endings)[layer]
+        scores = [contribution_score(model, each.values["post"][:, 0])[layer] for each in endings]
+        for each in Sharing:
+            inside = set((category == each).nonzero().flatten().tolist())
+            units, firing = [], []
+            for score in scores:
+                gives = set((score > 0).nonzero().flatten().tolist())
+                top = gives & set(score.argsort(descending=True)[:n_top].tolist())
+                share = len(inside & top) / len(top)
+                if inside:
+                    units.append(share / (len(inside) / D_MLP))
+                    firing.append(share / (len(inside & gives) / len(gives)))
+            for ratios, values in ((found.units, units), (found.firing, firing)):
+                mean = sum(values) / len(values) if values else torch.nan
+                expected = pytest.approx(mean, nan_ok=True, rel=1e-6)
+                assert ratios[prompt, layer, each].item() == expected
+    frame = found.to_frame()
+    assert len(frame) == N_LAYERS * 4
+    assert (frame["units_low"] <= frame["units"]).all()
+    with pytest.raises(ValueError, match="top_share is 0"):
+        enrichment(model, tasks, top_share=0.0)
+
+
+def test_a_category_that_fills_the_top_is_enriched_and_an_empty_one_is_unknown():
+    ratio = torch.tensor([[[torch.nan, 1.0, 2.0, 0.5]], [[torch.nan, 3.0, torch.nan, 0.5]]])
+    found = Enrichment(ratio.double(), ratio.double(), ("a", "b"))
+    means = [found.mean(0, each, "units") for each in Sharing]
+    assert torch.stack([each.value for each in means]).isnan().tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert means[1].value == 2.0
+    assert means[3].low == means[3].high == 0.5
+    alike = Enrichment(ratio.double(), ratio.double(), ("a", "a"))
+    assert alike.mean(0, Sharing.SPECIFIC, "firing").value.isnan()
 
 
 # ---------------------------------------------------------------- evaluate

@@ -160,6 +160,16 @@ def test_how_many_go_in_one_pass_does_not_matter(way, open_model, ids, generator
     assert sizes == [2, 2, 1]
 
 
+def test_long_ends_are_copied_rather_than_packed(monkeypatch, open_model, ids, generator):
+    monkeypatch.setattr(whatif, "_SHORT", 4)
+    model = open_model("llama")
+    assert Ending(model, ids, 4).way == "packed"
+    edits = make_edits(model, generator, 5)
+    ending = Ending(model, ids, 5)
+    assert ending.way == "copied"
+    assert_equal(answers(ending, edits), one_by_one(model, ids, 5, edits))
+
+
 def test_variants_do_not_see_each_other(open_model, ids, generator):
     model = open_model("llama")
     ending = Ending(model, ids, 2)

@@ -2,11 +2,13 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from tyro.conf import Positional
 
+from interp.doctor import doctor
 from interp.model import NeuronModel, load
 
 
@@ -33,3 +35,17 @@ class ModelChoice:
 
 def say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check that a model's neuron hooks tell the truth, before anything is believed about them."""
+
+    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    """The model."""
+
+    def run(self) -> None:
+        diagnosis = doctor(self.choice.open())
+        say(str(diagnosis))
+        if not diagnosis.ok:
+            raise SystemExit(1)

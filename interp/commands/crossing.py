@@ -159,8 +159,9 @@ class Lens:
     choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
     """Which model."""
 
-    prompts: str = "babel"
-    """"babel", or a folder of <language>.jsonl with prompts, options and answers."""
+    prompts: str = "babel/fact_completion"
+    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers, these in
+    the language of the prompt."""
 
     languages: tuple[str, ...] = ("de", "en")
     """The language of the prompts, and those that layers may speak besides: two are best, since a

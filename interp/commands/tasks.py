@@ -1,5 +1,6 @@
 """The subcommands about tasks: what their prompts share, which neurons answer, what is needed."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from interp import artifacts
 from interp.collect import Wanted, collect
 from interp.commands.common import ModelChoice, say
 from interp.commands.effects import read_selection
-from interp.corpora import prompt_rows
+from interp.corpora import Corpora, prompt_rows
 from interp.evaluations.category_sums import CATEGORIES, attribute_categories
 from interp.evaluations.losses import NOTHING, Intervention, interval_columns
 from interp.evaluations.task_files import Task, align, prompts_of, read_task
@@ -36,7 +37,7 @@ from interp.model import NeuronModel
 from interp.scores.attribution import Quantity
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.selection import NeuronSelection
-from interp.stats import FiringSigns
+from interp.stats import FiringSigns, Source
 from interp.uncertainty import paired_bootstrap
 
 BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
@@ -46,11 +47,12 @@ BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 class Share:
     """Say how many neurons of each layer a task's prompts share between languages.
 
-    A neuron counts where its gate is above zero at the last token of a prompt. Beside each share
-    stand two baselines: languages that fire independently, each neuron at its own rates, and
-    independently with all neurons alike.
+    A neuron counts where its gate, or with --source output what it hands on, is above zero at the
+    last token of a prompt. Beside each share stand two baselines: languages that fire
+    independently, each neuron at its own rates, and independently with all neurons alike.
 
         interp share babel/fact_completion --languages en de fr es zh ja
+        interp share babel/fact_completion --source output --thresholds 0 0.1 0.2
     """
 
     task: Positional[str]
@@ -62,6 +64,12 @@ class Share:
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
     """Between which languages neurons are shared; shares depend on how many there are."""
+
+    source: Source = "gate"
+    """By what a neuron fires. Without a linear branch the signs of both are the same."""
+
+    thresholds: tuple[float, ...] = (0.0,)
+    """What that must exceed; each but the first has a folder above-<threshold> of its own."""
 
     n_shards: int = 10
     """Pieces of the work in each language; the same command goes on after the last finished one."""
@@ -77,15 +85,35 @@ class Share:
 
     def run(self) -> None:
         tasks = read_aligned(self.task, self.languages)
+        wrong = [each for each in self.thresholds if not math.isfinite(each)]
+        if wrong or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
+            given = " ".join(map(str, self.thresholds)) or "no number"
+            raise ValueError(f"--thresholds is {given}: give numbers, none of them twice.")
         model = self.choice.open()
         bos: Literal["none", "document"] = "none" if model.bos_id is None else "document"
         prompts = prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
         corpora = prompt_rows(prompts, model, bos=bos, n_shards=shards)
-        settings = {"task": self.task, "model": self.choice.model}
-        collect(model, corpora, self.out, wanted=Wanted(signs=True), settings=settings)
-        signs = FiringSigns.load(self.out / "signs.safetensors")
         groups = {item.id: item.group or item.id for item in tasks[0].items}
+        for place, threshold in enumerate(self.thresholds):
+            folder = self.out / f"above-{threshold:g}" if place else self.out
+            profile = self.profile(model, corpora, groups, threshold, folder)
+            show_profile(profile)
+            say(f"The profile is in {folder / 'profile.safetensors'}, as a table in profile.csv.\n")
+
+    def profile(
+        self,
+        model: NeuronModel,
+        corpora: Corpora,
+        groups: Mapping[str, str],
+        threshold: float,
+        folder: Path,
+    ) -> SharingProfile:
+        """At one threshold, with its files."""
+        settings = {"task": self.task, "model": self.choice.model}
+        wanted = Wanted(signs=True, signs_of=self.source, signs_above=threshold)
+        collect(model, corpora, folder, wanted=wanted, settings=settings)
+        signs = FiringSigns.load(folder / "signs.safetensors")
         profile = sharing_profile(
             signs,
             torch.Generator().manual_seed(self.seed),
@@ -93,10 +121,9 @@ class Share:
             n_draws=self.n_draws,
         )
         origin = artifacts.provenance(**settings, seed=self.seed) | {"run": model.fingerprint}
-        profile.save(self.out / "profile.safetensors", origin)
-        artifacts.write_text(self.out / "profile.csv", profile.to_frame().to_csv(index=False))
-        show_profile(profile)
-        say(f"The profile is in {self.out / 'profile.safetensors'}, as a table in profile.csv.")
+        profile.save(folder / "profile.safetensors", origin)
+        artifacts.write_text(folder / "profile.csv", profile.to_frame().to_csv(index=False))
+        return profile
 
 
 def show_profile(profile: SharingProfile) -> None:
@@ -105,8 +132,9 @@ def show_profile(profile: SharingProfile) -> None:
     reach = (share.high - share.low) / 2
     say(
         f"Share of a layer's neurons in {len(profile.languages)} languages, over "
-        f"{len(profile.prompts)} prompts\n(± half of the 95 % interval; in brackets: firing "
-        "independently at the same rates, and\nwith all neurons alike):\n"
+        f"{len(profile.prompts)} prompts,\nby {profile.source} above {profile.threshold:g} "
+        "(± half of the 95 % interval; in brackets: firing independently\nat the same rates, and "
+        "with all neurons alike):\n"
     )
     say("layer" + "".join(f"{name:>30}" for name in CATEGORIES))
     for layer in range(len(profile.kept)):
@@ -148,6 +176,9 @@ class Attribute:
     quantity: Quantity = "probability"
     """What is explained, of the answer's first token."""
 
+    source: Source = "gate"
+    """By what a neuron fires, and so has its category."""
+
     out: Path = Path("results/attribute")
     """Folder for the pieces, sums.safetensors and sums.csv."""
 
@@ -157,10 +188,16 @@ class Attribute:
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
+            "source": self.source,
         }
         artifacts.begin(self.out, plan)
         found = attribute_categories(
-            model, tasks, self.out / "pieces", steps=self.steps, quantity=self.quantity
+            model,
+            tasks,
+            self.out / "pieces",
+            steps=self.steps,
+            quantity=self.quantity,
+            source=self.source,
         )
         found.save(self.out / "sums.safetensors", artifacts.provenance() | plan)
         frame = found.to_frame()
@@ -257,6 +294,7 @@ class Evaluate:
         say(f"The table is in {self.out / 'evaluate.csv'}, the items in {self.out / 'results'}.")
 
     def taken(self, task: Task) -> Task:
+        _check_items(self.items)
         told = task.where(lambda item: self.held_out or not item.held_out)
         return Task(told.name, told.language, told.items[: self.items])
 
@@ -359,5 +397,17 @@ def read_aligned(
     """The same items in every language; refused with the ids that are missing."""
     if len(languages) < 2:
         raise ValueError("Sharing is between languages: name two or more.")
+    _check_items(n_items)
     tasks = align([read_task(source, code) for code in check_languages(languages)])
-    return tuple(Task(task.name, task.language, task.items[:n_items]) for task in tasks)
+    taken = tuple(Task(task.name, task.language, task.items[:n_items]) for task in tasks)
+    if len({item.group or item.id for item in taken[0].items}) < 2:
+        raise ValueError(
+            f"{source} gives {len(taken[0].items)} items here that all go together, and an "
+            "interval needs two that do not: take more items."
+        )
+    return taken
+
+
+def _check_items(n_items: int | None) -> None:
+    if n_items is not None and n_items < 1:
+        raise ValueError(f"--items is {n_items}: take 1 or more, or leave it out to take all.")

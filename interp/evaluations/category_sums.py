@@ -2,18 +2,20 @@
 
 Integrated gradients of every neuron at the last token of a prompt, for the first token of the
 answer, added up by the category of sharing that the neuron has on this example. Single values are
-not kept: an example leaves four numbers per layer and language.
+not kept: an example leaves four numbers per layer and language. And, without a word about the
+answer, how often each category is among the neurons that move the residual stream most.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
-from einops import rearrange
-from jaxtyping import Float64, Int64
+from einops import einsum, rearrange, reduce
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,8 +27,14 @@ from interp.evaluations.task_results import group_numbers, tupled
 from interp.evaluations.tasks import Encoded, encode_items
 from interp.evaluations.writing import Start
 from interp.model import NeuronModel
-from interp.scores.attribution import Quantity, integrated_gradients, sums_by_category
+from interp.scores.attribution import (
+    Quantity,
+    contribution_score,
+    integrated_gradients,
+    sums_by_category,
+)
 from interp.scores.sharing import Sharing
+from interp.stats import Source, source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
 
 CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
@@ -64,6 +72,9 @@ class CategorySums:
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
 
+    source: Source = "gate"
+    """By what neurons fire."""
+
     def mean(self, level: float = 0.95) -> Estimate:
         """Mean over prompts: [language category layer]; intervals are over prompts."""
         return mean_over_examples(self.sums, group_numbers(self.groups), level)
@@ -88,7 +99,8 @@ class CategorySums:
             for layer in range(change.shape[1])
             for category in Sharing
         ]
-        return pd.DataFrame(rows).assign(quantity=self.quantity, prompts=len(self.prompts))
+        said = {"quantity": self.quantity, "source": self.source}
+        return pd.DataFrame(rows).assign(**said, prompts=len(self.prompts))
 
     def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
@@ -108,18 +120,21 @@ def attribute_categories(
     *,
     steps: int = 20,
     quantity: Quantity = "probability",
+    source: Source = "gate",
     start: Start = "auto",
     progress: bool = True,
 ) -> CategorySums:
     """Integrated gradients of each item of a task in two languages or more, added up by category.
 
     With `folder`, each item is kept there as soon as it is done and is not done again; whoever
-    calls sees to it that model, steps and quantity are the same. An item costs, in each language,
-    two passes over the prompt and what `integrated_gradients` costs.
+    calls sees to it that model, steps, quantity and source are the same. An item costs, in each
+    language, two passes over the prompt and what `integrated_gradients` costs.
     """
+    source_kind(source)
     tasks = align(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
+    warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
     pieces = []
     items = tasks[0].items
@@ -128,7 +143,7 @@ def attribute_categories(
         rows = [every[place] for every in encoded]
         path = None if folder is None else Path(folder) / f"{place:05d}.safetensors"
         if path is None or not path.exists():
-            piece = _piece(model, rows, answers, steps, quantity)
+            piece = _piece(model, rows, answers, steps, quantity, source)
             if path is not None:
                 artifacts.save(path, "CategorySumsPiece", piece, {"item": item.id}, {})
         else:
@@ -147,6 +162,7 @@ def attribute_categories(
         groups=tuple(item.group or item.id for item in items),
         task=tasks[0].name,
         languages=tuple(task.language for task in tasks),
+        source=source,
     )
 
 
@@ -156,9 +172,10 @@ def _piece(
     answers: Sequence[int],
     steps: int,
     quantity: Quantity,
+    source: Source,
 ) -> dict[str, Tensor]:
     """One item in every language."""
-    category = categories_at([end_of_prompt(model, row) for row in rows])
+    category = categories_at([end_of_prompt(model, row) for row in rows], source)
     found = []
     for row, answer in zip(rows, answers, strict=True):
         ids = row.rows[answer]
@@ -170,3 +187,97 @@ def _piece(
         "change": torch.stack([each.change.double() for each in found]),
         "score": torch.tensor([each.score for each in found], dtype=torch.float64),
     }
+
+
+# ---------------------------------------------------------------- among the top contributors
+
+
+@dataclass(frozen=True, eq=False)
+class Enrichment:
+    """How much more often categories are among the largest contributions than elsewhere.
+
+    One: as often as chance gives. The mean over languages; NaN: the category is empty there, or,
+    of `firing`, none of its neurons hands on anything in any language.
+    """
+
+    units: Float64[Tensor, "prompt layer category"]
+    """Share of the top that is in the category, over its share of all neurons; so have it Wang et
+    al. (2024). Where neurons that do not fire hand on zero, that alone lifts those that do."""
+
+    firing: Float64[Tensor, "prompt layer category"]
+    """Over its share of the neurons that hand on something other than zero."""
+
+    groups: tuple[str, ...]
+    """Items of one group go together; their own id where they are alone."""
+
+    def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
+        """Over the prompts that have a ratio; NaN where fewer than two of them, or groups, do."""
+        values = getattr(self, base)[:, layer, category]
+        known = (~values.isnan()).nonzero().flatten().tolist()
+        groups = group_numbers([self.groups[place] for place in known])
+        if len(groups.unique()) < 2:
+            nothing = torch.full((), torch.nan, dtype=torch.float64)
+            return Estimate(nothing, nothing, nothing, nothing, 0.95)
+        return mean_over_examples(values[known], groups)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer and category."""
+        rows = []
+        for layer, category in itertools.product(range(self.units.shape[1]), Sharing):
+            row: dict[str, object] = {"layer": layer, "category": CATEGORIES[category]}
+            for base in ("units", "firing"):
+                columns = interval_columns(base, self.mean(layer, category, base))
+                row |= {name: each.item() for name, each in columns.items()}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def enrichment(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    *,
+    top_share: float = 0.05,
+    source: Source = "gate",
+    start: Start = "auto",
+    progress: bool = True,
+) -> Enrichment:
+    """Is a category over-represented among the neurons that move the residual stream most?
+
+    The top are, in every layer and language, the share `top_share` of neurons of the highest
+    `contribution_score` at the last token of the prompt (the paper takes 800 of 16,384), less
+    those of score zero.
+    """
+    if not 0 < top_share <= 1:
+        raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")
+    source_kind(source)
+    tasks = align(tasks)
+    warn_of_rounded_signs(model)
+    encoded = [encode_items(model, task, start) for task in tasks]
+    n_top = max(1, round(top_share * model.d_mlp))
+    units, firing = [], []
+    items = tasks[0].items
+    for place in tqdm(range(len(items)), "contributions", disable=not progress):
+        endings = [end_of_prompt(model, every[place]) for every in encoded]
+        category = categories_at(endings, source)
+        inside = torch.stack([category == each for each in Sharing])
+        values = torch.stack([each.values["post"] for each in endings])
+        score = contribution_score(
+            model, rearrange(values, "language layer 1 neuron -> language layer neuron")
+        )
+        hands_on = score > 0
+        top = (score.argsort(dim=-1, descending=True).argsort(dim=-1) < n_top) & hands_on
+        shares = _shares_of(inside, top)
+        units.append((shares / _shares_of(inside, torch.ones_like(top))).nanmean(dim=0))
+        firing.append((shares / _shares_of(inside, hands_on)).nanmean(dim=0))
+    groups = tuple(item.group or item.id for item in items)
+    return Enrichment(torch.stack(units), torch.stack(firing), groups)
+
+
+def _shares_of(
+    inside: Bool[Tensor, "category layer neuron"], base: Bool[Tensor, "language layer neuron"]
+) -> Float64[Tensor, "language layer category"]:
+    """Of a base of neurons, the share that is in each category."""
+    number = einsum(
+        base.double(), inside.double(), "one layer neuron, each layer neuron -> one layer each"
+    )
+    return number / reduce(base.double(), "language layer neuron -> language layer 1", "sum")

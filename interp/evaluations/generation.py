@@ -33,6 +33,9 @@ class Guard:
 
     `natural_guard` measures the bounds on natural text. Those given here as defaults hold for
     99 % of pairs of news sentences in ten languages, and ask nothing of the loss.
+
+    >>> interp.Guard(min_bytes=40).max_repetition
+    0.25
     """
 
     min_bytes: int = 24
@@ -91,7 +94,11 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class GeneratedLanguages:
-    """In which languages texts are, and how good each of them is."""
+    """In which languages texts are, and how good each of them is.
+
+    >>> interp.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
+    GeneratedLanguages(1 text: de 1; 1 good)
+    """
 
     texts: tuple[str, ...]
     """What was judged."""
@@ -117,6 +124,12 @@ class GeneratedLanguages:
 
     passes: Bool[Tensor, " text"]
     """Whether it passes the guard of its language; False for a language not asked for."""
+
+    def __repr__(self) -> str:
+        counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
+        found = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
+        texts = f"{len(self.texts):,} text{'' if len(self.texts) == 1 else 's'}"
+        return f"GeneratedLanguages({texts}: {found or 'none'}; {int(self.passes.sum()):,} good)"
 
     @property
     def loss_per_byte(self) -> Float64[Tensor, " text"]:
@@ -197,6 +210,9 @@ def steering_score(control: float, quality: float) -> float:
     (here: pass the guard). One: all texts are, and all are good. Zero: none is, or none is good.
     It is never above twice the smaller of the two. CLaS-Bench (2026) has a judge's rating of
     relevance for quality; a guard tells text from noise, and not whether it says anything true.
+
+    >>> round(interp.steering_score(control=0.9, quality=0.6), 3)
+    0.72
     """
     for name, value in {"control": control, "quality": quality}.items():
         if not 0 <= value <= 1:
@@ -220,6 +236,11 @@ def language_rates(
     others: broken text goes to whatever language it resembles most. Of natural text of 64 tokens,
     99 % or more is recognised so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
     for all languages, or one for each; None: the defaults.
+
+    >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
+    >>> found = interp.language_rates(texts, ["de", "fr"])
+    >>> found.found, found.rate("de").value, found.rate("other").value
+    (('de', 'en'), 0.5, 0.5)
     """
     codes = check_languages(languages)
     guards = _guards(guard, codes)
@@ -269,6 +290,13 @@ def generated_languages(
 
     For several edits at once, or to keep prompts and seeds, use `generate_texts` in your own
     `with` block and `language_rates` behind it.
+
+    >>> with_edit = interp.intervene(model, neurons["de"], interp.deactivate)
+    >>> found = interp.generated_languages(
+    ...     model, ["de"], with_edit, n=2, max_new_tokens=4, progress=False
+    ... )
+    >>> len(found.texts), found.rate("de").of
+    (2, 2)
     """
     guards = _guards(guard, check_languages(languages))
     _refuse_edited(model)
@@ -312,6 +340,10 @@ def natural_guard(
     hardly repeats anything. Texts are cut to `max_tokens` tokens first: give the `max_new_tokens`
     of what will be judged, since longer text repeats more and is predicted better. They should
     begin where documents or sentences do. Several hundred of them make good bounds.
+
+    >>> texts = {"de": [f"Im Jahr {year} war der Winter sehr kalt." for year in range(1900, 1930)]}
+    >>> interp.natural_guard(model, texts, progress=False)["de"].max_repetition
+    0.25
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"The quantile is {quantile}: give a share above 0, at most 1.")

@@ -68,7 +68,12 @@ class DiagonalDominance:
 
 @dataclass(frozen=True)
 class PerplexityMatrix:
-    """Language A's neurons off, language B read, beside as many random neurons."""
+    """Language A's neurons off, language B read, beside as many random neurons.
+
+    >>> german, text_in_german = neurons.restrict(["de"]), text.subset(["de"])
+    >>> interp.perplexity_matrix(model, german, text_in_german, n_draws=1, progress=False)
+    PerplexityMatrix(off: de; read: de; 1 random draw)
+    """
 
     losses: Losses
     """With nothing changed, then with the neurons of each language of the selection."""
@@ -94,6 +99,13 @@ class PerplexityMatrix:
                 f"languages, the random ones of {n_shards}, {n_off} and {n_read}, and "
                 f"{len(self.neurons)} sizes and {len(self.edit)} edits are given."
             )
+
+    def __repr__(self) -> str:
+        draws = self.random.shape[1]
+        return (
+            f"PerplexityMatrix(off: {', '.join(self.off)}; read: {', '.join(self.languages)}; "
+            f"{draws} random draw{'' if draws == 1 else 's'})"
+        )
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -220,6 +232,13 @@ def perplexity_matrix(
     With K languages, (1 + (1 + n_draws) · K) passes over the text, without those for languages that
     have no neurons. With `out`, every shard of every language is kept there as soon as it is
     done, the same call goes on where it was interrupted, and `matrix.safetensors` is the result.
+
+    >>> two = ["de", "zh"]
+    >>> matrix = interp.perplexity_matrix(
+    ...     model, neurons.restrict(two), text.subset(two), n_draws=1, progress=False
+    ... )
+    >>> matrix.diagonal().largest_in_row
+    ('de', 'zh')
     """
     if n_draws < 0:
         raise ValueError(f"n_draws is {n_draws}: draw 0 random sets (no control) or more.")

@@ -34,6 +34,7 @@ from interp.evaluations.tasks import Encoded, begin_alike, encode_items
 from interp.evaluations.writing import Start, bar
 from interp.model import Hook, Kind, NeuronModel
 from interp.scores.sharing import Sharing, sharing_categories
+from interp.stats import Source, source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
 from interp.whatif import Edit, Ending
 
@@ -87,6 +88,9 @@ class SwitchOff:
 
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
+
+    source: Source = "gate"
+    """By what neurons fire."""
 
     def accuracy(self, language: str | None = None, level: float = 0.95) -> Estimate:
         """Share of examples answered: [condition], in one language or over all of them.
@@ -168,8 +172,8 @@ class SwitchOff:
                 values = {name: each[place].item() for name, each in columns.items()}
                 chance = self._of(self.chance[:, None], language).mean().item()
                 rows.append({**named, "neurons": neurons, **values, "chance": chance})
-        extra = {"task": self.task, "where": self.where, "examples": len(self.prompts)}
-        return pd.DataFrame(rows).assign(**extra)
+        extra = {"task": self.task, "where": self.where, "source": self.source}
+        return pd.DataFrame(rows).assign(**extra, examples=len(self.prompts))
 
     def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
@@ -190,6 +194,7 @@ def switch_off(
     generator: torch.Generator,
     *,
     where: Tokens = "all",
+    source: Source = "gate",
     n_draws: int = 3,
     start: Start = "auto",
     tokens_per_batch: int = 4096,
@@ -198,20 +203,22 @@ def switch_off(
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
     The tasks are one task in two languages or more, with the same items (`align`). A neuron fires
-    where its gate is above zero. Random neurons and equal numbers are drawn `n_draws` times from
-    `generator`, layer by layer, the random ones from all neurons of the layer. With K languages and
-    the 4 categories (with two languages nothing is partly shared), an example costs K passes over
-    its prompt and 5 + 9 · n_draws sets of neurons: each K · options rows of tokens with "all", and
-    K positions with "last". Options whose first tokens are all the same cannot be told apart at the
-    last token: such items are refused.
+    where its gate is above zero, or its output, as `source` says. Random neurons and equal numbers
+    are drawn `n_draws` times from `generator`, layer by layer, the random ones from all neurons of
+    the layer. With K languages and the 4 categories (with two languages nothing is partly shared),
+    an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
+    rows of tokens with "all", and K positions with "last". Options whose first tokens are all the
+    same cannot be told apart at the last token: such items are refused.
     """
     if where not in get_args(Tokens):
         raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")
     if n_draws < 1:
         raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+    source_kind(source)
     tasks = align(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
+    warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
     if where == "last":
         _check_first_tokens(model, tasks, start)
@@ -221,7 +228,7 @@ def switch_off(
         for place, item in enumerate(tasks[0].items):
             mine = [items[place] for items in encoded]
             endings = [end_of_prompt(model, each) for each in mine]
-            sets, owner = _sets(categories_at(endings), conditions, n_draws, generator)
+            sets, owner = _sets(categories_at(endings, source), conditions, n_draws, generator)
             rights, chances = [], []
             for task, one, ending in zip(tasks, mine, endings, strict=True):
                 answer = task.items[place].answer
@@ -258,18 +265,22 @@ def switch_off(
         tuple(item.group or item.id for item in tasks[0].items),
         tasks[0].name,
         tuple(task.language for task in tasks),
+        source,
     )
 
 
 def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
-    """The last token of the prompt, ready for what-ifs, and the gates there."""
-    return Ending(model, torch.tensor(item.rows[0][: item.begin]), kinds=("pre",))
+    """The last token of the prompt, ready for what-ifs, with the gates and outputs there."""
+    return Ending(model, torch.tensor(item.rows[0][: item.begin]), kinds=("pre", "post"))
 
 
-def categories_at(endings: Sequence[Ending]) -> UInt8[Tensor, "layer neuron"]:
+def categories_at(
+    endings: Sequence[Ending], source: Source = "gate"
+) -> UInt8[Tensor, "layer neuron"]:
     """In how many of these prompts, one per language, each neuron fires at the last token."""
-    gates = [rearrange(each.values["pre"], "layer 1 neuron -> layer neuron") for each in endings]
-    return sharing_categories(torch.stack(gates).cpu() > 0)
+    kind = source_kind(source)
+    values = [rearrange(each.values[kind], "layer 1 neuron -> layer neuron") for each in endings]
+    return sharing_categories(torch.stack(values).cpu() > 0)
 
 
 def _conditions(n_languages: int) -> tuple[Condition, ...]:

@@ -18,7 +18,8 @@ How well a model does depends on the frame: compare interventions, or models, un
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -87,6 +88,8 @@ class Task:
             if item.id in seen:
                 raise ValueError(f"{self.name} in {self.language} repeats the id {item.id!r}.")
             seen.add(item.id)
+            if not all(isinstance(each, str) for each in (item.id, item.prompt, *item.options)):
+                raise TypeError(f"{item.id!r} has a prompt or an option that is no text")
             if not 0 <= item.answer < len(item.options):
                 raise ValueError(
                     f"{item.id!r} of {self.name} in {self.language} has {len(item.options)} "
@@ -161,7 +164,8 @@ def read_task(source: str | Path, language: str) -> Task:
                         f"{folder / language}.jsonl: {row.get('id', 'a row')!r} has no "
                         f"{', '.join(missing)}, which the first row has."
                     )
-            return Task(name, language, tuple(read(rows, language)))
+            with _well_formed(folder / f"{language}.jsonl", columns):
+                return Task(name, language, tuple(read(rows, language)))
     forms = "; ".join(" ".join(columns) for columns in _FORMS)
     raise ValueError(
         f"{folder / language}.jsonl has the columns {', '.join(rows[0])}, which is no form that is "
@@ -175,16 +179,29 @@ def read_editing(folder: str | Path, told_in: str, asked_in: str) -> Task:
     The fact stands in the prompt, as question and answer, and is asked in other words. With one
     language for both it is what `read_task` reads.
     """
-    told = {row["id"]: row for row in _read_rows(Path(folder) / f"{told_in}.jsonl")}
-    asked = _read_rows(Path(folder) / f"{asked_in}.jsonl")
-    if missing := [row["id"] for row in asked if row["id"] not in told]:
-        raise ValueError(
-            f"{len(missing)} facts are not told in {told_in}, such as {missing[0]!r}: both "
-            "languages need the same ids."
-        )
+    known, asked = (_read_rows(Path(folder) / f"{code}.jsonl") for code in (told_in, asked_in))
     name = Path(folder).name if told_in == asked_in else f"{Path(folder).name} from {told_in}"
-    items = [_edited(told[row["id"]], told_in, row, asked_in) for row in asked]
-    return Task(name, asked_in, tuple(items))
+    with _well_formed(Path(folder), ("id", "subject", "question", "rephrase", "target")):
+        told = {row["id"]: row for row in known}
+        if missing := [row["id"] for row in asked if row["id"] not in told]:
+            raise ValueError(
+                f"{len(missing)} facts are not told in {told_in}, such as {missing[0]!r}: both "
+                "languages need the same ids."
+            )
+        items = [_edited(told[row["id"]], told_in, row, asked_in) for row in asked]
+        return Task(name, asked_in, tuple(items))
+
+
+@contextmanager
+def _well_formed(path: Path, columns: Sequence[str]) -> Iterator[None]:
+    """Within the block, values of another type than a form has become one sentence."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError) as error:
+        raise ValueError(
+            f"{path} has values in {', '.join(columns)} that are not of their form "
+            f"({error}): ids, prompts and options are text, answers are numbers or labels."
+        ) from None
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -193,13 +210,19 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(
             f"{path} is missing; {path.parent} holds {', '.join(there) or 'no .jsonl files'}."
         )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start + 1}): convert the file to UTF-8."
+        ) from None
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number} is {type(row).__name__}, not an object.")

@@ -218,7 +218,7 @@ def accuracy_table(results: Sequence[Result], level: float = 0.95) -> pd.DataFra
 def group_numbers(groups: Sequence[str]) -> Int64[Tensor, " item"]:
     """Groups as numbers, for intervals: the same number for items that go together."""
     number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    return torch.tensor([number[group] for group in groups])
+    return torch.tensor([number[group] for group in groups], dtype=torch.int64)
 
 
 def _per_item(result: Result, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:

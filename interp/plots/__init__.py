@@ -6,9 +6,16 @@ have their colour in each case: `with_names(table, "endonym")`. With an Axes of 
 holds; without, a new figure as wide as one or two columns of a paper is made.
 """
 
-from interp.plots.curves import curve_of_training, layer_profile, loss_against_fraction, sharing
+from interp.plots.curves import (
+    curve_of_training,
+    layer_profile,
+    lens,
+    loss_against_fraction,
+    sharing,
+)
 from interp.plots.files import FIGURES, read_table, redraw, save, save_figure
-from interp.plots.matrices import overlap, perplexity_matrix
+from interp.plots.matrices import moved_by_layer, overlap, patching, perplexity_matrix
+from interp.plots.methods import method_comparison, stability_against_tokens
 from interp.plots.style import DOUBLE, SINGLE, own_style
 from interp.plots.switching import language_switching, switching_against_size
 from interp.plots.tables import (
@@ -27,16 +34,21 @@ __all__ = [
     "language_switching",
     "layer_profile",
     "layer_profile_table",
+    "lens",
     "loss_against_fraction",
+    "method_comparison",
+    "moved_by_layer",
     "overlap",
     "overlap_table",
     "own_style",
+    "patching",
     "perplexity_matrix",
     "read_table",
     "redraw",
     "save",
     "save_figure",
     "sharing",
+    "stability_against_tokens",
     "switching_against_size",
     "with_names",
 ]

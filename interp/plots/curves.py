@@ -36,6 +36,8 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 """How what chance would give is drawn, by column."""
 
+_PIVOT: dict[str, Any] = {"linestyle": "--", "marker": "", "linewidth": 0.9}
+
 
 def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How many neurons of each language are in each layer.
@@ -150,6 +152,33 @@ def sharing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="Layer", ylabel="Share of neurons", ylim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax, [key("found"), *(key(name, **dash) for name, dash in BASELINES.items())])
+    return ax
+
+
+def lens(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The probability that a layer says the answer, in each language.
+
+    From `Lens.to_frame()`: a line for each language of the answer. From the lens.csv of
+    experiments/lens_by_language.py, where column asked_in holds the language of the prompts: two
+    lines for each, the answer in that language and in the pivot.
+    """
+    keys = ("asked_in", "language", "layer") if "asked_in" in frame else ("language", "layer")
+    table = check(frame, "lens", keys, ("probability", "layer", "low", "high"))
+    table = table.sort_values("layer", kind="stable")
+    n_layers = table["layer"].nunique()
+    asked = "asked_in" in table
+    with canvas(ax, *_size(n_layers)) as ax:
+        for rows, aside, look in by_language(table, keys[0], n_layers):
+            mine = rows["language"] == rows[keys[0]]
+            for some, more in ((rows[mine], {}), (rows[~mine], _PIVOT | {"label": "_pivot"})):
+                if len(some):
+                    x = numbers(some, "layer") + aside * 0.3
+                    interval = numbers(some, "low"), numbers(some, "high")
+                    line(ax, x, numbers(some, "probability"), interval, **{**look, **more})
+        ax.set(xlabel="Layer", ylabel="Probability of the answer", ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        own = key("in the language of the prompt")
+        legend_above(ax, [own, key("in the pivot", **_PIVOT)] if asked else [])
     return ax
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp import artifacts
-from interp.plots import curves, matrices, switching
+from interp.plots import curves, matrices, methods, switching
 from interp.plots.style import own_style
 
 Draw = Callable[[pd.DataFrame], Axes]
@@ -20,12 +20,17 @@ FIGURES: dict[str, Draw] = {
     for draw in (
         matrices.perplexity_matrix,
         matrices.overlap,
+        matrices.patching,
+        matrices.moved_by_layer,
         curves.layer_profile,
         curves.loss_against_fraction,
         curves.curve_of_training,
         curves.sharing,
+        curves.lens,
         switching.language_switching,
         switching.switching_against_size,
+        methods.method_comparison,
+        methods.stability_against_tokens,
     )
 }
 """What can be drawn, by name; a file is drawn by the one that its name begins with."""

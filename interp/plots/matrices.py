@@ -116,6 +116,93 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """What patches change in the log-probability of answers: layers across, tokens or parts down.
+
+    From `PatchingResult.to_frame()`, or some of its rows. Of source, part, span and answer those
+    that vary name the rows; white is no change.
+    """
+    names = ("source", "part", "span", "answer")
+    keys = (*names, "place", "layer", "extent")
+    table = check(frame, "patching", keys, ("change", "layer"))
+    varying = [name for name in names if table[name].nunique() > 1]
+    label = table[varying or ["part"]].astype(str).agg(", ".join, axis=1)
+    # A token may be there twice.
+    of_row = [table["source"], table["part"], table["place"], table["answer"]]
+    number = table.groupby(of_row, sort=False).ngroup()
+    rows = label.groupby(number).first()
+    table = table.assign(row=number)
+    values = table.pivot(index="row", columns="layer", values="change")
+    is_from = (table["extent"] == "from").any()
+    return _by_layer(
+        values.to_numpy(dtype=np.float64),
+        None,
+        [str(name) for name in rows],
+        values.columns.tolist(),
+        "Patched from this layer on" if is_from else "Layer patched",
+        "Change of log-probability (nats)",
+        ax,
+    )
+
+
+def moved_by_layer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How much of the concept and of the language comes over from the source, layer by layer.
+
+    From moved-*.csv of experiments/patch_across_languages.py: columns row, layer, moved, low, high.
+    In each cell the share gained and half of its 95 % interval; white is zero. Rows of the last
+    token are patched in one layer alone, rows of the subject from that layer on.
+    """
+    table = check(frame, "moved_by_layer", ("row", "layer"), ("moved", "layer", "low", "high"))
+    rows = in_order(table["row"])
+    wide = {
+        name: table.pivot(index="row", columns="layer", values=name).reindex(index=rows)
+        for name in ("moved", "low", "high")
+    }
+    values = {name: each.to_numpy(dtype=np.float64) for name, each in wide.items()}
+    return _by_layer(
+        values["moved"],
+        (values["high"] - values["low"]) / 2,
+        rows,
+        wide["moved"].columns.tolist(),
+        "Layer",
+        "Share gained, ± half of its interval\nlast: one layer; subject: from it on",
+        ax,
+    )
+
+
+def _by_layer(
+    values: Float[np.ndarray, "row layer"],
+    reach: Float[np.ndarray, "row layer"] | None,
+    rows: list[str],
+    layers: list[int],
+    below: str,
+    title: str,
+    ax: Axes | None,
+) -> Axes:
+    """A heat map around zero, with its numbers where there is room."""
+    bound = float(np.nanmax(np.abs(values))) or 1.0
+    paint = _Paint(mpl.colormaps["RdBu_r"], TwoSlopeNorm(0, -bound, bound))
+    beside = 0.075 * max(map(len, rows))  # inches
+    width = SINGLE if beside + max(0.4 * len(layers), 2.2) <= SINGLE else DOUBLE
+    with_numbers = beside + 0.34 * len(layers) <= DOUBLE
+    height = 0.3 if reach is not None else 0.2
+    with canvas(ax, width, max(0.8 + height * len(rows), 1.5)) as ax:
+        mesh = _cells(ax, values, 0.0, paint)
+        if with_numbers:
+            for (row, column), value in np.ndenumerate(values):
+                half = math.nan if reach is None else float(reach[row, column])
+                _write(ax, column, row, value, 2, paint, half)
+        else:
+            ax.figure.colorbar(mesh, ax=ax)
+        step = 1 + len(layers) // 24
+        shown = list(range(0, len(layers), step))
+        _frame(ax, [str(layers[column]) for column in shown], fonts.shown(rows), shown)
+        ax.set_xlim(-0.55, len(layers) - 0.45)
+        ax.set_xlabel(below)
+        ax.set_title(title)
+    return ax
+
+
 # ---------------------------------------------------------------- cells
 
 

@@ -59,7 +59,12 @@ STYLE: dict[str, Any] = {
 def own_style() -> Iterator[None]:
     """Matplotlib's defaults and ours, whatever was set before and is again afterwards."""
     with mpl_style.context(["default", STYLE, {"font.family": fonts.families()}]):
-        yield
+        try:
+            yield
+        finally:
+            # The first figure of a notebook loads a back end that shows figures; that has to stay.
+            interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
 
 
 @contextmanager

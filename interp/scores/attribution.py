@@ -8,9 +8,9 @@ Wang et al. (2024), "Sharing Matters", and look at one layer without what follow
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -113,13 +113,15 @@ def integrated_gradients(
     The model's dtype carries the gradients: 16 bits round them to two or three digits, tiny
     ones vanish in float16, and differences of nearly equal scores are mostly rounding. Cost: the
     prompt once, and layers times (steps + 1) positions forward and back; `at_once` of them are in
-    memory.
+    memory, or half as many, and so on, should that be too many for a GPU.
     """
     ending, targets = _start(model, prompt, target, quantity, steps, last=1)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = rearrange(_checked(baseline, model), "layer neuron -> layer 1 neuron")
-    values, change, score = _integrate(ending, start, targets, quantity, steps, at_once)
+    values, change, score = _within_memory(
+        lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
+    )
     return Attribution(
         rearrange(values, "layer 1 neuron -> layer neuron"),
         _completeness_error(model, values, change, score),
@@ -151,7 +153,9 @@ def integrated_gradients_by_position(
     start = repeat(
         _checked(baseline, model), "layer neuron -> layer pos neuron", pos=len(ending.ids)
     )
-    values, change, score = _integrate(ending, start, targets, quantity, steps, at_once)
+    values, change, score = _within_memory(
+        lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
+    )
     return PositionAttribution(
         values,
         _completeness_error(model, values, change, score),
@@ -238,6 +242,18 @@ def ablation_effect(
     """
     ending, targets = _start(model, prompt, target, quantity, steps=1, last=1)
     _same_shape("The mask of neurons", neurons, model)
+    return _within_memory(
+        lambda n: _ablated(ending, neurons, targets, quantity, n), at_once, ending
+    )
+
+
+def _ablated(
+    ending: Ending,
+    neurons: Bool[Tensor, "layer neuron"],
+    targets: tuple[int, ...],
+    quantity: Quantity,
+    at_once: int,
+) -> Float[Tensor, "layer neuron"]:
     effect = torch.full(neurons.shape, float("nan"))
     with torch.no_grad():
         clean = _score(ending.logits[None], targets, quantity)
@@ -397,8 +413,8 @@ def _start(
     if model.dtype in (torch.float16, torch.bfloat16):
         warnings.warn(
             f"{model.name} is in {model.dtype}: gradients keep two or three digits, and effects "
-            "smaller than that of their score are rounding. Load it with dtype=torch.float32 for "
-            "numbers you report.",
+            "smaller than that of their score are rounding. Load it with dtype=torch.float32 "
+            "(--dtype float32) for numbers you report.",
             stacklevel=3,
         )
     targets = target_ids(model, prompt, target)
@@ -417,6 +433,28 @@ def _score(
     if quantity == "probability":
         chosen = chosen.exp()
     return chosen[:, 0] if len(targets) == 1 else chosen[:, 0] - chosen[:, 1]
+
+
+Result = TypeVar("Result")
+
+
+def _within_memory(run: Callable[[int], Result], at_once: int, ending: Ending) -> Result:
+    """What `run` gives with so many positions at once, or with half as many where they do not fit.
+
+    A GPU says when its memory is full. Without one the system may end the process instead, so that
+    there `at_once` has to be small enough from the start.
+    """
+    while True:
+        try:
+            return run(at_once)
+        except torch.OutOfMemoryError:
+            if at_once <= 1:
+                raise ValueError(
+                    f"The memory of {ending.model.device} is too small for one what-if about a "
+                    f"prompt of {len(ending.ids)} tokens: load {ending.model.name} in 16 bits, on "
+                    "several devices, or leave out long prompts. What was stored is kept."
+                ) from None
+        at_once //= 2  # out here the failed pass is let go of
 
 
 def _integrate(

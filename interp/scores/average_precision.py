@@ -5,7 +5,10 @@ Finding and Controlling Language-Specific Neurons". A unit's response to a sente
 sentences; sentences of one language are the positives, all others the negatives. A language is no
 more than a label here: relations, styles or programming languages do as well.
 
-Where they let special tokens count in a unit's mean over a sentence, see `Wanted.special_tokens`.
+Their means over a sentence count whatever the tokenizer puts before it: <s> with LLaMA, </s> with
+XGLM, nothing with BLOOM. For the first two read the sentences with `bos="document"` and collect
+with `Wanted(special_tokens=True)`; for BLOOM leave both out, as is the default. What stands before
+every text gives next to the same in each, and moves the mean of a short sentence more.
 """
 
 from dataclasses import dataclass
@@ -46,6 +49,11 @@ def average_precision(
     of i / (N - n + i) with n of N sentences positive (0.0886 for 500 of 3000).
 
     Exact in all floating-point types; float64 costs about three times as much as the narrower ones.
+
+    >>> responses = torch.tensor([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0], [0.0, 1.0]])  # four sentences
+    >>> interp.average_precision(responses, torch.tensor([0, 0, 1, 1]), n_languages=2)
+    tensor([[1.0000, 0.5000],
+            [0.4167, 0.5000]], dtype=torch.float64)
     """
     return precision_and_area(responses, labels, n_languages)[0]
 
@@ -68,6 +76,10 @@ class Precision:
 
     The units of a layer's sites stand one after the other on one axis, so a selection over
     `[language layer unit]` compares all of them; `units` says where each site is.
+
+    >>> precision = interp.measure_precision(means)
+    >>> precision.units("pre"), precision.percentile(50.0).shape
+    (slice(0, 2048, None), torch.Size([3, 6, 2048]))
     """
 
     average_precision: Float64[Tensor, "language layer unit"]
@@ -104,6 +116,13 @@ class Precision:
                 f"{tuple(self.roc_area.shape)}, percentiles {tuple(self.percentiles.shape)} of "
                 f"{self.percents}, languages {', '.join(self.languages)}, sites {self.sites}."
             )
+
+    def __repr__(self) -> str:
+        sizes = zip(self.languages, self.sentences.tolist(), strict=True)
+        sentences = ", ".join(f"{code} {size:,}" for code, size in sizes)
+        sites = ", ".join(f"{kind} {width:,}" for kind, width in self.sites)
+        n_layers = self.average_precision.shape[1]
+        return f"Precision({n_layers} layers of {sites}; {sentences} sentences)"
 
     def units(self, kind: str) -> slice:
         """Where the units of a site are on the unit axis."""
@@ -155,6 +174,9 @@ def measure_precision(
 
     Memory: the result (about 24 bytes per language and unit), and twice one site of one layer.
     `device` is where the sorting is done.
+
+    >>> interp.measure_precision(means)
+    Precision(6 layers of pre 2,048; en 20, de 20, zh 20 sentences)
     """
     n_layers, sites = _layout(means)
     n_languages = len(means.languages)

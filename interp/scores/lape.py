@@ -23,6 +23,10 @@ def language_entropy(
 
     Neurons with equal rates have equal entropies to the last bit, wherever they sit and in
     whichever order the languages come, so that ties are ties.
+
+    >>> rate = torch.tensor([[[0.2, 0.2, 0.0]], [[0.0, 0.2, 0.0]]])  # two languages, three neurons
+    >>> interp.language_entropy(rate)
+    tensor([[0.0000, 0.6931,    nan]], dtype=torch.float64)
     """
     return torch.stack([_layer_entropy(layer) for layer in rate.unbind(dim=1)])
 

@@ -8,7 +8,6 @@ would give, which the authors leave out: the same firing rates in languages that
 each other.
 """
 
-import csv
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt64
 from torch import Tensor
 
 from interp import artifacts
-from interp.stats import FiringSigns
+from interp.stats import FiringSigns, Source
 from interp.uncertainty import Estimate, mean_over_examples
 
 
@@ -43,8 +42,9 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
     Silent: active in no language. Specific: in one. All-shared: in all. Partly shared: in between,
     which with two languages is empty.
 
-    Active is what the caller says: `gate > 0`, or `output > threshold` for a sweep of thresholds.
-    For one prompt of `FiringSigns` it is `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
+    Active is what the caller says: `gate > 0`, or `output > threshold`, such as `Wanted` of
+    `collect` chooses for `FiringSigns`. Of one of their prompts it is
+    `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
     """
     if active.dtype != torch.bool:
         raise ValueError(f"active is {active.dtype}, not boolean: compare values with a threshold.")
@@ -121,6 +121,12 @@ class SharingProfile:
 
     d_mlp: int
     """Neurons per layer."""
+
+    source: Source = "gate"
+    """By what neurons fire."""
+
+    threshold: float = 0.0
+    """What that must exceed."""
 
     def share(self, level: float = 0.95) -> Estimate:
         """Share of a layer's neurons in each category: [layer category]."""
@@ -212,7 +218,10 @@ class SharingProfile:
             for layer in range(len(self.kept))
             for category in Sharing
         ]
-        return pd.DataFrame(rows).assign(languages=len(self.languages), prompts=len(self.prompts))
+        said = {"source": self.source, "threshold": self.threshold}
+        return pd.DataFrame(rows).assign(
+            languages=len(self.languages), prompts=len(self.prompts), **said
+        )
 
     def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
@@ -225,7 +234,12 @@ class SharingProfile:
         labels = stored.labels
         prompts, languages = tuple(labels["prompts"]), tuple(labels["languages"])
         return SharingProfile(
-            **stored.tensors, prompts=prompts, languages=languages, d_mlp=labels["d_mlp"]
+            **stored.tensors,
+            prompts=prompts,
+            languages=languages,
+            d_mlp=labels["d_mlp"],
+            source=labels.get("source", "gate"),  # older files do not say
+            threshold=labels.get("threshold", 0.0),
         )
 
 
@@ -256,6 +270,8 @@ def sharing_profile(
         clusters = torch.arange(n_prompts)
     elif len(clusters) != n_prompts:
         raise ValueError(f"There are {n_prompts} prompts and clusters for {len(clusters)}.")
+    if n_draws < 0:
+        raise ValueError(f"n_draws is {n_draws}: draw no shuffle, 0, or more.")
     per_prompt, per_draw = (n_prompts, n_layers, len(Sharing)), (n_draws, n_layers, len(Sharing))
     pairs = (len(rows), len(rows))
     count = torch.zeros(per_prompt, dtype=torch.int64)
@@ -291,30 +307,9 @@ def sharing_profile(
         prompts=signs.prompts,
         languages=languages,
         d_mlp=signs.d_mlp,
+        source=signs.source,
+        threshold=signs.threshold,
     )
-
-
-def read_distances(
-    path: Path | str, languages: Sequence[str], kind: str = "syntactic"
-) -> Float64[Tensor, "language language"]:
-    """Distances between languages, for a `mantel_test` of an overlap; zero on the diagonal.
-
-    From a table with the columns lang1 and lang2, one row per pair in either order, and a column
-    for each kind of distance, such as those of URIEL: syntactic, phonological, genetic.
-    """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    kinds = [name for name in (table[0] if table else []) if name not in ("lang1", "lang2")]
-    if kind not in kinds:
-        raise ValueError(f"{path} has no distance {kind!r}, only {', '.join(kinds) or 'none'}.")
-    known = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
-    distance = torch.zeros(len(languages), len(languages), dtype=torch.float64)
-    for (i, one), (j, other) in itertools.combinations(enumerate(languages), 2):
-        found = known.get(frozenset((one, other)))
-        if not found:
-            raise ValueError(f"{path} has no {kind} distance of {one} and {other}: leave one out.")
-        distance[i, j] = distance[j, i] = float(found)
-    return distance
 
 
 # ---------------------------------------------------------------- one layer, on packed bits

@@ -1,0 +1,392 @@
+"""What is left of a pass over text when things go wrong? Faults by the hundred, and a table.
+
+    python -m benchmarks.faults                # 280 faults: 15 minutes on one busy core
+    python -m benchmarks.faults --no-ray       # 260 of them, without the cluster: 5 minutes
+    python -m benchmarks.faults --share 0.1    # a tenth
+
+Every run is the command `interp collect` on a tiny model and made-up text, in a process that is
+forked once all is loaded, so that what is hit is the pass itself. After each fault the same command
+runs again until it ends. Then its folder must equal that of an undisturbed run, byte for byte; what
+killed writers leave unfinished (.part) is not compared. A fault may stop a run, but with one
+sentence, and once its cause is gone the run must end the same way. Kills that come too late to hit
+anything are not counted. A jump of the clock is what processes see of one: time itself, and the
+times of files.
+"""
+
+import contextlib
+import importlib.util
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.disturbed import (
+    Bench,
+    Outcome,
+    command,
+    ended,
+    finish,
+    fork,
+    kill,
+    stopped_then_finished,
+)
+from interp import artifacts, cli
+from interp.collect import collect, collect_part
+from interp.commands import collect as reading
+from interp.commands.common import ModelChoice
+from interp.model import NeuronModel, load
+from interp.stats import FiringStats
+from tests import tiny_models
+from tests.kill_campaign import blocks, files
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to run."""
+
+    share: float = 1.0
+    """Of all faults."""
+
+    ray: bool = True
+    """Also kill actors, drivers and nodes of a Ray cluster on this machine, if Ray is there."""
+
+    seed: int = 0
+    """Decides on moments, files and bits."""
+
+
+# ---------------------------------------------------------------- kills
+
+
+def kill_workers(bench: Bench, out: Path) -> Outcome:
+    """Five kills among three processes that read a part each."""
+
+    def start(index: int) -> int:
+        return fork(partial(command, out, "--shard", f"{index}/3"))
+
+    workers = {index: start(index) for index in (1, 2, 3)}
+    landed = 0
+    for _ in range(5):
+        bench.wait(0.3)
+        index = bench.dice.choice((1, 2, 3))
+        landed += kill(workers[index])
+        workers[index] = start(index)
+    if any([ended(worker) for worker in workers.values()]):
+        raise SystemExit("a worker did not end well")
+    return Outcome(landed)
+
+
+def kill_drivers(bench: Bench, out: Path) -> Outcome:
+    """Up to five kills, one after the other, of a process that reads and merges."""
+    landed = 0
+    for _ in range(5):
+        child = fork(partial(command, out))
+        bench.wait(0.6)
+        landed += kill(child)
+    finish(out)
+    return Outcome(landed)
+
+
+def kill_writers(bench: Bench, out: Path) -> Outcome:
+    """A kill at a flush: before the file is whole, before it is in its place, or right after."""
+    number, after = bench.dice.randrange(2 * len(files(bench.quiet))), bench.dice.random() < 0.5
+
+    def work() -> None:
+        flush, calls = os.fsync, iter(range(10**6))
+
+        def deadly(file: int) -> None:
+            mine = next(calls) == number
+            if after or not mine:
+                flush(file)
+            if mine:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.fsync = deadly
+        command(out)
+
+    landed = ended(fork(work)) == -signal.SIGKILL
+    finish(out)
+    return Outcome(int(landed))
+
+
+def same_pieces(bench: Bench, out: Path) -> Outcome:
+    """Three processes read all pieces at the same time, and one of them is killed."""
+    log = bench.place / "saved"
+    log.write_text("")
+
+    def work() -> None:
+        save = artifacts.save
+
+        def noted(path: Path | str, *rest: Any) -> None:
+            save(path, *rest)
+            with log.open("a") as file:
+                file.write(f"{path}\n")
+
+        artifacts.save = noted
+        command(out)
+
+    workers = [fork(work) for _ in range(3)]
+    bench.wait(2)
+    kill(workers[0])
+    if any([ended(worker) for worker in workers[1:]]):
+        raise SystemExit("one of several processes did not end well")
+    saved = Counter(log.read_text().splitlines())
+    return Outcome(int(max(saved.values()) > 1))
+
+
+def interrupt_twice(bench: Bench, out: Path) -> Outcome:
+    """Ctrl-C, and once more within a hundredth of a second."""
+    ready, told = os.pipe()
+
+    def work() -> None:
+        read = cli.Collect.read
+
+        def tell(self: cli.Collect, model: NeuronModel) -> Any:
+            os.write(told, b"1")
+            return read(self, model)
+
+        cli.Collect.read = tell
+        sys.argv = ["interp", "collect", "--out", str(out), "--moments"]
+        cli.main()  # as the program itself, which takes a second one differently
+
+    child = fork(work, bench.said)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
+    bench.wait()
+    for pause in (bench.dice.uniform(0, 0.01), 0.0):
+        os.kill(child, signal.SIGINT)
+        time.sleep(pause)
+    stopped = stopped_then_finished(bench, out, child, lambda: None)
+    return Outcome(stopped, stopped)
+
+
+def clock_jumps(bench: Bench, out: Path) -> Outcome:
+    """In the middle of a run the clocks jump by years, and the times of all files with them."""
+    jump = bench.dice.choice((-1, 1)) * bench.dice.uniform(1, 1e9)
+
+    def work() -> None:
+        seconds, ticks = time.time, time.monotonic
+
+        def jumped(*_: object) -> None:
+            time.time = lambda: seconds() + jump
+            time.monotonic = lambda: ticks() + abs(jump)
+
+        signal.signal(signal.SIGUSR1, jumped)
+        os.write(told, b"1")
+        command(out)
+
+    ready, told = os.pipe()
+    child = fork(work)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
+    bench.wait()
+    os.kill(child, signal.SIGUSR1)
+    now = time.time()
+    for path in list(out.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a sign of life, a file being written
+            os.utime(path, (now + jump, now + jump))
+    begun = (out / "run.json").exists()
+    if ended(child):
+        raise SystemExit("a run did not survive a jump of the clock")
+    finish(out)
+    return Outcome(int(begun))
+
+
+# ---------------------------------------------------------------- disks
+
+
+def refused_flush(bench: Bench, out: Path) -> Outcome:
+    """From some file on, the disk says that it is full."""
+    left = bench.dice.randrange(2 * len(files(bench.quiet)))
+
+    def work() -> None:
+        flush, calls = os.fsync, iter(range(10**6))
+
+        def full(file: int) -> None:
+            if next(calls) >= left:
+                raise OSError(28, "No space left on device")
+            flush(file)
+
+        os.fsync = full
+        command(out)
+
+    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
+    return Outcome(stopped, stopped)
+
+
+def quota(bench: Bench, out: Path) -> Outcome:
+    """The system cuts files off at some length, as a quota does."""
+    most = bench.dice.randrange(1000, max(map(len, files(bench.quiet).values())))
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        command(out)
+
+    bench.said.write_text("")  # which it may not make longer
+    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
+    return Outcome(stopped, stopped)
+
+
+def full_disk(bench: Bench, out: Path) -> Outcome:
+    """A file system of its own, too small; then it grows."""
+    disk = bench.place / "disk"
+    disk.mkdir(exist_ok=True)
+    size = sum(map(len, files(bench.quiet).values()))
+    small = f"size={bench.dice.randrange(1, size // 1024)}k"
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", small, "tmpfs", str(disk)]):
+        return Outcome(0)  # only for root
+    try:
+        grow = ["mount", "-o", "remount,size=16m", str(disk)]
+        child = fork(partial(command, disk / "run"), bench.said)
+        stopped = stopped_then_finished(
+            bench, disk / "run", child, partial(subprocess.check_call, grow)
+        )
+        shutil.copytree(disk / "run", out)
+    finally:
+        subprocess.check_call(["umount", str(disk)])
+    return Outcome(stopped, stopped)
+
+
+def damaged(how: Callable[[bytearray, random.Random], bytes], bench: Bench, out: Path) -> Outcome:
+    """A finished piece is damaged while others are missing."""
+    shutil.copytree(bench.quiet, out)
+    pieces = sorted((out / "pieces").iterdir())
+    chosen, *missing = bench.dice.sample(pieces, bench.dice.randrange(1, len(pieces)))
+    for path in (*missing, out / "firing.safetensors"):
+        path.unlink()
+    chosen.write_bytes(how(bytearray(chosen.read_bytes()), bench.dice))
+    child = fork(partial(command, out), bench.said)
+
+    def repair() -> None:
+        shown = bench.said.read_text(encoding="utf-8")
+        if chosen.name not in shown or "Delete that file" not in shown:
+            raise SystemExit(f"{chosen.name} is damaged, and what is said is: {shown}")
+        chosen.unlink()
+
+    return Outcome(1, stopped_then_finished(bench, out, child, repair))
+
+
+def truncate(content: bytearray, dice: random.Random) -> bytes:
+    return bytes(content[: dice.randrange(len(content))])
+
+
+def flip(content: bytearray, dice: random.Random) -> bytes:
+    bit = dice.randrange(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    return bytes(content)
+
+
+# ---------------------------------------------------------------- the campaign
+
+FAULTS: tuple[tuple[str, int, Callable[[Bench, Path], Outcome]], ...] = (
+    ("SIGKILL of one of three workers", 14, kill_workers),
+    ("SIGKILL of the only process", 12, kill_drivers),
+    ("SIGKILL around a flush to disk", 30, kill_writers),
+    ("two or three processes on the same pieces", 10, same_pieces),
+    ("Ctrl-C twice", 25, interrupt_twice),
+    ("clock jumps by years", 15, clock_jumps),
+    ("disk full: flush refused", 20, refused_flush),
+    ("disk full: small file system", 15, full_disk),
+    ("quota: files cut off", 15, quota),
+    ("piece truncated", 25, partial(damaged, truncate)),
+    ("piece with one bit flipped", 30, partial(damaged, flip)),
+)
+"""Names, runs in a whole campaign, and what is done to each."""
+
+
+def miscounted(quiet: Path, out: Path) -> tuple[int, int]:
+    """Tokens and firings that were lost, and that were counted twice."""
+    lost = twice = 0
+    one, other = (FiringStats.load(each / "firing.safetensors") for each in (quiet, out))
+    for expected, found in ((one.tokens, other.tokens), (one.fired, other.fired)):
+        lost += int((expected - found).clamp_min(0).sum())
+        twice += int((found - expected).clamp_min(0).sum())
+    return lost, twice
+
+
+def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench: Bench) -> bool:
+    """Prints a row of the table; True where nothing was wrong."""
+    injected = stopped = different = lost = twice = 0
+    expected = files(bench.quiet)
+    for _ in range(runs):
+        out = bench.place / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        outcome = fault(bench, out)
+        injected, stopped = injected + outcome.injected, stopped + outcome.stopped
+        different += files(out) != expected
+        more = miscounted(bench.quiet, out)
+        lost, twice = lost + more[0], twice + more[1]
+    print(
+        f"{name:<42} {runs:5} {injected:9} {injected - stopped:8} {stopped:8} {different:10} "
+        f"{lost:5} {twice:6}",
+        flush=True,
+    )
+    totals.update(runs=runs, injected=injected, stopped=stopped)
+    return not (different or lost or twice)
+
+
+totals: Counter[str] = Counter()
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(1)  # a forked process has no thread pool
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        model = load(tiny_models.build("qwen2", place / "model"))
+        corpora = blocks(model)
+        ModelChoice.open = lambda self: model
+        cli.Collect.read = lambda self, model: corpora
+        reading.show_stats = lambda stats: None
+        reading.collect = partial(collect, progress=False)
+        reading.collect_part = partial(collect_part, progress=False)
+        artifacts.provenance()  # asks git once, for all that are forked
+        _ = model.identity, corpora.fingerprint
+        finish(place / "warm")
+        begun = time.perf_counter()
+        finish(place / "quiet")
+        seconds = time.perf_counter() - begun
+        bench = Bench(place, place / "quiet", seconds, random.Random(config.seed))
+        print(f"an undisturbed run: {seconds:.2f} s, {len(files(bench.quiet))} files\n")
+        print(
+            f"{'fault':<42} {'runs':>5} {'injected':>9} {'went on':>8} {'stopped':>8} "
+            f"{'different':>10} {'lost':>5} {'twice':>6}",
+            flush=True,
+        )
+
+        def count(runs: int) -> int:
+            return max(1, round(runs * config.share))
+
+        good = [inject(name, count(runs), fault, bench) for name, runs, fault in FAULTS]
+        if config.ray and importlib.util.find_spec("ray"):
+            from benchmarks import faults_of_ray
+
+            with faults_of_ray.Nodes() as nodes:
+                good += [
+                    inject(name, count(runs), partial(fault, nodes, str(place / "model")), bench)
+                    for name, runs, fault in faults_of_ray.FAULTS
+                ]
+        print(
+            f"\n{totals['injected']} faults; {totals['stopped']} stopped a run, each with one "
+            f"sentence. Every finished folder equal, byte for byte: {all(good)}"
+        )
+    raise SystemExit(not all(good))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,177 @@
+"""What did all the studies find, and which published claims hold?
+
+    python -m experiments.report tiny
+    python -m experiments.report babel     # a minute, after the studies; changes README.md
+    python -m experiments.report paper
+
+Reads   results/<study>/<preset>/**: claims.json, tables; questions from the studies' first lines
+Writes  results/report.html; for the shipped model the scoreboard in README.md, between
+        <!-- scoreboard --> and <!-- /scoreboard -->
+
+A study that was not run is left out. A table of more rows than a person reads is named instead.
+"""
+
+import ast
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from interp import artifacts
+from interp.claims import Claim, markdown, tally
+from interp.commands.report import claims_in, files_in, origin_of, table_section
+from interp.commands.report_kinds import kind_of
+from interp.plots.files import read_table
+from interp.report import Section, write_report
+
+EXPERIMENTS = Path(__file__).parent
+MADE = ("model", "versions", "commit")
+"""What a study's runs have in common; their other settings stand beside them."""
+
+MOST_ROWS = 40
+"""Larger tables are data, not something to read."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which results are told."""
+
+    preset: str
+    """The folder of each study's results."""
+
+    results: Path = Path("results")
+    """Folder of the studies' folders."""
+
+    out: Path = Path("results/report.html")
+    """The report."""
+
+    readme: Path | None = None
+    """Where the scoreboard goes as well; None: nowhere."""
+
+
+PRESETS = {
+    "tiny": ("What the presets `tiny` left: does every part run?", Config("tiny")),
+    "babel": (
+        "The studies of the shipped model; their claims go into README.md.",
+        Config("babel", readme=Path("README.md")),
+    ),
+    "paper": ("The studies of a model of your own.", Config("paper")),
+}
+
+
+def studies(results: Path, preset: str) -> list[tuple[str, Path]]:
+    """The studies that left something, with its folder, in the order of experiments/README.md.
+
+    A study of published files has no preset, and its folder no more than its results.
+    """
+    index = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    told = list(dict.fromkeys(re.findall(r"python -m experiments\.(\w+)", index)))
+    found = []
+    for folder in sorted(results.iterdir()) if results.is_dir() else []:
+        if not (EXPERIMENTS / f"{folder.name}.py").is_file():
+            continue
+        if (folder / preset).is_dir():
+            found.append((folder.name, folder / preset))
+        elif (folder / "claims.json").is_file():
+            found.append((folder.name, folder))
+    place = {name: number for number, name in enumerate(told)}
+    return sorted(found, key=lambda pair: place.get(pair[0], len(told)))
+
+
+def question(study: str) -> tuple[str, str]:
+    """The first line of a study, and what it says in prose below its commands."""
+    source = (EXPERIMENTS / f"{study}.py").read_text(encoding="utf-8")
+    first, *blocks = (ast.get_docstring(ast.parse(source)) or study).split("\n\n")
+    kept = [
+        block
+        for block in blocks
+        if not block.startswith((" ", "Reads", "Writes", "Draws")) and not block.endswith(":")
+    ]
+    return first, "\n\n".join(kept)
+
+
+def section_of(study: str, folder: Path, preset: str) -> Section:
+    """What a study asked, its figures, its smaller tables, and where the others are."""
+    title, text = question(study)
+    drawn: list[tuple[Path, Section]] = []
+    tables: dict[str, pd.DataFrame] = {}
+    larger = []
+    for file in files_in(folder):
+        if file.suffix != ".csv":
+            continue
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        frame = read_table(file)
+        kind = kind_of(frame)
+        if kind is not None:
+            part = table_section(file, frame, kind)
+            text += part.text.removeprefix(kind.text)
+            tables |= part.tables
+            drawn.append((file, part))
+        elif 0 < len(frame) <= MOST_ROWS:
+            tables[f"{name}.csv"] = frame
+        elif len(frame):
+            larger.append(f"{name}.csv ({len(frame):,} rows)")
+    if larger:
+        text += f"\n\nAlso in `{folder.as_posix()}`: {', '.join(larger)}."
+    titles = [part.title for _, part in drawn]
+    pictures = [
+        replace(each, caption=f"{file.parent.name}. {each.caption}")
+        if titles.count(part.title) > 1
+        else each
+        for file, part in drawn
+        for each in part.pictures
+    ]
+    runs = [part.origin for _, part in drawn if part.origin]
+    runs += [origin_of(file) for file in files_in(folder) if file.name == "run.json"]
+    made = {name: each for run in runs[:1] for name, each in run.items() if name in MADE}
+    command = {"command": f"python -m experiments.{study} {preset}"}
+    return Section(title, text, tuple(pictures), tables, command | made)
+
+
+def into_readme(claims: Sequence[Claim], readme: Path) -> None:
+    """Put the scoreboard between its marks, and leave the rest as it is."""
+    text = readme.read_text(encoding="utf-8")
+    pattern = r"<!-- scoreboard -->.*<!-- /scoreboard -->"
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(
+            f"{readme} has no place for the scoreboard: put <!-- scoreboard --> and "
+            "<!-- /scoreboard --> on lines of their own."
+        )
+    marked = f"<!-- scoreboard -->\n{tally(claims)}.\n\n{markdown(claims)}\n<!-- /scoreboard -->"
+    artifacts.write_text(readme, re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
+
+
+def main(config: Config) -> None:
+    found = studies(config.results, config.preset)
+    if not found:
+        raise ValueError(
+            f"{config.results} holds no study with the preset {config.preset}: run one first, such "
+            f"as python -m experiments.deactivate_neurons {config.preset}."
+        )
+    claims = claims_in([folder for _, folder in found])
+    write_report(
+        config.out,
+        f"Language neurons: what the studies found ({config.preset})",
+        [section_of(study, folder, config.preset) for study, folder in found],
+        claims,
+        summary="Each study asks one question. First comes what was claimed in print and what "
+        "was measured here; then the questions, one by one.",
+        date=datetime.date.today().isoformat(),
+        origin={"command": f"python -m experiments.report {config.preset}"}
+        | artifacts.provenance(),
+    )
+    if config.readme is not None:
+        into_readme(claims, config.readme)
+    print(f"{len(found)} studies, {tally(claims)}: {config.out}")
+
+
+if __name__ == "__main__":
+    parsed = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    main(tyro.cli(parsed, description=__doc__))

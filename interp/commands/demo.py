@@ -1,0 +1,104 @@
+"""`interp demo`: the whole flow once, on the shipped model, with no network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.commands.collect import Collect
+from interp.commands.common import Doctor, ModelChoice, say
+from interp.commands.crossing import Lens, Patch
+from interp.commands.effects import Deactivate, Steer
+from interp.commands.find import Find
+from interp.commands.page import Page
+from interp.commands.report import Report
+from interp.commands.tasks import Attribute, Share
+
+TASK = "babel/fact_completion"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Go through everything once, on the shipped model: minutes, and no network.
+
+    Collect, find, switch off, switch the language, share, attribute, patch; last a page of the
+    neurons and a report. Run it again after an interruption, and it goes on.
+    """
+
+    out: Path = Path("results/demo")
+    """Folder of the run."""
+
+    def run(self) -> None:
+        for number, (question, command) in enumerate(self.steps(), start=1):
+            say(f"\n{number}  {question}\n")
+            command.run()
+        say(f"\nOpen {self.out / 'report.html'} first, then {self.out / 'neurons.html'}.")
+
+    def steps(self) -> list[tuple[str, Any]]:
+        """Questions, and the subcommands that answer them, as they could be given one by one."""
+        babel, out = ModelChoice(), self.out
+        sentences = out / "sentences"
+        patched = ("Der Tag nach Montag ist", "The day after Thursday is")
+        return [
+            ("Do the hooks of babel tell the truth?", Doctor(babel)),
+            (
+                "On how many tokens of each language does every neuron fire?",
+                Collect(babel, out=out, moments=True, contexts=8, block_length=64, split="train"),
+            ),
+            ("Which neurons fire for one language or two?", Find(out, fraction=0.03)),
+            (
+                "With a language's neurons off, which language suffers?",
+                Deactivate(
+                    out, babel, tokens=4000, split="held_out", n_draws=1, out=out / "deactivate"
+                ),
+            ),
+            (
+                "What does every linear output give on a sentence of each language?",
+                Collect(
+                    babel,
+                    out=sentences,
+                    sentences=("pre", "pre_linear", "mlp_out"),
+                    n_sentences=300,
+                ),
+            ),
+            (
+                "Which of these units tell a language from the others?",
+                Find(sentences, method="precision", n=2000),
+            ),
+            (
+                "With these held at their medians, in which language does it write?",
+                Steer(
+                    sentences / "neurons-precision.json",
+                    babel,
+                    to=("de", "ja"),
+                    edit="median",
+                    n=20,
+                    max_new_tokens=40,
+                    out=out / "steer",
+                ),
+            ),
+            (
+                "Which neurons fire for the same fact in all languages?",
+                Share(TASK, babel, out=out / "share"),
+            ),
+            (
+                "Which of them carry the answer?",
+                Attribute(TASK, babel, items=20, out=out / "attribute"),
+            ),
+            (
+                "In which layer does an answer move from one prompt to another?",
+                Patch(
+                    *patched,
+                    babel,
+                    answers=(" Friday", " Tuesday", " Dienstag"),
+                    layers="from",
+                    texts=("Montag", "Thursday"),
+                    out=out / "patch.safetensors",
+                ),
+            ),
+            (
+                "In which language does each layer speak?",
+                Lens(babel, languages=("de", "en"), out=out / "lens.safetensors"),
+            ),
+            ("What does each of the neurons look like?", Page(out)),
+            ("And all of it in one file.", Report((out,), out=out / "report.html")),
+        ]

@@ -1,0 +1,69 @@
+"""The subcommand that writes the neuron page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from interp import artifacts
+from interp.commands.common import say
+from interp.commands.effects import read_selection
+from interp.commands.find import reopen
+from interp.contexts import TopContexts
+from interp.page import neuron_page
+from interp.stats import FiringStats
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write a page that shows what each selected neuron fires on, language beside language.
+
+    It is one HTML file that opens anywhere and needs no network; with more than 2000 neurons it is
+    a folder. The run must have kept contexts.
+
+        interp collect --contexts 8 --out results/contexts
+        interp find results/contexts
+        interp page results/contexts
+    """
+
+    run_folder: Positional[Path]
+    """Folder given to `interp collect --out`."""
+
+    selections: tuple[Path, ...] = ()
+    """Which neurons: files of `interp find`; by default neurons.json in the run's folder."""
+
+    out: Path | None = None
+    """The page; by default neurons.html in the run's folder."""
+
+    before: int = 24
+    """Tokens shown before each context."""
+
+    after: int = 12
+    """Tokens shown behind it."""
+
+    def run(self) -> None:
+        path = self.run_folder / "contexts.safetensors"
+        if self.run_folder.is_dir() and not path.is_file():
+            raise FileNotFoundError(
+                f"{self.run_folder} kept no contexts: run `interp collect` with --contexts 8 into "
+                "another folder."
+            )
+        stats = FiringStats.load(self.run_folder / "firing.safetensors")
+        chosen = self.selections or (self.run_folder,)
+        selections = {_name(each): read_selection(each) for each in chosen}
+        if len(selections) < len(chosen):
+            raise ValueError(
+                f"Two of the selections are called alike ({', '.join(map(_name, chosen))}): give "
+                "them files of different names."
+            )
+        contexts = TopContexts.load(path)
+        model = reopen(artifacts.load(path, "TopContexts").provenance)
+        page = neuron_page(model, stats, selections, contexts, before=self.before, after=self.after)
+        out = page.save(self.out or self.run_folder / "neurons.html")
+        say(f"{page.n_neurons:,} neurons are on the page. Open it in a browser: {out}")
+
+
+def _name(path: Path) -> str:
+    """What a selection is called on the page: the method, as `interp find` names its files."""
+    name = "neurons" if path.is_dir() else path.stem
+    return "lape" if name == "neurons" else name.removeprefix("neurons-")

@@ -1,0 +1,93 @@
+"""The subcommand that says what a run will take: plan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tyro.conf import Positional
+
+from interp.collect import Wanted
+from interp.commands.common import say
+from interp.languages import check_languages
+from interp.model import Kind
+from interp.plan import RunPlan, plan_run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what `interp collect` will take, before anything is loaded: memory, disk, work, hours.
+
+    It reads the model's config alone, from a local folder or the hub, and no weights.
+
+        interp plan bigscience/bloom-560m --languages en fr zh --tokens 10000000
+        interp plan meta-llama/Llama-2-70b-hf --languages 100 --tokens 1000000 --teraflops 400
+    """
+
+    model: Positional[str] = "babel"
+    """"babel" (shipped with the package), a local folder, or a name on the Hugging Face hub."""
+
+    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
+    """ISO codes, or how many there are."""
+
+    tokens: int = 10_000_000
+    """Tokens per language."""
+
+    block_length: int = 256
+    """Tokens per row; with --sentences, the mean of a line."""
+
+    n_shards: int = 20
+    """Random groups of documents; disk and the results grow with them."""
+
+    moments: bool = False
+    """Mean and spread of every activation are kept too."""
+
+    sentences: tuple[Kind, ...] = ()
+    """Sites whose units are averaged over each line."""
+
+    contexts: int = 0
+    """Strongest contexts kept per neuron and language."""
+
+    tokens_per_batch: int = 4096
+    """Tokens per forward pass."""
+
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    """Precision of the weights."""
+
+    teraflops: float = 100.0
+    """Useful 10¹² operations per second of your hardware, about half of what its maker names in the
+    dtype: for hours. Two CPU cores do about 0.1."""
+
+    out: Path | None = None
+    """File for the table (.csv)."""
+
+    def run(self) -> None:
+        plan = self.plan()
+        say(str(plan))
+        say(
+            f"{'hours of passes':<22} {plan.hours(self.teraflops):>15.3g}   at "
+            f"{self.teraflops:g} TFLOP/s (--teraflops); reading text comes on top"
+        )
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            plan.to_frame().to_csv(self.out, index=False)
+            say(f"The table is in {self.out}.")
+
+    def plan(self) -> RunPlan:
+        first, *others = self.languages
+        if first.isdecimal() and not others:
+            n_languages = int(first)
+        else:
+            n_languages = len(check_languages(self.languages))
+        return plan_run(
+            self.model,
+            n_languages,
+            self.tokens,
+            n_shards=self.n_shards,
+            row_tokens=self.block_length,
+            tokens_per_batch=self.tokens_per_batch,
+            wanted=Wanted(
+                moments=self.moments, sentence_means=self.sentences, contexts=self.contexts
+            ),
+            dtype=None if self.dtype == "stored" else getattr(torch, self.dtype),
+        )

@@ -1,0 +1,315 @@
+"""The subcommand that turns the folders of runs into one page to read and to forward: report."""
+
+import datetime
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from einops import reduce
+from safetensors import safe_open
+from tyro.conf import Positional
+
+from interp import artifacts, plots
+from interp.claims import Claim, load_claims
+from interp.commands.common import say
+from interp.commands.report_kinds import KINDS, Kind, kind_of
+from interp.evaluations.perplexity import PerplexityMatrix
+from interp.languages import language
+from interp.plots.files import read_table
+from interp.plots.style import Table
+from interp.report import Picture, Section, write_report
+from interp.selection import FORMAT as SELECTION
+from interp.selection import NeuronSelection, select_by_entropy
+from interp.stats import FiringStats
+from interp.uncertainty import jackknife, selection_frequency
+
+INNER = ("pieces", "checkpoints", "history")
+"""Folders inside a run's that hold parts of its results."""
+
+FIRING = "How often do neurons fire?"
+BELONGING = "Which neurons belong to which language?"
+ORDER = (FIRING, BELONGING, *(kind.title for kind in KINDS))
+"""Of the sections."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write what runs have left into one HTML file, with figures, tables and claims.
+
+    Whatever is found in the folders becomes a section; the file opens anywhere, without a network.
+
+        interp report results/demo results/deactivate
+    """
+
+    results: Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that hold them."""
+
+    out: Path | None = None
+    """The report; by default report.html in the first folder."""
+
+    title: str = "Neurons and languages"
+    """What stands above it."""
+
+    def run(self) -> None:
+        if not self.results:
+            raise ValueError("Nothing was given to report on: name the folders of runs.")
+        sections, claims = sections_in(self.results), claims_in(self.results)
+        first = self.results[0] if self.results[0].is_dir() else self.results[0].parent
+        command = shlex.join(["interp", "report", *map(str, self.results)])
+        out = write_report(
+            self.out or first / "report.html",
+            self.title,
+            sections,
+            claims,
+            date=datetime.date.today().isoformat(),
+            origin={"command": command} | artifacts.provenance(),
+        )
+        say(f"{len(sections)} sections and {len(claims)} claims are in {out}.")
+
+
+def sections_in(paths: Sequence[Path]) -> list[Section]:
+    """A section for each result in these folders, the kinds in their order.
+
+    A folder in which there is nothing to show, not even a claim, is refused.
+    """
+    found: dict[str, list[tuple[Path, Section]]] = {title: [] for title in ORDER}
+    for path in paths:
+        here = [(file, each) for file in files_in(path) for each in sections_of(file)]
+        if not here and not claims_in([path]):
+            raise ValueError(
+                f"{path} holds nothing that a report can show: give a folder that interp collect, "
+                "find, deactivate, steer, evaluate, share, attribute, patch or lens has written."
+            )
+        for file, section in here:
+            found[section.title].append((file, section))
+    return [together(parts) for parts in found.values() if parts]
+
+
+def together(parts: Sequence[tuple[Path, Section]]) -> Section:
+    """One section of all results of a kind; several are called by their folders."""
+    (_, first), *others = parts
+    if not others:
+        return first
+    names = names_of([file for file, _ in parts])
+    told = [(name, section) for name, (_, section) in zip(names, parts, strict=True)]
+    blocks = [block for _, section in told for block in section.text.split("\n\n")]
+    text = [block for block in dict.fromkeys(blocks) if blocks.count(block) == len(told)]
+    text += [
+        f"`{name}`: {block}"
+        for name, section in told
+        for block in section.text.split("\n\n")
+        if block not in text
+    ]
+    return Section(
+        first.title,
+        "\n\n".join(text),
+        tuple(
+            replace(picture, caption=f"{name}. {picture.caption}")
+            for name, section in told
+            for picture in section.pictures
+        ),
+        {
+            f"{name}. {caption}": frame
+            for name, section in told
+            for caption, frame in section.tables.items()
+        },
+        {name: section.origin for name, section in told if section.origin},
+    )
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What tells the files apart: their folders if that does, or the files themselves."""
+    folders = [file.resolve().parent for file in files]
+    common = Path(os.path.commonpath(folders))
+    if len(set(folders)) == len(files):
+        names = [folder.relative_to(common).as_posix() for folder in folders]
+        return [common.name if name == "." else name for name in names]
+    return [file.resolve().relative_to(common).as_posix() for file in files]
+
+
+def claims_in(paths: Sequence[Path]) -> list[Claim]:
+    """The claims of every claims.json in these folders."""
+    files = [file for path in paths for file in files_in(path) if file.name == "claims.json"]
+    return [claim for file in files for claim in load_claims(file)]
+
+
+def files_in(path: Path) -> list[Path]:
+    """The files of a run, but for the parts of its results and what is hidden."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is missing: give the folder of a run.")
+    return [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and not any(part in INNER or part[0] == "." for part in file.relative_to(path).parts)
+    ]
+
+
+def sections_of(file: Path) -> Iterator[Section]:
+    """What one file of a run gives to a report, if anything."""
+    if file.name == "firing.safetensors":
+        if not file.with_name("signs.safetensors").is_file():  # else counts are a by-product
+            yield firing_section(file)
+    elif file.suffix == ".json" and is_selection(file):
+        yield selection_section(file)
+    elif file.suffix == ".csv":
+        frame = read_table(file)
+        kind = kind_of(frame)
+        if kind is not None:
+            yield table_section(file, frame, kind)
+
+
+# ---------------------------------------------------------------- counts and selections
+
+
+def firing_section(file: Path) -> Section:
+    """What was read, and how often neurons fire on it."""
+    stats = FiringStats.load(file)
+    rate = jackknife(
+        stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
+    )
+    frame = pd.DataFrame(
+        {
+            "language": [language(code).name for code in stats.languages],
+            "code": stats.languages,
+            "tokens": stats.tokens.sum(dim=0).tolist(),
+            "firing rate": rate.value.tolist(),
+            "firing rate_low": rate.low.tolist(),
+            "firing rate_high": rate.high.tolist(),
+        }
+    )
+    n_layers, n_neurons = stats.rate.shape[1:]
+    text = (
+        f"A neuron fires on a token when its gate is above zero. {n_layers} layers of "
+        f"{n_neurons:,} neurons were counted, in {stats.n_shards} random groups of documents, from "
+        "which the intervals come."
+    )
+    caption = "Tokens read, and the share of them on which a neuron fires, mean over neurons."
+    return Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
+
+
+def is_selection(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return f'"format": "{SELECTION}"' in opened.read(200)
+
+
+def selection_section(file: Path) -> Section:
+    """How many neurons each language has, where they are, and what languages share."""
+    selection = NeuronSelection.from_json(file)
+    origin: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("provenance", {})
+    settings: dict[str, Any] = origin.get("settings", {})
+    counts = selection.counts()
+    alone = selection.languages_per_neuron() == 1
+    table: dict[str, Sequence[Any]] = {
+        "language": [language(code).name for code in selection.languages],
+        "code": selection.languages,
+        "neurons": list(counts.values()),
+        "of no other": [int((selection[code] & alone).sum()) for code in selection.languages],
+    }
+    method, fraction = settings.get("method"), settings.get("fraction")
+    chosen = f" by {method}" if method else ""
+    chosen += f" at a fraction of {fraction:g}" if isinstance(fraction, float) else ""
+    text = (
+        f"{int(selection.union().sum()):,} of {selection.union().numel():,} neurons were selected"
+        f"{chosen}. A neuron may belong to several languages."
+    )
+    stats = counts_behind(file, selection, settings)
+    interval = None
+    if stats is not None:
+        select = entropy_rule(settings)
+        kept = selection_frequency(stats, lambda part: select(part).mask)
+        table["kept"] = [
+            kept[row][chosen].mean().item() for row, chosen in enumerate(selection.mask)
+        ]
+        text += (
+            " Kept: how often a neuron is selected again when one group of documents is left out."
+        )
+        interval = jackknife(stats, lambda part: select(part).layer_profile().double())
+    profile = plots.layer_profile_table(selection, interval)
+    strokes = ", with 95 % intervals over documents" if interval is not None else ""
+    pictures = [
+        Picture(plots.layer_profile, f"Neurons of each language in each layer{strokes}.", profile)
+    ]
+    if len(selection.languages) > 1:
+        caption = (
+            "What two languages share: Jaccard of their neurons below the diagonal, above it that "
+            "of as many random neurons per layer; on it the number of neurons."
+        )
+        pictures.append(Picture(plots.overlap, caption, plots.overlap_table(selection)))
+    return Section(
+        BELONGING, text, tuple(pictures), {"Neurons of each language.": pd.DataFrame(table)}, origin
+    )
+
+
+def entropy_rule(settings: Mapping[str, Any]) -> Callable[[FiringStats], NeuronSelection]:
+    return lambda part: select_by_entropy(part, settings["fraction"], settings["busy_quantile"])
+
+
+def counts_behind(
+    file: Path, selection: NeuronSelection, settings: Mapping[str, Any]
+) -> FiringStats | None:
+    """The counts that a selection by entropy was made from, if they are beside it and give it."""
+    counts = file.with_name("firing.safetensors")
+    if settings.get("method") != "LAPE" or not counts.is_file():
+        return None
+    stats = FiringStats.load(counts)
+    return stats if entropy_rule(settings)(stats) == selection and stats.n_shards > 1 else None
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table_section(file: Path, frame: pd.DataFrame, kind: Kind) -> Section:
+    """The figure of a table, with what else stands beside it."""
+    text, tables = kind.text, {}
+    matrix, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
+    if file.name == "matrix.csv" and matrix.is_file():
+        text += "\n\n" + own_against_others(PerplexityMatrix.load(matrix))
+    if {"to", "rate"} <= set(frame.columns) and texts.is_file():
+        first = first_texts(read_table(texts))
+        tables["The first text written in each way; nothing was chosen."] = first
+    picture = Picture(kind.draw, kind.caption, kind.rows(frame))
+    return Section(kind.title, text, (picture,), tables, origin_of(file))
+
+
+def own_against_others(matrix: PerplexityMatrix) -> str:
+    """The test of the diagonal, in a sentence."""
+    sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
+    if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
+        return ""
+    found = matrix.diagonal()
+    mean, test = found.mean, found.test
+    return (
+        f"Own language against the others: {mean.value.item():+.3f} nats per token "
+        f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
+        f"{test.n_arrangements:,} relabelings (the least possible is {test.smallest_p:.2g}). "
+        f"The own language suffers most in {len(found.largest_in_row)} of "
+        f"{len(found.languages)} rows."
+    )
+
+
+def first_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """One text of each condition, the first in the table."""
+    table: Table = frame
+    names = [name for name in ("condition", "way", "setting") if name in table]
+    first = table.groupby(names, sort=False, dropna=False).head(1)
+    shown = first[[*names, "to", "language", "text"]]
+    return shown.rename(columns={"to": "asked for", "language": "found"})
+
+
+def origin_of(file: Path) -> dict[str, Any]:
+    """Where a result comes from: what its .safetensors says, or the run.json of its folder."""
+    stored, run = file.with_suffix(".safetensors"), file.with_name("run.json")
+    if stored.is_file():
+        with safe_open(stored, "pt") as opened:
+            origin = json.loads(opened.metadata().get("provenance", "{}"))
+        if origin:
+            return origin
+    return artifacts.read_plan(file.parent) if run.is_file() else {}

@@ -1,0 +1,272 @@
+"""What a report says of each kind of table that a run leaves, and how it is drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from interp import plots
+from interp.evaluations.losses import NOTHING
+from interp.plots.curves import CATEGORIES
+from interp.plots.files import Draw
+from interp.plots.style import (
+    DOUBLE,
+    SINGLE,
+    Table,
+    by_language,
+    canvas,
+    check,
+    in_order,
+    key,
+    legend_above,
+    line,
+    numbers,
+    own_style,
+    zero_line,
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of table, known by its columns."""
+
+    title: str
+    """The question."""
+
+    text: str
+    """What was asked, and how to read the figure."""
+
+    columns: tuple[str, ...]
+    """Columns that no other kind has together."""
+
+    draw: Draw
+    """The figure."""
+
+    caption: str
+    """What the figure shows."""
+
+    keys: tuple[str, ...] = ()
+    """What names a row, as far as it is there: with two rows of one name it is another kind."""
+
+    rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+    """The rows that are drawn."""
+
+
+# ---------------------------------------------------------------- figures of these tables
+
+
+def attribution_sums(frame: pd.DataFrame) -> Axes:
+    """What the neurons of each category of sharing give to the answer, by layer.
+
+    From the sums.csv of `interp attribute`: the mean over languages, and strokes from the least to
+    the largest language.
+    """
+    values = ("value", "layer")
+    table = check(frame, "attribution_sums", ("language", "layer", "category"), values)
+    with canvas(None, SINGLE, 2.5) as ax:
+        for place, (name, (ink, marker)) in enumerate(CATEGORIES.items()):
+            by_layer = table[table["category"] == name].groupby("layer")["value"]
+            means: Table = by_layer.agg(["mean", "min", "max"]).reset_index()
+            if len(means):
+                ends = numbers(means, "min"), numbers(means, "max")
+                x = numbers(means, "layer") + 0.1 * (place - 1.5)
+                line(ax, x, numbers(means, "mean"), ends, color=ink, marker=marker, label=name)
+        zero_line(ax)
+        quantity = in_order(table["quantity"])[0] if "quantity" in table else "quantity"
+        ax.set(xlabel="Layer", ylabel=f"Given to the answer\n({quantity})")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_above(ax)
+    return ax
+
+
+def accuracy_lost(frame: pd.DataFrame) -> Axes:
+    """Accuracy lost in each language with one language's neurons off; from evaluate.csv.
+
+    A panel for each task; hollow: as many random neurons in every layer.
+    """
+    values = ("drop", "drop_low", "drop_high", "random", "accuracy")
+    table = check(frame, "accuracy_lost", ("task", "language", "off"), values)
+    tasks, codes = in_order(table["task"]), in_order(table["language"])
+    with own_style():
+        size = (DOUBLE, 2.1 * len(tasks) + 0.4)
+        _, axes = plt.subplots(
+            len(tasks), 1, figsize=size, layout="constrained", sharex=True, squeeze=False
+        )
+        for ax, task in zip(axes[:, 0], tasks, strict=True):
+            here = table[table["task"] == task]
+            untouched = here[here["off"] == NOTHING].set_index("language")["accuracy"]
+            changed = here[here["off"] != NOTHING]
+            for rows, aside, look in by_language(changed, "off"):
+                x = np.array([codes.index(code) for code in rows["language"]]) + 0.8 * aside
+                interval = numbers(rows, "drop_low"), numbers(rows, "drop_high")
+                look |= {"linestyle": ""}
+                line(ax, x, numbers(rows, "drop"), interval, **look)
+                random = untouched.loc[rows["language"]].to_numpy() - numbers(rows, "random")
+                ax.plot(x, random, **look | {"markerfacecolor": "none", "label": "_random"})
+            zero_line(ax)
+            ax.set(ylabel=f"Accuracy lost\n{task}")
+            ax.set_xticks(range(len(codes)), codes)
+        axes[-1, 0].set(xlabel="Language read")
+        look = {"marker": "o", "linestyle": ""}
+        random = key("as many random neurons", markerfacecolor="none", **look)
+        legend_above(axes[0, 0], [key("neurons of the language", **look), random])
+    return axes[0, 0]
+
+
+def _steered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of rates.csv that ask for the language that was steered to."""
+    table: Table = frame
+    rows = table[table["language"] == table["to"]]
+    return rows.assign(way=rows["condition"], setting="").reset_index(drop=True)
+
+
+def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a table that also has some of the facts alone, the rows of all facts, which are first."""
+    table: Table = frame
+    return table[table["facts"] == table["facts"].iloc[0]] if "facts" in table else table
+
+
+# ---------------------------------------------------------------- the kinds
+
+KINDS = (
+    Kind(
+        "A language's neurons off: which language suffers?",
+        "Each language's neurons are switched off in turn, and every language is read. If they are "
+        "the language's own, its loss rises most, and as many random neurons in every layer do "
+        "next to nothing.",
+        ("off", "read", "increase", "increase_low", "random", "own"),
+        plots.perplexity_matrix,
+        "Rise of the loss in nats per token, by neurons off (rows) and language read (columns), "
+        "with half of the 95 % interval over documents. Framed: the language itself; beside it as "
+        "many random neurons, read on the same language.",
+        ("off", "read"),
+    ),
+    Kind(
+        "How many neurons does it take?",
+        "The same at several sizes of the sets: what a language's neurons cost it beyond what they "
+        "cost the others.",
+        ("fraction", "language", "own_minus_others", "largest_in_row", "p_of_all"),
+        plots.loss_against_fraction,
+        "Rise of a language's own loss less the mean rise of the others, in nats per token, with "
+        "95 % intervals over documents, against the share of all neurons that were selected.",
+        ("fraction", "language"),
+    ),
+    Kind(
+        "Can the language that is written be switched?",
+        "The model writes texts with a language's neurons changed; beside it the untouched model, "
+        "random neurons, a prompt that names the language, and a push of the residual stream. A "
+        "text counts as good if it is long enough, does not repeat itself, and is as likely for "
+        "the untouched model as natural text is.",
+        ("language", "texts", "rate", "good", "to", "condition"),
+        plots.language_switching,
+        "Share of texts that are in the language asked for (hollow), and of those also good "
+        "(filled), with 95 % intervals.",
+        ("to", "condition", "language"),
+        _steered,
+    ),
+    Kind(
+        "Can the language that is written be switched?",
+        "Texts written under several ways of asking for a language, each at the setting that did "
+        "best on other texts.",
+        ("way", "setting", "to", "rate", "good", "natural_loss"),
+        plots.language_switching,
+        "Share of texts that are in the language asked for (hollow), and of those also good "
+        "(filled), with 95 % intervals.",
+        ("way", "to"),
+    ),
+    Kind(
+        "Which neurons do the languages share?",
+        "At the last token of each prompt a neuron is all shared if it fires in every language, "
+        "partly shared in some, specific in one, silent in none. How many are shared depends on "
+        "how often neurons fire and on the number of languages; so beside each share stands what "
+        "firing rates alone would give.",
+        ("layer", "category", "share", "independent", "interchangeable"),
+        plots.sharing,
+        "Share of a layer's neurons in each category, mean over prompts with 95 % intervals. "
+        "Dashed: languages that fire independently at the same rates; dotted: also all neurons "
+        "alike.",
+        ("layer", "category"),
+    ),
+    Kind(
+        "Which neurons carry the answer?",
+        "Integrated gradients of the answer's first token, for every neuron at the last token of "
+        "the prompt, summed by category of sharing. A layer's sums add up to what the layer does "
+        "for the answer.",
+        ("language", "layer", "category", "value", "change", "quantity"),
+        attribution_sums,
+        "What the neurons of each category give to the answer, mean over languages; strokes reach "
+        "from the least to the largest language. Categories differ much in size, see the numbers.",
+        ("language", "layer", "category"),
+    ),
+    Kind(
+        "What does a task lose with a language's neurons off?",
+        "Tasks with each language's neurons off, with nothing changed, and with as many random "
+        "neurons off in every layer.",
+        ("task", "language", "off", "accuracy", "drop", "random"),
+        accuracy_lost,
+        "Accuracy lost, paired over items, with 95 % intervals; hollow: random neurons.",
+        ("task", "language", "off"),
+    ),
+    Kind(
+        "What language does each layer speak?",
+        "The state of every layer at the end of the prompt is read out as if it were the last one: "
+        "how probable is the answer, in each language?",
+        ("layer", "language", "probability", "low", "high", "entropy", "unspelled"),
+        plots.lens,
+        "Probability that a layer gives to the answer in each language, mean over prompts with "
+        "95 % intervals.",
+        ("asked_in", "facts", "layer", "language"),
+        _first_facts,
+    ),
+    Kind(
+        "What moves with the activations of another prompt?",
+        "Activations of one prompt are put into another, layer by layer: what would it answer?",
+        ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
+        plots.patching,
+        "Change of each answer's log-probability in nats, by layer; white is none.",
+    ),
+    Kind(
+        "Do concept and language move apart?",
+        "Activations of a prompt about one thing in one language are put into a prompt about "
+        "another thing in another language: how much of the concept comes over, how much of the "
+        "language?",
+        ("row", "layer", "moved", "low", "high"),
+        plots.moved_by_layer,
+        "Share of the concept and of the language that comes over from the source, by layer, with "
+        "half of the 95 % interval; white is none.",
+        ("row", "layer"),
+    ),
+    Kind(
+        "Which method is best?",
+        "Ways of finding language neurons, all at the same size, by several measures.",
+        ("method", "measure", "value", "low", "high", "control"),
+        plots.method_comparison,
+        "Each measure with its 95 % interval, and the control beside it; every measure has a scale "
+        "of its own.",
+        ("method", "measure"),
+    ),
+    Kind(
+        "How much text does a selection need?",
+        "The same selection from other text: how many of the neurons come back?",
+        ("method", "tokens", "jaccard", "low", "high", "chance"),
+        plots.stability_against_tokens,
+        "Jaccard of selections from different text, with 95 % intervals, against the tokens read; "
+        "dotted: what chance gives.",
+        ("method", "tokens"),
+    ),
+)
+"""In the order in which a report tells them."""
+
+
+def kind_of(frame: pd.DataFrame) -> Kind | None:
+    """The kind with these columns; None: no run leaves such a table."""
+    for kind in KINDS:
+        if set(kind.columns) <= set(frame.columns) and len(frame):
+            named = [name for name in kind.keys if name in frame]
+            once = not named or not frame.duplicated(named).any()
+            return kind if once else None
+    return None

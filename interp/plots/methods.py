@@ -1,0 +1,136 @@
+"""Ways of choosing neurons beside one another, and what they choose from more and more text."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from interp.plots.style import (
+    DOUBLE,
+    MARKERS,
+    SINGLE,
+    SMALL,
+    Table,
+    canvas,
+    check,
+    in_order,
+    key,
+    legend_above,
+    line,
+    numbers,
+)
+
+INK, GREY = "#0b3c6f", "#8a8a8a"
+COLOURS = ("#0b3c6f", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a67c00", "#5b5b5b")
+"""Of lines that are no languages; colour-blind readers can tell them apart."""
+
+_WIDTH, _GAP = 1.0, 0.2
+"""Of a panel and of what is between two, in units of the horizontal axis."""
+
+
+def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A panel for each measure, a row for each method: value, 95 % interval and control.
+
+    From the comparison.csv of experiments/compare_methods.py: columns method, measure, value, low,
+    high, control. Methods keep the order of the table, from the top down, and so do the panels;
+    each has its own scale, which begins at zero where no value is below it.
+    """
+    values = ("value", "low", "high", "control")
+    table = check(frame, "method_comparison", ("method", "measure"), values)
+    methods, measures = in_order(table["method"]), in_order(table["measure"])
+    n_lines = max(label.count("\n") for label in measures) + 1
+    with canvas(ax, DOUBLE, 0.75 + 0.155 * len(methods) + 0.13 * n_lines) as ax:
+        ticks: dict[float, str] = {}
+        for number, measure in enumerate(measures):
+            rows = table[table["measure"] == measure]
+            start = number * (_WIDTH + _GAP)
+            ticks |= _panel(ax, rows, methods, start)
+            ax.text(start, len(methods) - 0.3, measure, va="bottom", fontsize=SMALL + 0.5)
+        for row in range(0, len(methods), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
+        ax.set_yticks(range(len(methods)), methods[::-1])
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.tick_params(axis="y", length=0)
+        ax.tick_params(axis="x", labelsize=SMALL)
+        ax.spines[["left", "bottom"]].set_visible(False)
+        edge = len(measures) * (_WIDTH + _GAP) - _GAP
+        ax.set(xlim=(-0.04, edge + 0.06), ylim=(-0.5, len(methods) - 0.5))
+        look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": INK}
+        control: dict[str, Any] = {"linestyle": "", "marker": "|", "color": GREY}
+        points = 4.0 + n_lines * (SMALL + 0.5) * 1.35
+        for each in (
+            key("chosen by the method, 95 % interval", **look),
+            key("control", **control),
+        ):
+            ax.add_line(each)  # of no points: what the legend is made from
+        legend_above(ax, points=points)
+    return ax
+
+
+def stability_against_tokens(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many of the same neurons are chosen from other text, against how much is read.
+
+    From the stability.csv of experiments/compare_methods.py: columns method, tokens, jaccard, low,
+    high, chance. Dotted: what chance gives to sets of those sizes. More than seven methods repeat
+    the colours, with other markers.
+    """
+    values = ("jaccard", "tokens", "low", "high", "chance")
+    table = check(frame, "stability_against_tokens", ("method", "tokens"), values)
+    if (table["tokens"] <= 0).any():
+        raise ValueError("Column tokens holds a zero or less: give how many were read.")
+    sizes = sorted(table["tokens"].unique().tolist())
+    names = in_order(table["method"])
+    with canvas(ax, SINGLE, 2.2 + 0.145 * len(names)) as ax:
+        looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+        for place, (name, ink, marker) in enumerate(looks):
+            rows = table[table["method"] == name].sort_values("tokens")
+            x = numbers(rows, "tokens") * np.exp(0.018 * (place - (len(names) - 1) / 2))
+            interval = numbers(rows, "low"), numbers(rows, "high")
+            line(ax, x, numbers(rows, "jaccard"), interval, color=ink, marker=marker, label=name)
+            dotted = {"color": ink, "linestyle": ":", "linewidth": 0.8, "label": f"_{name} chance"}
+            ax.plot(numbers(rows, "tokens"), numbers(rows, "chance"), **dotted)
+        ax.set_xscale("log")
+        ax.set_xticks(sizes, [_short(float(each)) for each in sizes])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(xlabel="Tokens read per language", ylim=(-0.03, 1.03))
+        ax.set_ylabel("Jaccard of the choices\nfrom two texts")
+        legend_above(ax, [key("by chance", linestyle=":", linewidth=0.8)])
+    return ax
+
+
+def _panel(ax: Axes, rows: Table, methods: list[str], start: float) -> dict[float, str]:
+    """Draw one measure from `start` on; where its ticks are, and what they say."""
+    columns = {name: numbers(rows, name) for name in ("value", "low", "high", "control")}
+    every = np.concatenate(list(columns.values()))
+    low, high = min(0.0, float(np.nanmin(every))), float(np.nanmax(every))
+    span = (high - low) or 1.0
+
+    def place(values: Any) -> Any:
+        return start + _WIDTH * (np.asarray(values) - low) / span
+
+    y = np.array([len(methods) - 1 - methods.index(name) for name in rows["method"]], dtype=float)
+    known = ~(np.isnan(columns["low"]) | np.isnan(columns["high"]))
+    ends = place(columns["low"])[known], place(columns["high"])[known]
+    ax.hlines(y[known], *ends, color=INK, linewidth=0.9, zorder=2)
+    label = str(rows["measure"].iloc[0])
+    control = {"linestyle": "", "marker": "|", "color": GREY, "markersize": 7}
+    ax.plot(place(columns["control"]), y, label=f"_{label} control", zorder=1.9, **control)
+    ax.plot(place(columns["value"]), y, "o", color=INK, label=f"_{label}", zorder=2.1)
+    ax.axvline(place(0.0), color="#999999", linewidth=0.6, zorder=0.5)
+    ticks = [
+        each
+        for each in MaxNLocator(2, steps=[1, 2, 5, 10]).tick_values(low, high)
+        if low <= each <= high
+    ]
+    return {float(place(each)): f"{each:g}" for each in ticks}
+
+
+def _short(tokens: float) -> str:
+    """1.2k, 36k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.2g}{letter}"
+    return f"{tokens:g}"

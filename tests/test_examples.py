@@ -1,0 +1,210 @@
+"""Every public name shows how it is used, and what it shows is true.
+
+An example is a `>>>` line in the docstring, with what it prints. It may use what everybody has by
+then, and nothing else:
+
+    interp, torch, Path
+    model        Babel
+    text         a little running text in three languages (Corpora)
+    stats        its FiringStats, and `moments`, its ActivationMoments
+    means        SentenceMeans of a few sentences, at the gate
+    neurons      the neurons of the three languages, by LAPE (NeuronSelection)
+    generator    a torch.Generator with seed 0
+    folder       an empty folder
+"""
+
+import doctest
+import inspect
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+
+TO_DO: tuple[str, ...] = (
+    "ActivationMoments",
+    "Attribution",
+    "CategorySums",
+    "Choices",
+    "Claim",
+    "Enrichment",
+    "FiringSigns",
+    "FiringStats",
+    "HarnessScores",
+    "Item",
+    "Lens",
+    "Losses",
+    "NeuronPage",
+    "NeuronSelection",
+    "PatchingResult",
+    "Picture",
+    "Question",
+    "Ray",
+    "RunPlan",
+    "Section",
+    "SentenceMeans",
+    "Sharing",
+    "SharingProfile",
+    "Stability",
+    "Survey",
+    "SwitchOff",
+    "Task",
+    "TokenSharing",
+    "TopContexts",
+    "Wanted",
+    "Written",
+    "ablation_effect",
+    "accuracy_table",
+    "align",
+    "attribute_categories",
+    "chance_jaccard",
+    "choose",
+    "collect",
+    "collect_part",
+    "compare",
+    "contribution_score",
+    "doctor",
+    "effective_score",
+    "enrichment",
+    "entropy_settings",
+    "exact_match",
+    "gates_around",
+    "generate_texts",
+    "gradient_times_activation",
+    "heads",
+    "integrated_gradients",
+    "jaccard_between",
+    "kept_over_tokens",
+    "listed_distances",
+    "load_claims",
+    "logit_lens",
+    "look",
+    "losses_under",
+    "measure_stability",
+    "merge",
+    "naming_prompt",
+    "neuron_page",
+    "open_sentence_means",
+    "outline",
+    "patch",
+    "plan_run",
+    "predicted_agreement",
+    "prompts_of",
+    "read_distances",
+    "read_editing",
+    "read_task",
+    "residual_means",
+    "run_harness",
+    "save_claims",
+    "scoreboard",
+    "select_by_entropy",
+    "select_by_precision",
+    "select_by_value_entropy",
+    "sharing_categories",
+    "sharing_over_tokens",
+    "sharing_profile",
+    "survey",
+    "switch_off",
+    "text_for_agreement",
+    "translate",
+    "translation_score",
+    "until_stable",
+    "without_languages",
+    "write_report",
+)
+"""Public names that have no example yet. It is exact, so it can only shrink."""
+
+LANGUAGES = ("en", "de", "zh")
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def public() -> dict[str, Any]:
+    """What has a docstring of its own: functions and classes, no modules and no values."""
+    found = {name: getattr(interp, name) for name in interp.__all__}
+    return {
+        name: each
+        for name, each in found.items()
+        if inspect.isclass(each) or inspect.isfunction(inspect.unwrap(each))
+    }
+
+
+def examples(thing: Callable[..., Any]) -> list[doctest.Example]:
+    """Of its own docstring; what it inherits does not count."""
+    return doctest.DocTestParser().get_examples(inspect.cleandoc(thing.__doc__ or ""))
+
+
+def failures(name: str, shown: list[doctest.Example], namespace: dict[str, Any]) -> str:
+    """What is not as shown; empty: all is."""
+    said = io.StringIO()
+    test = doctest.DocTest(shown, dict(namespace), name, None, None, None)
+    doctest.DocTestRunner(optionflags=OPTIONS, verbose=False).run(test, out=said.write)
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("examples")
+    model = interp.load("babel")
+    text = interp.read_corpora(
+        "babel", LANGUAGES, model, block_length=64, n_shards=5, tokens=640, progress=False
+    )
+    stats = interp.collect(
+        model, text, folder / "text", wanted=interp.Wanted(moments=True), progress=False
+    )
+    rows = interp.read_sentences(
+        "babel", LANGUAGES, model, sentences=20, n_shards=2, progress=False
+    )
+    wanted = interp.Wanted(sentence_means=("pre",))
+    interp.collect(model, rows, folder / "sentences", wanted=wanted, progress=False)
+    return {
+        "interp": interp,
+        "torch": torch,
+        "Path": Path,
+        "model": model,
+        "text": text,
+        "stats": stats,
+        "moments": interp.ActivationMoments.load(folder / "text" / "moments.safetensors"),
+        "means": interp.open_sentence_means(folder / "sentences"),
+        "neurons": interp.select_by_entropy(stats, fraction=0.03),
+    }
+
+
+def test_every_public_name_has_an_example_but_those_to_do():
+    without = {name for name, thing in public().items() if not examples(thing)}
+    assert sorted(without) == sorted(TO_DO)
+
+
+@pytest.mark.parametrize("name", [name for name, thing in public().items() if examples(thing)])
+def test_the_example_is_true(name: str, namespace: dict[str, Any], tmp_path: Path):
+    own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
+    said = failures(name, examples(public()[name]), namespace | own)
+    assert said == "", said
+
+
+def test_a_false_example_is_caught():
+    def half(number: float) -> float:
+        """Half of it.
+
+        >>> half(3)
+        1.0
+        """
+        return number / 2
+
+    assert "Expected:" in failures("half", examples(half), {"half": half})
+    assert failures("half", examples(half), {"half": lambda number: 1.0}) == ""
+
+
+def test_an_example_that_warns_is_caught():
+    shown = doctest.DocTestParser().get_examples(">>> import warnings\n>>> warnings.warn('old')\n")
+    assert "old" in failures("warning", shown, {})
+
+
+def test_an_example_leaves_nothing_for_the_next():
+    namespace: dict[str, Any] = {"kept": 1}
+    shown = doctest.DocTestParser().get_examples(">>> kept = 2\n>>> other = 3\n")
+    assert failures("one", shown, namespace) == ""
+    assert namespace == {"kept": 1}

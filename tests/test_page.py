@@ -1,0 +1,447 @@
+"""The neuron page: what is on it, and that nothing in it can run or reach out."""
+
+import base64
+import gzip
+import html
+import json
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from interp import page as page_module
+from interp.collect import Wanted, collect
+from interp.commands.page import Page
+from interp.contexts import TopContexts
+from interp.corpora import read_sentences
+from interp.model import NeuronModel, load
+from interp.page import SHADES, NeuronPage, _pieces, neuron_page, promoted_tokens
+from interp.scores.lape import language_entropy
+from interp.selection import NeuronSelection
+from interp.stats import FiringStats
+from interp.uncertainty import jackknife
+from tests import tiny_models
+from tests.browser import open_page
+
+LANGUAGES = ("en", "zh", "ja", "ar")
+EVIL = "</script><img src=x onerror=document.title=1>"
+LINES = {
+    "en": [f"{word} {EVIL}" for word in ("one", "two", "red", "sea", "cat", "dog", "sun", "ice")],
+    "zh": [f"{word}在图书馆里看书。" for word in ("我", "你", "他", "她", "狗", "猫", "人", "鸟")],
+    "ja": [f"{word}は駅で待つ。" for word in ("私", "君", "彼", "犬", "猫", "鳥", "母", "父")],
+    "ar": [f"{word} في المدرسة" for word in ("أنا", "هو", "هي", "كلب", "قط", "أم", "أب", "نحن")],
+}
+NEURONS = [(0, 0, 3), (0, 2, 8), (1, 1, 40), (2, 1, 40), (2, 2, 150), (3, 2, 9)]
+WIDE = {"width": 1440, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> NeuronModel:
+    return load(tiny_models.build("llama", tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def run(model: NeuronModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that kept contexts, and a selection in its folder."""
+    out = tmp_path_factory.mktemp("run")
+    text = read_sentences(LINES, LANGUAGES, model, n_shards=4, hygiene="off")
+    collect(model, text, out, wanted=Wanted(contexts=3), progress=False)
+    selection = NeuronSelection.from_triples(NEURONS, LANGUAGES, model.n_layers, model.d_mlp)
+    selection.to_json(out / "neurons.json")
+    return out
+
+
+@pytest.fixture(scope="module")
+def parts(run: Path) -> tuple[FiringStats, NeuronSelection, TopContexts]:
+    return (
+        FiringStats.load(run / "firing.safetensors"),
+        NeuronSelection.from_json(run / "neurons.json"),
+        TopContexts.load(run / "contexts.safetensors"),
+    )
+
+
+@pytest.fixture(scope="module")
+def made(model: NeuronModel, parts: tuple) -> NeuronPage:
+    stats, selection, contexts = parts
+    effects = pd.DataFrame(
+        [{"layer": 1, "neuron": 40, "language": "zh", "value": 0.02, "low": 0.01, "high": 0.03}]
+    )
+    return neuron_page(
+        model,
+        stats,
+        {"LAPE": selection},
+        contexts,
+        effects=effects,
+        before=60,
+        after=60,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(made: NeuronPage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made.save(tmp_path_factory.mktemp("page") / "neurons.html")
+
+
+def ready(page: Any) -> int:
+    """Milliseconds from the start of loading to a page that can be read."""
+    page.wait_for_selector("html[data-ready]", state="attached")
+    return int(page.get_attribute("html", "data-ready"))
+
+
+def search(page: Any, text: str) -> str:
+    page.fill("#query", text)
+    page.wait_for_selector(f'html[data-searched="{text}"]', state="attached")
+    return page.inner_text("#found")
+
+
+def unpacked(text: str, name: str) -> dict[str, Any]:
+    found = re.search(f'id="{name}">([^<]*)<', text)
+    assert found is not None
+    return json.loads(gzip.decompress(base64.b64decode(found.group(1))))
+
+
+# ---------------------------------------------------------------- what is on it
+
+
+def test_rates_intervals_scores_and_members_are_those_of_the_results(made, parts):
+    stats, selection, _ = parts
+    rate, entropy = jackknife(stats, lambda part: part.rate), language_entropy(stats.rate)
+    place = selection.union().nonzero().tolist()
+    assert len(made.index["neurons"]) == len(place) == made.n_neurons == 5
+    for row, (layer, neuron) in zip(made.index["neurons"], place, strict=True):
+        assert row[:2] == [layer, neuron]
+        at = (slice(None), layer, neuron)
+        assert row[2] == pytest.approx(rate.value[at].tolist(), rel=1e-4)
+        assert row[3] == pytest.approx(rate.low[at].clamp_min(0).tolist(), rel=1e-4)
+        assert row[4] == pytest.approx(rate.high[at].clamp_max(1).tolist(), rel=1e-4)
+        assert row[5] == pytest.approx([float(entropy[layer, neuron])], rel=1e-4)
+        assert row[6] == [[0, code] for code in selection.mask[at].nonzero().flatten().tolist()]
+    effects = made.index["effects"]
+    assert effects[place.index([1, 40])] == [None, [0.02, 0.01, 0.03], None, None]
+    assert effects[0] is None
+
+
+def test_contexts_are_the_text_around_them_with_the_gates_as_shades(made, model, parts):
+    """Windows are longer than any line here, so a context is the whole of its line."""
+    _, _, contexts = parts
+    n_seen = 0
+    for layer, detail in made.layers.items():
+        for neuron, by_language in zip(detail["neurons"], detail["contexts"], strict=True):
+            peak = float(contexts.gate[:, layer, neuron].max())
+            for language, shown in enumerate(by_language):
+                kept = contexts.gate[language, layer, neuron]
+                assert len(shown) == int((kept > 0).sum())
+                for rank, (stretch, first, strongest, gate, shades) in enumerate(shown):
+                    code, source, text, sizes = detail["stretches"][stretch]
+                    row = int(contexts.row[language, layer, neuron, rank])
+                    assert (code, source) == (language, contexts.sources[row])
+                    assert text in LINES[LANGUAGES[language]]
+                    assert (first, sum(sizes)) == (0, len(text))
+                    assert gate == pytest.approx(float(kept[rank]), rel=1e-3)
+                    share = (SHADES.index(shades[strongest])) / (len(SHADES) - 1)
+                    assert -1e-3 <= share - gate / peak <= 1 / (len(SHADES) - 1) + 1e-3
+                    assert SHADES.index(max(shades)) == SHADES.index(shades[strongest])
+                    before = contexts.ids[row, : contexts.position[language, layer, neuron, rank]]
+                    begin = sum(sizes[:strongest])
+                    assert text.encode()[: len(text[:begin].encode())] in _bytes_of(model, before)
+                    n_seen += 1
+    assert n_seen > 20
+
+
+def _bytes_of(model: NeuronModel, ids: torch.Tensor) -> bytes:
+    """UTF-8 of tokens, which may end inside a letter."""
+    return b"".join(page_module.token_bytes(model)[id] for id in ids.tolist())
+
+
+def test_pieces_are_the_text_whatever_tokens_cut_it(generator):
+    """Letters of one to four bytes, cut anywhere; cut letters at either end are left out."""
+    text = "a中é🙂文 بb"
+    whole = text.encode()
+    for _ in range(300):
+        cuts = torch.randperm(len(whole) - 1, generator=generator)[:6].sort().values + 1
+        ends = [0, *cuts.tolist(), len(whole)]
+        spelled = [whole[a:b] for a, b in pairwise(ends)] + [b""]
+        empty = len(spelled) - 1  # a special token, which says nothing
+        stretch = _pieces([*range(empty), empty], spelled)
+        assert stretch.text == text
+        assert sum(stretch.sizes) == len(text) + 1  # 🙂 counts twice in JavaScript
+        assert stretch.piece.tolist() == sorted(stretch.piece.tolist())
+        assert len(stretch.sizes) == stretch.piece[-1] + 1
+        later = _pieces(range(1, empty), spelled)
+        rest = whole[ends[1] :]
+        while rest and rest[0] & 0xC0 == 0x80:
+            rest = rest[1:]
+        assert later.text == rest.decode()
+        earlier = _pieces(range(empty - 1), spelled)
+        assert earlier.text == whole[: ends[-2]].decode(errors="ignore")
+        assert len(earlier.sizes) == earlier.piece[-1] + 1
+
+
+def test_promoted_tokens_are_read_through_norm_and_unembedding(model):
+    hf = model.bridge.original_model
+    neurons = torch.tensor([3, 8])
+    up, down = promoted_tokens(model, 2, neurons, 5)
+    write = model.w_out(2)[neurons]
+    write = write / write.norm(dim=-1, keepdim=True) * math.sqrt(model.d_model)
+    with torch.no_grad():
+        logits = hf.lm_head(hf.model.norm(write)) - hf.lm_head(hf.model.norm(-write))
+    order = logits.argsort(dim=-1, descending=True)
+    assert torch.equal(up, order[:, :5])
+    assert torch.equal(down, order.flip(-1)[:, :5])
+
+
+def test_equal_results_are_equal_pages(made, model, parts, saved, tmp_path):
+    stats, selection, contexts = parts
+    again = neuron_page(model, stats, {"LAPE": selection}, contexts, progress=False)
+    assert again.html() != made.html()  # without effects, with shorter windows
+    assert saved.read_text(encoding="utf-8") == made.html()
+    assert made.save(tmp_path / "copy.html").read_bytes() == saved.read_bytes()
+    assert str(tmp_path) not in json.dumps(again.index)
+    assert again.index["title"] == f"Neurons of {Path(model.name).name}"  # not where it lies
+
+
+def test_what_does_not_go_together_is_refused(model, parts):
+    stats, selection, contexts = parts
+    few = FiringStats(stats.fired[:, :2], stats.tokens[:, :2], LANGUAGES[:2])
+    with pytest.raises(ValueError, match=r"contexts are of .* in en, zh, ja, ar; .* in en, zh:"):
+        neuron_page(model, few, {"LAPE": selection.restrict(["en"])}, contexts)
+    empty = NeuronSelection(torch.zeros_like(selection.mask), LANGUAGES)
+    with pytest.raises(ValueError, match=r"\(LAPE\) hold no neuron"):
+        neuron_page(model, stats, {"LAPE": empty}, contexts)
+    foreign = NeuronSelection(selection.mask[:1], ("fr",))
+    with pytest.raises(ValueError, match="LAPE has neurons of fr"):
+        neuron_page(model, stats, {"LAPE": foreign}, contexts)
+    effects = pd.DataFrame({"layer": [0], "neuron": [3], "language": ["en"]})
+    with pytest.raises(ValueError, match="no column value"):
+        neuron_page(model, stats, {"LAPE": selection}, contexts, effects=effects)
+
+
+def test_one_shard_has_rates_without_intervals(model, parts):
+    stats, selection, contexts = parts
+    one = neuron_page(model, stats.subset([0]), {"LAPE": selection}, contexts, progress=False)
+    assert one.index["neurons"][0][3] == [None] * 4
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+def test_the_page_shows_neurons_and_asks_for_nothing(saved):
+    with open_page(saved, viewport=WIDE) as (page, seen):
+        ready(page)
+        assert page.inner_text("#found") == "5 neurons"
+        assert page.locator("#list a").count() == 5
+        for neuron in ("L1N40", "L2N9"):
+            page.click(f'[data-id="{neuron}"]')
+            page.wait_for_selector(f'html[data-shows="{neuron}"]', state="attached")
+            assert page.url.endswith(f"#{neuron}")
+        assert page.inner_text("h2") == "Layer 2, neuron 9"
+        assert page.locator(".badge").all_inner_texts() == ["Arabic"]
+        assert page.locator("h4").all_inner_texts() == [
+            "English", "Chinese 中文", "Japanese 日本語", "Arabic العربية"
+        ]  # fmt: skip
+        assert "%" in page.locator(".bars").first.inner_text()
+        # The map: six memberships of five neurons.
+        cells = page.locator("#map td").all_inner_texts()
+        assert sum(int(cell) for cell in cells if cell.strip()) == len(NEURONS)
+        page.click('#map button[title="layer 1, Chinese: 1"]')
+        assert page.inner_text("#found") == "1 of 5 neurons"
+        assert page.inner_text("h2") == "Layer 1, neuron 40"
+        assert "+0.020" in page.inner_text("main")
+        assert seen.errors == []
+        assert seen.requests == [saved.as_uri()]
+
+
+def test_text_of_the_corpus_stays_text(saved):
+    with open_page(saved, viewport=WIDE) as (page, seen):
+        ready(page)
+        n = 0
+        for neuron in page.locator("#list a").all():
+            neuron.click()
+            lines = page.locator('.context p[lang="en"]').all_inner_texts()
+            assert all(EVIL in line for line in lines)
+            n += len(lines)
+            assert page.locator("img").count() == 0
+        assert n >= 5
+        assert page.title().startswith("Neurons of ")
+        # Even a script that gets into the page does not run: the policy names the one that may.
+        page.evaluate(
+            "() => { const s = document.createElement('script');"
+            " s.textContent = 'document.title = 1'; document.body.append(s); }"
+        )
+        assert page.title().startswith("Neurons of ")
+        assert len(seen.errors) == 1
+        assert "Content Security Policy" in seen.errors[0]
+        assert seen.requests == [saved.as_uri()]
+
+
+def test_names_and_tokens_that_are_markup_stay_text(made, tmp_path):
+    """As if every string on the page, and every single token of it, were an attack."""
+    index, layers = json.loads(json.dumps(made.index)), json.loads(json.dumps(made.layers))
+    index |= {"title": EVIL, "selections": [EVIL], "scores": [EVIL]}
+    for each in index["languages"]:
+        each |= {"name": EVIL, "endonym": EVIL}
+    for detail in layers.values():
+        detail["stretches"] = [[0, EVIL, EVIL, [len(EVIL)]]]
+        detail["contexts"] = [[[[0, 0, 0, 1.0, "z"]]] * 4 for _ in detail["neurons"]]
+        detail["up"] = detail["down"] = [[EVIL] for _ in detail["neurons"]]
+    hostile = NeuronPage(EVIL, index, {int(layer): each for layer, each in layers.items()})
+    with open_page(hostile.save(tmp_path / "hostile.html"), viewport=WIDE) as (page, seen):
+        ready(page)
+        assert page.locator(".context .peak").all_inner_texts() == [EVIL] * 4
+        assert page.locator("h1").inner_text() == page.title() == EVIL
+        assert page.locator(".tokens li").first.inner_text() == EVIL
+        page.keyboard.press("?")
+        assert page.locator("img").count() == 0
+        assert seen.errors == []
+        assert len(seen.requests) == 1
+
+
+def test_scripts_run_the_way_they_are_written(saved):
+    with open_page(saved, viewport=WIDE) as (page, seen):
+        ready(page)
+        for code, direction in (("zh", "ltr"), ("ja", "ltr"), ("ar", "rtl")):
+            context = page.locator(f'.context p[lang="{code}"]').first
+            assert context.inner_text() in LINES[code]
+            found = context.evaluate("(node) => getComputedStyle(node).direction")
+            assert found == direction
+        assert seen.errors == []
+
+
+def test_search_by_number_by_text_and_by_keys(saved):
+    with open_page(f"{saved}#L2N8", viewport=WIDE) as (page, seen):
+        ready(page)
+        assert page.inner_text("h2") == "Layer 2, neuron 8"
+        page.keyboard.press("/")
+        assert page.evaluate("() => document.activeElement.id") == "query"
+        assert search(page, "L2N9") == "1 of 5 neurons"
+        assert page.inner_text("h2") == "Layer 2, neuron 9"
+        assert search(page, "l1") == "1 of 5 neurons"
+        assert search(page, "nowhere to be found") == "0 of 5 neurons"
+        assert search(page, "图书馆") != "0 of 5 neurons"
+        assert "图" in "".join(page.locator(".hit").all_inner_texts())
+        page.keyboard.press("Escape")
+        page.wait_for_selector('html[data-searched=""]', state="attached")
+        assert page.inner_text("#found") == "5 neurons"
+        first = page.inner_text("h2")
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("h2") != first or page.inner_text(".turn").startswith("← 5")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("?")
+        assert page.locator("dialog").is_visible()
+        assert seen.errors == []
+
+
+def test_light_dark_and_narrow(saved):
+    grounds = []
+    for scheme in ("light", "dark"):
+        with open_page(saved, color_scheme=scheme, viewport={"width": 390, "height": 800}) as (
+            page,
+            seen,
+        ):
+            ready(page)
+            grounds.append(
+                page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+            )
+            wide = page.evaluate("() => document.documentElement.scrollWidth")
+            assert wide <= 390  # nothing hangs over
+            page.click("#unfold")
+            assert page.locator("#list a").first.is_visible()
+            assert seen.errors == []
+    light, dark = (sum(map(int, re.findall(r"\d+", ground)[:3])) for ground in grounds)
+    assert light > 600
+    assert dark < 150
+
+
+def test_many_neurons_are_a_folder_that_opens_from_the_disk(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "ONE_FILE", 4)
+    index = made.save(tmp_path / "neurons.html")
+    assert index == tmp_path / "neurons" / "index.html"
+    assert "too many for a notebook" in made._repr_html_()
+    names = sorted(path.name for path in index.parent.iterdir())
+    assert names == ["index.html", "layer-0.js", "layer-1.js", "layer-2.js"]
+    with open_page(f"{index}#L1N40", viewport=WIDE) as (page, seen):
+        ready(page)
+        here = index.parent.as_uri()
+        assert seen.requests == [index.as_uri(), f"{here}/layer-1.js"]
+        page.click('[data-id="L2N9"]')
+        page.wait_for_selector('html[data-shows="L2N9"]', state="attached")
+        assert page.locator('.context p[lang="ar"]').count() > 0
+        assert search(page, "图书馆") != "0 of 5 neurons"
+        assert seen.errors == []
+        assert all(each.startswith(f"{here}/") for each in seen.requests)
+
+
+def test_two_thousand_neurons_open_in_two_seconds(made, tmp_path):
+    """Every layer a copy of one of the three, until there are 2000 neurons."""
+    rows = made.index["neurons"]
+    n_copies = 2000 // len(rows)
+    layers, neurons = {}, []
+    for layer, detail in made.layers.items():
+        mine = [row for row in rows if row[0] == layer]
+        many = {name: each * n_copies for name, each in detail.items() if name != "stretches"}
+        many["neurons"] = list(range(len(many["neurons"])))
+        layers[layer] = many | {"stretches": detail["stretches"] * 100}
+        neurons += [[layer, n, *row[2:]] for n, row in enumerate(mine * n_copies)]
+    index = made.index | {"neurons": neurons, "effects": None}
+    saved = NeuronPage("many", index, layers).save(tmp_path / "many.html")
+    with open_page(saved, viewport=WIDE) as (page, _):
+        times = [ready(page)]
+        page.reload()
+        times.append(ready(page))
+        assert page.inner_text("#found") == "2,000 neurons"
+    assert min(times) < 2000
+
+
+def test_a_notebook_shows_the_same_page_in_a_frame(made, tmp_path):
+    outer = tmp_path / "notebook.html"
+    shown = made._repr_html_()
+    assert 'sandbox="allow-scripts"' in shown
+    outer.write_text(f"<!doctype html><h1>Notebook</h1>{shown}", encoding="utf-8")
+    with open_page(outer) as (page, seen):
+        frame = page.frame_locator("iframe")
+        frame.locator('[data-id="L2N9"]').click()
+        frame.locator('html[data-shows="L2N9"]').wait_for(state="attached")
+        assert frame.locator("h2").inner_text() == "Layer 2, neuron 9"
+        assert seen.errors == []
+
+
+def test_the_policy_lets_nothing_in(made):
+    text = made.html()
+    found = re.search('Content-Security-Policy" content="([^"]*)"', text)
+    assert found is not None
+    policy = dict(part.strip().split(" ", 1) for part in html.unescape(found[1]).split(";"))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    for source in ("script-src", "style-src"):
+        assert re.fullmatch(r"'sha256-[A-Za-z0-9+/=]{44}'", policy[source])
+    assert EVIL not in text
+    assert EVIL in json.dumps(unpacked(text, "layer-1"))
+
+
+# ---------------------------------------------------------------- interp page
+
+
+def test_the_command_writes_the_page_of_a_run(run, capsys):
+    Page(run).run()
+    said = capsys.readouterr().out
+    assert said == f"5 neurons are on the page. Open it in a browser: {run / 'neurons.html'}\n"
+    index = unpacked((run / "neurons.html").read_text(encoding="utf-8"), "index")
+    assert index["selections"] == ["lape"]
+
+
+def test_the_command_says_what_is_missing(model, run, parts, tmp_path):
+    with pytest.raises(ValueError, match=r"called alike \(lape, lape\)"):
+        Page(run, selections=(run, run)).run()
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    parts[0].save(bare / "firing.safetensors")
+    with pytest.raises(FileNotFoundError, match="kept no contexts: run `interp collect` with"):
+        Page(bare).run()
+    (bare / "contexts.safetensors").write_bytes((run / "contexts.safetensors").read_bytes())
+    with pytest.raises(FileNotFoundError, match="Make it with: interp find"):
+        Page(bare).run()

@@ -1,0 +1,109 @@
+"""The claims that can be checked on the published masks, against what is known of those files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.read_published_masks import (
+    MODELS,
+    SIX,
+    Config,
+    claims_of,
+    exclusive,
+    main,
+    rank,
+    read_masks,
+    shares,
+)
+from interp import plots
+from interp.claims import load_claims
+from interp.selection import NeuronSelection
+
+
+@pytest.fixture(scope="module")
+def told(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the study writes from the published files."""
+    masks = shared / "data" / "lape_masks"
+    if not masks.is_dir():
+        pytest.skip("the published masks are not beside this checkout")
+    out = tmp_path_factory.mktemp("published")
+    main(Config(masks, out=out))
+    return out
+
+
+def test_sizes_and_pairs_are_those_of_the_published_files(told: Path):
+    sizes = pd.read_csv(told / "sizes.csv").set_index(["model", "language"])
+    assert sizes.loc[("LLaMA-2-7B", "ja"), "neurons"] == 582
+    assert sizes.loc[("BLOOM-7B", "id"), "of_no_other"] == 2463
+    assert sizes.loc[("Mistral-7B", "en"), "first_quarter"] == pytest.approx(0.184, abs=5e-4)
+    assert sizes.loc[("Mistral-7B", "en"), "last_quarter"] == pytest.approx(0.289, abs=5e-4)
+    pairs = pd.read_csv(told / "pairs.csv").set_index(["model", "language", "other"])
+    assert pairs.loc[("LLaMA-2-7B", "zh", "ja"), "common"] == 217
+    assert pairs.loc[("LLaMA-2-7B", "zh", "ja"), "jaccard"] == pytest.approx(0.229, abs=5e-4)
+    assert (pairs["jaccard"] > pairs["chance_high"]).all()
+
+
+def test_the_claims_hold_where_they_are_known_to(told: Path):
+    found = {claim.name: claim for claim in load_claims(told / "claims.json")}
+    verdicts = {name: claim.verdict for name, claim in found.items()}
+    fails = {name for name, verdict in verdicts.items() if verdict != "holds"}
+    # The bottom layers hold many in LLaMA-2 alone, and BLOOM's Indonesian set is by itself.
+    assert fails == {
+        "BLOOM-7B-first_two_layers",
+        "BLOOM-7B-neighbours",
+        "Mistral-7B-first_two_layers",
+    }
+    assert found["LLaMA-2-7B-last_quarter"].value == pytest.approx(0.422, abs=5e-4)
+    assert found["BLOOM-7B-exclusive"].value == pytest.approx(4135 / 4915)
+    assert found["BLOOM-7B-last_quarter"].bar == pytest.approx(7 / 30)
+    assert 0.9 < found["Mistral-7B-exclusive"].control < 1
+
+
+def by_hand() -> NeuronSelection:
+    """Eight layers of 100 neurons, 8 of them selected: two in the first layer, six in the last."""
+    mask = torch.zeros(6, 8, 100, dtype=torch.bool)
+    for row in range(6):
+        mask[row, 7, row] = True  # one of its own
+    mask[2:4, 0, 10] = True  # French and Spanish share one
+    mask[0, 0, 11] = True
+    return NeuronSelection(mask, SIX)
+
+
+def test_shares_of_layers_and_of_one_language_are_counted_by_hand():
+    selection = by_hand()
+    found = shares(selection)
+    assert found["first_two_layers"] == [0.5, 0, 0.5, 0.5, 0, 0, 0.25]  # all of them last
+    assert found["first_quarter"] == found["first_two_layers"]
+    assert found["last_quarter"] == [0.5, 1, 0.5, 0.5, 1, 1, 0.75]
+    assert exclusive(selection) == 7 / 8
+
+
+def test_the_place_of_a_pair_is_its_rank_by_jaccard():
+    pairs = plots.overlap_table(by_hand())
+    pairs = pairs[pairs["language"] != pairs["other"]]
+    assert rank(pairs, ("fr", "es")) == 1
+    assert rank(pairs, ("vi", "id"), ("fr", "es")) == 1
+    assert rank(pairs.iloc[::-1], ("vi", "id")) > 1
+    names = {claim.name: claim for claim in claims_of("made up", by_hand(), pairs, 0.01)}
+    assert names["made up-size"].verdict == "holds"
+    assert names["made up-first_two_layers"].verdict == "does not hold"  # no more than by chance
+    more = replace(by_hand(), mask=by_hand().mask | (torch.arange(100) == 50))
+    claims = {claim.name: claim for claim in claims_of("made up", more, pairs, 0.01)}
+    assert claims["made up-size"].value == 8
+    assert claims["made up-size"].verdict == "does not hold"
+
+
+def test_files_of_other_models_are_left_out_and_named(tmp_path: Path, capsys):
+    with pytest.raises(FileNotFoundError, match="is missing: give the folder"):
+        read_masks(tmp_path / "none")
+    selection = NeuronSelection(torch.zeros(6, 2, 14336, dtype=torch.bool), SIX)
+    selection.to_lape_pth(tmp_path / "other.neuron.pth")
+    with pytest.raises(ValueError, match="holds no mask of LLaMA-2-7B"):
+        read_masks(tmp_path)
+    assert "other.neuron.pth is left out" in capsys.readouterr().out
+    selection.to_lape_pth(tmp_path / "mistral-7b.neuron.pth")
+    assert read_masks(tmp_path) == {"Mistral-7B": selection}
+    assert MODELS["Mistral-7B"] == (SIX, 14336)

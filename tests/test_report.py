@@ -1,0 +1,602 @@
+"""The report: one file, nothing from outside, text stays text, numbers and figures as they were."""
+
+import base64
+import hashlib
+import io
+import itertools
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from experiments import report as study_report
+from interp import plots
+from interp.claims import Claim, save_claims
+from interp.commands.report import Report, claims_in, names_of, sections_in
+from interp.commands.report_kinds import KINDS, kind_of
+from interp.markup import MOST_ROWS, data_table, number_texts, prose, settings_list
+from interp.report import Picture, Section, write_report
+from interp.selection import select_by_entropy
+from interp.stats import FiringStats
+from tests.browser import open_page
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp; \"'"
+
+CLAIM = Claim(
+    name="diagonal",
+    statement="A language's neurons matter most to that language.",
+    source="Somebody (2024)",
+    on="a made-up model",
+    how="own language minus others, nats per token",
+    command="python -m nothing",
+    value=0.2,
+    low=0.1,
+    high=0.3,
+    control=0.012,
+    control_name="random neurons",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_windows() -> Iterator[None]:
+    mpl.use("agg")
+    yield
+    assert plt.get_fignums() == []  # who draws a figure for the page closes it
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text between them."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.style = ""
+        self._inside = ""
+        self._in_cell = False
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self._inside = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "style":
+            self.style += data
+            self._inside = ""
+            return
+        self.text += data
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def profile_table() -> pd.DataFrame:
+    rows = itertools.product(range(2), ("en", "de"))
+    return pd.DataFrame(
+        [
+            {"layer": layer, "language": code, "neurons": 3 + layer, "low": 2.0, "high": 5.5}
+            for layer, code in rows
+        ]
+    )
+
+
+def written(path: Path, *sections: Section, **more: Any) -> Page:
+    return Page(write_report(path, "A title", sections, **more).read_text(encoding="utf-8"))
+
+
+def example(tmp_path: Path) -> Page:
+    frame = pd.DataFrame({"name": ["a"], "rate": [0.5], "rate_low": [0.4], "rate_high": [0.75]})
+    section = Section(
+        "Which neurons?",
+        "What was asked.",
+        (Picture(plots.layer_profile, "Neurons by layer.", profile_table()),),
+        {"Rates.": frame},
+        {"model": {"weights": "abc", "dtype": "float32"}},
+    )
+    return written(tmp_path / "report.html", section, section, claims=[CLAIM], date="2026-01-02")
+
+
+# ---------------------------------------------------------------- one file, closed
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path: Path):
+    page = example(tmp_path)
+    targets = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "data", "srcset", "poster")
+    ]
+    assert len(targets) > 8
+    assert [each for each in targets if not each.startswith(("#", "data:"))] == []
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+
+
+def test_the_policy_allows_this_style_sheet_and_images_inside_the_file_alone(tmp_path: Path):
+    page = example(tmp_path)
+    (policy,) = (
+        each["content"]
+        for each in page.all("meta")
+        if each.get("http-equiv") == "Content-Security-Policy"
+    )
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    assert rules["style-src"] == f"'sha256-{digest}'"
+    assert page.all("script") == []
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert not any(name.startswith("on") for name in names)
+    assert "style" not in names  # the policy would not let it through
+
+
+def test_what_comes_from_a_corpus_stays_text(tmp_path: Path):
+    frame = pd.DataFrame({HOSTILE: [HOSTILE], f"{HOSTILE}_low": [1]})
+    profile = profile_table().assign(text=HOSTILE)
+    section = Section(
+        f"{HOSTILE} title",
+        f"{HOSTILE} text\n\n    {HOSTILE} code\n\n- {HOSTILE} list",
+        (Picture(plots.layer_profile, f"{HOSTILE} caption", profile),),
+        {f"{HOSTILE} table": frame},
+        {HOSTILE: {HOSTILE: {HOSTILE: HOSTILE}}},
+    )
+    words = ("name", "statement", "source", "on", "how", "command", "control_name")
+    numbers = {name: getattr(CLAIM, name) for name in ("value", "low", "high", "control")}
+    claim = Claim(**numbers, **{word: f"{HOSTILE} {word}" for word in words})
+    path = tmp_path / "report.html"
+    write_report(path, HOSTILE, [section], [claim], HOSTILE, HOSTILE, {HOSTILE: HOSTILE})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("script") == []
+    assert all(each["src"].startswith("data:image/svg+xml;base64,") for each in page.all("img"))
+    for word in ("title", "text", "code", "list", "caption", "table", *words[1:]):
+        assert f"{HOSTILE} {word}" in page.text, word
+    assert [HOSTILE, "1"] in page.rows
+
+
+def test_half_a_character_does_not_stop_the_report(tmp_path: Path):
+    half = "\ud83d"  # what a model may leave when it stops in the middle
+    frame = pd.DataFrame({"text": pd.Series([half], dtype=object)})
+    assert (
+        "Here: ?"
+        in written(tmp_path / "a.html", Section("A", f"Here: {half}", (), {half: frame})).text
+    )
+
+
+def test_equal_input_gives_an_equal_file(tmp_path: Path):
+    example(tmp_path)
+    first = (tmp_path / "report.html").read_bytes()
+    example(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == first
+    with pytest.raises(ValueError, match="nothing to write"):
+        write_report(tmp_path / "none.html", "A title")
+    assert not (tmp_path / "none.html").exists()
+
+
+# ---------------------------------------------------------------- what is on it
+
+
+def test_every_heading_is_in_the_contents_and_has_a_place_of_its_own(tmp_path: Path):
+    page = example(tmp_path)
+    places = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(places) == len(set(places))
+    links = [each["href"] for each in page.all("a") if each["href"].startswith("#")]
+    assert {link.removeprefix("#") for link in links} == set(places)
+    assert len(page.all("h2")) == 4  # claims, twice the section, how it was made
+    assert page.text.count("Which neurons?") == 4
+    other = written(tmp_path / "b.html", Section("Report"), Section("日本語"), Section("…"))
+    assert [each["id"] for each in other.all("h2")][:3] == ["report-2", "日本語", "section"]
+
+
+def test_the_scoreboard_says_verdict_value_interval_control_rule_and_command(tmp_path: Path):
+    fails = Claim(**{**vars(CLAIM), "bar": 0.4, "statement": "Another."})
+    other = Claim(**{**vars(CLAIM), "source": "Nobody", "bar": 0.2, "control": math.nan})
+    page = written(tmp_path / "a.html", claims=[CLAIM, other, fails])
+    verdicts = [row[0] for row in page.rows if row[0] in ("holds", "does not hold", "cannot tell")]
+    assert verdicts == ["holds", "does not hold", "cannot tell"]  # by source, as they first appear
+    (row,) = (row for row in page.rows if row[0] == "holds")
+    for said in ("0.2", "0.1 to 0.3", "nats per token", "whole interval is above 0"):
+        assert said in row[2]
+    assert row[3] == "0.012random neurons"
+    assert "3 claims: 1 holds, 1 does not, 1 cannot be told." in page.text
+    assert "Somebody (2024) 2 claims: 1 holds, 1 does not" in page.text
+    assert page.text.count("python -m nothing") == 2  # once for each source
+
+
+def test_a_mark_shows_interval_and_control_on_their_side_of_the_bar(tmp_path: Path):
+    page = written(tmp_path / "a.html", claims=[CLAIM])
+    paths = {each["class"]: each["d"] for each in page.all("path")}
+    bar = float(re.findall(r"M([\d.]+)", paths["bar"])[0])
+    low, high = map(float, re.findall(r"[MH]([\d.]+)", re.sub(r" \d+", "", paths["reach"])))
+    ring, value = (float(each["cx"]) for each in page.all("circle"))
+    assert bar < ring < low < value < high
+    assert (value - bar) / (high - bar) == pytest.approx(0.2 / 0.3, abs=0.01)
+    unknown = Claim(**{**vars(CLAIM), "value": math.nan, "low": math.nan, "high": math.nan})
+    gone = written(tmp_path / "b.html", claims=[unknown])
+    assert gone.all("svg") == []
+    assert "unknown" in gone.text
+
+
+def test_a_figure_brings_its_numbers_as_a_table_and_as_a_file(tmp_path: Path):
+    page = example(tmp_path)
+    images = page.all("img")
+    assert len(images) == 2
+    assert all(each["alt"].endswith("Neurons by layer.") for each in images)
+    svg = base64.b64decode(images[0]["src"].partition(",")[2])
+    assert b"<svg" in svg
+    links = {each["download"]: each["href"] for each in page.all("a") if "download" in each}
+    text = base64.b64decode(links["layer_profile.csv"].partition(",")[2]).decode()
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), profile_table())
+    assert ["1", "de", "4", "2", "5.5"] in page.rows
+
+
+def test_saved_figures_and_those_already_drawn_are_taken_too(tmp_path: Path):
+    plots.save(profile_table(), tmp_path / "layer_profile-mine")
+    ax = plots.layer_profile(profile_table())
+    pictures = (
+        Picture(tmp_path / "layer_profile-mine.csv", "Drawn anew."),
+        Picture(tmp_path / "layer_profile-mine.png", "As it is."),
+        Picture(ax, "Drawn before."),
+    )
+    page = written(tmp_path / "a.html", Section("A", pictures=pictures))
+    plt.close(ax.get_figure(root=True))  # the caller's figure was left open
+    kinds = [each["src"].partition(";")[0] for each in page.all("img")]
+    assert kinds == ["data:image/svg+xml", "data:image/png", "data:image/svg+xml"]
+    files = [each["download"] for each in page.all("a") if "download" in each]
+    assert files == ["layer_profile-mine.csv", "layer_profile-mine.csv"]
+    assert page.all("img")[0]["width"] == page.all("img")[1]["width"]
+    for picture, message in (
+        (Picture(tmp_path / "none.csv", ""), "is missing"),
+        (Picture(tmp_path / "layer_profile-mine.pdf", ""), "is no saved figure"),
+        (Picture(plots.overlap, ""), "overlap has no table to draw"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            write_report(tmp_path / "b.html", "A title", [Section("A", pictures=(picture,))])
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.12345, 0.00012, -0.5], ["0.123", "0.000", "\N{MINUS SIGN}0.500"]),
+        ([12.345, math.nan], ["12.35", ""]),
+        ([1234.5, 1.25], ["1,234", "1"]),
+        ([3.0, 20480.0], ["3", "20,480"]),
+        ([0.1, 0.2, 0.5], ["0.1", "0.2", "0.5"]),
+        ([0.00138], ["0.00138"]),
+        ([-1e-9, 0.5], ["0.0", "0.5"]),
+        ([], []),
+        ([math.nan, math.inf], ["", "inf"]),
+    ],
+)
+def test_numbers_have_the_digits_that_their_column_needs(values: list[float], texts: list[str]):
+    assert number_texts(values) == texts
+
+
+def test_an_interval_stands_beside_its_value():
+    frame = pd.DataFrame(
+        {
+            "code": ["a", None],
+            "rate": [0.5, 0.25],
+            "rate_low": [0.4, math.nan],
+            "rate_high": [0.75, math.nan],
+            "low": [1, 2],
+            "is_busy": [True, False],
+        }
+    )
+    page = Page(data_table(frame, "Rates"))
+    assert page.rows[0] == ["code", "rate", "low", "is busy"]
+    assert page.rows[1] == ["a", "0.50", "0.40 to 0.75", "1", "yes"]
+    assert page.rows[2][1:] == ["0.25", "", "2", "no"]
+    kinds = [each.get("class", "") for each in page.all("td")]
+    assert kinds[:4] == ["", "number", "interval", "number"]
+
+
+def test_a_long_table_is_cut_on_the_page_and_whole_in_the_file(tmp_path: Path):
+    frame = pd.DataFrame({"n": range(MOST_ROWS + 5)})
+    page = written(tmp_path / "a.html", Section("A", tables={"Many": frame}))
+    assert [str(MOST_ROWS - 1)] in page.rows
+    assert [str(MOST_ROWS)] not in page.rows
+    assert f"The first {MOST_ROWS} of {MOST_ROWS + 5} rows" in page.text
+    (link,) = (each["href"] for each in page.all("a") if "download" in each)
+    whole = base64.b64decode(link.partition(",")[2]).decode()
+    assert whole.splitlines()[-1] == str(MOST_ROWS + 4)
+
+
+def test_prose_has_paragraphs_code_and_lists():
+    text = prose("One\nline, `x < 1`.\n\n    a = 1\n    b\n\n- first\n  item\n- second\n\n")
+    assert text.splitlines() == [
+        '<p dir="auto">One line, <code>x &lt; 1</code>.</p>',
+        '<pre tabindex="0">a = 1',
+        "b</pre>",
+        '<ul><li dir="auto">first',
+        '  item</li><li dir="auto">second</li></ul>',
+    ]
+    assert prose("") == ""
+
+
+def test_settings_are_shown_with_their_names_and_long_lists_counted():
+    page = Page(
+        settings_list({"model": {"n_layers": 6}, "ids": list(range(99)), "run": {"a": {"b": None}}})
+    )
+    assert page.text == "modeln layers 6ids99 valuesrunab none"
+    assert Page(settings_list({"edit": {"site": "post", "values": {}}})).all("dl") == [{}]
+    assert settings_list({"settings": {}}) == "<dl></dl>"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run_folder(folder: Path, generator: torch.Generator, fraction: float = 0.1) -> Path:
+    """What `interp collect` and `interp find` leave, by hand."""
+    tokens = torch.tensor([[100, 120]] * 4)
+    rate = torch.rand(1, 2, 2, 50, generator=generator)
+    noise = torch.rand(4, 2, 2, 50, generator=generator) * 0.1
+    fired = ((rate + noise).clamp(max=1) * tokens[:, :, None, None]).long()
+    stats = FiringStats(fired, tokens, ("en", "de"))
+    stats.save(folder / "firing.safetensors", {"model": {"weights": "abc"}})
+    settings = {"method": "LAPE", "fraction": fraction, "busy_quantile": 0.5}
+    selection = select_by_entropy(stats, fraction, 0.5)
+    selection.to_json(folder / "neurons.json", {"settings": settings})
+    return folder
+
+
+def test_a_run_becomes_sections_with_its_own_numbers(tmp_path: Path, generator: torch.Generator):
+    folder = run_folder(tmp_path / "run", generator)
+    (folder / "pieces").mkdir()
+    shutil.copy(folder / "firing.safetensors", folder / "pieces" / "firing.safetensors")
+    (folder / "other.csv").write_text("a,b\n1,2\n")
+    save_claims([CLAIM], folder / "claims.json")
+    firing, belonging = sections_in([folder])
+    (rates,) = firing.tables.values()
+    assert rates["tokens"].tolist() == [400, 480]
+    rate = FiringStats.load(folder / "firing.safetensors").rate.mean(dim=(1, 2))
+    assert rates["firing rate"].tolist() == pytest.approx(rate.tolist())
+    assert (rates["firing rate_low"] < rates["firing rate"]).all()
+    assert firing.origin == {"model": {"weights": "abc"}}
+    (counts,) = belonging.tables.values()
+    assert "10 of 100 neurons were selected by LAPE at a fraction of 0.1" in belonging.text
+    assert counts["neurons"].sum() >= 10
+    assert (counts["kept"] > 0.3).all()
+    profile, _ = belonging.pictures
+    assert profile.table is not None
+    assert profile.table["low"].notna().all()
+    Report((folder,)).run()
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert len(page.all("img")) == 2
+    assert "interp report" in page.text
+    assert "1 claim: 1 holds" in page.text
+
+
+def test_an_interval_is_shown_only_if_the_counts_give_the_selection(
+    tmp_path: Path, generator: torch.Generator
+):
+    folder = run_folder(tmp_path / "run", generator)
+    other = run_folder(tmp_path / "other", generator)
+    shutil.copy(other / "firing.safetensors", folder / "firing.safetensors")
+    _, belonging = sections_in([folder])
+    profile, _ = belonging.pictures
+    assert profile.table is not None
+    assert profile.table["low"].isna().all()
+    assert "kept" not in next(iter(belonging.tables.values()))
+
+
+def test_several_results_of_a_kind_share_a_section_and_are_told_apart(
+    tmp_path: Path, generator: torch.Generator
+):
+    for name in ("one", "two"):
+        run_folder(tmp_path / name, generator, {"one": 0.1, "two": 0.2}[name])
+    firing, belonging = sections_in([tmp_path / "two", tmp_path / "one"])
+    assert list(firing.origin) == ["two", "one"]
+    assert firing.text.count("A neuron fires") == 1
+    assert "`two`: 20 of 100" in belonging.text
+    assert [each.caption.partition(".")[0] for each in belonging.pictures] == ["two"] * 2 + [
+        "one"
+    ] * 2
+    inside = tmp_path / "a" / "b" / "x.csv"
+    assert names_of([tmp_path / "a" / "x.csv", tmp_path / "a" / "y.csv"]) == ["x.csv", "y.csv"]
+    assert names_of([tmp_path / "a" / "x.csv", inside]) == ["a", "b"]
+
+
+def test_a_folder_with_nothing_to_show_is_refused_in_a_sentence(tmp_path: Path):
+    (tmp_path / "notes.csv").write_text("")
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds nothing that a report can show: give a folder"):
+        sections_in([tmp_path])
+    with pytest.raises(FileNotFoundError, match="is missing: give the folder of a run"):
+        sections_in([tmp_path / "none"])
+    with pytest.raises(ValueError, match="name the folders"):
+        Report(()).run()
+    save_claims([CLAIM], tmp_path / "claims.json")
+    assert sections_in([tmp_path]) == []
+    assert claims_in([tmp_path]) == [CLAIM]
+
+
+INTERVALS = {"drop_low": 0.0, "drop_high": 0.2, "low": 0.1, "high": 0.9}
+SPANS = {
+    f"{name}_{end}": 0.5
+    for name in ("increase", "random", "rate", "good")
+    for end in ("low", "high")
+}
+WORDS = {
+    "off": ("nothing", "en", "de"),
+    "read": ("en", "de"),
+    "language": ("en", "de"),
+    "to": ("en", "de"),
+    "layer": (0, 1, 2),
+    "category": ("silent", "all shared"),
+    "condition": ("no edit", "neurons"),
+    "way": ("no edit", "neurons"),
+    "fraction": (0.01, 0.02),
+    "task": ("facts", "sums"),
+    "source": ("a", "b"),
+    "part": ("mlp_out",),
+    "span": ("x",),
+    "answer": (" ja", " nein"),
+    "setting": ("1 %",),
+    "quantity": ("probability",),
+    "place": (0,),
+    "extent": ("each",),
+    "row": ("concept", "language"),
+    "method": ("LAPE", "random"),
+    "measure": ("effect", "recovery"),
+    "tokens": (1000.5, 2000.0),
+}
+
+
+def table_for(columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table that has these columns: every combination of names, the same number everywhere."""
+    names = [name for name in WORDS if name in columns]
+    frame = pd.DataFrame(list(itertools.product(*(WORDS[name] for name in names))), columns=names)
+    frame = frame.assign(**SPANS, **INTERVALS, neurons=3)
+    if "off" in names and "read" in names:
+        frame["own"] = frame["off"] == frame["read"]
+    missing = [name for name in columns if name not in frame]
+    return frame.assign(**dict.fromkeys(missing, 0.25))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.draw.__name__)
+def test_every_kind_of_table_is_known_and_drawn(kind, tmp_path: Path):
+    frame = table_for(kind.columns)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    assert kind_of(pd.read_csv(tmp_path / "table.csv")) is kind
+    (section,) = sections_in([tmp_path])
+    assert section.title == kind.title
+    page = written(tmp_path / "a.html", section)
+    assert page.all("img")[0]["src"].startswith("data:image/svg+xml")
+    assert f"({len(kind.rows(frame))} rows)" in page.text
+    if kind.keys:
+        assert kind_of(pd.concat([frame, frame])) is None
+
+
+def test_one_text_of_each_way_is_shown_and_its_language_named(tmp_path: Path):
+    (kind,) = (kind for kind in KINDS if "condition" in kind.columns)
+    table_for(kind.columns).to_csv(tmp_path / "rates.csv", index=False)
+    texts = pd.DataFrame(
+        {
+            "condition": ["no edit", "no edit", "neurons"],
+            "to": ["en", "de", "en"],
+            "language": ["fr", "de", "en"],
+            "text": [HOSTILE, "zweiter", "third"],
+        }
+    )
+    texts.to_csv(tmp_path / "texts.csv", index=False)
+    (section,) = sections_in([tmp_path])
+    page = written(tmp_path / "a.html", section)
+    assert ["no edit", "en", "fr", HOSTILE] in page.rows
+    assert ["neurons", "en", "en", "third"] in page.rows
+    assert not any("zweiter" in row for row in page.rows)
+    assert len(page.all("img")) == 1
+
+
+# ---------------------------------------------------------------- the studies
+
+
+def study_results(folder: Path) -> Path:
+    tiny = folder / "deactivate_neurons" / "tiny"
+    tiny.mkdir(parents=True)
+    pd.DataFrame({"a": [1.5], "b": ["x"]}).to_csv(tiny / "small.csv", index=False)
+    pd.DataFrame({"a": range(99)}).to_csv(tiny / "large.csv", index=False)
+    save_claims([CLAIM], tiny / "claims.json")
+    (folder / "map_shared_neurons" / "babel").mkdir(parents=True)
+    (folder / "no_study" / "tiny").mkdir(parents=True)
+    return folder
+
+
+def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Path):
+    results, readme = study_results(tmp_path / "results"), tmp_path / "README.md"
+    readme.write_text("above\n<!-- scoreboard -->\nformer\n<!-- /scoreboard -->\nbelow\n")
+    out = tmp_path / "report.html"
+    study_report.main(study_report.Config("tiny", results, out, readme))
+    page = Page(out.read_text(encoding="utf-8"))
+    assert "A language's neurons off, every language read" in page.text
+    assert "Tang et al. (2024) find" in page.text
+    assert "python -m experiments.deactivate_neurons tiny" in page.text
+    assert ["1.5", "x"] in page.rows
+    assert "large.csv (99 rows)" in page.text
+    assert ["98"] not in page.rows
+    assert "Which neurons are shared between languages" not in page.text  # not run with this preset
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("above\n<!-- scoreboard -->\n1 claim: 1 holds.\n\n| claim |")
+    assert text.endswith("\n<!-- /scoreboard -->\nbelow\n")
+    assert "former" not in text
+    study_report.into_readme([CLAIM], readme)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_a_readme_without_a_place_and_results_without_a_study_are_refused(tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="has no place for the scoreboard"):
+        study_report.into_readme([CLAIM], readme)
+    assert readme.read_text() == "no marks"
+    with pytest.raises(ValueError, match="holds no study with the preset paper"):
+        study_report.main(study_report.Config("paper", study_results(tmp_path / "results")))
+
+
+def test_every_study_begins_with_its_question():
+    for path in study_report.EXPERIMENTS.glob("*.py"):
+        if path.stem not in ("__init__", "study"):
+            title, text = study_report.question(path.stem)
+            assert len(title) > 10, path
+            assert "python -m" not in text, path
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+def test_a_browser_shows_and_prints_it_without_a_request(tmp_path: Path):
+    hostile = Section(HOSTILE, HOSTILE, (), {HOSTILE: pd.DataFrame({"text": [HOSTILE * 9]})})
+    drawn = Section("A", pictures=(Picture(plots.layer_profile, "By layer.", profile_table()),))
+    path = tmp_path / "report.html"
+    write_report(path, HOSTILE, [drawn, hostile] * 3, [CLAIM], HOSTILE)
+    size = "image => [image.naturalWidth, image.getBoundingClientRect().width]"
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    with open_page(path, viewport={"width": 1280, "height": 900}) as (page, seen):
+        natural, wide = page.locator("img").first.evaluate(size)
+        assert natural > 100
+        assert page.evaluate(paper) == "rgb(255, 255, 255)"
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate(paper) != "rgb(255, 255, 255)"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
+        page.locator("summary").first.click()
+        assert page.locator("details[open] table").first.is_visible()
+        printed = page.pdf(format="A4")
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # tables scroll inside
+        narrow = page.locator("img").first.evaluate(size)[1]
+    assert printed.startswith(b"%PDF")
+    assert printed.count(b"/Type /Page\n") > 1
+    assert narrow < wide < 736
+    assert not seen.errors
+    assert [each for each in seen.requests if not each.startswith("data:")] == [path.as_uri()]
+
+
+def test_a_refused_style_would_be_seen(tmp_path: Path):
+    path = write_report(tmp_path / "report.html", "A title", [Section("A")])
+    text = path.read_text(encoding="utf-8").replace("<h1", '<h1 style="color: red"')
+    path.write_text(text, encoding="utf-8")
+    with open_page(path) as (_, seen):
+        pass
+    assert any("Content Security Policy" in error for error in seen.errors)

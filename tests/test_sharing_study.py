@@ -1,0 +1,190 @@
+"""What the study of sharing computes, and when its claims hold: on hand-made numbers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from experiments import map_shared_neurons as study
+from experiments import sharing_claims
+from experiments.study import Study
+from interp.claims import Claim
+from interp.evaluations.category_sums import CATEGORIES, Enrichment
+from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff
+from interp.evaluations.task_files import read_task
+from interp.scores.sharing import sharing_profile
+from interp.stats import FiringSigns, pack_bits
+
+TINY = study.PRESETS["tiny"][1]
+SAID = {"source": "somebody", "on": "something", "command": "a command"}
+N_PROMPTS = 12
+
+
+def switched(left: dict[Condition, float]) -> SwitchOff:
+    """The answer's probability that each set leaves, the same on all prompts but for some noise."""
+    generator = torch.Generator().manual_seed(0)
+    conditions = (Condition("nothing", ""), *left)
+    level = torch.tensor([0.9, *left.values()], dtype=torch.float64)
+    noise = 0.01 * torch.rand(N_PROMPTS, len(level), 2, generator=generator).double()
+    probability = level[:, None] + noise
+    neurons = torch.full((N_PROMPTS, len(level)), 10)
+    neurons[:, 1] = 40  # the first of the sets
+    ids = tuple(map(str, range(N_PROMPTS)))
+    return SwitchOff(
+        (probability > 0.5).double(),
+        probability,
+        neurons,
+        torch.full((N_PROMPTS, 2), 0.5).double(),
+        "last",
+        conditions,
+        ids,
+        ids,
+        "made",
+        ("de", "ja"),
+    )
+
+
+def off_claims(shared: float, partly: float) -> list[Claim]:
+    """With all-shared and partly shared neurons off this much is left, with others 0.8."""
+    left = {}
+    for name in CATEGORIES[:0:-1]:  # all shared first
+        value = {"all shared": shared, "partly shared": partly}.get(name, 0.8)
+        left |= {Condition(name, name): value, Condition(name, EQUAL): value}
+    return sharing_claims.off_claims(
+        "made", switched({**left, Condition(RANDOM, EQUAL): 0.8}), SAID
+    )
+
+
+def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set():
+    planted, decoy = off_claims(shared=0.2, partly=0.6), off_claims(shared=0.6, partly=0.2)
+    assert [each.verdict for each in planted] == ["holds", "holds"]
+    assert [each.verdict for each in decoy] == ["does not hold", "does not hold"]
+    assert planted[0].value == pytest.approx(0.4, abs=0.02)  # beyond partly shared, not random
+    assert planted[1].control == 4.0  # times as many neurons
+
+
+def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
+    units = torch.full((N_PROMPTS, 3, 4), 2.0).double() + torch.rand(N_PROMPTS, 3, 4) / 10
+    ids = tuple(map(str, range(N_PROMPTS)))
+    (holds,) = sharing_claims.enrichment_claims("made", Enrichment(units, units / 4, ids), SAID)
+    assert holds.verdict == "holds"
+    assert holds.control == pytest.approx(0.5, abs=0.05)
+    one = units.clone()
+    one[:, 1, 3] = 0.5
+    (refuted,) = sharing_claims.enrichment_claims("made", Enrichment(one, units, ids), SAID)
+    assert (refuted.verdict, refuted.value) == ("does not hold", 0.5)
+    empty = torch.full_like(units, torch.nan)
+    assert not sharing_claims.enrichment_claims("made", Enrichment(empty, empty, ids), SAID)
+
+
+def over_tasks(**changed: pd.DataFrame) -> dict[str, Claim]:
+    """Claims over two tasks that agree with the paper in everything, but for what is changed."""
+    tables = {
+        "numbers": pd.DataFrame(
+            [
+                (task, n, share / n, share / n / 2)
+                for task, share in (("a", 1.0), ("b", 0.8))
+                for n in (2, 3)
+            ],
+            columns=["task", "languages", "all_shared", "independent"],
+        ),
+        "thresholds": pd.DataFrame(
+            [
+                (task, source, threshold, share - threshold)
+                for task, share in (("a", 0.9), ("b", 0.8))
+                for source in ("gate", "output")
+                for threshold in (0.0, 0.1)
+            ],
+            columns=["task", "source", "threshold", "all_shared"],
+        ),
+        "related": pd.DataFrame(
+            [("a", -0.8, 0.01, -0.1, 0.4), ("b", -0.7, 0.03, -0.2, 0.3)],
+            columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
+        ),
+    }
+    found = sharing_claims.claims_over_tasks(*(tables | changed).values(), {}, "gate", "babel")
+    return {each.name: each for each in found}
+
+
+def test_claims_over_tasks_hold_where_all_tasks_agree():
+    claims = over_tasks()
+    assert {each.verdict for each in claims.values()} == {"holds"}
+    assert claims["falls-with-languages"].value == pytest.approx(0.8 / 2 - 0.8 / 3)
+    assert claims["follows-relatedness"].value == 0.03
+    assert claims["follows-relatedness"].control == 0.3
+    assert "follows-relatedness" not in over_tasks(related=pd.DataFrame([]))
+
+
+def test_sharing_that_grows_with_distance_does_not_follow_relatedness():
+    related = pd.DataFrame(
+        [("a", -0.8, 0.01, 0.0, 0.5), ("b", 0.9, 0.001, 0.0, 0.5)],
+        columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
+    )
+    claim = over_tasks(related=related)["follows-relatedness"]
+    assert (claim.value, claim.verdict) == (1.0, "does not hold")
+
+
+def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():
+    rows = [("a", "gate", 0.0, 0.9), ("b", "gate", 0.0, 0.8), ("a", "gate", 0.1, 0.5)]
+    rows += [("b", "gate", 0.1, 0.6), ("a", "output", 0.0, 0.1), ("b", "output", 0.0, 0.2)]
+    table = pd.DataFrame(rows, columns=["task", "source", "threshold", "all_shared"])
+    claims = over_tasks(thresholds=table)
+    assert (claims["order-of-tasks"].value, claims["order-of-tasks"].verdict) == (
+        0.5,
+        "does not hold",
+    )
+
+
+def test_neurons_that_are_counted_wrongly_are_amiss():
+    fires = torch.rand(5, 3, 2, 20, generator=torch.Generator().manual_seed(1)) < 0.5
+    signs = FiringSigns(pack_bits(fires), tuple("abcde"), ("de", "en", "ja"), 20)
+    profile = sharing_profile(signs, torch.Generator(), n_draws=0)
+    assert sharing_claims.amiss(signs, profile) == 0
+    wrong = profile.count.clone()
+    wrong[2, 1, 3] += 1
+    assert sharing_claims.amiss(signs, replace(profile, count=wrong)) == 2
+    wrong[2, 1, 0] -= 1  # now they add up, and two are in another category
+    assert sharing_claims.amiss(signs, replace(profile, count=wrong)) == 2
+
+
+def test_one_pass_with_several_thresholds_equals_a_pass_for_each(tmp_path: Path):
+    model = interp.load("babel", dtype=torch.float32)
+    tasks = [read_task("babel/word_translation", code) for code in ("de", "ja")]
+    few = [task.where(lambda item: item in task.items[:4]) for task in tasks]  # noqa: B023
+    rows = study.rows_of(model, few)
+    for source, threshold in (("gate", 0.2), ("output", 0.0)):
+        (_, found) = study.signs_by(model, rows, [("gate", 0.0), (source, threshold)])
+        wanted = interp.Wanted(signs=True, signs_of=source, signs_above=threshold)
+        folder = tmp_path / source
+        interp.collect(model, rows, folder, wanted=wanted, progress=False)
+        expected = FiringSigns.load(folder / "signs.safetensors")
+        assert (found.source, found.threshold) == (source, threshold)
+        order = [found.prompts.index(id) for id in expected.prompts]
+        assert torch.equal(found.bits[order], expected.bits)
+
+
+def test_distances_come_from_the_list_or_from_a_file_and_too_few_give_no_claim(tmp_path: Path):
+    config = replace(TINY, study=Study(languages=("de", "fr", "ja")))
+    listed = study.distances_of(config)
+    assert listed is not None
+    assert listed[0].tolist() == [0, 1, 3]
+    path = tmp_path / "distances.csv"
+    path.write_text("lang1,lang2,syntactic,genetic\nfr,de,0.5,1\nde,ja,0.7,1\nfr,ja,0.6,1\n")
+    read = study.distances_of(replace(config, distances=path))
+    assert read is not None
+    assert read[0].tolist() == [0, 0.5, 0.7]
+    assert study.distances_of(replace(config, distances=path, kind_of_distance="genetic")) is None
+    assert study.distances_of(TINY) is None  # two languages are one pair
+
+
+def test_a_folder_with_other_settings_is_not_gone_on_with(tmp_path: Path):
+    model = interp.load("babel", dtype=torch.float32)
+    study.begin(model, "made", tmp_path, TINY)
+    study.begin(model, "made", tmp_path, TINY)
+    with pytest.raises(ValueError, match="was started with another source"):
+        study.begin(model, "made", tmp_path, replace(TINY, source="output"))
+    with pytest.raises(ValueError, match="was started with another steps"):
+        study.begin(model, "made", tmp_path, replace(TINY, steps=5))
