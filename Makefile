@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One thread per test process: two cores, two processes.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check format figures reproduce bench gpu clean
+.PHONY: demo test check format figures reproduce gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
