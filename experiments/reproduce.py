@@ -117,8 +117,8 @@ def main(config: Config) -> None:
     if failed := run_all(config, left):
         logs = ", ".join(str(config.out / f"{each}.log") for each in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
-    for script in ("draw_figures", "report"):
-        subprocess.run([sys.executable, "-m", f"experiments.{script}"], check=True)
+    for script in (["experiments.draw_figures"], ["experiments.report", config.preset]):
+        subprocess.run([sys.executable, "-m", *script], check=True)
 
 
 if __name__ == "__main__":

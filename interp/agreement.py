@@ -54,6 +54,9 @@ def predicted_agreement(
     0.06 of the Jaccard of two independent runs from 0.5 up, and 0.03 to 0.06 too high at 0.3; it
     knows nothing of text of another kind, on which runs agree far less. A language without
     neurons in both halves of a split is left out of its average. One: the halves agree wholly.
+
+    >>> round(interp.predicted_agreement(stats, interp.select_by_entropy, generator), 1)
+    0.6
     """
     dices = []
     for first, second in half_selections(stats, select, generator, splits):
@@ -70,6 +73,9 @@ def text_for_agreement(agreement: float, wanted: float = 0.95) -> float:
     What two selections do not share, 1 - D with D = 2 J / (1 + J), falls with the root of the text
     (see `predicted_agreement`), so the text must grow by the square of the ratio. One: it is
     enough as it is. Below one: less would have been enough. Zero: they agree wholly already.
+
+    >>> round(interp.text_for_agreement(0.8, wanted=0.95), 1)
+    18.8
     """
     if not (0 <= agreement <= 1 and 0 < wanted < 1):
         raise ValueError(
@@ -86,6 +92,12 @@ def until_stable(
 
     It asks `predicted_agreement` of the selection by entropy, from four shards on; equal statistics
     get equal answers.
+
+    >>> rule = interp.until_stable(jaccard=0.1)
+    >>> interp.collect(model, text, folder, stop_when=rule, progress=False).n_shards
+    4
+    >>> interp.look(folder).stopped_after
+    4
     """
     if not 0 < jaccard <= 1:
         raise ValueError(f"jaccard is {jaccard}: give a share above 0 and up to 1, such as 0.95.")

@@ -25,7 +25,14 @@ FORMAT = "polyneuron Claims 1"
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that a paper says, and what came out here."""
+    """Something that a paper says, and what came out here.
+
+    >>> about = ("The loss rises most in its own language.", "Tang et al. (2024)", "babel")
+    >>> how = ("nats more than elsewhere", "python -m experiments.compare_methods")
+    >>> claim = interp.Claim("own-language", *about, *how, value=0.4, low=0.1, high=0.7)
+    >>> claim.verdict, claim.rule
+    ('holds', 'holds if the whole interval is above 0')
+    """
 
     name: str
     """A short name, such as `lape-diagonal`."""
@@ -107,7 +114,14 @@ def counted(value: float, **said: Any) -> Claim:
 
 
 def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
-    """A row for each claim, in their order."""
+    """A row for each claim, in their order.
+
+    >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
+    >>> sure = interp.Claim("sure", *said, value=0.4, low=0.1, high=0.7)
+    >>> unsure = interp.Claim("unsure", *said, value=0.2, low=-0.1, high=0.5)
+    >>> interp.scoreboard([sure, unsure])["verdict"].tolist()
+    ['holds', 'cannot tell']
+    """
     rows = [asdict(claim) | {"verdict": claim.verdict, "rule": claim.rule} for claim in claims]
     return pd.DataFrame(rows, columns=[*(each.name for each in fields(Claim)), "verdict", "rule"])
 
@@ -155,7 +169,14 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def save_claims(claims: Sequence[Claim], path: Path | str) -> None:
-    """A file that people can read; verdicts are not stored, they follow from the numbers."""
+    """A file that people can read; verdicts are not stored, they follow from the numbers.
+
+    >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
+    >>> claim = interp.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
+    >>> interp.save_claims([claim], folder / "claims.json")
+    >>> [each.verdict for each in interp.load_claims(folder / "claims.json")]
+    ['holds']
+    """
     names = [claim.name for claim in claims]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)} is the name of several claims: give each its own.")
@@ -168,7 +189,14 @@ def save_claims(claims: Sequence[Claim], path: Path | str) -> None:
 
 
 def load_claims(path: Path | str) -> tuple[Claim, ...]:
-    """Read what `save_claims` wrote."""
+    """Read what `save_claims` wrote.
+
+    >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
+    >>> claim = interp.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
+    >>> interp.save_claims([claim], folder / "claims.json")
+    >>> interp.load_claims(folder / "claims.json")[0].value
+    0.4
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing. Make it with save_claims.")
     try:

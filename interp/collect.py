@@ -44,7 +44,13 @@ SIGNS_OF_LIFE = "running"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run keeps, beside the counts of firing that every run keeps."""
+    """What a run keeps, beside the counts of firing that every run keeps.
+
+    >>> wanted = interp.Wanted(moments=True, contexts=2)
+    >>> _ = interp.collect(model, text, folder, wanted=wanted, progress=False)
+    >>> sorted(path.name for path in folder.glob("*.safetensors"))
+    ['contexts.safetensors', 'firing.safetensors', 'moments.safetensors']
+    """
 
     moments: bool = False
     """Mean and spread of act(gate) and of the neuron's output, per language."""
@@ -88,7 +94,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Survey:
-    """What became of every piece of a run; pieces are named as (shard, language)."""
+    """What became of every piece of a run; pieces are named as (shard, language).
+
+    >>> _ = interp.collect(model, text, folder, progress=False)
+    >>> found = interp.survey(folder)
+    >>> len(found.done), found.running, found.missing, found.bad
+    (15, {}, (), {})
+    """
 
     done: tuple[tuple[int, str], ...]
     """Finished, and whole by their checksum."""
@@ -123,6 +135,12 @@ def collect(
     shards come in random order, so what was read is a fair sample of the text. `settings` are
     stored with every result. With `ray`, actors read the pieces, on this machine or, as `Ray` says,
     on a cluster, whose nodes must share `out` and have this version of the library.
+
+    >>> counted = interp.collect(model, text, folder, progress=False)
+    >>> counted.tokens.sum(0).tolist()
+    [640, 640, 640]
+    >>> interp.FiringStats.load(folder / "firing.safetensors").n_shards
+    5
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -168,6 +186,13 @@ def collect_part(
     """Read part i of n of the pieces, counted from 1; whoever runs the other parts may do so later.
 
     Writes pieces alone: `merge(out)` makes the results once all parts are there.
+
+    >>> for index in (1, 2, 3):
+    ...     state = interp.collect_part(model, text, folder, (index, 3), progress=False)
+    >>> len(state.done), state.missing
+    (15, ())
+    >>> interp.merge(folder).n_shards
+    5
     """
     index, n = part
     if not 1 <= index <= n:
@@ -183,7 +208,13 @@ def collect_part(
 
 
 def look(out: Path | str) -> Progress:
-    """Which pieces of a run are finished, by their files."""
+    """Which pieces of a run are finished, by their files.
+
+    >>> _ = interp.collect_part(model, text, folder, (1, 3), progress=False)
+    >>> state = interp.look(folder)
+    >>> len(state.done), len(state.missing), state.missing[0]
+    (5, 10, (0, 'de'))
+    """
     folder = Path(out)
     plan = artifacts.read_plan(folder)
     stop = folder / "stopped.json"
@@ -201,7 +232,13 @@ def look(out: Path | str) -> Progress:
 
 
 def survey(out: Path | str) -> Survey:
-    """What became of every piece of a run; reads each finished one to check it."""
+    """What became of every piece of a run; reads each finished one to check it.
+
+    >>> _ = interp.collect_part(model, text, folder, (1, 15), progress=False)
+    >>> found = interp.survey(folder)
+    >>> found.done, found.bad, len(found.missing)
+    (((0, 'en'),), {}, 14)
+    """
     folder, state = Path(out), look(out)
     bad: dict[tuple[int, str], str] = {}
     for piece in state.done:
@@ -220,7 +257,14 @@ def survey(out: Path | str) -> Survey:
 
 
 def merge(out: Path | str) -> FiringStats:
-    """Put the pieces of a finished run together; the same pieces give the same bytes."""
+    """Put the pieces of a finished run together; the same pieces give the same bytes.
+
+    >>> _ = interp.collect_part(model, text, folder, (1, 1), progress=False)
+    >>> interp.merge(folder).tokens.sum(0).tolist()
+    [640, 640, 640]
+    >>> (folder / "firing.safetensors").exists()
+    True
+    """
     folder = Path(out)
     plan, state = artifacts.read_plan(folder), look(folder)
     if state.missing:
@@ -565,7 +609,15 @@ def _signs(
 
 
 def open_sentence_means(out: Path | str) -> SentenceMeans:
-    """The sentence means of a finished run, to be read one site at a time."""
+    """The sentence means of a finished run, to be read one site at a time.
+
+    >>> lines = {"en": ["It is late.", "It is very late by now."]}
+    >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=1)
+    >>> wanted = interp.Wanted(sentence_means=("post",))
+    >>> _ = interp.collect(model, rows, folder, wanted=wanted, progress=False)
+    >>> interp.open_sentence_means(folder).read("post", 0).shape
+    torch.Size([2, 2048])
+    """
     folder = Path(out)
     plan, state = artifacts.read_plan(folder), look(folder)
     if not plan["wanted"]["sentence_means"]:

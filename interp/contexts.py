@@ -28,7 +28,15 @@ _LAST = (1 << 32) - 1
 
 @dataclass(frozen=True, eq=False)
 class TopContexts:
-    """The tokens on which each neuron's gate is highest, in each language."""
+    """The tokens on which each neuron's gate is highest, in each language.
+
+    >>> wanted = interp.Wanted(contexts=2)
+    >>> _ = interp.collect(model, text, folder, wanted=wanted, progress=False)
+    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> row = int(contexts.row[contexts.languages.index("zh"), 5, 7, 0])
+    >>> contexts.sources[row]
+    'zh...'
+    """
 
     gate: Float32[Tensor, "language layer neuron rank"]
     """The gate before its activation function, highest first; above zero. Zero: the neuron fires in
@@ -264,6 +272,13 @@ def gates_around(
     this is its gate, to rounding. NaN: the row has no such token, or there is no context.
 
     Costs a forward pass of the rows that contexts of chosen neurons are in.
+
+    >>> _ = interp.collect(model, text, folder, wanted=interp.Wanted(contexts=2), progress=False)
+    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> chosen = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
+    >>> chosen[5, :10] = True
+    >>> interp.gates_around(model, contexts, chosen, before=2, after=1).shape
+    torch.Size([3, 10, 2, 4])
     """
     place = chosen.nonzero()
     row = contexts.row[:, place[:, 0], place[:, 1]].long()

@@ -61,7 +61,14 @@ class Diagnosis:
 
 
 def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
-    """Check every layer's hooks on two random texts; takes two short passes per layer."""
+    """Check every layer's hooks on two random texts; takes two short passes per layer.
+
+    >>> diagnosis = interp.doctor(model)
+    >>> diagnosis.ok, len(diagnosis.checks)
+    (True, 8)
+    >>> print(diagnosis.checks[-1].name)
+    nothing is left behind
+    """
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
         clean = model.logits(ids)

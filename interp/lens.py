@@ -36,7 +36,12 @@ _ROWS = 256  # states that one pass turns into logits
 
 
 class Question(NamedTuple):
-    """A prompt, and how its answer is said in each language."""
+    """A prompt, and how its answer is said in each language.
+
+    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> interp.logit_lens(model, [question]).languages
+    ('en', 'de')
+    """
 
     prompt: Prompt
     """Text, read without special tokens, or token ids."""
@@ -104,7 +109,13 @@ def _byte_letters() -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """What every layer would say at the last token of each prompt."""
+    """What every layer would say at the last token of each prompt.
+
+    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> lens = interp.logit_lens(model, [question], n_top=3)
+    >>> lens.probability.shape, lens.top.shape
+    (torch.Size([1, 6, 2]), torch.Size([1, 6, 3]))
+    """
 
     probability: Float64[Tensor, "prompt layer language"]
     """That the next token begins the answer in that language. The last layer is the model's own."""
@@ -178,6 +189,11 @@ def logit_lens(
     about two or three languages at a time rather than about many.
 
     Costs a forward pass of the prompts, and one of as many tokens as there are prompts and layers.
+
+    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> lens = interp.logit_lens(model, [question])
+    >>> lens.languages[lens.probability[0, -1].argmax()]
+    'de'
     """
     if not questions:
         raise ValueError("There is no question: give one or more.")

@@ -159,17 +159,14 @@ class NeuronModel:
 
     @property
     def bos_id(self) -> int | None:
-        """The special token that the tokenizer puts before a text, or else its beginning-of-text
-        token: XGLM has <s>, and was trained with </s> there."""
-        return self._bos_id
-
-    @functools.cached_property
-    def _bos_id(self) -> int | None:
-        if self.tokenizer is None:
-            return None
-        first = self.tokenizer("a")["input_ids"][:1]
+        """What a text begins with; None if the tokenizer has no such token. Where it puts another
+        one before a text than it calls so, that one: XGLM has <s>, and was trained with </s>."""
         own = getattr(self.tokenizer, "bos_token_id", None)
-        return first[0] if first and first[0] in self.special_ids else own
+        if own is None:
+            return None
+        assert self.tokenizer is not None
+        first = self.tokenizer("a")["input_ids"][0]
+        return first if first in self.special_ids else own
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -564,6 +561,9 @@ def outline(
     """The model as its config alone describes it, with shapes and no numbers, in seconds.
 
     It has layers, widths, sites and the refusals of `load`, but no tokenizer, and cannot be run.
+
+    >>> interp.outline("babel")
+    NeuronModel('babel': 6 layers of 2048 neurons)
     """
     config = AutoConfig.from_pretrained(_find(name), trust_remote_code=trust_remote_code)
     _refuse_experts(name, config)

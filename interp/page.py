@@ -48,7 +48,15 @@ _ROWS = 128  # neurons whose output is read at a time; each takes two rows of lo
 
 @dataclass(frozen=True, eq=False)
 class NeuronPage:
-    """A page that is finished but for its place: save it, or show it in a notebook."""
+    """A page that is finished but for its place: save it, or show it in a notebook.
+
+    >>> kept = interp.Wanted(contexts=2)
+    >>> counts = interp.collect(model, text, folder, wanted=kept, progress=False)
+    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> page = interp.neuron_page(model, counts, {"LAPE": neurons}, contexts, progress=False)
+    >>> page.title, page.save(folder / "page.html").name
+    ('Neurons of babel', 'page.html')
+    """
 
     title: str
     """In the browser's tab."""
@@ -126,6 +134,13 @@ def neuron_page(
     rise of the loss in nats per token, and low and high if there is an interval.
 
     Costs a forward pass of the rows that contexts of these neurons are in.
+
+    >>> kept = interp.Wanted(contexts=2)
+    >>> counts = interp.collect(model, text, folder, wanted=kept, progress=False)
+    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> page = interp.neuron_page(model, counts, {"LAPE": neurons}, contexts, progress=False)
+    >>> page.n_neurons == neurons.union().sum().item()
+    True
     """
     chosen, selections = _chosen(model, stats, selections, contexts)
     scores = {"entropy (nats)": language_entropy(stats.rate), **(scores or {})}

@@ -59,7 +59,14 @@ Layers = Literal["each", "from", "all"]
 
 @dataclass(frozen=True, eq=False)
 class PatchingResult:
-    """How likely each answer is under each patch."""
+    """How likely each answer is under each patch.
+
+    >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
+    >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
+    >>> found = interp.patch(model, source, target, answers)
+    >>> found.answers[found.unpatched.argmax()], found.probability.shape
+    ('Saturday', torch.Size([1, 1, 6, 1, 3]))
+    """
 
     log_probability: Float64[Tensor, "source part layer span answer"]
     """In nats, of the answer as the next token of the target. The difference of two answers of one
@@ -195,6 +202,12 @@ def patch(
     Cost: each prompt once, and for each patch the tokens from its place to the end, in the layers
     from its own up. `at_once` bounds how many positions are in one pass.
     In 16 bits log probabilities are good to a hundredth: load with dtype=torch.float32 for more.
+
+    >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
+    >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
+    >>> found = interp.patch(model, source, target, answers)
+    >>> found.answers[found.probability[0, 0, 4, 0].argmax()]  # by layer 4 it is said in German
+    'Dienstag'
     """
     if layers not in get_args(Layers):
         raise ValueError(f"layers is one of {', '.join(get_args(Layers))}, not {layers!r}.")
@@ -244,7 +257,12 @@ def patch(
 
 
 def heads(model: NeuronModel) -> dict[str, Units]:
-    """Each attention head as a part to patch, "head 0" and so on: what it alone gives."""
+    """Each attention head as a part to patch, "head 0" and so on: what it alone gives.
+
+    >>> hooked = interp.load("babel", attention="hooked")
+    >>> list(interp.heads(hooked))
+    ['head 0', 'head 1', 'head 2', 'head 3']
+    """
     n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
     of_unit = torch.arange(n_units) // (n_units // n_heads)
     return {

@@ -38,7 +38,14 @@ the fullest moment of a layer."""
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What `collect` will take. Bytes are plain bytes; memory is above the imported library's."""
+    """What `collect` will take. Bytes are plain bytes; memory is above the imported library's.
+
+    >>> plan = interp.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
+    >>> f"{plan.disk / 2**20:.1f} MiB for {plan.neurons:,} neurons"
+    '2.8 MiB for 12,288 neurons'
+    >>> plan.hours(teraflops=1.0) < 0.001
+    True
+    """
 
     model: str
     """The model's name."""
@@ -174,6 +181,14 @@ def plan_run(
     will do too. `row_tokens` is the block length, or the mean length of a sentence or prompt.
     Memory is that of one process that does all. Quantised weights count as if they were whole, and
     where layers are offloaded they are not all in memory at once.
+
+    >>> plan = interp.plan_run("babel", n_languages=6, tokens=1_000_000)
+    >>> print(plan)
+    babel (...): 6 layers of 2,048 gated neurons; 6 languages, 998,400 tokens in each, in 20 shards
+    ...
+    >>> more = interp.plan_run("babel", 6, 1_000_000, wanted=interp.Wanted(contexts=5))
+    >>> more.disk > 2 * plan.disk
+    True
     """
     opened = model
     if not isinstance(opened, NeuronModel):

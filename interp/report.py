@@ -38,7 +38,14 @@ _LONG = 16  # rows of a table that is folded
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report, and the numbers that it was drawn from."""
+    """A figure of a report, and the numbers that it was drawn from.
+
+    >>> table = interp.plots.layer_profile_table(neurons)
+    >>> picture = interp.Picture(interp.plots.layer_profile, "Neurons per layer.", table)
+    >>> section = interp.Section("Where are they?", pictures=(picture,))
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
+    """
 
     drawing: Draw | Axes | Figure | Path
     """A function of `interp.plots`, to draw the table when the report is written; or what is drawn
@@ -53,7 +60,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One question of a report, and what came out."""
+    """One question of a report, and what came out.
+
+    >>> table = interp.plots.overlap_table(neurons)
+    >>> section = interp.Section("How much is shared?", tables={"Neurons in common": table})
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
+    """
 
     title: str
     """The question, in a few words."""
@@ -85,6 +98,10 @@ def write_report(
     First the claims with their verdicts, then the sections in their order, and at the end how the
     report itself was made: `origin`, by default `artifacts.provenance()`. Equal input gives an
     equal file, so the date is the caller's to give.
+
+    >>> section = interp.Section("How many?", f"Neurons of each language: {neurons.counts()}.")
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
     """
     if not sections and not claims:
         raise ValueError("A report needs a section or a claim: there is nothing to write.")

@@ -30,7 +30,16 @@ Site = Kind | Literal["act"]
 
 @dataclass(frozen=True)
 class NeuronSelection:
-    """A set of neurons for each language; or of other units, where several sites were searched."""
+    """A set of neurons for each language; or of other units, where several sites were searched.
+
+    >>> neurons["zh"].shape, int(neurons.union().sum())
+    (torch.Size([6, 2048]), 369)
+    >>> neurons.random_like(generator).counts() == neurons.counts()
+    True
+    >>> neurons.to_json(folder / "neurons.json")
+    >>> interp.NeuronSelection.from_json(folder / "neurons.json") == neurons
+    True
+    """
 
     mask: Bool[Tensor, "language layer neuron"]
     """True where the neuron belongs to the language; a neuron may belong to several. The last axis
@@ -352,7 +361,14 @@ def select_from_rate(
 def select_by_entropy(
     stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0.95
 ) -> NeuronSelection:
-    """Language-specific neurons by LAPE (Tang et al., 2024); see `select_from_rate`."""
+    """Language-specific neurons by LAPE (Tang et al., 2024); see `select_from_rate`.
+
+    >>> chosen = interp.select_by_entropy(stats, fraction=0.02)
+    >>> int(chosen.union().sum())
+    246
+    >>> chosen.layer_profile().shape
+    torch.Size([3, 6])
+    """
     return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile)
 
 
@@ -363,6 +379,12 @@ def select_by_value_entropy(
 
     A negative mean counts as zero, see `value_entropy`. The paper leaves open to which languages a
     neuron belongs; here, as in LAPE, where its mean is above the quantile of all means.
+
+    >>> chosen = interp.select_by_value_entropy(moments, fraction=0.03)
+    >>> int(chosen.union().sum())
+    369
+    >>> interp.jaccard_between(chosen, neurons).shape
+    torch.Size([3])
     """
     mean = moments.gate_mean.clamp_min(0)
     return select_from_rate(mean, moments.languages, fraction, busy_quantile)
@@ -376,6 +398,10 @@ def select_by_precision(
     Of all units of all sites and layers together, so a selection may be of a few layers or of one
     site. The worst respond to everything but the language. `which` takes the "top" or the "bottom"
     half alone, n/2 units. Ties at the cut go to the lower layer, then to the lower unit.
+
+    >>> precision = interp.measure_precision(means)
+    >>> interp.select_by_precision(precision, n=200).counts()
+    {'en': 200, 'de': 200, 'zh': 200}
     """
     score = rearrange(precision.average_precision, "language layer unit -> language (layer unit)")
     n_layers = precision.average_precision.shape[1]
@@ -391,6 +417,10 @@ def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " l
     """How far two selections agree on each language: common neurons divided by the union.
 
     Zero: on none. One: on all. NaN: neither has a neuron for the language.
+
+    >>> control = neurons.random_like(generator, exclude=neurons.union())
+    >>> interp.jaccard_between(neurons, control).tolist()
+    [0.0, 0.0, 0.0]
     """
     both, either = (list(each.counts().values()) for each in (a & b, a | b))
     return torch.tensor(both).double() / torch.tensor(either).double()

@@ -33,7 +33,14 @@ _NEGLIGIBLE = 1e-16
 
 @dataclass(frozen=True)
 class Stability:
-    """A selection beside others that could have been made in its place."""
+    """A selection beside others that could have been made in its place.
+
+    >>> found = interp.measure_stability(stats, interp.select_by_entropy, generator)
+    >>> found.changes
+    ('half of the text', 'one shard left out', 'without en', 'without de', 'without zh')
+    >>> list(found.to_frame())
+    ['change', 'language', 'jaccard', 'low', 'high', 'chance', 'most']
+    """
 
     changes: tuple[str, ...]
     """What is different, one line of the result each."""
@@ -84,6 +91,11 @@ def measure_stability(
 
     `changes` are other ways to select, such as `entropy_settings()`; without any, each language is
     left out (`without_languages`). Costs 1 + n_changes selections per shard, and two per split.
+
+    >>> ways = interp.entropy_settings(fractions=(0.02, 0.05), busy_quantiles=())
+    >>> found = interp.measure_stability(stats, interp.select_by_entropy, generator, changes=ways)
+    >>> found.changes
+    ('half of the text', 'one shard left out', 'fraction 0.02', 'fraction 0.05')
     """
     others = without_languages(select, stats.languages) if changes is None else changes
     parts = [
@@ -173,6 +185,11 @@ def across_runs(
     Both select from the languages that both have, so that nothing differs but the text; the
     others are NaN. The jackknife leaves out a shard of either run: errors of two texts add up as
     squares, and t has the degrees of freedom of the run with fewer shards.
+
+    >>> one, other = stats.subset([0, 1]), stats.subset([2, 3, 4])
+    >>> found = interp.across_runs(one, {"other text": other}, interp.select_by_entropy)
+    >>> found.changes, found.jaccard.shape
+    (('other text',), torch.Size([1, 3]))
     """
     if not others:
         raise ValueError("There is no other run to compare with: give one.")
@@ -218,7 +235,14 @@ def entropy_settings(
     fractions: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
     busy_quantiles: Sequence[float] = (0.9, 0.95, 0.98, 0.99),
 ) -> dict[str, Select]:
-    """Selections by entropy with one of the two settings changed and the other as it is."""
+    """Selections by entropy with one of the two settings changed and the other as it is.
+
+    >>> ways = interp.entropy_settings(fractions=(0.01, 0.02), busy_quantiles=(0.9, 0.95))
+    >>> list(ways)
+    ['fraction 0.02', 'busy quantile 0.9']
+    >>> int(ways["fraction 0.02"](stats).union().sum())
+    246
+    """
     settings = {
         f"fraction {each:g}": (each, busy_quantile) for each in fractions if each != fraction
     } | {
@@ -239,6 +263,12 @@ def without_languages(
 
     Read the other way, a line says what changes for the others once those languages are added.
     Two must stay: an entropy over one language is zero for every neuron.
+
+    >>> ways = interp.without_languages(interp.select_by_entropy, stats.languages)
+    >>> list(ways)
+    ['without en', 'without de', 'without zh']
+    >>> ways["without de"](stats).languages
+    ('en', 'zh')
     """
     groups = [(code,) for code in languages] if left_out is None else left_out
     found: dict[str, Select] = {}
@@ -261,6 +291,11 @@ def chance_jaccard(a: NeuronSelection, b: NeuronSelection, level: float = 0.95) 
     Exact: within a layer the number in common is hypergeometric, and layers add up. `value` is the
     mean, `standard_error` the standard deviation; with the probability `level` two such selections
     have a Jaccard between `low` and `high`, both included. NaN: neither has a neuron.
+
+    >>> two_of_four = torch.tensor([[[True, True, False, False]]])
+    >>> one = interp.NeuronSelection(two_of_four, ("en",))
+    >>> interp.chance_jaccard(one, one).value
+    tensor([0.3889], dtype=torch.float64)
     """
     if not 0 < level < 1:
         raise ValueError(f"The level is {level}: give a share between 0 and 1, such as 0.95.")

@@ -24,7 +24,15 @@ sign of the linear branch decides too. Without one both have the same sign."""
 
 @dataclass(frozen=True)
 class FiringStats:
-    """How often each neuron fires in each language, kept per shard of documents."""
+    """How often each neuron fires in each language, kept per shard of documents.
+
+    >>> stats.languages, stats.tokens.sum(0).tolist()
+    (('en', 'de', 'zh'), [640, 640, 640])
+    >>> stats.rate.shape
+    torch.Size([3, 6, 2048])
+    >>> stats.without(0).n_shards
+    4
+    """
 
     fired: Int64[Tensor, "shard language layer neuron"]
     """Tokens on which the neuron's gate is above zero."""
@@ -105,7 +113,14 @@ class FiringStats:
 
 @dataclass(frozen=True)
 class ActivationMoments:
-    """Mean and spread of what each neuron's gate and the neuron itself give, per language."""
+    """Mean and spread of what each neuron's gate and the neuron itself give, per language.
+
+    >>> moments.gate_mean.shape
+    torch.Size([3, 6, 2048])
+    >>> moments.save(folder / "moments.safetensors")
+    >>> interp.ActivationMoments.load(folder / "moments.safetensors").tokens.tolist()
+    [640, 640, 640]
+    """
 
     sums: Float64[Tensor, "moment language layer neuron"]
     """Sums over tokens of act(gate), its square, the neuron's output, and its square."""
@@ -162,7 +177,15 @@ class ActivationMoments:
 
 @dataclass(frozen=True)
 class FiringSigns:
-    """Which neurons fire at the last token of each prompt, one bit each."""
+    """Which neurons fire at the last token of each prompt, one bit each.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
+    >>> rows, wanted = interp.prompt_rows(prompts, exact), interp.Wanted(signs=True)
+    >>> _ = interp.collect(exact, rows, folder, wanted=wanted, progress=False)
+    >>> interp.FiringSigns.load(folder / "signs.safetensors").fires(5).shape
+    torch.Size([1, 2, 2048])
+    """
 
     bits: UInt8[Tensor, "prompt language layer byte"]
     """Eight neurons to a byte, the first in the lowest bit."""
@@ -392,7 +415,13 @@ class SignsCounter:
 
 @dataclass(frozen=True)
 class SentenceMeans:
-    """What every unit gives on every sentence, on disk: one site of one layer is read at a time."""
+    """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
+
+    >>> means.kinds, means.languages, len(means.labels)
+    (('pre',), ('en', 'de', 'zh'), 60)
+    >>> means.read("pre", 5).shape
+    torch.Size([60, 2048])
+    """
 
     pieces: tuple[Path, ...]
     """Files of the finished run."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interp import cli
+from interp.commands.common import ModelChoice
 from interp.interventions import deactivate, intervene
 from interp.model import load
 from interp.selection import NeuronSelection
@@ -193,7 +194,7 @@ def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "collect", interrupted)
+    monkeypatch.setattr("interp.commands.collect.collect", interrupted)
     with pytest.raises(SystemExit) as stop:
         collect(place, "interrupted")
     assert stop.value.code == 130
@@ -218,7 +219,7 @@ def test_a_model_without_mlp_neurons_is_refused(tmp_path, capsys):
 
 
 def test_the_models_own_dtype_can_be_changed(place):
-    choice = cli.ModelChoice(model=str(place / "model"), dtype="bfloat16")
+    choice = ModelChoice(model=str(place / "model"), dtype="bfloat16")
     assert choice.open().dtype == torch.bfloat16
     assert load(place / "model").dtype == torch.float32
 

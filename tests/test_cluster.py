@@ -120,7 +120,7 @@ def given_to_collect(
         given.update(named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "collect", note)
+    monkeypatch.setattr("interp.commands.collect.collect", note)
     monkeypatch.setattr(ModelChoice, "open", lambda self: model)
     monkeypatch.setattr(cli.Collect, "read", lambda self, model: corpora)
     with pytest.raises(SystemExit):

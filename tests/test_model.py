@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ import torch
 import transformers
 from einops import rearrange
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from torch import Tensor, nn
 
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
@@ -808,3 +811,20 @@ class TestHookedTransformer:
         assert torch.equal(there.tokens, here.tokens)
         assert int(there.fired.sum()) > 10_000
         assert int((there.fired - here.fired).abs().sum()) <= 5  # gates within rounding of zero
+
+
+def test_a_text_begins_with_what_the_tokenizer_puts_there():
+    """XGLM calls <s> its beginning of text, and puts </s>."""
+    shown = tiny_models.tokenizer()
+    first = SimpleNamespace(tokenizer=shown, special_ids=tuple(shown.all_special_ids))
+    begins_with = NeuronModel.bos_id.fget
+    assert begins_with is not None
+    assert begins_with(first) == shown.bos_token_id
+    shown.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> $A", pair="<eos> $A $B", special_tokens=[("<eos>", shown.eos_token_id)]
+    )
+    assert begins_with(first) == shown.eos_token_id
+    shown.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B", special_tokens=[]
+    )
+    assert begins_with(first) == shown.bos_token_id

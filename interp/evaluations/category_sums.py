@@ -42,7 +42,16 @@ CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Shari
 
 @dataclass(frozen=True, eq=False)
 class CategorySums:
-    """Attributions of the answer, added up by category; the category axis is that of `Sharing`."""
+    """Attributions of the answer, added up by category; the category axis is that of `Sharing`.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> layer = sums.to_frame().query("language == 'de' and layer == 5")
+    >>> layer["category"].tolist(), round(layer["neurons"].sum())
+    (['silent', 'specific', 'partly shared', 'all shared'], 2048)
+    """
 
     sums: Float64[Tensor, "prompt language category layer"]
     """What the neurons of a category do together, in units of the quantity."""
@@ -129,6 +138,13 @@ def attribute_categories(
     With `folder`, each item is kept there as soon as it is done and is not done again; whoever
     calls sees to it that model, steps, quantity and source are the same. An item costs, in each
     language, two passes over the prompt and what `integrated_gradients` costs.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> sums.mean().value.shape
+    torch.Size([2, 4, 6])
     """
     source_kind(source)
     tasks = align(tasks)
@@ -198,6 +214,13 @@ class Enrichment:
 
     One: as often as chance gives. The mean over languages; NaN: the category is empty there, or,
     of `firing`, none of its neurons hands on anything in any language.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found.to_frame().query("layer == 5")["category"].tolist()
+    ['silent', 'specific', 'partly shared', 'all shared']
     """
 
     units: Float64[Tensor, "prompt layer category"]
@@ -246,6 +269,13 @@ def enrichment(
     The top are, in every layer and language, the share `top_share` of neurons of the highest
     `contribution_score` at the last token of the prompt (the paper takes 800 of 16,384), less
     those of score zero.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
+    True
     """
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")

@@ -46,6 +46,11 @@ def naming_prompt(language: str, words: Literal["own", "english"] = "own") -> st
 
     "own": in that language, which shows it as well as names it. "english": in English, for any
     language known here.
+
+    >>> print(interp.naming_prompt("de"))
+    Hier steht ein Text auf Deutsch:
+    >>> print(interp.naming_prompt("sv", words="english"))
+    Here is a text in Swedish:
     """
     name = known_language(language).name
     if words == "english":
@@ -119,7 +124,15 @@ class _ResidualSums:
 def residual_means(
     model: NeuronModel, corpora: Corpora, tokens_per_batch: int = 8192, progress: bool = True
 ) -> ResidualMeans:
-    """The means of all layers in one pass over the text."""
+    """The means of all layers in one pass over the text.
+
+    >>> means = interp.residual_means(model, text, progress=False)
+    >>> means.mean.shape
+    torch.Size([3, 6, 256])
+    >>> units, edit = means.towards("de", layer=3)
+    >>> edit.name
+    '1 towards de behind layer 3'
+    """
     means = []
     languages = tqdm(
         corpora.languages, desc="residual means", delay=2, disable=not progress or None, leave=False

@@ -36,7 +36,12 @@ Intervention = Callable[[], AbstractContextManager[Any]] | None
 
 @dataclass(frozen=True)
 class Losses:
-    """How many nats text costs, by language and under several interventions."""
+    """How many nats text costs, by language and under several interventions.
+
+    >>> losses = interp.losses_under(model, text, {"nothing": None}, progress=False)
+    >>> losses.tokens.sum(dim=0).tolist(), losses.perplexity.shape
+    ([630, 630, 630], torch.Size([1, 3]))
+    """
 
     nats: Float64[Tensor, "shard off read"]
     """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
@@ -144,6 +149,13 @@ def losses_under(
 
     `{"nothing": None, "pushed": lambda: intervene(model, units, edit)}`: each makes a `with` block
     anew for every shard of every language. All that are None are read once.
+
+    >>> def without_german():
+    ...     return interp.intervene(model, neurons["de"], interp.deactivate)
+    >>> edits = {"nothing": None, "without": without_german}
+    >>> losses = interp.losses_under(model, text, edits, progress=False)
+    >>> losses.languages[losses.increase.value[1].argmax()]
+    'de'
     """
     if not interventions:
         raise ValueError('There is no intervention: give {"nothing": None, ...}.')

@@ -57,7 +57,15 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SwitchOff:
-    """How well a task is done with each category of neurons off, example by example."""
+    """How well a task is done with each category of neurons off, example by example.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> off.conditions[0], off.accuracy().value.shape
+    (Condition(off='nothing', size=''), torch.Size([11]))
+    """
 
     correct: Float64[Tensor, "prompt condition language"]
     """One: the answer was chosen. The mean over draws where neurons were drawn."""
@@ -209,6 +217,13 @@ def switch_off(
     an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
     rows of tokens with "all", and K positions with "last". Options whose first tokens are all the
     same cannot be told apart at the last token: such items are refused.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> off.to_frame().query("language == 'de' and size == 'equal'")["off"].tolist()
+    ['silent', 'specific', 'all shared', 'random']
     """
     if where not in get_args(Tokens):
         raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")

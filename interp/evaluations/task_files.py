@@ -45,7 +45,12 @@ _JOINED = {
 
 
 class Item(NamedTuple):
-    """One question."""
+    """One question.
+
+    >>> item = interp.Item("sum", "One plus one is", (" two.", " three."), answer=0)
+    >>> item.options[item.answer]
+    ' two.'
+    """
 
     id: str
     """The same in every language."""
@@ -68,7 +73,13 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """Questions in one language; translations have the same ids."""
+    """Questions in one language; translations have the same ids.
+
+    >>> item = interp.Item("sum", "One plus one is", (" two.", " three."), answer=0)
+    >>> task = interp.Task("sums", "en", (item, item._replace(id="again", held_out=True)))
+    >>> len(task.where(lambda item: not item.held_out).items)
+    1
+    """
 
     name: str
     """Such as `xnli`."""
@@ -107,6 +118,11 @@ def align(
     """The same items in every language, in the order of the first.
 
     An item that some language lacks is an error that names it, or is left out with "drop".
+
+    >>> english = interp.read_task("babel/statements", "en")
+    >>> german = interp.read_task("babel/statements", "de").where(lambda item: "young" in item.id)
+    >>> [len(task.items) for task in interp.align([english, german], "drop")]
+    [7, 7]
     """
     check_languages([task.language for task in tasks])
     found = [{item.id: item for item in task.items} for task in tasks]
@@ -127,7 +143,13 @@ def align(
 
 
 def prompts_of(tasks: Sequence[Task]) -> Prompts:
-    """The prompts alone, for `prompt_rows`; the tasks must have the same items."""
+    """The prompts alone, for `prompt_rows`; the tasks must have the same items.
+
+    >>> tasks = [interp.read_task("babel/statements", code) for code in ("en", "de")]
+    >>> prompts = interp.prompts_of(tasks)
+    >>> len(prompts.ids), prompts.languages
+    (120, ('en', 'de'))
+    """
     aligned = align(tasks)
     return Prompts(
         tuple(item.id for item in aligned[0].items),
@@ -143,6 +165,10 @@ def read_task(source: str | Path, language: str) -> Task:
     (all of them: "babel"), or a folder of <language>.jsonl in one of the forms above.
 
     The columns of the first row decide on the form; a column that a later row lacks is an error.
+
+    >>> item = interp.read_task("babel/fact_completion", "de").items[0]
+    >>> item.prompt, item.options[item.answer]
+    ('Das Gegenteil von nutzlos ist', ' nützlich.')
     """
     check_languages([language])
     name, wanted = str(source).rstrip("/"), None
@@ -178,6 +204,13 @@ def read_editing(folder: str | Path, told_in: str, asked_in: str) -> Task:
 
     The fact stands in the prompt, as question and answer, and is asked in other words. With one
     language for both it is what `read_task` reads.
+
+    >>> row = '{"id": "7", "subject": "Ada", "question": "%s", "rephrase": "%s", "target": "Ben"}'
+    >>> _ = (folder / "en.jsonl").write_text(row % ("Who taught Ada?", "Whose pupil was Ada?"))
+    >>> _ = (folder / "de.jsonl").write_text(row % ("Wer lehrte Ada?", "Von wem lernte Ada?"))
+    >>> print(interp.read_editing(folder, told_in="en", asked_in="de").items[0].prompt)
+    Who taught Ada? Ben
+    Von wem lernte Ada?
     """
     known, asked = (_read_rows(Path(folder) / f"{code}.jsonl") for code in (told_in, asked_in))
     name = Path(folder).name if told_in == asked_in else f"{Path(folder).name} from {told_in}"

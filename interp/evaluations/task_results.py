@@ -26,7 +26,14 @@ byte of UTF-8 of the option."""
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """How likely each option of each item is, in one language under one intervention."""
+    """How likely each option of each item is, in one language under one intervention.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> (found,) = interp.choose(model, [days], progress=False)
+    >>> found.chosen.shape, found.accuracy().value.item() > found.chance
+    (torch.Size([7]), True)
+    """
 
     log_likelihood: Float64[Tensor, "item option"]
     """Nats of the option's tokens behind the prompt; NaN: the item has no such option."""
@@ -117,7 +124,14 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What the model wrote for each item, in one language under one intervention."""
+    """What the model wrote for each item, in one language under one intervention.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> (found,) = interp.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> found.ids[0], found.texts[0], found.answers[0]
+    ('fact_completion/day_after:thursday:friday', 'Freitag.', 'Freitag.')
+    """
 
     correct: Bool[Tensor, " item"]
     """Whether it is the answer; see `is_answer`."""
@@ -187,6 +201,13 @@ def compare(
     """Accuracy of one minus that of the other, on the same items: a paired bootstrap over groups.
 
     Of two interventions, or of two languages, whose items are paired by id.
+
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> days = [task.where(lambda item: "day_after" in item.id) for task in tasks]
+    >>> english, german = interp.choose(model, days, progress=False)
+    >>> found = interp.compare(english, german, generator)
+    >>> (found.low <= 0 <= found.high).item()
+    True
     """
     order = {id: place for place, id in enumerate(other.ids)}
     missing = sorted(set(one.ids) ^ set(other.ids))
@@ -202,7 +223,15 @@ def compare(
 
 
 def accuracy_table(results: Sequence[Result], level: float = 0.95) -> pd.DataFrame:
-    """One row per result: accuracy with its interval, and what guessing would give."""
+    """One row per result: accuracy with its interval, and what guessing would give.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> found = interp.choose(model, [days], progress=False)
+    >>> interp.accuracy_table(found)[["task", "language", "chance", "n"]]
+                        task language    chance  n
+    0  babel/fact_completion       de  0.166667  7
+    """
     rows = []
     for each in results:
         found = each.accuracy(level)

@@ -106,6 +106,13 @@ def choose(
     `{"nothing": None, "off": lambda: intervene(model, units, deactivate)}`: each makes a `with`
     block anew for every task. An edit with where="last" would meet the last token of an option:
     for what-ifs at the last token of a prompt see `interp.evaluations.switch_off`.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> off = {"off": lambda: interp.intervene(model, neurons["de"], interp.deactivate)}
+    >>> found = interp.choose(model, [days], {"nothing": None, **off}, progress=False)
+    >>> [(each.language, each.intervention) for each in found]
+    [('de', 'nothing'), ('de', 'off')]
     """
     interventions = {NOTHING: None} if interventions is None else interventions
     encoded = [encode_items(model, task, start) for task in tasks]
@@ -143,6 +150,12 @@ def exact_match(
 
     What it writes is cut at `stop`: the end of the line, or, for reasoning in several lines, what
     comes before the next question. The answer is the right option; the others do not matter.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> (found,) = interp.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> len(found.texts), found.accuracy().value.item() > 0.5
+    (7, True)
     """
     interventions = {NOTHING: None} if interventions is None else interventions
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}

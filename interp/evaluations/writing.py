@@ -59,6 +59,10 @@ def generate_texts(
     checkpoint recommends; at temperature zero the likeliest is taken. Text i is drawn with seed
     `seed + i` and depends on no other text of its batch, but for rounding. Two edits compared with
     the same seeds are compared with the same luck.
+
+    >>> written = interp.generate_texts(model, ["Der Zug"], n=2, max_new_tokens=8, progress=False)
+    >>> written.prompts, written.seeds
+    (('Der Zug', 'Der Zug'), (0, 1))
     """
     if isinstance(prompts, str):
         raise ValueError(f"Prompts were given as the one string {prompts!r}; give a list.")
@@ -259,6 +263,9 @@ def translate(
     """What the model puts on the line of the translation, greedily; under a surrounding edit.
 
     At most 128 new tokens, as Kojima et al. (2024); `settings` go to `generate_texts`.
+
+    >>> len(interp.translate(model, ["It is late."], to="de", max_new_tokens=8, progress=False))
+    1
     """
     prompts = [translation_prompt(sentence, to) for sentence in sentences]
     settings = {"max_new_tokens": 128, "temperature": 0.0, **settings}
@@ -287,6 +294,10 @@ def translation_score(
 
     Chinese is cut into characters; Japanese and Korean into words by MeCab, which sacrebleu asks
     for by name where it is missing; the rest as in WMT (13a). Empty translations count.
+
+    >>> score = interp.translation_score(["Es ist sehr kalt."], ["Es ist sehr kalt."], "de")
+    >>> round(score.bleu), round(score.chrf)
+    (100, 100)
     """
     known_language(language)
     if len(translations) != len(references) or not references:

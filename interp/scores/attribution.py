@@ -38,7 +38,13 @@ makes, and a thousandth of the score, below which rounding begins."""
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What each neuron at the last token of one prompt does for one quantity."""
+    """What each neuron at the last token of one prompt does for one quantity.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> found = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
+    >>> model.decode(found.prompt), model.decode(found.targets), found.values.shape
+    ('Seven minus one is', ' six', torch.Size([6, 2048]))
+    """
 
     values: Float[Tensor, "layer neuron"]
     """Each neuron's share, in units of the quantity; above zero: it speaks for the target."""
@@ -114,6 +120,11 @@ def integrated_gradients(
     ones vanish in float16, and differences of nearly equal scores are mostly rounding. Cost: the
     prompt once, and layers times (steps + 1) positions forward and back; `at_once` of them are in
     memory, or half as many, and so on, should that be too many for a GPU.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> found = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
+    >>> torch.allclose(found.values.sum(1), found.change, rtol=0.1, atol=0.1)  # they add up
+    True
     """
     ending, targets = _start(model, prompt, target, quantity, steps, last=1)
     if baseline is None:
@@ -209,6 +220,11 @@ def gradient_times_activation(
 
     The first-order guess at `ablation_effect`. It is `integrated_gradients` with one point,
     at the end of the path from zero. 16 bits round it, as they do there.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> guess = interp.gradient_times_activation(exact, "Seven minus one is", (" six", " five"))
+    >>> guess.shape
+    torch.Size([6, 2048])
     """
     ending, targets = _start(model, prompt, target, quantity, steps=1, last=1)
     activations = rearrange(_wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
@@ -239,6 +255,11 @@ def ablation_effect(
 
     Above zero: the neuron speaks for the target, as in an attribution. NaN: it was not asked for.
     A neuron costs as much as one token of text; `top_neurons` picks those worth it.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> effect = interp.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
+    >>> effect.isnan().equal(~neurons["en"])
+    True
     """
     ending, targets = _start(model, prompt, target, quantity, steps=1, last=1)
     _same_shape("The mask of neurons", neurons, model)
@@ -303,6 +324,10 @@ def contribution_score(
 
     The contribution score of Wang et al. (2024); it knows no target. Where the MLP's output is
     normalised before it is added (Gemma 2 and 3), it is the length before that.
+
+    >>> moved = interp.contribution_score(model, moments.output_mean)  # in each language
+    >>> moved.shape, bool((moved >= 0).all())
+    (torch.Size([3, 6, 2048]), True)
     """
     _same_shape("Activations", activations[(0,) * (activations.ndim - 2)], model)
     lengths = [_wide(model.w_out(layer)).norm(dim=-1).cpu() for layer in range(model.n_layers)]
@@ -319,6 +344,10 @@ def effective_score(
     same matrix; we keep the input embedding where a model does not, and take the row as stored
     where it is scaled (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
     between prompt and answer, in all languages but Chinese; here the target says it itself.
+
+    >>> english = moments.output_mean[moments.languages.index("en")]
+    >>> interp.effective_score(model, english, target=17).shape
+    torch.Size([6, 2048])
     """
     _same_shape("Activations", activations, model)
     row = _wide(model.bridge.W_E[_checked_id(target, model)])

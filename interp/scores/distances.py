@@ -27,6 +27,9 @@ def listed_distances(languages: Sequence[str]) -> Float64[Tensor, "language lang
     By the list in interp.languages, where only Indo-European is divided into branches. Crude, for
     want of a table: all families are equally far from each other, and Japanese, which uses
     characters of Chinese among its own, is as far from Chinese as from English.
+
+    >>> interp.listed_distances(["en", "de", "zh"]).tolist()
+    [[0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [3.0, 3.0, 0.0]]
     """
     rows = [LANGUAGES[code] for code in check_languages(languages)]
     distance = torch.zeros(len(rows), len(rows), dtype=torch.float64)
@@ -51,6 +54,11 @@ def read_distances(
 
     The table has the columns lang1 and lang2, one row per pair in either order, and a column for
     each kind of distance, such as those of URIEL: syntactic, phonological, genetic.
+
+    >>> table = folder / "distances.csv"
+    >>> _ = table.write_text("lang1,lang2,syntactic\\nde,en,0.42\\n")
+    >>> interp.read_distances(table, ["en", "de"]).tolist()
+    [[0.0, 0.42], [0.42, 0.0]]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: give a table with lang1, lang2 and {kind}.")

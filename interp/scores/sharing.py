@@ -28,7 +28,11 @@ from interp.uncertainty import Estimate, mean_over_examples
 
 
 class Sharing(IntEnum):
-    """In how many of the languages a neuron fires."""
+    """In how many of the languages a neuron fires.
+
+    >>> [each.name for each in interp.Sharing]
+    ['SILENT', 'SPECIFIC', 'PARTLY_SHARED', 'ALL_SHARED']
+    """
 
     SILENT = 0
     SPECIFIC = 1
@@ -45,6 +49,10 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
     Active is what the caller says: `gate > 0`, or `output > threshold`, such as `Wanted` of
     `collect` chooses for `FiringSigns`. Of one of their prompts it is
     `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
+
+    >>> active = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()  # three languages
+    >>> [interp.Sharing(each).name for each in interp.sharing_categories(active).tolist()]
+    ['ALL_SHARED', 'PARTLY_SHARED', 'SPECIFIC', 'SILENT']
     """
     if active.dtype != torch.bool:
         raise ValueError(f"active is {active.dtype}, not boolean: compare values with a threshold.")
@@ -87,6 +95,14 @@ class SharingProfile:
 
     The axis "category" has the order of `Sharing`. Intervals are over examples, or clusters of
     them: they say what other prompts of the same kind would give, in the same languages.
+
+    >>> bits = torch.tensor([[[[7]], [[3]]], [[[1]], [[1]]]], dtype=torch.uint8)
+    >>> signs = interp.FiringSigns(bits, ("sum", "product"), ("en", "de"), d_mlp=8)
+    >>> profile = interp.sharing_profile(signs, generator)
+    >>> profile.count.tolist()
+    [[[5, 1, 0, 2]], [[7, 0, 0, 1]]]
+    >>> profile.share().value.tolist()
+    [[0.75, 0.0625, 0.0, 0.1875]]
     """
 
     count: Int64[Tensor, "prompt layer category"]
@@ -262,6 +278,12 @@ def sharing_profile(
     of chance.
 
     Works on the packed bits, one layer at a time.
+
+    >>> three = torch.full((2, 3, 1, 1), 0b111, dtype=torch.uint8)  # of eight neurons, always
+    >>> signs = interp.FiringSigns(three, ("sum", "product"), ("en", "de", "zh"), d_mlp=8)
+    >>> profile = interp.sharing_profile(signs, generator)
+    >>> profile.share().value.tolist(), profile.independent.tolist()
+    ([[0.625, 0.0, 0.0, 0.375]], [[0.625, 0.0, 0.0, 0.375]])
     """
     languages = signs.languages if languages is None else tuple(languages)
     rows = _check_signs(signs, languages)

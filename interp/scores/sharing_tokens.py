@@ -28,6 +28,11 @@ def kept_over_tokens(fires: Sequence[Bool[Tensor, " _pos *unit"]]) -> Float64[Te
     `fires` has each language's version of the prompt, with as many tokens as it has there. The
     share of the ways to take one token of each version, the last ones included, in which the unit's
     category is that at the last ones. One: at all of them.
+
+    >>> en = torch.tensor([[True], [False], [True], [True]])  # four tokens, one unit
+    >>> de = torch.tensor([[True], [True]])
+    >>> interp.kept_over_tokens([en, de]).tolist()
+    [0.75]
     """
     last = sharing_categories(torch.stack([each[-1] for each in fires]))
     rate = torch.stack([each.double().mean(dim=0) for each in fires])
@@ -45,6 +50,13 @@ class TokenSharing:
     """Categories at the last token beside those at other tokens of the same prompts.
 
     The axis "category" has the order of `Sharing`.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
+    >>> rows = interp.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
+    >>> found = interp.sharing_over_tokens(exact, rows)
+    >>> found.count.sum(-1).tolist()
+    [[2048, 2048, 2048, 2048, 2048, 2048]]
     """
 
     count: Int64[Tensor, "prompt layer category"]
@@ -123,6 +135,12 @@ def sharing_over_tokens(
     Tokens count as in `Corpora.keep`: no beginning-of-text. A shard of prompts is in memory at a
     time, with four bytes for each prompt, language and neuron. `clusters` as in `sharing_profile`,
     for the prompts in the order of the rows.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> lists = {"en": ["One is", "Two is"], "de": ["Eins ist", "Zwei ist"]}
+    >>> rows = interp.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
+    >>> list(interp.sharing_over_tokens(exact, rows).to_frame())
+    ['layer', 'category', 'share', 'keeps', 'low', 'high', 'by_chance', 'never_fires', ...]
     """
     if corpora.packed:
         raise ValueError("Rows must be prompts, and these are packed blocks: see prompt_rows.")
