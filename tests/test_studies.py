@@ -128,6 +128,7 @@ def test_the_matrix_is_written_for_each_fraction(
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table["fraction"]) == [0.01, 0.01, 0.05, 0.05]
     matrix = pd.read_csv(tmp_path / "0.05" / "matrix.csv")
+    assert table["beyond_random"].isna().tolist() == [True, True, False, False]
     own = matrix[(matrix["off"] == "de") & (matrix["read"] == "de")].iloc[0]
     other = matrix[(matrix["off"] == "de") & (matrix["read"] == "ja")].iloc[0]
     row = table[(table["fraction"] == 0.05) & (table["language"] == "de")].iloc[0]

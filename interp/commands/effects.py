@@ -1,5 +1,6 @@
 """The subcommands that change neurons: switch them off, steer with them, bake them in."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def show_matrix(matrix: PerplexityMatrix) -> None:
             reach = (increase.high - increase.low)[row, column].item() / 2
             cells.append(f"{value:+8.3f} ±{reach:5.3f}")
         own = matrix.languages.index(code) if code in matrix.languages else None
-        chance = "       -" if own is None else f"{control.value[row, own].item():+8.3f}"
+        random = math.nan if own is None else control.value[row, own].item()
+        chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
         say(f"{code:<4}{matrix.neurons[row]:>8}  " + "".join(f"{c:>15}" for c in cells) + chance)
     say("random: as many random neurons in every layer, the same language read, mean over draws")
     found = matrix.diagonal()
