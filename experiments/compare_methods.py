@@ -55,8 +55,8 @@ from interp.selection import jaccard_between
 from interp.stability import chance_jaccard
 
 MEASURES = {
-    "recovery_alone": "planted neurons found,\nno decoys",
-    "recovery": "planted neurons found,\nall decoys",
+    "recovery_alone": "planted found,\nno decoys",
+    "recovery": "planted found,\nall decoys",
     "selectivity": "own loss, less others'\n(nats per token)",
     "switching": "good texts in\nthe language",
     "stability": "chosen again from\nother text (Jaccard)",

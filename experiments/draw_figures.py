@@ -2,7 +2,7 @@
 
     python -m experiments.draw_figures       # a minute; figures whose study was not run are named
 
-Reads   results/<study>/babel/..., results/measure_babel/history.json
+Reads   results/<study>/babel/..., results/measure_babel/history.json, results/demo/patch.csv
 Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them from the tables alone
 """
 
@@ -117,6 +117,7 @@ def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     for facts in ("told", "held_out"):
         yield f"moved_by_layer-{facts}", lambda facts=facts: moved(facts)
     yield "lens-babel", lens
+    yield "patching-demo", lambda: pd.read_csv(STUDIES / "demo" / "patch.csv")
 
 
 def main(out: Path = Path("figures")) -> None:

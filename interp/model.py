@@ -165,8 +165,9 @@ class NeuronModel:
         if own is None:
             return None
         assert self.tokenizer is not None
-        first = self.tokenizer("a")["input_ids"][0]
-        return first if first in self.special_ids else own
+        # What stands before a letter and before nothing at all is no part of the text.
+        alone, before = (self.tokenizer(text)["input_ids"][:1] for text in ("", "a"))
+        return before[0] if before and before == alone else own
 
     @functools.cached_property
     def _weights(self) -> str:

@@ -816,7 +816,7 @@ class TestHookedTransformer:
 def test_a_text_begins_with_what_the_tokenizer_puts_there():
     """XGLM calls <s> its beginning of text, and puts </s>."""
     shown = tiny_models.tokenizer()
-    first = SimpleNamespace(tokenizer=shown, special_ids=tuple(shown.all_special_ids))
+    first = SimpleNamespace(tokenizer=shown)
     begins_with = NeuronModel.bos_id.fget
     assert begins_with is not None
     assert begins_with(first) == shown.bos_token_id
@@ -825,6 +825,6 @@ def test_a_text_begins_with_what_the_tokenizer_puts_there():
     )
     assert begins_with(first) == shown.eos_token_id
     shown.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A", pair="$A $B", special_tokens=[]
+        single="$A <eos>", pair="$A $B", special_tokens=[("<eos>", shown.eos_token_id)]
     )
     assert begins_with(first) == shown.bos_token_id
