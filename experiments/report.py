@@ -141,7 +141,8 @@ def into_readme(claims: Sequence[Claim], readme: Path) -> None:
             f"{readme} has no place for the scoreboard: put <!-- scoreboard --> and "
             "<!-- /scoreboard --> on lines of their own."
         )
-    marked = f"<!-- scoreboard -->\n{tally(claims)}.\n\n{markdown(claims)}\n<!-- /scoreboard -->"
+    board = f"<details><summary>{tally(claims)}.</summary>\n\n{markdown(claims)}\n\n</details>"
+    marked = f"<!-- scoreboard -->\n{board}\n<!-- /scoreboard -->"
     artifacts.write_text(readme, re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
 
 

@@ -537,7 +537,9 @@ def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Pat
     assert ["98"] not in page.rows
     assert "Which neurons are shared between languages" not in page.text  # not run with this preset
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith("above\n<!-- scoreboard -->\n1 claim: 1 holds.\n\n| claim |")
+    assert text.startswith(
+        "above\n<!-- scoreboard -->\n<details><summary>1 claim: 1 holds.</summary>\n\n| claim |"
+    )
     assert text.endswith("\n<!-- /scoreboard -->\nbelow\n")
     assert "former" not in text
     study_report.into_readme([CLAIM], readme)
