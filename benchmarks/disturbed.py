@@ -4,11 +4,14 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from interp import cli
 
@@ -59,6 +62,7 @@ def fork(work: Callable[[], Any], said: Path | None = None) -> int:
     if child:
         return child
     code = 1
+    tqdm.set_lock(threading.RLock())  # its own is shared: a killed worker would keep it
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if said is not None:

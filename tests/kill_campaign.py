@@ -6,14 +6,17 @@ Run by test_collect in a process of its own: it loads the model once and forks t
 only the pass itself is there to be killed. Prints one line per number of processes.
 """
 
+import faulthandler
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from interp.collect import Wanted, collect_part, merge
 from interp.corpora import Corpora, read_corpora
@@ -47,6 +50,8 @@ def start(model: NeuronModel, corpora: Corpora, out: Path, part: tuple[int, int]
     """A worker on one part of the pieces; returns its process id."""
     child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(100, exit=True)  # says where a worker hangs
+        tqdm.set_lock(threading.RLock())  # its own is shared: a killed worker would keep it
         wanted = Wanted(moments=True)
         try:
             collect_part(model, corpora, out, part, wanted=wanted, progress=False)
