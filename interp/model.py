@@ -537,7 +537,7 @@ def load(
     source = _find(name)
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     where = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
-    _refuse_experts(name, AutoConfig.from_pretrained(source, **where))  # before gigabytes are read
+    _refuse_experts(name, _read_config(name, **where))  # before gigabytes are read
     if attention == "hooked":
         options["attn_implementation"] = "eager"  # scores are only there to see without fusing
     tokenizer = AutoTokenizer.from_pretrained(source, **where)
@@ -566,7 +566,7 @@ def outline(
     >>> interp.outline("babel")
     NeuronModel('babel': 6 layers of 2048 neurons)
     """
-    config = AutoConfig.from_pretrained(_find(name), trust_remote_code=trust_remote_code)
+    config = _read_config(name, trust_remote_code=trust_remote_code)
     _refuse_experts(name, config)
     kept = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
@@ -634,6 +634,19 @@ def _find(name: str | Path) -> str:
             f"{path} is not a folder: name a folder that holds a Hugging Face model."
         )
     return str(path) if path.is_dir() else str(name)
+
+
+def _read_config(name: str | Path, **where: Any) -> Any:
+    try:
+        return AutoConfig.from_pretrained(_find(name), **where)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"{name} is no folder here, and was not had from the hub ({why}) Check the name and "
+            "the network, or give a folder that holds the model."
+        ) from None
 
 
 def _refuse_experts(name: str | Path, config: Any) -> None:

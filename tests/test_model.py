@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from torch import Tensor, nn
 
-from interp.model import NeuronModel
+from interp.model import NeuronModel, load
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
@@ -828,3 +828,14 @@ def test_a_text_begins_with_what_the_tokenizer_puts_there():
         single="$A <eos>", pair="$A $B", special_tokens=[("<eos>", shown.eos_token_id)]
     )
     assert begins_with(first) == shown.bos_token_id
+
+
+def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("The hub cannot be reached.\nMuch advice.")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(
+        OSError, match=r"no-such/model is no folder here.*cannot be reached\.\) Check"
+    ):
+        load("no-such/model")
