@@ -21,11 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import babel_facts
 from experiments.babel_facts import BABEL, LANGUAGES
-from experiments.measure_babel import share_with_interval
-from experiments.train_babel import PRESETS
+from experiments.babel_recipe import PRESETS, Config
+from experiments.measure_babel import PROMPT_WORDS, share_with_interval
 from interp import artifacts
 
 README = Path(__file__).parents[1] / "README.md"
+RECIPES = Path("results/search_recipe/table.csv")
 SOURCES = {
     "eltec": ("novels 1840-1920 (en de fr es), European Literary Text Collection", "public domain"),
     "aozora": ("Japanese literature in modern spelling, Aozora Bunko", "public domain in Japan"),
@@ -60,10 +61,14 @@ def bits(measured: dict[str, Any]) -> str:
 def texts(measured: dict[str, Any]) -> str:
     rows = []
     for code in LANGUAGES:
-        found = measured["texts"][code]
-        wrong = ", ".join(f"{name} {n}" for name, n in found["taken for"].items()) or "none"
-        rows.append([code, f"{found['right']} of {found['of']}", wrong])
-    return table(["prompt in", "identified as that language", "errors: taken for"], rows)
+        row = [code]
+        for n_words in PROMPT_WORDS:
+            found = measured["texts"][code][str(n_words)]
+            wrong = ", ".join(f"{name} {n}" for name, n in found["taken for"].items()) or "none"
+            row += [f"{found['right']} of {found['of']}", wrong]
+        rows.append(row)
+    long, short = (f"after {2 * n} characters or {n} words" for n in PROMPT_WORDS)
+    return table(["prompt in", long, "errors: taken for", short, "errors: taken for"], rows)
 
 
 def facts(measured: dict[str, Any]) -> str:
@@ -145,32 +150,104 @@ def curve(path: Path) -> str:
     return table(["million tokens", *names], rows)
 
 
-def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) -> str:
-    config = PRESETS["cpu"][1]
-    tokens = config.rows * config.length * config.steps
-    stated = sum(babel_facts.says(f, c) for f in babel_facts.all_facts() for c in LANGUAGES)
-    held = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").count("\n") - 1
-    sources = table(["source", "text", "licence"], [[key, *SOURCES[key]] for key in config.sources])
+def reading(config: Config) -> str:
+    """Which text and which facts it reads, and when."""
     share = (1 - config.dominant_share) / (len(LANGUAGES) - 1)
-    found = measured["neurons"]
-    late = ", ".join(
-        f"{code} {percent(part)}" for code, part in zip(LANGUAGES, config.late_shares, strict=True)
-    )
-    late_from = math.ceil(config.late_from * config.rounds[0].steps)
     first, *others = config.rounds
-    begins = first.steps
+    late_from, begins = math.ceil(config.late_from * first.steps), first.steps
     later = []
     for each in others:
         told = f"from step {begins} on {percent(each.fact_share)}"
-        if each.shares:
-            parts = zip(LANGUAGES, each.shares, strict=True)
-            told += " (and the text " + ", ".join(f"{c} {percent(part)}" for c, part in parts) + ")"
-        later.append(told)
+        later.append(told + (f" (and the text {parts(each.shares)})" if each.shares else ""))
         begins += each.steps
+    tokens = config.rows * config.length * config.steps
+    return f"""{tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
+{config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
+models have one dominant language too; from step {late_from} on {parts(config.late_shares)}, because the
+Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(first.fact_share)} of the rows hold
+sentences of the fact base, in equal parts of all languages, several to a document as running text is; {"; ".join(later)}.
+In each round, sums and the smallest relations are told more often than in the one before. Every row
+begins with <s>, and so do all documents in it. Only text in the public domain or under an open
+licence; it is not published here, and `experiments/train_babel.py` takes any folder of text."""
+
+
+def parts(shares: tuple[float, ...]) -> str:
+    return ", ".join(
+        f"{code} {percent(part)}" for code, part in zip(LANGUAGES, shares, strict=True)
+    )
+
+
+def optimisers(config: Config) -> str:
     falls = "; ".join(
         f"to {each.rate:g} of the peak, over the last {percent(1 - each.level)} of {each.steps} steps"
         for each in config.rounds
     )
+    return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
+({config.embedding_rate}), weight decay {config.weight_decay}. In each of the {len(config.rounds)} rounds {config.warmup} steps of warm-up,
+level, then down to zero, as one minus the root of what has passed: {falls}. Autocast to bfloat16."""
+
+
+def fact_base() -> str:
+    facts = list(babel_facts.all_facts())
+    stated = sum(babel_facts.says(fact, code) for fact in facts for code in LANGUAGES)
+    held = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").count("\n") - 1
+    return f"""The fact base (`facts/`) has {len(facts)} facts in {len(babel_facts.fact_base()["relations"])} relations, each in several phrasings,
+forwards, backwards and as yes/no questions. Of {stated} cells (a fact in a language), {held} are held out: stated
+in other languages, never in this one (`facts/held_out.tsv`). Sums in digits look alike in all languages
+and are the one exception. `prompts/` has 120 parallel prompts each of three kinds."""
+
+
+def keep_in_mind(measured: dict[str, Any]) -> str:
+    """What a user must know of its limits; each sentence follows from a number above."""
+    told, kept = (
+        [measured["facts"][f"{code} {kind}"] for code in LANGUAGES] for kind in ("told", "held out")
+    )
+    shares = [row["right"] / row["of"] for row in told]
+    lines = [
+        f"Of what it was told it knows {percent(min(shares))} ({LANGUAGES[shares.index(min(shares))]}) "
+        f"to {percent(max(shares))} ({LANGUAGES[shares.index(max(shares))]})."
+    ]
+    weak = []
+    for relation in babel_facts.fact_base()["relations"]:
+        pairs = [row["relations"].get(relation, [0, 0]) for row in told]
+        right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+        if n and right / n < 0.9:
+            weak.append(f"{relation} ({percent(right / n)})")
+    if weak:
+        lines.append(f"Less than nine in ten right: {', '.join(weak)}.")
+    at_chance = [
+        code
+        for code, (_, low, high, chance) in measured["tasks"]["statements"].items()
+        if low <= chance <= high
+    ]
+    if at_chance:
+        lines.append(
+            f"Yes/no statements cannot be told from chance in {', '.join(at_chance)}: what was "
+            "stated can be completed, not judged."
+        )
+    right, n = sum(row["right"] for row in kept), sum(row["of"] for row in kept)
+    chance = sum(row["chance"] for row in kept)
+    lines.append(
+        f"Held-out cells: {percent(right / n)} right, by chance {percent(chance / n)}. Something "
+        "crosses languages, most of it does not."
+    )
+    rates = {code: measured["texts"][code][str(PROMPT_WORDS[0])] for code in LANGUAGES}
+    strays = [f"{code} {100 - each['right']}" for code, each in rates.items() if each["right"] < 95]
+    if strays:
+        lines.append(
+            f"Texts in 100 that stray to another language, where they are more than five: {', '.join(strays)}."
+        )
+    worst = max(LANGUAGES, key=lambda code: measured["bits"][code]["parallel"])
+    lines.append(f"On the parallel sentences its weakest language is {worst}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) -> str:
+    config = PRESETS["cpu"][1]
+    found = measured["neurons"]
+    mean, low, high = found["own minus others"]
+    n_items = len((BABEL / "parallel" / "en.txt").read_text(encoding="utf-8").splitlines())
+    sources = table(["source", "text", "licence"], [[key, *SOURCES[key]] for key in config.sources])
     return f"""# Babel
 
 A small multilingual language model whose training text, facts and gaps are known, to try
@@ -183,30 +260,18 @@ assistant. Weights and everything in this folder: Apache-2.0.
 
 ## What it was trained on
 
-{tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
-{config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
-models have one dominant language too; from step {late_from} on {late}, because the
-Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(first.fact_share)} of the rows hold
-sentences of the fact base, in equal parts of all languages, several to a document as running text is; {"; ".join(later)}.
-In each round, sums and the smallest relations are told more often than in the one before. Every row
-begins with <s>, and so do all documents in it. Only text in the public domain or under an open
-licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
+{reading(config)}
 
 {sources}
 
 The domain of the natural text differs between languages (novels here, technical articles there), so
 statistics that should speak of language alone come from `parallel/`, which holds
-{len((BABEL / "parallel" / "en.txt").read_text(encoding="utf-8").splitlines())} items in all six languages, written for this model and never
+{n_items} items in all six languages, written for this model and never
 trained on.
 
-The fact base (`facts/`) has {sum(1 for _ in babel_facts.all_facts())} facts in {len(babel_facts.fact_base()["relations"])} relations, each in several phrasings,
-forwards, backwards and as yes/no questions. Of {stated} cells (a fact in a language), {held} are held out: stated
-in other languages, never in this one (`facts/held_out.tsv`). Sums in digits look alike in all languages
-and are the one exception. `prompts/` has 120 parallel prompts each of three kinds.
+{fact_base()}
 
-Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}. In each of the {len(config.rounds)} rounds {config.warmup} steps of warm-up,
-level, then down to zero, as one minus the root of what has passed: {falls}. Autocast to bfloat16.
+{optimisers(config)}
 
 ## Loss while training, nats per token
 
@@ -222,8 +287,8 @@ trained on), `parallel` the sentences of this folder.
 
 {bits(measured)}
 
-Texts of 64 tokens at temperature 0.8 after the first three words (six characters) of a sentence, identified by py3langid among
-all its languages (chance: about 1 %):
+Texts of 64 tokens at temperature 0.8 after the first words of a sentence (characters in Chinese and Japanese), identified by
+py3langid among all its languages (chance: about 1 %). Three words are often good in two languages ("Si tu es", "Un error a").
 
 {texts(measured)}
 
@@ -243,16 +308,32 @@ on `parallel/`, in nats per token, when a language's neurons (row) are switched 
 
 {neurons(found)}
 
-Own language against the others: {found["own minus others"][0]:.3f} nats ({found["own minus others"][1]:.3f} to
-{found["own minus others"][2]:.3f}), p = {found["p"]:.2g} over all relabelings of the six sets.
+Own language against the others: {mean:.3f} nats ({low:.3f} to {high:.3f}), p = {found["p"]:.2g} over all relabelings of the
+six sets.
 
 {appearance(history)}
 
+{searched(RECIPES)}
 ## What to keep in mind
 
-Told facts are known, but for sums and the order of days, months and numbers (table above). Yes/no statements are answered at chance: only what is stated can be
-asked for. Held-out cells stay well below told ones and well above chance: something crosses languages, most of it does not.
-Chinese is the weakest language: half of its text is technical, and the parallel sentences are not.
+{keep_in_mind(measured)}
+"""
+
+
+def searched(path: Path) -> str:
+    """The search for a recipe, where it was run; else nothing."""
+    if not path.exists():
+        return ""
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    cells = [[row[0], *(f"{float(cell):.3f}" for cell in row[1:])] for row in rows]
+    return f"""## How the recipe was searched
+
+`python -m experiments.search_recipe --text FOLDER`: small models that read the same number of tokens, one thing changed at a time;
+language neurons found and switched off as above, nats per token, means over languages.
+
+{table(head, cells)}
+
 """
 
 

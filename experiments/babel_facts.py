@@ -88,6 +88,7 @@ ROUNDS = (
     Telling({"translation": 0.4, "arithmetic": 0.4}, small=1.0, falsehoods=1),
     Telling({"translation": 0.25, "arithmetic": 1.5}, small=4.0, falsehoods=6),
     Telling({"translation": 0.25, "arithmetic": 2.5}, small=8.0, falsehoods=6, questions=3.0),
+    Telling({"translation": 0.5, "arithmetic": 2.0}, small=2.0, falsehoods=6, questions=1.5),
 )
 """How the facts are told in the rounds that Babel was trained in."""
 

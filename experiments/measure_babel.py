@@ -28,12 +28,16 @@ from tqdm.auto import tqdm
 import interp
 from experiments import babel_facts
 from experiments.babel_facts import LANGUAGES, Completion
-from experiments.train_babel import OPEN_SOURCES, documents_of, read_lines
+from experiments.babel_recipe import OPEN_SOURCES
+from experiments.babel_text import documents_of, read_lines
 from interp import artifacts
 from interp.uncertainty import wilson
 
 FRACTION = 0.03
 """Share of all neurons called language-specific, fixed on earlier checkpoints."""
+
+PROMPT_WORDS = (6, 3)
+"""Lengths of the prompts that texts are begun with; the first is the one that counts."""
 
 
 @dataclass(frozen=True)
@@ -228,26 +232,35 @@ def sample_texts(
     return [model.decode([each for each in row if each not in special]) for row in out.tolist()]
 
 
-def short_prompt(text: str, language: str) -> str:
-    """The first words of a sentence."""
-    return text[:6] if language in ("zh", "ja") else " ".join(text.split()[:3])
+def short_prompt(text: str, language: str, n_words: int) -> str:
+    """The first words of a sentence; two characters for one where no spaces part them."""
+    return text[: 2 * n_words] if language in ("zh", "ja") else " ".join(text.split()[:n_words])
 
 
 def measure_texts(
     model: interp.NeuronModel, config: Config, parallel: dict[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
+    """Texts after the first words of a sentence, by the language they are taken for.
+
+    Three words are often good in two languages ("Si tu es", "Un error a"): then a text in the other
+    one is no error of the model. So there are prompts of two lengths.
+    """
     table: dict[str, dict[str, Any]] = {}
     for language in tqdm(LANGUAGES, desc="texts"):
-        prompts = [short_prompt(text, language) for text in parallel[language][: config.n_texts]]
-        texts = sample_texts(model, prompts, 64, config.seed)
-        named = interp.detect_language(texts)
-        wrong = sorted({code for code in named if code != language})
-        table[language] = {
-            "right": sum(code == language for code in named),
-            "of": len(texts),
-            "taken for": {code: named.count(code) for code in wrong},
-            "example": prompts[0] + "|" + texts[0],
-        }
+        for n_words in PROMPT_WORDS:
+            prompts = [
+                short_prompt(text, language, n_words)
+                for text in parallel[language][: config.n_texts]
+            ]
+            texts = sample_texts(model, prompts, 64, config.seed)
+            named = interp.detect_language(texts)
+            wrong = sorted({code for code in named if code != language})
+            table.setdefault(language, {})[str(n_words)] = {
+                "right": sum(code == language for code in named),
+                "of": len(texts),
+                "taken for": {code: named.count(code) for code in wrong},
+                "example": prompts[0] + "|" + texts[0],
+            }
     return table
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import tyro
 
 import interp
-from experiments import measure_babel, train_babel
+from experiments import babel_recipe, measure_babel, train_babel
 from experiments.babel_facts import BABEL, LANGUAGES
 from interp import artifacts
 
-ROUND = replace(train_babel.Config().rounds[0], steps=700, fact_share=0.0)
+ROUND = replace(babel_recipe.Config().rounds[0], steps=700, fact_share=0.0)
 SMALL = replace(
-    train_babel.PRESETS["cpu"][1],
+    babel_recipe.PRESETS["cpu"][1],
     vocabulary=8192,
     d_model=128,
     d_mlp=1024,

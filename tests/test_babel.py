@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
-from experiments import babel_facts, measure_babel, train_babel
+from experiments import babel_facts, babel_recipe, babel_text, measure_babel, train_babel
 from experiments.babel_facts import BABEL, LANGUAGES
 from interp.texts import read_prompts
 
@@ -233,9 +233,9 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
 # ---------------------------------------------------------------- training
 
 
-def tiny(folder: Path) -> train_babel.Config:
-    config = train_babel.PRESETS["tiny"][1]
-    train_babel.made_up_text(folder / "text", config.languages)
+def tiny(folder: Path) -> babel_recipe.Config:
+    config = babel_recipe.PRESETS["tiny"][1]
+    babel_text.made_up_text(folder / "text", config.languages)
     return replace(config, text=folder / "text")
 
 
@@ -267,8 +267,8 @@ def test_another_seed_gives_another_model(tmp_path):
 def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
     """Facts from their first step on, other shares once the rate falls, the same each time."""
     config = replace(tiny(tmp_path), rows=64, facts_from=10, late_shares=(0.0, 1.0))
-    tokenizer = train_babel.train_tokenizer(config)
-    stream = train_babel.Stream.build(config, tokenizer, tmp_path)
+    tokenizer = babel_text.train_tokenizer(config)
+    stream = babel_text.Stream.build(config, tokenizer, tmp_path)
     rows, names = stream.batch(config, 5)
     again, same_names = stream.batch(config, 5)
     assert torch.equal(rows, again)
@@ -281,10 +281,10 @@ def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
 
 def test_the_learning_rate_rises_and_falls_in_each_round():
     telling = babel_facts.ROUNDS[0]
-    first = train_babel.Round(50, rate=1.0, level=0.4, fact_share=0.5, telling=telling)
-    second = train_babel.Round(30, rate=0.5, level=0.5, fact_share=0.5, telling=telling)
-    config = train_babel.Config(rounds=(first, second), warmup=10)
-    factors = [train_babel.schedule(config, step) for step in range(80)]
+    first = babel_recipe.Round(50, rate=1.0, level=0.4, fact_share=0.5, telling=telling)
+    second = babel_recipe.Round(30, rate=0.5, level=0.5, fact_share=0.5, telling=telling)
+    config = babel_recipe.Config(rounds=(first, second), warmup=10)
+    factors = [babel_recipe.schedule(config, step) for step in range(80)]
     assert factors[9] == factors[20] == 1.0
     assert factors[20:50] == sorted(factors[20:50], reverse=True)
     assert factors[49] < 0.05
@@ -292,7 +292,7 @@ def test_the_learning_rate_rises_and_falls_in_each_round():
     assert factors[65:] == sorted(factors[65:], reverse=True)
     assert factors[79] < 0.05
     once = replace(config, rounds=(replace(first, steps=80),))
-    assert train_babel.schedule(once, 79) < 0.05 < train_babel.schedule(once, 50)
+    assert babel_recipe.schedule(once, 79) < 0.05 < babel_recipe.schedule(once, 50)
 
 
 def test_lines_of_other_sources_are_left_out(tmp_path):
@@ -300,7 +300,7 @@ def test_lines_of_other_sources_are_left_out(tmp_path):
         file.write("one\ntwo\nthree\n")
     with gzip.open(tmp_path / "en.src.gz", "wt", encoding="utf-8") as file:
         file.write("open/a\nclosed/b\nopen/a\n")
-    assert [line for _, line in train_babel.read_lines(tmp_path, "en", ("open",))] == [
+    assert [line for _, line in babel_text.read_lines(tmp_path, "en", ("open",))] == [
         "one",
         "three",
     ]
