@@ -4,21 +4,37 @@ Neurons are found on one half of the documents and judged on the other, so that 
 the text it was chosen from.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 import interp
-from interp.collect import open_sentence_means
-from interp.model import Kind
-from interp.texts import read_documents
+from interp.languages import LANGUAGES as EVERY_LANGUAGE
+from interp.model import Attention, Kind
+from interp.run_folder import open_sentence_means
+from interp.texts import Source, read_documents
+
+ConfigT = TypeVar("ConfigT")
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 SITES: tuple[Kind, ...] = ("q", "k", "v", "pre", "pre_linear", "attn_out", "mlp_out")
 """Where units are looked for that detect a language: what every linear layer gives."""
+
+TEXTS: Mapping[str, interp.HubDataset] = {
+    "wikipedia": interp.HubDataset(
+        "wikimedia/wikipedia", {code: f"20231101.{code}" for code in EVERY_LANGUAGE}, rows=1_000_000
+    ),
+    "paws-x": interp.HubDataset(
+        "google-research-datasets/paws-x",
+        {code: code for code in ("en", "de", "es", "fr", "ja", "ko", "zh")},
+        text_column="sentence1",
+    ),
+}
+"""Name → text on the hub: articles, of which the first million of a language are drawn from, and
+single sentences, translated from English by machine."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,8 @@ class Study:
     """"babel", a local folder, or a name on the Hugging Face hub."""
 
     text: str = "babel"
-    """"babel" (its parallel sentences), or a folder of <language>.txt[.gz]."""
+    """"babel" (its parallel sentences), a folder of <language>.txt[.gz] or .jsonl[.gz], or
+    "wikipedia" or "paws-x", streamed from the Hugging Face hub."""
 
     languages: tuple[str, ...] = LANGUAGES
     """ISO codes, in the order of tables and figures."""
@@ -37,32 +54,49 @@ class Study:
     tokens: int | None = None
     """Tokens per language and half; None: all."""
 
+    held_out_tokens: int | None = None
+    """Tokens per language of the second half, which is read once for each set that is switched off;
+    None: `tokens`."""
+
+    sentences: int | None = None
+    """Sentences per language whose means are kept, of every unit; None: one for 30 of `tokens`."""
+
     n_shards: int = 10
     """Random groups of documents that intervals are computed over."""
 
     block_length: int = 128
     """Tokens per row of running text."""
 
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights and activations."""
+
     seed: int = 0
     """Seeds random neurons and texts."""
 
     out: Path = Path("results/study")
-    """Where statistics are kept; the same study takes them from there."""
+    """Where statistics are kept; the same study takes them from there. {model} in a path stands
+    for the last part of the model's name."""
 
-    def open(self) -> interp.NeuronModel:
-        return interp.load(self.model, dtype=torch.float32)
+    def open(self, attention: Attention = "native") -> interp.NeuronModel:
+        return interp.load(self.model, attention=attention, dtype=getattr(torch, self.dtype))
+
+    @property
+    def source(self) -> Source:
+        """Where the text comes from, as `interp.read_corpora` takes it."""
+        return TEXTS.get(self.text, self.text)
 
     def read(self, model: interp.NeuronModel, half: Literal["train", "held_out"]) -> interp.Corpora:
         """Running text of one half; rows to be predicted begin as text does in training."""
-        starts = half == "held_out" and model.bos_id is not None
+        later = half == "held_out"
+        fewer = later and self.held_out_tokens is not None
         return interp.read_corpora(
-            self.text,
+            self.source,
             self.languages,
             model,
             block_length=self.block_length,
-            tokens=self.tokens,
+            tokens=self.held_out_tokens if fewer else self.tokens,
             n_shards=self.n_shards,
-            bos="block" if starts else "none",
+            bos="block" if later and model.bos_id is not None else "none",
             split=half,
             held_out=0.5,
             progress=False,
@@ -89,23 +123,48 @@ class Study:
         """What every unit of these sites gives on the sentences of the first half."""
         folder = self.folder(model) / "sentences"
         sentences = interp.read_sentences(
-            self.text,
+            self.source,
             self.languages,
             model,
-            sentences=None if self.tokens is None else max(self.tokens // 30, self.n_shards),
+            sentences=self.n_sentences,
             n_shards=self.n_shards,
             split="train",
             held_out=0.5,
             progress=False,
         )
-        present: tuple[Kind, ...] = tuple([kind for kind in sites if _has(model, kind)])
-        interp.collect(model, sentences, folder, wanted=interp.Wanted(sentence_means=present))
+        wanted = interp.Wanted(sentence_means=present(model, sites))
+        interp.collect(model, sentences, folder, wanted=wanted)
         return open_sentence_means(folder)
+
+    @property
+    def n_sentences(self) -> int | None:
+        """Sentences per language; None: all."""
+        if self.sentences is not None or self.tokens is None:
+            return self.sentences
+        return max(self.tokens // 30, self.n_shards)
 
     def documents(self, code: str) -> Iterator[str]:
         """Every document of a language, from its beginning."""
-        for document in read_documents(self.text, code):
+        for document in read_documents(self.source, code):
             yield document.text
+
+
+def for_model(config: ConfigT) -> ConfigT:
+    """A study's config with the name of its model in the places of its folders that wait for it,
+    so that the results of one model never meet those of another."""
+    given: Any = config
+    name = Path(given.study.model).name
+
+    def filled(folder: Path) -> Path:
+        return Path(str(folder).replace("{model}", name))
+
+    study = replace(given.study, out=filled(given.study.out))
+    return replace(given, study=study, out=filled(given.out))
+
+
+def present(model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES) -> tuple[Kind, ...]:
+    """Those of the sites that the model has."""
+    return tuple([kind for kind in sites if _has(model, kind)])
 
 
 def _has(model: interp.NeuronModel, kind: Kind) -> bool:
