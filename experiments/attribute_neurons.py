@@ -3,10 +3,10 @@
     python -m experiments.attribute_neurons tiny     # seconds
     python -m experiments.attribute_neurons babel    # 2 minutes on 2 cores
     python -m experiments.attribute_neurons thorough # 6 minutes on 2 cores
-    python -m experiments.attribute_neurons paper --study.model NAME --task FOLDER
+    python -m experiments.attribute_neurons paper    # a GPU; --study.model NAME
 
 Reads   a model; prompts of a task in each language, with their answers
-Writes  results/attribute_neurons/<preset>/prompts.csv, table.csv
+Writes  results/attribute_neurons/<preset>/prompts.csv, table.csv, claims.json
 
 For each prompt that the model answers rightly, every neuron is switched off alone at the last token
 (or a random sample of them), and the fall of the answer's log-probability is what the scores are
@@ -17,7 +17,7 @@ know it, so correlations are over those that give something; intervals are over 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments.study import Study
+from experiments import papers
+from experiments.study import Study, for_model
 from interp import artifacts
+from interp.claims import Claim, markdown, save_claims
 from interp.evaluations.task_files import read_task
 from interp.evaluations.tasks import choose, encode_items
+from interp.plots.style import Table
 from interp.scores.attribution import ablation_effect, top_neurons
 from interp.uncertainty import mean_over_examples, paired_bootstrap
 
+COMMAND = "python -m experiments.attribute_neurons"
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")
 """Scores that say in which direction a neuron works."""
 
@@ -67,6 +71,8 @@ class Config:
     """Folder for the tables."""
 
 
+QWEN = replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base")
+
 PRESETS = {
     "tiny": (
         "Two prompts in two languages: seconds.",
@@ -86,12 +92,17 @@ PRESETS = {
         ),
     ),
     "paper": (
-        "A model and task of your own.",
+        papers.told(
+            QWEN,
+            f"mLAMA in 9 languages ({papers.FACTS}, which python -m experiments.paper_tasks makes)",
+            9 * 100 * 15 * (2000 + 3 * 20),
+        ),
         Config(
-            Study(),
+            papers.under(QWEN, "attribute_neurons"),
+            task=papers.FACTS,
             n_prompts=100,
             n_neurons=2000,
-            out=Path("results/attribute_neurons/paper"),
+            out=papers.out("attribute_neurons"),
         ),
     ),
 }
@@ -159,6 +170,7 @@ def questions(
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
     model = study.open()
     generator = torch.Generator().manual_seed(study.seed)
@@ -182,6 +194,9 @@ def main(config: Config) -> None:
     artifacts.write_text(config.out / "table.csv", found.to_csv(index=False))
     print(f"{frame['id'].count() // frame['score'].nunique()} prompts, mean over prompts\n")
     print(found.to_string(index=False, float_format="%.3f", na_rep=""))
+    claims = claims_of(found, model.name)
+    save_claims(claims, config.out / "claims.json")
+    print(f"\n{markdown(claims)}")
 
 
 def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
@@ -215,6 +230,57 @@ def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
                 }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def claims_of(found: Table, on: str) -> list[Claim]:
+    """Whether the scores of Wang et al. (2024), which the paper takes for granted, say of a neuron
+    what it does, and whether integrated gradients say it better."""
+    rows = found.set_index(["score", "measure"])
+
+    def claim(
+        name: str, statement: str, score: str, measure: str, beside: str, ends: str, bar: float
+    ) -> Claim:
+        value, low, high = (float(rows.loc[(score, measure), end]) for end in ends.split())
+        what = {"size": "of its size with that of the exact effect", "signed": "with the effect"}
+        less = "" if "mean" in ends else "integrated gradients less this score, "
+        return Claim(
+            name=name,
+            statement=statement,
+            source="this project",
+            on=on,
+            how=f"{less}rank correlation {what[measure]}, over neurons, mean over prompts",
+            command=COMMAND,
+            value=value,
+            low=min(low, value),  # drawn anew, the same number may round otherwise
+            high=max(high, value),
+            bar=bar,
+            control=float(rows.loc[(beside, measure), ends.split()[0]]),
+            control_name=beside,
+        )
+
+    own, behind = "mean low high", "behind_gradients behind_low behind_high"
+    contribution, effective, activation = "contribution", "effective score", "size of activation"
+    return [
+        claim(
+            "contribution-foretells",
+            "The contribution score tells how much a neuron matters to the answer.",
+            *(contribution, "size", activation, own),
+            bar=0.5,
+        ),
+        claim(
+            "effective-score-foretells",
+            "The effective score tells in which direction a neuron moves the answer.",
+            *(effective, "signed", "gradient times activation", own),
+            bar=0.5,
+        ),
+        claim(
+            "gradients-foretell-more",
+            "Integrated gradients tell better than the contribution score how much a neuron "
+            "matters.",
+            *(contribution, "size", activation, behind),
+            bar=0.0,
+        ),
+    ]
 
 
 if __name__ == "__main__":

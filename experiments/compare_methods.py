@@ -3,7 +3,7 @@
     python -m experiments.compare_methods tiny      # a minute
     python -m experiments.compare_methods babel     # 6 minutes on one core
     python -m experiments.compare_methods thorough  # an hour: more text, more texts
-    python -m experiments.compare_methods paper --study.model NAME --study.text FOLDER
+    python -m experiments.compare_methods paper     # a GPU; --study.model NAME
 
 Reads   a model and text of its languages; models with planted neurons, made here
 Writes  results/compare_methods/<preset>/methods.csv (a row per method), languages.csv (and per
@@ -29,12 +29,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-import transformers
 import tyro
 from tqdm.auto import tqdm
 
 import interp
-from experiments import recover_planted
+from experiments import papers, recover_planted
 from experiments.judges import (
     Effects,
     Switching,
@@ -47,7 +46,7 @@ from experiments.judges import (
 from experiments.method_findings import RANDOM, claims_of, findings
 from experiments.recover_planted import ALL, NONE
 from experiments.selectors import SELECTORS, choose, measured
-from experiments.study import Study
+from experiments.study import Study, for_model
 from interp import artifacts
 from interp.claims import save_claims
 from interp.plots.style import Table
@@ -96,6 +95,8 @@ class Config:
     """Folder for the tables."""
 
 
+LLAMA = replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000)
+
 PRESETS = {
     "tiny": (
         "Two languages, little of everything: a minute.",
@@ -124,14 +125,18 @@ PRESETS = {
         ),
     ),
     "paper": (
-        "A model and text of your own; one neuron in a hundred for each language.",
+        papers.told(
+            LLAMA,
+            "PAWS-X in 6 languages, one neuron in a hundred for each",
+            6 * (2 * 60_000 + 99 * 50_000 + 15 * 40 * 64),
+        ),
         Config(
-            Study(tokens=500_000),
-            neurons=3500,
+            papers.under(LLAMA, "compare_methods"),
+            neurons=1300,
             read=50_000,
             n_texts=40,
             guard_texts=400,
-            out=Path("results/compare_methods/paper"),
+            out=papers.out("compare_methods"),
         ),
     ),
 }
@@ -242,8 +247,8 @@ def comparison(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study, out = config.study, config.out
-    transformers.utils.logging.disable_progress_bar()  # one for each planted model
     each, found = recovery(config)
     model = study.open()
     first, second, rest = parts(study)

@@ -50,6 +50,10 @@ class Asked:
     def neurons(self, column: str, part: str) -> pd.Series:
         return self._of(column, "source", part, "last", "all")
 
+    def beyond_random(self, column: str, part: str) -> pd.Series:
+        """Less what as many random neurons give."""
+        return self.neurons(column, part) - self.neurons(column, f"random {part}")
+
     def in_s(self, part: str) -> pd.Series:
         """Share of the answers that are in s."""
         cells = ("A in s", "B in s", "other in s")
@@ -147,7 +151,7 @@ def neuron_claims(told: Asked, on: str) -> Iterator[Claim | None]:
     random = "as many random neurons"
     yield _claim(
         told,
-        told.neurons(language, own) - told.neurons(language, f"random {own}"),
+        told.beyond_random(language, own),
         on,
         name="language-neurons-move-language",
         statement="Language neurons move the language of the answer.",
@@ -183,7 +187,7 @@ def neuron_claims(told: Asked, on: str) -> Iterator[Claim | None]:
     )
     yield _claim(
         told,
-        told.neurons(concept, shared) - told.neurons(concept, f"random {shared}"),
+        told.beyond_random(concept, shared),
         on,
         name="all-shared-carry-concept",
         statement="Neurons that fire in all languages carry the concept.",
@@ -249,17 +253,16 @@ def retrieval_claims(
         control=told.subject("A in t") - told.subject("A in t", "A in t"),
         control_name="facts told in t",
     )
-    shared = "all-shared neurons"
-    concept = "concept moved"
+    concept, shared = "concept moved", "all-shared neurons"
     yield _claim(
         held_out,
-        held_out.neurons(concept, shared) - held_out.neurons(concept, f"random {shared}"),
+        held_out.beyond_random(concept, shared),
         on,
         name="untold-facts-through-all-shared",
         statement="Such a fact goes from s to t through neurons that fire in all languages.",
         source=OURS,
         how="share gained by A beyond that with random neurons",
-        control=told.neurons(concept, shared) - told.neurons(concept, f"random {shared}"),
+        control=told.beyond_random(concept, shared),
         control_name="facts told in t",
     )
 

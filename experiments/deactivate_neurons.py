@@ -2,37 +2,43 @@
 
     python -m experiments.deactivate_neurons tiny     # seconds
     python -m experiments.deactivate_neurons babel    # 10 minutes of one core
-    python -m experiments.deactivate_neurons paper --study.model NAME --study.text FOLDER
+    python -m experiments.deactivate_neurons paper    # hours of a GPU; --study.model NAME
 
 Reads   a model, and text of its languages: neurons found on one half, losses read on the other
 Writes  results/deactivate_neurons/<preset>/<fraction>/matrix.safetensors, matrix.csv; table.csv,
-        claims.json
+        writing.csv, texts.csv (what is written with neurons off), claims.json
 
-Tang et al. (2024) find that perplexity rises most on the language whose neurons are off. Beside
-each increase stand its interval over documents and what as many random neurons per layer do.
+Tang et al. (2024) find that perplexity rises most on the language whose neurons are off, and that
+the model no longer writes it well. Beside each increase stand its interval over documents and what
+as many random neurons per layer do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import tyro
-from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments.study import Study
+from experiments import papers
+from experiments.deactivation_claims import (
+    RANDOM,
+    claim_about_size,
+    claims_about_effects,
+    claims_about_neurons,
+    claims_about_writing,
+)
+from experiments.study import Study, for_model
 from interp import artifacts
-from interp.claims import Claim, claim_of, counted, markdown, save_claims
+from interp.claims import markdown, save_claims
 from interp.commands.effects import show_matrix
-from interp.uncertainty import Estimate, jackknife, jackknife_shards
-
-COMMAND = "python -m experiments.deactivate_neurons"
-SOURCE = "Tang et al. (2024)"
+from interp.evaluations.losses import NOTHING
+from interp.plots.style import Table
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,18 @@ class Config:
     n_draws: int = 2
     """Random sets of as many neurons per layer, at that fraction; none at the others."""
 
+    n_texts: int = 16
+    """Texts per language that are begun by natural text and gone on with by the model."""
+
+    begin: int = 8
+    """Tokens that they are begun with."""
+
+    max_new_tokens: int = 48
+    """Length of what is written."""
+
+    temperature: float = 0.8
+    """Of sampling."""
+
     out: Path = Path("results/deactivate_neurons/babel")
     """Folder for the matrices."""
 
@@ -67,6 +85,8 @@ PRESETS = {
             ),
             fractions=(0.03,),
             n_draws=1,
+            n_texts=3,
+            max_new_tokens=16,
             out=Path("results/deactivate_neurons/tiny"),
         ),
     ),
@@ -75,193 +95,96 @@ PRESETS = {
         Config(Study()),
     ),
     "paper": (
-        "A model and text of your own, as in the paper: one neuron in a hundred.",
+        papers.told(
+            papers.TANG,
+            "Wikipedia, 100 million tokens in each of 7 languages",
+            7 * (1e8 + 22 * 2**20),
+        ),
         Config(
-            Study(tokens=1_000_000, out=Path("results/deactivate_neurons/paper")),
+            papers.under(papers.TANG, "deactivate_neurons"),
             fractions=(0.01,),
             tried=0.01,
-            out=Path("results/deactivate_neurons/paper"),
+            out=papers.out("deactivate_neurons"),
         ),
     ),
 }
 
 
-# ---------------------------------------------------------------- claims
+# ---------------------------------------------------------------- writing
 
 
-def sums_of(matrix: interp.PerplexityMatrix) -> dict[str, Tensor]:
-    """Nats more than with nothing changed, [shard off read], and tokens: of chosen neurons, and of
-    random ones as the mean over draws."""
-    nats = matrix.losses.nats
-    chance = matrix.random.mean(dim=1) - nats[:, :1]
-    return {"own": nats[:, 1:] - nats[:, :1], "random": chance, "tokens": matrix.losses.tokens}
-
-
-def per_token(total: Mapping[str, Tensor], which: str) -> Float64[Tensor, "off read"]:
-    return total[which] / total["tokens"]
-
-
-def off_diagonal(square: Float64[Tensor, "off read"]) -> Float64[Tensor, " pair"]:
-    """Each pair of languages once: the mean of what either's neurons do to the other."""
-    row, column = torch.triu_indices(len(square), len(square), offset=1)
-    return (square + square.T)[row, column] / 2
-
-
-def rank_correlation(a: Float64[Tensor, " pair"], b: Float64[Tensor, " pair"]) -> Tensor:
-    """Spearman's; of equal values each has their mean rank."""
-    ranks = [torch.tensor(pd.Series(each.tolist()).rank().tolist()).double() for each in (a, b)]
-    return torch.corrcoef(torch.stack(ranks))[0, 1]
-
-
-def in_layers(neurons: interp.NeuronSelection, layers: slice) -> Float64[Tensor, ""]:
-    """Share of all memberships that are in these layers."""
-    counts = neurons.mask.sum(dim=(0, 2)).double()
-    return counts[layers].sum() / counts.sum()
-
-
-def claims_about_effects(
-    matrix: interp.PerplexityMatrix, neurons: interp.NeuronSelection, on: str
-) -> list[Claim]:
-    """What switching off does, at one fraction; `off` and `read` are the same languages."""
-    sums, found = sums_of(matrix), matrix.diagonal()
-    increase, codes = matrix.increase.value, matrix.languages
-    own = increase.diagonal()
-    led = (own > increase.mean(dim=1)) & (own > increase.mean(dim=0))
-    others = [code for code in codes if code != "en"]
-    about: dict[str, Any] = {"source": SOURCE, "on": on, "command": COMMAND}
-    chance = jackknife_shards(
-        sums, lambda total: own_minus_others(per_token(total, "random")).mean()
-    ).value.item()
-    claims = [
-        claim_of(
-            found.mean,
-            name="lape-own-language",
-            statement="A language suffers most when its own neurons are switched off.",
-            how="own language minus the mean of the others, mean over languages, nats per token",
-            control=chance,
-            control_name="as many random neurons",
-            **about,
-        ),
-        counted(
-            sum(led[codes.index(code)].item() for code in others) / len(others),
-            name="lape-diagonal",
-            statement="For nine of ten languages but English, the own increase is above the mean "
-            "of its row and of its column.",
-            how="share of the languages",
-            bar=0.9 - 1e-9,
-            **about,
-        ),
-        claim_of(
-            jackknife_shards(
-                sums,
-                lambda total: (
-                    per_token(total, "random").diagonal().mean()
-                    / per_token(total, "own").diagonal().mean()
-                ),
-            ),
-            name="lape-random",
-            statement="As many random neurons do hardly anything.",
-            how="their effect on the own language as part of that of the chosen ones",
-            bar=0.2,
-            side="below",
-            **about,
-        ),
-    ]
-    if len(codes) > 2:  # with two there is one pair, and nothing to correlate
-        claims.append(
-            claim_of(
-                jackknife_shards(
-                    sums,
-                    lambda total: rank_correlation(
-                        off_diagonal(neurons.jaccard().double()),
-                        off_diagonal(per_token(total, "own")),
-                    ),
-                ),
-                name="lape-related",
-                statement="Languages that share more neurons suffer more from each other's.",
-                how="rank correlation over pairs of Jaccard index and mutual increase",
-                **about,
-            )
-        )
-    if "en" in codes and len(others) > 1:
-        place, rest = codes.index("en"), [codes.index(code) for code in others]
-        claims.append(
-            claim_of(
-                jackknife_shards(sums, lambda total: english_least(total, place, rest)),
-                name="lape-english",
-                statement="English depends least on its neurons.",
-                how="increase of English on its own minus the least of the others, nats per token",
-                side="below",
-                **about,
-            )
-        )
-    return claims
-
-
-def mean_own(total: Mapping[str, Tensor]) -> Float64[Tensor, ""]:
-    return per_token(total, "own").diagonal().mean()
-
-
-def own_minus_others(square: Float64[Tensor, "off read"]) -> Float64[Tensor, " language"]:
-    own = square.diagonal()
-    return own - (square.sum(dim=1) - own) / (len(square) - 1)
-
-
-def english_least(total: Mapping[str, Tensor], place: int, rest: list[int]) -> Tensor:
-    own = per_token(total, "own").diagonal()
-    return own[place] - own[rest].min()
-
-
-def claims_about_layers(stats: interp.FiringStats, fraction: float, on: str) -> list[Claim]:
-    """Where the neurons are; each interval is over the text that they were found on."""
-    n_layers = stats.fired.shape[2]
-    last = max(round(n_layers / 4), 1)
-    places = (("first", slice(0, 2), 2), ("last", slice(n_layers - last, n_layers), last))
+def beginnings(reading: interp.Corpora, model: interp.NeuronModel, config: Config) -> list[str]:
+    """The first tokens of some rows of each language, one language after the other."""
+    n = min(config.n_texts, *(len(rows.ids) for rows in reading.rows.values()))
     return [
-        claim_of(
-            jackknife(
-                stats,
-                lambda part, layers=layers: in_layers(
-                    interp.select_by_entropy(part, fraction), layers
-                ),
-            ),
-            name=f"lape-{end}-layers",
-            statement=f"Language neurons gather in the {end} layers.",
-            source=SOURCE,
-            on=on,
-            how=f"share of them in {n} of {n_layers} layers",
-            command=COMMAND,
-            bar=n / n_layers,
-            control=n / n_layers,
-            control_name="if spread evenly",
-        )
-        for end, layers, n in places
+        model.decode(ids[keep][: config.begin].tolist()).rstrip("\ufffd")
+        for rows in reading.rows.values()
+        for ids, keep in zip(rows.ids[:n], reading.keep(rows.ids[:n], rows.length[:n]), strict=True)
     ]
 
 
-def claim_about_size(matrices: Mapping[float, interp.PerplexityMatrix], on: str) -> Claim:
-    """Whether the effect grows from each fraction to the next. The intervals of the steps take the
-    two ends as independent, which is too wide: both were read on the same documents."""
-    means = [jackknife_shards(sums_of(matrices[each]), mean_own) for each in sorted(matrices)]
-    steps = [step_between(before, after) for before, after in pairwise(means)]
-    value, reach = min(steps)
-    return Claim(
-        name="lape-larger",
-        statement="The more neurons are switched off, the more the language suffers.",
-        source=SOURCE,
-        on=on,
-        how="least step from one fraction to the next, mean over languages, nats per token",
-        command=COMMAND,
-        value=value,
-        low=value - reach,
-        high=value + reach,
+def written(
+    model: interp.NeuronModel,
+    found: interp.NeuronSelection,
+    drawn: interp.NeuronSelection,
+    prompts: Sequence[str],
+    config: Config,
+) -> Table:
+    """A row for each text: what was off, the language it was begun in, and what came of it.
+
+    The neurons of every language are off in turn while all prompts are gone on with; random ones,
+    drawn like those of a language, while its own are. A prompt has the same seed in all.
+    """
+    codes = found.languages
+    n = len(prompts) // len(codes)
+
+    def under(off: str, places: range, neurons: Tensor) -> Table:
+        texts = interp.generated_languages(
+            model,
+            codes,
+            interp.intervene(model, neurons, interp.deactivate) if neurons.any() else None,
+            prompts=[prompts[place] for place in places],
+            n=1,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.study.seed + places.start,
+            batch_size=64,
+            progress=False,
+        )
+        begun = [codes[place // n] for place in places]
+        return texts.texts_frame().assign(
+            off=off, begun=begun, prompt=[place % n for place in places]
+        )
+
+    every = range(len(prompts))
+    nothing = torch.zeros_like(found.mask[0])
+    frames = [under(NOTHING, every, nothing)]
+    frames += [under(code, every, found[code]) for code in codes]
+    for place, code in enumerate(codes):
+        frames.append(under(RANDOM, range(place * n, (place + 1) * n), drawn[code]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def writing_table(texts: Table) -> Table:
+    """A row for each language begun and what was off: nothing, its own, another's, random ones.
+
+    `same`: texts that are what was written with nothing off. All of them: the neurons do nothing.
+    """
+    whose = texts["off"].where(texts["off"].isin([NOTHING, RANDOM]), "another's")
+    whose = whose.mask(texts["off"] == texts["begun"], "own")
+    untouched = texts[texts["off"] == NOTHING].set_index(["begun", "prompt"])["text"]
+    before = untouched.reindex(pd.MultiIndex.from_frame(texts[["begun", "prompt"]])).to_numpy()
+    rows = texts.assign(
+        off=whose,
+        in_language=texts["language"] == texts["begun"],
+        in_english=texts["language"] == "en",
+        same=texts["text"] == before,
     )
-
-
-def step_between(before: Estimate, after: Estimate) -> tuple[float, float]:
-    value = after.value - before.value
-    reach = torch.hypot(after.high - after.value, before.high - before.value)
-    return value.item(), reach.item()
+    told = rows.groupby(["begun", "off"], sort=False)
+    columns = ["in_language", "in_english", "loss", "repetition", "same"]
+    found = told[columns].mean().assign(texts=told.size())
+    languages = texts["begun"].unique()
+    return found.reindex(product(languages, [NOTHING, "own", "another's", RANDOM])).reset_index()
 
 
 # ---------------------------------------------------------------- running
@@ -285,6 +208,7 @@ def rows_of(matrix: interp.PerplexityMatrix, fraction: float) -> Iterator[dict[s
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
     if config.tried not in config.fractions:
         raise ValueError(f"The claims are tried at {config.tried}: give it among the fractions.")
@@ -309,9 +233,17 @@ def main(config: Config) -> None:
     rows = [row for fraction, matrix in matrices.items() for row in rows_of(matrix, fraction)]
     artifacts.write_text(config.out / "table.csv", pd.DataFrame(rows).to_csv(index=False))
     tried = interp.select_by_entropy(stats, config.tried)
+    generator = torch.Generator().manual_seed(study.seed)
+    drawn = tried.random_like(generator, exclude=tried.union())
+    texts = written(model, tried, drawn, beginnings(reading, model, config), config)
+    artifacts.write_text(config.out / "texts.csv", texts.to_csv(index=False))
+    writing = writing_table(texts)
+    artifacts.write_text(config.out / "writing.csv", writing.to_csv(index=False))
+    print(f"\n{writing.to_string(index=False, float_format='%.2f')}\n", flush=True)
     claims = [
+        *claims_about_neurons(stats, config.tried, generator, model.name),
         *claims_about_effects(matrices[config.tried], tried, model.name),
-        *claims_about_layers(stats, config.tried, model.name),
+        *claims_about_writing(texts, tried.languages, model.name),
     ]
     if len(matrices) > 1:
         claims.append(claim_about_size(matrices, model.name))

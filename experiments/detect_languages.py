@@ -3,7 +3,7 @@
     python -m experiments.detect_languages tiny
     python -m experiments.detect_languages babel                     # 2 minutes on one core
     python -m experiments.detect_languages babel --sense FOLDER      # the authors' sentences
-    python -m experiments.detect_languages paper --study.model NAME --sense FOLDER
+    python -m experiments.detect_languages paper --sense FOLDER      # a GPU; --study.model NAME
 
 Reads   a model; parallel sentences, or <language>.json of the authors' `sense` folder, of which the
         positives of each language are taken (the negatives are the others' positives)
@@ -26,7 +26,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 import interp
-from experiments.study import SITES, Study
+from experiments import papers
+from experiments.study import Study, for_model, present
 from interp import artifacts
 from interp.claims import Claim, Side, counted, markdown, save_claims
 
@@ -72,8 +73,12 @@ PRESETS = {
     ),
     "babel": ("The shipped model: 2 minutes on one core.", Config(Study())),
     "paper": (
-        "A model of your own, 2000 units as in the paper.",
-        Config(Study(), sizes=(2000,), out=Path("results/detect_languages/paper")),
+        papers.told(papers.KOJIMA, "500 sentences of PAWS-X in each of 6 languages", 6 * 500 * 30),
+        Config(
+            papers.under(papers.KOJIMA, "detect_languages"),
+            sizes=(2000,),
+            out=papers.out("detect_languages"),
+        ),
     ),
 }
 
@@ -91,17 +96,17 @@ def positives(folder: Path, languages: Sequence[str]) -> Mapping[str, list[str]]
 
 def measure(model: interp.NeuronModel, config: Config) -> interp.Precision:
     study = config.study
-    source = study.text if config.sense is None else positives(config.sense, study.languages)
+    source = study.source if config.sense is None else positives(config.sense, study.languages)
     sentences = interp.read_sentences(
         source,
         study.languages,
         model,
-        sentences=None if study.tokens is None else study.tokens // 30,
+        sentences=study.n_sentences,
         n_shards=study.n_shards,
         progress=False,
     )
     folder = config.out / "sentences"
-    interp.collect(model, sentences, folder, wanted=interp.Wanted(sentence_means=SITES))
+    interp.collect(model, sentences, folder, wanted=interp.Wanted(sentence_means=present(model)))
     precision = interp.measure_precision(interp.open_sentence_means(folder))
     precision.save(config.out / "precision.safetensors", artifacts.provenance(model=model.name))
     return precision
@@ -213,8 +218,9 @@ def claims_of(precision: interp.Precision, n: int, on: str) -> list[Claim]:
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
-    model = interp.load(study.model, attention="hooked", dtype=torch.float32)
+    model = study.open("hooked")
     precision = measure(model, config)
     tables = pd.DataFrame([row for n in config.sizes for row in rows_of(precision, n)])
     artifacts.write_text(config.out / "precision.csv", tables.to_csv(index=False))

@@ -2,7 +2,8 @@
 
     python -m experiments.draw_figures       # a minute; figures whose study was not run are named
 
-Reads   results/<study>/babel/..., results/measure_babel/history.json, results/demo/patch.csv
+Reads   results/<study>/babel/..., results/measure_babel/history.json, results/demo/patch.csv,
+        results/demo/attribute/sums.csv
 Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them from the tables alone
 """
 
@@ -14,9 +15,10 @@ import pandas as pd
 import tyro
 
 import interp
-from experiments.train_babel import PRESETS
+from experiments.babel_recipe import PRESETS
 from interp import plots
 from interp.stats import FiringStats
+from interp.uncertainty import jackknife
 
 STUDIES = Path("results")
 FRACTION = 0.03
@@ -31,9 +33,23 @@ def fractions() -> pd.DataFrame:
     return pd.read_csv(STUDIES / "deactivate_neurons" / "babel" / "table.csv")
 
 
-def selection() -> interp.NeuronSelection:
-    path = STUDIES / "study" / "native" / "statistics" / "firing.safetensors"
-    return interp.select_by_entropy(FiringStats.load(path), FRACTION)
+def counts() -> FiringStats:
+    return FiringStats.load(STUDIES / "study" / "native" / "statistics" / "firing.safetensors")
+
+
+def profile() -> pd.DataFrame:
+    """Neurons per layer, with intervals over documents."""
+    stats = counts()
+
+    def found(part: FiringStats) -> interp.NeuronSelection:
+        return interp.select_by_entropy(part, FRACTION)
+
+    interval = jackknife(stats, lambda part: found(part).layer_profile().double())
+    return plots.layer_profile_table(found(stats), interval)
+
+
+def common() -> pd.DataFrame:
+    return plots.overlap_table(interp.select_by_entropy(counts(), FRACTION))
 
 
 def training() -> pd.DataFrame:
@@ -104,14 +120,15 @@ def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     """File name, which begins with the function that draws it, and where its table comes from."""
     yield "perplexity_matrix-babel", matrix
     yield "loss_against_fraction-babel", fractions
-    yield "layer_profile-babel", lambda: plots.layer_profile_table(selection())
-    yield "overlap-babel", lambda: plots.overlap_table(selection())
+    yield "layer_profile-babel", profile
+    yield "overlap-babel", common
     yield "curve_of_training-babel", training
     yield "language_switching-babel", switching
     yield "switching_against_size-lape", lambda: by_size("LAPE neurons")
     yield "switching_against_size-precision", lambda: by_size("precision units")
     for task in ("fact_completion", "statements", "word_translation"):
         yield f"sharing-{task}", lambda task=task: shares(task)
+    yield "attribution_sums-demo", lambda: pd.read_csv(STUDIES / "demo" / "attribute" / "sums.csv")
     yield "method_comparison-babel", lambda: compared("comparison")
     yield "stability_against_tokens-babel", stable_methods
     for facts in ("told", "held_out"):

@@ -145,7 +145,9 @@ class Effects:
 
     def row(self, name: str, control: str) -> dict[str, float]:
         """For the table of methods; the increases are means over languages."""
-        found, test = self.selectivity(name), self.matrix(name).diagonal()
+        found, matrix = self.selectivity(name), self.matrix(name)
+        # A method that finds neurons for one language alone has none to tell it from.
+        test = matrix.diagonal() if sum(size > 0 for size in matrix.neurons) > 1 else None
         own, random = (
             self._mean_own(nats)
             for nats in (
@@ -161,8 +163,8 @@ class Effects:
             "own": own,
             "others": own - found.value.item(),
             "random_per_layer": random,
-            "p": test.test.p_value,
-            "largest_in_row": len(test.largest_in_row),
+            "p": math.nan if test is None else test.test.p_value,
+            "largest_in_row": 0 if test is None else len(test.largest_in_row),
         }
 
     def by_language(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
     python -m experiments.lens_by_language tiny      # a minute: does every part run?
     python -m experiments.lens_by_language babel     # a minute on 2 cores
-    python -m experiments.lens_by_language paper --study.model NAME --study.text FOLDER
+    python -m experiments.lens_by_language paper     # a GPU; --study.model NAME
 
 Reads   a model, its facts in several languages, and text of them
 Writes  results/lens_by_language/<preset>/lens.csv (the answer in the prompt's language and in the
@@ -18,7 +18,7 @@ control is another language in the place of the pivot.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments.study import Study
+from experiments import papers
+from experiments.study import LANGUAGES, Study, for_model
 from interp import artifacts
 from interp.claims import Claim, claim_of, markdown, save_claims
 from interp.evaluations.task_files import align, read_task
@@ -73,6 +74,8 @@ class Config:
     """Folder for the tables."""
 
 
+LLAMA = replace(papers.TANG, languages=LANGUAGES, tokens=10_000_000)
+
 PRESETS = {
     "tiny": (
         "Every part once, on the shipped model: a minute.",
@@ -88,10 +91,17 @@ PRESETS = {
         Config(Study()),
     ),
     "paper": (
-        "A model, text and facts of your own.",
+        papers.told(
+            LLAMA,
+            f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
+            "language neurons from Wikipedia",
+            6 * (1e7 + 2**20 + 3 * 1000 * 15),
+        ),
         Config(
-            Study(out=Path("results/lens_by_language/paper"), tokens=500_000),
-            out=Path("results/lens_by_language/paper"),
+            papers.under(LLAMA, "lens_by_language"),
+            facts=papers.FACTS,
+            fraction=0.01,
+            out=papers.out("lens_by_language"),
         ),
     ),
 }
@@ -260,6 +270,7 @@ def claims_of(
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study, codes = config.study, config.study.languages
     model = study.open()
     stats, moments = study.statistics(model)

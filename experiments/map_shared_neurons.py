@@ -3,7 +3,7 @@
     python -m experiments.map_shared_neurons tiny      # seconds
     python -m experiments.map_shared_neurons babel     # 3 minutes on 2 cores
     python -m experiments.map_shared_neurons thorough  # 6 minutes on 2 cores
-    python -m experiments.map_shared_neurons paper --study.model NAME --tasks FOLDER FOLDER
+    python -m experiments.map_shared_neurons paper     # a GPU; --study.model NAME
 
 Reads   a model; tasks whose items are the same in every language; a table of distances between
         languages, if there is one (--distances)
@@ -37,11 +37,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import interp
+from experiments import papers
 from experiments.sharing_claims import claims_over_tasks, task_claims
-from experiments.study import Study
+from experiments.study import Study, for_model
 from interp import artifacts
 from interp.activations import batches, observe
 from interp.claims import Claim, markdown, save_claims
+from interp.counters import SignsCounter
 from interp.evaluations.category_sums import (
     CategorySums,
     Enrichment,
@@ -54,7 +56,7 @@ from interp.evaluations.tasks import told_apart
 from interp.scores.distances import listed_distances, read_distances
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.scores.sharing_tokens import TokenSharing, sharing_over_tokens
-from interp.stats import FiringSigns, SignsCounter, Source
+from interp.stats import FiringSigns, Source
 from interp.uncertainty import mantel_test
 
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
@@ -122,8 +124,18 @@ PRESETS = {
         Config(Study(), n_prompts=60, out=Path("results/map_shared_neurons/thorough")),
     ),
     "paper": (
-        "A model and tasks of your own.",
-        Config(Study(), n_prompts=1000, out=Path("results/map_shared_neurons/paper")),
+        papers.told(
+            papers.WANG,
+            f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, which "
+            "python -m experiments.paper_tasks makes)",
+            9 * 1000 * (90 + 15) * 100,
+        ),
+        Config(
+            papers.under(papers.WANG, "map_shared_neurons"),
+            tasks=(papers.INFERENCES, papers.FACTS),
+            n_prompts=1000,
+            out=papers.out("map_shared_neurons"),
+        ),
     ),
 }
 
@@ -255,14 +267,16 @@ def look_at(
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
     model = study.open()
     distance = distances_of(config)
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
     claims: list[Claim] = []
-    for name in config.tasks:
-        tasks = align([read_task(name, code) for code in study.languages])
+    for place in config.tasks:
+        tasks = align([read_task(place, code) for code in study.languages])
+        name = tasks[0].name
         folder = config.out / name.replace("/", "-")
         begin(model, name, folder, config)
         found = look_at(model, tasks, folder, config)

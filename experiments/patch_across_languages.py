@@ -3,7 +3,7 @@
     python -m experiments.patch_across_languages tiny       # a minute: does every part run?
     python -m experiments.patch_across_languages babel      # 3 minutes on 2 cores
     python -m experiments.patch_across_languages thorough   # five times as many questions
-    python -m experiments.patch_across_languages paper --study.model NAME --study.text FOLDER
+    python -m experiments.patch_across_languages paper      # a GPU; --study.model NAME
 
 Reads   a model, its facts in several languages, and text to find language neurons on
 Writes  results/patch_across_languages/<preset>/table.csv (means and intervals), prompts.csv (every
@@ -29,7 +29,7 @@ Intervals are over relations, since the questions of one share their facts.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
+from experiments import papers
 from experiments.crossing_claims import claims_of
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
-from experiments.study import Study
+from experiments.study import LANGUAGES, Study, for_model
 from interp import artifacts
 from interp.alignment import At
 from interp.claims import markdown, save_claims
@@ -81,6 +82,10 @@ class Config:
     """Folder for the tables."""
 
 
+MISTRAL = replace(
+    papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000
+)
+
 PRESETS = {
     "tiny": (
         "Every part once, on the shipped model: a minute.",
@@ -106,11 +111,18 @@ PRESETS = {
         ),
     ),
     "paper": (
-        "A model, text and facts of your own.",
+        papers.told(
+            MISTRAL,
+            f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
+            "language neurons from Wikipedia",
+            6 * 1e7 + 30 * 200 * 15 * 300,
+        ),
         Config(
-            Study(out=Path("results/patch_across_languages/paper"), tokens=500_000),
+            papers.under(MISTRAL, "patch_across_languages"),
+            facts=papers.FACTS,
+            fraction=0.01,
             n_told=200,
-            out=Path("results/patch_across_languages/paper"),
+            out=papers.out("patch_across_languages"),
         ),
     ),
 }
@@ -291,6 +303,7 @@ def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
     model = study.open()
     stats, _ = study.statistics(model)

@@ -20,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import transformers
 import tyro
 from jaxtyping import Int64
 from torch import Tensor
@@ -382,7 +381,6 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    transformers.utils.logging.disable_progress_bar()  # one for each model
     each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
     found = summarise(each)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)

@@ -59,7 +59,7 @@ PRESETS = {
         "The studies of the shipped model; their claims go into README.md.",
         Config("babel", readme=Path("README.md")),
     ),
-    "paper": ("The studies of a model of your own.", Config("paper")),
+    "paper": ("What the presets `paper` left, of every model that they ran on.", Config("paper")),
 }
 
 

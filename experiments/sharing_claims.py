@@ -15,6 +15,7 @@ from interp.claims import Claim, claim_of, counted
 from interp.evaluations.category_sums import CATEGORIES, Enrichment
 from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff
 from interp.evaluations.task_results import group_numbers
+from interp.plots.style import Table
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.stats import FiringSigns, Source
 from interp.uncertainty import Estimate, mean_over_examples
@@ -161,6 +162,10 @@ def falls(table: pd.DataFrame, column: str) -> float:
     return float(min(step.min() for step in steps))
 
 
+JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", "mlama"))
+"""Tasks that are compared: statements to judge, and facts to complete."""
+
+
 def claims_over_tasks(
     numbers: pd.DataFrame,
     thresholds: pd.DataFrame,
@@ -211,29 +216,32 @@ def claims_over_tasks(
         claims.append(
             counted(
                 max(towards),
-                name="follows-relatedness",
-                statement="The closer two languages are, the more neurons they share.",
+                name="beyond-relatedness",
+                statement="Which neurons two languages share does not fully follow how close they "
+                "are: in some task it does not.",
                 how="p of the Mantel test of overlap against distance, 1 where it grows with it, "
                 f"in the task where it is largest (r = {worst['correlation']:.2f})",
                 bar=0.05,
-                side="below",
                 control=worst["shuffled_p"],
                 control_name=f"with shuffled prompts (r = {worst['shuffled_correlation']:.2f})",
                 **said,
             )
         )
-    reasoning, facts = (f"babel/{name}" for name in ("statements", "fact_completion"))
-    if reasoning in shares and facts in shares:
+    for reasoning, facts in (each for each in JUDGED_AND_COMPLETED if shares.keys() >= set(each)):
         means = [mean_over_examples(shares[name]) for name in (reasoning, facts)]
         more = means[0].value - means[1].value
         error = (means[0].standard_error ** 2 + means[1].standard_error ** 2).sqrt()
         estimate = Estimate(more, error, more - 1.96 * error, more + 1.96 * error, 0.95)
+        whole: Table = numbers[numbers["languages"] == numbers["languages"].max()]
+        chance = dict(zip(whole["task"], whole["independent"], strict=True))
         claims.append(
             claim_of(
                 estimate,
                 name="questions-share-more",
                 statement="Judging statements shares more neurons than completing facts.",
                 how="all-shared share of statements less that of facts, mean over layers",
+                control=chance[reasoning] - chance[facts],
+                control_name="by firing rates alone",
                 **said,
             )
         )

@@ -3,7 +3,7 @@
     python -m experiments.steer_language tiny      # a minute: does every part run?
     python -m experiments.steer_language babel     # 8 minutes on 2 cores
     python -m experiments.steer_language thorough  # 40 minutes: more settings, more texts
-    python -m experiments.steer_language paper --study.model NAME --study.text FOLDER
+    python -m experiments.steer_language paper     # hours of a GPU; --study.model NAME
 
 Reads   a model, and text of its languages: neurons are found on one half, guards measured on both
 Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv, claims.json
@@ -17,10 +17,9 @@ under the untouched model as natural text of that language is (99 % of which is)
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,31 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
-from jaxtyping import Float64
-from torch import Tensor
 
 import interp
-from experiments.study import Study
+from experiments import papers
+from experiments.steering_claims import (
+    BOTTOM,
+    LAPE,
+    NEARLY_ALL,
+    NOTHING,
+    PRECISION,
+    RANDOM_NEURONS,
+    RANDOM_UNITS,
+    RESIDUAL,
+    TOP,
+    claims_about_sizes,
+    claims_of,
+    setting_of,
+    tenfold,
+)
+from experiments.study import Study, for_model
 from interp import artifacts
-from interp.claims import Claim, claim_of, markdown, save_claims
+from interp.claims import markdown, save_claims
 from interp.evaluations.controls import naming_prompt
 from interp.evaluations.generation import GeneratedLanguages, Guard, generated_languages
 from interp.interventions import Edit, difference_of_means, override, sentence_medians
 from interp.scores.average_precision import measure_precision
-from interp.uncertainty import Estimate, paired_bootstrap
-
-COMMAND = "python -m experiments.steer_language"
-KOJIMA, TANG = "Kojima et al. (2024)", "Tang et al. (2024)"
-NOTHING, LAPE, PRECISION = "no edit", "LAPE neurons", "precision units"
 
 Within = Callable[[str], AbstractContextManager[None]]
 """Makes the block in which texts of a language are to be written."""
@@ -79,8 +87,10 @@ class Config:
     fractions: tuple[float, ...] = (0.03, 0.1)
     """Of all neurons, selected by LAPE."""
 
-    units: tuple[int, ...] = (400, 2000, 8000)
-    """Units per language, by average precision; half from the top, half from the bottom."""
+    units: tuple[int, ...] = (290, 900, 2900, 9000)
+    """Units per language, by average precision; half from the top, half from the bottom. The paper
+    takes 2000 and 20,000, which are 0.9 and 9 % of the units of its smallest models; 290 and 2900
+    are as large shares of Babel's. A number and ten times as many are compared in the claims."""
 
     most: float = 0.9
     """Part of all units that is held at once, which is too many: what is written collapses."""
@@ -106,6 +116,8 @@ class Config:
     out: Path = Path("results/steer_language/babel")
     """Folder for the tables."""
 
+
+XGLM = replace(papers.KOJIMA, model="facebook/xglm-564M")
 
 PRESETS = {
     "tiny": (
@@ -138,11 +150,16 @@ PRESETS = {
         ),
     ),
     "paper": (
-        "A model and text of your own, as in the paper: 1000 neurons from each end.",
+        papers.told(
+            XGLM,
+            "500 sentences of PAWS-X in each of 6 languages, and half a million tokens",
+            6 * (2 * 500_000 + 500 * 30 + 31 * 50 * 64),
+            "writing texts in some 12,000 steps takes longer",
+        ),
         Config(
-            Study(out=Path("results/steer_language/paper"), tokens=500_000),
+            papers.under(XGLM, "steer_language"),
             units=(400, 2000, 20_000),
-            out=Path("results/steer_language/paper"),
+            out=papers.out("steer_language"),
         ),
     ),
 }
@@ -173,7 +190,7 @@ def neuron_ways(
         for strength, off in itertools.product(config.strengths, (False, True)):
             setting = f"{fraction:g} of all, strength {strength:g}"
             setting += ", other languages' off" if off else ""
-            for name, chosen in ((LAPE, found), ("random neurons", drawn)):
+            for name, chosen in ((LAPE, found), (RANDOM_NEURONS, drawn)):
                 yield Way(
                     name,
                     setting,
@@ -190,8 +207,10 @@ def pushed(
     off: bool,
     code: str,
 ) -> AbstractContextManager[None]:
-    edit = difference_of_means(moments, code, strength)
-    blocks = [interp.intervene(model, chosen.units(code)["post"], edit)]
+    blocks = []
+    if chosen[code].any():  # LAPE may leave a language without a neuron
+        edit = difference_of_means(moments, code, strength)
+        blocks.append(interp.intervene(model, chosen.units(code)["post"], edit))
     others = chosen.union() & ~chosen[code]
     if off and others.any():
         blocks.append(interp.intervene(model, others, interp.deactivate))
@@ -209,22 +228,19 @@ def precision_ways(
     edits = {code: override(sentence_medians(means, code)) for code in config.study.languages}
 
     def way(name: str, chosen: interp.NeuronSelection, n: int, control: str = "") -> Way:
-        return Way(name, f"{n:,} units", partial(held, model, chosen, edits), control=control)
+        return Way(name, setting_of(n), partial(held, model, chosen, edits), control=control)
 
     for n in config.units:
         found = interp.select_by_precision(precision, n)
         yield way(PRECISION, found, n)
         # Drawn of all units: large sets leave too few others.
-        yield way("random units", found.random_like(generator), n, control=PRECISION)
-        for half in ("top", "bottom"):
-            yield way(
-                f"{half} half of them",
-                interp.select_by_precision(precision, n, half),
-                n,
-                control=PRECISION,
-            )
+        yield way(RANDOM_UNITS, found.random_like(generator), n, control=PRECISION)
+        top = interp.select_by_precision(precision, n, "top")
+        bottom = interp.select_by_precision(precision, n, "bottom")
+        yield way(TOP, top, n, control=PRECISION)
+        yield way(BOTTOM, bottom, n, control=PRECISION)
     n = round(config.most * precision.average_precision[0].numel()) // 2 * 2
-    yield way("nearly all units", interp.select_by_precision(precision, n), n)
+    yield way(NEARLY_ALL, interp.select_by_precision(precision, n), n)
 
 
 def held(
@@ -250,96 +266,7 @@ def residual_ways(
             ) -> AbstractContextManager[None]:
                 return interp.intervene(model, *means.towards(code, layer, strength))
 
-            yield Way("residual push", f"behind layer {layer}, strength {strength:g}", within)
-
-
-# ---------------------------------------------------------------- claims
-
-
-def reached(texts: pd.DataFrame, way: str) -> Float64[Tensor, " text"]:
-    """1 for each text in the language that was asked for; ways have their texts in one order."""
-    mine = texts[texts["way"] == way]
-    return torch.tensor((mine["language"] == mine["to"]).tolist()).double()
-
-
-def claims_of(texts: pd.DataFrame, on: str) -> list[Claim]:
-    """Of the settings that were best, on texts that were not looked at when choosing them. Texts
-    begin with the same seeds in each way, so they are compared one by one."""
-
-    def more(way: str, than: str) -> Estimate:
-        generator = torch.Generator().manual_seed(0)
-        return paired_bootstrap(reached(texts, way), reached(texts, than), generator)
-
-    def claim(
-        name: str,
-        statement: str,
-        way: str,
-        than: str,
-        source: str,
-        control: str = "",
-        bar: float = 0.0,
-    ) -> Claim:
-        return claim_of(
-            more(way, than),
-            name=name,
-            statement=statement,
-            source=source,
-            on=on,
-            how=f"share of texts in the language asked for: {way} minus {than}",
-            command=COMMAND,
-            bar=bar,
-            control=more(control, than).value.item() if control else math.nan,
-            control_name=control,
-        )
-
-    return [
-        claim(
-            "precision-steers",
-            "Holding the units that detect a language at their medians switches what is written.",
-            PRECISION,
-            NOTHING,
-            KOJIMA,
-            "random units",
-        ),
-        claim(
-            "precision-both-top",
-            "Units from both ends steer no worse than the top half alone, within 5 points.",
-            PRECISION,
-            "top half of them",
-            KOJIMA,
-            bar=-0.05,
-        ),
-        claim(
-            "precision-both-bottom",
-            "Units from both ends steer no worse than the bottom half alone, within 5 points.",
-            PRECISION,
-            "bottom half of them",
-            KOJIMA,
-            bar=-0.05,
-        ),
-        claim(
-            "precision-collapse",
-            "Holding nearly all units steers worse than holding the best few.",
-            PRECISION,
-            "nearly all units",
-            KOJIMA,
-        ),
-        claim(
-            "lape-steers",
-            "Pushing the neurons of a language steers what is written towards it.",
-            LAPE,
-            NOTHING,
-            TANG,
-            "random neurons",
-        ),
-        claim(
-            "residual-steers-better",
-            "A push of the residual stream steers better than the units that detect the language.",
-            "residual push",
-            PRECISION,
-            "this project",
-        ),
-    ]
+            yield Way(RESIDUAL, f"behind layer {layer}, strength {strength:g}", within)
 
 
 # ---------------------------------------------------------------- running
@@ -393,6 +320,16 @@ def table(
     return pd.DataFrame(rows)
 
 
+def texts_of(way: Way, found: Mapping[str, GeneratedLanguages]) -> pd.DataFrame:
+    """A row for each text, with the language that was asked for."""
+    return pd.concat(
+        [
+            each.texts_frame().assign(way=way.name, setting=way.setting, to=code)
+            for code, each in found.items()
+        ]
+    )
+
+
 def best_of(sweep: pd.DataFrame) -> dict[str, str]:
     """For each way the setting with the highest mean score; of equals the one tried first."""
     mean: Any = sweep.groupby(["way", "setting"], sort=False)["score"].mean()
@@ -416,8 +353,9 @@ def summary(final: pd.DataFrame) -> str:
 
 
 def main(config: Config) -> None:
+    config = for_model(config)
     study = config.study
-    model = interp.load(study.model, attention="hooked", dtype=torch.float32)
+    model = study.open("hooked")
     stats, moments = study.statistics(model)
     natural = {code: list(itertools.islice(study.documents(code), 600)) for code in study.languages}
     guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
@@ -429,35 +367,40 @@ def main(config: Config) -> None:
         *precision_ways(model, study.sentence_means(model), config, generator),
         *residual_ways(model, study.read(model, "train"), config),
     ]
-    tables = []
+    sizes = tenfold(config.units)
+    # Controls are run with the best setting alone, but for random units of the sizes compared.
+    beside = [setting_of(n) for n in sizes or ()]
+    tables, tried = [], []
     for way in ways:
-        if not way.control:
-            tables.append(
-                table(way, run(model, way, guards, config, config.n_sweep, 10**6), guards)
-            )
-            row = tables[-1]
-            shown = " ".join(
-                f"{code} {rate:.2f}/{good:.2f}"
-                for code, rate, good in zip(row["to"], row["rate"], row["good"], strict=True)
-            )
-            print(f"{way.name:<16} {way.setting:<44} {shown}", flush=True)
-            text = pd.concat(tables).to_csv(index=False)  # again each time, to be looked at
-            artifacts.write_text(config.out / "sweep.csv", text)
+        if way.control and not (way.name == RANDOM_UNITS and way.setting in beside):
+            continue
+        found = run(model, way, guards, config, config.n_sweep, 10**6)
+        tried.append(texts_of(way, found))
+        if way.control:
+            continue
+        tables.append(table(way, found, guards))
+        row = tables[-1]
+        shown = " ".join(
+            f"{code} {rate:.2f}/{good:.2f}"
+            for code, rate, good in zip(row["to"], row["rate"], row["good"], strict=True)
+        )
+        print(f"{way.name:<16} {way.setting:<44} {shown}", flush=True)
+        text = pd.concat(tables).to_csv(index=False)  # again each time, to be looked at
+        artifacts.write_text(config.out / "sweep.csv", text)
     chosen = best_of(pd.concat(tables))
     finals, texts = [], []
     for way in ways:
         if way.setting == chosen[way.control or way.name]:
             found = run(model, way, guards, config, config.n_final, study.seed)
             finals.append(table(way, found, guards))
-            texts += [
-                each.texts_frame().assign(way=way.name, setting=way.setting, to=code)
-                for code, each in found.items()
-            ]
+            texts.append(texts_of(way, found))
     final = pd.concat(finals)
     artifacts.write_text(config.out / "final.csv", final.to_csv(index=False))
     every = pd.concat(texts)
     artifacts.write_text(config.out / "texts.csv", every.to_csv(index=False))
     claims = claims_of(every, model.name)
+    if sizes:
+        claims += claims_about_sizes(pd.concat(tried), sizes, model.name)
     save_claims(claims, config.out / "claims.json")
     print(f"\nThe best setting of each way, {config.n_final} new texts per language.\n")
     print(summary(final))

@@ -81,6 +81,10 @@ class Claim:
                 f"{self.name}: {self.value} is not within its interval, {self.low} to {self.high}."
             )
 
+    def __repr__(self) -> str:
+        measured = f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
+        return f"Claim({self.name}: {self.statement} {measured}: {self.verdict})"
+
     @property
     def verdict(self) -> Verdict:
         """By the interval alone. At the bar itself a claim does not hold; NaN cannot tell."""
@@ -105,7 +109,8 @@ def claim_of(estimate: Estimate, **said: Any) -> Claim:
             f"{tuple(estimate.value.shape)}: take its mean, or its least, first."
         )
     value, low, high = (float(each) for each in (estimate.value, estimate.low, estimate.high))
-    return Claim(**said, value=value, low=low, high=high)
+    # An interval from draws may leave out the value, if only by rounding: it is widened to it.
+    return Claim(**said, value=value, low=min(low, value), high=max(high, value))
 
 
 def counted(value: float, **said: Any) -> Claim:

@@ -80,7 +80,9 @@ def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     assert not sharing_claims.enrichment_claims("made", Enrichment(empty, empty, ids), SAID)
 
 
-def over_tasks(**changed: pd.DataFrame) -> dict[str, Claim]:
+def over_tasks(
+    shares: dict[str, torch.Tensor] | None = None, **changed: pd.DataFrame
+) -> dict[str, Claim]:
     """Claims over two tasks that agree with the paper in everything, but for what is changed."""
     tables = {
         "numbers": pd.DataFrame(
@@ -105,26 +107,47 @@ def over_tasks(**changed: pd.DataFrame) -> dict[str, Claim]:
             columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
         ),
     }
-    found = sharing_claims.claims_over_tasks(*(tables | changed).values(), {}, "gate", "babel")
+    tables |= changed
+    found = sharing_claims.claims_over_tasks(*tables.values(), shares or {}, "gate", "babel")
     return {each.name: each for each in found}
 
 
 def test_claims_over_tasks_hold_where_all_tasks_agree():
     claims = over_tasks()
+    follows = claims.pop("beyond-relatedness")
     assert {each.verdict for each in claims.values()} == {"holds"}
     assert claims["falls-with-languages"].value == pytest.approx(0.8 / 2 - 0.8 / 3)
-    assert claims["follows-relatedness"].value == 0.03
-    assert claims["follows-relatedness"].control == 0.3
-    assert "follows-relatedness" not in over_tasks(related=pd.DataFrame([]))
+    assert (follows.value, follows.control) == (0.03, 0.3)
+    assert follows.verdict == "does not hold"  # here it follows relatedness in every task
+    assert "beyond-relatedness" not in over_tasks(related=pd.DataFrame([]))
 
 
-def test_sharing_that_grows_with_distance_does_not_follow_relatedness():
+def test_sharing_that_grows_with_distance_is_beyond_relatedness():
     related = pd.DataFrame(
         [("a", -0.8, 0.01, 0.0, 0.5), ("b", 0.9, 0.001, 0.0, 0.5)],
         columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
     )
-    claim = over_tasks(related=related)["follows-relatedness"]
-    assert (claim.value, claim.verdict) == (1.0, "does not hold")
+    claim = over_tasks(related=related)["beyond-relatedness"]
+    assert (claim.value, claim.verdict) == (1.0, "holds")
+
+
+def test_two_tasks_are_compared_beside_what_firing_rates_alone_would_give():
+    shares = {
+        f"babel/{name}": torch.full((N_PROMPTS,), share).double() + torch.rand(N_PROMPTS) / 100
+        for name, share in (("statements", 0.5), ("fact_completion", 0.3))
+    }
+    numbers = pd.DataFrame(
+        [
+            (name, n, 1 / n, rate / n)
+            for name, rate in zip(shares, (0.9, 0.6), strict=True)
+            for n in (2, 3)
+        ],
+        columns=["task", "languages", "all_shared", "independent"],
+    )
+    claim = over_tasks(shares, numbers=numbers)["questions-share-more"]
+    assert claim.value == pytest.approx(0.2, abs=0.01)
+    assert claim.verdict == "holds"
+    assert claim.control == pytest.approx(0.3 - 0.2)  # of three languages, not of two
 
 
 def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():

@@ -58,6 +58,7 @@ def test_steering_is_swept_and_then_measured_anew(
     config = replace(
         steer_language.PRESETS["tiny"][1],
         study=small(tmp_path),
+        units=(40, 400),
         layers=(5,),
         n_sweep=2,
         n_final=2,
@@ -87,6 +88,9 @@ def test_steering_is_swept_and_then_measured_anew(
     (claim,) = (c for c in load_claims(tmp_path / "claims.json") if c.name == "precision-steers")
     assert claim.value == pytest.approx(own["precision units"] - own["no edit"])
     assert claim.control == pytest.approx(own["random units"] - own["no edit"])
+    (claim,) = (c for c in load_claims(tmp_path / "claims.json") if c.name == "precision-tenfold")
+    swept = sweep[sweep["way"] == "precision units"].groupby("setting")["rate"].mean()
+    assert claim.value == pytest.approx(swept["400 units"] - swept["40 units"])
 
 
 def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
@@ -122,9 +126,15 @@ def test_the_matrix_is_written_for_each_fraction(
         study=small(tmp_path),
         fractions=(0.01, 0.05),
         tried=0.05,
+        n_texts=2,
+        max_new_tokens=8,
         out=tmp_path,
     )
     deactivate_neurons.main(config)
+    names = [claim.name for claim in load_claims(tmp_path / "claims.json")]
+    assert {"lape-membership", "lape-own-language", "lape-writing-leaves", "lape-larger"} < {*names}
+    assert len(pd.read_csv(tmp_path / "texts.csv")) == 4 * 4
+    assert len(pd.read_csv(tmp_path / "writing.csv")) == 8
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table["fraction"]) == [0.01, 0.01, 0.05, 0.05]
     matrix = pd.read_csv(tmp_path / "0.05" / "matrix.csv")
@@ -178,6 +188,34 @@ def test_intervals_over_prompts_are_paired_with_integrated_gradients():
     assert row["high"] - row["low"] > 0.2
     assert row["behind_gradients"] == pytest.approx(0.1)
     assert row["behind_high"] - row["behind_low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_scores_are_claimed_to_foretell_only_what_the_table_says():
+    rows = [
+        ("integrated gradients", "size", 0.6, 0.0),
+        ("gradient times activation", "signed", 0.9, 0.1),
+        ("effective score", "signed", 0.2, 0.3),
+        ("contribution", "size", 0.8, -0.2),
+        ("size of activation", "size", 0.7, -0.1),
+    ]
+    table = pd.DataFrame(
+        [
+            {"score": score, "measure": measure, "mean": mean, "behind_gradients": behind}
+            | {"low": mean - 0.05, "high": mean + 0.05}
+            | {"behind_low": behind - 0.05, "behind_high": behind + 0.05}
+            for score, measure, mean, behind in rows
+        ]
+    )
+    found = {claim.name: claim for claim in attribute_neurons.claims_of(table, "somewhere")}
+    verdicts = {name: claim.verdict for name, claim in found.items()}
+    assert verdicts == {
+        "contribution-foretells": "holds",
+        "effective-score-foretells": "does not hold",
+        "gradients-foretell-more": "does not hold",
+    }
+    assert found["contribution-foretells"].control == 0.7
+    assert found["gradients-foretell-more"].value == -0.2
+    assert found["gradients-foretell-more"].control == -0.1
 
 
 def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():

@@ -1,0 +1,264 @@
+"""What is claimed of neurons that are off: on hand-made numbers, and on texts of a tiny model."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from experiments import deactivate_neurons as study
+from experiments import deactivation_claims as claims
+from experiments.study import Study
+from interp.claims import Claim
+from interp.evaluations.losses import NOTHING, Losses
+from tests import tiny_models
+from tests.kill_campaign import LANGUAGES, made_up
+
+CODES = ("en", "de", "fr", "ja")
+
+
+def named(found: list[Claim]) -> dict[str, Claim]:
+    return {claim.name: claim for claim in found}
+
+
+# ---------------------------------------------------------------- which neurons
+
+
+def firing(generator: torch.Generator) -> interp.FiringStats:
+    """Four languages, two layers of 50 neurons, three shards of 100 tokens each."""
+    fired = torch.randint(0, 60, (3, 4, 2, 50), generator=generator)
+    for language in range(4):
+        fired[:, :, 1, language] = 0
+        fired[:, language, 1, language] = 95  # one of its own
+    return interp.FiringStats(fired, torch.full((3, 4), 100), CODES)
+
+
+def busy_in_plain_python(stats: interp.FiringStats, layer: int, neuron: int) -> set[str]:
+    rates = sorted(stats.rate.flatten().tolist())
+    threshold = rates[round(0.95 * len(rates)) - 1]
+    return {
+        code
+        for row, code in enumerate(stats.languages)
+        if stats.rate[row, layer, neuron].item() > threshold
+    }
+
+
+def test_neurons_belong_to_the_languages_in_which_they_are_busy_and_to_no_other(generator):
+    stats = firing(generator)
+    found = interp.select_by_entropy(stats, 0.1)
+    assert claims.belonging_amiss(found, stats.rate) == 0
+    for layer, neuron in found.union().nonzero().tolist():
+        mine = {code for code in CODES if found[code][layer, neuron]}
+        assert mine == busy_in_plain_python(stats, layer, neuron)
+    # One belongs to a language more, one to another than it should.
+    mask = found.mask.clone()
+    mask[1, 1, 0] = True
+    mask[:, 1, 1] = torch.tensor([True, False, False, False])
+    wrong = replace(found, mask=mask)
+    assert claims.belonging_amiss(wrong, stats.rate) == 2
+
+
+def test_a_neuron_at_the_threshold_itself_is_not_busy():
+    rate = torch.linspace(0, 1, 20)[None, None, :].repeat(2, 1, 1)  # every rate twice
+    mask = torch.zeros(2, 1, 20, dtype=torch.bool)
+    mask[:, 0, 19] = True  # of 40 rates the 38th is that of neuron 18
+    found = interp.NeuronSelection(mask, ("de", "ja"))
+    assert claims.belonging_amiss(found, rate) == 0
+    mask[:, 0, 18] = True
+    assert claims.belonging_amiss(interp.NeuronSelection(mask, ("de", "ja")), rate) == 1
+
+
+def test_membership_holds_for_what_is_selected_and_not_for_random_neurons(generator):
+    stats = firing(generator)
+    found = named(claims.claims_about_neurons(stats, 0.1, generator, "made up"))
+    assert found["lape-size"].verdict == "holds"
+    assert found["lape-membership"].verdict == "holds"
+    assert found["lape-membership"].control > 5
+    few = interp.select_by_entropy(stats, 0.02)
+    size, _ = claims.claims_about_membership(few, few, stats.rate, 0.1, "made up")
+    assert (size.value, size.verdict) == (8, "does not hold")
+
+
+def sharing(**neurons: set[int]) -> interp.NeuronSelection:
+    mask = torch.zeros(len(neurons), 1, 30, dtype=torch.bool)
+    for row, chosen in enumerate(neurons.values()):
+        mask[row, 0, sorted(chosen)] = True
+    return interp.NeuronSelection(mask, tuple(neurons))
+
+
+def test_the_lead_of_a_pair_is_over_the_third_of_the_others():
+    sets = {"en": {0, 1, 2, 3}, "de": {2, 3, 4, 5}, "fr": {3, 4, 5, 6}, "es": {5, 6, 7, 8}}
+    found = sharing(**sets)
+    index = {
+        (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b])
+        for place, a in enumerate(sets)
+        for b in list(sets)[place + 1 :]
+    }
+    for pair, mine in index.items():
+        others = sorted((value for other, value in index.items() if other != pair), reverse=True)
+        assert claims.lead_of(found, [pair]).item() == pytest.approx(mine - others[2])
+        assert claims.lead_of(found, [pair[::-1]]) == claims.lead_of(found, [pair])
+    two = [("de", "fr"), ("en", "es")]
+    others = sorted((value for pair, value in index.items() if pair not in two), reverse=True)
+    expected = index["de", "fr"] - others[2]
+    assert claims.lead_of(found, two).item() == pytest.approx(expected)
+
+
+def test_relatives_are_claimed_where_there_are_enough_languages(generator):
+    stats = firing(generator)
+    drawn = interp.select_by_entropy(stats, 0.1)
+    assert not claims.claims_about_relatives(stats, 0.1, drawn, "made up")  # no fr-es, no zh-ja
+    four = interp.FiringStats(stats.fired, stats.tokens, ("zh", "de", "fr", "ja"))
+    drawn = replace(drawn, languages=four.languages)
+    found = named(claims.claims_about_relatives(four, 0.1, drawn, "made up"))
+    assert list(found) == ["lape-neighbours"]
+
+
+# ---------------------------------------------------------------- what switching off does
+
+
+def matrix(own: float, others: float, chance: float) -> interp.PerplexityMatrix:
+    """Nats per token more, the same on three shards of 100 tokens but for a little noise."""
+    n, noise = len(CODES), torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    more = torch.full((n, n), others, dtype=torch.float64).fill_diagonal_(own)
+    nothing = torch.full((3, 1, n), 400.0, dtype=torch.float64)
+    losses = Losses(
+        torch.cat([nothing, nothing + 100 * more + noise / 10], dim=1),
+        torch.full((3, n), 100),
+        torch.full((3, n), 400),
+        (NOTHING, *CODES),
+        CODES,
+    )
+    random = (nothing + 100 * chance + noise[:, :1] / 10).repeat(1, n, 1)[:, None]
+    return interp.PerplexityMatrix(losses, random, (5,) * n, ("deactivate",) * n)
+
+
+def test_effects_have_those_of_random_neurons_beside_them():
+    neurons = sharing(en={0, 1}, de={1, 2}, fr={2, 3}, ja={3, 4})
+    found = named(claims.claims_about_effects(matrix(0.3, 0.05, 0.01), neurons, "made up"))
+    assert found["lape-own-language"].value == pytest.approx(0.25, abs=0.01)
+    assert abs(found["lape-own-language"].control) < 0.01
+    assert found["lape-diagonal"].value == 1
+    assert found["lape-diagonal"].control < 1
+    assert found["lape-random"].verdict == "holds"
+    assert found["lape-english"].verdict != "holds"  # as much as the others
+    blind = named(claims.claims_about_effects(matrix(0.05, 0.05, 0.05), neurons, "made up"))
+    assert blind["lape-own-language"].verdict != "holds"
+    assert blind["lape-random"].verdict == "does not hold"
+
+
+def test_a_share_is_led_where_a_cell_is_above_the_means_of_its_row_and_column():
+    square = torch.tensor([[3.0, 0, 0], [9, 5, 0], [0, 0, 2]]).double()
+    assert claims.share_led(square, [0, 1, 2]) == pytest.approx(2 / 3)  # column of the first: 4
+    assert claims.share_led(square, [1, 2]) == 1
+
+
+def test_the_step_from_one_fraction_to_the_next_is_paired():
+    sizes = {0.05: matrix(0.4, 0, 0), 0.01: matrix(0.1, 0, 0), 0.03: matrix(0.3, 0, 0)}
+    found = claims.claim_about_size(sizes, "made up")
+    assert found.value == pytest.approx(0.1)  # from 0.3 to 0.4
+    assert found.high - found.low < 1e-9  # the same noise in all
+    assert found.verdict == "holds"
+    assert claims.claim_about_size(sizes | {0.1: sizes[0.05]}, "made up").verdict != "holds"
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def texts(own: str, others: str, chance: str, worse: float = 0.0) -> pd.DataFrame:
+    """In which language texts are gone on with when neurons are off; "": in their own."""
+    rows = []
+    for begun in CODES:
+        for off in (NOTHING, *CODES, "random"):
+            for prompt in range(10):
+                gone = {NOTHING: "", "random": chance, begun: own}.get(off, others)
+                stays = prompt < 4 or not gone
+                loss = 3 + prompt / 10 + (worse if off == begun else 0.0)
+                row = {"off": off, "begun": begun, "prompt": prompt, "loss": loss}
+                rows.append(row | {"language": begun if stays else gone})
+    return pd.DataFrame(rows)
+
+
+def test_what_own_neurons_do_to_writing_is_told_from_what_any_neurons_do():
+    planted = texts(own="en", others="", chance="", worse=0.5)
+    found = named(claims.claims_about_writing(planted, CODES, "made up"))
+    assert {claim.verdict for claim in found.values()} == {"holds"}
+    assert found["lape-writing-leaves"].value == pytest.approx(0.6 * 3 / 4)  # English stays English
+    assert found["lape-writing-worse"].value == pytest.approx(0.5)
+    assert found["lape-writing-english"].value == pytest.approx(0.6)
+    assert {claim.control for claim in found.values()} == {0.0}
+    # The decoy: whatever is off, texts leave as often, and not for English.
+    decoy = texts(own="fr", others="fr", chance="fr")
+    found = named(claims.claims_about_writing(decoy, CODES, "made up"))
+    assert "holds" not in {claim.verdict for claim in found.values()}
+    assert found["lape-writing-leaves"].value == 0
+    assert found["lape-writing-leaves"].verdict == "does not hold"
+    assert found["lape-writing-english"].value == 0
+
+
+def test_a_text_is_compared_with_those_of_its_prompt_and_left_out_where_one_has_no_loss():
+    frame = texts("", "", "")
+    places = (frame["begun"] == "de") & (frame["prompt"] == 3)
+    frame.loc[places & (frame["off"] == "de"), "loss"] = 9.0
+    frame.loc[places & (frame["off"] == "fr"), "loss"] = 6.0
+    parts = claims.beside_own(frame, "loss", CODES)
+    rows = (parts["own"] == 9.0).nonzero().flatten().tolist()
+    assert len(rows) == 1
+    assert parts["others"][rows[0]].item() == pytest.approx((6.0 + 3.3 + 3.3) / 3)
+    assert parts[NOTHING][rows[0]].item() == pytest.approx(3.3)
+    frame.loc[places & (frame["off"] == "random"), "loss"] = float("nan")
+    assert {len(each) for each in claims.beside_own(frame, "loss", CODES).values()} == {39}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> interp.NeuronModel:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_models.build("qwen2", folder)
+    return interp.load(folder, dtype=torch.float32)
+
+
+def test_every_prompt_is_gone_on_with_from_the_same_seed_whatever_is_off(model):
+    config = replace(
+        study.PRESETS["tiny"][1],
+        study=Study(languages=LANGUAGES),
+        n_texts=3,
+        begin=4,
+        max_new_tokens=6,
+    )
+    reading = interp.read_corpora(
+        made_up(30), LANGUAGES, model, block_length=24, n_shards=3, hygiene="off", progress=False
+    )
+    prompts = study.beginnings(reading, model, config)
+    assert len(prompts) == 9
+    ids = reading.rows[LANGUAGES[1]].ids[2]
+    assert prompts[5] == model.decode(ids[:4].tolist()).rstrip("\ufffd")
+
+    mask = torch.zeros(3, model.n_layers, model.d_mlp, dtype=torch.bool)
+    mask[1] = True  # the first and the last language have no neurons
+    found = interp.NeuronSelection(mask, LANGUAGES)
+    frame = study.written(model, found, found, prompts, config)
+    assert len(frame) == 9 * (1 + 3) + 9
+    wide = frame.pivot(index=["begun", "prompt"], columns="off", values="text")
+    assert (wide[LANGUAGES[0]] == wide[NOTHING]).all()
+    assert (wide[LANGUAGES[2]] == wide[NOTHING]).all()
+    assert (wide[LANGUAGES[1]] != wide[NOTHING]).any()
+    # Random ones are off where a language's own are, and seeds are those of the prompts.
+    for code in LANGUAGES:
+        assert wide.loc[code, "random"].tolist() == wide.loc[code, code].tolist()
+
+    table = study.writing_table(frame).set_index(["begun", "off"])
+    assert len(table) == 12
+    assert table.loc[(LANGUAGES[0], "own"), "same"] == 1
+    assert table.loc[(LANGUAGES[1], "own"), "same"] < 1
+    assert table.loc[(LANGUAGES[0], "another's"), "texts"] == 6
+
+
+def test_a_written_table_counts_texts_in_their_own_language_and_in_english():
+    frame = texts(own="en", others="fr", chance="").assign(text="the same", repetition=0.0)
+    table = study.writing_table(frame).set_index(["begun", "off"])
+    assert table.loc[("de", "own"), "in_language"] == pytest.approx(0.4)
+    assert table.loc[("de", "own"), "in_english"] == pytest.approx(0.6)
+    assert table.loc[("de", "another's"), "in_english"] == 0
+    assert table.loc[("de", "random"), "in_language"] == 1
+    assert table.loc[("en", "own"), "in_language"] == 1
