@@ -1,7 +1,7 @@
 "use strict";
 // Everything from the data becomes a text node: nothing here reads markup.
 
-const page = { index: null, layers: new Map(), waiting: new Map(), at: -1, shown: [], query: null };
+const page = { index: null, layers: new Map(), waiting: new Map(), at: -1, shown: [], query: null, cell: "0 0" };
 const choice = { layer: null, language: null, selection: null, sort: 0, map: "count" };
 const byId = (id) => document.getElementById(id);
 const main = document.querySelector("main");
@@ -147,7 +147,7 @@ function holds(data, context, places, size) {
 function drawFilters() {
   const { index } = page;
   const pick = (name, label, options) => {
-    const select = make("select", { title: label, ariaLabel: label });
+    const select = make("select", { title: label, ariaLabel: label, className: name });
     for (const [place, [, text]] of options.entries()) select.append(make("option", { value: place, textContent: text }));
     select.value = options.findIndex(([value]) => value === choice[name]);
     select.onchange = () => {
@@ -159,9 +159,9 @@ function drawFilters() {
   const selections = index.selections.map((name, place) => [place, name]);
   byId("filters").replaceChildren(
     pick("language", "Belongs to", [[null, "all languages"], ...index.languages.map((each, code) => [code, each.name])]),
-    selections.length > 1 ? pick("selection", "Selected by", [[null, "all selections"], ...selections]) : "",
+    pick("map", "The map shows", [["count", "map: neurons"], ["rate", "map: rates, %"]]),
+    ...(selections.length > 1 ? [pick("selection", "Selected by", [[null, "all selections"], ...selections])] : []),
     pick("sort", "Order", [...index.scores.map((name, place) => [place, `by ${name}`]), ["place", "by layer"], ["rate", "by highest rate"]]),
-    pick("map", "The map shows", [["count", "map: neurons"], ["rate", "map: mean rate"]]),
   );
 }
 
@@ -187,9 +187,10 @@ function drawMap() {
     drawFilters();
     refresh();
   };
+  const place = (row, code) => ({ "data-cell": `${row} ${code}`, tabIndex: page.cell === `${row} ${code}` ? 0 : -1 });
   const head = make("tr", {}, make("th", { textContent: "" }), ...index.languages.map((each, code) =>
     make("th", { scope: "col" }, inColour(code, "button", {
-      type: "button", textContent: each.code, title: each.name, onclick: press(null, code),
+      type: "button", textContent: each.code, title: each.name, onclick: press(null, code), ...place(0, code),
       ariaPressed: String(choice.language === code && choice.layer === null),
     }))));
   const rows = [];
@@ -200,7 +201,7 @@ function drawMap() {
         const share = most ? value / most : 0;
         const said = choice.map === "count" ? `${value}` : percent(value);
         return make("td", {}, inColour(code, "button", {
-          type: "button", style: { "--share": share }, onclick: press(layer, code),
+          type: "button", style: { "--share": share }, onclick: press(layer, code), ...place(index.layers - layer, code),
           textContent: choice.map === "count" ? value || "" : value ? Math.round(100 * value) : "",
           title: `layer ${layer}, ${each.name}: ${said}`,
           ariaLabel: `layer ${layer}, ${each.name}: ${said}`,
@@ -208,7 +209,20 @@ function drawMap() {
         }));
       })));
   }
+  const held = document.activeElement?.dataset.cell; // where the keyboard was, before all is new
   byId("map").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+  if (held) cellAt(held)?.focus();
+}
+
+const cellAt = (cell) => byId("map").querySelector(`[data-cell="${cell}"]`);
+
+/* The map is one stop of the tab key; inside it arrows lead from cell to cell. */
+function moveInMap(event) {
+  const by = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+  if (!by) return false;
+  const cell = event.target.dataset.cell.split(" ").map((each, axis) => Number(each) + by[axis]).join(" ");
+  cellAt(cell)?.focus();
+  return true;
 }
 
 const PORTION = 100;
@@ -238,7 +252,7 @@ function drawList() {
 
 function entry(neuron) {
   const most = Math.max(...neuron.rate) || 1;
-  return make("a", { href: `#${neuron.id}`, "data-id": neuron.id },
+  return make("a", { href: `#${neuron.id}`, "data-id": neuron.id, tabIndex: -1 },
     make("span", { textContent: neuron.id }),
     make("span", { className: "dots" }, ...[...neuron.own].sort((a, b) => a - b).map((code) =>
       inColour(code, "i", { title: page.index.languages[code].name }))),
@@ -249,10 +263,16 @@ function entry(neuron) {
 function mark() {
   const { index, at } = page;
   const id = index.neurons[at]?.id;
-  for (const link of byId("list").querySelectorAll("[aria-current]")) link.removeAttribute("aria-current");
-  const link = byId("list").querySelector(`[data-id="${id}"]`);
+  const list = byId("list");
+  for (const link of list.querySelectorAll("[tabindex='0']")) {
+    link.removeAttribute("aria-current");
+    link.tabIndex = -1;
+  }
+  const link = list.querySelector(`[data-id="${id}"]`);
   link?.setAttribute("aria-current", "true");
   link?.scrollIntoView({ block: "nearest" });
+  const stop = link ?? list.firstElementChild; // of the tab key
+  if (stop) stop.tabIndex = 0;
 }
 
 function refresh() {
@@ -313,7 +333,8 @@ function contextNode(data, context, peakGate) {
   const { ends } = stretch;
   const size = page.query?.text.length ?? 0;
   const hits = size ? occurrences(text.toLowerCase(), page.query.text) : [];
-  const line = make("p", { lang: page.index.languages[code].code, dir: "auto" });
+  const language = page.index.languages[code];
+  const line = make("p", { lang: language.code, dir: language.direction });
   [...shades].forEach((shade, place) => {
     const piece = first + place;
     const begin = piece ? ends[piece - 1] : 0;
@@ -332,9 +353,11 @@ function contextNode(data, context, peakGate) {
     make("small", { className: "soft" }, make("span", { textContent: source, title: `the row of text that begins at ${source}` }), make("b", { textContent: gate.toPrecision(3), title: "gate at the underlined token" })));
 }
 
+const highest = (here) => Math.max(0, ...here.flat().map((context) => context[3]));
+
 function contextColumns(neuron, data, here) {
-  const peakGate = Math.max(0, ...here.flat().map((context) => context[3]));
-  return make("div", { className: "columns", tabIndex: -1 }, ...page.index.languages.map((language, code) =>
+  const peakGate = highest(here);
+  return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...page.index.languages.map((language, code) =>
     inColour(code, "section", { className: neuron.own.has(code) ? "column member" : "column" },
       make("h4", {}, `${language.name} `, make("span", { lang: language.code, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
       ...(here[code].length
@@ -370,18 +393,19 @@ async function draw() {
       make("button", { type: "button", textContent: "←", ariaLabel: "previous neuron", onclick: () => step(-1) }),
       at < 0 ? "not in this list" : `${(at + 1).toLocaleString("en")} of ${page.shown.length.toLocaleString("en")}`,
       make("button", { type: "button", textContent: "→", ariaLabel: "next neuron", onclick: () => step(1) })));
-  const interval = neuron.low[0] === null ? "" : `95 % intervals over ${index.shards} groups of documents`;
+  const interval = neuron.low[0] === null ? "" : `, 95 % intervals (${index.shards} groups of documents)`;
   const rates = neuron.rate.map((value, code) => [value, neuron.low[code], neuron.high[code]]);
   const facts = make("div", { className: "facts" },
-    make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: interval })), bars(rates, percent)),
+    make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of tokens${interval}` })), bars(rates, percent)),
     make("section", {}, make("h3", {}, "Makes likelier", make("small", { textContent: index.gated ? "where its output is above zero" : "" })), tokens(data.up[place]),
       make("h3", { textContent: "Makes less likely" }), tokens(data.down[place])),
     neuron.effect
       ? make("section", {}, make("h3", {}, "When it is off", make("small", { textContent: "rise of the loss, nats per token" })), bars(neuron.effect, signed))
       : null);
   main.replaceChildren(head, facts,
-    make("h3", {}, "Where it fires most", make("small", {}, "gate ", make("i", { className: "scale" }), "up to this neuron’s highest in any language")),
+    make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[place]).toPrecision(3)}, this neuron’s highest in any language`)),
     contextColumns(neuron, data, data.contexts[place]));
+  byId("told").textContent = `Layer ${neuron.layer}, neuron ${neuron.neuron}`;
   document.documentElement.dataset.shows = neuron.id;
 }
 
@@ -406,7 +430,7 @@ function step(by) {
 function drawHelp() {
   const { index } = page;
   const [before, after] = index.window;
-  const keys = [["← →", "previous and next neuron of the list"], ["/", "search"], ["Esc", "leave the search, and clear it"], ["?", "this"]];
+  const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, where the list has the focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "leave the search, and clear it"], ["?", "this"]];
   dialog.replaceChildren(
     make("h3", { textContent: "How to read this page" }),
     make("p", { textContent: "A neuron fires on a token where its gate, before the activation function, is above zero. Shading is the gate, from zero to the highest that this neuron reaches in any language, so that languages can be compared. The underlined token is where the gate is highest in its row of text; of each row only that one counts." }),
@@ -442,6 +466,11 @@ function listen() {
     if (event.key === "Escape" && event.target === query) { query.value = ""; query.blur(); search(); }
     else if (event.key === "Enter" && event.target === query) { query.blur(); main.focus(); }
     else if (typing) return;
+    else if (event.target.closest("#map button") && moveInMap(event)) { /* it has moved */ }
+    else if (event.target.closest("#list") && /^Arrow(Up|Down)$/.test(event.key)) {
+      step(event.key === "ArrowUp" ? -1 : 1);
+      byId("list").querySelector("[aria-current]")?.focus();
+    } else if (event.target.matches(".columns") && event.key.startsWith("Arrow")) return; // it scrolls
     else if (event.key === "/") { query.focus(); query.select(); }
     else if (event.key === "?") dialog.showModal();
     else if (event.key === "ArrowRight") step(1);
@@ -450,6 +479,13 @@ function listen() {
     event.preventDefault();
   });
   byId("help").onclick = () => dialog.showModal();
+  byId("skip").onclick = () => main.focus();
+  byId("map").addEventListener("focusin", ({ target }) => {
+    const before = cellAt(page.cell);
+    if (before) before.tabIndex = -1;
+    page.cell = target.dataset.cell;
+    target.tabIndex = 0;
+  });
   byId("unfold").onclick = () => {
     const open = byId("browse").classList.toggle("open");
     byId("unfold").ariaExpanded = String(open);
@@ -471,7 +507,7 @@ async function begin() {
   const { index } = page;
   document.querySelector("h1").textContent = index.title;
   const least = Math.min(...index.languages.map((each) => each.tokens));
-  byId("about").textContent = `${index.layers} layers of ${index.width.toLocaleString("en")} neurons · ${index.selections.join(", ")} · ${least.toLocaleString("en")} tokens per language or more`;
+  byId("about").textContent = `${index.layers} layers of ${index.width.toLocaleString("en")} neurons · ${index.selections.join(", ")} · ${least.toLocaleString("en")} tokens or more per language`;
   drawFilters();
   drawHelp();
   listen();

@@ -10,26 +10,27 @@ import gzip
 import hashlib
 import html
 import json
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.contexts import TopContexts, gates_around
+from interp.display import counted
 from interp.languages import language
 from interp.lens import read_out, token_bytes
 from interp.model import NeuronModel
+from interp.page_contexts import contexts_of, token_text
 from interp.scores.lape import language_entropy
 from interp.selection import NeuronSelection
 from interp.stats import FiringStats
@@ -38,11 +39,8 @@ from interp.uncertainty import jackknife
 ONE_FILE = 2000
 """Neurons that one file may hold; with more, a page is a folder with a file for each layer."""
 
-SHADES = "0123456789abcdefghijklmnopqrstuvwxyz"
-"""How strong a gate is: 0 does not fire, z is the neuron's highest gate in any language."""
-
 _HERE = Path(__file__).parent
-_CONTINUING = bytes(range(0x80, 0xC0))  # in UTF-8, bytes that no letter begins with
+_RIGHT_TO_LEFT = ("Arabic", "Hebrew")  # scripts
 _ROWS = 128  # neurons whose output is read at a time; each takes two rows of logits
 
 
@@ -66,6 +64,10 @@ class NeuronPage:
 
     layers: dict[int, dict[str, Any]]
     """Contexts and promoted tokens of each layer that has neurons here; JSON."""
+
+    def __repr__(self) -> str:
+        layers = counted(len(self.layers), "layer")
+        return f"NeuronPage({self.title!r}: {counted(self.n_neurons, 'neuron')} in {layers})"
 
     @property
     def n_neurons(self) -> int:
@@ -142,6 +144,12 @@ def neuron_page(
     >>> page.n_neurons == neurons.union().sum().item()
     True
     """
+    if before < 0 or after < 0:
+        raise ValueError(
+            f"Tokens shown before and behind are {before} and {after}: give 0 or more."
+        )
+    longest = contexts.ids.shape[1]
+    before, after = min(before, longest), min(after, longest)
     chosen, selections = _chosen(model, stats, selections, contexts)
     scores = {"entropy (nats)": language_entropy(stats.rate), **(scores or {})}
     place = chosen.nonzero()
@@ -199,7 +207,7 @@ def _chosen(
     selections = {name: each.neurons() for name, each in selections.items()}
     shape = (len(stats.languages), model.n_layers, model.d_mlp)
     for what, found, codes in (
-        ("counts", tuple(stats.fired.shape[1:]), stats.languages),
+        ("counts", (len(stats.languages), stats.n_layers, stats.n_neurons), stats.languages),
         ("contexts", tuple(contexts.gate.shape[:3]), contexts.languages),
     ):
         if found != shape or codes != stats.languages:
@@ -232,8 +240,7 @@ def _neurons(
 ) -> list[list[Any]]:
     """For each: layer, number, rates with low and high ends, scores, and (selection, language)s."""
     layer, neuron = place.unbind(1)
-    fired = rearrange(stats.fired[:, :, layer, neuron], "shard language n -> shard language 1 n")
-    alone = FiringStats(fired, stats.tokens, stats.languages)
+    alone = stats.at(layer, neuron)
     if stats.n_shards > 1:
         found = jackknife(alone, lambda part: part.rate)
         ends = [found.value, found.low.clamp_min(0), found.high.clamp_max(1)]
@@ -276,7 +283,9 @@ def _effects(
 def _language(code: str, tokens: int) -> dict[str, Any]:
     known = language(code)
     names = {"name": known.name, "endonym": known.endonym, "colour": known.colour}
-    return {"code": code, "tokens": tokens, **names}
+    # Not left to the first letter: a context may begin with a foreign name.
+    direction = "rtl" if known.script in _RIGHT_TO_LEFT else "ltr"
+    return {"code": code, "tokens": tokens, "direction": direction, **names}
 
 
 def _name(model: NeuronModel) -> str:
@@ -291,22 +300,6 @@ def _rounded(values: Float[Tensor, "row column"]) -> list[list[float | None]]:
 def _finite(numbers: Sequence[float]) -> list[float | None]:
     """Five significant digits; JSON has no NaN."""
     return [float(f"{each:.5g}") if np.isfinite(each) else None for each in numbers]
-
-
-# ---------------------------------------------------------------- contexts, as the page shows them
-
-
-class _Stretch(NamedTuple):
-    """A part of a row of text."""
-
-    text: str
-
-    sizes: list[int]
-    """Letters of each piece, as JavaScript counts them. A piece is one token, or as many as it
-    takes to write whole letters."""
-
-    piece: np.ndarray
-    """The piece of each token."""
 
 
 def _layers(
@@ -337,131 +330,13 @@ def _layers(
         here = gates[:, start : start + len(neurons)]
         start += len(neurons)
         up, down = promoted_tokens(model, layer, neurons, n_tokens)
-        shown = _contexts(contexts, layer, neurons, here, before, spelled)
+        shown = contexts_of(contexts, layer, neurons, here, before, spelled)
         found[layer] = shown | {
-            "up": [[_token(written[id]) for id in row] for row in up.tolist()],
-            "down": [[_token(written[id]) for id in row] for row in down.tolist()],
+            "up": [[token_text(written[id]) for id in row] for row in up.tolist()],
+            "down": [[token_text(written[id]) for id in row] for row in down.tolist()],
             "neurons": neurons.tolist(),
         }
     return found
-
-
-def _contexts(
-    contexts: TopContexts,
-    layer: int,
-    neurons: Int64[Tensor, " neuron"],
-    gates: np.ndarray,
-    before: int,
-    spelled: Sequence[bytes],
-) -> dict[str, Any]:
-    """Stretches as (language, source, text, sizes), and for each neuron and language its contexts
-    as (stretch, first piece, strongest piece, gate, shades)."""
-    row, position, gate = (
-        each[:, layer, neurons].numpy() for each in (contexts.row, contexts.position, contexts.gate)
-    )
-    real = ~np.isnan(gates)
-    first = position - before + real.argmax(axis=-1)
-    stop = first + real.sum(axis=-1)
-    windows = zip(*(each[row >= 0].tolist() for each in (row, first, stop)), strict=True)
-    text = _Stretches(windows, contexts.ids, spelled)
-    peak = gate.max(axis=(0, 2)).tolist()
-
-    def shown(code: int, n: int, rank: int) -> list[Any]:
-        at = (code, n, rank)
-        number, begin = text.find(int(row[at]), int(first[at]))
-        piece = text.stretches[number].piece
-        mine = piece[first[at] - begin : stop[at] - begin]
-        strongest = int(piece[position[at] - begin])
-        shades = _shades(gates[at][real[at]], mine, peak[n])
-        return [number, int(mine[0]), strongest, float(f"{gate[at]:.4g}"), shades]
-
-    found = [
-        [
-            [shown(code, n, rank) for rank in range(contexts.n) if row[code, n, rank] >= 0]
-            for code in range(len(contexts.languages))
-        ]
-        for n in range(len(neurons))
-    ]
-    code_of = {each: code for code, rows in enumerate(row) for each in rows.flatten().tolist()}
-    told = zip(text.places, text.stretches, strict=True)
-    return {
-        "stretches": [
-            [code_of[row], contexts.sources[row], each.text, each.sizes] for (row, _), each in told
-        ],
-        "contexts": found,
-    }
-
-
-class _Stretches:
-    """The text that windows are in; windows that touch or overlap are told once."""
-
-    def __init__(
-        self,
-        windows: Iterable[tuple[int, int, int]],
-        ids: Int32[Tensor, "row pos"],
-        spelled: Sequence[bytes],
-    ) -> None:
-        """A window is a row, its first token, and the one behind its last."""
-        merged: list[list[int]] = []
-        for row, first, stop in sorted(set(windows)):
-            if merged and merged[-1][0] == row and first <= merged[-1][2]:
-                merged[-1][2] = max(merged[-1][2], stop)
-            else:
-                merged.append([row, first, stop])
-        self.places = [(row, first) for row, first, _ in merged]
-        """Row and first token of each, rising."""
-        self.stretches = [
-            _pieces(ids[row, first:stop].tolist(), spelled) for row, first, stop in merged
-        ]
-
-    def find(self, row: int, first: int) -> tuple[int, int]:
-        """Number and first token of the stretch that this window is in."""
-        number = bisect_right(self.places, (row, first)) - 1
-        return number, self.places[number][1]
-
-
-def _pieces(ids: Sequence[int], spelled: Sequence[bytes]) -> _Stretch:
-    """The text of tokens, cut where letters end: a token may hold a part of one."""
-    text, sizes, piece, waiting = [], [], [], b""
-    for id in ids:
-        piece.append(len(sizes))
-        waiting += spelled[id]
-        if not any(sizes):  # the rest of a letter that was cut at the beginning
-            waiting = waiting.lstrip(_CONTINUING)
-        try:
-            letters = waiting.decode()
-        except UnicodeDecodeError as error:
-            unfinished = error.reason == "unexpected end of data" and len(waiting) - error.start < 4
-            if unfinished:
-                continue
-            letters = waiting.decode(errors="replace")
-        text.append(letters)
-        sizes.append(_units(letters))
-        waiting = b""
-    if waiting:  # it ends with the beginning of a letter
-        text.append(waiting.decode(errors="ignore"))
-        sizes.append(_units(text[-1]))
-    return _Stretch("".join(text), sizes, np.array(piece))
-
-
-def _units(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2
-
-
-def _shades(gates: np.ndarray, piece: np.ndarray, peak: float) -> str:
-    """A sign for each piece: its strongest gate as a share of the neuron's highest."""
-    begins = np.flatnonzero(np.diff(piece, prepend=piece[0] - 1))
-    strongest = np.maximum.reduceat(gates, begins) / peak
-    level = np.ceil(strongest.clip(0, 1) * (len(SHADES) - 1)).astype(int)
-    return "".join(SHADES[each] for each in level)
-
-
-def _token(written: bytes) -> str:
-    """A token as text; one that cannot be shown as such by the numbers of its bytes."""
-    text = written.decode(errors="replace")
-    if "\ufffd" not in text and all(letter.isprintable() or letter in "\n\t" for letter in text):
-        return text
-    return " ".join(f"{byte:02x}" for byte in written)
 
 
 # ---------------------------------------------------------------- the file

@@ -33,6 +33,7 @@ _SCALE, _ALONE = 96 * 1.08, 96 * 1.35
 """Points of the screen for an inch of a figure: two narrow ones stand side by side, one alone
 beside its caption."""
 
+_WIDE = 5  # inches of a figure that scrolls by itself where the screen is narrow
 _LONG = 16  # rows of a table that is folded
 
 
@@ -54,7 +55,7 @@ class Picture:
     caption: str
     """What it shows, with the unit."""
 
-    table: pd.DataFrame | None = None
+    table: pd.DataFrame | None = field(default=None, repr=False)
     """The numbers. Of a saved figure they are read from the .csv if they are not given."""
 
 
@@ -77,7 +78,7 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     """Figures, in their order."""
 
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     """Caption → table. Columns x_low and x_high are shown as the interval of x."""
 
     origin: Mapping[str, Any] = field(default_factory=dict)
@@ -270,13 +271,17 @@ def _figure(picture: Picture, number: int, scale: float) -> str:
             f"{data_table(drawn.table, f'Numbers of figure {number}')}"
             f"{download(drawn.table, drawn.name)}</details>"
         )
-    return (
-        f'<figure><img class="{"own" if drawn.own else "given"}" '
+    wide = drawn.inches > _WIDE
+    image = (
+        f'<img class="{"own" if drawn.own else "given"}{" wide" if wide else ""}" '
         f'width="{round(drawn.inches * scale)}" alt="Figure {number}. {caption}" '
         f'src="data:image/{drawn.kind};base64,{base64.b64encode(drawn.image).decode()}">'
-        f"<figcaption><b>Figure {number}.</b> {running(picture.caption)}</figcaption>{data}"
-        "</figure>"
     )
+    if wide:
+        name = f'tabindex="0" role="region" aria-label="Figure {number}"'
+        image = f'<div class="scroll" {name}>{image}</div>'
+    told = f"<b>Figure {number}.</b> {running(picture.caption)}"
+    return f"<figure>{image}<figcaption>{told}</figcaption>{data}</figure>"
 
 
 def _draw(picture: Picture) -> _Drawn:

@@ -20,7 +20,8 @@ from interp.commands.page import Page
 from interp.contexts import TopContexts
 from interp.corpora import read_sentences
 from interp.model import NeuronModel, load
-from interp.page import SHADES, NeuronPage, _pieces, neuron_page, promoted_tokens
+from interp.page import NeuronPage, neuron_page, promoted_tokens
+from interp.page_contexts import SHADES, pieces
 from interp.scores.lape import language_entropy
 from interp.selection import NeuronSelection
 from interp.stats import FiringStats
@@ -52,7 +53,7 @@ def run(model: NeuronModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = read_sentences(LINES, LANGUAGES, model, n_shards=4, hygiene="off")
     collect(model, text, out, wanted=Wanted(contexts=3), progress=False)
     selection = NeuronSelection.from_triples(NEURONS, LANGUAGES, model.n_layers, model.d_mlp)
-    selection.to_json(out / "neurons.json")
+    selection.to_json(out / "neurons.json", {"settings": {"method": "LAPE"}})
     return out
 
 
@@ -168,17 +169,17 @@ def test_pieces_are_the_text_whatever_tokens_cut_it(generator):
         ends = [0, *cuts.tolist(), len(whole)]
         spelled = [whole[a:b] for a, b in pairwise(ends)] + [b""]
         empty = len(spelled) - 1  # a special token, which says nothing
-        stretch = _pieces([*range(empty), empty], spelled)
+        stretch = pieces([*range(empty), empty], spelled)
         assert stretch.text == text
         assert sum(stretch.sizes) == len(text) + 1  # 🙂 counts twice in JavaScript
         assert stretch.piece.tolist() == sorted(stretch.piece.tolist())
         assert len(stretch.sizes) == stretch.piece[-1] + 1
-        later = _pieces(range(1, empty), spelled)
+        later = pieces(range(1, empty), spelled)
         rest = whole[ends[1] :]
         while rest and rest[0] & 0xC0 == 0x80:
             rest = rest[1:]
         assert later.text == rest.decode()
-        earlier = _pieces(range(empty - 1), spelled)
+        earlier = pieces(range(empty - 1), spelled)
         assert earlier.text == whole[: ends[-2]].decode(errors="ignore")
         assert len(earlier.sizes) == earlier.piece[-1] + 1
 
@@ -313,6 +314,105 @@ def test_scripts_run_the_way_they_are_written(saved):
         assert seen.errors == []
 
 
+def test_text_keeps_the_direction_of_its_language_when_it_begins_with_a_foreign_name(
+    made, tmp_path
+):
+    layers = json.loads(json.dumps(made.layers))
+    for detail in layers.values():
+        detail["stretches"] = [
+            [code, source, f"Ada {text}", [4 + sizes[0], *sizes[1:]]]
+            for code, source, text, sizes in detail["stretches"]
+        ]
+    page = NeuronPage("x", made.index, {int(layer): each for layer, each in layers.items()})
+    with open_page(page.save(tmp_path / "foreign.html"), viewport=WIDE) as (shown, _):
+        ready(shown)
+        lines = shown.locator('.context p[lang="ar"]')
+        assert lines.first.inner_text().startswith("Ada ")
+        found = lines.evaluate_all("(all) => all.map((each) => getComputedStyle(each).direction)")
+        assert set(found) == {"rtl"}
+
+
+def test_nothing_in_the_boxes_is_cut_off(made, tmp_path):
+    names = {"selections": ["LAPE"], "scores": ["entropy (nats)"]}
+    saved = NeuronPage("x", made.index | names, made.layers).save(tmp_path / "boxes.html")
+    with open_page(saved, viewport=WIDE) as (page, _):
+        ready(page)
+        missing = page.locator("#filters select").evaluate_all(
+            """(all) => all.flatMap((box) => [...box.options].map((option) => {
+                const text = document.createElement("span");
+                text.style.font = getComputedStyle(box).font;
+                text.textContent = option.textContent;
+                document.body.append(text);
+                return text.getBoundingClientRect().width + 26 - box.clientWidth;
+            }))"""
+        )
+        assert len(missing) > 8
+        assert max(missing) <= 0
+
+
+def test_the_keyboard_alone_reaches_everything(saved):
+    active = "() => document.activeElement."
+    with open_page(saved, viewport=WIDE) as (page, seen):
+        ready(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate(active + "textContent") == "Skip to the neuron"
+        page.keyboard.press("Enter")
+        assert page.evaluate(active + "tagName") == "MAIN"
+        # The map is one stop, and after pressing a cell the keyboard is where it was.
+        page.locator("#map button").first.focus()
+        assert page.locator("#map button[tabindex='0']").count() == 1
+        for key in ("Down", "Down", "Right", "Right", "Left", "Up", "Down"):
+            page.keyboard.press(f"Arrow{key}")
+        assert page.evaluate(active + "title") == "layer 1, Chinese: 1"
+        assert page.locator("#map button[tabindex='0']").count() == 1
+        page.keyboard.press("Enter")
+        assert page.inner_text("#found") == "1 of 5 neurons"
+        assert page.inner_text("h2") == "Layer 1, neuron 40"
+        assert page.evaluate(active + "title") == "layer 1, Chinese: 1"
+        page.keyboard.press("Enter")
+        assert page.inner_text("#found") == "5 neurons"
+        # So is the list.
+        assert page.locator("#list a[tabindex='0']").count() == 1
+        names = page.locator("#list a").evaluate_all("(all) => all.map((each) => each.dataset.id)")
+        page.click(f'[data-id="{names[0]}"]')
+        page.keyboard.press("ArrowDown")
+        page.wait_for_selector(f'html[data-shows="{names[1]}"]', state="attached")
+        assert page.evaluate(active + "dataset.id") == names[1]
+        layer, neuron = re.findall(r"\d+", names[1])
+        assert page.inner_text("#told") == f"Layer {layer}, neuron {neuron}"  # for screen readers
+        assert seen.errors == []
+
+
+def test_light_text_can_be_read_on_the_strongest_heat(saved):
+    for scheme in ("light", "dark"):
+        with open_page(f"{saved}#L1N40", viewport=WIDE, color_scheme=scheme) as (page, _):
+            ready(page)
+            paint = page.evaluate(
+                """() => {
+                    const peaks = [...document.querySelectorAll(".context .peak")];
+                    const heat = (each) => Number(each.style.getPropertyValue("--heat-share"));
+                    peaks.sort((a, b) => heat(b) - heat(a));
+                    const style = (node) => getComputedStyle(node);
+                    return [style(peaks[0]).color, style(peaks[0]).backgroundColor,
+                            style(document.body.parentElement).backgroundColor];
+                }"""
+            )
+            ink, heat, ground = ([float(n) for n in re.findall(r"[\d.]+", each)] for each in paint)
+            share = heat[3] if len(heat) > 3 else 1.0
+            behind = [share * a + (1 - share) * b for a, b in zip(heat, ground, strict=False)]
+            one, other = sorted((luminance(ink), luminance(behind)))
+            assert (other + 0.05) / (one + 0.05) > 4.5, (scheme, paint)
+
+
+def luminance(colour: list[float]) -> float:
+    """By the definition of WCAG 2, of red, green and blue up to 255."""
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (each / 255 for each in colour[:3])
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_search_by_number_by_text_and_by_keys(saved):
     with open_page(f"{saved}#L2N8", viewport=WIDE) as (page, seen):
         ready(page)
@@ -431,11 +531,16 @@ def test_the_command_writes_the_page_of_a_run(run, capsys):
     said = capsys.readouterr().out
     assert said == f"5 neurons are on the page. Open it in a browser: {run / 'neurons.html'}\n"
     index = unpacked((run / "neurons.html").read_text(encoding="utf-8"), "index")
-    assert index["selections"] == ["lape"]
+    assert index["selections"] == ["LAPE"]  # the method, as the file says
+    other = run / "neurons-by-hand.json"
+    other.write_bytes((run / "neurons.json").read_bytes())
+    Page(run, selections=(run, other)).run()
+    index = unpacked((run / "neurons.html").read_text(encoding="utf-8"), "index")
+    assert index["selections"] == ["LAPE", "by-hand"]
 
 
 def test_the_command_says_what_is_missing(model, run, parts, tmp_path):
-    with pytest.raises(ValueError, match=r"called alike \(lape, lape\)"):
+    with pytest.raises(ValueError, match=r"called alike \(LAPE, LAPE\)"):
         Page(run, selections=(run, run)).run()
     bare = tmp_path / "bare"
     bare.mkdir()

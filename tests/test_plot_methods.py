@@ -119,6 +119,32 @@ def test_stability_has_a_line_and_its_chance_for_each_method():
     assert len(looks) == 3
 
 
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        *((724, "724"), (1000, "1k"), (1433, "1.4k"), (9_960, "10k"), (36_000, "36k")),
+        *(
+            (150_000, "150k"),
+            (999_999, "1M"),
+            (1_500_000, "1.5M"),
+            (2_000_000_000, "2G"),
+            (0.5, "0.5"),
+        ),
+    ],
+)
+def test_sizes_are_told_in_short(tokens, said):
+    assert methods._short(tokens) == said
+
+
+def test_the_names_of_many_methods_take_a_wide_figure():
+    table = stability_table()
+    many = pd.concat([table, table.assign(method=table["method"] + " again")])
+    widths = [
+        methods.stability_against_tokens(each).figure.get_figwidth() for each in (table, many)
+    ]
+    assert widths == [3.3, 6.9]
+
+
 @pytest.mark.parametrize("draw", [methods.method_comparison, methods.stability_against_tokens])
 def test_figures_fit_a_column_with_nothing_cut_off_and_titles_apart(draw):
     table = comparison_table() if draw is methods.method_comparison else stability_table()

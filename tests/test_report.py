@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from experiments import report as study_report
 from interp import plots
 from interp.claims import Claim, save_claims
-from interp.commands.report import Report, claims_in, names_of, sections_in
+from interp.commands.report import Report, claims_in, models_of, names_of, sections_in
 from interp.commands.report_kinds import KINDS, kind_of
 from interp.markup import MOST_ROWS, data_table, number_texts, prose, settings_list
 from interp.report import Picture, Section, write_report
@@ -388,6 +388,16 @@ def test_a_run_becomes_sections_with_its_own_numbers(tmp_path: Path, generator: 
     assert "1 claim: 1 holds" in page.text
 
 
+def test_a_report_says_of_which_models_it_is():
+    run = {"name": "/somewhere/small", "n_layers": 6, "d_mlp": 2048, "languages": ["en", "zh"]}
+    inside = {"settings": {"run": run | {"languages": ["zh", "ja"]}}}
+    sections = [Section("A", origin=run), Section("B", origin=inside), Section("C")]
+    assert models_of(sections) == (
+        "Model: `small`, 6 layers of 2,048 neurons. Languages: English, Chinese, Japanese."
+    )
+    assert models_of([Section("C", origin={"name": "no run"})]) == ""
+
+
 def test_an_interval_is_shown_only_if_the_counts_give_the_selection(
     tmp_path: Path, generator: torch.Generator
 ):
@@ -558,7 +568,7 @@ def test_a_readme_without_a_place_and_results_without_a_study_are_refused(tmp_pa
 
 def test_every_study_begins_with_its_question():
     for path in study_report.EXPERIMENTS.glob("*.py"):
-        if path.stem not in ("__init__", "study"):
+        if path.stem not in ("__init__", "study", "papers"):
             title, text = study_report.question(path.stem)
             assert len(title) > 10, path
             assert "python -m" not in text, path
@@ -593,6 +603,36 @@ def test_a_browser_shows_and_prints_it_without_a_request(tmp_path: Path):
     assert narrow < wide < 736
     assert not seen.errors
     assert [each for each in seen.requests if not each.startswith("data:")] == [path.as_uri()]
+
+
+def test_a_wide_figure_scrolls_where_the_screen_is_narrow(tmp_path: Path):
+    narrow = Picture(plots.layer_profile, "By layer.", profile_table())
+    wide = Picture(plots.layer_profile, "In many layers.", many_layers())
+    path = write_report(tmp_path / "report.html", "A", [Section("A", pictures=(narrow, wide))])
+    with open_page(path, viewport={"width": 390, "height": 800}) as (page, _):
+        one, other = page.locator("img").all()
+        assert one.bounding_box()["width"] < 390
+        assert other.bounding_box()["width"] > 500
+        box = page.locator(".scroll:has(img)")
+        assert box.count() == 1
+        assert box.get_attribute("aria-label") == "Figure 2"
+        assert box.evaluate("(box) => box.scrollWidth > box.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_settings_run_on_where_they_are_printed(tmp_path: Path):
+    origin = {"model": {"a": {"b": 1}, "c": 2}, "commit": "x"}
+    path = write_report(tmp_path / "report.html", "A", [Section("A", origin=origin)], origin=origin)
+    with open_page(path) as (page, _):
+        page.locator("summary").click()
+        height = page.locator("details dl").first.bounding_box()["height"]
+        page.emulate_media(media="print")
+        assert page.locator("details dl").first.bounding_box()["height"] < height / 2
+
+
+def many_layers() -> pd.DataFrame:
+    table = profile_table()
+    return pd.concat([table.assign(layer=table["layer"] + 2 * n) for n in range(21)])
 
 
 def test_a_refused_style_would_be_seen(tmp_path: Path):

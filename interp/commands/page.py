@@ -1,5 +1,6 @@
 """The subcommand that writes the neuron page."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from interp.stats import FiringStats
 
 @dataclass(frozen=True)
 class Page:
-    """Write a page that shows what each selected neuron fires on, language beside language.
+    """Write a page that shows what each selected neuron fires on.
 
-    It is one HTML file that opens anywhere and needs no network; with more than 2000 neurons it is
-    a folder. The run must have kept contexts.
+    Language stands beside language. It is one HTML file that opens anywhere and needs no network;
+    with more than 2000 neurons it is a folder. The run must have kept contexts.
 
         interp collect --contexts 8 --out results/contexts
         interp find results/contexts
@@ -64,6 +65,9 @@ class Page:
 
 
 def _name(path: Path) -> str:
-    """What a selection is called on the page: the method, as `interp find` names its files."""
-    name = "neurons" if path.is_dir() else path.stem
-    return "lape" if name == "neurons" else name.removeprefix("neurons-")
+    """What a selection is called on the page: as its file is, or by its method."""
+    file = path / "neurons.json" if path.is_dir() else path
+    if file.stem != "neurons":
+        return file.stem.removeprefix("neurons-")
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return stored.get("provenance", {}).get("settings", {}).get("method", file.stem)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from einops import reduce
 from safetensors import safe_open
+from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from interp import artifacts, plots
@@ -39,9 +40,10 @@ ORDER = (FIRING, BELONGING, *(kind.title for kind in KINDS))
 
 @dataclass(frozen=True)
 class Report:
-    """Write what runs have left into one HTML file, with figures, tables and claims.
+    """Write what runs have left into one HTML file.
 
-    Whatever is found in the folders becomes a section; the file opens anywhere, without a network.
+    Whatever is found in the folders becomes a section, with figures, tables and claims; the file
+    opens anywhere, without a network.
 
         interp report results/demo results/deactivate
     """
@@ -66,6 +68,7 @@ class Report:
             self.title,
             sections,
             claims,
+            summary=models_of(sections),
             date=datetime.date.today().isoformat(),
             origin={"command": command} | artifacts.provenance(),
         )
@@ -79,7 +82,8 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
     """
     found: dict[str, list[tuple[Path, Section]]] = {title: [] for title in ORDER}
     for path in paths:
-        here = [(file, each) for file in files_in(path) for each in sections_of(file)]
+        files = tqdm(files_in(path), "reading results", unit="file", delay=2, leave=False)
+        here = [(file, each) for file in files for each in sections_of(file)]
         if not here and not claims_in([path]):
             raise ValueError(
                 f"{path} holds nothing that a report can show: give a folder that interp collect, "
@@ -88,6 +92,29 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
         for file, section in here:
             found[section.title].append((file, section))
     return [together(parts) for parts in found.values() if parts]
+
+
+def models_of(sections: Sequence[Section]) -> str:
+    """A sentence for each model that the results are of, with its size and languages."""
+    found: dict[str, list[str]] = {}
+    for run in (each for section in sections for each in runs_in(section.origin)):
+        name = Path(run["name"]).name if Path(run["name"]).is_absolute() else run["name"]
+        size = f"`{name}`, {run['n_layers']} layers of {run['d_mlp']:,} neurons"
+        known = found.setdefault(size, [])
+        known += [code for code in run["languages"] if code not in known]
+    return "\n\n".join(
+        f"Model: {size}. Languages: {', '.join(language(code).name for code in codes)}."
+        for size, codes in found.items()
+    )
+
+
+def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What stands of a run that counted, wherever in the settings it stands."""
+    if {"name", "n_layers", "d_mlp", "languages"} <= set(origin):
+        yield origin
+    for value in origin.values():
+        if isinstance(value, Mapping):
+            yield from runs_in(value)
 
 
 def together(parts: Sequence[tuple[Path, Section]]) -> Section:

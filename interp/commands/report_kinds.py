@@ -3,31 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from interp import plots
-from interp.evaluations.losses import NOTHING
-from interp.plots.curves import CATEGORIES
 from interp.plots.files import Draw
-from interp.plots.style import (
-    DOUBLE,
-    SINGLE,
-    Table,
-    by_language,
-    canvas,
-    check,
-    in_order,
-    key,
-    legend_above,
-    line,
-    numbers,
-    own_style,
-    zero_line,
-)
+from interp.plots.style import Table
 
 
 @dataclass(frozen=True)
@@ -56,65 +36,7 @@ class Kind:
     """The rows that are drawn."""
 
 
-# ---------------------------------------------------------------- figures of these tables
-
-
-def attribution_sums(frame: pd.DataFrame) -> Axes:
-    """What the neurons of each category of sharing give to the answer, by layer.
-
-    From the sums.csv of `interp attribute`: the mean over languages, and strokes from the least to
-    the largest language.
-    """
-    values = ("value", "layer")
-    table = check(frame, "attribution_sums", ("language", "layer", "category"), values)
-    with canvas(None, SINGLE, 2.5) as ax:
-        for place, (name, (ink, marker)) in enumerate(CATEGORIES.items()):
-            by_layer = table[table["category"] == name].groupby("layer")["value"]
-            means: Table = by_layer.agg(["mean", "min", "max"]).reset_index()
-            if len(means):
-                ends = numbers(means, "min"), numbers(means, "max")
-                x = numbers(means, "layer") + 0.1 * (place - 1.5)
-                line(ax, x, numbers(means, "mean"), ends, color=ink, marker=marker, label=name)
-        zero_line(ax)
-        quantity = in_order(table["quantity"])[0] if "quantity" in table else "quantity"
-        ax.set(xlabel="Layer", ylabel=f"Given to the answer\n({quantity})")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_above(ax)
-    return ax
-
-
-def accuracy_lost(frame: pd.DataFrame) -> Axes:
-    """Accuracy lost in each language with one language's neurons off; from evaluate.csv.
-
-    A panel for each task; hollow: as many random neurons in every layer.
-    """
-    values = ("drop", "drop_low", "drop_high", "random", "accuracy")
-    table = check(frame, "accuracy_lost", ("task", "language", "off"), values)
-    tasks, codes = in_order(table["task"]), in_order(table["language"])
-    with own_style():
-        size = (DOUBLE, 2.1 * len(tasks) + 0.4)
-        _, axes = plt.subplots(
-            len(tasks), 1, figsize=size, layout="constrained", sharex=True, squeeze=False
-        )
-        for ax, task in zip(axes[:, 0], tasks, strict=True):
-            here = table[table["task"] == task]
-            untouched = here[here["off"] == NOTHING].set_index("language")["accuracy"]
-            changed = here[here["off"] != NOTHING]
-            for rows, aside, look in by_language(changed, "off"):
-                x = np.array([codes.index(code) for code in rows["language"]]) + 0.8 * aside
-                interval = numbers(rows, "drop_low"), numbers(rows, "drop_high")
-                look |= {"linestyle": ""}
-                line(ax, x, numbers(rows, "drop"), interval, **look)
-                random = untouched.loc[rows["language"]].to_numpy() - numbers(rows, "random")
-                ax.plot(x, random, **look | {"markerfacecolor": "none", "label": "_random"})
-            zero_line(ax)
-            ax.set(ylabel=f"Accuracy lost\n{task}")
-            ax.set_xticks(range(len(codes)), codes)
-        axes[-1, 0].set(xlabel="Language read")
-        look = {"marker": "o", "linestyle": ""}
-        random = key("as many random neurons", markerfacecolor="none", **look)
-        legend_above(axes[0, 0], [key("neurons of the language", **look), random])
-    return axes[0, 0]
+# ---------------------------------------------------------------- rows that are drawn
 
 
 def _steered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -197,7 +119,7 @@ KINDS = (
         "the prompt, summed by category of sharing. A layer's sums add up to what the layer does "
         "for the answer.",
         ("language", "layer", "category", "value", "change", "quantity"),
-        attribution_sums,
+        plots.attribution_sums,
         "What the neurons of each category give to the answer, mean over languages; strokes reach "
         "from the least to the largest language. Categories differ much in size, see the numbers.",
         ("language", "layer", "category"),
@@ -207,7 +129,7 @@ KINDS = (
         "Tasks with each language's neurons off, with nothing changed, and with as many random "
         "neurons off in every layer.",
         ("task", "language", "off", "accuracy", "drop", "random"),
-        accuracy_lost,
+        plots.accuracy_lost,
         "Accuracy lost, paired over items, with 95 % intervals; hollow: random neurons.",
         ("task", "language", "off"),
     ),
@@ -227,7 +149,7 @@ KINDS = (
         "Activations of one prompt are put into another, layer by layer: what would it answer?",
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
-        "Change of each answer's log-probability in nats, by layer; white is none.",
+        "Change of each answer's log-probability in nats, by layer; without colour: no change.",
     ),
     Kind(
         "Do concept and language move apart?",
@@ -237,7 +159,7 @@ KINDS = (
         ("row", "layer", "moved", "low", "high"),
         plots.moved_by_layer,
         "Share of the concept and of the language that comes over from the source, by layer, with "
-        "half of the 95 % interval; white is none.",
+        "half of the 95 % interval; without colour: nothing.",
         ("row", "layer"),
     ),
     Kind(

@@ -7,6 +7,7 @@ holds; without, a new figure as wide as one or two columns of a paper is made.
 """
 
 from interp.plots.curves import (
+    attribution_sums,
     curve_of_training,
     layer_profile,
     lens,
@@ -24,11 +25,14 @@ from interp.plots.tables import (
     overlap_table,
     with_names,
 )
+from interp.plots.tasks import accuracy_lost
 
 __all__ = [
     "DOUBLE",
     "FIGURES",
     "SINGLE",
+    "accuracy_lost",
+    "attribution_sums",
     "best_of_each_size",
     "curve_of_training",
     "language_switching",

@@ -7,13 +7,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from interp.plots import fonts
 from interp.plots.style import (
     DOUBLE,
     SINGLE,
     SMALL,
+    Table,
     by_language,
     canvas,
     check,
+    from_zero,
     in_order,
     key,
     legend_above,
@@ -23,7 +26,7 @@ from interp.plots.style import (
 )
 
 CATEGORIES = {
-    "silent": ("#b5b5b5", "o"),
+    "silent": ("#949494", "o"),
     "specific": ("#d55e00", "s"),
     "partly shared": ("#56b4e9", "^"),
     "all shared": ("#0b3c6f", "D"),
@@ -56,10 +59,36 @@ def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             interval = numbers(rows, "low"), numbers(rows, "high")
             line(ax, x, numbers(rows, "neurons"), interval, **look)
         ax.set(xlabel="Layer", ylabel="Neurons of the language")
-        if not has_interval:
-            ax.set_ylim(bottom=0)
+        from_zero(ax)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax)
+    return ax
+
+
+def attribution_sums(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """What the neurons of each category of sharing give to the answer, by layer.
+
+    From the sums.csv of `interp attribute`: the mean over languages, and strokes from the least to
+    the largest language.
+    """
+    values = ("value", "layer")
+    table = check(frame, "attribution_sums", ("language", "layer", "category"), values)
+    n_layers = table["layer"].nunique()
+    with canvas(ax, *_size(n_layers)) as ax:
+        for place, (name, (ink, marker)) in enumerate(CATEGORIES.items()):
+            rows = table[table["category"] == name]
+            means = rows.groupby("layer")["value"].agg(["mean", "min", "max"]).reset_index()
+            if len(means):
+                ends = numbers(means, "min"), numbers(means, "max")
+                x = numbers(means, "layer") + 0.1 * (place - 1.5)
+                look = {"color": ink, "marker": marker, "label": name}
+                look["markevery"] = 1 + n_layers // 16
+                line(ax, x, numbers(means, "mean"), ends, **look)
+        zero_line(ax)
+        quantity = in_order(table["quantity"])[0] if "quantity" in table else "quantity"
+        ax.set(xlabel="Layer", ylabel=f"Given to the answer\n({quantity})")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_above(ax, [key("mean over languages, least to largest", marker="|", markersize=7)])
     return ax
 
 
@@ -89,7 +118,7 @@ def loss_against_fraction(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_xticks(fractions, [f"{100 * each:g}" for each in fractions])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="Share of all neurons selected (%)")
-        ax.set_ylabel("Rise of own loss beyond others'\n(nats per token)")
+        ax.set_ylabel("Rise less that of others\n(nats per token)")
         note: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
         note |= {"fontsize": SMALL - 0.5, "alpha": 0.65, "xycoords": ax.get_xaxis_transform()}
         for each in fractions:
@@ -149,7 +178,8 @@ def sharing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             line(ax, x, numbers(rows, "share"), interval, markevery=1 + n_layers // 16, **look)
             for column, dash in BASELINES.items():
                 ax.plot(x, numbers(rows, column), color=ink, label=f"_{name} {column}", **dash)
-        ax.set(xlabel="Layer", ylabel="Share of neurons", ylim=(0, None))
+        ax.set(xlabel="Layer", ylabel="Share of neurons")
+        from_zero(ax)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax, [key("found"), *(key(name, **dash) for name, dash in BASELINES.items())])
     return ax
@@ -175,11 +205,18 @@ def lens(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                     x = numbers(some, "layer") + aside * 0.3
                     interval = numbers(some, "low"), numbers(some, "high")
                     line(ax, x, numbers(some, "probability"), interval, **{**look, **more})
-        ax.set(xlabel="Layer", ylabel="Probability of the answer", ylim=(0, None))
+        ax.set(xlabel="Layer", ylabel="Probability of the answer")
+        from_zero(ax)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        own = key("in the language of the prompt")
-        legend_above(ax, [own, key("in the pivot", **_PIVOT)] if asked else [])
+        own = key("in the prompt's language")
+        legend_above(ax, [own, key(_pivot_name(table), **_PIVOT)] if asked else [])
     return ax
+
+
+def _pivot_name(table: Table) -> str:
+    """The one language, other than that of the prompts, that answers are looked for in."""
+    pivots = in_order(table.loc[table["language"] != table["asked_in"], "language"])
+    return f"in the pivot, {fonts.shown(pivots)[0]}" if len(pivots) == 1 else "in the pivot"
 
 
 def _size(n_layers: int) -> tuple[float, float]:

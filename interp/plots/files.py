@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp import artifacts
-from interp.plots import curves, matrices, methods, switching
+from interp.plots import curves, matrices, methods, switching, tasks
 from interp.plots.style import own_style
 
 Draw = Callable[[pd.DataFrame], Axes]
@@ -23,12 +23,14 @@ FIGURES: dict[str, Draw] = {
         matrices.patching,
         matrices.moved_by_layer,
         curves.layer_profile,
+        curves.attribution_sums,
         curves.loss_against_fraction,
         curves.curve_of_training,
         curves.sharing,
         curves.lens,
         switching.language_switching,
         switching.switching_against_size,
+        tasks.accuracy_lost,
         methods.method_comparison,
         methods.stability_against_tokens,
     )

@@ -29,6 +29,7 @@ what macOS, Windows and Linux bring."""
 
 def families() -> list[str]:
     """The first font and those of the fallbacks that are installed."""
+    _learn_new_fonts()
     known = set(font_manager.fontManager.get_font_names())
     return [FIRST, *(name for name in FALLBACKS if name in known)]
 
@@ -43,8 +44,6 @@ def shown(labels: Sequence[str]) -> list[str]:
 
     One warning names all that were replaced.
     """
-    if not all(map(_can_write, labels)):
-        _learn_new_fonts()
     replaced, result = [], []
     for label in labels:
         known = named(label)

@@ -55,7 +55,8 @@ def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             for row, value in enumerate(random):
                 _write(ax, len(read) + _GAP, row, value, digits, paint, random_reach[row])
         else:
-            ax.figure.colorbar(mesh, ax=ax, label="Nats per token")
+            _mark_negative(ax, rise, paint)
+            ax.figure.colorbar(mesh, ax=ax, label="Nats per token (dash: below zero)")
         names = list(dict.fromkeys([*off, *read]))
         labels = dict(zip(names, fonts.shown(names), strict=True))
         sizes = [int(rows.loc[rows["off"] == name, "neurons"].iloc[0]) for name in off]
@@ -65,7 +66,8 @@ def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             below, at = [*below, "random"], [*at, len(read) + _GAP]
         _frame(ax, below, beside, at)
         ax.set(xlabel="Language read", ylabel="Neurons off (how many)")
-        ax.set_title("Rise of the loss, nats per token\n± half of the 95 % interval")
+        told = "\n± half of the 95 % interval" if with_numbers else ""
+        ax.set_title(f"Rise of the loss, nats per token{told}")
     return ax
 
 
@@ -73,16 +75,16 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Jaccard of the neurons of two languages below the diagonal, what chance would give above.
 
     From `overlap_table(selection)`. On the diagonal stands how many neurons a language has; bold
-    is what lies above the 95 % interval of chance.
+    is what lies above the 95 % interval of chance, italic what lies below it.
     """
-    values = ("jaccard", "common", "chance", "chance_high")
+    values = ("jaccard", "common", "chance", "chance_low", "chance_high")
     table = check(frame, "overlap", ("language", "other"), values)
     names = in_order(table[["language", "other"]].stack())
     place = {name: index for index, name in enumerate(names)}
     shares, counts = np.full((len(names), len(names)), np.nan), {}
-    bold = set()
+    looks: dict[tuple[int, int], dict[str, Any]] = {}
     columns = [table[name].tolist() for name in ("language", "other", *values)]
-    for one, other, jaccard, common, chance, high in zip(*columns, strict=True):
+    for one, other, jaccard, common, chance, low, high in zip(*columns, strict=True):
         early, late = sorted((place[str(one)], place[str(other)]))
         if early == late:
             counts[early] = common
@@ -92,7 +94,10 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             )
         else:
             shares[late, early], shares[early, late] = jaccard, chance
-            bold |= {(late, early)} if jaccard > high else set()
+            if jaccard > high:
+                looks[late, early] = {"weight": "bold"}
+            elif jaccard < low:
+                looks[late, early] = {"style": "italic"}
     if np.isnan(shares).all():
         raise ValueError("The table for overlap has no pair of two languages: give two or more.")
     paint = _Paint(mpl.colormaps["Blues"], Normalize(0, float(np.nanmax(shares)) or 1.0))
@@ -100,8 +105,7 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         mesh = _cells(ax, shares, 0.0, paint)
         if len(names) <= _MOST_WITH_NUMBERS:
             for (row, column), value in np.ndenumerate(shares):
-                weight = "bold" if (row, column) in bold else "normal"
-                _write(ax, column, row, value, 3, paint, weight=weight)
+                _write(ax, column, row, value, 3, paint, **looks.get((row, column), {}))
         else:
             ax.figure.colorbar(mesh, ax=ax, label="Jaccard")
         for index, count in counts.items():
@@ -110,8 +114,10 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             )
         labels = fonts.shown(names)
         _frame(ax, labels, labels, range(len(names)))
+        ax.set_xlabel("On the diagonal: neurons of the language")
         ax.set_title(
-            "Jaccard found (below), by chance (above)\nbold: beyond the 95 % interval of chance"
+            "Jaccard found (below) and by chance (above)\n"
+            "bold, italic: above, below its 95 % interval"
         )
     return ax
 
@@ -120,13 +126,14 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """What patches change in the log-probability of answers: layers across, tokens or parts down.
 
     From `PatchingResult.to_frame()`, or some of its rows. Of source, part, span and answer those
-    that vary name the rows; white is no change.
+    that vary name the rows, as the label beside them says; white is no change.
     """
     names = ("source", "part", "span", "answer")
     keys = (*names, "place", "layer", "extent")
     table = check(frame, "patching", keys, ("change", "layer"))
     varying = [name for name in names if table[name].nunique() > 1]
-    label = table[varying or ["part"]].astype(str).agg(", ".join, axis=1)
+    shown = varying or ["part"]
+    label = table[shown].astype(str).agg(", ".join, axis=1)
     # A token may be there twice.
     of_row = [table["source"], table["part"], table["place"], table["answer"]]
     number = table.groupby(of_row, sort=False).ngroup()
@@ -134,7 +141,7 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = table.assign(row=number)
     values = table.pivot(index="row", columns="layer", values="change")
     is_from = (table["extent"] == "from").any()
-    return _by_layer(
+    ax = _by_layer(
         values.to_numpy(dtype=np.float64),
         None,
         [str(name) for name in rows],
@@ -143,6 +150,8 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         "Change of log-probability (nats)",
         ax,
     )
+    ax.set_ylabel(", ".join(shown).capitalize())
+    return ax
 
 
 def moved_by_layer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -164,8 +173,8 @@ def moved_by_layer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         (values["high"] - values["low"]) / 2,
         rows,
         wide["moved"].columns.tolist(),
-        "Layer",
-        "Share gained, ± half of its interval\nlast: one layer; subject: from it on",
+        "Layer patched (last: this one alone; subject: from this one on)",
+        "Share that comes over from the source",
         ax,
     )
 
@@ -179,10 +188,10 @@ def _by_layer(
     title: str,
     ax: Axes | None,
 ) -> Axes:
-    """A heat map around zero, with its numbers where there is room."""
+    """A heat map around zero; where there is room, with its numbers and half of their intervals."""
     bound = float(np.nanmax(np.abs(values))) or 1.0
     paint = _Paint(mpl.colormaps["RdBu_r"], TwoSlopeNorm(0, -bound, bound))
-    beside = 0.075 * max(map(len, rows))  # inches
+    beside = 0.12 + 0.075 * max(map(len, rows))  # inches
     width = SINGLE if beside + max(0.4 * len(layers), 2.2) <= SINGLE else DOUBLE
     with_numbers = beside + 0.34 * len(layers) <= DOUBLE
     height = 0.3 if reach is not None else 0.2
@@ -193,13 +202,15 @@ def _by_layer(
                 half = math.nan if reach is None else float(reach[row, column])
                 _write(ax, column, row, value, 2, paint, half)
         else:
-            ax.figure.colorbar(mesh, ax=ax)
+            _mark_negative(ax, values, paint)
+            ax.figure.colorbar(mesh, ax=ax, label="Dash: below zero")
         step = 1 + len(layers) // 24
         shown = list(range(0, len(layers), step))
         _frame(ax, [str(layers[column]) for column in shown], fonts.shown(rows), shown)
         ax.set_xlim(-0.55, len(layers) - 0.45)
         ax.set_xlabel(below)
-        ax.set_title(title)
+        told = with_numbers and reach is not None
+        ax.set_title(f"{title}, ± half of its 95 % interval" if told else title)
     return ax
 
 
@@ -213,8 +224,13 @@ class _Paint:
         self.cmap, self.norm = cmap.with_extremes(bad="#eeeeee"), norm
 
     def ink(self, value: float) -> str:
-        red, green, blue, _ = self.cmap(self.norm(value))
-        return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+        """Whichever of white and black has the higher contrast, by the formula of WCAG 2."""
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+            for part in self.cmap(self.norm(value))[:3]
+        ]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def _wide(
@@ -261,16 +277,25 @@ def _write(
     digits: int,
     paint: _Paint,
     reach: float = math.nan,
-    weight: str = "normal",
+    **more: Any,
 ) -> None:
     if math.isnan(value):
         return
     look: dict[str, Any] = {"ha": "center", "va": "center", "color": paint.ink(value)}
     with_reach = not math.isnan(reach)
     text = f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
-    ax.text(x, y - 0.16 * with_reach, text, fontsize=SMALL, weight=weight, **look)
+    ax.text(x, y - 0.16 * with_reach, text, fontsize=SMALL, **look | more)
     if with_reach:
         ax.text(x, y + 0.22, f"±{reach:.{digits}f}", fontsize=SMALL - 1, **look)
+
+
+def _mark_negative(ax: Axes, values: Float[np.ndarray, "row column"], paint: _Paint) -> None:
+    """A dash in cells without a number that are clearly below zero: in grey both ends are dark."""
+    below = np.argwhere(values < -0.1 * np.nanmax(np.abs(values)))
+    inks = np.array([paint.ink(float(values[row, column])) for row, column in below], dtype=str)
+    for ink in ("white", "black"):
+        y, x = below[inks == ink].T
+        ax.plot(x, y, "_", markersize=2.5, color=ink, label="_below zero", zorder=3)
 
 
 def _size(columns: float, n_rows: int) -> tuple[float, float]:

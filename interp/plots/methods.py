@@ -83,7 +83,9 @@ def stability_against_tokens(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
         raise ValueError("Column tokens holds a zero or less: give how many were read.")
     sizes = sorted(table["tokens"].unique().tolist())
     names = in_order(table["method"])
-    with canvas(ax, SINGLE, 2.2 + 0.145 * len(names)) as ax:
+    many = len(names) > 4  # whose names, one below the other, would be as high as the drawing
+    size = (DOUBLE, 2.5 + 0.05 * len(names)) if many else (SINGLE, 2.2 + 0.145 * len(names))
+    with canvas(ax, *size) as ax:
         looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
         for place, (name, ink, marker) in enumerate(looks):
             rows = table[table["method"] == name].sort_values("tokens")
@@ -93,7 +95,7 @@ def stability_against_tokens(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
             dotted = {"color": ink, "linestyle": ":", "linewidth": 0.8, "label": f"_{name} chance"}
             ax.plot(numbers(rows, "tokens"), numbers(rows, "chance"), **dotted)
         ax.set_xscale("log")
-        ax.set_xticks(sizes, [_short(float(each)) for each in sizes])
+        ax.set_xticks(sizes, [_short(each) for each in sizes])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="Tokens read per language", ylim=(-0.03, 1.03))
         ax.set_ylabel("Jaccard of the choices\nfrom two texts")
@@ -128,9 +130,10 @@ def _panel(ax: Axes, rows: Table, methods: list[str], start: float) -> dict[floa
     return {float(place(each)): f"{each:g}" for each in ticks}
 
 
-def _short(tokens: float) -> str:
-    """1.2k, 36k, 1.5M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if tokens >= size:
-            return f"{tokens / size:.2g}{letter}"
+def _short(tokens: int | float) -> str:
+    """724, 1.2k, 36k, 150k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= 0.9995 * size:  # or 999,999 would be 1000k
+            digits = 1 if tokens < 9.95 * size else 0
+            return f"{tokens / size:.{digits}f}".removesuffix(".0") + letter
     return f"{tokens:g}"

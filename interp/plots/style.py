@@ -14,6 +14,7 @@ from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
 from interp.plots import fonts
@@ -192,16 +193,17 @@ def key(label: str, **look: Any) -> Line2D:
 def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> None:
     """Legends over the drawing, which they cannot cover: what is labelled, and below it the keys.
 
-    As many columns as there is room for; the first begins so many points above the Axes.
+    As many columns as there is room for; the first begins so many points above the Axes. Without
+    anything to tell there is no legend.
     """
     figure = ax.figure.get_figure(root=True)
-    room = figure.get_figwidth() * ax.get_position().width + 0.15
-    size = FontProperties(size=mpl.rcParams["legend.fontsize"]).get_size_in_points()
+    room = 72 * (figure.get_figwidth() * ax.get_position().width + 0.05)
+    font = FontProperties(family=mpl.rcParams["font.family"], size=mpl.rcParams["legend.fontsize"])
+    size = font.get_size_in_points()
     groups = (list(keys), list(ax.get_legend_handles_labels()[0]))
-    for handles in filter(None, groups):
-        widths = [(0.036 + 0.0083 * len(str(each.get_label()))) * size for each in handles]
-        fits = sum(widths) <= room
-        n_columns = len(handles) if fits else max(1, int(room / max(widths)))
+    groups = [handles for handles in groups if handles]
+    for handles in groups:
+        n_columns = _columns([str(each.get_label()) for each in handles], font, room)
         legend = ax.legend(
             handles=handles,
             loc="lower left",
@@ -215,10 +217,35 @@ def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> 
             handlelength=1.6,
             handletextpad=0.4,
         )
-        if handles is groups[0]:  # the next one takes its place, and this one has to stay
+        if handles is not groups[-1]:  # the next one takes its place, and this one has to stay
             ax.add_artist(legend)
             legend.set_clip_path(None)
         points += 1.65 * size * -(-len(handles) // n_columns)
+
+
+def _columns(labels: Sequence[str], font: FontProperties, room: float) -> int:
+    """The most columns in which labels with their marks fit into so many points, rows being even.
+
+    Columns are filled one after another.
+    """
+    size = font.get_size_in_points()
+    # Mark, gap and the space to the next column, in the units in which `legend_above` gives them;
+    # on the screen letters are a little wider than their outlines.
+    letters = [TextPath((0, 0), each, prop=font).get_extents().width for each in labels]
+    widths = [3.0 * size + 1.04 * width for width in letters]
+    n = len(labels)
+    for n_columns in dict.fromkeys(-(-n // n_rows) for n_rows in range(1, n)):
+        columns = np.array_split(widths, n_columns)
+        if sum(float(column.max()) for column in columns) - size <= room:
+            return n_columns
+    return 1
+
+
+def from_zero(ax: Axes) -> None:
+    """What cannot be negative stands on zero, with room below it for half a marker."""
+    top = ax.get_ylim()[1]
+    ax.set_ylim(-0.03 * top, top)
+    zero_line(ax)
 
 
 def zero_line(ax: Axes, which: Literal["x", "y"] = "y") -> None:

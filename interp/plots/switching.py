@@ -34,8 +34,10 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Hollow: in the language; filled: in the language and good text. Strokes are 95 % intervals.
     """
     # No setting is a blank in the file, which is read as NaN.
-    table = frame.assign(setting=frame["setting"].fillna("")) if "setting" in frame else frame
-    table = check(table, "language_switching", ("way", "setting", "to"), _RATES)
+    blank: Table = frame.copy()
+    if "setting" in blank:  # a column of nothing but blanks is one of numbers
+        blank["setting"] = blank["setting"].astype(object).where(blank["setting"].notna(), "")
+    table = check(blank, "language_switching", ("way", "setting", "to"), _RATES)
     ways = table[["way", "setting"]].drop_duplicates().to_numpy().tolist()
     n_languages = len(in_order(table["to"]))
     few = len(ways) <= 4 and len(ways) * n_languages <= 20
@@ -44,7 +46,7 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for rows, aside, look in by_language(table, "to"):
             x = np.array([float(ways.index(list(each))) for each in _pairs(rows)])
             x += 0.84 * aside
-            _both_rates(ax, x, rows, look | {"linestyle": ""}, apart=0.18 / n_languages)
+            _both_rates(ax, x, rows, look | {"linestyle": ""}, apart=min(0.18 / n_languages, 0.04))
         characters = int(width * 17 / len(ways))
         ax.set_xticks(
             range(len(ways)), [_wrapped(way, setting, characters) for way, setting in ways]
@@ -65,11 +67,12 @@ def switching_against_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(frame, "switching_against_size", ("size", "to"), (*_RATES, "size"))
     sizes = sorted(table["size"].unique().tolist())
     n_languages = len(in_order(table["to"]))
-    with canvas(ax, SINGLE, 2.4) as ax:
+    crowded = len(sizes) * n_languages > 16
+    with canvas(ax, DOUBLE if crowded else SINGLE, 2.4) as ax:
         for rows, aside, look in by_language(table.sort_values("size", kind="stable"), "to"):
             x = np.array([float(sizes.index(each)) for each in rows["size"]])
             x += 0.7 * aside
-            _both_rates(ax, x, rows, look, apart=0.16 / n_languages)
+            _both_rates(ax, x, rows, look, apart=min(0.16 / n_languages, 0.04))
         ax.set_xticks(range(len(sizes)), [_size_label(each) for each in sizes])
         shares = max(sizes) <= 1
         ax.set_xlabel("Share of all neurons (%)" if shares else "Units per language")

@@ -22,7 +22,8 @@ def layer_profile_table(
     """A row for each layer and language: columns layer, language, neurons, low, high.
 
     `interval`: [language layer], such as `jackknife(stats, profile)` gives, where `profile` selects
-    and returns `layer_profile().double()`; without it low and high are blank.
+    and returns `layer_profile().double()`; without it low and high are blank. No count is below
+    zero, so no interval reaches below it.
     """
     profile = selection.layer_profile()
     if interval is not None and interval.low.shape != profile.shape:
@@ -31,7 +32,9 @@ def layer_profile_table(
             f"{len(selection.languages)} languages and {selection.n_layers} layers."
         )
     nothing = torch.full(profile.shape, torch.nan)
-    low, high = (nothing, nothing) if interval is None else (interval.low, interval.high)
+    low, high = (
+        (nothing, nothing) if interval is None else (interval.low.clamp_min(0), interval.high)
+    )
     rows = [
         {
             "layer": layer,

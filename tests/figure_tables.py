@@ -1,0 +1,276 @@
+"""A small table for every figure, made by hand, and what can be read off the Axes again."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import same_color
+
+CODES = ("en", "de", "ja")
+
+
+def matrix_table() -> pd.DataFrame:
+    rise = {"en": (0.060, 0.009, -0.0001), "de": (0.003, 0.151, 0.002), "ja": (0.011, -0.02, 0.086)}
+    rows = []
+    for off, read in itertools.product(("nothing", *CODES), CODES):
+        value = 0.0 if off == "nothing" else rise[off][CODES.index(read)]
+        random = math.nan if off == "nothing" else 0.01 * (1 + CODES.index(off)) + 0.001 * len(read)
+        rows.append(
+            {
+                "off": off,
+                "read": read,
+                "own": off == read,
+                "neurons": 0 if off == "nothing" else 1000 * len(off) + CODES.index(off),
+                "increase": value,
+                "increase_low": value - 0.004,
+                "increase_high": value + 0.006,
+                "random": random,
+                "random_low": random - 0.002,
+                "random_high": random + 0.002,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overlap_rows() -> pd.DataFrame:
+    chance = {"chance": 0.01, "chance_low": 0.0, "chance_high": 0.04}
+    none = dict.fromkeys(chance, math.nan)
+    return pd.DataFrame(
+        [
+            {"language": "en", "other": "en", "common": 40, "jaccard": 1.0, **none},
+            {"language": "en", "other": "de", "common": 9, "jaccard": 0.11, **chance},
+            {"language": "ja", "other": "en", "common": 2, "jaccard": 0.03, **chance},
+            {"language": "de", "other": "de", "common": 50, "jaccard": 1.0, **none},
+            {"language": "de", "other": "ja", "common": 4, "jaccard": 0.05, **chance},
+            {"language": "ja", "other": "ja", "common": 1234, "jaccard": 1.0, **none},
+        ]
+    )
+
+
+def profile_table(n_layers: int = 4) -> pd.DataFrame:
+    rows = []
+    for layer, code in itertools.product(range(n_layers), CODES):
+        n = 7 * layer + 3 * CODES.index(code)
+        rows.append({"layer": layer, "language": code, "neurons": n, "low": n - 2, "high": n + 4})
+    return pd.DataFrame(rows)
+
+
+def fraction_table() -> pd.DataFrame:
+    rows = []
+    for fraction, code in itertools.product((0.01, 0.05), CODES):
+        value = 4 * fraction * (1 + CODES.index(code))
+        rows.append(
+            {
+                "fraction": fraction,
+                "language": code,
+                "neurons": 10,
+                "own_minus_others": value,
+                "low": value - 0.01,
+                "high": value + 0.02,
+                "beyond_random": value,
+                "largest_in_row": (fraction, code) != (0.01, "ja"),
+                "p_of_all": 0.0042 if fraction == 0.01 else 0.00001,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def training_table() -> pd.DataFrame:
+    rows = []
+    for tokens, code in itertools.product((3_000_000, 8_000_000), CODES):
+        value = tokens / 1e8 * (1 + CODES.index(code))
+        rows.append(
+            {
+                "tokens": tokens,
+                "language": code,
+                "increase": value,
+                "increase_low": value - 0.01,
+                "increase_high": value + 0.01,
+                "random": value / 10,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def switching_rows(groups: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for (base, columns), code in itertools.product(groups.items(), CODES):
+        rate = float(base) + 0.1 * CODES.index(code)
+        rates = {"rate": rate, "rate_low": rate - 0.05, "rate_high": rate + 0.05}
+        rates |= {"good": rate / 2, "good_low": rate / 2 - 0.04, "good_high": rate / 2 + 0.06}
+        rows.append({**columns, "to": code, **rates, "score": rate})
+    return pd.DataFrame(rows)
+
+
+def final_table() -> pd.DataFrame:
+    return switching_rows(
+        {
+            "0.1": {"way": "no edit", "setting": ""},
+            "0.6": {"way": "LAPE neurons", "setting": "0.03 of all, strength 2"},
+            "0.2": {"way": "random neurons", "setting": "0.03 of all, strength 2"},
+        }
+    )
+
+
+def size_table() -> pd.DataFrame:
+    return switching_rows({"0.1": {"size": 0.0}, "0.3": {"size": 400.0}, "0.7": {"size": 2000.0}})
+
+
+def sharing_table(n_layers: int = 3) -> pd.DataFrame:
+    shares = {"silent": 0.4, "specific": 0.2, "partly shared": 0.3, "all shared": 0.1}
+    rows = []
+    for layer, (name, share) in itertools.product(range(n_layers), shares.items()):
+        value = share + 0.01 * layer
+        rows.append(
+            {
+                "layer": layer,
+                "category": name,
+                "share": value,
+                "low": value - 0.01,
+                "high": value + 0.02,
+                "independent": value + 0.03,
+                "interchangeable": value / 2,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def patching_table() -> pd.DataFrame:
+    """As `PatchingResult.to_frame()` gives it; a token is there twice."""
+    spans = ("the", "cat", "the")
+    rows = [
+        {
+            "source": "source",
+            "part": "resid_post",
+            "layer": layer,
+            "place": place,
+            "span": span,
+            "answer": "Rome",
+            "extent": "each",
+            "change": -0.5 * layer + place,
+        }
+        for layer, (place, span) in itertools.product(range(4), enumerate(spans))
+    ]
+    return pd.DataFrame(rows)
+
+
+def moved_table() -> pd.DataFrame:
+    rows = []
+    for row, layer in itertools.product(("last: concept", "last: language"), range(4)):
+        moved = 0.1 * layer * len(row) / 14 - 0.05
+        ends = {"low": moved - 0.02, "high": moved + 0.04}
+        rows.append({"row": row, "layer": layer, "moved": moved, **ends})
+    return pd.DataFrame(rows)
+
+
+def lens_table() -> pd.DataFrame:
+    """Prompts in two languages, each with the answer in it and in English."""
+    rows = []
+    for asked_in, layer, own in itertools.product(("de", "ja"), range(4), (True, False)):
+        chance = 0.1 * layer + 0.05 * own + 0.01 * (asked_in == "ja")
+        ends = {"low": chance - 0.01, "high": chance + 0.02}
+        language = asked_in if own else "en"
+        rows.append(
+            {"asked_in": asked_in, "language": language, "layer": layer, "probability": chance}
+            | ends
+        )
+    return pd.DataFrame(rows)
+
+
+def sums_table() -> pd.DataFrame:
+    """As the sums.csv of `interp attribute` is."""
+    given = {"silent": 0.0, "specific": 0.1, "partly shared": 0.4, "all shared": -0.05}
+    return pd.DataFrame(
+        {
+            "language": code,
+            "layer": layer,
+            "category": name,
+            "value": value * (1 + CODES.index(code)) + 0.01 * layer,
+            "quantity": "probability",
+        }
+        for (name, value), layer, code in itertools.product(given.items(), range(3), CODES)
+    )
+
+
+def tasks_table(tasks: tuple[str, ...] = ("facts", "translation")) -> pd.DataFrame:
+    """As the evaluate.csv of `interp evaluate` is."""
+    rows = []
+    for task, off, code in itertools.product(tasks, ("nothing", *CODES), CODES):
+        drop = 0.0 if off == "nothing" else 0.3 if off == code else 0.01 * CODES.index(code)
+        rows.append(
+            {
+                "task": task,
+                "language": code,
+                "off": off,
+                "accuracy": 0.8 - drop,
+                "drop": math.nan if off == "nothing" else drop,
+                "drop_low": math.nan if off == "nothing" else drop - 0.05,
+                "drop_high": math.nan if off == "nothing" else drop + 0.04,
+                "random": math.nan if off == "nothing" else 0.78,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+TABLES = {
+    "perplexity_matrix": matrix_table,
+    "overlap": overlap_rows,
+    "layer_profile": profile_table,
+    "loss_against_fraction": fraction_table,
+    "curve_of_training": training_table,
+    "sharing": sharing_table,
+    "attribution_sums": sums_table,
+    "accuracy_lost": tasks_table,
+    "language_switching": final_table,
+    "switching_against_size": size_table,
+    "patching": patching_table,
+    "moved_by_layer": moved_table,
+    "lens": lens_table,
+}
+every_figure = pytest.mark.parametrize("name", TABLES)
+
+
+def drawn(ax: Axes, label: str) -> list[float]:
+    """Heights of the marks of the line with this label."""
+    (found,) = (each for each in ax.lines if each.get_label() == label)
+    return np.asarray(found.get_ydata(), dtype=float).tolist()
+
+
+def named(ax: Axes) -> list[Any]:
+    """The lines that a legend tells."""
+    return [each for each in ax.lines if not str(each.get_label()).startswith("_")]
+
+
+def strokes(ax: Axes, colour: str) -> list[tuple[float, float]]:
+    """Lower and upper ends of the upright strokes of this colour, from left to right."""
+    found = []
+    for each in ax.collections:
+        if isinstance(each, LineCollection) and same_color(each.get_color()[0], colour):
+            found += [
+                (segment[0, 0], segment[0, 1], segment[1, 1]) for segment in each.get_segments()
+            ]
+    return [(low, high) for _, low, high in sorted(found)]
+
+
+def cells(ax: Axes, which: int = 0) -> Any:
+    meshes = [each for each in ax.collections if isinstance(each, QuadMesh)]
+    return np.ma.filled(np.ma.asarray(meshes[which].get_array()), np.nan)
+
+
+def words(ax: Axes) -> list[str]:
+    return [each.get_text() for each in ax.texts]
+
+
+def pairs(frame: pd.DataFrame, low: str, high: str) -> list[tuple[float, float]]:
+    return [(float(a), float(b)) for a, b in zip(frame[low], frame[high], strict=True)]
+
+
+def close(found: Any, expected: Any) -> bool:
+    return np.shape(found) == np.shape(expected) and bool(
+        np.allclose(found, expected, equal_nan=True)
+    )
