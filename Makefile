@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One thread per test process: two cores, two processes.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check format figures reproduce gpu clean
+.PHONY: demo test check format figures reproduce bench gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
@@ -24,6 +24,10 @@ check: $(VENV)/ready
 # Every study of the shipped model, the figures and the report: half an hour on two cores.
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
+
+# The CPU part of the benchmarks and their tables: a quarter of an hour on two idle cores.
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
 
 # Draws every figure again from its CSV; needs no model.
 figures: $(VENV)/ready

@@ -2,6 +2,7 @@
 
     python -m benchmarks.attribution               # time: 15 minutes on one core
     python -m benchmarks.attribution --memory      # peak memory: 10 minutes
+    python -m benchmarks.attribution --device cuda
 
 All neurons of 8 layers (d_model 256), 20 steps, probability of one token, random weights: a
 Llama-shaped model of 688 neurons per layer, whose variants are packed, and a BLOOM-shaped one of
@@ -15,72 +16,79 @@ median of the rounds is printed. The loops are timed on the first and the last l
 layers: going back costs a layer less with every layer, so these two are as the average.
 """
 
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
-from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    BloomForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import BloomConfig, PretrainedConfig
 
 import interp
+from benchmarks import made_up
+from benchmarks.collect import bare
+from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept
 from interp.scores.attribution import integrated_gradients
 
-LAYERS, VOCAB, STEPS, TARGET = 8, 8000, 20, 5
+LAYERS, VOCABULARY, STEPS, TARGET = 8, 8000, 20, 5
 OURS = "integrated_gradients"
-LOOPS = ("loop, logits at the last", "loop, logits everywhere", "captum")
+LOOP, LOGITS_EVERYWHERE, CAPTUM = LOOPS = (
+    "loop, logits at the last",
+    "loop, logits everywhere",
+    "captum",
+)
+
+Family = Literal["Llama", "BLOOM"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to run."""
+class Case:
+    """A prompt, and what is timed on it."""
 
-    lengths: tuple[int, ...] = (64, 256, 1024)
-    """Tokens of the prompt."""
+    family: Family
+    tokens: int
+    ways: tuple[str, ...] = (OURS, *LOOPS)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is attributed."""
+
+    cases: tuple[Case, ...]
 
     rounds: int = 5
     """Turns of `integrated_gradients`; loops take one turn."""
 
-    memory: bool = False
-    """Print peak memory instead of time."""
 
-    child: str = ""
-    """Used by --memory for its own subprocesses: a model folder, a variant and a length."""
+FULL = tuple(Case(family, n) for n in (64, 256, 1024) for family in ("Llama", "BLOOM"))
+BENCH = (*FULL[:4], Case("Llama", 1024, (OURS, LOOP, CAPTUM)))
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(FULL),
+    "bench": Amount(BENCH),
+    "toy": Amount((Case("Llama", 6), Case("BLOOM", 6, (OURS, LOOP))), rounds=1),
+}
+MEMORY_AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(FULL),
+    "bench": Amount((Case("Llama", 256, (OURS, LOOP, CAPTUM)),)),
+    "toy": Amount((Case("Llama", 6, (OURS, LOOP)),)),
+}
 
 
-def save_models(folder: Path) -> None:
-    torch.manual_seed(0)
-    llama = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
+def save_model(family: Family, folder: Path) -> Path:
+    config: PretrainedConfig = (
+        BloomConfig(vocab_size=VOCABULARY, hidden_size=256, n_layer=LAYERS, n_head=8)
+        if family == "BLOOM"
+        else made_up.llama(
+            LAYERS, 256, 688, VOCABULARY, num_attention_heads=8, tie_word_embeddings=True
+        )
     )
-    bloom = BloomConfig(vocab_size=VOCAB, hidden_size=256, n_layer=LAYERS, n_head=8)
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
-    for name, model in (("llama", LlamaForCausalLM(llama)), ("bloom", BloomForCausalLM(bloom))):
-        model.save_pretrained(folder / name)
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / name)
+    return made_up.save_model(config, folder / family)
 
 
 def projections(hf: Any) -> list[Any]:
@@ -89,9 +97,10 @@ def projections(hf: Any) -> list[Any]:
     return [block.mlp.down_proj for block in hf.model.layers]
 
 
-def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> None:
+def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> list[Tensor]:
     """Integrated gradients of some layers, each with its steps as a batch of whole prompts."""
-    alphas = ((torch.arange(STEPS) + 0.5) / STEPS)[:, None]
+    alphas = ((torch.arange(STEPS, device=ids.device) + 0.5) / STEPS)[:, None]
+    found = []
     for layer in layers:
         module = projections(hf)[layer]
         point = [torch.empty(0)]
@@ -106,15 +115,18 @@ def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> None:
         batch = ids.expand(STEPS, -1)
         logits = hf(batch, use_cache=False, logits_to_keep=keep).logits[:, -1]
         handle.remove()
-        torch.autograd.grad(logits.softmax(-1)[:, TARGET].sum(), point[0])
+        (slope,) = torch.autograd.grad(logits.softmax(-1)[:, TARGET].sum(), point[0])
+        found.append(point[0].detach()[-1] / alphas[-1] * slope.mean(0))
+    return found
 
 
-def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> None:
+def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
     """A factor at the last position stands for the path: one is the prompt, zero the baseline."""
     from captum.attr import LayerIntegratedGradients
 
+    one, found = torch.ones(1, 1, device=ids.device), []
     for layer in layers:
-        module, factor = projections(hf)[layer], [torch.ones(1, 1)]
+        module, factor = projections(hf)[layer], [one]
 
         def scale(module: Any, args: Any, factor: list[Tensor] = factor) -> Any:
             values = args[0].clone()
@@ -128,95 +140,107 @@ def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> None:
             return logits.softmax(-1)[:, TARGET]
 
         handle = module.register_forward_pre_hook(scale)
-        LayerIntegratedGradients(probability, module).attribute(
-            torch.ones(1, 1),
-            torch.zeros(1, 1),
+        values = LayerIntegratedGradients(probability, module).attribute(
+            one,
+            torch.zeros_like(one),
             n_steps=STEPS,
             method="riemann_middle",
             attribute_to_layer_input=True,
         )
         handle.remove()
+        found.append(values)
+    return found
 
 
-def runs(folder: Path, length: int) -> tuple[dict[str, Callable[[], Any]], Callable[[], Any]]:
-    """Each variant, and a plain forward pass."""
-    ids = torch.randint(0, VOCAB, (1, length), generator=torch.Generator().manual_seed(0))
-    hf = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
-    model = interp.load(folder)
+def runs(
+    folder: Path, length: int, device: str
+) -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
+    """Each way, and a plain forward pass."""
+    ids = made_up.tokens(1, length, VOCABULARY).to(device)
+    hf = bare(folder, device).requires_grad_(False)
+    model = interp.load(folder, device=device)
     ends = (0, LAYERS - 1)
 
     def plain() -> None:
         with torch.no_grad():
             hf(ids, use_cache=False, logits_to_keep=1)
 
-    variants: dict[str, Callable[[], Any]] = {
-        OURS: lambda: integrated_gradients(model, ids[0], TARGET, STEPS),
-        LOOPS[0]: lambda: loop(hf, ids, ends, keep=1),
-        LOOPS[1]: lambda: loop(hf, ids, ends, keep=0),
-        LOOPS[2]: lambda: captum(hf, ids, ends),
+    ways: dict[str, Callable[[], Any]] = {
+        OURS: lambda: integrated_gradients(model, ids[0].cpu(), TARGET, STEPS),
+        LOOP: partial(loop, hf, ids, ends, keep=1),
+        LOGITS_EVERYWHERE: partial(loop, hf, ids, ends, keep=0),
+        CAPTUM: partial(captum, hf, ids, ends),
     }
-    return variants, plain
+    return ways, plain
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+def forwards(run: Callable[[], Any], plain: Callable[[], None], now: Callable[[], float]) -> float:
+    """What it takes, in plain forward passes just before it."""
+
+    def seconds(run: Callable[[], Any]) -> float:
+        start = now()
+        run()
+        return now() - start
+
+    least = min(seconds(plain) for _ in range(5))
+    return seconds(run) / least
 
 
-def speed(config: Config, folder: Path) -> None:
-    print("tokens  model  plain forwards   ours is faster   variant")
-    for length in config.lengths:
-        for name in ("llama", "bloom"):
-            variants, plain = runs(folder / name, length)
-            variants[OURS]()  # warms up
-            cost = {}
-            for variant, run in variants.items():
-                turns = config.rounds if variant == OURS else 1
-                found = []
-                for _ in range(turns):
-                    forward = min(seconds(plain) for _ in range(5))
-                    found.append(seconds(run) / forward)
-                cost[variant] = statistics.median(found) * (1 if variant == OURS else LAYERS / 2)
-                ratio = cost[variant] / cost[OURS]
+def speed(config: SpeedOrMemory, folder: Path) -> None:
+    amount, now = AMOUNTS[config.size], clock(config.device, work=True)
+    print("tokens  model  plain forwards   ours is faster   way")
+    with kept("attribution", config, amount) as rows:
+        for case in amount.cases:
+            ways, plain = runs(folder / case.family, case.tokens, config.device)
+            ways[OURS]()  # warms up
+            first = 0.0
+            for way in case.ways:
+                turns, share = (amount.rounds, 1) if way == OURS else (1, LAYERS / 2)
+                found = [forwards(ways[way], plain, now) for _ in range(turns)]
+                cost = share * statistics.median(found)
+                first = first or cost
+                rows.append(labels(case) | {"way": way, "forwards": cost})
                 print(
-                    f"{length:>6}  {name}  {cost[variant]:>14.1f}   {ratio:>13.0f}x   {variant}",
+                    f"{case.tokens:>6}  {case.family}  {cost:>14.1f}   {cost / first:>13.0f}x   "
+                    f"{way}",
                     flush=True,
                 )
 
 
-def memory(config: Config, folder: Path) -> None:
-    print("tokens  model  peak above the model, MiB  variant")
-    for length in config.lengths:
-        for name in ("llama", "bloom"):
-            for variant in (OURS, *LOOPS):
-                command = [sys.executable, "-m", "benchmarks.attribution", "--child"]
-                command.append(f"{folder / name}:{variant}:{length}")
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                peak, before = (float(each) for each in done.stdout.split()[-2:])
-                print(f"{length:>6}  {name}  {peak - before:>25.0f}  {variant}", flush=True)
+def labels(case: Case) -> Row:
+    return {"family": case.family, "tokens": case.tokens}
 
 
-def child(folder: str, variant: str, length: int) -> None:
-    """One run in a process of its own, because peak memory belongs to a process."""
-    variants, plain = runs(Path(folder), length)
-    plain()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    variants[variant]()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before)
+def memory(config: SpeedOrMemory, folder: Path) -> None:
+    amount = MEMORY_AMOUNTS[config.size]
+    print("tokens  model  peak above the model, MiB  way")
+    with kept("attribution-memory", config, amount) as rows:
+        for case in amount.cases:
+            for way in case.ways:
+                mib = made_up.alone(peak, folder / case.family, way, case.tokens)
+                rows.append(labels(case) | {"way": way, "mib": mib})
+                print(f"{case.tokens:>6}  {case.family}  {mib:>25.0f}  {way}", flush=True)
 
 
-def main(config: Config) -> None:
+def peak(folder: Path, way: str, length: int) -> float:
+    """MiB that one way takes above the model."""
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", "Attributions of")  # of weights that mean nothing
-    if config.child:
-        folder, variant, length = config.child.rsplit(":", 2)
-        child(folder, variant, int(length))
-        return
-    with tempfile.TemporaryDirectory() as place:
-        save_models(Path(place))
+    warnings.filterwarnings("ignore", "Attributions of")
+    ways, plain = runs(folder, length, "cpu")
+    plain()
+    before = made_up.peak_mib()
+    ways[way]()
+    return made_up.peak_mib() - before
+
+
+def main(config: SpeedOrMemory) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attributions of")  # of weights that mean nothing
+        for family in ("Llama", "BLOOM"):
+            save_model(family, Path(place))
         (memory if config.memory else speed)(config, Path(place))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(SpeedOrMemory, description=__doc__))

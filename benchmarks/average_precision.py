@@ -11,8 +11,6 @@ thread.
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,12 +24,16 @@ from safetensors import safe_open
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from benchmarks import made_up
+from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept, spread, take_turns
 from interp import artifacts
 from interp.model import Kind
 from interp.scores import average_precision as ours
 from interp.scores import ranks
 from interp.stats import SentenceMeans
 
+LOOP = "scikit-learn, unit by unit"
+NUMPY, NUMBA, GPU = "ours, without numba", "ours, with numba", "ours, on the GPU"
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 WIDTHS: dict[Kind, int] = {
     **dict.fromkeys(("q", "k", "v", "attn_out"), 4096),
@@ -42,49 +44,65 @@ WIDTHS: dict[Kind, int] = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to run."""
-
-    rounds: int = 5
-    """Turns of each variant."""
-
-    memory: bool = False
-    """Print the peak memory of a streamed run instead of speed."""
-
-    sentences: int = 3000
-    """With --memory: sentences, of six languages."""
-
-    layers: tuple[int, ...] = (1, 3)
-    """With --memory: layers of 42,496 units; LLaMA-2-7B has 32."""
-
-    child: str = ""
-    """Used by --memory for its own subprocesses: a folder of sentence means."""
-
-
-@dataclass(frozen=True)
 class Case:
     """Made-up responses."""
 
-    name: str
     sentences: int
     languages: int
-    dtype: torch.dtype
+    dtype: str
     loop_units: int
     """Units of one turn of the loop over scikit-learn."""
 
     units: int
     """Units of one turn of ours."""
 
+    @property
+    def name(self) -> str:
+        return f"{self.sentences:,} sentences, {self.languages} languages, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is scored."""
+
+    cases: tuple[Case, ...]
+
+    rounds: int = 5
+    """Turns of each variant."""
+
 
 CASES = (
-    Case("3,000 sentences, 6 languages, float32", 3000, 6, torch.float32, 6, 2000),
-    Case("3,000 sentences, 6 languages, bfloat16", 3000, 6, torch.bfloat16, 6, 2000),
-    Case("3,000 sentences, 6 languages, float64", 3000, 6, torch.float64, 6, 1000),
-    Case("10,000 sentences, 12 languages, bfloat16", 10_000, 12, torch.bfloat16, 2, 600),
+    Case(3000, 6, "float32", 6, 2000),
+    Case(3000, 6, "bfloat16", 6, 2000),
+    Case(10_000, 12, "bfloat16", 2, 600),
+    Case(3000, 6, "float64", 6, 1000),
 )
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(CASES),
+    "bench": Amount(CASES, rounds=2),
+    "toy": Amount((Case(60, 6, "bfloat16", 3, 20),), rounds=1),
+}
 
 
-def made_up(case: Case) -> tuple[Float[Tensor, "sentence unit"], Int[Tensor, " sentence"]]:
+@dataclass(frozen=True)
+class Stream:
+    """How much is scored while memory is looked at."""
+
+    sentences: int = 3000
+    """Of six languages."""
+
+    layers: tuple[int, ...] = (1, 3)
+    """Layers of 42,496 units; LLaMA-2-7B has 32."""
+
+
+STREAMS: dict[Size, Stream] = {
+    "full": Stream(),
+    "bench": Stream(layers=(1,)),
+    "toy": Stream(sentences=12, layers=(1,)),
+}
+
+
+def responses_of(case: Case) -> tuple[Float[Tensor, "sentence unit"], Int[Tensor, " sentence"]]:
     """Noise, with units that detect a language, units that tie a lot and constant ones."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(case.sentences) % case.languages
@@ -92,7 +110,7 @@ def made_up(case: Case) -> tuple[Float[Tensor, "sentence unit"], Int[Tensor, " s
     responses[:, ::3] += 2 * (labels == 1).float()[:, None]
     responses[:, 1::10] = responses[:, 1::10].clamp_min(0)
     responses[:, 5::100] = 1.0
-    return responses.to(case.dtype), labels
+    return responses.to(getattr(torch, case.dtype)), labels
 
 
 def loop(
@@ -116,58 +134,62 @@ def without_numba(run: Callable[[], Tensor]) -> Tensor:
         ranks._compiled = compiled
 
 
-def speed(config: Config) -> None:
-    torch.set_num_threads(1)
-    print("    times the loop  [least to most]   units per second")
-    for case in CASES:
-        responses, labels = made_up(case)
-        few = responses[:, : case.loop_units]
+def measure(case: Case, rounds: int, device: str) -> list[Row]:
+    """How many times as many units a second as the loop, and how far the scores are from its."""
+    responses, labels = responses_of(case)
+    few, n, there = responses[:, : case.loop_units], case.languages, responses.to(device)
 
-        def score(
-            responses: Tensor = responses, labels: Tensor = labels, n: int = case.languages
-        ) -> Tensor:
-            return ours.average_precision(responses, labels, n)
+    def score() -> Tensor:
+        return ours.average_precision(there, labels, n)[:, : case.loop_units].cpu()
 
-        def peer(few: Tensor = few, labels: Tensor = labels, n: int = case.languages) -> Tensor:
-            return loop(few, labels, n)
-
-        runs: dict[str, tuple[Callable[[], Tensor], int]] = {
-            "scikit-learn, unit by unit": (peer, case.loop_units),
-            "ours, without numba": (lambda score=score: without_numba(score), case.units),
-        }
+    variants: dict[str, Callable[[], Tensor]] = {LOOP: lambda: loop(few, labels, n)}
+    if device != "cpu":
+        variants[GPU] = score
+    else:
+        variants[NUMPY] = lambda: without_numba(score)
         if ranks._compiled() is not None:
-            runs["ours, with numba"] = (score, case.units)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        found: dict[str, Tensor] = {}
-        for number in range(config.rounds + 1):
-            for name in list(runs) if number % 2 else list(reversed(runs)):
-                run, units = runs[name]
-                start = time.perf_counter()
-                found[name] = run()[:, : case.loop_units]
-                if number:  # the first round warms up, and compiles
-                    rates[name].append(units / (time.perf_counter() - start))
-        expected = found["scikit-learn, unit by unit"]
-        worst = max(float((each - expected).abs().max()) for each in found.values())
-        print(f"\n{case.name}; largest difference {worst:.0e}")
-        base = rates["scikit-learn, unit by unit"]
-        for name, each in rates.items():
-            ratios = [mine / other for mine, other in zip(each, base, strict=True)]
-            spread = f"[{min(ratios):.0f} to {max(ratios):.0f}]"
-            print(
-                f"    {statistics.median(ratios):8.0f}  {spread:>16}   "
-                f"{statistics.median(each):12,.0f}   {name}"
-            )
+            variants[NUMBA] = score
+    turns = take_turns(variants, rounds, clock(device))
+    print(f"\n{case.name}")
+    rows: list[Row] = []
+    for way, times in turns.multiples().items():
+        units = case.loop_units if way == LOOP else case.units
+        faster = spread([units / case.loop_units / time for time in times])
+        worst = float((turns.values[way] - turns.values[LOOP]).abs().max())
+        rate = units / statistics.median(turns.seconds[way])
+        rows.append({"case": case.name, "way": way, **faster, "units_per_second": rate})
+        rows[-1]["difference"] = worst
+        between = f"[{faster['least']:.0f} to {faster['most']:.0f}]"
+        print(
+            f"    {faster['median']:8.0f}  {between:>16}   {rate:12,.0f}   {worst:.0e}   {way}",
+            flush=True,
+        )
+    return rows
 
 
-def memory(config: Config) -> None:
+def speed(config: SpeedOrMemory) -> None:
+    torch.set_num_threads(1)
+    amount = AMOUNTS[config.size]
+    print("    times the loop  [least to most]   units per second   largest difference")
+    with kept("average_precision", config, amount) as rows:
+        for case in amount.cases:
+            rows += measure(case, amount.rounds, config.device)
+
+
+def memory(config: SpeedOrMemory) -> None:
+    stream = STREAMS[config.size]
     print("      units   result MiB   peak above the libraries MiB   seconds")
-    for layers in config.layers:
-        with tempfile.TemporaryDirectory() as folder:
-            save_means(Path(folder), config.sentences, layers)
-            command = [sys.executable, "-m", "benchmarks.average_precision", "--child", folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        units, result, peak, seconds = done.stdout.split()[-4:]
-        print(f"{int(units):>11,}   {result:>10}   {peak:>28}   {seconds:>7}", flush=True)
+    with kept("average_precision-memory", config, stream) as rows:
+        for layers in stream.layers:
+            with tempfile.TemporaryDirectory() as folder:
+                save_means(Path(folder), stream.sentences, layers)
+                found = made_up.alone(streamed, Path(folder))
+            rows.append(found)
+            print(
+                f"{found['units']:>11,}   {found['result_mib']:>10.0f}   {found['mib']:>28.0f}   "
+                f"{found['seconds']:>7.0f}",
+                flush=True,
+            )
 
 
 def save_means(folder: Path, sentences: int, layers: int) -> None:
@@ -183,42 +205,28 @@ def save_means(folder: Path, sentences: int, layers: int) -> None:
         artifacts.save(folder / f"{code}.safetensors", "Piece", tensors, {}, {})
 
 
-def peak_mib() -> float:
-    """Of this program alone; what `resource` tells begins with the peak of the one that started it.
-
-    Linux only.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def child(folder: Path) -> None:
-    """One run in a process of its own, because peak memory belongs to a process."""
+def streamed(folder: Path) -> dict[str, float]:
+    """What a run over files takes above the imported libraries."""
     torch.set_num_threads(1)
     paths = tuple(folder / f"{code}.safetensors" for code in LANGUAGES)
     with safe_open(paths[0], framework="pt") as file:
         each = file.get_slice("means.pre.0").get_shape()[0]
     labels = torch.arange(len(LANGUAGES)).repeat_interleave(each)
     ours.average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # numba and what it compiles
-    before = peak_mib()
+    before = made_up.peak_mib()
     start = time.perf_counter()
     precision = ours.measure_precision(SentenceMeans(paths, labels, LANGUAGES, tuple(WIDTHS)))
     seconds = time.perf_counter() - start
-    peak = peak_mib() - before
+    peak = made_up.peak_mib() - before
     tensors = [each for each in vars(precision).values() if isinstance(each, torch.Tensor)]
-    result = sum(each.numel() * each.element_size() for each in tensors)
+    result = sum(each.numel() * each.element_size() for each in tensors) / made_up.MIB
     units = precision.roc_area[0].numel()
-    print(units, f"{result / 2**20:.0f}", f"{peak:.0f}", f"{seconds:.0f}")
+    return {"units": units, "result_mib": result, "mib": peak, "seconds": seconds}
 
 
-def main(config: Config) -> None:
-    if config.child:
-        child(Path(config.child))
-    elif config.memory:
-        memory(config)
-    else:
-        speed(config)
+def main(config: SpeedOrMemory) -> None:
+    (memory if config.memory else speed)(config)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(SpeedOrMemory, description=__doc__))

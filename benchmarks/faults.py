@@ -2,7 +2,10 @@
 
     python -m benchmarks.faults                # 280 faults: 15 minutes on one busy core
     python -m benchmarks.faults --no-ray       # 260 of them, without the cluster: 5 minutes
-    python -m benchmarks.faults --share 0.1    # a tenth
+    python -m benchmarks.faults bench          # 60 of them, without the cluster: 2 minutes
+
+The first of these takes Ray (pip install 'polyneuron[ray]') and the right to mount a small file
+system; without the latter the disk is full in one way less.
 
 Every run is the command `interp collect` on a tiny model and made-up text, in a process that is
 forked once all is loaded, so that what is hit is the pass itself. After each fault the same command
@@ -17,15 +20,13 @@ import contextlib
 import importlib.util
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any
 import torch
 import tyro
 
+from benchmarks import faults_of_disks, turns
 from benchmarks.disturbed import (
     Bench,
     Outcome,
@@ -44,6 +46,7 @@ from benchmarks.disturbed import (
     kill,
     stopped_then_finished,
 )
+from benchmarks.turns import Row, Size, kept
 from interp import artifacts, cli
 from interp.collect import collect, collect_part
 from interp.commands import collect as reading
@@ -55,17 +58,43 @@ from tests.kill_campaign import blocks, files
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(turns.Config):
     """What to run."""
 
-    share: float = 1.0
-    """Of all faults."""
-
     ray: bool = True
-    """Also kill actors, drivers and nodes of a Ray cluster on this machine, if Ray is there."""
+    """With `full`: also kill actors, drivers and nodes of a Ray cluster on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.with_ray and importlib.util.find_spec("ray") is None:
+            raise ValueError(
+                "Ray is not installed: pip install 'polyneuron[ray]', or leave the cluster out "
+                "with --no-ray."
+            )
+
+    @property
+    def with_ray(self) -> bool:
+        return self.ray and self.size == "full"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much goes wrong."""
+
+    share: float = 1.0
+    """Of all runs; each kind has one at the least."""
+
+    kinds: int | None = None
+    """So many of them, the last ones; None: all."""
 
     seed: int = 0
     """Decides on moments, files and bits."""
+
+
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(),
+    "bench": Amount(share=0.2),
+    "toy": Amount(share=0.01, kinds=2),
+}
 
 
 # ---------------------------------------------------------------- kills
@@ -207,104 +236,16 @@ def clock_jumps(bench: Bench, out: Path) -> Outcome:
     return Outcome(int(begun))
 
 
-# ---------------------------------------------------------------- disks
-
-
-def refused_flush(bench: Bench, out: Path) -> Outcome:
-    """From some file on, the disk says that it is full."""
-    left = bench.dice.randrange(2 * len(files(bench.quiet)))
-
-    def work() -> None:
-        flush, calls = os.fsync, iter(range(10**6))
-
-        def full(file: int) -> None:
-            if next(calls) >= left:
-                raise OSError(28, "No space left on device")
-            flush(file)
-
-        os.fsync = full
-        command(out)
-
-    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
-    return Outcome(stopped, stopped)
-
-
-def quota(bench: Bench, out: Path) -> Outcome:
-    """The system cuts files off at some length, as a quota does."""
-    most = bench.dice.randrange(1000, max(map(len, files(bench.quiet).values())))
-
-    def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        command(out)
-
-    bench.said.write_text("")  # which it may not make longer
-    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
-    return Outcome(stopped, stopped)
-
-
-def full_disk(bench: Bench, out: Path) -> Outcome:
-    """A file system of its own, too small; then it grows."""
-    disk = bench.place / "disk"
-    disk.mkdir(exist_ok=True)
-    size = sum(map(len, files(bench.quiet).values()))
-    small = f"size={bench.dice.randrange(1, size // 1024)}k"
-    if subprocess.call(["mount", "-t", "tmpfs", "-o", small, "tmpfs", str(disk)]):
-        return Outcome(0)  # only for root
-    try:
-        grow = ["mount", "-o", "remount,size=16m", str(disk)]
-        child = fork(partial(command, disk / "run"), bench.said)
-        stopped = stopped_then_finished(
-            bench, disk / "run", child, partial(subprocess.check_call, grow)
-        )
-        shutil.copytree(disk / "run", out)
-    finally:
-        subprocess.check_call(["umount", str(disk)])
-    return Outcome(stopped, stopped)
-
-
-def damaged(how: Callable[[bytearray, random.Random], bytes], bench: Bench, out: Path) -> Outcome:
-    """A finished piece is damaged while others are missing."""
-    shutil.copytree(bench.quiet, out)
-    pieces = sorted((out / "pieces").iterdir())
-    chosen, *missing = bench.dice.sample(pieces, bench.dice.randrange(1, len(pieces)))
-    for path in (*missing, out / "firing.safetensors"):
-        path.unlink()
-    chosen.write_bytes(how(bytearray(chosen.read_bytes()), bench.dice))
-    child = fork(partial(command, out), bench.said)
-
-    def repair() -> None:
-        shown = bench.said.read_text(encoding="utf-8")
-        if chosen.name not in shown or "Delete that file" not in shown:
-            raise SystemExit(f"{chosen.name} is damaged, and what is said is: {shown}")
-        chosen.unlink()
-
-    return Outcome(1, stopped_then_finished(bench, out, child, repair))
-
-
-def truncate(content: bytearray, dice: random.Random) -> bytes:
-    return bytes(content[: dice.randrange(len(content))])
-
-
-def flip(content: bytearray, dice: random.Random) -> bytes:
-    bit = dice.randrange(8 * len(content))
-    content[bit // 8] ^= 1 << bit % 8
-    return bytes(content)
-
-
 # ---------------------------------------------------------------- the campaign
 
 FAULTS: tuple[tuple[str, int, Callable[[Bench, Path], Outcome]], ...] = (
     ("SIGKILL of one of three workers", 14, kill_workers),
     ("SIGKILL of the only process", 12, kill_drivers),
-    ("SIGKILL around a flush to disk", 30, kill_writers),
+    ("SIGKILL around a flush", 30, kill_writers),
     ("two or three processes on the same pieces", 10, same_pieces),
     ("Ctrl-C twice", 25, interrupt_twice),
-    ("clock jumps by years", 15, clock_jumps),
-    ("disk full: flush refused", 20, refused_flush),
-    ("disk full: small file system", 15, full_disk),
-    ("quota: files cut off", 15, quota),
-    ("piece truncated", 25, partial(damaged, truncate)),
-    ("piece with one bit flipped", 30, partial(damaged, flip)),
+    ("jumps of the clock that a process sees", 15, clock_jumps),
+    *faults_of_disks.FAULTS,
 )
 """Names, runs in a whole campaign, and what is done to each."""
 
@@ -319,8 +260,8 @@ def miscounted(quiet: Path, out: Path) -> tuple[int, int]:
     return lost, twice
 
 
-def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench: Bench) -> bool:
-    """Prints a row of the table; True where nothing was wrong."""
+def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench: Bench) -> Row:
+    """What became of so many runs; prints a row of the table."""
     injected = stopped = different = lost = twice = 0
     expected = files(bench.quiet)
     for _ in range(runs):
@@ -336,56 +277,78 @@ def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench:
         f"{lost:5} {twice:6}",
         flush=True,
     )
-    totals.update(runs=runs, injected=injected, stopped=stopped)
-    return not (different or lost or twice)
+    return {
+        "fault": name,
+        "runs": runs,
+        "injected": injected,
+        "stopped": stopped,
+        "different": different,
+        "lost": lost,
+        "twice": twice,
+    }
 
 
-totals: Counter[str] = Counter()
+def prepare(place: Path, seed: int) -> Bench:
+    """Loads all, so that what is forked has it, and has a run that nothing disturbs."""
+    torch.set_num_threads(1)  # a forked process has no thread pool
+    os.environ["OMP_NUM_THREADS"] = "1"
+    model = load(tiny_models.build("qwen2", place / "model"))
+    corpora = blocks(model)
+    ModelChoice.open = lambda self: model
+    cli.Collect.read = lambda self, model: corpora
+    reading.show_stats = lambda stats: None
+    reading.collect = partial(collect, progress=False)
+    reading.collect_part = partial(collect_part, progress=False)
+    artifacts.provenance()  # asks git once, for all that are forked
+    _ = model.identity, corpora.fingerprint
+    finish(place / "warm")
+    begun = time.perf_counter()
+    finish(place / "quiet")
+    return Bench(place, place / "quiet", time.perf_counter() - begun, random.Random(seed))
+
+
+def campaign(config: Config, amount: Amount, place: Path) -> Iterator[Row]:
+    bench = prepare(place, amount.seed)
+    print(f"an undisturbed run: {bench.seconds:.2f} s, {len(files(bench.quiet))} files\n")
+    print(
+        f"{'fault':<42} {'runs':>5} {'injected':>9} {'went on':>8} {'stopped':>8} "
+        f"{'different':>10} {'lost':>5} {'twice':>6}",
+        flush=True,
+    )
+
+    def count(runs: int) -> int:
+        return max(1, round(runs * amount.share))
+
+    # First, so that a cluster that does not start costs nothing; told last.
+    of_ray = list(faults_on_ray(bench, count)) if config.with_ray else []
+    for name, runs, fault in FAULTS[-(amount.kinds or len(FAULTS)) :]:
+        yield inject(name, count(runs), fault, bench)
+    yield from of_ray
+
+
+def faults_on_ray(bench: Bench, count: Callable[[int], int]) -> Iterator[Row]:
+    from benchmarks import faults_of_ray
+
+    with faults_of_ray.Nodes() as nodes:
+        for name, runs, fault in faults_of_ray.FAULTS:
+            given = partial(fault, nodes, str(bench.place / "model"))
+            yield inject(name, count(runs), given, bench)
 
 
 def main(config: Config) -> None:
-    torch.set_num_threads(1)  # a forked process has no thread pool
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        model = load(tiny_models.build("qwen2", place / "model"))
-        corpora = blocks(model)
-        ModelChoice.open = lambda self: model
-        cli.Collect.read = lambda self, model: corpora
-        reading.show_stats = lambda stats: None
-        reading.collect = partial(collect, progress=False)
-        reading.collect_part = partial(collect_part, progress=False)
-        artifacts.provenance()  # asks git once, for all that are forked
-        _ = model.identity, corpora.fingerprint
-        finish(place / "warm")
-        begun = time.perf_counter()
-        finish(place / "quiet")
-        seconds = time.perf_counter() - begun
-        bench = Bench(place, place / "quiet", seconds, random.Random(config.seed))
-        print(f"an undisturbed run: {seconds:.2f} s, {len(files(bench.quiet))} files\n")
+    amount = AMOUNTS[config.size]
+    name = "faults" if config.with_ray else "faults-short"
+    with tempfile.TemporaryDirectory() as folder, kept(name, config, amount) as rows:
+        rows += campaign(config, amount, Path(folder))
+        total = Counter[str]()
+        for row in rows:
+            total.update({key: value for key, value in row.items() if isinstance(value, int)})
+        equal = not (total["different"] or total["lost"] or total["twice"])
         print(
-            f"{'fault':<42} {'runs':>5} {'injected':>9} {'went on':>8} {'stopped':>8} "
-            f"{'different':>10} {'lost':>5} {'twice':>6}",
-            flush=True,
+            f"\n{total['injected']} faults; {total['stopped']} stopped a run, each with one "
+            f"sentence. Every finished folder equal, byte for byte: {equal}"
         )
-
-        def count(runs: int) -> int:
-            return max(1, round(runs * config.share))
-
-        good = [inject(name, count(runs), fault, bench) for name, runs, fault in FAULTS]
-        if config.ray and importlib.util.find_spec("ray"):
-            from benchmarks import faults_of_ray
-
-            with faults_of_ray.Nodes() as nodes:
-                good += [
-                    inject(name, count(runs), partial(fault, nodes, str(place / "model")), bench)
-                    for name, runs, fault in faults_of_ray.FAULTS
-                ]
-        print(
-            f"\n{totals['injected']} faults; {totals['stopped']} stopped a run, each with one "
-            f"sentence. Every finished folder equal, byte for byte: {all(good)}"
-        )
-    raise SystemExit(not all(good))
+    raise SystemExit(not equal)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.disturbed import Bench, Outcome, command, ended, finish, fork, kill
-from interp import cli
 from interp.cluster import Ray
+from interp.commands.common import OnRay
 from interp.model import NeuronModel, load
 
 
@@ -48,7 +48,11 @@ class Nodes:
         self._ask, told = processes.Pipe()
         self._keeper = processes.Process(target=_keep, args=(told,))
         self._keeper.start()
-        self.address: str = self._ask.recv()
+        told.close()  # or its end would go unnoticed
+        try:
+            self.address: str = self._ask.recv()
+        except EOFError:
+            raise SystemExit("The cluster did not start; what it said is above.") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +102,7 @@ def _actors(nodes: list[Any]) -> list[int]:
 
 
 def go_on_ray(out: Path, folder: str, address: str) -> None:
-    cli.Collect.on_ray = lambda self, address: Ray(address[0], open=Slow(folder))
+    OnRay.open = lambda self, choice: (choice.open(), Ray(address, open=Slow(folder)))
     command(out, "--ray", address)
 
 
@@ -149,6 +153,6 @@ def kill_ray_driver(nodes: Nodes, folder: str, bench: Bench, out: Path) -> Outco
 
 FAULTS = (
     ("Ray: SIGKILL of an actor", 4, kill_actors),
-    ("Ray: node removed", 4, lose_node),
+    ("Ray: a node removed", 4, lose_node),
     ("Ray: SIGKILL of the driver", 4, kill_ray_driver),
 )

@@ -1,6 +1,8 @@
 """What does an edit cost? `intervene` beside the untouched model and TransformerLens' own way.
 
     python -m benchmarks.interventions         # multiples of the untouched: 12 minutes on 2 cores
+    python -m benchmarks.interventions bench   # neurons off alone: 2 minutes
+    python -m benchmarks.interventions --device cuda
 
 A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons), one neuron in a
 hundred edited. Reading is compared with the untouched body of the same model (wanted: at most
@@ -18,31 +20,48 @@ from typing import Any
 
 import torch
 import tyro
-from transformers import AutoModelForCausalLM
 
 import interp
-from benchmarks.collect import save_model
-from benchmarks.turns import Variants, compare
+from benchmarks import made_up
+from benchmarks.collect import bare, body_of
+from benchmarks.turns import OnDevice, Size, Variants, compare, kept
 from interp.interventions import Edit, deactivate, intervene, override, push
 
 Block = Callable[[], AbstractContextManager[Any]]
 
+BRIDGE, BY_HAND = "full bridge, untouched", "full bridge, hooks by hand"
+FRACTION = 0.01
+"""Share of each layer's neurons that is edited."""
+
 
 @dataclass(frozen=True)
-class Config:
-    """What to run."""
+class Amount:
+    """How much is read and written."""
 
     rounds: int = 15
     """Turns of each variant."""
 
+    texts: tuple[tuple[int, int], ...] = ((8, 256), (2, 1024))
+    """Rows in a batch, and tokens in a row."""
+
     batches: int = 2
-    """Batches of 2048 tokens per turn of reading."""
+    """Batches per turn of reading."""
+
+    prompts: tuple[int, ...] = (1, 8)
+    """How many are continued at once."""
 
     new_tokens: int = 32
-    """Tokens written per turn, after prompts of 32."""
+    """Tokens written per turn, after prompts of as many."""
 
-    fraction: float = 0.01
-    """Share of each layer's neurons that is edited."""
+    every_edit: bool = True
+    """Or neurons off alone, beside hooks by hand."""
+
+
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(),
+    "bench": Amount(rounds=5, batches=1, prompts=(8,), every_edit=False),
+    "toy": Amount(rounds=1, texts=((2, 32),), batches=1, prompts=(2,), new_tokens=4),
+}
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,23 @@ class Models:
     neurons: torch.Tensor
     """Which are edited: [layer neuron]."""
 
+    every_edit: bool
+    """Or neurons off alone, beside hooks by hand."""
+
     def edited(self, edit: Edit, **settings: Any) -> Block:
         return lambda: intervene(self.native, {edit.site: self.neurons}, edit, **settings)
 
     def edits(self) -> list[tuple[str, Block]]:
         """Blocks with our edits, and how they are called."""
         values = torch.full(self.neurons.shape, 0.1)
-        return [
+        first: list[tuple[str, Block]] = [
             ("untouched", nullcontext),
             ("deactivate", self.edited(deactivate)),
+        ]
+        if not self.every_edit:
+            return first
+        return [
+            *first,
             ("override by constants", self.edited(override(values))),
             ("replace act(gate)", self.edited(override(values, "act"))),
             ("add to act(gate)", self.edited(push({"act": values}))),
@@ -94,16 +121,14 @@ class Models:
         return self.hooked.bridge.hooks(fwd_hooks=hooks)
 
 
-def open_models(folder: Path, fraction: float) -> Models:
-    native, hooked = interp.load(folder), interp.load(folder, attention="hooked")
-    bare: Any = AutoModelForCausalLM.from_pretrained(folder)
+def open_models(folder: Path, device: str, every_edit: bool) -> Models:
+    native = interp.load(folder, device=device)
+    hooked = interp.load(folder, device=device, attention="hooked")
     noise = torch.rand(native.n_layers, native.d_mlp, generator=torch.Generator().manual_seed(0))
-    neurons = noise.argsort().argsort() < max(1, round(fraction * native.d_mlp))
+    neurons = noise.argsort().argsort() < max(1, round(FRACTION * native.d_mlp))
     written = interp.bake(native, neurons, deactivate, folder / "baked")
-    baked: Any = AutoModelForCausalLM.from_pretrained(written)
-    for each in (bare, baked):
-        each.to(native.device)
-    return Models(bare, baked, native, hooked, neurons.to(native.device))
+    plain, baked = bare(folder, device), bare(written, device)
+    return Models(plain, baked, native, hooked, neurons.to(device), every_edit)
 
 
 def reading(models: Models, batches: list[torch.Tensor]) -> Variants:
@@ -117,17 +142,12 @@ def reading(models: Models, batches: list[torch.Tensor]) -> Variants:
 
         return run
 
-    def bare() -> None:
-        with torch.inference_mode():
-            for ids in batches:
-                models.bare.model(ids, use_cache=False)
-
-    return [
-        *((name, read(models.native, block)) for name, block in models.edits()),
-        ("bare Hugging Face body", bare),
-        ("full bridge, untouched", read(models.hooked, nullcontext)),
-        ("full bridge, hooks by hand", read(models.hooked, models.by_hand)),
-    ]
+    return {
+        **{name: read(models.native, block) for name, block in models.edits()},
+        "bare Hugging Face body": body_of(models.bare, batches),
+        **({BRIDGE: read(models.hooked, nullcontext)} if models.every_edit else {}),
+        BY_HAND: read(models.hooked, models.by_hand),
+    }
 
 
 def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
@@ -161,33 +181,38 @@ def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
 
         return run
 
-    return [
-        ("bare Hugging Face generate", plain(models.bare)),
-        ("the same, edit baked in", plain(models.baked)),
-        *((name, write(block)) for name, block in models.edits()),
-        ("full bridge, untouched", bridge(nullcontext)),
-        ("full bridge, hooks by hand", bridge(models.by_hand)),
-    ]
+    return {
+        "bare Hugging Face generate": plain(models.bare),
+        "the same, edit baked in": plain(models.baked),
+        **{name: write(block) for name, block in models.edits()},
+        **({BRIDGE: bridge(nullcontext)} if models.every_edit else {}),
+        BY_HAND: bridge(models.by_hand),
+    }
 
 
-def main(config: Config) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        save_model(Path(place))
-        models = open_models(Path(place), config.fraction)
-    generator = torch.Generator().manual_seed(0)
-
-    def made_up(n_rows: int, length: int) -> torch.Tensor:
-        ids = torch.randint(1, 32_000, (n_rows, length), generator=generator)
-        return ids.to(models.native.device)
-
-    for n_rows, length in ((8, 256), (2, 1024)):
-        batches = [made_up(n_rows, length) for _ in range(config.batches)]
-        compare(f"Reading {n_rows} x {length} tokens", reading(models, batches), config.rounds)
-    for n_rows in (1, 8):
-        variants = writing(models, made_up(n_rows, 32), config.new_tokens)
-        title = f"Writing {config.new_tokens} tokens after {n_rows} x 32"
-        compare(title, variants, config.rounds)
+def main(config: OnDevice) -> None:
+    amount, shape = AMOUNTS[config.size], made_up.usual(config.size)
+    with tempfile.TemporaryDirectory() as place, kept("interventions", config, amount) as rows:
+        folder = made_up.save_model(shape, Path(place))
+        models = open_models(folder, config.device, amount.every_edit)
+        for n_rows, length in amount.texts:
+            ids = made_up.tokens(n_rows * amount.batches, length, shape.vocab_size)
+            batches = list(ids.to(config.device).split(n_rows))
+            rows += compare(
+                f"reading {n_rows} x {length} tokens",
+                reading(models, batches),
+                amount.rounds,
+                config.device,
+            )
+        for n_rows in amount.prompts:
+            ids = made_up.tokens(n_rows, amount.new_tokens, shape.vocab_size).to(config.device)
+            rows += compare(
+                f"writing {n_rows} x {amount.new_tokens} tokens",
+                writing(models, ids, amount.new_tokens),
+                amount.rounds,
+                config.device,
+            )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(OnDevice, description=__doc__))

@@ -1,14 +1,16 @@
 """What grows with what? Time, memory and disk against tokens, layers, neurons, languages, shards.
 
-    python -m benchmarks.scaling sweep     # measured, one line a run: 25 minutes on one core
+    python -m benchmarks.scaling sweep     # measured, one line a run: 8 minutes on two cores
+    python -m benchmarks.scaling sweep --only layers shards   # a part; what is there is not rerun
     python -m benchmarks.scaling plan      # what `interp plan` says, and what runs take: 4 minutes
     python -m benchmarks.scaling paper     # after the pass, at 80 layers x 28,672 neurons x 100
-                                           # languages, on made-up counts: 5 minutes, 4 GB of disk
+                                           # languages, on made-up counts: 5 minutes, 7 GB of disk
+    python -m benchmarks.scaling paper --n-shards 20          # 20 minutes, 40 GB of disk
 
 Every run is a process of its own, because peak memory belongs to a process; what the imported
 library takes is subtracted. The models have random weights and the text is random tokens. `paper`
-shows that nothing but the forward pass needs a large machine: merging, selecting and average
-precision run here at the size of a model with 70 billion parameters.
+shows that nothing but the forward pass needs a large machine: merging, selecting, intervals,
+average precision and the neuron page run here at the size of a model with 70 billion parameters.
 """
 
 import json
@@ -23,21 +25,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 import tyro
-from einops import repeat
+from einops import rearrange, repeat
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 from tyro.conf import Positional
 
 import interp
 from interp import artifacts
-from interp.collect import PIECE, collect_part, merge
+from interp.collect import collect_part
+from interp.contexts import TopContexts
 from interp.corpora import Corpora, Rows
+from interp.languages import LANGUAGES
 from interp.plan import RunPlan, plan_run
+from interp.run_folder import PIECE, merge, piece_path
 from interp.scores.ranks import precision_and_area
-from interp.selection import select_from_rate
+from interp.selection import NeuronSelection, select_from_rate
 from interp.stats import FiringStats
+from interp.uncertainty import jackknife
 from tests.tiny_models import tokenizer
 
 MIB = 1 << 20
@@ -50,11 +57,21 @@ class Config:
     what: Positional[Literal["sweep", "plan", "paper"]] = "plan"
     """sweep: one size after another; plan: predictions; paper: a simulation at full size."""
 
+    only: tuple[str, ...] = ()
+    """Of the sweep: what to vary (tokens, layers, neurons, languages, shards, workers); of `paper`:
+    steps to make, where `folder` keeps those before. Nothing: all."""
+
     most_tokens: int = 10_000_000
     """Of the sweep over tokens."""
 
+    kept: Path = Path(tempfile.gettempdir()) / "scaling.json"
+    """Runs of the sweep that are done; those of another size of model or text are made anew."""
+
     n_shards: int = 1
-    """Of `paper`. Disk grows by 3.7 GB with each."""
+    """Of `paper`. Disk grows by 1.8 GB with each, and by as much once more with the second."""
+
+    n_layers: int = 80
+    """Of `paper`."""
 
     folder: Path = Path(tempfile.gettempdir())
     """Where runs are written, and removed again."""
@@ -146,7 +163,7 @@ def save_model(size: Size, folder: Path) -> None:
         "hidden_size": size.d_model,
         "intermediate_size": size.neurons,
         "num_hidden_layers": size.layers,
-        "num_attention_heads": size.d_model // 64,
+        "num_attention_heads": max(1, size.d_model // 64),
     }
     model: Any = (
         LlamaForCausalLM(LlamaConfig(**widths))
@@ -233,18 +250,29 @@ def planned(size: Size, place: Path) -> RunPlan:
 
 
 def sweep(config: Config) -> None:
-    print(f"{'':<10} {'':>12} {'seconds':>9} {'MiB memory':>11} {'MiB disk':>9}")
-    for name, values in SWEEPS.items():
-        for value in values:
+    """One run after the other, and a table of those that are done."""
+    if unknown := set(config.only) - set(SWEEPS):
+        raise SystemExit(f"{unknown} is not varied: give some of {', '.join(SWEEPS)}.")
+    done = json.loads(config.kept.read_text()) if config.kept.exists() else {}
+    print(f"{'':<10} {'':>12} {'seconds':>9} {'MiB memory':>11} {'MiB disk':>9}   times the first")
+    for name in config.only or SWEEPS:
+        first: dict[str, float] = {}
+        for value in SWEEPS[name]:
             if name == "tokens" and value > config.most_tokens:
                 continue
             size = replace(Size(), **{name: value})
             if name == "tokens":  # so many that a small model must do
                 size = replace(size, layers=2, neurons=256, d_model=64, languages=1)
-            found = measure(size, config.folder)
+            key = json.dumps(asdict(size), sort_keys=True)
+            if key not in done:
+                done[key] = measure(size, config.folder)
+                artifacts.write_text(config.kept, json.dumps(done, indent=1) + "\n")
+            found = done[key]
+            first = first or found
+            times = " ".join(f"{found[each] / first[each]:>6.2f}" for each in found)
             print(
                 f"{name:<10} {value:>12,} {found['seconds']:>9.1f} {found['memory']:>11.0f} "
-                f"{found['disk']:>9.1f}",
+                f"{found['disk']:>9.1f}   {times}",
                 flush=True,
             )
 
@@ -264,53 +292,67 @@ def compare_plans(config: Config) -> None:
 
 # ---------------------------------------------------------------- after the pass, at full size
 
-N_LAYERS, D_MLP, N_LANGUAGES = 80, 28_672, 100
+D_MLP, N_LANGUAGES = 28_672, 100
 TOKENS = 1000  # of each piece
+CODES = tuple(f"l{number:03d}" for number in range(N_LANGUAGES))
 
 
-def write_pieces(folder: Path, n_shards: int) -> dict[str, float]:
-    """Made-up counts: rates that differ by neuron, and 40 neurons per language for it alone."""
-    codes = tuple(f"l{number:03d}" for number in range(N_LANGUAGES))
+@dataclass(frozen=True)
+class Shape:
+    """Of the counts."""
+
+    n_shards: int
+    n_layers: int
+
+    def planted(self, row: int) -> tuple[int, slice]:
+        """Layer and neurons that were made for a language."""
+        return row % self.n_layers, slice(40 * row, 40 * row + 40)
+
+
+def write_pieces(folder: Path, shape: Shape) -> dict[str, float]:
+    """Made-up counts: rates that differ by neuron, and 40 neurons per language for it alone.
+
+    From the third shard on, the files are those of the first two under other names.
+    """
     plan = {
-        "n_layers": N_LAYERS,
+        "n_layers": shape.n_layers,
         "d_mlp": D_MLP,
-        "languages": list(codes),
-        "n_shards": n_shards,
+        "languages": list(CODES),
+        "n_shards": shape.n_shards,
         "wanted": {"moments": False, "sentence_means": [], "signs": False},
     }
     artifacts.begin(folder, plan)
     generator = torch.Generator().manual_seed(0)
-    usual = (torch.rand(N_LAYERS, D_MLP, generator=generator) ** 2 * 600).long()
-    for shard in range(n_shards):
-        for row, code in enumerate(codes):
+    usual = (torch.rand(shape.n_layers, D_MLP, generator=generator) ** 2 * 600).long()
+    for shard in range(shape.n_shards):
+        for row, code in enumerate(CODES):
+            path = piece_path(folder, shard, code)
+            if shard >= 2:
+                path.hardlink_to(piece_path(folder, shard % 2, code))
+                continue
             fired = usual + torch.randint(100, usual.shape, generator=generator)
             for other in range(N_LANGUAGES):
-                fired[planted(other)] = 900 if other == row else 1
+                fired[shape.planted(other)] = 900 if other == row else 1
             tensors = {"firing.fired": fired, "firing.tokens": torch.tensor([TOKENS])}
             labels = {"shard": shard, "language": code, "sources": []}
-            path = folder / "pieces" / f"{shard:04d}-{code}.safetensors"
             artifacts.save(path, PIECE, tensors, labels, {})
     return {}
 
 
-def planted(row: int) -> tuple[int, slice]:
-    """Layer and neurons that were made for a language."""
-    return row % N_LAYERS, slice(40 * row, 40 * row + 40)
+def merge_pieces(folder: Path, shape: Shape) -> dict[str, float]:
+    stats = merge(folder)
+    return {"neurons": stats.n_layers * stats.n_neurons}
 
 
-def merge_pieces(folder: Path, n_shards: int) -> dict[str, float]:
-    return {"neurons": float(merge(folder).fired[0, 0].numel())}
-
-
-def select(folder: Path, n_shards: int) -> dict[str, float]:
+def select(folder: Path, shape: Shape) -> dict[str, float]:
     """What `interp find` selects; how many of the planted neurons it finds."""
     start = time.perf_counter()
     rate = FiringStats.load(folder / "firing.safetensors").rate
     loaded, start = time.perf_counter() - start, time.perf_counter()
-    codes = tuple(f"l{number:03d}" for number in range(N_LANGUAGES))
-    selection = select_from_rate(rate, codes, fraction=0.01)
+    selection = select_from_rate(rate, CODES, fraction=0.01)
     chosen = time.perf_counter() - start
-    found = sum(int(selection.mask[row][planted(row)].sum()) for row in range(N_LANGUAGES))
+    found = sum(int(selection.mask[row][shape.planted(row)].sum()) for row in range(N_LANGUAGES))
+    selection.to_json(folder / "neurons.json")
     return {
         "seconds reading": loaded,
         "seconds selecting": chosen,
@@ -318,42 +360,108 @@ def select(folder: Path, n_shards: int) -> dict[str, float]:
     }
 
 
-def precision(folder: Path, n_shards: int) -> dict[str, float]:
+def intervals(folder: Path, shape: Shape) -> dict[str, float]:
+    """Mean rate of each language, with its interval over shards."""
+    stats = FiringStats.load(folder / "firing.safetensors")
+    if shape.n_shards < 2:
+        return {}
+    mean = jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    return {"relative error": float((mean.standard_error / mean.value).max())}
+
+
+def precision(folder: Path, shape: Shape) -> dict[str, float]:
     """Average precision of the neurons of one layer on 20 sentences of each language."""
     generator = torch.Generator().manual_seed(0)
     labels = repeat(torch.arange(N_LANGUAGES), "language -> (language sentence)", sentence=20)
     responses = torch.randn(len(labels), D_MLP, generator=generator)
     start = time.perf_counter()
     precision_and_area(responses, labels, N_LANGUAGES)
-    return {"hours for all layers": (time.perf_counter() - start) * N_LAYERS / 3600}
+    return {"hours for all layers": (time.perf_counter() - start) * shape.n_layers / 3600}
 
 
-STEPS: dict[str, Callable[[Path, int], dict[str, float]]] = {
-    "write pieces": write_pieces,
+def write_page(folder: Path, shape: Shape) -> dict[str, float]:
+    """The page of the neurons selected, one context for each neuron and language, and a model as
+    wide as the large one where its neurons are and very narrow elsewhere."""
+    size = Size(layers=shape.n_layers, neurons=D_MLP, d_model=16)
+    save_model(size, folder / "model")
+    model = interp.load(folder / "model", device="cpu")
+    start, before = time.perf_counter(), resident()
+    # More languages than are known by their names.
+    with patch("interp.page.language", lambda code: replace(LANGUAGES["en"], code=code)):
+        page = interp.neuron_page(
+            model,
+            FiringStats.load(folder / "firing.safetensors"),
+            {"LAPE": NeuronSelection.from_json(folder / "neurons.json")},
+            made_up_contexts(shape.n_layers),
+            progress=False,
+        )
+    made, start = time.perf_counter() - start, time.perf_counter()
+    path = page.save(folder / "page.html")
+    written = time.perf_counter() - start
+    parts = [path] if path.name == "page.html" else path.parent.iterdir()
+    files = [each.stat().st_size / MIB for each in parts]
+    return {
+        "neurons": page.n_neurons,
+        "seconds making": made,
+        "seconds writing": written,
+        "MiB of the model": before,
+        "MiB of the index": path.stat().st_size / MIB,
+        "MiB of all files": sum(files),
+        "MiB of the largest": max(files),
+    }
+
+
+def made_up_contexts(n_layers: int) -> TopContexts:
+    """Rows of random tokens in each language, and in one of them each neuron's strongest; few, for
+    the forward pass of these rows is not what is measured."""
+    generator = torch.Generator().manual_seed(0)
+    each, row_tokens = 2, 64
+    n_rows = each * N_LANGUAGES
+    shape = (N_LANGUAGES, n_layers, D_MLP, 1)
+    row = torch.randint(each, shape, generator=generator, dtype=torch.int32)
+    row += rearrange(torch.arange(0, n_rows, each).int(), "language -> language 1 1 1")
+    return TopContexts(
+        gate=torch.ones(shape),
+        row=row,
+        position=torch.randint(row_tokens, shape, generator=generator, dtype=torch.int32),
+        ids=torch.randint(4, 250, (n_rows, row_tokens), generator=generator, dtype=torch.int32),
+        length=torch.full((n_rows,), row_tokens),
+        number=torch.arange(n_rows) % each,
+        sources=tuple(f"{CODES[row // each]}.txt:{row % each}" for row in range(n_rows)),
+        languages=CODES,
+    )
+
+
+STEPS: dict[str, Callable[[Path, Shape], dict[str, float]]] = {
+    "pieces": write_pieces,
     "merge": merge_pieces,
     "select": select,
-    "average precision of a layer": precision,
+    "intervals": intervals,
+    "precision": precision,
+    "page": write_page,
 }
 
 
 def paper(config: Config) -> None:
-    print(f"{N_LAYERS} x {D_MLP:,} neurons, {N_LANGUAGES} languages, {config.n_shards} shards")
-    folder = Path(tempfile.mkdtemp(dir=config.folder))
+    shape = Shape(config.n_shards, config.n_layers)
+    print(f"{shape.n_layers} x {D_MLP:,} neurons, {N_LANGUAGES} languages, {shape.n_shards} shards")
+    folder = config.folder if config.only else Path(tempfile.mkdtemp(dir=config.folder))
     try:
-        for name in STEPS:
-            step = {"step": name, "folder": str(folder), "n_shards": config.n_shards}
+        for name in config.only or STEPS:
+            step = {"step": name, "folder": str(folder), "shape": asdict(shape)}
             (found,) = started_together([step])
             seconds, memory = found.pop("seconds"), found.pop("memory")
             rest = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
-            print(f"{name:<30} {seconds:>7.1f} s {memory:>7.0f} MiB   {rest}", flush=True)
+            print(f"{name:<12} {seconds:>7.1f} s {memory:>7.0f} MiB   {rest}", flush=True)
     finally:
-        shutil.rmtree(folder)
+        if not config.only:
+            shutil.rmtree(folder)
 
 
-def step_once(name: str, folder: Path, n_shards: int) -> dict[str, float]:
+def step_once(name: str, folder: Path, shape: Shape) -> dict[str, float]:
     before = resident()
     start, worked = time.perf_counter(), time.process_time()
-    found = STEPS[name](folder, n_shards)
+    found = STEPS[name](folder, shape)
     return {
         "seconds": time.perf_counter() - start,
         "memory": peak() - before,
@@ -393,7 +501,7 @@ def main(config: Config) -> None:
     if config.child:
         task = json.loads(config.child)
         if "step" in task:
-            found = step_once(task["step"], Path(task["folder"]), task["n_shards"])
+            found = step_once(task["step"], Path(task["folder"]), Shape(**task["shape"]))
         else:
             size = Size(**task["size"])
             found = run_once(size, Path(task["model"]), Path(task["out"]), task["part"])

@@ -1,0 +1,239 @@
+"""What does a GPU change? Counting beside the bare forward on it, and its numbers beside a CPU's.
+
+    python -m benchmarks.gpu                    # one GPU of 48 GiB or more, 20 GB of disk
+    python -m benchmarks.gpu bench              # without the model of 7 billion parameters
+    python -m benchmarks.gpu toy --device cpu   # that every part runs
+
+Counting is measured on Babel and on Llama shapes with random weights in bfloat16: as a multiple of
+Hugging Face's body with fused attention, in tokens per second, and as a share of the peak. The peak
+is what products of large matrices reach on the same device, not what its maker promises; the work
+is counted as two operations for each weight and token, and attention to the tokens before. Then
+come the same text, prompts and responses on the GPU and on the CPU: are the numbers equal, and how
+much faster is it? At last the other benchmarks run with `--device cuda`, and their rows join the
+tables.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+from transformers import LlamaConfig
+
+import interp
+from benchmarks import (
+    attribution,
+    average_precision,
+    collect,
+    interventions,
+    made_up,
+    patching,
+    perplexity,
+    turns,
+)
+from benchmarks.turns import Row, Size, Variants, apart, clock, kept, spread, take_turns
+
+BABEL = Path(interp.__file__).parent / "babel" / "model"
+
+
+@dataclass(frozen=True)
+class Config(turns.OnDevice):
+    """What to run, and where."""
+
+    device: str = "cuda"
+    """Or cpu, to see that every part runs."""
+
+    others: bool = True
+    """Also the other benchmarks on this device."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is read by one model."""
+
+    model: str
+    """As the table calls it."""
+
+    rows: int
+    """In a batch."""
+
+    length: int
+    """Tokens in a row."""
+
+    batches: int
+    """Per turn."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is run."""
+
+    texts: tuple[Text, ...]
+
+    rounds: int = 5
+    """Turns of each variant."""
+
+    matrix: int = 8192
+    """Width of the matrices whose product is the peak."""
+
+    prompts: tuple[int, ...] = (64, 256)
+    """Tokens of those that are attributed."""
+
+    sentences: int = 3000
+    units: int = 40_000
+    """Whose average precision is taken."""
+
+
+SHAPES = {
+    "1.1 billion": made_up.llama(16, 2048, 8192, 32_000, num_key_value_heads=8),
+    "6.7 billion": made_up.llama(32, 4096, 11_008, 32_000, num_attention_heads=32),
+    "toy": made_up.usual("toy"),
+}
+"""Models with random weights, by their parameters."""
+
+BABEL_TEXT = Text("Babel", rows=64, length=256, batches=8)
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount((BABEL_TEXT, Text("1.1 billion", 16, 1024, 4), Text("6.7 billion", 8, 1024, 4))),
+    "bench": Amount((BABEL_TEXT, Text("1.1 billion", 16, 1024, 4)), rounds=3),
+    "toy": Amount(
+        (Text("Babel", 2, 16, 1), Text("toy", 2, 16, 1)),
+        rounds=1,
+        matrix=64,
+        prompts=(6,),
+        sentences=60,
+        units=20,
+    ),
+}
+OTHERS = (collect, interventions, perplexity, patching, attribution, average_precision)
+
+
+# ---------------------------------------------------------------- counting
+
+
+def best_product(width: int, dtype: torch.dtype, device: str) -> float:
+    """Operations per second in the product of two square matrices, the best of ten."""
+    one, other = torch.randn(2, width, width, device=device).to(dtype)
+    found = take_turns({"product": lambda: one @ other}, 10, clock(device))
+    return 2 * width**3 / min(found.seconds["product"])
+
+
+def work_per_token(model: Any, length: int) -> float:
+    """Operations that the body cannot do without, in a row of so many tokens."""
+    weights = sum(
+        each.numel()
+        for name, each in model.model.named_parameters()
+        if each.ndim == 2 and "embed" not in name
+    )
+    config: LlamaConfig = model.config
+    heads = config.num_attention_heads
+    width = heads * (config.head_dim or config.hidden_size // heads)
+    to_one, from_one = length / 2, length / 2  # scores, and values, of the tokens before
+    return 2 * weights + 2 * config.num_hidden_layers * width * (to_one + from_one)
+
+
+def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> list[Row]:
+    """Counting on one model, beside its bare body."""
+    dtype = torch.bfloat16
+    plain = collect.bare(folder, device, dtype=dtype)
+    native = interp.load(folder, device=device, dtype=dtype)
+    vocabulary = plain.config.vocab_size
+    corpora = made_up.text(("en",), 1, text.rows * text.batches, text.length, vocabulary)
+    ids = corpora.rows["en"].ids.long().to(device)
+    per_batch = text.rows * text.length
+    variants: Variants = {
+        collect.BARE: collect.body_of(plain, list(ids.split(text.rows))),
+        collect.COUNTS: collect.collect(native, corpora, per_batch, moments=False),
+        collect.MOMENTS: collect.collect(native, corpora, per_batch, moments=True),
+    }
+    found = take_turns(variants, rounds, clock(device))
+    work, peak = work_per_token(plain, text.length), best_product(width, dtype, device)
+    name = text.model if text.model == "Babel" else f"Llama shape, {text.model}"
+    rows: list[Row] = []
+    for way, times in found.multiples().items():
+        rate = ids.numel() / statistics.median(found.seconds[way])
+        rows.append(
+            {"model": name, "batch": f"{text.rows} x {text.length}", "way": way, **spread(times)}
+            | {"tokens_per_second": rate, "share_of_peak": rate * work / peak}
+        )
+        print(
+            f"  {name:<24} {rows[-1]['median']:6.2f} x {rate:12,.0f} tokens/s "
+            f"{100 * rate * work / peak:5.1f} % of the peak   {way}",
+            flush=True,
+        )
+    return rows
+
+
+# ---------------------------------------------------------------- the same on the CPU
+
+
+def beside(case: str, run: Callable[[str], Tensor], rounds: int, device: str) -> Row:
+    """How many times faster than on the CPU, and how far its numbers are from those of the CPU."""
+    ways = {"CPU": lambda: run("cpu"), "there": lambda: run(device)}
+    found = take_turns(ways, rounds, clock(device))
+    faster = [1 / each for each in found.multiples()["there"]]
+    away = apart(found.values["CPU"], found.values["there"])
+    print(f"  {statistics.median(faster):8.1f} x faster   apart {away:.1e}   {case}", flush=True)
+    return {"beside": case, **spread(faster), "apart": away}
+
+
+def equal_numbers(amount: Amount, device: str) -> list[Row]:
+    """The same text, prompts and responses on the device and on the CPU."""
+    there = {
+        each: interp.load("babel", device=each, dtype=torch.float32) for each in ("cpu", device)
+    }
+    vocabulary = there["cpu"].bridge.cfg.d_vocab
+    text = made_up.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)
+
+    def counts(where: str) -> Tensor:
+        return interp.collect(there[where], text, progress=False).fired
+
+    def shares(where: str, prompt: Tensor) -> Tensor:
+        return interp.integrated_gradients(there[where], prompt, 5, quantity="logit").values
+
+    rows = [beside("firing counts, Babel in float32", counts, amount.rounds, device)]
+    for length in amount.prompts:
+        (prompt,) = made_up.tokens(1, length, vocabulary)
+        case = f"integrated gradients, Babel in float32, {length} tokens"
+        rows.append(beside(case, lambda where, p=prompt: shares(where, p), amount.rounds, device))
+    for dtype in ("float32", "bfloat16"):
+        case = average_precision.Case(amount.sentences, 6, dtype, 0, amount.units)
+        responses, labels = average_precision.responses_of(case)
+        given = {each: responses.to(each) for each in ("cpu", device)}
+        rows.append(
+            beside(
+                f"average precision, {case.name}",
+                lambda where, g=given, y=labels: interp.average_precision(g[where], y, 6),
+                amount.rounds,
+                device,
+            )
+        )
+    return rows
+
+
+def main(config: Config) -> None:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "There is no GPU that torch can use here: install its CUDA build, or see that every "
+            "part runs with: python -m benchmarks.gpu toy --device cpu"
+        )
+    amount = AMOUNTS[config.size]
+    with kept("gpu", config, amount) as rows:
+        for text in amount.texts:
+            with tempfile.TemporaryDirectory() as place:
+                folder = BABEL
+                if text.model != "Babel":
+                    folder = Path(place)
+                    made_up.save_model(SHAPES[text.model], folder, config.device, torch.bfloat16)
+                rows += count(text, folder, amount.rounds, amount.matrix, config.device)
+        rows += equal_numbers(amount, config.device)
+    for benchmark in OTHERS if config.others else ():
+        benchmark.main(turns.SpeedOrMemory(config.size, config.out, config.device))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
