@@ -6,16 +6,7 @@ from interp.alignment import Source
 from interp.bake import bake
 from interp.claims import Claim, load_claims, save_claims, scoreboard
 from interp.cluster import Ray
-from interp.collect import (
-    Survey,
-    Wanted,
-    collect,
-    collect_part,
-    look,
-    merge,
-    open_sentence_means,
-    survey,
-)
+from interp.collect import Wanted, collect, collect_part
 from interp.contexts import TopContexts, gates_around
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.doctor import doctor
@@ -44,6 +35,7 @@ from interp.evaluations.tasks import choose, exact_match
 from interp.evaluations.writing import generate_texts, translate, translation_score
 from interp.hygiene import detect_language
 from interp.interventions import (
+    Change,
     Edit,
     add,
     deactivate,
@@ -59,8 +51,10 @@ from interp.lens import Lens, Question, logit_lens
 from interp.model import NeuronModel, load, outline, wrap
 from interp.page import NeuronPage, neuron_page
 from interp.patching import PatchingResult, heads, patch
+from interp.pieces import crew_of
 from interp.plan import RunPlan, plan_run
 from interp.report import Picture, Section, write_report
+from interp.run_folder import Survey, look, merge, open_sentence_means, survey
 from interp.scores.attribution import (
     Attribution,
     ablation_effect,
@@ -98,6 +92,7 @@ __all__ = [
     "ActivationMoments",
     "Attribution",
     "CategorySums",
+    "Change",
     "Choices",
     "Claim",
     "Corpora",
@@ -152,6 +147,7 @@ __all__ = [
     "collect_part",
     "compare",
     "contribution_score",
+    "crew_of",
     "deactivate",
     "detect_language",
     "difference_of_means",

@@ -1,14 +1,18 @@
 """The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
 
+import difflib
+import importlib.metadata
 import inspect
 import signal
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Any
 
-import tyro
+import torch
+from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from interp import artifacts
@@ -16,12 +20,14 @@ from interp.commands.collect import Collect, Merge, Status
 from interp.commands.common import Doctor, say
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
-from interp.commands.effects import Bake, Deactivate, Steer
+from interp.commands.effects import Bake, Deactivate
 from interp.commands.find import Compare, Find, show_selection
+from interp.commands.options import WIDTH, Parser
 from interp.commands.page import Page
 from interp.commands.plan import Plan
 from interp.commands.report import Report
 from interp.commands.stability import Stability
+from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Evaluate, Share
 from interp.selection import NeuronSelection
 
@@ -34,9 +40,10 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Import:
-    """Turn a published List[language][layer] .pth file into a selection that a person can read.
+    """Turn a published mask, a .pth file, into a selection.
 
-    interp import LLaMA-2-7B.neuron.pth --languages en zh fr es vi id ja --neurons 11008
+        interp import LLaMA-2-7B.neuron.pth --languages en zh fr es vi id ja \\
+            --neurons 11008
     """
 
     path: Positional[Path]
@@ -60,7 +67,12 @@ class Import:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a selection as the published List[language][layer] .pth file."""
+    """Write a selection in the published form, a .pth file.
+
+    It is a List[language][layer] of the ids of neurons.
+
+        interp export results/demo/neurons.json --out demo.pth
+    """
 
     path: Positional[Path]
     """The selection, a .json file of `interp find` or `interp import`."""
@@ -76,69 +88,96 @@ class Export:
 
 @dataclass(frozen=True)
 class Babel:
-    """Print the card of the shipped model: its data, recipe and measured facts."""
+    """Print the card of the shipped model: data, recipe, facts."""
 
     def run(self) -> None:
         say((BABEL / "README.md").read_text(encoding="utf-8"))
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": Demo,
-    "doctor": Doctor,
-    "plan": Plan,
-    "collect": Collect,
-    "merge": Merge,
-    "status": Status,
-    "find": Find,
-    "compare": Compare,
-    "stability": Stability,
-    "deactivate": Deactivate,
-    "steer": Steer,
-    "bake": Bake,
-    "evaluate": Evaluate,
-    "share": Share,
-    "attribute": Attribute,
-    "patch": Patch,
-    "lens": Lens,
-    "page": Page,
-    "report": Report,
-    "import": Import,
-    "export": Export,
-    "babel": Babel,
+SECTIONS: dict[str, dict[str, type]] = {
+    "To begin": {"demo": Demo, "doctor": Doctor, "plan": Plan, "babel": Babel},
+    "Reading text": {"collect": Collect, "merge": Merge, "status": Status},
+    "Which neurons": {
+        **{"find": Find, "compare": Compare, "stability": Stability},
+        **{"import": Import, "export": Export},
+    },
+    "Changing them": {"deactivate": Deactivate, "steer": Steer, "bake": Bake},
+    "Tasks": {"evaluate": Evaluate, "share": Share, "attribute": Attribute},
+    "Between languages": {"patch": Patch, "lens": Lens},
+    "To look at": {"page": Page, "report": Report},
 }
+COMMANDS = {name: each for section in SECTIONS.values() for name, each in section.items()}
 
 
-def chosen(arguments: list[str]) -> Any:
+def overview() -> str:
+    """All commands, a line for each."""
+    lines = ["usage: interp COMMAND [options]", "", *textwrap.wrap(DESCRIPTION, WIDTH - 1), ""]
+    for title, section in SECTIONS.items():
+        lines.append(f"{title}:")
+        for name, command in section.items():
+            first = (inspect.getdoc(command) or "").split("\n\n")[0]
+            lines.append(f"  {name:<10}  {' '.join(first.split())}")
+    return "\n".join([*lines, "", "interp COMMAND --help tells more of each.", ""])
+
+
+def chosen(arguments: Sequence[str]) -> Any:
     """The subcommand with its options; or help, or a sentence that says what is wrong with them."""
     if arguments and arguments[0] in COMMANDS:
-        name = arguments[0]
-        return tyro.cli(COMMANDS[name], prog=f"interp {name}", args=arguments[1:])
-    lines = {name: (inspect.getdoc(each) or "").split("\n\n")[0] for name, each in COMMANDS.items()}
-    every: Any = Union[  # noqa: UP007 - of a tuple that is made here
-        tuple(
-            Annotated[each, tyro.conf.subcommand(name, description=lines[name].replace("\n", " "))]
-            for name, each in COMMANDS.items()
+        return Parser(arguments[0], COMMANDS[arguments[0]]).read(arguments[1:])
+    if arguments and arguments[0] in ("-h", "--help"):
+        say(overview().rstrip())
+        raise SystemExit(0)
+    if arguments and arguments[0] == "--version":
+        say(f"polyneuron {importlib.metadata.version('polyneuron')}")
+        raise SystemExit(0)
+    if not arguments:
+        sys.stderr.write(overview())
+    else:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        perhaps = f"; did you mean {near[0]}?" if near else "."
+        sys.stderr.write(
+            f"interp: there is no command {arguments[0]!r}{perhaps} All commands: interp --help\n"
         )
-    ]
-    return tyro.cli(every, prog="interp", description=DESCRIPTION, args=arguments)
+    raise SystemExit(2)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Exit code 0: done; 1: the doctor found a fault; 2: one sentence says what to change."""
-    command = chosen(sys.argv[1:] if arguments is None else arguments)
     try:
+        command = chosen(sys.argv[1:] if arguments is None else arguments)
         command.run()
-    except (ValueError, KeyError, OSError) as error:
-        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, KeyError):
-            message = str(error.args[0])
-        # Hugging Face adds paragraphs of advice; its first line says what is wrong.
-        sys.stderr.write(f"interp: {message.strip().splitlines()[0]}\n")
+    except (ValueError, KeyError, OSError, MemoryError, RuntimeError) as error:
+        _close_bars()
+        sys.stderr.write(f"interp: {_sentence(error)}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if arguments is None:  # the program itself: a second Ctrl-C need not say more than one
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _close_bars()
         sys.stderr.write(
             "interp: interrupted. Finished pieces are kept; the same command goes on from there.\n"
         )
         raise SystemExit(130) from None
+
+
+def _close_bars() -> None:
+    """A sentence has a line of its own, whichever bar was interrupted."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong; an error that is ours and not the user's is raised again."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+        if error.filename is not None:  # ours say it all, those of the system say it here
+            message = f"{error.filename}: {message}"
+    elif isinstance(error, KeyError):
+        message = str(error.args[0])
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in message:
+        message = "memory ran out: read with smaller numbers, such as --tokens-per-batch"
+    elif isinstance(error, RuntimeError):
+        raise error
+    # Hugging Face adds paragraphs of advice; its first line says what is wrong.
+    return message.strip().splitlines()[0]

@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,12 @@ _TICK = 1.0
 
 @dataclass(frozen=True)
 class Ray:
-    """Where the actors of a run live, and what each of them gets."""
+    """Where the actors of a run live, and what each of them gets.
+
+    >>> where = interp.Ray(actors=4, num_gpus=0.5)  # for `interp.collect(..., ray=where)`
+    >>> where.address is None, where.num_cpus  # two GPUs of this machine, or of its cluster
+    (True, 1.0)
+    """
 
     address: str | None = None
     """A running cluster, such as "auto" or "10.0.0.1:6379". None: what ray.init() finds, which is
@@ -73,6 +79,9 @@ class Job:
 
     work: Callable[[], Callable[[Any], None]]
     """Makes, when the job is handed out, what an actor calls with the model it holds."""
+
+    size: int = 1
+    """How far it moves a progress bar."""
 
 
 # ---------------------------------------------------------------- signs of life
@@ -145,8 +154,12 @@ class _Actor:
     def open(self) -> None:
         self._held = self._opens()
 
-    def run(self, work: Callable[[Any], None]) -> None:
-        work(self._held)
+    def run(self, work: Callable[[Any], None]) -> list[UserWarning]:
+        """What was warned of, which nobody would read here."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work(self._held)
+        return [each.message for each in caught if isinstance(each.message, UserWarning)]
 
 
 @dataclass(frozen=True)
@@ -165,12 +178,16 @@ class _Call:
 class Crew:
     """Actors that hold a model and take jobs one by one; used in a `with` block."""
 
-    def __init__(self, settings: Ray, opens: Callable[[], Any]) -> None:
+    holds: Any
+    """What the actors hold, in words that tell two crews apart; see `interp.pieces`."""
+
+    def __init__(self, settings: Ray, opens: Callable[[], Any], holds: Any = None) -> None:
         if min(settings.num_cpus, settings.num_gpus or 0) < 0 or settings.patience <= 0:
             raise ValueError(f"CPUs, GPUs and patience must be positive: {settings}.")
         self._ray = _library()
         self._settings = settings
         self._opens = opens
+        self.holds = holds
         self._waiting: deque[Job] = deque()
         self._calls: dict[Any, _Call] = {}
         self._free: list[Any] = []
@@ -208,6 +225,17 @@ class Crew:
 
         An error that a job raises is raised here; ended actors and lost nodes are not errors.
         """
+        try:
+            self._do(jobs, done)
+        except BaseException:  # what is left of these jobs is not to meet the next ones
+            self._waiting.clear()
+            for answer, call in list(self._calls.items()):
+                if call.job is not None:
+                    del self._calls[answer]
+                    self._end(call.actor)
+            raise
+
+    def _do(self, jobs: Sequence[Job], done: Callable[[Job], None]) -> None:
         self._waiting.extend(jobs)
         self._heard = time.monotonic()
         unseen: dict[Path, tuple[Job, float]] = {}
@@ -262,7 +290,7 @@ class Crew:
         for answer in answered:
             call = self._calls.pop(answer)
             try:
-                self._ray.get(answer)
+                warned = self._ray.get(answer) or ()
             except self._ray.exceptions.RayTaskError as error:
                 self._free.append(call.actor)
                 told = isinstance(error.cause, (ValueError, KeyError, OSError))
@@ -273,6 +301,8 @@ class Crew:
             self._free.append(call.actor)
             self._heard = time.monotonic()
             self._attempts[None] = 0
+            for each in warned:
+                warnings.warn(each, stacklevel=2)
             if call.job is not None:
                 finished.append(call.job)
         return finished

@@ -1,9 +1,8 @@
 """One pass over text, in pieces that survive a kill and may be read by anyone, in any order.
 
-A piece is one shard of one language. It is a file, written whole or not at all, and the folder of
-files is the ledger: what is there is done. Counts are integers and the order inside a piece depends
-on its rows alone, so one process, twenty jobs and a run that was killed nine times leave the same
-bytes behind.
+A piece is one shard of one language, see `run_folder`. Counts are integers and the order inside a
+piece depends on its rows alone, so one process, twenty jobs and a run that was killed nine times
+leave the same bytes behind.
 """
 
 import json
@@ -22,24 +21,29 @@ from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.activations import Observer, batches, observe
-from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
-from interp.contexts import ContextsCounter, merge_contexts
+from interp.cluster import Crew, Job, Ray, sign_of_life
+from interp.contexts import ContextsCounter
 from interp.corpora import Corpora, Rows
-from interp.model import Kind, NeuronModel, load
-from interp.stats import (
-    ActivationMoments,
+from interp.counters import (
     FiringCounter,
-    FiringSigns,
-    FiringStats,
     MomentsCounter,
-    SentenceMeans,
     SentenceMeansCounter,
     SignsCounter,
-    Source,
 )
-
-PIECE = "Piece"
-SIGNS_OF_LIFE = "running"
+from interp.model import Kind, NeuronModel
+from interp.pieces import hired
+from interp.run_folder import (
+    PIECE,
+    Progress,
+    in_order,
+    load_piece,
+    look,
+    merge,
+    piece_path,
+    read_firing,
+    sign_path,
+)
+from interp.stats import FiringStats, Source
 
 
 @dataclass(frozen=True)
@@ -78,43 +82,6 @@ class Wanted:
     `interp.contexts`; their tokens are kept too."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a folder is."""
-
-    done: tuple[tuple[int, str], ...]
-    """Finished pieces, as (shard, language)."""
-
-    missing: tuple[tuple[int, str], ...]
-    """Pieces still to be read."""
-
-    stopped_after: int | None
-    """Shards per language after which a stopping rule ended the run; None: it reads all."""
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What became of every piece of a run; pieces are named as (shard, language).
-
-    >>> _ = interp.collect(model, text, folder, progress=False)
-    >>> found = interp.survey(folder)
-    >>> len(found.done), found.running, found.missing, found.bad
-    (15, {}, (), {})
-    """
-
-    done: tuple[tuple[int, str], ...]
-    """Finished, and whole by their checksum."""
-
-    running: dict[tuple[int, str], str]
-    """Being read now, and by which process; only where file locks reach, see `cluster`."""
-
-    missing: tuple[tuple[int, str], ...]
-    """Nobody is seen reading them."""
-
-    bad: dict[tuple[int, str], str]
-    """There, but not whole, and what is wrong with them; delete the files."""
-
-
 def collect(
     model: NeuronModel,
     corpora: Corpora,
@@ -125,7 +92,7 @@ def collect(
     stop_when: Callable[[FiringStats], bool] | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
-    ray: Ray | bool = False,
+    ray: Ray | Crew | bool = False,
 ) -> FiringStats:
     """How often every neuron fires in every language; goes on where `out` was left.
 
@@ -144,7 +111,7 @@ def collect(
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return collect(
+            stats = collect(
                 model,
                 corpora,
                 folder,
@@ -155,9 +122,11 @@ def collect(
                 progress=progress,
                 ray=ray,
             )
+            # The folder goes, and what is left there with it.
+            return FiringStats(stats.fired, stats.tokens, stats.languages)
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
     run.start(stops_early=stop_when is not None, settings=settings or {})
-    pieces = _order(corpora.n_shards, corpora.languages)
+    pieces = in_order(corpora.n_shards, corpora.languages)
     # Whether to stop is asked after each round; where nobody asks, all is one round.
     per_round = len(corpora.languages) if stop_when is not None else len(pieces)
     bar = _bar(corpora, pieces, progress)
@@ -199,98 +168,12 @@ def collect_part(
         raise ValueError(f"There is no part {index} of {n}: parts are counted from 1 to {n}.")
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
     run.start(stops_early=False, settings=settings or {})
-    pieces = _order(corpora.n_shards, corpora.languages)[index - 1 :: n]
+    pieces = in_order(corpora.n_shards, corpora.languages)[index - 1 :: n]
     bar = _bar(corpora, pieces, progress)
     for shard, language in pieces:
         run.read(shard, language, bar)
     bar.close()
     return look(out)
-
-
-def look(out: Path | str) -> Progress:
-    """Which pieces of a run are finished, by their files.
-
-    >>> _ = interp.collect_part(model, text, folder, (1, 3), progress=False)
-    >>> state = interp.look(folder)
-    >>> len(state.done), len(state.missing), state.missing[0]
-    (5, 10, (0, 'de'))
-    """
-    folder = Path(out)
-    plan = artifacts.read_plan(folder)
-    stop = folder / "stopped.json"
-    try:
-        stopped_after = int(json.loads(stop.read_text())["shards"]) if stop.exists() else None
-        n_shards = plan["n_shards"] if stopped_after is None else stopped_after
-        every = _order(n_shards, plan["languages"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"{folder} is damaged: its run.json or stopped.json says nothing that can be read "
-            f"({error}). Delete the one that is wrong and run the same again; pieces are kept."
-        ) from None
-    done = tuple(piece for piece in every if _piece_path(folder, *piece).exists())
-    return Progress(done, tuple(piece for piece in every if piece not in done), stopped_after)
-
-
-def survey(out: Path | str) -> Survey:
-    """What became of every piece of a run; reads each finished one to check it.
-
-    >>> _ = interp.collect_part(model, text, folder, (1, 15), progress=False)
-    >>> found = interp.survey(folder)
-    >>> found.done, found.bad, len(found.missing)
-    (((0, 'en'),), {}, 14)
-    """
-    folder, state = Path(out), look(out)
-    bad: dict[tuple[int, str], str] = {}
-    for piece in state.done:
-        try:
-            _load_piece(_piece_path(folder, *piece))
-        except (ValueError, FileNotFoundError) as error:
-            bad[piece] = str(error)
-    seen = {piece: who_is_at(_sign_path(folder, *piece)) for piece in state.missing}
-    running = {piece: who for piece, who in seen.items() if who is not None}
-    return Survey(
-        tuple(piece for piece in state.done if piece not in bad),
-        running,
-        tuple(piece for piece in state.missing if piece not in running),
-        bad,
-    )
-
-
-def merge(out: Path | str) -> FiringStats:
-    """Put the pieces of a finished run together; the same pieces give the same bytes.
-
-    >>> _ = interp.collect_part(model, text, folder, (1, 1), progress=False)
-    >>> interp.merge(folder).tokens.sum(0).tolist()
-    [640, 640, 640]
-    >>> (folder / "firing.safetensors").exists()
-    True
-    """
-    folder = Path(out)
-    plan, state = artifacts.read_plan(folder), look(folder)
-    if state.missing:
-        shard, language = state.missing[0]
-        raise ValueError(
-            f"{folder} has {len(state.done)} of {len(state.done) + len(state.missing)} pieces; "
-            f"the first that is missing is shard {shard} of {language}. Run the same `interp "
-            "collect` again, or the parts that did not finish."
-        )
-    languages = tuple(plan["languages"])
-    n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
-    origin = plan | {"shards_read": n_shards}
-    stats = _firing(folder, languages, n_shards)
-    if plan["wanted"]["moments"]:
-        pieces = _pieces(folder, languages, n_shards)
-        _moments(pieces, languages).save(folder / "moments.safetensors", origin)
-    if plan["wanted"]["signs"]:
-        pieces = _pieces(folder, languages, n_shards)
-        _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
-    if plan["wanted"].get("contexts"):
-        pieces = _pieces(folder, languages, n_shards)
-        parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
-        merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
-    stats.save(folder / "firing.safetensors", origin)
-    clear_signs(folder / SIGNS_OF_LIFE)
-    return stats
 
 
 # ---------------------------------------------------------------- one run
@@ -334,18 +217,18 @@ class _Run:
 
     def read(self, shard: int, language: str, bar: Any) -> None:
         """Read one piece, unless its file is there and whole."""
-        path = _piece_path(self.folder, shard, language)
+        path = piece_path(self.folder, shard, language)
         rows = self.corpora.rows[language]
         mine = (rows.shard == shard).nonzero().flatten()
         if path.exists():
-            _load_piece(path)
+            load_piece(path)
             bar.update(self.n_tokens(shard, language))
             return
-        with sign_of_life(_sign_path(self.folder, shard, language)):
+        with sign_of_life(sign_path(self.folder, shard, language)):
             self._read(shard, language, rows, mine, bar)
 
     def _read(self, shard: int, language: str, rows: Rows, mine: Tensor, bar: Any) -> None:
-        path = _piece_path(self.folder, shard, language)
+        path = piece_path(self.folder, shard, language)
         counters = self._counters(rows, mine)
         observers: list[Observer] = list(counters)
         for batch in batches(self.corpora, language, shard, self.tokens_per_batch):
@@ -389,7 +272,7 @@ class _Run:
         return int(rows.length[rows.shard == shard].sum())
 
     def firing(self, n_shards: int) -> FiringStats:
-        return _firing(self.folder, self.corpora.languages, n_shards)
+        return read_firing(self.folder, self.corpora.languages, n_shards)
 
     def stop(self, n_shards: int) -> None:
         tokens = {
@@ -413,6 +296,10 @@ def _open(
         raise ValueError(
             "Special tokens count in sentence means alone, and none are kept: name their sites too."
         )
+    if tokens_per_batch < 1:
+        raise ValueError(
+            f"tokens_per_batch is {tokens_per_batch}; it must be 1 or more, such as 4096."
+        )
     if wanted.contexts < 0:
         raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
     if (wanted.signs_of != "gate" or wanted.signs_above) and not wanted.signs:
@@ -427,7 +314,7 @@ def _open(
 
 @contextmanager
 def _reader(
-    run: _Run, ray: Ray | None
+    run: _Run, ray: Ray | Crew | None
 ) -> Iterator[Callable[[Sequence[tuple[int, str]], Any], None]]:
     """Reads pieces: here, one after the other, or on Ray, each by whoever is free."""
     if ray is None:
@@ -439,13 +326,11 @@ def _reader(
         yield read_here
         return
 
-    place = Path(run.model.name)
-    name = str(place.resolve()) if place.is_dir() else run.model.name  # actors live elsewhere
-    opens = ray.open or partial(load, name, attention=run.model.attention, dtype=run.model.dtype)
-    with Crew(ray, partial(_open_the_same, opens, run.model.identity)) as crew:
+    with hired(run.model, ray) as crew:
+        assert crew is not None
 
         def hand_out(pieces: Sequence[tuple[int, str]], bar: Any) -> None:
-            paths = {_piece_path(run.folder.resolve(), *piece): piece for piece in pieces}
+            paths = {piece_path(run.folder.resolve(), *piece): piece for piece in pieces}
             for path, piece in paths.items():
                 if path.exists():
                     run.read(*piece, bar)
@@ -457,20 +342,6 @@ def _reader(
             crew.do(jobs, lambda job: bar.update(run.n_tokens(*paths[job.path])))
 
         yield hand_out
-
-
-def _open_the_same(opens: Callable[[], NeuronModel], identity: Mapping[str, str]) -> NeuronModel:
-    """Runs in an actor: the model, refused if it is not the one that the run was begun with."""
-    model = opens()
-    here = model.identity
-    if differ := [key for key in identity if here.get(key) != identity[key]]:
-        key = differ[0]
-        raise ValueError(
-            f"An actor opened another model than yours ({key} was {identity[key]}, there it is "
-            f"{here.get(key)}): give Ray(open=...) a function that opens yours, and the same "
-            "versions of the libraries to all nodes."
-        )
-    return model
 
 
 def _to_send(run: _Run, shard: int, language: str) -> Callable[[NeuronModel], None]:
@@ -506,29 +377,6 @@ def _read_there(
     _Run(folder, model, text, wanted, tokens_per_batch).read(shard, language, tqdm(disable=True))
 
 
-def _order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
-    """All pieces as they are read: a round of every language, shard by shard."""
-    return [(shard, language) for shard in range(n_shards) for language in languages]
-
-
-def _piece_path(folder: Path, shard: int, language: str) -> Path:
-    return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
-
-
-def _sign_path(folder: Path, shard: int, language: str) -> Path:
-    return folder / SIGNS_OF_LIFE / f"{shard:04d}-{language}"
-
-
-def _load_piece(path: Path) -> artifacts.Artifact:
-    try:
-        return artifacts.load(path, PIECE)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Delete that file and run the same `interp collect` again: only this piece is "
-            "read again."
-        ) from None
-
-
 def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
     total = sum(
         int(corpora.rows[code].length[corpora.rows[code].shard == shard].sum())
@@ -542,99 +390,4 @@ def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
         disable=not show,
         delay=2,
         leave=False,
-    )
-
-
-# ---------------------------------------------------------------- merging
-
-
-def _pieces(
-    folder: Path, languages: tuple[str, ...], n_shards: int
-) -> Iterator[tuple[int, int, artifacts.Artifact]]:
-    for shard, language in _order(n_shards, languages):
-        yield shard, languages.index(language), _load_piece(_piece_path(folder, shard, language))
-
-
-def _firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
-    fired: Tensor | None = None
-    tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
-    for shard, row, piece in _pieces(folder, languages, n_shards):
-        counts = piece.tensors["firing.fired"]
-        if fired is None:
-            fired = torch.zeros(n_shards, len(languages), *counts.shape, dtype=torch.int64)
-        fired[shard, row] = counts
-        tokens[shard, row] = piece.tensors["firing.tokens"][0]
-    assert fired is not None
-    return FiringStats(fired, tokens, languages)
-
-
-def _moments(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...]
-) -> ActivationMoments:
-    sums: Tensor | None = None
-    tokens = torch.zeros(len(languages), dtype=torch.int64)
-    for _, row, piece in pieces:
-        added = piece.tensors["moments.sums"]
-        if sums is None:
-            n_moments, n_layers, d_mlp = added.shape
-            sums = torch.zeros(n_moments, len(languages), n_layers, d_mlp, dtype=torch.float64)
-        sums[:, row] += added
-        tokens[row] += piece.tensors["moments.tokens"][0]
-    assert sums is not None
-    return ActivationMoments(sums, tokens, languages)
-
-
-def _signs(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]],
-    languages: tuple[str, ...],
-    plan: Mapping[str, Any],
-) -> FiringSigns:
-    found: dict[str, dict[int, Tensor]] = {}
-    for _, row, piece in pieces:
-        for prompt, bits in zip(piece.labels["sources"], piece.tensors["signs.bits"], strict=True):
-            found.setdefault(prompt, {})[row] = bits
-    partial = [prompt for prompt, rows in found.items() if len(rows) < len(languages)]
-    if partial:
-        raise ValueError(
-            f"Prompt {partial[0]} is not there in all of {', '.join(languages)}: parallel prompts "
-            "have the same ids in every language."
-        )
-    prompts = tuple(sorted(found))
-    bits = torch.stack(
-        [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
-    )
-    source = plan["wanted"].get("signs_of", "gate")
-    threshold = plan["wanted"].get("signs_above", 0.0)
-    return FiringSigns(bits, prompts, languages, plan["d_mlp"], source, threshold)
-
-
-def open_sentence_means(out: Path | str) -> SentenceMeans:
-    """The sentence means of a finished run, to be read one site at a time.
-
-    >>> lines = {"en": ["It is late.", "It is very late by now."]}
-    >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=1)
-    >>> wanted = interp.Wanted(sentence_means=("post",))
-    >>> _ = interp.collect(model, rows, folder, wanted=wanted, progress=False)
-    >>> interp.open_sentence_means(folder).read("post", 0).shape
-    torch.Size([2, 2048])
-    """
-    folder = Path(out)
-    plan, state = artifacts.read_plan(folder), look(folder)
-    if not plan["wanted"]["sentence_means"]:
-        raise ValueError(
-            f"{folder} kept no sentence means: run `interp collect` with --sentences and their "
-            "sites, such as --sentences pre, into another folder."
-        )
-    if state.missing:
-        raise ValueError(f"{folder} misses {len(state.missing)} pieces: finish the run first.")
-    paths = [_piece_path(folder, shard, code) for shard, code in state.done]
-    rows = [len(_load_piece(path).labels["sources"]) for path in paths]
-    languages = tuple(plan["languages"])
-    labels = [
-        languages.index(code)
-        for (_, code), n in zip(state.done, rows, strict=True)
-        for _ in range(n)
-    ]
-    return SentenceMeans(
-        tuple(paths), torch.tensor(labels), languages, tuple(plan["wanted"]["sentence_means"])
     )

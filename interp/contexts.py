@@ -18,6 +18,7 @@ from torch import Tensor
 from interp import artifacts
 from interp.activations import Batch, observe
 from interp.corpora import Rows
+from interp.display import counted, listed
 from interp.model import Kind, NeuronModel
 
 # A context has one number, the same wherever it is found: the bits of its gate, which for positive
@@ -63,6 +64,13 @@ class TopContexts:
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.gate.shape[1:3]
+        return (
+            f"TopContexts(up to {self.n} of each neuron in {listed(self.languages)}; {n_layers} "
+            f"layers of {d_mlp:,} neurons; {counted(len(self.ids), 'row')} of text)"
+        )
+
     @property
     def n(self) -> int:
         """Contexts kept per neuron and language, at most."""
@@ -75,6 +83,7 @@ class TopContexts:
         artifacts.save(path, "TopContexts", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "TopContexts":
         stored = artifacts.load(path, "TopContexts")
         labels: dict[str, Any] = {name: tuple(each) for name, each in stored.labels.items()}

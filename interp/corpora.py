@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp.display import counted
 from interp.documents import Care, Dealer, Reader, Shard, Split, Text, check_choice, digest
 from interp.hygiene import Hygiene
 from interp.languages import check_languages
@@ -73,6 +74,9 @@ class Rows:
 
     source: tuple[str, ...]
     """Where the first token of each row comes from, such as `de.txt:118`."""
+
+    def __repr__(self) -> str:
+        return f"Rows({counted(len(self.ids), 'row')} of up to {self.ids.shape[1]:,} tokens)"
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.length), len(self.shard), len(self.source)}

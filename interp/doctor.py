@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+from interp.display import Shaded, html_table, listed
 from interp.model import ClassicModel, Hook, Kind, NeuronModel
 
 Seen = dict[tuple[str, int], list[Tensor]]
@@ -38,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found; print it for the table."""
+    """What `doctor` found; print it, or show it in a notebook, for the table."""
 
     model: str
     """Name of the model."""
@@ -50,14 +52,31 @@ class Diagnosis:
     def ok(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return "its hooks tell the truth" if self.ok else "do not trust its neurons"
+
+    def __repr__(self) -> str:
+        failed = [check.name for check in self.checks if not check.passed]
+        more = f", but not: {listed(failed)}" if failed else ""
+        passed = f"{len(self.checks) - len(failed)} of {len(self.checks)} checks passed{more}"
+        return f"Diagnosis({self.model}: {self.verdict}; {passed})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [check.name, "ok" if check.passed else Shaded("FAIL", 1.0), check.detail]
+            for check in self.checks
+        ]
+        return html_table(f"{self.model}: {self.verdict}", ["", "", "seen"], rows)
+
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
         rows = [
             f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<{width}}  {check.detail}"
             for check in self.checks
         ]
-        verdict = "its hooks tell the truth" if self.ok else "do not trust its neurons"
-        return "\n".join([f"{self.model}: {verdict}", *rows])
+        return "\n".join([f"{self.model}: {self.verdict}", *rows])
 
 
 def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
@@ -86,9 +105,8 @@ def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
             "generation sees edits": lambda: _generation(model, ids),
             "nothing is left behind": lambda: _unchanged(model, ids, clean),
         }
-        return Diagnosis(
-            model.name, tuple(_ask(name, question) for name, question in questions.items())
-        )
+        asked = tqdm(questions.items(), "checking hooks", unit="check", delay=2, leave=False)
+        return Diagnosis(model.name, tuple(_ask(name, question) for name, question in asked))
 
 
 def _ask(name: str, question: Callable[[], Answer]) -> Check:

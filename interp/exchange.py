@@ -5,6 +5,7 @@ What a file holds is lists of ids; what they mean is for `interp.selection`.
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,9 @@ def read_json(path: Path | str) -> Listed:
     if stored["format"] != FORMAT:
         raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
     languages = tuple(stored["languages"])
+    for code in languages:
+        if not re.fullmatch(r"\w[\w-]*", code):  # no formula for a spreadsheet, nor for a terminal
+            raise ValueError(f"{code!r} is not the name of a language")
     if set(stored["neurons"]) != set(languages):
         raise ValueError("the languages named and the languages that have neurons differ")
     sites = tuple((kind, width) for kind, width in stored.get("sites", ()))
@@ -123,18 +127,19 @@ def read_lape(
     """What `write_lape` or its authors wrote; tensors alone are taken from the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: give the path of a mask file (.pth).")
-    if zipfile.is_zipfile(path) and _is_compressed(Path(path)):
-        raise ValueError(
-            f"{path} is an archive with compressed parts, which torch.save does not write and "
-            "which may unfold without end: save it again with torch.save."
-        )
     try:
-        lists = torch.load(path, weights_only=True, map_location="cpu")
+        compressed = zipfile.is_zipfile(path) and _is_compressed(Path(path))
+        lists: Any = None if compressed else torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a damaged archive or a foreign object provokes
         raise ValueError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): it must be a "
             "list by language of lists by layer of id tensors, saved with torch.save."
         ) from None
+    if compressed:
+        raise ValueError(
+            f"{path} is an archive with compressed parts, which torch.save does not write and "
+            "which may unfold without end: save it again with torch.save."
+        )
     if not _is_lape(lists):
         raise ValueError(f"{path} is no list by language of lists by layer of int64 ids.")
     if len(lists) != len(languages):
@@ -142,6 +147,8 @@ def read_lape(
             f"{path} holds {len(lists)} languages, and {len(languages)} are named "
             f"({', '.join(languages)}): name those of the file, in its order."
         )
+    if n_neurons < 1:
+        raise ValueError(f"A layer of {n_neurons} neurons is none: give the model's d_mlp.")
     mask = torch.zeros(len(lists), len(lists[0]), n_neurons, dtype=torch.bool)
     for language, layers, row in zip(languages, lists, mask, strict=True):
         for layer, ids in enumerate(layers):

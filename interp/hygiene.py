@@ -88,6 +88,9 @@ class Hygiene:
             dict(Counter(self.characters) + Counter(other.characters)),
         )
 
+    def __repr__(self) -> str:
+        return f"Hygiene({self})"
+
     def __str__(self) -> str:
         lines, characters = sum(self.foreign_lines.values()), sum(self.foreign_characters.values())
         found = ", ".join(f"{code} {share:.1%}" for code, share in self.foreign_lines.items())

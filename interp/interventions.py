@@ -11,8 +11,8 @@ never written where the product of gate and linear branch is.
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp import artifacts
 from interp.model import Hook, Kind, NeuronModel, Where
 from interp.stats import ActivationMoments, SentenceMeans
 
@@ -237,6 +238,50 @@ def intervene(
             stacklevel=3,  # the line of the with statement
         )
     with model.hooks(_hooks(model, chosen, edit, where)):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What `intervene` is given, as data: other processes can be sent it, and folders told of it.
+
+    >>> off = interp.Change(neurons["de"], interp.deactivate)
+    >>> off.plan["edit"]["name"]
+    'deactivate'
+    >>> written = interp.generate_texts(
+    ...     model, n=2, max_new_tokens=4, within=[off], out=folder, progress=False
+    ... )
+    >>> sorted(path.name for path in folder.iterdir())
+    ['pieces', 'run.json']
+    """
+
+    units: Units
+    """Which units."""
+
+    edit: Edit
+    """What they give."""
+
+    where: Where = "all"
+    """At which tokens."""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that it changes, in JSON: masks and values by their hashes."""
+        edit = {"name": self.edit.name, "factor": self.edit.factor}
+        shift = {site: artifacts.hash_of(values) for site, values in self.edit.shift.items()}
+        units = {
+            site: artifacts.hash_of(mask)
+            for site, mask in _by_site(self.units, self.edit.site).items()
+        }
+        return {"units": units, "edit": edit | {"shift": shift}, "where": self.where}
+
+
+@contextmanager
+def changed(changes: Sequence[Change], model: NeuronModel) -> Iterator[None]:
+    """Within the block all changes hold, the first outside the second; none: the model as it is."""
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(intervene(model, change.units, change.edit, change.where))
         yield
 
 

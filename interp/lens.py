@@ -21,10 +21,12 @@ import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.alignment import prompt_ids
 from interp.corpora import Corpora
+from interp.display import counted, listed
 from interp.languages import check_languages
 from interp.model import Hook, NeuronModel
 from interp.scores.attribution import Prompt
@@ -138,6 +140,14 @@ class Lens:
     unspelled: tuple[int, ...]
     """Numbers of those left out because no token begins some answer."""
 
+    def __repr__(self) -> str:
+        last = zip(self.languages, self.probability[:, -1].mean(dim=0).tolist(), strict=True)
+        return (
+            f"Lens({counted(len(self.kept), 'question')} in {self.probability.shape[1]} layers; "
+            f"answers at the last: {listed(f'{code} {mean:.2f}' for code, mean in last)}; left "
+            f"out: {len(self.alike):,} alike, {len(self.unspelled):,} unspelled)"
+        )
+
     def mean(self, level: float = 0.95) -> Estimate:
         """Probability [layer language], on average over prompts, with intervals."""
         return mean_over_examples(self.probability, level=level)
@@ -170,6 +180,7 @@ class Lens:
         artifacts.save(path, "Lens", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "Lens":
         found = artifacts.load(path, "Lens")
         labels: dict[str, Any] = {name: tuple(each) for name, each in found.labels.items()}
@@ -227,11 +238,17 @@ def logit_lens(
     n_top = min(n_top, model.n_vocab)
     top = torch.zeros(len(kept), model.n_layers, n_top, dtype=torch.int64)
     order = sorted(range(len(kept)), key=lambda prompt: len(prompts[prompt]))
-    for at in range(0, len(order), batch_size):
+    batches = range(0, len(order), batch_size)
+    for at in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
         chosen = order[at : at + batch_size]
         states = last_states(model, [prompts[prompt] for prompt in chosen])
         for prompt, state in zip(chosen, states, strict=True):
             chance = read_out(model, state).double().softmax(dim=-1).cpu()
+            if chance.isnan().any():
+                raise ValueError(
+                    f"{model.name} gives NaN after question {kept[prompt]}: weights may be "
+                    f"damaged, or {model.dtype} too narrow. Load it with dtype=torch.float32."
+                )
             entropy[prompt] = torch.special.entr(chance).sum(dim=-1)
             top[prompt] = chance.topk(n_top, dim=-1).indices
             for column, tokens in enumerate(sets[prompt]):

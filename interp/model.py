@@ -27,6 +27,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import logging as transformers_logging
 
 try:
     from transformer_lens import HookedTransformer
@@ -55,6 +56,7 @@ _HOOKS: dict[str, str] = {
     "attn_out": "hook_attn_out",
 }
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
+_BAR_AFTER = 2.0  # seconds
 _SOURCE_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
 
 
@@ -534,17 +536,28 @@ def load(
         raise ValueError(f'attention is "native" or "hooked", not {attention!r}.')
     if device is not None and "device_map" in options:
         raise ValueError("Give device or device_map, not both: device_map places every layer.")
+    _check_device(device)
     source = _find(name)
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     where = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
     _refuse_experts(name, _read_config(name, **where))  # before gigabytes are read
     if attention == "hooked":
         options["attn_implementation"] = "eager"  # scores are only there to see without fusing
-    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    tokenizer = _read_tokenizer(name, source, where)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        with _late_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype or "auto", **options
+            )
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {error}") from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"The weights of {name} have other shapes than its config.json says: copy both from "
+            "one checkpoint."
+        ) from None
     if not {"device_map", "quantization_config"} & options.keys():
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
@@ -636,13 +649,71 @@ def _find(name: str | Path) -> str:
     return str(path) if path.is_dir() else str(name)
 
 
-def _read_config(name: str | Path, **where: Any) -> Any:
+def _check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that is not there before gigabytes are read."""
+    if device is None:
+        return
     try:
-        return AutoConfig.from_pretrained(_find(name), **where)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        why = str(error).splitlines()[0].rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"The device {str(device)!r} cannot be used here ({why}): give cpu, or a GPU that "
+            "torch sees, such as cuda:0, or leave it out."
+        ) from None
+
+
+def _read_tokenizer(name: str | Path, source: str, where: Mapping[str, Any]) -> Any:
+    tokenizer, why = None, "it gives no token for the letter a"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    except Exception as error:  # whatever a damaged file provokes
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if tokenizer is None or not tokenizer("a")["input_ids"]:
+        raise ValueError(
+            f"The tokenizer of {name} cannot be read ({why}): put the files of its tokenizer "
+            "beside the weights."
+        )
+    return tokenizer
+
+
+@contextmanager
+def _late_bars() -> Iterator[None]:
+    """Within the block, a bar of transformers shows itself only where the work takes its time.
+
+    A small model is there before a bar could be read, and in a notebook every bar stays. That it is
+    small cannot be seen from a name on the hub, so time decides. Bars of downloads are others.
+    """
+    hook_into_bars = getattr(transformers_logging, "set_tqdm_hook", None)
+    if hook_into_bars is None:  # before transformers 5, where one file of weights had no bar
+        yield
+        return
+
+    def late(make: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        named = {"delay": _BAR_AFTER, **named}
+        return make(*positional, **named) if before is None else before(make, positional, named)
+
+    before = hook_into_bars(late)
+    try:
+        yield
+    finally:
+        hook_into_bars(before)
+
+
+def _read_config(name: str | Path, **where: Any) -> Any:
+    source = _find(name)
+    file = Path(source) / "config.json"
+    if Path(source).is_dir() and not file.is_file():
+        raise FileNotFoundError(
+            f"{source} holds no config.json, so it is no Hugging Face model: name a folder that "
+            "is one."
+        )
+    try:
+        return AutoConfig.from_pretrained(source, **where)
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         why = str(error).strip().splitlines()[0]
+        if file.is_file():
+            raise ValueError(f"{file} cannot be read ({why}) Copy it again.") from None
         raise OSError(
             f"{name} is no folder here, and was not had from the hub ({why}) Check the name and "
             "the network, or give a folder that holds the model."

@@ -25,9 +25,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.alignment import At, Source, Span, align, prompt_ids
+from interp.display import listed
 from interp.model import NeuronModel
 from interp.scores.attribution import Prompt, target_ids
 from interp.sweep import (
@@ -99,6 +101,16 @@ class PatchingResult:
     answers: tuple[str, ...]
     """Names of the answers."""
 
+    def __repr__(self) -> str:
+        n = len(self.layers)
+        where = {"each": f"each of {n} layers", "from": f"all layers from each of {n} on"}
+        before = zip(self.answers, self.unpatched.exp().tolist(), strict=True)
+        return (
+            f"PatchingResult(from {listed(self.sources)}: {listed(self.parts)} in "
+            f"{where.get(self.extent, 'all layers')}, at {listed(self.spans)}; unpatched: "
+            f"{listed(f'{answer} {probability:.2f}' for answer, probability in before)})"
+        )
+
     @property
     def probability(self) -> Float64[Tensor, "source part layer span answer"]:
         return self.log_probability.exp()
@@ -154,6 +166,7 @@ class PatchingResult:
         artifacts.save(path, "PatchingResult", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "PatchingResult":
         found = artifacts.load(path, "PatchingResult")
         labels: dict[str, Any] = {
@@ -237,11 +250,19 @@ def patch(
         found = torch.empty(*shape, len(answers), dtype=torch.float64)
         top = torch.empty(shape, dtype=torch.int64)
         clean = own[0]
+        seen = tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False)
         for some, logits, prompt in sweep.run(torch.tensor(ids), patches, at_once):
+            seen.update(len(some))
             where = tuple(torch.tensor([each[:4] for each in some]).unbind(dim=1))
             found[where] = _log_probability(logits, tokens)
             top[where] = logits.argmax(dim=-1).cpu()
             clean = _log_probability(prompt[None], tokens)[0]
+        seen.close()
+    if clean.isnan().any() or own[0].isnan().any():
+        raise ValueError(
+            f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
+            "too narrow. Load the model with dtype=torch.float32."
+        )
     return PatchingResult(
         found,
         top,

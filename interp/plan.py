@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from interp.collect import Wanted
+from interp.display import counted, html_table
 from interp.model import NeuronModel, outline
 
 _HEADER = 1024
@@ -150,14 +151,30 @@ class RunPlan:
             ("forward passes", self.flops, "FLOP", "config: 2 per weight and token, attention"),
         ]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return (
+            f"RunPlan({self.model}: {counted(self.n_languages, 'language')} of {self.tokens:,} "
+            f"tokens; memory {_readable(self.memory, 'bytes')}, disk "
+            f"{_readable(self.disk, 'bytes')}, {_readable(self.flops, 'FLOP')})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [quantity, _readable(value, unit), source]
+            for quantity, value, unit, source in self._rows()
+        ]
+        return html_table(self._head(), ["", "", "from"], rows)
+
+    def _head(self) -> str:
         kind = "gated" if self.gated else "ungated"
-        lines = [
+        return (
             f"{self.model} ({self.architecture}): {self.n_layers} layers of {self.d_mlp:,} {kind} "
             f"neurons; {self.n_languages} languages, {self.tokens:,} tokens in each, in "
-            f"{self.n_shards} shards",
-            "",
-        ]
+            f"{self.n_shards} shards"
+        )
+
+    def __str__(self) -> str:
+        lines = [self._head(), ""]
         for quantity, value, unit, source in self._rows():
             lines.append(f"{quantity:<22} {_readable(value, unit):>15}   {source}")
         return "\n".join(lines)
@@ -194,6 +211,8 @@ def plan_run(
     if not isinstance(opened, NeuronModel):
         opened = outline(opened, dtype=dtype, trust_remote_code=trust_remote_code)
     wanted = wanted or Wanted()
+    if wanted.contexts < 0:
+        raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
     _check(n_languages, n_shards, row_tokens, tokens_per_batch)
     rows = tokens // (n_shards * row_tokens)  # of each piece
     if rows < 1:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import exchange
+from interp.display import Shaded, html_table, listed
 from interp.model import Kind, NeuronModel
 from interp.scores.average_precision import Half, Precision, top_and_bottom
 from interp.scores.lape import busy_threshold, language_entropy
@@ -70,6 +71,27 @@ class NeuronSelection:
                 f"The mask has {len(self.mask)} languages and the names are "
                 f"{', '.join(self.languages) or 'none'}: give one name for each, none twice."
             )
+
+    def __repr__(self) -> str:
+        sizes = listed(f"{code} {size:,}" for code, size in self.counts().items())
+        every, what = self.n_layers * self.n_neurons, "neurons"
+        if not self.neurons_only:
+            what = f"units ({', '.join(f'{kind} {width:,}' for kind, width in self.sites)})"
+        return (
+            f"NeuronSelection({sizes}; together {int(self.union().sum()):,} of {every:,} {what} "
+            f"in {self.n_layers} layers)"
+        )
+
+    def _repr_html_(self) -> str:
+        """How many each language has in each layer."""
+        profile = self.layer_profile()
+        most = max(1, int(profile.max()))
+        rows = [
+            [code, f"{sum(sizes):,}", *(Shaded(f"{size:,}", size / most) for size in sizes)]
+            for code, sizes in zip(self.languages, profile.tolist(), strict=True)
+        ]
+        layers = [f"layer {layer}" if layer == 0 else str(layer) for layer in range(self.n_layers)]
+        return html_table(repr(self), ["", "all", *layers], rows)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -335,7 +357,7 @@ def select_from_rate(
     instead of filling up with neurons that belong nowhere.
     """
     n_layers, n_neurons = rate.shape[1:]
-    n_chosen = round(fraction * n_layers * n_neurons)
+    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
     if not 1 <= n_chosen <= n_layers * n_neurons:
         raise ValueError(
             f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "

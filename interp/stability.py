@@ -21,6 +21,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from interp.agreement import half_selections
+from interp.display import listed
 from interp.selection import NeuronSelection, jaccard_between, select_by_entropy
 from interp.stats import FiringStats
 from interp.uncertainty import Estimate, jackknife
@@ -66,6 +67,11 @@ class Stability:
 
     level: float
     """Of the interval, such as 0.95."""
+
+    def __repr__(self) -> str:
+        rows = zip(self.changes, self.jaccard.nanmean(1), self.chance.nanmean(1), strict=True)
+        lines = listed((f"{name} {found:.2f} ({chance:.2f})" for name, found, chance in rows), 6)
+        return f"Stability({listed(self.languages)}; mean Jaccard (by chance): {lines})"
 
     def to_frame(self) -> pd.DataFrame:
         """One row per change and language."""
@@ -393,7 +399,4 @@ def _of_languages(
 
 def _only(stats: FiringStats, languages: tuple[str, ...]) -> FiringStats:
     """The counts of some languages."""
-    if languages == stats.languages:
-        return stats
-    rows = [stats.languages.index(code) for code in languages]
-    return FiringStats(stats.fired[:, rows], stats.tokens[:, rows], languages)
+    return stats if languages == stats.languages else stats.restrict(languages)

@@ -1,25 +1,29 @@
 """What a pass over text leaves behind: sums, small enough to keep and exact enough to prove."""
 
-import math
+import itertools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from einops import einsum, rearrange, reduce
+from einops import rearrange
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from safetensors import safe_open
 from torch import Tensor
 
 from interp import artifacts
-from interp.activations import Batch
+from interp.display import counted, listed, ranged
 from interp.model import Kind, NeuronModel
 
 Source = Literal["gate", "output"]
 """By what a neuron fires on a prompt. "gate": its pre-activation, whose sign says whether it is
 open. "output": what it hands on, act(gate), times the linear branch where there is one; there the
 sign of the linear branch decides too. Without one both have the same sign."""
+
+IN_MEMORY = 1 << 30
+"""Bytes up to which counts are held in memory; more stay on disk."""
 
 
 @dataclass(frozen=True)
@@ -50,42 +54,67 @@ class FiringStats:
                 f"fired has {n_shards} shards and {n_languages} languages, tokens has shape "
                 f"{tuple(self.tokens.shape)}, and {len(self.languages)} languages are named."
             )
-        silent = [
-            code
-            for code, seen in zip(self.languages, self.tokens.sum(0).tolist(), strict=True)
-            if seen == 0
-        ]
-        if silent:
-            raise ValueError(f"No token was read in {', '.join(silent)}: rates are undefined.")
-        most = rearrange(self.tokens, "shard language -> shard language 1 1")
-        if (self.fired < 0).any() or (self.fired > most).any():
-            raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
+        _check_read(self.tokens, self.languages)
+        _check_counts(self.fired, rearrange(self.tokens, "shard language -> shard language 1 1"))
+
+    def __repr__(self) -> str:
+        return (
+            f"FiringStats({listed(self.languages)}; {self.n_layers} layers of "
+            f"{self.n_neurons:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
+            f"language in {counted(self.n_shards, 'shard')})"
+        )
 
     @property
     def n_shards(self) -> int:
-        return self.fired.shape[0]
+        return len(self.tokens)
+
+    @property
+    def n_layers(self) -> int:
+        return self._shape[0]
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons per layer (d_mlp)."""
+        return self._shape[1]
+
+    @property
+    def total(self) -> Int64[Tensor, "language layer neuron"]:
+        """Tokens on which the neuron fires, in all shards together."""
+        return torch.stack([self._total(row) for row in range(len(self.languages))])
 
     @property
     def rate(self) -> Float64[Tensor, "language layer neuron"]:
         """Share of a language's tokens on which the neuron fires, in float64."""
-        fired = reduce(self.fired, "shard language layer neuron -> language layer neuron", "sum")
-        tokens = rearrange(self.tokens.sum(0), "language -> language 1 1")
-        return fired.double().div_(tokens.double())
+        rate = torch.empty(len(self.languages), *self._shape, dtype=torch.float64)
+        for row in range(len(self.languages)):
+            rate[row] = self._total(row)
+        return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
 
-    def subset(self, shards: list[int]) -> "FiringStats":
+    def subset(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics from some of the shards."""
+        shards = list(shards)
         return FiringStats(self.fired[shards], self.tokens[shards], self.languages)
 
     def without(self, shard: int) -> "FiringStats":
         """Leave one shard out, as a delete-one jackknife does."""
         return self.subset([each for each in range(self.n_shards) if each != shard])
 
+    def restrict(self, languages: Sequence[str]) -> "FiringStats":
+        """Some of the languages, in the order given."""
+        rows = self._rows(languages)
+        return FiringStats(self.fired[:, rows], self.tokens[:, rows], tuple(languages))
+
+    def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
+        """Some neurons alone, by layer and number in the layer, as if they were one layer."""
+        fired = rearrange(self.fired[:, :, layer, neuron], "shard language n -> shard language 1 n")
+        return FiringStats(fired, self.tokens, self.languages)
+
     def merge(self, other: "FiringStats") -> "FiringStats":
         """Both sets of shards; the texts must be different, or tokens count twice."""
-        if self.languages != other.languages or self.fired.shape[2:] != other.fired.shape[2:]:
+        if self.languages != other.languages or self._shape != other._shape:
             raise ValueError(
-                f"Cannot merge {tuple(self.fired.shape[2:])} neurons of {', '.join(self.languages)}"
-                f" with {tuple(other.fired.shape[2:])} of {', '.join(other.languages)}: both runs "
+                f"Cannot merge {self._shape} neurons of {', '.join(self.languages)}"
+                f" with {other._shape} of {', '.join(other.languages)}: both runs "
                 "must use one model and the same languages in the same order."
             )
         return FiringStats(
@@ -98,17 +127,173 @@ class FiringStats:
         artifacts.save(
             Path(path),
             "FiringStats",
-            {"fired": self.fired, "tokens": self.tokens},
+            {"fired": self._to_save(), "tokens": self.tokens},
             {"languages": list(self.languages)},
             provenance or {},
         )
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "FiringStats":
-        stored = artifacts.load(Path(path), "FiringStats")
-        return FiringStats(
-            stored.tensors["fired"], stored.tensors["tokens"], tuple(stored.labels["languages"])
-        )
+        """Read counts back. More than a gigabyte of them stays in the file, which must then stay as
+        it is: what is asked for is read, one shard of one language at a time, and `fired`, as ever,
+        is all of them at once."""
+        path = Path(path)
+        large = path.is_file() and path.stat().st_size > IN_MEMORY
+        stored = artifacts.load(path, "FiringStats", leave=("fired",) if large else ())
+        tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
+        if not large:
+            return FiringStats(stored.tensors["fired"], tokens, languages)
+        fired = stored.left["fired"]
+        sizes = (*tokens.shape[:1], len(languages))
+        if (fired.shape[:2], len(fired.shape), fired.dtype) != (sizes, 4, torch.int64):
+            raise ValueError(
+                f"{path} holds counts of shape {fired.shape}, tokens of shape "
+                f"{tuple(tokens.shape)} and {len(languages)} languages, which do not go together: "
+                "make it anew."
+            )
+        return read_counts(fired.read, tokens, languages, fired.shape[2:])
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Layers, and neurons per layer."""
+        n_layers, n_neurons = self.fired.shape[2:]
+        return n_layers, n_neurons
+
+    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
+        """`total` of one language."""
+        return self.fired[:, row].sum(dim=0)
+
+    def _rows(self, languages: Sequence[str]) -> list[int]:
+        if unknown := [code for code in languages if code not in self.languages]:
+            raise KeyError(
+                f"{unknown[0]!r} is not in these counts, which cover {', '.join(self.languages)}."
+            )
+        return [self.languages.index(code) for code in languages]
+
+    def _to_save(self) -> Tensor | artifacts.InParts:
+        return self.fired
+
+
+def read_counts(
+    read: Callable[[int, int], Int64[Tensor, "layer neuron"]],
+    tokens: Int64[Tensor, "shard language"],
+    languages: tuple[str, ...],
+    shape: Sequence[int],
+) -> FiringStats:
+    """Counts that `read` gets by the numbers of a shard and a language: now, or if they are more
+    than `IN_MEMORY`, whenever they are asked for. `shape` is layers and neurons per layer."""
+    n_layers, n_neurons = shape
+    counts = _Counts(read, tokens, (n_layers, n_neurons))
+    stats = _OnDisk(counts, range(len(tokens)), range(len(languages)), languages)
+    n_bytes = tokens.numel() * n_layers * n_neurons * torch.int64.itemsize
+    return stats if n_bytes > IN_MEMORY else FiringStats(stats.fired, stats.tokens, languages)
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """All counts of a run, wherever they are."""
+
+    fetch: Callable[[int, int], Tensor]
+
+    tokens: Int64[Tensor, "shard language"]
+
+    shape: tuple[int, int]
+
+    totals: dict[int, Tensor] = field(default_factory=dict)
+    """Sums over all shards, by language, once they are known."""
+
+    def read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
+        counts = self.fetch(shard, row)
+        _check_counts(counts, self.tokens[shard, row])
+        return counts
+
+    def total(self, shards: Sequence[int], row: int) -> Int64[Tensor, "layer neuron"]:
+        """Over some shards; where few are left out, they are taken from the sum of all."""
+        every = range(len(self.tokens))
+        rest = [each for each in every if each not in shards]
+        if len(shards) + len(rest) > len(every) or len(rest) >= len(shards):
+            return self._sum(shards, row)
+        if row not in self.totals:
+            self.totals[row] = self._sum(every, row)
+        return self.totals[row] - self._sum(rest, row)
+
+    def _sum(self, shards: Iterable[int], row: int) -> Tensor:
+        total = torch.zeros(self.shape, dtype=torch.int64)
+        for shard in shards:
+            total += self.read(shard, row)
+        return total
+
+
+class _OnDisk(FiringStats):
+    """Some shards and languages of counts that are read when they are asked for."""
+
+    _counts: _Counts
+    _shards: Sequence[int]
+    _places: Sequence[int]
+
+    def __init__(
+        self,
+        counts: _Counts,
+        shards: Sequence[int],
+        rows: Sequence[int],
+        languages: tuple[str, ...],
+    ) -> None:
+        self.__dict__.update(_counts=counts, _shards=shards, _places=rows)  # frozen for others
+        tokens = counts.tokens[list(shards)][:, list(rows)]
+        self.__dict__.update(tokens=tokens, languages=languages)
+        _check_read(tokens, languages)
+
+    @property
+    def fired(self) -> Int64[Tensor, "shard language layer neuron"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All of them, in memory."""
+        fired = torch.empty(*self.tokens.shape, *self._shape, dtype=torch.int64)
+        for shard, row in self._each():
+            fired[shard, row] = self._read(shard, row)
+        return fired
+
+    def subset(self, shards: Sequence[int]) -> FiringStats:
+        mine = [self._shards[shard] for shard in shards]
+        return _OnDisk(self._counts, mine, self._places, self.languages)
+
+    def restrict(self, languages: Sequence[str]) -> FiringStats:
+        mine = [self._places[row] for row in self._rows(languages)]
+        return _OnDisk(self._counts, self._shards, mine, tuple(languages))
+
+    def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> FiringStats:
+        fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
+        for shard, row in self._each():
+            fired[shard, row, 0] = self._read(shard, row)[layer, neuron]
+        return FiringStats(fired, self.tokens, self.languages)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._counts.shape
+
+    def _each(self) -> Iterator[tuple[int, int]]:
+        n_shards, n_languages = self.tokens.shape
+        return itertools.product(range(n_shards), range(n_languages))
+
+    def _read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
+        return self._counts.read(self._shards[shard], self._places[row])
+
+    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
+        return self._counts.total(self._shards, self._places[row])
+
+    def _to_save(self) -> Tensor | artifacts.InParts:
+        parts = (self._read(shard, row) for shard, row in self._each())
+        return artifacts.InParts(torch.int64, (*self.tokens.shape, *self._shape), parts)
+
+
+def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
+    seen = tokens.sum(0).tolist()
+    if silent := [code for code, n in zip(languages, seen, strict=True) if n == 0]:
+        raise ValueError(f"No token was read in {', '.join(silent)}: rates are undefined.")
+
+
+def _check_counts(fired: Int64[Tensor, "*axes"], most: Int64[Tensor, "*of_axes"]) -> None:
+    if (fired < 0).any() or (fired > most).any():
+        raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
 
 
 @dataclass(frozen=True)
@@ -130,6 +315,13 @@ class ActivationMoments:
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
+
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.sums.shape[2:]
+        return (
+            f"ActivationMoments({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
+            f"{ranged(self.tokens.tolist())} tokens of each language)"
+        )
 
     @property
     def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
@@ -168,6 +360,7 @@ class ActivationMoments:
         )
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "ActivationMoments":
         stored = artifacts.load(Path(path), "ActivationMoments")
         return ActivationMoments(
@@ -205,6 +398,13 @@ class FiringSigns:
     threshold: float = 0.0
     """What it must exceed to count as firing."""
 
+    def __repr__(self) -> str:
+        return (
+            f"FiringSigns({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
+            f"{self.bits.shape[2]} layers of {self.d_mlp:,} neurons, which fire where the "
+            f"{self.source} is above {self.threshold:g})"
+        )
+
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
         """One layer, unpacked."""
         return unpack_bits(self.bits[:, :, layer], self.d_mlp)
@@ -220,6 +420,7 @@ class FiringSigns:
         artifacts.save(Path(path), "FiringSigns", {"bits": self.bits}, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "FiringSigns":
         stored = artifacts.load(Path(path), "FiringSigns")
         labels = stored.labels
@@ -268,151 +469,6 @@ def warn_of_rounded_signs(model: NeuronModel) -> None:
         )
 
 
-# ---------------------------------------------------------------- counters
-#
-# A counter belongs to one shard of one language. It is allocated whole, layer by layer where the
-# layer lives, and does not grow with the text; `tensors()` shares no memory with it.
-
-
-class FiringCounter:
-    """Tokens on which each gate is above zero."""
-
-    kinds: tuple[Kind, ...] = ("pre",)
-
-    def __init__(self, model: NeuronModel) -> None:
-        self._fired = [
-            torch.zeros(model.d_mlp, dtype=torch.int64, device=model.layer_device(layer))
-            for layer in range(model.n_layers)
-        ]
-        self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
-    ) -> None:
-        fires = rearrange(values > 0, "batch pos neuron -> (batch pos) neuron")
-        if not batch.whole:
-            fires = fires[rearrange(batch.keep, "batch pos -> (batch pos)")]
-        # Bytes are summed three times as fast as booleans.
-        self._fired[layer] += fires.view(torch.int8).sum(dim=0, dtype=torch.int32)
-        self._tokens[layer] += len(fires)
-
-    def tensors(self) -> dict[str, Tensor]:
-        if (self._tokens != self._tokens[0]).any():
-            raise ValueError(
-                f"Layers disagree on how many tokens they saw: {self._tokens.tolist()}."
-            )
-        fired = torch.stack([each.cpu() for each in self._fired])
-        return {"firing.fired": fired, "firing.tokens": self._tokens[:1].clone()}
-
-
-class MomentsCounter:
-    """Sums of act(gate), of the neuron's output, and of their squares."""
-
-    kinds: tuple[Kind, ...] = ("pre", "post")
-
-    def __init__(self, model: NeuronModel) -> None:
-        self._model = model
-        self._sums = [
-            torch.zeros(4, model.d_mlp, dtype=torch.float64, device=model.layer_device(layer))
-            for layer in range(model.n_layers)
-        ]
-        self._tokens = 0
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
-    ) -> None:
-        if kind == "pre" and not self._model.gated:
-            return  # the output is act(gate) itself
-        values = self._model.act(layer, values) if kind == "pre" else values
-        flat = rearrange(values, "batch pos neuron -> (batch pos) neuron").float()
-        keep = rearrange(batch.keep, "batch pos -> (batch pos)")
-        if not batch.whole:
-            flat = flat[keep]
-        # Products with ones; a norm over the first axis takes eighteen times as long on a CPU.
-        ones = torch.ones(len(flat), device=flat.device)
-        total, squares = ones @ flat, ones @ (flat * flat)
-        first = 0 if kind == "pre" else 2
-        self._sums[layer][first] += total
-        self._sums[layer][first + 1] += squares
-        if kind == "post" and not self._model.gated:
-            self._sums[layer][0] += total
-            self._sums[layer][1] += squares
-        if kind == "post" and layer == 0:
-            self._tokens += len(flat)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            "moments.sums": torch.stack([each.cpu() for each in self._sums], dim=1),
-            "moments.tokens": torch.tensor([self._tokens]),
-        }
-
-
-class SentenceMeansCounter:
-    """Mean over the tokens of each row, for every unit of the sites asked for.
-
-    With `special_tokens`, beginning-of-text and other special tokens of the row count too.
-    """
-
-    def __init__(
-        self,
-        model: NeuronModel,
-        kinds: tuple[Kind, ...],
-        n_rows: int,
-        special_tokens: bool = False,
-    ) -> None:
-        self.kinds = kinds
-        self._special_tokens = special_tokens
-        self._means = {
-            (kind, layer): torch.zeros(n_rows, model.width(layer, kind))
-            for kind in kinds
-            for layer in range(model.n_layers)
-        }
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
-    ) -> None:
-        counted = batch.keep
-        if self._special_tokens:
-            place = torch.arange(batch.keep.shape[1], device=values.device)
-            counted = place < rearrange(batch.length, "batch -> batch 1")
-        weight = counted / reduce(counted.float(), "batch pos -> batch 1", "sum")
-        means = einsum(weight, values.float(), "batch pos, batch pos unit -> batch unit")
-        self._means[kind, layer][list(batch.rows)] = means.cpu()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            f"means.{kind}.{layer}": means.clone() for (kind, layer), means in self._means.items()
-        }
-
-
-class SignsCounter:
-    """Whether each gate, or each output, exceeds a threshold at the last token of each row."""
-
-    def __init__(
-        self,
-        model: NeuronModel,
-        n_rows: int,
-        source: Source = "gate",
-        threshold: float = 0.0,
-    ) -> None:
-        self.kinds: tuple[Kind, ...] = (source_kind(source),)
-        if not math.isfinite(threshold):
-            raise ValueError(f"What must be exceeded to fire is {threshold}: give a number.")
-        warn_of_rounded_signs(model)
-        self._threshold = threshold
-        self._bits = torch.zeros(n_rows, model.n_layers, -(-model.d_mlp // 8), dtype=torch.uint8)
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
-    ) -> None:
-        every = torch.arange(len(batch.rows), device=values.device)
-        last = values[every, batch.length.long() - 1]
-        self._bits[list(batch.rows), layer] = pack_bits(last > self._threshold).cpu()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"signs.bits": self._bits.clone()}
-
-
 @dataclass(frozen=True)
 class SentenceMeans:
     """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
@@ -434,6 +490,14 @@ class SentenceMeans:
 
     kinds: tuple[Kind, ...]
     """The sites that were kept."""
+
+    def __repr__(self) -> str:
+        sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()
+        each = (f"{code} {size:,}" for code, size in zip(self.languages, sizes, strict=True))
+        return (
+            f"SentenceMeans({listed(each)} sentences; at {listed(self.kinds)}; "
+            f"in {counted(len(self.pieces), 'file')})"
+        )
 
     @property
     def n_layers(self) -> int:

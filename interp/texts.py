@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from interp.display import counted, listed
 from interp.languages import check_languages
 
 Cut = Literal["line", "block"]
@@ -91,6 +92,9 @@ class Prompts:
 
     texts: dict[str, tuple[str, ...]]
     """Language → the prompts, in the order of `ids`."""
+
+    def __repr__(self) -> str:
+        return f"Prompts({counted(len(self.ids), 'prompt')} in {listed(self.languages)})"
 
     def __post_init__(self) -> None:
         for code, texts in self.texts.items():

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from scipy.special import stdtrit
 from scipy.stats import false_discovery_control
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp.stats import FiringStats
 
@@ -138,7 +139,9 @@ def jackknife_shards(
 
 
 def selection_frequency(
-    stats: FiringStats, select: Callable[[FiringStats], Bool[Tensor, "language layer neuron"]]
+    stats: FiringStats,
+    select: Callable[[FiringStats], Bool[Tensor, "language layer neuron"]],
+    progress: bool = True,
 ) -> Float[Tensor, "language layer neuron"]:
     """Share of the delete-one-shard replicates in which each neuron is selected.
 
@@ -153,8 +156,12 @@ def selection_frequency(
     (torch.Size([3, 6, 2048]), 1.0)
     """
     _check_shards(stats.n_shards)
-    chosen = torch.zeros(stats.fired.shape[1:], dtype=torch.int64)
-    for shard in range(stats.n_shards):
+    shape = (len(stats.languages), stats.n_layers, stats.n_neurons)
+    chosen = torch.zeros(shape, dtype=torch.int32)
+    shards = tqdm(
+        range(stats.n_shards), "leaving shards out", delay=2, leave=False, disable=not progress
+    )
+    for shard in shards:
         chosen += select(stats.without(shard))
     return chosen.double() / stats.n_shards
 

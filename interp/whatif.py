@@ -98,6 +98,12 @@ class Ending:
         with torch.inference_mode(False), torch.no_grad():
             self._run_prompt(kinds)
 
+    def __repr__(self) -> str:
+        return (
+            f"Ending(the last {self.last} of {len(self.ids)} tokens, read by {self.model.name}; "
+            f"what-ifs are {self.way})"
+        )
+
     @property
     def way(self) -> Way:
         """The way of the next pass."""

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from interp.collect import Wanted, collect_part, merge
+from interp.collect import Wanted, collect_part
 from interp.corpora import Corpora, read_corpora
 from interp.model import NeuronModel, load
+from interp.run_folder import merge
 
 LANGUAGES = ("de", "en", "fr")
 WORDS = {

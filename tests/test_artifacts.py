@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,69 @@ def test_every_stored_type_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: 
     given = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
     artifacts.save(tmp_path / "x", KIND, {"given": given.T}, {}, {})  # not contiguous
     assert same(artifacts.load(tmp_path / "x", KIND).tensors, {"given": given.T.contiguous()})
+
+
+def in_parts(whole: Tensor, size: int) -> artifacts.InParts:
+    parts = (part.clone() for part in whole.flatten().split(size))
+    return artifacts.InParts(whole.dtype, tuple(whole.shape), parts)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_a_tensor_in_parts_is_the_same_file_as_the_whole(size: int, saved: Path):
+    other = saved.with_name("other")
+    cut = {name: in_parts(each, size) for name, each in tensors().items() if each.numel()}
+    artifacts.save(other, KIND, tensors() | cut, LABELS, PROVENANCE)
+    assert other.read_bytes() == saved.read_bytes()
+
+
+def test_parts_that_fail_leave_the_old_file_and_their_own_words(saved: Path):
+    before = saved.read_bytes()
+
+    def broken(error: Exception) -> Iterator[Tensor]:
+        yield torch.zeros(2)
+        raise error
+
+    for error in (ValueError("piece 3 is damaged"), FileNotFoundError("piece 3 is missing")):
+        parts = artifacts.InParts(torch.float32, (2, 2), broken(error))
+        with pytest.raises(type(error), match=r"^piece 3 is"):
+            artifacts.save(saved, KIND, {"rate": parts}, {}, {})
+        assert saved.read_bytes() == before
+        assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_tensor_left_in_its_file_is_read_by_entries(saved: Path):
+    artifact = artifacts.load(saved, KIND, leave=("tokens", "rate", "half"))
+    assert set(artifact.tensors) == {"fires", "one", "none"}
+    for name, left in artifact.left.items():
+        whole = tensors()[name]
+        assert (left.dtype, left.shape) == (whole.dtype, tuple(whole.shape))
+        assert torch.equal(left.read(), whole)
+        for row in range(len(whole)):
+            assert torch.equal(left.read(row), whole[row])
+            assert torch.equal(left.read(row, 1), whole[row, 1])
+    with pytest.raises(ValueError, match="has no tensor 'speed'"):
+        _ = artifact.left["speed"]
+
+
+def test_a_tensor_left_in_its_file_is_checked_like_the_others(saved: Path):
+    whole = bytearray(saved.read_bytes())
+    for place in range(len(whole)):
+        broken = whole.copy()
+        broken[place] ^= 1
+        saved.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"truncated|damaged|not a result|newer"):
+            artifacts.load(saved, KIND, leave=list(tensors()))
+
+
+def test_another_file_under_an_open_name_is_noticed(saved: Path):
+    left = artifacts.load(saved, KIND, leave=("rate",)).left["rate"]
+    whole = saved.read_bytes()
+    save_again(saved)
+    with pytest.raises(ValueError, match="another file than the one that was opened"):
+        left.read(0)
+    saved.write_bytes(whole[:-60])
+    with pytest.raises(ValueError, match="was cut short"):
+        left.read(1)
 
 
 def test_the_safetensors_library_reads_the_file(saved: Path):

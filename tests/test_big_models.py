@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import interp
 from interp.activations import Batch, batches, observe
 from interp.corpora import Corpora, Rows
+from interp.counters import FiringCounter, MomentsCounter
 from interp.model import NeuronModel, load, wrap
-from interp.stats import FiringCounter, MomentsCounter
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

@@ -1,14 +1,20 @@
 """The command: what it writes, what it says, and one clear sentence with exit code 2."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from interp import cli
-from interp.commands.common import ModelChoice
+from interp.commands.common import ModelChoice, check_found_in
+from interp.commands.effects import Deactivate
+from interp.commands.find import Find
+from interp.commands.options import options_of
 from interp.interventions import deactivate, intervene
 from interp.model import load
 from interp.selection import NeuronSelection
@@ -104,12 +110,76 @@ def test_the_doctor_is_content_with_a_sound_model(place, capsys):
     assert "its hooks tell the truth" in capsys.readouterr().out
 
 
-def test_every_subcommand_has_help_that_says_what_it_does(capsys):
-    for name in cli.COMMANDS:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([name, "--help"])
-        assert stop.value.code == 0
-        assert len(capsys.readouterr().out) > 100
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_each_command_fits_a_screen_and_names_every_option(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 79
+    assert f"usage: interp {name}" in shown
+    for option in options_of(cli.COMMANDS[name]):
+        assert re.search(rf"^  {option.flag}\b", shown, re.MULTILINE)
+        assert all(choice in shown for choice in option.choices)
+    if name not in ("babel", "demo"):
+        assert f"\n  interp {name}" in shown or "\n  interp collect" in shown
+
+
+def test_help_says_what_happens_without_an_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["collect", "--help"])
+    shown = capsys.readouterr().out
+    assert "[en de fr es zh ja]" in shown
+    assert "packed without padding [256]" in shown
+    assert "all of the text\n" in shown  # without a default there is nothing to add
+
+
+def test_options_become_the_fields_of_the_command():
+    given = ["folder", "--method", "lap", "--n", "5", "--fraction", "-0.5"]
+    assert cli.chosen(["find", *given]) == Find(Path("folder"), "lap", n=5, fraction=-0.5)
+    made = cli.chosen(["deactivate", "run", "--tokens", "7", "model", "--dtype", "float16"])
+    assert made == Deactivate(Path("run"), ModelChoice("model", dtype="float16"), tokens=7)
+    many = cli.chosen(["collect", "--languages", "de", "en", "--moments", "--ray"])
+    assert (many.languages, many.moments, many.on.ray) == (("de", "en"), True, ())
+    assert cli.chosen(["report", "a", "b"]).results == (Path("a"), Path("b"))
+    assert cli.chosen(["report"]).results == ()
+    texts = ["patch", "a", "b", "--answers", " x", "-1", "--texts", "a", "b"]
+    assert cli.chosen(texts).answers == (" x", "-1")
+    assert cli.chosen(texts).texts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "usage: interp COMMAND"),
+        (["colect"], "there is no command 'colect'; did you mean collect?"),
+        (["--nonesuch"], "there is no command '--nonesuch'"),
+        (["collect", "--langauges", "de"], "no place for --langauges; did you mean --languages?"),
+        (["babel", "x"], "there is no place for x."),
+        (["find"], "required: RUN_FOLDER."),
+        (["bake", "run"], "required: --language, --out."),
+        (["collect", "--split", "half"], "invalid choice: 'half' (choose from"),
+        (["collect", "--tokens", "1e3"], "--tokens: a whole number is expected, not '1e3'."),
+        (["collect", "--tokens", "9" * 400], "999999999999... is too large a number"),
+        (["find", "run", "--fraction", "half"], "--fraction: a number is expected, not 'half'."),
+        (["find", "run", "--fraction"], "--fraction: expected one argument."),
+        (["patch", "a", "b", "--answers", "x", "--texts", "y"], "--texts: expected 2 arguments."),
+    ],
+)
+def test_what_is_wrong_with_options_is_said_in_one_sentence(arguments, told, capsys):
+    said = refused(arguments, capsys)
+    assert told in said
+    assert said.count("\n") == 1 or not arguments
+    assert said.endswith(" --help\n") or not arguments
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("polyneuron ")
 
 
 def test_an_unknown_language_names_the_nearest(place, capsys):
@@ -244,7 +314,7 @@ def test_deactivate_writes_the_matrix_and_shows_own_against_others(place, found,
     assert "Own language against the others" in shown
     frame = pd.read_csv(out / "matrix.csv")
     assert set(frame["read"]) == set(LANGUAGES)
-    assert (frame["off"] == "nothing").sum() == len(LANGUAGES)
+    assert list(frame["off"]).count("nothing") == len(LANGUAGES)
 
 
 def test_steer_sets_every_baseline_beside_the_neurons(place, found, capsys):
@@ -299,14 +369,103 @@ def copied(run: Path, folder: Path) -> Path:
     return path
 
 
-def test_the_overview_has_a_line_or_two_for_each_command_and_each_command_its_whole_help(capsys):
+def test_the_overview_has_a_line_for_each_command_and_fits_a_screen(capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["--help"])
-    shown = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
     assert left.value.code == 0
-    assert all(f"• {name} " in shown for name in cli.COMMANDS)
-    assert len(shown.splitlines()) < 14 + 3 * len(cli.COMMANDS)
-    assert "interp find results" not in shown  # examples are for the command's own help
-    with pytest.raises(SystemExit):
-        cli.main(["find", "--help"])
-    assert "interp find results" in capsys.readouterr().out
+    assert all(sum(line.startswith(f"  {name} ") for line in lines) == 1 for name in cli.COMMANDS)
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 79
+
+
+# ---------------------------------------------------------------- what strangers may type
+
+
+@pytest.fixture(scope="module")
+def odd(place: Path) -> Path:
+    """Models, runs and files with something wrong about them."""
+    folder = place / "odd"
+    tiny_models.build("qwen2", folder / "other", seed=7)
+    for name in ("shapes", "letters", "config", "nan"):
+        shutil.copytree(place / "model", folder / name)
+    config = json.loads((folder / "shapes" / "config.json").read_text())
+    (folder / "shapes" / "config.json").write_text(json.dumps(config | {"hidden_size": 128}))
+    (folder / "letters" / "tokenizer.json").write_text("[]")
+    (folder / "config" / "config.json").write_text("{oops")
+    weights = load_file(folder / "nan" / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "nan" / "model.safetensors", metadata={"format": "pt"})
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("text")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "task").mkdir()
+    for code in LANGUAGES:
+        row = {"text": "der Hund", "endings": [" rot", " lange"], "answer": 0}
+        lines = [json.dumps(row | {"id": name}) for name in "abc"]
+        (folder / "task" / f"{code}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+READS = "--text {place}/text --languages de en fr --n-shards 4 --block-length 16 --hygiene off"
+NEW = "--out {odd}/new"
+WRONG = {
+    "collect {odd}/empty": "holds no config.json",
+    "collect {odd}/config": "config.json cannot be read",
+    "collect {odd}/shapes": "have other shapes than its config.json says",
+    "collect {odd}/letters": "The tokenizer of",
+    "collect {odd}/nan " + READS + " " + NEW: "NaN or infinite activation",
+    "collect {place}/model --device tpu": "The device 'tpu' cannot be used here",
+    "collect {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",
+    "collect {place}/model --num-cpus 4": "change nothing without --ray",
+    "collect {place}/model --tokens-per-batch 0 " + READS: "tokens_per_batch is 0",
+    "collect {place}/model " + READS + " --out {odd}/file": "is no folder, and one is needed",
+    "collect {place}/model " + READS + " --out {odd}/loop": "is no folder, and one is needed",
+    "collect {place}/model --contexts 1000000000000000 " + READS + " " + NEW: "memory ran out",
+    "find {found} --fraction nan": "--fraction is nan",
+    "find {found} --busy-quantile inf": "The quantile inf",
+    "find {found} --stable 2": "--stable is 2.0",
+    "find {found} --method entropy-less-peak --weight -1": "The weight of the reward is -1.0",
+    "find {found} --out {odd}": "it is a folder",
+    "find {odd}/file": "interp collect",
+    "deactivate {found} {odd}/other --text {place}/text": "(by its weights)",
+    "steer {found} {odd}/other --text {place}/text": "(by its weights)",
+    "bake {found} {odd}/other --language de " + NEW: "(by its weights)",
+    "bake {found} {place}/model --language de --strength 3 " + NEW: "--strength changes nothing",
+    "evaluate {found} {odd}/other --tasks {odd}/task " + NEW: "(by its weights)",
+    "evaluate {found} {place}/model --tasks {odd}/task {odd}/task": "none of them twice",
+    "attribute {odd}/task {odd}/nan --languages de en " + NEW: "NaN or infinite contributions",
+    "patch der die {odd}/nan --answers Hund": "gives NaN",
+    "lens {place}/model --limit -1": "--limit is -1",
+    "plan {place}/model --contexts -1": "-1 contexts",
+    "plan {place}/model --languages": "No language was given",
+    "plan {place}/model --out {odd}": "it is a folder",
+    "import {mask} --languages de --neurons -1": "A layer of -1 neurons",
+    "report {odd}/empty": "holds nothing that a report can show",
+    "status {odd}/loop": "is not a run",
+}
+"""Command line → what the sentence about it says."""
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_input_ends_in_one_sentence(line, place, odd, found, capsys):
+    mask = odd / "mask.pth"
+    torch.save([[torch.tensor([1])]], mask)
+    filled = line.format(place=place, odd=odd, found=found, mask=mask)
+    said = [each for each in refused(filled.split(), capsys).splitlines() if "interp:" in each]
+    assert len(said) == 1
+    assert WRONG[line] in said[0]
+    assert not (odd / "new").exists() or not list((odd / "new").glob("*.safetensors"))
+    shutil.rmtree(odd / "new", ignore_errors=True)
+
+
+def test_between_precisions_neurons_are_still_those_of_the_model(place, odd, found):
+    check_found_in(found, load(place / "model", dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="by its architecture"):
+        check_found_in(found, load(tiny_models.build("llama", odd / "llama"), dtype=torch.bfloat16))
+
+
+def test_a_selection_that_does_not_say_where_it_is_from_is_believed(odd, found, tmp_path):
+    path = tmp_path / "neurons.json"
+    NeuronSelection.from_json(found / "neurons.json").to_json(path)
+    check_found_in(path, load(odd / "other"))

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,9 @@ from interp.collect import Wanted, collect, collect_part
 from interp.commands.common import ModelChoice
 from interp.corpora import Corpora
 from interp.model import NeuronModel, load
-from tests import tiny_models
-from tests.kill_campaign import blocks, files
+from tests.kill_campaign import files
 
 WANTED = Wanted(moments=True, contexts=2)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build("qwen2", tmp_path_factory.mktemp("cluster"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> NeuronModel:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def corpora(model: NeuronModel) -> Corpora:
-    return blocks(model)
 
 
 # ---------------------------------------------------------------- signs of life
@@ -183,29 +167,6 @@ def test_a_second_ctrl_c_changes_nothing(monkeypatch):
 # ---------------------------------------------------------------- Ray
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """Three nodes in processes of this machine: a head that takes no work, and two for an actor."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    # Ray lets its workers wait behind all else that runs on a machine; tests are in a hurry.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        started = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        started.add_node(num_cpus=1)
-        started.add_node(num_cpus=1)
-        try:
-            yield started
-        finally:
-            ray.shutdown()
-            started.shutdown()
-
-
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Actors that need not import the library, which takes seconds."""
@@ -306,17 +267,15 @@ def test_what_cannot_be_done_ends_in_one_sentence(nodes, light, tmp_path, monkey
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
-def test_another_model_in_the_actors_is_refused(nodes, model, corpora, tmp_path):
-    other = str(tiny_models.build("qwen2", tmp_path / "other", seed=1))
+def test_what_is_wrong_with_a_model_is_said_where_it_is_opened(nodes, light, tmp_path):
+    def refused() -> None:
+        raise ValueError("an actor opened another model")
 
-    def open_another() -> NeuronModel:
-        from interp.model import load
-
-        return load(other)
-
-    settings = Ray(address=nodes.address, actors=1, open=open_another)
-    with pytest.raises(ValueError, match=r"another model than yours \(weights was"):
-        collect(model, corpora, tmp_path / "run", progress=False, ray=settings)
+    with (
+        Crew(Ray(address=nodes.address, actors=1), refused) as crew,
+        pytest.raises(ValueError, match="an actor opened another model"),
+    ):
+        crew.do(jobs(tmp_path, 1, lambda path: lambda held: None), lambda job: None)
 
 
 @pytest.mark.ray
@@ -332,8 +291,6 @@ def test_a_killed_worker_and_a_lost_node_change_no_byte(nodes, folder, model, co
     def open_in_trouble() -> NeuronModel:
         """The first actor to reach a second batch is killed there; at a third its node is named."""
         import ray
-
-        from interp.model import load
 
         model = load(name)
         body, seen = model.body, []

@@ -14,36 +14,16 @@ from torch import Tensor
 from interp import artifacts
 from interp.activations import batches, observe
 from interp.agreement import until_stable
-from interp.collect import Wanted, collect, collect_part, look, merge, open_sentence_means
+from interp.collect import Wanted, collect, collect_part
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
+from interp.counters import FiringCounter
 from interp.model import NeuronModel, load
+from interp.run_folder import look, merge, open_sentence_means
 from interp.selection import select_by_entropy
-from interp.stats import (
-    ActivationMoments,
-    FiringCounter,
-    FiringSigns,
-    FiringStats,
-    pack_bits,
-    unpack_bits,
-)
+from interp.stats import ActivationMoments, FiringSigns, FiringStats, pack_bits, unpack_bits
 from interp.texts import read_prompts
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, blocks, files, made_up
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build("qwen2", tmp_path_factory.mktemp("gated"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> NeuronModel:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def corpora(model: NeuronModel) -> Corpora:
-    return blocks(model)
+from tests.kill_campaign import LANGUAGES, files, made_up
 
 
 def seen(model: NeuronModel, corpora: Corpora, language: str, kind: str) -> list[Tensor]:

@@ -7,29 +7,15 @@ import torch
 from torch import Tensor
 
 from interp.activations import batches, observe
-from interp.collect import Wanted, collect, collect_part, merge
+from interp.collect import Wanted, collect, collect_part
 from interp.contexts import TopContexts, gates_around
 from interp.corpora import Corpora, read_corpora, read_sentences
 from interp.model import NeuronModel, load
+from interp.run_folder import merge
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, blocks, files, made_up
 
 N = 4
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build("qwen2", tmp_path_factory.mktemp("gated"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> NeuronModel:
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
-def corpora(model: NeuronModel) -> Corpora:
-    return blocks(model)
 
 
 def contexts_of(model: NeuronModel, corpora: Corpora, out: Path, n: int = N) -> TopContexts:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from interp import cli
-from interp.collect import Wanted, collect, open_sentence_means
+from interp.collect import Wanted, collect
 from interp.corpora import read_sentences
 from interp.model import load
+from interp.run_folder import open_sentence_means
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
 from interp.selection import (

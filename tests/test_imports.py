@@ -5,8 +5,9 @@ from pathlib import Path
 
 INTERP = Path(__file__).parents[1] / "interp"
 FLOW = (
-    *("artifacts", "languages", "hygiene", "texts", "documents", "corpora", "model", "doctor"),
-    *("activations", "whatif", "stats", "contexts", "uncertainty", "cluster", "collect", "plan"),
+    *("artifacts", "display", "languages", "hygiene", "texts", "documents", "corpora", "model"),
+    *("doctor", "activations", "whatif", "stats", "counters", "contexts", "uncertainty"),
+    *("cluster", "pieces", "run_folder", "collect", "plan"),
     *("scores.lape", "scores.ranks", "scores.average_precision", "scores.sharing"),
     *("scores.sharing_tokens", "scores.distances", "scores.attribution", "scores.baselines"),
     *("exchange", "selection", "agreement", "stability"),
@@ -17,10 +18,12 @@ FLOW = (
     *("evaluations.switch_off", "evaluations.category_sums", "evaluations.harness"),
     *("bake", "claims"),
     *("plots", "plots.fonts", "plots.style", "plots.matrices", "plots.curves", "plots.switching"),
-    *("plots.methods", "plots.tables", "plots.files", "markup", "page", "report"),
+    *("plots.methods", "plots.tables", "plots.tasks", "plots.files"),
+    *("markup", "page_contexts", "page", "report"),
     *("commands.common", "commands.plan", "commands.collect", "commands.effects"),
-    *("commands.find", "commands.stability", "commands.tasks", "commands.crossing"),
-    *("commands.page", "commands.report_kinds", "commands.report", "commands.demo", "cli"),
+    *("commands.steer", "commands.find", "commands.stability", "commands.tasks"),
+    *("commands.crossing", "commands.page", "commands.report_kinds", "commands.report"),
+    *("commands.demo", "commands.options", "cli"),
 )
 
 

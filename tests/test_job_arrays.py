@@ -10,8 +10,9 @@ import pytest
 
 from interp import cli
 from interp.cluster import sign_of_life
-from interp.collect import SIGNS_OF_LIFE, collect, collect_part, look, survey
+from interp.collect import collect, collect_part
 from interp.model import load
+from interp.run_folder import SIGNS_OF_LIFE, look, survey
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, blocks, files, made_up
 

@@ -104,7 +104,7 @@ class TestMemory:
         assert stored.counters == halved.counters
 
     def test_counters_are_the_tensors_of_a_piece(self, checkpoints: dict[str, Path]) -> None:
-        from interp.stats import FiringCounter, MomentsCounter
+        from interp.counters import FiringCounter, MomentsCounter
 
         model = load(checkpoints["llama"])
         sums = [FiringCounter(model).tensors(), MomentsCounter(model).tensors()]

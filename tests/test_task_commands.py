@@ -41,10 +41,8 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("commands")
-    tiny_models.build("llama", folder / "model")
+def write_tasks(folder: Path) -> Path:
+    """A task to choose in, whose folder is returned, and beside it one to write in."""
     (folder / "made").mkdir()
     (folder / "written").mkdir()
     for code, texts in TEXTS.items():
@@ -58,6 +56,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             json.dumps({"id": str(n), "question": t, "answer": "4"}) for n, t in enumerate(texts)
         ]
         (folder / "written" / f"{code}.jsonl").write_text("\n".join(lines))
+    return folder / "made"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    tiny_models.build("llama", folder / "model")
+    write_tasks(folder)
     mask = torch.zeros(2, N_LAYERS, D_MLP, dtype=torch.bool)
     mask[0, :, :20] = True
     mask[1, 1, 20:50] = True

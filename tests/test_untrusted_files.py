@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -12,20 +13,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jaxtyping import Float, Int64
 from safetensors.torch import load_file
+from torch import Tensor
 
 import interp
 from interp import artifacts
 from interp.claims import load_claims
-from interp.collect import look
 from interp.evaluations.task_files import read_task
-from interp.model import load
+from interp.model import AutoConfig, load, outline
+from interp.run_folder import look
 from interp.selection import NeuronSelection
 from interp.stats import FiringStats
 from interp.texts import read_documents, read_prompts
@@ -291,6 +294,85 @@ class TestWrongContent:
             FiringStats.load(path)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A result of a kind of its own; nothing but `artifacts.reads` looks at what it holds."""
+
+    rate: Float[Tensor, "language neuron"]
+    count: Int64[Tensor, " neuron"]
+    languages: tuple[str, ...]
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "Made":
+        found = artifacts.load(path, "Made")
+        return Made(**found.tensors, languages=tuple(found.labels["languages"]))
+
+
+class TestOtherThingsUnderTheRightNames:
+    """The checksum fits, as anybody can make one, and names and kind are right."""
+
+    GOOD: ClassVar = {"rate": torch.ones(2, 3), "count": torch.ones(3, dtype=torch.int64)}
+
+    def read(self, folder: Path, tensors: dict[str, Tensor], languages: Any) -> Made:
+        path = folder / "made.safetensors"
+        artifacts.save(path, "Made", self.GOOD | tensors, {"languages": languages}, {})
+        return Made.load(path)
+
+    def test_what_is_as_it_should_be_is_read(self, tmp_path: Path) -> None:
+        assert torch.equal(self.read(tmp_path, {}, ["en", "de"]).rate, torch.ones(2, 3))
+
+    @pytest.mark.parametrize(
+        ("tensors", "languages", "told"),
+        [
+            ({"rate": torch.ones(3)}, ["en", "de"], "rate is torch.float32 of shape"),
+            ({"rate": torch.ones(2, 3, dtype=torch.int64)}, ["en", "de"], "rate is torch.int64"),
+            (
+                {"rate": torch.ones(2, 4)},
+                ["en", "de"],
+                "another part 4|count is",
+            ),
+            ({}, ["en"], "1 languages for 2"),
+            ({}, [1, 2], "languages is"),
+            ({}, 5, "not iterable"),
+            ({"more": torch.ones(1)}, ["en", "de"], "more"),
+        ],
+    )
+    def test_what_is_not_is_refused(
+        self, tmp_path: Path, tensors: dict[str, Tensor], languages: Any, told: str
+    ) -> None:
+        with pytest.raises(ValueError, match=told):
+            self.read(tmp_path, tensors, languages)
+
+    @pytest.mark.parametrize(
+        "kind", [each for each in artifacts.MADE_BY if each != "SentenceMeans"]
+    )
+    @pytest.mark.parametrize("label", [5, None, "x", [], {}, [["a"]], ["en", "de"], {"a": 1}])
+    def test_results_of_every_kind_are_read_or_refused_in_a_sentence(
+        self, tmp_path: Path, kind: str, label: Any
+    ) -> None:
+        path = tmp_path / "s.safetensors"
+        for shape in ((), (2,), (2, 2, 2)):
+            tensors: dict[str, Tensor] = {}
+            labels: dict[str, Any] = {}
+            missing: re.Match[str] | None
+            for _ in range(40):  # what it asks for, it gets, but not what it should be
+                artifacts.save(path, kind, tensors, labels, {})
+                try:
+                    getattr(interp, kind).load(path)
+                    break
+                except ValueError as error:
+                    missing = re.search(r"has no (tensor|label) '(\w+)'", str(error))
+                    if missing is None:
+                        break
+                    what, name = missing.groups()
+                    (tensors if what == "tensor" else labels)[name] = (
+                        torch.zeros(shape) if what == "tensor" else label
+                    )
+            else:
+                raise AssertionError(f"{kind} asks for ever more: {sorted(tensors)}, {labels}")
+
+
 def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"instead": value}
 
@@ -430,7 +512,7 @@ class TestRemoteCode:
         (folder / "own.py").write_text(REMOTE.format(family="Llama", trace=trace))
         return folder
 
-    @pytest.mark.parametrize("read", [load, interp.model.outline], ids=["load", "outline"])
+    @pytest.mark.parametrize("read", [load, outline], ids=["load", "outline"])
     def test_it_does_not_run_unless_it_is_asked_for(
         self, folder: Path, tmp_path: Path, read: Callable[[Path], Any]
     ) -> None:
@@ -447,7 +529,7 @@ class TestRemoteCode:
         assert not (tmp_path / "executed").exists()
 
     def test_it_runs_where_it_is_asked_for_by_name(self, folder: Path, tmp_path: Path) -> None:
-        transformers_config = interp.model.AutoConfig.from_pretrained
+        transformers_config = AutoConfig.from_pretrained
         transformers_config(folder, trust_remote_code=True)
         assert (tmp_path / "executed").exists()
 
@@ -468,6 +550,19 @@ class TestBombs:
         assert squeezed.stat().st_size < 100_000
         with pytest.raises(ValueError, match="compressed"):
             NeuronSelection.from_lape_pth(squeezed, ("en",), 3)
+
+    def test_a_plan_of_more_pieces_than_can_be_is_refused(self, tmp_path: Path) -> None:
+        artifacts.begin(tmp_path, PLAN | {"n_shards": 10**30})
+        with pytest.raises(ValueError, match="is damaged"):
+            look(tmp_path)
+
+    def test_an_archive_whose_names_are_no_text_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "neurons.pth"
+        selection().to_lape_pth(path)
+        path.write_bytes(path.read_bytes().replace(b"/data/1", b"/da\x98\x961"))
+        with pytest.raises(ValueError, match="cannot be read as tensors alone") as refusal:
+            NeuronSelection.from_lape_pth(path, ("en", "de"), 3)
+        assert refusal.type is ValueError
 
     def test_a_tensor_that_repeats_one_number_without_end_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "neurons.pth"

@@ -1,6 +1,6 @@
 """The subcommands that read text: collect, and what its folder of pieces is asked."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,106 +8,113 @@ import tyro
 from tyro.conf import Positional
 
 from interp.agreement import until_stable
-from interp.cluster import Ray
-from interp.collect import Wanted, collect, collect_part, look, merge, survey
-from interp.commands.common import ModelChoice, say
+from interp.collect import Wanted, collect, collect_part
+from interp.commands.common import HERE, ModelChoice, OnRay, say
 from interp.corpora import Corpora, read_corpora, read_sentences
 from interp.documents import Split
 from interp.languages import check_languages, language
 from interp.model import Kind, NeuronModel
+from interp.run_folder import look, merge, survey
 from interp.stats import FiringStats
 from interp.uncertainty import jackknife
 
-_WHO_READS = ("shard", "out", "ray", "num_cpus", "num_gpus")
+_WHO_READS = ("shard", "out", "on")
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Count, in one pass over text, on how many tokens of each language every neuron fires.
+    """Count on how many tokens of each language every neuron fires.
 
-    The folder is the ledger: run the same command again and it goes on where it stopped, also after
-    a kill; run it with `--shard 1/4` to `--shard 4/4` on four machines and `interp merge` it, or
-    with `--ray` on a cluster.
+    The folder is the ledger: the same command goes on where it stopped, also after a kill. Run it
+    with --shard 1/4 to --shard 4/4 on four machines and `interp merge` it, or with --ray on a
+    cluster.
 
-        interp collect                                   # babel, on its own parallel sentences
-        interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh --out runs/bloom
+        interp collect                             # babel, on its own sentences
+        interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
 
     choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
     """The model."""
 
     text: str = "babel"
-    """"babel", a folder of <language>.txt[.gz] or .jsonl[.gz], or a dataset on the hub."""
+    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes; the order of every axis, table and figure. LAPE depends on which are there."""
+    """ISO codes, the order of all axes.
+
+    LAPE depends on which are there."""
 
     out: Path = Path("results/collect")
-    """Folder of the run: pieces while it runs, firing.safetensors when it is finished."""
+    """Folder of the run.
+
+    Pieces while it runs, firing.safetensors when it is finished."""
 
     tokens: int | None = None
     """Tokens per language; by default all of the text."""
 
     block_length: int = 256
-    """Tokens per row; documents are packed into rows without padding."""
+    """Tokens per row; rows are packed without padding."""
 
     n_shards: int = 20
-    """Random groups of documents; intervals come from leaving one out at a time."""
+    """Random groups of documents, for intervals.
+
+    These come from leaving one out at a time."""
 
     split: Split = "all"
-    """train, held_out: one half of the documents; the other is for `interp deactivate`."""
+    """all of the documents, or half: train, held_out.
+
+    The other half is for `interp deactivate`."""
 
     bos: Literal["none", "document", "block"] = "none"
-    """Where a beginning-of-text token goes; it is never counted."""
+    """<bos> before each document, block or none.
+
+    It is never counted."""
 
     hygiene: Literal["report", "drop", "off"] = "report"
-    """Lines in another language: say how many, drop them, or do not look."""
+    """Lines in another language: report, drop, or off."""
 
     moments: bool = False
-    """Also keep mean and spread of every activation, for interventions that set values."""
+    """Keep means and spreads, for edits that set values."""
 
     sentences: tuple[Kind, ...] = ()
-    """Read the text line by line instead of in blocks, and also average every unit of these sites
-    over each line, for `interp find --method precision`. Kojima et al. search what all linear
-    layers give: pre pre_linear mlp_out q k v attn_out; those in attention need --attention hooked.
-    Lines longer than --block-length tokens are left out."""
+    """Read line by line, and average the units of these sites, for `interp find --method
+    precision`.
+
+    Kojima et al. search what all linear layers give: pre pre_linear mlp_out q k v attn_out; those
+    in attention need --attention hooked. Lines longer than --block-length tokens are left out."""
 
     n_sentences: int | None = None
-    """With --sentences: lines per language, drawn at random; by default all."""
+    """With --sentences: lines per language; by default all.
+
+    They are drawn at random."""
 
     special_tokens: bool = False
-    """With --sentences and --bos document: let the beginning-of-text token count in the averages,
-    as Kojima et al. do for models whose tokenizer adds one."""
+    """With --sentences --bos document: average <bos> too.
+
+    Kojima et al. do so for models whose tokenizer adds one."""
 
     contexts: int = 0
-    """Also keep, for every neuron and language, so many rows where it fires most strongly, for
-    `interp page`; 8 are many."""
+    """Strongest rows kept per neuron, for `interp page`.
+
+    Of each language; 8 are many."""
 
     tokens_per_batch: int = 4096
-    """Tokens per forward pass; lower it when memory runs out."""
+    """Tokens per pass; lower it if memory runs out."""
 
     shard: str | None = None
-    """i/n: read only the i-th of n parts of the work, for job arrays; then `interp merge`."""
-
-    ray: tuple[str, ...] | None = None
-    """Let Ray hand the work to processes that hold the model: on this machine, or on the cluster
-    whose address follows, such as auto or 10.0.0.1:6379. Needs polyneuron[ray]; all nodes share
-    --out."""
-
-    num_cpus: float = 1.0
-    """With --ray: CPUs for each of these processes."""
-
-    num_gpus: float | None = None
-    """With --ray: GPUs for each; by default one if the cluster has any."""
+    """i/n: the i-th of n parts alone; then `interp merge`."""
 
     until_stable: float | None = None
-    """Stop once a repetition of the whole would agree with it to this Jaccard, such as 0.95."""
+    """Stop when a repetition would agree to this Jaccard.
+
+    Such as 0.95."""
+
+    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    """Who reads."""
 
     def run(self) -> None:
         self.check()
-        # Beside its actors a Ray run computes nothing here, and the GPUs are theirs.
-        choice = self.choice if self.ray is None else replace(self.choice, device="cpu")
-        model = choice.open()
+        model, ray = self.on.open(self.choice)
         corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
@@ -152,7 +159,7 @@ class Collect:
                 tokens_per_batch=self.tokens_per_batch,
                 stop_when=rule,
                 settings=settings,
-                ray=False if self.ray is None else self.on_ray(self.ray),
+                ray=ray or False,
             )
         stopped = look(self.out).stopped_after
         if stopped is not None:
@@ -163,21 +170,13 @@ class Collect:
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
-    def on_ray(self, address: tuple[str, ...]) -> Ray:
-        return Ray(
-            address=address[0] if address else None,
-            num_cpus=self.num_cpus,
-            num_gpus=self.num_gpus,
-            open=self.choice.open,
-        )
-
     def check(self) -> None:
         """Refuse options that exclude each other, before a large model is loaded."""
         check_languages(self.languages)
-        if self.ray is not None and (self.shard is not None or len(self.ray) > 1):
+        self.on.check()
+        if self.on.ray is not None and self.shard is not None:
             raise ValueError(
-                "--ray takes one address or none, and no --shard beside it: Ray deals out the work "
-                "itself. Put the model's name before the options."
+                "--ray takes no --shard beside it: Ray deals out the work itself. Leave one out."
             )
         if self.sentences and (self.tokens is not None or self.bos == "block"):
             raise ValueError(
@@ -221,7 +220,10 @@ class Collect:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put the pieces of a run together, when other processes have read them."""
+    """Put the pieces of a run together that several processes read.
+
+    interp merge runs/bloom
+    """
 
     run_folder: Positional[Path]
     """Folder given to `interp collect --out`."""
@@ -233,7 +235,12 @@ class Merge:
 
 @dataclass(frozen=True)
 class Status:
-    """Which pieces of a run are done, running, missing or bad; checks every finished one."""
+    """Say which pieces of a run are done, running, missing or bad.
+
+    Every finished piece is read and checked.
+
+        interp status runs/bloom
+    """
 
     run_folder: Positional[Path]
     """Folder given to `interp collect --out`."""

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from interp import artifacts
 from interp.alignment import Alike, Source, shown
-from interp.commands.common import ModelChoice, say
+from interp.commands.common import ModelChoice, check_found_in, say
 from interp.commands.effects import read_selection
 from interp.evaluations.task_files import align, read_task
 from interp.evaluations.writing import start_ids
@@ -24,15 +24,15 @@ from interp.scores.attribution import target_ids
 
 @dataclass(frozen=True)
 class Patch:
-    """Put activations of one prompt into another, layer by layer: what would it answer?
+    """Put activations of one prompt into another, layer by layer.
+
+    What would it answer? With --texts, at the tokens of a text in each prompt; else where --at
+    says.
 
         interp patch "Der Tag nach Montag ist" "The day after Thursday is" \\
             --answers " Friday" " Tuesday" " Dienstag"
-
-    With --texts, at the tokens of a text in each prompt; else where --at says.
-
-        interp patch "Der Tag nach Montag ist" "The day after Thursday is" --layers from \\
-            --texts Montag Thursday --answers " Friday" " Tuesday" " Dienstag"
+        interp patch "Der Tag nach Montag ist" "The day after Thursday is" \\
+            --answers " Friday" " Tuesday" --texts Montag Thursday --layers from
     """
 
     source: Positional[str]
@@ -45,22 +45,25 @@ class Patch:
     """Which model; heads and attn_out need --attention hooked."""
 
     answers: tuple[str, ...]
-    """What may follow the target, spaces at the beginning included; first tokens count."""
+    """What may follow, spaces at the beginning included.
+
+    Their first tokens count."""
 
     part: Literal["resid_post", "resid_pre", "mlp_out", "attn_out", "heads", "neurons"] = (
         "resid_post"
     )
-    """The residual stream behind or before a layer, what its MLP or its attention adds, each of its
-    heads, or the neurons of --language in --neurons, with as many random ones beside them."""
+    """resid_post, resid_pre: the residual stream behind or before a layer; mlp_out, attn_out: what
+    these add; heads: each of them; neurons: those of --language in --neurons, beside as many
+    random ones."""
 
     layers: Layers = "each"
-    """each: one layer alone; from: it and all behind it; all: all at once."""
+    """each: one alone; from: it and those behind; all."""
 
     at: Alike = "last"
-    """last: the last token; tokens, words: each with that of the same number; all: all tokens."""
+    """last token; tokens, words: each with that of the same number; all tokens."""
 
     texts: tuple[str, str] | None = None
-    """A text in the source and one in the target, instead of --at."""
+    """One in the source and one in the target."""
 
     neurons: Path | None = None
     """Folder of a run after `interp find`, or a selection (.json), for --part neurons."""
@@ -69,8 +72,7 @@ class Patch:
     """Whose neurons, for --part neurons."""
 
     control: str | None = None
-    """Another prompt to patch from, of as many words as --at needs, such as one about another
-    thing; not with --texts."""
+    """Another prompt to patch from, of as many words as --at needs; not with --texts."""
 
     noise: bool = False
     """Also move the target as far in a random direction."""
@@ -79,7 +81,7 @@ class Patch:
     """Seeds random directions and random neurons."""
 
     out: Path | None = None
-    """File for the result (.safetensors), with the table beside it (.csv)."""
+    """File for the result (.safetensors), its table beside it."""
 
     def run(self) -> None:
         if self.part == "neurons" and (self.neurons is None or self.language is None):
@@ -127,6 +129,7 @@ class Patch:
         assert self.language is not None
         selection = read_selection(self.neurons)
         selection.check_model(model)
+        check_found_in(self.neurons, model)
         units: Any = selection.units(self.language)
         return {f"neurons of {self.language}": units}
 
@@ -151,29 +154,33 @@ def show_patching(result: PatchingResult) -> None:
 
 @dataclass(frozen=True)
 class Lens:
-    """In which language does each layer speak? The answers of Babel's facts, or of your own.
+    """Read which language each layer is ready to speak.
 
-    interp lens --languages ja en
+    The answers of Babel's facts, or of your own, looked for in every layer.
+
+        interp lens --languages ja en
     """
 
     choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
     """Which model."""
 
     prompts: str = "babel/fact_completion"
-    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers, these in
-    the language of the prompt."""
+    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers, in the
+    prompt's language."""
 
     languages: tuple[str, ...] = ("de", "en")
-    """The language of the prompts, and those that layers may speak besides: two are best, since a
-    fact is left out where two of its answers begin alike."""
+    """That of the prompts, and those that layers may speak besides; two are best, since a fact is
+    left out where two of its answers begin alike."""
 
     limit: int | None = None
     """Prompts to read, from the first; by default all."""
 
     out: Path | None = None
-    """File for the result (.safetensors), with the table beside it (.csv)."""
+    """File for the result (.safetensors), its table beside it."""
 
     def run(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
         model = self.choice.open()
         tasks = align([read_task(self.prompts, code) for code in self.languages], "drop")
         first = start_ids(model, "auto")

@@ -7,10 +7,11 @@ from typing import Any
 from interp.commands.collect import Collect
 from interp.commands.common import Doctor, ModelChoice, say
 from interp.commands.crossing import Lens, Patch
-from interp.commands.effects import Deactivate, Steer
+from interp.commands.effects import Deactivate
 from interp.commands.find import Find
 from interp.commands.page import Page
 from interp.commands.report import Report
+from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
 
 TASK = "babel/fact_completion"
@@ -18,10 +19,10 @@ TASK = "babel/fact_completion"
 
 @dataclass(frozen=True)
 class Demo:
-    """Go through everything once, on the shipped model: minutes, and no network.
+    """Go through everything once, on the shipped model: minutes.
 
     Collect, find, switch off, switch the language, share, attribute, patch; last a page of the
-    neurons and a report. Run it again after an interruption, and it goes on.
+    neurons and a report. No network; run it again after an interruption, and it goes on.
     """
 
     out: Path = Path("results/demo")

@@ -14,11 +14,11 @@ from tyro.conf import Positional
 
 from interp import artifacts
 from interp.agreement import predicted_agreement, text_for_agreement
-from interp.collect import open_sentence_means
 from interp.commands.common import ModelChoice, say
 from interp.commands.effects import read_selection
 from interp.languages import language
 from interp.model import NeuronModel
+from interp.run_folder import open_sentence_means
 from interp.scores.average_precision import Half, measure_precision
 from interp.scores.baselines import (
     cumulative_mass,
@@ -65,7 +65,7 @@ OPTIONS: dict[Method, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Find:
-    """Select the language neurons of a finished run, with LAPE or one of its rivals.
+    """Select the language neurons of a run, with LAPE or a rival.
 
     With methods that need counts of firing alone it also says how far to trust the selection.
 
@@ -78,11 +78,11 @@ class Find:
 
     method: Method = "lape"
     """lape: least entropy of firing over languages; precision: best and worst detectors of the
-    language among sentences (Kojima et al.), from a run with --sentences; lap: fires most often;
-    lave: least entropy of mean activation, from a run with --moments; random: a control;
+    language among sentences (Kojima et al.), needs a run with --sentences; lap: fires most often;
+    lave: least entropy of mean activation, needs a run with --moments; random: a control;
     entropy-less-peak: LAPE with a reward in the place of the busy bar (Zhang et al.);
     cumulative-mass: the fewest neurons that make up most firing of a layer (Tan et al.); removal:
-    those without which the MLP's output changes most (PLND), from a run with --moments."""
+    those without which the MLP's output changes most (PLND), needs a run with --moments."""
 
     fraction: float = 0.01
     """Share of all neurons to select; for precision, lap, random and removal, per language."""
@@ -91,11 +91,13 @@ class Find:
     """A neuron belongs to a language where it fires more than this share of all rates."""
 
     n: int | None = None
-    """Units per language for precision, lap, random and removal, in the place of the fraction;
-    Kojima et al. take 2000, half of them the best detectors and half the worst."""
+    """Units per language for precision, lap, random, removal.
+
+    In the place of the fraction; Kojima et al. take 2000, half of them the best detectors and half
+    the worst."""
 
     which: Half = "both"
-    """For precision: one half alone, n/2 units."""
+    """For precision: both ends, or n/2 units of the top, bottom."""
 
     weight: float | None = None
     """For entropy-less-peak: of the reward; by default the heaviest that the paper allows."""
@@ -104,14 +106,14 @@ class Find:
     """For cumulative-mass: of each layer's firing."""
 
     stable: float = 0.95
-    """Say how much text a repetition needs to agree to this Jaccard."""
+    """Say how much text agreeing to this Jaccard takes."""
 
     out: Path | None = None
-    """Where the selection goes; by default neurons.json in the run's folder, and
-    neurons-METHOD.json for other methods than lape."""
+    """File; by default neurons.json in the run's folder, and neurons-METHOD.json for other methods
+    than lape."""
 
     seed: int = 0
-    """Seeds the random neurons, and the halves that the predicted agreement is measured on."""
+    """Seeds random neurons and the predicted agreement."""
 
     def run(self) -> None:
         self.check_options()
@@ -140,7 +142,11 @@ class Find:
         say(f"The selection is in {out}.")
 
     def check_options(self) -> None:
-        """Refuse an option that the method would pass over in silence."""
+        """Refuse an option that is no number, or that the method would pass over in silence."""
+        if not 0 < self.stable < 1:
+            raise ValueError(f"--stable is {self.stable}: give a share below 1, such as 0.95.")
+        if not math.isfinite(self.fraction):
+            raise ValueError(f"--fraction is {self.fraction}: give a share, such as 0.01.")
         for name in ("fraction", "busy_quantile", "n", "which", "weight", "share"):
             if name not in OPTIONS[self.method] and getattr(self, name) != getattr(Find, name):
                 used = ", ".join(f"--{each.replace('_', '-')}" for each in OPTIONS[self.method])
@@ -186,7 +192,7 @@ class Find:
                     weight = heaviest_weight(stats.rate, *settings)
                 mask = select_by_entropy_less_peak(stats.rate, weight, *settings)
             case "cumulative-mass":
-                mask = cumulative_mass(stats.fired.sum(dim=0), self.share)
+                mask = cumulative_mass(stats.total, self.share)
             case _:
                 raise ValueError(f"{self.method} needs more than counts of firing.")
         return NeuronSelection(mask, stats.languages)
@@ -212,6 +218,9 @@ class Find:
         """How far another run would agree, and how much text would do."""
         generator = torch.Generator().manual_seed(self.seed)
         agreement = predicted_agreement(stats, self.select, generator)
+        if math.isnan(agreement):
+            say("Too few neurons belong to a language to say how far a repetition would agree.")
+            return
         tokens = int(stats.tokens.sum(0).min())
         enough = math.ceil(tokens * text_for_agreement(agreement, self.stable))
         say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
@@ -220,7 +229,7 @@ class Find:
 
 @dataclass(frozen=True)
 class Compare:
-    """Lay selections side by side: sizes, what they share beside what chance gives, and layers.
+    """Lay selections side by side: sizes, overlap and chance, layers.
 
     interp compare results/demo results/demo/neurons-lap.json
     """
@@ -229,7 +238,7 @@ class Compare:
     """Two selections (.json) or more, or folders of runs after `interp find`."""
 
     out: Path | None = None
-    """Where the table of pairs goes, as a .csv file; by default it is shown alone."""
+    """File for the table of pairs (.csv)."""
 
     def run(self) -> None:
         if len(self.selections) < 2:

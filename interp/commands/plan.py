@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
+from interp import artifacts
 from interp.collect import Wanted
 from interp.commands.common import say
 from interp.languages import check_languages
@@ -16,19 +17,19 @@ from interp.plan import RunPlan, plan_run
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what `interp collect` will take, before anything is loaded: memory, disk, work, hours.
+    """Say what `interp collect` will take: memory, disk, work, hours.
 
     It reads the model's config alone, from a local folder or the hub, and no weights.
 
         interp plan bigscience/bloom-560m --languages en fr zh --tokens 10000000
-        interp plan meta-llama/Llama-2-70b-hf --languages 100 --tokens 1000000 --teraflops 400
+        interp plan meta-llama/Llama-2-70b-hf --languages 100 --teraflops 400
     """
 
     model: Positional[str] = "babel"
-    """"babel" (shipped with the package), a local folder, or a name on the Hugging Face hub."""
+    """"babel" (shipped), a folder, or a hub name."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes, or how many there are."""
+    """ISO codes, or how many."""
 
     tokens: int = 10_000_000
     """Tokens per language."""
@@ -37,26 +38,26 @@ class Plan:
     """Tokens per row; with --sentences, the mean of a line."""
 
     n_shards: int = 20
-    """Random groups of documents; disk and the results grow with them."""
+    """Random groups of documents; disk grows with them."""
 
     moments: bool = False
-    """Mean and spread of every activation are kept too."""
+    """Means and spreads are kept too."""
 
     sentences: tuple[Kind, ...] = ()
     """Sites whose units are averaged over each line."""
 
     contexts: int = 0
-    """Strongest contexts kept per neuron and language."""
+    """Strongest rows kept per neuron and language."""
 
     tokens_per_batch: int = 4096
     """Tokens per forward pass."""
 
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
-    """Precision of the weights."""
+    """Of weights: stored, float32, bfloat16, float16."""
 
     teraflops: float = 100.0
-    """Useful 10¹² operations per second of your hardware, about half of what its maker names in the
-    dtype: for hours. Two CPU cores do about 0.1."""
+    """Useful 10¹² operations per second of your hardware, about half of what its maker names in
+    the dtype: for hours. Two CPU cores do about 0.1."""
 
     out: Path | None = None
     """File for the table (.csv)."""
@@ -69,14 +70,12 @@ class Plan:
             f"{self.teraflops:g} TFLOP/s (--teraflops); reading text comes on top"
         )
         if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            plan.to_frame().to_csv(self.out, index=False)
+            artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
             say(f"The table is in {self.out}.")
 
     def plan(self) -> RunPlan:
-        first, *others = self.languages
-        if first.isdecimal() and not others:
-            n_languages = int(first)
+        if len(self.languages) == 1 and self.languages[0].isdecimal():
+            n_languages = int(self.languages[0])
         else:
             n_languages = len(check_languages(self.languages))
         return plan_run(

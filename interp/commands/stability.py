@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from interp import artifacts
@@ -27,7 +28,7 @@ from interp.stats import FiringStats
 
 @dataclass(frozen=True)
 class Stability:
-    """How far the selection of a run hangs on its text, its settings and its languages.
+    """Say how far a selection hangs on text, settings and languages.
 
     One line per change: the other half of the text, a shard less, other settings, a language less,
     and other runs of the same model, such as on another corpus or with another seed.
@@ -43,8 +44,9 @@ class Stability:
     """Folders of other runs of the model."""
 
     method: Literal["lape", "lap", "entropy-less-peak", "cumulative-mass"] = "lape"
-    """As in `interp find`; those that need more than counts of firing, which alone are kept by
-    shard, are left to `interp compare` with the selections of two runs."""
+    """As in `interp find`, where counts of firing are enough.
+
+    They alone are kept by shard; for other methods, `interp compare` the selections of two runs."""
 
     fraction: float = 0.01
     """Share of all neurons to select; for lap, per language."""
@@ -68,8 +70,8 @@ class Stability:
     """Deals the halves."""
 
     out: Path | None = None
-    """Where the table goes, language by language; by default stability.csv in the run's folder, and
-    stability-METHOD.csv for other methods than lape."""
+    """File for the table (.csv), language by language; by default stability.csv in the run's
+    folder, and stability-METHOD.csv for other methods than lape."""
 
     def run(self) -> None:
         path = self.run_folder / "firing.safetensors"
@@ -109,16 +111,22 @@ class Stability:
         """All lines; a setting that cannot be selected with is left out, and said to be."""
         select = self.find.select
         generator = torch.Generator().manual_seed(self.seed)
-        parts = [across_halves(stats, select, generator, self.splits), across_shards(stats, select)]
-        for name, change in self.settings():
-            try:
-                parts.append(across_changes(stats, select, {name: change}))
-            except ValueError as error:
-                say(f"{name} is left out: {error}")
-        if len(stats.languages) > 2:
-            parts.append(across_changes(stats, select, without_languages(select, stats.languages)))
-        if runs:
-            parts.append(across_runs(stats, runs, select))
+        settings, languages = dict(self.settings()), stats.languages
+        less = without_languages(select, languages) if len(languages) > 2 else {}
+        n_lines = 2 + len(settings) + len(less) + len(runs)
+        with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as seen:
+            parts = [across_halves(stats, select, generator, self.splits)]
+            seen.update()
+            parts.append(across_shards(stats, select))
+            seen.update()
+            for changes in [*({name: change} for name, change in settings.items()), less]:
+                try:
+                    parts += [across_changes(stats, select, changes)] if changes else []
+                except ValueError as error:
+                    say(f"{', '.join(changes)} is left out: {error}")
+                seen.update(len(changes))
+            if runs:
+                parts.append(across_runs(stats, runs, select))
         return stacked(parts)
 
     def settings(self) -> Iterator[tuple[str, Select]]:

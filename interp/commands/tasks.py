@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from interp import artifacts
+from interp.cluster import Crew, Job, Ray
 from interp.collect import Wanted, collect
-from interp.commands.common import ModelChoice, say
+from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say
 from interp.commands.effects import read_selection
 from interp.corpora import Corpora, prompt_rows
 from interp.evaluations.category_sums import CATEGORIES, attribute_categories
@@ -31,9 +32,10 @@ from interp.evaluations.task_results import (
     group_numbers,
 )
 from interp.evaluations.tasks import choose, exact_match
-from interp.interventions import deactivate, intervene
+from interp.interventions import Change, changed, deactivate
 from interp.languages import check_languages
 from interp.model import NeuronModel
+from interp.pieces import finish, hired
 from interp.scores.attribution import Quantity
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.selection import NeuronSelection
@@ -45,14 +47,15 @@ BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 
 @dataclass(frozen=True)
 class Share:
-    """Say how many neurons of each layer a task's prompts share between languages.
+    """Say how many neurons a task's prompts share between languages.
 
     A neuron counts where its gate, or with --source output what it hands on, is above zero at the
     last token of a prompt. Beside each share stand two baselines: languages that fire
-    independently, each neuron at its own rates, and independently with all neurons alike.
+    independently, each neuron at its own rates, and independently with all neurons alike. The same
+    command goes on where it was interrupted.
 
         interp share babel/fact_completion --languages en de fr es zh ja
-        interp share babel/fact_completion --source output --thresholds 0 0.1 0.2
+        interp share babel/fact_completion --source output --thresholds 0 0.1
     """
 
     task: Positional[str]
@@ -63,16 +66,18 @@ class Share:
     """The model."""
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
-    """Between which languages neurons are shared; shares depend on how many there are."""
+    """Between which; shares depend on how many there are."""
 
     source: Source = "gate"
-    """By what a neuron fires. Without a linear branch the signs of both are the same."""
+    """By what a neuron fires.
+
+    Without a linear branch the signs of both are the same."""
 
     thresholds: tuple[float, ...] = (0.0,)
     """What that must exceed; each but the first has a folder above-<threshold> of its own."""
 
     n_shards: int = 10
-    """Pieces of the work in each language; the same command goes on after the last finished one."""
+    """Pieces of the work in each language."""
 
     n_draws: int = 20
     """Shuffles of the prompts, for the spread of the baselines."""
@@ -81,7 +86,10 @@ class Share:
     """Seeds the shuffles."""
 
     out: Path = Path("results/share")
-    """Folder for signs.safetensors, profile.safetensors and profile.csv."""
+    """Folder for signs, profile.safetensors and profile.csv."""
+
+    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    """Who computes."""
 
     def run(self) -> None:
         tasks = read_aligned(self.task, self.languages)
@@ -89,17 +97,18 @@ class Share:
         if wrong or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
             given = " ".join(map(str, self.thresholds)) or "no number"
             raise ValueError(f"--thresholds is {given}: give numbers, none of them twice.")
-        model = self.choice.open()
+        model, ray = self.on.open(self.choice)
         bos: Literal["none", "document"] = "none" if model.bos_id is None else "document"
         prompts = prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
         corpora = prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
-        for place, threshold in enumerate(self.thresholds):
-            folder = self.out / f"above-{threshold:g}" if place else self.out
-            profile = self.profile(model, corpora, groups, threshold, folder)
-            show_profile(profile)
-            say(f"The profile is in {folder / 'profile.safetensors'}, as a table in profile.csv.\n")
+        with hired(model, ray) as crew:
+            for place, threshold in enumerate(self.thresholds):
+                folder = self.out / f"above-{threshold:g}" if place else self.out
+                profile = self.profile(model, corpora, groups, threshold, folder, crew)
+                show_profile(profile)
+                say(f"The profile is in {folder / 'profile.safetensors'}, and in profile.csv.\n")
 
     def profile(
         self,
@@ -108,11 +117,12 @@ class Share:
         groups: Mapping[str, str],
         threshold: float,
         folder: Path,
+        crew: Crew | None,
     ) -> SharingProfile:
         """At one threshold, with its files."""
         settings = {"task": self.task, "model": self.choice.model}
         wanted = Wanted(signs=True, signs_of=self.source, signs_above=threshold)
-        collect(model, corpora, folder, wanted=wanted, settings=settings)
+        collect(model, corpora, folder, wanted=wanted, settings=settings, ray=crew or False)
         signs = FiringSigns.load(folder / "signs.safetensors")
         profile = sharing_profile(
             signs,
@@ -148,7 +158,7 @@ def show_profile(profile: SharingProfile) -> None:
 
 @dataclass(frozen=True)
 class Attribute:
-    """Say what the neurons of each category of sharing have to do with the answers to a task.
+    """Say what each category of sharing adds to a task's answers.
 
     Integrated gradients of the first token of the answer, for every neuron at the last token of
     the prompt, summed by category. A layer's sums add up to what the layer does for the answer.
@@ -171,7 +181,7 @@ class Attribute:
     """Take the first so many items; by default all."""
 
     steps: int = 20
-    """Points of the path from neurons off to neurons as they are."""
+    """Points of the path from neurons off to as they are."""
 
     quantity: Quantity = "probability"
     """What is explained, of the answer's first token."""
@@ -182,9 +192,12 @@ class Attribute:
     out: Path = Path("results/attribute")
     """Folder for the pieces, sums.safetensors and sums.csv."""
 
+    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    """Who computes."""
+
     def run(self) -> None:
         tasks = read_aligned(self.task, self.languages, self.items)
-        model = self.choice.open()
+        model, ray = self.on.open(self.choice)
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
@@ -198,6 +211,7 @@ class Attribute:
             steps=self.steps,
             quantity=self.quantity,
             source=self.source,
+            ray=ray,
         )
         found.save(self.out / "sums.safetensors", artifacts.provenance() | plan)
         frame = found.to_frame()
@@ -226,7 +240,7 @@ def show_sums(frame: pd.DataFrame, quantity: str) -> None:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Do tasks with each language's neurons off, untouched, and with as many random neurons off.
+    """Do tasks with each language's neurons off, and random ones off.
 
     Items with several options are chosen from, items with one are to be written. A task in a
     language is a piece; the same command goes on where it was interrupted.
@@ -248,10 +262,12 @@ class Evaluate:
     """Languages of the tasks; by default those of the selection."""
 
     items: int | None = None
-    """Take the first so many items of each task; by default all."""
+    """The first so many of each task; by default all."""
 
     held_out: bool = False
-    """Also ask what the model was never told in the language; only Babel's tasks know."""
+    """Also ask what the model was never told in the language.
+
+    Only Babel's tasks know."""
 
     normalise: Normalise = "none"
     """What the log-likelihood of an option is divided by."""
@@ -260,7 +276,9 @@ class Evaluate:
     """Length of what is written."""
 
     n_draws: int = 3
-    """Random sets of as many neurons in every layer, for each language."""
+    """Sets of random neurons for each language.
+
+    As many in every layer as the language has."""
 
     seed: int = 0
     """Seeds random neurons and the bootstrap."""
@@ -268,14 +286,21 @@ class Evaluate:
     out: Path = Path("results/evaluate")
     """Folder for the results and evaluate.csv."""
 
+    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    """Who computes."""
+
     def run(self) -> None:
         selection = read_selection(self.neurons)
         codes = check_languages(self.languages or selection.languages)
         if self.n_draws < 1:
             raise ValueError(f"--n-draws is {self.n_draws}: draw 1 random set or more.")
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            given = " ".join(self.tasks) or "no task"
+            raise ValueError(f"--tasks is {given}: give one or more, none of them twice.")
         tasks = [self.taken(read_task(name, code)) for name in self.tasks for code in codes]
-        model = self.choice.open()
+        model, ray = self.on.open(self.choice)
         selection.check_model(model)
+        check_found_in(self.neurons, model)
         plan = {
             **{"model": model.identity, "neurons": selection.triples()},
             **{"normalise": self.normalise, "max_new_tokens": self.max_new_tokens},
@@ -283,11 +308,10 @@ class Evaluate:
             **{"items": self.items, "held_out": self.held_out},
         }
         artifacts.begin(self.out, plan)
-        interventions = self.interventions(model, selection)
-        frames = []
-        for task in tqdm(tasks, "evaluating", unit="task"):
-            found = {each.intervention: each for each in self.results(model, task, interventions)}
-            frames.append(self.compared(found, selection))
+        frames = [
+            self.compared(found, selection)
+            for found in self.results(model, tasks, self.interventions(selection), ray)
+        ]
         frame = pd.concat(frames, ignore_index=True)
         artifacts.write_text(self.out / "evaluate.csv", frame.to_csv(index=False))
         show_evaluation(frame)
@@ -298,50 +322,43 @@ class Evaluate:
         told = task.where(lambda item: self.held_out or not item.held_out)
         return Task(told.name, told.language, told.items[: self.items])
 
-    def interventions(
-        self, model: NeuronModel, selection: NeuronSelection
-    ) -> dict[str, Intervention]:
+    def interventions(self, selection: NeuronSelection) -> dict[str, tuple[Change, ...]]:
         """Nothing, each language's neurons off, and every draw of random ones in their place."""
         generator = torch.Generator().manual_seed(self.seed)
         draws = [
             selection.random_like(generator, exclude=selection.union()) for _ in range(self.n_draws)
         ]
-        named: dict[str, Intervention] = {NOTHING: None}
+        named: dict[str, tuple[Change, ...]] = {NOTHING: ()}
         for code, size in selection.counts().items():
             if size:
-                named[code] = partial(intervene, model, selection[code], deactivate)
+                named[code] = (Change(selection[code], deactivate),)
                 for n, drawn in enumerate(draws):
-                    named[f"{code} random {n}"] = partial(intervene, model, drawn[code], deactivate)
+                    named[f"{code} random {n}"] = (Change(drawn[code], deactivate),)
         return named
 
     def results(
-        self, model: NeuronModel, task: Task, interventions: Mapping[str, Intervention]
-    ) -> list[Result]:
-        """Of one task under every intervention: from its files, or made and put there."""
-        writes = all(len(item.options) == 1 for item in task.items)
-        kind = Written if writes else Choices
-        slug = f"{task.name.replace('/', '-')}-{task.language}"
-        paths = [
-            self.out / "results" / f"{slug}-{name.replace(' ', '-')}.safetensors"
-            for name in interventions
-        ]
-        if all(path.exists() for path in paths):
-            stored: list[Result] = [kind.load(path) for path in paths]
-            if all(each.ids == tuple(item.id for item in task.items) for each in stored):
-                return stored
-            raise ValueError(
-                f"{paths[0]} has other items than {task.name} in {task.language} has now: give "
-                "another folder."
-            )
-        found: Sequence[Result]
-        if writes:
-            length = self.max_new_tokens
-            found = exact_match(model, [task], interventions, max_new_tokens=length, progress=False)
-        else:
-            found = choose(model, [task], interventions, normalise=self.normalise, progress=False)
-        for path, each in zip(paths, found, strict=True):
-            each.save(path)
-        return list(found)
+        self,
+        model: NeuronModel,
+        tasks: Sequence[Task],
+        interventions: Mapping[str, tuple[Change, ...]],
+        ray: Ray | Crew | None,
+    ) -> Iterator[dict[str, Result]]:
+        """Of each task under every intervention: from its files, or made and put there."""
+        jobs, of = [], {}
+        for task in tasks:
+            slug = f"{task.name.replace('/', '-')}-{task.language}"
+            for name, changes in interventions.items():
+                file = f"{slug}-{name.replace(' ', '-')}.safetensors"
+                path = (self.out / "results" / file).resolve()
+                work = partial(
+                    _evaluate, path, task, name, changes, self.normalise, self.max_new_tokens
+                )
+                jobs.append(Job(f"{slug} with {name}", path, lambda work=work: work))
+                of[path] = task
+        with tqdm(total=len(jobs), desc="evaluating", delay=2, leave=False) as seen:
+            found = iter(finish(jobs, lambda path: _load_result(path, of[path]), seen, model, ray))
+        for _ in tasks:
+            yield {name: next(found) for name in interventions}
 
     def compared(self, found: Mapping[str, Result], selection: NeuronSelection) -> pd.DataFrame:
         """One row per language whose neurons are off, with paired differences."""
@@ -366,6 +383,38 @@ class Evaluate:
             rows.append(row | {"random": random.mean().item()})
         frame = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
         return frame.rename(columns={"intervention": "off"})
+
+
+def _writes(task: Task) -> bool:
+    return all(len(item.options) == 1 for item in task.items)
+
+
+def _evaluate(
+    path: Path,
+    task: Task,
+    name: str,
+    changes: Sequence[Change],
+    normalise: Normalise,
+    max_new_tokens: int,
+    model: NeuronModel,
+) -> None:
+    """One task under one intervention, into its file."""
+    change: Mapping[str, Intervention] = {name: partial(changed, changes, model)}
+    if _writes(task):
+        (found,) = exact_match(model, [task], change, max_new_tokens=max_new_tokens, progress=False)
+    else:
+        (found,) = choose(model, [task], change, normalise=normalise, progress=False)
+    found.save(path)
+
+
+def _load_result(path: Path, task: Task) -> Result:
+    found = (Written if _writes(task) else Choices).load(path)
+    if found.ids != tuple(item.id for item in task.items):
+        raise ValueError(
+            f"{path} has other items than {task.name} in {task.language} has now: give another "
+            "folder."
+        )
+    return found
 
 
 def show_evaluation(frame: pd.DataFrame) -> None:

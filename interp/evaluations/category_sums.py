@@ -9,6 +9,7 @@ answer, how often each category is among the neurons that move the residual stre
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import artifacts
+from interp.cluster import Crew, Job, Ray
+from interp.display import counted, listed
 from interp.evaluations.losses import interval_columns
 from interp.evaluations.switch_off import categories_at, end_of_prompt
 from interp.evaluations.task_files import Task, align
@@ -27,6 +30,7 @@ from interp.evaluations.task_results import group_numbers, tupled
 from interp.evaluations.tasks import Encoded, encode_items
 from interp.evaluations.writing import Start
 from interp.model import NeuronModel
+from interp.pieces import finish, folder_for
 from interp.scores.attribution import (
     Quantity,
     contribution_score,
@@ -84,6 +88,13 @@ class CategorySums:
     source: Source = "gate"
     """By what neurons fire."""
 
+    def __repr__(self) -> str:
+        return (
+            f"CategorySums({self.task}: {counted(len(self.prompts), 'prompt')} in "
+            f"{listed(self.languages)}; {self.sums.shape[3]} layers; mean {self.quantity} "
+            f"{self.score.mean().item():.4g})"
+        )
+
     def mean(self, level: float = 0.95) -> Estimate:
         """Mean over prompts: [language category layer]; intervals are over prompts."""
         return mean_over_examples(self.sums, group_numbers(self.groups), level)
@@ -117,6 +128,7 @@ class CategorySums:
         artifacts.save(path, "CategorySums", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "CategorySums":
         stored = artifacts.load(path, "CategorySums")
         return CategorySums(**stored.tensors, **tupled(stored.labels))
@@ -132,11 +144,13 @@ def attribute_categories(
     source: Source = "gate",
     start: Start = "auto",
     progress: bool = True,
+    ray: Ray | Crew | None = None,
 ) -> CategorySums:
     """Integrated gradients of each item of a task in two languages or more, added up by category.
 
     With `folder`, each item is kept there as soon as it is done and is not done again; whoever
-    calls sees to it that model, steps, quantity and source are the same. An item costs, in each
+    calls sees to it that model, steps, quantity and source are the same. Processes with the same
+    folder share the items; with `ray`, actors on nodes that share it do. An item costs, in each
     language, two passes over the prompt and what `integrated_gradients` costs.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -152,25 +166,20 @@ def attribute_categories(
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
-    pieces = []
     items = tasks[0].items
-    for place, item in enumerate(tqdm(items, "attributing", unit="item", disable=not progress)):
-        answers = [task.items[place].answer for task in tasks]
-        rows = [every[place] for every in encoded]
-        path = None if folder is None else Path(folder) / f"{place:05d}.safetensors"
-        if path is None or not path.exists():
-            piece = _piece(model, rows, answers, steps, quantity, source)
-            if path is not None:
-                artifacts.save(path, "CategorySumsPiece", piece, {"item": item.id}, {})
-        else:
-            stored = artifacts.load(path, "CategorySumsPiece")
-            if stored.labels["item"] != item.id:
-                raise ValueError(
-                    f"{path} is of the item {stored.labels['item']!r}, not {item.id!r}: the task "
-                    "has changed; give another folder."
-                )
-            piece = stored.tensors
-        pieces.append(piece)
+    jobs = []
+    with (
+        folder_for(folder) as place,
+        tqdm(total=len(items), desc="attributing", unit="item", disable=not progress) as seen,
+    ):
+        for number, item in enumerate(items):
+            path = place / f"{number:05d}.safetensors"
+            answers = [task.items[number].answer for task in tasks]
+            rows = [every[number] for every in encoded]
+            made = partial(_attribute, path, rows, answers, steps, quantity, source)
+            jobs.append(Job(f"item {item.id}", path, lambda made=made: made))
+        ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
+        pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), seen, model, ray)
     return CategorySums(
         **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
         quantity=quantity,
@@ -180,6 +189,35 @@ def attribute_categories(
         languages=tuple(task.language for task in tasks),
         source=source,
     )
+
+
+def _attribute(
+    path: Path,
+    rows: Sequence[Encoded],
+    answers: Sequence[int],
+    steps: int,
+    quantity: Quantity,
+    source: Source,
+    model: NeuronModel,
+) -> None:
+    """One item in every language, into its file."""
+    piece = _piece(model, rows, answers, steps, quantity, source)
+    if not piece["sums"].isfinite().all():
+        raise ValueError(
+            f"{model.name} gives NaN or infinite contributions to {rows[0].id!r}: weights may be "
+            f"damaged, or {model.dtype} too narrow. Load the model with dtype=torch.float32."
+        )
+    artifacts.save(path, "CategorySumsPiece", piece, {"item": rows[0].id}, {})
+
+
+def _load_piece(path: Path, item: str) -> dict[str, Tensor]:
+    stored = artifacts.load(path, "CategorySumsPiece")
+    if stored.labels["item"] != item:
+        raise ValueError(
+            f"{path} is of the item {stored.labels['item']!r}, not {item!r}: the task has changed; "
+            "give another folder."
+        )
+    return stored.tensors
 
 
 def _piece(
@@ -232,6 +270,15 @@ class Enrichment:
 
     groups: tuple[str, ...]
     """Items of one group go together; their own id where they are alone."""
+
+    def __repr__(self) -> str:
+        n_prompts, n_layers, _ = self.units.shape
+        means = self.units.nanmean(dim=(0, 1)).tolist()
+        named = (f"{name} {mean:.2f}" for name, mean in zip(CATEGORIES, means, strict=True))
+        return (
+            f"Enrichment({counted(n_prompts, 'prompt')}, {n_layers} layers; mean ratio: "
+            f"{listed(named)})"
+        )
 
     def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
         """Over the prompts that have a ratio; NaN where fewer than two of them, or groups, do."""

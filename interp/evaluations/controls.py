@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from interp.activations import Batch, batches, observe
 from interp.corpora import Corpora
+from interp.display import listed
 from interp.interventions import Edit, Site, push
 from interp.languages import language as known_language
 from interp.model import Kind, NeuronModel
@@ -74,6 +75,10 @@ class ResidualMeans:
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
+
+    def __repr__(self) -> str:
+        n_layers, width = self.mean.shape[1:]
+        return f"ResidualMeans({listed(self.languages)}; {n_layers} layers of {width:,} units)"
 
     def towards(
         self, language: str, layer: int, strength: float = 1.0

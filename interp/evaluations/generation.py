@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,14 +19,20 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from interp import artifacts
+from interp.cluster import Crew, Job, Ray
+from interp.display import counted
 from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
 from interp.hygiene import OTHER, UNDETERMINED, detect_language
+from interp.interventions import Change
 from interp.languages import check_languages
 from interp.model import NeuronModel
+from interp.pieces import finish, folder_for, hired, refuse_edited
 from interp.uncertainty import wilson
 
 _WINDOW = 6  # characters: more than a word of Latin letters with its space, a phrase of Chinese
 _ENOUGH = 20  # natural texts, for a bound that is to hold for nearly all of them
+_JUDGES = "texts are judged by the untouched model, or the edit would praise itself"
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Rate:
     level: float = 0.95
     """Share of intervals that hold the true rate."""
 
+    def __repr__(self) -> str:
+        low, high = self.interval
+        ends = f"{low:.2f} to {high:.2f} at {100 * self.level:g} %"
+        return f"{self.count:,} of {self.of:,}: {self.value:.2f} ({ends})"
+
     @property
     def value(self) -> float:
         """NaN of none."""
@@ -128,7 +141,7 @@ class GeneratedLanguages:
     def __repr__(self) -> str:
         counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
         found = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
-        texts = f"{len(self.texts):,} text{'' if len(self.texts) == 1 else 's'}"
+        texts = counted(len(self.texts), "text")
         return f"GeneratedLanguages({texts}: {found or 'none'}; {int(self.passes.sum()):,} good)"
 
     @property
@@ -192,6 +205,18 @@ class GeneratedLanguages:
             }
         )
 
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(path, "GeneratedLanguages", tensors, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "GeneratedLanguages":
+        stored = artifacts.load(path, "GeneratedLanguages")
+        labels: dict[str, Any] = {name: tuple(each) for name, each in stored.labels.items()}
+        return GeneratedLanguages(**stored.tensors, **labels)
+
     def _in(self, language: str) -> Bool[Tensor, " text"]:
         if language not in (*self.languages, OTHER, UNDETERMINED):
             raise ValueError(
@@ -229,13 +254,16 @@ def language_rates(
     start: Start = "auto",
     batch_size: int = 32,
     progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
 ) -> GeneratedLanguages:
     """Language and quality of texts, whoever wrote them; the loss only with a model.
 
     All languages compete, and none gets the benefit of the doubt, the ones asked for no more than
     others: broken text goes to whatever language it resembles most. Of natural text of 64 tokens,
     99 % or more is recognised so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
-    for all languages, or one for each; None: the defaults.
+    for all languages, or one for each; None: the defaults. With `ray`, actors measure the loss, on
+    nodes that share `out`, where it is kept; whoever calls sees to it that the texts are the same.
 
     >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
     >>> found = interp.language_rates(texts, ["de", "fr"])
@@ -250,7 +278,7 @@ def language_rates(
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
-        tokens, loss = _losses(model, texts, start, batch_size, progress)
+        tokens, loss = _losses(model, texts, start, batch_size, progress, out, ray)
     repeated = [repetition(text) for text in texts]
     passes = [
         code in guards
@@ -274,7 +302,7 @@ def language_rates(
 def generated_languages(
     model: NeuronModel,
     languages: Sequence[str],
-    within: AbstractContextManager[Any] | None = None,
+    within: AbstractContextManager[Any] | Sequence[Change] | None = None,
     guard: Guard | Mapping[str, Guard] | None = None,
     *,
     prompts: Sequence[str] = ("",),
@@ -285,9 +313,12 @@ def generated_languages(
     start: Start = "auto",
     batch_size: int = 32,
     progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
 ) -> GeneratedLanguages:
     """Let the model write `within` an edit, such as `intervene(...)`; judge it with none.
 
+    With `out` or `ray`, which are those of `generate_texts`, edits come as data: `[Change(...)]`.
     For several edits at once, or to keep prompts and seeds, use `generate_texts` in your own
     `with` block and `language_rates` behind it.
 
@@ -299,28 +330,37 @@ def generated_languages(
     (2, 2)
     """
     guards = _guards(guard, check_languages(languages))
-    _refuse_edited(model)
-    with within or nullcontext():
-        written = generate_texts(
+    refuse_edited(model, _JUDGES)
+    block, changes = nullcontext(), within or ()
+    if isinstance(changes, AbstractContextManager):
+        block, changes = changes, ()
+    with hired(model, ray) as crew:
+        with block:
+            written = generate_texts(
+                model,
+                prompts,
+                n,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                start=start,
+                batch_size=batch_size,
+                progress=progress,
+                within=changes,
+                out=out,
+                ray=crew,
+            )
+        return language_rates(
+            written.texts,
+            languages,
+            guards,
             model,
-            prompts,
-            n,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
             start=start,
             batch_size=batch_size,
             progress=progress,
+            out=out,
+            ray=crew,
         )
-    return language_rates(
-        written.texts,
-        languages,
-        guards,
-        model,
-        start=start,
-        batch_size=batch_size,
-        progress=progress,
-    )
 
 
 def natural_guard(
@@ -367,36 +407,47 @@ def natural_guard(
     return guards
 
 
-@torch.inference_mode()
 def _losses(
-    model: NeuronModel, texts: Sequence[str], start: Start, batch_size: int, progress: bool
+    model: NeuronModel,
+    texts: Sequence[str],
+    start: Start,
+    batch_size: int,
+    progress: bool,
+    out: Path | str | None,
+    ray: Ray | Crew | None,
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
     """Tokens of each text, and its nats per token; of a text beyond the context, of its head."""
-    _refuse_edited(model)
+    refuse_edited(model, _JUDGES)
     first = start_ids(model, start)
     encoded = model.encode_batch(texts)
     tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     rows = [[*first, *ids][: model.max_length] for ids in encoded]
     order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
-    with bar(len(order), "judging", progress) as seen:
-        for at in range(0, len(order), batch_size):
-            here = order[at : at + batch_size]
-            ids, mask = padded([rows[i] for i in here], "right")
-            nats = model.losses(ids, mask).double().cpu()
-            real = mask[:, 1:].sum(dim=1)
-            loss[here] = nats.where(mask[:, 1:], 0.0).sum(dim=1) / real
-            seen.update(len(here))
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    jobs = []
+    with folder_for(out) as folder, bar(len(order), "judging", progress) as seen:
+        for number, here in enumerate(batches):
+            path = folder / "judged" / f"{number:05d}.safetensors"
+            work = partial(_judge, path, [rows[text] for text in here])
+            jobs.append(Job(f"judging batch {number}", path, lambda work=work: work, len(here)))
+        pieces = finish(jobs, _load_judged, seen, model, ray)
+    for here, nats in zip(batches, pieces, strict=True):
+        loss[here] = nats
     return tokens, loss
 
 
-def _refuse_edited(model: NeuronModel) -> None:
-    """Judging under an edit would let the edit praise itself."""
-    if any(point.fwd_hooks for point in model.bridge.hook_dict.values()):
-        raise ValueError(
-            f"{model.name} has hooks on it now, and texts are judged by the untouched model: call "
-            "generate_texts inside the `with` block and language_rates behind it."
-        )
+@torch.inference_mode()
+def _judge(path: Path, rows: Sequence[list[int]], model: NeuronModel) -> None:
+    """Nats per token of one batch, into its file."""
+    ids, mask = padded(rows, "right")
+    nats = model.losses(ids, mask).double().cpu()
+    loss = nats.where(mask[:, 1:], 0.0).sum(dim=1) / mask[:, 1:].sum(dim=1)
+    artifacts.save(path, "JudgedPiece", {"loss": loss}, {}, {})
+
+
+def _load_judged(path: Path) -> Float64[Tensor, " text"]:
+    return artifacts.load(path, "JudgedPiece").tensors["loss"]
 
 
 def _guards(

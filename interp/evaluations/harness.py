@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from interp.display import counted, listed
 from interp.evaluations.losses import NOTHING, Intervention
 from interp.model import ClassicModel, NeuronModel
 from interp.uncertainty import mean_over_examples
@@ -23,7 +24,22 @@ from interp.uncertainty import mean_over_examples
 
 @dataclass(frozen=True, eq=False)
 class HarnessScores:
-    """What the harness measured."""
+    """What the harness measured.
+
+    >>> import pandas as pd
+    >>> right = {"nothing": (1.0, 1.0, 0.0), "off": (1.0, 0.0, 0.0)}  # three examples
+    >>> named = {"task": "sums", "metric": "acc", "filter": "none"}
+    >>> rows = [{"intervention": way, **named, "doc": doc, "value": value}
+    ...         for way, values in right.items() for doc, value in enumerate(values)]
+    >>> samples = pd.DataFrame(rows)
+    >>> keys = ["intervention", *named]
+    >>> scores = samples.groupby(keys, as_index=False)["value"].mean()
+    >>> found = interp.HarnessScores(scores, samples)
+    >>> found
+    HarnessScores(sums; nothing, off; 3 examples)
+    >>> found.to_frame()["difference"].round(2).tolist()
+    [0.0, -0.33]
+    """
 
     scores: pd.DataFrame
     """One row per intervention, task and metric; `metric` and `filter` as the harness names them,
@@ -32,6 +48,11 @@ class HarnessScores:
     samples: pd.DataFrame
     """One row per intervention, task, metric, filter and example (`doc`), for metrics that have one
     number for each; others, such as BLEU of a whole corpus, are in `scores` alone."""
+
+    def __repr__(self) -> str:
+        tasks, ways = (self.scores[name].unique() for name in ("task", "intervention"))
+        examples = len(self.samples.drop_duplicates(["task", "doc"]))
+        return f"HarnessScores({listed(tasks)}; {listed(ways)}; {counted(examples, 'example')})"
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """The scores, with intervals over examples, and what each differs from the first by.
@@ -85,6 +106,19 @@ def run_harness(
     Numbers are the harness's own: it lets the tokenizer begin a text, and where that puts a
     beginning-of-text token, a text that is read as a whole gets a second one, which is then
     predicted and counts.
+
+    >>> import json
+    >>> row = {"text": "One plus one is", "options": [" two", " three"], "answer": 0}
+    >>> _ = (folder / "sums.json").write_text(json.dumps(row))
+    >>> task = {"task": "sums", "output_type": "multiple_choice", "target_delimiter": ""}
+    >>> task |= {"doc_to_text": "{{text}}", "doc_to_choice": "options", "doc_to_target": "answer"}
+    >>> task |= {"dataset_path": "json", "test_split": "test"}
+    >>> task["dataset_kwargs"] = {"data_files": {"test": str(folder / "sums.json")}}
+    >>> _ = (folder / "sums.yaml").write_text(json.dumps(task))  # JSON is YAML
+    >>> off = neurons["en"]
+    >>> ways = {"nothing": None, "off": lambda: interp.intervene(model, off, interp.deactivate)}
+    >>> interp.run_harness(model, ["sums"], ways, include_path=folder)
+    HarnessScores(sums; nothing, off; 1 example)
     """
     if isinstance(model, ClassicModel):
         raise ValueError(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.activations import Batch, batches
+from interp.cluster import Crew, Job, Ray
 from interp.corpora import Corpora
+from interp.display import counted, listed, ranged
 from interp.model import NeuronModel
+from interp.pieces import finish, folder_for
 from interp.uncertainty import Estimate, jackknife_shards
 
 NOTHING = "nothing"
@@ -32,6 +36,9 @@ NOTHING = "nothing"
 
 Intervention = Callable[[], AbstractContextManager[Any]] | None
 """Makes the `with` block in which text is read; None: the model as it is."""
+
+Block = Callable[[NeuronModel], AbstractContextManager[Any]] | None
+"""The same of a model that may be in another process."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,13 @@ class Losses:
                 f"The loss on shard {shard} of {self.languages[read]} with "
                 f"{self.interventions[off]} is {self.nats[shard, off, read]}."
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"Losses({listed(self.interventions)}; read: {listed(self.languages)}; "
+            f"{ranged(self.tokens.sum(dim=0).tolist())} tokens of each in "
+            f"{counted(len(self.tokens), 'shard')})"
+        )
 
     @property
     def loss(self) -> Float64[Tensor, "off read"]:
@@ -126,6 +140,7 @@ class Losses:
         artifacts.save(path, "Losses", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "Losses":
         stored = artifacts.load(path, "Losses")
         return Losses(
@@ -160,7 +175,17 @@ def losses_under(
     if not interventions:
         raise ValueError('There is no intervention: give {"nothing": None, ...}.')
     check_text(model, corpora)
-    return read_all(model, corpora, interventions, None, tokens_per_batch, progress)
+    blocks = {
+        name: None if change is None else partial(_block, change)
+        for name, change in interventions.items()
+    }
+    return read_all(model, corpora, blocks, None, tokens_per_batch, progress)
+
+
+def _block(
+    change: Callable[[], AbstractContextManager[Any]], model: NeuronModel
+) -> AbstractContextManager[Any]:
+    return change()
 
 
 def nats_per_token(
@@ -180,46 +205,75 @@ def interval_columns(name: str, estimate: Estimate) -> dict[str, Tensor]:
 def read_all(
     model: NeuronModel,
     corpora: Corpora,
-    interventions: Mapping[str, Intervention],
-    folder: Path | None,
+    interventions: Mapping[str, Block],
+    out: Path | None,
     tokens_per_batch: int,
     progress: bool,
+    ray: Ray | Crew | None = None,
 ) -> Losses:
     """Every shard of every language, each read once or taken from the folder."""
-    names, n_read = tuple(interventions), len(corpora.languages)
-    nats = torch.zeros(corpora.n_shards, len(names), n_read, dtype=torch.float64)
-    tokens = torch.zeros(corpora.n_shards, n_read, dtype=torch.int64)
-    n_bytes = torch.zeros_like(tokens)
+    names = tuple(interventions)
     passes = sum(change is not None for change in interventions.values()) + (
         None in interventions.values()
     )
-    total = passes * sum(int(rows.length.sum()) for rows in corpora.rows.values())
-    with tqdm(
-        total=total,
-        unit=" tokens",
-        unit_scale=True,
-        desc="reading",
-        disable=not progress,
-        delay=2,
-        leave=False,
-    ) as bar:
+    jobs = []
+    with folder_for(out) as folder:
         for shard in range(corpora.n_shards):
-            for read, language in enumerate(corpora.languages):
-                here = corpora.rows[language].shard == shard
-                path = folder and folder / "pieces" / f"{shard:04d}-{language}.safetensors"
-                if path is not None and path.exists():
-                    piece = _load_piece(path)
-                    assert piece.interventions == names
-                    bar.update(passes * int(corpora.rows[language].length[here].sum()))
-                else:
-                    chosen = list(batches(corpora, language, shard, tokens_per_batch))
-                    piece = _read(model, language, shard, chosen, interventions, bar)
-                    if path is not None:
-                        piece.save(path)
-                nats[shard, :, read] = piece.nats[0, :, 0]
-                tokens[shard, read] = piece.tokens[0, 0]
-                n_bytes[shard, read] = piece.bytes[0, 0]
-    return Losses(nats, tokens, n_bytes, names, corpora.languages)
+            for code in corpora.languages:
+                path = folder / "pieces" / f"{shard:04d}-{code}.safetensors"
+                rows = corpora.rows[code]
+                work = partial(
+                    _to_read, path, corpora, code, shard, tokens_per_batch, interventions
+                )
+                n_tokens = passes * int(rows.length[rows.shard == shard].sum())
+                jobs.append(Job(f"shard {shard} of {code}", path, work, n_tokens))
+        with tqdm(
+            total=sum(job.size for job in jobs),
+            unit=" tokens",
+            unit_scale=True,
+            desc="reading",
+            disable=not progress,
+            delay=2,
+            leave=False,
+        ) as bar:
+            pieces = finish(jobs, _load_piece, bar, model, ray)
+    assert all(piece.interventions == names for piece in pieces)
+
+    def axes(name: str, pattern: str) -> Tensor:
+        every = torch.stack([getattr(piece, name) for piece in pieces])
+        return rearrange(every, pattern, read=len(corpora.languages)).contiguous()
+
+    return Losses(
+        axes("nats", "(shard read) 1 off 1 -> shard off read"),
+        axes("tokens", "(shard read) 1 1 -> shard read"),
+        axes("bytes", "(shard read) 1 1 -> shard read"),
+        names,
+        corpora.languages,
+    )
+
+
+def _to_read(
+    path: Path,
+    corpora: Corpora,
+    language: str,
+    shard: int,
+    tokens_per_batch: int,
+    interventions: Mapping[str, Block],
+) -> Callable[[NeuronModel], None]:
+    """What an actor needs for one piece, which is not the text of all the others."""
+    chosen = list(batches(corpora, language, shard, tokens_per_batch))
+    return partial(_read_there, path, language, shard, chosen, interventions)
+
+
+def _read_there(
+    path: Path,
+    language: str,
+    shard: int,
+    chosen: Sequence[Batch],
+    interventions: Mapping[str, Block],
+    model: NeuronModel,
+) -> None:
+    _read(model, language, shard, chosen, interventions).save(path)
 
 
 @torch.inference_mode()
@@ -228,8 +282,7 @@ def _read(
     language: str,
     shard: int,
     chosen: Sequence[Batch],
-    interventions: Mapping[str, Intervention],
-    bar: Any,
+    interventions: Mapping[str, Block],
 ) -> Losses:
     """One shard of one language under every intervention: the same batches for all."""
     n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in chosen)
@@ -240,7 +293,7 @@ def _read(
             sums.append(untouched)
             continue
         total = torch.zeros((), dtype=torch.float64)
-        with nullcontext() if change is None else change():
+        with nullcontext() if change is None else change(model):
             for batch in chosen:
                 nats = _nats(model, batch)
                 if not nats.isfinite().all():
@@ -252,7 +305,6 @@ def _read(
                         "dtype=torch.float32, or lower the strength."
                     )
                 total += nats.sum()
-                bar.update(int(batch.length.sum()))
         sums.append(total)
         untouched = total if change is None else untouched
     return Losses(

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,19 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from interp import artifacts
+from interp.cluster import Crew, Ray
 from interp.corpora import Corpora
+from interp.display import Shaded, counted, html_table, listed
 from interp.evaluations.losses import (
     NOTHING,
-    Intervention,
+    Block,
     Losses,
     check_text,
     interval_columns,
     nats_per_token,
     read_all,
 )
-from interp.interventions import Edit, deactivate, intervene
+from interp.interventions import Change, Edit, changed, deactivate, intervene
 from interp.model import NeuronModel
 from interp.selection import NeuronSelection
 from interp.uncertainty import Estimate, PermutationTest, jackknife_shards
@@ -64,6 +65,25 @@ class DiagonalDominance:
 
     largest_in_column: tuple[str, ...]
     """Languages whose loss no other language's neurons increase as much as their own."""
+
+    def __repr__(self) -> str:
+        n = len(self.languages)
+        return (
+            f"DiagonalDominance(own minus others {self.mean} nats per token; p = "
+            f"{self.test.p_value:.4f}, the smallest possible {self.test.smallest_p:.4f}; own is "
+            f"largest in {len(self.largest_in_row)} of {counted(n, 'row')} and "
+            f"{len(self.largest_in_column)} of {counted(n, 'column')})"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per language."""
+        columns = interval_columns("own_minus_others", self.own_minus_others)
+        frame = pd.DataFrame({name: each.tolist() for name, each in columns.items()})
+        frame.insert(0, "language", self.languages)
+        return frame.assign(
+            largest_in_row=frame["language"].isin(self.largest_in_row),
+            largest_in_column=frame["language"].isin(self.largest_in_column),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,11 +121,30 @@ class PerplexityMatrix:
             )
 
     def __repr__(self) -> str:
-        draws = self.random.shape[1]
         return (
-            f"PerplexityMatrix(off: {', '.join(self.off)}; read: {', '.join(self.languages)}; "
-            f"{draws} random draw{'' if draws == 1 else 's'})"
+            f"PerplexityMatrix(off: {listed(self.off)}; read: {listed(self.languages)}; "
+            f"{counted(self.random.shape[1], 'random draw')})"
         )
+
+    def _repr_html_(self) -> str | None:
+        """The increases with their intervals, and beside them what random neurons do to the row's
+        own language; None where there is one shard, and so no interval."""
+        if len(self.losses.tokens) < 2:
+            return None
+        more, control = self.increase, self.control
+        most = more.value.abs().nan_to_num().max().item() or 1.0
+        rows: list[list[str | Shaded]] = []
+        for row, code in enumerate(self.off):
+            cells = [
+                Shaded(_with_reach(more, row, column), more.value[row, column].item() / most)
+                for column in range(len(self.languages))
+            ]
+            own = self.languages.index(code) if code in self.languages else None
+            by_chance = "" if own is None else _with_reach(control, row, own)
+            rows.append([code, f"{self.neurons[row]:,}", *cells, by_chance])
+        said = f"{self!r}: nats per token more than with nothing off, 95 % intervals"
+        columns = ["off", "neurons", *self.languages, "own, random neurons"]
+        return html_table(said, columns, rows)
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -197,6 +236,7 @@ class PerplexityMatrix:
         artifacts.save(path, "PerplexityMatrix", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "PerplexityMatrix":
         stored = artifacts.load(path, "PerplexityMatrix")
         tensors, labels = stored.tensors, stored.labels
@@ -211,6 +251,12 @@ class PerplexityMatrix:
         return PerplexityMatrix(losses, tensors["random"], sizes, tuple(labels["edit"]))
 
 
+def _with_reach(estimate: Estimate, row: int, column: int) -> str:
+    """A cell of a table; nothing where there is no number."""
+    value, high = estimate.value[row, column].item(), estimate.high[row, column].item()
+    return "" if math.isnan(value) else f"{value:z.3f} ± {high - value:.3f}"
+
+
 def perplexity_matrix(
     model: NeuronModel,
     selection: NeuronSelection,
@@ -221,6 +267,7 @@ def perplexity_matrix(
     out: Path | str | None = None,
     progress: bool = True,
     tokens_per_batch: int = 4096,
+    ray: Ray | Crew | None = None,
 ) -> PerplexityMatrix:
     """Each language's neurons off in turn, and every language of the corpora read.
 
@@ -231,7 +278,9 @@ def perplexity_matrix(
 
     With K languages, (1 + (1 + n_draws) · K) passes over the text, without those for languages that
     have no neurons. With `out`, every shard of every language is kept there as soon as it is
-    done, the same call goes on where it was interrupted, and `matrix.safetensors` is the result.
+    done, the same call goes on where it was interrupted, and `matrix.safetensors` is the result;
+    processes with the same `out` share the work. With `ray`, actors read the pieces, on nodes that
+    share `out`.
 
     >>> two = ["de", "zh"]
     >>> matrix = interp.perplexity_matrix(
@@ -260,7 +309,7 @@ def perplexity_matrix(
         folder = Path(out)
         plan = _plan(model, selection, corpora, edits, draws, tokens_per_batch)
         artifacts.begin(folder, plan, artifacts.provenance())
-    every = read_all(model, corpora, interventions, folder, tokens_per_batch, progress)
+    every = read_all(model, corpora, interventions, folder, tokens_per_batch, progress, ray)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
         Losses(
@@ -328,9 +377,9 @@ def _named(codes: Sequence[str], chosen: Bool[Tensor, " language"]) -> tuple[str
 
 def _interventions(
     model: NeuronModel, selections: Sequence[NeuronSelection], edits: Mapping[str, Edit]
-) -> dict[str, Intervention]:
+) -> dict[str, Block]:
     """Nothing, every language's neurons, and every draw; refused here where they do not fit."""
-    interventions: dict[str, Intervention] = {NOTHING: None}
+    interventions: dict[str, Block] = {NOTHING: None}
     for number, each in enumerate(selections):
         for code in each.languages:
             name = f"random {number}: {code}" if number else code
@@ -338,7 +387,7 @@ def _interventions(
             if each[code].any():
                 # A plain mask is for the site of the edit, which of neurons may be "act".
                 units = each[code] if each.neurons_only else each.units(code)
-                interventions[name] = partial(intervene, model, units, edits[code])
+                interventions[name] = partial(changed, (Change(units, edits[code]),))
                 with intervene(model, units, edits[code]):
                     pass
     return interventions
@@ -370,7 +419,7 @@ def _plan(
         "languages read": list(corpora.languages),
         "selection": {
             "neurons": selection.counts(),
-            "mask": _hash(selection.mask),
+            "mask": artifacts.hash_of(selection.mask),
             "sites": [list(site) for site in selection.sites],
         },
         "edit": {
@@ -378,15 +427,10 @@ def _plan(
                 "name": edit.name,
                 "factor": edit.factor,
                 "site": edit.site,
-                "values": {site: _hash(each) for site, each in edit.shift.items()},
+                "values": {site: artifacts.hash_of(each) for site, each in edit.shift.items()},
             }
             for code, edit in edits.items()
         },
-        "random neurons": [_hash(draw.mask) for draw in draws],
+        "random neurons": [artifacts.hash_of(draw.mask) for draw in draws],
         "tokens_per_batch": tokens_per_batch,
     }
-
-
-def _hash(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return blake2b(raw.numpy().data, digest_size=16).hexdigest()

@@ -15,8 +15,9 @@ Two questions are told apart:
   what attributions explain; options that begin with the same token count as one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -27,12 +28,15 @@ from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from interp import artifacts
+from interp.cluster import Crew, Job, Ray
+from interp.display import counted, listed
 from interp.evaluations.losses import NOTHING, interval_columns
 from interp.evaluations.task_files import Task, align
 from interp.evaluations.task_results import group_numbers, tupled
 from interp.evaluations.tasks import Encoded, begin_alike, encode_items
 from interp.evaluations.writing import Start, bar
 from interp.model import Hook, Kind, NeuronModel
+from interp.pieces import finish, folder_for
 from interp.scores.sharing import Sharing, sharing_categories
 from interp.stats import Source, source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
@@ -99,6 +103,15 @@ class SwitchOff:
 
     source: Source = "gate"
     """By what neurons fire."""
+
+    def __repr__(self) -> str:
+        where = "every token" if self.where == "all" else "the last token"
+        return (
+            f"SwitchOff({self.task}: {counted(len(self.prompts), 'prompt')} in "
+            f"{listed(self.languages)}; {counted(len(self.conditions) - 1, 'way')} to switch off "
+            f"at {where}; with nothing off {self.correct[:, 0].mean().item():.2f} right, by chance "
+            f"{self.chance.mean().item():.2f})"
+        )
 
     def accuracy(self, language: str | None = None, level: float = 0.95) -> Estimate:
         """Share of examples answered: [condition], in one language or over all of them.
@@ -189,6 +202,7 @@ class SwitchOff:
         artifacts.save(path, "SwitchOff", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "SwitchOff":
         stored = artifacts.load(path, "SwitchOff")
         labels = tupled(stored.labels)
@@ -207,6 +221,8 @@ def switch_off(
     start: Start = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
 ) -> SwitchOff:
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
@@ -217,6 +233,9 @@ def switch_off(
     an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
     rows of tokens with "all", and K positions with "last". Options whose first tokens are all the
     same cannot be told apart at the last token: such items are refused.
+
+    With `out`, each item is kept there, the same call goes on where it was interrupted, and
+    processes with the same `out` share the items; with `ray`, actors do, on nodes that share it.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -238,41 +257,35 @@ def switch_off(
     if where == "last":
         _check_first_tokens(model, tasks, start)
     conditions = _conditions(len(tasks))
-    correct, probability, neurons = [], [], []
-    with bar(len(tasks[0].items), "switching off", progress) as seen, torch.no_grad():
-        for place, item in enumerate(tasks[0].items):
-            mine = [items[place] for items in encoded]
-            endings = [end_of_prompt(model, each) for each in mine]
-            sets, owner = _sets(categories_at(endings, source), conditions, n_draws, generator)
-            rights, chances = [], []
-            for task, one, ending in zip(tasks, mine, endings, strict=True):
-                answer = task.items[place].answer
-                if where == "all":
-                    likelihood = _whole_options(model, one, sets, tokens_per_batch)
-                else:
-                    likelihood = _first_tokens(ending, one, sets)
-                if not likelihood.isfinite().all():
-                    raise ValueError(
-                        f"{model.name} gives NaN or no chance at all to an option of {item.id!r} "
-                        f"in {task.language}: load it with dtype=torch.float32."
-                    )
-                # Options with the same first token are equally likely: they are one.
-                right = likelihood[:, answer] == likelihood.max(dim=1).values
-                rights.append(_per_condition(right.double(), owner))
-                chances.append(_per_condition(likelihood[:, answer].exp(), owner))
-            correct.append(torch.stack(rights, dim=1))
-            probability.append(torch.stack(chances, dim=1))
-            size = reduce(sets.double(), "set layer neuron -> set", "sum")
-            neurons.append(_per_condition(size, owner).round().long())
-            seen.update(1)
+    if out is not None:
+        plan = {"model": model.identity, "where": where}
+        plan["tasks"] = artifacts.hash_of([asdict(task) for task in tasks])
+        draws = {"n_draws": n_draws, "generator": artifacts.hash_of(generator.get_state())}
+        how = {"source": source, "start": start, "tokens_per_batch": tokens_per_batch}
+        artifacts.begin(Path(out), plan | draws | how, artifacts.provenance())
+    items, jobs = tasks[0].items, []
+    states = _states(model, conditions, n_draws, generator, len(items))
+    with folder_for(out) as folder, bar(len(items), "switching off", progress) as seen:
+        for place, (item, state) in enumerate(zip(items, states, strict=True)):
+            path = folder / "pieces" / f"{place:05d}.safetensors"
+            mine = [every[place] for every in encoded]
+            answers = {task.language: task.items[place].answer for task in tasks}
+            how = (conditions, n_draws, state, where, source, tokens_per_batch)
+            work = partial(_switch_off, path, mine, answers, *how)
+            jobs.append(Job(f"item {item.id}", path, lambda work=work: work))
+        pieces = finish(jobs, _load_piece, seen, model, ray)
+    correct, probability, neurons = (
+        torch.stack([piece[name] for piece in pieces])
+        for name in ("correct", "probability", "neurons")
+    )
     guesses = [
         [1 / _n_told_apart(items[place], where) for items in encoded]
         for place in range(len(tasks[0].items))
     ]
     return SwitchOff(
-        torch.stack(correct),
-        torch.stack(probability),
-        torch.stack(neurons),
+        correct,
+        probability,
+        neurons,
         torch.tensor(guesses, dtype=torch.float64),
         where,
         conditions,
@@ -282,6 +295,69 @@ def switch_off(
         tuple(task.language for task in tasks),
         source,
     )
+
+
+@torch.no_grad()
+def _switch_off(
+    path: Path,
+    item: Sequence[Encoded],
+    answers: Mapping[str, int],
+    conditions: Sequence[Condition],
+    n_draws: int,
+    state: UInt8[Tensor, " byte"],
+    where: Tokens,
+    source: Source,
+    tokens_per_batch: int,
+    model: NeuronModel,
+) -> None:
+    """One item in every language, into its file."""
+    endings = [end_of_prompt(model, each) for each in item]
+    generator = torch.Generator()
+    generator.set_state(state)
+    sets, owner = _sets(categories_at(endings, source), conditions, n_draws, generator)
+    rights, chances = [], []
+    for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
+        if where == "all":
+            likelihood = _whole_options(model, one, sets, tokens_per_batch)
+        else:
+            likelihood = _first_tokens(ending, one, sets)
+        if not likelihood.isfinite().all():
+            raise ValueError(
+                f"{model.name} gives NaN or no chance at all to an option of {one.id!r} in "
+                f"{language}: load it with dtype=torch.float32."
+            )
+        # Options with the same first token are equally likely: they are one.
+        right = likelihood[:, answer] == likelihood.max(dim=1).values
+        rights.append(_per_condition(right.double(), owner))
+        chances.append(_per_condition(likelihood[:, answer].exp(), owner))
+    size = reduce(sets.double(), "set layer neuron -> set", "sum")
+    tensors = {
+        "correct": torch.stack(rights, dim=1),
+        "probability": torch.stack(chances, dim=1),
+        "neurons": _per_condition(size, owner).round().long(),
+    }
+    artifacts.save(path, "SwitchOffPiece", tensors, {"item": item[0].id}, {})
+
+
+def _load_piece(path: Path) -> dict[str, Tensor]:
+    return artifacts.load(path, "SwitchOffPiece").tensors
+
+
+def _states(
+    model: NeuronModel,
+    conditions: Sequence[Condition],
+    n_draws: int,
+    generator: torch.Generator,
+    n_items: int,
+) -> Iterator[UInt8[Tensor, " byte"]]:
+    """The generator as each item finds it: whoever does an item, its draws are the same."""
+    every = torch.ones(model.n_layers, model.d_mlp, dtype=torch.bool)
+    none = every.sum(dim=1) * 0
+    drawn = sum(off not in (NOTHING, size) for off, size in conditions)
+    for _ in range(n_items):
+        yield generator.get_state()
+        for _ in range(drawn * n_draws):
+            _draw(every, none, generator)
 
 
 def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:

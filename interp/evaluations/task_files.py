@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from interp.display import counted
 from interp.languages import check_languages
 from interp.texts import Prompts
 
@@ -106,6 +107,9 @@ class Task:
                     f"{item.id!r} of {self.name} in {self.language} has {len(item.options)} "
                     f"options, and its answer is number {item.answer}, counted from zero."
                 )
+
+    def __repr__(self) -> str:
+        return f"Task({self.name} in {self.language}: {counted(len(self.items), 'item')})"
 
     def where(self, keep: Callable[[Item], bool]) -> "Task":
         """Some of the items: `task.where(lambda item: not item.held_out)`."""

@@ -71,6 +71,10 @@ class Choices:
                 f"normalise is one of {', '.join(get_args(Normalise))}, not {self.normalise!r}."
             )
 
+    def __repr__(self) -> str:
+        right, by_chance = _how_many(self), f"{self.chance * len(self.ids):.3g}"
+        return f"Choices({right}, {by_chance} by guessing)"
+
     @property
     def score(self) -> Float64[Tensor, "item option"]:
         """The log-likelihood, over what `normalise` says; NaN: there is no such option."""
@@ -118,6 +122,7 @@ class Choices:
         _save(self, path, provenance)
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "Choices":
         return Choices(**_load(path, "Choices"))
 
@@ -157,6 +162,9 @@ class Written:
     intervention: str
     """Name of what was done to the model."""
 
+    def __repr__(self) -> str:
+        return f"Written({_how_many(self)})"
+
     def accuracy(self, level: float = 0.95) -> Estimate:
         """Share of the items that are answered; see `share_correct`."""
         return share_correct(self.correct, self.groups, level)
@@ -170,11 +178,18 @@ class Written:
         _save(self, path, provenance)
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "Written":
         return Written(**_load(path, "Written"))
 
 
 Result = Choices | Written
+
+
+def _how_many(result: Result) -> str:
+    right = int(result.correct.sum())
+    what = f"{result.task} in {result.language}, {result.intervention}"
+    return f"{what}: {right:,} of {len(result.ids):,} right"
 
 
 def share_correct(

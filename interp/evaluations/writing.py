@@ -5,16 +5,24 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 
+from interp import artifacts
+from interp.cluster import Crew, Job, Ray
+from interp.display import counted
+from interp.interventions import Change, changed
 from interp.languages import language as known_language
 from interp.model import ClassicModel, NeuronModel
+from interp.pieces import finish, folder_for, refuse_edited
 
 Start = Literal["auto", "bos", "eos", "none"]
 """What stands before a text: the beginning-of-text token, the end-of-text token, or nothing.
@@ -40,6 +48,16 @@ class Generated:
     ended: tuple[bool, ...]
     """True: the model ended it. False: it was cut at `max_new_tokens`."""
 
+    def __repr__(self) -> str:
+        prompts = counted(len(set(self.prompts)), "prompt")
+        ended = f"{sum(self.ended):,} ended by the model"
+        return f"Generated({counted(len(self.texts), 'text')} of {prompts}, {ended})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per text."""
+        columns = {"prompt": self.prompts, "text": self.texts, "seed": self.seeds}
+        return pd.DataFrame({**columns, "ended": self.ended})
+
 
 def generate_texts(
     model: NeuronModel,
@@ -52,6 +70,9 @@ def generate_texts(
     start: Start = "auto",
     batch_size: int = 32,
     progress: bool = True,
+    within: Sequence[Change] = (),
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
 ) -> Generated:
     """`n` texts for each prompt, under whatever edit surrounds the call; "" is no prompt.
 
@@ -59,6 +80,9 @@ def generate_texts(
     checkpoint recommends; at temperature zero the likeliest is taken. Text i is drawn with seed
     `seed + i` and depends on no other text of its batch, but for rounding. Two edits compared with
     the same seeds are compared with the same luck.
+
+    With `out`, every batch is kept there and the same call goes on where it was interrupted; with
+    `ray`, actors write the batches, on nodes that share `out`. Both need edits as data, `within`.
 
     >>> written = interp.generate_texts(model, ["Der Zug"], n=2, max_new_tokens=8, progress=False)
     >>> written.prompts, written.seeds
@@ -80,21 +104,54 @@ def generate_texts(
     order = sorted(range(len(which)), key=lambda text: len(encoded[which[text]]))
     if temperature > 0 and isinstance(model, ClassicModel):
         batch_size = 1  # it draws from one stream of chance, so each text needs its own run
-    written: dict[int, tuple[str, bool]] = {}
-    with _as_it_is(model), bar(len(which), "writing", progress) as seen:
-        for at in range(0, len(order), batch_size):
-            texts = order[at : at + batch_size]
-            ids, mask = padded([encoded[which[text]] for text in texts], "left")
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    if out is not None:
+        refuse_edited(model, "a folder is told of edits that are given as within=[interp.Change]")
+        plan = {"model": model.identity, "n": n, "seed": seed}
+        plan["prompts"] = artifacts.hash_of(encoded)
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        edits = {"batch_size": batch_size, "within": [change.plan for change in within]}
+        artifacts.begin(Path(out), plan | settings | edits, artifacts.provenance())
+    jobs = []
+    with folder_for(out) as folder, bar(len(which), "writing", progress) as seen:
+        for number, texts in enumerate(batches):
+            path = folder / "pieces" / f"{number:05d}.safetensors"
+            rows = [encoded[which[text]] for text in texts]
             chosen = [seeds[text] for text in texts]
-            new = _continue(model, ids, mask, chosen, max_new_tokens, temperature)
-            written |= zip(texts, _decoded(model, new.tolist()), strict=True)
-            seen.update(len(texts))
+            work = partial(_write, path, rows, chosen, max_new_tokens, temperature, tuple(within))
+            jobs.append(Job(f"batch {number}", path, lambda work=work: work, len(texts)))
+        pieces = finish(jobs, _load_piece, seen, model, ray)
+    found = (text for piece in pieces for text in piece)
+    numbers = (text for texts in batches for text in texts)
+    written = dict(zip(numbers, found, strict=True))
     return Generated(
         tuple(written[text][0] for text in range(len(which))),
         tuple(prompts[row] for row in which),
         seeds,
         tuple(written[text][1] for text in range(len(which))),
     )
+
+
+def _write(
+    path: Path,
+    rows: Sequence[list[int]],
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    within: Sequence[Change],
+    model: NeuronModel,
+) -> None:
+    """One batch, into its file."""
+    with changed(within, model), _as_it_is(model):
+        ids, mask = padded(rows, "left")
+        new = _continue(model, ids, mask, seeds, max_new_tokens, temperature)
+    texts, ended = zip(*_decoded(model, new.tolist()), strict=True)
+    artifacts.save(path, "GeneratedPiece", {}, {"texts": texts, "ended": ended}, {})
+
+
+def _load_piece(path: Path) -> list[tuple[str, bool]]:
+    labels = artifacts.load(path, "GeneratedPiece").labels
+    return list(zip(labels["texts"], labels["ended"], strict=True))
 
 
 class _Draw:

@@ -10,15 +10,22 @@ Wang et al. (2024), "Sharing Matters", and look at one layer without what follow
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+import pandas as pd
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from interp import artifacts
+from interp.cluster import Crew, Job, Ray
+from interp.display import counted
 from interp.model import Kind, NeuronModel
+from interp.pieces import finish, folder_for
 from interp.whatif import Edit, Ending
 
 Quantity = Literal["probability", "log_probability", "logit"]
@@ -68,6 +75,20 @@ class Attribution:
     targets: tuple[int, ...]
     """The token that was explained, or the two."""
 
+    def __repr__(self) -> str:
+        return _said(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer: what its neurons' shares add up to, and what the layer changes."""
+        return pd.DataFrame(
+            {
+                "layer": range(len(self.values)),
+                "shares": self.values.sum(dim=1).tolist(),
+                "change": self.change.tolist(),
+                "completeness_error": self.completeness_error.tolist(),
+            }
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class PositionAttribution:
@@ -93,6 +114,18 @@ class PositionAttribution:
 
     targets: tuple[int, ...]
     """The token that was explained, or the two."""
+
+    def __repr__(self) -> str:
+        return _said(self)
+
+
+def _said(found: Attribution | PositionAttribution) -> str:
+    n_layers, *_, d_mlp = found.values.shape
+    return (
+        f"{type(found).__name__}(of the score {found.score:.4g} behind "
+        f"{counted(len(found.prompt), 'token')}; {n_layers} layers of {d_mlp:,} neurons; "
+        f"completeness error up to {found.completeness_error.max().item():.2g})"
+    )
 
 
 def integrated_gradients(
@@ -185,14 +218,69 @@ def attribute_prompts(
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
     progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
 ) -> Iterator[Attribution]:
     """Integrated gradients of each prompt and target, in their order, as they are done.
 
-    Nothing is kept here: `sums_by_category` is what to add up. To go on after a stop, pass the
-    questions that are left.
+    Nothing is kept here: `sums_by_category` is what to add up. With `out`, each is kept there, in 8
+    bytes for each neuron, and the same call goes on where it was interrupted. With `ray`, actors do
+    the prompts, on nodes that share `out`. Then all are done before the first comes.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> questions = [("Seven minus one is", " six"), ("Seven minus two is", " five")]
+    >>> found = interp.scores.attribution.attribute_prompts(exact, questions, progress=False)
+    >>> [exact.decode(each.targets) for each in found]
+    [' six', ' five']
     """
-    for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
-        yield integrated_gradients(model, prompt, target, steps, quantity, baseline)
+    made = (steps, quantity, baseline)
+    if out is None and ray is None:
+        for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
+            yield integrated_gradients(model, prompt, target, *made)
+        return
+    prompts = [tuple(_prompt_ids(model, prompt)) for prompt, _ in questions]
+    targets = [target_ids(model, *question) for question in questions]
+    if out is not None:
+        plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
+        start = None if baseline is None else artifacts.hash_of(baseline)
+        path = {"steps": steps, "quantity": quantity, "baseline": start}
+        artifacts.begin(Path(out), plan | path, artifacts.provenance())
+    with (
+        folder_for(out) as folder,
+        tqdm(total=len(questions), desc="prompts", unit="prompt", disable=not progress) as seen,
+    ):
+        jobs = []
+        for number, (ids, ends) in enumerate(zip(prompts, targets, strict=True)):
+            place = folder / "pieces" / f"{number:05d}.safetensors"
+            work = partial(_attribute, place, ids, ends, *made)
+            jobs.append(Job(f"prompt {number}", place, lambda work=work: work))
+        for path in finish(jobs, lambda path: path, seen, model, ray):
+            yield _load(path)
+
+
+def _attribute(
+    path: Path,
+    prompt: tuple[int, ...],
+    targets: tuple[int, ...],
+    steps: int,
+    quantity: Quantity,
+    baseline: Float[Tensor, "layer neuron"] | None,
+    model: NeuronModel,
+) -> None:
+    """One prompt, into its file."""
+    target = targets[0] if len(targets) == 1 else (targets[0], targets[1])
+    found = integrated_gradients(model, prompt, target, steps, quantity, baseline)
+    tensors = {name: each for name, each in vars(found).items() if isinstance(each, Tensor)}
+    score = torch.tensor(found.score, dtype=torch.float64)
+    labels = {"prompt": found.prompt, "targets": found.targets}
+    artifacts.save(path, "Attribution", {**tensors, "score": score}, labels, {})
+
+
+def _load(path: Path) -> Attribution:
+    stored = artifacts.load(path, "Attribution")
+    prompt, targets = (tuple(stored.labels[name]) for name in ("prompt", "targets"))
+    score = stored.tensors.pop("score").item()
+    return Attribution(**stored.tensors, score=score, prompt=prompt, targets=targets)
 
 
 def sums_by_category(

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from safetensors import safe_open
 from scipy.stats import false_discovery_control
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.model import Kind
@@ -154,6 +155,7 @@ class Precision:
         artifacts.save(Path(path), "Precision", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "Precision":
         stored = artifacts.load(Path(path), "Precision")
         labels = stored.labels
@@ -169,6 +171,7 @@ def measure_precision(
     means: SentenceMeans,
     percents: tuple[float, ...] = (50.0, 90.0),
     device: torch.device | str = "cpu",
+    progress: bool = True,
 ) -> Precision:
     """Score every unit of every site that was kept, one site of one layer at a time.
 
@@ -183,7 +186,10 @@ def measure_precision(
     shape = (n_languages, n_layers, sum(width for _, width in sites))
     scores = torch.empty(2, *shape, dtype=torch.float64)
     percentiles = torch.empty(len(percents), *shape)
-    for layer in range(n_layers):
+    layers = tqdm(
+        range(n_layers), "scoring units", unit="layer", delay=2, leave=False, disable=not progress
+    )
+    for layer in layers:
         start = 0
         for kind, width in sites:
             here = (..., layer, slice(start, start + width))

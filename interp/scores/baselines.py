@@ -149,6 +149,8 @@ def entropy_less_peak(
     n_languages = len(rate)
     if n_languages < 2:
         raise ValueError("There is one language, and its entropy is zero: give two or more.")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"The weight of the reward is {weight}: give zero or more.")
     harmonic = sum(1 / place for place in range(1, n_languages + 1))
     peak = reduce(rate.double(), "language layer neuron -> layer neuron", "max")
     spread = language_entropy(rate) / math.log(n_languages)
@@ -169,7 +171,7 @@ def select_by_entropy_less_peak(
     """
     score = entropy_less_peak(rate, weight)
     score = score.masked_fill(score.isnan(), math.inf)
-    n_chosen = round(fraction * score.numel())
+    n_chosen = round(fraction * score.numel()) if math.isfinite(fraction) else 0
     if not 1 <= n_chosen <= score.numel():
         raise ValueError(
             f"The fraction {fraction} of {score.numel():,} neurons is {n_chosen:,} neurons: give a "

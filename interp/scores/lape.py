@@ -6,6 +6,8 @@ corpus has none. So the authors also ask that the neuron be busy somewhere; `bus
 their bar. Both work in float64, where the authors' code works in float32.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -37,7 +39,7 @@ def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float
     With n rates it is the `round(quantile * n)`-th smallest, an order statistic and not an
     interpolated quantile (Tang et al., 2024, take 0.95). Largest rate: nothing is busy.
     """
-    place = round(quantile * rate.numel())
+    place = round(quantile * rate.numel()) if math.isfinite(quantile) else 0
     if not 1 <= place <= rate.numel():
         raise ValueError(
             f"The quantile {quantile} of {rate.numel():,} rates is none of them: give a number "

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt64
 from torch import Tensor
 
 from interp import artifacts
+from interp.display import counted, listed
 from interp.stats import FiringSigns, Source
 from interp.uncertainty import Estimate, mean_over_examples
 
@@ -144,6 +145,14 @@ class SharingProfile:
     threshold: float = 0.0
     """What that must exceed."""
 
+    def __repr__(self) -> str:
+        shares = self._shares.mean(dim=(0, 1)).tolist()
+        named = (f"{each.name.lower().replace('_', ' ')} {shares[each]:.2f}" for each in Sharing)
+        return (
+            f"SharingProfile({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
+            f"{len(self.kept)} layers of {self.d_mlp:,} neurons, of which {listed(named)})"
+        )
+
     def share(self, level: float = 0.95) -> Estimate:
         """Share of a layer's neurons in each category: [layer category]."""
         return mean_over_examples(self._shares, self.clusters, level)
@@ -245,6 +254,7 @@ class SharingProfile:
         artifacts.save(Path(path), "SharingProfile", tensors, labels, provenance or {})
 
     @staticmethod
+    @artifacts.reads
     def load(path: Path | str) -> "SharingProfile":
         stored = artifacts.load(Path(path), "SharingProfile")
         labels = stored.labels

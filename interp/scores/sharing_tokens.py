@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.activations import Batch, batches, observe
 from interp.corpora import Corpora
+from interp.display import counted, listed
 from interp.model import Kind, NeuronModel
 from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories
 from interp.stats import Source, source_kind, warn_of_rounded_signs
@@ -82,6 +83,12 @@ class TokenSharing:
 
     d_mlp: int
     """Neurons per layer."""
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenSharing({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
+            f"{self.count.shape[1]} layers of {self.d_mlp:,} neurons)"
+        )
 
     def keeps(self, level: float = 0.95) -> Estimate:
         """Of the neurons in a category at the last token, the share that have it at tokens drawn.

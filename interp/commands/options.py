@@ -1,0 +1,235 @@
+"""The options of a subcommand, from the fields of its dataclass, and a page of help about them.
+
+Fields are options, and what stands under a field is its help. Types are marked as tyro has them,
+which reads the options of experiments; here argparse does, so that whatever is wrong with options
+is said in one sentence, and the help of a command fits a screen of 80 by 40.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from tyro.conf import Positional
+
+WIDTH, COLUMN = 80, 23
+POSITIONAL = Positional[str].__metadata__[0]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a subcommand, or of a dataclass inside it."""
+
+    name: str
+    """Of the field."""
+
+    owner: type
+    """The dataclass that has the field."""
+
+    positional: bool
+    """Whether it is told by its place and not by its name."""
+
+    kind: Any
+    """int, float, bool, str or Path; of each value where there are several."""
+
+    choices: tuple[str, ...]
+    """The only words that it may be; none: it may be anything."""
+
+    n_values: int | None
+    """How many there are; None: any number."""
+
+    default: Any
+    """MISSING: there is none."""
+
+    told: str
+    """The first paragraph under the field; what follows it is for those who read the code."""
+
+    @property
+    def flag(self) -> str:
+        return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def value(self) -> str:
+        """What stands for its value in the help."""
+        more = " ..." if self.n_values is None else ""
+        if self.kind is bool or self.positional:
+            return more
+        names = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+        name = " WORD" if self.choices else f" {names[self.kind]}"
+        return name * (self.n_values or 1) + more
+
+    @property
+    def help(self) -> str:
+        text = " ".join(self.told.split()).rstrip(".")
+        if any(not re.search(rf"\b{re.escape(word)}\b", text) for word in self.choices):
+            text += f" ({', '.join(self.choices)})"
+        if any(self.default is each for each in (MISSING, None, False)) or self.default in ((), ""):
+            return text
+        many = isinstance(self.default, tuple)
+        return f"{text} [{' '.join(map(str, self.default)) if many else self.default}]"
+
+
+def options_of(command: type) -> Iterator[Option]:
+    """The options of a subcommand, those of the dataclasses inside it in their place."""
+    hints, told = get_type_hints(command, include_extras=True), _told(command)
+    for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        marks = getattr(hint, "__metadata__", ())
+        hint = hint.__origin__ if marks else hint
+        if dataclasses.is_dataclass(hint):
+            yield from options_of(hint)
+            continue
+        if NoneType in get_args(hint):
+            (hint,) = [each for each in get_args(hint) if each is not NoneType]
+        n_values: int | None = 1
+        if get_origin(hint) is tuple:
+            n_values = None if Ellipsis in get_args(hint) else len(get_args(hint))
+            hint = get_args(hint)[0]
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        yield Option(
+            name=field.name,
+            owner=command,
+            positional=POSITIONAL in marks,
+            kind=str if choices else hint,
+            choices=choices,
+            n_values=n_values,
+            default=field.default,
+            told=told[field.name],
+        )
+
+
+def _told(command: type) -> dict[str, str]:
+    """What stands under each field."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+            assert isinstance(after, ast.Expr)
+            found[before.target.id] = inspect.cleandoc(ast.literal_eval(after.value))
+    return {name: text.split("\n\n")[0] for name, text in found.items()}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the options of one subcommand."""
+
+    def __init__(self, name: str, command: type) -> None:
+        super().__init__(prog=f"interp {name}", allow_abbrev=False, add_help=False)
+        self.command, self.options = command, list(options_of(command))
+        self.add_argument("-h", "--help", action="help")
+        for option in self.options:
+            self._add(option)
+
+    def _add(self, option: Option) -> None:
+        if option.kind is bool:
+            action = argparse.BooleanOptionalAction
+            self.add_argument(option.flag, action=action, default=argparse.SUPPRESS)
+            return
+        settings: dict[str, Any] = {"type": _READ[option.kind], "default": argparse.SUPPRESS}
+        if option.choices:
+            settings["choices"] = option.choices
+        if option.n_values != 1:
+            settings["nargs"] = "*" if option.n_values is None else option.n_values
+        if option.positional:
+            if option.n_values == 1 and option.default is not MISSING:
+                settings["nargs"] = "?"
+            self.add_argument(option.name, metavar=option.flag, **settings)
+        else:
+            needed = option.default is MISSING
+            self.add_argument(option.flag, dest=option.name, required=needed, **settings)
+
+    def read(self, arguments: Sequence[str]) -> Any:
+        """The subcommand with its options; or help, or a sentence and exit code 2."""
+        found, unknown = self.parse_known_intermixed_args(list(arguments))
+        if unknown:
+            known = [option.flag for option in self.options]
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            perhaps = f"; did you mean {near[0]}?" if near else "."
+            self.error(f"there is no place for {' '.join(unknown)}{perhaps}")
+        return self._made(self.command, vars(found))
+
+    def _made(self, kind: type, found: Mapping[str, Any]) -> Any:
+        given: dict[str, Any] = {}
+        for option in self.options:
+            if option.owner is kind and option.name in found:
+                value = found[option.name]
+                given[option.name] = value if option.n_values == 1 else tuple(value)
+            elif option.owner is kind and option.default is MISSING:  # any number of them: none
+                given[option.name] = ()
+        for field in dataclasses.fields(kind):
+            inner = get_type_hints(kind)[field.name]
+            if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+                given[field.name] = self._made(inner, found)
+        return kind(**given)
+
+    def error(self, message: str) -> NoReturn:
+        told = message.removeprefix("argument ").rstrip(".")
+        told += "" if told.endswith("?") else "."
+        sys.stderr.write(f"{self.prog}: {told} All its options: {self.prog} --help\n")
+        raise SystemExit(2)
+
+    def format_help(self) -> str:
+        """Usage, what it does, examples, and a line or two for each option."""
+        first = [option for option in self.options if option.positional]
+        needed = [each for each in self.options if each.default is MISSING and not each.positional]
+        named = [each.flag + each.value for each in first]
+        usage = [
+            name if each.default is MISSING else f"[{name}]"
+            for name, each in zip(named, first, strict=True)
+        ]
+        usage += [each.flag + each.value for each in needed]
+        usage += ["[options]"] if len(first) + len(needed) < len(self.options) else []
+        lines = [f"usage: {' '.join([self.prog, *usage])}", *_description(self.command), ""]
+        for option in [*first, *(each for each in self.options if not each.positional)]:
+            lines += _entry(option.flag + option.value, option.help)
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _number(kind: type, what: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{what} is expected, not {text!r}") from None
+        if kind is int and abs(number) >= 2**63:
+            raise argparse.ArgumentTypeError(f"{text[:12]}... is too large a number")
+        return number
+
+    return read
+
+
+_READ: dict[type, Callable[[str], Any]] = {
+    int: _number(int, "a whole number"),
+    float: _number(float, "a number"),
+    str: str,
+    Path: Path,
+}
+
+
+def _description(command: type) -> Iterator[str]:
+    """The docstring: text filled to the width, examples as they are."""
+    for paragraph in (inspect.getdoc(command) or "").split("\n\n"):
+        yield ""
+        if paragraph.strip().startswith("interp "):
+            yield from textwrap.indent(textwrap.dedent(paragraph).strip("\n"), "  ").split("\n")
+        else:
+            yield from textwrap.wrap(" ".join(paragraph.split()), WIDTH - 1)
+
+
+def _entry(name: str, text: str) -> list[str]:
+    """A name in the left column, and beside it what there is to say."""
+    rows = textwrap.wrap(text, WIDTH - 1 - COLUMN, break_on_hyphens=False)
+    if len(name) > COLUMN - 3:
+        rows.insert(0, "")
+    return [
+        f"{f'  {name}' if n == 0 else '':<{COLUMN}}{row}".rstrip() for n, row in enumerate(rows)
+    ]

@@ -1,0 +1,173 @@
+"""Ctrl-C in the middle of each command: one sentence, nothing lost, the same files in the end."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from interp import artifacts, cli
+from tests import tiny_models
+from tests.kill_campaign import LANGUAGES, made_up
+from tests.test_task_commands import TEXTS
+
+BLOCKS = ["--block-length", "16", "--n-shards", "4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, text, a task, and a finished run with a selection."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    tiny_models.build("qwen2", folder / "model")
+    for name in ("text", "task"):
+        (folder / name).mkdir()
+    for code, lines in made_up().items():
+        (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    for code in ("en", "de"):
+        rows = [
+            f'{{"id": "{n}", "text": "{text}", "endings": ["day", "city"], "answer": {n % 2}}}'
+            for n, text in enumerate(TEXTS[code])
+        ]
+        (folder / "task" / f"{code}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    run = collect(folder)(folder / "run")
+    cli.main([*run, "--moments", "--contexts", "2"])
+    cli.main(["find", str(folder / "run"), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    return folder
+
+
+def collect(place: Path) -> Callable[[Path], list[str]]:
+    text = ["--text", str(place / "text"), "--languages", *LANGUAGES, "--hygiene", "off"]
+    return lambda out: ["collect", str(place / "model"), *text, *BLOCKS, "--out", str(out)]
+
+
+def commands(place: Path) -> dict[str, Callable[[Path], list[str]]]:
+    """What lasts, by name, with the folder it works in."""
+    run, model, task = (str(place / name) for name in ("run", "model", "task"))
+    text = ["--text", str(place / "text")]
+    both = ["--languages", "en", "de"]
+    few = ["--n", "2", "--max-new-tokens", "4", "--to", "de"]
+    return {
+        "collect": collect(place),
+        "collect --sentences": lambda out: [
+            *("collect", model, *text, "--languages", *LANGUAGES, "--hygiene", "off"),
+            *("--sentences", "pre", "--block-length", "60", "--n-shards", "3", "--out", str(out)),
+        ],
+        "deactivate": lambda out: [
+            *("deactivate", run, model, *text, *BLOCKS, "--n-draws", "1", "--out", str(out))
+        ],
+        "steer": lambda out: ["steer", run, model, *text, *few, "--out", str(out)],
+        "share": lambda out: ["share", task, model, *both, "--n-shards", "2", "--out", str(out)],
+        "attribute": lambda out: [
+            *("attribute", task, model, *both, "--steps", "50", "--out", str(out))
+        ],
+        "evaluate": lambda out: [
+            *("evaluate", run, model, "--tasks", task, *both, "--n-draws", "1", "--out", str(out))
+        ],
+        "page": lambda out: ["page", run, "--out", str(out / "page.html")],
+        "bake": lambda out: ["bake", run, model, "--language", "de", "--out", str(out / "baked")],
+        "find": lambda out: ["find", run, "--method", "lap", "--out", str(out / "n.json")],
+        "stability": lambda out: ["stability", run, "--out", str(out / "stability.csv")],
+        "report": lambda out: ["report", run, "--out", str(out / "report.html")],
+    }
+
+
+NAMES = tuple(commands(Path()))
+KEEP = ("collect", "collect --sentences", "deactivate", "steer", "share", "attribute", "evaluate")
+"""Those that last minutes and more: what they have finished is not done again."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def flushes(monkeypatch: pytest.MonkeyPatch) -> Iterator["Flushes"]:
+    found = Flushes()
+    monkeypatch.setattr("interp.artifacts.os.fsync", found)
+    # Whoever runs tests in the background may have told them to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield found
+    signal.signal(signal.SIGINT, before)
+
+
+class Flushes:
+    """Counts the flushes of a program to the disk, and presses Ctrl-C at one of them."""
+
+    def __init__(self) -> None:
+        self.seen, self.at, self.flush = 0, -1, os.fsync
+
+    def __call__(self, file: int) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            signal.raise_signal(signal.SIGINT)
+        self.flush(file)
+
+    def of(self, arguments: list[str], at: int = -1) -> int:
+        """How many a command makes, interrupted at one of them."""
+        self.seen, self.at = 0, at
+        cli.main(arguments)
+        return self.seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
+    place: Path,
+    tmp_path: Path,
+    name: str,
+    flushes: Flushes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counted, command = flushes, commands(place)[name]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    every = counted.of(command(whole))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        counted.of(command(cut), at=max(1, every * 2 // 3))
+    assert stop.value.code == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("interp: interrupted.")  # on a line of its own, below any bar
+    assert "the same command goes on" in said[-1]
+    assert not [path for path in cut.rglob("*") if path.suffix == ".part"]
+    kept = set(contents(cut)) if cut.exists() else set()
+    assert kept < set(contents(whole))
+    again = counted.of(command(cut))
+    assert contents(cut) == contents(whole)
+    if name in KEEP:
+        assert kept
+        assert again < every
+
+
+def test_what_killed_writers_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:
+    artifacts.begin(tmp_path, {"n": 1})
+    (tmp_path / "pieces").mkdir()
+    names = {f".{n}{'0' * 15}.part": 3600.0 * hours for n, hours in enumerate((0, 1, 23, 25, 1000))}
+    names |= {".mine.part": 1e7, "0123456789abcdef.part": 1e7, "old.safetensors": 1e7}
+    for name, age in names.items():
+        for folder in (tmp_path, tmp_path / "pieces"):
+            (folder / name).touch()
+            os.utime(folder / name, (time.time() - age, time.time() - age))
+    artifacts.begin(tmp_path, {"n": 1})
+    gone = {f".{n}{'0' * 15}.part" for n in (3, 4)}
+    for folder in (tmp_path, tmp_path / "pieces"):
+        assert {path.name for path in folder.iterdir()} >= names.keys() - gone
+        assert not {path.name for path in folder.iterdir()} & gone
+
+
+def test_a_writer_whose_file_was_cleared_says_so_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cleared(file: int) -> None:
+        for path in tmp_path.glob(".*.part"):
+            path.unlink()
+
+    artifacts.write_text(tmp_path / "a.txt", "before")
+    monkeypatch.setattr("interp.artifacts.os.fsync", cleared)
+    with pytest.raises(OSError, match="was not saved"):
+        artifacts.write_text(tmp_path / "a.txt", "after")
+    assert (tmp_path / "a.txt").read_text() == "before"

@@ -1,0 +1,548 @@
+"""What a researcher sees of a result: a line of words, a small table, and no bar without news.
+
+Results are made by hand, tiny, with names that no page may take for its own.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+import interp
+from interp import artifacts, model
+from interp.corpora import Rows
+from interp.display import Shaded, counted, html_table, listed, ranged
+from interp.doctor import Check, Diagnosis
+from interp.evaluations.controls import ResidualMeans
+from interp.evaluations.generation import Rate
+from interp.evaluations.losses import Losses
+from interp.evaluations.perplexity import PerplexityMatrix
+from interp.evaluations.switch_off import Condition
+from interp.evaluations.writing import Generated
+from interp.hygiene import Hygiene
+from interp.scores.attribution import PositionAttribution
+from interp.texts import Prompts
+from interp.uncertainty import Estimate
+from tests import tiny_models
+
+CODES = ("en", "de", "zh")
+EVIL = "<script>alert('&')</script>"
+NO_RESULTS = {"Batch", "Change", "InParts", "Picture", "Source"}
+"""What is handed in, or passes by on the way."""
+
+LINES, CHARACTERS = 3, 300
+"""The most that the line of words may be."""
+
+
+def whole(*shape: int) -> torch.Tensor:
+    return torch.arange(math.prod(shape)).reshape(shape)
+
+
+def real(*shape: int) -> torch.Tensor:
+    return whole(*shape).double() / math.prod(shape)
+
+
+def estimate(*shape: int) -> Estimate:
+    value = real(*shape)
+    return Estimate(value, value / 10, value - 0.1, value + 0.1, 0.95)
+
+
+def matrix(codes: tuple[str, ...] = CODES, n_shards: int = 4, n_draws: int = 1) -> PerplexityMatrix:
+    """Own neurons cost 0.5 nats per token, others' 0.01 less than nothing, random ones 0.02."""
+    n = len(codes)
+    tokens = 1000 + whole(n_shards, n)
+    change = torch.cat([torch.zeros(1, n), 0.51 * torch.eye(n) - 0.01]).double()
+    nats = tokens[:, None] * (3 + change)
+    drawn = (tokens * 3.02)[:, None, None].expand(-1, n_draws, n, -1)
+    losses = Losses(nats, tokens, 4 * tokens, ("nothing", *codes), codes)
+    return PerplexityMatrix(losses, drawn.double(), (7,) * n, ("deactivate",) * n)
+
+
+def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
+    mask = torch.zeros(len(codes), 2, 2048, dtype=torch.bool)
+    for row in range(len(codes)):
+        mask[row, 1, : row + 1] = True
+    return interp.NeuronSelection(mask, codes)
+
+
+def plan(name: str = "mine") -> interp.RunPlan:
+    sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 640, 64, *range(1024, 1031), 1e9]
+    return interp.RunPlan(name, "LlamaForCausalLM", *sizes)
+
+
+def stability(changes: tuple[str, ...], codes: tuple[str, ...] = CODES) -> interp.Stability:
+    found = real(len(changes), len(codes))
+    return interp.Stability(changes, found, found, found, found / 2, found, codes, 0.95)
+
+
+def attribution() -> interp.Attribution:
+    layers, neurons = real(2), real(2, 2048)
+    return interp.Attribution(neurons, layers, layers, neurons, 0.25, (1, 2, 3), (4,))
+
+
+def made() -> dict[str, Any]:
+    """One of each, by the name of its class."""
+    prompts, clusters = ("a", "b"), torch.tensor([0, 1])
+    found = [
+        interp.FiringStats(whole(2, 3, 2, 2048), torch.full((2, 3), 2**15), CODES),
+        interp.ActivationMoments(real(4, 3, 2, 2048), torch.tensor([640, 640, 720]), CODES),
+        interp.FiringSigns(whole(2, 3, 2, 256).to(torch.uint8), prompts, CODES, 2048),
+        interp.SentenceMeans((Path("a"), Path("b")), torch.tensor([0, 1, 1]), CODES, ("pre",)),
+        interp.TopContexts(
+            real(3, 2, 2048, 2).float(),
+            whole(3, 2, 2048, 2).int(),
+            whole(3, 2, 2048, 2).int(),
+            whole(5, 8).int(),
+            whole(5),
+            whole(5),
+            ("x",) * 5,
+            CODES,
+        ),
+        Rows(whole(5, 8).int(), torch.full((5,), 8), whole(5), ("x",) * 5),
+        Prompts(prompts, dict.fromkeys(CODES, ("One", "Two"))),
+        selection(),
+        stability(("half of the text", "without en")),
+        interp.SharingProfile(
+            torch.tensor([1024, 512, 0, 512]).expand(2, 2, 4),
+            whole(2, 4),
+            whole(2, 3, 3, 2),
+            real(2, 2, 4),
+            real(5, 2, 4),
+            whole(5, 2, 4),
+            real(5, 3, 3),
+            clusters,
+            prompts,
+            CODES,
+            2048,
+        ),
+        interp.TokenSharing(
+            whole(2, 2, 4),
+            real(2, 2, 4),
+            real(2, 2, 4),
+            whole(2, 3, 2),
+            clusters,
+            prompts,
+            CODES,
+            2048,
+        ),
+        attribution(),
+        PositionAttribution(
+            real(2, 3, 2048), real(2), real(2), real(2, 3, 2048), 0.25, (1, 2, 3), (4,)
+        ),
+        interp.PatchingResult(
+            real(2, 1, 2, 1, 2).log(),
+            whole(2, 1, 2, 1),
+            torch.tensor([0.25, 0.5]).double().log(),
+            real(2, 2),
+            ("source", "noise"),
+            ("resid_post",),
+            "each",
+            (0, 1),
+            ("last",),
+            ("Montag", "Monday"),
+        ),
+        interp.Lens(real(2, 2, 3), real(2, 2), whole(2, 2, 3), CODES, (0, 1), (2,), ()),
+        matrix().losses,
+        matrix(),
+        matrix().diagonal(),
+        Generated(("x", "y"), ("", ""), (0, 1), (True, False)),
+        interp.GeneratedLanguages(
+            ("x",), ("de",), CODES, whole(1), whole(1), real(1), real(1), torch.ones(1).bool()
+        ),
+        ResidualMeans(real(3, 2, 64), CODES),
+        interp.Choices(
+            real(2, 3).log(),
+            whole(2, 3) + 1,
+            whole(2, 3) + 1,
+            torch.tensor([2, 0]),
+            "none",
+            prompts,
+            prompts,
+            "sums",
+            "de",
+            "nothing",
+        ),
+        interp.Written(
+            torch.tensor([True, False]),
+            ("x", "y"),
+            ("x", "z"),
+            prompts,
+            prompts,
+            "sums",
+            "de",
+            "off",
+        ),
+        interp.SwitchOff(
+            real(2, 2, 3),
+            real(2, 2, 3),
+            whole(2, 2),
+            real(2, 3),
+            "last",
+            (Condition("nothing", ""), Condition("random", "equal")),
+            prompts,
+            prompts,
+            "sums",
+            CODES,
+        ),
+        interp.CategorySums(
+            real(2, 3, 4, 2),
+            whole(2, 4, 2),
+            real(2, 3, 2),
+            real(2, 3),
+            "probability",
+            prompts,
+            prompts,
+            "sums",
+            CODES,
+        ),
+        interp.Enrichment(real(2, 2, 4), real(2, 2, 4), prompts),
+        interp.HarnessScores(
+            pd.DataFrame({"task": ["sums"], "intervention": ["nothing"]}),
+            pd.DataFrame({"task": ["sums"] * 2, "doc": [0, 1]}),
+        ),
+        interp.Task("sums", "de", (interp.Item("a", "Eins", (" und", " oder"), 0),)),
+        interp.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
+        Diagnosis("mine", (Check("fires", True, "0"), Check("is left alone", False, "0.5"))),
+        plan(),
+        interp.NeuronPage("Neurons", {"neurons": [1, 2]}, {0: {}, 1: {}}),
+        interp.Survey(((0, "en"),) * 500, {}, (), {}),
+        Hygiene("de", {"de": 90, "en": 10}, {"de": 900, "en": 100}),
+        artifacts.Artifact({"rate": real(3, 2, 2048)}, {"languages": list(CODES)}, {}),
+        interp.Corpora(
+            {"de": Rows(whole(5, 8).int(), torch.full((5,), 8), whole(5), ("x",) * 5)},
+            ("de",),
+            5,
+            (),
+            True,
+        ),
+    ]
+    return {type(each).__name__: each for each in found}
+
+
+MADE = made()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_result_says_in_a_few_words_what_it_is(name: str):
+    said = repr(MADE[name])
+    assert said.startswith(f"{name}(")
+    assert said.endswith(")")
+    assert len(said.splitlines()) <= LINES
+    assert len(said) <= CHARACTERS
+    assert not re.search(r"tensor|array|object at|dtype", said), said
+
+
+def holds_numbers(thing: type) -> bool:
+    """Whether a generated repr would pour them out."""
+    kinds = [str(each.type) for each in dataclasses.fields(thing) if each.repr]
+    return any("Tensor" in kind or "DataFrame" in kind for kind in kinds)
+
+
+def is_generated(thing: type) -> bool:
+    return inspect.unwrap(thing.__repr__).__code__.co_filename.startswith("<")
+
+
+def test_no_public_result_pours_out_its_numbers():
+    places = [each.name for each in pkgutil.walk_packages(interp.__path__, "interp.")]
+    modules = [importlib.import_module(name) for name in places if ".commands" not in name]
+    found = {
+        thing
+        for module in modules
+        for name, thing in vars(module).items()
+        if inspect.isclass(thing) and thing.__module__ == module.__name__
+        if dataclasses.is_dataclass(thing) and not name.startswith("_")
+    }
+    results = {thing for thing in found if holds_numbers(thing)}
+    assert len(results) > 25
+    generated = {thing.__name__ for thing in results if is_generated(thing)}
+    assert sorted(generated) == sorted(NO_RESULTS)
+    elsewhere = {"Edit", "Estimate", "Precision"}  # tested where they are
+    assert sorted({thing.__name__ for thing in results} - generated - elsewhere - set(MADE)) == []
+
+
+def test_a_generated_repr_is_caught():
+    @dataclasses.dataclass(frozen=True)
+    class Loud:
+        table: pd.DataFrame
+
+    assert holds_numbers(Loud)
+    assert is_generated(Loud)
+    assert not is_generated(interp.FiringStats)
+
+
+def test_the_numbers_in_the_words_are_right():
+    assert repr(MADE["FiringStats"]) == (
+        "FiringStats(en, de, zh; 2 layers of 2,048 neurons; 65,536 tokens of each language in "
+        "2 shards)"
+    )
+    assert "640 to 720 tokens of each language" in repr(MADE["ActivationMoments"])
+    assert repr(MADE["NeuronSelection"]) == (
+        "NeuronSelection(en 1, de 2, zh 3; together 3 of 4,096 neurons in 2 layers)"
+    )
+    assert "en 1, de 2, zh 0 sentences" in repr(MADE["SentenceMeans"])
+    # Of both prompts and layers a half, a quarter, none and a quarter.
+    shares = "silent 0.50, specific 0.25, partly shared 0.00, all shared 0.25"
+    assert shares in repr(MADE["SharingProfile"])
+    assert "sums in de, nothing: 1 of 2 right, 0.667 by guessing" in repr(MADE["Choices"])
+    assert "sums in de, off: 1 of 2 right" in repr(MADE["Written"])
+    assert "unpatched: Montag 0.25, Monday 0.50" in repr(MADE["PatchingResult"])
+    assert "0.4 (0.1 to 0.7): holds" in repr(MADE["Claim"])
+    assert "1 of 2 checks passed, but not: is left alone" in repr(MADE["Diagnosis"])
+    assert "2 texts of 1 prompt, 1 ended by the model" in repr(MADE["Generated"])
+    assert "500 done, 0 running, 0 missing, 0 bad" in repr(MADE["Survey"])
+    assert repr(Rate(3, 4)).startswith("3 of 4: 0.75 (0.30 to 0.95 at 95 %)")
+
+
+def test_units_of_other_sites_are_not_called_neurons():
+    mask = torch.ones(1, 2, 12, dtype=torch.bool)
+    said = repr(interp.NeuronSelection(mask, ("de",), (("post", 8), ("attn_out", 4))))
+    assert said == (
+        "NeuronSelection(de 24; together 24 of 24 units (post 8, attn_out 4) in 2 layers)"
+    )
+
+
+def test_many_languages_stay_a_few_words():
+    codes = tuple(f"l{number}" for number in range(60))
+    results = [
+        interp.FiringStats(whole(1, 60, 1, 1), torch.full((1, 60), 100), codes),
+        selection(codes),
+        matrix(codes),
+        matrix(codes).losses,
+        stability(codes, codes),
+    ]
+    for each in results:
+        assert len(repr(each)) <= CHARACTERS
+        assert "l0" in repr(each)
+        assert " more" in repr(each)
+        assert "l59" not in repr(each)
+
+
+def test_results_of_nothing_still_say_something():
+    nothing = torch.zeros(3, 2, 2048, dtype=torch.bool)
+    empty = interp.NeuronSelection(nothing, CODES)
+    assert "en 0, de 0, zh 0; together 0 of 4,096" in repr(empty)
+    assert texts_of(empty._repr_html_())[-1] == "0"
+    unread = interp.Lens(real(0, 2, 3), real(0, 2), whole(0, 2, 3), CODES, (), (0, 1), ())
+    assert "0 questions" in repr(unread)
+    assert repr(Rate(0, 0)) == "0 of 0: nan (0.00 to 1.00 at 95 %)"
+    bare = matrix(n_draws=0)
+    assert "0 random draws" in repr(bare)
+    assert [row[-1] for row in rows_of(bare._repr_html_())[1:]] == ["", "", ""]
+    assert matrix(n_shards=1)._repr_html_() is None  # no interval, so the line of words is shown
+    assert repr(artifacts.Artifact({}, {}, {})) == "Artifact(no tensors; labels: none)"
+
+
+# ---------------------------------------------------------------- small tables
+
+
+class Reader(HTMLParser):
+    """Tags and texts; complains of a tag that was not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.rows: list[list[str]] = []
+        self.said = ""
+        self.grounds: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "td":
+            self.grounds.append(dict(attrs).get("style"))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        elif self.open == ["div"]:
+            self.said += data
+
+
+def read(page: str | None) -> Reader:
+    assert page is not None
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    assert reader.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td"}
+    assert len({len(row) for row in reader.rows}) == 1
+    return reader
+
+
+def rows_of(page: str | None) -> list[list[str]]:
+    return read(page).rows
+
+
+def texts_of(page: str | None) -> list[str]:
+    return [text for row in rows_of(page) for text in row]
+
+
+def test_a_selection_shows_how_many_in_each_layer():
+    shown = read(selection()._repr_html_())
+    assert shown.said.strip() == repr(selection())
+    assert shown.rows == [
+        ["", "all", "layer 0", "1"],
+        ["en", "1", "0", "1"],
+        ["de", "2", "0", "2"],
+        ["zh", "3", "0", "3"],
+    ]
+    # The most has the deepest ground, none has none.
+    assert shown.grounds[0::3] == shown.grounds[1::3] == [None] * 3
+    assert [float(each.split(",")[-1].strip(" )")) for each in shown.grounds[2::3] if each] == (
+        [0.17, 0.33, 0.5]
+    )
+
+
+def test_a_matrix_shows_what_it_measured_beside_chance():
+    found = matrix()
+    shown = read(found._repr_html_())
+    assert shown.rows[0] == ["off", "neurons", *CODES, "own, random neurons"]
+    for row, (code, neurons, *cells, by_chance) in enumerate(shown.rows[1:]):
+        assert (code, neurons) == (CODES[row], "7")
+        for column, cell in enumerate(cells):
+            value = 0.5 if row == column else -0.01
+            assert cell.split(" ± ")[0] == f"{value:.3f}"
+            reach = found.increase.high[row, column] - found.increase.value[row, column]
+            assert cell.split(" ± ")[1] == f"{reach:.3f}"
+        assert by_chance.startswith("0.020 ± ")
+    grounds = [each for each in shown.grounds if each]
+    assert len(grounds) == 9
+    assert len({each for each in grounds if "213, 94, 0" in each}) == 1  # rises: orange
+
+
+def test_a_doctor_and_a_plan_show_all_their_rows():
+    doctor = MADE["Diagnosis"]
+    shown = rows_of(doctor._repr_html_())
+    assert shown[1:] == [["fires", "ok", "0"], ["is left alone", "FAIL", "0.5"]]
+    assert [row[0] for row in rows_of(plan()._repr_html_())[1:]] == plan().to_frame()[
+        "quantity"
+    ].tolist()
+    for row in rows_of(plan()._repr_html_())[1:]:
+        assert row[1].strip() in str(plan())
+
+
+def test_names_are_text_and_never_tags():
+    shown = [
+        interp.NeuronSelection(torch.ones(1, 2, 2, dtype=torch.bool), (EVIL,))._repr_html_(),
+        matrix((EVIL, '"><img src=x onerror=y>'))._repr_html_(),
+        Diagnosis(EVIL, (Check(EVIL, False, EVIL),))._repr_html_(),
+        plan(EVIL)._repr_html_(),
+        html_table(EVIL, [EVIL, EVIL], [[EVIL, EVIL], [EVIL, Shaded(EVIL, 1.0)]]),
+    ]
+    for page in shown:
+        reader = read(page)  # which knows no other tags than those of a table
+        assert EVIL in reader.said or any(EVIL in text for row in reader.rows for text in row)
+
+
+def test_a_shade_is_no_deeper_than_can_be_read_on():
+    page = html_table("", ["", "", "", ""], [["a", Shaded("1", 9.0), Shaded("2", math.nan), "3"]])
+    deep, none, plain = read(page).grounds
+    assert deep is not None
+    assert deep.endswith("0.50)")
+    assert none is plain is None
+
+
+def test_words_for_names_and_numbers():
+    assert listed([]) == "none"
+    assert listed("abc") == "a, b, c"
+    assert listed(range(5), most=3) == "0, 1, 2 and 2 more"
+    assert (counted(0, "row"), counted(1, "row"), counted(2000, "row")) == (
+        "0 rows",
+        "1 row",
+        "2,000 rows",
+    )
+    assert (ranged([5, 5]), ranged([7000, 5])) == ("5", "5 to 7,000")
+
+
+# ---------------------------------------------------------------- tables to work with
+
+
+def test_an_attribution_as_a_table_is_a_row_for_each_layer():
+    found = attribution()
+    frame = found.to_frame()
+    assert list(frame) == ["layer", "shares", "change", "completeness_error"]
+    assert frame["layer"].tolist() == [0, 1]
+    assert frame["shares"].tolist() == pytest.approx([sum(row) for row in found.values.tolist()])
+    assert frame["change"].tolist() == found.change.tolist()
+
+
+def test_own_against_others_as_a_table_is_a_row_for_each_language():
+    own = matrix().diagonal()
+    frame = own.to_frame().set_index("language")
+    assert tuple(frame.index) == own.languages == CODES
+    assert frame["own_minus_others"].tolist() == pytest.approx([0.51] * 3)
+    ends = own.own_minus_others.low.tolist(), own.own_minus_others.high.tolist()
+    assert (frame["own_minus_others_low"].tolist(), frame["own_minus_others_high"].tolist()) == ends
+    assert frame["largest_in_row"].tolist() == [True] * 3
+    some = dataclasses.replace(own, largest_in_row=("de",), largest_in_column=())
+    assert some.to_frame()["largest_in_row"].tolist() == [False, True, False]
+    assert "own is largest in 1 of 3 rows and 0 of 3 columns" in repr(some)
+
+
+def test_what_was_written_as_a_table_is_a_row_for_each_text():
+    frame = MADE["Generated"].to_frame()
+    assert frame.to_dict("list") == {
+        "prompt": ["", ""],
+        "text": ["x", "y"],
+        "seed": [0, 1],
+        "ended": [True, False],
+    }
+
+
+# ---------------------------------------------------------------- bars
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build("llama", tmp_path_factory.mktemp("llama"))
+
+
+def test_opening_a_small_model_shows_no_bar(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(transformers_logging, "_tqdm_active", True)  # whatever ran before
+    capsys.readouterr()
+    interp.load(checkpoint)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(model, "_BAR_AFTER", 0.0)  # as if it took its time
+    interp.load(checkpoint)
+    assert "Loading weights" in capsys.readouterr().err
+
+
+def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_path):
+    asked: list[dict[str, Any]] = []
+
+    def mine(make: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        asked.append(named)
+        return make(*positional, **named)
+
+    before = transformers_logging.set_tqdm_hook(mine)
+    try:
+        interp.load(checkpoint)
+        assert [each["delay"] for each in asked] == [model._BAR_AFTER]
+        broken = tiny_models.build("llama", tmp_path)
+        (broken / "model.safetensors").write_bytes(b"nothing")
+        with pytest.raises(ValueError, match="cannot be read"):
+            interp.load(broken)
+        assert transformers_logging._tqdm_hook is mine
+    finally:
+        transformers_logging.set_tqdm_hook(before)
+    with model._late_bars():
+        assert transformers_logging._tqdm_hook is not before
+    assert transformers_logging._tqdm_hook is before
