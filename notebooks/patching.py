@@ -300,8 +300,7 @@ lenses = {
     )
     for code in both
 }
-for code, lens in lenses.items():
-    print(f"{code}: {len(lens.kept)} questions, {len(lens.alike)} left out as alike")
+lenses
 
 # %%
 with interp.plots.own_style():

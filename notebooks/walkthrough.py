@@ -44,7 +44,7 @@ model
 # the model's own modules. Look for a line that says FAIL; there should be none.
 
 # %%
-print(interp.doctor(model))
+interp.doctor(model)
 
 # %% [markdown]
 # ## 2 On how many tokens does every neuron fire?
@@ -86,6 +86,9 @@ stats = interp.collect(
     progress=False,
 )
 moments = interp.ActivationMoments.load(folder / "firing" / "moments.safetensors")
+stats
+
+# %%
 rate = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
 pd.DataFrame(
     {"mean rate": rate.value, "low": rate.low, "high": rate.high}, index=pd.Index(languages)
@@ -99,6 +102,13 @@ pd.DataFrame(
 
 # %%
 neurons = interp.select_by_entropy(stats, fraction=0.03)
+neurons
+
+# %% [markdown]
+# Would they be selected again? *Kept* says how often a neuron is, when one group of documents is
+# left out. It hangs on single groups where it is well below one.
+
+# %%
 frequency = interp.selection_frequency(
     stats, lambda part: interp.select_by_entropy(part, fraction=0.03).mask
 )
@@ -112,9 +122,6 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# *Kept* says how often such a neuron is selected again when one group of documents is left out.
-# It hangs on single groups where it is well below one.
-#
 # Where are they? The bands are jackknife intervals. With a short text they are wide: look at which
 # differences between layers survive them.
 
@@ -196,10 +203,7 @@ ax = interp.plots.perplexity_matrix(matrix.to_frame())
 
 # %%
 own = matrix.diagonal()
-print(f"own minus others: {own.mean.value.item():.3f} nats per token", end=" ")
-print(f"({own.mean.low.item():.3f} to {own.mean.high.item():.3f})")
-print(f"p = {own.test.p_value:.4f}; the smallest possible is {own.test.smallest_p:.4f}")
-print("suffers most from its own neurons:", ", ".join(own.largest_in_row))
+own
 
 # %% [markdown]
 # ## 6 Can they switch the language of what is written?
@@ -279,13 +283,7 @@ for probability, token in zip(best.values.tolist(), best.indices.tolist(), stric
 
 # %%
 reasons = interp.integrated_gradients(exact, prompt, answer)
-pd.DataFrame(
-    {
-        "sum of shares": reasons.values.sum(dim=1),
-        "change with the layer off": reasons.change,
-        "relative error": reasons.completeness_error,
-    }
-).rename_axis("layer").round(4)
+reasons.to_frame().round(4)
 
 # %% [markdown]
 # Does an attribution tell what happens? Switch the neurons with the largest shares off, each

@@ -200,7 +200,8 @@ def select(part):
 
 neurons = select(stats)
 agreement = interp.predicted_agreement(stats, select, torch.Generator().manual_seed(0))
-print(neurons.counts(), f"expected Jaccard with another run: {agreement:.2f}")
+print(f"expected Jaccard with another run: {agreement:.2f}")
+neurons
 
 # %% [markdown]
 # That neurons are found again does not make them matter. Switch them off, on text that they were
@@ -215,9 +216,7 @@ matrix = interp.perplexity_matrix(model, neurons, test, n_draws=2, progress=Fals
 ax = interp.plots.perplexity_matrix(matrix.to_frame())
 
 # %%
-own = matrix.diagonal()
-print(f"own minus others: {own.mean.value.item():.4f} nats per token", end=" ")
-print(f"({own.mean.low.item():.4f} to {own.mean.high.item():.4f}), p = {own.test.p_value:.2f}")
+matrix.diagonal()
 
 # %% [markdown]
 # ## Keep it
