@@ -4,8 +4,8 @@
     python -m benchmarks.scaling sweep --only layers shards   # a part; what is there is not rerun
     python -m benchmarks.scaling plan      # what `interp plan` says, and what runs take: 4 minutes
     python -m benchmarks.scaling paper     # after the pass, at 80 layers x 28,672 neurons x 100
-                                           # languages, on made-up counts: 5 minutes, 7 GB of disk
-    python -m benchmarks.scaling paper --n-shards 20          # 20 minutes, 40 GB of disk
+                                           # languages, on made-up counts: 15 minutes, 4 GB of disk
+    python -m benchmarks.scaling paper --n-shards 20          # 20 minutes, 41 GB of disk
 
 Every run is a process of its own, because peak memory belongs to a process; what the imported
 library takes is subtracted. The models have random weights and the text is random tokens. `paper`

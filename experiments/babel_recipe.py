@@ -116,10 +116,11 @@ class Config:
             shares=(0.18, 0.14, 0.20, 0.22, 0.14, 0.12),
         ),
         Round(1000, rate=0.4, level=0.0, fact_share=0.6, telling=FOURTH),
+        Round(500, rate=0.25, level=0.0, fact_share=0.6, telling=FOURTH),
     )
     """The second tells sums and small relations more often. The third reads more text, most of it
-    of the languages whose texts strayed, and asks more; it forgets facts, and the fourth tells them
-    again."""
+    of the languages whose texts strayed, and asks more; it forgets facts, and the last two tell
+    them again."""
 
     warmup: int = 100
     """Steps of rising learning rate, in each round."""

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pandas as pd
 import pytest
 import transformers
@@ -248,9 +247,9 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def offline(patch: pytest.MonkeyPatch, world: Path) -> None:
-    patch.setattr(datasets.config, "HF_DATASETS_CACHE", world / "cache")
-    patch.setattr(datasets.config, "HF_MODULES_CACHE", str(world / "modules"))
-    patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    patch.setattr("datasets.config.HF_DATASETS_CACHE", world / "cache")
+    patch.setattr("datasets.config.HF_MODULES_CACHE", str(world / "modules"))
+    patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
