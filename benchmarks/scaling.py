@@ -11,6 +11,7 @@ Every run is a process of its own, because peak memory belongs to a process; wha
 library takes is subtracted. The models have random weights and the text is random tokens. `paper`
 shows that nothing but the forward pass needs a large machine: merging, selecting, intervals,
 average precision and the neuron page run here at the size of a model with 70 billion parameters.
+Whole tables, not parts, are written to benchmarks/results.
 """
 
 import json
@@ -34,6 +35,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaFo
 from tyro.conf import Positional
 
 import interp
+from benchmarks.turns import RESULTS, Row, keeping
 from interp import artifacts
 from interp.collect import collect_part
 from interp.contexts import TopContexts
@@ -78,6 +80,9 @@ class Config:
 
     child: str = ""
     """Used for its own subprocesses: what one of them runs."""
+
+    out: Path = RESULTS
+    """Folder for the numbers."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,15 @@ def sweep(config: Config) -> None:
     """One run after the other, and a table of those that are done."""
     if unknown := set(config.only) - set(SWEEPS):
         raise SystemExit(f"{unknown} is not varied: give some of {', '.join(SWEEPS)}.")
+    path = None if config.only else config.out / "scaling-sweep.json"
+    settings = {"usual": asdict(Size()), "most_tokens": config.most_tokens}
+    with keeping(path, "python -m benchmarks.scaling sweep", settings) as rows:
+        rows += grown(config)
+
+
+def grown(config: Config) -> list[Row]:
     done = json.loads(config.kept.read_text()) if config.kept.exists() else {}
+    rows: list[Row] = []
     print(f"{'':<10} {'':>12} {'seconds':>9} {'MiB memory':>11} {'MiB disk':>9}   times the first")
     for name in config.only or SWEEPS:
         first: dict[str, float] = {}
@@ -275,9 +288,24 @@ def sweep(config: Config) -> None:
                 f"{found['disk']:>9.1f}   {times}",
                 flush=True,
             )
+            rows.append({"varied": name, "value": value} | in_columns(found))
+    return rows
+
+
+def in_columns(found: dict[str, float]) -> Row:
+    return {"seconds": found["seconds"], "mib": found["memory"], "disk_mib": found["disk"]}
 
 
 def compare_plans(config: Config) -> None:
+    shapes = {name: asdict(size) for name, size in SHAPES.items()}
+    path = config.out / "scaling-plan.json"
+    with keeping(path, "python -m benchmarks.scaling plan", shapes) as rows:
+        rows += beside_runs(config)
+
+
+def beside_runs(config: Config) -> list[Row]:
+    rows: list[Row] = []
+    wrong = 0.0  # of disk
     print(f"{'':<38} {'memory: planned':>15} {'measured':>9} {'disk: planned':>14} {'measured':>9}")
     for name, size in SHAPES.items():
         plan, found = planned(size, config.folder), measure(size, config.folder)
@@ -288,6 +316,9 @@ def compare_plans(config: Config) -> None:
             f"x {disk / found['disk']:.3f}",
             flush=True,
         )
+        rows.append({"shape": name, "planned": memory, "measured": found["memory"]})
+        wrong = max(wrong, abs(disk / found["disk"] - 1))
+    return [*rows, {"disk_error": wrong}]
 
 
 # ---------------------------------------------------------------- after the pass, at full size
@@ -441,10 +472,30 @@ STEPS: dict[str, Callable[[Path, Shape], dict[str, float]]] = {
     "page": write_page,
 }
 
+SAID = {
+    "pieces": "write the pieces",
+    "merge": "merge",
+    "select": "read and select",
+    "intervals": "intervals",
+    "precision": "average precision of one layer",
+    "page": "the neuron page",
+}
+
 
 def paper(config: Config) -> None:
     shape = Shape(config.n_shards, config.n_layers)
     print(f"{shape.n_layers} x {D_MLP:,} neurons, {N_LANGUAGES} languages, {shape.n_shards} shards")
+    name, more = (
+        ("shards", f" --n-shards {shape.n_shards}") if shape.n_shards > 1 else ("paper", "")
+    )
+    whole = not config.only and shape.n_layers == Config.n_layers
+    path = config.out / f"scaling-{name}.json" if whole else None
+    with keeping(path, f"python -m benchmarks.scaling paper{more}", asdict(shape)) as rows:
+        rows += steps(config, shape)
+
+
+def steps(config: Config, shape: Shape) -> list[Row]:
+    rows: list[Row] = []
     folder = config.folder if config.only else Path(tempfile.mkdtemp(dir=config.folder))
     try:
         for name in config.only or STEPS:
@@ -453,9 +504,12 @@ def paper(config: Config) -> None:
             seconds, memory = found.pop("seconds"), found.pop("memory")
             rest = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
             print(f"{name:<12} {seconds:>7.1f} s {memory:>7.0f} MiB   {rest}", flush=True)
+            told = {"step": SAID[name], "seconds": found["seconds of work"], "mib": memory}
+            rows.append(told)
     finally:
         if not config.only:
             shutil.rmtree(folder)
+    return rows
 
 
 def step_once(name: str, folder: Path, shape: Shape) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Telling:
     """How often the facts are told in one round of training."""
 
     kinds: dict[str, float]
-    """Weight of a fact of these kinds of relation; others have 1."""
+    """Weight of a fact of these kinds of relation, or of these relations; others have 1."""
 
     small: float
     """Factor for the facts of a relation with less than `SMALL_RELATION` of them."""
@@ -89,6 +89,11 @@ ROUNDS = (
     Telling({"translation": 0.25, "arithmetic": 1.5}, small=4.0, falsehoods=6),
     Telling({"translation": 0.25, "arithmetic": 2.5}, small=8.0, falsehoods=6, questions=3.0),
     Telling({"translation": 0.5, "arithmetic": 2.0}, small=2.0, falsehoods=6, questions=1.5),
+    Telling(
+        {"translation": 0.4, "arithmetic": 1.5, "colour": 4.0, "animal_class": 2.0},
+        small=4.0,
+        falsehoods=6,
+    ),
 )
 """How the facts are told in the rounds that Babel was trained in."""
 
@@ -317,7 +322,7 @@ def weighted_sentences(language: str, telling: Telling) -> tuple[list[str], list
     the 354 words with their five translations no more often than they need."""
     sentences, weights = [], []
     for fact in told_in(language):
-        kind = fact_base()["relations"][fact.relation].get("kind")
+        kind = fact_base()["relations"][fact.relation].get("kind", fact.relation)
         weight = telling.kinds.get(kind, 1.0)
         if len(facts_of(fact.relation)) < SMALL_RELATION:
             weight *= telling.small

@@ -4,6 +4,7 @@ Each is put as a number and a bar. What their comparison lacks stands beside it 
 firing rates alone give, sets of equal size, and what shuffled prompts give.
 """
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -105,6 +106,7 @@ def off_claims(short: str, off: SwitchOff, said: dict[str, str]) -> list[Claim]:
         each: off.neurons[:, off.conditions.index(Condition(each, each))].double().mean().item()
         for each in (shared, *others)
     }
+    most = max(sizes[each] for each in others)
     return [
         claim_of(
             fall_beyond(
@@ -124,7 +126,7 @@ def off_claims(short: str, off: SwitchOff, said: dict[str, str]) -> list[Claim]:
             statement="Switching all all-shared neurons off costs more than all of another kind.",
             how="fall of the answer's probability beyond that with all specific or all partly "
             "shared neurons off, the least of these",
-            control=sizes[shared] / max(sizes[each] for each in others),
+            control=sizes[shared] / most if most else math.nan,
             control_name="times as many neurons as in the larger of the others",
             **said,
         ),

@@ -1,15 +1,15 @@
 """Train Babel, the small multilingual model that the package ships.
 
     python -m experiments.train_babel tiny                  # seconds; a made-up text
-    python -m experiments.train_babel cpu --text FOLDER     # 3.5 hours on 2 cores
+    python -m experiments.train_babel cpu --text FOLDER     # 4 hours on 2 cores
     python -m experiments.train_babel gpu --text FOLDER     # the same recipe, ten times the tokens
 
 Reads   FOLDER/<language>.txt[.gz], with FOLDER/<language>.src.gz to choose lines by their source;
         interp/babel/facts/*.json
 Writes  results/train_babel/<preset>/: tokenizer, checkpoint, curve.csv, the finished model
 
-The shipped model has read the first two rounds of the recipe, 8100 steps, which are the same with
-or without the third.
+The shipped model has read all rounds of the preset `cpu`. A recipe that gets another one goes on
+from the checkpoint where this one ended.
 
 A run that is killed goes on from its last checkpoint and ends with the same weights as one that
 was not: every batch is drawn from a generator seeded with the step's number.

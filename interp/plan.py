@@ -15,6 +15,7 @@ import torch
 from interp.collect import Wanted
 from interp.display import counted, html_table
 from interp.model import NeuronModel, outline
+from interp.stats import IN_MEMORY
 
 _HEADER = 1024
 """Assumed bytes of a file before its tensors: names, shapes, labels, provenance."""
@@ -227,6 +228,8 @@ def plan_run(
     moments = n_languages * kept.moments
     signs = n_pieces * kept.signs
     contexts = n_languages * kept.contexts + n_pieces * kept.text if wanted.contexts else 0
+    # Comparing counts with tokens makes one byte of each; too many counts are copied by the piece.
+    counts = firing + firing // 8 if firing <= IN_MEMORY else 2 * kept.piece
     files = n_pieces + 2 + sum(1 for each in (moments, signs, contexts) if each)
     names = n_pieces * rows * _SOURCE if kept.named else 0
     return RunPlan(
@@ -246,9 +249,7 @@ def plan_run(
         counters=kept.piece,
         text=n_languages * (4 * read + _ROW * rows * n_shards),
         reading=_READING * read,
-        # Comparing counts with tokens makes one byte of each, and moments are put together while
-        # the counts are held.
-        results=firing + max(firing // 8, moments + kept.piece, signs, contexts) + kept.piece,
+        results=max(counts, moments, signs, contexts) + kept.piece,
         disk=n_pieces * (kept.piece + 8)
         + firing
         + moments

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from benchmarks import (
     made_up,
     patching,
     perplexity,
+    scaling,
     tables,
 )
 from benchmarks.markdown import (
@@ -155,6 +157,33 @@ def test_large_models_have_their_tables():
     assert "| 30 languages | 2.5 | 100 MiB | 7.2 MiB |" in made["sweep"]
     assert made["many shards"].endswith("`python -m benchmarks.scaling paper --n-shards 20`.")
     assert "Disk is right within 0.3 %." in made["plan"]
+
+
+def test_whole_runs_of_scaling_are_kept_and_parts_are_not(tmp_path, monkeypatch):
+    found = {"seconds": 9.0, "memory": 53.0, "disk": 2.0, "seconds of work": 7.0}
+    monkeypatch.setattr(scaling, "started_together", lambda tasks: [dict(found) for _ in tasks])
+    monkeypatch.setattr(scaling, "measure", lambda size, place: found)
+    monkeypatch.setattr(scaling, "planned", lambda *_: SimpleNamespace(memory=scaling.MIB, disk=0))
+    options = {"folder": tmp_path, "out": tmp_path / "results", "kept": tmp_path / "kept.json"}
+    for part in ("paper", "sweep"):
+        scaling.main(scaling.Config(part, only=(next(iter(parts(part))),), **options))
+    scaling.main(scaling.Config("paper", n_layers=20, **options))
+    assert not (tmp_path / "results").exists()
+    for what in ("paper", "plan", "sweep"):
+        scaling.main(scaling.Config(what, **options))
+    scaling.main(scaling.Config("paper", n_shards=20, **options))
+    book = {path.stem: load(path) for path in (tmp_path / "results").iterdir()}
+    made = tables.blocks(tables.READMES[0], book)
+    assert "| merge | 7 | 53 MiB |" in made["full size"]
+    assert "`python -m benchmarks.scaling paper --n-shards 20`" in made["many shards"]
+    assert made["sweep"].count("| 9 | 53 MiB | 2.0 MiB |") == sum(map(len, scaling.SWEEPS.values()))
+    assert "| 1 MiB | 53 MiB | 0.02 |" in made["plan"]
+    assert "Disk is right within 100.0 %" in made["plan"]
+
+
+def parts(of: str) -> dict[str, Any]:
+    """What can be asked for alone."""
+    return {"paper": scaling.STEPS, "sweep": scaling.SWEEPS}[of]
 
 
 def test_numbers_are_said_briefly():

@@ -1,5 +1,6 @@
 """What the study of sharing computes, and when its claims hold: on hand-made numbers."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,15 +48,16 @@ def switched(left: dict[Condition, float]) -> SwitchOff:
     )
 
 
-def off_claims(shared: float, partly: float) -> list[Claim]:
-    """With all-shared and partly shared neurons off this much is left, with others 0.8."""
+def off_claims(shared: float, partly: float, others: int = 10) -> list[Claim]:
+    """With all-shared and partly shared neurons off this much is left, with others 0.8; `others`
+    are the neurons of every set but the first."""
     left = {}
     for name in CATEGORIES[:0:-1]:  # all shared first
         value = {"all shared": shared, "partly shared": partly}.get(name, 0.8)
         left |= {Condition(name, name): value, Condition(name, EQUAL): value}
-    return sharing_claims.off_claims(
-        "made", switched({**left, Condition(RANDOM, EQUAL): 0.8}), SAID
-    )
+    off = switched({**left, Condition(RANDOM, EQUAL): 0.8})
+    off.neurons[:, 2:] = others
+    return sharing_claims.off_claims("made", off, SAID)
 
 
 def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set():
@@ -64,6 +66,8 @@ def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set(
     assert [each.verdict for each in decoy] == ["does not hold", "does not hold"]
     assert planted[0].value == pytest.approx(0.4, abs=0.02)  # beyond partly shared, not random
     assert planted[1].control == 4.0  # times as many neurons
+    everywhere = off_claims(shared=0.2, partly=0.6, others=0)
+    assert math.isnan(everywhere[1].control)
 
 
 def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
