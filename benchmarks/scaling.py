@@ -443,22 +443,19 @@ def write_page(folder: Path, shape: Shape) -> dict[str, float]:
 
 
 def made_up_contexts(n_layers: int) -> TopContexts:
-    """Rows of random tokens in each language, and in one of them each neuron's strongest; few, for
-    the forward pass of these rows is not what is measured."""
+    """A row of random tokens in each language, and in it each neuron's strongest; as few and as
+    short as they can be, for the forward pass of these rows is not what is measured."""
     generator = torch.Generator().manual_seed(0)
-    each, row_tokens = 2, 64
-    n_rows = each * N_LANGUAGES
-    shape = (N_LANGUAGES, n_layers, D_MLP, 1)
-    row = torch.randint(each, shape, generator=generator, dtype=torch.int32)
-    row += rearrange(torch.arange(0, n_rows, each).int(), "language -> language 1 1 1")
+    shape, rows = (N_LANGUAGES, n_layers, D_MLP, 1), (N_LANGUAGES, 40)
+    number = rearrange(torch.arange(N_LANGUAGES).int(), "language -> language 1 1 1")
     return TopContexts(
         gate=torch.ones(shape),
-        row=row,
-        position=torch.randint(row_tokens, shape, generator=generator, dtype=torch.int32),
-        ids=torch.randint(4, 250, (n_rows, row_tokens), generator=generator, dtype=torch.int32),
-        length=torch.full((n_rows,), row_tokens),
-        number=torch.arange(n_rows) % each,
-        sources=tuple(f"{CODES[row // each]}.txt:{row % each}" for row in range(n_rows)),
+        row=number.expand(shape).contiguous(),
+        position=torch.randint(rows[1], shape, generator=generator, dtype=torch.int32),
+        ids=torch.randint(4, 250, rows, generator=generator, dtype=torch.int32),
+        length=torch.full((N_LANGUAGES,), rows[1]),
+        number=torch.zeros(N_LANGUAGES, dtype=torch.int64),
+        sources=tuple(f"{code}.txt:0" for code in CODES),
         languages=CODES,
     )
 

@@ -151,24 +151,43 @@ def curve(path: Path) -> str:
 
 
 def reading(config: Config) -> str:
-    """Which text and which facts it reads, and when."""
+    """Which text and which facts it reads."""
     share = (1 - config.dominant_share) / (len(LANGUAGES) - 1)
-    first, *others = config.rounds
-    late_from, begins = math.ceil(config.late_from * first.steps), first.steps
-    later = []
-    for each in others:
-        told = f"from step {begins} on {percent(each.fact_share)}"
-        later.append(told + (f" (and the text {parts(each.shares)})" if each.shares else ""))
-        begins += each.steps
+    late_from = math.ceil(config.late_from * config.rounds[0].steps)
     tokens = config.rows * config.length * config.steps
     return f"""{tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
 {config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
 models have one dominant language too; from step {late_from} on {parts(config.late_shares)}, because the
-Chinese text is the furthest from everyday language. From step {config.facts_from} on, {percent(first.fact_share)} of the rows hold
-sentences of the fact base, in equal parts of all languages, several to a document as running text is; {"; ".join(later)}.
-In each round, sums and the smallest relations are told more often than in the one before. Every row
+Chinese text is the furthest from everyday language. From step {config.facts_from} on, some of the rows hold
+sentences of the fact base, in equal parts of all languages, several to a document as running text is. Every row
 begins with <s>, and so do all documents in it. Only text in the public domain or under an open
-licence; it is not published here, and `experiments/train_babel.py` takes any folder of text."""
+licence; it is not published here, and `experiments/train_babel.py` takes any folder of text.
+
+{rounds(config)}"""
+
+
+def rounds(config: Config) -> str:
+    """What the rounds of training are, and what each tells more often than the rest."""
+    head = ["round", "steps", "peak of the rates", "falls over the last", "rows of facts"]
+    head += ["told more often, or less, than other facts", "parts of the text"]
+    rows = []
+    for number, each in enumerate(config.rounds, start=1):
+        told = {name.replace("_", " "): factor for name, factor in each.telling.kinds.items()}
+        told |= {"small relations": each.telling.small, "questions": each.telling.questions}
+        rows.append(
+            [
+                str(number),
+                f"{each.steps:,}",
+                f"{each.rate:g}",
+                percent(1 - each.level),
+                percent(each.fact_share),
+                ", ".join(
+                    f"{name} \u00d7 {factor:g}" for name, factor in told.items() if factor != 1
+                ),
+                parts(each.shares) if each.shares else "" if number == 1 else "as before",
+            ]
+        )
+    return table(head, rows)
 
 
 def parts(shares: tuple[float, ...]) -> str:
@@ -178,13 +197,9 @@ def parts(shares: tuple[float, ...]) -> str:
 
 
 def optimisers(config: Config) -> str:
-    falls = "; ".join(
-        f"to {each.rate:g} of the peak, over the last {percent(1 - each.level)} of {each.steps} steps"
-        for each in config.rounds
-    )
     return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}. In each of the {len(config.rounds)} rounds {config.warmup} steps of warm-up,
-level, then down to zero, as one minus the root of what has passed: {falls}. Autocast to bfloat16."""
+({config.embedding_rate}), weight decay {config.weight_decay}. In each round {config.warmup} steps of warm-up, level, then down to
+zero, as one minus the root of what has passed. Autocast to bfloat16."""
 
 
 def fact_base() -> str:

@@ -132,10 +132,10 @@ class Written:
     """What the model wrote for each item, in one language under one intervention.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
-    >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (found,) = interp.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> capitals = task.where(lambda item: "capital:serbia" in item.id)
+    >>> (found,) = interp.exact_match(model, [capitals], max_new_tokens=6, progress=False)
     >>> found.ids[0], found.texts[0], found.answers[0]
-    ('fact_completion/day_after:thursday:friday', 'Freitag.', 'Freitag.')
+    ('fact_completion/capital:serbia:belgrade', 'Belgrad.', 'Belgrad.')
     """
 
     correct: Bool[Tensor, " item"]
