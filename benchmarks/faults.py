@@ -51,7 +51,8 @@ from interp import artifacts, cli
 from interp.collect import collect, collect_part
 from interp.commands import collect as reading
 from interp.commands.common import ModelChoice
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.stats import FiringStats
 from tests import tiny_models
 from tests.kill_campaign import blocks, files

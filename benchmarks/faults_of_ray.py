@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.disturbed import Bench, Outcome, command, ended, finish, fork, kill
 from interp.cluster import Ray
 from interp.commands.common import OnRay
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ from interp.interventions import (
     sentence_medians,
 )
 from interp.lens import Lens, Question, logit_lens
-from interp.model import NeuronModel, load, outline, wrap
+from interp.loading import load, outline, wrap
+from interp.model import NeuronModel
 from interp.page import NeuronPage, neuron_page
 from interp.patching import PatchingResult, heads, patch
 from interp.pieces import crew_of

@@ -78,7 +78,7 @@ After writing, the folder was opened again and compared with the source under ho
 import torch
 from interp.bake import read_edit
 from interp.interventions import intervene
-from interp.model import load
+from interp.loading import load
 
 units, edit = read_edit("{title}")
 source, baked = load("{source[name]}"), load("{title}")

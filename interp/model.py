@@ -1,4 +1,4 @@
-"""Open a model whose MLP neurons can be read and changed: the one file that knows TransformerLens.
+"""A model whose MLP neurons can be read and changed, whatever TransformerLens calls its parts.
 
 A neuron has two places. `pre` is its gate before the activation function: it fires where that is
 above zero. `post` is what it hands to the output projection: zero there turns it off. On a gated
@@ -13,26 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError  # what torch calls a refusal to run what a file says
 from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils import logging as transformers_logging
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:  # removed in TransformerLens 4.0
-    HookedTransformer = None
 
 Attention = Literal["native", "hooked"]
 Kind = Literal[
@@ -56,8 +44,6 @@ _HOOKS: dict[str, str] = {
     "attn_out": "hook_attn_out",
 }
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
-_BAR_AFTER = 2.0  # seconds
-_SOURCE_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
 
 
 @dataclass
@@ -106,7 +92,7 @@ class NeuronModel:
         shapes = {self._mlp_shape(layer) for layer in range(self.n_layers)}
         shape = shapes.pop() if len(shapes) == 1 else None
         if shape is None:
-            _refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
+            refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
             raise ValueError(
                 f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
                 "one MLP with one output projection, all of one width; mixtures of experts, "
@@ -513,214 +499,7 @@ class ClassicModel(NeuronModel):
             return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
 
 
-def load(
-    name: str | Path,
-    *,
-    attention: Attention = "native",
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    **options: Any,
-) -> NeuronModel:
-    """Open "babel" (the model in this package), a local folder, or a model on the Hugging Face hub.
-
-    `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, without
-    sites inside attention. "hooked" has those too, and is slower, more so on long texts. `dtype`
-    None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
-    as `revision`, `quantization_config`, or `device_map` to spread a model over devices. Code that
-    comes with a model is not run unless you say so: `trust_remote_code=True`.
-
-    >>> interp.load("babel", dtype=torch.float32)
-    NeuronModel('babel': 6 layers of 2048 neurons)
-    """
-    if attention not in get_args(Attention):
-        raise ValueError(f'attention is "native" or "hooked", not {attention!r}.')
-    if device is not None and "device_map" in options:
-        raise ValueError("Give device or device_map, not both: device_map places every layer.")
-    _check_device(device)
-    source = _find(name)
-    options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
-    where = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
-    _refuse_experts(name, _read_config(name, **where))  # before gigabytes are read
-    if attention == "hooked":
-        options["attn_implementation"] = "eager"  # scores are only there to see without fusing
-    tokenizer = _read_tokenizer(name, source, where)
-    try:
-        with _late_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", **options
-            )
-    except (SafetensorError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"The weights of {name} cannot be read: {error}") from None
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise ValueError(
-            f"The weights of {name} have other shapes than its config.json says: copy both from "
-            "one checkpoint."
-        ) from None
-    if not {"device_map", "quantization_config"} & options.keys():
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    parameters = dict(model.named_parameters())  # under the names of the checkpoint
-    bridge = _bridge(model, name, attention)
-    first, *rest = tokenizer("a")["input_ids"]
-    bridge.tokenizer = tokenizer  # as it is: TransformerLens' own loader would replace it
-    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
-    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
-    return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
-
-
-def outline(
-    name: str | Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
-) -> NeuronModel:
-    """The model as its config alone describes it, with shapes and no numbers, in seconds.
-
-    It has layers, widths, sites and the refusals of `load`, but no tokenizer, and cannot be run.
-
-    >>> interp.outline("babel")
-    NeuronModel('babel': 6 layers of 2048 neurons)
-    """
-    config = _read_config(name, trust_remote_code=trust_remote_code)
-    _refuse_experts(name, config)
-    kept = dtype or getattr(config, "dtype", None) or torch.float32
-    with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=kept, trust_remote_code=trust_remote_code
-        )
-        parameters = dict(model.named_parameters())
-        return NeuronModel(_bridge(model, name, "native"), None, str(name), "native", parameters)
-
-
-def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
-    """TransformerLens' bridge around a Hugging Face model."""
-    implementation = model.config._attn_implementation
-    bridge = build_bridge_from_module(
-        model,
-        type(model).__name__,
-        hf_config=model.config,
-        model_name=str(name),
-        post_adapter_hook=_leave_attention_alone if attention == "native" else None,
-    )
-    if model.config._attn_implementation != implementation:  # some adapters switch it to eager
-        model.set_attn_implementation(implementation)
-    return bridge
-
-
-def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
-    """Use a TransformerBridge you hold already, or a HookedTransformer of TransformerLens 3.9.
-
-    The model is frozen and put in evaluation mode. The tokenizer that TransformerLens made for it
-    may have gained special tokens: pass the original where that matters.
-
-    >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
-    NeuronModel('mine': 6 layers of 2048 neurons)
-    """
-    if isinstance(model, TransformerBridge):
-        kind, holder = NeuronModel, model.original_model
-        attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
-    elif HookedTransformer is not None and isinstance(model, HookedTransformer):
-        kind, holder, attention = ClassicModel, model, "hooked"
-    else:
-        raise ValueError(
-            f"wrap takes a TransformerBridge or a HookedTransformer, not {type(model).__name__}: "
-            "open other models with load(name)."
-        )
-    parameters = {
-        key.replace("_original_component.", ""): value for key, value in holder.named_parameters()
-    }
-    tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    return kind(model, tokenizer, name or model.cfg.model_name, attention, parameters)
-
-
-def _find(name: str | Path) -> str:
-    """The folder or hub name that Hugging Face should open."""
-    if name == "babel":
-        folder = Path(__file__).parent / "babel" / "model"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"The babel model is not in this installation ({folder} is missing): reinstall "
-                "polyneuron, or name a local folder or a hub model."
-            )
-        return str(folder)
-    path = Path(name).expanduser()
-    if str(name).startswith((".", "/", "~")) and not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} is not a folder: name a folder that holds a Hugging Face model."
-        )
-    return str(path) if path.is_dir() else str(name)
-
-
-def _check_device(device: str | torch.device | None) -> None:
-    """Refuse a device that is not there before gigabytes are read."""
-    if device is None:
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        why = str(error).splitlines()[0].rstrip(".") or type(error).__name__
-        raise ValueError(
-            f"The device {str(device)!r} cannot be used here ({why}): give cpu, or a GPU that "
-            "torch sees, such as cuda:0, or leave it out."
-        ) from None
-
-
-def _read_tokenizer(name: str | Path, source: str, where: Mapping[str, Any]) -> Any:
-    tokenizer, why = None, "it gives no token for the letter a"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    except Exception as error:  # whatever a damaged file provokes
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if tokenizer is None or not tokenizer("a")["input_ids"]:
-        raise ValueError(
-            f"The tokenizer of {name} cannot be read ({why}): put the files of its tokenizer "
-            "beside the weights."
-        )
-    return tokenizer
-
-
-@contextmanager
-def _late_bars() -> Iterator[None]:
-    """Within the block, a bar of transformers shows itself only where the work takes its time.
-
-    A small model is there before a bar could be read, and in a notebook every bar stays. That it is
-    small cannot be seen from a name on the hub, so time decides. Bars of downloads are others.
-    """
-    hook_into_bars = getattr(transformers_logging, "set_tqdm_hook", None)
-    if hook_into_bars is None:  # before transformers 5, where one file of weights had no bar
-        yield
-        return
-
-    def late(make: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        named = {"delay": _BAR_AFTER, **named}
-        return make(*positional, **named) if before is None else before(make, positional, named)
-
-    before = hook_into_bars(late)
-    try:
-        yield
-    finally:
-        hook_into_bars(before)
-
-
-def _read_config(name: str | Path, **where: Any) -> Any:
-    source = _find(name)
-    file = Path(source) / "config.json"
-    if Path(source).is_dir() and not file.is_file():
-        raise FileNotFoundError(
-            f"{source} holds no config.json, so it is no Hugging Face model: name a folder that "
-            "is one."
-        )
-    try:
-        return AutoConfig.from_pretrained(source, **where)
-    except OSError as error:
-        why = str(error).strip().splitlines()[0]
-        if file.is_file():
-            raise ValueError(f"{file} cannot be read ({why}) Copy it again.") from None
-        raise OSError(
-            f"{name} is no folder here, and was not had from the hub ({why}) Check the name and "
-            "the network, or give a folder that holds the model."
-        ) from None
-
-
-def _refuse_experts(name: str | Path, config: Any) -> None:
+def refuse_experts(name: str | Path, config: Any) -> None:
     """A sentence of their own for mixtures of experts, by what their configs are known to say."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for key in ("num_local_experts", "num_experts", "n_routed_experts"):
@@ -746,32 +525,6 @@ def _gives(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
             vars(module).pop("forward", None)
             if forward is not None:
                 module.forward = forward
-
-
-def _leave_attention_alone(adapter: Any) -> None:
-    """Keep embedding, MLPs and unembedding of a bridge; attention and norms stay Hugging Face's.
-
-    The full bridge computes attention anew, in Python, to show its inside. What is taken out here
-    is undocumented structure, hence the tests on every architecture.
-    """
-    blocks = adapter.component_mapping.get("blocks")
-    if blocks is None or "mlp" not in blocks.submodules:
-        return  # NeuronModel refuses it with a sentence
-    last = blocks.hook_aliases["hook_mlp_out"].split(".")[0]  # Gemma-2 and 3 norm the MLP's output
-    for part in set(blocks.submodules) - {"mlp", last}:
-        blocks.submodules.pop(part)
-        blocks._modules.pop(part, None)
-
-    def starts(target: str | list[str]) -> str:
-        return (target if isinstance(target, str) else target[0]).split(".")[0]
-
-    blocks.hook_aliases = {
-        alias: target
-        for alias, target in blocks.hook_aliases.items()
-        if starts(target) in ("hook_in", "hook_out", "mlp", last)
-    }
-    for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
-        adapter.component_mapping.pop(part)
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 
 Result = TypeVar("Result")
 

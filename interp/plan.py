@@ -14,7 +14,8 @@ import torch
 
 from interp.collect import Wanted
 from interp.display import counted, html_table
-from interp.model import NeuronModel, outline
+from interp.loading import outline
+from interp.model import NeuronModel
 from interp.stats import IN_MEMORY
 
 _HEADER = 1024

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(folder: Path) -> Any:
-    from interp.model import load
+    from interp.loading import load
 
     return load(folder)
 

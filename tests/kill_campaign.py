@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from interp.collect import Wanted, collect_part
 from interp.corpora import Corpora, read_corpora
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.run_folder import merge
 
 LANGUAGES = ("de", "en", "fr")

@@ -12,7 +12,8 @@ import transformers
 from torch import Tensor, nn
 
 import interp
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores import attribution
 from interp.scores.attribution import (
     Attribution,
@@ -157,7 +158,7 @@ def by_captum(hf: Any, name: str, ids: Tensor, target: int, steps: int) -> Tenso
 def test_it_equals_captum(name, open_model, checkpoint):
     pytest.importorskip("captum")
     model = open_model(name)
-    source = interp.model._find("babel") if name == "babel" else checkpoint(name)
+    source = interp.loading._find("babel") if name == "babel" else checkpoint(name)
     hf = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=model.dtype)
     hf.requires_grad_(False)
     target = int(model.logits(ids_of(model))[0, -1].argmax())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.collect import Wanted, collect
 from interp.corpora import read_sentences
-from interp.model import load
+from interp.loading import load
 from interp.run_folder import open_sentence_means
 from interp.scores import ranks as module
 from interp.scores.average_precision import (

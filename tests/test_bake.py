@@ -16,7 +16,8 @@ from torch import Tensor
 
 from interp.bake import FACTS, TOLERANCE, bake, read_edit, selection_hash
 from interp.interventions import Edit, Site, deactivate, intervene, override, push, scale
-from interp.model import NeuronModel, load, wrap
+from interp.loading import load, wrap
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, N_LAYERS, N_VOCAB
 

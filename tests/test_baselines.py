@@ -9,7 +9,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores.average_precision import average_precision
 from interp.scores.baselines import (
     cumulative_mass,

@@ -15,7 +15,8 @@ import interp
 from interp.activations import Batch, batches, observe
 from interp.corpora import Corpora, Rows
 from interp.counters import FiringCounter, MomentsCounter
-from interp.model import NeuronModel, load, wrap
+from interp.loading import load, wrap
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

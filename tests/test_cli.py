@@ -16,7 +16,7 @@ from interp.commands.effects import Deactivate
 from interp.commands.find import Find
 from interp.commands.options import options_of
 from interp.interventions import deactivate, intervene
-from interp.model import load
+from interp.loading import load
 from interp.selection import NeuronSelection
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, made_up

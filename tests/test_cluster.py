@@ -16,7 +16,8 @@ from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
 from interp.collect import Wanted, collect, collect_part
 from interp.commands.common import ModelChoice
 from interp.corpora import Corpora
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from tests.kill_campaign import files
 
 WANTED = Wanted(moments=True, contexts=2)

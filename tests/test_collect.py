@@ -17,7 +17,8 @@ from interp.agreement import until_stable
 from interp.collect import Wanted, collect, collect_part
 from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
 from interp.counters import FiringCounter
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.run_folder import look, merge, open_sentence_means
 from interp.selection import select_by_entropy
 from interp.stats import ActivationMoments, FiringSigns, FiringStats, pack_bits, unpack_bits

@@ -10,7 +10,8 @@ from interp.activations import batches, observe
 from interp.collect import Wanted, collect, collect_part
 from interp.contexts import TopContexts, gates_around
 from interp.corpora import Corpora, read_corpora, read_sentences
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.run_folder import merge
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, blocks, files, made_up

@@ -10,7 +10,7 @@ import torch
 from interp import cli
 from interp.collect import Wanted, collect
 from interp.corpora import read_sentences
-from interp.model import load
+from interp.loading import load
 from interp.run_folder import open_sentence_means
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect

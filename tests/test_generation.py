@@ -39,7 +39,8 @@ from interp.evaluations.writing import (
 from interp.hygiene import detect_language
 from interp.interventions import deactivate, intervene
 from interp.languages import LANGUAGES
-from interp.model import NeuronModel, load, wrap
+from interp.loading import load, wrap
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import BOS, EOS, MAX_LENGTH
 

@@ -14,7 +14,8 @@ from interp.evaluations.harness import run_harness
 from interp.evaluations.task_files import Item, Task
 from interp.evaluations.tasks import choose
 from interp.interventions import deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.uncertainty import mean_over_examples
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS

@@ -657,7 +657,7 @@ class TestDtypesAndPlaces:
 
     def test_short_floats_stay_short(self, checkpoint: Any, plain: Any) -> None:
         from interp.interventions import intervene
-        from interp.model import load
+        from interp.loading import load
 
         model = load(checkpoint("llama"), dtype=torch.bfloat16)
         reference, ids = plain("llama", dtype=torch.bfloat16), some_ids()
@@ -674,7 +674,7 @@ class TestDtypesAndPlaces:
 
     def test_layers_may_be_offloaded(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
         from interp.interventions import intervene
-        from interp.model import load
+        from interp.loading import load
 
         reference, ids = plain("llama"), some_ids()
         parts = ("embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1")
@@ -696,7 +696,7 @@ class TestDtypesAndPlaces:
         from transformer_lens.model_bridge import TransformerBridge
 
         from interp.interventions import intervene, scale
-        from interp.model import wrap
+        from interp.loading import wrap
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint("llama")), device="cpu")
         bridge.enable_compatibility_mode(disable_warnings=True)
@@ -715,7 +715,7 @@ class TestCheck:
 
     def planted(self, checkpoint: Any) -> tuple[Any, Tensor, Tensor]:
         """A neuron that gives zero everywhere, and a decoy that gives something."""
-        from interp.model import load
+        from interp.loading import load
 
         model = load(checkpoint("opt"))
         layer = model.bridge.original_model.model.decoder.layers[1].fc1
@@ -752,7 +752,7 @@ class TestCheck:
 
     def test_a_hook_that_is_not_heard_is_told(self, checkpoint: Any) -> None:
         from interp.interventions import deactivate, intervene
-        from interp.model import load
+        from interp.loading import load
 
         model = load(checkpoint("llama"))
         masks = torch.zeros(2, N_LAYERS, D_MLP, dtype=torch.bool)
@@ -1023,7 +1023,7 @@ class TestBadInput:
 class TestHookedTransformer:
     def test_edits_are_those_of_torch_hooks(self, classic: Any, plain: Any) -> None:
         from interp.interventions import intervene
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, reference, ids = wrap(classic()), plain("llama"), some_ids(length=14)
         mask, untouched = some_units(N_LAYERS, D_MLP), reference.logits(ids)
@@ -1045,7 +1045,7 @@ class TestHookedTransformer:
     @pytest.mark.parametrize("where", ["all", "prompt", "generated", "last"])
     def test_generation_is_that_of_torch_hooks(self, where: Any, classic: Any, plain: Any) -> None:
         from interp.interventions import intervene, push
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, reference, (ids, attended) = wrap(classic()), plain("llama"), prompts()
         reference.hf.generation_config.eos_token_id = None

@@ -11,7 +11,7 @@ import pytest
 from interp import cli
 from interp.cluster import sign_of_life
 from interp.collect import collect, collect_part
-from interp.model import load
+from interp.loading import load
 from interp.run_folder import SIGNS_OF_LIFE, look, survey
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, blocks, files, made_up

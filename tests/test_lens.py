@@ -24,7 +24,8 @@ from interp.lens import (
     token_bytes,
     token_languages,
 )
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.patching import patch
 from interp.stats import ActivationMoments
 from tests import tiny_models

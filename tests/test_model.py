@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from torch import Tensor, nn
 
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
@@ -112,7 +113,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def open_model(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
-    from interp.model import load
+    from interp.loading import load
 
     @functools.cache
     def open_once(name: str, **options: Any) -> Any:
@@ -417,7 +418,7 @@ class TestEveryArchitecture:
     def test_short_floats_are_those_of_hugging_face(
         self, name: str, dtype: torch.dtype, checkpoint: Any, plain: Any
     ) -> None:
-        from interp.model import load
+        from interp.loading import load
 
         model, ids = load(checkpoint(name), dtype=dtype), some_ids()
         expected = plain(name, dtype=dtype).run(ids)
@@ -505,7 +506,7 @@ class TestSites:
 
 class TestLoading:
     def test_a_model_without_mlp_neurons_is_refused_with_one_sentence(self, tmp_path: Path) -> None:
-        from interp.model import load
+        from interp.loading import load
 
         small = {"vocab_size": N_VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
         configs = [
@@ -527,26 +528,26 @@ class TestLoading:
     def test_a_missing_babel_and_a_missing_folder_say_so(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        from interp import model
+        from interp import loading
 
-        monkeypatch.setattr(model, "__file__", str(tmp_path / "model.py"))
+        monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
         with pytest.raises(FileNotFoundError, match="babel model is not in this installation"):
-            model.load("babel")
+            loading.load("babel")
         with pytest.raises(FileNotFoundError, match="is not a folder"):
-            model.load(tmp_path / "nothing")
+            loading.load(tmp_path / "nothing")
 
     def test_babel_is_the_folder_in_the_package(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Any
     ) -> None:
-        from interp import model
+        from interp import loading
 
         shutil.copytree(checkpoint("llama"), tmp_path / "babel" / "model")
-        monkeypatch.setattr(model, "__file__", str(tmp_path / "model.py"))
-        assert model.load("babel").name == "babel"
+        monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
+        assert loading.load("babel").name == "babel"
 
     def test_a_device_map_is_passed_on(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
         from interp.doctor import doctor
-        from interp.model import load
+        from interp.loading import load
 
         places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
         places |= {"model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.2": "cpu"}
@@ -566,7 +567,7 @@ class TestLoading:
         from transformer_lens.model_bridge import TransformerBridge
 
         from interp.doctor import doctor
-        from interp.model import wrap
+        from interp.loading import wrap
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint("llama")), device="cpu")
         model = wrap(bridge, name="mine")
@@ -589,7 +590,7 @@ class TestLoading:
 
 class TestFingerprint:
     def test_it_does_not_change_between_loads_or_uses(self, checkpoint: Any) -> None:
-        from interp.model import load
+        from interp.loading import load
 
         first, again = load(checkpoint("llama")), load(checkpoint("llama"))
         before = first.fingerprint
@@ -605,7 +606,7 @@ class TestFingerprint:
         assert self.changed(checkpoint, tmp_path, self.swap_two_tokens) == {"tokenizer", "name"}
 
     def test_another_dtype_changes_it(self, checkpoint: Any) -> None:
-        from interp.model import load
+        from interp.loading import load
 
         whole = load(checkpoint("llama")).fingerprint
         short = load(checkpoint("llama"), dtype=torch.bfloat16).fingerprint
@@ -627,7 +628,7 @@ class TestFingerprint:
 
     @staticmethod
     def changed(checkpoint: Any, folder: Path, change: Callable[[Path], None]) -> set[str]:
-        from interp.model import load
+        from interp.loading import load
 
         copy = Path(shutil.copytree(checkpoint("llama"), folder / "copy"))
         change(copy)
@@ -654,7 +655,7 @@ class TestDoctorFindsWhatIsBroken:
 
     @pytest.fixture
     def model(self, checkpoint: Any) -> Any:
-        from interp.model import load
+        from interp.loading import load
 
         return load(checkpoint("llama"))
 
@@ -706,7 +707,7 @@ class TestDoctorFindsWhatIsBroken:
 @classic_only
 class TestHookedTransformer:
     def test_it_gives_what_hugging_face_gives(self, classic: Any, plain: Any) -> None:
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, reference = wrap(classic()), plain("llama")
         assert (model.n_layers, model.d_model, model.d_mlp) == (N_LAYERS, D_MODEL, D_MLP)
@@ -725,7 +726,7 @@ class TestHookedTransformer:
 
     def test_the_doctor_passes_it(self, classic: Any) -> None:
         from interp.doctor import doctor
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model = wrap(classic())
         before = model.w_out(1).clone()
@@ -735,7 +736,7 @@ class TestHookedTransformer:
 
     def test_the_doctor_finds_an_edit_that_does_nothing(self, classic: Any) -> None:
         from interp.doctor import doctor
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model = wrap(classic())
         point = model.bridge.blocks[1].mlp.hook_post
@@ -751,7 +752,7 @@ class TestHookedTransformer:
         assert "edit at post" in next(c.name for c in doctor(model).checks if not c.passed)
 
     def test_edits_padding_and_generation(self, classic: Any, plain: Any) -> None:
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, reference = wrap(classic()), plain("llama")
         neurons, layers = torch.arange(0, D_MLP, 2), list(range(N_LAYERS))
@@ -769,7 +770,7 @@ class TestHookedTransformer:
         assert model.logits(ids, mask, keep=2).shape == (2, 2, N_VOCAB)
 
     def test_hooks_leave_nothing_behind_even_after_an_error(self, classic: Any) -> None:
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, ids = wrap(classic()), some_ids()
         before, count = model.logits(ids), count_hooks(model)
@@ -779,7 +780,7 @@ class TestHookedTransformer:
         assert count_hooks(model) == count
 
     def test_the_body_skips_the_unembedding(self, classic: Any) -> None:
-        from interp.model import wrap
+        from interp.loading import wrap
 
         model, calls = wrap(classic()), []
         model.bridge.unembed.register_forward_hook(lambda *args: calls.append(1))
@@ -789,7 +790,7 @@ class TestHookedTransformer:
         assert calls == [1]
 
     def test_the_fingerprint_records_folded_weights(self, classic: Any) -> None:
-        from interp.model import wrap
+        from interp.loading import wrap
 
         raw, again = wrap(classic()).fingerprint, wrap(classic()).fingerprint
         folded = wrap(classic(fold_ln=True, center_unembed=True)).fingerprint
@@ -802,7 +803,7 @@ class TestHookedTransformer:
         self, classic: Any, checkpoint: Callable[[str], Path]
     ) -> None:
         from interp.collect import collect
-        from interp.model import load, wrap
+        from interp.loading import load, wrap
         from tests.kill_campaign import blocks
 
         bridged, hooked = load(checkpoint("llama")), wrap(classic())

@@ -19,7 +19,8 @@ from interp.collect import Wanted, collect
 from interp.commands.page import Page
 from interp.contexts import TopContexts
 from interp.corpora import read_sentences
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.page import NeuronPage, neuron_page, promoted_tokens
 from interp.page_contexts import SHADES, pieces
 from interp.scores.lape import language_entropy

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from interp.alignment import Source, align
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.patching import PatchingResult, heads, patch
 from interp.sweep import _alike, others, record, site_name
 from tests import tiny_models

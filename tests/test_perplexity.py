@@ -19,7 +19,8 @@ from interp.corpora import Corpora, Rows, read_corpora, read_sentences
 from interp.evaluations.losses import NOTHING, Losses, losses_under
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
 from interp.interventions import Edit, deactivate, intervene, override, scale
-from interp.model import NeuronModel, load, wrap
+from interp.loading import load, wrap
+from interp.model import NeuronModel
 from interp.selection import NeuronSelection
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, files, made_up

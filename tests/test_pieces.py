@@ -19,7 +19,8 @@ from interp.evaluations.switch_off import EQUAL, RANDOM, SwitchOff, switch_off
 from interp.evaluations.task_files import Task
 from interp.evaluations.writing import generate_texts
 from interp.interventions import Change, changed, deactivate, intervene, override, scale
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.pieces import _open_the_same, finish
 from interp.scores.attribution import attribute_prompts, integrated_gradients
 from tests import tiny_models

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, MixtralConfig
 import interp
 from interp.commands.plan import Plan
 from interp.corpora import Corpora, Rows
-from interp.model import NeuronModel, load, outline
+from interp.loading import load, outline
+from interp.model import NeuronModel
 from interp.plan import RunPlan, plan_run
 from tests import tiny_models
 

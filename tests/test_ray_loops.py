@@ -25,7 +25,8 @@ from interp.evaluations.perplexity import perplexity_matrix
 from interp.evaluations.switch_off import switch_off
 from interp.evaluations.writing import generate_texts
 from interp.interventions import Change, deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.pieces import crew_of
 from interp.run_folder import open_sentence_means
 from interp.scores.attribution import attribute_prompts
@@ -61,7 +62,7 @@ def crew(nodes: Any, folder: Path, model: NeuronModel, place: Path) -> Iterator[
         import time
 
         from interp import pieces
-        from interp.model import load
+        from interp.loading import load
 
         make = pieces._make
 

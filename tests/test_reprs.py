@@ -19,7 +19,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 import interp
-from interp import artifacts, model
+from interp import artifacts, loading
 from interp.corpora import Rows
 from interp.display import Shaded, counted, html_table, listed, ranged
 from interp.doctor import Check, Diagnosis
@@ -520,7 +520,7 @@ def test_opening_a_small_model_shows_no_bar(checkpoint, monkeypatch, capsys):
     capsys.readouterr()
     interp.load(checkpoint)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(model, "_BAR_AFTER", 0.0)  # as if it took its time
+    monkeypatch.setattr(loading, "_BAR_AFTER", 0.0)  # as if it took its time
     interp.load(checkpoint)
     assert "Loading weights" in capsys.readouterr().err
 
@@ -535,7 +535,7 @@ def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_
     before = transformers_logging.set_tqdm_hook(mine)
     try:
         interp.load(checkpoint)
-        assert [each["delay"] for each in asked] == [model._BAR_AFTER]
+        assert [each["delay"] for each in asked] == [loading._BAR_AFTER]
         broken = tiny_models.build("llama", tmp_path)
         (broken / "model.safetensors").write_bytes(b"nothing")
         with pytest.raises(ValueError, match="cannot be read"):
@@ -543,6 +543,6 @@ def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_
         assert transformers_logging._tqdm_hook is mine
     finally:
         transformers_logging.set_tqdm_hook(before)
-    with model._late_bars():
+    with loading._late_bars():
         assert transformers_logging._tqdm_hook is not before
     assert transformers_logging._tqdm_hook is before

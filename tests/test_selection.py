@@ -16,7 +16,8 @@ from torch import Tensor
 from interp import artifacts
 from interp.agreement import predicted_agreement, text_for_agreement, until_stable
 from interp.interventions import deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores.average_precision import Precision
 from interp.selection import (
     NeuronSelection,

@@ -13,7 +13,8 @@ from interp.collect import Wanted, collect
 from interp.corpora import prompt_rows, read_corpora
 from interp.evaluations.switch_off import categories_at
 from interp.languages import LANGUAGES
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores.distances import listed_distances, read_distances
 from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
 from interp.scores.sharing_tokens import kept_over_tokens, sharing_over_tokens

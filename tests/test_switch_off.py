@@ -15,7 +15,8 @@ from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff, s
 from interp.evaluations.task_files import Item, Task
 from interp.evaluations.tasks import choose, encode_items, told_apart
 from interp.interventions import deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores.sharing import Sharing, sharing_categories
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS

@@ -24,7 +24,8 @@ from interp.evaluations.task_files import read_task
 from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.tasks import choose, encode_items
 from interp.interventions import deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from interp.scores.attribution import contribution_score, integrated_gradients
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.selection import NeuronSelection

@@ -22,7 +22,8 @@ from interp.evaluations.task_results import (
 )
 from interp.evaluations.tasks import choose, encode_items, exact_match, is_answer
 from interp.interventions import deactivate, intervene
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS
 

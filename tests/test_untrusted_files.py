@@ -27,7 +27,7 @@ import interp
 from interp import artifacts
 from interp.claims import load_claims
 from interp.evaluations.task_files import read_task
-from interp.model import AutoConfig, load, outline
+from interp.loading import AutoConfig, load, outline
 from interp.run_folder import look
 from interp.selection import NeuronSelection
 from interp.stats import FiringStats

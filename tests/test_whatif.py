@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from interp import whatif
-from interp.model import NeuronModel, load, wrap
+from interp.loading import load, wrap
+from interp.model import NeuronModel
 from interp.whatif import Ending
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB

@@ -12,7 +12,8 @@ from tyro.conf import Positional
 
 from interp.cluster import Ray
 from interp.doctor import doctor
-from interp.model import NeuronModel, load
+from interp.loading import load
+from interp.model import NeuronModel
 
 
 @dataclass(frozen=True)
