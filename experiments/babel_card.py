@@ -341,7 +341,7 @@ def searched(path: Path) -> str:
         return ""
     with path.open(newline="", encoding="utf-8") as file:
         head, *rows = csv.reader(file)
-    cells = [[row[0], *(f"{float(cell):.3f}" for cell in row[1:])] for row in rows]
+    cells = [[row[0], *(f"{float(cell):.3g}" for cell in row[1:])] for row in rows]
     return f"""## How the recipe was searched
 
 `python -m experiments.search_recipe --text FOLDER`: small models that read the same number of tokens, one thing changed at a time;

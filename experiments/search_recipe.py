@@ -59,7 +59,7 @@ class Config:
     """Folder of <language>.txt or .txt.gz."""
 
     only: tuple[str, ...] = tuple(VARIANTS)
-    """Some of the variants."""
+    """Some of the variants; the table has also those that were measured before."""
 
     n_items: int = 200
     """Parallel items read under each intervention."""
@@ -72,15 +72,16 @@ class Config:
 
 
 def folder_of(out: Path, variant: str) -> Path:
-    """A folder for the variant, with the tokenised text of the base where that is the same."""
-    folder = out / variant.replace(" ", "_").replace("%", "percent")
-    base = out / "base"
+    return out / variant.replace(" ", "_").replace("%", "percent")
+
+
+def share_text(base: Path, folder: Path) -> None:
+    """Give a variant the tokenised text of the base, which is the same for all."""
     if folder != base and base.exists() and not folder.exists():
         folder.mkdir(parents=True)
         shutil.copytree(base / "tokenizer", folder / "tokenizer")
         for path in base.glob("tokens-*.npy"):
             (folder / path.name).hardlink_to(path)
-    return folder
 
 
 def run(variant: str, config: Config) -> dict[str, float]:
@@ -90,6 +91,7 @@ def run(variant: str, config: Config) -> dict[str, float]:
     if done.exists():
         return json.loads(done.read_text())
     if not (folder / "model").exists():
+        share_text(folder_of(config.out, "base"), folder)
         train_babel.train(replace(VARIANTS[variant], text=config.text), folder)
     model = interp.load(folder / "model")
     items = {
@@ -121,7 +123,11 @@ def run(variant: str, config: Config) -> dict[str, float]:
 def main(config: Config) -> None:
     if unknown := set(config.only) - VARIANTS.keys():
         raise SystemExit(f"{', '.join(unknown)}: not among {', '.join(VARIANTS)}.")
-    rows = {variant: run(variant, config) for variant in VARIANTS if variant in config.only}
+    rows = {
+        variant: run(variant, config)
+        for variant in VARIANTS
+        if variant in config.only or (folder_of(config.out, variant) / "measured.json").exists()
+    }
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["variant", *next(iter(rows.values()))])
