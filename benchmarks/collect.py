@@ -46,7 +46,7 @@ class Amount:
 
 AMOUNTS: dict[Size, Amount] = {
     "full": Amount(),
-    "bench": Amount(batches=1),
+    "bench": Amount(),
     "toy": Amount(rounds=1, texts=((2, 32),), batches=1),
 }
 
@@ -156,17 +156,17 @@ def memory(config: SpeedOrMemory) -> None:
     shape = made_up.llama(growth.layers, growth.width, growth.neurons, 32_000)
     with tempfile.TemporaryDirectory() as place, kept("collect-memory", config, growth) as rows:
         folder = made_up.save_model(shape, Path(place))
-        print("    tokens   MiB above the model")
+        print("    tokens   MiB above model and text")
         for n_tokens in growth.tokens:
             rows.append({"tokens": n_tokens, "mib": made_up.alone(peak, folder, n_tokens)})
             print(f"{n_tokens:>10,}   {rows[-1]['mib']:8.0f}", flush=True)
 
 
 def peak(folder: Path, n_tokens: int) -> float:
-    """MiB that a run with moments takes above the loaded model."""
+    """MiB that a run with moments takes above the loaded model and the tokens of the text."""
     model = interp.load(folder, device="cpu")
-    before = made_up.peak_mib()
     corpora = made_up.text(("en",), 1, n_tokens // 256, 256, 32_000)
+    before = made_up.peak_mib()
     interp.collect(model, corpora, wanted=interp.Wanted(moments=True), progress=False)
     return made_up.peak_mib() - before
 

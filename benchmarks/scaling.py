@@ -16,7 +16,6 @@ Whole tables, not parts, are written to benchmarks/results.
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaFo
 from tyro.conf import Positional
 
 import interp
+from benchmarks.made_up import MIB, peak_mib
 from benchmarks.turns import RESULTS, Row, keeping
 from interp import artifacts
 from interp.collect import collect_part
@@ -48,8 +48,6 @@ from interp.selection import NeuronSelection, select_from_rate
 from interp.stats import FiringStats
 from interp.uncertainty import jackknife
 from tests.tiny_models import tokenizer
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def run_once(size: Size, model_folder: Path, out: Path, part: int | None) -> dic
         interp.collect(model, corpora, out, **settings)
     else:
         collect_part(model, corpora, out, (part, size.workers), **settings)
-    return {"seconds": time.perf_counter() - start, "memory": peak() - before}
+    return {"seconds": time.perf_counter() - start, "memory": peak_mib() - before}
 
 
 def measure(size: Size, place: Path) -> dict[str, float]:
@@ -515,7 +513,7 @@ def step_once(name: str, folder: Path, shape: Shape) -> dict[str, float]:
     found = STEPS[name](folder, shape)
     return {
         "seconds": time.perf_counter() - start,
-        "memory": peak() - before,
+        "memory": peak_mib() - before,
         "seconds of work": time.process_time() - worked,  # on a busy machine less than passed
         **found,
     }
@@ -528,11 +526,6 @@ def resident() -> float:
     """MiB that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-
-
-def peak() -> float:
-    """MiB that this process held at the most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def started_together(tasks: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -46,8 +46,8 @@ def growth(records: list[Record]) -> str:
     tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
     grows = "grows" if max(mib) > 1.25 * min(mib) else "does not grow"
     return (
-        f"Memory {grows} with the text: {listed(mib)} MiB above the loaded model at "
-        f"{listed(tokens)} tokens"
+        f"Memory {grows} with the text, whose tokens take 4 bytes each: {listed(mib)} MiB above "
+        f"model and text at {listed(tokens)} tokens"
     )
 
 

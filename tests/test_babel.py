@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
-from experiments import babel_facts, babel_recipe, babel_text, measure_babel, train_babel
+from experiments import (
+    babel_facts,
+    babel_recipe,
+    babel_text,
+    measure_babel,
+    search_recipe,
+    train_babel,
+)
 from experiments.babel_facts import BABEL, LANGUAGES
 from interp.texts import read_prompts
 
@@ -304,6 +311,29 @@ def test_lines_of_other_sources_are_left_out(tmp_path):
         "one",
         "three",
     ]
+
+
+def test_a_search_trains_each_recipe_once_and_keeps_every_row(tmp_path, monkeypatch):
+    config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
+    recipes = {"base": config, "SiLU": replace(config, activation="silu")}
+    found = {"rise": torch.eye(6).tolist(), "random": [[0.1, 0.3, 0.2]] * 6, "counts": {"en": 12}}
+    monkeypatch.setattr(search_recipe, "VARIANTS", recipes)
+    monkeypatch.setattr(measure_babel, "measure_neurons", lambda *_: found)
+    monkeypatch.setattr(measure_babel, "bits_per_byte", lambda *_: 2.5)
+    search = search_recipe.Config(config.text, only=("SiLU",), out=tmp_path / "search")
+    for only in (("base",), ("SiLU",)):
+        search_recipe.main(replace(search, only=only))
+    weights = [load_file(search.out / name / "model" / "model.safetensors") for name in recipes]
+    assert not all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
+    names = [search.out / name / "tokens-en.npy" for name in recipes]
+    assert names[0].samefile(names[1])
+    monkeypatch.setattr(train_babel, "train", lambda *_: pytest.fail("trained twice"))
+    search_recipe.main(replace(search, only=("base",)))
+    rows = (search.out / "table.csv").read_text().splitlines()
+    assert rows[0].startswith("variant,bits per byte,own language,other languages,random neurons")
+    assert rows[1:] == [f"{name},2.5,1,0,0.2,6,2" for name in recipes]
+    with pytest.raises(SystemExit, match="GELU: not among base, SiLU"):
+        search_recipe.main(replace(search, only=("GELU",)))
 
 
 # ---------------------------------------------------------------- nothing of others is shipped

@@ -146,7 +146,8 @@ def test_memory_that_grows_is_said_to_grow():
     (record,) = (read_all()[name] for name in ("collect-memory",))
     rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 200.0})
     said = tables.growth([replace(record, rows=rows)])
-    assert said.startswith("Memory grows with the text: 100 and 200 MiB")
+    assert said.startswith("Memory grows with the text, ")
+    assert "100 and 200 MiB above model and text at 10 and 20 tokens" in said
 
 
 def test_large_models_have_their_tables():
