@@ -44,10 +44,9 @@ ROOT = Path(__file__).parents[1]
 def growth(records: list[Record]) -> str:
     """Memory against tokens, in a sentence."""
     tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
-    grows = "grows" if max(mib) > 1.25 * min(mib) else "does not grow"
     return (
-        f"Memory {grows} with the text, whose tokens take 4 bytes each: {listed(mib)} MiB above "
-        f"model and text at {listed(tokens)} tokens"
+        f"{tokens[-1] / tokens[0]:,.0f} times the text take {mib[-1] / mib[0]:.1f} times the "
+        f"memory beside model and text: {listed(mib)} MiB at {listed(tokens)} tokens"
     )
 
 

@@ -129,9 +129,16 @@ def appearance(history: dict[str, Any]) -> str:
         first = sum(max(row) == row[place] for place, row in enumerate(found["rise"]))
         cells = [f"{value:.3f}" for value in diagonal]
         rows.append([f"{step * tokens_per_step / 1e6:.1f}", *cells, f"{first} of 6"])
+    tokens, items = ({found[name] for found in history.values()} for name in ("tokens", "items"))
+    if len(tokens) > 1 or len(items) > 1:
+        raise SystemExit(
+            "history.json was measured with several sizes: remove it, and measure all checkpoints "
+            "with the same --n-tokens and --n-items."
+        )
     return (
         "When they appear: the rise of a language's own loss with its own neurons off, at "
-        "checkpoints of the same run (rates from 20,000 tokens, read on the first 240 items).\n\n"
+        f"checkpoints of the same run (rates from {tokens.pop():,} tokens, read on the first "
+        f"{items.pop()} items).\n\n"
         + table(["million tokens", *LANGUAGES, "largest on the diagonal"], rows)
     )
 

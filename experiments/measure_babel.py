@@ -2,6 +2,7 @@
 
     python -m experiments.measure_babel --train FOLDER --valid FOLDER     # 15 minutes on 2 cores
     python -m experiments.measure_babel --history FOLDER --train FOLDER   # when do neurons appear?
+                                        --n-tokens 20000 --n-items 240    # as the card has it
 
 Reads   a model folder; the text it was trained on and text held out, <language>.txt[.gz];
         interp/babel/parallel, interp/babel/facts
@@ -412,7 +413,8 @@ def main(config: Config) -> None:
         curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         for folder in sorted(config.history.glob("step-*")):
             if folder.name not in curve:
-                curve[folder.name] = measure_neurons(interp.load(folder), config, some, FRACTION)
+                found = measure_neurons(interp.load(folder), config, some, FRACTION)
+                curve[folder.name] = found | {"items": config.n_items}
                 artifacts.write_text(path, json.dumps(curve, indent=1))
             print(f"{folder.name}\n{show_matrix(curve[folder.name])}", flush=True)
         return

@@ -142,12 +142,12 @@ def test_a_folder_that_differs_does_not_count_as_equal():
     assert tables.numbers(row) == ["7", "4", "2", "1", "3", "0"]
 
 
-def test_memory_that_grows_is_said_to_grow():
+def test_growth_of_memory_is_told_beside_that_of_the_text():
     (record,) = (read_all()[name] for name in ("collect-memory",))
-    rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 200.0})
+    rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 250.0})
     said = tables.growth([replace(record, rows=rows)])
-    assert said.startswith("Memory grows with the text, ")
-    assert "100 and 200 MiB above model and text at 10 and 20 tokens" in said
+    assert said.startswith("2 times the text take 2.5 times the memory beside model and text: 100")
+    assert said.endswith("100 and 250 MiB at 10 and 20 tokens")
 
 
 def test_large_models_have_their_tables():
