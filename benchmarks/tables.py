@@ -157,7 +157,12 @@ def plan(records: list[Record]) -> str:
 
 def full_size(records: list[Record]) -> str:
     lines = [
-        [row["step"], f"{row['seconds']:,.2g}", f"{row['mib']:,.0f} MiB"] for row in records[0].rows
+        [
+            row["step"],
+            f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}",
+            f"{row['mib']:,.0f} MiB",
+        ]
+        for row in records[0].rows
     ]
     return table(["step", "CPU seconds", "memory"], lines)
 

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+# Sums are equal to the last bit with as many threads; actors of Ray and subprocesses have one.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def generator() -> torch.Generator:

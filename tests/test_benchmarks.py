@@ -175,7 +175,7 @@ def test_whole_runs_of_scaling_are_kept_and_parts_are_not(tmp_path, monkeypatch)
     scaling.main(scaling.Config("paper", n_shards=20, **options))
     book = {path.stem: load(path) for path in (tmp_path / "results").iterdir()}
     made = tables.blocks(tables.READMES[0], book)
-    assert "| merge | 7 | 53 MiB |" in made["full size"]
+    assert "| merge | 7.0 | 53 MiB |" in made["full size"]
     assert "`python -m benchmarks.scaling paper --n-shards 20`" in made["many shards"]
     assert made["sweep"].count("| 9 | 53 MiB | 2.0 MiB |") == sum(map(len, scaling.SWEEPS.values()))
     assert "| 1 MiB | 53 MiB | 0.02 |" in made["plan"]
