@@ -268,7 +268,8 @@ def test_another_model_is_refused(model, corpora, tmp_path):
 def test_the_same_model_in_another_folder_is_accepted(model, corpora, tmp_path):
     collect_part(model, corpora, tmp_path / "run", (1, 5), progress=False)
     copy = load(tiny_models.build("qwen2", tmp_path / "copy"))
-    collect(copy, corpora, tmp_path / "run", progress=False)
+    finished = collect(copy, corpora, tmp_path / "run", progress=False)
+    assert torch.equal(finished.fired, collect(model, corpora, progress=False).fired)
 
 
 def test_another_text_is_refused(model, corpora, tmp_path):
