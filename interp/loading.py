@@ -13,11 +13,14 @@ import torch
 from safetensors import SafetensorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from interp.model import Attention, ClassicModel, NeuronModel, refuse_experts
+from interp.hub import check_reachable
+from interp.model import ClassicModel, NeuronModel, refuse_experts
+from interp.words import Attention
 
 try:
     from transformer_lens import HookedTransformer
@@ -94,6 +97,7 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
     NeuronModel('mine': 6 layers of 2048 neurons)
     """
     if isinstance(model, TransformerBridge):
+        _pass_on_the_cache(model)
         kind, holder = NeuronModel, model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
@@ -146,7 +150,30 @@ def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
     )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
+    _pass_on_the_cache(bridge)
     return bridge
+
+
+def _pass_on_the_cache(bridge: Any) -> None:
+    """Let a bridge's own attention see keys and values that are kept from earlier passes.
+
+    Since transformers 5.24 models hand them to attention as `cache`. The attention that
+    TransformerLens 4.3 computes itself looks for `past_key_values`, finds nothing, and generates
+    each token as if it were the first.
+    """
+    for module in bridge.modules():
+        if (
+            not isinstance(module, AttentionBridge)
+            or type(module).forward is AttentionBridge.forward
+        ):
+            continue  # Hugging Face's own attention knows what it is given
+        if _rename_cache not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_rename_cache, with_kwargs=True)
+
+
+def _rename_cache(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    renamed = {"past_key_values" if name == "cache" else name: settings[name] for name in settings}
+    return args, renamed
 
 
 def _leave_attention_alone(adapter: Any) -> None:
@@ -218,6 +245,9 @@ def _read_config(name: str | Path, **where: Any) -> Any:
             f"{source} holds no config.json, so it is no Hugging Face model: name a folder that "
             "is one."
         )
+    if not Path(source).is_dir() and not where.get("local_files_only"):
+        about = {key: where[key] for key in ("revision", "token", "cache_dir") if key in where}
+        check_reachable(source, "config.json", **about)
     try:
         return AutoConfig.from_pretrained(source, **where)
     except OSError as error:

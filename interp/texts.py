@@ -313,12 +313,16 @@ def _sound(text: str, origin: str) -> str:
 def _hub_rows(source: HubDataset, language: str) -> Iterator[tuple[str, str]]:
     import datasets  # takes a second, and only this source needs it
 
+    from interp.hub import check_reachable
+
     if language not in source.configs:
         raise ValueError(
             f"{source.name} was given no configuration for {language!r}, only for "
             f"{', '.join(source.configs) or 'none'}; add it to `configs`."
         )
     config = source.configs[language]
+    if not Path(source.name).is_dir():
+        check_reachable(source.name, "README.md", "dataset", revision=source.revision)
     try:
         rows = datasets.load_dataset(
             source.name, config, split=source.split, revision=source.revision, streaming=True

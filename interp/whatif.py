@@ -27,7 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.model import ClassicModel, Hook, Kind, NeuronModel
+from interp.model import ClassicModel, Hook, NeuronModel
+from interp.words import Kind
 
 Way = Literal["packed", "copied", "whole"]
 
@@ -162,9 +163,9 @@ class Ending:
                 handle = block.register_forward_hook(self._see_block)
                 logits = self.model.bridge.original_model(
                     input_ids=ids,
-                    past_key_values=self._prompt,
                     use_cache=True,
                     logits_to_keep=1,
+                    **{self._cache_name: self._prompt},
                 ).logits
                 handle.remove()
                 for layer in self._prompt.layers:
@@ -176,6 +177,12 @@ class Ending:
         values = {kind: [found[kind, layer] for layer in layers] for kind in recorded}
         self.values = {kind: torch.stack(values[kind]) for kind in kinds}
         self._residual = values["resid_pre"]
+
+    @property
+    def _cache_name(self) -> str:
+        """What this model's forward calls its keys and values; transformers 5.24 renamed them."""
+        parameters = inspect.signature(self.model.bridge.original_model.forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
 
     def _see_block(self, block: Any, args: Any, output: Any) -> None:
         self._blocks_give_tuples = isinstance(output, tuple)
@@ -273,17 +280,17 @@ class Ending:
             input_ids=rearrange(self.ids[n_before:].repeat(n), "pos -> 1 pos"),
             position_ids=rearrange(position, "pos -> 1 pos"),
             attention_mask=self._mask(position),
-            past_key_values=self._keys(1),
             use_cache=True,
             logits_to_keep=0 if self.last == 1 else last_of_each,
+            **{self._cache_name: self._keys(1)},
         ).logits[0]
 
     def _copied(self, n: int) -> Float[Tensor, "variant vocab"]:
         return self.model.bridge.original_model(
             input_ids=self.ids[-self.last :].expand(n, -1),
-            past_key_values=self._keys(n),
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: self._keys(n)},
         ).logits[:, 0]
 
     def _whole(self, n: int) -> Float[Tensor, "variant vocab"]:

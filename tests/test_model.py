@@ -292,11 +292,12 @@ class TestEveryArchitecture:
         assert close(last, whole[:, -1:])
         assert all(close(a, b) for a, b in zip(seen, reference.pre, strict=True))
 
+    @pytest.mark.parametrize("attention", ["native", "hooked"])
     @every_architecture
     def test_generation_under_an_edit_is_that_of_hugging_face(
-        self, name: str, open_model: Any, plain: Any
+        self, name: str, attention: str, open_model: Any, plain: Any
     ) -> None:
-        model, reference = open_model(name), plain(name)
+        model, reference = open_model(name, attention=attention), plain(name)
         lengths = [12, 5, 9, 3, 12, 7, 4, 10]
         ids, mask = (each.flip(1) for each in right_padded(some_ids(8, 12), lengths))
         neurons, layers = torch.arange(0, model.d_mlp, 2), list(range(N_LAYERS))
@@ -574,7 +575,12 @@ class TestLoading:
         assert (model.name, model.attention, model.bridge) == ("mine", "hooked", bridge)
         ids = some_ids()
         assert close(model.logits(ids), open_model("llama").logits(ids))
-        assert doctor(model).ok
+        ours, theirs = (
+            each.generate(ids, torch.ones_like(ids).bool(), max_new_tokens=4)
+            for each in (model, open_model("llama"))
+        )
+        assert torch.equal(ours, theirs)  # its attention sees the prompt's keys and values
+        assert doctor(wrap(bridge)).ok
         ours, theirs = model.fingerprint, open_model("llama").fingerprint
         assert ours["tokenizer"] == theirs["tokenizer"]
         if not HAS_CLASSIC:  # 3.9 gives the unembedding a bias of zeros

@@ -277,10 +277,13 @@ def test_where_the_witness_differs_the_next_way_is_taken(
     elif fault == "window":
         monkeypatch.setattr(whatif, "_window", lambda model: None)
     else:
-        forward = type(hf).forward
-        monkeypatch.setattr(
-            hf, "forward", lambda position_ids=None, **settings: forward(hf, **settings)
-        )
+        forward = hf.forward
+
+        @functools.wraps(forward)
+        def unheeding(position_ids: Any = None, **settings: Any) -> Any:
+            return forward(**settings)
+
+        monkeypatch.setattr(hf, "forward", unheeding)
     ending = Ending(model, ids)
     assert ending.way == "packed"
     found = answers(ending, edits)
