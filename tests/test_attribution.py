@@ -301,10 +301,13 @@ def test_a_path_of_no_length_gives_nothing(open_model):
     assert (found.change.abs() < 1e-6 * abs(clean.score) + 1e-7).all()
 
 
-def test_contribution_and_effective_score_by_hand(open_model, generator):
-    model = open_model("opt")
+@pytest.mark.parametrize(("name", "tied"), [("opt", True), ("qwen2", False)])
+def test_contribution_and_effective_score_by_hand(name, tied, open_model, generator):
+    model = open_model(name)
     neurons = torch.randn(2, N_LAYERS, D_MLP, generator=generator)
-    embedding = model.bridge.original_model.get_input_embeddings().weight
+    hf = model.bridge.original_model
+    embedding = hf.get_input_embeddings().weight
+    assert torch.equal(embedding, hf.get_output_embeddings().weight) == tied
     contribution = contribution_score(model, neurons)
     effective = effective_score(model, neurons[1], 77)
     for layer, neuron in ((0, 0), (1, 5), (2, 159)):

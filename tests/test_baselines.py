@@ -356,8 +356,9 @@ def test_the_mean_effect_is_the_root_of_the_mean_square(model: NeuronModel):
     output = torch.randn(shape, generator=generator, dtype=torch.float64)
     output[1, 0, :, 8] *= 40  # planted: writes most for the second language
     output[:, 1, :, 9] *= 30  # a decoy: writes for both
-    squares = (output**2).sum(dim=2)
-    sums = torch.stack([squares, squares, output.sum(dim=2), squares])
+    gate = torch.randn(shape, generator=generator, dtype=torch.float64)
+    gate[1, 2, :, 7] *= 90  # another decoy: a gate that is wide open, and no more written
+    sums = torch.stack([part.sum(dim=2) for part in (gate, gate**2, output, output**2)])
     moments = ActivationMoments(sums, torch.tensor([50, 50]), ("aa", "bb"))
     found = mean_removal_effect(moments, model)
     for layer in range(model.n_layers):

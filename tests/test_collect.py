@@ -62,6 +62,17 @@ def test_counts_are_those_of_the_definition(model, corpora):
             assert (stats.rate[row, layer] - rate).abs().sum() < 3 / len(gate)
 
 
+def test_a_gate_of_exactly_zero_does_not_fire(folder):
+    model, silent = load(folder), 7
+    with torch.no_grad():
+        model.bridge.original_model.model.layers[1].mlp.gate_proj.weight[silent] = 0.0
+    text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=2, hygiene="off")
+    assert all((each[:, silent] == 0).all() for each in seen(model, text, "de", "pre")[1:2])
+    fired = collect(model, text, progress=False).fired.sum(dim=(0, 1))
+    assert fired[1, silent] == 0
+    assert (fired.flatten() > 0).sum() == fired.numel() - 1
+
+
 def test_moments_are_those_of_the_definition(model, corpora, tmp_path):
     collect(model, corpora, tmp_path, wanted=Wanted(moments=True), progress=False)
     moments = ActivationMoments.load(tmp_path / "moments.safetensors")
@@ -197,6 +208,20 @@ def test_signs_at_the_last_token_are_those_of_the_definition(model, tmp_path):
                 model.body(torch.tensor([model.encode(text)]))
             found = signs.fires(2)[signs.prompts.index(prompt), row]
             assert (found != caught[0]).sum() <= 1
+
+
+def test_an_output_of_exactly_zero_does_not_fire(tmp_path):
+    """With ReLU what a silent neuron gives is zero, and about half of them are silent."""
+    model = load(tiny_models.build("opt", tmp_path / "model"))
+    short = {code: [line[:40].strip() for line in lines] for code, lines in made_up(12).items()}
+    rows = prompt_rows(read_prompts(short, LANGUAGES), model)
+    fires = []
+    for source in ("gate", "output"):
+        out = tmp_path / source
+        collect(model, rows, out, wanted=Wanted(signs=True, signs_of=source), progress=False)
+        fires.append(FiringSigns.load(out / "signs.safetensors").fires(1))
+    assert torch.equal(*fires)
+    assert 0.2 < fires[0].double().mean() < 0.8
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 160])
