@@ -1,6 +1,6 @@
 """The CPU part of the benchmarks, one after another, and the tables of both READMEs.
 
-    python -m benchmarks            # 10 minutes on two idle cores; `make bench`
+    python -m benchmarks            # 13 minutes on two idle cores; `make bench`
     python -m benchmarks --again    # an interrupted run from its beginning
 
 Writes  benchmarks/results/*.json, benchmarks/README.md, README.md; logs in results/benchmarks
@@ -22,6 +22,7 @@ import tyro
 from interp import artifacts
 
 STEPS = (
+    "start",
     "collect",
     "collect --memory",
     "interventions",

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 import tyro
 
+import interp
 from benchmarks import faults_of_disks, turns
 from benchmarks.disturbed import (
     Bench,
@@ -298,8 +299,8 @@ def prepare(place: Path, seed: int) -> Bench:
     ModelChoice.open = lambda self: model
     cli.Collect.read = lambda self, model: corpora
     reading.show_stats = lambda stats: None
-    reading.collect = partial(collect, progress=False)
-    reading.collect_part = partial(collect_part, progress=False)
+    interp.collect = partial(collect, progress=False)
+    interp.collect_part = partial(collect_part, progress=False)
     artifacts.provenance()  # asks git once, for all that are forked
     _ = model.identity, corpora.fingerprint
     finish(place / "warm")

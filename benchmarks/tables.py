@@ -32,6 +32,7 @@ from benchmarks.markdown import (
 )
 from benchmarks.patching import PEER, SAME_BRIDGE
 from benchmarks.perplexity import MATRIX
+from benchmarks.start import HELP, NAMES
 from benchmarks.turns import Record, Row
 from interp import artifacts
 
@@ -314,6 +315,8 @@ def cost_of_scores(book: Book) -> list[list[str]]:
 
 Body = Callable[[list[Record]], str]
 BLOCKS: dict[str, tuple[str, Body, str]] = {
+    "asking": ("start", lambda found: multiples(found, HELP, "asking, "), ""),
+    "importing": ("start", lambda found: multiples(found, NAMES, "importing, "), ""),
     "collect": ("collect", lambda found: multiples(found, (COUNTS, MOMENTS)), ""),
     "memory": ("collect-memory", growth_of_shape, "collect --memory"),
     "reading": ("interventions", lambda found: multiples(found, ("deactivate",), "reading "), ""),

@@ -37,8 +37,8 @@ from experiments.study import Study, for_model
 from interp import artifacts
 from interp.claims import markdown, save_claims
 from interp.commands.effects import show_matrix
-from interp.evaluations.losses import NOTHING
 from interp.plots.style import Table
+from interp.words import NOTHING
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import interp
 from interp.claims import Claim, claim_of, counted
-from interp.evaluations.losses import NOTHING
 from interp.plots.style import Table
 from interp.uncertainty import jackknife, jackknife_shards, paired_bootstrap
+from interp.words import NOTHING
 
 COMMAND = "python -m experiments.deactivate_neurons"
 SOURCE = "Tang et al. (2024)"

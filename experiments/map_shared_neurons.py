@@ -56,8 +56,9 @@ from interp.evaluations.tasks import told_apart
 from interp.scores.distances import listed_distances, read_distances
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.scores.sharing_tokens import TokenSharing, sharing_over_tokens
-from interp.stats import FiringSigns, Source
+from interp.stats import FiringSigns
 from interp.uncertainty import mantel_test
+from interp.words import Source
 
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
 """Of what is lost with neurons off, printed; off.csv has all of it."""

@@ -49,9 +49,10 @@ from interp import artifacts
 from interp.alignment import At
 from interp.claims import markdown, save_claims
 from interp.evaluations.task_files import align, read_task
-from interp.patching import Layers, Parts, PatchingResult, Sources, patch
+from interp.patching import Parts, PatchingResult, Sources, patch
 from interp.sweep import others
 from interp.uncertainty import mean_over_examples
+from interp.words import Layers
 
 CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
 """What grows when the concept comes over, and when the language does."""

@@ -18,8 +18,9 @@ from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff
 from interp.evaluations.task_results import group_numbers
 from interp.plots.style import Table
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
-from interp.stats import FiringSigns, Source
+from interp.stats import FiringSigns
 from interp.uncertainty import Estimate, mean_over_examples
+from interp.words import Source
 
 COMMAND = "python -m experiments.map_shared_neurons"
 SOURCE = "Wang et al. (2024)"

@@ -13,9 +13,9 @@ import torch
 
 import interp
 from interp.languages import LANGUAGES as EVERY_LANGUAGE
-from interp.model import Attention, Kind
 from interp.run_folder import open_sentence_means
 from interp.texts import Source, read_documents
+from interp.words import Attention, Kind
 
 ConfigT = TypeVar("ConfigT")
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.corpora import Corpora
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
+from interp.words import Kind
 
 
 @dataclass(frozen=True)

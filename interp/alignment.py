@@ -12,14 +12,11 @@ Texts are found among the tokens by decoding, so any tokenizer will do, and toke
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from interp.model import NeuronModel
 from interp.scores.attribution import Prompt
-
-Alike = Literal["last", "tokens", "words", "all"]
-"""The last token; each token with that of the same number; each word, as spaces part them, with
-that of the same number; or all tokens together, each with that of the same number."""
+from interp.words import Alike
 
 At = Alike | Sequence[str]
 """Where two prompts meet; texts are those of the target, and the last place of each counts."""

@@ -1,26 +1,25 @@
 """The `interp` command: each subcommand is a frozen dataclass, which is also its Python form."""
 
 import difflib
-import importlib.metadata
 import inspect
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
 from tyro.conf import Positional
 
-from interp import artifacts
+import interp
 from interp.commands.collect import Collect, Merge, Status
 from interp.commands.common import Doctor, say
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
+from interp.commands.evaluate import Evaluate
 from interp.commands.find import Compare, Find, show_selection
 from interp.commands.options import WIDTH, Parser
 from interp.commands.page import Page
@@ -28,8 +27,7 @@ from interp.commands.plan import Plan
 from interp.commands.report import Report
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
-from interp.commands.tasks import Attribute, Evaluate, Share
-from interp.selection import NeuronSelection
+from interp.commands.tasks import Attribute, Share
 
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
@@ -59,8 +57,8 @@ class Import:
     """The selection."""
 
     def run(self) -> None:
-        selection = NeuronSelection.from_lape_pth(self.path, self.languages, self.neurons)
-        selection.to_json(self.out, artifacts.provenance(imported=self.path.name))
+        selection = interp.NeuronSelection.from_lape_pth(self.path, self.languages, self.neurons)
+        selection.to_json(self.out, interp.artifacts.provenance(imported=self.path.name))
         show_selection(selection, None)
         say(f"The selection is in {self.out}.")
 
@@ -81,7 +79,7 @@ class Export:
     """The .pth file."""
 
     def run(self) -> None:
-        selection = NeuronSelection.from_json(self.path)
+        selection = interp.NeuronSelection.from_json(self.path)
         selection.to_lape_pth(self.out)
         say(f"{self.out} lists {', '.join(selection.languages)}, in this order.")
 
@@ -128,7 +126,9 @@ def chosen(arguments: Sequence[str]) -> Any:
         say(overview().rstrip())
         raise SystemExit(0)
     if arguments and arguments[0] == "--version":
-        say(f"polyneuron {importlib.metadata.version('polyneuron')}")
+        from importlib.metadata import version
+
+        say(f"polyneuron {version('polyneuron')}")
         raise SystemExit(0)
     if not arguments:
         sys.stderr.write(overview())
@@ -143,6 +143,8 @@ def chosen(arguments: Sequence[str]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit code 0: done; 1: the doctor found a fault; 2: one sentence says what to change."""
+    if arguments is None and not sys.warnoptions:  # the program itself, and nobody set -W
+        _show_our_warnings_alone()
     try:
         command = chosen(sys.argv[1:] if arguments is None else arguments)
         command.run()
@@ -160,8 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _show_our_warnings_alone() -> None:
+    """What the libraries below tell their programmers is nothing that the user can change."""
+    warnings.filterwarnings("ignore")
+    # A warning of ours points at a line of ours, or where torch has wrapped that in no_grad.
+    warnings.filterwarnings("default", module=r"interp(\.|$)|torch\.utils\._contextlib$")
+
+
 def _close_bars() -> None:
     """A sentence has a line of its own, whichever bar was interrupted."""
+    tqdm = getattr(sys.modules.get("interp.bars"), "tqdm", None)
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 
@@ -175,9 +185,15 @@ def _sentence(error: Exception) -> str:
             message = f"{error.filename}: {message}"
     elif isinstance(error, KeyError):
         message = str(error.args[0])
-    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in message:
+    elif _is_out_of_memory(error):
         message = "memory ran out: read with smaller numbers, such as --tokens-per-batch"
     elif isinstance(error, RuntimeError):
         raise error
     # Hugging Face adds paragraphs of advice; its first line says what is wrong.
     return message.strip().splitlines()[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # what was not loaded has raised nothing
+    full = isinstance(error, MemoryError) or "alloc" in str(error)
+    return full or (torch is not None and isinstance(error, torch.OutOfMemoryError))

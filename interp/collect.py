@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.activations import Observer, batches, observe
+from interp.bars import tqdm
 from interp.cluster import Crew, Job, Ray, sign_of_life
 from interp.contexts import ContextsCounter
 from interp.corpora import Corpora, Rows
@@ -30,7 +30,7 @@ from interp.counters import (
     SentenceMeansCounter,
     SignsCounter,
 )
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
 from interp.pieces import hired
 from interp.run_folder import (
     PIECE,
@@ -43,7 +43,8 @@ from interp.run_folder import (
     read_firing,
     sign_path,
 )
-from interp.stats import FiringStats, Source
+from interp.stats import FiringStats
+from interp.words import Kind, Source
 
 
 @dataclass(frozen=True)

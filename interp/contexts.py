@@ -19,7 +19,8 @@ from interp import artifacts
 from interp.activations import Batch, observe
 from interp.corpora import Rows
 from interp.display import counted, listed
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
+from interp.words import Kind
 
 # A context has one number, the same wherever it is found: the bits of its gate, which for positive
 # floats rise with it, and below them how far its row is from the last that can be. So the largest

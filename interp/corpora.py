@@ -15,13 +15,14 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from interp.bars import tqdm
 from interp.display import counted
-from interp.documents import Care, Dealer, Reader, Shard, Split, Text, check_choice, digest
+from interp.documents import Dealer, Reader, Shard, Text, check_choice, digest
 from interp.hygiene import Hygiene
 from interp.languages import check_languages
 from interp.texts import Cut, HubDataset, Prompts, Source, read_prompts
+from interp.words import Bos, Care, Split
 
 __all__ = [
     "Corpora",
@@ -34,9 +35,6 @@ __all__ = [
     "read_prompts",
     "read_sentences",
 ]
-
-Bos = Literal["none", "document", "block"]
-"""Beginning-of-text tokens: nowhere, before each document, or first in each block."""
 
 # How much text is held for a budget of tokens, at first: most tokenizers need less than this for a
 # token. Where it was too little, the source is read again with four times as much.

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import Batch
-from interp.model import Kind, NeuronModel
-from interp.stats import Source, pack_bits, source_kind, warn_of_rounded_signs
+from interp.model import NeuronModel
+from interp.stats import pack_bits, source_kind, warn_of_rounded_signs
+from interp.words import Kind, Source
 
 
 class FiringCounter:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from interp.bars import tqdm
 from interp.display import Shaded, html_table, listed
-from interp.model import ClassicModel, Hook, Kind, NeuronModel
+from interp.model import ClassicModel, Hook, NeuronModel
+from interp.words import Kind
 
 Seen = dict[tuple[str, int], list[Tensor]]
 Answer = tuple[bool, str]

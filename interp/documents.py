@@ -10,18 +10,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from interp.hygiene import Hygiene, drop_foreign
 from interp.texts import Cut, Document, Source, place, read_documents
-
-Split = Literal["all", "train", "held_out"]
-"""All documents, or those on one side of the split."""
-
-Care = Literal["report", "drop", "off"]
-"""Lines in other languages are counted, counted and left out, or not looked for."""
+from interp.words import Care, Split
 
 _BATCH = 256  # documents that are looked at together
 

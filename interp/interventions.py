@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp import artifacts
-from interp.model import Hook, Kind, NeuronModel, Where
+from interp.model import Hook, NeuronModel
 from interp.stats import ActivationMoments, SentenceMeans
+from interp.words import Kind, Where
 
 Site = Kind | Literal["act"]
 """A place of the model, or "act": act(gate), before it is multiplied by the linear branch.

@@ -21,10 +21,10 @@ import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.alignment import prompt_ids
+from interp.bars import tqdm
 from interp.corpora import Corpora
 from interp.display import counted, listed
 from interp.languages import check_languages

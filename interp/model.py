@@ -22,12 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-Attention = Literal["native", "hooked"]
-Kind = Literal[
-    "pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post", "q", "k", "v", "attn_out"
-]
+from interp.words import Attention, Kind, Where
+
 Hook = Callable[..., Tensor | None]
-Where = Literal["all", "prompt", "generated", "last"]
 Ids = Int[Tensor, "batch pos"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
 

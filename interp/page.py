@@ -22,9 +22,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
+from interp.bars import tqdm
 from interp.contexts import TopContexts, gates_around
 from interp.display import counted
 from interp.languages import language

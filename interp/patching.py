@@ -19,16 +19,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.alignment import At, Source, Span, align, prompt_ids
+from interp.bars import tqdm
 from interp.display import listed
 from interp.model import NeuronModel
 from interp.scores.attribution import Prompt, target_ids
@@ -43,6 +43,7 @@ from interp.sweep import (
     record,
     width,
 )
+from interp.words import Layers
 
 Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
 """What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
@@ -54,9 +55,6 @@ Sources = Source | Prompt | Sequence[Source | Prompt]
 Answer = int | str | Sequence[int]
 """A token id; a text, of which the first token behind the target counts; or several tokens, of
 which any will do."""
-
-Layers = Literal["each", "from", "all"]
-"""One layer alone; a layer and all behind it; all at once."""
 
 
 @dataclass(frozen=True, eq=False)

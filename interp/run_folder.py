@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
+from interp.bars import tqdm
 from interp.cluster import clear_signs, who_is_at
 from interp.contexts import merge_contexts
 from interp.stats import (

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from interp import exchange
 from interp.display import Shaded, html_table, listed
-from interp.model import Kind, NeuronModel
-from interp.scores.average_precision import Half, Precision, top_and_bottom
+from interp.model import NeuronModel
+from interp.scores.average_precision import Precision, top_and_bottom
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.stats import ActivationMoments, FiringStats
+from interp.words import Half, Kind
 
 FORMAT = exchange.FORMAT
 """How a selection's JSON file says what it is."""

@@ -17,7 +17,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float64
 from scipy.special import stdtrit
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from interp.agreement import half_selections
@@ -326,6 +325,8 @@ def _chance(
     mine: np.ndarray, other: np.ndarray, widths: list[int], level: float
 ) -> tuple[float, float, float, float]:
     """Mean, standard deviation and both ends of the interval, of one language."""
+    from scipy.stats import hypergeom  # takes a second to load
+
     total = int(mine.sum() + other.sum())
     if not total:
         return math.nan, math.nan, math.nan, math.nan

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
@@ -15,12 +15,8 @@ from torch import Tensor
 
 from interp import artifacts
 from interp.display import counted, listed, ranged
-from interp.model import Kind, NeuronModel
-
-Source = Literal["gate", "output"]
-"""By what a neuron fires on a prompt. "gate": its pre-activation, whose sign says whether it is
-open. "output": what it hands on, act(gate), times the linear branch where there is one; there the
-sign of the linear branch decides too. Without one both have the same sign."""
+from interp.model import NeuronModel
+from interp.words import Kind, Source
 
 IN_MEMORY = 1 << 30
 """Bytes up to which counts are held in memory; more stay on disk."""

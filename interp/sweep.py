@@ -15,8 +15,9 @@ from torch import Tensor
 
 from interp.alignment import Span
 from interp.interventions import Site
-from interp.model import Hook, Kind, NeuronModel
+from interp.model import Hook, NeuronModel
 from interp.whatif import Edit, Ending
+from interp.words import Kind
 
 Place = Site | Literal["z"]
 """A site of the model, or "z": what heads give to attention's output projection."""

@@ -19,10 +19,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from scipy.special import stdtrit
-from scipy.stats import false_discovery_control
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from interp.bars import tqdm
 from interp.stats import FiringStats
 
 _ENTRIES_AT_ONCE = 1 << 22  # bounds the memory of resampling
@@ -314,6 +313,8 @@ def false_discovery(p_value: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape
     Benjamini and Hochberg (1995), over all entries at once; right for independent tests and for
     tests that go together positively. NaN is no test: it does not count, and stays NaN.
     """
+    from scipy.stats import false_discovery_control  # takes a second to load
+
     adjusted = p_value.double().cpu().clone()
     tested = ~adjusted.isnan()
     adjusted[tested] = torch.from_numpy(false_discovery_control(adjusted[tested].numpy()))

@@ -31,6 +31,7 @@ from benchmarks import (
     patching,
     perplexity,
     scaling,
+    start,
     tables,
 )
 from benchmarks.markdown import (
@@ -296,6 +297,15 @@ def test_collect(tmp_path: Path):
     assert collect.COUNTS in tables.blocks(tables.READMES[0], {"collect": record})["collect"]
 
 
+def test_start(tmp_path: Path):
+    record = toy(start, tmp_path)
+    found = {row["way"]: row["median"] for row in record.rows}
+    assert found["Python itself"] < found["interp --help"] < found["import torch"] == 1
+    assert record.command == "python -m benchmarks.start toy"
+    made = tables.blocks(tables.READMES[0], {"start": record})
+    assert "| **interp find --help** | **0." in made["asking"]
+
+
 def test_interventions(tmp_path: Path):
     record = toy(interventions, tmp_path)
     assert {row["case"] for row in record.rows} == {
@@ -429,7 +439,7 @@ def test_the_whole_campaign_of_faults_needs_ray(monkeypatch: pytest.MonkeyPatch)
 def test_every_step_of_the_whole_has_a_size_for_it(step: str):
     name, *flags = step.split()
     module = importlib.import_module(f"benchmarks.{name}")
-    config = module.Config if name == "faults" else SpeedOrMemory if flags else OnDevice
+    config = getattr(module, "Config", SpeedOrMemory if flags else OnDevice)
     parsed = tyro.cli(config, args=["bench", *flags])
     assert command_of(name, parsed) == " ".join(["python -m", f"benchmarks.{name} bench", *flags])
     assert {"full", "bench", "toy"} == set(module.AMOUNTS)

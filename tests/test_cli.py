@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import interp
 from interp import cli
 from interp.commands.common import ModelChoice, check_found_in
 from interp.commands.effects import Deactivate
@@ -264,7 +265,7 @@ def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.commands.collect.collect", interrupted)
+    monkeypatch.setattr(interp, "collect", interrupted)
     with pytest.raises(SystemExit) as stop:
         collect(place, "interrupted")
     assert stop.value.code == 130

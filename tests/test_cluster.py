@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import interp
 from interp import cli, cluster
 from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
 from interp.collect import Wanted, collect, collect_part
@@ -105,7 +106,7 @@ def given_to_collect(
         given.update(named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.commands.collect.collect", note)
+    monkeypatch.setattr(interp, "collect", note)
     monkeypatch.setattr(ModelChoice, "open", lambda self: model)
     monkeypatch.setattr(cli.Collect, "read", lambda self, model: corpora)
     with pytest.raises(SystemExit):

@@ -11,7 +11,8 @@ from experiments import deactivate_neurons as study
 from experiments import deactivation_claims as claims
 from experiments.study import Study
 from interp.claims import Claim
-from interp.evaluations.losses import NOTHING, Losses
+from interp.evaluations.losses import Losses
+from interp.words import NOTHING
 from tests import tiny_models
 from tests.kill_campaign import LANGUAGES, made_up
 

@@ -16,8 +16,9 @@ from interp import cli
 from interp.cluster import Crew, Ray
 from interp.collect import Wanted, collect
 from interp.commands.common import ModelChoice, OnRay
+from interp.commands.evaluate import Evaluate
 from interp.commands.steer import Steer
-from interp.commands.tasks import Attribute, Evaluate, Share
+from interp.commands.tasks import Attribute, Share
 from interp.corpora import Corpora, read_sentences
 from interp.evaluations.category_sums import attribute_categories
 from interp.evaluations.generation import generated_languages

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.commands import tasks as module
+import interp
 from interp.commands.common import ModelChoice
-from interp.commands.tasks import Attribute, Evaluate, Share
+from interp.commands.evaluate import Evaluate
+from interp.commands.tasks import Attribute, Share
 from interp.evaluations.category_sums import (
     CATEGORIES,
     CategorySums,
@@ -395,7 +396,7 @@ def test_evaluate_goes_on_and_refuses_other_settings(place, tmp_path, monkeypatc
     texts = Written.load(tmp_path / "results" / "written-en-nothing.safetensors")
     assert len(texts.texts) == 4
     before = (tmp_path / "evaluate.csv").read_text()
-    monkeypatch.setattr(module, "exact_match", None)  # it is not needed again
+    monkeypatch.setattr(interp, "exact_match", None)  # it is not needed again
     command.run()
     assert (tmp_path / "evaluate.csv").read_text() == before
     settings["max_new_tokens"] = 4

@@ -2,21 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from interp.agreement import until_stable
-from interp.collect import Wanted, collect, collect_part
+import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say
-from interp.corpora import Corpora, read_corpora, read_sentences
-from interp.documents import Split
 from interp.languages import check_languages, language
-from interp.model import Kind, NeuronModel
-from interp.run_folder import look, merge, survey
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife
+from interp.words import Bos, Care, Kind, Split
 
 _WHO_READS = ("shard", "out", "on")
 
@@ -65,12 +59,12 @@ class Collect:
 
     The other half is for `interp deactivate`."""
 
-    bos: Literal["none", "document", "block"] = "none"
+    bos: Bos = "none"
     """<bos> before each document, block or none.
 
     It is never counted."""
 
-    hygiene: Literal["report", "drop", "off"] = "report"
+    hygiene: Care = "report"
     """Lines in another language: report, drop, or off."""
 
     moments: bool = False
@@ -122,7 +116,7 @@ class Collect:
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out as longer than {self.block_length} tokens: {left_out}")
-        wanted = Wanted(
+        wanted = interp.Wanted(
             moments=self.moments,
             sentence_means=self.sentences,
             special_tokens=self.special_tokens,
@@ -136,7 +130,7 @@ class Collect:
                     "--shard and --until-stable exclude each other: whether to stop can only be "
                     "told from all parts together. Leave one out."
                 )
-            state = collect_part(
+            state = interp.collect_part(
                 model,
                 corpora,
                 self.out,
@@ -148,10 +142,10 @@ class Collect:
             if state.missing:
                 say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
                 return
-            stats = merge(self.out)
+            stats = interp.merge(self.out)
         else:
-            rule = None if self.until_stable is None else until_stable(self.until_stable)
-            stats = collect(
+            rule = None if self.until_stable is None else interp.until_stable(self.until_stable)
+            stats = interp.collect(
                 model,
                 corpora,
                 self.out,
@@ -161,7 +155,7 @@ class Collect:
                 settings=settings,
                 ray=ray or False,
             )
-        stopped = look(self.out).stopped_after
+        stopped = interp.look(self.out).stopped_after
         if stopped is not None:
             tokens = int(stats.tokens.sum(0).min())
             say(
@@ -189,10 +183,10 @@ class Collect:
                 "such as --sentences pre."
             )
 
-    def read(self, model: NeuronModel) -> Corpora:
+    def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
         if self.sentences:
             assert self.bos != "block"
-            return read_sentences(
+            return interp.read_sentences(
                 self.text,
                 self.languages,
                 model,
@@ -204,7 +198,7 @@ class Collect:
                 held_out=0.5,
                 hygiene=self.hygiene,
             )
-        return read_corpora(
+        return interp.read_corpora(
             self.text,
             self.languages,
             model,
@@ -229,7 +223,7 @@ class Merge:
     """Folder given to `interp collect --out`."""
 
     def run(self) -> None:
-        show_stats(merge(self.run_folder))
+        show_stats(interp.merge(self.run_folder))
         say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
 
 
@@ -246,7 +240,8 @@ class Status:
     """Folder given to `interp collect --out`."""
 
     def run(self) -> None:
-        state, stopped_after = survey(self.run_folder), look(self.run_folder).stopped_after
+        state = interp.survey(self.run_folder)
+        stopped_after = interp.look(self.run_folder).stopped_after
         total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
         say(
             f"{len(state.done)} of {total} pieces are done, {len(state.running)} running, "
@@ -264,9 +259,9 @@ class Status:
             say(f"and {len(state.missing) - 10} more")
 
 
-def show_stats(stats: FiringStats) -> None:
+def show_stats(stats: "interp.FiringStats") -> None:
     """Tokens and firing per language, each mean rate with its interval over shards."""
-    mean = jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
     say("language          tokens   firing rate  95 % interval")
     rows = zip(
         stats.languages,

@@ -4,16 +4,16 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 from tyro.conf import Positional
 
-from interp.cluster import Ray
-from interp.doctor import doctor
-from interp.loading import load
-from interp.model import NeuronModel
+import interp
+from interp.words import Attention
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelChoice:
     model: Positional[str] = "babel"
     """"babel" (shipped), a folder, or a hub name."""
 
-    attention: Literal["native", "hooked"] = "native"
+    attention: Attention = "native"
     """hooked: see inside attention; native: faster."""
 
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
@@ -34,12 +34,26 @@ class ModelChoice:
     device: str | None = None
     """cpu, cuda, cuda:1, mps; by default a GPU if there is one."""
 
-    def open(self) -> NeuronModel:
-        dtype = None if self.dtype == "stored" else getattr(torch, self.dtype)
-        return load(self.model, attention=self.attention, dtype=dtype, device=self.device)
+    def open(self) -> "interp.NeuronModel":
+        dtype = torch_dtype(self.dtype)
+        return interp.load(self.model, attention=self.attention, dtype=dtype, device=self.device)
 
 
-def check_found_in(path: Path, model: NeuronModel) -> None:
+def torch_dtype(name: str) -> "torch.dtype | None":
+    """The dtype of this name; None: as it is stored."""
+    import torch
+
+    return None if name == "stored" else getattr(torch, name)
+
+
+def seeded(seed: int) -> "torch.Generator":
+    """Where randomness comes from."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
     """Refuse neurons that were found in another model: under their numbers are others there.
 
     `path` is a selection, or the folder of a run that holds one. Between precisions the weights
@@ -94,7 +108,7 @@ class OnRay:
                 "address before the options."
             )
 
-    def open(self, choice: ModelChoice) -> tuple[NeuronModel, Ray | None]:
+    def open(self, choice: ModelChoice) -> "tuple[interp.NeuronModel, interp.Ray | None]":
         """The model, and who computes with it: its actors, or this process.
 
         Beside actors nothing is computed here, and the GPUs are theirs.
@@ -105,7 +119,7 @@ class OnRay:
         place = Path(choice.model)
         there = replace(choice, model=str(place.resolve())) if place.is_dir() else choice
         address = self.ray[0] if self.ray else None
-        given = Ray(address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=there.open)
+        given = interp.Ray(address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=there.open)
         return replace(choice, device="cpu").open(), given
 
 
@@ -130,7 +144,7 @@ class Doctor:
     """The model."""
 
     def run(self) -> None:
-        diagnosis = doctor(self.choice.open())
+        diagnosis = interp.doctor(self.choice.open())
         say(str(diagnosis))
         if not diagnosis.ok:
             raise SystemExit(1)

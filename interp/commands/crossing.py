@@ -3,23 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.alignment import Alike, Source, shown
-from interp.commands.common import ModelChoice, check_found_in, say
+import interp
+from interp.commands.common import ModelChoice, check_found_in, say, seeded
 from interp.commands.effects import read_selection
-from interp.evaluations.task_files import align, read_task
-from interp.evaluations.writing import start_ids
-from interp.lens import Lens as LensResult
-from interp.lens import Question, logit_lens
-from interp.model import NeuronModel
-from interp.patching import Layers, Parts, PatchingResult, heads, patch
-from interp.scores.attribution import target_ids
+from interp.words import Alike, Layers
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,14 @@ class Patch:
             )
         if self.texts is not None and self.control is not None:
             raise ValueError("--control is aligned by --at, not by --texts: give one of the two.")
-        model = self.choice.open()
+        self.ask(self.choice.open())
+
+    def ask(self, model: "interp.NeuronModel") -> None:
+        """Patch, and show and keep what comes of it."""
+        from interp.alignment import shown
+        from interp.evaluations.writing import start_ids
+        from interp.scores.attribution import target_ids
+
         first = start_ids(model, "auto")
         encoded = {text: [*first, *model.encode(text)] for text in (self.source, self.target)}
         answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
@@ -98,31 +100,32 @@ class Patch:
         controls = {}
         if self.control is not None:
             controls = {"control": [*first, *model.encode(self.control)]}
-        result = patch(
+        result = interp.patch(
             model,
-            Source(encoded[self.source], () if self.texts is None else (self.texts[0],)),
+            interp.Source(encoded[self.source], () if self.texts is None else (self.texts[0],)),
             encoded[self.target],
             answers,
             self.parts(model),
             self.layers,
             self.at if self.texts is None else (self.texts[1],),
             controls,
-            torch.Generator().manual_seed(self.seed) if random else None,
+            seeded(self.seed) if random else None,
         )
         say(f"source  {shown(model, encoded[self.source])}")
         say(f"target  {shown(model, encoded[self.target])}\n")
         show_patching(result)
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part}
-            origin = artifacts.provenance(model=model.fingerprint, **settings)
+            origin = interp.artifacts.provenance(model=model.fingerprint, **settings)
             result.save(self.out, origin)
             table = self.out.with_suffix(".csv")
-            artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            interp.artifacts.write_text(table, result.to_frame().to_csv(index=False))
             say(f"\nThe result is in {self.out}, as a table in {table}.")
 
-    def parts(self, model: NeuronModel) -> Parts:
+    def parts(self, model: "interp.NeuronModel") -> Any:
+        """What is patched, as `interp.patch` takes it."""
         if self.part == "heads":
-            return heads(model)
+            return interp.heads(model)
         if self.part != "neurons":
             return self.part
         assert self.neurons is not None
@@ -130,11 +133,10 @@ class Patch:
         selection = read_selection(self.neurons)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        units: Any = selection.units(self.language)
-        return {f"neurons of {self.language}": units}
+        return {f"neurons of {self.language}": selection.units(self.language)}
 
 
-def show_patching(result: PatchingResult) -> None:
+def show_patching(result: "interp.PatchingResult") -> None:
     """Probabilities of the answers, a line for each patch; spans are numbered, as some repeat."""
     behind = " and on" if result.extent == "from" else ""
     lines = {"target as it is": result.unpatched, "source as it is": result.own[0]}
@@ -181,26 +183,30 @@ class Lens:
     def run(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
+        from interp.evaluations.writing import start_ids
+
         model = self.choice.open()
-        tasks = align([read_task(self.prompts, code) for code in self.languages], "drop")
+        tasks = interp.align(
+            [interp.read_task(self.prompts, code) for code in self.languages], "drop"
+        )
         first = start_ids(model, "auto")
         questions = []
         for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
             words = [item.options[item.answer].strip(" .。」") for item in items]
             ids = [*first, *model.encode(items[0].prompt)]
-            questions.append(Question(ids, dict(zip(self.languages, words, strict=True))))
-        result = logit_lens(model, questions)
+            questions.append(interp.Question(ids, dict(zip(self.languages, words, strict=True))))
+        result = interp.logit_lens(model, questions)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         show_lens(result, {reason: len(each) for reason, each in left_out.items()})
         if self.out is not None:
-            origin = artifacts.provenance(model=model.fingerprint, prompts=self.prompts)
+            origin = interp.artifacts.provenance(model=model.fingerprint, prompts=self.prompts)
             result.save(self.out, origin)
             table = self.out.with_suffix(".csv")
-            artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            interp.artifacts.write_text(table, result.to_frame().to_csv(index=False))
             say(f"\nThe result is in {self.out}, as a table in {table}.")
 
 
-def show_lens(result: LensResult, left_out: Mapping[str, int]) -> None:
+def show_lens(result: "interp.Lens", left_out: Mapping[str, int]) -> None:
     """Probability of the answer in each language, by layer, with half of the 95 % interval."""
     say(f"Probability that a layer says the answer, over {len(result.kept)} prompts")
     reasons = ", ".join(f"{n} whose answers {reason}" for reason, n in left_out.items())
@@ -217,5 +223,5 @@ def show_lens(result: LensResult, left_out: Mapping[str, int]) -> None:
         say(f"{layer:<7}" + "".join(cells) + f"{result.entropy[:, layer].mean().item():12.2f}")
 
 
-def _reach(low: torch.Tensor, high: torch.Tensor, layer: int, column: int) -> float:
+def _reach(low: "torch.Tensor", high: "torch.Tensor", layer: int, column: int) -> float:
     return (high - low)[layer, column].item() / 2

@@ -5,35 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.bake import bake
-from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say
-from interp.corpora import read_corpora
-from interp.documents import Split
-from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
-from interp.interventions import (
-    deactivate,
-    replace,
-    scale,
-)
+import interp
+from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.languages import check_languages, language
-from interp.selection import NeuronSelection
-from interp.stats import ActivationMoments
+from interp.words import Split
 
 
-def read_selection(path: Path) -> NeuronSelection:
+def read_selection(path: Path) -> "interp.NeuronSelection":
     """The selection in a file, or in the folder of a run after `interp find`."""
     file = path / "neurons.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing. Make it with: interp find RUN_FOLDER")
-    return NeuronSelection.from_json(file)
+    return interp.NeuronSelection.from_json(file)
 
 
-def read_moments(path: Path) -> ActivationMoments:
+def read_moments(path: Path) -> "interp.ActivationMoments":
     """The moments beside a selection."""
     folder = path if path.is_dir() else path.parent
     file = folder / "moments.safetensors"
@@ -42,7 +31,7 @@ def read_moments(path: Path) -> ActivationMoments:
             f"{file} is missing, and this edit needs mean activations: run `interp collect` with "
             "--moments, or use --edit deactivate or scale."
         )
-    return ActivationMoments.load(file)
+    return interp.ActivationMoments.load(file)
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Deactivate:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        corpora = read_corpora(
+        corpora = interp.read_corpora(
             self.text,
             codes,
             model,
@@ -114,21 +103,22 @@ class Deactivate:
             split=self.split,
             held_out=0.5,
         )
-        matrix = perplexity_matrix(
+        matrix = interp.perplexity_matrix(
             model,
             selection,
             corpora,
             n_draws=self.n_draws,
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=seeded(self.seed),
             out=self.out,
             ray=ray,
         )
-        artifacts.write_text(self.out / "matrix.csv", matrix.to_frame().to_csv(index=False))
+        table = matrix.to_frame().to_csv(index=False)
+        interp.artifacts.write_text(self.out / "matrix.csv", table)
         show_matrix(matrix)
         say(f"The matrix is in {self.out / 'matrix.safetensors'}, as a table in matrix.csv.")
 
 
-def show_matrix(matrix: PerplexityMatrix) -> None:
+def show_matrix(matrix: "interp.PerplexityMatrix") -> None:
     """The increases, the half-widths of their intervals, the control, and the test."""
     increase, control = matrix.increase, matrix.control
     say("Nats per token more, with a language's neurons off (± half of the 95 % interval):\n")
@@ -195,13 +185,14 @@ class Bake:
         chosen = selection[self.language]
         units = chosen if selection.neurons_only else selection.units(self.language)
         if self.edit == "replace":
-            edit = replace(read_moments(self.neurons), self.language, "post")
+            edit = interp.replace(read_moments(self.neurons), self.language, "post")
         else:
-            edit = deactivate if self.edit == "deactivate" else scale(self.strength)
+            off = self.edit == "deactivate"
+            edit = interp.deactivate if off else interp.scale(self.strength)
         model = self.choice.open()
         selection.check_model(model)
         check_found_in(self.neurons, model)
         note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
-        folder = bake(model, units, edit, self.out, note=note)
+        folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"{folder} opens anywhere; its logits equal those of the model with hooks.")

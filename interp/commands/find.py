@@ -5,39 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-import torch
-from torch import Tensor
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.agreement import predicted_agreement, text_for_agreement
-from interp.commands.common import ModelChoice, say
+import interp
+from interp.commands.common import ModelChoice, say, seeded
 from interp.commands.effects import read_selection
 from interp.languages import language
-from interp.model import NeuronModel
-from interp.run_folder import open_sentence_means
-from interp.scores.average_precision import Half, measure_precision
-from interp.scores.baselines import (
-    cumulative_mass,
-    heaviest_weight,
-    highest,
-    mean_removal_effect,
-    random_score,
-    select_by_entropy_less_peak,
-)
-from interp.selection import (
-    NeuronSelection,
-    jaccard_between,
-    select_by_entropy,
-    select_by_precision,
-    select_by_value_entropy,
-)
-from interp.stability import chance_jaccard
-from interp.stats import ActivationMoments, FiringStats
-from interp.uncertainty import selection_frequency
+from interp.words import Half
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
 
 Method = Literal[
     "lape",
@@ -118,14 +98,14 @@ class Find:
     def run(self) -> None:
         self.check_options()
         path = self.run_folder / "firing.safetensors"
-        stats = FiringStats.load(path)
-        origin = artifacts.load(path, "FiringStats").provenance
+        stats = interp.FiringStats.load(path)
+        origin = interp.artifacts.load(path, "FiringStats").provenance
         selection = self.choose(stats, origin)
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
         selection.to_json(
             out,
-            artifacts.provenance(
+            interp.artifacts.provenance(
                 method="LAPE" if self.method == "lape" else self.method,
                 counts=str(path),
                 run=origin,
@@ -133,7 +113,7 @@ class Find:
             ),
         )
         if self.method in ("lape", "lap", "entropy-less-peak", "cumulative-mass"):
-            frequency = selection_frequency(stats, lambda part: self.select(part).mask)
+            frequency = interp.selection_frequency(stats, lambda part: self.select(part).mask)
             show_selection(selection, frequency)
             if stats.n_shards >= 4:
                 self.show_agreement(stats)
@@ -155,21 +135,27 @@ class Find:
                     f"which uses {used}: leave it out."
                 )
 
-    def choose(self, stats: FiringStats, origin: Mapping[str, Any]) -> NeuronSelection:
+    def choose(
+        self, stats: "interp.FiringStats", origin: Mapping[str, Any]
+    ) -> "interp.NeuronSelection":
         """The selection, from whatever the method needs."""
+        from interp.scores.baselines import mean_removal_effect, random_score
+
         n_layers, n_neurons = stats.rate.shape[1:]
         match self.method:
             case "precision":
-                precision = measure_precision(open_sentence_means(self.run_folder))
+                precision = interp.measure_precision(interp.open_sentence_means(self.run_folder))
                 precision.save(self.run_folder / "precision.safetensors", dict(origin))
                 n = self.size(precision.average_precision[0].numel())
                 n -= n % 2 if self.n is None else 0  # a share of all units need not be even
-                return select_by_precision(precision, n, self.which)
+                return interp.select_by_precision(precision, n, self.which)
             case "lave":
-                return select_by_value_entropy(self.moments(), self.fraction, self.busy_quantile)
+                return interp.select_by_value_entropy(
+                    self.moments(), self.fraction, self.busy_quantile
+                )
             case "random":
-                generator = torch.Generator().manual_seed(self.seed)
-                score = random_score(len(stats.languages), n_layers, n_neurons, generator)
+                size = (len(stats.languages), n_layers, n_neurons)
+                score = random_score(*size, seeded(self.seed))
                 return self.highest(score, stats.languages)
             case "removal":
                 moments = self.moments()
@@ -178,51 +164,54 @@ class Find:
             case _:
                 return self.select(stats)
 
-    def select(self, stats: FiringStats) -> NeuronSelection:
+    def select(self, stats: "interp.FiringStats") -> "interp.NeuronSelection":
         """The selection from counts of firing alone, which can be asked of part of the text too."""
+        from interp.scores import baselines
+
         match self.method:
             case "lape":
-                return select_by_entropy(stats, self.fraction, self.busy_quantile)
+                return interp.select_by_entropy(stats, self.fraction, self.busy_quantile)
             case "lap":
                 return self.highest(stats.rate, stats.languages)
             case "entropy-less-peak":
                 settings = (self.fraction, self.busy_quantile)
                 weight = self.weight
                 if weight is None:
-                    weight = heaviest_weight(stats.rate, *settings)
-                mask = select_by_entropy_less_peak(stats.rate, weight, *settings)
+                    weight = baselines.heaviest_weight(stats.rate, *settings)
+                mask = baselines.select_by_entropy_less_peak(stats.rate, weight, *settings)
             case "cumulative-mass":
-                mask = cumulative_mass(stats.total, self.share)
+                mask = baselines.cumulative_mass(stats.total, self.share)
             case _:
                 raise ValueError(f"{self.method} needs more than counts of firing.")
-        return NeuronSelection(mask, stats.languages)
+        return interp.NeuronSelection(mask, stats.languages)
 
-    def highest(self, score: Tensor, languages: Sequence[str]) -> NeuronSelection:
+    def highest(self, score: "torch.Tensor", languages: Sequence[str]) -> "interp.NeuronSelection":
+        from interp.scores.baselines import highest
+
         mask = highest(score, self.size(score[0].numel()))
-        return NeuronSelection(mask, tuple(languages))
+        return interp.NeuronSelection(mask, tuple(languages))
 
     def size(self, n_units: int) -> int:
         """Units per language."""
         return round(self.fraction * n_units) if self.n is None else self.n
 
-    def moments(self) -> ActivationMoments:
+    def moments(self) -> "interp.ActivationMoments":
         path = self.run_folder / "moments.safetensors"
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing, and {self.method} needs mean activations: run `interp "
                 "collect` with --moments into another folder."
             )
-        return ActivationMoments.load(path)
+        return interp.ActivationMoments.load(path)
 
-    def show_agreement(self, stats: FiringStats) -> None:
+    def show_agreement(self, stats: "interp.FiringStats") -> None:
         """How far another run would agree, and how much text would do."""
-        generator = torch.Generator().manual_seed(self.seed)
-        agreement = predicted_agreement(stats, self.select, generator)
+        agreement = interp.predicted_agreement(stats, self.select, seeded(self.seed))
         if math.isnan(agreement):
             say("Too few neurons belong to a language to say how far a repetition would agree.")
             return
         tokens = int(stats.tokens.sum(0).min())
-        enough = math.ceil(tokens * text_for_agreement(agreement, self.stable))
+        enough = math.ceil(tokens * interp.text_for_agreement(agreement, self.stable))
         say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
         say(f"{self.stable:g} takes about {enough:,} tokens per language, {tokens:,} were read.")
 
@@ -253,11 +242,13 @@ class Compare:
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
-            artifacts.write_text(self.out, table.to_csv(index=False))
+            interp.artifacts.write_text(self.out, table.to_csv(index=False))
             say(f"\nThe table of pairs is in {self.out}.")
 
 
-def on_common_ground(selections: Sequence[NeuronSelection]) -> list[NeuronSelection]:
+def on_common_ground(
+    selections: Sequence["interp.NeuronSelection"],
+) -> "list[interp.NeuronSelection]":
     """The languages that all selections have, and the units that all were chosen from."""
     first, *others = selections
     common = [code for code in first.languages if all(code in each.languages for each in others)]
@@ -275,11 +266,13 @@ def on_common_ground(selections: Sequence[NeuronSelection]) -> list[NeuronSelect
     return [each.restrict(common) for each in selections]
 
 
-def compare(selections: Mapping[str, NeuronSelection]) -> pd.DataFrame:
+def compare(selections: Mapping[str, "interp.NeuronSelection"]) -> "pandas.DataFrame":
     """A row per pair of selections and language: sizes, what they share, and what chance gives."""
+    import pandas
+
     rows = []
     for (a, one), (b, other) in combinations(selections.items(), 2):
-        jaccard, chance = jaccard_between(one, other), chance_jaccard(one, other)
+        jaccard, chance = interp.jaccard_between(one, other), interp.chance_jaccard(one, other)
         both = (one & other).counts()
         rows += [
             {
@@ -296,10 +289,10 @@ def compare(selections: Mapping[str, NeuronSelection]) -> pd.DataFrame:
             }
             for row, code in enumerate(one.languages)
         ]
-    return pd.DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
-def show_sizes(selections: Mapping[str, NeuronSelection]) -> None:
+def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons of each language, and of any:")
     say("   " + "".join(f"{code:>9}" for code in codes) + "      any")
@@ -308,7 +301,7 @@ def show_sizes(selections: Mapping[str, NeuronSelection]) -> None:
         say(f"{name:<3}" + "".join(f"{count:>9,}" for count in counts))
 
 
-def show_pairs(table: pd.DataFrame) -> None:
+def show_pairs(table: "pandas.DataFrame") -> None:
     say("\nJaccard, and beside it that of random sets of as many neurons in every layer:")
     say("        language  neurons           both  Jaccard   chance  95 % of chance")
     for row in table.to_dict("records"):
@@ -320,7 +313,7 @@ def show_pairs(table: pd.DataFrame) -> None:
         )
 
 
-def show_layers(selections: Mapping[str, NeuronSelection]) -> None:
+def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     """Neurons by layer, the selections of one language below each other."""
     codes = next(iter(selections.values())).languages
     say("\nNeurons by layer:")
@@ -330,7 +323,7 @@ def show_layers(selections: Mapping[str, NeuronSelection]) -> None:
             say(f"{code:<4}{name:<3}" + "".join(f"{count:>6}" for count in counts))
 
 
-def show_selection(selection: NeuronSelection, frequency: Tensor | None) -> None:
+def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
     head = "language      neurons  exclusive  by layer"
     say(head if frequency is None else "language      neurons  exclusive  kept  by layer")
@@ -352,7 +345,7 @@ def show_selection(selection: NeuronSelection, frequency: Tensor | None) -> None
             say(f"{code}  {', '.join(sites)}")
 
 
-def reopen(origin: Mapping[str, Any]) -> NeuronModel:
+def reopen(origin: Mapping[str, Any]) -> "interp.NeuronModel":
     """The model that a run was collected with, refused if its weights are others by now."""
     choice = origin.get("settings", {}).get("choice") or {"model": origin["name"]}
     model = ModelChoice(**choice).open()

@@ -6,13 +6,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from interp import artifacts
+import interp
 from interp.commands.common import say
 from interp.commands.effects import read_selection
 from interp.commands.find import reopen
-from interp.contexts import TopContexts
-from interp.page import neuron_page
-from interp.stats import FiringStats
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Page:
                 f"{self.run_folder} kept no contexts: run `interp collect` with --contexts 8 into "
                 "another folder."
             )
-        stats = FiringStats.load(self.run_folder / "firing.safetensors")
+        stats = interp.FiringStats.load(self.run_folder / "firing.safetensors")
         chosen = self.selections or (self.run_folder,)
         selections = {_name(each): read_selection(each) for each in chosen}
         if len(selections) < len(chosen):
@@ -57,9 +54,11 @@ class Page:
                 f"Two of the selections are called alike ({', '.join(map(_name, chosen))}): give "
                 "them files of different names."
             )
-        contexts = TopContexts.load(path)
-        model = reopen(artifacts.load(path, "TopContexts").provenance)
-        page = neuron_page(model, stats, selections, contexts, before=self.before, after=self.after)
+        contexts = interp.TopContexts.load(path)
+        model = reopen(interp.artifacts.load(path, "TopContexts").provenance)
+        page = interp.neuron_page(
+            model, stats, selections, contexts, before=self.before, after=self.after
+        )
         out = page.save(self.out or self.run_folder / "neurons.html")
         say(f"{page.n_neurons:,} neurons are on the page. Open it in a browser: {out}")
 

@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.collect import Wanted
-from interp.commands.common import say
+import interp
+from interp.commands.common import say, torch_dtype
 from interp.languages import check_languages
-from interp.model import Kind
-from interp.plan import RunPlan, plan_run
+from interp.words import Kind
 
 
 @dataclass(frozen=True)
@@ -70,23 +67,23 @@ class Plan:
             f"{self.teraflops:g} TFLOP/s (--teraflops); reading text comes on top"
         )
         if self.out is not None:
-            artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
+            interp.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
             say(f"The table is in {self.out}.")
 
-    def plan(self) -> RunPlan:
+    def plan(self) -> "interp.RunPlan":
         if len(self.languages) == 1 and self.languages[0].isdecimal():
             n_languages = int(self.languages[0])
         else:
             n_languages = len(check_languages(self.languages))
-        return plan_run(
+        return interp.plan_run(
             self.model,
             n_languages,
             self.tokens,
             n_shards=self.n_shards,
             row_tokens=self.block_length,
             tokens_per_batch=self.tokens_per_batch,
-            wanted=Wanted(
+            wanted=interp.Wanted(
                 moments=self.moments, sentence_means=self.sentences, contexts=self.contexts
             ),
-            dtype=None if self.dtype == "stored" else getattr(torch, self.dtype),
+            dtype=torch_dtype(self.dtype),
         )

@@ -7,35 +7,24 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from einops import reduce
-from safetensors import safe_open
-from tqdm.auto import tqdm
 from tyro.conf import Positional
 
-from interp import artifacts, plots
-from interp.claims import Claim, load_claims
+import interp
 from interp.commands.common import say
-from interp.commands.report_kinds import KINDS, Kind, kind_of
-from interp.evaluations.perplexity import PerplexityMatrix
 from interp.languages import language
-from interp.plots.files import read_table
-from interp.plots.style import Table
-from interp.report import Picture, Section, write_report
-from interp.selection import FORMAT as SELECTION
-from interp.selection import NeuronSelection, select_by_entropy
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife, selection_frequency
+
+if TYPE_CHECKING:
+    import pandas
+
+    import interp.commands.report_kinds
 
 INNER = ("pieces", "checkpoints", "history")
 """Folders inside a run's that hold parts of its results."""
 
 FIRING = "How often do neurons fire?"
 BELONGING = "Which neurons belong to which language?"
-ORDER = (FIRING, BELONGING, *(kind.title for kind in KINDS))
-"""Of the sections."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +52,28 @@ class Report:
         sections, claims = sections_in(self.results), claims_in(self.results)
         first = self.results[0] if self.results[0].is_dir() else self.results[0].parent
         command = shlex.join(["interp", "report", *map(str, self.results)])
-        out = write_report(
+        out = interp.write_report(
             self.out or first / "report.html",
             self.title,
             sections,
             claims,
             summary=models_of(sections),
             date=datetime.date.today().isoformat(),
-            origin={"command": command} | artifacts.provenance(),
+            origin={"command": command} | interp.artifacts.provenance(),
         )
         say(f"{len(sections)} sections and {len(claims)} claims are in {out}.")
 
 
-def sections_in(paths: Sequence[Path]) -> list[Section]:
+def sections_in(paths: Sequence[Path]) -> "list[interp.Section]":
     """A section for each result in these folders, the kinds in their order.
 
     A folder in which there is nothing to show, not even a claim, is refused.
     """
-    found: dict[str, list[tuple[Path, Section]]] = {title: [] for title in ORDER}
+    from interp.bars import tqdm
+    from interp.commands.report_kinds import KINDS
+
+    order = (FIRING, BELONGING, *(kind.title for kind in KINDS))
+    found: dict[str, list[tuple[Path, interp.Section]]] = {title: [] for title in order}
     for path in paths:
         files = tqdm(files_in(path), "reading results", unit="file", delay=2, leave=False)
         here = [(file, each) for file in files for each in sections_of(file)]
@@ -94,7 +87,7 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
     return [together(parts) for parts in found.values() if parts]
 
 
-def models_of(sections: Sequence[Section]) -> str:
+def models_of(sections: Sequence["interp.Section"]) -> str:
     """A sentence for each model that the results are of, with its size and languages."""
     found: dict[str, list[str]] = {}
     for run in (each for section in sections for each in runs_in(section.origin)):
@@ -117,7 +110,7 @@ def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from runs_in(value)
 
 
-def together(parts: Sequence[tuple[Path, Section]]) -> Section:
+def together(parts: Sequence[tuple[Path, "interp.Section"]]) -> "interp.Section":
     """One section of all results of a kind; several are called by their folders."""
     (_, first), *others = parts
     if not others:
@@ -132,7 +125,7 @@ def together(parts: Sequence[tuple[Path, Section]]) -> Section:
         for block in section.text.split("\n\n")
         if block not in text
     ]
-    return Section(
+    return interp.Section(
         first.title,
         "\n\n".join(text),
         tuple(
@@ -159,10 +152,10 @@ def names_of(files: Sequence[Path]) -> list[str]:
     return [file.resolve().relative_to(common).as_posix() for file in files]
 
 
-def claims_in(paths: Sequence[Path]) -> list[Claim]:
+def claims_in(paths: Sequence[Path]) -> "list[interp.Claim]":
     """The claims of every claims.json in these folders."""
     files = [file for path in paths for file in files_in(path) if file.name == "claims.json"]
-    return [claim for file in files for claim in load_claims(file)]
+    return [claim for file in files for claim in interp.load_claims(file)]
 
 
 def files_in(path: Path) -> list[Path]:
@@ -179,15 +172,17 @@ def files_in(path: Path) -> list[Path]:
     ]
 
 
-def sections_of(file: Path) -> Iterator[Section]:
+def sections_of(file: Path) -> "Iterator[interp.Section]":
     """What one file of a run gives to a report, if anything."""
+    from interp.commands.report_kinds import kind_of
+
     if file.name == "firing.safetensors":
         if not file.with_name("signs.safetensors").is_file():  # else counts are a by-product
             yield firing_section(file)
     elif file.suffix == ".json" and is_selection(file):
         yield selection_section(file)
     elif file.suffix == ".csv":
-        frame = read_table(file)
+        frame = interp.plots.read_table(file)
         kind = kind_of(frame)
         if kind is not None:
             yield table_section(file, frame, kind)
@@ -196,13 +191,16 @@ def sections_of(file: Path) -> Iterator[Section]:
 # ---------------------------------------------------------------- counts and selections
 
 
-def firing_section(file: Path) -> Section:
+def firing_section(file: Path) -> "interp.Section":
     """What was read, and how often neurons fire on it."""
-    stats = FiringStats.load(file)
-    rate = jackknife(
+    import pandas
+    from einops import reduce
+
+    stats = interp.FiringStats.load(file)
+    rate = interp.jackknife(
         stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
     )
-    frame = pd.DataFrame(
+    frame = pandas.DataFrame(
         {
             "language": [language(code).name for code in stats.languages],
             "code": stats.languages,
@@ -219,17 +217,21 @@ def firing_section(file: Path) -> Section:
         "which the intervals come."
     )
     caption = "Tokens read, and the share of them on which a neuron fires, mean over neurons."
-    return Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
+    return interp.Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
 
 
 def is_selection(file: Path) -> bool:
+    from interp.selection import FORMAT
+
     with file.open(encoding="utf-8", errors="replace") as opened:
-        return f'"format": "{SELECTION}"' in opened.read(200)
+        return f'"format": "{FORMAT}"' in opened.read(200)
 
 
-def selection_section(file: Path) -> Section:
+def selection_section(file: Path) -> "interp.Section":
     """How many neurons each language has, where they are, and what languages share."""
-    selection = NeuronSelection.from_json(file)
+    import pandas
+
+    selection = interp.NeuronSelection.from_json(file)
     origin: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("provenance", {})
     settings: dict[str, Any] = origin.get("settings", {})
     counts = selection.counts()
@@ -251,62 +253,66 @@ def selection_section(file: Path) -> Section:
     interval = None
     if stats is not None:
         select = entropy_rule(settings)
-        kept = selection_frequency(stats, lambda part: select(part).mask)
+        kept = interp.selection_frequency(stats, lambda part: select(part).mask)
         table["kept"] = [
             kept[row][chosen].mean().item() for row, chosen in enumerate(selection.mask)
         ]
         text += (
             " Kept: how often a neuron is selected again when one group of documents is left out."
         )
-        interval = jackknife(stats, lambda part: select(part).layer_profile().double())
-    profile = plots.layer_profile_table(selection, interval)
+        interval = interp.jackknife(stats, lambda part: select(part).layer_profile().double())
+    profile = interp.plots.layer_profile_table(selection, interval)
     strokes = ", with 95 % intervals over documents" if interval is not None else ""
-    pictures = [
-        Picture(plots.layer_profile, f"Neurons of each language in each layer{strokes}.", profile)
-    ]
+    caption = f"Neurons of each language in each layer{strokes}."
+    pictures = [interp.Picture(interp.plots.layer_profile, caption, profile)]
     if len(selection.languages) > 1:
         caption = (
             "What two languages share: Jaccard of their neurons below the diagonal, above it that "
             "of as many random neurons per layer; on it the number of neurons."
         )
-        pictures.append(Picture(plots.overlap, caption, plots.overlap_table(selection)))
-    return Section(
-        BELONGING, text, tuple(pictures), {"Neurons of each language.": pd.DataFrame(table)}, origin
-    )
+        shared = interp.plots.overlap_table(selection)
+        pictures.append(interp.Picture(interp.plots.overlap, caption, shared))
+    tables = {"Neurons of each language.": pandas.DataFrame(table)}
+    return interp.Section(BELONGING, text, tuple(pictures), tables, origin)
 
 
-def entropy_rule(settings: Mapping[str, Any]) -> Callable[[FiringStats], NeuronSelection]:
-    return lambda part: select_by_entropy(part, settings["fraction"], settings["busy_quantile"])
+def entropy_rule(
+    settings: Mapping[str, Any],
+) -> Callable[["interp.FiringStats"], "interp.NeuronSelection"]:
+    fraction, busy_quantile = settings["fraction"], settings["busy_quantile"]
+    return lambda part: interp.select_by_entropy(part, fraction, busy_quantile)
 
 
 def counts_behind(
-    file: Path, selection: NeuronSelection, settings: Mapping[str, Any]
-) -> FiringStats | None:
+    file: Path, selection: "interp.NeuronSelection", settings: Mapping[str, Any]
+) -> "interp.FiringStats | None":
     """The counts that a selection by entropy was made from, if they are beside it and give it."""
     counts = file.with_name("firing.safetensors")
     if settings.get("method") != "LAPE" or not counts.is_file():
         return None
-    stats = FiringStats.load(counts)
+    stats = interp.FiringStats.load(counts)
     return stats if entropy_rule(settings)(stats) == selection and stats.n_shards > 1 else None
 
 
 # ---------------------------------------------------------------- tables
 
 
-def table_section(file: Path, frame: pd.DataFrame, kind: Kind) -> Section:
+def table_section(
+    file: Path, frame: "pandas.DataFrame", kind: "interp.commands.report_kinds.Kind"
+) -> "interp.Section":
     """The figure of a table, with what else stands beside it."""
     text, tables = kind.text, {}
     matrix, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if file.name == "matrix.csv" and matrix.is_file():
-        text += "\n\n" + own_against_others(PerplexityMatrix.load(matrix))
+        text += "\n\n" + own_against_others(interp.PerplexityMatrix.load(matrix))
     if {"to", "rate"} <= set(frame.columns) and texts.is_file():
-        first = first_texts(read_table(texts))
+        first = first_texts(interp.plots.read_table(texts))
         tables["The first text written in each way; nothing was chosen."] = first
-    picture = Picture(kind.draw, kind.caption, kind.rows(frame))
-    return Section(kind.title, text, (picture,), tables, origin_of(file))
+    picture = interp.Picture(kind.draw, kind.caption, kind.rows(frame))
+    return interp.Section(kind.title, text, (picture,), tables, origin_of(file))
 
 
-def own_against_others(matrix: PerplexityMatrix) -> str:
+def own_against_others(matrix: "interp.PerplexityMatrix") -> str:
     """The test of the diagonal, in a sentence."""
     sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
     if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
@@ -322,9 +328,9 @@ def own_against_others(matrix: PerplexityMatrix) -> str:
     )
 
 
-def first_texts(frame: pd.DataFrame) -> pd.DataFrame:
+def first_texts(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     """One text of each condition, the first in the table."""
-    table: Table = frame
+    table: Any = frame
     names = [name for name in ("condition", "way", "setting") if name in table]
     first = table.groupby(names, sort=False, dropna=False).head(1)
     shown = first[[*names, "to", "language", "text"]]
@@ -333,10 +339,12 @@ def first_texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def origin_of(file: Path) -> dict[str, Any]:
     """Where a result comes from: what its .safetensors says, or the run.json of its folder."""
+    from safetensors import safe_open
+
     stored, run = file.with_suffix(".safetensors"), file.with_name("run.json")
     if stored.is_file():
         with safe_open(stored, "pt") as opened:
             origin = json.loads(opened.metadata().get("provenance", "{}"))
         if origin:
             return origin
-    return artifacts.read_plan(file.parent) if run.is_file() else {}
+    return interp.artifacts.read_plan(file.parent) if run.is_file() else {}

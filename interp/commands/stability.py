@@ -1,29 +1,18 @@
 """The subcommand that says how far a selection can be trusted: stability."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from tqdm.auto import tqdm
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.agreement import predicted_agreement
-from interp.commands.common import say
+import interp
+from interp.commands.common import say, seeded
 from interp.commands.find import OPTIONS, Find
-from interp.stability import (
-    Select,
-    across_changes,
-    across_halves,
-    across_runs,
-    across_shards,
-    stacked,
-    without_languages,
-)
-from interp.stability import Stability as Result
-from interp.stats import FiringStats
+
+Select = Callable[["interp.FiringStats"], "interp.NeuronSelection"]
+"""What chooses neurons from counts."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +64,25 @@ class Stability:
 
     def run(self) -> None:
         path = self.run_folder / "firing.safetensors"
-        stats = FiringStats.load(path)
+        stats = interp.FiringStats.load(path)
         if stats.n_shards < 2:
             raise ValueError(
                 "The run has one shard, and nothing to compare: collect --n-shards 20."
             )
-        model = artifacts.load(path, "FiringStats").provenance.get("model")
-        runs: dict[str, FiringStats] = {}
+        model = interp.artifacts.load(path, "FiringStats").provenance.get("model")
+        runs: dict[str, interp.FiringStats] = {}
         for folder in self.others:
             other = folder / "firing.safetensors"
-            runs[f"run {folder.name}"] = FiringStats.load(other)
-            if artifacts.load(other, "FiringStats").provenance.get("model") != model:
+            runs[f"run {folder.name}"] = interp.FiringStats.load(other)
+            if interp.artifacts.load(other, "FiringStats").provenance.get("model") != model:
                 say(f"{folder} was collected with other weights than {self.run_folder}.")
         found = self.measure(stats, runs)
         show(found)
-        generator = torch.Generator().manual_seed(self.seed)
-        again = predicted_agreement(stats, self.find.select, generator, self.splits)
+        again = interp.predicted_agreement(stats, self.find.select, seeded(self.seed), self.splits)
         say("\n" + meaning(found, again))
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
-        artifacts.write_text(out, found.to_frame().to_csv(index=False))
+        interp.artifacts.write_text(out, found.to_frame().to_csv(index=False))
         say(f"The table, language by language, is in {out}.")
 
     @property
@@ -107,15 +95,19 @@ class Stability:
         }
         return Find(self.run_folder, self.method, **given)
 
-    def measure(self, stats: FiringStats, runs: Mapping[str, FiringStats]) -> Result:
+    def measure(
+        self, stats: "interp.FiringStats", runs: Mapping[str, "interp.FiringStats"]
+    ) -> "interp.Stability":
         """All lines; a setting that cannot be selected with is left out, and said to be."""
+        from interp.bars import tqdm
+        from interp.stability import across_changes, across_halves, across_shards, stacked
+
         select = self.find.select
-        generator = torch.Generator().manual_seed(self.seed)
         settings, languages = dict(self.settings()), stats.languages
-        less = without_languages(select, languages) if len(languages) > 2 else {}
+        less = interp.without_languages(select, languages) if len(languages) > 2 else {}
         n_lines = 2 + len(settings) + len(less) + len(runs)
         with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as seen:
-            parts = [across_halves(stats, select, generator, self.splits)]
+            parts = [across_halves(stats, select, seeded(self.seed), self.splits)]
             seen.update()
             parts.append(across_shards(stats, select))
             seen.update()
@@ -126,7 +118,7 @@ class Stability:
                     say(f"{', '.join(changes)} is left out: {error}")
                 seen.update(len(changes))
             if runs:
-                parts.append(across_runs(stats, runs, select))
+                parts.append(interp.across_runs(stats, runs, select))
         return stacked(parts)
 
     def settings(self) -> Iterator[tuple[str, Select]]:
@@ -146,7 +138,7 @@ class Stability:
                         yield name, replace(self.find, **changed).select
 
 
-def show(found: Result) -> None:
+def show(found: "interp.Stability") -> None:
     """A line per change: means over languages, then the Jaccard of each language."""
     width = max(map(len, found.changes))
     say("Jaccard with the selection as it is; all but the last columns are means over languages.\n")
@@ -170,7 +162,7 @@ def show(found: Result) -> None:
     say("chance: random sets of those sizes; most: what the sizes of the two sets allow")
 
 
-def meaning(found: Result, again: float) -> str:
+def meaning(found: "interp.Stability", again: float) -> str:
     """One sentence: what a repetition would share, what moves the selection, how to speak of it."""
     mean, most = found.jaccard.nanmean(dim=1), found.most.nanmean(dim=1)
     halves, chance = mean[0].item(), found.chance[0].nanmean().item()

@@ -4,41 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
-import torch
 import tyro
-from tqdm.auto import tqdm
 from tyro.conf import Positional
 
-from interp import artifacts
-from interp.cluster import Crew, Job
-from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say
+import interp
+from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.commands.effects import read_moments, read_selection
-from interp.corpora import Corpora, read_corpora, read_sentences
-from interp.evaluations.controls import ResidualMeans, naming_prompt, residual_means
-from interp.evaluations.generation import (
-    GeneratedLanguages,
-    Guard,
-    generated_languages,
-    natural_guard,
-)
-from interp.interventions import (
-    Change,
-    Edit,
-    add,
-    deactivate,
-    difference_of_means,
-    override,
-    replace,
-    sentence_medians,
-)
 from interp.languages import check_languages
-from interp.model import NeuronModel, Where
-from interp.pieces import finish, hired
-from interp.run_folder import open_sentence_means
-from interp.selection import NeuronSelection
+from interp.words import Where
+
+if TYPE_CHECKING:
+    import torch
+
+    import interp.cluster
+    import interp.evaluations.controls
 
 
 @dataclass(frozen=True)
@@ -112,6 +93,8 @@ class Steer:
     """Who computes."""
 
     def run(self) -> None:
+        from interp.pieces import hired
+
         selection = read_selection(self.neurons)
         if self.edit == "median":
             if self.others_off:
@@ -126,13 +109,12 @@ class Steer:
         selection.check_model(model)
         check_found_in(self.neurons, model)
         natural = natural_texts(model, self.text, selection.languages, self.max_new_tokens)
-        corpora = read_corpora(
+        corpora = interp.read_corpora(
             self.text, selection.languages, model, block_length=64, tokens=20_000, n_shards=2
         )
-        generator = torch.Generator().manual_seed(self.seed)
         # Units of all sites can be most of them, which leaves too few others to draw from.
         barred = None if self.edit == "median" else selection.union()
-        random = selection.random_like(generator, exclude=barred)
+        random = selection.random_like(seeded(self.seed), exclude=barred)
         changes = {
             code: (self.changes(selection, code, edit), self.changes(random, code, edit))
             for code, edit in edits.items()
@@ -140,7 +122,7 @@ class Steer:
         layer = model.n_layers // 2 if self.residual_layer is None else self.residual_layer
         plan = {
             **{"model": model.identity, "corpora": corpora.fingerprint, "layer": layer},
-            "natural text": artifacts.hash_of(natural),
+            "natural text": interp.artifacts.hash_of(natural),
             "changes": {
                 code: [[change.plan for change in each] for each in both]
                 for code, both in changes.items()
@@ -148,21 +130,27 @@ class Steer:
             **{"strength": self.strength, "where": self.where, "prompt": self.prompt},
             "texts": self.settings,
         }
-        artifacts.begin(self.out, plan, artifacts.provenance())
+        interp.artifacts.begin(self.out, plan, interp.artifacts.provenance())
         with hired(model, ray) as crew:
             guards, residual = self.measured(model, natural, corpora, crew)
             rates = self.rates(model, guards, residual, layer, changes, crew)
+        self.write_tables(rates)
+        show_rates(rates)
+        losses = ", ".join(f"{code} {guards[code].natural_loss:.2f}" for code in codes)
+        say(f"median loss of natural text, nats per token: {losses}")
+        say(f"All rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
+
+    def write_tables(self, rates: Mapping[str, Mapping[str, "interp.GeneratedLanguages"]]) -> None:
+        import pandas
+
         for name, frame in (("rates", "to_frame"), ("texts", "texts_frame")):
             tables = [
                 getattr(found, frame)().assign(to=code, condition=condition)
                 for code, row in rates.items()
                 for condition, found in row.items()
             ]
-            artifacts.write_text(self.out / f"{name}.csv", pd.concat(tables).to_csv(index=False))
-        show_rates(rates)
-        losses = ", ".join(f"{code} {guards[code].natural_loss:.2f}" for code in codes)
-        say(f"median loss of natural text, nats per token: {losses}")
-        say(f"All rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
+            text = pandas.concat(tables).to_csv(index=False)
+            interp.artifacts.write_text(self.out / f"{name}.csv", text)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -172,66 +160,77 @@ class Steer:
             **{"temperature": self.temperature, "seed": self.seed},
         }
 
-    def edit_towards(self, code: str) -> Edit:
+    def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":
             folder = self.neurons if self.neurons.is_dir() else self.neurons.parent
-            return override(sentence_medians(open_sentence_means(folder), code))
+            means = interp.open_sentence_means(folder)
+            return interp.override(interp.sentence_medians(means, code))
         moments = read_moments(self.neurons)
         if self.edit == "replace":
-            return replace(moments, code, self.site)
-        change = {"add": add, "difference": difference_of_means}[self.edit]
+            return interp.replace(moments, code, self.site)
+        change = {"add": interp.add, "difference": interp.difference_of_means}[self.edit]
         return change(moments, code, self.strength, self.site)
 
-    def changes(self, selection: NeuronSelection, code: str, edit: Edit) -> tuple[Change, ...]:
+    def changes(
+        self, selection: "interp.NeuronSelection", code: str, edit: "interp.Edit"
+    ) -> "tuple[interp.Change, ...]":
         """The language's neurons changed, those of the others off if that is asked for."""
         if self.edit == "median":
-            return (Change(selection.units(code), edit, self.where),)
-        mine = Change(selection[code], edit, self.where)
+            return (interp.Change(selection.units(code), edit, self.where),)
+        mine = interp.Change(selection[code], edit, self.where)
         if not self.others_off:
             return (mine,)
-        return (Change(selection.union() & ~selection[code], deactivate, self.where), mine)
+        others = selection.union() & ~selection[code]
+        return (interp.Change(others, interp.deactivate, self.where), mine)
 
     def measured(
         self,
-        model: NeuronModel,
+        model: "interp.NeuronModel",
         natural: dict[str, list[str]],
-        corpora: Corpora,
-        crew: Crew | None,
-    ) -> tuple[dict[str, Guard], ResidualMeans]:
+        corpora: "interp.Corpora",
+        crew: "interp.cluster.Crew | None",
+    ) -> "tuple[dict[str, interp.Guard], interp.evaluations.controls.ResidualMeans]":
         """What natural text is like, for the guards and for the push of the residual stream."""
+        from interp.bars import tqdm
+        from interp.evaluations.controls import ResidualMeans
+        from interp.pieces import finish
+
         works = {
             "guards": partial(_measure_guards, natural, self.max_new_tokens),
             "residual": partial(_measure_residual, corpora),
         }
         jobs = self.jobs({name: partial(_keep, work) for name, work in works.items()})
         with tqdm(total=2, desc="measuring natural text", delay=2, leave=False) as seen:
-            load = partial(artifacts.load, kind="NaturalPiece")
+            load = partial(interp.artifacts.load, kind="NaturalPiece")
             guards, residual = (each.tensors for each in finish(jobs, load, seen, model, crew))
         bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
         return (
-            {code: Guard(int(least), *others) for code, (least, *others) in bounds.items()},
+            {code: interp.Guard(int(least), *others) for code, (least, *others) in bounds.items()},
             ResidualMeans(residual["mean"], corpora.languages),
         )
 
     def rates(
         self,
-        model: NeuronModel,
-        guards: Mapping[str, Guard],
-        residual: ResidualMeans,
+        model: "interp.NeuronModel",
+        guards: Mapping[str, "interp.Guard"],
+        residual: "interp.evaluations.controls.ResidualMeans",
         layer: int,
-        changes: Mapping[str, tuple[tuple[Change, ...], tuple[Change, ...]]],
-        crew: Crew | None,
-    ) -> dict[str, dict[str, GeneratedLanguages]]:
+        changes: "Mapping[str, tuple[tuple[interp.Change, ...], tuple[interp.Change, ...]]]",
+        crew: "interp.cluster.Crew | None",
+    ) -> "dict[str, dict[str, interp.GeneratedLanguages]]":
         """What is written in each language under every condition."""
-        untouched: dict[str, tuple[str, tuple[Change, ...]]] = {"no edit": (self.prompt, ())}
+        from interp.bars import tqdm
+        from interp.pieces import finish
+
+        untouched: dict[str, tuple[str, tuple[interp.Change, ...]]] = {"no edit": (self.prompt, ())}
         every = dict(untouched)
         for code, (mine, random) in changes.items():
             units, push = residual.towards(code, layer, self.strength)
             every |= {
                 f"{code} neurons": (self.prompt, mine),
                 f"{code} random neurons": (self.prompt, random),
-                f"{code} named in prompt": (naming_prompt(code) + self.prompt, ()),
-                f"{code} residual stream": (self.prompt, (Change(units, push, self.where),)),
+                f"{code} named in prompt": (interp.naming_prompt(code) + self.prompt, ()),
+                f"{code} residual stream": (self.prompt, (interp.Change(units, push, self.where),)),
             }
         jobs = self.jobs(
             {
@@ -240,7 +239,7 @@ class Steer:
             }
         )
         with tqdm(total=len(jobs), desc="writing", unit="set", delay=2, leave=False) as seen:
-            found = finish(jobs, GeneratedLanguages.load, seen, model, crew)
+            found = finish(jobs, interp.GeneratedLanguages.load, seen, model, crew)
         named = dict(zip(every, found, strict=True))
         return {
             code: {
@@ -251,7 +250,9 @@ class Steer:
             for code in changes
         }
 
-    def jobs(self, works: Mapping[str, Any]) -> list[Job]:
+    def jobs(self, works: Mapping[str, Any]) -> "list[interp.cluster.Job]":
+        from interp.cluster import Job
+
         jobs = []
         for name, work in works.items():
             path = (self.out / "pieces" / f"{name.replace(' ', '-')}.safetensors").resolve()
@@ -259,43 +260,47 @@ class Steer:
         return jobs
 
 
-def _keep(measure: Any, path: Path, model: NeuronModel) -> None:
-    artifacts.save(path, "NaturalPiece", measure(model), {}, {})
+def _keep(measure: Any, path: Path, model: "interp.NeuronModel") -> None:
+    interp.artifacts.save(path, "NaturalPiece", measure(model), {}, {})
 
 
 def _measure_guards(
-    natural: Mapping[str, Sequence[str]], max_tokens: int, model: NeuronModel
-) -> dict[str, torch.Tensor]:
-    guards = natural_guard(model, natural, max_tokens=max_tokens, progress=False)
+    natural: Mapping[str, Sequence[str]], max_tokens: int, model: "interp.NeuronModel"
+) -> dict[str, "torch.Tensor"]:
+    import torch
+
+    guards = interp.natural_guard(model, natural, max_tokens=max_tokens, progress=False)
     rows = [astuple(guards[code]) for code in natural]
     return {"bounds": torch.tensor(rows, dtype=torch.float64)}
 
 
-def _measure_residual(corpora: Corpora, model: NeuronModel) -> dict[str, torch.Tensor]:
-    return {"mean": residual_means(model, corpora, progress=False).mean}
+def _measure_residual(
+    corpora: "interp.Corpora", model: "interp.NeuronModel"
+) -> dict[str, "torch.Tensor"]:
+    return {"mean": interp.residual_means(model, corpora, progress=False).mean}
 
 
 def _write_and_judge(
-    guards: Mapping[str, Guard],
+    guards: Mapping[str, "interp.Guard"],
     prompt: str,
-    within: Sequence[Change],
+    within: Sequence["interp.Change"],
     settings: Mapping[str, Any],
     path: Path,
-    model: NeuronModel,
+    model: "interp.NeuronModel",
 ) -> None:
     """Texts of one condition, written within its changes and judged without them."""
     prompts = [prompt]
-    found = generated_languages(
+    found = interp.generated_languages(
         model, tuple(guards), within, guards, prompts=prompts, progress=False, **settings
     )
     found.save(path)
 
 
 def natural_texts(
-    model: NeuronModel, text: str, codes: Sequence[str], n_tokens: int
+    model: "interp.NeuronModel", text: str, codes: Sequence[str], n_tokens: int
 ) -> dict[str, list[str]]:
     """Lines of the text, joined until they have so many tokens: what good output looks like."""
-    corpora = read_sentences(text, codes, model, n_shards=1, sentences=2000)
+    corpora = interp.read_sentences(text, codes, model, n_shards=1, sentences=2000)
     found = {}
     for code in codes:
         rows, pieces, current = corpora.rows[code], [], []
@@ -308,7 +313,7 @@ def natural_texts(
     return found
 
 
-def show_rates(rates: Mapping[str, Mapping[str, GeneratedLanguages]]) -> None:
+def show_rates(rates: Mapping[str, Mapping[str, "interp.GeneratedLanguages"]]) -> None:
     """Share of texts in the target language that pass the guard, and of all that are in it."""
     names = list(next(iter(rates.values())))
     say("Share of good texts in the language (of all in it), median nats per token:\n")

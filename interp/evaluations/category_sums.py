@@ -18,9 +18,9 @@ import torch
 from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
+from interp.bars import tqdm
 from interp.cluster import Crew, Job, Ray
 from interp.display import counted, listed
 from interp.evaluations.losses import interval_columns
@@ -31,15 +31,11 @@ from interp.evaluations.tasks import Encoded, encode_items
 from interp.evaluations.writing import Start
 from interp.model import NeuronModel
 from interp.pieces import finish, folder_for
-from interp.scores.attribution import (
-    Quantity,
-    contribution_score,
-    integrated_gradients,
-    sums_by_category,
-)
+from interp.scores.attribution import contribution_score, integrated_gradients, sums_by_category
 from interp.scores.sharing import Sharing
-from interp.stats import Source, source_kind, warn_of_rounded_signs
+from interp.stats import source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
+from interp.words import Quantity, Source
 
 CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
 

@@ -7,14 +7,15 @@ import torch
 from einops import einsum, reduce
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.activations import Batch, batches, observe
+from interp.bars import tqdm
 from interp.corpora import Corpora
 from interp.display import listed
 from interp.interventions import Edit, Site, push
 from interp.languages import language as known_language
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
+from interp.words import Kind
 
 _OPENINGS = {
     "en": "Here is a text in English:",

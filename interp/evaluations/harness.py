@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 
 from interp.display import counted, listed
-from interp.evaluations.losses import NOTHING, Intervention
+from interp.evaluations.losses import Intervention
 from interp.model import ClassicModel, NeuronModel
 from interp.uncertainty import mean_over_examples
+from interp.words import NOTHING
 
 
 @dataclass(frozen=True, eq=False)

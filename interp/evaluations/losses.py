@@ -20,19 +20,16 @@ import torch
 from einops import rearrange
 from jaxtyping import Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
 from interp.activations import Batch, batches
+from interp.bars import tqdm
 from interp.cluster import Crew, Job, Ray
 from interp.corpora import Corpora
 from interp.display import counted, listed, ranged
 from interp.model import NeuronModel
 from interp.pieces import finish, folder_for
 from interp.uncertainty import Estimate, jackknife_shards
-
-NOTHING = "nothing"
-"""Name of the model as it is, among interventions."""
 
 Intervention = Callable[[], AbstractContextManager[Any]] | None
 """Makes the `with` block in which text is read; None: the model as it is."""

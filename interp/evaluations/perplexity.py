@@ -24,7 +24,6 @@ from interp.cluster import Crew, Ray
 from interp.corpora import Corpora
 from interp.display import Shaded, counted, html_table, listed
 from interp.evaluations.losses import (
-    NOTHING,
     Block,
     Losses,
     check_text,
@@ -36,6 +35,7 @@ from interp.interventions import Change, Edit, changed, deactivate, intervene
 from interp.model import NeuronModel
 from interp.selection import NeuronSelection
 from interp.uncertainty import Estimate, PermutationTest, jackknife_shards
+from interp.words import NOTHING
 
 _MOST_RELABELINGS = 9999
 """Up to 7 languages have no more than these, and all are tried; beyond, as many are drawn."""

@@ -30,17 +30,18 @@ from torch import Tensor
 from interp import artifacts
 from interp.cluster import Crew, Job, Ray
 from interp.display import counted, listed
-from interp.evaluations.losses import NOTHING, interval_columns
+from interp.evaluations.losses import interval_columns
 from interp.evaluations.task_files import Task, align
 from interp.evaluations.task_results import group_numbers, tupled
 from interp.evaluations.tasks import Encoded, begin_alike, encode_items
 from interp.evaluations.writing import Start, bar
-from interp.model import Hook, Kind, NeuronModel
+from interp.model import Hook, NeuronModel
 from interp.pieces import finish, folder_for
 from interp.scores.sharing import Sharing, sharing_categories
-from interp.stats import Source, source_kind, warn_of_rounded_signs
+from interp.stats import source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
 from interp.whatif import Edit, Ending
+from interp.words import NOTHING, Kind, Source
 
 Tokens = Literal["all", "last"]
 """Where neurons are off: at every token, or at the last one of the prompt."""

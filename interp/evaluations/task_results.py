@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -17,11 +17,7 @@ from torch import Tensor
 
 from interp import artifacts
 from interp.uncertainty import Estimate, mean_over_examples, paired_bootstrap, wilson
-
-Normalise = Literal["none", "tokens", "bytes"]
-"""What the log-likelihood of an option is divided by. "none": the likeliest text wins, and short
-options have it easier. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per
-byte of UTF-8 of the option."""
+from interp.words import Normalise
 
 
 @dataclass(frozen=True, eq=False)

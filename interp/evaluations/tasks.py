@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from interp.evaluations.losses import NOTHING, Intervention
+from interp.bars import tqdm
+from interp.evaluations.losses import Intervention
 from interp.evaluations.task_files import Task
-from interp.evaluations.task_results import Choices, Normalise, Written
+from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
 from interp.model import NeuronModel
+from interp.words import NOTHING, Normalise
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 
 from interp import artifacts
+from interp.bars import tqdm
 from interp.cluster import Crew, Job, Ray
 from interp.display import counted
 from interp.interventions import Change, changed

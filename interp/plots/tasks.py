@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from interp.evaluations.losses import NOTHING
 from interp.plots import fonts
 from interp.plots.style import (
     DOUBLE,
@@ -23,6 +22,7 @@ from interp.plots.style import (
     own_style,
     zero_line,
 )
+from interp.words import NOTHING
 
 
 def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

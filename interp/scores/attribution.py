@@ -12,24 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import pandas as pd
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from interp import artifacts
+from interp.bars import tqdm
 from interp.cluster import Crew, Job, Ray
 from interp.display import counted
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
 from interp.pieces import finish, folder_for
 from interp.whatif import Edit, Ending
-
-Quantity = Literal["probability", "log_probability", "logit"]
-"""What is explained; with two targets, the first one's minus the second one's."""
+from interp.words import Kind, Quantity
 
 Prompt = str | Sequence[int] | Int[Tensor, " pos"]
 """Text, read without special tokens, or token ids, which may begin with a beginning-of-text one."""

@@ -13,17 +13,15 @@ every text gives next to the same in each, and moves the mean of a short sentenc
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from safetensors import safe_open
-from scipy.stats import false_discovery_control
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import artifacts
-from interp.model import Kind
+from interp.bars import tqdm
 from interp.scores.ranks import (
     Tail,
     null_p_values,
@@ -32,8 +30,7 @@ from interp.scores.ranks import (
     precision_and_area,
 )
 from interp.stats import SentenceMeans
-
-Half = Literal["both", "top", "bottom"]
+from interp.words import Half, Kind
 
 
 def average_precision(
@@ -274,6 +271,8 @@ def adjusted_p_values(
     assumptions of `null_precision` hold. With k of N units at the floor of `null_p_values`, no
     adjusted value is below N / (k (1 + draws)).
     """
+    from scipy.stats import false_discovery_control  # takes a second to load
+
     n_sentences = int(precision.sentences.sum())
     nulls: dict[int, Tensor] = {}  # languages of one size share one
     adjusted = torch.empty_like(precision.average_precision)

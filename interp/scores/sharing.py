@@ -24,8 +24,9 @@ from torch import Tensor
 
 from interp import artifacts
 from interp.display import counted, listed
-from interp.stats import FiringSigns, Source
+from interp.stats import FiringSigns
 from interp.uncertainty import Estimate, mean_over_examples
+from interp.words import Source
 
 
 class Sharing(IntEnum):

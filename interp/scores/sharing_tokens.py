@@ -17,10 +17,11 @@ from torch import Tensor
 from interp.activations import Batch, batches, observe
 from interp.corpora import Corpora
 from interp.display import counted, listed
-from interp.model import Kind, NeuronModel
+from interp.model import NeuronModel
 from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories
-from interp.stats import Source, source_kind, warn_of_rounded_signs
+from interp.stats import source_kind, warn_of_rounded_signs
 from interp.uncertainty import Estimate, mean_over_examples
+from interp.words import Kind, Source
 
 
 def kept_over_tokens(fires: Sequence[Bool[Tensor, " _pos *unit"]]) -> Float64[Tensor, "*unit"]:

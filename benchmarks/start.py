@@ -1,0 +1,120 @@
+"""What does starting cost? `interp --help` and `import interp` beside the libraries below them.
+
+    python -m benchmarks.start                 # 12 minutes on one core
+    python -m benchmarks.start bench           # 3 minutes
+
+Whoever asks for help needs no library: wanted is at most a third of what `import torch` takes.
+`import interp` loads what a name needs when it is first used: wanted is at most 1.1 times what
+`import torch, transformers, transformer_lens` takes. That is less than any model needs, as
+TransformerLens loads its bridge when it is first used as well; so beside it stands what all three
+take with the classes that open a model.
+
+Each is a process of its own. They take turns, and each turn is divided by the first one's of the
+same round. Counted is the work of the processes in CPU seconds, not the time that passes.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tyro
+
+from benchmarks.turns import Config, Row, Size, Variants, kept, spread, take_turns
+
+ASKING, IMPORTING = "asking, in CPU time", "importing, in CPU time"
+COMMAND = "from interp.cli import main; main()"
+"""What the `interp` command runs."""
+
+LIBRARIES = "import torch, transformers, transformer_lens"
+BRIDGE = (
+    "import torch; from transformers import AutoModelForCausalLM, AutoTokenizer; "
+    "from transformer_lens.model_bridge import TransformerBridge"
+)
+HELP = ("interp --help", "interp find --help")
+NAMES = ("import interp", "import interp; interp.load", "all of interp at once")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How often each is started."""
+
+    rounds: int = 15
+    """Turns of each."""
+
+    imports: bool = True
+    """Or help alone, which is quick."""
+
+
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(),
+    "bench": Amount(rounds=3),
+    "toy": Amount(rounds=1, imports=False),
+}
+
+
+def process(program: str, *arguments: str, **environment: str) -> Callable[[], None]:
+    """Runs Python with this program, from its start to its end."""
+
+    def run() -> None:
+        subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+    return run
+
+
+def work_of_processes() -> float:
+    """CPU seconds of all that were started here and have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def asking() -> Variants:
+    return {
+        "import torch": process("import torch"),
+        "Python itself": process("pass"),
+        **{name: process(COMMAND, *name.split()[1:]) for name in HELP},
+    }
+
+
+def importing() -> Variants:
+    module, name, whole = NAMES
+    return {
+        LIBRARIES: process(LIBRARIES),
+        "the same with what opens a model": process(BRIDGE),
+        module: process(module),
+        name: process(name),
+        whole: process(module, EAGER_IMPORT="1"),
+    }
+
+
+def measure(case: str, variants: Variants, rounds: int) -> list[Row]:
+    """The work of each as a multiple of the first one's."""
+    turns = take_turns(variants, rounds, work_of_processes)
+    print(f"\n{case}")
+    rows: list[Row] = []
+    for (way, found), seconds in zip(
+        turns.multiples().items(), turns.seconds.values(), strict=True
+    ):
+        rows.append({"case": case, "way": way, **spread(found)})
+        rows[-1]["seconds"] = spread(seconds)["median"]
+        print(f"  {rows[-1]['seconds']:8.3f} s {rows[-1]['median']:8.3f} x   {way}", flush=True)
+    return rows
+
+
+def main(config: Config) -> None:
+    amount = AMOUNTS[config.size]
+    with kept("start", config, amount) as rows:
+        rows += measure(ASKING, asking(), amount.rounds)
+        if amount.imports:
+            rows += measure(IMPORTING, importing(), amount.rounds)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

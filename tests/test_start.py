@@ -1,0 +1,216 @@
+"""The command and the package start at once, and each name is there when it is first used."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp import cli
+
+HEAVY = (
+    *("torch", "numpy", "transformers", "transformer_lens", "matplotlib", "pandas", "scipy"),
+    *("datasets", "numba", "py3langid", "safetensors", "tqdm"),
+)
+STUB = ast.parse(Path(interp.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+ORIGIN = {
+    alias.name: node.module
+    for node in STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+"""Public names, and the module that each comes from; None: it is one."""
+
+BOTH = [name for name, module in ORIGIN.items() if name == module]
+"""Functions that are called as their modules are."""
+
+
+def printed(program: str, *flags: str, **environment: str) -> list[str]:
+    """The lines that a program writes in a process of its own, errors first."""
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(program)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return (done.stderr + done.stdout).splitlines()
+
+
+# ---------------------------------------------------------------- what is loaded
+
+
+def test_help_and_refusals_load_nothing_heavy():
+    """The one process goes from the least to the most: what loads too much is named first."""
+    program = f"""
+        import contextlib, io, sys
+        from interp import cli
+
+        asked = [["--version"], ["--help"], ["nonesuch"], []]
+        asked += [[name, flag] for name in cli.COMMANDS for flag in ("--help", "--nonesuch")]
+        for arguments in asked:
+            sys.argv = ["interp", *arguments]
+            nowhere = io.StringIO()
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                try:
+                    cli.main()
+                except SystemExit as stop:
+                    code = stop.code
+            heavy = [name for name in {HEAVY} if name in sys.modules]
+            print(*arguments, code, nowhere.getvalue()[:14].strip(), *heavy, sep="; ")
+    """
+    told = [line.split("; ") for line in printed(program)]
+    assert len(told) == 4 + 2 * len(cli.COMMANDS)
+    assert {tuple(line[-2:]) for line in told if line[-3:-2] == ["--help"]} == {
+        ("0", "usage: interp")
+    }
+    assert [line for line in told if line[-2] not in "02"] == []
+
+
+def test_importing_the_package_loads_nothing_until_a_name_is_used():
+    program = f"""
+        import sys
+        import interp
+        print([name for name in sys.modules if name.startswith("interp.")])
+        interp.read_task
+        print([name for name in {HEAVY} if name in sys.modules])
+        print("interp.evaluations.task_files" in sys.modules)
+    """
+    assert printed(program) == ["[]", "[]", "True"]
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_every_public_name_is_what_its_module_holds():
+    for name, module in ORIGIN.items():
+        held = importlib.import_module(f"interp.{module or name}")
+        assert getattr(interp, name) is (getattr(held, name) if module else held)
+
+
+def test_users_and_type_checkers_see_the_same_names():
+    (listed,) = (node.value for node in STUB.body if isinstance(node, ast.Assign))
+    space = {}
+    exec("from interp import *", space)
+    assert sorted(ORIGIN) == ast.literal_eval(listed) == sorted(interp.__all__) == dir(interp)
+    assert set(space) - {"__builtins__"} == set(ORIGIN)
+
+
+def test_a_name_that_is_not_there_is_an_error():
+    with pytest.raises(AttributeError, match="nonesuch"):
+        interp.nonesuch  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
+    with pytest.raises(ImportError, match="nonesuch"):
+        exec("from interp import nonesuch")
+
+
+def test_a_function_is_not_hidden_by_the_module_of_its_name():
+    assert set(BOTH) == {"bake", "collect", "doctor"}
+    program = f"""
+        from interp.collect import Wanted
+        import interp
+        print(interp.collect.__name__, type(interp.collect).__name__)
+        import interp.bake
+        import interp.doctor as held
+        from interp import bake, doctor
+        print(bake.__name__, held.__name__, doctor.__name__, interp.collect.__name__)
+        import importlib, sys
+        for name in {BOTH}:
+            del sys.modules[f"interp.{{name}}"]
+            module = importlib.import_module(f"interp.{{name}}")
+            print(callable(getattr(interp, name)), callable(module))
+    """
+    first, second, *again = printed(program)
+    assert first == "collect function"
+    assert second == "bake doctor doctor collect"
+    assert again == ["True False"] * 3
+
+
+def test_all_can_be_loaded_at_once():
+    program = f"""
+        import interp
+        print(set({list(ORIGIN)}) <= set(vars(interp)))
+        print(*(callable(vars(interp)[name]) for name in {BOTH}))
+    """
+    assert printed(program, EAGER_IMPORT="1") == ["True", "True True True"]
+
+
+# ---------------------------------------------------------------- warnings
+
+WARNS = """
+    import sys, warnings
+    from types import SimpleNamespace
+    from interp import cli
+
+    def run(self):
+        for name in ("transformers.models", "interp.stats", "interpreter"):
+            place = {"__name__": name}
+            exec(compile(f"import warnings; warnings.warn('{name}')", name, "exec"), place)
+        warnings.warn("old", DeprecationWarning)
+        OURS
+
+    cli.Babel.run = run
+    sys.argv = ["interp", "babel"]
+    cli.main()
+"""
+
+OUT_OF_MEMORY = """
+        from interp import activations
+        half = SimpleNamespace(ids=SimpleNamespace(numel=lambda: 1), rows=[1], halves=list)
+        rows = SimpleNamespace(ids=SimpleNamespace(numel=lambda: 9), rows=[1, 2])
+        rows.to, half.to = lambda device: rows, lambda device: half
+        rows.halves = lambda: [half]
+        activations._pass = lambda model, batch, *_: set() if batch is rows else None
+        activations.observe(SimpleNamespace(device="cpu", ran_out_at=None), rows, [])
+"""
+
+
+def warned(program: str, *flags: str) -> list[str]:
+    return [line.split("Warning: ")[1] for line in printed(program, *flags) if "Warning: " in line]
+
+
+def test_the_program_shows_our_warnings_alone():
+    found = warned(WARNS.replace("        OURS\n", OUT_OF_MEMORY))
+    assert found == ["interp.stats", found[1]]
+    assert found[1].startswith("Memory was too small for a batch of 9 tokens")
+
+
+def test_who_asks_for_warnings_sees_all():
+    program = WARNS.replace("OURS", "pass")
+    assert warned(program) == ["interp.stats"]
+    shown = ["transformers.models", "interp.stats", "interpreter", "old"]
+    assert warned(program, "-W", "default") == shown
+
+
+def test_called_from_python_the_command_leaves_filters_alone(capsys: pytest.CaptureFixture[str]):
+    before = list(warnings.filters)
+    cli.main(["babel"])
+    assert warnings.filters == before
+
+
+# ---------------------------------------------------------------- bars
+
+
+def test_a_notebook_without_ipywidgets_has_bars_of_text_and_no_warning():
+    program = """
+        import sys, types, warnings
+
+        kernel = types.SimpleNamespace(config={"IPKernelApp": {}})
+        for name in ("IPython", "ipykernel", "ipykernel.zmqshell"):
+            sys.modules[name] = types.ModuleType(name)
+        sys.modules["IPython"].get_ipython = lambda: kernel
+        sys.modules["ipywidgets"] = None
+        warnings.simplefilter("always")
+        EARLIER
+        from tqdm.auto import tqdm as anybodys
+        from interp.bars import tqdm as ours
+
+        print(ours is anybodys, ours.__module__)
+    """
+    assert printed(program.replace("EARLIER", "import interp")) == ["True tqdm.asyncio"]
+    assert "IProgress not found" in printed(program.replace("EARLIER", ""))[0]
