@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first.
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first, from a lock.
 # PYTHON is any Python 3.11 or newer; with your own GPU build of torch use `make gpu` once.
 
 PYTHON ?= python3
@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 # One thread per test process: two cores, two processes.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check format figures reproduce bench gpu clean
+.PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce bench gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
 
 test: $(VENV)/ready
 	$(PYTEST) -n 2
+
+# Processes killed at random moments and damaged files, by the hundred, and the long notebooks: some minutes.
+campaigns: $(VENV)/ready
+	$(PYTEST) -n 2 -m campaign tests
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -37,16 +41,35 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(VENV)/ready: pyproject.toml constraints/cpu.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints/cpu.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	touch $@
+# What a user gets: the wheel, in an environment and a folder of its own.
+wheel: $(VENV)/ready
+	PYTHON="$(PYTHON)" sh constraints/wheel.sh $(BIN)
+
+# The locks, with the newest of everything; then `make test`, and commit what changed.
+lock: .venv-uv/bin/uv
+	sh constraints/lock.sh $(CURDIR)/$<
+
+# The newest and the lowest versions of everything, and other Pythons: results/versions has the tables.
+newest lowest: .venv-uv/bin/uv $(VENV)/ready
+	$(BIN)/python constraints/try_versions.py $@ --uv $<
+
+pythons: $(VENV)/ready
+	$(BIN)/python constraints/try_versions.py pythons
+
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.13"
+
+$(VENV)/ready: pyproject.toml constraints/dev.txt
+	@PYTHON="$(PYTHON)" sh constraints/install.sh $(VENV) constraints/dev.txt
+	@touch $@
 
 # Leaves torch to you: install the build for your GPU into .venv beforehand, or take pip's newest.
 gpu:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e ".[dev]"
-	touch $(VENV)/ready
+	rm -f $(VENV)/lock.txt
+	touch $(VENV)/unlocked $(VENV)/ready
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) .venv-* results

@@ -202,7 +202,8 @@ def _capital(text: str) -> str:
     return re.sub(r"^([¿¡]?)(\w)", lambda found: found[1] + found[2].upper(), text)
 
 
-def wrong_objects(fact: Fact) -> list[str]:
+@cache
+def wrong_objects(fact: Fact) -> tuple[str, ...]:
     """Objects of the same relation that are not true of this subject, in a fixed random order."""
     shape = fact_base()["relations"][fact.relation]
     every = facts_of(fact.relation)
@@ -213,7 +214,7 @@ def wrong_objects(fact: Fact) -> list[str]:
         if fact.subjects[0] in pair:
             true |= set(pair)
     wrong = sorted({each.object for each in every} - true - set(fact.subjects))
-    return sorted(wrong, key=lambda each: _hash(f"{fact.name}/{each}"))
+    return tuple(sorted(wrong, key=lambda each: _hash(f"{fact.name}/{each}")))
 
 
 @dataclass(frozen=True)

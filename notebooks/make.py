@@ -6,7 +6,6 @@
 A notebook is built from nothing but its text, so that the same text gives the same file.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,6 @@ def build(path: Path) -> Any:
 
 def run(notebook: Any, folder: Path, cell_seconds: int = 300) -> Any:
     """Run all cells in a fresh kernel; the first that fails raises, with its traceback."""
-    # Progress bars say so where they have no widgets, which is no fault of a cell.
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=cell_seconds, resources=resources).execute()
     return notebook

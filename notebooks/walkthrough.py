@@ -33,8 +33,7 @@ from interp.texts import read_documents
 languages = ("en", "de", "fr", "es", "zh", "ja")
 folder = Path(tempfile.mkdtemp())
 generator = torch.Generator().manual_seed(0)
-model = interp.load("babel")  # in 16 bits, as it is stored: fast, and right for counting
-exact = interp.load("babel", dtype=torch.float32)  # for what hangs on small differences
+model = interp.load("babel", dtype=torch.float32)  # on most CPUs faster than the stored 16 bits
 model
 
 # %% [markdown]
@@ -164,8 +163,8 @@ facts = [
     interp.read_task("babel", code).where(lambda item: item.id.startswith("fact_completion"))
     for code in languages
 ]
-rows = interp.prompt_rows(interp.prompts_of(facts), exact)
-interp.collect(exact, rows, folder / "signs", wanted=interp.Wanted(signs=True), progress=False)
+rows = interp.prompt_rows(interp.prompts_of(facts), model)
+interp.collect(model, rows, folder / "signs", wanted=interp.Wanted(signs=True), progress=False)
 signs = interp.FiringSigns.load(folder / "signs" / "signs.safetensors")
 shared = interp.sharing_profile(signs, generator, n_draws=5)
 ax = interp.plots.sharing(shared.to_frame())
@@ -266,15 +265,15 @@ for way in ("no edit", "language neurons", "residual stream"):
 
 # %%
 def begin(prompt):
-    return [exact.bos_id, *exact.encode(prompt)]
+    return [model.bos_id, *model.encode(prompt)]
 
 
 prompt, answer = begin("Der Tag nach Montag ist"), " Dienstag"
 with torch.no_grad():
-    chance = exact.logits(torch.tensor([prompt]), keep=1)[0, -1].softmax(-1)
+    chance = model.logits(torch.tensor([prompt]), keep=1)[0, -1].softmax(-1)
 best = chance.topk(3)
 for probability, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-    print(f"{probability:.2f} {exact.decode([token])!r}")
+    print(f"{probability:.2f} {model.decode([token])!r}")
 
 # %% [markdown]
 # Integrated gradients: each neuron's share of the answer's probability, at the last token, layer by
@@ -282,7 +281,7 @@ for probability, token in zip(best.values.tolist(), best.indices.tolist(), stric
 # by how much they miss that.
 
 # %%
-reasons = interp.integrated_gradients(exact, prompt, answer)
+reasons = interp.integrated_gradients(model, prompt, answer)
 reasons.to_frame().round(4)
 
 # %% [markdown]
@@ -294,7 +293,7 @@ largest = reasons.values >= reasons.values.flatten().topk(100).values.min()
 top = interp.NeuronSelection(largest[None], ("de",))
 drawn = top.random_like(generator, exclude=largest)["de"]
 off = {
-    name: interp.ablation_effect(exact, prompt, answer, chosen)[chosen]
+    name: interp.ablation_effect(model, prompt, answer, chosen)[chosen]
     for name, chosen in (("largest shares", largest), ("random", drawn))
 }
 pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4)
@@ -320,7 +319,7 @@ print(f"95 % between {by_chance.low.item():.4f} and {by_chance.high.item():.4f}"
 
 # %%
 crossing = interp.patch(
-    exact,
+    model,
     begin("Der Tag nach Montag ist"),
     begin("The day after Thursday is"),
     {"Dienstag": " Dienstag", "Freitag": " Freitag", "Tuesday": " Tuesday", "Friday": " Friday"},

@@ -15,7 +15,7 @@
 # what it will cost, whether its hooks are sound, how to read text in pieces that survive a kill,
 # and how to see that there is nothing to be found.
 #
-# So that this runs anywhere, the first cell makes a tiny checkpoint with random weights and saves
+# So that this runs anywhere, the second cell makes a tiny checkpoint with random weights and saves
 # it to a folder. Put the name of a hub model, or your own folder, in its place.
 
 # %%
@@ -27,13 +27,16 @@ import time
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import interp
 from interp.texts import read_documents
 
 folder = Path(tempfile.mkdtemp())
+
+# %%
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 letters = sorted(pre_tokenizers.ByteLevel.alphabet())
 by_bytes = Tokenizer(models.BPE(vocab={each: id for id, each in enumerate(letters)}, merges=[]))
 by_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

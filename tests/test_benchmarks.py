@@ -404,6 +404,7 @@ def test_work_is_two_operations_for_each_weight_and_attention_to_the_tokens_befo
     assert gpu.work_per_token(model, 10) == 2 * weights + attention
 
 
+@pytest.mark.campaign
 def test_faults(tmp_path: Path):
     command = [sys.executable, "-m", "benchmarks.faults", "toy", "--out", str(tmp_path)]
     subprocess.run(

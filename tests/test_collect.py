@@ -263,6 +263,7 @@ def test_an_unfinished_run_is_not_merged(model, corpora, tmp_path):
         merge(tmp_path)
 
 
+@pytest.mark.campaign
 def test_killed_at_random_moments_nothing_is_lost_or_counted_twice(folder, tmp_path):
     """Ten kills each of one, two and three processes, against a run left in peace."""
     done = subprocess.run(

@@ -63,6 +63,7 @@ def finish(task: subprocess.Popen[str]) -> str:
     return said
 
 
+@pytest.mark.campaign
 def test_a_job_array_that_loses_a_task_leaves_the_bytes_of_one_process(place, capsys):
     tasks = {index: submit(place, index) for index in (1, 2, 3, 4)}
     os.killpg(tasks[3].pid, signal.SIGKILL)  # its node is gone

@@ -35,7 +35,7 @@ from interp.texts import read_documents, read_prompts
 from tests import tiny_models
 
 fuzzed = settings(
-    max_examples=150,
+    max_examples=400,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -161,6 +161,7 @@ class TestBrokenBytes:
         found, path, _ = reader
         assert ends_well(found, path)
 
+    @pytest.mark.campaign
     @fuzzed
     @given(data=st.data())
     def test_changed_cut_and_added_bytes_end_well(
@@ -172,6 +173,7 @@ class TestBrokenBytes:
         path.write_bytes(good[:first] + data.draw(st.binary(max_size=40)) + good[last:])
         ends_well(found, path)
 
+    @pytest.mark.campaign
     @fuzzed
     @given(content=st.binary(max_size=300))
     def test_any_bytes_end_well(self, reader: tuple[Reader, Path, bytes], content: bytes) -> None:
@@ -197,6 +199,7 @@ JSON = st.recursive(
 class TestWrongContent:
     """Whole files that say something else than they should."""
 
+    @pytest.mark.campaign
     @fuzzed
     @given(data=st.data(), value=JSON)
     @pytest.mark.parametrize("name", ["selection", "task", "rows", "prompts"])
@@ -229,6 +232,7 @@ class TestWrongContent:
             path.write_text(deep)
         assert not ends_well(reader, path)
 
+    @pytest.mark.campaign
     @fuzzed
     @given(data=st.data(), value=JSON)
     def test_headers_with_a_true_checksum_are_not_believed(

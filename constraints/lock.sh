@@ -1,0 +1,28 @@
+#!/bin/sh
+# Writes the locks anew, with the newest of everything that pyproject.toml allows: `make lock`.
+#
+#   dev.txt                   `make demo`, `make test`, `make check`
+#   all.txt                   the same versions, and what the other extras need (Ray, lm-eval, JupyterLab)
+#   transformer-lens-3.9.txt  as dev.txt, with the last TransformerLens that has HookedTransformer
+#
+# One file serves Python 3.11 and newer on every system. torch is pinned by hand in torch.txt, to a release
+# that there is for a CPU. What its builds for GPUs bring along is left out: torch itself pins it.
+set -eu
+uv=${1:-uv}
+cd "$(dirname "$0")"
+
+compile() {
+    lock=$1
+    shift
+    "$uv" pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \
+        --constraints torch.txt ../pyproject.toml "$@" > "$lock.new"
+    {
+        echo "# Every package of an environment, pinned. Written by \`make lock\`: edit pyproject.toml, not this."
+        grep -vE '^(nvidia-|cuda-|triton)' "$lock.new"
+    } > "$lock"
+    rm "$lock.new"
+}
+
+compile dev.txt --extra dev
+compile all.txt --all-extras --constraints dev.txt
+compile transformer-lens-3.9.txt --extra dev transformer-lens-3.9.in
