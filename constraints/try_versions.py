@@ -41,7 +41,7 @@ COMMANDS = (
     "export {out}/demo/neurons.json --out {out}/demo.pth",
     "import {out}/demo.pth --languages en de fr es zh ja --neurons 2048 --out {out}/again.json",
     "compare {out}/again.json {out}/demo/neurons.json",
-    "evaluate {out}/demo --tasks babel/fact_completion --n 4 --out {out}/evaluated",
+    "evaluate {out}/demo --tasks babel/word_translation --items 4 --n-draws 1 --out {out}/evaluated",
     "bake {out}/demo --language de --out {out}/baked",
 )
 """One of each kind; the demo collects, finds, deactivates, steers, shares, attributes, patches."""
@@ -90,12 +90,11 @@ def try_resolution(name: str, uv: str) -> bool:
         [python, "-m", "pytest", "-n", "2", "--said", said, *tests], out / "tests.log"
     )
     print(f"tests: {went['tests']}", flush=True)
-    programs = {
-        each.split()[0]: ["-m", "interp.cli", *each.format(out=out).split()] for each in COMMANDS
-    }
-    programs["a study"] = [*STUDY, str(out / "study")]
-    for step, arguments in programs.items():
-        went[step] = run([python, *arguments], out / f"{step}.log", PYTHONWARNINGS="default")
+    interp = str(folder / "bin" / "interp")
+    programs = {each.split()[0]: [interp, *each.format(out=out).split()] for each in COMMANDS}
+    programs["a study"] = [str(python), *STUDY, str(out / "study")]
+    for step, command in programs.items():
+        went[step] = run(command, out / f"{step}.log", PYTHONWARNINGS="default")
         print(f"{step}: {went[step]}", flush=True)
     text = table(name, python, went, [*warnings_of_tests(said), *warnings_of_commands(out)])
     (OUT / f"{name}.md").write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from interp import whatif
 from interp.loading import load, wrap
@@ -326,7 +327,8 @@ def test_a_hooked_transformer_reads_whole_prompts(tmp_path, ids, generator):
         warnings.simplefilter("ignore")  # it announces its own removal
         config = loading.get_pretrained_model_config(folder, fold_ln=False, device="cpu")
         weights = loading.get_pretrained_state_dict(folder, config, None, dtype=torch.float32)
-        classic = HookedTransformer(config, tiny_models.tokenizer(), move_to_device=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        classic = HookedTransformer(config, tokenizer, move_to_device=False)
         classic.load_and_process_state_dict(weights, fold_ln=False)
     model = wrap(classic)
     edits = make_edits(model, generator, 2)
