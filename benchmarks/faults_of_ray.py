@@ -73,7 +73,7 @@ class Nodes:
 
 def _keep(told: Any) -> None:
     """The process that the nodes belong to."""
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     nodes = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}

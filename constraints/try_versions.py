@@ -41,7 +41,7 @@ COMMANDS = (
     "export {out}/demo/neurons.json --out {out}/demo.pth",
     "import {out}/demo.pth --languages en de fr es zh ja --neurons 2048 --out {out}/again.json",
     "compare {out}/again.json {out}/demo/neurons.json",
-    "evaluate {out}/demo --tasks babel/word_translation --items 4 --n-draws 1 --out {out}/evaluated",
+    "evaluate {out}/demo --tasks babel/word_translation --items 4 --n-draws 1 --out {out}/tasks",
     "bake {out}/demo --language de --out {out}/baked",
 )
 """One of each kind; the demo collects, finds, deactivates, steers, shares, attributes, patches."""

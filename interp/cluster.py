@@ -364,7 +364,7 @@ class Crew:
 
 def _library() -> Any:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             "Ray is not installed: pip install 'polyneuron[ray]', or share the work without it, "
