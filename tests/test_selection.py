@@ -574,19 +574,23 @@ class World:
 @pytest.mark.parametrize("n_shards", [10, 11])
 @pytest.mark.parametrize("evenness", [20, 80, 400, 2000])
 def test_the_predicted_agreement_is_that_of_two_independent_runs(evenness: float, n_shards: int):
-    world = World(seed=int(evenness))
-    one, other = world.read(n_shards, evenness), world.read(n_shards, evenness)
-    first, second = select_by_entropy(one), select_by_entropy(other)
-    realised = jaccard_between(first, second).mean().item()
-    predicted = predicted_agreement(one, select_by_entropy, seeded(0))
-    assert predicted == pytest.approx(realised, abs=0.06)
-    halves = (
-        select_by_entropy(one.subset([0, 1, 2, 3, 4])),
-        select_by_entropy(one.subset([5, 6, 7, 8, 9])),
-    )
-    uncorrected = jaccard_between(*halves).mean().item()
-    assert abs(uncorrected - realised) > abs(predicted - realised)
-    assert uncorrected < predicted
+    ours, halved = [], []
+    for seed in range(3):  # a single one can be right by chance
+        world = World(seed=int(evenness) + seed)
+        one, other = world.read(n_shards, evenness), world.read(n_shards, evenness)
+        first, second = select_by_entropy(one), select_by_entropy(other)
+        realised = jaccard_between(first, second).mean().item()
+        predicted = predicted_agreement(one, select_by_entropy, seeded(0))
+        assert predicted == pytest.approx(realised, abs=0.06)
+        halves = (
+            select_by_entropy(one.subset([0, 1, 2, 3, 4])),
+            select_by_entropy(one.subset([5, 6, 7, 8, 9])),
+        )
+        uncorrected = jaccard_between(*halves).mean().item()
+        assert uncorrected < predicted
+        ours.append(abs(predicted - realised))
+        halved.append(abs(uncorrected - realised))
+    assert sum(halved) > sum(ours)
 
 
 def test_more_text_of_the_same_kind_is_predicted_to_agree_more():
