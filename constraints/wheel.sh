@@ -19,7 +19,7 @@ printf '%s, %s kB\n' "$(basename "$wheel")" "$(du -k "$wheel" | cut -f1)"
 
 step "install into an empty environment"
 "${PYTHON:-python3}" -m venv "$work/environment"
-"$work/environment/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$lock" "$wheel"
+"$work/environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$lock" "$wheel"
 
 mkdir "$work/empty"
 cd "$work/empty"
@@ -56,7 +56,8 @@ grep -q '"int" is not assignable to "str"' wrong.log || { cat wrong.log; exit 1;
 step "interp demo"
 use interp demo --out demo > demo.log 2> demo.err || { tail demo.log demo.err; exit 1; }
 tail -n 4 demo.log
-if grep -n 'Warning\|deprecated' demo.err; then
-    echo "The demo shows its user warnings."
+# A warning of ours is for its user; what other packages say of themselves is not.
+if tr '\r' '\n' < demo.err | grep 'Warning\|deprecated' | grep -v '/interp/'; then
+    echo "The demo shows its user what other packages say of themselves."
     exit 1
 fi
