@@ -1,7 +1,7 @@
 """Write each notebook, `name.ipynb`, from `name.py`, which is the one to edit.
 
-    python notebooks/make.py                   # all of them, without outputs
-    python notebooks/make.py --run             # and keep the pictures of the walkthrough
+    python notebooks/make.py                   # those that are kept without outputs
+    python notebooks/make.py --run             # and the walkthrough, run, with its pictures
 
 A notebook is built from nothing but its text, so that the same text gives the same file.
 """
@@ -53,7 +53,9 @@ def text_of(notebook: Any) -> str:
 def main() -> None:
     for name in NAMES:
         notebook = build(HERE / f"{name}.py")
-        if name == GALLERY and "--run" in sys.argv:
+        if name == GALLERY:
+            if "--run" not in sys.argv:
+                continue  # what it shows would be lost
             notebook = keep_pictures(run(notebook, HERE))
         (HERE / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
 

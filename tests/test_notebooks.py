@@ -49,7 +49,7 @@ def test_there_are_the_four_notebooks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_in_step_with_its_text(name: str):
-    """Otherwise: python notebooks/make.py"""
+    """Otherwise: python notebooks/make.py, with --run for the one that keeps its pictures."""
     built, stored = build(HERE / f"{name}.py"), read(name)
     assert sources(stored) == sources(built)
     if name != GALLERY:
@@ -75,6 +75,11 @@ def test_a_notebook_holds_no_paths_no_messages_and_no_counts(name: str):
         assert name == GALLERY or not cell.get("outputs")
         assert all(output.get("name") != "stderr" for output in cell.get("outputs", ()))
     assert (HERE / f"{name}.ipynb").stat().st_size < LARGEST
+
+
+def test_the_gallery_shows_its_pictures():
+    kinds = [kind for output in _outputs(read(GALLERY)) for kind in output.get("data", {})]
+    assert kinds.count("image/png") >= 4
 
 
 def test_paths_of_a_machine_are_caught():
