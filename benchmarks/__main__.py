@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from interp import artifacts
+from interp.results import artifacts
 
 STEPS = (
     "start",

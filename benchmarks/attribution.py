@@ -34,7 +34,7 @@ import interp
 from benchmarks import made_up
 from benchmarks.collect import bare
 from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept
-from interp.scores.attribution import integrated_gradients
+from interp.prompts.attribution import integrated_gradients
 
 LAYERS, VOCABULARY, STEPS, TARGET = 8, 8000, 20, 5
 OURS = "integrated_gradients"

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from benchmarks import made_up
 from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept, spread, take_turns
-from interp import artifacts
+from interp.counting.stats import SentenceMeans
+from interp.results import artifacts
+from interp.results.words import Kind
 from interp.scores import average_precision as ours
 from interp.scores import ranks
-from interp.stats import SentenceMeans
-from interp.words import Kind
 
 LOOP = "scikit-learn, unit by unit"
 NUMPY, NUMBA, GPU = "ours, without numba", "ours, with numba", "ours, on the GPU"

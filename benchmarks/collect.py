@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 import interp
 from benchmarks import made_up
 from benchmarks.turns import Size, SpeedOrMemory, Variants, compare, kept
-from interp.corpora import Corpora
+from interp.text.corpora import Corpora
 
 BARE = "bare Hugging Face body"
 COUNTS = "collect, firing counts"

@@ -25,7 +25,7 @@ import interp
 from benchmarks import made_up
 from benchmarks.collect import bare, body_of
 from benchmarks.turns import OnDevice, Size, Variants, compare, kept
-from interp.interventions import Edit, deactivate, intervene, override, push
+from interp.interventions.edits import Edit, deactivate, intervene, override, push
 
 Block = Callable[[], AbstractContextManager[Any]]
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from benchmarks.turns import Size
-from interp.corpora import Corpora, Rows
+from interp.text.corpora import Corpora, Rows
 
 MIB = 1 << 20
 

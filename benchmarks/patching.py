@@ -34,7 +34,7 @@ from transformer_lens.patching import generic_activation_patch, layer_pos_patch_
 import interp
 from benchmarks import made_up
 from benchmarks.turns import OnDevice, Row, Size, apart, clock, kept, spread, take_turns
-from interp.patching import patch
+from interp.prompts.patching import patch
 
 ANSWERS = {"one": 5, "other": 9}
 PEER = "generic_activation_patch"

@@ -24,10 +24,10 @@ import interp
 from benchmarks import made_up
 from benchmarks.collect import bare
 from benchmarks.turns import OnDevice, Size, Variants, compare, kept
-from interp.corpora import Corpora
 from interp.evaluations.perplexity import perplexity_matrix
-from interp.interventions import deactivate, intervene
-from interp.selection import NeuronSelection
+from interp.interventions.edits import deactivate, intervene
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import Corpora
 
 BARE, MATRIX, KEPT, ALL_LOGITS, BRIDGE = (
     "(K + 1) K bare Hugging Face passes",

@@ -36,17 +36,18 @@ from tyro.conf import Positional
 import interp
 from benchmarks.made_up import MIB, peak_mib
 from benchmarks.turns import RESULTS, Row, keeping
-from interp import artifacts
-from interp.collect import collect_part
-from interp.contexts import TopContexts
-from interp.corpora import Corpora, Rows
-from interp.languages import LANGUAGES
-from interp.plan import RunPlan, plan_run
-from interp.run_folder import PIECE, merge, piece_path
+from interp.counting.collect import collect_part
+from interp.counting.plan import RunPlan, plan_run
+from interp.counting.run import PIECE, merge, piece_path
+from interp.counting.stats import FiringStats
+from interp.counting.top_contexts import TopContexts
+from interp.inference.intervals import jackknife
+from interp.results import artifacts
+from interp.runs.folder import begin
 from interp.scores.ranks import precision_and_area
-from interp.selection import NeuronSelection, select_from_rate
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife
+from interp.selections.neuron_selection import NeuronSelection, select_from_rate
+from interp.text.corpora import Corpora, Rows
+from interp.text.languages import LANGUAGES
 from tests.tiny_models import tokenizer
 
 
@@ -350,7 +351,7 @@ def write_pieces(folder: Path, shape: Shape) -> dict[str, float]:
         "n_shards": shape.n_shards,
         "wanted": {"moments": False, "sentence_means": [], "signs": False},
     }
-    artifacts.begin(folder, plan)
+    begin(folder, plan)
     generator = torch.Generator().manual_seed(0)
     usual = (torch.rand(shape.n_layers, D_MLP, generator=generator) ** 2 * 600).long()
     for shard in range(shape.n_shards):
@@ -414,7 +415,8 @@ def write_page(folder: Path, shape: Shape) -> dict[str, float]:
     model = interp.load(folder / "model", device="cpu")
     start, before = time.perf_counter(), resident()
     # More languages than are known by their names.
-    with patch("interp.page.language", lambda code: replace(LANGUAGES["en"], code=code)):
+    language = "interp.reports.neuron_page.language"
+    with patch(language, lambda code: replace(LANGUAGES["en"], code=code)):
         page = interp.neuron_page(
             model,
             FiringStats.load(folder / "firing.safetensors"),

@@ -34,7 +34,7 @@ from benchmarks.patching import PEER, SAME_BRIDGE
 from benchmarks.perplexity import MATRIX
 from benchmarks.start import HELP, NAMES
 from benchmarks.turns import Record, Row
-from interp import artifacts
+from interp.results import artifacts
 
 ROOT = Path(__file__).parents[1]
 

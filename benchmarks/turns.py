@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
-from interp import artifacts
+from interp.results import artifacts
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,13 +32,13 @@ from tqdm.auto import tqdm
 import interp
 from experiments import papers
 from experiments.study import Study, for_model
-from interp import artifacts
-from interp.claims import Claim, markdown, save_claims
-from interp.evaluations.task_files import read_task
-from interp.evaluations.tasks import choose, encode_items
+from interp.evaluations.multiple_choice import choose, encode_items
+from interp.inference.claims import Claim, markdown, save_claims
+from interp.inference.intervals import mean_over_examples, paired_bootstrap
 from interp.plots.style import Table
-from interp.scores.attribution import ablation_effect, top_neurons
-from interp.uncertainty import mean_over_examples, paired_bootstrap
+from interp.prompts.attribution import ablation_effect, top_neurons
+from interp.results import artifacts
+from interp.text.tasks import read_task
 
 COMMAND = "python -m experiments.attribute_neurons"
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")
@@ -53,7 +53,7 @@ class Config:
     """Model and languages; its text is not read."""
 
     task: str = "babel/fact_completion"
-    """Where the prompts come from; see interp.evaluations.task_files."""
+    """Where the prompts come from; see interp.text.tasks."""
 
     n_prompts: int = 15
     """Per language, of those answered rightly."""

@@ -47,11 +47,11 @@ from experiments.method_findings import RANDOM, claims_of, findings
 from experiments.recover_planted import ALL, NONE
 from experiments.selectors import SELECTORS, choose, measured
 from experiments.study import Study, for_model
-from interp import artifacts
-from interp.claims import save_claims
+from interp.inference.claims import save_claims
 from interp.plots.style import Table
-from interp.selection import jaccard_between
-from interp.stability import chance_jaccard
+from interp.results import artifacts
+from interp.selections.neuron_selection import jaccard_between
+from interp.selections.stability import chance_jaccard
 
 MEASURES = {
     "recovery_alone": "planted found,\nno decoys",

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.claims import Claim, Side, claim_of
-from interp.uncertainty import Estimate, mean_over_examples
+from interp.inference.claims import Claim, Side, claim_of
+from interp.inference.intervals import Estimate, mean_over_examples
 
 DUMAS, OURS = "Dumas et al. (2024)", "this project"
 COMMAND = "python -m experiments.patch_across_languages babel"

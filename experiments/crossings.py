@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import interp
-from interp.alignment import Source
-from interp.evaluations.task_files import Item, Task
 from interp.evaluations.writing import start_ids
-from interp.whatif import Ending
+from interp.prompts.alignment import Source
+from interp.prompts.ending import Ending
+from interp.text.tasks import Item, Task
 
 CELLS = ("A in s", "B in s", "other in s", "A in t", "B in t", "other in t")
 """The answers; other: wrong options. Before the patch the target says "B in t"; the whole source,

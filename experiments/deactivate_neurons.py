@@ -34,11 +34,10 @@ from experiments.deactivation_claims import (
     claims_about_writing,
 )
 from experiments.study import Study, for_model
-from interp import artifacts
-from interp.claims import markdown, save_claims
-from interp.commands.effects import show_matrix
+from interp.inference.claims import markdown, save_claims
 from interp.plots.style import Table
-from interp.words import NOTHING
+from interp.results import artifacts
+from interp.results.words import NOTHING
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ def main(config: Config) -> None:
         text = matrix.to_frame().to_csv(index=False)
         artifacts.write_text(config.out / f"{fraction:g}" / "matrix.csv", text)
         print(f"\n{fraction:.1%} of all neurons, found by LAPE\n", flush=True)
-        show_matrix(matrix)
+        print(matrix.table())
         matrices[fraction] = matrix
     rows = [row for fraction, matrix in matrices.items() for row in rows_of(matrix, fraction)]
     artifacts.write_text(config.out / "table.csv", pd.DataFrame(rows).to_csv(index=False))

@@ -16,10 +16,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 import interp
-from interp.claims import Claim, claim_of, counted
+from interp.inference.claims import Claim, claim_of, counted
+from interp.inference.intervals import jackknife, jackknife_shards, paired_bootstrap
 from interp.plots.style import Table
-from interp.uncertainty import jackknife, jackknife_shards, paired_bootstrap
-from interp.words import NOTHING
+from interp.results.words import NOTHING
 
 COMMAND = "python -m experiments.deactivate_neurons"
 SOURCE = "Tang et al. (2024)"

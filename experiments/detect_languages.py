@@ -28,8 +28,8 @@ from torch import Tensor
 import interp
 from experiments import papers
 from experiments.study import Study, for_model, present
-from interp import artifacts
-from interp.claims import Claim, Side, counted, markdown, save_claims
+from interp.inference.claims import Claim, Side, counted, markdown, save_claims
+from interp.results import artifacts
 
 COMMAND = "python -m experiments.detect_languages"
 SOURCE = "Kojima et al. (2024)"

@@ -2,8 +2,8 @@
 
     python -m experiments.draw_figures       # a minute; figures whose study was not run are named
 
-Reads   results/<study>/babel/..., results/measure_babel/history.json, results/demo/patch.csv,
-        results/demo/attribute/sums.csv
+Reads   results/<study>/babel/..., results/babel_training/measure/history.json,
+        results/demo/patch.csv, results/demo/attribute/sums.csv
 Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them from the tables alone
 """
 
@@ -15,10 +15,10 @@ import pandas as pd
 import tyro
 
 import interp
-from experiments.babel_recipe import PRESETS
+from babel_training.recipe import PRESETS
 from interp import plots
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife
+from interp.counting.stats import FiringStats
+from interp.inference.intervals import jackknife
 
 STUDIES = Path("results")
 FRACTION = 0.03
@@ -54,7 +54,9 @@ def common() -> pd.DataFrame:
 
 def training() -> pd.DataFrame:
     """The own language's rise at every checkpoint, with its interval."""
-    stored = json.loads((STUDIES / "measure_babel" / "history.json").read_text(encoding="utf-8"))
+    stored = json.loads(
+        (STUDIES / "babel_training" / "measure" / "history.json").read_text(encoding="utf-8")
+    )
     config = PRESETS["cpu"][1]
     rows = []
     for name, found in sorted(stored.items()):

@@ -20,13 +20,13 @@ from tqdm.auto import tqdm
 
 import interp
 from experiments.study import Study
-from interp.evaluations.generation import Guard, language_rates
+from interp.evaluations.languages_written import Guard, language_rates
 from interp.evaluations.losses import Intervention, Losses, losses_under
 from interp.evaluations.writing import generate_texts
-from interp.interventions import difference_of_means
-from interp.model import Hook
-from interp.uncertainty import Estimate, jackknife_shards, mean_over_examples, wilson
-from interp.words import NOTHING
+from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples, wilson
+from interp.interventions.edits import difference_of_means
+from interp.models.neuron_model import Hook
+from interp.results.words import NOTHING
 
 Text = Mapping[str, Sequence[str]]
 Chosen = Mapping[str, interp.NeuronSelection]

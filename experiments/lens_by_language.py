@@ -31,12 +31,10 @@ from torch import Tensor
 import interp
 from experiments import papers
 from experiments.study import LANGUAGES, Study, for_model
-from interp import artifacts
-from interp.claims import Claim, claim_of, markdown, save_claims
-from interp.evaluations.task_files import align, read_task
 from interp.evaluations.writing import start_ids
-from interp.languages import language
-from interp.lens import (
+from interp.inference.claims import Claim, claim_of, markdown, save_claims
+from interp.inference.intervals import mean_over_examples
+from interp.prompts.lens import (
     Lens,
     Question,
     languages_of,
@@ -44,7 +42,9 @@ from interp.lens import (
     promoted_languages,
     token_languages,
 )
-from interp.uncertainty import mean_over_examples
+from interp.results import artifacts
+from interp.text.languages import language
+from interp.text.tasks import align, read_task
 
 
 @dataclass(frozen=True)

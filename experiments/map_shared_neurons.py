@@ -40,25 +40,26 @@ import interp
 from experiments import papers
 from experiments.sharing_claims import claims_over_tasks, task_claims
 from experiments.study import Study, for_model
-from interp import artifacts
-from interp.activations import batches, observe
-from interp.claims import Claim, markdown, save_claims
-from interp.counters import SignsCounter
-from interp.evaluations.category_sums import (
+from interp.counting.counters import SignsCounter
+from interp.counting.observe import batches, observe
+from interp.counting.stats import FiringSigns
+from interp.evaluations.category_ablation import SwitchOff, switch_off
+from interp.evaluations.category_attribution import (
     CategorySums,
     Enrichment,
     attribute_categories,
     enrichment,
 )
-from interp.evaluations.switch_off import SwitchOff, switch_off
-from interp.evaluations.task_files import Task, align, prompts_of, read_task
-from interp.evaluations.tasks import told_apart
-from interp.scores.distances import listed_distances, read_distances
+from interp.evaluations.multiple_choice import told_apart
+from interp.inference.claims import Claim, markdown, save_claims
+from interp.inference.permutation import mantel_test
+from interp.results import artifacts
+from interp.results.words import Source
+from interp.runs.folder import begin
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
-from interp.scores.sharing_tokens import TokenSharing, sharing_over_tokens
-from interp.stats import FiringSigns
-from interp.uncertainty import mantel_test
-from interp.words import Source
+from interp.scores.token_sharing import TokenSharing, sharing_over_tokens
+from interp.text.distances import listed_distances, read_distances
+from interp.text.tasks import Task, align, prompts_of, read_task
 
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
 """Of what is lost with neurons off, printed; off.csv has all of it."""
@@ -76,7 +77,7 @@ class Config:
         "babel/statements",
         "babel/word_translation",
     )
-    """Where the items come from; see interp.evaluations.task_files."""
+    """Where the items come from; see interp.text.tasks."""
 
     source: Source = "gate"
     """By what a neuron fires."""
@@ -279,7 +280,7 @@ def main(config: Config) -> None:
         tasks = align([read_task(place, code) for code in study.languages])
         name = tasks[0].name
         folder = config.out / name.replace("/", "-")
-        begin(model, name, folder, config)
+        begin_task(model, name, folder, config)
         found = look_at(model, tasks, folder, config)
         claims += task_claims(name, found.signs, found.profile, found.off, found.ratio, model.name)
         part = found.profile.count[..., Sharing.ALL_SHARED].double() / found.profile.d_mlp
@@ -307,10 +308,10 @@ def main(config: Config) -> None:
     print(f"\n{markdown(claims)}")
 
 
-def begin(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
+def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
     """Pieces of another model, or of other settings, are not gone on with."""
     plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
-    artifacts.begin(folder, plan | {"steps": config.steps, "source": config.source})
+    begin(folder, plan | {"steps": config.steps, "source": config.source})
 
 
 def asked_about(

@@ -12,9 +12,9 @@ import torch
 from experiments import recover_planted
 from experiments.judges import Effects, Switching
 from experiments.recover_planted import ALL
-from interp.claims import Claim, claim_of, markdown
+from interp.inference.claims import Claim, claim_of, markdown
+from interp.inference.intervals import Estimate, mean_over_examples
 from interp.plots.style import Table
-from interp.uncertainty import Estimate, mean_over_examples
 
 COMMAND = "python -m experiments.compare_methods"
 LAPE, GATE, KOJIMA = "entropy (LAPE)", "precision of gate", "precision of output, both ends"

@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 
 from experiments import papers
-from interp import artifacts
+from interp.results import artifacts
 
 XNLI = (
     *("ar", "bg", "de", "el", "en", "es", "fr", "hi"),

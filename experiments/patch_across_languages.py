@@ -45,14 +45,14 @@ from experiments import papers
 from experiments.crossing_claims import claims_of
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
 from experiments.study import LANGUAGES, Study, for_model
-from interp import artifacts
-from interp.alignment import At
-from interp.claims import markdown, save_claims
-from interp.evaluations.task_files import align, read_task
-from interp.patching import Parts, PatchingResult, Sources, patch
-from interp.sweep import others
-from interp.uncertainty import mean_over_examples
-from interp.words import Layers
+from interp.inference.claims import markdown, save_claims
+from interp.inference.intervals import mean_over_examples
+from interp.prompts.alignment import At
+from interp.prompts.patching import Parts, PatchingResult, Sources, patch
+from interp.prompts.sweep import others
+from interp.results import artifacts
+from interp.results.words import Layers
+from interp.text.tasks import align, read_task
 
 CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
 """What grows when the concept comes over, and when the language does."""

@@ -21,9 +21,10 @@ import torch
 import tyro
 
 import interp
-from interp import artifacts, plots
-from interp.claims import Claim, counted, markdown, save_claims
+from interp import plots
+from interp.inference.claims import Claim, counted, markdown, save_claims
 from interp.plots.style import Table
+from interp.results import artifacts
 
 COMMAND = "python -m experiments.read_published_masks --masks FOLDER"
 SOURCE = "Tang et al. (2024)"

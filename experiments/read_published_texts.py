@@ -25,9 +25,9 @@ import tyro
 import interp
 from experiments.steering_claims import KOJIMA, OURS, difference
 from experiments.study import LANGUAGES
-from interp import artifacts
-from interp.claims import Claim, markdown, save_claims
+from interp.inference.claims import Claim, markdown, save_claims
 from interp.plots.style import Table
+from interp.results import artifacts
 
 COMMAND = "python -m experiments.read_published_texts --texts FILE"
 ON = "bloom-560m, the published texts"

@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
 from experiments.selectors import SELECTORS, Measured, Selector, measured
-from interp import artifacts
-from interp.claims import Claim, claim_of, markdown, save_claims
-from interp.interventions import deactivate
+from interp.inference.claims import Claim, claim_of, markdown, save_claims
+from interp.inference.intervals import mean_over_examples, wilson
+from interp.interventions.edits import deactivate
 from interp.plots.style import Table
-from interp.uncertainty import mean_over_examples, wilson
+from interp.results import artifacts
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}

@@ -21,12 +21,12 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from interp import artifacts
-from interp.claims import Claim, markdown, tally
-from interp.commands.report import claims_in, files_in, origin_of, table_section
-from interp.commands.report_kinds import kind_of
+from interp.inference.claims import Claim, markdown, tally
 from interp.plots.files import read_table
-from interp.report import Section, write_report
+from interp.reports.kinds import kind_of
+from interp.reports.report import Section, write_report
+from interp.reports.sections import claims_in, files_in, origin_of, table_section
+from interp.results import artifacts
 
 EXPERIMENTS = Path(__file__).parent
 MADE = ("model", "versions", "commit")

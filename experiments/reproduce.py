@@ -22,7 +22,8 @@ import tyro
 from tqdm.auto import tqdm
 
 from experiments.study import Study
-from interp import artifacts
+from interp.results import artifacts
+from interp.runs.folder import begin
 
 STUDIES = (
     "compare_methods",
@@ -109,7 +110,7 @@ def start(config: Config, study: str) -> "subprocess.Popen[bytes]":
 def main(config: Config) -> None:
     study = Study()
     model = study.open()
-    artifacts.begin(config.out, {"model": model.identity}, {"name": model.name})
+    begin(config.out, {"model": model.identity}, {"name": model.name})
     left = [each for each in config.studies if not finished(config, each)]
     if left and config.preset == "babel":  # what several studies read is there before they start
         study.statistics(model)

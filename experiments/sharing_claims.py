@@ -12,15 +12,15 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from interp.claims import Claim, claim_of, counted
-from interp.evaluations.category_sums import CATEGORIES, Enrichment
-from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff
+from interp.counting.stats import FiringSigns
+from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff
+from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.task_results import group_numbers
+from interp.inference.claims import Claim, claim_of, counted
+from interp.inference.intervals import Estimate, mean_over_examples
 from interp.plots.style import Table
+from interp.results.words import Source
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
-from interp.stats import FiringSigns
-from interp.uncertainty import Estimate, mean_over_examples
-from interp.words import Source
 
 COMMAND = "python -m experiments.map_shared_neurons"
 SOURCE = "Wang et al. (2024)"

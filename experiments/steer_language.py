@@ -46,12 +46,12 @@ from experiments.steering_claims import (
     tenfold,
 )
 from experiments.study import Study, for_model
-from interp import artifacts
-from interp.claims import markdown, save_claims
-from interp.evaluations.controls import naming_prompt
-from interp.evaluations.generation import GeneratedLanguages, Guard, generated_languages
-from interp.interventions import Edit, difference_of_means, override, sentence_medians
+from interp.evaluations.languages_written import GeneratedLanguages, Guard, generated_languages
+from interp.inference.claims import markdown, save_claims
+from interp.interventions.edits import Edit, difference_of_means, override, sentence_medians
+from interp.results import artifacts
 from interp.scores.average_precision import measure_precision
+from interp.text.languages import naming_prompt
 
 Within = Callable[[str], AbstractContextManager[None]]
 """Makes the block in which texts of a language are to be written."""

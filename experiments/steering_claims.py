@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from interp.claims import Claim, claim_of
+from interp.inference.claims import Claim, claim_of
+from interp.inference.intervals import paired_bootstrap
 from interp.plots.style import Table
-from interp.uncertainty import paired_bootstrap
 
 COMMAND = "python -m experiments.steer_language"
 KOJIMA, TANG, OURS = "Kojima et al. (2024)", "Tang et al. (2024)", "this project"

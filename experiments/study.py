@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import interp
-from interp.languages import LANGUAGES as EVERY_LANGUAGE
-from interp.run_folder import open_sentence_means
-from interp.texts import Source, read_documents
-from interp.words import Attention, Kind
+from interp.counting.run import open_sentence_means
+from interp.results.words import Attention, Kind
+from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
+from interp.text.sources import Source, read_documents
 
 ConfigT = TypeVar("ConfigT")
 

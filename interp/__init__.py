@@ -9,6 +9,6 @@ import sys
 import lazy_loader
 
 if "IPython" in sys.modules:  # first of all that loads tqdm: see there
-    from interp import bars as bars
+    from interp.results import bars as bars
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

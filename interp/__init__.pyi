@@ -1,21 +1,18 @@
-from . import artifacts, plots
-from .agreement import predicted_agreement, text_for_agreement, until_stable
-from .alignment import Source
-from .bake import bake
-from .claims import Claim, load_claims, save_claims, scoreboard
-from .cluster import Ray
-from .collect import Wanted, collect, collect_part
-from .contexts import TopContexts, gates_around
-from .corpora import Corpora, prompt_rows, read_corpora, read_sentences
-from .doctor import doctor
-from .evaluations.category_sums import (
+from . import plots, results
+from .counting.collect import Wanted, collect, collect_part
+from .counting.plan import RunPlan, plan_run
+from .counting.run import Survey, look, merge, open_sentence_means, survey
+from .counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
+from .counting.top_contexts import TopContexts, gates_around
+from .evaluations.category_ablation import SwitchOff, switch_off
+from .evaluations.category_attribution import (
     CategorySums,
     Enrichment,
     attribute_categories,
     enrichment,
 )
-from .evaluations.controls import naming_prompt, residual_means
-from .evaluations.generation import (
+from .evaluations.harness import HarnessScores, run_harness
+from .evaluations.languages_written import (
     GeneratedLanguages,
     Guard,
     generated_languages,
@@ -23,16 +20,15 @@ from .evaluations.generation import (
     natural_guard,
     steering_score,
 )
-from .evaluations.harness import HarnessScores, run_harness
 from .evaluations.losses import Losses, losses_under
+from .evaluations.multiple_choice import choose, exact_match
 from .evaluations.perplexity import PerplexityMatrix, perplexity_matrix
-from .evaluations.switch_off import SwitchOff, switch_off
-from .evaluations.task_files import Item, Task, align, prompts_of, read_editing, read_task
 from .evaluations.task_results import Choices, Written, accuracy_table, compare
-from .evaluations.tasks import choose, exact_match
 from .evaluations.writing import generate_texts, translate, translation_score
-from .hygiene import detect_language
-from .interventions import (
+from .inference.claims import Claim, load_claims, save_claims, scoreboard
+from .inference.intervals import Estimate, jackknife, selection_frequency
+from .interventions.bake import bake
+from .interventions.edits import (
     Change,
     Edit,
     add,
@@ -45,16 +41,12 @@ from .interventions import (
     scale,
     sentence_medians,
 )
-from .lens import Lens, Question, logit_lens
-from .loading import load, outline, wrap
-from .model import NeuronModel
-from .page import NeuronPage, neuron_page
-from .patching import PatchingResult, heads, patch
-from .pieces import crew_of
-from .plan import RunPlan, plan_run
-from .report import Picture, Section, write_report
-from .run_folder import Survey, look, merge, open_sentence_means, survey
-from .scores.attribution import (
+from .interventions.residual import residual_means
+from .models.doctor import doctor
+from .models.load import load, outline, wrap
+from .models.neuron_model import NeuronModel
+from .prompts.alignment import Source
+from .prompts.attribution import (
     Attribution,
     ablation_effect,
     contribution_score,
@@ -62,19 +54,26 @@ from .scores.attribution import (
     gradient_times_activation,
     integrated_gradients,
 )
+from .prompts.ending import Ending
+from .prompts.lens import Lens, Question, logit_lens
+from .prompts.patching import PatchingResult, heads, patch
+from .reports.neuron_page import NeuronPage, neuron_page
+from .reports.report import Picture, Section, write_report
+from .runs.jobs import crew_of
+from .runs.ray import Ray
 from .scores.average_precision import Precision, average_precision, measure_precision
-from .scores.distances import listed_distances, read_distances
 from .scores.lape import language_entropy
 from .scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
-from .scores.sharing_tokens import TokenSharing, kept_over_tokens, sharing_over_tokens
-from .selection import (
+from .scores.token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
+from .selections.agreement import predicted_agreement, text_for_agreement, until_stable
+from .selections.neuron_selection import (
     NeuronSelection,
     jaccard_between,
     select_by_entropy,
     select_by_precision,
     select_by_value_entropy,
 )
-from .stability import (
+from .selections.stability import (
     Stability,
     across_runs,
     chance_jaccard,
@@ -82,10 +81,12 @@ from .stability import (
     measure_stability,
     without_languages,
 )
-from .stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
-from .texts import HubDataset, read_prompts
-from .uncertainty import Estimate, jackknife, selection_frequency
-from .whatif import Ending
+from .text.corpora import Corpora, prompt_rows, read_corpora, read_sentences
+from .text.distances import listed_distances, read_distances
+from .text.language_id import detect_language
+from .text.languages import naming_prompt
+from .text.sources import HubDataset, read_prompts
+from .text.tasks import Item, Task, align, prompts_of, read_editing, read_task
 
 __all__ = [
     "ActivationMoments",
@@ -136,7 +137,6 @@ __all__ = [
     "across_runs",
     "add",
     "align",
-    "artifacts",
     "attribute_categories",
     "average_precision",
     "bake",
@@ -198,6 +198,7 @@ __all__ = [
     "read_task",
     "replace",
     "residual_means",
+    "results",
     "run_harness",
     "save_claims",
     "scale",

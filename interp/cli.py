@@ -58,7 +58,7 @@ class Import:
 
     def run(self) -> None:
         selection = interp.NeuronSelection.from_lape_pth(self.path, self.languages, self.neurons)
-        selection.to_json(self.out, interp.artifacts.provenance(imported=self.path.name))
+        selection.to_json(self.out, interp.results.artifacts.provenance(imported=self.path.name))
         show_selection(selection, None)
         say(f"The selection is in {self.out}.")
 
@@ -171,7 +171,7 @@ def _show_our_warnings_alone() -> None:
 
 def _close_bars() -> None:
     """A sentence has a line of its own, whichever bar was interrupted."""
-    tqdm = getattr(sys.modules.get("interp.bars"), "tqdm", None)
+    tqdm = getattr(sys.modules.get("interp.results.bars"), "tqdm", None)
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
 

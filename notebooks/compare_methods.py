@@ -28,10 +28,10 @@ import torch
 from einops import repeat
 
 import interp
+from interp.inference.intervals import jackknife_shards
 from interp.scores.baselines import highest, mean_removal_effect, random_score
 from interp.scores.lape import busy_threshold
-from interp.texts import read_documents
-from interp.uncertainty import jackknife_shards
+from interp.text.sources import read_documents
 
 languages = ("de", "es", "ja")
 n = 100  # neurons for each language

@@ -29,8 +29,8 @@ import pandas as pd
 import torch
 
 import interp
-from interp.lens import promoted_languages, token_languages
-from interp.uncertainty import mean_over_examples
+from interp.inference.intervals import mean_over_examples
+from interp.prompts.lens import promoted_languages, token_languages
 
 # Babel is stored in 16 bits; differences of probabilities want 32.
 model = interp.load("babel", dtype=torch.float32)

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import interp
-from interp.texts import read_documents
+from interp.text.sources import read_documents
 
 languages = ("en", "de", "fr", "es", "zh", "ja")
 folder = Path(tempfile.mkdtemp())

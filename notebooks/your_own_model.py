@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 import interp
-from interp.texts import read_documents
+from interp.text.sources import read_documents
 
 folder = Path(tempfile.mkdtemp())
 

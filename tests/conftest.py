@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(folder: Path) -> Any:
-    from interp.loading import load
+    from interp.models.load import load
 
     return load(folder)
 
@@ -91,7 +91,7 @@ def model(folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def corpora(model: Any) -> Any:
     """Three languages in five shards, which are fifteen pieces."""
-    from tests.kill_campaign import blocks
+    from tests.campaigns.kills import blocks
 
     return blocks(model)
 

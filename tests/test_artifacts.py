@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from interp import artifacts
+from interp.results import artifacts
+from interp.runs.folder import begin, read_plan
 
 KIND = "FiringStats"
 LABELS = {"languages": ["de", "zh"], "note": 'größer, "大"'}
@@ -304,7 +305,7 @@ def test_a_failure_in_the_last_steps_leaves_the_old_file(
 LIMITED = """
 import resource, sys
 import torch
-from interp import artifacts
+from interp.results import artifacts
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 artifacts.save(sys.argv[1], "FiringStats", {"rate": torch.ones(100_000)}, {}, {})
 """
@@ -391,10 +392,10 @@ def test_a_copy_inside_another_repository_has_no_commit(
 
 def test_a_folder_goes_on_only_with_what_it_was_begun_with(tmp_path: Path):
     plan = {"model": {"weights": "a", "layers": 2}, "languages": ("en", "de")}
-    artifacts.begin(tmp_path, plan, {"when": "today"})
-    assert artifacts.read_plan(tmp_path) == {**plan, "languages": ["en", "de"], "when": "today"}
+    begin(tmp_path, plan, {"when": "today"})
+    assert read_plan(tmp_path) == {**plan, "languages": ["en", "de"], "when": "today"}
     before = (tmp_path / "run.json").read_bytes()
-    artifacts.begin(tmp_path, plan, {"when": "tomorrow"})
+    begin(tmp_path, plan, {"when": "tomorrow"})
     assert (tmp_path / "run.json").read_bytes() == before
     for other, told in (
         (
@@ -405,14 +406,14 @@ def test_a_folder_goes_on_only_with_what_it_was_begun_with(tmp_path: Path):
         ({**plan, "steps": 20}, "another steps .*was None, now 20"),
     ):
         with pytest.raises(ValueError, match=told):
-            artifacts.begin(tmp_path, other)
+            begin(tmp_path, other)
     assert (tmp_path / "run.json").read_bytes() == before
 
 
 def test_a_folder_without_a_readable_plan_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"holds no run\.json"):
-        artifacts.read_plan(tmp_path)
+        read_plan(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    for read in (artifacts.read_plan, lambda folder: artifacts.begin(folder, {"a": 1})):
+    for read in (read_plan, lambda folder: begin(folder, {"a": 1})):
         with pytest.raises(ValueError, match="is damaged: delete it"):
             read(tmp_path)

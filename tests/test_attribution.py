@@ -12,10 +12,10 @@ import transformers
 from torch import Tensor, nn
 
 import interp
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.scores import attribution
-from interp.scores.attribution import (
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts import attribution
+from interp.prompts.attribution import (
     Attribution,
     ablation_effect,
     attribute_prompts,
@@ -28,7 +28,7 @@ from interp.scores.attribution import (
     target_ids,
     top_neurons,
 )
-from interp.whatif import Ending
+from interp.prompts.ending import Ending
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -158,7 +158,7 @@ def by_captum(hf: Any, name: str, ids: Tensor, target: int, steps: int) -> Tenso
 def test_it_equals_captum(name, open_model, checkpoint):
     pytest.importorskip("captum")
     model = open_model(name)
-    source = interp.loading._find("babel") if name == "babel" else checkpoint(name)
+    source = interp.models.load._find("babel") if name == "babel" else checkpoint(name)
     hf = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=model.dtype)
     hf.requires_grad_(False)
     target = int(model.logits(ids_of(model))[0, -1].argmax())

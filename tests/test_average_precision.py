@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.collect import Wanted, collect
-from interp.corpora import read_sentences
-from interp.loading import load
-from interp.run_folder import open_sentence_means
+from interp.counting.collect import Wanted, collect
+from interp.counting.run import open_sentence_means
+from interp.counting.stats import SentenceMeans
+from interp.models.load import load
 from interp.scores import ranks as module
 from interp.scores.average_precision import (
     Precision,
@@ -34,7 +34,7 @@ from interp.scores.ranks import (
     permutation_p_values,
     positive_percentiles,
 )
-from interp.stats import SentenceMeans
+from interp.text.corpora import read_sentences
 from tests import tiny_models
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

@@ -14,18 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
-from experiments import (
-    babel_facts,
-    babel_recipe,
-    babel_text,
-    measure_babel,
-    search_recipe,
-    train_babel,
-)
-from experiments.babel_facts import BABEL, LANGUAGES
-from interp.texts import read_prompts
+from babel_training import corpus, knowledge, measure, recipe, search, train
+from babel_training.knowledge import BABEL, LANGUAGES
+from interp.text.sources import read_prompts
 
-RELATIONS = babel_facts.fact_base()["relations"]
+RELATIONS = knowledge.fact_base()["relations"]
 
 
 def lines_of(language: str) -> list[str]:
@@ -36,16 +29,16 @@ def lines_of(language: str) -> list[str]:
 
 
 def test_there_are_facts_about_many_countries_in_every_language():
-    assert len(babel_facts.fact_base()["entities"]["country"]) >= 60
+    assert len(knowledge.fact_base()["entities"]["country"]) >= 60
     for relation in ("capital", "continent", "language", "currency"):
-        assert len(babel_facts.facts_of(relation)) >= 60
+        assert len(knowledge.facts_of(relation)) >= 60
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_fact_can_be_said_in_several_ways(language):
     for relation, shape in RELATIONS.items():
-        fact = next(f for f in babel_facts.facts_of(relation) if babel_facts.says(f, language))
-        said = babel_facts.statements(fact, language)
+        fact = next(f for f in knowledge.facts_of(relation) if knowledge.says(f, language))
+        said = knowledge.statements(fact, language)
         assert len(said) >= 5, relation
         assert all("{" not in sentence for sentence in said)
         assert len(shape["templates"][language]) >= 3
@@ -54,11 +47,11 @@ def test_every_fact_can_be_said_in_several_ways(language):
 @cache
 def told_in(language: str) -> set[str]:
     """Every sentence of all rounds of training, which differ in how many falsehoods they ask."""
-    differing = {telling.falsehoods: telling for telling in babel_facts.ROUNDS}
+    differing = {telling.falsehoods: telling for telling in knowledge.ROUNDS}
     return {
         each
         for telling in differing.values()
-        for each in babel_facts.weighted_sentences(language, telling)[0]
+        for each in knowledge.weighted_sentences(language, telling)[0]
     }
 
 
@@ -67,8 +60,8 @@ def test_a_held_out_cell_is_never_stated(language):
     told = told_in(language)
     gaps = [
         fact
-        for fact in babel_facts.all_facts()
-        if babel_facts.says(fact, language) and babel_facts.held_out_in(fact, language)
+        for fact in knowledge.all_facts()
+        if knowledge.says(fact, language) and knowledge.held_out_in(fact, language)
     ]
     assert len(gaps) > 300
     shape = RELATIONS["capital"]
@@ -76,7 +69,7 @@ def test_a_held_out_cell_is_never_stated(language):
         shape = RELATIONS[fact.relation]
         for key in ("templates", "reversed"):
             for template in shape.get(key, {}).get(language, []):
-                sentence = babel_facts.fill(template, fact, language)
+                sentence = knowledge.fill(template, fact, language)
                 # Sums in digits are the same in every language and belong to none.
                 if not re.match(r"^\d+ [+-] \d+ = \d+$", sentence):
                     assert sentence not in told, sentence
@@ -86,10 +79,10 @@ def test_a_held_out_cell_is_never_stated(language):
 def test_the_falsehood_of_a_question_was_never_asked(language):
     told = told_in(language)
     asked = 0
-    for fact in babel_facts.all_facts():
+    for fact in knowledge.all_facts():
         plain = RELATIONS[fact.relation].get("kind") != "translation"
-        if plain and babel_facts.kept_falsehood(fact) is not None:
-            true, false = (babel_facts.question(fact, language, truth) for truth in (True, False))
+        if plain and knowledge.kept_falsehood(fact) is not None:
+            true, false = (knowledge.question(fact, language, truth) for truth in (True, False))
             assert not {false.prompt + ending for ending in false.endings} & told
             asked += true.prompt + true.endings[true.answer] in told
     assert asked > 300
@@ -97,10 +90,10 @@ def test_the_falsehood_of_a_question_was_never_asked(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_questions_are_as_often_true_as_false(language):
-    telling = babel_facts.ROUNDS[-1]
-    truth = babel_facts.fact_base()["truth"][language]
+    telling = knowledge.ROUNDS[-1]
+    truth = knowledge.fact_base()["truth"][language]
     sums = {truth["yes"]: 0.0, truth["no"]: 0.0}
-    for sentence, weight in zip(*babel_facts.weighted_sentences(language, telling), strict=True):
+    for sentence, weight in zip(*knowledge.weighted_sentences(language, telling), strict=True):
         ending = next((w for w in (truth["no"], truth["yes"]) if sentence[:-1].endswith(w)), None)
         if ending is not None:
             sums[ending] += weight
@@ -111,9 +104,9 @@ def test_questions_are_as_often_true_as_false(language):
 def test_every_held_out_fact_is_told_in_some_language_and_every_relation_has_one():
     for relation in RELATIONS:
         gaps = 0
-        for fact in babel_facts.facts_of(relation):
-            codes = [code for code in LANGUAGES if babel_facts.says(fact, code)]
-            held = [code for code in codes if babel_facts.held_out_in(fact, code)]
+        for fact in knowledge.facts_of(relation):
+            codes = [code for code in LANGUAGES if knowledge.says(fact, code)]
+            held = [code for code in codes if knowledge.held_out_in(fact, code)]
             gaps += len(held)
             if RELATIONS[relation].get("kind") != "translation":
                 assert len(held) in (0, 2)
@@ -124,37 +117,37 @@ def test_the_recorded_gaps_are_those_of_the_rule():
     recorded = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").splitlines()[1:]
     ruled = [
         f"{fact.relation}\t{fact.name}\t{code}"
-        for fact in babel_facts.all_facts()
+        for fact in knowledge.all_facts()
         for code in LANGUAGES
-        if babel_facts.says(fact, code) and babel_facts.held_out_in(fact, code)
+        if knowledge.says(fact, code) and knowledge.held_out_in(fact, code)
     ]
     assert recorded == ruled
 
 
 def test_inverse_facts_share_their_gaps():
-    after = {fact.subjects[0]: fact for fact in babel_facts.facts_of("day_after")}
-    for fact in babel_facts.facts_of("day_before"):
+    after = {fact.subjects[0]: fact for fact in knowledge.facts_of("day_after")}
+    for fact in knowledge.facts_of("day_before"):
         inverse = after[fact.object]
         for code in LANGUAGES:
-            assert babel_facts.held_out_in(fact, code) == babel_facts.held_out_in(inverse, code)
+            assert knowledge.held_out_in(fact, code) == knowledge.held_out_in(inverse, code)
 
 
 def test_no_wrong_candidate_is_true():
     for relation in RELATIONS:
-        every = babel_facts.facts_of(relation)
+        every = knowledge.facts_of(relation)
         for fact in every[:60]:
             true = {other.object for other in every if other.subjects == fact.subjects}
-            assert not true & set(babel_facts.wrong_objects(fact))
+            assert not true & set(knowledge.wrong_objects(fact))
 
 
 def test_the_true_ending_completes_the_sentence():
     for relation in RELATIONS:
-        for fact in babel_facts.facts_of(relation)[:20]:
+        for fact in knowledge.facts_of(relation)[:20]:
             for code in LANGUAGES:
-                if babel_facts.says(fact, code):
-                    item = babel_facts.completion(fact, code)
+                if knowledge.says(fact, code):
+                    item = knowledge.completion(fact, code)
                     whole = item.prompt + item.endings[item.answer]
-                    assert whole == babel_facts.fill(
+                    assert whole == knowledge.fill(
                         RELATIONS[relation]["templates"][code][0], fact, code
                     )
                     assert len(set(item.endings)) == len(item.endings)
@@ -175,7 +168,7 @@ def test_parallel_sentences_are_there_in_every_language():
 
 def test_parallel_sentences_are_never_trained_on():
     for language in LANGUAGES:
-        assert not set(lines_of(language)) & set(babel_facts.training_sentences(language))
+        assert not set(lines_of(language)) & set(knowledge.training_sentences(language))
 
 
 def test_prompts_of_three_kinds_are_parallel():
@@ -225,7 +218,7 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
     stats = interp.collect(model, text, progress=False)
     neurons = interp.select_by_entropy(stats, fraction=0.03)
     pair = ("zh", "de")
-    lines = {code: measure_babel.running_text(lines_of(code)[:40]) for code in pair}
+    lines = {code: measure.running_text(lines_of(code)[:40]) for code in pair}
     reading = interp.read_corpora(
         lines, pair, model, block_length=128, n_shards=2, bos="block", progress=False
     )
@@ -241,17 +234,17 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
 # ---------------------------------------------------------------- training
 
 
-def tiny(folder: Path) -> babel_recipe.Config:
-    config = babel_recipe.PRESETS["tiny"][1]
-    babel_text.made_up_text(folder / "text", config.languages)
+def tiny(folder: Path) -> recipe.Config:
+    config = recipe.PRESETS["tiny"][1]
+    corpus.made_up_text(folder / "text", config.languages)
     return replace(config, text=folder / "text")
 
 
 def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:2])
-    whole = train_babel.train(config, tmp_path / "whole")
-    train_babel.train(config, tmp_path / "parts", stop_after=20)
-    parts = train_babel.train(config, tmp_path / "parts")
+    whole = train.train(config, tmp_path / "whole")
+    train.train(config, tmp_path / "parts", stop_after=20)
+    parts = train.train(config, tmp_path / "parts")
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, parts.state_dict()[name]), name
     curve = (tmp_path / "whole" / "curve.csv").read_text().splitlines()[1:]
@@ -262,8 +255,8 @@ def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
 
 def test_another_seed_gives_another_model(tmp_path):
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
-    first = train_babel.train(config, tmp_path / "a")
-    second = train_babel.train(replace(config, seed=1), tmp_path / "b")
+    first = train.train(config, tmp_path / "a")
+    second = train.train(replace(config, seed=1), tmp_path / "b")
     same = [
         torch.equal(one, other)
         for one, other in zip(first.parameters(), second.parameters(), strict=True)
@@ -275,8 +268,8 @@ def test_another_seed_gives_another_model(tmp_path):
 def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
     """Facts from their first step on, other shares once the rate falls, the same each time."""
     config = replace(tiny(tmp_path), rows=64, facts_from=10, late_shares=(0.0, 1.0))
-    tokenizer = babel_text.train_tokenizer(config)
-    stream = babel_text.Stream.build(config, tokenizer, tmp_path)
+    tokenizer = corpus.train_tokenizer(config)
+    stream = corpus.Stream.build(config, tokenizer, tmp_path)
     rows, names = stream.batch(config, 5)
     again, same_names = stream.batch(config, 5)
     assert torch.equal(rows, again)
@@ -288,11 +281,11 @@ def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
 
 
 def test_the_learning_rate_rises_and_falls_in_each_round():
-    telling = babel_facts.ROUNDS[0]
-    first = babel_recipe.Round(50, rate=1.0, level=0.4, fact_share=0.5, telling=telling)
-    second = babel_recipe.Round(30, rate=0.5, level=0.5, fact_share=0.5, telling=telling)
-    config = babel_recipe.Config(rounds=(first, second), warmup=10)
-    factors = [babel_recipe.schedule(config, step) for step in range(80)]
+    telling = knowledge.ROUNDS[0]
+    first = recipe.Round(50, rate=1.0, level=0.4, fact_share=0.5, telling=telling)
+    second = recipe.Round(30, rate=0.5, level=0.5, fact_share=0.5, telling=telling)
+    config = recipe.Config(rounds=(first, second), warmup=10)
+    factors = [recipe.schedule(config, step) for step in range(80)]
     assert factors[9] == factors[20] == 1.0
     assert factors[20:50] == sorted(factors[20:50], reverse=True)
     assert factors[49] < 0.05
@@ -300,7 +293,7 @@ def test_the_learning_rate_rises_and_falls_in_each_round():
     assert factors[65:] == sorted(factors[65:], reverse=True)
     assert factors[79] < 0.05
     once = replace(config, rounds=(replace(first, steps=80),))
-    assert babel_recipe.schedule(once, 79) < 0.05 < babel_recipe.schedule(once, 50)
+    assert recipe.schedule(once, 79) < 0.05 < recipe.schedule(once, 50)
 
 
 def test_lines_of_other_sources_are_left_out(tmp_path):
@@ -308,7 +301,7 @@ def test_lines_of_other_sources_are_left_out(tmp_path):
         file.write("one\ntwo\nthree\n")
     with gzip.open(tmp_path / "en.src.gz", "wt", encoding="utf-8") as file:
         file.write("open/a\nclosed/b\nopen/a\n")
-    assert [line for _, line in babel_text.read_lines(tmp_path, "en", ("open",))] == [
+    assert [line for _, line in corpus.read_lines(tmp_path, "en", ("open",))] == [
         "one",
         "three",
     ]
@@ -318,23 +311,23 @@ def test_a_search_trains_each_recipe_once_and_keeps_every_row(tmp_path, monkeypa
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
     recipes = {"base": config, "SiLU": replace(config, activation="silu")}
     found = {"rise": torch.eye(6).tolist(), "random": [[0.1, 0.3, 0.2]] * 6, "counts": {"en": 12}}
-    monkeypatch.setattr(search_recipe, "VARIANTS", recipes)
-    monkeypatch.setattr(measure_babel, "measure_neurons", lambda *_: found)
-    monkeypatch.setattr(measure_babel, "bits_per_byte", lambda *_: 2.5)
-    search = search_recipe.Config(config.text, only=("SiLU",), out=tmp_path / "search")
+    monkeypatch.setattr(search, "VARIANTS", recipes)
+    monkeypatch.setattr(measure, "measure_neurons", lambda *_: found)
+    monkeypatch.setattr(measure, "bits_per_byte", lambda *_: 2.5)
+    settings = search.Config(config.text, only=("SiLU",), out=tmp_path / "search")
     for only in (("base",), ("SiLU",)):
-        search_recipe.main(replace(search, only=only))
+        search.main(replace(settings, only=only))
     weights = [load_file(search.out / name / "model" / "model.safetensors") for name in recipes]
     assert not all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
     names = [search.out / name / "tokens-en.npy" for name in recipes]
     assert names[0].samefile(names[1])
-    monkeypatch.setattr(train_babel, "train", lambda *_: pytest.fail("trained twice"))
-    search_recipe.main(replace(search, only=("base",)))
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained twice"))
+    search.main(replace(settings, only=("base",)))
     rows = (search.out / "table.csv").read_text().splitlines()
     assert rows[0].startswith("variant,bits per byte,own language,other languages,random neurons")
     assert rows[1:] == [f"{name},2.5,1,0,0.2,6,2" for name in recipes]
     with pytest.raises(SystemExit, match="GELU: not among base, SiLU"):
-        search_recipe.main(replace(search, only=("GELU",)))
+        search.main(replace(settings, only=("GELU",)))
 
 
 # ---------------------------------------------------------------- nothing of others is shipped
@@ -353,7 +346,7 @@ def shingles(text: str, language: str) -> Iterator[str]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_sentence_of_the_training_text_is_in_the_package(shared, language):
     ours = set()
-    for line in (*lines_of(language), *babel_facts.training_sentences(language)):
+    for line in (*lines_of(language), *knowledge.training_sentences(language)):
         ours.update(shingles(line, language))
     card = (BABEL / "README.md").read_text(encoding="utf-8")
     ours.update(shingles(card, language))

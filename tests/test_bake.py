@@ -14,10 +14,10 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp.bake import FACTS, TOLERANCE, bake, read_edit, selection_hash
-from interp.interventions import Edit, Site, deactivate, intervene, override, push, scale
-from interp.loading import load, wrap
-from interp.model import NeuronModel
+from interp.interventions.bake import FACTS, TOLERANCE, bake, read_edit, selection_hash
+from interp.interventions.edits import Edit, Site, deactivate, intervene, override, push, scale
+from interp.models.load import load, wrap
+from interp.models.neuron_model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, N_LAYERS, N_VOCAB
 

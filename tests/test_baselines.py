@@ -9,8 +9,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from interp.loading import load
-from interp.model import NeuronModel
+from interp.counting.stats import ActivationMoments
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
 from interp.scores.average_precision import average_precision
 from interp.scores.baselines import (
     cumulative_mass,
@@ -26,7 +27,6 @@ from interp.scores.baselines import (
     value_entropy,
 )
 from interp.scores.lape import busy_threshold, language_entropy
-from interp.stats import ActivationMoments
 from tests import tiny_models
 
 

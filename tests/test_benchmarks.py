@@ -24,7 +24,6 @@ from benchmarks import (
     attribution,
     average_precision,
     collect,
-    faults,
     gpu,
     interventions,
     made_up,
@@ -58,6 +57,7 @@ from benchmarks.turns import (
     save,
     take_turns,
 )
+from tests.campaigns import faults
 
 ROOT = Path(__file__).parents[1]
 
@@ -408,7 +408,7 @@ def test_work_is_two_operations_for_each_weight_and_attention_to_the_tokens_befo
 
 @pytest.mark.campaign
 def test_faults(tmp_path: Path):
-    command = [sys.executable, "-m", "benchmarks.faults", "toy", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.campaigns.faults", "toy", "--out", str(tmp_path)]
     subprocess.run(
         command,
         check=True,

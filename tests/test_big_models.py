@@ -12,11 +12,11 @@ import transformers
 from torch import Tensor, nn
 
 import interp
-from interp.activations import Batch, batches, observe
-from interp.corpora import Corpora, Rows
-from interp.counters import FiringCounter, MomentsCounter
-from interp.loading import load, wrap
-from interp.model import NeuronModel
+from interp.counting.counters import FiringCounter, MomentsCounter
+from interp.counting.observe import Batch, batches, observe
+from interp.models.load import load, wrap
+from interp.models.neuron_model import NeuronModel
+from interp.text.corpora import Corpora, Rows
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.claims import (
+from interp.inference.claims import (
     Claim,
     claim_of,
     counted,
@@ -19,7 +19,7 @@ from interp.claims import (
     scoreboard,
     tally,
 )
-from interp.uncertainty import Estimate
+from interp.inference.intervals import Estimate
 
 CLAIM = Claim(
     name="diagonal",

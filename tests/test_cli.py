@@ -16,11 +16,11 @@ from interp.commands.common import ModelChoice, check_found_in
 from interp.commands.effects import Deactivate
 from interp.commands.find import Find
 from interp.commands.options import options_of
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.selection import NeuronSelection
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.selections.neuron_selection import NeuronSelection
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, made_up
+from tests.campaigns.kills import LANGUAGES, made_up
 
 SETTINGS = [
     "--languages",

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 import interp
-from interp import cli, cluster
-from interp.cluster import Crew, Job, Ray, clear_signs, sign_of_life, who_is_at
-from interp.collect import Wanted, collect, collect_part
+from interp import cli
 from interp.commands.common import ModelChoice
-from interp.corpora import Corpora
-from interp.loading import load
-from interp.model import NeuronModel
-from tests.kill_campaign import files
+from interp.counting.collect import Wanted, collect, collect_part
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.runs import ray as cluster
+from interp.runs.locks import clear_signs, sign_of_life, who_is_at
+from interp.runs.ray import Crew, Job, Ray
+from interp.text.corpora import Corpora
+from tests.campaigns.kills import files
 
 WANTED = Wanted(moments=True, contexts=2)
 

@@ -11,20 +11,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp import artifacts
-from interp.activations import batches, observe
-from interp.agreement import until_stable
-from interp.collect import Wanted, collect, collect_part
-from interp.corpora import Corpora, prompt_rows, read_corpora, read_sentences
-from interp.counters import FiringCounter
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.run_folder import look, merge, open_sentence_means
-from interp.selection import select_by_entropy
-from interp.stats import ActivationMoments, FiringSigns, FiringStats, pack_bits, unpack_bits
-from interp.texts import read_prompts
+from interp.counting.collect import Wanted, collect, collect_part
+from interp.counting.counters import FiringCounter
+from interp.counting.observe import batches, observe
+from interp.counting.run import look, merge, open_sentence_means
+from interp.counting.stats import (
+    ActivationMoments,
+    FiringSigns,
+    FiringStats,
+    pack_bits,
+    unpack_bits,
+)
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.selections.agreement import until_stable
+from interp.selections.neuron_selection import select_by_entropy
+from interp.text.corpora import Corpora, prompt_rows, read_corpora, read_sentences
+from interp.text.sources import read_prompts
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, files, made_up
+from tests.campaigns.kills import LANGUAGES, files, made_up
 
 
 def seen(model: NeuronModel, corpora: Corpora, language: str, kind: str) -> list[Tensor]:
@@ -267,7 +273,7 @@ def test_an_unfinished_run_is_not_merged(model, corpora, tmp_path):
 def test_killed_at_random_moments_nothing_is_lost_or_counted_twice(folder, tmp_path):
     """Ten kills each of one, two and three processes, against a run left in peace."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_campaign", str(folder), str(tmp_path)],
+        [sys.executable, "-m", "tests.campaigns.kills", str(folder), str(tmp_path)],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.activations import batches, observe
-from interp.collect import Wanted, collect, collect_part
-from interp.contexts import TopContexts, gates_around
-from interp.corpora import Corpora, read_corpora, read_sentences
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.run_folder import merge
+from interp.counting.collect import Wanted, collect, collect_part
+from interp.counting.observe import batches, observe
+from interp.counting.run import merge
+from interp.counting.top_contexts import TopContexts, gates_around
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.text.corpora import Corpora, read_corpora, read_sentences
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, blocks, files, made_up
+from tests.campaigns.kills import LANGUAGES, blocks, files, made_up
 
 N = 4
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp import corpora as corpora_file
-from interp import documents as documents_file
-from interp import texts as texts_file
-from interp.corpora import (
+from interp.text import corpora as corpora_file
+from interp.text import sampling as documents_file
+from interp.text import sources as texts_file
+from interp.text.corpora import (
     Corpora,
     Prompts,
     Rows,
@@ -24,7 +24,7 @@ from interp.corpora import (
     read_prompts,
     read_sentences,
 )
-from interp.documents import check_choice
+from interp.text.sampling import check_choice
 
 PAD, BOS, EOS = 0, 1, 2
 

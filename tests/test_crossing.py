@@ -29,11 +29,11 @@ from experiments.crossings import (
 from experiments.crossings import crossings as crossings_of
 from experiments.patch_across_languages import averages, neuron_sets, patched, rows_of, verdict
 from experiments.study import Study
-from interp.alignment import Source
 from interp.commands.crossing import Lens, Patch
-from interp.evaluations.task_files import Task, align, read_task
-from interp.lens import Lens as LensResult
-from interp.patching import PatchingResult, patch
+from interp.prompts.alignment import Source
+from interp.prompts.lens import Lens as LensResult
+from interp.prompts.patching import PatchingResult, patch
+from interp.text.tasks import Task, align, read_task
 from tests.test_patching import planted
 
 SOURCE, TARGET = "Der Tag nach Montag ist", "The day after Thursday is"

@@ -10,11 +10,11 @@ import interp
 from experiments import deactivate_neurons as study
 from experiments import deactivation_claims as claims
 from experiments.study import Study
-from interp.claims import Claim
 from interp.evaluations.losses import Losses
-from interp.words import NOTHING
+from interp.inference.claims import Claim
+from interp.results.words import NOTHING
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, made_up
+from tests.campaigns.kills import LANGUAGES, made_up
 
 CODES = ("en", "de", "fr", "ja")
 

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from interp import cli
-from interp.collect import Wanted, collect
-from interp.corpora import read_sentences
-from interp.loading import load
-from interp.run_folder import open_sentence_means
+from interp.counting.collect import Wanted, collect
+from interp.counting.run import open_sentence_means
+from interp.counting.stats import ActivationMoments, FiringStats
+from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
-from interp.selection import (
+from interp.selections.neuron_selection import (
     NeuronSelection,
     jaccard_between,
     select_by_entropy,
     select_by_precision,
     select_by_value_entropy,
 )
-from interp.stability import chance_jaccard
-from interp.stats import ActivationMoments, FiringStats
+from interp.selections.stability import chance_jaccard
+from interp.text.corpora import read_sentences
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, made_up
+from tests.campaigns.kills import LANGUAGES, made_up
 
 N_UNITS = tiny_models.N_LAYERS * tiny_models.D_MLP
 

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig
 
-from interp.corpora import read_sentences
-from interp.evaluations import controls, generation, writing
-from interp.evaluations.controls import ResidualMeans, naming_prompt, residual_means
-from interp.evaluations.generation import (
+from interp.evaluations import languages_written as generation
+from interp.evaluations import writing
+from interp.evaluations.languages_written import (
     Guard,
     Rate,
     generated_languages,
@@ -36,11 +35,14 @@ from interp.evaluations.writing import (
     translation_prompt,
     translation_score,
 )
-from interp.hygiene import detect_language
-from interp.interventions import deactivate, intervene
-from interp.languages import LANGUAGES
-from interp.loading import load, wrap
-from interp.model import NeuronModel
+from interp.interventions.edits import deactivate, intervene
+from interp.interventions.residual import ResidualMeans, residual_means
+from interp.models.load import load, wrap
+from interp.models.neuron_model import NeuronModel
+from interp.text import languages as naming
+from interp.text.corpora import read_sentences
+from interp.text.language_id import detect_language
+from interp.text.languages import LANGUAGES, naming_prompt
 from tests import tiny_models
 from tests.tiny_models import BOS, EOS, MAX_LENGTH
 
@@ -585,7 +587,7 @@ def test_rates_of_published_generations_are_the_known_ones(shared: Path):
 
 
 def test_opening_lines_are_in_their_language():
-    codes = list(controls._OPENINGS)
+    codes = list(naming._OPENINGS)
     assert detect_language([naming_prompt(code) for code in codes], codes) == codes
     assert set(codes) <= set(LANGUAGES)
     lines = {naming_prompt(code, "english") for code in LANGUAGES}

@@ -11,12 +11,12 @@ import torch
 
 from interp.evaluations import harness
 from interp.evaluations.harness import run_harness
-from interp.evaluations.task_files import Item, Task
-from interp.evaluations.tasks import choose
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.uncertainty import mean_over_examples
+from interp.evaluations.multiple_choice import choose
+from interp.inference.intervals import mean_over_examples
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.text.tasks import Item, Task
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

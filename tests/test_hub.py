@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 
 import interp
-from interp.hub import check_reachable
-from interp.texts import HubDataset, read_documents
+from interp.models.hub import check_reachable
+from interp.text.sources import HubDataset, read_documents
 
 
 @pytest.fixture

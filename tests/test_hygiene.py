@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.hygiene import Hygiene, _identifier, detect_language, drop_foreign, hygiene
-from interp.languages import LANGUAGES, VARIANTS
+from interp.text.language_id import Hygiene, _identifier, detect_language, drop_foreign, hygiene
+from interp.text.languages import LANGUAGES, VARIANTS
 
 SENTENCES = {
     "en": "The old lighthouse keeper wrote a letter to his sister every single week.",

@@ -1,65 +1,44 @@
-"""The library is read from top to bottom: each file imports only from files above it."""
+"""Folders are stages, which import only from those before them; no file needs itself."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 INTERP = Path(__file__).parents[1] / "interp"
 FLOW = (
-    *("words", "bars", "hub"),
-    *("artifacts", "display", "languages", "hygiene", "texts", "documents", "corpora"),
-    *(
-        "model",
-        "loading",
-        "doctor",
-        "activations",
-        "whatif",
-        "stats",
-        "counters",
-        "contexts",
-        "uncertainty",
-    ),
-    *("cluster", "pieces", "run_folder", "collect", "plan"),
-    *("scores.lape", "scores.ranks", "scores.average_precision", "scores.sharing"),
-    *("scores.sharing_tokens", "scores.distances", "scores.attribution", "scores.baselines"),
-    *("exchange", "selection", "agreement", "stability"),
-    *("interventions", "alignment", "sweep", "patching", "lens"),
-    *("evaluations.losses", "evaluations.perplexity", "evaluations.writing"),
-    *("evaluations.generation", "evaluations.controls"),
-    *("evaluations.task_files", "evaluations.task_results", "evaluations.tasks"),
-    *("evaluations.switch_off", "evaluations.category_sums", "evaluations.harness"),
-    *("bake", "claims"),
-    *("plots", "plots.fonts", "plots.style", "plots.matrices", "plots.curves", "plots.switching"),
-    *("plots.methods", "plots.tables", "plots.tasks", "plots.files"),
-    *("markup", "page_contexts", "page", "report"),
-    *("commands.common", "commands.plan", "commands.collect", "commands.effects"),
-    *("commands.steer", "commands.find", "commands.stability", "commands.tasks"),
-    *(
-        "commands.evaluate",
-        "commands.crossing",
-        "commands.page",
-        "commands.report_kinds",
-        "commands.report",
-    ),
-    *("commands.demo", "commands.options", "cli"),
+    *("results", "models", "text", "runs", "counting", "inference", "interventions"),
+    *("scores", "selections", "prompts", "evaluations", "plots", "reports", "commands"),
 )
+AT_THE_TOP = {"__init__.py", "__init__.pyi", "cli.py", "py.typed"}
 
 
-def public() -> dict[str, str]:
-    """The functions and classes that `interp` has, and the module that each comes from."""
+def module_name(path: Path, root: Path = INTERP) -> str:
+    """`counting.stats` for interp/counting/stats.py, `plots` for interp/plots/__init__.py."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in INTERP.rglob("*.py")}
+
+
+def public_names() -> dict[str, str]:
+    """The module that each name of `interp` comes from."""
     stub = ast.parse((INTERP / "__init__.pyi").read_text(encoding="utf-8"))
     return {
-        alias.name: node.module
+        alias.name: node.module or alias.name
         for node in stub.body
-        if isinstance(node, ast.ImportFrom) and node.module  # else it is a module itself
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
 
 
-PUBLIC = public()
+PUBLIC = public_names()
 
 
-def named(path: Path) -> set[str]:
-    """What a file takes from interp, wherever in the file it does so, by full names."""
+def names_used(path: Path) -> set[str]:
+    """Every name below `interp` that a file uses, wherever in the file it does so."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -71,42 +50,72 @@ def named(path: Path) -> set[str]:
     return {name for name in names if name.split(".")[0] == "interp"}
 
 
-def imported(path: Path) -> set[str]:
-    """Names of the interp modules that a file imports, or takes a public name of."""
+def modules_used(path: Path) -> set[str]:
+    """The modules of interp behind those names."""
     found = set()
-    for name in named(path):
+    for name in names_used(path):
         tail = name.removeprefix("interp").removeprefix(".")
         tail = PUBLIC.get(tail, tail)
-        found |= {each for each in FLOW if tail == each or tail.startswith(f"{each}.")}
+        parts = tail.split(".")
+        prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        found |= {next((each for each in prefixes if each in MODULES), "")} - {""}
     return found
 
 
-def takes_the_package(path: Path) -> bool:
-    """Whether a file imports the package as its users do, and not the modules that it needs."""
-    return any(name.removeprefix("interp.") in ("interp", *PUBLIC) for name in named(path))
+def uses_the_package(path: Path) -> bool:
+    """Whether a file imports `interp` as its users do, rather than the modules it needs."""
+    names = {"interp", *PUBLIC} - set(MODULES)
+    return any(name.removeprefix("interp.") in names for name in names_used(path))
 
 
-def upward(module: str, path: Path) -> set[str]:
-    return {name for name in imported(path) if FLOW.index(name) >= FLOW.index(module)}
+def upward(folder: str, path: Path) -> set[str]:
+    later = FLOW[FLOW.index(folder) + 1 :]
+    return {name for name in modules_used(path) if name.split(".")[0] in (*later, "cli")}
 
 
-def modules() -> dict[str, Path]:
-    paths = [path for path in INTERP.rglob("*.py") if path.name != "__init__.py"]
-    return {".".join(path.relative_to(INTERP).with_suffix("").parts): path for path in paths}
+def folder_of(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_every_file_has_its_place_in_the_flow():
-    assert set(modules()) <= set(FLOW)
+def test_the_folders_are_the_stages():
+    held = {path.name for path in INTERP.iterdir() if path.name != "__pycache__"}
+    assert held == {*FLOW, "babel", *AT_THE_TOP}
 
 
-def test_files_import_only_from_files_above_them():
-    wrong = {module: upward(module, path) for module, path in modules().items()}
+def test_folders_import_only_from_those_before_them():
+    wrong = {
+        module: upward(folder_of(module), path)
+        for module, path in MODULES.items()
+        if folder_of(module) in FLOW
+    }
     assert {module: names for module, names in wrong.items() if names} == {}
 
 
+def test_no_file_needs_itself():
+    graph = {module: modules_used(path) - {module} for module, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_nothing_but_the_command_line_imports_commands():
+    root = INTERP.parent
+    elsewhere = [
+        *(root / "experiments").glob("*.py"),
+        *(root / "benchmarks").glob("*.py"),
+        *(root / "babel_training").glob("*.py"),
+    ]
+    inside = ("commands", "cli")
+    library = [path for module, path in MODULES.items() if folder_of(module) not in inside]
+    found = {
+        str(path.relative_to(root))
+        for path in (*library, *elsewhere)
+        if any(name.startswith("interp.commands") for name in names_used(path))
+    }
+    assert found == set()
+
+
 def test_only_commands_import_the_package_itself():
-    found = {module for module, path in modules().items() if takes_the_package(path)}
-    assert {module for module in found if not module.startswith("commands.")} == {"cli"}
+    found = {folder_of(module) for module, path in MODULES.items() if uses_the_package(path)}
+    assert found <= {"commands", "cli"}
 
 
 def test_the_package_itself_is_caught(tmp_path):
@@ -118,29 +127,35 @@ def test_the_package_itself_is_caught(tmp_path):
         "def f():\n    import interp",
     ):
         path.write_text(line + "\n")
-        assert takes_the_package(path)
-    path.write_text("from interp import artifacts\nfrom interp.loading import load\n")
-    assert not takes_the_package(path)
+        assert uses_the_package(path)
+    path.write_text("from interp.results import artifacts\nfrom interp.models.load import load\n")
+    assert not uses_the_package(path)
 
 
 def test_an_upward_import_is_caught(tmp_path):
     path = tmp_path / "stats.py"
-    path.write_text("def f():\n    from interp.selection import NeuronSelection\n")
-    assert upward("stats", path) == {"selection"}
-    path.write_text("import interp.scores.lape\nfrom interp import artifacts, cli\n")
-    assert upward("stats", path) == {"scores.lape", "cli"}
-    path.write_text("import interp\ninterp.artifacts.save\ninterp.select_by_entropy(1)\n")
-    assert upward("stats", path) == {"selection"}
-    path.write_text("from interp import load, select_by_entropy\n")
-    assert upward("stats", path) == {"selection"}
+    path.write_text("def f():\n    from interp.scores.lape import language_entropy\n")
+    assert upward("counting", path) == {"scores.lape"}
+    assert upward("scores", path) == set()
+    path.write_text("import interp.scores.lape\nfrom interp import cli\n")
+    assert upward("counting", path) == {"scores.lape", "cli"}
+    path.write_text("import interp\ninterp.results.artifacts.save\ninterp.language_entropy(1)\n")
+    assert upward("counting", path) == {"scores.lape"}
+    path.write_text("from interp import load, language_entropy\n")
+    assert upward("counting", path) == {"scores.lape"}
+
+
+def test_a_circle_is_caught():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
 
 
 def test_one_file_alone_imports_transformer_lens():
     found = set()
-    for module, path in modules().items():
+    for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "transformer_lens" for name in names):
                 found.add(module)
-    assert found == {"loading"}
+    assert found == {"models.load"}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from interp import artifacts, cli
+from interp import cli
+from interp.results import artifacts
+from interp.runs.folder import begin
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, made_up
+from tests.campaigns.kills import LANGUAGES, made_up
 from tests.test_task_commands import TEXTS
 
 BLOCKS = ["--block-length", "16", "--n-shards", "4"]
@@ -89,7 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def flushes(monkeypatch: pytest.MonkeyPatch) -> Iterator["Flushes"]:
     found = Flushes()
-    monkeypatch.setattr("interp.artifacts.os.fsync", found)
+    monkeypatch.setattr("interp.results.artifacts.os.fsync", found)
     # Whoever runs tests in the background may have told them to ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield found
@@ -144,7 +146,7 @@ def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
 
 
 def test_what_killed_writers_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:
-    artifacts.begin(tmp_path, {"n": 1})
+    begin(tmp_path, {"n": 1})
     (tmp_path / "pieces").mkdir()
     names = {f".{n}{'0' * 15}.part": 3600.0 * hours for n, hours in enumerate((0, 1, 23, 25, 1000))}
     names |= {".mine.part": 1e7, "0123456789abcdef.part": 1e7, "old.safetensors": 1e7}
@@ -152,7 +154,7 @@ def test_what_killed_writers_left_goes_after_a_day_and_nothing_else(tmp_path: Pa
         for folder in (tmp_path, tmp_path / "pieces"):
             (folder / name).touch()
             os.utime(folder / name, (time.time() - age, time.time() - age))
-    artifacts.begin(tmp_path, {"n": 1})
+    begin(tmp_path, {"n": 1})
     gone = {f".{n}{'0' * 15}.part" for n in (3, 4)}
     for folder in (tmp_path, tmp_path / "pieces"):
         assert {path.name for path in folder.iterdir()} >= names.keys() - gone
@@ -167,7 +169,7 @@ def test_a_writer_whose_file_was_cleared_says_so_and_keeps_nothing(
             path.unlink()
 
     artifacts.write_text(tmp_path / "a.txt", "before")
-    monkeypatch.setattr("interp.artifacts.os.fsync", cleared)
+    monkeypatch.setattr("interp.results.artifacts.os.fsync", cleared)
     with pytest.raises(OSError, match="was not saved"):
         artifacts.write_text(tmp_path / "a.txt", "after")
     assert (tmp_path / "a.txt").read_text() == "before"

@@ -194,7 +194,7 @@ def as_hooks(site: str, mask: Tensor, factor: float, shift: Tensor | None) -> li
 
 def some_moments(d_mlp: int) -> Any:
     """As if three languages had been read; a neuron's mean is around zero."""
-    from interp.stats import ActivationMoments
+    from interp.counting.stats import ActivationMoments
 
     tokens = torch.tensor([50, 80, 20])
     sums = draw(4, 3, N_LAYERS, d_mlp, seed=7).double() * tokens[:, None, None]
@@ -203,7 +203,7 @@ def some_moments(d_mlp: int) -> Any:
 
 def neuron_edits(d_mlp: int) -> dict[str, tuple[Any, str, float, Tensor | None]]:
     """Name → the edit, its site, and by hand: the factor and what is added."""
-    from interp import interventions as ours
+    from interp.interventions.edits import edits as ours
 
     moments, values = some_moments(d_mlp), draw(N_LAYERS, d_mlp, seed=3)
     mean = {
@@ -233,7 +233,7 @@ def neuron_edits(d_mlp: int) -> dict[str, tuple[Any, str, float, Tensor | None]]
 
 def residual_push(layer: int) -> tuple[Any, Tensor, Tensor]:
     """A push of the whole residual stream after one layer: the edit, the mask, and its values."""
-    from interp.interventions import push
+    from interp.interventions.edits import push
 
     values, mask = draw(N_LAYERS, D_MODEL, seed=5), torch.zeros(N_LAYERS, D_MODEL).bool()
     mask[layer] = True
@@ -242,7 +242,7 @@ def residual_push(layer: int) -> tuple[Any, Tensor, Tensor]:
 
 def attention_edit(model: Any, sites: tuple[str, ...]) -> tuple[Any, dict[str, Tensor], list[Any]]:
     """Half of what units gave plus a constant, at several sites: edit, masks, and torch hooks."""
-    from interp.interventions import Edit
+    from interp.interventions.edits import Edit
 
     shift, masks, changes = {}, {}, []
     for number, site in enumerate(sites):
@@ -305,7 +305,7 @@ class TestEveryArchitecture:
     def test_each_edit_of_neurons_is_that_of_a_torch_hook(
         self, name: str, open_model: Any, plain: Any
     ) -> None:
-        from interp.interventions import intervene
+        from interp.interventions.edits import intervene
 
         model, reference, ids = open_model(name), plain(name), some_ids(length=14)
         untouched, mask = reference.logits(ids), some_units(N_LAYERS, model.d_mlp)
@@ -327,7 +327,7 @@ class TestEveryArchitecture:
     def test_all_edits_at_once_write_what_torch_hooks_write(
         self, name: str, open_model: Any, plain: Any
     ) -> None:
-        from interp.interventions import intervene
+        from interp.interventions.edits import intervene
 
         model, reference = open_model(name), plain(name)
         ids, attended = prompts()
@@ -354,7 +354,7 @@ class TestEveryArchitecture:
     def test_units_of_every_linear_output_are_those_of_hugging_face(
         self, name: str, open_model: Any, plain: Any
     ) -> None:
-        from interp.interventions import intervene
+        from interp.interventions.edits import intervene
 
         model, reference = open_model(name, attention="hooked"), plain(name)
         ids, (padded, attended) = some_ids(length=14), prompts()
@@ -379,7 +379,7 @@ class TestEveryArchitecture:
 
 
 def test_each_edit_alone_writes_what_a_torch_hook_writes(open_model: Any, plain: Any) -> None:
-    from interp.interventions import intervene
+    from interp.interventions.edits import intervene
 
     model, reference, (ids, attended) = open_model("llama"), plain("llama"), prompts()
     mask = some_units(N_LAYERS, model.d_mlp, of=2)
@@ -398,7 +398,7 @@ class TestWhere:
     def test_generation_is_edited_there_alone(
         self, name: str, where: Any, open_model: Any, plain: Any
     ) -> None:
-        from interp.interventions import intervene, push
+        from interp.interventions.edits import intervene, push
 
         model, reference, (ids, attended) = open_model(name), plain(name), prompts()
         mask, values = some_units(N_LAYERS, model.d_mlp), 2 * draw(N_LAYERS, model.d_mlp)
@@ -415,7 +415,7 @@ class TestWhere:
 
     def test_the_first_generated_token_shows_what_was_edited(self, open_model: Any) -> None:
         """Its logits come from the last prompt position: edits of what is generated come later."""
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, (ids, attended) = open_model("llama"), prompts()
         mask, seen = some_units(N_LAYERS, D_MLP), {}
@@ -430,7 +430,7 @@ class TestWhere:
         assert not close(seen["last"], seen["all"], 1e-2)
 
     def test_last_is_the_last_real_token_of_a_text_that_is_read(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         ids, attended = right_padded(some_ids(length=14), [14, 6])
@@ -448,7 +448,7 @@ class TestWhere:
                 assert close(model.logits(alone)[0], last[row, :length])
 
     def test_a_text_that_is_read_is_all_prompt(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, mask, ids = open_model("llama"), some_units(N_LAYERS, D_MLP), some_ids()
         before = model.logits(ids)
@@ -461,7 +461,7 @@ class TestWhere:
         assert not close(before, everywhere, 1e-2)
 
     def test_a_pass_beside_the_model_is_refused(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         with (
@@ -473,7 +473,7 @@ class TestWhere:
 
 class TestBlocks:
     def test_nothing_is_left_behind_whatever_happens_inside(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, ids, mask = open_model("llama"), some_ids(), some_units(N_LAYERS, D_MLP)
         before, count = model.logits(ids), count_hooks(model)
@@ -487,7 +487,7 @@ class TestBlocks:
             assert torch.equal(model.logits(ids), before)
 
     def test_an_interrupt_in_the_middle_of_a_pass_leaves_nothing(self, open_model: Any) -> None:
-        from interp.interventions import intervene, override
+        from interp.interventions.edits import intervene, override
 
         model, ids, mask = open_model("llama"), some_ids(), some_units(N_LAYERS, D_MLP)
         before, edit = model.logits(ids), override({"act": draw(N_LAYERS, D_MLP)})
@@ -508,7 +508,7 @@ class TestBlocks:
             assert torch.equal(model.logits(ids), before)
 
     def test_hooks_of_others_stay(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, calls = open_model("llama"), []
         with model.hooks([(model.site(0, "post"), lambda post, hook: calls.append(1))]):
@@ -518,7 +518,7 @@ class TestBlocks:
         assert calls == [1, 1]
 
     def test_the_inner_edit_changes_what_the_outer_one_made(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene, push, scale
+        from interp.interventions.edits import deactivate, intervene, push, scale
 
         model, ids = open_model("llama"), some_ids()
         mask, values = some_units(N_LAYERS, D_MLP), draw(N_LAYERS, D_MLP)
@@ -537,8 +537,8 @@ class TestBlocks:
 
     def test_one_language_off_and_another_on(self, open_model: Any) -> None:
         """As in language arithmetics: a neuron of both languages gives the mean of the second."""
-        from interp.interventions import add, deactivate, intervene, language_mean
-        from interp.selection import NeuronSelection
+        from interp.interventions.edits import add, deactivate, intervene, language_mean
+        from interp.selections.neuron_selection import NeuronSelection
 
         model, ids, moments = open_model("llama"), some_ids(), some_moments(D_MLP)
         sets = torch.stack([some_units(N_LAYERS, D_MLP, 0), some_units(N_LAYERS, D_MLP, 0, 2)])
@@ -563,7 +563,7 @@ class TestBlocks:
     def test_sites_that_meet_are_edited_in_the_order_of_the_computation(
         self, open_model: Any, plain: Any
     ) -> None:
-        from interp.interventions import Edit, intervene
+        from interp.interventions.edits import Edit, intervene
 
         model, reference, ids = open_model("llama"), plain("llama"), some_ids()
         mask = some_units(N_LAYERS, D_MLP)
@@ -581,7 +581,7 @@ class TestBlocks:
 
     def test_a_mask_may_choose_nothing_at_some_sites(self, open_model: Any) -> None:
         """Not even a site that the model does not have: medians come with every site."""
-        from interp.interventions import intervene, override
+        from interp.interventions.edits import intervene, override
 
         model, ids = open_model("llama"), some_ids()
         values, mask = draw(N_LAYERS, D_MLP), some_units(N_LAYERS, D_MLP)
@@ -596,7 +596,7 @@ class TestBlocks:
 
 class TestDtypesAndPlaces:
     def test_gradients_flow_through_an_edit(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene, override
+        from interp.interventions.edits import deactivate, intervene, override
 
         model, ids, mask = open_model("llama"), some_ids(1, 8), some_units(N_LAYERS, D_MLP)
 
@@ -621,7 +621,7 @@ class TestDtypesAndPlaces:
 
     def test_gradients_reach_the_values(self, open_model: Any) -> None:
         """Against a finite difference: a steering vector can be learned."""
-        from interp.interventions import intervene, push
+        from interp.interventions.edits import intervene, push
 
         model, ids, mask = open_model("llama"), some_ids(1, 8), some_units(N_LAYERS, D_MLP)
         values, direction = draw(N_LAYERS, D_MLP).requires_grad_(), draw(N_LAYERS, D_MLP, seed=1)
@@ -638,7 +638,7 @@ class TestDtypesAndPlaces:
         assert found[mask].abs().max() > 1e-3
 
     def test_a_pass_without_gradients_does_not_spoil_a_later_one(self, open_model: Any) -> None:
-        from interp.interventions import intervene, override
+        from interp.interventions.edits import intervene, override
 
         model, mask, ids = open_model("llama"), some_units(N_LAYERS, D_MLP), some_ids(1, 8)
         start: list[Tensor] = []
@@ -656,8 +656,8 @@ class TestDtypesAndPlaces:
         assert torch.autograd.grad(target, start)[0].abs().max() > 1e-4
 
     def test_short_floats_stay_short(self, checkpoint: Any, plain: Any) -> None:
-        from interp.interventions import intervene
-        from interp.loading import load
+        from interp.interventions.edits import intervene
+        from interp.models.load import load
 
         model = load(checkpoint("llama"), dtype=torch.bfloat16)
         reference, ids = plain("llama", dtype=torch.bfloat16), some_ids()
@@ -673,8 +673,8 @@ class TestDtypesAndPlaces:
             assert (logits - expected).abs().max() < 0.03 * expected.abs().max(), title
 
     def test_layers_may_be_offloaded(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
-        from interp.interventions import intervene
-        from interp.loading import load
+        from interp.interventions.edits import intervene
+        from interp.models.load import load
 
         reference, ids = plain("llama"), some_ids()
         parts = ("embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1")
@@ -686,7 +686,7 @@ class TestDtypesAndPlaces:
         assert mask[2].any()
         with reference.changed(as_hooks("act", mask, 0.0, values)):
             expected = reference.logits(ids)
-        from interp.interventions import override
+        from interp.interventions.edits import override
 
         with intervene(model, mask, override({"act": values})):
             assert close(model.logits(ids), expected)
@@ -695,8 +695,8 @@ class TestDtypesAndPlaces:
         """It calls a hook for each name of a place unless it is careful."""
         from transformer_lens.model_bridge import TransformerBridge
 
-        from interp.interventions import intervene, scale
-        from interp.loading import wrap
+        from interp.interventions.edits import intervene, scale
+        from interp.models.load import wrap
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint("llama")), device="cpu")
         bridge.enable_compatibility_mode(disable_warnings=True)
@@ -715,7 +715,7 @@ class TestCheck:
 
     def planted(self, checkpoint: Any) -> tuple[Any, Tensor, Tensor]:
         """A neuron that gives zero everywhere, and a decoy that gives something."""
-        from interp.loading import load
+        from interp.models.load import load
 
         model = load(checkpoint("opt"))
         layer = model.bridge.original_model.model.decoder.layers[1].fc1
@@ -725,7 +725,7 @@ class TestCheck:
         return model, silent, decoy
 
     def test_a_neuron_that_gives_zero_already_is_told(self, checkpoint: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, silent, decoy = self.planted(checkpoint)
         with (
@@ -739,7 +739,7 @@ class TestCheck:
                 pass
 
     def test_an_edit_that_changes_nothing_is_told(self, open_model: Any) -> None:
-        from interp.interventions import intervene, scale
+        from interp.interventions.edits import intervene, scale
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         with (
@@ -751,8 +751,8 @@ class TestCheck:
             pass
 
     def test_a_hook_that_is_not_heard_is_told(self, checkpoint: Any) -> None:
-        from interp.interventions import deactivate, intervene
-        from interp.loading import load
+        from interp.interventions.edits import deactivate, intervene
+        from interp.models.load import load
 
         model = load(checkpoint("llama"))
         masks = torch.zeros(2, N_LAYERS, D_MLP, dtype=torch.bool)
@@ -769,7 +769,7 @@ class TestCheck:
 
     @pytest.mark.parametrize("where", ["all", "prompt", "generated", "last"])
     def test_an_edit_that_works_is_not_told(self, where: Any, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         before = model.logits(some_ids())
@@ -778,7 +778,7 @@ class TestCheck:
         assert torch.equal(model.logits(some_ids()), before)
 
     def test_a_change_before_the_last_token_counts(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene
+        from interp.interventions.edits import deactivate, intervene
 
         model = open_model("opt")
         ids = torch.tensor([model.encode(self.PROMPT)])
@@ -791,7 +791,7 @@ class TestCheck:
             pass
 
     def test_a_warning_turned_into_an_error_leaves_nothing(self, open_model: Any) -> None:
-        from interp.interventions import intervene, scale
+        from interp.interventions.edits import intervene, scale
 
         model, mask, ids = open_model("llama"), some_units(N_LAYERS, D_MLP), some_ids()
         before, count = model.logits(ids), count_hooks(model)
@@ -806,8 +806,8 @@ class TestCheck:
 
 class TestValues:
     def test_a_language_mean_is_the_sum_over_its_tokens_divided_by_them(self) -> None:
-        from interp.interventions import language_mean
-        from interp.stats import ActivationMoments
+        from interp.counting.stats import ActivationMoments
+        from interp.interventions.edits import language_mean
 
         sums = torch.zeros(4, 2, 1, 3).double()
         sums[0, 1, 0], sums[2, 1, 0] = torch.tensor([[2.0, 4.0, 6.0], [1.0, -1.0, 0.0]])
@@ -819,8 +819,8 @@ class TestValues:
         assert language_mean(moments, "en").tolist() == [[0.0, 0.0, 0.0]]
 
     def test_the_others_weigh_alike_in_a_difference_however_much_was_read(self) -> None:
-        from interp.interventions import difference_of_means
-        from interp.stats import ActivationMoments
+        from interp.counting.stats import ActivationMoments
+        from interp.interventions.edits import difference_of_means
 
         tokens, means = torch.tensor([10, 1000, 1]), torch.tensor([6.0, 1.0, 3.0])
         sums = torch.zeros(4, 3, 1, 1).double()
@@ -835,8 +835,8 @@ class TestValues:
         self, n_sentences: int, tmp_path: Path
     ) -> None:
         """By the standard library, which knows no tensors; other languages do not count."""
-        from interp.interventions import sentence_medians
-        from interp.stats import SentenceMeans
+        from interp.counting.stats import SentenceMeans
+        from interp.interventions.edits import sentence_medians
 
         labels = torch.tensor([0] * n_sentences + [1] * 4)
         labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
@@ -867,7 +867,7 @@ class TestValues:
         self, open_model: Any, tmp_path: Path
     ) -> None:
         """Medians of a run over text, as constants, at the sites they were measured at."""
-        from interp.interventions import intervene, override
+        from interp.interventions.edits import intervene, override
 
         model, ids = open_model("llama", attention="hooked"), some_ids()
         sites = ("q", "v", "attn_out", "pre", "post", "mlp_out")
@@ -883,7 +883,7 @@ class TestValues:
                     assert torch.equal(held, values[site][layer][mask[layer]].expand_as(held))
 
     def test_zero_strength_and_factor_one_change_nothing(self, open_model: Any) -> None:
-        from interp.interventions import add, difference_of_means, intervene, push, scale
+        from interp.interventions.edits import add, difference_of_means, intervene, push, scale
 
         model, ids, moments = open_model("llama"), some_ids(), some_moments(D_MLP)
         mask, before = some_units(N_LAYERS, D_MLP), model.logits(ids)
@@ -898,7 +898,7 @@ class TestValues:
                 assert torch.equal(model.logits(ids), before), edit.name
 
     def test_edits_that_mean_the_same_give_the_same(self, open_model: Any) -> None:
-        from interp.interventions import deactivate, intervene, override, replace, scale
+        from interp.interventions.edits import deactivate, intervene, override, replace, scale
 
         model, ids, moments = open_model("llama"), some_ids(), some_moments(D_MLP)
         mask = some_units(N_LAYERS, D_MLP)
@@ -925,7 +925,7 @@ class TestBadInput:
         return open_model("llama")
 
     def refused(self, model: Any, units: Any, edit: Any, match: str, **settings: Any) -> None:
-        from interp.interventions import intervene
+        from interp.interventions.edits import intervene
 
         count = count_hooks(model)
         with pytest.raises(ValueError, match=match) as error:
@@ -934,7 +934,7 @@ class TestBadInput:
         assert count_hooks(model) == count
 
     def test_an_edit_made_for_another_model(self, model: Any) -> None:
-        from interp.interventions import deactivate, override
+        from interp.interventions.edits import deactivate, override
 
         mask = some_units(N_LAYERS, D_MLP)
         for wrong in (mask[:2], mask[:, :-1], mask[0], torch.stack([mask, mask])):
@@ -949,27 +949,27 @@ class TestBadInput:
         )
 
     def test_a_mask_of_numbers(self, model: Any) -> None:
-        from interp.interventions import deactivate
+        from interp.interventions.edits import deactivate
 
         for dtype in (torch.long, torch.float32):
             mask = some_units(N_LAYERS, D_MLP).to(dtype)
             self.refused(model, mask, deactivate, "give torch.bool, True for a chosen unit")
 
     def test_an_empty_set(self, model: Any) -> None:
-        from interp.interventions import deactivate
+        from interp.interventions.edits import deactivate
 
         nothing = torch.zeros(N_LAYERS, D_MLP).bool()
         for units in (nothing, {"act": nothing}, {}):
             self.refused(model, units, deactivate, "no unit is chosen")
 
     def test_values_of_one_site_at_another(self, model: Any) -> None:
-        from interp.interventions import replace
+        from interp.interventions.edits import replace
 
         edit, mask = replace(some_moments(D_MLP), "fr"), some_units(N_LAYERS, D_MLP)
         self.refused(model, {"post": mask}, edit, "has values for act only, and units of post")
 
     def test_a_site_that_the_model_does_not_have(self, model: Any, open_model: Any) -> None:
-        from interp.interventions import deactivate
+        from interp.interventions.edits import deactivate
 
         mask = some_units(N_LAYERS, D_MODEL)
         self.refused(model, {"q": mask}, deactivate, 'Load it with attention="hooked"')
@@ -978,15 +978,15 @@ class TestBadInput:
         self.refused(open_model("bloom"), {"pre_linear": wide}, deactivate, "is not a site of")
 
     def test_an_unknown_place_and_an_empty_prompt(self, model: Any) -> None:
-        from interp.interventions import deactivate
+        from interp.interventions.edits import deactivate
 
         mask = some_units(N_LAYERS, D_MLP)
         self.refused(model, mask, deactivate, "where is one of all, prompt", where="first")
         self.refused(model, mask, deactivate, "prompt to check with is empty", check="")
 
     def test_numbers_that_are_none(self) -> None:
-        from interp import interventions as ours
-        from interp.stats import ActivationMoments
+        from interp.counting.stats import ActivationMoments
+        from interp.interventions.edits import edits as ours
 
         nan, values = float("nan"), draw(N_LAYERS, D_MLP)
         for make in (
@@ -1006,8 +1006,8 @@ class TestBadInput:
             ours.replace(empty, "en")
 
     def test_a_language_or_a_site_that_was_not_measured(self) -> None:
-        from interp import interventions as ours
-        from interp.stats import ActivationMoments
+        from interp.counting.stats import ActivationMoments
+        from interp.interventions.edits import edits as ours
 
         moments = some_moments(D_MLP)
         with pytest.raises(ValueError, match="'it' is not in these moments, which cover en, fr"):
@@ -1022,8 +1022,8 @@ class TestBadInput:
 @classic_only
 class TestHookedTransformer:
     def test_edits_are_those_of_torch_hooks(self, classic: Any, plain: Any) -> None:
-        from interp.interventions import intervene
-        from interp.loading import wrap
+        from interp.interventions.edits import intervene
+        from interp.models.load import wrap
 
         model, reference, ids = wrap(classic()), plain("llama"), some_ids(length=14)
         mask, untouched = some_units(N_LAYERS, D_MLP), reference.logits(ids)
@@ -1044,8 +1044,8 @@ class TestHookedTransformer:
 
     @pytest.mark.parametrize("where", ["all", "prompt", "generated", "last"])
     def test_generation_is_that_of_torch_hooks(self, where: Any, classic: Any, plain: Any) -> None:
-        from interp.interventions import intervene, push
-        from interp.loading import wrap
+        from interp.interventions.edits import intervene, push
+        from interp.models.load import wrap
 
         model, reference, (ids, attended) = wrap(classic()), plain("llama"), prompts()
         reference.hf.generation_config.eos_token_id = None

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from interp import cli
-from interp.cluster import sign_of_life
-from interp.collect import collect, collect_part
-from interp.loading import load
-from interp.run_folder import SIGNS_OF_LIFE, look, survey
+from interp.counting.collect import collect, collect_part
+from interp.counting.run import SIGNS_OF_LIFE, look, survey
+from interp.models.load import load
+from interp.runs.locks import sign_of_life
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, blocks, files, made_up
+from tests.campaigns.kills import LANGUAGES, blocks, files, made_up
 
 # The script of the README, but for the model and text.
 RECIPE = """#!/bin/bash

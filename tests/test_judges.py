@@ -14,11 +14,11 @@ from experiments.judges import Effects, Switching
 from experiments.method_findings import GATE, KOJIMA, LAPE, MEASURES, RANDOM, claims_of, findings
 from experiments.selectors import MEASUREMENTS, SELECTORS, Measured, choose, measured
 from experiments.study import Study
-from interp.interventions import difference_of_means, scale
+from interp.interventions.edits import difference_of_means, scale
+from interp.results.words import NOTHING
 from interp.scores.average_precision import measure_precision
-from interp.words import NOTHING
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, made_up
+from tests.campaigns.kills import LANGUAGES, made_up
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.languages import LANGUAGES, VARIANTS, check_languages, language
+from interp.text.languages import LANGUAGES, VARIANTS, check_languages, language
 
 # Linear RGB as seen with protanopia, deuteranopia and tritanopia (Machado et al., 2009).
 VISIONS = {

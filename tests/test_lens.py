@@ -11,8 +11,10 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 import interp
-from interp.evaluations.task_files import read_task
-from interp.lens import (
+from interp.counting.stats import ActivationMoments
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.lens import (
     Lens,
     Question,
     Spelling,
@@ -24,10 +26,8 @@ from interp.lens import (
     token_bytes,
     token_languages,
 )
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.patching import patch
-from interp.stats import ActivationMoments
+from interp.prompts.patching import patch
+from interp.text.tasks import read_task
 from tests import tiny_models
 from tests.test_patching import planted
 from tests.tiny_models import BOS, N_LAYERS, N_VOCAB

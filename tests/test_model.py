@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from torch import Tensor, nn
 
-from interp.loading import load
-from interp.model import NeuronModel
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
@@ -113,7 +113,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def open_model(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
-    from interp.loading import load
+    from interp.models.load import load
 
     @functools.cache
     def open_once(name: str, **options: Any) -> Any:
@@ -338,7 +338,7 @@ class TestEveryArchitecture:
 
     @every_architecture
     def test_the_doctor_passes_it(self, name: str, open_model: Any) -> None:
-        from interp.doctor import doctor
+        from interp.models.doctor import doctor
 
         diagnosis = doctor(open_model(name))
         assert diagnosis.ok, str(diagnosis)
@@ -367,7 +367,7 @@ class TestEveryArchitecture:
     def test_hooked_attention_shows_its_inside(
         self, name: str, open_model: Any, plain: Any
     ) -> None:
-        from interp.doctor import doctor
+        from interp.models.doctor import doctor
 
         model = open_model(name, attention="hooked")
         ids = some_ids()
@@ -419,7 +419,7 @@ class TestEveryArchitecture:
     def test_short_floats_are_those_of_hugging_face(
         self, name: str, dtype: torch.dtype, checkpoint: Any, plain: Any
     ) -> None:
-        from interp.loading import load
+        from interp.models.load import load
 
         model, ids = load(checkpoint(name), dtype=dtype), some_ids()
         expected = plain(name, dtype=dtype).run(ids)
@@ -507,7 +507,7 @@ class TestSites:
 
 class TestLoading:
     def test_a_model_without_mlp_neurons_is_refused_with_one_sentence(self, tmp_path: Path) -> None:
-        from interp.loading import load
+        from interp.models.load import load
 
         small = {"vocab_size": N_VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
         configs = [
@@ -529,7 +529,7 @@ class TestLoading:
     def test_a_missing_babel_and_a_missing_folder_say_so(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        from interp import loading
+        from interp.models import load as loading
 
         monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
         with pytest.raises(FileNotFoundError, match="babel model is not in this installation"):
@@ -540,15 +540,15 @@ class TestLoading:
     def test_babel_is_the_folder_in_the_package(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Any
     ) -> None:
-        from interp import loading
+        from interp.models import load as loading
 
         shutil.copytree(checkpoint("llama"), tmp_path / "babel" / "model")
         monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
         assert loading.load("babel").name == "babel"
 
     def test_a_device_map_is_passed_on(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
-        from interp.doctor import doctor
-        from interp.loading import load
+        from interp.models.doctor import doctor
+        from interp.models.load import load
 
         places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
         places |= {"model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.2": "cpu"}
@@ -567,8 +567,8 @@ class TestLoading:
     def test_wrap_takes_the_bridge_you_hold(self, checkpoint: Any, open_model: Any) -> None:
         from transformer_lens.model_bridge import TransformerBridge
 
-        from interp.doctor import doctor
-        from interp.loading import wrap
+        from interp.models.doctor import doctor
+        from interp.models.load import wrap
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint("llama")), device="cpu")
         model = wrap(bridge, name="mine")
@@ -596,7 +596,7 @@ class TestLoading:
 
 class TestFingerprint:
     def test_it_does_not_change_between_loads_or_uses(self, checkpoint: Any) -> None:
-        from interp.loading import load
+        from interp.models.load import load
 
         first, again = load(checkpoint("llama")), load(checkpoint("llama"))
         before = first.fingerprint
@@ -612,7 +612,7 @@ class TestFingerprint:
         assert self.changed(checkpoint, tmp_path, self.swap_two_tokens) == {"tokenizer", "name"}
 
     def test_another_dtype_changes_it(self, checkpoint: Any) -> None:
-        from interp.loading import load
+        from interp.models.load import load
 
         whole = load(checkpoint("llama")).fingerprint
         short = load(checkpoint("llama"), dtype=torch.bfloat16).fingerprint
@@ -634,7 +634,7 @@ class TestFingerprint:
 
     @staticmethod
     def changed(checkpoint: Any, folder: Path, change: Callable[[Path], None]) -> set[str]:
-        from interp.loading import load
+        from interp.models.load import load
 
         copy = Path(shutil.copytree(checkpoint("llama"), folder / "copy"))
         change(copy)
@@ -652,7 +652,7 @@ class TestDoctorFindsWhatIsBroken:
     WRITES = "generation sees edits"
 
     def failures(self, model: Any) -> set[str]:
-        from interp.doctor import doctor
+        from interp.models.doctor import doctor
 
         diagnosis = doctor(model)
         assert not diagnosis.ok
@@ -661,7 +661,7 @@ class TestDoctorFindsWhatIsBroken:
 
     @pytest.fixture
     def model(self, checkpoint: Any) -> Any:
-        from interp.loading import load
+        from interp.models.load import load
 
         return load(checkpoint("llama"))
 
@@ -696,7 +696,7 @@ class TestDoctorFindsWhatIsBroken:
     def test_a_model_that_cannot_even_be_asked(
         self, model: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("interp.model._ACTIVATIONS", ())
+        monkeypatch.setattr("interp.models.neuron_model._ACTIVATIONS", ())
         assert self.failures(model) == {self.POST}
 
     def test_an_edit_that_does_nothing(self, model: Any) -> None:
@@ -713,7 +713,7 @@ class TestDoctorFindsWhatIsBroken:
 @classic_only
 class TestHookedTransformer:
     def test_it_gives_what_hugging_face_gives(self, classic: Any, plain: Any) -> None:
-        from interp.loading import wrap
+        from interp.models.load import wrap
 
         model, reference = wrap(classic()), plain("llama")
         assert (model.n_layers, model.d_model, model.d_mlp) == (N_LAYERS, D_MODEL, D_MLP)
@@ -731,8 +731,8 @@ class TestHookedTransformer:
         assert close(model.w_out(1), rearrange(reference.modules(2)[1].weight, "d n -> n d"))
 
     def test_the_doctor_passes_it(self, classic: Any) -> None:
-        from interp.doctor import doctor
-        from interp.loading import wrap
+        from interp.models.doctor import doctor
+        from interp.models.load import wrap
 
         model = wrap(classic())
         before = model.w_out(1).clone()
@@ -741,8 +741,8 @@ class TestHookedTransformer:
         assert torch.equal(model.w_out(1), before)
 
     def test_the_doctor_finds_an_edit_that_does_nothing(self, classic: Any) -> None:
-        from interp.doctor import doctor
-        from interp.loading import wrap
+        from interp.models.doctor import doctor
+        from interp.models.load import wrap
 
         model = wrap(classic())
         point = model.bridge.blocks[1].mlp.hook_post
@@ -758,7 +758,7 @@ class TestHookedTransformer:
         assert "edit at post" in next(c.name for c in doctor(model).checks if not c.passed)
 
     def test_edits_padding_and_generation(self, classic: Any, plain: Any) -> None:
-        from interp.loading import wrap
+        from interp.models.load import wrap
 
         model, reference = wrap(classic()), plain("llama")
         neurons, layers = torch.arange(0, D_MLP, 2), list(range(N_LAYERS))
@@ -776,7 +776,7 @@ class TestHookedTransformer:
         assert model.logits(ids, mask, keep=2).shape == (2, 2, N_VOCAB)
 
     def test_hooks_leave_nothing_behind_even_after_an_error(self, classic: Any) -> None:
-        from interp.loading import wrap
+        from interp.models.load import wrap
 
         model, ids = wrap(classic()), some_ids()
         before, count = model.logits(ids), count_hooks(model)
@@ -786,7 +786,7 @@ class TestHookedTransformer:
         assert count_hooks(model) == count
 
     def test_the_body_skips_the_unembedding(self, classic: Any) -> None:
-        from interp.loading import wrap
+        from interp.models.load import wrap
 
         model, calls = wrap(classic()), []
         model.bridge.unembed.register_forward_hook(lambda *args: calls.append(1))
@@ -796,7 +796,7 @@ class TestHookedTransformer:
         assert calls == [1]
 
     def test_the_fingerprint_records_folded_weights(self, classic: Any) -> None:
-        from interp.loading import wrap
+        from interp.models.load import wrap
 
         raw, again = wrap(classic()).fingerprint, wrap(classic()).fingerprint
         folded = wrap(classic(fold_ln=True, center_unembed=True)).fingerprint
@@ -808,9 +808,9 @@ class TestHookedTransformer:
     def test_a_pass_over_text_counts_what_the_bridge_counts(
         self, classic: Any, checkpoint: Callable[[str], Path]
     ) -> None:
-        from interp.collect import collect
-        from interp.loading import load, wrap
-        from tests.kill_campaign import blocks
+        from interp.counting.collect import collect
+        from interp.models.load import load, wrap
+        from tests.campaigns.kills import blocks
 
         bridged, hooked = load(checkpoint("llama")), wrap(classic())
         corpora = blocks(bridged)
@@ -841,7 +841,7 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch):
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("The hub cannot be reached.\nMuch advice.")
 
-    monkeypatch.setattr("interp.loading.check_reachable", lambda *_, **__: None)
+    monkeypatch.setattr("interp.models.load.check_reachable", lambda *_, **__: None)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(
         OSError, match=r"no-such/model is no folder here.*cannot be reached\.\) Check"

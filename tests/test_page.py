@@ -14,19 +14,19 @@ import pandas as pd
 import pytest
 import torch
 
-from interp import page as page_module
-from interp.collect import Wanted, collect
 from interp.commands.page import Page
-from interp.contexts import TopContexts
-from interp.corpora import read_sentences
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.page import NeuronPage, neuron_page, promoted_tokens
-from interp.page_contexts import SHADES, pieces
+from interp.counting.collect import Wanted, collect
+from interp.counting.stats import FiringStats
+from interp.counting.top_contexts import TopContexts
+from interp.inference.intervals import jackknife
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.reports import neuron_page as page_module
+from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
+from interp.reports.page_contexts import SHADES, pieces
 from interp.scores.lape import language_entropy
-from interp.selection import NeuronSelection
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import read_sentences
 from tests import tiny_models
 from tests.browser import open_page
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 import interp
 from experiments import paper_tasks, papers, recover_planted, study
 from experiments.study import Study, for_model
-from interp.plan import plan_run
+from interp.counting.plan import plan_run
 from tests import tiny_models
 
 MAX_LENGTH = 512

@@ -15,11 +15,11 @@ from tokenizers import models as tokenizer_models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from interp.alignment import Source, align
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.patching import PatchingResult, heads, patch
-from interp.sweep import _alike, others, record, site_name
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.alignment import Source, align
+from interp.prompts.patching import PatchingResult, heads, patch
+from interp.prompts.sweep import _alike, others, record, site_name
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -286,7 +286,7 @@ def test_noise_goes_as_far_as_the_source_and_elsewhere(open_model, monkeypatch, 
     model = open_model("llama")
     source, ids = model.encode(SOURCE), model.encode(TARGET)
     written: dict[Any, Tensor] = {}
-    from interp import sweep
+    from interp.prompts import sweep
 
     original = sweep.Sweep._new
 
@@ -364,7 +364,7 @@ def test_places_follow_words_and_texts_whatever_the_tokens(open_model):
 
 
 def test_unequal_spans_are_stretched_from_end_to_end():
-    from interp.alignment import _stretched
+    from interp.prompts.alignment import _stretched
 
     assert _stretched((4, 5, 6), 3) == (4, 5, 6)
     assert _stretched((4, 5, 6), 1) == (6,)

@@ -15,16 +15,16 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from interp.corpora import Corpora, Rows, read_corpora, read_sentences
 from interp.evaluations.losses import Losses, losses_under
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
-from interp.interventions import Edit, deactivate, intervene, override, scale
-from interp.loading import load, wrap
-from interp.model import NeuronModel
-from interp.selection import NeuronSelection
-from interp.words import NOTHING
+from interp.interventions.edits import Edit, deactivate, intervene, override, scale
+from interp.models.load import load, wrap
+from interp.models.neuron_model import NeuronModel
+from interp.results.words import NOTHING
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import Corpora, Rows, read_corpora, read_sentences
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, files, made_up
+from tests.campaigns.kills import LANGUAGES, files, made_up
 from tests.test_model import classic_only, close, every_architecture, right_padded, some_ids
 from tests.tiny_models import N_LAYERS, N_VOCAB
 

@@ -13,18 +13,19 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from interp.cluster import Job, sign_of_life
-from interp.evaluations.generation import generated_languages, language_rates
-from interp.evaluations.switch_off import EQUAL, RANDOM, SwitchOff, switch_off
-from interp.evaluations.task_files import Task
+from interp.evaluations.category_ablation import EQUAL, RANDOM, SwitchOff, switch_off
+from interp.evaluations.languages_written import generated_languages, language_rates
 from interp.evaluations.writing import generate_texts
-from interp.interventions import Change, changed, deactivate, intervene, override, scale
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.pieces import _open_the_same, finish
-from interp.scores.attribution import attribute_prompts, integrated_gradients
+from interp.interventions.edits import Change, changed, deactivate, intervene, override, scale
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution import attribute_prompts, integrated_gradients
+from interp.runs.jobs import _open_the_same, finish
+from interp.runs.locks import sign_of_life
+from interp.runs.ray import Job
+from interp.text.tasks import Task
 from tests import tiny_models
-from tests.kill_campaign import files
+from tests.campaigns.kills import files
 from tests.test_switch_off import seeded, tasks_of
 
 LONG_AGO = 1e9

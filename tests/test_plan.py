@@ -11,10 +11,10 @@ from transformers import LlamaConfig, MixtralConfig
 
 import interp
 from interp.commands.plan import Plan
-from interp.corpora import Corpora, Rows
-from interp.loading import load, outline
-from interp.model import NeuronModel
-from interp.plan import RunPlan, plan_run
+from interp.counting.plan import RunPlan, plan_run
+from interp.models.load import load, outline
+from interp.models.neuron_model import NeuronModel
+from interp.text.corpora import Corpora, Rows
 from tests import tiny_models
 
 LANGUAGES = ("en", "de", "fr")
@@ -105,7 +105,7 @@ class TestMemory:
         assert stored.counters == halved.counters
 
     def test_counters_are_the_tensors_of_a_piece(self, checkpoints: dict[str, Path]) -> None:
-        from interp.counters import FiringCounter, MomentsCounter
+        from interp.counting.counters import FiringCounter, MomentsCounter
 
         model = load(checkpoints["llama"])
         sums = [FiringCounter(model).tensors(), MomentsCounter(model).tensors()]

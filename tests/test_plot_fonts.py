@@ -10,8 +10,8 @@ from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
 from interp import plots
-from interp.languages import LANGUAGES
 from interp.plots import fonts
+from interp.text.languages import LANGUAGES
 from tests.figure_tables import named, profile_table
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from interp import plots
-from interp.selection import NeuronSelection
-from interp.stability import chance_jaccard
-from interp.uncertainty import Estimate
+from interp.inference.intervals import Estimate
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.stability import chance_jaccard
 from tests.figure_tables import (
     CODES,
 )

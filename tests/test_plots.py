@@ -17,10 +17,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from interp import plots
-from interp.languages import LANGUAGES
 from interp.plots import style
 from interp.plots.curves import CATEGORIES
 from interp.plots.style import key, legend_above
+from interp.text.languages import LANGUAGES
 from tests.figure_tables import (
     CODES,
     TABLES,

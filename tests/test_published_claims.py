@@ -19,8 +19,8 @@ from experiments.read_published_masks import (
     shares,
 )
 from interp import plots
-from interp.claims import load_claims
-from interp.selection import NeuronSelection
+from interp.inference.claims import load_claims
+from interp.selections.neuron_selection import NeuronSelection
 
 
 @pytest.fixture(scope="module")

@@ -13,27 +13,27 @@ import pytest
 import torch
 
 from interp import cli
-from interp.cluster import Crew, Ray
-from interp.collect import Wanted, collect
 from interp.commands.common import ModelChoice, OnRay
 from interp.commands.evaluate import Evaluate
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
-from interp.corpora import Corpora, read_sentences
-from interp.evaluations.category_sums import attribute_categories
-from interp.evaluations.generation import generated_languages
+from interp.counting.collect import Wanted, collect
+from interp.counting.run import open_sentence_means
+from interp.evaluations.category_ablation import switch_off
+from interp.evaluations.category_attribution import attribute_categories
+from interp.evaluations.languages_written import generated_languages
 from interp.evaluations.perplexity import perplexity_matrix
-from interp.evaluations.switch_off import switch_off
 from interp.evaluations.writing import generate_texts
-from interp.interventions import Change, deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.pieces import crew_of
-from interp.run_folder import open_sentence_means
-from interp.scores.attribution import attribute_prompts
-from interp.selection import NeuronSelection
+from interp.interventions.edits import Change, deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution import attribute_prompts
+from interp.runs.jobs import crew_of
+from interp.runs.ray import Crew, Ray
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import Corpora, read_sentences
 from tests import tiny_models
-from tests.kill_campaign import LANGUAGES, files, made_up
+from tests.campaigns.kills import LANGUAGES, files, made_up
 from tests.test_switch_off import seeded, tasks_of
 from tests.test_task_commands import write_tasks
 
@@ -62,8 +62,8 @@ def crew(nodes: Any, folder: Path, model: NeuronModel, place: Path) -> Iterator[
         import signal
         import time
 
-        from interp import pieces
-        from interp.loading import load
+        from interp.models.load import load
+        from interp.runs import jobs as pieces
 
         make = pieces._make
 

@@ -20,13 +20,14 @@ from matplotlib import pyplot as plt
 
 from experiments import report as study_report
 from interp import plots
-from interp.claims import Claim, save_claims
-from interp.commands.report import Report, claims_in, models_of, names_of, sections_in
-from interp.commands.report_kinds import KINDS, kind_of
-from interp.markup import MOST_ROWS, data_table, number_texts, prose, settings_list
-from interp.report import Picture, Section, write_report
-from interp.selection import select_by_entropy
-from interp.stats import FiringStats
+from interp.commands.report import Report
+from interp.counting.stats import FiringStats
+from interp.inference.claims import Claim, save_claims
+from interp.reports.html import MOST_ROWS, data_table, number_texts, prose, settings_list
+from interp.reports.kinds import KINDS, kind_of
+from interp.reports.report import Picture, Section, write_report
+from interp.reports.sections import claims_in, models_of, names_of, sections_in
+from interp.selections.neuron_selection import select_by_entropy
 from tests.browser import open_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp; \"'"

@@ -19,20 +19,21 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 import interp
-from interp import artifacts, loading
-from interp.corpora import Rows
-from interp.display import Shaded, counted, html_table, listed, ranged
-from interp.doctor import Check, Diagnosis
-from interp.evaluations.controls import ResidualMeans
-from interp.evaluations.generation import Rate
+from interp.evaluations.category_ablation import Condition
+from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
 from interp.evaluations.perplexity import PerplexityMatrix
-from interp.evaluations.switch_off import Condition
 from interp.evaluations.writing import Generated
-from interp.hygiene import Hygiene
-from interp.scores.attribution import PositionAttribution
-from interp.texts import Prompts
-from interp.uncertainty import Estimate
+from interp.inference.intervals import Estimate
+from interp.interventions.residual import ResidualMeans
+from interp.models import load as loading
+from interp.models.doctor import Check, Diagnosis
+from interp.prompts.attribution import PositionAttribution
+from interp.results import artifacts
+from interp.results.display import Shaded, counted, html_table, listed, ranged
+from interp.text.corpora import Rows
+from interp.text.language_id import Hygiene
+from interp.text.sources import Prompts
 from tests import tiny_models
 
 CODES = ("en", "de", "zh")

@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import artifacts
-from interp.agreement import predicted_agreement, text_for_agreement, until_stable
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
+from interp.counting.stats import ActivationMoments, FiringStats
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
 from interp.scores.average_precision import Precision
-from interp.selection import (
+from interp.selections.agreement import predicted_agreement, text_for_agreement, until_stable
+from interp.selections.neuron_selection import (
     NeuronSelection,
     jaccard_between,
     select_by_entropy,
@@ -27,7 +28,6 @@ from interp.selection import (
     select_by_value_entropy,
     select_from_rate,
 )
-from interp.stats import ActivationMoments, FiringStats
 from tests import tiny_models
 
 FOUR = ("en", "de", "zh", "ja")

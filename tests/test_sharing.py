@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from interp.counting.stats import FiringSigns, pack_bits
+from interp.inference.permutation import mantel_test
 from interp.scores import sharing
-from interp.scores.distances import read_distances
 from interp.scores.sharing import (
     Sharing,
     SharingProfile,
@@ -18,8 +19,7 @@ from interp.scores.sharing import (
     sharing_categories,
     sharing_profile,
 )
-from interp.stats import FiringSigns, pack_bits
-from interp.uncertainty import mantel_test
+from interp.text.distances import read_distances
 
 CODES = ("en", "de", "fr", "es", "zh", "ja", "vi", "id")
 

@@ -12,12 +12,12 @@ import interp
 from experiments import map_shared_neurons as study
 from experiments import sharing_claims
 from experiments.study import Study
-from interp.claims import Claim
-from interp.evaluations.category_sums import CATEGORIES, Enrichment
-from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff
-from interp.evaluations.task_files import read_task
+from interp.counting.stats import FiringSigns, pack_bits
+from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff
+from interp.evaluations.category_attribution import CATEGORIES, Enrichment
+from interp.inference.claims import Claim
 from interp.scores.sharing import sharing_profile
-from interp.stats import FiringSigns, pack_bits
+from interp.text.tasks import read_task
 
 TINY = study.PRESETS["tiny"][1]
 SAID = {"source": "somebody", "on": "something", "command": "a command"}

@@ -9,18 +9,19 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.collect import Wanted, collect
-from interp.corpora import prompt_rows, read_corpora
-from interp.evaluations.switch_off import categories_at
-from interp.languages import LANGUAGES
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.scores.distances import listed_distances, read_distances
+from interp.counting.collect import Wanted, collect
+from interp.counting.counters import source_kind
+from interp.counting.stats import FiringSigns
+from interp.evaluations.category_ablation import categories_at
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.ending import Ending
 from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
-from interp.scores.sharing_tokens import kept_over_tokens, sharing_over_tokens
-from interp.stats import FiringSigns, source_kind
-from interp.texts import Prompts
-from interp.whatif import Ending
+from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
+from interp.text.corpora import prompt_rows, read_corpora
+from interp.text.distances import listed_distances, read_distances
+from interp.text.languages import LANGUAGES
+from interp.text.sources import Prompts
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.selection import NeuronSelection, jaccard_between, select_by_entropy
-from interp.stability import (
+from interp.counting.stats import FiringStats
+from interp.inference.intervals import jackknife
+from interp.selections.neuron_selection import NeuronSelection, jaccard_between, select_by_entropy
+from interp.selections.stability import (
     across_changes,
     across_halves,
     across_runs,
@@ -19,8 +21,6 @@ from interp.stability import (
     measure_stability,
     without_languages,
 )
-from interp.stats import FiringStats
-from interp.uncertainty import jackknife
 
 THREE = ("en", "de", "zh")
 

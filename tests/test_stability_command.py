@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.agreement import predicted_agreement
 from interp.commands.stability import Stability, meaning
-from interp.selection import select_by_entropy
-from interp.stability import across_runs, measure_stability
-from interp.stats import FiringStats
+from interp.counting.stats import FiringStats
+from interp.selections.agreement import predicted_agreement
+from interp.selections.neuron_selection import select_by_entropy
+from interp.selections.stability import across_runs, measure_stability
 
 CODES = ("en", "de", "zh")
 

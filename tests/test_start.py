@@ -27,9 +27,6 @@ ORIGIN = {
 }
 """Public names, and the module that each comes from; None: it is one."""
 
-BOTH = [name for name, module in ORIGIN.items() if name == module]
-"""Functions that are called as their modules are."""
-
 
 def printed(program: str, *flags: str, **environment: str) -> list[str]:
     """The lines that a program writes in a process of its own, errors first."""
@@ -80,7 +77,7 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used():
         print([name for name in sys.modules if name.startswith("interp.")])
         interp.read_task
         print([name for name in {HEAVY} if name in sys.modules])
-        print("interp.evaluations.task_files" in sys.modules)
+        print("interp.text.tasks" in sys.modules)
     """
     assert printed(program) == ["[]", "[]", "True"]
 
@@ -109,35 +106,17 @@ def test_a_name_that_is_not_there_is_an_error():
         exec("from interp import nonesuch")
 
 
-def test_a_function_is_not_hidden_by_the_module_of_its_name():
-    assert set(BOTH) == {"bake", "collect", "doctor"}
-    program = f"""
-        from interp.collect import Wanted
-        import interp
-        print(interp.collect.__name__, type(interp.collect).__name__)
-        import interp.bake
-        import interp.doctor as held
-        from interp import bake, doctor
-        print(bake.__name__, held.__name__, doctor.__name__, interp.collect.__name__)
-        import importlib, sys
-        for name in {BOTH}:
-            del sys.modules[f"interp.{{name}}"]
-            module = importlib.import_module(f"interp.{{name}}")
-            print(callable(getattr(interp, name)), callable(module))
-    """
-    first, second, *again = printed(program)
-    assert first == "collect function"
-    assert second == "bake doctor doctor collect"
-    assert again == ["True False"] * 3
+def test_no_function_has_the_name_of_a_folder():
+    held = {path.stem for path in Path(interp.__file__).parent.iterdir()}
+    assert {name for name, module in ORIGIN.items() if module} & held == set()
 
 
 def test_all_can_be_loaded_at_once():
     program = f"""
         import interp
         print(set({list(ORIGIN)}) <= set(vars(interp)))
-        print(*(callable(vars(interp)[name]) for name in {BOTH}))
     """
-    assert printed(program, EAGER_IMPORT="1") == ["True", "True True True"]
+    assert printed(program, EAGER_IMPORT="1") == ["True"]
 
 
 # ---------------------------------------------------------------- warnings
@@ -148,7 +127,7 @@ WARNS = """
     from interp import cli
 
     def run(self):
-        for name in ("transformers.models", "interp.stats", "interpreter"):
+        for name in ("transformers.models", "interp.counting.stats", "interpreter"):
             place = {"__name__": name}
             exec(compile(f"import warnings; warnings.warn('{name}')", name, "exec"), place)
         warnings.warn("old", DeprecationWarning)
@@ -160,13 +139,13 @@ WARNS = """
 """
 
 OUT_OF_MEMORY = """
-        from interp import activations
+        from interp.counting import observe
         half = SimpleNamespace(ids=SimpleNamespace(numel=lambda: 1), rows=[1], halves=list)
         rows = SimpleNamespace(ids=SimpleNamespace(numel=lambda: 9), rows=[1, 2])
         rows.to, half.to = lambda device: rows, lambda device: half
         rows.halves = lambda: [half]
-        activations._pass = lambda model, batch, *_: set() if batch is rows else None
-        activations.observe(SimpleNamespace(device="cpu", ran_out_at=None), rows, [])
+        observe._pass = lambda model, batch, *_: set() if batch is rows else None
+        observe.observe(SimpleNamespace(device="cpu", ran_out_at=None), rows, [])
 """
 
 
@@ -176,14 +155,14 @@ def warned(program: str, *flags: str) -> list[str]:
 
 def test_the_program_shows_our_warnings_alone():
     found = warned(WARNS.replace("        OURS\n", OUT_OF_MEMORY))
-    assert found == ["interp.stats", found[1]]
+    assert found == ["interp.counting.stats", found[1]]
     assert found[1].startswith("Memory was too small for a batch of 9 tokens")
 
 
 def test_who_asks_for_warnings_sees_all():
     program = WARNS.replace("OURS", "pass")
-    assert warned(program) == ["interp.stats"]
-    shown = ["transformers.models", "interp.stats", "interpreter", "old"]
+    assert warned(program) == ["interp.counting.stats"]
+    shown = ["transformers.models", "interp.counting.stats", "interpreter", "old"]
     assert warned(program, "-W", "default") == shown
 
 
@@ -208,7 +187,7 @@ def test_a_notebook_without_ipywidgets_has_bars_of_text_and_no_warning():
         warnings.simplefilter("always")
         EARLIER
         from tqdm.auto import tqdm as anybodys
-        from interp.bars import tqdm as ours
+        from interp.results.bars import tqdm as ours
 
         print(ours is anybodys, ours.__module__)
     """

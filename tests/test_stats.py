@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp import artifacts, stats
-from interp.agreement import predicted_agreement
-from interp.run_folder import PIECE, merge
-from interp.selection import NeuronSelection, select_by_entropy
-from interp.stability import entropy_settings, measure_stability
-from interp.stats import FiringStats, read_counts
-from interp.uncertainty import jackknife, selection_frequency
+from interp.counting import stats
+from interp.counting.run import PIECE, merge
+from interp.counting.stats import FiringStats, read_counts
+from interp.inference.intervals import jackknife, selection_frequency
+from interp.results import artifacts
+from interp.runs.folder import begin
+from interp.selections.agreement import predicted_agreement
+from interp.selections.neuron_selection import NeuronSelection, select_by_entropy
+from interp.selections.stability import entropy_settings, measure_stability
 
 LANGUAGES = ("de", "en", "fr", "zh")
 N_SHARDS, N_LAYERS, N_NEURONS = 5, 3, 200
@@ -36,7 +38,7 @@ def write_pieces(counts: FiringStats, folder: Path) -> None:
         "n_shards": counts.n_shards,
         "wanted": {"moments": False, "sentence_means": [], "signs": False},
     }
-    artifacts.begin(folder, plan)
+    begin(folder, plan)
     for shard in range(counts.n_shards):
         for row, code in enumerate(counts.languages):
             n = counts.tokens[shard, row : row + 1]

@@ -10,7 +10,7 @@ import pytest
 from experiments import read_published_texts as published
 from experiments import steering_claims as claims
 from experiments.study import LANGUAGES
-from interp.claims import Claim, load_claims
+from interp.inference.claims import Claim, load_claims
 
 TEXTS = {
     "en": "The train does not leave before tonight, and nobody knows why.",

@@ -17,7 +17,7 @@ from experiments import (
     steer_language,
 )
 from experiments.study import Study
-from interp.claims import load_claims
+from interp.inference.claims import load_claims
 
 
 def small(out: Path) -> Study:

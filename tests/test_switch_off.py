@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.evaluations import switch_off as module
-from interp.evaluations.switch_off import EQUAL, RANDOM, Condition, SwitchOff, switch_off
-from interp.evaluations.task_files import Item, Task
-from interp.evaluations.tasks import choose, encode_items, told_apart
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
+from interp.evaluations import category_ablation as module
+from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff, switch_off
+from interp.evaluations.multiple_choice import choose, encode_items, told_apart
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
 from interp.scores.sharing import Sharing, sharing_categories
+from interp.text.tasks import Item, Task
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 

@@ -13,25 +13,25 @@ import interp
 from interp.commands.common import ModelChoice
 from interp.commands.evaluate import Evaluate
 from interp.commands.tasks import Attribute, Share
-from interp.evaluations.category_sums import (
+from interp.counting.stats import FiringSigns
+from interp.evaluations.category_ablation import categories_at, end_of_prompt
+from interp.evaluations.category_attribution import (
     CATEGORIES,
     CategorySums,
     Enrichment,
     attribute_categories,
     enrichment,
 )
-from interp.evaluations.switch_off import categories_at, end_of_prompt
-from interp.evaluations.task_files import read_task
+from interp.evaluations.multiple_choice import choose, encode_items
 from interp.evaluations.task_results import Choices, Written
-from interp.evaluations.tasks import choose, encode_items
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
-from interp.scores.attribution import contribution_score, integrated_gradients
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution import contribution_score, integrated_gradients
+from interp.prompts.ending import Ending
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
-from interp.selection import NeuronSelection
-from interp.stats import FiringSigns
-from interp.whatif import Ending
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.tasks import read_task
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 
@@ -214,7 +214,7 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
         calls.append(1)
         return integrated_gradients(*given, **settings)
 
-    monkeypatch.setattr("interp.evaluations.category_sums.integrated_gradients", counted)
+    monkeypatch.setattr("interp.evaluations.category_attribution.integrated_gradients", counted)
     command.run()
     assert len(calls) == len(CODES)  # one item in every language
     again = CategorySums.load(tmp_path / "sums.safetensors")

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.babel_facts import LANGUAGES
-from interp.evaluations.task_files import Item, Task, align, prompts_of, read_editing, read_task
+from babel_training.knowledge import LANGUAGES
+from interp.evaluations.multiple_choice import choose, encode_items, exact_match, is_answer
 from interp.evaluations.task_results import (
     Choices,
     Written,
@@ -20,10 +20,10 @@ from interp.evaluations.task_results import (
     compare,
     share_correct,
 )
-from interp.evaluations.tasks import choose, encode_items, exact_match, is_answer
-from interp.interventions import deactivate, intervene
-from interp.loading import load
-from interp.model import NeuronModel
+from interp.interventions.edits import deactivate, intervene
+from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.text.tasks import Item, Task, align, prompts_of, read_editing, read_task
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS
 

@@ -9,7 +9,7 @@ import datasets
 import pandas
 import pytest
 
-from interp.texts import HubDataset, Prompts, _natural, read_documents, read_prompts
+from interp.text.sources import HubDataset, Prompts, _natural, read_documents, read_prompts
 
 
 def texts_of(source, language: str = "de", cut="line") -> list[str]:

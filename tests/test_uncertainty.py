@@ -11,19 +11,17 @@ from jaxtyping import Bool, Float
 from scipy import stats as distributions
 from torch import Tensor
 
-from interp.scores.lape import language_entropy
-from interp.stats import FiringStats
-from interp.uncertainty import (
-    false_discovery,
+from interp.counting.stats import FiringStats
+from interp.inference.intervals import (
     jackknife,
     jackknife_shards,
-    mantel_test,
     mean_over_examples,
     paired_bootstrap,
-    permutation_test,
     selection_frequency,
     wilson,
 )
+from interp.inference.permutation import false_discovery, mantel_test, permutation_test
+from interp.scores.lape import language_entropy
 
 
 def rate_of(stats: FiringStats) -> Float[Tensor, "language layer neuron"]:

@@ -24,14 +24,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import interp
-from interp import artifacts
-from interp.claims import load_claims
-from interp.evaluations.task_files import read_task
-from interp.loading import AutoConfig, load, outline
-from interp.run_folder import look
-from interp.selection import NeuronSelection
-from interp.stats import FiringStats
-from interp.texts import read_documents, read_prompts
+from interp.counting.run import look
+from interp.counting.stats import FiringStats
+from interp.inference.claims import load_claims
+from interp.models.load import AutoConfig, load, outline
+from interp.results import artifacts
+from interp.runs.folder import begin
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.sources import read_documents, read_prompts
+from interp.text.tasks import read_task
 from tests import tiny_models
 
 fuzzed = settings(
@@ -121,7 +122,7 @@ READERS = {
     "task": Reader("de.jsonl", lambda path: write(path, TASK), of_language(read_task)),
     "run": Reader(
         "run.json",
-        lambda path: artifacts.begin(path.parent, PLAN),
+        lambda path: begin(path.parent, PLAN),
         lambda path: look(path.parent),
     ),
     "claims": Reader("claims.json", lambda path: interp.save_claims([CLAIM], path), load_claims),
@@ -556,7 +557,7 @@ class TestBombs:
             NeuronSelection.from_lape_pth(squeezed, ("en",), 3)
 
     def test_a_plan_of_more_pieces_than_can_be_is_refused(self, tmp_path: Path) -> None:
-        artifacts.begin(tmp_path, PLAN | {"n_shards": 10**30})
+        begin(tmp_path, PLAN | {"n_shards": 10**30})
         with pytest.raises(ValueError, match="is damaged"):
             look(tmp_path)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from interp import whatif
-from interp.loading import load, wrap
-from interp.model import NeuronModel
-from interp.whatif import Ending
+from interp.models.load import load, wrap
+from interp.models.neuron_model import NeuronModel
+from interp.prompts import ending as whatif
+from interp.prompts.ending import Ending
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 

@@ -1,0 +1,1 @@
+"""The subcommands of `interp`: options, one call, a print."""

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say
-from interp.languages import check_languages, language
-from interp.words import Bos, Care, Kind, Split
+from interp.results.words import Bos, Care, Kind, Split
+from interp.text.languages import check_languages, language
 
 _WHO_READS = ("shard", "out", "on")
 

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 import interp
-from interp.words import Attention
+from interp.results.words import Attention
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 import interp
 from interp.commands.common import ModelChoice, check_found_in, say, seeded
 from interp.commands.effects import read_selection
-from interp.words import Alike, Layers
+from interp.results.words import Alike, Layers
 
 if TYPE_CHECKING:
     import torch
@@ -89,9 +89,9 @@ class Patch:
 
     def ask(self, model: "interp.NeuronModel") -> None:
         """Patch, and show and keep what comes of it."""
-        from interp.alignment import shown
         from interp.evaluations.writing import start_ids
-        from interp.scores.attribution import target_ids
+        from interp.prompts.alignment import shown
+        from interp.prompts.attribution import target_ids
 
         first = start_ids(model, "auto")
         encoded = {text: [*first, *model.encode(text)] for text in (self.source, self.target)}
@@ -116,10 +116,10 @@ class Patch:
         show_patching(result)
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part}
-            origin = interp.artifacts.provenance(model=model.fingerprint, **settings)
+            origin = interp.results.artifacts.provenance(model=model.fingerprint, **settings)
             result.save(self.out, origin)
             table = self.out.with_suffix(".csv")
-            interp.artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
             say(f"\nThe result is in {self.out}, as a table in {table}.")
 
     def parts(self, model: "interp.NeuronModel") -> Any:
@@ -199,10 +199,11 @@ class Lens:
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         show_lens(result, {reason: len(each) for reason, each in left_out.items()})
         if self.out is not None:
-            origin = interp.artifacts.provenance(model=model.fingerprint, prompts=self.prompts)
+            said = {"model": model.fingerprint, "prompts": self.prompts}
+            origin = interp.results.artifacts.provenance(**said)
             result.save(self.out, origin)
             table = self.out.with_suffix(".csv")
-            interp.artifacts.write_text(table, result.to_frame().to_csv(index=False))
+            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
             say(f"\nThe result is in {self.out}, as a table in {table}.")
 
 

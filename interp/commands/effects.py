@@ -1,6 +1,5 @@
 """The subcommands that change neurons: switch them off, steer with them, bake them in."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +9,8 @@ from tyro.conf import Positional
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
-from interp.languages import check_languages, language
-from interp.words import Split
+from interp.results.words import Split
+from interp.text.languages import check_languages, language
 
 
 def read_selection(path: Path) -> "interp.NeuronSelection":
@@ -113,38 +112,9 @@ class Deactivate:
             ray=ray,
         )
         table = matrix.to_frame().to_csv(index=False)
-        interp.artifacts.write_text(self.out / "matrix.csv", table)
-        show_matrix(matrix)
+        interp.results.artifacts.write_text(self.out / "matrix.csv", table)
+        say(matrix.table())
         say(f"The matrix is in {self.out / 'matrix.safetensors'}, as a table in matrix.csv.")
-
-
-def show_matrix(matrix: "interp.PerplexityMatrix") -> None:
-    """The increases, the half-widths of their intervals, the control, and the test."""
-    increase, control = matrix.increase, matrix.control
-    say("Nats per token more, with a language's neurons off (± half of the 95 % interval):\n")
-    say("off  neurons  " + "".join(f"{code:>15}" for code in matrix.languages) + "   random")
-    for row, code in enumerate(matrix.off):
-        cells = []
-        for column, _ in enumerate(matrix.languages):
-            value = increase.value[row, column].item()
-            reach = (increase.high - increase.low)[row, column].item() / 2
-            cells.append(f"{value:+8.3f} ±{reach:5.3f}")
-        own = matrix.languages.index(code) if code in matrix.languages else None
-        random = math.nan if own is None else control.value[row, own].item()
-        chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
-        say(f"{code:<4}{matrix.neurons[row]:>8}  " + "".join(f"{c:>15}" for c in cells) + chance)
-    say("random: as many random neurons in every layer, the same language read, mean over draws")
-    found = matrix.diagonal()
-    mean = found.mean
-    say(
-        f"\nOwn language against the others: {mean.value.item():+.3f} nats "
-        f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
-        f"p = {found.test.p_value:.2g} over {found.test.n_arrangements:,} relabelings."
-    )
-    say(
-        f"The own language suffers most in {len(found.largest_in_row)} of {len(found.languages)} "
-        "rows."
-    )
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.tasks import check_items
-from interp.languages import check_languages
-from interp.words import NOTHING, Normalise
+from interp.results.words import NOTHING, Normalise
+from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
     import pandas
 
-    import interp.cluster
     import interp.evaluations.task_results
+    import interp.runs.ray
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,15 @@ class Evaluate:
             **{"n_draws": self.n_draws, "seed": self.seed},
             **{"items": self.items, "held_out": self.held_out},
         }
-        interp.artifacts.begin(self.out, plan)
+        from interp.runs.folder import begin
+
+        begin(self.out, plan)
         frames = [
             self.compared(found, selection)
             for found in self.results(model, tasks, self.interventions(selection), ray)
         ]
         frame = pandas.concat(frames, ignore_index=True)
-        interp.artifacts.write_text(self.out / "evaluate.csv", frame.to_csv(index=False))
+        interp.results.artifacts.write_text(self.out / "evaluate.csv", frame.to_csv(index=False))
         show_evaluation(frame)
         say(f"The table is in {self.out / 'evaluate.csv'}, the items in {self.out / 'results'}.")
 
@@ -130,12 +132,12 @@ class Evaluate:
         model: "interp.NeuronModel",
         tasks: Sequence["interp.Task"],
         interventions: Mapping[str, tuple["interp.Change", ...]],
-        ray: "interp.Ray | interp.cluster.Crew | None",
+        ray: "interp.Ray | interp.runs.ray.Crew | None",
     ) -> "Iterator[dict[str, interp.evaluations.task_results.Result]]":
         """Of each task under every intervention: from its files, or made and put there."""
-        from interp.bars import tqdm
-        from interp.cluster import Job
-        from interp.pieces import finish
+        from interp.results.bars import tqdm
+        from interp.runs.jobs import finish
+        from interp.runs.ray import Job
 
         jobs, of = [], {}
         for task in tasks:
@@ -164,7 +166,7 @@ class Evaluate:
 
         from interp.evaluations.losses import interval_columns
         from interp.evaluations.task_results import group_numbers
-        from interp.uncertainty import paired_bootstrap
+        from interp.inference.intervals import paired_bootstrap
 
         generator = seeded(self.seed)
         nothing = found[NOTHING]
@@ -204,7 +206,7 @@ def _evaluate(
 ) -> None:
     """One task under one intervention, into its file."""
     from interp.evaluations.losses import Intervention
-    from interp.interventions import changed
+    from interp.interventions.edits import changed
 
     change: Mapping[str, Intervention] = {name: partial(changed, changes, model)}
     if _writes(task):

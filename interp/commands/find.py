@@ -12,8 +12,8 @@ from tyro.conf import Positional
 import interp
 from interp.commands.common import ModelChoice, say, seeded
 from interp.commands.effects import read_selection
-from interp.languages import language
-from interp.words import Half
+from interp.results.words import Half
+from interp.text.languages import language
 
 if TYPE_CHECKING:
     import pandas
@@ -99,13 +99,13 @@ class Find:
         self.check_options()
         path = self.run_folder / "firing.safetensors"
         stats = interp.FiringStats.load(path)
-        origin = interp.artifacts.load(path, "FiringStats").provenance
+        origin = interp.results.artifacts.load(path, "FiringStats").provenance
         selection = self.choose(stats, origin)
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
         selection.to_json(
             out,
-            interp.artifacts.provenance(
+            interp.results.artifacts.provenance(
                 method="LAPE" if self.method == "lape" else self.method,
                 counts=str(path),
                 run=origin,
@@ -242,7 +242,7 @@ class Compare:
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
-            interp.artifacts.write_text(self.out, table.to_csv(index=False))
+            interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
             say(f"\nThe table of pairs is in {self.out}.")
 
 

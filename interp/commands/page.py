@@ -55,7 +55,7 @@ class Page:
                 "them files of different names."
             )
         contexts = interp.TopContexts.load(path)
-        model = reopen(interp.artifacts.load(path, "TopContexts").provenance)
+        model = reopen(interp.results.artifacts.load(path, "TopContexts").provenance)
         page = interp.neuron_page(
             model, stats, selections, contexts, before=self.before, after=self.after
         )

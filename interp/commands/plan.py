@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 import interp
 from interp.commands.common import say, torch_dtype
-from interp.languages import check_languages
-from interp.words import Kind
+from interp.results.words import Kind
+from interp.text.languages import check_languages
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Plan:
             f"{self.teraflops:g} TFLOP/s (--teraflops); reading text comes on top"
         )
         if self.out is not None:
-            interp.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
+            interp.results.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
             say(f"The table is in {self.out}.")
 
     def plan(self) -> "interp.RunPlan":

@@ -69,12 +69,12 @@ class Stability:
             raise ValueError(
                 "The run has one shard, and nothing to compare: collect --n-shards 20."
             )
-        model = interp.artifacts.load(path, "FiringStats").provenance.get("model")
+        model = interp.results.artifacts.load(path, "FiringStats").provenance.get("model")
         runs: dict[str, interp.FiringStats] = {}
         for folder in self.others:
             other = folder / "firing.safetensors"
             runs[f"run {folder.name}"] = interp.FiringStats.load(other)
-            if interp.artifacts.load(other, "FiringStats").provenance.get("model") != model:
+            if interp.results.artifacts.load(other, "FiringStats").provenance.get("model") != model:
                 say(f"{folder} was collected with other weights than {self.run_folder}.")
         found = self.measure(stats, runs)
         show(found)
@@ -82,7 +82,7 @@ class Stability:
         say("\n" + meaning(found, again))
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
-        interp.artifacts.write_text(out, found.to_frame().to_csv(index=False))
+        interp.results.artifacts.write_text(out, found.to_frame().to_csv(index=False))
         say(f"The table, language by language, is in {out}.")
 
     @property
@@ -99,8 +99,13 @@ class Stability:
         self, stats: "interp.FiringStats", runs: Mapping[str, "interp.FiringStats"]
     ) -> "interp.Stability":
         """All lines; a setting that cannot be selected with is left out, and said to be."""
-        from interp.bars import tqdm
-        from interp.stability import across_changes, across_halves, across_shards, stacked
+        from interp.results.bars import tqdm
+        from interp.selections.stability import (
+            across_changes,
+            across_halves,
+            across_shards,
+            stacked,
+        )
 
         select = self.find.select
         settings, languages = dict(self.settings()), stats.languages

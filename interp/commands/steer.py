@@ -12,14 +12,14 @@ from tyro.conf import Positional
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.commands.effects import read_moments, read_selection
-from interp.languages import check_languages
-from interp.words import Where
+from interp.results.words import Where
+from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
     import torch
 
-    import interp.cluster
-    import interp.evaluations.controls
+    import interp.interventions.residual
+    import interp.runs.ray
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Steer:
     """Who computes."""
 
     def run(self) -> None:
-        from interp.pieces import hired
+        from interp.runs.jobs import hired
 
         selection = read_selection(self.neurons)
         if self.edit == "median":
@@ -122,7 +122,7 @@ class Steer:
         layer = model.n_layers // 2 if self.residual_layer is None else self.residual_layer
         plan = {
             **{"model": model.identity, "corpora": corpora.fingerprint, "layer": layer},
-            "natural text": interp.artifacts.hash_of(natural),
+            "natural text": interp.results.artifacts.hash_of(natural),
             "changes": {
                 code: [[change.plan for change in each] for each in both]
                 for code, both in changes.items()
@@ -130,7 +130,9 @@ class Steer:
             **{"strength": self.strength, "where": self.where, "prompt": self.prompt},
             "texts": self.settings,
         }
-        interp.artifacts.begin(self.out, plan, interp.artifacts.provenance())
+        from interp.runs.folder import begin
+
+        begin(self.out, plan, interp.results.artifacts.provenance())
         with hired(model, ray) as crew:
             guards, residual = self.measured(model, natural, corpora, crew)
             rates = self.rates(model, guards, residual, layer, changes, crew)
@@ -150,7 +152,7 @@ class Steer:
                 for condition, found in row.items()
             ]
             text = pandas.concat(tables).to_csv(index=False)
-            interp.artifacts.write_text(self.out / f"{name}.csv", text)
+            interp.results.artifacts.write_text(self.out / f"{name}.csv", text)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -188,12 +190,12 @@ class Steer:
         model: "interp.NeuronModel",
         natural: dict[str, list[str]],
         corpora: "interp.Corpora",
-        crew: "interp.cluster.Crew | None",
-    ) -> "tuple[dict[str, interp.Guard], interp.evaluations.controls.ResidualMeans]":
+        crew: "interp.runs.ray.Crew | None",
+    ) -> "tuple[dict[str, interp.Guard], interp.interventions.residual.ResidualMeans]":
         """What natural text is like, for the guards and for the push of the residual stream."""
-        from interp.bars import tqdm
-        from interp.evaluations.controls import ResidualMeans
-        from interp.pieces import finish
+        from interp.interventions.residual import ResidualMeans
+        from interp.results.bars import tqdm
+        from interp.runs.jobs import finish
 
         works = {
             "guards": partial(_measure_guards, natural, self.max_new_tokens),
@@ -201,7 +203,7 @@ class Steer:
         }
         jobs = self.jobs({name: partial(_keep, work) for name, work in works.items()})
         with tqdm(total=2, desc="measuring natural text", delay=2, leave=False) as seen:
-            load = partial(interp.artifacts.load, kind="NaturalPiece")
+            load = partial(interp.results.artifacts.load, kind="NaturalPiece")
             guards, residual = (each.tensors for each in finish(jobs, load, seen, model, crew))
         bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
         return (
@@ -213,14 +215,14 @@ class Steer:
         self,
         model: "interp.NeuronModel",
         guards: Mapping[str, "interp.Guard"],
-        residual: "interp.evaluations.controls.ResidualMeans",
+        residual: "interp.interventions.residual.ResidualMeans",
         layer: int,
         changes: "Mapping[str, tuple[tuple[interp.Change, ...], tuple[interp.Change, ...]]]",
-        crew: "interp.cluster.Crew | None",
+        crew: "interp.runs.ray.Crew | None",
     ) -> "dict[str, dict[str, interp.GeneratedLanguages]]":
         """What is written in each language under every condition."""
-        from interp.bars import tqdm
-        from interp.pieces import finish
+        from interp.results.bars import tqdm
+        from interp.runs.jobs import finish
 
         untouched: dict[str, tuple[str, tuple[interp.Change, ...]]] = {"no edit": (self.prompt, ())}
         every = dict(untouched)
@@ -250,8 +252,8 @@ class Steer:
             for code in changes
         }
 
-    def jobs(self, works: Mapping[str, Any]) -> "list[interp.cluster.Job]":
-        from interp.cluster import Job
+    def jobs(self, works: Mapping[str, Any]) -> "list[interp.runs.ray.Job]":
+        from interp.runs.ray import Job
 
         jobs = []
         for name, work in works.items():
@@ -261,7 +263,7 @@ class Steer:
 
 
 def _keep(measure: Any, path: Path, model: "interp.NeuronModel") -> None:
-    interp.artifacts.save(path, "NaturalPiece", measure(model), {}, {})
+    interp.results.artifacts.save(path, "NaturalPiece", measure(model), {}, {})
 
 
 def _measure_guards(

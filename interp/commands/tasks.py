@@ -12,13 +12,13 @@ from tyro.conf import Positional
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say, seeded
-from interp.languages import check_languages
-from interp.words import Quantity, Source
+from interp.results.words import Quantity, Source
+from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
     import pandas
 
-    import interp.cluster
+    import interp.runs.ray
 
 BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 
@@ -70,7 +70,7 @@ class Share:
     """Who computes."""
 
     def run(self) -> None:
-        from interp.pieces import hired
+        from interp.runs.jobs import hired
 
         tasks = read_aligned(self.task, self.languages)
         wrong = [each for each in self.thresholds if not math.isfinite(each)]
@@ -97,7 +97,7 @@ class Share:
         groups: Mapping[str, str],
         threshold: float,
         folder: Path,
-        crew: "interp.cluster.Crew | None",
+        crew: "interp.runs.ray.Crew | None",
     ) -> "interp.SharingProfile":
         """At one threshold, with its files."""
         from interp.evaluations.task_results import group_numbers
@@ -112,17 +112,18 @@ class Share:
             clusters=group_numbers([groups[id] for id in signs.prompts]),
             n_draws=self.n_draws,
         )
-        origin = interp.artifacts.provenance(**settings, seed=self.seed) | {
+        origin = interp.results.artifacts.provenance(**settings, seed=self.seed) | {
             "run": model.fingerprint
         }
         profile.save(folder / "profile.safetensors", origin)
-        interp.artifacts.write_text(folder / "profile.csv", profile.to_frame().to_csv(index=False))
+        table = profile.to_frame().to_csv(index=False)
+        interp.results.artifacts.write_text(folder / "profile.csv", table)
         return profile
 
 
 def show_profile(profile: "interp.SharingProfile") -> None:
     """The share of each category in each layer, and what independent languages would give."""
-    from interp.evaluations.category_sums import CATEGORIES
+    from interp.evaluations.category_attribution import CATEGORIES
 
     share, independent = profile.share(), profile.independent
     reach = (share.high - share.low) / 2
@@ -189,7 +190,9 @@ class Attribute:
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
             "source": self.source,
         }
-        interp.artifacts.begin(self.out, plan)
+        from interp.runs.folder import begin
+
+        begin(self.out, plan)
         found = interp.attribute_categories(
             model,
             tasks,
@@ -199,16 +202,16 @@ class Attribute:
             source=self.source,
             ray=ray,
         )
-        found.save(self.out / "sums.safetensors", interp.artifacts.provenance() | plan)
+        found.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = found.to_frame()
-        interp.artifacts.write_text(self.out / "sums.csv", frame.to_csv(index=False))
+        interp.results.artifacts.write_text(self.out / "sums.csv", frame.to_csv(index=False))
         show_sums(frame, self.quantity)
         say(f"The sums are in {self.out / 'sums.safetensors'}, as a table in sums.csv.")
 
 
 def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
     """Over the languages: what each category does in a layer, in all, and per thousand neurons."""
-    from interp.evaluations.category_sums import CATEGORIES
+    from interp.evaluations.category_attribution import CATEGORIES
 
     say(f"{quantity} of the answer that the neurons of a category give, mean over prompts and")
     say("languages (in brackets: for a thousand neurons of the category):\n")

@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.display import counted, listed
 from interp.evaluations.losses import Intervention
-from interp.model import ClassicModel, NeuronModel
-from interp.uncertainty import mean_over_examples
-from interp.words import NOTHING
+from interp.inference.intervals import mean_over_examples
+from interp.models.hooked_transformer import HookedTransformerModel
+from interp.models.neuron_model import NeuronModel
+from interp.results.display import counted, listed
+from interp.results.words import NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def run_harness(
     >>> interp.run_harness(model, ["sums"], ways, include_path=folder)
     HarnessScores(sums; nothing, off; 1 example)
     """
-    if isinstance(model, ClassicModel):
+    if isinstance(model, HookedTransformerModel):
         raise ValueError(
             f"The harness runs Hugging Face modules, and {model.name} is a HookedTransformer: open "
             "it with interp.load(name)."

@@ -21,15 +21,15 @@ from einops import rearrange
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from interp import artifacts
-from interp.activations import Batch, batches
-from interp.bars import tqdm
-from interp.cluster import Crew, Job, Ray
-from interp.corpora import Corpora
-from interp.display import counted, listed, ranged
-from interp.model import NeuronModel
-from interp.pieces import finish, folder_for
-from interp.uncertainty import Estimate, jackknife_shards
+from interp.counting.observe import Batch, batches
+from interp.inference.intervals import Estimate, jackknife_shards
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.results.bars import tqdm
+from interp.results.display import counted, listed, ranged
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Crew, Job, Ray
+from interp.text.corpora import Corpora
 
 Intervention = Callable[[], AbstractContextManager[Any]] | None
 """Makes the `with` block in which text is read; None: the model as it is."""

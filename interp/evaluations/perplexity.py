@@ -19,10 +19,6 @@ from einops import rearrange
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from interp import artifacts
-from interp.cluster import Crew, Ray
-from interp.corpora import Corpora
-from interp.display import Shaded, counted, html_table, listed
 from interp.evaluations.losses import (
     Block,
     Losses,
@@ -31,11 +27,17 @@ from interp.evaluations.losses import (
     nats_per_token,
     read_all,
 )
-from interp.interventions import Change, Edit, changed, deactivate, intervene
-from interp.model import NeuronModel
-from interp.selection import NeuronSelection
-from interp.uncertainty import Estimate, PermutationTest, jackknife_shards
-from interp.words import NOTHING
+from interp.inference.intervals import Estimate, jackknife_shards
+from interp.inference.permutation import PermutationTest
+from interp.interventions.edits import Change, Edit, changed, deactivate, intervene
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.results.display import Shaded, counted, html_table, listed
+from interp.results.words import NOTHING
+from interp.runs.folder import begin, read_plan
+from interp.runs.ray import Crew, Ray
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import Corpora
 
 _MOST_RELABELINGS = 9999
 """Up to 7 languages have no more than these, and all are tried; beyond, as many are drawn."""
@@ -223,6 +225,39 @@ class PerplexityMatrix:
                 frame[column] = [*first, *each.flatten().tolist()]
         return frame
 
+    def table(self) -> str:
+        """For a terminal: increases, half-widths of their intervals, the control, and the test."""
+        lines = [
+            "Nats per token more, with a language's neurons off (± half of the 95 % interval):"
+        ]
+        lines += ["", "off  neurons  " + "".join(f"{code:>15}" for code in self.languages)]
+        lines[-1] += "   random"
+        increase, control = self.increase, self.control
+        for row, code in enumerate(self.off):
+            reach = (increase.high - increase.low)[row] / 2
+            cells = [
+                f"{a:+8.3f} ±{b:5.3f}" for a, b in zip(increase.value[row], reach, strict=True)
+            ]
+            own = self.languages.index(code) if code in self.languages else None
+            random = math.nan if own is None else control.value[row, own].item()
+            chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
+            lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{chance}")
+        found = self.diagonal()
+        mean = found.mean
+        return "\n".join(
+            [
+                *lines,
+                "random: as many random neurons in every layer, the same language read, mean over "
+                "draws",
+                "",
+                f"Own language against the others: {mean.value.item():+.3f} nats "
+                f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
+                f"p = {found.test.p_value:.2g} over {found.test.n_arrangements:,} relabelings.",
+                f"The own language suffers most in {len(found.largest_in_row)} of "
+                f"{len(found.languages)} rows.",
+            ]
+        )
+
     def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         losses = self.losses
         tensors = {
@@ -308,7 +343,7 @@ def perplexity_matrix(
     if out is not None:
         folder = Path(out)
         plan = _plan(model, selection, corpora, edits, draws, tokens_per_batch)
-        artifacts.begin(folder, plan, artifacts.provenance())
+        begin(folder, plan, artifacts.provenance())
     every = read_all(model, corpora, interventions, folder, tokens_per_batch, progress, ray)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
@@ -329,7 +364,7 @@ def perplexity_matrix(
         tuple(edits[code].name for code in selection.languages),
     )
     if folder is not None:
-        matrix.save(folder / "matrix.safetensors", artifacts.read_plan(folder))
+        matrix.save(folder / "matrix.safetensors", read_plan(folder))
     return matrix
 
 

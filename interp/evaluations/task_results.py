@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from interp import artifacts
-from interp.uncertainty import Estimate, mean_over_examples, paired_bootstrap, wilson
-from interp.words import Normalise
+from interp.inference.intervals import Estimate, mean_over_examples, paired_bootstrap, wilson
+from interp.results import artifacts
+from interp.results.words import Normalise
 
 
 @dataclass(frozen=True, eq=False)

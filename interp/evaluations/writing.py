@@ -15,14 +15,16 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from interp import artifacts
-from interp.bars import tqdm
-from interp.cluster import Crew, Job, Ray
-from interp.display import counted
-from interp.interventions import Change, changed
-from interp.languages import language as known_language
-from interp.model import ClassicModel, NeuronModel
-from interp.pieces import finish, folder_for, refuse_edited
+from interp.interventions.edits import Change, changed
+from interp.models.hooked_transformer import HookedTransformerModel
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.results.bars import tqdm
+from interp.results.display import counted
+from interp.runs.folder import begin
+from interp.runs.jobs import finish, folder_for, refuse_edited
+from interp.runs.ray import Crew, Job, Ray
+from interp.text.languages import language as known_language
 
 Start = Literal["auto", "bos", "eos", "none"]
 """What stands before a text: the beginning-of-text token, the end-of-text token, or nothing.
@@ -102,7 +104,7 @@ def generate_texts(
     which = [row for row in range(len(prompts)) for _ in range(n)]
     seeds = tuple(range(seed, seed + len(which)))
     order = sorted(range(len(which)), key=lambda text: len(encoded[which[text]]))
-    if temperature > 0 and isinstance(model, ClassicModel):
+    if temperature > 0 and isinstance(model, HookedTransformerModel):
         batch_size = 1  # it draws from one stream of chance, so each text needs its own run
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     if out is not None:
@@ -111,7 +113,7 @@ def generate_texts(
         plan["prompts"] = artifacts.hash_of(encoded)
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         edits = {"batch_size": batch_size, "within": [change.plan for change in within]}
-        artifacts.begin(Path(out), plan | settings | edits, artifacts.provenance())
+        begin(Path(out), plan | settings | edits, artifacts.provenance())
     jobs = []
     with folder_for(out) as folder, bar(len(which), "writing", progress) as seen:
         for number, texts in enumerate(batches):
@@ -190,7 +192,7 @@ def _continue(
     temperature: float,
 ) -> Int[Tensor, "batch _"]:
     """The new tokens alone."""
-    if isinstance(model, ClassicModel):
+    if isinstance(model, HookedTransformerModel):
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seeds[0])
@@ -211,7 +213,7 @@ def _continue(
 @contextmanager
 def _as_it_is(model: NeuronModel) -> Iterator[None]:
     """Without the penalties, filters and lengths that a checkpoint recommends for generation."""
-    holder = None if isinstance(model, ClassicModel) else model.bridge.original_model
+    holder = None if isinstance(model, HookedTransformerModel) else model.bridge.original_model
     before = getattr(holder, "generation_config", None)
     if holder is None or before is None:
         yield

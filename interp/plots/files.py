@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp import artifacts
 from interp.plots import curves, matrices, methods, switching, tasks
 from interp.plots.style import own_style
+from interp.results import artifacts
 
 Draw = Callable[[pd.DataFrame], Axes]
 

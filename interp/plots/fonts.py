@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from interp.languages import LANGUAGES, Language
+from interp.text.languages import LANGUAGES, Language
 
 FIRST = "DejaVu Sans"
 """Comes with matplotlib, so figures with Latin labels are the same everywhere. It has Cyrillic,

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from interp.plots import fonts
 from interp.plots.style import DOUBLE, SINGLE, SMALL, Table, canvas, check, in_order
-from interp.words import NOTHING
+from interp.results.words import NOTHING
 
 _GAP = 0.3  # columns between the matrix and the random neurons
 _MOST_WITH_NUMBERS = 14  # more columns than these leave no room for numbers, even in two

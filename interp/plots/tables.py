@@ -7,11 +7,11 @@ from typing import Literal
 import pandas as pd
 import torch
 
+from interp.inference.intervals import Estimate
 from interp.plots import fonts
 from interp.plots.style import Table
-from interp.selection import NeuronSelection
-from interp.stability import chance_jaccard
-from interp.uncertainty import Estimate
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.stability import chance_jaccard
 
 _SIZE = re.compile(r"(?P<size>\d[\d.,e-]*) (?:of all|units)\b")
 

@@ -22,7 +22,7 @@ from interp.plots.style import (
     own_style,
     zero_line,
 )
-from interp.words import NOTHING
+from interp.results.words import NOTHING
 
 
 def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

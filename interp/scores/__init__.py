@@ -1,0 +1,1 @@
+"""Numbers in, scores out: LAPE, average precision, sharing, baselines."""

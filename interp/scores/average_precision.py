@@ -20,8 +20,10 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from safetensors import safe_open
 from torch import Tensor
 
-from interp import artifacts
-from interp.bars import tqdm
+from interp.counting.stats import SentenceMeans
+from interp.results import artifacts
+from interp.results.bars import tqdm
+from interp.results.words import Half, Kind
 from interp.scores.ranks import (
     Tail,
     null_p_values,
@@ -29,8 +31,6 @@ from interp.scores.ranks import (
     positive_percentiles,
     precision_and_area,
 )
-from interp.stats import SentenceMeans
-from interp.words import Half, Kind
 
 
 def average_precision(

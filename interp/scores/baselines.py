@@ -22,10 +22,10 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-from interp.model import NeuronModel
+from interp.counting.stats import ActivationMoments
+from interp.models.neuron_model import NeuronModel
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.scores.ranks import positive_percentiles, sentences_per_language
-from interp.stats import ActivationMoments
 
 
 def highest(

@@ -22,11 +22,11 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Float64, Int64, UInt8, UInt64
 from torch import Tensor
 
-from interp import artifacts
-from interp.display import counted, listed
-from interp.stats import FiringSigns
-from interp.uncertainty import Estimate, mean_over_examples
-from interp.words import Source
+from interp.counting.stats import FiringSigns
+from interp.inference.intervals import Estimate, mean_over_examples
+from interp.results import artifacts
+from interp.results.display import counted, listed
+from interp.results.words import Source
 
 
 class Sharing(IntEnum):

@@ -1,0 +1,1 @@
+"""One pass over text, and what it leaves of every neuron."""

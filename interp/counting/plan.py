@@ -1,0 +1,343 @@
+"""What a run will take, said before anything is loaded: from a model's config and the run's sizes.
+
+Counts of bytes on disk are exact but for the headers of the files. Memory and work are estimates,
+from shapes that are known and a few numbers that are measured or assumed; `RunPlan.to_frame` says
+which is which.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from interp.counting.collect import Wanted
+from interp.counting.stats import IN_MEMORY
+from interp.models.load import outline
+from interp.models.neuron_model import NeuronModel
+from interp.results.display import counted, html_table
+
+_HEADER = 1024
+"""Assumed bytes of a file before its tensors: names, shapes, labels, provenance."""
+
+_SOURCE = 24
+"""Assumed bytes of the name of a row, such as `de.txt:118`, in a piece."""
+
+_ROW = 200
+"""Assumed bytes that a row of text takes in memory beside its tokens: its name and numbers."""
+
+_READING = 20
+"""Assumed bytes per token of the language that is being read: its documents, and their tokens
+twice."""
+
+_WORKSPACE = 48 << 20
+"""Measured: what torch keeps for its kernels, on a CPU."""
+
+_MLP_COPIES, _RESIDUAL_COPIES = 4, 6
+"""Measured: how many tensors as wide as the MLP, and as wide as the residual stream, are held at
+the fullest moment of a layer."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What `collect` will take. Bytes are plain bytes; memory is above the imported library's.
+
+    >>> plan = interp.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
+    >>> f"{plan.disk / 2**20:.1f} MiB for {plan.neurons:,} neurons"
+    '2.8 MiB for 12,288 neurons'
+    >>> plan.hours(teraflops=1.0) < 0.001
+    True
+    """
+
+    model: str
+    """The model's name."""
+
+    architecture: str
+    """The class that Hugging Face opens it with."""
+
+    n_layers: int
+    """Layers."""
+
+    d_mlp: int
+    """Neurons per layer."""
+
+    gated: bool
+    """Whether the MLP has a linear branch beside the gate."""
+
+    dtype: torch.dtype
+    """What the weights and activations are in."""
+
+    parameters: int
+    """Numbers in the model, embeddings included."""
+
+    n_languages: int
+    """Languages."""
+
+    n_shards: int
+    """Shards of each language."""
+
+    tokens: int
+    """Tokens read per language."""
+
+    row_tokens: int
+    """Tokens in a row of text."""
+
+    weights: int
+    """Bytes of the weights, wherever they are."""
+
+    activations: int
+    """Bytes of one forward pass and of what counting it needs, at their fullest, on the device."""
+
+    counters: int
+    """Bytes of the sums of the piece that is being read, each beside its layer."""
+
+    text: int
+    """Bytes of all text as tokens, on the CPU."""
+
+    reading: int
+    """Bytes of the language that is being tokenised, on the CPU, before the first pass."""
+
+    results: int
+    """Bytes that putting the pieces together needs at its fullest, on the CPU."""
+
+    disk: int
+    """Bytes of the folder of the run: pieces, and what they are put together to."""
+
+    flops: float
+    """Floating-point operations of all forward passes, without the unembedding, which is not run;
+    an addition and a multiplication are two. Attention counts the tokens before each alone."""
+
+    @property
+    def neurons(self) -> int:
+        return self.n_layers * self.d_mlp
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the fullest moment, where model and statistics are on one machine's CPU."""
+        most = max(self.reading, self.passing, self.results + _WORKSPACE)
+        return self.weights + self.text + most
+
+    @property
+    def passing(self) -> int:
+        """Bytes of a pass with its counters; on a GPU, with the weights, all that is on it."""
+        return self.activations + self.counters
+
+    def hours(self, teraflops: float) -> float:
+        """Of forward passes on hardware that does so many useful 10¹² operations per second."""
+        if not teraflops > 0:
+            raise ValueError(
+                f"A throughput of {teraflops} TFLOP/s reads nothing: give more than 0."
+            )
+        return self.flops / teraflops / 1e12 / 3600
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per quantity: its value, its unit, and where the number comes from."""
+        return pd.DataFrame(self._rows(), columns=["quantity", "value", "unit", "from"])
+
+    def _rows(self) -> list[tuple[str, int | float, str, str]]:
+        name = str(self.dtype).removeprefix("torch.")
+        return [
+            ("neurons", self.neurons, "", f"config: {self.n_layers} layers of {self.d_mlp:,}"),
+            ("parameters", self.parameters, "", "config"),
+            ("weights", self.weights, "bytes", f"config, in {name}; less where quantised"),
+            ("activations", self.activations, "bytes", "shapes, and copies measured on a CPU"),
+            ("counters", self.counters, "bytes", "what is kept per neuron, one piece"),
+            ("text in memory", self.text, "bytes", f"4 per token, {_ROW} assumed per row"),
+            ("text being read", self.reading, "bytes", f"{_READING} assumed per token, 1 language"),
+            ("results while merging", self.results, "bytes", "what is kept, all pieces"),
+            ("memory at the fullest", self.memory, "bytes", "on one CPU, above the library's own"),
+            ("memory on a GPU", self.weights + self.passing, "bytes", "weights, pass, counters"),
+            ("disk", self.disk, "bytes", f"what is kept, {_HEADER} assumed per file"),
+            ("tokens", self.tokens * self.n_languages, "", "of all languages"),
+            ("forward passes", self.flops, "FLOP", "config: 2 per weight and token, attention"),
+        ]
+
+    def __repr__(self) -> str:
+        return (
+            f"RunPlan({self.model}: {counted(self.n_languages, 'language')} of {self.tokens:,} "
+            f"tokens; memory {_readable(self.memory, 'bytes')}, disk "
+            f"{_readable(self.disk, 'bytes')}, {_readable(self.flops, 'FLOP')})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [quantity, _readable(value, unit), source]
+            for quantity, value, unit, source in self._rows()
+        ]
+        return html_table(self._head(), ["", "", "from"], rows)
+
+    def _head(self) -> str:
+        kind = "gated" if self.gated else "ungated"
+        return (
+            f"{self.model} ({self.architecture}): {self.n_layers} layers of {self.d_mlp:,} {kind} "
+            f"neurons; {self.n_languages} languages, {self.tokens:,} tokens in each, in "
+            f"{self.n_shards} shards"
+        )
+
+    def __str__(self) -> str:
+        lines = [self._head(), ""]
+        for quantity, value, unit, source in self._rows():
+            lines.append(f"{quantity:<22} {_readable(value, unit):>15}   {source}")
+        return "\n".join(lines)
+
+
+def plan_run(
+    model: str | Path | NeuronModel,
+    n_languages: int,
+    tokens: int,
+    *,
+    n_shards: int = 20,
+    row_tokens: int = 256,
+    tokens_per_batch: int = 4096,
+    wanted: Wanted | None = None,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> RunPlan:
+    """What collecting `tokens` tokens in each of `n_languages` languages takes.
+
+    A name is looked up as `load` does, and its config alone is read; a model that is open already
+    will do too. `row_tokens` is the block length, or the mean length of a sentence or prompt.
+    Memory is that of one process that does all. Quantised weights count as if they were whole, and
+    where layers are offloaded they are not all in memory at once.
+
+    >>> plan = interp.plan_run("babel", n_languages=6, tokens=1_000_000)
+    >>> print(plan)
+    babel (...): 6 layers of 2,048 gated neurons; 6 languages, 998,400 tokens in each, in 20 shards
+    ...
+    >>> more = interp.plan_run("babel", 6, 1_000_000, wanted=interp.Wanted(contexts=5))
+    >>> more.disk > 2 * plan.disk
+    True
+    """
+    opened = model
+    if not isinstance(opened, NeuronModel):
+        opened = outline(opened, dtype=dtype, trust_remote_code=trust_remote_code)
+    wanted = wanted or Wanted()
+    if wanted.contexts < 0:
+        raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
+    _check(n_languages, n_shards, row_tokens, tokens_per_batch)
+    rows = tokens // (n_shards * row_tokens)  # of each piece
+    if rows < 1:
+        raise ValueError(
+            f"{tokens:,} tokens in {n_shards} shards are less than one row of {row_tokens} each: "
+            f"plan for {n_shards * row_tokens:,} or more."
+        )
+    read = rows * n_shards * row_tokens
+    kept = _Kept.of(opened, wanted, rows, row_tokens)
+    n_pieces = n_languages * n_shards
+    firing = n_pieces * (kept.firing + 8)
+    moments = n_languages * kept.moments
+    signs = n_pieces * kept.signs
+    contexts = n_languages * kept.contexts + n_pieces * kept.text if wanted.contexts else 0
+    # Comparing counts with tokens makes one byte of each; too many counts are copied by the piece.
+    counts = firing + firing // 8 if firing <= IN_MEMORY else 2 * kept.piece
+    files = n_pieces + 2 + sum(1 for each in (moments, signs, contexts) if each)
+    names = n_pieces * rows * _SOURCE if kept.named else 0
+    return RunPlan(
+        model=opened.name,
+        architecture=str(opened.architecture),
+        n_layers=opened.n_layers,
+        d_mlp=opened.d_mlp,
+        gated=opened.gated,
+        dtype=opened.dtype,
+        parameters=sum(each.numel() for each in opened._parameters.values()),
+        n_languages=n_languages,
+        n_shards=n_shards,
+        tokens=read,
+        row_tokens=row_tokens,
+        weights=sum(each.numel() * each.element_size() for each in opened._parameters.values()),
+        activations=_activations(opened, wanted, row_tokens, min(tokens_per_batch, read)),
+        counters=kept.piece,
+        text=n_languages * (4 * read + _ROW * rows * n_shards),
+        reading=_READING * read,
+        results=max(counts, moments, signs, contexts) + kept.piece,
+        disk=n_pieces * (kept.piece + 8)
+        + firing
+        + moments
+        + signs
+        + contexts
+        + _HEADER * files
+        + names,
+        flops=_flops(opened, row_tokens) * read * n_languages,
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Bytes of the tensors of one piece."""
+
+    firing: int
+    moments: int
+    means: int
+    signs: int
+    contexts: int
+    text: int
+    named: bool
+
+    @property
+    def piece(self) -> int:
+        return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
+
+    @staticmethod
+    def of(model: NeuronModel, wanted: Wanted, rows: int, row_tokens: int) -> "_Kept":
+        neurons = model.n_layers * model.d_mlp
+        units = sum(model.width(0, kind) for kind in wanted.sentence_means) * model.n_layers
+        return _Kept(
+            firing=8 * neurons,
+            moments=(32 * neurons + 8) if wanted.moments else 0,
+            means=4 * units * rows,
+            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if wanted.signs else 0,
+            contexts=12 * neurons * wanted.contexts,
+            text=rows * (4 * row_tokens + 16) if wanted.contexts else 0,
+            named=bool(wanted.sentence_means or wanted.signs or wanted.contexts),
+        )
+
+
+def _activations(model: NeuronModel, wanted: Wanted, row_tokens: int, tokens_per_batch: int) -> int:
+    """What a layer holds at its fullest: when gate and linear branch are multiplied."""
+    tokens = max(row_tokens, tokens_per_batch // row_tokens * row_tokens)
+    width = torch.empty(0, dtype=model.dtype).element_size()
+    held = width * (_MLP_COPIES * model.d_mlp + _RESIDUAL_COPIES * model.d_model)
+    if wanted.moments and width < 4:
+        held += 2 * 4 * model.d_mlp  # values and their squares, in float32
+    return tokens * held + _WORKSPACE
+
+
+def _flops(model: NeuronModel, row_tokens: int) -> float:
+    """Per token: two for each number in a matrix that is no embedding, and those of attention."""
+    language_model = model.bridge.original_model
+    inner = [
+        module for module in language_model.modules() if isinstance(module, torch.nn.Embedding)
+    ]
+    outer = language_model.get_output_embeddings()
+    tables = {id(each) for module in (*inner, outer) if module for each in module.parameters()}
+    matrices = sum(
+        each.numel()
+        for each in model._parameters.values()
+        if each.ndim >= 2 and id(each) not in tables
+    )
+    before = (row_tokens + 1) / 2
+    return 2.0 * matrices + 4.0 * before * model.n_layers * model.width(0, "q")
+
+
+def _check(n_languages: int, n_shards: int, row_tokens: int, tokens_per_batch: int) -> None:
+    given = {
+        "n_languages": n_languages,
+        "n_shards": n_shards,
+        "row_tokens": row_tokens,
+        "tokens_per_batch": tokens_per_batch,
+    }
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+
+
+def _readable(value: int | float, unit: str) -> str:
+    """Three digits that count."""
+    if unit != "bytes":
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g} {unit}"
+    for name in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {name}"
+        value /= 1024
+    return f"{value:,.3g} TiB"

@@ -1,0 +1,491 @@
+"""What a pass over text leaves behind: sums, small enough to keep and exact enough to prove."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from safetensors import safe_open
+from torch import Tensor
+
+from interp.results import artifacts
+from interp.results.display import counted, listed, ranged
+from interp.results.words import Kind, Source
+
+IN_MEMORY = 1 << 30
+"""Bytes up to which counts are held in memory; more stay on disk."""
+
+
+@dataclass(frozen=True)
+class FiringStats:
+    """How often each neuron fires in each language, kept per shard of documents.
+
+    >>> stats.languages, stats.tokens.sum(0).tolist()
+    (('en', 'de', 'zh'), [640, 640, 640])
+    >>> stats.rate.shape
+    torch.Size([3, 6, 2048])
+    >>> stats.without(0).n_shards
+    4
+    """
+
+    fired: Int64[Tensor, "shard language layer neuron"]
+    """Tokens on which the neuron's gate is above zero."""
+
+    tokens: Int64[Tensor, "shard language"]
+    """Tokens read."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axis."""
+
+    def __post_init__(self) -> None:
+        n_shards, n_languages = self.fired.shape[:2]
+        if self.tokens.shape != (n_shards, n_languages) or len(self.languages) != n_languages:
+            raise ValueError(
+                f"fired has {n_shards} shards and {n_languages} languages, tokens has shape "
+                f"{tuple(self.tokens.shape)}, and {len(self.languages)} languages are named."
+            )
+        _check_read(self.tokens, self.languages)
+        _check_counts(self.fired, rearrange(self.tokens, "shard language -> shard language 1 1"))
+
+    def __repr__(self) -> str:
+        return (
+            f"FiringStats({listed(self.languages)}; {self.n_layers} layers of "
+            f"{self.n_neurons:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
+            f"language in {counted(self.n_shards, 'shard')})"
+        )
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_layers(self) -> int:
+        return self._shape[0]
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons per layer (d_mlp)."""
+        return self._shape[1]
+
+    @property
+    def total(self) -> Int64[Tensor, "language layer neuron"]:
+        """Tokens on which the neuron fires, in all shards together."""
+        return torch.stack([self._total(row) for row in range(len(self.languages))])
+
+    @property
+    def rate(self) -> Float64[Tensor, "language layer neuron"]:
+        """Share of a language's tokens on which the neuron fires, in float64."""
+        rate = torch.empty(len(self.languages), *self._shape, dtype=torch.float64)
+        for row in range(len(self.languages)):
+            rate[row] = self._total(row)
+        return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
+
+    def subset(self, shards: Sequence[int]) -> "FiringStats":
+        """The same statistics from some of the shards."""
+        shards = list(shards)
+        return FiringStats(self.fired[shards], self.tokens[shards], self.languages)
+
+    def without(self, shard: int) -> "FiringStats":
+        """Leave one shard out, as a delete-one jackknife does."""
+        return self.subset([each for each in range(self.n_shards) if each != shard])
+
+    def restrict(self, languages: Sequence[str]) -> "FiringStats":
+        """Some of the languages, in the order given."""
+        rows = self._rows(languages)
+        return FiringStats(self.fired[:, rows], self.tokens[:, rows], tuple(languages))
+
+    def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
+        """Some neurons alone, by layer and number in the layer, as if they were one layer."""
+        fired = rearrange(self.fired[:, :, layer, neuron], "shard language n -> shard language 1 n")
+        return FiringStats(fired, self.tokens, self.languages)
+
+    def merge(self, other: "FiringStats") -> "FiringStats":
+        """Both sets of shards; the texts must be different, or tokens count twice."""
+        if self.languages != other.languages or self._shape != other._shape:
+            raise ValueError(
+                f"Cannot merge {self._shape} neurons of {', '.join(self.languages)}"
+                f" with {other._shape} of {', '.join(other.languages)}: both runs "
+                "must use one model and the same languages in the same order."
+            )
+        return FiringStats(
+            torch.cat([self.fired, other.fired]),
+            torch.cat([self.tokens, other.tokens]),
+            self.languages,
+        )
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        artifacts.save(
+            Path(path),
+            "FiringStats",
+            {"fired": self._to_save(), "tokens": self.tokens},
+            {"languages": list(self.languages)},
+            provenance or {},
+        )
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "FiringStats":
+        """Read counts back. More than a gigabyte of them stays in the file, which must then stay as
+        it is: what is asked for is read, one shard of one language at a time, and `fired`, as ever,
+        is all of them at once."""
+        path = Path(path)
+        large = path.is_file() and path.stat().st_size > IN_MEMORY
+        stored = artifacts.load(path, "FiringStats", leave=("fired",) if large else ())
+        tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
+        if not large:
+            return FiringStats(stored.tensors["fired"], tokens, languages)
+        fired = stored.left["fired"]
+        sizes = (*tokens.shape[:1], len(languages))
+        if (fired.shape[:2], len(fired.shape), fired.dtype) != (sizes, 4, torch.int64):
+            raise ValueError(
+                f"{path} holds counts of shape {fired.shape}, tokens of shape "
+                f"{tuple(tokens.shape)} and {len(languages)} languages, which do not go together: "
+                "make it anew."
+            )
+        return read_counts(fired.read, tokens, languages, fired.shape[2:])
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Layers, and neurons per layer."""
+        n_layers, n_neurons = self.fired.shape[2:]
+        return n_layers, n_neurons
+
+    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
+        """`total` of one language."""
+        return self.fired[:, row].sum(dim=0)
+
+    def _rows(self, languages: Sequence[str]) -> list[int]:
+        if unknown := [code for code in languages if code not in self.languages]:
+            raise KeyError(
+                f"{unknown[0]!r} is not in these counts, which cover {', '.join(self.languages)}."
+            )
+        return [self.languages.index(code) for code in languages]
+
+    def _to_save(self) -> Tensor | artifacts.InParts:
+        return self.fired
+
+
+def read_counts(
+    read: Callable[[int, int], Int64[Tensor, "layer neuron"]],
+    tokens: Int64[Tensor, "shard language"],
+    languages: tuple[str, ...],
+    shape: Sequence[int],
+) -> FiringStats:
+    """Counts that `read` gets by the numbers of a shard and a language: now, or if they are more
+    than `IN_MEMORY`, whenever they are asked for. `shape` is layers and neurons per layer."""
+    n_layers, n_neurons = shape
+    counts = _Counts(read, tokens, (n_layers, n_neurons))
+    stats = _OnDisk(counts, range(len(tokens)), range(len(languages)), languages)
+    n_bytes = tokens.numel() * n_layers * n_neurons * torch.int64.itemsize
+    return stats if n_bytes > IN_MEMORY else FiringStats(stats.fired, stats.tokens, languages)
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """All counts of a run, wherever they are."""
+
+    fetch: Callable[[int, int], Tensor]
+
+    tokens: Int64[Tensor, "shard language"]
+
+    shape: tuple[int, int]
+
+    totals: dict[int, Tensor] = field(default_factory=dict)
+    """Sums over all shards, by language, once they are known."""
+
+    def read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
+        counts = self.fetch(shard, row)
+        _check_counts(counts, self.tokens[shard, row])
+        return counts
+
+    def total(self, shards: Sequence[int], row: int) -> Int64[Tensor, "layer neuron"]:
+        """Over some shards; where few are left out, they are taken from the sum of all."""
+        every = range(len(self.tokens))
+        rest = [each for each in every if each not in shards]
+        if len(shards) + len(rest) > len(every) or len(rest) >= len(shards):
+            return self._sum(shards, row)
+        if row not in self.totals:
+            self.totals[row] = self._sum(every, row)
+        return self.totals[row] - self._sum(rest, row)
+
+    def _sum(self, shards: Iterable[int], row: int) -> Tensor:
+        total = torch.zeros(self.shape, dtype=torch.int64)
+        for shard in shards:
+            total += self.read(shard, row)
+        return total
+
+
+class _OnDisk(FiringStats):
+    """Some shards and languages of counts that are read when they are asked for."""
+
+    _counts: _Counts
+    _shards: Sequence[int]
+    _places: Sequence[int]
+
+    def __init__(
+        self,
+        counts: _Counts,
+        shards: Sequence[int],
+        rows: Sequence[int],
+        languages: tuple[str, ...],
+    ) -> None:
+        self.__dict__.update(_counts=counts, _shards=shards, _places=rows)  # frozen for others
+        tokens = counts.tokens[list(shards)][:, list(rows)]
+        self.__dict__.update(tokens=tokens, languages=languages)
+        _check_read(tokens, languages)
+
+    @property
+    def fired(self) -> Int64[Tensor, "shard language layer neuron"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All of them, in memory."""
+        fired = torch.empty(*self.tokens.shape, *self._shape, dtype=torch.int64)
+        for shard, row in self._each():
+            fired[shard, row] = self._read(shard, row)
+        return fired
+
+    def subset(self, shards: Sequence[int]) -> FiringStats:
+        mine = [self._shards[shard] for shard in shards]
+        return _OnDisk(self._counts, mine, self._places, self.languages)
+
+    def restrict(self, languages: Sequence[str]) -> FiringStats:
+        mine = [self._places[row] for row in self._rows(languages)]
+        return _OnDisk(self._counts, self._shards, mine, tuple(languages))
+
+    def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> FiringStats:
+        fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
+        for shard, row in self._each():
+            fired[shard, row, 0] = self._read(shard, row)[layer, neuron]
+        return FiringStats(fired, self.tokens, self.languages)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._counts.shape
+
+    def _each(self) -> Iterator[tuple[int, int]]:
+        n_shards, n_languages = self.tokens.shape
+        return itertools.product(range(n_shards), range(n_languages))
+
+    def _read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
+        return self._counts.read(self._shards[shard], self._places[row])
+
+    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
+        return self._counts.total(self._shards, self._places[row])
+
+    def _to_save(self) -> Tensor | artifacts.InParts:
+        parts = (self._read(shard, row) for shard, row in self._each())
+        return artifacts.InParts(torch.int64, (*self.tokens.shape, *self._shape), parts)
+
+
+def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
+    seen = tokens.sum(0).tolist()
+    if silent := [code for code, n in zip(languages, seen, strict=True) if n == 0]:
+        raise ValueError(f"No token was read in {', '.join(silent)}: rates are undefined.")
+
+
+def _check_counts(fired: Int64[Tensor, "*axes"], most: Int64[Tensor, "*of_axes"]) -> None:
+    if (fired < 0).any() or (fired > most).any():
+        raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
+
+
+@dataclass(frozen=True)
+class ActivationMoments:
+    """Mean and spread of what each neuron's gate and the neuron itself give, per language.
+
+    >>> moments.gate_mean.shape
+    torch.Size([3, 6, 2048])
+    >>> moments.save(folder / "moments.safetensors")
+    >>> interp.ActivationMoments.load(folder / "moments.safetensors").tokens.tolist()
+    [640, 640, 640]
+    """
+
+    sums: Float64[Tensor, "moment language layer neuron"]
+    """Sums over tokens of act(gate), its square, the neuron's output, and its square."""
+
+    tokens: Int64[Tensor, " language"]
+    """Tokens read."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axis."""
+
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.sums.shape[2:]
+        return (
+            f"ActivationMoments({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
+            f"{ranged(self.tokens.tolist())} tokens of each language)"
+        )
+
+    @property
+    def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
+        """Mean of act(gate): what a gated neuron multiplies its input by."""
+        return self._mean(0)
+
+    @property
+    def gate_deviation(self) -> Float64[Tensor, "language layer neuron"]:
+        """Standard deviation of act(gate) over tokens; resolved to a thousandth of the mean."""
+        return self._deviation(0)
+
+    @property
+    def output_mean(self) -> Float64[Tensor, "language layer neuron"]:
+        """Mean of the neuron's output: act(gate), times the linear branch where there is one."""
+        return self._mean(2)
+
+    @property
+    def output_deviation(self) -> Float64[Tensor, "language layer neuron"]:
+        """Standard deviation of the output over tokens; resolved to a thousandth of the mean."""
+        return self._deviation(2)
+
+    def _mean(self, moment: int) -> Tensor:
+        return self.sums[moment] / rearrange(self.tokens, "language -> language 1 1")
+
+    def _deviation(self, moment: int) -> Tensor:
+        variance = self._mean(moment + 1) - self._mean(moment) ** 2
+        return variance.clamp_min(0).sqrt()
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        artifacts.save(
+            Path(path),
+            "ActivationMoments",
+            {"sums": self.sums, "tokens": self.tokens},
+            {"languages": list(self.languages)},
+            provenance or {},
+        )
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "ActivationMoments":
+        stored = artifacts.load(Path(path), "ActivationMoments")
+        return ActivationMoments(
+            stored.tensors["sums"], stored.tensors["tokens"], tuple(stored.labels["languages"])
+        )
+
+
+@dataclass(frozen=True)
+class FiringSigns:
+    """Which neurons fire at the last token of each prompt, one bit each.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
+    >>> rows, wanted = interp.prompt_rows(prompts, exact), interp.Wanted(signs=True)
+    >>> _ = interp.collect(exact, rows, folder, wanted=wanted, progress=False)
+    >>> interp.FiringSigns.load(folder / "signs.safetensors").fires(5).shape
+    torch.Size([1, 2, 2048])
+    """
+
+    bits: UInt8[Tensor, "prompt language layer byte"]
+    """Eight neurons to a byte, the first in the lowest bit."""
+
+    prompts: tuple[str, ...]
+    """The prompts' ids, the same in every language."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axis."""
+
+    d_mlp: int
+    """Neurons per layer; the last byte may have bits to spare."""
+
+    source: Source = "gate"
+    """What is compared with the threshold."""
+
+    threshold: float = 0.0
+    """What it must exceed to count as firing."""
+
+    def __repr__(self) -> str:
+        return (
+            f"FiringSigns({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
+            f"{self.bits.shape[2]} layers of {self.d_mlp:,} neurons, which fire where the "
+            f"{self.source} is above {self.threshold:g})"
+        )
+
+    def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
+        """One layer, unpacked."""
+        return unpack_bits(self.bits[:, :, layer], self.d_mlp)
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        labels = {
+            "prompts": list(self.prompts),
+            "languages": list(self.languages),
+            "d_mlp": self.d_mlp,
+            "source": self.source,
+            "threshold": self.threshold,
+        }
+        artifacts.save(Path(path), "FiringSigns", {"bits": self.bits}, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "FiringSigns":
+        stored = artifacts.load(Path(path), "FiringSigns")
+        labels = stored.labels
+        return FiringSigns(
+            stored.tensors["bits"],
+            tuple(labels["prompts"]),
+            tuple(labels["languages"]),
+            labels["d_mlp"],
+            labels.get("source", "gate"),  # older files do not say
+            labels.get("threshold", 0.0),
+        )
+
+
+def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
+    """Eight booleans to a byte, the first in the lowest bit; spare bits are zero."""
+    spare = -fires.shape[-1] % 8
+    padded = torch.nn.functional.pad(fires, (0, spare)).to(torch.uint8)
+    grouped = rearrange(padded, "... (byte bit) -> ... byte bit", bit=8)
+    weight = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=fires.device)
+    return (grouped * weight).sum(dim=-1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: UInt8[Tensor, "*batch byte"], n: int) -> Bool[Tensor, "*batch neuron"]:
+    """The first `n` booleans of each row of bytes."""
+    shift = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    opened = (rearrange(bits, "... byte -> ... byte 1") >> shift) & 1
+    return rearrange(opened, "... byte bit -> ... (byte bit)")[..., :n].bool()
+
+
+@dataclass(frozen=True)
+class SentenceMeans:
+    """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
+
+    >>> means.kinds, means.languages, len(means.labels)
+    (('pre',), ('en', 'de', 'zh'), 60)
+    >>> means.read("pre", 5).shape
+    torch.Size([60, 2048])
+    """
+
+    pieces: tuple[Path, ...]
+    """Files of the finished run."""
+
+    labels: Int64[Tensor, " sentence"]
+    """Index into `languages` of each sentence."""
+
+    languages: tuple[str, ...]
+    """ISO codes."""
+
+    kinds: tuple[Kind, ...]
+    """The sites that were kept."""
+
+    def __repr__(self) -> str:
+        sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()
+        each = (f"{code} {size:,}" for code, size in zip(self.languages, sizes, strict=True))
+        return (
+            f"SentenceMeans({listed(each)} sentences; at {listed(self.kinds)}; "
+            f"in {counted(len(self.pieces), 'file')})"
+        )
+
+    @property
+    def n_layers(self) -> int:
+        with safe_open(self.pieces[0], framework="pt") as file:
+            names = list(file.keys())
+        return sum(name.startswith(f"means.{self.kinds[0]}.") for name in names)
+
+    def read(self, kind: Kind, layer: int) -> Float[Tensor, "sentence unit"]:
+        """Mean over the sentence's tokens, for each unit of a site."""
+        if kind not in self.kinds:
+            raise ValueError(f"No means of {kind!r} were kept, only of {', '.join(self.kinds)}.")
+        name, parts = f"means.{kind}.{layer}", []
+        for path in self.pieces:
+            with safe_open(path, framework="pt") as file:
+                parts.append(file.get_tensor(name))
+        return torch.cat(parts)

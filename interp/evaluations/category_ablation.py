@@ -1,0 +1,501 @@
+"""Does a task need the neurons that its prompts share between languages? Switch them off and see.
+
+For each example, the neurons are sorted by the number of languages in which they fire at the last
+token of the prompt (`Sharing`), and each category is switched off in turn, as Wang et al. (2024)
+do. Categories differ greatly in size, so that comparison alone says little: it stands here beside
+as many random neurons as each category has, and beside equally many neurons of every category, in
+every layer as many as the smallest category has there.
+
+Two questions are told apart:
+
+- "all": the neurons are off at every token, of the prompt and of the options, which is what the
+  paper says it does. The choice is among whole options, as in `choose`.
+- "last": they are off at the last token of the prompt alone, where they were sorted. All sets are
+  asked in one pass (`Ending`), and the choice is among the first tokens of the options, which is
+  what attributions explain; options that begin with the same token count as one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import pandas as pd
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
+from torch import Tensor
+
+from interp.counting.counters import source_kind, warn_of_rounded_signs
+from interp.evaluations.losses import interval_columns
+from interp.evaluations.multiple_choice import Encoded, begin_alike, encode_items
+from interp.evaluations.task_results import group_numbers, tupled
+from interp.evaluations.writing import Start, bar
+from interp.inference.intervals import Estimate, mean_over_examples
+from interp.models.neuron_model import Hook, NeuronModel
+from interp.prompts.ending import Edit, Ending
+from interp.results import artifacts
+from interp.results.display import counted, listed
+from interp.results.words import NOTHING, Kind, Source
+from interp.runs.folder import begin
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Crew, Job, Ray
+from interp.scores.sharing import Sharing, sharing_categories
+from interp.text.tasks import Task, align
+
+Tokens = Literal["all", "last"]
+"""Where neurons are off: at every token, or at the last one of the prompt."""
+
+RANDOM = "random"
+EQUAL = "equal"
+
+
+class Condition(NamedTuple):
+    """One way to switch neurons off."""
+
+    off: str
+    """What is off: a category of sharing, random neurons, or nothing."""
+
+    size: str
+    """How many: all that a category has, by its name, or equally many of each; "" of nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchOff:
+    """How well a task is done with each category of neurons off, example by example.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> off.conditions[0], off.accuracy().value.shape
+    (Condition(off='nothing', size=''), torch.Size([11]))
+    """
+
+    correct: Float64[Tensor, "prompt condition language"]
+    """One: the answer was chosen. The mean over draws where neurons were drawn."""
+
+    probability: Float64[Tensor, "prompt condition language"]
+    """Of the answer behind the prompt ("all"), or of its first token ("last"); mean over draws."""
+
+    neurons: Int64[Tensor, "prompt condition"]
+    """How many neurons were off, over all layers."""
+
+    chance: Float64[Tensor, "prompt language"]
+    """One over the number of options that can be told apart."""
+
+    where: Tokens
+    """At which tokens the neurons were off."""
+
+    conditions: tuple[Condition, ...]
+    """The first is the model as it is."""
+
+    prompts: tuple[str, ...]
+    """The items' ids."""
+
+    groups: tuple[str, ...]
+    """Items of one group go together; their own id where they are alone."""
+
+    task: str
+    """Name of the task."""
+
+    languages: tuple[str, ...]
+    """ISO codes: between these languages neurons are shared or not."""
+
+    source: Source = "gate"
+    """By what neurons fire."""
+
+    def __repr__(self) -> str:
+        where = "every token" if self.where == "all" else "the last token"
+        return (
+            f"SwitchOff({self.task}: {counted(len(self.prompts), 'prompt')} in "
+            f"{listed(self.languages)}; {counted(len(self.conditions) - 1, 'way')} to switch off "
+            f"at {where}; with nothing off {self.correct[:, 0].mean().item():.2f} right, by chance "
+            f"{self.chance.mean().item():.2f})"
+        )
+
+    def accuracy(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """Share of examples answered: [condition], in one language or over all of them.
+
+        Intervals are over examples. Over all languages, an example's score is its mean.
+        """
+        return self._mean(self._of(self.correct, language), level)
+
+    def answer_probability(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """Mean probability of the answer: [condition]."""
+        return self._mean(self._of(self.probability, language), level)
+
+    def accuracy_drop(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """By how much accuracy falls below that of the model as it is: [condition]; paired."""
+        return self._drop(self.correct, language, level)
+
+    def probability_drop(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """By how much the probability of the answer falls: [condition]; paired."""
+        return self._drop(self.probability, language, level)
+
+    def accuracy_excess(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """The drop less that with as many random neurons off: [condition]; paired.
+
+        Zero for the random neurons themselves, and for nothing.
+        """
+        return self._excess(self.correct, language, level)
+
+    def probability_excess(self, language: str | None = None, level: float = 0.95) -> Estimate:
+        """As `accuracy_excess`, of the probability of the answer."""
+        return self._excess(self.probability, language, level)
+
+    def _of(self, values: Tensor, language: str | None) -> Float64[Tensor, "prompt condition"]:
+        if language is None:
+            return values.mean(dim=-1)
+        if language not in self.languages:
+            raise ValueError(
+                f"{language!r} is not in this result, which covers {', '.join(self.languages)}."
+            )
+        return values[..., self.languages.index(language)]
+
+    def _mean(self, values: Float64[Tensor, "prompt condition"], level: float) -> Estimate:
+        return mean_over_examples(values, group_numbers(self.groups), level)
+
+    def _drop(self, values: Tensor, language: str | None, level: float) -> Estimate:
+        mine = self._of(values, language)
+        return self._mean(mine[:, :1] - mine, level)
+
+    def _excess(self, values: Tensor, language: str | None, level: float) -> Estimate:
+        """What random neurons of the same size leave, less what these leave."""
+        mine = self._of(values, language)
+        control = [
+            self.conditions.index(Condition(RANDOM, size)) if size else place
+            for place, (_, size) in enumerate(self.conditions)
+        ]
+        return self._mean(mine[:, control] - mine, level)
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per condition, for all languages together and for each.
+
+        `size` tells both comparisons apart: by the name of a category, with all of its neurons
+        off, which confounds what they do with how many they are; or equal.
+        """
+        quantities = {
+            "accuracy": self.accuracy,
+            "accuracy_drop": self.accuracy_drop,
+            "accuracy_excess": self.accuracy_excess,
+            "probability": self.answer_probability,
+            "probability_drop": self.probability_drop,
+            "probability_excess": self.probability_excess,
+        }
+        rows = []
+        for language in (None, *self.languages):
+            columns = {}
+            for name, quantity in quantities.items():
+                columns |= interval_columns(name, quantity(language, level))
+            for place, (off, size) in enumerate(self.conditions):
+                named = {"language": language or "all", "off": off, "size": size}
+                neurons = self.neurons[:, place].double().mean().item()
+                values = {name: each[place].item() for name, each in columns.items()}
+                chance = self._of(self.chance[:, None], language).mean().item()
+                rows.append({**named, "neurons": neurons, **values, "chance": chance})
+        extra = {"task": self.task, "where": self.where, "source": self.source}
+        return pd.DataFrame(rows).assign(**extra, examples=len(self.prompts))
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(path, "SwitchOff", tensors, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "SwitchOff":
+        stored = artifacts.load(path, "SwitchOff")
+        labels = tupled(stored.labels)
+        conditions = tuple(Condition(*each) for each in labels.pop("conditions"))
+        return SwitchOff(**stored.tensors, **labels, conditions=conditions)
+
+
+def switch_off(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    generator: torch.Generator,
+    *,
+    where: Tokens = "all",
+    source: Source = "gate",
+    n_draws: int = 3,
+    start: Start = "auto",
+    tokens_per_batch: int = 4096,
+    progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
+) -> SwitchOff:
+    """Switch off each category of neurons, per example, in the languages of the tasks.
+
+    The tasks are one task in two languages or more, with the same items (`align`). A neuron fires
+    where its gate is above zero, or its output, as `source` says. Random neurons and equal numbers
+    are drawn `n_draws` times from `generator`, layer by layer, the random ones from all neurons of
+    the layer. With K languages and the 4 categories (with two languages nothing is partly shared),
+    an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
+    rows of tokens with "all", and K positions with "last". Options whose first tokens are all the
+    same cannot be told apart at the last token: such items are refused.
+
+    With `out`, each item is kept there, the same call goes on where it was interrupted, and
+    processes with the same `out` share the items; with `ray`, actors do, on nodes that share it.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> off.to_frame().query("language == 'de' and size == 'equal'")["off"].tolist()
+    ['silent', 'specific', 'all shared', 'random']
+    """
+    if where not in get_args(Tokens):
+        raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")
+    if n_draws < 1:
+        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+    source_kind(source)
+    tasks = align(tasks)
+    if len(tasks) < 2:
+        raise ValueError("Sharing is between languages: give the task in two or more of them.")
+    warn_of_rounded_signs(model)
+    encoded = [encode_items(model, task, start) for task in tasks]
+    if where == "last":
+        _check_first_tokens(model, tasks, start)
+    conditions = _conditions(len(tasks))
+    if out is not None:
+        plan = {"model": model.identity, "where": where}
+        plan["tasks"] = artifacts.hash_of([asdict(task) for task in tasks])
+        draws = {"n_draws": n_draws, "generator": artifacts.hash_of(generator.get_state())}
+        how = {"source": source, "start": start, "tokens_per_batch": tokens_per_batch}
+        begin(Path(out), plan | draws | how, artifacts.provenance())
+    items, jobs = tasks[0].items, []
+    states = _states(model, conditions, n_draws, generator, len(items))
+    with folder_for(out) as folder, bar(len(items), "switching off", progress) as seen:
+        for place, (item, state) in enumerate(zip(items, states, strict=True)):
+            path = folder / "pieces" / f"{place:05d}.safetensors"
+            mine = [every[place] for every in encoded]
+            answers = {task.language: task.items[place].answer for task in tasks}
+            how = (conditions, n_draws, state, where, source, tokens_per_batch)
+            work = partial(_switch_off, path, mine, answers, *how)
+            jobs.append(Job(f"item {item.id}", path, lambda work=work: work))
+        pieces = finish(jobs, _load_piece, seen, model, ray)
+    correct, probability, neurons = (
+        torch.stack([piece[name] for piece in pieces])
+        for name in ("correct", "probability", "neurons")
+    )
+    guesses = [
+        [1 / _n_told_apart(items[place], where) for items in encoded]
+        for place in range(len(tasks[0].items))
+    ]
+    return SwitchOff(
+        correct,
+        probability,
+        neurons,
+        torch.tensor(guesses, dtype=torch.float64),
+        where,
+        conditions,
+        tuple(item.id for item in tasks[0].items),
+        tuple(item.group or item.id for item in tasks[0].items),
+        tasks[0].name,
+        tuple(task.language for task in tasks),
+        source,
+    )
+
+
+@torch.no_grad()
+def _switch_off(
+    path: Path,
+    item: Sequence[Encoded],
+    answers: Mapping[str, int],
+    conditions: Sequence[Condition],
+    n_draws: int,
+    state: UInt8[Tensor, " byte"],
+    where: Tokens,
+    source: Source,
+    tokens_per_batch: int,
+    model: NeuronModel,
+) -> None:
+    """One item in every language, into its file."""
+    endings = [end_of_prompt(model, each) for each in item]
+    generator = torch.Generator()
+    generator.set_state(state)
+    sets, owner = _sets(categories_at(endings, source), conditions, n_draws, generator)
+    rights, chances = [], []
+    for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
+        if where == "all":
+            likelihood = _whole_options(model, one, sets, tokens_per_batch)
+        else:
+            likelihood = _first_tokens(ending, one, sets)
+        if not likelihood.isfinite().all():
+            raise ValueError(
+                f"{model.name} gives NaN or no chance at all to an option of {one.id!r} in "
+                f"{language}: load it with dtype=torch.float32."
+            )
+        # Options with the same first token are equally likely: they are one.
+        right = likelihood[:, answer] == likelihood.max(dim=1).values
+        rights.append(_per_condition(right.double(), owner))
+        chances.append(_per_condition(likelihood[:, answer].exp(), owner))
+    size = reduce(sets.double(), "set layer neuron -> set", "sum")
+    tensors = {
+        "correct": torch.stack(rights, dim=1),
+        "probability": torch.stack(chances, dim=1),
+        "neurons": _per_condition(size, owner).round().long(),
+    }
+    artifacts.save(path, "SwitchOffPiece", tensors, {"item": item[0].id}, {})
+
+
+def _load_piece(path: Path) -> dict[str, Tensor]:
+    return artifacts.load(path, "SwitchOffPiece").tensors
+
+
+def _states(
+    model: NeuronModel,
+    conditions: Sequence[Condition],
+    n_draws: int,
+    generator: torch.Generator,
+    n_items: int,
+) -> Iterator[UInt8[Tensor, " byte"]]:
+    """The generator as each item finds it: whoever does an item, its draws are the same."""
+    every = torch.ones(model.n_layers, model.d_mlp, dtype=torch.bool)
+    none = every.sum(dim=1) * 0
+    drawn = sum(off not in (NOTHING, size) for off, size in conditions)
+    for _ in range(n_items):
+        yield generator.get_state()
+        for _ in range(drawn * n_draws):
+            _draw(every, none, generator)
+
+
+def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
+    """The last token of the prompt, ready for what-ifs, with the gates and outputs there."""
+    return Ending(model, torch.tensor(item.rows[0][: item.begin]), kinds=("pre", "post"))
+
+
+def categories_at(
+    endings: Sequence[Ending], source: Source = "gate"
+) -> UInt8[Tensor, "layer neuron"]:
+    """In how many of these prompts, one per language, each neuron fires at the last token."""
+    kind = source_kind(source)
+    values = [rearrange(each.values[kind], "layer 1 neuron -> layer neuron") for each in endings]
+    return sharing_categories(torch.stack(values).cpu() > 0)
+
+
+def _conditions(n_languages: int) -> tuple[Condition, ...]:
+    """Nothing; each category and as many random neurons; equally many of each, and random ones."""
+    names = {category: category.name.lower().replace("_", " ") for category in Sharing}
+    if n_languages == 2:
+        names.pop(Sharing.PARTLY_SHARED)
+    whole = [Condition(off, name) for name in names.values() for off in (name, RANDOM)]
+    equal = [Condition(off, EQUAL) for off in (*names.values(), RANDOM)]
+    return (Condition(NOTHING, ""), *whole, *equal)
+
+
+def _sets(
+    category: UInt8[Tensor, "layer neuron"],
+    conditions: Sequence[Condition],
+    n_draws: int,
+    generator: torch.Generator,
+) -> tuple[Bool[Tensor, "set layer neuron"], Int64[Tensor, " set"]]:
+    """The neurons of every condition, once or once for each draw, and whose set it is."""
+    pools = {
+        off: category == Sharing[off.upper().replace(" ", "_")]
+        for off, _ in conditions
+        if off not in (NOTHING, RANDOM)
+    }
+    sizes = {
+        off: reduce(pool.long(), "layer neuron -> layer", "sum") for off, pool in pools.items()
+    }
+    sizes[EQUAL] = torch.stack(list(sizes.values())).amin(dim=0)
+    every = torch.ones_like(category, dtype=torch.bool)
+    sets, owner = [], []
+    for place, (off, size) in enumerate(conditions):
+        if off == NOTHING:
+            drawn = [~every]
+        elif off == size:
+            drawn = [pools[off]]
+        else:
+            pool = pools.get(off, every)
+            drawn = [_draw(pool, sizes[size], generator) for _ in range(n_draws)]
+        sets += drawn
+        owner += [place] * len(drawn)
+    return torch.stack(sets), torch.tensor(owner)
+
+
+def _draw(
+    pool: Bool[Tensor, "layer neuron"], size: Int64[Tensor, " layer"], generator: torch.Generator
+) -> Bool[Tensor, "layer neuron"]:
+    """So many of a layer's pool, all with the same chance."""
+    noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
+    rank = noise.masked_fill(~pool, 2.0).argsort(dim=1).argsort(dim=1)
+    return rank < rearrange(size, "layer -> layer 1")
+
+
+def _whole_options(
+    model: NeuronModel,
+    item: Encoded,
+    sets: Bool[Tensor, "set layer neuron"],
+    tokens_per_batch: int,
+) -> Float64[Tensor, "set option"]:
+    """Nats of each option with each set off at every token: the sets are a batch."""
+    columns = []
+    for row in item.rows:
+        parts = []
+        for some in sets.split(max(1, tokens_per_batch // len(row))):
+            with model.hooks(_switches(model, some)):
+                nats = model.losses(repeat(torch.tensor(row), "pos -> set pos", set=len(some)))
+            parts.append(-nats[:, item.begin - 1 :].double().sum(dim=1).cpu())
+        columns.append(torch.cat(parts))
+    return torch.stack(columns, dim=1)
+
+
+def _switches(model: NeuronModel, sets: Bool[Tensor, "set layer neuron"]) -> list[tuple[str, Hook]]:
+    """Row i of the batch has set i off."""
+
+    def hook_for(layer: int) -> Hook:
+        off = rearrange(sets[:, layer], "set neuron -> set 1 neuron")
+
+        def run(values: Tensor, hook: Any) -> Tensor:
+            return values.masked_fill(off.to(values.device), 0.0)
+
+        return run
+
+    return [(model.site(layer, "post"), hook_for(layer)) for layer in range(model.n_layers)]
+
+
+def _first_tokens(
+    ending: Ending, item: Encoded, sets: Bool[Tensor, "set layer neuron"]
+) -> Float64[Tensor, "set option"]:
+    """Nats of each option's first token with each set off at the last token of the prompt."""
+
+    def edit_for(layer: int) -> Edit:
+        def edit(
+            values: Float[Tensor, "variant pos neuron"], variants: Int[Tensor, " variant"]
+        ) -> Float[Tensor, "variant pos neuron"]:
+            off = sets[variants.cpu(), layer].to(values.device)
+            return values.masked_fill(rearrange(off, "variant neuron -> variant 1 neuron"), 0.0)
+
+        return edit
+
+    likelihood = torch.zeros(len(sets), len(item.rows), dtype=torch.float64)
+    layers = range(sets.shape[1])
+    edits: dict[tuple[Kind, int], Edit] = {("post", layer): edit_for(layer) for layer in layers}
+    for variants, logits in ending.ask(len(sets), edits):
+        likelihood[variants] = logits.double().log_softmax(dim=-1)[:, item.first_tokens].cpu()
+    return likelihood
+
+
+def _per_condition(
+    values: Float64[Tensor, " set"], owner: Int64[Tensor, " set"]
+) -> Float64[Tensor, " condition"]:
+    """Mean over the sets of each condition."""
+    sums = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, values)
+    return sums / owner.bincount()
+
+
+def _n_told_apart(item: Encoded, where: Tokens) -> int:
+    return len(item.rows if where == "all" else set(item.first_tokens))
+
+
+def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], start: Start) -> None:
+    if same := sorted(begin_alike(model, tasks, start)):
+        raise ValueError(
+            f"All options of {len(same)} items of {tasks[0].name}, such as {same[0]!r}, begin with "
+            "the same token in some language: leave them out with told_apart(model, tasks), or use "
+            'where="all".'
+        )

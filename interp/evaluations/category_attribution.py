@@ -1,0 +1,356 @@
+"""What the neurons that prompts share between languages have to do with the answers to a task.
+
+Integrated gradients of every neuron at the last token of a prompt, for the first token of the
+answer, added up by the category of sharing that the neuron has on this example. Single values are
+not kept: an example leaves four numbers per layer and language. And, without a word about the
+answer, how often each category is among the neurons that move the residual stream most.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from einops import einsum, rearrange, reduce
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from interp.counting.counters import source_kind, warn_of_rounded_signs
+from interp.evaluations.category_ablation import categories_at, end_of_prompt
+from interp.evaluations.losses import interval_columns
+from interp.evaluations.multiple_choice import Encoded, encode_items
+from interp.evaluations.task_results import group_numbers, tupled
+from interp.evaluations.writing import Start
+from interp.inference.intervals import Estimate, mean_over_examples
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution import contribution_score, integrated_gradients, sums_by_category
+from interp.results import artifacts
+from interp.results.bars import tqdm
+from interp.results.display import counted, listed
+from interp.results.words import Quantity, Source
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Crew, Job, Ray
+from interp.scores.sharing import Sharing
+from interp.text.tasks import Task, align
+
+CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
+
+
+@dataclass(frozen=True, eq=False)
+class CategorySums:
+    """Attributions of the answer, added up by category; the category axis is that of `Sharing`.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> layer = sums.to_frame().query("language == 'de' and layer == 5")
+    >>> layer["category"].tolist(), round(layer["neurons"].sum())
+    (['silent', 'specific', 'partly shared', 'all shared'], 2048)
+    """
+
+    sums: Float64[Tensor, "prompt language category layer"]
+    """What the neurons of a category do together, in units of the quantity."""
+
+    neurons: Int64[Tensor, "prompt category layer"]
+    """How many neurons are in it; a layer's add up to its width."""
+
+    change: Float64[Tensor, "prompt language layer"]
+    """What the whole layer does: the quantity less that with the layer at zero. A layer's sums add
+    up to it, but for the error of the path."""
+
+    score: Float64[Tensor, "prompt language"]
+    """The quantity itself."""
+
+    quantity: Quantity
+    """What is explained, of the answer's first token."""
+
+    prompts: tuple[str, ...]
+    """The items' ids."""
+
+    groups: tuple[str, ...]
+    """Items of one group go together; their own id where they are alone."""
+
+    task: str
+    """Name of the task."""
+
+    languages: tuple[str, ...]
+    """ISO codes: between these languages neurons are shared or not."""
+
+    source: Source = "gate"
+    """By what neurons fire."""
+
+    def __repr__(self) -> str:
+        return (
+            f"CategorySums({self.task}: {counted(len(self.prompts), 'prompt')} in "
+            f"{listed(self.languages)}; {self.sums.shape[3]} layers; mean {self.quantity} "
+            f"{self.score.mean().item():.4g})"
+        )
+
+    def mean(self, level: float = 0.95) -> Estimate:
+        """Mean over prompts: [language category layer]; intervals are over prompts."""
+        return mean_over_examples(self.sums, group_numbers(self.groups), level)
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per language, layer and category; `share` is of the layer's `change`.
+
+        `neurons` is the mean number in the category, to hold the share against.
+        """
+        columns = interval_columns("value", self.mean(level))
+        neurons, change = self.neurons.double().mean(dim=0), self.change.mean(dim=0)
+        share = columns["value"] / rearrange(change, "language layer -> language 1 layer")
+        rows = [
+            {
+                **{"language": code, "layer": layer, "category": CATEGORIES[category]},
+                **{name: each[row, category, layer].item() for name, each in columns.items()},
+                "neurons": neurons[category, layer].item(),
+                "change": change[row, layer].item(),
+                "share": share[row, category, layer].item(),
+            }
+            for row, code in enumerate(self.languages)
+            for layer in range(change.shape[1])
+            for category in Sharing
+        ]
+        said = {"quantity": self.quantity, "source": self.source}
+        return pd.DataFrame(rows).assign(**said, prompts=len(self.prompts))
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(path, "CategorySums", tensors, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "CategorySums":
+        stored = artifacts.load(path, "CategorySums")
+        return CategorySums(**stored.tensors, **tupled(stored.labels))
+
+
+def attribute_categories(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    folder: Path | str | None = None,
+    *,
+    steps: int = 20,
+    quantity: Quantity = "probability",
+    source: Source = "gate",
+    start: Start = "auto",
+    progress: bool = True,
+    ray: Ray | Crew | None = None,
+) -> CategorySums:
+    """Integrated gradients of each item of a task in two languages or more, added up by category.
+
+    With `folder`, each item is kept there as soon as it is done and is not done again; whoever
+    calls sees to it that model, steps, quantity and source are the same. Processes with the same
+    folder share the items; with `ray`, actors on nodes that share it do. An item costs, in each
+    language, two passes over the prompt and what `integrated_gradients` costs.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> sums.mean().value.shape
+    torch.Size([2, 4, 6])
+    """
+    source_kind(source)
+    tasks = align(tasks)
+    if len(tasks) < 2:
+        raise ValueError("Sharing is between languages: give the task in two or more of them.")
+    warn_of_rounded_signs(model)
+    encoded = [encode_items(model, task, start) for task in tasks]
+    items = tasks[0].items
+    jobs = []
+    with (
+        folder_for(folder) as place,
+        tqdm(total=len(items), desc="attributing", unit="item", disable=not progress) as seen,
+    ):
+        for number, item in enumerate(items):
+            path = place / f"{number:05d}.safetensors"
+            answers = [task.items[number].answer for task in tasks]
+            rows = [every[number] for every in encoded]
+            made = partial(_attribute, path, rows, answers, steps, quantity, source)
+            jobs.append(Job(f"item {item.id}", path, lambda made=made: made))
+        ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
+        pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), seen, model, ray)
+    return CategorySums(
+        **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
+        quantity=quantity,
+        prompts=tuple(item.id for item in items),
+        groups=tuple(item.group or item.id for item in items),
+        task=tasks[0].name,
+        languages=tuple(task.language for task in tasks),
+        source=source,
+    )
+
+
+def _attribute(
+    path: Path,
+    rows: Sequence[Encoded],
+    answers: Sequence[int],
+    steps: int,
+    quantity: Quantity,
+    source: Source,
+    model: NeuronModel,
+) -> None:
+    """One item in every language, into its file."""
+    piece = _piece(model, rows, answers, steps, quantity, source)
+    if not piece["sums"].isfinite().all():
+        raise ValueError(
+            f"{model.name} gives NaN or infinite contributions to {rows[0].id!r}: weights may be "
+            f"damaged, or {model.dtype} too narrow. Load the model with dtype=torch.float32."
+        )
+    artifacts.save(path, "CategorySumsPiece", piece, {"item": rows[0].id}, {})
+
+
+def _load_piece(path: Path, item: str) -> dict[str, Tensor]:
+    stored = artifacts.load(path, "CategorySumsPiece")
+    if stored.labels["item"] != item:
+        raise ValueError(
+            f"{path} is of the item {stored.labels['item']!r}, not {item!r}: the task has changed; "
+            "give another folder."
+        )
+    return stored.tensors
+
+
+def _piece(
+    model: NeuronModel,
+    rows: Sequence[Encoded],
+    answers: Sequence[int],
+    steps: int,
+    quantity: Quantity,
+    source: Source,
+) -> dict[str, Tensor]:
+    """One item in every language."""
+    category = categories_at([end_of_prompt(model, row) for row in rows], source)
+    found = []
+    for row, answer in zip(rows, answers, strict=True):
+        ids = row.rows[answer]
+        prompt, target = ids[: row.begin], ids[row.begin]
+        found.append(integrated_gradients(model, prompt, target, steps, quantity))
+    return {
+        "sums": torch.stack([sums_by_category(each, category) for each in found]),
+        "neurons": torch.stack([(category == each).sum(dim=1) for each in Sharing]),
+        "change": torch.stack([each.change.double() for each in found]),
+        "score": torch.tensor([each.score for each in found], dtype=torch.float64),
+    }
+
+
+# ---------------------------------------------------------------- among the top contributors
+
+
+@dataclass(frozen=True, eq=False)
+class Enrichment:
+    """How much more often categories are among the largest contributions than elsewhere.
+
+    One: as often as chance gives. The mean over languages; NaN: the category is empty there, or,
+    of `firing`, none of its neurons hands on anything in any language.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found.to_frame().query("layer == 5")["category"].tolist()
+    ['silent', 'specific', 'partly shared', 'all shared']
+    """
+
+    units: Float64[Tensor, "prompt layer category"]
+    """Share of the top that is in the category, over its share of all neurons; so have it Wang et
+    al. (2024). Where neurons that do not fire hand on zero, that alone lifts those that do."""
+
+    firing: Float64[Tensor, "prompt layer category"]
+    """Over its share of the neurons that hand on something other than zero."""
+
+    groups: tuple[str, ...]
+    """Items of one group go together; their own id where they are alone."""
+
+    def __repr__(self) -> str:
+        n_prompts, n_layers, _ = self.units.shape
+        means = self.units.nanmean(dim=(0, 1)).tolist()
+        named = (f"{name} {mean:.2f}" for name, mean in zip(CATEGORIES, means, strict=True))
+        return (
+            f"Enrichment({counted(n_prompts, 'prompt')}, {n_layers} layers; mean ratio: "
+            f"{listed(named)})"
+        )
+
+    def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
+        """Over the prompts that have a ratio; NaN where fewer than two of them, or groups, do."""
+        values = getattr(self, base)[:, layer, category]
+        known = (~values.isnan()).nonzero().flatten().tolist()
+        groups = group_numbers([self.groups[place] for place in known])
+        if len(groups.unique()) < 2:
+            nothing = torch.full((), torch.nan, dtype=torch.float64)
+            return Estimate(nothing, nothing, nothing, nothing, 0.95)
+        return mean_over_examples(values[known], groups)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer and category."""
+        rows = []
+        for layer, category in itertools.product(range(self.units.shape[1]), Sharing):
+            row: dict[str, object] = {"layer": layer, "category": CATEGORIES[category]}
+            for base in ("units", "firing"):
+                columns = interval_columns(base, self.mean(layer, category, base))
+                row |= {name: each.item() for name, each in columns.items()}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def enrichment(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    *,
+    top_share: float = 0.05,
+    source: Source = "gate",
+    start: Start = "auto",
+    progress: bool = True,
+) -> Enrichment:
+    """Is a category over-represented among the neurons that move the residual stream most?
+
+    The top are, in every layer and language, the share `top_share` of neurons of the highest
+    `contribution_score` at the last token of the prompt (the paper takes 800 of 16,384), less
+    those of score zero.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
+    >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
+    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
+    True
+    """
+    if not 0 < top_share <= 1:
+        raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")
+    source_kind(source)
+    tasks = align(tasks)
+    warn_of_rounded_signs(model)
+    encoded = [encode_items(model, task, start) for task in tasks]
+    n_top = max(1, round(top_share * model.d_mlp))
+    units, firing = [], []
+    items = tasks[0].items
+    for place in tqdm(range(len(items)), "contributions", disable=not progress):
+        endings = [end_of_prompt(model, every[place]) for every in encoded]
+        category = categories_at(endings, source)
+        inside = torch.stack([category == each for each in Sharing])
+        values = torch.stack([each.values["post"] for each in endings])
+        score = contribution_score(
+            model, rearrange(values, "language layer 1 neuron -> language layer neuron")
+        )
+        hands_on = score > 0
+        top = (score.argsort(dim=-1, descending=True).argsort(dim=-1) < n_top) & hands_on
+        shares = _shares_of(inside, top)
+        units.append((shares / _shares_of(inside, torch.ones_like(top))).nanmean(dim=0))
+        firing.append((shares / _shares_of(inside, hands_on)).nanmean(dim=0))
+    groups = tuple(item.group or item.id for item in items)
+    return Enrichment(torch.stack(units), torch.stack(firing), groups)
+
+
+def _shares_of(
+    inside: Bool[Tensor, "category layer neuron"], base: Bool[Tensor, "language layer neuron"]
+) -> Float64[Tensor, "language layer category"]:
+    """Of a base of neurons, the share that is in each category."""
+    number = einsum(
+        base.double(), inside.double(), "one layer neuron, each layer neuron -> one layer each"
+    )
+    return number / reduce(base.double(), "language layer neuron -> language layer 1", "sum")

@@ -1,0 +1,472 @@
+"""Let a model write, and say in which languages it wrote and whether what it wrote is still text.
+
+A language rate alone can be had for nothing: "Englisch" a hundred times over is German. So each
+rate stands beside a guard on length, repetition and loss under the untouched model. Controls: no
+edit; as many random units (`NeuronSelection.random_like`); `naming_prompt`, which names the
+language; and `ResidualMeans.towards`, a push of the residual stream in one layer.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
+from interp.inference.intervals import wilson
+from interp.interventions.edits import Change
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.results.display import counted
+from interp.runs.jobs import finish, folder_for, hired, refuse_edited
+from interp.runs.ray import Crew, Job, Ray
+from interp.text.language_id import OTHER, UNDETERMINED, detect_language
+from interp.text.languages import check_languages
+
+_WINDOW = 6  # characters: more than a word of Latin letters with its space, a phrase of Chinese
+_ENOUGH = 20  # natural texts, for a bound that is to hold for nearly all of them
+_JUDGES = "texts are judged by the untouched model, or the edit would praise itself"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a text must be like to count as text and not as noise in the right language.
+
+    `natural_guard` measures the bounds on natural text. Those given here as defaults hold for
+    99 % of pairs of news sentences in ten languages, and ask nothing of the loss.
+
+    >>> interp.Guard(min_bytes=40).max_repetition
+    0.25
+    """
+
+    min_bytes: int = 24
+    """Shorter texts fail (in UTF-8): four words, or eight Chinese characters."""
+
+    max_repetition: float = 0.25
+    """Texts that repeat more of themselves fail; see `repetition`."""
+
+    max_loss: float = math.inf
+    """Texts that the untouched model finds less likely fail; nats per token."""
+
+    natural: float = math.nan
+    """Share of the natural texts that pass, which is the most a good model can reach."""
+
+    natural_loss: float = math.nan
+    """Median loss of the natural texts, to hold the median of generated ones against."""
+
+
+def repetition(text: str) -> float:
+    """Share of the text's windows of six characters that stood in it before.
+
+    Zero: none; near one: the same again and again. It grows with length, so compare texts of like
+    length: of 300 characters of news, it is below 0.2 in 99 % of cases. Texts of five characters
+    have none.
+    """
+    windows = [text[at : at + _WINDOW] for at in range(len(text) - _WINDOW + 1)]
+    return 1 - len(set(windows)) / len(windows) if windows else 0.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Some of so many, with the interval of Wilson (1927), which is right for few and for none.
+
+    It takes texts for independent draws: those of one prompt are, those of several are more alike.
+    """
+
+    count: int
+    """How many."""
+
+    of: int
+    """Of how many."""
+
+    level: float = 0.95
+    """Share of intervals that hold the true rate."""
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        ends = f"{low:.2f} to {high:.2f} at {100 * self.level:g} %"
+        return f"{self.count:,} of {self.of:,}: {self.value:.2f} ({ends})"
+
+    @property
+    def value(self) -> float:
+        """NaN of none."""
+        return self.count / self.of if self.of else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end; zero and one of none."""
+        return wilson(self.value, self.of, self.level)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratedLanguages:
+    """In which languages texts are, and how good each of them is.
+
+    >>> interp.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
+    GeneratedLanguages(1 text: de 1; 1 good)
+    """
+
+    texts: tuple[str, ...]
+    """What was judged."""
+
+    found: tuple[str, ...]
+    """The language of each text among all languages known; `und` where there are no letters."""
+
+    languages: tuple[str, ...]
+    """The languages asked for; all others count as `other`."""
+
+    characters: Int64[Tensor, " text"]
+    """Length of each text."""
+
+    tokens: Int64[Tensor, " text"]
+    """Its length for the model that judged it; zero where none did."""
+
+    repetition: Float64[Tensor, " text"]
+    """See the function of that name."""
+
+    loss: Float64[Tensor, " text"]
+    """Nats per token under the untouched model, read without a prompt; NaN where none judged it,
+    or there is no token to judge."""
+
+    passes: Bool[Tensor, " text"]
+    """Whether it passes the guard of its language; False for a language not asked for."""
+
+    def __repr__(self) -> str:
+        counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
+        found = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
+        texts = counted(len(self.texts), "text")
+        return f"GeneratedLanguages({texts}: {found or 'none'}; {int(self.passes.sum()):,} good)"
+
+    @property
+    def loss_per_byte(self) -> Float64[Tensor, " text"]:
+        """Nats per byte of UTF-8, which compares across tokenizers."""
+        size = torch.tensor([_n_bytes(text) for text in self.texts], dtype=torch.float64)
+        return self.loss * self.tokens / size
+
+    def rate(self, language: str) -> Rate:
+        """Share of the texts that are in the language; also of `other` and `und`."""
+        return Rate(int(self._in(language).sum()), len(self.texts))
+
+    def good(self, language: str) -> Rate:
+        """Share of the texts that are in the language and pass its guard: the number to report."""
+        return Rate(int((self._in(language) & self.passes).sum()), len(self.texts))
+
+    def quality(self, language: str) -> Rate:
+        """Of the texts in the language, the share that passes its guard."""
+        mine = self._in(language)
+        return Rate(int((mine & self.passes).sum()), int(mine.sum()))
+
+    def steering_score(self, language: str) -> float:
+        """Harmonic mean of control (`rate`) and quality (`quality`), as `steering_score` says."""
+        quality = self.quality(language)
+        return steering_score(self.rate(language).value, quality.value if quality.of else 0.0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per language, `other` and `und` last; medians are over its texts."""
+        rows = []
+        for language in (*self.languages, OTHER, UNDETERMINED):
+            rate, good, mine = self.rate(language), self.good(language), self._in(language)
+            rows.append(
+                {
+                    "language": language,
+                    "texts": rate.count,
+                    "rate": rate.value,
+                    **dict(zip(("rate_low", "rate_high"), rate.interval, strict=True)),
+                    "good": good.value,
+                    **dict(zip(("good_low", "good_high"), good.interval, strict=True)),
+                    "characters": _median(self.characters[mine].double()),
+                    "tokens": _median(self.tokens[mine].double()),
+                    "repetition": _median(self.repetition[mine]),
+                    "loss": _median(self.loss[mine]),
+                    "loss_per_byte": _median(self.loss_per_byte[mine]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def texts_frame(self) -> pd.DataFrame:
+        """One row per text."""
+        return pd.DataFrame(
+            {
+                "text": self.texts,
+                "language": self.found,
+                "characters": self.characters.tolist(),
+                "tokens": self.tokens.tolist(),
+                "repetition": self.repetition.tolist(),
+                "loss": self.loss.tolist(),
+                "loss_per_byte": self.loss_per_byte.tolist(),
+                "passes": self.passes.tolist(),
+            }
+        )
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        labels = {name: each for name, each in vars(self).items() if name not in tensors}
+        artifacts.save(path, "GeneratedLanguages", tensors, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "GeneratedLanguages":
+        stored = artifacts.load(path, "GeneratedLanguages")
+        labels: dict[str, Any] = {name: tuple(each) for name, each in stored.labels.items()}
+        return GeneratedLanguages(**stored.tensors, **labels)
+
+    def _in(self, language: str) -> Bool[Tensor, " text"]:
+        if language not in (*self.languages, OTHER, UNDETERMINED):
+            raise ValueError(
+                f"{language!r} was not asked for; there are {', '.join(self.languages)}, {OTHER} "
+                f"and {UNDETERMINED}."
+            )
+        own = (*self.languages, UNDETERMINED)
+        named = [code if code in own else OTHER for code in self.found]
+        return torch.tensor([name == language for name in named], dtype=torch.bool)
+
+
+def steering_score(control: float, quality: float) -> float:
+    """Harmonic mean of control and quality, 2 · control · quality / (control + quality).
+
+    Control: share of texts in the language wanted. Quality: share of those that are still good
+    (here: pass the guard). One: all texts are, and all are good. Zero: none is, or none is good.
+    It is never above twice the smaller of the two. CLaS-Bench (2026) has a judge's rating of
+    relevance for quality; a guard tells text from noise, and not whether it says anything true.
+
+    >>> round(interp.steering_score(control=0.9, quality=0.6), 3)
+    0.72
+    """
+    for name, value in {"control": control, "quality": quality}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"The {name} is {value}: give a share, from 0 to 1.")
+    return 2 * control * quality / (control + quality) if control + quality else 0.0
+
+
+def language_rates(
+    texts: Sequence[str],
+    languages: Sequence[str],
+    guard: Guard | Mapping[str, Guard] | None = None,
+    model: NeuronModel | None = None,
+    *,
+    start: Start = "auto",
+    batch_size: int = 32,
+    progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
+) -> GeneratedLanguages:
+    """Language and quality of texts, whoever wrote them; the loss only with a model.
+
+    All languages compete, and none gets the benefit of the doubt, the ones asked for no more than
+    others: broken text goes to whatever language it resembles most. Of natural text of 64 tokens,
+    99 % or more is recognised so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
+    for all languages, or one for each; None: the defaults. With `ray`, actors measure the loss, on
+    nodes that share `out`, where it is kept; whoever calls sees to it that the texts are the same.
+
+    >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
+    >>> found = interp.language_rates(texts, ["de", "fr"])
+    >>> found.found, found.rate("de").value, found.rate("other").value
+    (('de', 'en'), 0.5, 0.5)
+    """
+    codes = check_languages(languages)
+    guards = _guards(guard, codes)
+    if model is None and any(math.isfinite(each.max_loss) for each in guards.values()):
+        raise ValueError("The guard bounds the loss: give the model to measure it with.")
+    found = detect_language(texts)
+    tokens = torch.zeros(len(texts), dtype=torch.int64)
+    loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
+    if model is not None:
+        tokens, loss = _losses(model, texts, start, batch_size, progress, out, ray)
+    repeated = [repetition(text) for text in texts]
+    passes = [
+        code in guards
+        and _n_bytes(text) >= guards[code].min_bytes
+        and again <= guards[code].max_repetition
+        and (nats <= guards[code].max_loss or model is None)
+        for text, code, again, nats in zip(texts, found, repeated, loss.tolist(), strict=True)
+    ]
+    return GeneratedLanguages(
+        tuple(texts),
+        tuple(found),
+        codes,
+        torch.tensor([len(text) for text in texts], dtype=torch.int64),
+        tokens,
+        torch.tensor(repeated, dtype=torch.float64),
+        loss,
+        torch.tensor(passes, dtype=torch.bool),
+    )
+
+
+def generated_languages(
+    model: NeuronModel,
+    languages: Sequence[str],
+    within: AbstractContextManager[Any] | Sequence[Change] | None = None,
+    guard: Guard | Mapping[str, Guard] | None = None,
+    *,
+    prompts: Sequence[str] = ("",),
+    n: int = 100,
+    max_new_tokens: int = 64,
+    temperature: float = 0.8,
+    seed: int = 0,
+    start: Start = "auto",
+    batch_size: int = 32,
+    progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | Crew | None = None,
+) -> GeneratedLanguages:
+    """Let the model write `within` an edit, such as `intervene(...)`; judge it with none.
+
+    With `out` or `ray`, which are those of `generate_texts`, edits come as data: `[Change(...)]`.
+    For several edits at once, or to keep prompts and seeds, use `generate_texts` in your own
+    `with` block and `language_rates` behind it.
+
+    >>> with_edit = interp.intervene(model, neurons["de"], interp.deactivate)
+    >>> found = interp.generated_languages(
+    ...     model, ["de"], with_edit, n=2, max_new_tokens=4, progress=False
+    ... )
+    >>> len(found.texts), found.rate("de").of
+    (2, 2)
+    """
+    guards = _guards(guard, check_languages(languages))
+    refuse_edited(model, _JUDGES)
+    block, changes = nullcontext(), within or ()
+    if isinstance(changes, AbstractContextManager):
+        block, changes = changes, ()
+    with hired(model, ray) as crew:
+        with block:
+            written = generate_texts(
+                model,
+                prompts,
+                n,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                start=start,
+                batch_size=batch_size,
+                progress=progress,
+                within=changes,
+                out=out,
+                ray=crew,
+            )
+        return language_rates(
+            written.texts,
+            languages,
+            guards,
+            model,
+            start=start,
+            batch_size=batch_size,
+            progress=progress,
+            out=out,
+            ray=crew,
+        )
+
+
+def natural_guard(
+    model: NeuronModel,
+    texts: Mapping[str, Sequence[str]],
+    *,
+    max_tokens: int = 64,
+    quantile: float = 0.99,
+    min_bytes: int = 24,
+    start: Start = "auto",
+    batch_size: int = 32,
+    progress: bool = True,
+) -> dict[str, Guard]:
+    """A guard for each language, with the loss that this share of its natural texts keeps below.
+
+    The bound on repetition is found likewise, but is never stricter than the default: Chinese
+    hardly repeats anything. Texts are cut to `max_tokens` tokens first: give the `max_new_tokens`
+    of what will be judged, since longer text repeats more and is predicted better. They should
+    begin where documents or sentences do. Several hundred of them make good bounds.
+
+    >>> texts = {"de": [f"Im Jahr {year} war der Winter sehr kalt." for year in range(1900, 1930)]}
+    >>> interp.natural_guard(model, texts, progress=False)["de"].max_repetition
+    0.25
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"The quantile is {quantile}: give a share above 0, at most 1.")
+    guards = {}
+    for code, given in texts.items():
+        if len(given) < _ENOUGH:
+            raise ValueError(
+                f"{len(given)} texts of {code} are too few to measure a bound: give at least "
+                f"{_ENOUGH}, better some hundred."
+            )
+        cut = [model.decode(ids[:max_tokens]).rstrip("\ufffd") for ids in model.encode_batch(given)]
+        found = language_rates(
+            cut, [code], None, model, start=start, batch_size=batch_size, progress=progress
+        )
+        again = max(Guard.max_repetition, float(found.repetition.quantile(quantile)))
+        nats = float(found.loss.nanquantile(quantile))
+        long = torch.tensor([_n_bytes(text) >= min_bytes for text in cut])
+        good = long & (found.repetition <= again) & (found.loss <= nats)
+        share = float(good.double().mean())
+        guards[code] = Guard(min_bytes, again, nats, share, _median(found.loss))
+    return guards
+
+
+def _losses(
+    model: NeuronModel,
+    texts: Sequence[str],
+    start: Start,
+    batch_size: int,
+    progress: bool,
+    out: Path | str | None,
+    ray: Ray | Crew | None,
+) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
+    """Tokens of each text, and its nats per token; of a text beyond the context, of its head."""
+    refuse_edited(model, _JUDGES)
+    first = start_ids(model, start)
+    encoded = model.encode_batch(texts)
+    tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.int64)
+    loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
+    rows = [[*first, *ids][: model.max_length] for ids in encoded]
+    order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    jobs = []
+    with folder_for(out) as folder, bar(len(order), "judging", progress) as seen:
+        for number, here in enumerate(batches):
+            path = folder / "judged" / f"{number:05d}.safetensors"
+            work = partial(_judge, path, [rows[text] for text in here])
+            jobs.append(Job(f"judging batch {number}", path, lambda work=work: work, len(here)))
+        pieces = finish(jobs, _load_judged, seen, model, ray)
+    for here, nats in zip(batches, pieces, strict=True):
+        loss[here] = nats
+    return tokens, loss
+
+
+@torch.inference_mode()
+def _judge(path: Path, rows: Sequence[list[int]], model: NeuronModel) -> None:
+    """Nats per token of one batch, into its file."""
+    ids, mask = padded(rows, "right")
+    nats = model.losses(ids, mask).double().cpu()
+    loss = nats.where(mask[:, 1:], 0.0).sum(dim=1) / mask[:, 1:].sum(dim=1)
+    artifacts.save(path, "JudgedPiece", {"loss": loss}, {}, {})
+
+
+def _load_judged(path: Path) -> Float64[Tensor, " text"]:
+    return artifacts.load(path, "JudgedPiece").tensors["loss"]
+
+
+def _guards(
+    given: Guard | Mapping[str, Guard] | None, languages: Sequence[str]
+) -> dict[str, Guard]:
+    """A guard for each language."""
+    if given is None or isinstance(given, Guard):
+        return dict.fromkeys(languages, given or Guard())
+    if missing := [code for code in languages if code not in given]:
+        raise ValueError(
+            f"There is no guard for {', '.join(missing)}: measure one, or give Guard()."
+        )
+    return {code: given[code] for code in languages}
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _median(values: Float64[Tensor, " text"]) -> float:
+    """NaN of none; texts without a loss do not count."""
+    return float(values.nanquantile(0.5)) if len(values) else math.nan

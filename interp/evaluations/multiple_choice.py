@@ -1,0 +1,278 @@
+"""Tasks in several languages: choose among options, or write the answer; right or wrong, per item.
+
+An option is as good as it is likely behind the prompt. Prompt and option are tokenised together, as
+running text is, so that the tokens at the seam are those the model knows. An option's tokens are
+those behind the longest beginning that the prompt and all prompts with an option share: the prompt,
+but for a last token that some option merges with, which then counts for every option. Without
+normalisation the choice is therefore that of the likeliest whole text, wherever the seam lies.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from interp.evaluations.losses import Intervention
+from interp.evaluations.task_results import Choices, Written
+from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
+from interp.models.neuron_model import NeuronModel
+from interp.results.bars import tqdm
+from interp.results.words import NOTHING, Normalise
+from interp.text.tasks import Task
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An item in tokens."""
+
+    rows: tuple[tuple[int, ...], ...]
+    """For each option, the tokens of prompt and option, beginning-of-text included."""
+
+    begin: int
+    """Where the options' tokens begin; the token before is the last of the prompt."""
+
+    id: str
+    """The item's."""
+
+    @property
+    def first_tokens(self) -> tuple[int, ...]:
+        """The first token of each option."""
+        return tuple(row[self.begin] for row in self.rows)
+
+
+def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[Encoded]:
+    """Every item in tokens, cut as the head of this file says; refused where nothing is left."""
+    first = tuple(start_ids(model, start))
+    texts = [item.prompt + ending for item in task.items for ending in ("", *item.options)]
+    every = iter(model.encode_batch(texts))
+    encoded = []
+    for item in task.items:
+        prompt = next(every)
+        options = [next(every) for _ in item.options]
+        begin = min(_shared(prompt, ids) for ids in options)
+        rows = tuple((*first, *ids) for ids in options)
+        where = f"{item.id!r} of {task.name} in {task.language}"
+        for option, ids in zip(item.options, options, strict=True):
+            if len(ids) == begin:
+                raise ValueError(f"The option {option!r} of {where} has no tokens: give some text.")
+            if len(first) + len(ids) > model.max_length:
+                raise ValueError(
+                    f"{where} has {len(first) + len(ids)} tokens with the option {option[:40]!r}, "
+                    f"and {model.name} reads {model.max_length}: leave it out with task.where."
+                )
+        if not first and begin == 0:
+            raise ValueError(
+                f"{where} begins with its options, and {model.name} has no token to put before "
+                "them: give a prompt of a word or more."
+            )
+        encoded.append(Encoded(rows, len(first) + begin, item.id))
+    return encoded
+
+
+def told_apart(
+    model: NeuronModel, tasks: Sequence[Task], start: Start = "auto"
+) -> tuple[Task, ...]:
+    """The items whose options do not all begin with the same token, in any of the languages."""
+    same = begin_alike(model, tasks, start)
+    return tuple(task.where(lambda item: item.id not in same) for task in tasks)
+
+
+def begin_alike(model: NeuronModel, tasks: Sequence[Task], start: Start = "auto") -> set[str]:
+    """Ids of the items whose options all begin with the same token, in some of the languages."""
+    return {
+        item.id
+        for task in tasks
+        for item in encode_items(model, task, start)
+        if len(set(item.first_tokens)) == 1
+    }
+
+
+def choose(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    normalise: Normalise = "none",
+    start: Start = "auto",
+    tokens_per_batch: int = 4096,
+    progress: bool = True,
+) -> list[Choices]:
+    """Multiple choice: one result for each task and intervention, interventions within tasks.
+
+    `{"nothing": None, "off": lambda: intervene(model, units, deactivate)}`: each makes a `with`
+    block anew for every task. An edit with where="last" would meet the last token of an option:
+    for what-ifs at the last token of a prompt see `interp.evaluations.category_ablation`.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> off = {"off": lambda: interp.intervene(model, neurons["de"], interp.deactivate)}
+    >>> found = interp.choose(model, [days], {"nothing": None, **off}, progress=False)
+    >>> [(each.language, each.intervention) for each in found]
+    [('de', 'nothing'), ('de', 'off')]
+    """
+    interventions = {NOTHING: None} if interventions is None else interventions
+    encoded = [encode_items(model, task, start) for task in tasks]
+    for task in tasks:
+        for item in task.items:
+            if len(item.options) < 2:
+                raise ValueError(
+                    f"{item.id!r} of {task.name} in {task.language} has one option, which leaves "
+                    "no choice: give two or more, or see whether it is written (exact_match)."
+                )
+    total = len(interventions) * sum(len(item.rows) for items in encoded for item in items)
+    results = []
+    with bar(total, "choosing", progress) as seen:
+        for task, items in zip(tasks, encoded, strict=True):
+            for name, change in interventions.items():
+                with _within(change):
+                    rows = [(row, item.begin) for item in items for row in item.rows]
+                    found = _log_likelihoods(model, rows, tokens_per_batch, seen)
+                results.append(_choices(task, items, name, found, normalise))
+    return results
+
+
+def exact_match(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    max_new_tokens: int = 32,
+    stop: str = "\n",
+    start: Start = "auto",
+    batch_size: int = 32,
+    progress: bool = True,
+) -> list[Written]:
+    """Does the model write the answer, taking the likeliest token each time? As `choose` otherwise.
+
+    What it writes is cut at `stop`: the end of the line, or, for reasoning in several lines, what
+    comes before the next question. The answer is the right option; the others do not matter.
+
+    >>> task = interp.read_task("babel/fact_completion", "de")
+    >>> days = task.where(lambda item: "day_after" in item.id)
+    >>> (found,) = interp.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> len(found.texts), found.accuracy().value.item() > 0.5
+    (7, True)
+    """
+    interventions = {NOTHING: None} if interventions is None else interventions
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    results = []
+    for task in tasks:
+        prompts = [item.prompt for item in task.items]
+        answers = tuple(item.options[item.answer].strip() for item in task.items)
+        for name, change in interventions.items():
+            with _within(change):
+                written = generate_texts(
+                    model,
+                    prompts,
+                    n=1,
+                    temperature=0.0,
+                    start=start,
+                    progress=progress,
+                    **settings,
+                )
+            # What stands before the first word is no line of its own.
+            texts = tuple(text.lstrip().split(stop, 1)[0].rstrip() for text in written.texts)
+            right = [is_answer(text, answer) for text, answer in zip(texts, answers, strict=True)]
+            ids, groups = tuple(item.id for item in task.items), _groups(task)
+            results.append(
+                Written(
+                    torch.tensor(right), texts, answers, ids, groups, task.name, task.language, name
+                )
+            )
+    return results
+
+
+def is_answer(text: str, answer: str) -> bool:
+    """Whether a text is the answer, but for case, width, and punctuation or spaces at its ends.
+
+    Where the answer is a number, whether the last number in the text equals it: commas separate
+    thousands, a point the decimals, and digits of every script count.
+    """
+    number = _last_number(answer)
+    if number is not None and _NUMBER.fullmatch(answer.strip()):
+        return _last_number(text) == number
+    return _bare(text) == _bare(answer)
+
+
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def _bare(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).casefold()
+    outer = {each for each in text if unicodedata.category(each)[0] in "PZ" or each.isspace()}
+    return text.strip("".join(outer))
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _within(change: Intervention) -> AbstractContextManager[Any]:
+    return nullcontext() if change is None else change()
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the beginning that two lists have in common."""
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return place
+    return min(len(one), len(other))
+
+
+@torch.inference_mode()
+def _log_likelihoods(
+    model: NeuronModel,
+    rows: Sequence[tuple[Sequence[int], int]],
+    tokens_per_batch: int,
+    seen: tqdm,
+) -> list[float]:
+    """Of each row of tokens, from its given place on; rows of one length go together."""
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]), reverse=True)
+    found = [math.nan] * len(rows)
+    while order:
+        together = order[: max(1, tokens_per_batch // len(rows[order[0]][0]))]
+        order = order[len(together) :]
+        ids, mask = padded([list(rows[place][0]) for place in together], "right")
+        losses = model.losses(ids, None if mask.all() else mask).cpu().double()
+        for place, nats in zip(together, losses, strict=True):
+            found[place] = -nats[rows[place][1] - 1 :].sum().item()  # zeros on padding
+        seen.update(len(together))
+    return found
+
+
+def _choices(
+    task: Task, items: Sequence[Encoded], name: str, found: Sequence[float], normalise: Normalise
+) -> Choices:
+    shape = (len(items), max(len(item.rows) for item in items))
+    likelihood = torch.full(shape, math.nan, dtype=torch.float64)
+    tokens, n_bytes = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
+    every = iter(found)
+    for row, (item, encoded) in enumerate(zip(task.items, items, strict=True)):
+        for column, (option, ids) in enumerate(zip(item.options, encoded.rows, strict=True)):
+            nats = next(every)
+            if not math.isfinite(nats):
+                raise ValueError(
+                    f"Option {option!r} of {item.id!r} ({task.name}, {task.language}) has the "
+                    f"log-likelihood {nats} with {name!r}: weights may be damaged or the edit too "
+                    "strong. Load the model with dtype=torch.float32, or lower the strength."
+                )
+            likelihood[row, column] = nats
+            tokens[row, column] = len(ids) - encoded.begin
+            n_bytes[row, column] = len(option.encode())
+    answer = torch.tensor([item.answer for item in task.items])
+    ids, groups = tuple(item.id for item in items), _groups(task)
+    labels = (normalise, ids, groups, task.name, task.language, name)
+    return Choices(likelihood, tokens, n_bytes, answer, *labels)
+
+
+def _groups(task: Task) -> tuple[str, ...]:
+    return tuple(item.group or item.id for item in task.items)

@@ -1,0 +1,301 @@
+"""How sure a number is: error bars over shards of documents or over examples, and permutations.
+
+Tokens of one document go together, so a neuron that fires on a topic fires in bursts. Error bars
+that take tokens for independent draws are far too small; shards of random documents are
+independent, and the statistic without each of them shows how much it depends on which documents
+were read. That needs no further pass over the text.
+
+Examples can go together as well: several prompts about one fact, several questions on one text.
+Where they do, `clusters` says so, one number per example, the same for those that go together.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from scipy.special import stdtrit
+from torch import Tensor
+
+from interp.counting.stats import FiringStats
+from interp.results.bars import tqdm
+
+ENTRIES_AT_ONCE = 1 << 22  # bounds the memory of resampling
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, or a tensor of them, with its uncertainty; in the unit of the number.
+
+    >>> interp.Estimate(*map(torch.tensor, (0.5, 0.1, 0.3, 0.7)), level=0.95)
+    0.5 (0.3 to 0.7 at 95 %)
+    """
+
+    value: Float[Tensor, "*shape"]
+    """The statistic over everything there is."""
+
+    standard_error: Float[Tensor, "*shape"]
+    """Standard deviation of `value` over repetitions with other documents or examples."""
+
+    low: Float[Tensor, "*shape"]
+    """Lower end of the interval."""
+
+    high: Float[Tensor, "*shape"]
+    """Upper end of the interval."""
+
+    level: float
+    """Share of repetitions whose interval holds the truth, such as 0.95; one number at a time."""
+
+    def __repr__(self) -> str:
+        at = f"{100 * self.level:g} %"
+        if self.value.numel() == 1:
+            low, high = self.low.item(), self.high.item()
+            return f"{self.value.item():.4g} ({low:.4g} to {high:.4g} at {at})"
+        return f"Estimate of shape {list(self.value.shape)}, with intervals at {at}"
+
+
+def jackknife(
+    stats: FiringStats, statistic: Callable[[FiringStats], Tensor], level: float = 0.95
+) -> Estimate:
+    """The statistic with the standard error of a delete-one-shard jackknife, and a t interval.
+
+    With n shards, s₁ … sₙ the statistic without each of them and s̄ their mean,
+
+        standard error² = (n - 1) / n · Σ (sᵢ - s̄)²,
+
+    and the interval is value ± t · standard error, t from Student's distribution with n - 1
+    degrees of freedom. All shards weigh the same, so they should be of about the same size.
+
+    Zero: the shards agree. NaN: the statistic is NaN or infinite on the whole or without some
+    shard. Right for smooth statistics (rates, entropies, means, differences); whether a neuron is
+    selected is a jump, for which `selection_frequency` is the honest summary.
+
+    Costs one evaluation per shard, and three times the memory of the statistic.
+
+    >>> interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    Estimate of shape [3], with intervals at 95 %
+    """
+
+    def without(shard: int | None) -> Tensor:
+        return statistic(stats if shard is None else stats.without(shard))
+
+    return _leave_one_out(without, stats.n_shards, level)
+
+
+def jackknife_shards(
+    sums: Mapping[str, Shaped[Tensor, "shard ..."]],
+    statistic: Callable[[dict[str, Tensor]], Tensor],
+    level: float = 0.95,
+) -> Estimate:
+    """`jackknife` for a statistic of other sums than firing: losses, hits, tokens, moments.
+
+    `sums` holds, per name, a sum for each shard. The statistic sees the totals, without the shard
+    axis: `lambda total: total["loss"] / total["tokens"]`.
+
+    Zero, NaN and cost are those of `jackknife`.
+    """
+    sizes = {name: len(each) for name, each in sums.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"The shards of the sums are {sizes}: give one sum or more, all with the same shards."
+        )
+
+    def without(shard: int | None) -> Tensor:
+        if shard is None:
+            return statistic({name: each.sum(dim=0) for name, each in sums.items()})
+        # Not the total less the shard: a difference of floats would not forget a large shard.
+        parts = {name: (each[:shard], each[shard + 1 :]) for name, each in sums.items()}
+        return statistic({name: a.sum(dim=0) + b.sum(dim=0) for name, (a, b) in parts.items()})
+
+    return _leave_one_out(without, next(iter(sizes.values())), level)
+
+
+def selection_frequency(
+    stats: FiringStats,
+    select: Callable[[FiringStats], Bool[Tensor, "language layer neuron"]],
+    progress: bool = True,
+) -> Float[Tensor, "language layer neuron"]:
+    """Share of the delete-one-shard replicates in which each neuron is selected.
+
+    One: whichever shard is left out. Zero: never. In between: its place hangs on single shards.
+    `select` returns the mask: `lambda stats: select_by_entropy(stats).mask`.
+
+    Replicates share all but one shard, so this is no probability that a run on other text would
+    select the neuron; for that see `interp.selections.agreement.predicted_agreement`.
+
+    >>> often = interp.selection_frequency(stats, lambda part: interp.select_by_entropy(part).mask)
+    >>> often.shape, often.max().item()
+    (torch.Size([3, 6, 2048]), 1.0)
+    """
+    _check_shards(stats.n_shards)
+    shape = (len(stats.languages), stats.n_layers, stats.n_neurons)
+    chosen = torch.zeros(shape, dtype=torch.int32)
+    shards = tqdm(
+        range(stats.n_shards), "leaving shards out", delay=2, leave=False, disable=not progress
+    )
+    for shard in shards:
+        chosen += select(stats.without(shard))
+    return chosen.double() / stats.n_shards
+
+
+def mean_over_examples(
+    values: Float[Tensor, " example *shape"],
+    clusters: Int64[Tensor, " example"] | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean over the first axis with its standard error over clusters of examples, and a t interval.
+
+    With n examples x₁ … xₙ in C clusters and x̄ their mean,
+
+        standard error² = C / (C - 1) · Σ over clusters (Σ in the cluster (xᵢ - x̄))² / n²,
+
+    and t is from Student's distribution with C - 1 degrees of freedom. Without `clusters` each
+    example is its own, and the standard error is the standard deviation over √n.
+
+    Zero: the examples, or the sums of the clusters, agree. NaN: some value is NaN.
+    """
+    _check_level(level)
+    number, n_clusters = _clusters(len(values), clusters)
+    values = values.double()
+    mean = values.mean(dim=0)
+    sums = torch.zeros(n_clusters, *mean.shape, dtype=values.dtype, device=values.device)
+    sums.index_add_(0, number.to(values.device), values - mean)
+    error = (sums.square().sum(dim=0) * n_clusters / (n_clusters - 1)).sqrt() / len(values)
+    return _with_interval(mean, error, n_clusters - 1, level)
+
+
+def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, float]:
+    """The interval of Wilson (1927) for a share of `n` independent trials; right for few, and for
+    none or all of them. `n` may be the number of independent ones that dependent trials amount to.
+
+    Zero and one: there was no trial.
+    """
+    _check_level(level)
+    if not n:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    middle, spread = share + z * z / (2 * n), share * (1 - share) / n + z * z / (4 * n * n)
+    low, high = ((middle + sign * z * math.sqrt(spread)) / (1 + z * z / n) for sign in (-1, 1))
+    # At a share of zero or one that is the bound, too, but for rounding.
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
+
+
+def paired_bootstrap(
+    a: Float[Tensor, " example"],
+    b: Float[Tensor, " example"],
+    generator: torch.Generator,
+    clusters: Int64[Tensor, " example"] | None = None,
+    n_resamples: int = 10_000,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean of a - b over examples that both have, with a percentile interval.
+
+    Clusters of examples are drawn anew with replacement, as many as there are, `n_resamples` times;
+    the standard error and the interval are the standard deviation and the quantiles of the mean
+    difference of the drawn examples. Right for scores of any distribution, such as correct or not;
+    with fewer than about 20 clusters the interval is too narrow.
+
+    Zero: the same difference in every example.
+    """
+    _check_level(level)
+    difference = paired_difference(a, b)
+    number, n_clusters = _clusters(len(difference), clusters)
+    sums = torch.zeros(n_clusters, dtype=torch.float64).index_add_(0, number, difference)
+    sizes = number.bincount().double()
+    if n_resamples < 2:
+        raise ValueError(f"{n_resamples} resamples have no spread: draw a thousand or more.")
+    means = []
+    for n_rows in row_chunks(n_resamples, n_clusters):
+        drawn = torch.randint(n_clusters, (n_rows, n_clusters), generator=generator)
+        means.append(sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1))
+    means = torch.cat(means)
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return Estimate(difference.mean(), means.std(), low, high, level)
+
+
+def _leave_one_out(
+    statistic: Callable[[int | None], Tensor], n_shards: int, level: float
+) -> Estimate:
+    """Delete-one-shard jackknife; `statistic(None)` is of the whole."""
+    _check_level(level)
+    _check_shards(n_shards)
+    value = statistic(None).double()
+    mean, squares = torch.zeros_like(value), torch.zeros_like(value)
+    for shard in range(n_shards):
+        replicate = statistic(shard).double()
+        if replicate.shape != value.shape:
+            raise ValueError(
+                f"The statistic has shape {tuple(value.shape)} on all shards and "
+                f"{tuple(replicate.shape)} without shard {shard}: it must not change its shape."
+            )
+        # Welford's update: no second look at the replicates, no difference of large sums.
+        before = replicate - mean
+        mean = mean + before / (shard + 1)
+        squares = squares + before * (replicate - mean)
+    error = (squares * (n_shards - 1) / n_shards).sqrt()
+    error = error.masked_fill(~value.isfinite(), torch.nan)
+    return _with_interval(value, error, n_shards - 1, level)
+
+
+def _with_interval(value: Tensor, error: Tensor, freedom: int, level: float) -> Estimate:
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
+    return Estimate(value, error, value - reach, value + reach, level)
+
+
+def paired_difference(a: Tensor, b: Tensor) -> Float64[Tensor, " example"]:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"There are {len(a)} scores of one and {len(b)} of the other: a paired comparison "
+            "needs both scores of every example, in the same order."
+        )
+    difference = a.double().cpu() - b.double().cpu()
+    if not len(difference):
+        raise ValueError("There are no examples: give the two scores of each.")
+    wrong = int((~difference.isfinite()).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(difference)} differences are NaN or infinite: leave those examples "
+            "out, and say so."
+        )
+    return difference
+
+
+def _clusters(n_examples: int, clusters: Tensor | None) -> tuple[Int64[Tensor, " example"], int]:
+    """The cluster of each example, numbered from zero, and how many clusters there are."""
+    if clusters is None:
+        number, n_clusters = torch.arange(n_examples), n_examples
+    elif len(clusters) != n_examples:
+        raise ValueError(
+            f"There are {n_examples} examples and clusters for {len(clusters)}: give the cluster "
+            "of each example."
+        )
+    else:
+        names, number = clusters.cpu().unique(return_inverse=True)
+        n_clusters = len(names)
+    if n_clusters < 2:
+        raise ValueError(
+            f"{n_examples} examples in {n_clusters} clusters have no spread: an interval needs two "
+            "clusters or more."
+        )
+    return number, n_clusters
+
+
+def row_chunks(n_rows: int, n_columns: int) -> list[int]:
+    """Sizes that add up to `n_rows`, each with few enough entries."""
+    most = max(1, ENTRIES_AT_ONCE // n_columns)
+    return [min(most, n_rows - start) for start in range(0, n_rows, most)]
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"The level is {level}: give a share between 0 and 1, such as 0.95.")
+
+
+def _check_shards(n_shards: int) -> None:
+    if n_shards < 2:
+        raise ValueError(
+            f"There is {n_shards} shard, and leaving one out needs two or more: collect with "
+            "n_shards=20."
+        )

@@ -1,0 +1,1 @@
+"""Change what neurons give, in a `with` block or for good."""

@@ -1,0 +1,415 @@
+"""Change what chosen units give, within a `with` block that leaves nothing behind.
+
+Every edit is the same small formula at one place of the model: a chosen unit gives
+
+    factor · what it gave + shift.
+
+Zero for both switches it off, a factor of zero and a shift set it to a constant, a factor of one
+and a shift push it. A value belongs to the place where it was measured: a mean of act(gate) is
+never written where the product of gate and linear branch is.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.counting.stats import ActivationMoments, SentenceMeans
+from interp.models.neuron_model import Hook, NeuronModel
+from interp.results import artifacts
+from interp.results.words import Kind, Where
+
+Site = Kind | Literal["act"]
+"""A place of the model, or "act": act(gate), before it is multiplied by the linear branch.
+
+q, k, v, pre and pre_linear are what linear layers give, bias included, before any norm or rotation.
+attn_out and mlp_out are what is added to the residual stream: what the output projection gives, and
+on Gemma-2 and 3 that after one more norm.
+"""
+
+Values = Float[Tensor, "layer unit"]
+"""One number for each unit of a site; only those of chosen units are used."""
+
+Units = Bool[Tensor, "layer unit"] | Mapping[Site, Bool[Tensor, "layer unit"]]
+"""Which units are chosen, at one site or at each of several. Heads follow one another."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What chosen units give: `factor` times what they gave, plus `shift`.
+
+    >>> interp.Edit("halve", factor=0.5)
+    Edit('halve', factor 0.5)
+    """
+
+    name: str
+    """What is done, for tables and cards."""
+
+    factor: float = 1.0
+    """Zero: what the unit gave is forgotten. One: it is kept."""
+
+    shift: Mapping[Site, Values] = field(default_factory=dict)
+    """Added at each site; a site that is not there gets nothing."""
+
+    site: Site = "post"
+    """Where the units are that are given to `intervene` as one mask."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.factor):
+            raise ValueError(f"{self.name}: the factor is {self.factor}; give a finite number.")
+        for site, values in self.shift.items():
+            if not values.isfinite().all():
+                layer, unit = (~values.isfinite()).nonzero()[0].tolist()
+                raise ValueError(
+                    f"{self.name}: the value at {site} of unit {unit} in layer {layer} is "
+                    f"{values[layer, unit]}. Was it a mean over no tokens?"
+                )
+
+    def __repr__(self) -> str:
+        shift = f", shift at {', '.join(self.shift)}" if self.shift else ""
+        return f"Edit({self.name!r}, factor {self.factor:g}{shift})"
+
+
+deactivate = Edit("deactivate", factor=0.0)
+"""Chosen units give zero: they are switched off."""
+
+
+def scale(factor: float) -> Edit:
+    """Chosen units give `factor` times what they gave; one: nothing changes, zero: off.
+
+    >>> interp.scale(2.0)
+    Edit('scale by 2', factor 2)
+    """
+    return Edit(f"scale by {factor:g}", factor=factor)
+
+
+def override(values: Values | Mapping[Site, Values], site: Site = "post") -> Edit:
+    """Chosen units give constants, measured at that site (Kojima et al., 2024).
+
+    A mapping holds the constants of several sites, as `sentence_medians` makes it; `site` is then
+    of no use.
+
+    >>> interp.override(torch.full((6, 2048), 0.1))
+    Edit('override', factor 0, shift at post)
+    """
+    shift: dict[Site, Values] = _by_site(values, site)
+    sites: list[Site] = [*shift, site]
+    return Edit("override", 0.0, shift, sites[0])
+
+
+def replace(moments: ActivationMoments, language: str, site: Site = "act") -> Edit:
+    """Chosen neurons give their mean over the language's tokens, whatever they read.
+
+    At "act" only the gate is held there: the neuron's output still follows its linear branch.
+
+    >>> interp.replace(moments, "de")
+    Edit('replace with de', factor 0, shift at act)
+    """
+    return Edit(
+        f"replace with {language}", 0.0, {site: language_mean(moments, language, site)}, site
+    )
+
+
+def add(
+    moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
+) -> Edit:
+    """Chosen neurons give `strength` times their mean in the language on top of what they gave.
+
+    >>> interp.add(moments, "de", strength=0.5)
+    Edit('add 0.5 de', factor 1, shift at act)
+    """
+    mean = language_mean(moments, language, site)
+    return push({site: mean}, strength, f"add {strength:g} {language}")
+
+
+def difference_of_means(
+    moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
+) -> Edit:
+    """As `add`, with the mean in the language minus the mean of its means in the others.
+
+    >>> interp.difference_of_means(moments, "de", strength=2.0)
+    Edit('2 towards de', factor 1, shift at act)
+    """
+    mine = language_mean(moments, language, site)
+    others = [code for code in moments.languages if code != language]
+    if not others:
+        raise ValueError(f"There is no language but {language} in these moments to differ from.")
+    rest = torch.stack([language_mean(moments, code, site) for code in others]).mean(dim=0)
+    return push({site: mine - rest}, strength, f"{strength:g} towards {language}")
+
+
+def push(values: Mapping[Site, Values], strength: float = 1.0, name: str = "push") -> Edit:
+    """Chosen units give `strength` times these values on top of what they gave, at any site.
+
+    >>> interp.push({"resid_post": torch.ones(6, 256)}, strength=0.1)
+    Edit('push', factor 1, shift at resid_post)
+    """
+    if not math.isfinite(strength):
+        raise ValueError(f"{name}: the strength is {strength}; give a finite number.")
+    shift: dict[Site, Values] = {site: strength * each for site, each in values.items()}
+    sites: list[Site] = [*shift, "post"]
+    return Edit(name, 1.0, shift, sites[0])
+
+
+def language_mean(
+    moments: ActivationMoments, language: str, site: Site = "act"
+) -> Float[Tensor, "layer neuron"]:
+    """Mean over a language's tokens of act(gate) ("act"), or of the neuron's output ("post")."""
+    if language not in moments.languages:
+        raise ValueError(
+            f"{language!r} is not in these moments, which cover {', '.join(moments.languages)}."
+        )
+    if site not in ("act", "post"):
+        raise ValueError(f"Moments are measured at act and post, not at {site!r}.")
+    means = moments.gate_mean if site == "act" else moments.output_mean
+    return means[moments.languages.index(language)].float()
+
+
+def sentence_medians(means: SentenceMeans, language: str) -> dict[Site, Values]:
+    """Median over the language's sentences of each unit's mean over a sentence, at every site.
+
+    What Kojima et al. (2024) override units with. Of an even number of sentences, the mean of the
+    middle two.
+
+    >>> interp.override(interp.sentence_medians(means, "de"))
+    Edit('override', factor 0, shift at pre)
+    """
+    if language not in means.languages:
+        raise ValueError(
+            f"{language!r} is not in these means, which cover {', '.join(means.languages)}."
+        )
+    mine = means.labels == means.languages.index(language)
+    if not mine.any():
+        raise ValueError(f"There is no sentence in {language} among these means.")
+    return {
+        kind: torch.stack(
+            [_median(means.read(kind, layer)[mine]) for layer in range(means.n_layers)]
+        )
+        for kind in means.kinds
+    }
+
+
+def _median(values: Tensor) -> Tensor:
+    """Of each column; `torch.quantile` takes no more than 16 million numbers."""
+    ordered, n = values.sort(dim=0).values, len(values)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+@contextmanager
+def intervene(
+    model: NeuronModel,
+    units: Units,
+    edit: Edit,
+    where: Where = "all",
+    check: str | None = None,
+) -> Iterator[None]:
+    """Within the block, the chosen units give what the edit says; afterwards nothing is left.
+
+    `units` is one mask at `edit.site`, or a mask for each of several sites. Blocks nest: the inner
+    edit changes what the outer one made. One exception: at "act", `replace` and `add` multiply by
+    the linear branch as it is when this block reads it, so edit `pre_linear` outside, not inside.
+
+    `where` other than "all" needs passes through `model.body`, `logits` or `generate`. With
+    `check`, the logits of that prompt are compared before and under the edit, and a warning says so
+    if nothing changes: two forward passes more.
+
+    >>> ids = torch.tensor([model.encode("Guten Morgen")])
+    >>> before = model.logits(ids)
+    >>> with interp.intervene(model, neurons["de"], interp.deactivate):
+    ...     print(torch.equal(model.logits(ids), before))
+    False
+    >>> torch.equal(model.logits(ids), before)
+    True
+    """
+    given = _by_site(units, edit.site)
+    chosen: dict[Site, Tensor] = {site: mask for site, mask in given.items() if mask.any()}
+    _refuse_misfits(model, chosen, edit, where)
+    if check is not None and not _changes(model, chosen, edit, where, check):
+        n = sum(int(mask.sum()) for mask in chosen.values())
+        warnings.warn(
+            f"{edit.name} on {n} units changes nothing on {check!r}: they give that already, or "
+            f"their hooks do not fire (`interp doctor {model.name}` tells).",
+            stacklevel=3,  # the line of the with statement
+        )
+    with model.hooks(_hooks(model, chosen, edit, where)):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What `intervene` is given, as data: other processes can be sent it, and folders told of it.
+
+    >>> off = interp.Change(neurons["de"], interp.deactivate)
+    >>> off.plan["edit"]["name"]
+    'deactivate'
+    >>> written = interp.generate_texts(
+    ...     model, n=2, max_new_tokens=4, within=[off], out=folder, progress=False
+    ... )
+    >>> sorted(path.name for path in folder.iterdir())
+    ['pieces', 'run.json']
+    """
+
+    units: Units
+    """Which units."""
+
+    edit: Edit
+    """What they give."""
+
+    where: Where = "all"
+    """At which tokens."""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that it changes, in JSON: masks and values by their hashes."""
+        edit = {"name": self.edit.name, "factor": self.edit.factor}
+        shift = {site: artifacts.hash_of(values) for site, values in self.edit.shift.items()}
+        units = {
+            site: artifacts.hash_of(mask)
+            for site, mask in _by_site(self.units, self.edit.site).items()
+        }
+        return {"units": units, "edit": edit | {"shift": shift}, "where": self.where}
+
+
+@contextmanager
+def changed(changes: Sequence[Change], model: NeuronModel) -> Iterator[None]:
+    """Within the block all changes hold, the first outside the second; none: the model as it is."""
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(intervene(model, change.units, change.edit, change.where))
+        yield
+
+
+def _by_site(given: Any, site: Site) -> dict[Site, Any]:
+    """One tensor for one site, or what is given for several."""
+    return dict(given) if isinstance(given, Mapping) else {site: given}
+
+
+def _refuse_misfits(
+    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where
+) -> None:
+    """Say what does not fit, before anything is changed."""
+    if where not in get_args(Where):
+        raise ValueError(f"where is one of {', '.join(get_args(Where))}, not {where!r}.")
+    if not chosen:
+        raise ValueError(f"{edit.name}: no unit is chosen, so there is nothing to change.")
+    if missing := [site for site in chosen if edit.shift and site not in edit.shift]:
+        raise ValueError(
+            f"{edit.name} has values for {', '.join(edit.shift)} only, and units of "
+            f"{', '.join(missing)} are chosen: measure and write at one site."
+        )
+    for site, mask in chosen.items():
+        _check_shape(model, site, mask, "the mask")
+        if mask.dtype != torch.bool:
+            raise ValueError(
+                f"the mask at {site} holds {mask.dtype}: give torch.bool, True for a chosen unit."
+            )
+        if site in edit.shift:
+            _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
+
+
+def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> None:
+    kind = _kind(site)
+    model.site(0, kind)  # refuses a site that this model does not have
+    expected = (model.n_layers, model.width(0, kind))
+    if tuple(given.shape) != expected:
+        raise ValueError(
+            f"{what} at {site} has shape {tuple(given.shape)}, and {model.name} has {expected[0]} "
+            f"layers of {expected[1]} units there: use the model it was made with."
+        )
+
+
+def _kind(site: Site) -> Kind:
+    """Where a site is written: act(gate) has no hook of its own, so it is at the product."""
+    return "post" if site == "act" else site
+
+
+@torch.no_grad()
+def _changes(
+    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where, prompt: str
+) -> bool:
+    """Whether any logit of the prompt is another one under the edit."""
+    ids = model.encode(prompt)
+    if not ids:
+        raise ValueError("The prompt to check with is empty: give a few words.")
+    before = model.logits(torch.tensor([ids]))
+    # Nothing of a prompt is generated; that an edit of the prompt changes it shows that hooks fire.
+    tried: Where = "all" if where == "generated" else where
+    with model.hooks(_hooks(model, chosen, edit, tried)):
+        return not torch.equal(before, model.logits(torch.tensor([ids])))
+
+
+def _hooks(
+    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where
+) -> list[tuple[str, Hook]]:
+    """One hook for each site of each layer where units are chosen."""
+    hooks: list[tuple[str, Hook]] = []
+    # Where two sites meet, in the order of the computation: the linear branch, act, the product.
+    for site in sorted(chosen, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
+        for layer in chosen[site].any(dim=1).nonzero().flatten().tolist():
+            change = _Change(model, edit, site, layer, chosen[site][layer], where)
+            if change.times_linear:
+                hooks.append((model.site(layer, "pre_linear"), change.keep_linear))
+            hooks.append((model.site(layer, _kind(site)), change))
+    return hooks
+
+
+class _Change:
+    """The edit of one site in one layer, as a hook."""
+
+    def __init__(
+        self,
+        model: NeuronModel,
+        edit: Edit,
+        site: Site,
+        layer: int,
+        mask: Tensor,
+        where: Where,
+    ) -> None:
+        device = model.layer_device(layer)
+        self._model, self._factor = model, edit.factor
+        self._where: Where = where
+        self._units = mask.to(device).nonzero().flatten()
+        self._shift: Tensor | None = None
+        if site in edit.shift:
+            values = edit.shift[site][layer].to(device)
+            self._shift = values[self._units].to(model.dtype)
+        self.times_linear = site == "act" and model.gated and self._shift is not None
+        self._linear: Tensor | None = None
+
+    def keep_linear(self, values: Tensor, hook: Any) -> None:
+        """See the linear branch: a constant c at act(gate) is c · linear at the output."""
+        self._linear = values
+
+    def __call__(self, values: Tensor, hook: Any) -> Tensor:
+        here = None
+        if self._where != "all":
+            here = self._model.positions(values.shape[1], self._where)
+            if not here.any():
+                return values
+        flat = values
+        if values.ndim == 4:
+            flat = rearrange(values, "batch pos head unit -> batch pos (head unit)")
+        units = self._units.to(flat.device)  # an offloaded layer may run elsewhere than it rests
+        old = flat.index_select(-1, units)
+        new = torch.zeros_like(old) if self._factor == 0 else self._factor * old
+        if self._shift is not None:
+            new = new + self._added(units, old)
+        if here is not None and not here.all():
+            new = new.where(rearrange(here, "batch pos -> batch pos 1").to(new.device), old)
+        return flat.index_copy(-1, units, new).view_as(values)
+
+    def _added(self, units: Tensor, like: Tensor) -> Tensor:
+        assert self._shift is not None
+        shift = self._shift.to(like)
+        if not self.times_linear:
+            return shift
+        assert self._linear is not None, "the linear branch is computed before the product"
+        linear, self._linear = self._linear.index_select(-1, units), None
+        return shift * linear

@@ -1,0 +1,101 @@
+"""What any claim of steering is compared with: naming the language, a residual push."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, reduce
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from interp.counting.observe import Batch, batches, observe
+from interp.interventions.edits import Edit, Site, push
+from interp.models.neuron_model import NeuronModel
+from interp.results.bars import tqdm
+from interp.results.display import listed
+from interp.results.words import Kind
+from interp.text.corpora import Corpora
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualMeans:
+    """Means of the residual stream over the tokens of each language, behind each layer."""
+
+    mean: Float64[Tensor, "language layer unit"]
+    """In the unit of the stream itself; special tokens do not count."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axis."""
+
+    def __repr__(self) -> str:
+        n_layers, width = self.mean.shape[1:]
+        return f"ResidualMeans({listed(self.languages)}; {n_layers} layers of {width:,} units)"
+
+    def towards(
+        self, language: str, layer: int, strength: float = 1.0
+    ) -> tuple[dict[Site, Bool[Tensor, "layer unit"]], Edit]:
+        """Units and edit for `intervene(model, *means.towards(...))`: a push in one layer.
+
+        Adds `strength` times the language's mean minus the mean of the means of the others.
+        """
+        if language not in self.languages:
+            raise ValueError(
+                f"{language!r} is not in these means, which cover {', '.join(self.languages)}."
+            )
+        if len(self.languages) < 2:
+            raise ValueError(f"There is no language but {language} in these means to differ from.")
+        n_layers = self.mean.shape[1]
+        if not 0 <= layer < n_layers:
+            raise ValueError(f"Layer {layer} does not exist: these means are of {n_layers} layers.")
+        row = self.languages.index(language)
+        others = [other for other in range(len(self.languages)) if other != row]
+        rest = reduce(self.mean[others, layer], "language unit -> unit", "mean")
+        chosen = torch.zeros(self.mean.shape[1:], dtype=torch.bool)
+        chosen[layer] = True
+        values = torch.zeros(self.mean.shape[1:])
+        values[layer] = (self.mean[row, layer] - rest).float()
+        name = f"{strength:g} towards {language} behind layer {layer}"
+        return {"resid_post": chosen}, push({"resid_post": values}, strength, name)
+
+
+class _ResidualSums:
+    """Adds up the residual stream behind every layer, over one language."""
+
+    kinds: tuple[Kind, ...] = ("resid_post",)
+
+    def __init__(self, model: NeuronModel) -> None:
+        self.sums = torch.zeros(model.n_layers, model.d_model, dtype=torch.float64)
+        self.n_tokens = 0
+
+    def update(
+        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+    ) -> None:
+        keep = batch.keep.to(values.device, torch.float32)
+        here = einsum(values.float(), keep, "batch pos unit, batch pos -> unit")
+        self.sums[layer] += here.double().cpu()
+        if layer == 0:
+            self.n_tokens += int(batch.keep.sum())
+
+
+def residual_means(
+    model: NeuronModel, corpora: Corpora, tokens_per_batch: int = 8192, progress: bool = True
+) -> ResidualMeans:
+    """The means of all layers in one pass over the text.
+
+    >>> means = interp.residual_means(model, text, progress=False)
+    >>> means.mean.shape
+    torch.Size([3, 6, 256])
+    >>> units, edit = means.towards("de", layer=3)
+    >>> edit.name
+    '1 towards de behind layer 3'
+    """
+    means = []
+    languages = tqdm(
+        corpora.languages, desc="residual means", delay=2, disable=not progress or None, leave=False
+    )
+    for language in languages:
+        sums = _ResidualSums(model)
+        for shard in range(corpora.n_shards):
+            for batch in batches(corpora, language, shard, tokens_per_batch):
+                observe(model, batch, [sums])
+        means.append(sums.sums / sums.n_tokens)
+    return ResidualMeans(torch.stack(means), corpora.languages)

@@ -1,0 +1,407 @@
+"""A model whose MLP neurons can be read and changed, whatever TransformerLens calls its parts.
+
+A neuron has two places. `pre` is its gate before the activation function: it fires where that is
+above zero. `post` is what it hands to the output projection: zero there turns it off. On a gated
+MLP `post` is act(pre) times `pre_linear`, so the sign of `post` is not that of the gate.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from interp.models.identity import hash_of_tokenizer, hash_of_weights
+from interp.models.running import Ids, Mask, Pass, check_padding, giving
+from interp.results.words import Attention, Kind, Where
+
+Hook = Callable[..., Tensor | None]
+
+_HOOKS: dict[str, str] = {
+    "pre": "mlp.hook_pre",
+    "pre_linear": "mlp.hook_pre_linear",
+    "post": "mlp.hook_post",
+    "mlp_out": "hook_mlp_out",
+    "resid_pre": "hook_resid_pre",
+    "resid_post": "hook_resid_post",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "attn_out": "hook_attn_out",
+}
+_ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
+
+
+class NeuronModel:
+    """A causal language model whose neurons have names; made by `load` or `wrap`.
+
+    Parameters are frozen; gradients with respect to activations still flow.
+
+    >>> model.n_layers, model.d_mlp, model.gated
+    (6, 2048, True)
+    >>> model.site(3, "post")
+    'blocks.3.mlp.hook_post'
+    """
+
+    def __init__(
+        self,
+        bridge: Any,
+        tokenizer: Any,
+        name: str,
+        attention: Attention,
+        parameters: Mapping[str, nn.Parameter],
+    ):
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.attention: Attention = attention
+        self._parameters = parameters
+        self._pass: Pass | None = None
+        self.ran_out_at: int | None = None  # tokens of the smallest batch too large for memory
+        named = ("architecture", "original_architecture")  # by a bridge, by a HookedTransformer
+        self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in named)))
+        self.n_layers = len(getattr(bridge, "blocks", ()))
+        shapes = {self._mlp_shape(layer) for layer in range(self.n_layers)}
+        shape = shapes.pop() if len(shapes) == 1 else None
+        if shape is None:
+            refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
+            raise ValueError(
+                f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
+                "one MLP with one output projection, all of one width; mixtures of experts, "
+                "state-space and encoder-decoder models are not supported."
+            )
+        self.d_mlp, self.d_model = shape
+        self.gated = "blocks.0.mlp.hook_pre_linear" in bridge.hook_dict
+        self.n_vocab: int = bridge.cfg.d_vocab
+        self.max_length: int = bridge.cfg.n_ctx
+        bridge.eval()
+        bridge.requires_grad_(False)
+
+    def __repr__(self) -> str:
+        return f"NeuronModel({self.name!r}: {self.n_layers} layers of {self.d_mlp} neurons)"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go; with a `device_map`, layers may live elsewhere."""
+        device = next(self.bridge.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(each.dtype for each in self.bridge.parameters() if each.is_floating_point())
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether some weights are fetched from elsewhere during each forward pass."""
+        return any(parameter.is_meta for parameter in self._parameters.values())
+
+    def layer_device(self, layer: int) -> torch.device:
+        """Where a layer's activations are."""
+        device = next(self.bridge.blocks[layer].parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    def width(self, layer: int, kind: Kind) -> int:
+        """Units at a site: neurons, residual dimensions, or heads times their width."""
+        if kind in ("pre", "pre_linear", "post"):
+            return self.d_mlp
+        if kind in ("q", "k", "v"):
+            cfg = self.bridge.cfg
+            grouped = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+            return (cfg.n_heads if kind == "q" else grouped) * cfg.d_head
+        return self.d_model
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Beginning-of-text, padding and other control tokens, which are not text."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        control = {id for id, token in added.items() if token.special}
+        return tuple(sorted(control | set(getattr(self.tokenizer, "all_special_ids", ()))))
+
+    @property
+    def bos_id(self) -> int | None:
+        """What a text begins with; None if the tokenizer has no such token. Where it puts another
+        one before a text than it calls so, that one: XGLM has <s>, and was trained with </s>."""
+        own = getattr(self.tokenizer, "bos_token_id", None)
+        if own is None:
+            return None
+        assert self.tokenizer is not None
+        # What stands before a letter and before nothing at all is no part of the text.
+        alone, before = (self.tokenizer(text)["input_ids"][:1] for text in ("", "a"))
+        return before[0] if before and before == alone else own
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        """Read once: about a second per GB."""
+        return hash_of_weights(self._parameters)
+
+    @property
+    def _processing(self) -> str:
+        """What was done to the weights after loading; it moves residual streams, not neurons."""
+        return "folded and centred" if self.bridge._weights_processed else "none"
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What a result depends on. Weights are hashed as they were when first asked for."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "weights": self._weights,
+            "tokenizer": "none" if self.tokenizer is None else hash_of_tokenizer(self.tokenizer),
+            "processing": self._processing,
+            "attention": self.attention,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "library": f"transformer-lens {version('transformer-lens')}, "
+            f"transformers {version('transformers')}",
+        }
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The fingerprint without the name, which may be a path: a model that was moved is the same
+        model."""
+        return {key: each for key, each in self.fingerprint.items() if key != "name"}
+
+    def site(self, layer: int, kind: Kind) -> str:
+        """The hook name of one place in one layer, for `hooks`."""
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(f"Layer {layer} does not exist: {self.name} has {self.n_layers}.")
+        name = f"blocks.{layer}.{_HOOKS.get(kind)}"
+        names = self.bridge.hook_dict
+        if name not in names:
+            known = [each for each in get_args(Kind) if f"blocks.{layer}.{_HOOKS[each]}" in names]
+            attention = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
+            raise ValueError(
+                f"{kind!r} is not a site of {self.name}, which has {', '.join(known)}."
+                + (' Load it with attention="hooked" to see inside attention.' if attention else "")
+            )
+        return name
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        """Within the block, call `hook(activation, hook)` at each named site.
+
+        What a hook returns replaces the activation; None leaves it. Hooks of an outer block run
+        first. After the block, errors included, nothing is left behind.
+        """
+        unknown = sorted({name for name, _ in fwd_hooks} - set(self.bridge.hook_dict))
+        if unknown:  # TransformerLens 3.9 would run without them, in silence
+            raise ValueError(
+                f"{self.name} has no hook called {', '.join(unknown)}: "
+                "build names with model.site(layer, kind)."
+            )
+        with self.bridge.hooks(fwd_hooks=list(fwd_hooks)):
+            yield
+
+    def act(
+        self, layer: int, pre: Float[Tensor, "*batch neuron"]
+    ) -> Float[Tensor, "*batch neuron"]:
+        """The layer's own activation function: the very module that the model runs."""
+        mlp = self.bridge.blocks[layer].mlp
+        owners = (getattr(mlp, "original_component", None), mlp)
+        functions: list[Callable[[Tensor], Tensor]] = [
+            getattr(owner, name)
+            for owner in owners
+            for name in _ACTIVATIONS
+            if callable(getattr(owner, name, None))
+        ]
+        if functions:
+            return functions[0](pre)
+        raise ValueError(
+            f"{self.architecture} keeps its activation function under another name than "
+            f"{', '.join(_ACTIVATIONS)}: please report the model's name."
+        )
+
+    def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
+        """Weights into `pre`, or into `pre_linear` where the MLP is gated."""
+        return self._weight(layer, "W_in")
+
+    def w_gate(self, layer: int) -> Float[Tensor, "d_model neuron"] | None:
+        """Weights into `pre` where the MLP is gated, else None."""
+        return self._weight(layer, "W_gate") if self.gated else None
+
+    def w_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
+        """Weights from `post` to the residual stream."""
+        return self._weight(layer, "W_out")
+
+    def _weight(self, layer: int, name: str) -> Tensor:
+        try:
+            return getattr(self.bridge.blocks[layer].mlp, name)
+        except NotImplementedError:
+            raise ValueError(
+                f"The weights of layer {layer} of {self.name} are quantised or offloaded and "
+                "cannot be read as numbers: its neurons can be watched and edited, but for this "
+                "load it in full precision, without offloading."
+            ) from None
+
+    def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
+        """d_mlp and d_model, from the output projection itself; None where there is none."""
+        mlp = getattr(self.bridge.blocks[layer], "mlp", None)
+        if f"blocks.{layer}.mlp.hook_pre" not in self.bridge.hook_dict:
+            return None
+        projection = getattr(getattr(mlp, "out", None), "original_component", None)
+        if projection is not None and hasattr(
+            projection, "in_features"
+        ):  # right even where quantised weights are packed
+            return projection.in_features, projection.out_features
+        weight = getattr(mlp, "W_out", None)
+        return None if weight is None else tuple(weight.shape)
+
+    def positions(self, n_positions: int, where: Where) -> Bool[Tensor, "_ pos"]:
+        """Inside a hook: which positions of the running pass are meant.
+
+        "generated": those of generated tokens; "prompt": all others; "last": the one that predicts
+        what comes next, which is the last of the prompt and every generated one. With a cache, a
+        pass after the first one holds the newest token alone.
+        """
+        if self._pass is None:
+            raise ValueError(
+                f"where={where!r} needs to know what is prompt: run the model with its own body, "
+                "logits or generate, not through the bridge."
+            )
+        return self._pass.positions(n_positions, where)
+
+    @contextmanager
+    def _reading(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:
+        """Know, while the model runs, what it reads."""
+        before, self._pass = self._pass, Pass(mask, prompt)
+        module = getattr(self.bridge, "original_model", None)
+        if module is None:  # HookedTransformer generates by its forward, past hooks on itself
+            module = self.bridge.embed
+
+        def count(*_: Any) -> None:
+            if self._pass is not None:
+                self._pass.number += 1
+
+        handle = None if prompt is None else module.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            self._pass = before
+            if handle is not None:
+                handle.remove()
+
+    def body(self, ids: Ids, mask: Mask | None = None) -> None:
+        """Run all layers, so that hooks fire, and skip the unembedding. Right padding only."""
+        self._hidden(ids, mask)
+
+    def losses(
+        self, ids: Ids, mask: Mask | None = None, rows: int = 256
+    ) -> Float[Tensor, "batch _"]:
+        """Nats of each token given those before it: entry [i, j] is that of token j + 1 of text i.
+
+        Those of real tokens are where `mask[:, 1:]` is True, everywhere without a mask; on padding
+        there are zeros. Float32 or better. At most `rows` rows of logits are held at a time, each
+        as wide as the vocabulary; hooks behind the last layer fire once for each such piece, in
+        which texts are mixed. Right padding only.
+        """
+        if rows < 1:
+            raise ValueError(f"rows is {rows}: hold one row of logits or more at a time.")
+        hidden = self._hidden(ids, mask)
+        following = ids[:, 1:].to(self.device)
+        real = torch.ones_like(following) if mask is None else mask[:, 1:].to(self.device)
+        real = real.bool()
+        states = hidden[:, :-1][real.to(hidden.device)].split(rows)
+        targets = following[real].long().split(rows)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        nats = torch.zeros(real.shape, dtype=wide, device=self.device)
+        if real.any():
+            pieces = []
+            for state, target in zip(states, targets, strict=True):
+                logits = self._unembed(state).to(self.device, wide)
+                pieces.append(functional.cross_entropy(logits, target, reduction="none"))
+            nats[real] = torch.cat(pieces)
+        return nats
+
+    def logits(
+        self, ids: Ids, mask: Mask | None = None, keep: int = 0
+    ) -> Float[Tensor, "batch _ vocab"]:
+        """Logits at every position, or at the last `keep`. Right padding only."""
+        attended = self._padded("right", mask)
+        with self._reading(attended):
+            return self.bridge.original_model(
+                input_ids=ids.to(self.device),
+                attention_mask=attended,
+                use_cache=False,
+                logits_to_keep=keep,
+            ).logits
+
+    def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
+        """Prompts and what follows them; greedy unless `do_sample=True`. Left padding only.
+
+        `settings` go to Hugging Face's `generate`, such as `max_new_tokens`. With its cache, hooks
+        see the whole prompt once and then one position at a time.
+        """
+        pad = getattr(self.tokenizer, "pad_token_id", None) or 0  # the mask hides it
+        settings = {"do_sample": False, "pad_token_id": pad, **settings}
+        attended = self._padded("left", mask)
+        with self._reading(attended, prompt=ids.shape[1]):
+            return self.bridge.original_model.generate(
+                ids.to(self.device), attention_mask=attended, **settings
+            )
+
+    def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
+        """What the unembedding gets. Right padding only."""
+        attended = self._padded("right", mask)
+        with self._reading(attended):
+            return self.bridge.original_model.base_model(
+                input_ids=ids.to(self.device), attention_mask=attended, use_cache=False
+            )[0]
+
+    def _unembed(self, hidden: Float[Tensor, "row _"]) -> Float[Tensor, "row vocab"]:
+        """Logits, by the code of the model itself, since many models scale or cap them at the end.
+
+        The model runs with this in the place of what its layers would give.
+        """
+        model = self.bridge.original_model
+        given = BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model")
+        )
+        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
+        # OPT goes past its base model, to the decoder inside.
+        bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
+        with giving([body for body in bodies if body is not None], given):
+            return model(input_ids=ids, use_cache=False).logits[0]
+
+    def _padded(
+        self, side: Literal["left", "right"], mask: Mask | None
+    ) -> Int[Tensor, "batch pos"] | None:
+        """The mask as the model wants it, refused if its padding is on the other side."""
+        if mask is None:
+            return None
+        check_padding(side, mask)
+        return mask.long().to(self.device)
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, by the untouched tokenizer, with no special token added."""
+        if not texts:
+            return []
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer: give one to wrap(model, tokenizer).")
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int] | Int[Tensor, " pos"]) -> str:
+        """The text of token ids, special tokens shown."""
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def refuse_experts(name: str | Path, config: Any) -> None:
+    """A sentence of their own for mixtures of experts, by what their configs are known to say."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        n_experts = getattr(text, key, None)
+        if isinstance(n_experts, int) and n_experts > 0:
+            raise ValueError(
+                f"{name} ({text.model_type}) cannot be read neuron by neuron: it is a mixture of "
+                f"{n_experts} experts per layer, each token meets a few of them, and a neuron of "
+                "an expert that was not asked neither fired nor was silent; take a dense model."
+            )

@@ -1,0 +1,1 @@
+"""What the end of one prompt depends on: attribution, patching, lens."""

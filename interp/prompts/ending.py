@@ -1,0 +1,356 @@
+"""Many what-ifs about the end of one prompt, in one further forward pass.
+
+Attention is causal: a change at the last tokens leaves everything before them as it was. So the
+prompt is run once, its keys and values are kept, and each variant of its end costs as many
+positions as the end has tokens, however long the prompt is.
+
+    ending = Ending(model, ids)
+    for variants, logits in ending.ask(1000, {("post", 3): edit}):
+        ...  # edit(values, variants) made these variants differ
+
+Three ways give the same numbers. "packed": the variants stand side by side in one row, each with
+the position ids of the real end and a mask that shows it the prompt and itself, so that all share
+one copy of the prompt's keys. "copied": the variants are a batch, and each gets a copy of them, for
+long ends and for models whose positions cannot be set (ALiBi). "whole": the whole prompt once for
+every variant, for a HookedTransformer, or where the end is all there is.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.models.hooked_transformer import HookedTransformerModel
+from interp.models.neuron_model import Hook, NeuronModel
+from interp.results.words import Kind
+
+Way = Literal["packed", "copied", "whole"]
+
+Edit = Callable[
+    [Float[Tensor, "variant pos unit"], Int[Tensor, " variant"]],
+    Float[Tensor, "variant pos unit"],
+]
+"""What a site hands on, from what it has at the last tokens, and the numbers of these variants.
+
+It returns a new tensor. It may be called for any part of the variants, and must treat each alike
+whichever others are with it.
+"""
+
+# A key and a value are small beside all that a position leaves behind for the backward pass: a pass
+# over copied keys may hold this many times more of them than positions.
+_KEYS_PER_POSITION = 64
+
+# Side by side, most of what attention computes is masked. Up to ends of so many tokens that costs
+# less than copies of the keys do.
+_SHORT = 20
+
+
+class Ending:
+    """The last tokens of one prompt, ready to be asked what would happen if they were otherwise.
+
+    Making one costs a forward pass over the prompt. Hooks of the caller that are active then must
+    be active later on too; one that treats positions differently needs way="whole".
+
+    >>> ending = interp.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
+    >>> def off(values, variants):
+    ...     return values * 0
+    >>> for variants, logits in ending.ask(2, {("post", 3): off}):
+    ...     print(variants.tolist(), logits.shape)
+    [0, 1] torch.Size([2, 16384])
+    """
+
+    logits: Float[Tensor, " vocab"]
+    """What the prompt itself gives at its last token."""
+
+    values: dict[Kind, Float[Tensor, "layer pos unit"]]
+    """For each of `kinds`, what the prompt has there at its last tokens, in every layer."""
+
+    def __init__(
+        self,
+        model: NeuronModel,
+        ids: Int[Tensor, " pos"],
+        last: int = 1,
+        kinds: tuple[Kind, ...] = (),
+        way: Way | None = None,
+    ):
+        """Variants may differ at the `last` tokens. `way` None: the fastest that proves right."""
+        if not 1 <= last <= len(ids) <= model.max_length:
+            raise ValueError(
+                f"What-ifs about the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
+                f"of at most {model.max_length} tokens, which is what {model.name} reads."
+            )
+        self.model = model
+        self.ids = ids.to(model.device)
+        self.last = last
+        self._ways = self._possible()
+        if way is not None:
+            if way not in self._ways:
+                raise ValueError(
+                    f"{way!r} is not a way to ask {model.name} about the last {last} of "
+                    f"{len(ids)} tokens: give {' or '.join(self._ways)}, or leave `way` out."
+                )
+            self._ways = (way,)
+        with torch.inference_mode(False), torch.no_grad():
+            self._run_prompt(kinds)
+
+    def __repr__(self) -> str:
+        return (
+            f"Ending(the last {self.last} of {len(self.ids)} tokens, read by {self.model.name}; "
+            f"what-ifs are {self.way})"
+        )
+
+    @property
+    def way(self) -> Way:
+        """The way of the next pass."""
+        return self._ways[0]
+
+    def ask(
+        self, n_variants: int, edits: Mapping[tuple[Kind, int], Edit], at_once: int = 96
+    ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
+        """Numbers of some variants, and their logits at the last token, until all have come.
+
+        `edits` say what happens at a (kind, layer); layers below the first of them are not run
+        again. `at_once` bounds memory: so many positions are in one pass, if need be with one
+        variant alone. Gradients reach whatever the edits put in, and the graph of a pass can be
+        dropped before the next begins.
+
+        Every pass carries one unchanged variant more, a witness, which must get the prompt's own
+        logits. Where it does not, the model does not heed positions or masks as it should, and the
+        pass is made again in the next way, which is slower.
+        """
+        if at_once < 1:
+            raise ValueError(f"{at_once} positions at once are none: give 1 or more, such as 96.")
+        done = 0
+        while done < n_variants:
+            variants = torch.arange(done, min(done + self._per_pass(at_once), n_variants))
+            logits = self._pass(variants, edits)
+            if self.way != "whole" and not self._agrees(logits[-1].detach()):
+                self._step_down()
+                continue
+            yield variants, logits[: len(variants)]
+            done += len(variants)
+
+    def _run_prompt(self, kinds: tuple[Kind, ...]) -> None:
+        """One plain pass: its logits, values at its end, and the keys and values before its end."""
+        layers = range(self.model.n_layers)
+        found: dict[tuple[Kind, int], Tensor] = {}
+
+        def keep(kind: Kind, layer: int) -> Hook:
+            def look(values: Tensor, hook: Any) -> None:
+                end = values.flatten(2)[0, -self.last :]
+                found[kind, layer] = end.detach().clone().to(self.model.device)
+
+            return look
+
+        recorded: tuple[Kind, ...] = tuple(dict.fromkeys((*kinds, "resid_pre")))
+        hooks = [
+            (self.model.site(layer, kind), keep(kind, layer))
+            for kind in recorded
+            for layer in layers
+        ]
+        ids = rearrange(self.ids, "pos -> 1 pos")
+        with self.model.hooks(hooks):
+            if self.way != "whole":
+                # Without a configuration it keeps all keys, also those behind a sliding window.
+                self._prompt: Any = DynamicCache()
+                block = self.model.bridge.blocks[0]
+                handle = block.register_forward_hook(self._see_block)
+                logits = self.model.bridge.original_model(
+                    input_ids=ids,
+                    use_cache=True,
+                    logits_to_keep=1,
+                    **{self._cache_name: self._prompt},
+                ).logits
+                handle.remove()
+                for layer in self._prompt.layers:
+                    layer.keys = layer.keys[:, :, : -self.last]
+                    layer.values = layer.values[:, :, : -self.last]
+            else:
+                logits = self.model.logits(ids, keep=1)
+        self.logits = logits[0, -1]
+        values = {kind: [found[kind, layer] for layer in layers] for kind in recorded}
+        self.values = {kind: torch.stack(values[kind]) for kind in kinds}
+        self._residual = values["resid_pre"]
+
+    @property
+    def _cache_name(self) -> str:
+        """What this model's forward calls its keys and values; transformers 5.24 renamed them."""
+        parameters = inspect.signature(self.model.bridge.original_model.forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
+
+    def _see_block(self, block: Any, args: Any, output: Any) -> None:
+        self._blocks_give_tuples = isinstance(output, tuple)
+
+    def _possible(self) -> tuple[Way, ...]:
+        """Ways that may be tried, fastest first."""
+        if isinstance(self.model, HookedTransformerModel) or self.last == len(self.ids):
+            return ("whole",)
+        if not _takes_mask(self.model):
+            return ("copied", "whole")
+        short = self.last <= _SHORT
+        return ("packed", "copied", "whole") if short else ("copied", "packed", "whole")
+
+    def _agrees(self, witness: Float[Tensor, " vocab"]) -> bool:
+        tolerance = 1e-4 if witness.dtype in (torch.float32, torch.float64) else 0.05
+        difference = (witness - self.logits).abs().max()
+        return bool(difference <= tolerance * self.logits.abs().max())
+
+    def _step_down(self) -> None:
+        if len(self._ways) == 1:
+            raise ValueError(
+                f"{self.model.name} does not give its own logits when what-ifs are {self.way}: "
+                "leave `way` out."
+            )
+        self._ways = self._ways[1:]
+
+    def _per_pass(self, at_once: int) -> int:
+        """How many variants a pass may have."""
+        if self.way == "whole":
+            return max(1, at_once // len(self.ids))
+        if self.way == "packed":
+            return max(1, at_once // self.last)
+        keys = _KEYS_PER_POSITION * at_once // len(self.ids)
+        return max(1, min(at_once // self.last, keys))
+
+    def _pass(
+        self, variants: Int[Tensor, " variant"], edits: Mapping[tuple[Kind, int], Edit]
+    ) -> Float[Tensor, "row vocab"]:
+        """Logits of the variants, and of the witness behind them where there is one."""
+        hooks = [
+            (self.model.site(layer, kind), self._hook(edit, variants))
+            for (kind, layer), edit in edits.items()
+        ]
+        if self.way == "whole":
+            with self.model.hooks(hooks):
+                return self._whole(len(variants))
+        n = len(variants) + 1
+        first = min((layer for _, layer in edits), default=0)
+        with self._starting_at(first, n), self.model.hooks(hooks):
+            return self._packed(n) if self.way == "packed" else self._copied(n)
+
+    @contextmanager
+    def _starting_at(self, first: int, n: int) -> Iterator[None]:
+        """Within the block, layers below `first` do nothing, and `first` starts as in the prompt.
+
+        There all variants are still the prompt. The witness tells should this miss something.
+        """
+        axes = "1 (variant pos) unit" if self.way == "packed" else "variant pos unit"
+
+        def put(values: Tensor, hook: Any) -> Tensor:
+            return repeat(self._residual[first], f"pos unit -> {axes}", variant=n).to(values)
+
+        def hand_on(hidden_states: Tensor, *args: Any, **settings: Any) -> Any:
+            return (hidden_states, None) if self._blocks_give_tuples else hidden_states
+
+        skipped = [self.model.bridge.blocks[layer] for layer in range(first)]
+        try:
+            for block in skipped:
+                vars(block)["forward"] = hand_on  # a bridge passes plain assignment on to its part
+            with self.model.hooks([(self.model.site(first, "resid_pre"), put)] if first else []):
+                yield
+        finally:
+            for block in skipped:
+                vars(block).pop("forward", None)
+
+    def _hook(self, edit: Edit, variants: Int[Tensor, " variant"]) -> Hook:
+        """Shows an edit the last tokens of each variant, with heads joined to one axis of units."""
+
+        def run(values: Tensor, hook: Any) -> Tensor:
+            rows = values.flatten(2)
+            if self.way == "packed":
+                rows = rearrange(rows, "1 (variant pos) unit -> variant pos unit", pos=self.last)
+            place = (slice(len(variants)), slice(-self.last, None))  # not the witness
+            changed = rows.clone()
+            changed[place] = edit(rows[place], variants.to(values.device))
+            return changed.reshape(values.shape)
+
+        return run
+
+    def _packed(self, n: int) -> Float[Tensor, "variant vocab"]:
+        n_before = len(self.ids) - self.last
+        position = (n_before + torch.arange(self.last, device=self.ids.device)).repeat(n)
+        last_of_each = torch.arange(self.last - 1, self.last * n, self.last, device=self.ids.device)
+        return self.model.bridge.original_model(
+            input_ids=rearrange(self.ids[n_before:].repeat(n), "pos -> 1 pos"),
+            position_ids=rearrange(position, "pos -> 1 pos"),
+            attention_mask=self._mask(position),
+            use_cache=True,
+            logits_to_keep=0 if self.last == 1 else last_of_each,
+            **{self._cache_name: self._keys(1)},
+        ).logits[0]
+
+    def _copied(self, n: int) -> Float[Tensor, "variant vocab"]:
+        return self.model.bridge.original_model(
+            input_ids=self.ids[-self.last :].expand(n, -1),
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_name: self._keys(n)},
+        ).logits[:, 0]
+
+    def _whole(self, n: int) -> Float[Tensor, "variant vocab"]:
+        return self.model.logits(self.ids.expand(n, -1), keep=1)[:, 0]
+
+    def _keys(self, n: int) -> Any:
+        """The prompt's keys and values for `n` rows; a pass adds to this cache, not to ours."""
+        cache = copy.copy(self._prompt)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(n, -1, -1, -1)
+            layer.values = layer.values.expand(n, -1, -1, -1)
+        return cache
+
+    def _mask(self, position: Int[Tensor, " pos"]) -> Tensor | dict[str, Tensor]:
+        """What is added to attention scores: zero where a query may look, else minus infinity.
+
+        Where only some layers look through a sliding window, a mask for either kind of layer.
+        """
+        n_before, device = len(self.ids) - self.last, position.device
+        variant = torch.arange(len(position), device=device) // self.last
+        key_variant = torch.cat([torch.full((n_before,), -1, device=device), variant])
+        key = torch.cat([torch.arange(n_before, device=device), position])
+        of_variant = rearrange(variant, "query -> query 1")
+        query = rearrange(position, "query -> query 1")
+        sees = ((key_variant == -1) | (key_variant == of_variant)) & (key <= query)
+        window = _window(self.model)
+        if window is None:
+            return self._added(sees)
+        nearby = self._added(sees & (key > query - window))
+        if _layer_types(self.model) == {"full_attention", "sliding_attention"}:
+            return {"full_attention": self._added(sees), "sliding_attention": nearby}
+        return nearby
+
+    def _added(self, sees: Bool[Tensor, "query key"]) -> Float[Tensor, "1 1 query key"]:
+        dtype = self.model.bridge.original_model.dtype
+        added = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+        return rearrange(added.masked_fill(~sees, float("-inf")), "query key -> 1 1 query key")
+
+
+def _takes_mask(model: NeuronModel) -> bool:
+    """Whether positions can be set, and attention heeds a mask of queries by keys."""
+    hf = model.bridge.original_model
+    return (
+        "position_ids" in inspect.signature(hf.forward).parameters
+        and not getattr(hf.config, "alibi", False)
+        and hf.config._attn_implementation in ("eager", "sdpa")
+        and _layer_types(model) <= {"full_attention", "sliding_attention"}
+    )
+
+
+def _layer_types(model: NeuronModel) -> set[str]:
+    config = model.bridge.original_model.config.get_text_config()
+    return set(getattr(config, "layer_types", None) or ())
+
+
+def _window(model: NeuronModel) -> int | None:
+    """How many keys a query sees where attention slides, itself included."""
+    if _layer_types(model) == {"full_attention"}:
+        return None
+    config = model.bridge.original_model.config.get_text_config()
+    return getattr(config, "sliding_window", None)

@@ -1,0 +1,433 @@
+"""What a prompt would answer if a part of it came from another prompt.
+
+Activations of a source are put into a target, at some units of some layers and at the tokens where
+the two meet, and the model goes on from there (activation patching). What follows then tells what
+those units carry. Whether language and thought go apart is asked with two prompts that differ in
+both (Dumas et al., 2024): a source about A in one language, a target about B in another, and the
+four answers, A and B in either language.
+
+    result = interp.patch(model, "Die Hauptstadt von Frankreich ist", "The capital of Italy is",
+                          {"A de": " Paris", "B en": " Rome", ...}, layers="from")
+    result.probability, result.to_frame()
+
+One source prompt and its controls, several parts, layers and places are asked about together. The
+prompt is cut where the first of a few neighbouring places begins, and all that is before it and
+below the first layer is computed once (`interp.prompts.ending`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.alignment import At, Source, Span, align, prompt_ids
+from interp.prompts.attribution import Prompt, target_ids
+from interp.prompts.sweep import (
+    PLACES,
+    Patch,
+    Place,
+    Sweep,
+    Units,
+    Values,
+    others,
+    record,
+    width,
+)
+from interp.results import artifacts
+from interp.results.bars import tqdm
+from interp.results.display import listed
+from interp.results.words import Layers
+
+Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
+"""What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
+its own: a place, neurons of the MLP, or units of several places."""
+
+Sources = Source | Prompt | Sequence[Source | Prompt]
+"""One prompt, or several whose activations are averaged."""
+
+Answer = int | str | Sequence[int]
+"""A token id; a text, of which the first token behind the target counts; or several tokens, of
+which any will do."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingResult:
+    """How likely each answer is under each patch.
+
+    >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
+    >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
+    >>> found = interp.patch(model, source, target, answers)
+    >>> found.answers[found.unpatched.argmax()], found.probability.shape
+    ('Saturday', torch.Size([1, 1, 6, 1, 3]))
+    """
+
+    log_probability: Float64[Tensor, "source part layer span answer"]
+    """In nats, of the answer as the next token of the target. The difference of two answers of one
+    token each is the difference of their logits."""
+
+    top: Int64[Tensor, "source part layer span"]
+    """The most likely next token."""
+
+    unpatched: Float64[Tensor, " answer"]
+    """The same of the target as it is."""
+
+    own: Float64[Tensor, "source answer"]
+    """The same of the source as it is, on average over its prompts; NaN for "noise"."""
+
+    sources: tuple[str, ...]
+    """"source", the controls by name, and "noise"."""
+
+    parts: tuple[str, ...]
+    """What is patched."""
+
+    extent: Layers
+    """Whether an entry of the layer axis is that layer alone, it and all behind it, or all."""
+
+    layers: tuple[int, ...]
+    """Numbers of the layer axis."""
+
+    spans: tuple[str, ...]
+    """Tokens of the target that are patched."""
+
+    answers: tuple[str, ...]
+    """Names of the answers."""
+
+    def __repr__(self) -> str:
+        n = len(self.layers)
+        where = {"each": f"each of {n} layers", "from": f"all layers from each of {n} on"}
+        before = zip(self.answers, self.unpatched.exp().tolist(), strict=True)
+        return (
+            f"PatchingResult(from {listed(self.sources)}: {listed(self.parts)} in "
+            f"{where.get(self.extent, 'all layers')}, at {listed(self.spans)}; unpatched: "
+            f"{listed(f'{answer} {probability:.2f}' for answer, probability in before)})"
+        )
+
+    @property
+    def probability(self) -> Float64[Tensor, "source part layer span answer"]:
+        return self.log_probability.exp()
+
+    def difference(self, answer: str, other: str) -> Float64[Tensor, "source part layer span"]:
+        """log p(answer) - log p(other); with one token each, their difference of logits."""
+        return self._value(self.log_probability, answer, other)
+
+    def recovered(
+        self, answer: str, other: str | None = None
+    ) -> Float64[Tensor, "source part layer span"]:
+        """How much of the way from target to source the patch goes.
+
+        (patched - unpatched) / (source - unpatched), in log p(answer), or in its difference from
+        `other`. Zero: nothing. One: as the first source itself. NaN: source and target agree to
+        a millionth of a nat. It means something where source and target are asked in one language.
+        """
+        start = self._value(self.unpatched, answer, other)
+        way = self._value(self.own[0], answer, other) - start
+        gone = self._value(self.log_probability, answer, other) - start
+        return gone / way if way.abs() > 1e-6 else torch.full_like(gone, torch.nan)
+
+    def share(self, answers: Iterable[str]) -> Float64[Tensor, "source part layer span"]:
+        """Probability of these answers together, among all the answers asked for."""
+        chosen = [self._index(answer) for answer in answers]
+        return self.log_probability.softmax(dim=-1)[..., chosen].sum(dim=-1)
+
+    def unpatched_share(self, answers: Iterable[str]) -> float:
+        """The same of the target as it is."""
+        chosen = [self._index(answer) for answer in answers]
+        return self.unpatched.softmax(dim=-1)[chosen].sum().item()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each number; `place` numbers the spans, and `change` is in nats, from the
+        target as it is."""
+        places = list(enumerate(self.spans))
+        axes = (self.sources, self.parts, self.layers, places, self.answers)
+        rows = [
+            (source, part, layer, *place, answer)
+            for source, part, layer, place, answer in product(*axes)
+        ]
+        names = ["source", "part", "layer", "place", "span", "answer"]
+        return pd.DataFrame(rows, columns=names).assign(
+            extent=self.extent,
+            log_probability=self.log_probability.flatten().numpy(),
+            probability=self.probability.flatten().numpy(),
+            change=(self.log_probability - self.unpatched).flatten().numpy(),
+        )
+
+    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        labels = {name: getattr(self, name) for name in _LABELS}
+        artifacts.save(path, "PatchingResult", tensors, labels, provenance or {})
+
+    @staticmethod
+    @artifacts.reads
+    def load(path: Path | str) -> "PatchingResult":
+        found = artifacts.load(path, "PatchingResult")
+        labels: dict[str, Any] = {
+            name: value if isinstance(value, str) else tuple(value)
+            for name, value in found.labels.items()
+        }
+        return PatchingResult(**found.tensors, **labels)
+
+    def _value(self, log_probability: Tensor, answer: str, other: str | None) -> Tensor:
+        value = log_probability[..., self._index(answer)]
+        return value if other is None else value - log_probability[..., self._index(other)]
+
+    def _index(self, answer: str) -> int:
+        if answer not in self.answers:
+            raise ValueError(f"{answer!r} was not asked for, only {', '.join(self.answers)}.")
+        return self.answers.index(answer)
+
+
+_TENSORS = ("log_probability", "top", "unpatched", "own")
+_LABELS = ("sources", "parts", "extent", "layers", "spans", "answers")
+
+
+def patch(
+    model: NeuronModel,
+    source: Sources,
+    target: Prompt,
+    answers: Mapping[str, Answer],
+    parts: Parts = "resid_post",
+    layers: Layers = "each",
+    at: At = "last",
+    controls: Mapping[str, Sources] | None = None,
+    generator: torch.Generator | None = None,
+    at_once: int = 512,
+) -> PatchingResult:
+    """Each part of the source, in each layer and at each place, put into the target.
+
+    `controls` are other sources, such as one about another concept, or one in the target's own
+    language. With a `generator` there is one more, "noise", which moves the target's activations as
+    far as the source would, in a random direction; and beside every part that is a choice of units
+    a "random ..." of as many others in each layer.
+
+    The last token's residual stream behind the last layer is all that the answer is made of: there
+    a patch gives the source's answer, whatever it carries. Ask about earlier places (`at`), or
+    earlier layers alone. A part without units in a layer leaves the target as it is there.
+
+    Cost: each prompt once, and for each patch the tokens from its place to the end, in the layers
+    from its own up. `at_once` bounds how many positions are in one pass.
+    In 16 bits log probabilities are good to a hundredth: load with dtype=torch.float32 for more.
+
+    >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
+    >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
+    >>> found = interp.patch(model, source, target, answers)
+    >>> found.answers[found.probability[0, 0, 4, 0].argmax()]  # by layer 4 it is said in German
+    'Dienstag'
+    """
+    if layers not in get_args(Layers):
+        raise ValueError(f"layers is one of {', '.join(get_args(Layers))}, not {layers!r}.")
+    ids = prompt_ids(model, target)
+    tokens = _answer_ids(model, target, answers)
+    units = _units(model, parts, generator)
+    places: list[Place] = [
+        place for place in PLACES if any(place in each for each in units.values())
+    ]
+    named = {"source": source, **(controls or {})}
+    numbers = range(1 if layers == "all" else model.n_layers)
+    with torch.no_grad():
+        taken = _take(model, named, target, at, places, generator, at_once)
+        own = [_log_probability(each, tokens).mean(dim=0) for each in taken.logits]
+        spans, names = taken.spans, list(named)
+        if taken.noise is not None:
+            names, own = [*names, "noise"], [*own, torch.full_like(own[0], torch.nan)]
+        sweep = Sweep(
+            model, list(units.values()), taken.values, spans, taken.noise, taken.unpatched
+        )
+        shape = (len(names), len(units), len(numbers), len(spans))
+        reach = [range(n, n + 1 if layers == "each" else model.n_layers) for n in numbers]
+        patches = [
+            Patch(source, part, row, span, reach[row])
+            for source, part, row, span in product(*map(range, shape))
+        ]
+        found = torch.empty(*shape, len(answers), dtype=torch.float64)
+        top = torch.empty(shape, dtype=torch.int64)
+        clean = own[0]
+        seen = tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False)
+        for some, logits, prompt in sweep.run(torch.tensor(ids), patches, at_once):
+            seen.update(len(some))
+            where = tuple(torch.tensor([each[:4] for each in some]).unbind(dim=1))
+            found[where] = _log_probability(logits, tokens)
+            top[where] = logits.argmax(dim=-1).cpu()
+            clean = _log_probability(prompt[None], tokens)[0]
+        seen.close()
+    if clean.isnan().any() or own[0].isnan().any():
+        raise ValueError(
+            f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
+            "too narrow. Load the model with dtype=torch.float32."
+        )
+    return PatchingResult(
+        found,
+        top,
+        clean,
+        torch.stack(own),
+        tuple(names),
+        tuple(units),
+        layers,
+        tuple(numbers),
+        tuple(span.name for span in spans),
+        tuple(answers),
+    )
+
+
+def heads(model: NeuronModel) -> dict[str, Units]:
+    """Each attention head as a part to patch, "head 0" and so on: what it alone gives.
+
+    >>> hooked = interp.load("babel", attention="hooked")
+    >>> list(interp.heads(hooked))
+    ['head 0', 'head 1', 'head 2', 'head 3']
+    """
+    n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
+    of_unit = torch.arange(n_units) // (n_units // n_heads)
+    return {
+        f"head {head}": {"z": (of_unit == head).expand(model.n_layers, -1)}
+        for head in range(n_heads)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """What is put into the target."""
+
+    spans: tuple[Span, ...]
+    values: list[Values]
+    """Of each source, on average over its prompts."""
+    logits: list[Float[Tensor, "_ vocab"]]
+    """Of each source's prompts."""
+    noise: Values | None
+    """Random directions."""
+    unpatched: Values | None
+    """What the target has itself, which noise starts from."""
+
+
+def _take(
+    model: NeuronModel,
+    named: Mapping[str, Sources],
+    target: Prompt,
+    at: At,
+    places: Sequence[Place],
+    generator: torch.Generator | None,
+    at_once: int,
+) -> _Taken:
+    listed = [_listed(each) for each in named.values()]
+    # Before anything is run: all of them must meet the target.
+    aligned = [align(model, each, target, at) for some in listed for each in some]
+    spans = aligned[0]
+    prompts = [prompt_ids(model, _prompt(each)) for some in listed for each in some]
+    where = [[span.source for span in found] for found in aligned]
+    if generator is not None:
+        prompts.append(prompt_ids(model, target))
+        where.append([span.target for span in spans])
+    found = iter(record(model, prompts, where, places, at_once))
+    recorded = [[next(found) for _ in some] for some in listed]
+    values = [_mean([each.values for each in some]) for some in recorded]
+    return _Taken(
+        spans,
+        values,
+        [torch.stack([each.logits for each in some]) for some in recorded],
+        _noise(values[0], generator),
+        None if generator is None else next(found).values,
+    )
+
+
+def _mean(several: Sequence[Values]) -> Values:
+    mean: dict[Place, list[Tensor]] = {
+        place: [
+            torch.stack([values[place][span] for values in several]).mean(dim=0)
+            for span in range(len(spans))
+        ]
+        for place, spans in several[0].items()
+    }
+    return mean
+
+
+def _prompt(source: Source | Prompt) -> Prompt:
+    return source.prompt if isinstance(source, Source) else source
+
+
+def _listed(sources: Sources) -> list[Source | Prompt]:
+    """One prompt or several; token ids are one prompt."""
+    if isinstance(sources, str | Source | Tensor):
+        return [sources]
+    several: list[Any] = list(sources)
+    if not several:
+        raise ValueError("There is no source among the sources: give a prompt or more.")
+    return [several] if all(isinstance(each, int) for each in several) else several
+
+
+def _noise(like: Values, generator: torch.Generator | None) -> Values | None:
+    if generator is None:
+        return None
+    return {
+        place: [torch.randn(each.shape, generator=generator).to(each) for each in spans]
+        for place, spans in like.items()
+    }
+
+
+def _units(model: NeuronModel, parts: Parts, generator: torch.Generator | None) -> dict[str, Units]:
+    """Every part as masks, and random units beside those that are a choice."""
+    named: Mapping[str, Any] = {parts: parts} if isinstance(parts, str) else parts
+    if not named:
+        raise ValueError("There is nothing to patch: name a place or a part.")
+    found: dict[str, Units] = {}
+    for name, part in named.items():
+        if isinstance(part, str):
+            if part not in (*PLACES, "act"):
+                raise ValueError(f"{part!r} is no place: give one of {', '.join(PLACES)}.")
+            every = torch.ones(model.n_layers, width(model, part), dtype=torch.bool)
+            chosen: dict[Any, Tensor] = {part: every}
+            found[name] = chosen
+            continue
+        masks: dict[Place, Any] = {"post": part} if isinstance(part, Tensor) else dict(part)
+        for place, mask in masks.items():
+            expected = (model.n_layers, width(model, place))
+            if mask.dtype != torch.bool or tuple(mask.shape) != expected:
+                raise ValueError(
+                    f"{name!r} has a mask of {mask.dtype} and shape {tuple(mask.shape)} at "
+                    f"{place}, where {model.name} has {expected[0]} layers of {expected[1]} units: "
+                    "give torch.bool of that shape."
+                )
+        if not any(mask.any() for mask in masks.values()):
+            raise ValueError(f"{name!r} has no unit, so there is nothing to patch.")
+        found[name] = masks
+        if generator is not None and "z" not in masks:
+            drawn: dict[Place, Any] = {
+                place: others(mask, generator) for place, mask in masks.items()
+            }
+            found[f"random {name}"] = drawn
+    return found
+
+
+def _answer_ids(
+    model: NeuronModel, target: Prompt, answers: Mapping[str, Answer]
+) -> list[list[int]]:
+    """The tokens of each answer; refused where two answers have one in common."""
+    if not answers:
+        raise ValueError("There is no answer to ask for: give one or more, by name.")
+    ids = []
+    for name, answer in answers.items():
+        every = [answer] if isinstance(answer, int | str) else list(answer)
+        if not every:
+            raise ValueError(f"The answer {name!r} has no token: give some text or a token id.")
+        ids.append([target_ids(model, target, each)[0] for each in every])
+    for (one, some), (other, more) in combinations(zip(answers, ids, strict=True), 2):
+        if common := sorted(set(some) & set(more)):
+            raise ValueError(
+                f"The answers {one!r} and {other!r} both begin with the token "
+                f"{model.decode(common[:1])!r} ({common[0]}), so what the model says next cannot "
+                "tell them apart: leave this question out, or give answers that begin otherwise."
+            )
+    return ids
+
+
+def _log_probability(
+    logits: Float[Tensor, "row vocab"], tokens: Sequence[Sequence[int]]
+) -> Float64[Tensor, "row answer"]:
+    """Of any token of each answer."""
+    every = logits.double().cpu().log_softmax(dim=-1)
+    return torch.stack([every[:, list(each)].logsumexp(dim=-1) for each in tokens], dim=-1)

@@ -1,0 +1,1 @@
+"""Results and neurons as pages of HTML that open anywhere."""

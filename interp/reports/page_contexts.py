@@ -1,0 +1,150 @@
+"""Contexts as the neuron page shows them: stretches of text in pieces, shaded by the gate."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor
+
+from interp.counting.top_contexts import TopContexts
+
+SHADES = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""How strong a gate is: 0 does not fire, z is the neuron's highest gate in any language."""
+
+_CONTINUING = bytes(range(0x80, 0xC0))  # in UTF-8, bytes that no letter begins with
+
+
+class Stretch(NamedTuple):
+    """A part of a row of text."""
+
+    text: str
+
+    sizes: list[int]
+    """Letters of each piece, as JavaScript counts them. A piece is one token, or as many as it
+    takes to write whole letters."""
+
+    piece: np.ndarray
+    """The piece of each token."""
+
+
+def contexts_of(
+    contexts: TopContexts,
+    layer: int,
+    neurons: Int64[Tensor, " neuron"],
+    gates: Float[np.ndarray, "language neuron rank token"],
+    before: int,
+    spelled: Sequence[bytes],
+) -> dict[str, Any]:
+    """Stretches as (language, source, text, sizes), and for each neuron and language its contexts
+    as (stretch, first piece, strongest piece, gate, shades).
+
+    `gates` are those around each context, from `before` tokens before it; NaN: no text there.
+    """
+    row, position, gate = (
+        each[:, layer, neurons].numpy() for each in (contexts.row, contexts.position, contexts.gate)
+    )
+    real = ~np.isnan(gates)
+    first = position - before + real.argmax(axis=-1)
+    stop = first + real.sum(axis=-1)
+    windows = zip(*(each[row >= 0].tolist() for each in (row, first, stop)), strict=True)
+    text = _Stretches(windows, contexts.ids, spelled)
+    peak = gate.max(axis=(0, 2)).tolist()
+
+    def shown(code: int, n: int, rank: int) -> list[Any]:
+        at = (code, n, rank)
+        number, begin = text.find(int(row[at]), int(first[at]))
+        piece = text.stretches[number].piece
+        mine = piece[first[at] - begin : stop[at] - begin]
+        strongest = int(piece[position[at] - begin])
+        shades = _shades(gates[at][real[at]], mine, peak[n])
+        return [number, int(mine[0]), strongest, float(f"{gate[at]:.4g}"), shades]
+
+    found = [
+        [
+            [shown(code, n, rank) for rank in range(contexts.n) if row[code, n, rank] >= 0]
+            for code in range(len(contexts.languages))
+        ]
+        for n in range(len(neurons))
+    ]
+    code_of = {each: code for code, rows in enumerate(row) for each in rows.flatten().tolist()}
+    told = zip(text.places, text.stretches, strict=True)
+    return {
+        "stretches": [
+            [code_of[row], contexts.sources[row], each.text, each.sizes] for (row, _), each in told
+        ],
+        "contexts": found,
+    }
+
+
+class _Stretches:
+    """The text that windows are in; windows that touch or overlap are told once."""
+
+    def __init__(
+        self,
+        windows: Iterable[tuple[int, int, int]],
+        ids: Int32[Tensor, "row pos"],
+        spelled: Sequence[bytes],
+    ) -> None:
+        """A window is a row, its first token, and the one behind its last."""
+        merged: list[list[int]] = []
+        for row, first, stop in sorted(set(windows)):
+            if merged and merged[-1][0] == row and first <= merged[-1][2]:
+                merged[-1][2] = max(merged[-1][2], stop)
+            else:
+                merged.append([row, first, stop])
+        self.places = [(row, first) for row, first, _ in merged]
+        """Row and first token of each, rising."""
+        self.stretches = [
+            pieces(ids[row, first:stop].tolist(), spelled) for row, first, stop in merged
+        ]
+
+    def find(self, row: int, first: int) -> tuple[int, int]:
+        """Number and first token of the stretch that this window is in."""
+        number = bisect_right(self.places, (row, first)) - 1
+        return number, self.places[number][1]
+
+
+def pieces(ids: Sequence[int], spelled: Sequence[bytes]) -> Stretch:
+    """The text of tokens, cut where letters end: a token may hold a part of one."""
+    text, sizes, piece, waiting = [], [], [], b""
+    for id in ids:
+        piece.append(len(sizes))
+        waiting += spelled[id]
+        if not any(sizes):  # the rest of a letter that was cut at the beginning
+            waiting = waiting.lstrip(_CONTINUING)
+        try:
+            letters = waiting.decode()
+        except UnicodeDecodeError as error:
+            unfinished = error.reason == "unexpected end of data" and len(waiting) - error.start < 4
+            if unfinished:
+                continue
+            letters = waiting.decode(errors="replace")
+        text.append(letters)
+        sizes.append(_units(letters))
+        waiting = b""
+    if waiting:  # it ends with the beginning of a letter
+        text.append(waiting.decode(errors="ignore"))
+        sizes.append(_units(text[-1]))
+    return Stretch("".join(text), sizes, np.array(piece))
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+def _shades(gates: np.ndarray, piece: np.ndarray, peak: float) -> str:
+    """A sign for each piece: its strongest gate as a share of the neuron's highest."""
+    begins = np.flatnonzero(np.diff(piece, prepend=piece[0] - 1))
+    strongest = np.maximum.reduceat(gates, begins) / peak
+    level = np.ceil(strongest.clip(0, 1) * (len(SHADES) - 1)).astype(int)
+    return "".join(SHADES[each] for each in level)
+
+
+def token_text(written: bytes) -> str:
+    """A token as text; one that cannot be shown as such by the numbers of its bytes."""
+    text = written.decode(errors="replace")
+    if "\ufffd" not in text and all(letter.isprintable() or letter in "\n\t" for letter in text):
+        return text
+    return " ".join(f"{byte:02x}" for byte in written)

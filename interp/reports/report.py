@@ -1,0 +1,335 @@
+"""Results, figures and claims as one HTML file, which asks nothing of the network.
+
+The page holds no script, and its policy forbids every request, so that a report can be forwarded
+whatever text is in it: what comes from a corpus or a model is escaped and stays text.
+"""
+
+import base64
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from interp.inference.claims import Claim, in_short, tally
+from interp.plots.files import FIGURES, Draw, read_table
+from interp.plots.style import own_style
+from interp.reports.html import data_table, download, escape, prose, running, settings_list
+from interp.results import artifacts
+
+_SCALE, _ALONE = 96 * 1.08, 96 * 1.35
+"""Points of the screen for an inch of a figure: two narrow ones stand side by side, one alone
+beside its caption."""
+
+_WIDE = 5  # inches of a figure that scrolls by itself where the screen is narrow
+_LONG = 16  # rows of a table that is folded
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a report, and the numbers that it was drawn from.
+
+    >>> table = interp.plots.layer_profile_table(neurons)
+    >>> picture = interp.Picture(interp.plots.layer_profile, "Neurons per layer.", table)
+    >>> section = interp.Section("Where are they?", pictures=(picture,))
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
+    """
+
+    drawing: Draw | Axes | Figure | Path
+    """A function of `interp.plots`, to draw the table when the report is written; or what is drawn
+    already; or a saved figure: its .csv, to be drawn anew, or any .png."""
+
+    caption: str
+    """What it shows, with the unit."""
+
+    table: pd.DataFrame | None = field(default=None, repr=False)
+    """The numbers. Of a saved figure they are read from the .csv if they are not given."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question of a report, and what came out.
+
+    >>> table = interp.plots.overlap_table(neurons)
+    >>> section = interp.Section("How much is shared?", tables={"Neurons in common": table})
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
+    """
+
+    title: str
+    """The question, in a few words."""
+
+    text: str = ""
+    """What was asked and found: paragraphs with a blank line between them, see `markup.prose`."""
+
+    pictures: tuple[Picture, ...] = ()
+    """Figures, in their order."""
+
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    """Caption → table. Columns x_low and x_high are shown as the interval of x."""
+
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where the numbers come from: model, settings, versions; such as a result's provenance."""
+
+
+def write_report(
+    out: Path | str,
+    title: str,
+    sections: Sequence[Section] = (),
+    claims: Sequence[Claim] = (),
+    summary: str = "",
+    date: str = "",
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write everything into one HTML file that opens anywhere, and return its path.
+
+    First the claims with their verdicts, then the sections in their order, and at the end how the
+    report itself was made: `origin`, by default `artifacts.provenance()`. Equal input gives an
+    equal file, so the date is the caller's to give.
+
+    >>> section = interp.Section("How many?", f"Neurons of each language: {neurons.counts()}.")
+    >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
+    'report.html'
+    """
+    if not sections and not claims:
+        raise ValueError("A report needs a section or a claim: there is nothing to write.")
+    css = _beside("report.css")
+    names, figures, tables = _Names(), count(1), count(1)
+    parts = [_claims(claims, names)] if claims else []
+    parts += [_section(each, names, figures, tables) for each in sections]
+    made = settings_list(artifacts.provenance() if origin is None else origin)
+    parts.append(f'<section class="made">{names.heading("How this was made")}{made}</section>')
+    page = Template(_beside("report.html")).substitute(
+        title=escape(title),
+        policy=_policy(css),
+        style=css,
+        date=f'<p class="date">{escape(date)}</p>' if date else "",
+        summary=prose(summary),
+        contents="\n".join(names.contents()),
+        main="\n".join(parts),
+    )
+    artifacts.write_bytes(out, page.encode(errors="replace"))  # half a character is no reason
+    return Path(out)
+
+
+# ---------------------------------------------------------------- the page
+
+
+class _Names:
+    """A place to link to for each heading, none twice."""
+
+    def __init__(self) -> None:
+        self._titles: dict[str, str] = {}
+
+    def heading(self, title: str) -> str:
+        stem = name = re.sub(r"\W+", "-", title.lower()).strip("-") or "section"
+        number = 1
+        while name in self._titles or name == "report":  # the page has a place of that name
+            number += 1
+            name = f"{stem}-{number}"
+        self._titles[name] = title
+        return f'<h2 id="{escape(name)}" dir="auto">{escape(title)}</h2>'
+
+    def contents(self) -> Iterator[str]:
+        for name, title in self._titles.items():
+            yield f'<li><a href="#{escape(name)}">{escape(title)}</a></li>'
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _policy(css: str) -> str:
+    """Nothing but images inside the file, and this one style sheet."""
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _section(section: Section, names: _Names, figures: Iterator[int], tables: Iterator[int]) -> str:
+    parts = [names.heading(section.title), prose(section.text)]
+    if section.pictures:
+        scale = _ALONE if len(section.pictures) == 1 else _SCALE
+        drawn = "\n".join(_figure(each, next(figures), scale) for each in section.pictures)
+        parts.append(f'<div class="figures">\n{drawn}\n</div>')
+    for caption, frame in section.tables.items():
+        parts.append(_captioned(frame, caption, next(tables)))
+    if section.origin:
+        listed = settings_list(section.origin)
+        parts.append(f"<details><summary>Settings and origin</summary>{listed}</details>")
+    return "<section>\n" + "\n".join(filter(None, parts)) + "\n</section>"
+
+
+def _captioned(frame: pd.DataFrame, caption: str, number: int) -> str:
+    """A table, its caption above it; a long one unfolds below its caption."""
+    label = f"<b>Table {number}.</b> {running(caption)}"
+    shown = data_table(frame, f"Table {number}") + download(frame, f"table-{number}")
+    if len(frame) > _LONG:
+        rows = f"{len(frame):,} rows"
+        return f'<details class="table"><summary>{label} ({rows})</summary>{shown}</details>'
+    return f'<div class="table"><p class="caption">{label}</p>{shown}</div>'
+
+
+# ---------------------------------------------------------------- claims
+
+
+def _claims(claims: Sequence[Claim], names: _Names) -> str:
+    """The scoreboard: a group for each source, in the order in which sources first appear."""
+    groups = []
+    for source in dict.fromkeys(claim.source for claim in claims):
+        mine = [claim for claim in claims if claim.source == source]
+        commands = dict.fromkeys(claim.command for claim in mine if claim.command)
+        again = ", ".join(f"<code>{escape(command)}</code>" for command in commands)
+        foot = f'<tr class="again"><td colspan="4">To measure again: {again}</td></tr>'
+        groups.append(
+            f'<tbody><tr><th class="source" colspan="4" scope="rowgroup">{escape(source)} '
+            f"<small>{tally(mine)}</small></th></tr>\n"
+            + "\n".join([*map(_claim, mine), *([foot] if again else [])])
+            + "</tbody>"
+        )
+    columns = ("Verdict", "Claim", "Measured", "Control")
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    return (
+        f"<section>\n{names.heading('Claims')}\n<p><b>{tally(claims)}.</b> A rule decides, stated "
+        "beforehand: a claim holds where the whole 95&nbsp;% interval (thick line) is beyond the "
+        "bar (upright stroke), it does not hold where the whole interval is not, and otherwise "
+        "nobody can tell. A number without an interval was counted, not estimated. The ring is the "
+        f'control.</p>\n<table class="claims"><thead><tr>{head}</tr></thead>\n'
+        + "\n".join(groups)
+        + "</table>\n</section>"
+    )
+
+
+def _claim(claim: Claim) -> str:
+    interval = f"{in_short(claim.low)} to {in_short(claim.high)}" if claim.low < claim.high else ""
+    control = "" if math.isnan(claim.control) else in_short(claim.control)
+    kind = claim.verdict.replace(" ", "-")
+    return (
+        f'<tr><td class="verdict {kind}">{claim.verdict}</td>'
+        f'<td dir="auto">{escape(claim.statement)}<small>{escape(claim.on)}</small></td>'
+        f'<td dir="auto"><span class="value">{in_short(claim.value)}</span> '
+        f'<span class="interval">{interval}</span>{_mark(claim, kind)}'
+        f"<small>{escape(claim.how)}; {claim.rule}</small></td>"
+        f'<td dir="auto"><span class="value">{control}</span>'
+        f"<small>{escape(claim.control_name)}</small></td></tr>"
+    )
+
+
+def _mark(claim: Claim, kind: str) -> str:
+    """Interval, bar and control on one line, from the least of them to the largest."""
+    drawn = [claim.low, claim.value, claim.high, claim.bar]
+    drawn += [] if math.isnan(claim.control) else [claim.control]
+    if not all(map(math.isfinite, drawn)) or min(drawn) == max(drawn):
+        return ""
+    least, width = min(drawn), max(drawn) - min(drawn)
+    low, value, high, bar, *control = (f"{6 + 128 * (each - least) / width:.1f}" for each in drawn)
+    ring = "".join(f'<circle class="control" cx="{x}" cy="8" r="3.2"/>' for x in control)
+    return (
+        f'<svg class="mark {kind}" viewBox="0 0 140 16" width="140" height="16" aria-hidden="true">'
+        f'<path class="axis" d="M2 8H138"/><path class="bar" d="M{bar} 1V15"/>{ring}'
+        f'<path class="reach" d="M{low} 8H{high}"/><circle cx="{value}" cy="8" r="3.2"/></svg>'
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture as it goes into the page."""
+
+    image: bytes
+    kind: str
+    inches: float
+    own: bool  # in our style, on white paper
+    name: str
+    table: pd.DataFrame | None
+
+
+def _figure(picture: Picture, number: int, scale: float) -> str:
+    drawn, caption = _draw(picture), escape(picture.caption)
+    data = ""
+    if drawn.table is not None:
+        rows = "1 row" if len(drawn.table) == 1 else f"{len(drawn.table):,} rows"
+        data = (
+            f'<details class="data"><summary>The numbers ({rows})</summary>'
+            f"{data_table(drawn.table, f'Numbers of figure {number}')}"
+            f"{download(drawn.table, drawn.name)}</details>"
+        )
+    wide = drawn.inches > _WIDE
+    image = (
+        f'<img class="{"own" if drawn.own else "given"}{" wide" if wide else ""}" '
+        f'width="{round(drawn.inches * scale)}" alt="Figure {number}. {caption}" '
+        f'src="data:image/{drawn.kind};base64,{base64.b64encode(drawn.image).decode()}">'
+    )
+    if wide:
+        name = f'tabindex="0" role="region" aria-label="Figure {number}"'
+        image = f'<div class="scroll" {name}>{image}</div>'
+    told = f"<b>Figure {number}.</b> {running(picture.caption)}"
+    return f"<figure>{image}<figcaption>{told}</figcaption>{data}</figure>"
+
+
+def _draw(picture: Picture) -> _Drawn:
+    drawing, table = picture.drawing, picture.table
+    if isinstance(drawing, Path):
+        return _saved(drawing, table)
+    if isinstance(drawing, Axes | Figure):
+        figure = drawing.get_figure(root=True)
+        assert isinstance(figure, Figure)
+        return _Drawn(_svg(figure), "svg+xml", figure.get_figwidth(), False, "figure", table)
+    name = getattr(drawing, "__name__", "figure").strip("_<>")
+    if table is None:
+        raise ValueError(f"{name} has no table to draw: give it to the Picture, or give Axes.")
+    return _drawn(drawing, table, name)
+
+
+def _saved(path: Path, table: pd.DataFrame | None) -> _Drawn:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Make it with interp.plots.save.")
+    beside = path.with_suffix(".csv")
+    if table is None and beside.is_file():
+        table = read_table(beside)
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            inches = image.width / image.info.get("dpi", (96, 96))[0]
+        return _Drawn(path.read_bytes(), "png", inches, False, path.stem, table)
+    draw = FIGURES.get(path.stem.split("-")[0])
+    if path.suffix != ".csv" or draw is None or table is None:
+        raise ValueError(
+            f"{path} is no saved figure: give a .png, or the .csv of a figure, whose name begins "
+            f"with one of {', '.join(FIGURES)}."
+        )
+    return _drawn(draw, table, path.stem)
+
+
+def _drawn(draw: Draw, table: pd.DataFrame, name: str) -> _Drawn:
+    figure = draw(table).get_figure(root=True)
+    assert isinstance(figure, Figure)
+    try:
+        with own_style():
+            return _Drawn(_svg(figure), "svg+xml", figure.get_figwidth(), True, name, table)
+    finally:
+        plt.close(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    """Letters are drawn as shapes, so that the reader needs no fonts; the same bytes each time."""
+    shapes: Any = {"svg.hashsalt": "polyneuron", "svg.fonttype": "path"}
+    with mpl.rc_context(shapes), io.BytesIO() as buffer:
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()

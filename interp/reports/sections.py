@@ -1,0 +1,300 @@
+"""What a report says of the files that runs leave: a section for each, the kinds in their order."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas
+from einops import reduce
+from safetensors import safe_open
+
+from interp import plots
+from interp.counting.stats import FiringStats
+from interp.evaluations.perplexity import PerplexityMatrix
+from interp.inference.claims import Claim, load_claims
+from interp.inference.intervals import jackknife, selection_frequency
+from interp.reports.kinds import KINDS, Kind, kind_of
+from interp.reports.report import Picture, Section
+from interp.results.bars import tqdm
+from interp.runs.folder import read_plan
+from interp.selections.neuron_selection import FORMAT, NeuronSelection, select_by_entropy
+from interp.text.languages import language
+
+INNER = ("pieces", "checkpoints", "history")
+"""Folders inside a run's that hold parts of its results."""
+
+FIRING = "How often do neurons fire?"
+BELONGING = "Which neurons belong to which language?"
+
+
+def sections_in(paths: Sequence[Path]) -> list[Section]:
+    """A section for each result in these folders, the kinds in their order.
+
+    A folder in which there is nothing to show, not even a claim, is refused.
+    """
+    order = (FIRING, BELONGING, *(kind.title for kind in KINDS))
+    found: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
+    for path in paths:
+        files = tqdm(files_in(path), "reading results", unit="file", delay=2, leave=False)
+        here = [(file, each) for file in files for each in sections_of(file)]
+        if not here and not claims_in([path]):
+            raise ValueError(
+                f"{path} holds nothing that a report can show: give a folder that interp collect, "
+                "find, deactivate, steer, evaluate, share, attribute, patch or lens has written."
+            )
+        for file, section in here:
+            found[section.title].append((file, section))
+    return [together(parts) for parts in found.values() if parts]
+
+
+def models_of(sections: Sequence[Section]) -> str:
+    """A sentence for each model that the results are of, with its size and languages."""
+    found: dict[str, list[str]] = {}
+    for run in (each for section in sections for each in runs_in(section.origin)):
+        name = Path(run["name"]).name if Path(run["name"]).is_absolute() else run["name"]
+        size = f"`{name}`, {run['n_layers']} layers of {run['d_mlp']:,} neurons"
+        known = found.setdefault(size, [])
+        known += [code for code in run["languages"] if code not in known]
+    return "\n\n".join(
+        f"Model: {size}. Languages: {', '.join(language(code).name for code in codes)}."
+        for size, codes in found.items()
+    )
+
+
+def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What stands of a run that counted, wherever in the settings it stands."""
+    if {"name", "n_layers", "d_mlp", "languages"} <= set(origin):
+        yield origin
+    for value in origin.values():
+        if isinstance(value, Mapping):
+            yield from runs_in(value)
+
+
+def together(parts: Sequence[tuple[Path, Section]]) -> Section:
+    """One section of all results of a kind; several are called by their folders."""
+    (_, first), *others = parts
+    if not others:
+        return first
+    names = names_of([file for file, _ in parts])
+    told = [(name, section) for name, (_, section) in zip(names, parts, strict=True)]
+    blocks = [block for _, section in told for block in section.text.split("\n\n")]
+    text = [block for block in dict.fromkeys(blocks) if blocks.count(block) == len(told)]
+    text += [
+        f"`{name}`: {block}"
+        for name, section in told
+        for block in section.text.split("\n\n")
+        if block not in text
+    ]
+    return Section(
+        first.title,
+        "\n\n".join(text),
+        tuple(
+            replace(picture, caption=f"{name}. {picture.caption}")
+            for name, section in told
+            for picture in section.pictures
+        ),
+        {
+            f"{name}. {caption}": frame
+            for name, section in told
+            for caption, frame in section.tables.items()
+        },
+        {name: section.origin for name, section in told if section.origin},
+    )
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What tells the files apart: their folders if that does, or the files themselves."""
+    folders = [file.resolve().parent for file in files]
+    common = Path(os.path.commonpath(folders))
+    if len(set(folders)) == len(files):
+        names = [folder.relative_to(common).as_posix() for folder in folders]
+        return [common.name if name == "." else name for name in names]
+    return [file.resolve().relative_to(common).as_posix() for file in files]
+
+
+def claims_in(paths: Sequence[Path]) -> list[Claim]:
+    """The claims of every claims.json in these folders."""
+    files = [file for path in paths for file in files_in(path) if file.name == "claims.json"]
+    return [claim for file in files for claim in load_claims(file)]
+
+
+def files_in(path: Path) -> list[Path]:
+    """The files of a run, but for the parts of its results and what is hidden."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is missing: give the folder of a run.")
+    return [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and not any(part in INNER or part[0] == "." for part in file.relative_to(path).parts)
+    ]
+
+
+def sections_of(file: Path) -> Iterator[Section]:
+    """What one file of a run gives to a report, if anything."""
+    if file.name == "firing.safetensors":
+        if not file.with_name("signs.safetensors").is_file():  # else counts are a by-product
+            yield firing_section(file)
+    elif file.suffix == ".json" and is_selection(file):
+        yield selection_section(file)
+    elif file.suffix == ".csv":
+        frame = plots.read_table(file)
+        kind = kind_of(frame)
+        if kind is not None:
+            yield table_section(file, frame, kind)
+
+
+# ---------------------------------------------------------------- counts and selections
+
+
+def firing_section(file: Path) -> Section:
+    """What was read, and how often neurons fire on it."""
+    stats = FiringStats.load(file)
+    rate = jackknife(
+        stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
+    )
+    frame = pandas.DataFrame(
+        {
+            "language": [language(code).name for code in stats.languages],
+            "code": stats.languages,
+            "tokens": stats.tokens.sum(dim=0).tolist(),
+            "firing rate": rate.value.tolist(),
+            "firing rate_low": rate.low.tolist(),
+            "firing rate_high": rate.high.tolist(),
+        }
+    )
+    n_layers, n_neurons = stats.rate.shape[1:]
+    text = (
+        f"A neuron fires on a token when its gate is above zero. {n_layers} layers of "
+        f"{n_neurons:,} neurons were counted, in {stats.n_shards} random groups of documents, from "
+        "which the intervals come."
+    )
+    caption = "Tokens read, and the share of them on which a neuron fires, mean over neurons."
+    return Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
+
+
+def is_selection(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return f'"format": "{FORMAT}"' in opened.read(200)
+
+
+def selection_section(file: Path) -> Section:
+    """How many neurons each language has, where they are, and what languages share."""
+    selection = NeuronSelection.from_json(file)
+    origin: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("provenance", {})
+    settings: dict[str, Any] = origin.get("settings", {})
+    counts = selection.counts()
+    alone = selection.languages_per_neuron() == 1
+    table: dict[str, Sequence[Any]] = {
+        "language": [language(code).name for code in selection.languages],
+        "code": selection.languages,
+        "neurons": list(counts.values()),
+        "of no other": [int((selection[code] & alone).sum()) for code in selection.languages],
+    }
+    method, fraction = settings.get("method"), settings.get("fraction")
+    chosen = f" by {method}" if method else ""
+    chosen += f" at a fraction of {fraction:g}" if isinstance(fraction, float) else ""
+    text = (
+        f"{int(selection.union().sum()):,} of {selection.union().numel():,} neurons were selected"
+        f"{chosen}. A neuron may belong to several languages."
+    )
+    stats = counts_behind(file, selection, settings)
+    interval = None
+    if stats is not None:
+        select = entropy_rule(settings)
+        kept = selection_frequency(stats, lambda part: select(part).mask)
+        table["kept"] = [
+            kept[row][chosen].mean().item() for row, chosen in enumerate(selection.mask)
+        ]
+        text += (
+            " Kept: how often a neuron is selected again when one group of documents is left out."
+        )
+        interval = jackknife(stats, lambda part: select(part).layer_profile().double())
+    profile = plots.layer_profile_table(selection, interval)
+    strokes = ", with 95 % intervals over documents" if interval is not None else ""
+    caption = f"Neurons of each language in each layer{strokes}."
+    pictures = [Picture(plots.layer_profile, caption, profile)]
+    if len(selection.languages) > 1:
+        caption = (
+            "What two languages share: Jaccard of their neurons below the diagonal, above it that "
+            "of as many random neurons per layer; on it the number of neurons."
+        )
+        shared = plots.overlap_table(selection)
+        pictures.append(Picture(plots.overlap, caption, shared))
+    tables = {"Neurons of each language.": pandas.DataFrame(table)}
+    return Section(BELONGING, text, tuple(pictures), tables, origin)
+
+
+def entropy_rule(
+    settings: Mapping[str, Any],
+) -> Callable[["FiringStats"], "NeuronSelection"]:
+    fraction, busy_quantile = settings["fraction"], settings["busy_quantile"]
+    return lambda part: select_by_entropy(part, fraction, busy_quantile)
+
+
+def counts_behind(
+    file: Path, selection: NeuronSelection, settings: Mapping[str, Any]
+) -> FiringStats | None:
+    """The counts that a selection by entropy was made from, if they are beside it and give it."""
+    counts = file.with_name("firing.safetensors")
+    if settings.get("method") != "LAPE" or not counts.is_file():
+        return None
+    stats = FiringStats.load(counts)
+    return stats if entropy_rule(settings)(stats) == selection and stats.n_shards > 1 else None
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table_section(file: Path, frame: pandas.DataFrame, kind: Kind) -> Section:
+    """The figure of a table, with what else stands beside it."""
+    text, tables = kind.text, {}
+    matrix, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
+    if file.name == "matrix.csv" and matrix.is_file():
+        text += "\n\n" + own_against_others(PerplexityMatrix.load(matrix))
+    if {"to", "rate"} <= set(frame.columns) and texts.is_file():
+        first = first_texts(plots.read_table(texts))
+        tables["The first text written in each way; nothing was chosen."] = first
+    picture = Picture(kind.draw, kind.caption, kind.rows(frame))
+    return Section(kind.title, text, (picture,), tables, origin_of(file))
+
+
+def own_against_others(matrix: PerplexityMatrix) -> str:
+    """The test of the diagonal, in a sentence."""
+    sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
+    if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
+        return ""
+    found = matrix.diagonal()
+    mean, test = found.mean, found.test
+    return (
+        f"Own language against the others: {mean.value.item():+.3f} nats per token "
+        f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
+        f"{test.n_arrangements:,} relabelings (the least possible is {test.smallest_p:.2g}). "
+        f"The own language suffers most in {len(found.largest_in_row)} of "
+        f"{len(found.languages)} rows."
+    )
+
+
+def first_texts(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """One text of each condition, the first in the table."""
+    table: Any = frame
+    names = [name for name in ("condition", "way", "setting") if name in table]
+    first = table.groupby(names, sort=False, dropna=False).head(1)
+    shown = first[[*names, "to", "language", "text"]]
+    return shown.rename(columns={"to": "asked for", "language": "found"})
+
+
+def origin_of(file: Path) -> dict[str, Any]:
+    """Where a result comes from: what its .safetensors says, or the run.json of its folder."""
+    stored, run = file.with_suffix(".safetensors"), file.with_name("run.json")
+    if stored.is_file():
+        with safe_open(stored, "pt") as opened:
+            origin = json.loads(opened.metadata().get("provenance", "{}"))
+        if origin:
+            return origin
+    return read_plan(file.parent) if run.is_file() else {}

@@ -1,0 +1,3 @@
+from . import artifacts
+
+__all__ = ["artifacts"]

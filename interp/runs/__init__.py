@@ -1,0 +1,1 @@
+"""Long loops that survive a kill: folders, jobs, locks, Ray."""

@@ -1,0 +1,1 @@
+"""Scores in, sets of neurons out: algebra, files, stability."""

@@ -1,0 +1,209 @@
+"""Selections as files: JSON that people can read, and the format of the published masks.
+
+What a file holds is lists of ids; what they mean is for `interp.selections.neuron_selection`.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.results import artifacts
+
+FORMAT = "polyneuron NeuronSelection 1"
+
+Sites = tuple[tuple[str, int], ...]
+"""Kind and width of each site, in the order of the last axis of a mask."""
+
+
+class Listed(NamedTuple):
+    """What a JSON file says, in the order that `NeuronSelection.from_triples` takes it."""
+
+    triples: list[tuple[int, int, int]]
+    """Index of the language, layer, neuron."""
+
+    languages: tuple[str, ...]
+    n_layers: int
+    n_neurons: int
+    sites: Sites
+
+
+def write_json(
+    path: Path | str,
+    mask: Bool[Tensor, "language layer neuron"],
+    languages: Sequence[str],
+    sites: Sites,
+    provenance: Mapping[str, Any],
+) -> None:
+    """One line per language and layer; empty layers left out.
+
+    Of the neurons alone a line lists ids, of several sites the ids at each.
+    """
+    blocks = []
+    for language, layers in zip(languages, mask, strict=True):
+        rows = [
+            f'   "{layer}": {json.dumps(_ids(chosen, sites))}'
+            for layer, chosen in enumerate(layers)
+            if chosen.any()
+        ]
+        lines = "{\n" + ",\n".join(rows) + "\n  }" if rows else "{}"
+        blocks.append(f"  {json.dumps(language)}: {lines}")
+    head = {
+        "format": FORMAT,
+        "languages": list(languages),
+        "n_layers": mask.shape[1],
+        "n_neurons": mask.shape[2],
+        **({} if _neurons_only(sites) else {"sites": sites}),
+        "provenance": provenance,
+    }
+    entries = [
+        f' "{name}": {json.dumps(value, ensure_ascii=False, sort_keys=True)}'
+        for name, value in head.items()
+    ]
+    neurons = ' "neurons": {\n' + ",\n".join(blocks) + "\n }"
+    artifacts.write_text(path, "{\n" + ",\n".join([*entries, neurons]) + "\n}\n")
+
+
+def read_json(path: Path | str) -> Listed:
+    """What `write_json` wrote, or somebody else in that form; read it within `readable`."""
+    stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    if stored["format"] != FORMAT:
+        raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
+    languages = tuple(stored["languages"])
+    for code in languages:
+        if not re.fullmatch(r"\w[\w-]*", code):  # no formula for a spreadsheet, nor for a terminal
+            raise ValueError(f"{code!r} is not the name of a language")
+    if set(stored["neurons"]) != set(languages):
+        raise ValueError("the languages named and the languages that have neurons differ")
+    sites = tuple((kind, width) for kind, width in stored.get("sites", ()))
+    triples = [
+        (row, int(layer), neuron)
+        for row, language in enumerate(languages)
+        for layer, neurons in stored["neurons"][language].items()
+        for neuron in (_on_one_axis(neurons, sites) if sites else neurons)
+    ]
+    return Listed(triples, languages, stored["n_layers"], stored["n_neurons"], sites)
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Within the block, whatever a damaged file provokes becomes one sentence about it."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing. Make it with NeuronSelection.to_json.")
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(
+            f"{path} is no selection: it has no {error}; a selection has format, languages, "
+            "n_layers, n_neurons and neurons."
+        ) from None
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is no selection that can be read ({error}): write it with "
+            "NeuronSelection.to_json."
+        ) from None
+
+
+def write_lape(path: Path | str, mask: Bool[Tensor, "language layer neuron"]) -> None:
+    """The published format (Tang et al., 2024): a list by language of lists by layer of ids."""
+    lists = [[chosen.nonzero().flatten() for chosen in layers] for layers in mask]
+    buffer = io.BytesIO()
+    torch.save(lists, buffer)
+    artifacts.write_bytes(path, buffer.getvalue())
+
+
+def read_lape(
+    path: Path | str, languages: Sequence[str], n_neurons: int
+) -> Bool[Tensor, "language layer neuron"]:
+    """What `write_lape` or its authors wrote; tensors alone are taken from the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: give the path of a mask file (.pth).")
+    try:
+        compressed = zipfile.is_zipfile(path) and _is_compressed(Path(path))
+        lists: Any = None if compressed else torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever a damaged archive or a foreign object provokes
+        raise ValueError(
+            f"{path} cannot be read as tensors alone ({type(error).__name__}): it must be a "
+            "list by language of lists by layer of id tensors, saved with torch.save."
+        ) from None
+    if compressed:
+        raise ValueError(
+            f"{path} is an archive with compressed parts, which torch.save does not write and "
+            "which may unfold without end: save it again with torch.save."
+        )
+    if not _is_lape(lists):
+        raise ValueError(f"{path} is no list by language of lists by layer of int64 ids.")
+    if len(lists) != len(languages):
+        raise ValueError(
+            f"{path} holds {len(lists)} languages, and {len(languages)} are named "
+            f"({', '.join(languages)}): name those of the file, in its order."
+        )
+    if n_neurons < 1:
+        raise ValueError(f"A layer of {n_neurons} neurons is none: give the model's d_mlp.")
+    mask = torch.zeros(len(lists), len(lists[0]), n_neurons, dtype=torch.bool)
+    for language, layers, row in zip(languages, lists, mask, strict=True):
+        for layer, ids in enumerate(layers):
+            if len(ids) and not 0 <= ids.min() <= ids.max() < n_neurons:
+                raise ValueError(
+                    f"{path} has neurons {ids.min()} to {ids.max()} in layer {layer} of "
+                    f"{language}, and a layer has {n_neurons}: give the model's d_mlp."
+                )
+            row[layer, ids] = True
+    return mask
+
+
+def _neurons_only(sites: Sites) -> bool:
+    return len(sites) == 1 and sites[0][0] == "post"
+
+
+def _ids(chosen: Bool[Tensor, " neuron"], sites: Sites) -> list[int] | dict[str, list[int]]:
+    """Of one layer; with other sites than the neurons alone, for each site that has any."""
+    if _neurons_only(sites):
+        return chosen.nonzero().flatten().tolist()
+    parts = zip(sites, chosen.split([width for _, width in sites]), strict=True)
+    return {kind: part.nonzero().flatten().tolist() for (kind, _), part in parts if part.any()}
+
+
+def _on_one_axis(units: dict[str, list[int]], sites: Sites) -> list[int]:
+    """Places on the unit axis, from ids at each site."""
+    widths = dict(sites)
+    starts = dict(zip(widths, accumulate(widths.values(), initial=0), strict=False))
+    for kind, ids in units.items():
+        if kind not in widths or not all(0 <= id < widths[kind] for id in ids):
+            raise ValueError(f"{ids} are no units of {kind!r}, and the sites are {sites}")
+    return [starts[kind] + id for kind, ids in units.items() for id in ids]
+
+
+def _is_compressed(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        return False  # torch says what is wrong with it
+
+
+def _is_lape(lists: object) -> bool:
+    return (
+        isinstance(lists, list)
+        and len(lists) > 0
+        and all(isinstance(layers, list) and len(layers) == len(lists[0]) for layers in lists)
+        and all(
+            isinstance(ids, Tensor)
+            and ids.ndim == 1
+            and ids.dtype == torch.int64
+            and ids.device.type == "cpu"
+            and ids.layout == torch.strided
+            and ids.is_contiguous()  # else a file of one number may repeat it without end
+            for layers in lists
+            for ids in layers
+        )
+    )

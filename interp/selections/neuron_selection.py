@@ -1,0 +1,458 @@
+"""Which neurons belong to which language: selecting them, comparing selections, handing them on."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.counting.stats import ActivationMoments, FiringStats
+from interp.models.neuron_model import NeuronModel
+from interp.results.display import Shaded, html_table, listed
+from interp.results.words import Half, Kind
+from interp.scores.average_precision import Precision, top_and_bottom
+from interp.scores.lape import busy_threshold, language_entropy
+from interp.selections import formats as exchange
+
+FORMAT = exchange.FORMAT
+"""How a selection's JSON file says what it is."""
+
+NEURON_SITES = ("pre", "pre_linear", "post")
+"""Where the neurons of the MLP are: what the gate gets, the linear branch, and what they give."""
+
+
+Site = Kind | Literal["act"]
+"""Where units are edited; see `interp.interventions.edits.Site`."""
+
+
+@dataclass(frozen=True)
+class NeuronSelection:
+    """A set of neurons for each language; or of other units, where several sites were searched.
+
+    >>> neurons["zh"].shape, int(neurons.union().sum())
+    (torch.Size([6, 2048]), 369)
+    >>> neurons.random_like(generator).counts() == neurons.counts()
+    True
+    >>> neurons.to_json(folder / "neurons.json")
+    >>> interp.NeuronSelection.from_json(folder / "neurons.json") == neurons
+    True
+    """
+
+    mask: Bool[Tensor, "language layer neuron"]
+    """True where the neuron belongs to the language; a neuron may belong to several. The last axis
+    holds the units of all sites, one site after the other."""
+
+    languages: tuple[str, ...]
+    """ISO codes, in the order of the language axis."""
+
+    sites: tuple[tuple[str, int], ...] = ()
+    """Kind and width of each site, in the order of the last axis; by default the neurons alone,
+    which are at "post"."""
+
+    def __post_init__(self) -> None:
+        if not self.sites:
+            object.__setattr__(self, "sites", (("post", self.mask.shape[2]),))
+        kinds = [kind for kind, _ in self.sites]
+        if (
+            sum(width for _, width in self.sites) != self.mask.shape[2]
+            or len(set(kinds)) != len(kinds)
+            or not set(kinds) <= set(get_args(Kind))
+        ):
+            raise ValueError(
+                f"The sites are {self.sites}, and the mask has {self.mask.shape[2]} units per "
+                f"layer: give kind and width of each, none twice, of {', '.join(get_args(Kind))}."
+            )
+        if len(self.languages) != len(self.mask) or len(set(self.languages)) != len(self.mask):
+            raise ValueError(
+                f"The mask has {len(self.mask)} languages and the names are "
+                f"{', '.join(self.languages) or 'none'}: give one name for each, none twice."
+            )
+
+    def __repr__(self) -> str:
+        sizes = listed(f"{code} {size:,}" for code, size in self.counts().items())
+        every, what = self.n_layers * self.n_neurons, "neurons"
+        if not self.neurons_only:
+            what = f"units ({', '.join(f'{kind} {width:,}' for kind, width in self.sites)})"
+        return (
+            f"NeuronSelection({sizes}; together {int(self.union().sum()):,} of {every:,} {what} "
+            f"in {self.n_layers} layers)"
+        )
+
+    def _repr_html_(self) -> str:
+        """How many each language has in each layer."""
+        profile = self.layer_profile()
+        most = max(1, int(profile.max()))
+        rows = [
+            [code, f"{sum(sizes):,}", *(Shaded(f"{size:,}", size / most) for size in sizes)]
+            for code, sizes in zip(self.languages, profile.tolist(), strict=True)
+        ]
+        layers = [f"layer {layer}" if layer == 0 else str(layer) for layer in range(self.n_layers)]
+        return html_table(repr(self), ["", "all", *layers], rows)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, NeuronSelection)
+            and (self.languages, self.sites) == (other.languages, other.sites)
+            and torch.equal(self.mask, other.mask)
+        )
+
+    def __getitem__(self, language: str) -> Bool[Tensor, "layer neuron"]:
+        return self.mask[self._index(language)]
+
+    def __and__(self, other: "NeuronSelection") -> "NeuronSelection":
+        """Neurons that both selections give to the language."""
+        return replace(self, mask=self.mask & self._mask_of(other))
+
+    def __or__(self, other: "NeuronSelection") -> "NeuronSelection":
+        """Neurons that either selection gives to the language."""
+        return replace(self, mask=self.mask | self._mask_of(other))
+
+    def __sub__(self, other: "NeuronSelection") -> "NeuronSelection":
+        """Neurons that this selection gives to the language and the other does not."""
+        return replace(self, mask=self.mask & ~self._mask_of(other))
+
+    def __invert__(self) -> "NeuronSelection":
+        """For each language, the neurons that do not belong to it."""
+        return replace(self, mask=~self.mask)
+
+    @property
+    def n_layers(self) -> int:
+        return self.mask.shape[1]
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons per layer (d_mlp); with other sites, units per layer, of all sites."""
+        return self.mask.shape[2]
+
+    @property
+    def neurons_only(self) -> bool:
+        """No site was searched but the MLP's neurons; what they give is edited at act or post."""
+        return self.sites == (("post", self.n_neurons),)
+
+    def units(self, language: str) -> dict[Site, Bool[Tensor, "layer unit"]]:
+        """The language's units at each site of the selection, as `intervene` takes them."""
+        kinds: list[Any] = [kind for kind, _ in self.sites]
+        return dict(zip(kinds, self._split(self[language]), strict=True))
+
+    def neurons(self) -> "NeuronSelection":
+        """The neurons of the MLP alone: those that are chosen at pre, pre_linear or post.
+
+        So selections of different sites can be compared where they meet.
+        """
+        parts = [
+            part
+            for (kind, _), part in zip(self.sites, self._split(self.mask), strict=True)
+            if kind in NEURON_SITES
+        ]
+        if not parts:
+            raise ValueError(
+                f"This selection has units of {', '.join(kind for kind, _ in self.sites)}, and no "
+                "neurons of the MLP: collect the site pre or post as well."
+            )
+        return NeuronSelection(torch.stack(parts).any(dim=0), self.languages)
+
+    def restrict(self, languages: Sequence[str]) -> "NeuronSelection":
+        """Some of the languages, in the order given."""
+        rows = [self._index(language) for language in languages]
+        return replace(self, mask=self.mask[rows], languages=tuple(languages))
+
+    def counts(self) -> dict[str, int]:
+        """Neurons per language."""
+        sizes = self.layer_profile().sum(dim=1).tolist()
+        return dict(zip(self.languages, sizes, strict=True))
+
+    def languages_per_neuron(self) -> Int[Tensor, "layer neuron"]:
+        """To how many languages each neuron belongs."""
+        return reduce(self.mask.long(), "language layer neuron -> layer neuron", "sum")
+
+    def union(self) -> Bool[Tensor, "layer neuron"]:
+        """Neurons that belong to any language."""
+        return self.shared(at_least=1)
+
+    def shared(self, at_least: int = 2) -> Bool[Tensor, "layer neuron"]:
+        """Neurons that belong to `at_least` languages or more."""
+        return self.languages_per_neuron() >= at_least
+
+    def layer_profile(self) -> Int[Tensor, "language layer"]:
+        """Neurons per language and layer."""
+        return reduce(self.mask.long(), "language layer neuron -> language layer", "sum")
+
+    def overlap(self) -> Int[Tensor, "language language"]:
+        """Neurons that two languages have in common; on the diagonal, neurons of the language."""
+        common = torch.zeros(len(self.languages), len(self.languages), dtype=torch.float64)
+        for layer in self.mask.unbind(dim=1):
+            common += layer.double() @ layer.double().T
+        return common.long()
+
+    def jaccard(self) -> Float[Tensor, "language language"]:
+        """Shared neurons of two languages divided by their union.
+
+        Zero: none in common. One: the same neurons. NaN: both have none.
+        """
+        common = self.overlap().double()
+        size = common.diagonal()
+        return common / (
+            rearrange(size, "language -> language 1")
+            + rearrange(size, "language -> 1 language")
+            - common
+        )
+
+    def random_like(
+        self, generator: torch.Generator, exclude: Bool[Tensor, "layer neuron"] | None = None
+    ) -> "NeuronSelection":
+        """A control: as many neurons per language, layer and site, drawn at random.
+
+        With `exclude`, drawn from the other neurons; `selection.union()` keeps the control clear
+        of every selected neuron.
+        """
+        barred = torch.zeros_like(self.mask[0]) if exclude is None else exclude
+        for (kind, width), masks, closed in zip(
+            self.sites, self._split(self.mask), self._split(barred), strict=True
+        ):
+            room = width - reduce(closed.long(), "layer unit -> layer", "sum")
+            sizes = reduce(masks.long(), "language layer unit -> language layer", "sum")
+            if (sizes > room).any():
+                row, layer = (sizes > room).nonzero()[0].tolist()
+                where = "" if self.neurons_only else f" at {kind}"
+                raise ValueError(
+                    f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
+                    f"{where}, and only {room[layer]} of {width} are left to draw from: exclude "
+                    "fewer."
+                )
+        drawn = [
+            torch.cat(
+                [
+                    _as_many(mask, closed, generator)
+                    for mask, closed in zip(self._split(masks), self._split(barred), strict=True)
+                ],
+                dim=-1,
+            )
+            for masks in self.mask
+        ]
+        return replace(self, mask=torch.stack(drawn))
+
+    def check_model(self, model: NeuronModel) -> None:
+        """Refuse a model of another size, before a wrong neuron is touched."""
+        for name, width in self.sites:
+            (kind,) = (each for each in get_args(Kind) if each == name)
+            model.site(0, kind)  # refuses a site that this model does not have
+            found = model.width(0, kind)
+            if (model.n_layers, found) != (self.n_layers, width):
+                what = "neurons" if self.neurons_only else f"units at {kind}"
+                raise ValueError(
+                    f"This selection is for {self.n_layers} layers of {width} {what}, and "
+                    f"{model.name} has {model.n_layers} of {found}: use the model it was made "
+                    "with."
+                )
+
+    def triples(self) -> list[tuple[int, int, int]]:
+        """Sorted (index of the language, layer, neuron)."""
+        return [(row, layer, neuron) for row, layer, neuron in self.mask.nonzero().tolist()]
+
+    @staticmethod
+    def from_triples(
+        triples: Iterable[Sequence[int]],
+        languages: Sequence[str],
+        n_layers: int,
+        n_neurons: int,
+        sites: tuple[tuple[str, int], ...] = (),
+    ) -> "NeuronSelection":
+        """The selection that holds these (index of the language, layer, neuron)."""
+        mask = torch.zeros(len(languages), n_layers, n_neurons, dtype=torch.bool)
+        for triple in triples:
+            if len(triple) != 3 or not all(
+                type(place) is int and 0 <= place < size
+                for place, size in zip(triple, mask.shape, strict=True)
+            ):
+                raise ValueError(
+                    f"{tuple(triple)} is no (language, layer, neuron) of {len(languages)} "
+                    f"languages, {n_layers} layers and {n_neurons} neurons per layer: count from "
+                    "zero, in whole numbers."
+                )
+            mask[tuple(triple)] = True
+        return NeuronSelection(mask, tuple(languages), sites)
+
+    def to_json(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        """A file that people can read: one line per language and layer; empty layers left out.
+
+        With several sites a line holds the units of each, counted from zero at every site.
+        """
+        exchange.write_json(path, self.mask, self.languages, self.sites, provenance or {})
+
+    @staticmethod
+    def from_json(path: Path | str) -> "NeuronSelection":
+        """Read what `to_json` wrote, or somebody else wrote in that form."""
+        with exchange.readable(path):
+            return NeuronSelection.from_triples(*exchange.read_json(path))
+
+    def to_lape_pth(self, path: Path | str) -> None:
+        """The published format (Tang et al., 2024): a list by language of lists by layer of ids.
+
+        The file does not say which language is which, nor how many neurons a layer has, and it
+        holds neurons of the MLP alone.
+        """
+        kinds = [kind for kind, _ in self.sites]
+        if len(kinds) != 1 or kinds[0] not in NEURON_SITES:
+            raise ValueError(
+                f"This selection has units of {', '.join(kinds)}, and the "
+                "published format holds neurons of the MLP alone: export selection.neurons()."
+            )
+        exchange.write_lape(path, self.mask)
+
+    @staticmethod
+    def from_lape_pth(
+        path: Path | str, languages: Sequence[str], n_neurons: int
+    ) -> "NeuronSelection":
+        """Read the published format; the languages, in the file's order, are the caller's to name.
+
+        The authors' files hold en zh fr es vi id, and ja after them for LLaMA-2 7B and 13B only.
+        """
+        return NeuronSelection(exchange.read_lape(path, languages, n_neurons), tuple(languages))
+
+    def _split(self, units: Bool[Tensor, "*axes unit"]) -> tuple[Bool[Tensor, "*axes _"], ...]:
+        """The parts that belong to each site."""
+        return units.split([width for _, width in self.sites], dim=-1)
+
+    def _index(self, language: str) -> int:
+        if language not in self.languages:
+            raise KeyError(
+                f"{language!r} is not in this selection, which covers {', '.join(self.languages)}."
+            )
+        return self.languages.index(language)
+
+    def _mask_of(self, other: "NeuronSelection") -> Bool[Tensor, "language layer neuron"]:
+        if self.languages != other.languages or self.mask.shape != other.mask.shape:
+            raise ValueError(
+                f"One selection has {self.n_layers} layers of {self.n_neurons} neurons for "
+                f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_neurons} for "
+                f"{', '.join(other.languages)}: they must be of one model and have the same "
+                "languages in the same order (see restrict)."
+            )
+        if self.sites != other.sites:
+            raise ValueError(
+                f"One selection has units of {self.sites}, the other of {other.sites}: compare the "
+                "neurons that both have, selection.neurons()."
+            )
+        return other.mask
+
+
+def select_from_rate(
+    rate: Float[Tensor, "language layer neuron"],
+    languages: Sequence[str],
+    fraction: float = 0.01,
+    busy_quantile: float = 0.95,
+) -> NeuronSelection:
+    """The selection of Tang et al. (2024): the least entropy among neurons busy in some language.
+
+    `fraction` of all neurons is taken, and a neuron belongs to every language in which it is busy
+    (its rate is above `busy_threshold`), so it belongs to at least one. As in the authors' code
+    the one threshold does both; their paper has it once.
+
+    Departs from that code where it leaves things open: ties at the cut go to the lower layer, then
+    to the lower neuron; and where there are fewer busy neurons than asked for, this refuses,
+    instead of filling up with neurons that belong nowhere.
+    """
+    n_layers, n_neurons = rate.shape[1:]
+    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_layers * n_neurons:
+        raise ValueError(
+            f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "
+            "give a share between 0 and 1 that leaves at least one, such as 0.01."
+        )
+    busy = rate.double() > busy_threshold(rate, busy_quantile)
+    candidate = reduce(busy, "language layer neuron -> layer neuron", "any")
+    n_candidates = int(candidate.sum())
+    if n_candidates < n_chosen:
+        raise ValueError(
+            f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
+            f"{n_candidates:,} of {n_layers * n_neurons:,} are busy in some language: lower "
+            f"fraction or busy_quantile ({busy_quantile})."
+        )
+    entropy = language_entropy(rate).masked_fill(~candidate, math.inf)
+    flat = rearrange(entropy, "layer neuron -> (layer neuron)")
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.argsort(stable=True)[:n_chosen]] = True
+    chosen = rearrange(chosen, "(layer neuron) -> layer neuron", layer=n_layers)
+    return NeuronSelection(busy & chosen, tuple(languages))
+
+
+def select_by_entropy(
+    stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0.95
+) -> NeuronSelection:
+    """Language-specific neurons by LAPE (Tang et al., 2024); see `select_from_rate`.
+
+    >>> chosen = interp.select_by_entropy(stats, fraction=0.02)
+    >>> int(chosen.union().sum())
+    246
+    >>> chosen.layer_profile().shape
+    torch.Size([3, 6])
+    """
+    return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile)
+
+
+def select_by_value_entropy(
+    moments: ActivationMoments, fraction: float = 0.01, busy_quantile: float = 0.95
+) -> NeuronSelection:
+    """LAVE (Tang et al., 2024): `select_from_rate` with mean values of act(gate) for the rates.
+
+    A negative mean counts as zero, see `value_entropy`. The paper leaves open to which languages a
+    neuron belongs; here, as in LAPE, where its mean is above the quantile of all means.
+
+    >>> chosen = interp.select_by_value_entropy(moments, fraction=0.03)
+    >>> int(chosen.union().sum())
+    369
+    >>> interp.jaccard_between(chosen, neurons).shape
+    torch.Size([3])
+    """
+    mean = moments.gate_mean.clamp_min(0)
+    return select_from_rate(mean, moments.languages, fraction, busy_quantile)
+
+
+def select_by_precision(
+    precision: Precision, n: int = 2000, which: Half = "both"
+) -> NeuronSelection:
+    """The selection of Kojima et al. (2024): per language n/2 units that detect it best, n/2 worst.
+
+    Of all units of all sites and layers together, so a selection may be of a few layers or of one
+    site. The worst respond to everything but the language. `which` takes the "top" or the "bottom"
+    half alone, n/2 units. Ties at the cut go to the lower layer, then to the lower unit.
+
+    >>> precision = interp.measure_precision(means)
+    >>> interp.select_by_precision(precision, n=200).counts()
+    {'en': 200, 'de': 200, 'zh': 200}
+    """
+    score = rearrange(precision.average_precision, "language layer unit -> language (layer unit)")
+    n_layers = precision.average_precision.shape[1]
+    mask = rearrange(
+        top_and_bottom(score, n, which),
+        "language (layer unit) -> language layer unit",
+        layer=n_layers,
+    )
+    return NeuronSelection(mask, precision.languages, precision.sites)
+
+
+def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " language"]:
+    """How far two selections agree on each language: common neurons divided by the union.
+
+    Zero: on none. One: on all. NaN: neither has a neuron for the language.
+
+    >>> control = neurons.random_like(generator, exclude=neurons.union())
+    >>> interp.jaccard_between(neurons, control).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    both, either = (list(each.counts().values()) for each in (a & b, a | b))
+    return torch.tensor(both).double() / torch.tensor(either).double()
+
+
+def _as_many(
+    mask: Bool[Tensor, "layer unit"], barred: Bool[Tensor, "layer unit"], generator: torch.Generator
+) -> Bool[Tensor, "layer unit"]:
+    """As many units in each layer, drawn at random from those that are not barred."""
+    noise = torch.rand(mask.shape, generator=generator, dtype=torch.float64)
+    rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    return rank < reduce(mask.long(), "layer unit -> layer 1", "sum")
