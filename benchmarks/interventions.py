@@ -103,7 +103,7 @@ class Models:
             ("override by constants", self.edited(override(values))),
             ("replace act(gate)", self.edited(override(values, "act"))),
             ("add to act(gate)", self.edited(push({"act": values}))),
-            ("deactivate the last token's", self.edited(deactivate, where="last")),
+            ("deactivate the last token's", self.edited(deactivate, tokens="last")),
         ]
 
     def by_hand(self) -> AbstractContextManager[Any]:

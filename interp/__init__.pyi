@@ -4,6 +4,7 @@ from .counting.plan import RunPlan, plan_run
 from .counting.run import Survey, look, merge, open_sentence_means, survey
 from .counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
 from .counting.top_contexts import TopContexts, gates_around
+from .evaluations.ablation import TaskAblation, ablate_tasks
 from .evaluations.category_ablation import SwitchOff, switch_off
 from .evaluations.category_attribution import (
     CategorySums,
@@ -128,10 +129,12 @@ __all__ = [
     "Survey",
     "SwitchOff",
     "Task",
+    "TaskAblation",
     "TokenSharing",
     "TopContexts",
     "Wanted",
     "Written",
+    "ablate_tasks",
     "ablation_effect",
     "accuracy_table",
     "across_runs",

@@ -388,7 +388,7 @@ def odd(place: Path) -> Path:
     """Models, runs and files with something wrong about them."""
     folder = place / "odd"
     tiny_models.build("qwen2", folder / "other", seed=7)
-    for name in ("shapes", "letters", "config", "nan"):
+    for name in ("shapes", "letters", "config", "nan", "lacking"):
         shutil.copytree(place / "model", folder / name)
     config = json.loads((folder / "shapes" / "config.json").read_text())
     (folder / "shapes" / "config.json").write_text(json.dumps(config | {"hidden_size": 128}))
@@ -397,6 +397,8 @@ def odd(place: Path) -> Path:
     weights = load_file(folder / "nan" / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
     save_file(weights, folder / "nan" / "model.safetensors", metadata={"format": "pt"})
+    weights.pop("model.layers.1.mlp.down_proj.weight")
+    save_file(weights, folder / "lacking" / "model.safetensors", metadata={"format": "pt"})
     (folder / "empty").mkdir()
     (folder / "file").write_text("text")
     (folder / "loop").symlink_to(folder / "loop")
@@ -415,6 +417,7 @@ WRONG = {
     "collect {odd}/config": "config.json cannot be read",
     "collect {odd}/shapes": "have other shapes than its config.json says",
     "collect {odd}/letters": "The tokenizer of",
+    "collect {odd}/lacking": "lacks 1 of the weights",
     "collect {odd}/nan " + READS + " " + NEW: "NaN or infinite activation",
     "collect {place}/model --device tpu": "The device 'tpu' cannot be used here",
     "collect {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",

@@ -35,7 +35,7 @@ from interp.evaluations.writing import (
     translation_prompt,
     translation_score,
 )
-from interp.interventions.edits import deactivate, intervene
+from interp.interventions.edits import Change, deactivate, intervene
 from interp.interventions.residual import ResidualMeans, residual_means
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
@@ -80,7 +80,8 @@ def babel() -> NeuronModel:
 
 
 def write(model: NeuronModel, *args: Any, **settings: Any) -> Generated:
-    return generate_texts(model, *args, **{"max_new_tokens": 12, "n": 4, **settings})
+    settings = {"max_new_tokens": 12, "n": 4, **settings}
+    return generate_texts(model, *args, **settings)["nothing"]
 
 
 @torch.no_grad()
@@ -213,7 +214,7 @@ def broken(model: NeuronModel) -> tuple[str, Callable[..., Tensor]]:
 def test_an_edit_around_the_call_is_felt_and_then_gone(llama: NeuronModel):
     before = write(llama)
     everything = torch.ones(llama.n_layers, llama.d_mlp, dtype=torch.bool)
-    with intervene(llama, everything, deactivate, where="generated"):
+    with intervene(llama, everything, deactivate, tokens="generated"):
         generated = write(llama, batch_size=4)
         alone = write(llama, batch_size=1)
     with intervene(llama, everything, deactivate):
@@ -504,12 +505,13 @@ def test_writing_within_an_edit_and_judging_behind_it_are_one_call(llama: Neuron
     some[:, :80] = True
     settings: Any = {"n": 8, "max_new_tokens": 16, "seed": 2}
     with intervene(llama, some, deactivate):
-        written = generate_texts(llama, **settings)
+        written = write(llama, **settings)
     by_hand = rates(written.texts, model=llama)
-    at_once = generated_languages(
-        llama, ("de", "en"), intervene(llama, some, deactivate), **settings
-    )
-    assert at_once.texts == by_hand.texts != generate_texts(llama, **settings).texts
+    under = {"off": Change(some, deactivate), "nothing": None}
+    found = generated_languages(llama, ("de", "en"), under, **settings)
+    at_once = found["off"]
+    assert at_once.texts == by_hand.texts != write(llama, **settings).texts
+    assert found["nothing"].texts == write(llama, **settings).texts
     assert torch.equal(at_once.loss.nan_to_num(), by_hand.loss.nan_to_num())
     assert at_once.to_frame().equals(by_hand.to_frame())
     with pytest.raises(ValueError, match="There is no guard for en"):  # before anything is written
@@ -671,16 +673,21 @@ def test_translation_prompts_name_the_language_or_leave_it_open():
 def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest.MonkeyPatch):
     asked: dict[str, Any] = {}
 
-    def fake(model: NeuronModel, prompts: list[str], n: int, **settings: Any) -> Generated:
-        asked.update(prompts=prompts, n=n, **settings)
+    def fake(
+        model: NeuronModel, prompts: list[str], n: int, under: Any, **settings: Any
+    ) -> dict[str, Generated]:
+        asked.update(prompts=prompts, n=n, under=under, **settings)
         texts = (" Ein Hund. \nEnglish: more", "\nEin Hund.", "")
-        return Generated(texts, tuple(prompts), (0, 1, 2), (True, True, False))
+        written = Generated(texts, tuple(prompts), (0, 1, 2), (True, True, False))
+        return {"nothing": written}
 
     monkeypatch.setattr(writing, "generate_texts", fake)
-    assert translate(llama, ["A dog."] * 3, "de", batch_size=2) == ("Ein Hund.", "", "")
+    found = translate(llama, ["A dog."] * 3, "de", batch_size=2)
+    assert found == {"nothing": ("Ein Hund.", "", "")}
     assert asked == {
         "prompts": [translation_prompt("A dog.", "de")] * 3,
         "n": 1,
+        "under": None,
         "max_new_tokens": 128,
         "temperature": 0.0,
         "batch_size": 2,

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from interp.evaluations import harness
 from interp.evaluations.harness import run_harness
 from interp.evaluations.multiple_choice import choose
 from interp.inference.intervals import mean_over_examples
-from interp.interventions.edits import deactivate, intervene
+from interp.interventions.edits import Change, deactivate
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.text.tasks import Item, Task
@@ -65,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> NeuronModel:
 def interventions(model: NeuronModel) -> dict:
     units = torch.zeros(N_LAYERS, D_MLP, dtype=torch.bool)
     units[:, :100] = True
-    return {"nothing": None, "off": partial(intervene, model, units, deactivate)}
+    return {"nothing": None, "off": Change(units, deactivate)}
 
 
 @pytest.fixture(autouse=True)

@@ -203,7 +203,7 @@ def some_moments(d_mlp: int) -> Any:
 
 def neuron_edits(d_mlp: int) -> dict[str, tuple[Any, str, float, Tensor | None]]:
     """Name → the edit, its site, and by hand: the factor and what is added."""
-    from interp.interventions.edits import edits as ours
+    from interp.interventions import edits as ours
 
     moments, values = some_moments(d_mlp), draw(N_LAYERS, d_mlp, seed=3)
     mean = {
@@ -981,12 +981,12 @@ class TestBadInput:
         from interp.interventions.edits import deactivate
 
         mask = some_units(N_LAYERS, D_MLP)
-        self.refused(model, mask, deactivate, "where is one of all, prompt", where="first")
+        self.refused(model, mask, deactivate, "tokens is one of all, prompt", tokens="first")
         self.refused(model, mask, deactivate, "prompt to check with is empty", check="")
 
     def test_numbers_that_are_none(self) -> None:
         from interp.counting.stats import ActivationMoments
-        from interp.interventions.edits import edits as ours
+        from interp.interventions import edits as ours
 
         nan, values = float("nan"), draw(N_LAYERS, D_MLP)
         for make in (
@@ -1007,7 +1007,7 @@ class TestBadInput:
 
     def test_a_language_or_a_site_that_was_not_measured(self) -> None:
         from interp.counting.stats import ActivationMoments
-        from interp.interventions.edits import edits as ours
+        from interp.interventions import edits as ours
 
         moments = some_moments(D_MLP)
         with pytest.raises(ValueError, match="'it' is not in these moments, which cover en, fr"):

@@ -1,11 +1,12 @@
 """Losses by chunks, and what turning neurons off does to them: against plain models, row by row."""
 
 import functools
+import inspect
 import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from torch import Tensor, nn
 
 from interp.evaluations.losses import Losses, losses_under
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
-from interp.interventions.edits import Edit, deactivate, intervene, override, scale
+from interp.interventions.edits import (
+    Change,
+    check_under,
+    deactivate,
+    intervene,
+    override,
+    scale,
+)
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import NOTHING
@@ -463,11 +471,11 @@ def test_a_language_without_neurons_changes_nothing_and_is_named(planted, two_la
 def test_the_control_is_matched_clear_of_the_selection_and_seeded(model, text, monkeypatch):
     selection, seen = some_neurons(model), []
 
-    def spy(model: NeuronModel, units: Tensor, edit: Edit) -> Any:
-        seen.append(units)
-        return intervene(model, units, edit)
+    def spy(model: NeuronModel, under: Mapping[str, Any]) -> Any:
+        seen.extend(change.units for change in under.values() if change is not None)
+        return check_under(model, under)
 
-    monkeypatch.setattr("interp.evaluations.perplexity.intervene", spy)
+    monkeypatch.setattr("interp.evaluations.perplexity.check_under", spy)
     one = matrix_of(model, selection, text, n_draws=2)
     drawn = torch.stack(seen[3:9]).view(2, 3, *selection.mask.shape[1:])
     assert torch.equal(drawn.sum(dim=-1)[0], selection.mask.sum(dim=-1))
@@ -513,35 +521,64 @@ def test_an_edit_may_be_one_for_all_or_one_for_each_language(model, text):
         matrix_of(model, selection, text, edit={"de": deactivate, "fr": deactivate})
 
 
-def test_any_with_block_can_be_an_intervention(model, text):
-    units = some_neurons(model)["fr"]
-    calls: list[int] = []
+def test_several_changes_can_be_one_intervention_and_text_under_none_is_read_once(
+    model, text, monkeypatch
+):
+    selection, n_passes = some_neurons(model), [0]
+    change, half = selection.change("fr", deactivate), selection.change("en", scale(0.5))
+    read = model.losses
 
-    def count(post: Tensor, hook: object) -> None:
-        calls.append(1)
+    def counted(*args: object, **settings: object) -> Tensor:
+        n_passes[0] += 1
+        return read(*args, **settings)
 
-    found = losses_under(
-        model,
-        text,
-        {
-            "off": lambda: intervene(model, units, deactivate),
-            "plain": None,
-            "watched": lambda: model.hooks([(model.site(0, "post"), count)]),
-        },
-        progress=False,
-    )
+    monkeypatch.setattr(model, "losses", counted)
+    under = {"off": change, "plain": None, "both": [half, change], "again": ()}
+    found = losses_under(model, text, under, progress=False)
+    passes, n_passes[0] = n_passes[0], 0
+    losses_under(model, text, {"plain": None}, progress=False)
+    assert passes == 3 * n_passes[0]
     matrix = matrix_of(model, some_neurons(model), text)
-    assert found.interventions == ("off", "plain", "watched")
+    assert found.interventions == ("off", "plain", "both", "again")
     assert torch.equal(found.nats[:, 0], matrix.losses.nats[:, 3])
-    assert torch.equal(found.nats[:, 1], found.nats[:, 2])
-    assert len(calls) == 9  # for every shard of every language
+    assert torch.equal(found.nats[:, 1], found.nats[:, 3])
+    with intervene(model, selection["en"], scale(0.5)):
+        nested = losses_under(model, text, {"off": change}, progress=False)
+    assert torch.equal(found.nats[:, 2], nested.nats[:, 0])
+    assert not torch.equal(found.nats[:, 2], found.nats[:, 0])
     assert not found.increase.value[0].any()  # the first is what others are compared with
     assert torch.allclose(found.increase.value[1], -matrix.increase.value[2])
     frame = found.to_frame()
-    assert frame.shape == (9, 10)
+    assert frame.shape == (12, 10)
     assert frame.loc[3, "increase"] == found.increase.value[1, 0].item()
+
+
+def test_what_is_no_change_is_refused_by_name(model, text):
     with pytest.raises(ValueError, match="There is no intervention"):
         losses_under(model, text, {}, progress=False)
+    unchecked: Any = inspect.unwrap(check_under)  # past the tests' own check of types
+    for wrong in (lambda: None, deactivate, "de", [deactivate]):
+        with pytest.raises(ValueError, match=r"'off' is .*: give an interp.Change"):
+            unchecked(model, {"off": wrong})
+    small = Change(torch.ones(1, 2, dtype=torch.bool), deactivate)
+    with pytest.raises(ValueError, match="the mask at post has shape"):
+        losses_under(model, text, {"off": small}, progress=False)
+
+
+def test_losses_resume_and_refuse_other_changes(model, text, tmp_path):
+    selection = some_neurons(model)
+    under = {"nothing": None, "off": selection.change("fr", deactivate)}
+    found = losses_under(model, text, under, out=tmp_path, progress=False)
+    assert torch.equal(Losses.load(tmp_path / "losses.safetensors").nats, found.nats)
+    pieces = sorted(tmp_path.glob("pieces/*"))
+    kept = [path.stat().st_mtime_ns for path in pieces[1:]]
+    pieces[0].unlink()
+    again = losses_under(model, text, under, out=tmp_path, progress=False)
+    assert torch.equal(again.nats, found.nats)
+    assert [path.stat().st_mtime_ns for path in pieces[1:]] == kept
+    other = {"nothing": None, "off": selection.change("de", deactivate)}
+    with pytest.raises(ValueError, match="was started with another under"):
+        losses_under(model, text, other, out=tmp_path, progress=False)
 
 
 # ---------------------------------------------------------------- statistics
@@ -729,12 +766,12 @@ def test_a_folder_takes_only_what_it_was_started_with(model, open_model, text, t
     shifted = (override(torch.full((N_LAYERS, model.d_mlp), value)) for value in (0.0, 1.0))
     for change, what in (
         ({"used": open_model("llama")}, "another model"),
-        ({"chosen": NeuronSelection(mask, LANGUAGES)}, "another selection"),
+        ({"chosen": NeuronSelection(mask, LANGUAGES)}, r"another under \(.*de was"),
         ({"corpora": text.subset(["de", "en"])}, "another corpora, languages read"),
-        ({"edit": scale(0.5)}, "another edit"),
-        ({"edit": next(shifted)}, "another edit"),
-        ({"n_draws": 0}, "another random neurons"),
-        ({"generator": torch.Generator().manual_seed(1)}, "another random neurons"),
+        ({"edit": scale(0.5)}, "another under .*scale by"),
+        ({"edit": next(shifted)}, "another under .*override"),
+        ({"n_draws": 0}, r"another under .*random \d: "),
+        ({"generator": torch.Generator().manual_seed(1)}, r"another under .*random \d: "),
         ({"tokens_per_batch": 99}, "another tokens_per_batch"),
     ):
         with pytest.raises(ValueError, match=f"was started with {what}"):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from interp.evaluations.category_ablation import EQUAL, RANDOM, SwitchOff, switch_off
 from interp.evaluations.languages_written import generated_languages, language_rates
 from interp.evaluations.writing import generate_texts
-from interp.interventions.edits import Change, changed, deactivate, intervene, override, scale
+from interp.interventions.edits import Change, applied, deactivate, intervene, override, scale
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import attribute_prompts, integrated_gradients
@@ -153,21 +153,24 @@ def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path)
     prompts = ("the dog", "der Hund")
 
     def write(out: Path | None, edit: Any = deactivate, **other: Any) -> Any:
-        within = [Change(neurons, edit)]
-        return generate_texts(model, prompts, within=within, out=out, **{**settings, **other})
+        under = {"off": Change(neurons, edit), "nothing": None}
+        settled = {**settings, **other}
+        return generate_texts(model, prompts, under=under, out=out, **settled)
 
     out = tmp_path / "out"
     others = {
-        "within": lambda: write(out, scale(0.5)),
+        "under": lambda: write(out, scale(0.5)),
         "seed": lambda: write(out, seed=1),
         "temperature": lambda: write(out, temperature=0.5),
     }
     found = goes_on(write, out, others)
     with intervene(model, neurons, deactivate):
-        assert generate_texts(model, prompts, **settings) == found
-        with pytest.raises(ValueError, match="a folder is told of edits that are given as within"):
+        assert generate_texts(model, prompts, **settings)["nothing"] == found["off"]
+        with pytest.raises(ValueError, match="the plan is in `under`"):
             write(tmp_path / "other")
-    assert write(None) == found != generate_texts(model, prompts, **settings)
+    assert write(None) == found
+    untouched = generate_texts(model, prompts, **settings)["nothing"]
+    assert found["nothing"] == untouched != found["off"]
 
 
 def test_texts_and_their_losses_are_kept_together(model, tmp_path):
@@ -175,7 +178,8 @@ def test_texts_and_their_losses_are_kept_together(model, tmp_path):
     change = Change(some_neurons(model), deactivate)
 
     def judged(out: Path | None) -> Any:
-        return generated_languages(model, ["de", "en"], [change], out=out, **settings)
+        under = {"off": change}
+        return generated_languages(model, ["de", "en"], under, out=out, **settings)["off"]
 
     found = goes_on(judged, tmp_path / "out", {})
     found.save(tmp_path / "judged.safetensors")
@@ -241,11 +245,11 @@ def test_changes_hold_one_within_the_other_and_tell_all_that_they_change(model):
     first, second = Change(neurons, override(values)), Change(neurons, scale(2.0))
     with intervene(model, neurons, override(values)), intervene(model, neurons, scale(2.0)):
         expected = model.logits(ids)
-    with changed((first, second), model):
+    with applied((first, second), model):
         assert torch.equal(model.logits(ids), expected)
-    with changed((second, first), model):
+    with applied((second, first), model):
         assert not torch.equal(model.logits(ids), expected)
-    with changed((), model):
+    with applied(None, model):
         untouched = model.logits(ids)
     assert torch.equal(model.logits(ids), untouched)
     others = [

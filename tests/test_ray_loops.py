@@ -122,7 +122,7 @@ def loops(
             model, tasks, seeded(), n_draws=1, out=out, ray=ray, **alike
         ),
         "generation": lambda out, ray: generated_languages(
-            model, ["de"], [change], batch_size=3, out=out, ray=ray, **written, **alike
+            model, ["de"], {"off": change}, batch_size=3, out=out, ray=ray, **written, **alike
         ),
     }
 
@@ -207,9 +207,6 @@ def test_what_is_warned_of_there_is_said_here(model, crew):
 def test_edits_that_would_stay_here_and_other_models_are_refused(model, selection, crew, tmp_path):
     units = selection["de"]
     few: dict[str, Any] = {"n": 2, "max_new_tokens": 4, "progress": False}
-    edited = intervene(model, units, deactivate)
-    with pytest.raises(ValueError, match=r"has hooks on it now: they stay in this process"):
-        generated_languages(model, ["de"], edited, **few, ray=crew)
     with intervene(model, units, deactivate):
         for ray in (crew, Ray()):
             with pytest.raises(ValueError, match=r"edits are sent as interp\.Change"):

@@ -1,7 +1,6 @@
 """Switching categories off: the sets, their sizes, and every score against a hook for each set."""
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from interp.evaluations import category_ablation as module
 from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff, switch_off
 from interp.evaluations.multiple_choice import choose, encode_items, told_apart
-from interp.interventions.edits import deactivate, intervene
+from interp.interventions.edits import Change, deactivate, intervene
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.scores.sharing import Sharing, sharing_categories
@@ -145,7 +144,7 @@ def slow_all(
     """Right or wrong and the answer's probability, by `choose` within one intervention."""
     item = task.items[place]
     one = Task(task.name, task.language, (item,))
-    change = partial(intervene, model, off, deactivate) if off.any() else None
+    change = Change(off, deactivate) if off.any() else None
     (found,) = choose(model, [one], {"it": change}, progress=False)
     return bool(found.correct[0]), math.exp(found.log_likelihood[0, item.answer].item())
 
@@ -157,7 +156,7 @@ def slow_last(
     encoded = encode_items(model, task)[place]
     ids = torch.tensor([encoded.rows[0][: encoded.begin]])
     if off.any():
-        with intervene(model, off, deactivate, where="last"):
+        with intervene(model, off, deactivate, tokens="last"):
             logits = model.logits(ids)[0, -1]
     else:
         logits = model.logits(ids)[0, -1]

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-import interp
 from interp.commands.common import ModelChoice
 from interp.commands.evaluate import Evaluate
 from interp.commands.tasks import Attribute, Share
 from interp.counting.stats import FiringSigns
+from interp.evaluations import multiple_choice
 from interp.evaluations.category_ablation import categories_at, end_of_prompt
 from interp.evaluations.category_attribution import (
     CATEGORIES,
@@ -378,10 +378,11 @@ def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, cap
     lost = untouched.accuracy().value.item() - off.accuracy().value.item()
     assert row["drop"] == pytest.approx(lost)
     assert row["neurons"] == 60
-    stored = Choices.load(tmp_path / "results" / "made-de-en.safetensors")
+    stored_at = tmp_path / "choices" / "answers" / "01-made-de-en.safetensors"
+    stored = Choices.load(stored_at)
     torch.testing.assert_close(stored.log_likelihood, off.log_likelihood)
     random = [
-        Choices.load(tmp_path / "results" / f"made-de-en-random-{n}.safetensors") for n in range(2)
+        Choices.load(stored_at.with_name(f"01-made-de-en-random-{n}.safetensors")) for n in range(2)
     ]
     mean = sum(each.accuracy().value.item() for each in random) / 2
     assert row["random"] == pytest.approx(mean)
@@ -389,20 +390,40 @@ def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, cap
     assert not torch.equal(random[0].log_likelihood, random[1].log_likelihood)
 
 
+def test_evaluate_takes_units_of_several_sites(place, model, tmp_path):
+    sites = (("pre", model.d_mlp), ("mlp_out", model.d_model))
+    mask = torch.zeros(1, model.n_layers, model.d_mlp + model.d_model, dtype=torch.bool)
+    mask[:, 1, ::9] = True
+    selection = NeuronSelection(mask, ("de",), sites)
+    selection.to_json(tmp_path / "units.json")
+    Evaluate(
+        tmp_path / "units.json", choice(place), (str(place / "made"),), n_draws=1, out=tmp_path
+    ).run()
+    (task,) = [read_task(place / "made", "de")]
+    with intervene(model, selection.units("de"), deactivate):
+        (off,) = choose(model, [task], progress=False)
+    (stored,) = (tmp_path / "choices" / "answers").glob("*-de-de.safetensors")
+    found = Choices.load(stored)
+    torch.testing.assert_close(found.log_likelihood, off.log_likelihood)
+    assert not torch.equal(
+        found.log_likelihood, choose(model, [task], progress=False)[0].log_likelihood
+    )
+
+
 def test_evaluate_goes_on_and_refuses_other_settings(place, tmp_path, monkeypatch, capsys):
     settings = {"tasks": (str(place / "written"),), "n_draws": 1, "max_new_tokens": 3}
     command = Evaluate(place / "neurons.json", choice(place), **settings, out=tmp_path)
     command.run()
-    texts = Written.load(tmp_path / "results" / "written-en-nothing.safetensors")
+    texts = Written.load(tmp_path / "written" / "answers" / "00-written-en-nothing.safetensors")
     assert len(texts.texts) == 4
     before = (tmp_path / "evaluate.csv").read_text()
-    monkeypatch.setattr(interp, "exact_match", None)  # it is not needed again
+    monkeypatch.setattr(multiple_choice, "generate_texts", None)  # it is not needed again
     command.run()
     assert (tmp_path / "evaluate.csv").read_text() == before
     settings["max_new_tokens"] = 4
     with pytest.raises(ValueError, match="was started with another max_new_tokens"):
         Evaluate(place / "neurons.json", choice(place), **settings, out=tmp_path).run()
-    with pytest.raises(ValueError, match="--n-draws is 0"):
+    with pytest.raises(ValueError, match="n_draws is 0"):
         Evaluate(place / "neurons.json", choice(place), n_draws=0, out=tmp_path).run()
 
 

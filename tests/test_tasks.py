@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -20,7 +19,7 @@ from interp.evaluations.task_results import (
     compare,
     share_correct,
 )
-from interp.interventions.edits import deactivate, intervene
+from interp.interventions.edits import Change, deactivate, intervene, scale
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.text.tasks import Item, Task, align, prompts_of, read_editing, read_task
@@ -123,13 +122,13 @@ def test_without_normalisation_the_likeliest_whole_text_is_chosen(model):
 
 
 def test_normalisation_divides_and_can_change_the_choice(model):
-    (found,) = choose(model, [task_of()], normalise="tokens", progress=False)
+    (found,) = choose(model, [task_of()], normalize="tokens", progress=False)
     assert torch.equal(found.score[0], found.log_likelihood[0] / found.tokens[0])
-    by_bytes = replace(found, normalise="bytes")
+    by_bytes = replace(found, normalize="bytes")
     assert torch.equal(by_bytes.score[0], found.log_likelihood[0] / found.bytes[0])
     long = Item("long", "the", (" q", " in the city and in the day"), 1)
     plain, per_token = (
-        choose(model, [task_of((long,))], normalise=each, progress=False)[0]
+        choose(model, [task_of((long,))], normalize=each, progress=False)[0]
         for each in ("none", "tokens")
     )
     assert plain.chosen.item() == 0
@@ -147,20 +146,19 @@ def test_the_probability_of_the_answer_is_its_share_among_the_options(model):
 def test_an_intervention_changes_the_choices_that_it_should(model):
     units = torch.zeros(N_LAYERS, D_MLP, dtype=torch.bool)
     units[1, :80] = True
-    off = partial(intervene, model, units, deactivate)
-    interventions = {"nothing": None, "off": off, "again": None}
-    found = choose(model, [task_of()], interventions, progress=False)
+    under = {"nothing": None, "off": Change(units, deactivate), "again": None}
+    found = choose(model, [task_of()], under, progress=False)
     assert [each.intervention for each in found] == ["nothing", "off", "again"]
     assert torch.equal(found[0].log_likelihood[0], found[2].log_likelihood[0])
     assert (found[0].log_likelihood[0] - found[1].log_likelihood[0]).abs().min() > 1e-3
-    with off():
+    with intervene(model, units, deactivate):
         inside = choose(model, [task_of()], progress=False)[0]
     assert torch.equal(found[1].log_likelihood[0], inside.log_likelihood[0])
 
 
 def test_a_likelihood_that_is_no_number_is_refused_with_item_and_intervention(model):
-    nothing = [(model.site(1, "post"), lambda values, hook: values * math.nan)]
-    broken = {"broken": lambda: model.hooks(nothing)}
+    everything = torch.ones(N_LAYERS, D_MLP, dtype=torch.bool)
+    broken = {"broken": Change(everything, scale(1e38))}
     with pytest.raises(ValueError, match=r"' in the city' of 'one' \(made, en\) .* with 'broken'"):
         choose(model, [task_of()], broken, progress=False)
 
@@ -210,7 +208,7 @@ def test_results_are_compared_item_by_item(generator):
 
 
 def test_results_come_back_from_disk(model, tmp_path):
-    (found,) = choose(model, [task_of()], normalise="bytes", progress=False)
+    (found,) = choose(model, [task_of()], normalize="bytes", progress=False)
     found.save(tmp_path / "choices.safetensors", {"made": "here"})
     again = Choices.load(tmp_path / "choices.safetensors")
     for name, value in vars(found).items():

@@ -8,7 +8,6 @@ import copy
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.evaluations.losses import Intervention
 from interp.inference.intervals import mean_over_examples
+from interp.interventions.edits import Under, applied, check_under
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
@@ -89,7 +88,7 @@ class HarnessScores:
 def run_harness(
     model: NeuronModel,
     tasks: Sequence[str],
-    interventions: Mapping[str, Intervention] | None = None,
+    under: Under | None = None,
     *,
     include_path: Path | str | None = None,
     limit: int | None = None,
@@ -99,8 +98,7 @@ def run_harness(
 ) -> HarnessScores:
     """Tasks by their harness names, under each intervention, the first of which is compared with.
 
-    `{"nothing": None, "off": lambda: intervene(model, units, deactivate)}`; edits must be at all
-    tokens (where="all"), since the harness runs the model without saying what is prompt.
+    Changes must be at all tokens (tokens="all"), since the harness does not say what is prompt.
     `include_path` is a folder of task files (YAML) of your own; then only these are known, and
     nothing is downloaded unless they say so. `settings` go to `lm_eval.simple_evaluate`, such as
     `apply_chat_template=True`.
@@ -117,9 +115,8 @@ def run_harness(
     >>> task |= {"dataset_path": "json", "test_split": "test"}
     >>> task["dataset_kwargs"] = {"data_files": {"test": str(folder / "sums.json")}}
     >>> _ = (folder / "sums.yaml").write_text(json.dumps(task))  # JSON is YAML
-    >>> off = neurons["en"]
-    >>> ways = {"nothing": None, "off": lambda: interp.intervene(model, off, interp.deactivate)}
-    >>> interp.run_harness(model, ["sums"], ways, include_path=folder)
+    >>> under = {"nothing": None, "off": neurons.change("en", interp.deactivate)}
+    >>> interp.run_harness(model, ["sums"], under, include_path=folder)
     HarnessScores(sums; nothing, off; 1 example)
     """
     if isinstance(model, HookedTransformerModel):
@@ -129,6 +126,12 @@ def run_harness(
         )
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks is {tasks!r}: give a list of one task name or more.")
+    named = check_under(model, {NOTHING: None} if under is None else under)
+    if other := {each.tokens for changes in named.values() for each in changes} - {"all"}:
+        raise ValueError(
+            f'The harness does not say what is prompt: give changes with tokens="all", not '
+            f"{other.pop()!r}."
+        )
     lm_eval, models, managers = _harness()
     # The harness writes a padding token into its tokenizer.
     wrapped = models.HFLM(
@@ -142,8 +145,8 @@ def run_harness(
         include_defaults=include_path is None,
     )
     scores, samples = [], []
-    for name, change in ({NOTHING: None} if interventions is None else interventions).items():
-        with nullcontext() if change is None else change():
+    for name, changes in named.items():
+        with applied(changes, model):
             found = lm_eval.simple_evaluate(
                 model=wrapped,
                 tasks=list(tasks),

@@ -8,7 +8,6 @@ language; and `ResidualMeans.towards`, a push of the residual stream in one laye
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
 from interp.inference.intervals import wilson
-from interp.interventions.edits import Change
+from interp.interventions.edits import Under
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted
@@ -302,7 +301,7 @@ def language_rates(
 def generated_languages(
     model: NeuronModel,
     languages: Sequence[str],
-    within: AbstractContextManager[Any] | Sequence[Change] | None = None,
+    under: Under | None = None,
     guard: Guard | Mapping[str, Guard] | None = None,
     *,
     prompts: Sequence[str] = ("",),
@@ -312,55 +311,52 @@ def generated_languages(
     seed: int = 0,
     start: Start = "auto",
     batch_size: int = 32,
-    progress: bool = True,
     out: Path | str | None = None,
+    progress: bool = True,
     ray: Ray | Crew | None = None,
-) -> GeneratedLanguages:
-    """Let the model write `within` an edit, such as `intervene(...)`; judge it with none.
+) -> dict[str, GeneratedLanguages]:
+    """Let the model write under each intervention; judge the texts with the model as it is.
 
-    With `out` or `ray`, which are those of `generate_texts`, edits come as data: `[Change(...)]`.
-    For several edits at once, or to keep prompts and seeds, use `generate_texts` in your own
-    `with` block and `language_rates` behind it.
+    `generate_texts` does the first half and keeps prompts and seeds, `language_rates` the second.
 
-    >>> with_edit = interp.intervene(model, neurons["de"], interp.deactivate)
+    >>> under = {"off": neurons.change("de", interp.deactivate)}
     >>> found = interp.generated_languages(
-    ...     model, ["de"], with_edit, n=2, max_new_tokens=4, progress=False
+    ...     model, ["de"], under, n=2, max_new_tokens=4, progress=False
     ... )
-    >>> len(found.texts), found.rate("de").of
+    >>> len(found["off"].texts), found["off"].rate("de").of
     (2, 2)
     """
     guards = _guards(guard, check_languages(languages))
     refuse_edited(model, _JUDGES)
-    block, changes = nullcontext(), within or ()
-    if isinstance(changes, AbstractContextManager):
-        block, changes = changes, ()
     with hired(model, ray) as crew:
-        with block:
-            written = generate_texts(
+        written = generate_texts(
+            model,
+            prompts,
+            n,
+            under,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            start=start,
+            batch_size=batch_size,
+            out=out,
+            progress=progress,
+            ray=crew,
+        )
+        return {
+            name: language_rates(
+                found.texts,
+                languages,
+                guards,
                 model,
-                prompts,
-                n,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
                 start=start,
                 batch_size=batch_size,
                 progress=progress,
-                within=changes,
-                out=out,
+                out=None if out is None else Path(out) / "judged" / f"{place:02d}",
                 ray=crew,
             )
-        return language_rates(
-            written.texts,
-            languages,
-            guards,
-            model,
-            start=start,
-            batch_size=batch_size,
-            progress=progress,
-            out=out,
-            ray=crew,
-        )
+            for place, (name, found) in enumerate(written.items())
+        }
 
 
 def natural_guard(
@@ -428,7 +424,7 @@ def _losses(
     jobs = []
     with folder_for(out) as folder, bar(len(order), "judging", progress) as seen:
         for number, here in enumerate(batches):
-            path = folder / "judged" / f"{number:05d}.safetensors"
+            path = folder / "pieces" / f"{number:05d}.safetensors"
             work = partial(_judge, path, [rows[text] for text in here])
             jobs.append(Job(f"judging batch {number}", path, lambda work=work: work, len(here)))
         pieces = finish(jobs, _load_judged, seen, model, ray)

@@ -9,7 +9,6 @@ bits per byte to compare languages and tokenizers. A perplexity is the exponenti
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,19 +22,15 @@ from torch import Tensor
 
 from interp.counting.observe import Batch, batches
 from interp.inference.intervals import Estimate, jackknife_shards
+from interp.interventions.edits import Change, Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed, ranged
+from interp.runs.folder import begin, read_plan
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.corpora import Corpora
-
-Intervention = Callable[[], AbstractContextManager[Any]] | None
-"""Makes the `with` block in which text is read; None: the model as it is."""
-
-Block = Callable[[NeuronModel], AbstractContextManager[Any]] | None
-"""The same of a model that may be in another process."""
 
 
 @dataclass(frozen=True)
@@ -152,37 +147,30 @@ class Losses:
 def losses_under(
     model: NeuronModel,
     corpora: Corpora,
-    interventions: Mapping[str, Intervention],
+    under: Under,
     *,
+    out: Path | str | None = None,
     tokens_per_batch: int = 4096,
     progress: bool = True,
+    ray: Ray | Crew | None = None,
 ) -> Losses:
-    """What the text costs under each intervention, the first of which the others are compared with.
+    """Cross-entropy of the text under each intervention, the first of which is the reference.
 
-    `{"nothing": None, "pushed": lambda: intervene(model, units, edit)}`: each makes a `with` block
-    anew for every shard of every language. All that are None are read once.
+    Interventions without a change are read once. With `out`, every shard of every language is kept
+    there as soon as it is done, the same call resumes, and processes with the same `out` share the
+    work; with `ray`, actors read, on nodes that share `out`.
 
-    >>> def without_german():
-    ...     return interp.intervene(model, neurons["de"], interp.deactivate)
-    >>> edits = {"nothing": None, "without": without_german}
+    >>> edits = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
     >>> losses = interp.losses_under(model, text, edits, progress=False)
     >>> losses.languages[losses.increase.value[1].argmax()]
     'de'
     """
-    if not interventions:
-        raise ValueError('There is no intervention: give {"nothing": None, ...}.')
+    named = check_under(model, under)
     check_text(model, corpora)
-    blocks = {
-        name: None if change is None else partial(_block, change)
-        for name, change in interventions.items()
-    }
-    return read_all(model, corpora, blocks, None, tokens_per_batch, progress)
-
-
-def _block(
-    change: Callable[[], AbstractContextManager[Any]], model: NeuronModel
-) -> AbstractContextManager[Any]:
-    return change()
+    losses = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
+    if out is not None:
+        losses.save(Path(out) / "losses.safetensors", read_plan(Path(out)))
+    return losses
 
 
 def nats_per_token(
@@ -202,17 +190,20 @@ def interval_columns(name: str, estimate: Estimate) -> dict[str, Tensor]:
 def read_all(
     model: NeuronModel,
     corpora: Corpora,
-    interventions: Mapping[str, Block],
-    out: Path | None,
+    interventions: Mapping[str, tuple[Change, ...]],
+    out: Path | str | None,
     tokens_per_batch: int,
     progress: bool,
-    ray: Ray | Crew | None = None,
+    ray: Ray | Crew | None,
 ) -> Losses:
     """Every shard of every language, each read once or taken from the folder."""
     names = tuple(interventions)
-    passes = sum(change is not None for change in interventions.values()) + (
-        None in interventions.values()
-    )
+    if out is not None:
+        plan = {"model": model.identity, "corpora": corpora.fingerprint}
+        plan |= {"languages read": list(corpora.languages), "under": plan_of(interventions)}
+        plan |= {"tokens_per_batch": tokens_per_batch}
+        begin(Path(out), plan, artifacts.provenance())
+    passes = sum(map(bool, interventions.values())) + (() in interventions.values())
     jobs = []
     with folder_for(out) as folder:
         for shard in range(corpora.n_shards):
@@ -255,7 +246,7 @@ def _to_read(
     language: str,
     shard: int,
     tokens_per_batch: int,
-    interventions: Mapping[str, Block],
+    interventions: Mapping[str, tuple[Change, ...]],
 ) -> Callable[[NeuronModel], None]:
     """What an actor needs for one piece, which is not the text of all the others."""
     chosen = list(batches(corpora, language, shard, tokens_per_batch))
@@ -267,7 +258,7 @@ def _read_there(
     language: str,
     shard: int,
     chosen: Sequence[Batch],
-    interventions: Mapping[str, Block],
+    interventions: Mapping[str, tuple[Change, ...]],
     model: NeuronModel,
 ) -> None:
     _read(model, language, shard, chosen, interventions).save(path)
@@ -279,18 +270,18 @@ def _read(
     language: str,
     shard: int,
     chosen: Sequence[Batch],
-    interventions: Mapping[str, Block],
+    interventions: Mapping[str, tuple[Change, ...]],
 ) -> Losses:
     """One shard of one language under every intervention: the same batches for all."""
     n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in chosen)
     sums: list[Tensor] = []
     untouched: Tensor | None = None
-    for name, change in interventions.items():
-        if change is None and untouched is not None:
+    for name, changes in interventions.items():
+        if not changes and untouched is not None:
             sums.append(untouched)
             continue
         total = torch.zeros((), dtype=torch.float64)
-        with nullcontext() if change is None else change(model):
+        with applied(changes, model):
             for batch in chosen:
                 nats = _nats(model, batch)
                 if not nats.isfinite().all():
@@ -303,7 +294,7 @@ def _read(
                     )
                 total += nats.sum()
         sums.append(total)
-        untouched = total if change is None else untouched
+        untouched = untouched if changes else total
     return Losses(
         rearrange(torch.stack(sums), "off -> 1 off 1"),
         torch.tensor([[n_tokens]]),

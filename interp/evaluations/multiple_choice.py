@@ -10,20 +10,26 @@ normalisation the choice is therefore that of the likeliest whole text, wherever
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
-from interp.evaluations.losses import Intervention
 from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
+from interp.interventions.edits import Change, Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
-from interp.results.bars import tqdm
-from interp.results.words import NOTHING, Normalise
+from interp.results import artifacts
+from interp.results.words import NOTHING, Normalize
+from interp.runs.folder import begin
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Crew, Job, Ray
 from interp.text.tasks import Task
+
+Result = TypeVar("Result", Choices, Written)
 
 
 @dataclass(frozen=True)
@@ -95,57 +101,53 @@ def begin_alike(model: NeuronModel, tasks: Sequence[Task], start: Start = "auto"
 def choose(
     model: NeuronModel,
     tasks: Sequence[Task],
-    interventions: Mapping[str, Intervention] | None = None,
+    under: Under | None = None,
     *,
-    normalise: Normalise = "none",
+    normalize: Normalize = "none",
     start: Start = "auto",
     tokens_per_batch: int = 4096,
+    out: Path | str | None = None,
     progress: bool = True,
+    ray: Ray | Crew | None = None,
 ) -> list[Choices]:
     """Multiple choice: one result for each task and intervention, interventions within tasks.
 
-    `{"nothing": None, "off": lambda: intervene(model, units, deactivate)}`: each makes a `with`
-    block anew for every task. An edit with where="last" would meet the last token of an option:
-    for what-ifs at the last token of a prompt see `interp.evaluations.category_ablation`.
+    A change with tokens="last" would meet the last token of an option: for what-ifs at the last
+    token of a prompt see `interp.evaluations.category_ablation`. With `out`, each result is kept
+    there and the same call resumes; with `ray`, actors answer, on nodes that share `out`.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> off = {"off": lambda: interp.intervene(model, neurons["de"], interp.deactivate)}
-    >>> found = interp.choose(model, [days], {"nothing": None, **off}, progress=False)
+    >>> under = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
+    >>> found = interp.choose(model, [days], under, progress=False)
     >>> [(each.language, each.intervention) for each in found]
     [('de', 'nothing'), ('de', 'off')]
     """
-    interventions = {NOTHING: None} if interventions is None else interventions
-    encoded = [encode_items(model, task, start) for task in tasks]
     for task in tasks:
+        encode_items(model, task, start)  # refuses an item before anything is run
         for item in task.items:
             if len(item.options) < 2:
                 raise ValueError(
                     f"{item.id!r} of {task.name} in {task.language} has one option, which leaves "
                     "no choice: give two or more, or see whether it is written (exact_match)."
                 )
-    total = len(interventions) * sum(len(item.rows) for items in encoded for item in items)
-    results = []
-    with bar(total, "choosing", progress) as seen:
-        for task, items in zip(tasks, encoded, strict=True):
-            for name, change in interventions.items():
-                with _within(change):
-                    rows = [(row, item.begin) for item in items for row in item.rows]
-                    found = _log_likelihoods(model, rows, tokens_per_batch, seen)
-                results.append(_choices(task, items, name, found, normalise))
-    return results
+    work = partial(_choose, normalize, start, tokens_per_batch)
+    plan = {"normalize": normalize, "start": start, "tokens_per_batch": tokens_per_batch}
+    return answers_under(model, tasks, under, work, Choices.load, plan, out, progress, ray)
 
 
 def exact_match(
     model: NeuronModel,
     tasks: Sequence[Task],
-    interventions: Mapping[str, Intervention] | None = None,
+    under: Under | None = None,
     *,
     max_new_tokens: int = 32,
     stop: str = "\n",
     start: Start = "auto",
     batch_size: int = 32,
+    out: Path | str | None = None,
     progress: bool = True,
+    ray: Ray | Crew | None = None,
 ) -> list[Written]:
     """Does the model write the answer, taking the likeliest token each time? As `choose` otherwise.
 
@@ -158,33 +160,86 @@ def exact_match(
     >>> len(found.texts), found.accuracy().value.item() > 0.5
     (7, True)
     """
-    interventions = {NOTHING: None} if interventions is None else interventions
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    results = []
-    for task in tasks:
-        prompts = [item.prompt for item in task.items]
-        answers = tuple(item.options[item.answer].strip() for item in task.items)
-        for name, change in interventions.items():
-            with _within(change):
-                written = generate_texts(
-                    model,
-                    prompts,
-                    n=1,
-                    temperature=0.0,
-                    start=start,
-                    progress=progress,
-                    **settings,
-                )
-            # What stands before the first word is no line of its own.
-            texts = tuple(text.lstrip().split(stop, 1)[0].rstrip() for text in written.texts)
-            right = [is_answer(text, answer) for text, answer in zip(texts, answers, strict=True)]
-            ids, groups = tuple(item.id for item in task.items), _groups(task)
-            results.append(
-                Written(
-                    torch.tensor(right), texts, answers, ids, groups, task.name, task.language, name
-                )
-            )
-    return results
+    settings = {"max_new_tokens": max_new_tokens, "start": start, "batch_size": batch_size}
+    work = partial(_write_answers, stop, settings)
+    plan = {**settings, "stop": stop}
+    return answers_under(model, tasks, under, work, Written.load, plan, out, progress, ray)
+
+
+def answers_under(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    under: Under | None,
+    work: Callable[[Task, str, NeuronModel], Result],
+    load: Callable[[Path], Result],
+    plan: Mapping[str, Any],
+    out: Path | str | None,
+    progress: bool,
+    ray: Ray | Crew | None,
+) -> list[Result]:
+    """A result for each task and intervention, made here, by actors, or taken from the folder."""
+    named = check_under(model, {NOTHING: None} if under is None else under)
+    if out is not None:
+        items = [[task.name, task.language, artifacts.hash_of(task.items)] for task in tasks]
+        whole = {"model": model.identity, "tasks": items, "under": plan_of(named), **plan}
+        begin(Path(out), whole, artifacts.provenance())
+    jobs = []
+    with folder_for(out) as folder, bar(len(tasks) * len(named), "answering", progress) as seen:
+        for place, task in enumerate(tasks):
+            slug = f"{place:02d}-{task.name.replace('/', '-')}-{task.language}"
+            for name, changes in named.items():
+                path = folder / "answers" / f"{slug}-{name.replace(' ', '-')}.safetensors"
+                job = partial(_answer, path, work, task, name, changes)
+                jobs.append(Job(f"{slug} with {name}", path, partial(partial, job)))
+        return finish(jobs, load, seen, model, ray)
+
+
+def _answer(
+    path: Path,
+    work: Callable[[Task, str, NeuronModel], Choices | Written],
+    task: Task,
+    name: str,
+    changes: Sequence[Change],
+    model: NeuronModel,
+) -> None:
+    """One task under one intervention, into its file."""
+    with applied(changes, model):
+        work(task, name, model).save(path)
+
+
+def _choose(
+    normalize: Normalize,
+    start: Start,
+    tokens_per_batch: int,
+    task: Task,
+    name: str,
+    model: NeuronModel,
+) -> Choices:
+    items = encode_items(model, task, start)
+    rows = [(row, item.begin) for item in items for row in item.rows]
+    likelihoods = _log_likelihoods(model, rows, tokens_per_batch)
+    return _choices(task, items, name, likelihoods, normalize)
+
+
+def _write_answers(
+    stop: str, settings: Mapping[str, Any], task: Task, name: str, model: NeuronModel
+) -> Written:
+    prompts = [item.prompt for item in task.items]
+    written = generate_texts(model, prompts, n=1, temperature=0.0, progress=False, **settings)
+    # What stands before the first word is no line of its own.
+    texts = tuple(text.lstrip().split(stop, 1)[0].rstrip() for text in written[NOTHING].texts)
+    answers = tuple(item.options[item.answer].strip() for item in task.items)
+    right = [is_answer(text, answer) for text, answer in zip(texts, answers, strict=True)]
+    return Written(
+        correct=torch.tensor(right),
+        texts=texts,
+        answers=answers,
+        ids=tuple(item.id for item in task.items),
+        groups=_groups(task),
+        task=task.name,
+        language=task.language,
+        intervention=name,
+    )
 
 
 def is_answer(text: str, answer: str) -> bool:
@@ -216,10 +271,6 @@ def _bare(text: str) -> str:
 # ---------------------------------------------------------------- inside
 
 
-def _within(change: Intervention) -> AbstractContextManager[Any]:
-    return nullcontext() if change is None else change()
-
-
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the beginning that two lists have in common."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
@@ -233,7 +284,6 @@ def _log_likelihoods(
     model: NeuronModel,
     rows: Sequence[tuple[Sequence[int], int]],
     tokens_per_batch: int,
-    seen: tqdm,
 ) -> list[float]:
     """Of each row of tokens, from its given place on; rows of one length go together."""
     order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]), reverse=True)
@@ -245,12 +295,11 @@ def _log_likelihoods(
         losses = model.losses(ids, None if mask.all() else mask).cpu().double()
         for place, nats in zip(together, losses, strict=True):
             found[place] = -nats[rows[place][1] - 1 :].sum().item()  # zeros on padding
-        seen.update(len(together))
     return found
 
 
 def _choices(
-    task: Task, items: Sequence[Encoded], name: str, found: Sequence[float], normalise: Normalise
+    task: Task, items: Sequence[Encoded], name: str, found: Sequence[float], normalize: Normalize
 ) -> Choices:
     shape = (len(items), max(len(item.rows) for item in items))
     likelihood = torch.full(shape, math.nan, dtype=torch.float64)
@@ -270,7 +319,7 @@ def _choices(
             n_bytes[row, column] = len(option.encode())
     answer = torch.tensor([item.answer for item in task.items])
     ids, groups = tuple(item.id for item in items), _groups(task)
-    labels = (normalise, ids, groups, task.name, task.language, name)
+    labels = (normalize, ids, groups, task.name, task.language, name)
     return Choices(likelihood, tokens, n_bytes, answer, *labels)
 
 

@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from interp.evaluations.losses import (
-    Block,
     Losses,
     check_text,
     interval_columns,
@@ -29,12 +27,12 @@ from interp.evaluations.losses import (
 )
 from interp.inference.intervals import Estimate, jackknife_shards
 from interp.inference.permutation import PermutationTest
-from interp.interventions.edits import Change, Edit, changed, deactivate, intervene
+from interp.interventions.edits import Changes, Edit, check_under, deactivate
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed
-from interp.results.words import NOTHING
-from interp.runs.folder import begin, read_plan
+from interp.results.words import NOTHING, Tokens
+from interp.runs.folder import read_plan
 from interp.runs.ray import Crew, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
@@ -297,11 +295,13 @@ def perplexity_matrix(
     selection: NeuronSelection,
     corpora: Corpora,
     edit: Edit | Mapping[str, Edit] = deactivate,
+    *,
+    tokens: Tokens = "all",
     n_draws: int = 3,
     generator: torch.Generator | None = None,
     out: Path | str | None = None,
-    progress: bool = True,
     tokens_per_batch: int = 4096,
+    progress: bool = True,
     ray: Ray | Crew | None = None,
 ) -> PerplexityMatrix:
     """Each language's neurons off in turn, and every language of the corpora read.
@@ -331,7 +331,13 @@ def perplexity_matrix(
     edits = _by_language(edit, selection.languages)
     generator = generator or torch.Generator().manual_seed(0)
     draws = [selection.random_like(generator, exclude=selection.union()) for _ in range(n_draws)]
-    interventions = _interventions(model, [selection, *draws], edits)
+    under: dict[str, Changes] = {NOTHING: None}
+    for number, drawn in enumerate([selection, *draws]):
+        for code in selection.languages:
+            name = f"random {number}: {code}" if number else code
+            some = bool(drawn[code].any())
+            under[name] = drawn.change(code, edits[code], tokens) if some else None
+    named = check_under(model, under)
     check_text(model, corpora)
     sizes = selection.counts()
     if empty := [code for code, size in sizes.items() if size == 0]:
@@ -339,12 +345,7 @@ def perplexity_matrix(
             f"The selection has no neurons for {', '.join(empty)}: those rows are exactly zero.",
             stacklevel=2,
         )
-    folder, plan = None, {}
-    if out is not None:
-        folder = Path(out)
-        plan = _plan(model, selection, corpora, edits, draws, tokens_per_batch)
-        begin(folder, plan, artifacts.provenance())
-    every = read_all(model, corpora, interventions, folder, tokens_per_batch, progress, ray)
+    every = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
         Losses(
@@ -363,8 +364,8 @@ def perplexity_matrix(
         tuple(sizes[code] for code in selection.languages),
         tuple(edits[code].name for code in selection.languages),
     )
-    if folder is not None:
-        matrix.save(folder / "matrix.safetensors", read_plan(folder))
+    if out is not None:
+        matrix.save(Path(out) / "matrix.safetensors", read_plan(Path(out)))
     return matrix
 
 
@@ -410,24 +411,6 @@ def _named(codes: Sequence[str], chosen: Bool[Tensor, " language"]) -> tuple[str
 # ---------------------------------------------------------------- at the door
 
 
-def _interventions(
-    model: NeuronModel, selections: Sequence[NeuronSelection], edits: Mapping[str, Edit]
-) -> dict[str, Block]:
-    """Nothing, every language's neurons, and every draw; refused here where they do not fit."""
-    interventions: dict[str, Block] = {NOTHING: None}
-    for number, each in enumerate(selections):
-        for code in each.languages:
-            name = f"random {number}: {code}" if number else code
-            interventions[name] = None
-            if each[code].any():
-                # A plain mask is for the site of the edit, which of neurons may be "act".
-                units = each[code] if each.neurons_only else each.units(code)
-                interventions[name] = partial(changed, (Change(units, edits[code]),))
-                with intervene(model, units, edits[code]):
-                    pass
-    return interventions
-
-
 def _by_language(edit: Edit | Mapping[str, Edit], languages: Sequence[str]) -> dict[str, Edit]:
     if isinstance(edit, Edit):
         return dict.fromkeys(languages, edit)
@@ -437,35 +420,3 @@ def _by_language(edit: Edit | Mapping[str, Edit], languages: Sequence[str]) -> d
             "selection, or a single one for all."
         )
     return {code: edit[code] for code in languages}
-
-
-def _plan(
-    model: NeuronModel,
-    selection: NeuronSelection,
-    corpora: Corpora,
-    edits: Mapping[str, Edit],
-    draws: Sequence[NeuronSelection],
-    tokens_per_batch: int,
-) -> dict[str, Any]:
-    """All that the numbers depend on."""
-    return {
-        "model": model.identity,
-        "corpora": corpora.fingerprint,
-        "languages read": list(corpora.languages),
-        "selection": {
-            "neurons": selection.counts(),
-            "mask": artifacts.hash_of(selection.mask),
-            "sites": [list(site) for site in selection.sites],
-        },
-        "edit": {
-            code: {
-                "name": edit.name,
-                "factor": edit.factor,
-                "site": edit.site,
-                "values": {site: artifacts.hash_of(each) for site, each in edit.shift.items()},
-            }
-            for code, edit in edits.items()
-        },
-        "random neurons": [artifacts.hash_of(draw.mask) for draw in draws],
-        "tokens_per_batch": tokens_per_batch,
-    }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.inference.intervals import Estimate, mean_over_examples, paired_bootstrap, wilson
 from interp.results import artifacts
-from interp.results.words import Normalise
+from interp.results.words import Normalize
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Choices:
     answer: Int64[Tensor, " item"]
     """Which option is right."""
 
-    normalise: Normalise
-    """What decides; `dataclasses.replace(choices, normalise="bytes")` costs no pass."""
+    normalize: Normalize
+    """What decides; `dataclasses.replace(choices, normalize="bytes")` costs no pass."""
 
     ids: tuple[str, ...]
     """The items."""
@@ -62,9 +62,9 @@ class Choices:
     """Name of what was done to the model."""
 
     def __post_init__(self) -> None:
-        if self.normalise not in get_args(Normalise):
+        if self.normalize not in get_args(Normalize):
             raise ValueError(
-                f"normalise is one of {', '.join(get_args(Normalise))}, not {self.normalise!r}."
+                f"normalize is one of {', '.join(get_args(Normalize))}, not {self.normalize!r}."
             )
 
     def __repr__(self) -> str:
@@ -73,8 +73,8 @@ class Choices:
 
     @property
     def score(self) -> Float64[Tensor, "item option"]:
-        """The log-likelihood, over what `normalise` says; NaN: there is no such option."""
-        by = {"tokens": self.tokens, "bytes": self.bytes}.get(self.normalise)
+        """The log-likelihood, over what `normalize` says; NaN: there is no such option."""
+        by = {"tokens": self.tokens, "bytes": self.bytes}.get(self.normalize)
         return self.log_likelihood if by is None else self.log_likelihood / by
 
     @property

@@ -15,12 +15,13 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from interp.interventions.edits import Change, changed
+from interp.interventions.edits import Change, Under, applied, check_under, plan_of
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted
+from interp.results.words import NOTHING
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
 from interp.runs.ray import Crew, Job, Ray
@@ -65,29 +66,29 @@ def generate_texts(
     model: NeuronModel,
     prompts: Sequence[str] = ("",),
     n: int = 100,
+    under: Under | None = None,
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
     start: Start = "auto",
     batch_size: int = 32,
-    progress: bool = True,
-    within: Sequence[Change] = (),
     out: Path | str | None = None,
+    progress: bool = True,
     ray: Ray | Crew | None = None,
-) -> Generated:
-    """`n` texts for each prompt, under whatever edit surrounds the call; "" is no prompt.
+) -> dict[str, Generated]:
+    """`n` texts for each prompt, under each intervention; "" is no prompt.
 
     Tokens are drawn from softmax(logits / temperature) with nothing cut off, whatever the
     checkpoint recommends; at temperature zero the likeliest is taken. Text i is drawn with seed
     `seed + i` and depends on no other text of its batch, but for rounding. Two edits compared with
     the same seeds are compared with the same luck.
 
-    With `out`, every batch is kept there and the same call goes on where it was interrupted; with
-    `ray`, actors write the batches, on nodes that share `out`. Both need edits as data, `within`.
+    With `out`, every batch is kept there and the same call resumes; with `ray`, actors write the
+    batches, on nodes that share `out`.
 
     >>> written = interp.generate_texts(model, ["Der Zug"], n=2, max_new_tokens=8, progress=False)
-    >>> written.prompts, written.seeds
+    >>> written["nothing"].prompts, written["nothing"].seeds
     (('Der Zug', 'Der Zug'), (0, 1))
     """
     if isinstance(prompts, str):
@@ -97,6 +98,7 @@ def generate_texts(
             raise ValueError(f"{name} is {value}: give at least 1.")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"The temperature is {temperature}: give zero (greedy) or more.")
+    named = check_under(model, {NOTHING: None} if under is None else under)
     first = start_ids(model, start)
     encoded = [[*first, *ids] for ids in model.encode_batch(prompts)]
     _check_lengths(model, encoded, prompts, max_new_tokens)
@@ -108,30 +110,37 @@ def generate_texts(
         batch_size = 1  # it draws from one stream of chance, so each text needs its own run
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     if out is not None:
-        refuse_edited(model, "a folder is told of edits that are given as within=[interp.Change]")
+        refuse_edited(model, "a folder holds what its plan says, and the plan is in `under`")
         plan = {"model": model.identity, "n": n, "seed": seed}
         plan["prompts"] = artifacts.hash_of(encoded)
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        edits = {"batch_size": batch_size, "within": [change.plan for change in within]}
+        edits = {"batch_size": batch_size, "under": plan_of(named)}
         begin(Path(out), plan | settings | edits, artifacts.provenance())
     jobs = []
-    with folder_for(out) as folder, bar(len(which), "writing", progress) as seen:
-        for number, texts in enumerate(batches):
-            path = folder / "pieces" / f"{number:05d}.safetensors"
-            rows = [encoded[which[text]] for text in texts]
-            chosen = [seeds[text] for text in texts]
-            work = partial(_write, path, rows, chosen, max_new_tokens, temperature, tuple(within))
-            jobs.append(Job(f"batch {number}", path, lambda work=work: work, len(texts)))
-        pieces = finish(jobs, _load_piece, seen, model, ray)
-    found = (text for piece in pieces for text in piece)
-    numbers = (text for texts in batches for text in texts)
-    written = dict(zip(numbers, found, strict=True))
-    return Generated(
-        tuple(written[text][0] for text in range(len(which))),
-        tuple(prompts[row] for row in which),
-        seeds,
-        tuple(written[text][1] for text in range(len(which))),
-    )
+    total = len(named) * len(which)
+    with folder_for(out) as folder, bar(total, "writing", progress) as seen:
+        for place, (name, changes) in enumerate(named.items()):
+            for number, texts in enumerate(batches):
+                path = folder / "pieces" / f"{place:02d}-{number:05d}.safetensors"
+                rows = [encoded[which[text]] for text in texts]
+                chosen = [seeds[text] for text in texts]
+                work = partial(_write, path, rows, chosen, max_new_tokens, temperature, changes)
+                jobs.append(
+                    Job(f"batch {number} of {name}", path, partial(partial, work), len(texts))
+                )
+        pieces = iter(finish(jobs, _load_piece, seen, model, ray))
+    order = [text for texts in batches for text in texts]
+    by_name = {}
+    for name in named:
+        texts = [text for _ in batches for text in next(pieces)]
+        written = dict(zip(order, texts, strict=True))
+        by_name[name] = Generated(
+            texts=tuple(written[text][0] for text in range(len(which))),
+            prompts=tuple(prompts[row] for row in which),
+            seeds=seeds,
+            ended=tuple(written[text][1] for text in range(len(which))),
+        )
+    return by_name
 
 
 def _write(
@@ -140,11 +149,11 @@ def _write(
     seeds: Sequence[int],
     max_new_tokens: int,
     temperature: float,
-    within: Sequence[Change],
+    changes: Sequence[Change],
     model: NeuronModel,
 ) -> None:
     """One batch, into its file."""
-    with changed(within, model), _as_it_is(model):
+    with applied(changes, model), _as_it_is(model):
         ids, mask = padded(rows, "left")
         new = _continue(model, ids, mask, seeds, max_new_tokens, temperature)
     texts, ended = zip(*_decoded(model, new.tolist()), strict=True)
@@ -317,19 +326,28 @@ def translation_prompt(sentence: str, to: str | None = None) -> str:
 
 
 def translate(
-    model: NeuronModel, sentences: Sequence[str], to: str | None = None, **settings: Any
-) -> tuple[str, ...]:
-    """What the model puts on the line of the translation, greedily; under a surrounding edit.
+    model: NeuronModel,
+    sentences: Sequence[str],
+    to: str | None = None,
+    under: Under | None = None,
+    **settings: Any,
+) -> dict[str, tuple[str, ...]]:
+    """What the model puts on the line of the translation, greedily, under each intervention.
 
     At most 128 new tokens, as Kojima et al. (2024); `settings` go to `generate_texts`.
 
-    >>> len(interp.translate(model, ["It is late."], to="de", max_new_tokens=8, progress=False))
+    >>> late = ["It is late."]
+    >>> found = interp.translate(model, late, to="de", max_new_tokens=8, progress=False)
+    >>> len(found["nothing"])
     1
     """
     prompts = [translation_prompt(sentence, to) for sentence in sentences]
     settings = {"max_new_tokens": 128, "temperature": 0.0, **settings}
-    written = generate_texts(model, prompts, n=1, **settings)
-    return tuple(text.split("\n", 1)[0].strip() for text in written.texts)
+    written = generate_texts(model, prompts, 1, under, **settings)
+    return {
+        name: tuple(text.split("\n", 1)[0].strip() for text in found.texts)
+        for name, found in written.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.counting.stats import ActivationMoments, SentenceMeans
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.results import artifacts
-from interp.results.words import Kind, Where
+from interp.results.words import Kind, Tokens
 
 Site = Kind | Literal["act"]
 """A place of the model, or "act": act(gate), before it is multiplied by the linear branch.
@@ -202,68 +202,37 @@ def _median(values: Tensor) -> Tensor:
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-@contextmanager
-def intervene(
-    model: NeuronModel,
-    units: Units,
-    edit: Edit,
-    where: Where = "all",
-    check: str | None = None,
-) -> Iterator[None]:
-    """Within the block, the chosen units give what the edit says; afterwards nothing is left.
-
-    `units` is one mask at `edit.site`, or a mask for each of several sites. Blocks nest: the inner
-    edit changes what the outer one made. One exception: at "act", `replace` and `add` multiply by
-    the linear branch as it is when this block reads it, so edit `pre_linear` outside, not inside.
-
-    `where` other than "all" needs passes through `model.body`, `logits` or `generate`. With
-    `check`, the logits of that prompt are compared before and under the edit, and a warning says so
-    if nothing changes: two forward passes more.
-
-    >>> ids = torch.tensor([model.encode("Guten Morgen")])
-    >>> before = model.logits(ids)
-    >>> with interp.intervene(model, neurons["de"], interp.deactivate):
-    ...     print(torch.equal(model.logits(ids), before))
-    False
-    >>> torch.equal(model.logits(ids), before)
-    True
-    """
-    given = _by_site(units, edit.site)
-    chosen: dict[Site, Tensor] = {site: mask for site, mask in given.items() if mask.any()}
-    _refuse_misfits(model, chosen, edit, where)
-    if check is not None and not _changes(model, chosen, edit, where, check):
-        n = sum(int(mask.sum()) for mask in chosen.values())
-        warnings.warn(
-            f"{edit.name} on {n} units changes nothing on {check!r}: they give that already, or "
-            f"their hooks do not fire (`interp doctor {model.name}` tells).",
-            stacklevel=3,  # the line of the with statement
-        )
-    with model.hooks(_hooks(model, chosen, edit, where)):
-        yield
-
-
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What `intervene` is given, as data: other processes can be sent it, and folders told of it.
+    """Which units give what, at which tokens: data, which can be sent, stored and compared.
 
-    >>> off = interp.Change(neurons["de"], interp.deactivate)
+    >>> off = neurons.change("de", interp.deactivate)
     >>> off.plan["edit"]["name"]
     'deactivate'
-    >>> written = interp.generate_texts(
-    ...     model, n=2, max_new_tokens=4, within=[off], out=folder, progress=False
-    ... )
-    >>> sorted(path.name for path in folder.iterdir())
-    ['pieces', 'run.json']
+    >>> with model.hooks(fwd_hooks=off.hooks(model)):
+    ...     print(model.logits(torch.tensor([model.encode("Guten Morgen")])).shape)
+    torch.Size([1, 2, 12000])
     """
 
     units: Units
-    """Which units."""
+    """One mask at `edit.site`, or a mask for each of several sites."""
 
     edit: Edit
     """What they give."""
 
-    where: Where = "all"
-    """At which tokens."""
+    tokens: Tokens = "all"
+    """At which tokens; other than "all" needs passes through `model.body`, `logits` or
+    `generate`."""
+
+    @property
+    def masks(self) -> dict[Site, Bool[Tensor, "layer unit"]]:
+        """The chosen units of each site that has any."""
+        masks = _by_site(self.units, self.edit.site)
+        return {site: mask for site, mask in masks.items() if mask.any()}
+
+    @property
+    def n_units(self) -> int:
+        return sum(int(mask.sum()) for mask in self.masks.values())
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -274,44 +243,134 @@ class Change:
             site: artifacts.hash_of(mask)
             for site, mask in _by_site(self.units, self.edit.site).items()
         }
-        return {"units": units, "edit": edit | {"shift": shift}, "where": self.where}
+        return {"units": units, "edit": edit | {"shift": shift}, "tokens": self.tokens}
+
+    def check(self, model: NeuronModel) -> None:
+        """Refuse a change that does not fit the model, before anything is run."""
+        if self.tokens not in get_args(Tokens):
+            raise ValueError(
+                f"tokens is one of {', '.join(get_args(Tokens))}, not {self.tokens!r}."
+            )
+        masks, edit = self.masks, self.edit
+        if not masks:
+            raise ValueError(f"{edit.name}: no unit is chosen, so there is nothing to change.")
+        if missing := [site for site in masks if edit.shift and site not in edit.shift]:
+            raise ValueError(
+                f"{edit.name} has values for {', '.join(edit.shift)} only, and units of "
+                f"{', '.join(missing)} are chosen: measure and write at one site."
+            )
+        for site, mask in masks.items():
+            _check_shape(model, site, mask, "the mask")
+            if mask.dtype != torch.bool:
+                raise ValueError(
+                    f"the mask at {site} holds {mask.dtype}: give torch.bool, True for a chosen "
+                    "unit."
+                )
+            if site in edit.shift:
+                _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
+
+    def hooks(self, model: NeuronModel) -> list[tuple[str, Hook]]:
+        """Hook names and functions, as TransformerLens takes them: one for each site of each layer
+        where units are chosen."""
+        self.check(model)
+        hooks: list[tuple[str, Hook]] = []
+        masks = self.masks
+        # Where sites meet, in the order of the computation: the linear branch, act, the product.
+        for site in sorted(masks, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
+            for layer in masks[site].any(dim=1).nonzero().flatten().tolist():
+                hook = _EditHook(model, self.edit, site, layer, masks[site][layer], self.tokens)
+                if hook.times_linear:
+                    hooks.append((model.site(layer, "pre_linear"), hook.keep_linear))
+                hooks.append((model.site(layer, _kind(site)), hook))
+        return hooks
+
+
+Changes = Change | Sequence[Change] | None
+"""What holds at once: one change, several (the first outside the second), or none."""
+
+Under = Mapping[str, Changes]
+"""Names of interventions, and what each changes; None: the model as it is."""
 
 
 @contextmanager
-def changed(changes: Sequence[Change], model: NeuronModel) -> Iterator[None]:
-    """Within the block all changes hold, the first outside the second; none: the model as it is."""
-    with ExitStack() as stack:
-        for change in changes:
-            stack.enter_context(intervene(model, change.units, change.edit, change.where))
+def intervene(
+    model: NeuronModel,
+    units: Units,
+    edit: Edit,
+    tokens: Tokens = "all",
+    check: str | None = None,
+) -> Iterator[None]:
+    """Apply one change for the duration of a `with` block; on exit, even on error, it is gone.
+
+    Blocks nest: the inner edit changes what the outer one made. One exception: at "act", `replace`
+    and `add` multiply by the linear branch as it is when this block reads it, so edit `pre_linear`
+    outside, not inside.
+
+    With `check`, the logits of that prompt are compared before and under the edit, and a warning
+    says so if nothing changes: two forward passes more.
+
+    >>> ids = torch.tensor([model.encode("Guten Morgen")])
+    >>> before = model.logits(ids)
+    >>> with interp.intervene(model, neurons["de"], interp.deactivate):
+    ...     print(torch.equal(model.logits(ids), before))
+    False
+    >>> torch.equal(model.logits(ids), before)
+    True
+    """
+    change = Change(units, edit, tokens)
+    hooks = change.hooks(model)
+    if check is not None and not _changes_logits(model, change, check):
+        warnings.warn(
+            f"{edit.name} on {change.n_units} units changes nothing on {check!r}: they give that "
+            f"already, or their hooks do not fire (`interp doctor {model.name}` tells).",
+            stacklevel=3,  # the line of the with statement
+        )
+    with model.hooks(hooks):
         yield
+
+
+@contextmanager
+def applied(changes: Changes, model: NeuronModel) -> Iterator[None]:
+    """Apply changes for the duration of a `with` block."""
+    with ExitStack() as stack:
+        for change in listed_changes(changes):
+            stack.enter_context(model.hooks(change.hooks(model)))
+        yield
+
+
+def listed_changes(changes: Changes) -> tuple[Change, ...]:
+    return () if changes is None else (changes,) if isinstance(changes, Change) else tuple(changes)
+
+
+def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...]]:
+    """The changes of each intervention, after refusing what does not fit the model."""
+    if not isinstance(under, Mapping) or not under:
+        raise ValueError(
+            'There is no intervention: give names and changes, such as {"nothing": None, '
+            '"off": neurons.change("de", interp.deactivate)}.'
+        )
+    named = {}
+    for name, changes in under.items():
+        several = list(changes) if isinstance(changes, Sequence) else [changes]
+        if wrong := [each for each in several if not isinstance(each, Change | None)]:
+            raise ValueError(
+                f"{name!r} is {type(wrong[0]).__name__}: give an interp.Change, several in a list, "
+                'or None, such as neurons.change("de", interp.deactivate).'
+            )
+        named[name] = listed_changes(changes)
+        for change in named[name]:
+            change.check(model)
+    return named
+
+
+def plan_of(under: Mapping[str, Sequence[Change]]) -> dict[str, list[dict[str, Any]]]:
+    """All that interventions change, in JSON."""
+    return {name: [change.plan for change in changes] for name, changes in under.items()}
 
 
 def _by_site(given: Any, site: Site) -> dict[Site, Any]:
     """One tensor for one site, or what is given for several."""
     return dict(given) if isinstance(given, Mapping) else {site: given}
-
-
-def _refuse_misfits(
-    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where
-) -> None:
-    """Say what does not fit, before anything is changed."""
-    if where not in get_args(Where):
-        raise ValueError(f"where is one of {', '.join(get_args(Where))}, not {where!r}.")
-    if not chosen:
-        raise ValueError(f"{edit.name}: no unit is chosen, so there is nothing to change.")
-    if missing := [site for site in chosen if edit.shift and site not in edit.shift]:
-        raise ValueError(
-            f"{edit.name} has values for {', '.join(edit.shift)} only, and units of "
-            f"{', '.join(missing)} are chosen: measure and write at one site."
-        )
-    for site, mask in chosen.items():
-        _check_shape(model, site, mask, "the mask")
-        if mask.dtype != torch.bool:
-            raise ValueError(
-                f"the mask at {site} holds {mask.dtype}: give torch.bool, True for a chosen unit."
-            )
-        if site in edit.shift:
-            _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
 
 
 def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> None:
@@ -331,36 +390,19 @@ def _kind(site: Site) -> Kind:
 
 
 @torch.no_grad()
-def _changes(
-    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where, prompt: str
-) -> bool:
-    """Whether any logit of the prompt is another one under the edit."""
+def _changes_logits(model: NeuronModel, change: Change, prompt: str) -> bool:
+    """Whether any logit of the prompt is another one under the change."""
     ids = model.encode(prompt)
     if not ids:
         raise ValueError("The prompt to check with is empty: give a few words.")
     before = model.logits(torch.tensor([ids]))
     # Nothing of a prompt is generated; that an edit of the prompt changes it shows that hooks fire.
-    tried: Where = "all" if where == "generated" else where
-    with model.hooks(_hooks(model, chosen, edit, tried)):
+    tokens: Tokens = "all" if change.tokens == "generated" else change.tokens
+    with model.hooks(Change(change.units, change.edit, tokens).hooks(model)):
         return not torch.equal(before, model.logits(torch.tensor([ids])))
 
 
-def _hooks(
-    model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit, where: Where
-) -> list[tuple[str, Hook]]:
-    """One hook for each site of each layer where units are chosen."""
-    hooks: list[tuple[str, Hook]] = []
-    # Where two sites meet, in the order of the computation: the linear branch, act, the product.
-    for site in sorted(chosen, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
-        for layer in chosen[site].any(dim=1).nonzero().flatten().tolist():
-            change = _Change(model, edit, site, layer, chosen[site][layer], where)
-            if change.times_linear:
-                hooks.append((model.site(layer, "pre_linear"), change.keep_linear))
-            hooks.append((model.site(layer, _kind(site)), change))
-    return hooks
-
-
-class _Change:
+class _EditHook:
     """The edit of one site in one layer, as a hook."""
 
     def __init__(
@@ -370,11 +412,11 @@ class _Change:
         site: Site,
         layer: int,
         mask: Tensor,
-        where: Where,
+        tokens: Tokens,
     ) -> None:
         device = model.layer_device(layer)
         self._model, self._factor = model, edit.factor
-        self._where: Where = where
+        self._tokens: Tokens = tokens
         self._units = mask.to(device).nonzero().flatten()
         self._shift: Tensor | None = None
         if site in edit.shift:
@@ -389,8 +431,8 @@ class _Change:
 
     def __call__(self, values: Tensor, hook: Any) -> Tensor:
         here = None
-        if self._where != "all":
-            here = self._model.positions(values.shape[1], self._where)
+        if self._tokens != "all":
+            here = self._model.positions(values.shape[1], self._tokens)
             if not here.any():
                 return values
         flat = values

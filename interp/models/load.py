@@ -65,8 +65,8 @@ def load(
     tokenizer = _read_tokenizer(name, source, where)
     try:
         with _late_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", **options
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype or "auto", output_loading_info=True, **options
             )
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {error}") from None
@@ -77,6 +77,12 @@ def load(
             f"The weights of {name} have other shapes than its config.json says: copy both from "
             "one checkpoint."
         ) from None
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{name} lacks {len(missing)} of the weights that its config.json asks for, such as "
+            f"{missing[0]}, which transformers would fill with random numbers: copy the whole "
+            "checkpoint again."
+        )
     if not {"device_map", "quantization_config"} & options.keys():
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint

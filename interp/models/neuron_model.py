@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.running import Ids, Mask, Pass, check_padding, giving
-from interp.results.words import Attention, Kind, Where
+from interp.results.words import Attention, Kind, Tokens
 
 Hook = Callable[..., Tensor | None]
 
@@ -253,7 +253,7 @@ class NeuronModel:
         weight = getattr(mlp, "W_out", None)
         return None if weight is None else tuple(weight.shape)
 
-    def positions(self, n_positions: int, where: Where) -> Bool[Tensor, "_ pos"]:
+    def positions(self, n_positions: int, tokens: Tokens) -> Bool[Tensor, "_ pos"]:
         """Inside a hook: which positions of the running pass are meant.
 
         "generated": those of generated tokens; "prompt": all others; "last": the one that predicts
@@ -262,10 +262,10 @@ class NeuronModel:
         """
         if self._pass is None:
             raise ValueError(
-                f"where={where!r} needs to know what is prompt: run the model with its own body, "
+                f"tokens={tokens!r} needs to know what is prompt: run the model with its own body, "
                 "logits or generate, not through the bridge."
             )
-        return self._pass.positions(n_positions, where)
+        return self._pass.positions(n_positions, tokens)
 
     @contextmanager
     def _reading(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from interp.results.words import Where
+from interp.results.words import Tokens
 
 Ids = Int[Tensor, "batch pos"]
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
@@ -29,7 +29,7 @@ class Pass:
     number: int = -1
     """Forward passes before this one, while text is generated."""
 
-    def positions(self, n_positions: int, where: Where) -> Bool[Tensor, "_ pos"]:
+    def positions(self, n_positions: int, tokens: Tokens) -> Bool[Tensor, "_ pos"]:
         """Which of the positions that are passing are meant; see `NeuronModel.positions`."""
         place = torch.arange(n_positions)
         if self.prompt is None:
@@ -48,7 +48,7 @@ class Pass:
             "prompt": ~generated,
             "generated": generated,
             "last": generated | (place == last),
-        }[where]
+        }[tokens]
 
 
 def check_padding(side: Literal["left", "right"], mask: Mask) -> None:

@@ -15,7 +15,7 @@ Kind = Literal[
 ]
 """What a site holds, whatever its layer."""
 
-Where = Literal["all", "prompt", "generated", "last"]
+Tokens = Literal["all", "prompt", "generated", "last"]
 """Tokens that are edited."""
 
 # ---------------------------------------------------------------- text
@@ -51,7 +51,7 @@ Alike = Literal["last", "tokens", "words", "all"]
 """The last token; each token with that of the same number; each word, as spaces part them, with
 that of the same number; or all tokens together, each with that of the same number."""
 
-Normalise = Literal["none", "tokens", "bytes"]
+Normalize = Literal["none", "tokens", "bytes"]
 """What the log-likelihood of an option is divided by. "none": the likeliest text wins, and short
 options have it easier. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per
 byte of UTF-8 of the option."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from einops import rearrange, reduce
@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.counting.stats import ActivationMoments, FiringStats
+from interp.interventions.edits import Change, Edit, Site
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Shaded, html_table, listed
-from interp.results.words import Half, Kind
+from interp.results.words import Half, Kind, Tokens
 from interp.scores.average_precision import Precision, top_and_bottom
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.selections import formats as exchange
@@ -24,10 +25,6 @@ FORMAT = exchange.FORMAT
 
 NEURON_SITES = ("pre", "pre_linear", "post")
 """Where the neurons of the MLP are: what the gate gets, the linear branch, and what they give."""
-
-
-Site = Kind | Literal["act"]
-"""Where units are edited; see `interp.interventions.edits.Site`."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +135,14 @@ class NeuronSelection:
         """The language's units at each site of the selection, as `intervene` takes them."""
         kinds: list[Any] = [kind for kind, _ in self.sites]
         return dict(zip(kinds, self._split(self[language]), strict=True))
+
+    def change(self, language: str, edit: Edit, tokens: Tokens = "all") -> Change:
+        """The language's units under this edit, at every site of the selection.
+
+        Of a selection of neurons, at the site of the edit, which may be "act".
+        """
+        units = self[language] if self.neurons_only else self.units(language)
+        return Change(units, edit, tokens)
 
     def neurons(self) -> "NeuronSelection":
         """The neurons of the MLP alone: those that are chosen at pre, pre_linear or post.

@@ -1,0 +1,162 @@
+"""What tasks lose with each language's units changed, beside random units: item by item, paired."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from interp.evaluations.losses import interval_columns
+from interp.evaluations.multiple_choice import choose, exact_match
+from interp.evaluations.task_results import Choices, Written, accuracy_table, group_numbers
+from interp.inference.intervals import paired_bootstrap
+from interp.interventions.edits import Changes, Edit, deactivate
+from interp.models.neuron_model import NeuronModel
+from interp.results.words import NOTHING, Normalize
+from interp.runs.jobs import hired
+from interp.runs.ray import Crew, Ray
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskAblation:
+    """Answers of the model as it is, with each language's units changed, and with random ones.
+
+    >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)
+    >>> german = neurons.restrict(["de"])
+    >>> interp.ablate_tasks(model, [days], german, n_draws=1, progress=False)
+    TaskAblation(1 task; off: de; 1 random draw)
+    """
+
+    answers: tuple[Mapping[str, Choices | Written], ...]
+    """For each task, the result under each intervention: "nothing", a language, "de random 0"."""
+
+    sizes: Mapping[str, int]
+    """Units of each language that has any."""
+
+    n_draws: int
+    """Sets of random units for each language, as many in every layer as the language has."""
+
+    seed: int
+    """Seeds the bootstrap."""
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.answers)} task{'s' * (len(self.answers) != 1)}"
+        draws = f"{self.n_draws} random draw{'s' * (self.n_draws != 1)}"
+        return f"TaskAblation({tasks}; off: {', '.join(self.sizes)}; {draws})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each task and language off, the model as it is first.
+
+        `drop` is the accuracy lost, `excess` what of it random units do not lose as well; both are
+        paired over items, with 95 % intervals of a bootstrap over groups of items.
+        """
+        return pd.concat([self._frame_of(task) for task in self.answers], ignore_index=True)
+
+    def _frame_of(self, task: Mapping[str, Choices | Written]) -> pd.DataFrame:
+        generator = torch.Generator().manual_seed(self.seed)
+        clusters = group_numbers(task[NOTHING].groups)
+        untouched = task[NOTHING].correct.double()
+        rows = []
+        for language, size in self.sizes.items():
+            off, random = task[language].correct.double(), self._random(task, language)
+            row = accuracy_table([task[language]]).to_dict("records")[0] | {"neurons": size}
+            for name, base in (("drop", untouched), ("excess", random)):
+                difference = paired_bootstrap(base, off, generator, clusters)
+                columns = interval_columns(name, difference)
+                row |= {column: value.item() for column, value in columns.items()}
+            rows.append(row | {"random": random.mean().item()})
+        table = accuracy_table([task[NOTHING]]).assign(neurons=0)
+        frame = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+        return frame.rename(columns={"intervention": "off"})
+
+    def _random(
+        self, task: Mapping[str, Choices | Written], language: str
+    ) -> Float64[Tensor, " item"]:
+        draws = [task[f"{language} random {n}"].correct.double() for n in range(self.n_draws)]
+        return torch.stack(draws).mean(dim=0)
+
+    def table(self) -> str:
+        """For a terminal: accuracy, and what each language's units take from it."""
+        frame = self.to_frame()
+        head = f"{'task':<26}{'read':<6}{'n':>4}  {'as it is':>8}"
+        lines = [
+            "Accuracy, and what is lost with a language's neurons off (in brackets: with as many",
+            "random neurons in every layer):\n",
+            head + "".join(f"{language:>18}" for language in self.sizes),
+        ]
+        for task, code in frame[["task", "language"]].drop_duplicates().itertuples(index=False):
+            here = (frame["task"] == task) & (frame["language"] == code)
+            rows = frame[here].set_index("off")
+            base = rows.loc[NOTHING]
+            cells = []
+            for language in self.sizes:
+                row = rows.loc[language]
+                star = "*" if row["drop_low"] > 0 or row["drop_high"] < 0 else " "
+                cells.append(f"{-row['drop']:+.3f}{star} ({row['random'] - base['accuracy']:+.3f})")
+            head = f"{task:<26}{code:<6}{base['n']:>4}  {base['accuracy']:>8.3f}"
+            lines.append(head + "".join(f"{cell:>18}" for cell in cells))
+        lines.append("* the 95 % interval of the paired difference, over items, is clear of zero\n")
+        return "\n".join(lines)
+
+
+def ablate_tasks(
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    selection: NeuronSelection,
+    edit: Edit = deactivate,
+    *,
+    n_draws: int = 3,
+    seed: int = 0,
+    normalize: Normalize = "none",
+    max_new_tokens: int = 32,
+    out: Path | str | None = None,
+    progress: bool = True,
+    ray: Ray | Crew | None = None,
+) -> TaskAblation:
+    """Do tasks as the model is, with each language's units under the edit, and with random units.
+
+    Items with several options are chosen from, items with one are to be written. With `out`, the
+    answers to each task under each intervention are kept there, and the same call resumes.
+    """
+    if n_draws < 1:
+        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+    generator = torch.Generator().manual_seed(seed)
+    draws = [selection.random_like(generator, exclude=selection.union()) for _ in range(n_draws)]
+    sizes = {language: size for language, size in selection.counts().items() if size}
+    under: dict[str, Changes] = {NOTHING: None}
+    for language in sizes:
+        under[language] = selection.change(language, edit)
+        for number, drawn in enumerate(draws):
+            under[f"{language} random {number}"] = drawn.change(language, edit)
+    written = [len(task.items[0].options) == 1 for task in tasks]
+    groups = {
+        name: [task for task, writes in zip(tasks, written, strict=True) if writes == wanted]
+        for name, wanted in (("choices", False), ("written", True))
+    }
+    folders = {name: None if out is None else Path(out) / name for name in groups}
+    with hired(model, ray) as crew:
+        settings = {"progress": progress, "ray": crew}
+        chosen = choose(
+            model,
+            groups["choices"],
+            under,
+            normalize=normalize,
+            out=folders["choices"] if groups["choices"] else None,
+            **settings,
+        )
+        answered = exact_match(
+            model,
+            groups["written"],
+            under,
+            max_new_tokens=max_new_tokens,
+            out=folders["written"] if groups["written"] else None,
+            **settings,
+        )
+    kinds = {False: iter(chosen), True: iter(answered)}
+    answers = [{name: next(kinds[writes]) for name in under} for writes in written]
+    return TaskAblation(answers=tuple(answers), sizes=sizes, n_draws=n_draws, seed=seed)

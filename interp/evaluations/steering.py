@@ -1,0 +1,276 @@
+"""Steering towards languages: neurons, random neurons, a prompt that names it, a residual push."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from interp.evaluations.languages_written import (
+    GeneratedLanguages,
+    Guard,
+    generated_languages,
+    natural_guard,
+)
+from interp.evaluations.writing import bar
+from interp.interventions.edits import (
+    Change,
+    Changes,
+    Edit,
+    check_under,
+    deactivate,
+    listed_changes,
+    plan_of,
+)
+from interp.interventions.residual import ResidualMeans, residual_means
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+from interp.results.words import NOTHING, Tokens
+from interp.runs.folder import begin
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Crew, Job, Ray
+from interp.selections.neuron_selection import NeuronSelection
+from interp.text.corpora import Corpora, read_sentences
+from interp.text.languages import naming_prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One way to make the model write in a language."""
+
+    to: str
+    """The language that is wanted; empty: the condition is compared with for every language."""
+
+    name: str
+    """Such as "neurons", "random neurons", "named in prompt"."""
+
+    changes: Changes = None
+    """What is changed while it writes."""
+
+    prompt: str = ""
+    """What every text begins with."""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that it depends on, in JSON."""
+        (changes,) = plan_of({"": listed_changes(self.changes)}).values()
+        return {"to": self.to, "name": self.name, "prompt": self.prompt, "changes": changes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringRates:
+    """In which language the model writes under each condition, and how good the texts are."""
+
+    rates: Mapping[str, Mapping[str, GeneratedLanguages]]
+    """For each language that was wanted, the texts of each condition."""
+
+    guards: Mapping[str, Guard]
+    """What a text had to pass to count."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each language found, condition and language wanted."""
+        return self._joined(lambda texts: texts.to_frame())
+
+    def texts_frame(self) -> pd.DataFrame:
+        """A row for each text."""
+        return self._joined(lambda texts: texts.texts_frame())
+
+    def _joined(self, frame: Any) -> pd.DataFrame:
+        return pd.concat(
+            frame(texts).assign(to=to, condition=name)
+            for to, conditions in self.rates.items()
+            for name, texts in conditions.items()
+        )
+
+    def table(self) -> str:
+        """For a terminal: the share of good texts in the target language, and of all in it."""
+        names = list(next(iter(self.rates.values())))
+        lines = ["Share of good texts in the language (of all in it), median nats per token:\n"]
+        lines.append("to  " + "".join(f"{name:>24}" for name in names))
+        for code, row in self.rates.items():
+            cells = []
+            for texts in row.values():
+                good, every = texts.good(code).value, texts.rate(code).value
+                median = float(texts.loss.nanquantile(0.5))
+                cells.append(f"{good:.2f} ({every:.2f}) {median:5.2f}")
+            lines.append(f"{code:<4}" + "".join(f"{cell:>24}" for cell in cells))
+        losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
+        return "\n".join([*lines, f"median loss of natural text, nats per token: {losses}"])
+
+
+def conditions_towards(
+    edits: Mapping[str, Edit],
+    selection: NeuronSelection,
+    random: NeuronSelection,
+    residual: ResidualMeans,
+    *,
+    layer: int,
+    strength: float = 1.0,
+    tokens: Tokens = "all",
+    others_off: bool = False,
+    prompt: str = "",
+) -> list[Condition]:
+    """For each language that has an edit: its neurons, random ones, its name, a residual push.
+
+    Before them comes the model as it is. With `others_off`, the neurons of other languages that are
+    not the target's too give zero.
+    """
+
+    def changes(chosen: NeuronSelection, code: str) -> list[Change]:
+        mine = chosen.change(code, edits[code], tokens)
+        others = chosen.union() & ~chosen[code]
+        return [Change(others, deactivate, tokens), mine] if others_off else [mine]
+
+    conditions = [Condition(to="", name="no edit", prompt=prompt)]
+    for code in edits:
+        units, push = residual.towards(code, layer, strength)
+        named = naming_prompt(code) + prompt
+        conditions += [
+            Condition(to=code, name="neurons", changes=changes(selection, code), prompt=prompt),
+            Condition(to=code, name="random neurons", changes=changes(random, code), prompt=prompt),
+            Condition(to=code, name="named in prompt", prompt=named),
+            Condition(
+                to=code,
+                name="residual stream",
+                changes=Change(units, push, tokens),
+                prompt=prompt,
+            ),
+        ]
+    return conditions
+
+
+def natural_texts(
+    model: NeuronModel, text: str, languages: Sequence[str], n_tokens: int
+) -> dict[str, list[str]]:
+    """Lines of natural text, joined until they have so many tokens: what good output looks like."""
+    corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000)
+    texts = {}
+    for code in languages:
+        rows, pieces, current = corpora.rows[code], [], []
+        for ids, length in zip(rows.ids, rows.length.tolist(), strict=True):
+            current += [*ids[:length].tolist(), *model.encode("\n")]
+            if len(current) >= n_tokens:
+                pieces.append(model.decode(current[:n_tokens]))
+                current = []
+        texts[code] = pieces
+    return texts
+
+
+def measure_natural(
+    model: NeuronModel,
+    natural: Mapping[str, Sequence[str]],
+    corpora: Corpora,
+    *,
+    max_tokens: int = 64,
+    out: Path | str | None = None,
+    progress: bool = True,
+    ray: Ray | Crew | None = None,
+) -> tuple[dict[str, Guard], ResidualMeans]:
+    """What natural text is like: a guard for each language, and means of the residual stream.
+
+    With `out`, both are kept there and read again.
+    """
+    if out is not None:
+        plan = {"model": model.identity, "corpora": corpora.fingerprint}
+        plan |= {"natural text": artifacts.hash_of(dict(natural)), "max_tokens": max_tokens}
+        begin(Path(out), plan, artifacts.provenance())
+    works = {
+        "guards": partial(_measure_guards, natural, max_tokens),
+        "residual": partial(_measure_residual, corpora),
+    }
+    with folder_for(out) as folder, bar(len(works), "measuring natural text", progress) as seen:
+        jobs = []
+        for name, work in works.items():
+            path = folder / "pieces" / f"{name}.safetensors"
+            jobs.append(Job(name, path, partial(partial, partial(_keep, work, path))))
+        load = partial(artifacts.load, kind="NaturalPiece")
+        guards, residual = (piece.tensors for piece in finish(jobs, load, seen, model, ray))
+    bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
+    return (
+        {code: Guard(int(least), *others) for code, (least, *others) in bounds.items()},
+        ResidualMeans(mean=residual["mean"], languages=corpora.languages),
+    )
+
+
+def steering_rates(
+    model: NeuronModel,
+    conditions: Sequence[Condition],
+    guards: Mapping[str, Guard],
+    *,
+    n: int = 50,
+    max_new_tokens: int = 64,
+    temperature: float = 0.8,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool = True,
+    ray: Ray | Crew | None = None,
+) -> SteeringRates:
+    """Write under every condition, with the same seeds, and judge the texts by the guards.
+
+    With `out`, every condition is kept there as soon as it is done, and the same call resumes; with
+    `ray`, actors write, on nodes that share `out`.
+    """
+    check_under(model, {f"{each.to} {each.name}": each.changes for each in conditions})
+    settings = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    if out is not None:
+        plan = {"model": model.identity, "texts": settings}
+        plan["guards"] = {code: list(astuple(guard)) for code, guard in guards.items()}
+        plan["conditions"] = [condition.plan for condition in conditions]
+        begin(Path(out), plan, artifacts.provenance())
+    jobs = []
+    with folder_for(out) as folder, bar(len(conditions), "writing", progress) as seen:
+        for number, condition in enumerate(conditions):
+            path = folder / "pieces" / f"{number:04d}.safetensors"
+            work = partial(_write_and_judge, guards, condition, settings, path)
+            name = f"{condition.to} {condition.name}".strip()
+            jobs.append(Job(name, path, partial(partial, work)))
+        texts = finish(jobs, GeneratedLanguages.load, seen, model, ray)
+    wanted = dict.fromkeys(condition.to for condition in conditions if condition.to)
+    rates = {
+        to: {
+            condition.name: written
+            for condition, written in zip(conditions, texts, strict=True)
+            if condition.to in ("", to)
+        }
+        for to in wanted
+    }
+    return SteeringRates(rates=rates, guards=guards)
+
+
+def _keep(measure: Any, path: Path, model: NeuronModel) -> None:
+    artifacts.save(path, "NaturalPiece", measure(model), {}, {})
+
+
+def _measure_guards(
+    natural: Mapping[str, Sequence[str]], max_tokens: int, model: NeuronModel
+) -> dict[str, torch.Tensor]:
+    guards = natural_guard(model, natural, max_tokens=max_tokens, progress=False)
+    rows = [astuple(guards[code]) for code in natural]
+    return {"bounds": torch.tensor(rows, dtype=torch.float64)}
+
+
+def _measure_residual(corpora: Corpora, model: NeuronModel) -> dict[str, torch.Tensor]:
+    return {"mean": residual_means(model, corpora, progress=False).mean}
+
+
+def _write_and_judge(
+    guards: Mapping[str, Guard],
+    condition: Condition,
+    settings: Mapping[str, Any],
+    path: Path,
+    model: NeuronModel,
+) -> None:
+    """Texts of one condition, written under its changes and judged without them."""
+    written = generated_languages(
+        model,
+        tuple(guards),
+        {NOTHING: condition.changes},
+        guards,
+        prompts=[condition.prompt],
+        progress=False,
+        **settings,
+    )
+    written[NOTHING].save(path)
