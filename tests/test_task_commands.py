@@ -423,7 +423,7 @@ def test_evaluate_goes_on_and_refuses_other_settings(place, tmp_path, monkeypatc
     settings["max_new_tokens"] = 4
     with pytest.raises(ValueError, match="was started with another max_new_tokens"):
         Evaluate(place / "neurons.json", choice(place), **settings, out=tmp_path).run()
-    with pytest.raises(ValueError, match="n_draws is 0"):
+    with pytest.raises(ValueError, match="--n-draws is 0"):
         Evaluate(place / "neurons.json", choice(place), n_draws=0, out=tmp_path).run()
 
 

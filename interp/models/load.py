@@ -65,7 +65,7 @@ def load(
     tokenizer = _read_tokenizer(name, source, where)
     try:
         with _late_bars():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
     except (SafetensorError, UnpicklingError, EOFError) as error:
@@ -77,6 +77,7 @@ def load(
             f"The weights of {name} have other shapes than its config.json says: copy both from "
             "one checkpoint."
         ) from None
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{name} lacks {len(missing)} of the weights that its config.json asks for, such as "
