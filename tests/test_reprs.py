@@ -38,7 +38,7 @@ from tests import tiny_models
 
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
-NO_RESULTS = {"Batch", "Change", "InParts", "Picture", "Source"}
+NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "Picture", "Source"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300

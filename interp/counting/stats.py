@@ -134,11 +134,11 @@ class FiringStats:
         is all of them at once."""
         path = Path(path)
         large = path.is_file() and path.stat().st_size > IN_MEMORY
-        stored = artifacts.load(path, "FiringStats", leave=("fired",) if large else ())
+        stored = artifacts.load(path, "FiringStats", lazy=("fired",) if large else ())
         tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
         if not large:
             return FiringStats(stored.tensors["fired"], tokens, languages)
-        fired = stored.left["fired"]
+        fired = stored.lazy["fired"]
         sizes = (*tokens.shape[:1], len(languages))
         if (fired.shape[:2], len(fired.shape), fired.dtype) != (sizes, 4, torch.int64):
             raise ValueError(
@@ -165,7 +165,7 @@ class FiringStats:
             )
         return [self.languages.index(code) for code in languages]
 
-    def _to_save(self) -> Tensor | artifacts.InParts:
+    def _to_save(self) -> Tensor | artifacts.ChunkedTensor:
         return self.fired
 
 
@@ -274,9 +274,9 @@ class _OnDisk(FiringStats):
     def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
         return self._counts.total(self._shards, self._places[row])
 
-    def _to_save(self) -> Tensor | artifacts.InParts:
+    def _to_save(self) -> Tensor | artifacts.ChunkedTensor:
         parts = (self._read(shard, row) for shard, row in self._each())
-        return artifacts.InParts(torch.int64, (*self.tokens.shape, *self._shape), parts)
+        return artifacts.ChunkedTensor(torch.int64, (*self.tokens.shape, *self._shape), parts)
 
 
 def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
