@@ -41,7 +41,7 @@ def notes(place: Path, made: list[str], seconds: float = 0.0) -> list[Job]:
         made.append(path.name)
 
     paths = [place / "pieces" / name for name in ("a", "b", "c")]
-    return [Job(path.name, path, partial(partial, work, path), size=2) for path in paths]
+    return [Job(path.name, path, partial(work, path), size=2) for path in paths]
 
 
 def finished(jobs: list[Job], model: NeuronModel) -> list[str]:

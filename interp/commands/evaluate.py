@@ -148,7 +148,7 @@ class Evaluate:
                 work = partial(
                     _evaluate, path, task, name, changes, self.normalise, self.max_new_tokens
                 )
-                jobs.append(Job(f"{slug} with {name}", path, lambda work=work: work))
+                jobs.append(Job(f"{slug} with {name}", path, work))
                 of[path] = task
         with tqdm(total=len(jobs), desc="evaluating", delay=2, leave=False) as seen:
             found = iter(finish(jobs, lambda path: _load_result(path, of[path]), seen, model, ray))

@@ -258,7 +258,7 @@ class Steer:
         jobs = []
         for name, work in works.items():
             path = (self.out / "pieces" / f"{name.replace(' ', '-')}.safetensors").resolve()
-            jobs.append(Job(name, path, partial(partial, work, path)))
+            jobs.append(Job(name, path, partial(work, path)))
         return jobs
 
 

@@ -274,7 +274,7 @@ def switch_off(
             answers = {task.language: task.items[place].answer for task in tasks}
             how = (conditions, n_draws, state, where, source, tokens_per_batch)
             work = partial(_switch_off, path, mine, answers, *how)
-            jobs.append(Job(f"item {item.id}", path, lambda work=work: work))
+            jobs.append(Job(f"item {item.id}", path, work))
         pieces = finish(jobs, _load_piece, seen, model, ray)
     correct, probability, neurons = (
         torch.stack([piece[name] for piece in pieces])
@@ -475,7 +475,7 @@ def _first_tokens(
     likelihood = torch.zeros(len(sets), len(item.rows), dtype=torch.float64)
     layers = range(sets.shape[1])
     edits: dict[tuple[Kind, int], Edit] = {("post", layer): edit_for(layer) for layer in layers}
-    for variants, logits in ending.ask(len(sets), edits):
+    for variants, logits in ending.run(len(sets), edits):
         likelihood[variants] = logits.double().log_softmax(dim=-1)[:, item.first_tokens].cpu()
     return likelihood
 

@@ -121,7 +121,7 @@ def generate_texts(
             rows = [encoded[which[text]] for text in texts]
             chosen = [seeds[text] for text in texts]
             work = partial(_write, path, rows, chosen, max_new_tokens, temperature, tuple(within))
-            jobs.append(Job(f"batch {number}", path, lambda work=work: work, len(texts)))
+            jobs.append(Job(f"batch {number}", path, work, len(texts)))
         pieces = finish(jobs, _load_piece, seen, model, ray)
     found = (text for piece in pieces for text in piece)
     numbers = (text for texts in batches for text in texts)
