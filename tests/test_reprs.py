@@ -27,6 +27,7 @@ from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
 from interp.interventions.residual import ResidualMeans
 from interp.models import load as loading
+from interp.counting.plan import PieceSizes
 from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution import PositionAttribution
 from interp.results import artifacts
@@ -77,7 +78,8 @@ def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
 
 
 def plan(name: str = "mine") -> interp.RunPlan:
-    sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 640, 64, *range(1024, 1031), 1e9]
+    piece = PieceSizes(*range(1024, 1031))
+    sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 2, 64, 1024, 1025, piece, 1e9]
     return interp.RunPlan(name, "LlamaForCausalLM", *sizes)
 
 
