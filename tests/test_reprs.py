@@ -19,6 +19,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 import interp
+from interp.counting.plan import PieceSizes
 from interp.evaluations.category_ablation import Condition
 from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
@@ -27,7 +28,6 @@ from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
 from interp.interventions.residual import ResidualMeans
 from interp.models import load as loading
-from interp.counting.plan import PieceSizes
 from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution import PositionAttribution
 from interp.results import artifacts

@@ -16,7 +16,7 @@ from interp import cli
 
 HEAVY = (
     *("torch", "numpy", "transformers", "transformer_lens", "matplotlib", "pandas", "scipy"),
-    *("datasets", "numba", "py3langid", "safetensors", "tqdm"),
+    *("datasets", "numba", "py3langid", "safetensors", "tqdm", "tyro"),
 )
 STUB = ast.parse(Path(interp.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 ORIGIN = {

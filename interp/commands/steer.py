@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING, Any, Literal
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.commands.effects import read_moments, read_selection
+from interp.commands.options import Positional
 from interp.results.words import Where
 from interp.text.languages import check_languages
 
@@ -39,7 +37,7 @@ class Steer:
     """Folder of a run with --moments after `interp find`, or a selection (.json) in it; for --edit
     median, of a run with --sentences."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model that the neurons were found in."""
 
     to: tuple[str, ...] = ()
@@ -89,7 +87,7 @@ class Steer:
     out: Path = Path("results/steer")
     """Folder for rates.csv and texts.csv."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:
