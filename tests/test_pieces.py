@@ -13,8 +13,9 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from interp.evaluations.category_ablation import EQUAL, RANDOM, SwitchOff, switch_off
+from interp.evaluations.category_ablation import SwitchOff, switch_off
 from interp.evaluations.languages_written import generated_languages, language_rates
+from interp.evaluations.neuron_sets import EQUAL, RANDOM
 from interp.evaluations.writing import generate_texts
 from interp.interventions.edits import Change, changed, deactivate, intervene, override, scale
 from interp.models.load import load

@@ -20,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 import interp
 from interp.counting.plan import PieceSizes
-from interp.evaluations.category_ablation import Condition
 from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
+from interp.evaluations.neuron_sets import Condition
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
@@ -39,7 +39,8 @@ from tests import tiny_models
 
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
-NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "Picture", "Source"}
+NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Kind", "Pass"}
+NO_RESULTS |= {"Picture", "Source"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300

@@ -16,7 +16,8 @@ from interp.inference.intervals import jackknife, selection_frequency
 from interp.results import artifacts
 from interp.runs.folder import begin
 from interp.selections.agreement import predicted_agreement
-from interp.selections.neuron_selection import NeuronSelection, select_by_entropy
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.select import select_by_entropy
 from interp.selections.stability import entropy_settings, measure_stability
 
 LANGUAGES = ("de", "en", "fr", "zh")

@@ -12,8 +12,9 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,7 +171,7 @@ def read(path: Path, lazy: Collection[str]) -> Contents:
     return Contents(header.kind, header.labels, header.provenance, tensors, left)
 
 
-def _header(path: Path, file: BinaryIO) -> _Header:
+def _header(path: Path, file: BufferedReader) -> _Header:
     """Read the header, and refuse it unless the tensors that it names would fill the file."""
     size = os.fstat(file.fileno()).st_size
     head, rest = _header_bytes(path, file, size)
@@ -193,7 +194,7 @@ def _header(path: Path, file: BinaryIO) -> _Header:
     return _Header(head, rest, kind, labels, provenance, spans)
 
 
-def _header_bytes(path: Path, file: BinaryIO, size: int) -> tuple[bytes, bytes]:
+def _header_bytes(path: Path, file: BufferedReader, size: int) -> tuple[bytes, bytes]:
     """The bytes up to the end of the checksum, and the bytes of the header behind it."""
     prefix = file.read(8)
     start = file.read(len(START))
@@ -257,7 +258,7 @@ def _whole_numbers(value: Any) -> list[int]:
 
 
 def _fill_and_verify(
-    path: Path, file: BinaryIO, header: _Header, tensors: Mapping[str, Tensor]
+    path: Path, file: BufferedReader, header: _Header, tensors: Mapping[str, Tensor]
 ) -> None:
     """Read the rest of the file into the tensors; ValueError where the checksum does not fit."""
     checksum = blake2b(header.covered, digest_size=CHECKSUM_BYTES)
