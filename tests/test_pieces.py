@@ -45,6 +45,14 @@ def notes(place: Path, made: list[str], seconds: float = 0.0) -> list[Job]:
     return [Job(path.name, path, partial(work, path), size=2) for path in paths]
 
 
+def test_an_actor_is_sent_the_work_or_what_stands_in_for_it(tmp_path: Path):
+    def work(model: Any) -> None: ...
+    def less(model: Any) -> None: ...
+
+    assert Job("a", tmp_path / "a", work).sent() is work
+    assert Job("a", tmp_path / "a", work, to_send=lambda: less).sent() is less
+
+
 def finished(jobs: list[Job], model: NeuronModel) -> list[str]:
     return finish(jobs, Path.read_text, tqdm(disable=True), model, None)
 

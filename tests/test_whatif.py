@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
+from interp.models.running import running_instead
 from interp.prompts import ending as whatif
 from interp.prompts.ending import Ending
 from tests import tiny_models
@@ -261,6 +262,17 @@ def test_it_knows_the_prompt_itself(name, open_model, ids):
     assert_equal(ending.logits, logits[0, -1])
     assert ending.values["resid_post"].shape == (N_LAYERS, 3, D_MODEL)
     assert_equal(ending.values["post"], torch.stack([seen[layer][0, -3:] for layer in seen]))
+
+
+def test_a_module_gets_its_own_forward_back():
+    plain, wrapped = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    own = wrapped.forward = lambda values: -values
+    with running_instead(lambda values: values + 1, [plain, wrapped]):
+        assert [module(torch.zeros(2)).tolist() for module in (plain, wrapped)] == [[1, 1], [1, 1]]
+    with pytest.raises(RuntimeError), running_instead(lambda values: values, [plain, wrapped]):
+        raise RuntimeError
+    assert "forward" not in vars(plain)
+    assert vars(wrapped)["forward"] is own
 
 
 # ---------------------------------------------------------------- the control row

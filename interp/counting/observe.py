@@ -143,7 +143,7 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
             warnings.warn(
                 f"Memory was too small for a batch of {n_tokens:,} tokens: batches of that size "
                 "are read in halves from now on.",
-                stacklevel=3,
+                stacklevel=2,
             )
         waiting += reversed(delivery.halves())  # the first half is next
 
