@@ -25,7 +25,7 @@ from interp.scores.baselines import (
     value_entropy,
 )
 from interp.scores.lape import busy_threshold, language_entropy
-from interp.selections.neuron_selection import select_from_rate
+from interp.selections.select import select_from_rate
 
 MEASUREMENTS = (
     *("rate", "gate_mean", "removal_effect"),

@@ -13,8 +13,9 @@ from einops import reduce
 from torch import Tensor
 
 from interp.counting.stats import FiringSigns
-from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff
+from interp.evaluations.category_ablation import SwitchOff
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
+from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.evaluations.task_results import group_numbers
 from interp.inference.claims import Claim, claim_of, counted
 from interp.inference.intervals import Estimate, mean_over_examples

@@ -67,13 +67,8 @@ from .scores.lape import language_entropy
 from .scores.sharing import Sharing, SharingProfile, sharing_categories, sharing_profile
 from .scores.token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
 from .selections.agreement import predicted_agreement, text_for_agreement, until_stable
-from .selections.neuron_selection import (
-    NeuronSelection,
-    jaccard_between,
-    select_by_entropy,
-    select_by_precision,
-    select_by_value_entropy,
-)
+from .selections.neuron_selection import NeuronSelection, jaccard_between
+from .selections.select import select_by_entropy, select_by_precision, select_by_value_entropy
 from .selections.stability import (
     Stability,
     across_runs,
@@ -82,10 +77,11 @@ from .selections.stability import (
     measure_stability,
     without_languages,
 )
-from .text.corpora import Corpora, prompt_rows, read_corpora, read_sentences
+from .text.corpora import Corpora
 from .text.distances import listed_distances, read_distances
 from .text.language_id import detect_language
 from .text.languages import naming_prompt
+from .text.reading import prompt_rows, read_corpora, read_sentences
 from .text.sources import HubDataset, read_prompts
 from .text.tasks import Item, Task, align, prompts_of, read_editing, read_task
 

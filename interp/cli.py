@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.collect import Collect, Merge, Status
 from interp.commands.common import Doctor, say
@@ -21,7 +19,7 @@ from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
 from interp.commands.find import Compare, Find, show_selection
-from interp.commands.options import WIDTH, Parser
+from interp.commands.options import WIDTH, Parser, Positional
 from interp.commands.page import Page
 from interp.commands.plan import Plan
 from interp.commands.report import Report

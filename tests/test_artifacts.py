@@ -68,20 +68,20 @@ def test_every_stored_type_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: 
     assert same(artifacts.load(tmp_path / "x", KIND).tensors, {"given": given.T.contiguous()})
 
 
-def in_parts(whole: Tensor, size: int) -> artifacts.InParts:
-    parts = (part.clone() for part in whole.flatten().split(size))
-    return artifacts.InParts(whole.dtype, tuple(whole.shape), parts)
+def in_chunks(whole: Tensor, size: int) -> artifacts.ChunkedTensor:
+    chunks = (chunk.clone() for chunk in whole.flatten().split(size))
+    return artifacts.ChunkedTensor(whole.dtype, tuple(whole.shape), chunks)
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
-def test_a_tensor_in_parts_is_the_same_file_as_the_whole(size: int, saved: Path):
+def test_a_tensor_in_chunks_is_the_same_file_as_the_whole(size: int, saved: Path):
     other = saved.with_name("other")
-    cut = {name: in_parts(each, size) for name, each in tensors().items() if each.numel()}
+    cut = {name: in_chunks(each, size) for name, each in tensors().items() if each.numel()}
     artifacts.save(other, KIND, tensors() | cut, LABELS, PROVENANCE)
     assert other.read_bytes() == saved.read_bytes()
 
 
-def test_parts_that_fail_leave_the_old_file_and_their_own_words(saved: Path):
+def test_chunks_that_fail_leave_the_old_file_and_their_own_words(saved: Path):
     before = saved.read_bytes()
 
     def broken(error: Exception) -> Iterator[Tensor]:
@@ -89,46 +89,46 @@ def test_parts_that_fail_leave_the_old_file_and_their_own_words(saved: Path):
         raise error
 
     for error in (ValueError("piece 3 is damaged"), FileNotFoundError("piece 3 is missing")):
-        parts = artifacts.InParts(torch.float32, (2, 2), broken(error))
+        chunks = artifacts.ChunkedTensor(torch.float32, (2, 2), broken(error))
         with pytest.raises(type(error), match=r"^piece 3 is"):
-            artifacts.save(saved, KIND, {"rate": parts}, {}, {})
+            artifacts.save(saved, KIND, {"rate": chunks}, {}, {})
         assert saved.read_bytes() == before
         assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_a_tensor_left_in_its_file_is_read_by_entries(saved: Path):
-    artifact = artifacts.load(saved, KIND, leave=("tokens", "rate", "half"))
+def test_a_lazy_tensor_is_read_by_entries(saved: Path):
+    artifact = artifacts.load(saved, KIND, lazy=("tokens", "rate", "half"))
     assert set(artifact.tensors) == {"fires", "one", "none"}
-    for name, left in artifact.left.items():
+    for name, lazy in artifact.lazy.items():
         whole = tensors()[name]
-        assert (left.dtype, left.shape) == (whole.dtype, tuple(whole.shape))
-        assert torch.equal(left.read(), whole)
+        assert (lazy.dtype, lazy.shape) == (whole.dtype, tuple(whole.shape))
+        assert torch.equal(lazy.read(), whole)
         for row in range(len(whole)):
-            assert torch.equal(left.read(row), whole[row])
-            assert torch.equal(left.read(row, 1), whole[row, 1])
+            assert torch.equal(lazy.read(row), whole[row])
+            assert torch.equal(lazy.read(row, 1), whole[row, 1])
     with pytest.raises(ValueError, match="has no tensor 'speed'"):
-        _ = artifact.left["speed"]
+        _ = artifact.lazy["speed"]
 
 
-def test_a_tensor_left_in_its_file_is_checked_like_the_others(saved: Path):
+def test_a_lazy_tensor_is_checked_like_the_others(saved: Path):
     whole = bytearray(saved.read_bytes())
     for place in range(len(whole)):
         broken = whole.copy()
         broken[place] ^= 1
         saved.write_bytes(broken)
         with pytest.raises(ValueError, match=r"truncated|damaged|not a result|newer"):
-            artifacts.load(saved, KIND, leave=list(tensors()))
+            artifacts.load(saved, KIND, lazy=list(tensors()))
 
 
 def test_another_file_under_an_open_name_is_noticed(saved: Path):
-    left = artifacts.load(saved, KIND, leave=("rate",)).left["rate"]
+    lazy = artifacts.load(saved, KIND, lazy=("rate",)).lazy["rate"]
     whole = saved.read_bytes()
     save_again(saved)
     with pytest.raises(ValueError, match="another file than the one that was opened"):
-        left.read(0)
+        lazy.read(0)
     saved.write_bytes(whole[:-60])
     with pytest.raises(ValueError, match="was cut short"):
-        left.read(1)
+        lazy.read(1)
 
 
 def test_the_safetensors_library_reads_the_file(saved: Path):

@@ -514,7 +514,7 @@ def test_a_full_memory_halves_what_goes_at_once_and_nothing_else(fits, open_mode
         found = integrated_gradients(model, PROMPT, TARGETS[0], steps=6, at_once=64)
         return found.values, ablation_effect(model, PROMPT, TARGETS[0], neurons, at_once=64)
 
-    expected, asked = both(), Ending.ask
+    expected, asked = both(), Ending.run
     seen: list[int] = []
 
     def narrow(self, n_variants, edits, at_once=96):
@@ -524,7 +524,7 @@ def test_a_full_memory_halves_what_goes_at_once_and_nothing_else(fits, open_mode
             seen.append(len(variants))
             yield variants, logits
 
-    monkeypatch.setattr(Ending, "ask", narrow)
+    monkeypatch.setattr(Ending, "run", narrow)
     for found, before in zip(both(), expected, strict=True):
         torch.testing.assert_close(found, before, rtol=1e-4, atol=1e-7, equal_nan=True)
     assert 1 <= max(seen) <= fits
@@ -534,7 +534,7 @@ def test_a_memory_that_holds_nothing_is_said_to_be_too_small(open_model, monkeyp
     def nothing(*given, **settings):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(Ending, "ask", nothing)
+    monkeypatch.setattr(Ending, "run", nothing)
     with pytest.raises(ValueError, match=r"memory of cpu is too small for one what-if .* kept"):
         integrated_gradients(open_model("llama"), PROMPT, TARGETS[0])
 

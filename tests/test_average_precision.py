@@ -34,7 +34,7 @@ from interp.scores.ranks import (
     permutation_p_values,
     positive_percentiles,
 )
-from interp.text.corpora import read_sentences
+from interp.text.reading import read_sentences
 from tests import tiny_models
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp.interventions.bake import FACTS, TOLERANCE, bake, read_edit, selection_hash
+from interp.interventions.bake import TOLERANCE, bake
+from interp.interventions.bake_card import FACTS, read_edit, selection_hash
 from interp.interventions.edits import Edit, Site, deactivate, intervene, override, push, scale
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
@@ -312,6 +314,15 @@ def test_the_card_says_what_was_done(llama, checkpoint, tmp_path):
     assert "base_model" not in card, "a folder is no name on the hub"
     assert facts["source"] == llama.fingerprint
     assert facts["selection hash"] == selection_hash(units)
+
+
+def test_the_program_on_the_card_runs(llama, tmp_path, monkeypatch, capsys):
+    bake(llama, some_units(llama), deactivate, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0], {})
+    distance = re.findall(r"tensor\((.+)\)", capsys.readouterr().out)
+    assert float(distance[0]) < 1e-5
 
 
 def test_a_check_that_could_not_fail_is_called_so(llama, tmp_path):

@@ -190,7 +190,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def jobs(place: Path, n: int, work: Callable[[Path], Callable[[Any], None]]) -> list[Job]:
     paths = [place / str(number) for number in range(n)]
-    return [Job(f"job {path.name}", path, lambda path=path: work(path)) for path in paths]
+    return [Job(f"job {path.name}", path, work(path)) for path in paths]
 
 
 @pytest.mark.ray

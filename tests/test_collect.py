@@ -26,8 +26,9 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.selections.agreement import until_stable
-from interp.selections.neuron_selection import select_by_entropy
-from interp.text.corpora import Corpora, prompt_rows, read_corpora, read_sentences
+from interp.selections.select import select_by_entropy
+from interp.text.corpora import Corpora
+from interp.text.reading import prompt_rows, read_corpora, read_sentences
 from interp.text.sources import read_prompts
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up

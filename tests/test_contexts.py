@@ -12,7 +12,8 @@ from interp.counting.run import merge
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
-from interp.text.corpora import Corpora, read_corpora, read_sentences
+from interp.text.corpora import Corpora
+from interp.text.reading import read_corpora, read_sentences
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, blocks, files, made_up
 

@@ -11,20 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.text import corpora as corpora_file
+from interp.text import reading
 from interp.text import sampling as documents_file
 from interp.text import sources as texts_file
-from interp.text.corpora import (
-    Corpora,
-    Prompts,
-    Rows,
-    TextModel,
-    prompt_rows,
-    read_corpora,
-    read_prompts,
-    read_sentences,
-)
+from interp.text.corpora import Corpora, Rows, TextModel
+from interp.text.reading import prompt_rows, read_corpora, read_sentences
 from interp.text.sampling import check_choice
+from interp.text.sources import Prompts, read_prompts
 
 PAD, BOS, EOS = 0, 1, 2
 
@@ -248,7 +241,7 @@ def test_a_tokenizer_with_few_tokens_for_much_text_gets_its_budget_all_the_same(
     found = read(source, model, tokens=1000)
     assert len(reads) > 1  # the first guess was too small, so the source was read again
     assert found.rows["de"].ids.shape == (41 * 3, 8)
-    monkeypatch.setattr(corpora_file, "_BYTES_PER_TOKEN", 10**9)
+    monkeypatch.setattr(reading, "_BYTES_PER_TOKEN", 10**9)
     assert equal(found, read(source, model, tokens=1000))
 
 
@@ -535,7 +528,7 @@ def test_a_shard_without_a_block_is_refused_with_settings_that_do(lengths: list[
 
 def test_a_word_that_is_no_choice_is_refused():
     with pytest.raises(ValueError, match="'test' was given; choose from all, train, held_out"):
-        check_choice("test", corpora_file.Split)
+        check_choice("test", reading.Split)
 
 
 def test_rows_that_do_not_fit_together_are_refused():

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import tyro
 
 import interp
 from experiments import lens_by_language, patch_across_languages
@@ -30,6 +29,7 @@ from experiments.crossings import crossings as crossings_of
 from experiments.patch_across_languages import averages, neuron_sets, patched, rows_of, verdict
 from experiments.study import Study
 from interp.commands.crossing import Lens, Patch
+from interp.commands.options import Parser
 from interp.prompts.alignment import Source
 from interp.prompts.lens import Lens as LensResult
 from interp.prompts.patching import PatchingResult, patch
@@ -41,7 +41,7 @@ ANSWERS = (" Friday", " Tuesday", " Dienstag")
 
 
 def run(command: Any, *arguments: str) -> None:
-    tyro.cli(command, args=list(arguments)).run()
+    Parser(command.__name__.lower(), command).read(arguments).run()
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,10 @@ from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
-from interp.selections.neuron_selection import (
-    NeuronSelection,
-    jaccard_between,
-    select_by_entropy,
-    select_by_precision,
-    select_by_value_entropy,
-)
+from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.select import select_by_entropy, select_by_precision, select_by_value_entropy
 from interp.selections.stability import chance_jaccard
-from interp.text.corpora import read_sentences
+from interp.text.reading import read_sentences
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 

@@ -40,9 +40,9 @@ from interp.interventions.residual import ResidualMeans, residual_means
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
 from interp.text import languages as naming
-from interp.text.corpora import read_sentences
 from interp.text.language_id import detect_language
 from interp.text.languages import LANGUAGES, naming_prompt
+from interp.text.reading import read_sentences
 from tests import tiny_models
 from tests.tiny_models import BOS, EOS, MAX_LENGTH
 

@@ -26,7 +26,7 @@ from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
 from interp.reports.page_contexts import SHADES, pieces
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.corpora import read_sentences
+from interp.text.reading import read_sentences
 from tests import tiny_models
 from tests.browser import open_page
 

@@ -30,7 +30,8 @@ from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import NOTHING
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.corpora import Corpora, Rows, read_corpora, read_sentences
+from interp.text.corpora import Corpora, Rows
+from interp.text.reading import read_corpora, read_sentences
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up
 from tests.test_model import classic_only, close, every_architecture, right_padded, some_ids

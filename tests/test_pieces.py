@@ -13,8 +13,9 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from interp.evaluations.category_ablation import EQUAL, RANDOM, SwitchOff, switch_off
+from interp.evaluations.category_ablation import SwitchOff, switch_off
 from interp.evaluations.languages_written import generated_languages, language_rates
+from interp.evaluations.neuron_sets import EQUAL, RANDOM
 from interp.evaluations.writing import generate_texts
 from interp.interventions.edits import Change, applied, deactivate, intervene, override, scale
 from interp.models.load import load
@@ -41,7 +42,15 @@ def notes(place: Path, made: list[str], seconds: float = 0.0) -> list[Job]:
         made.append(path.name)
 
     paths = [place / "pieces" / name for name in ("a", "b", "c")]
-    return [Job(path.name, path, partial(partial, work, path), size=2) for path in paths]
+    return [Job(path.name, path, partial(work, path), size=2) for path in paths]
+
+
+def test_an_actor_is_sent_the_work_or_what_stands_in_for_it(tmp_path: Path):
+    def work(model: Any) -> None: ...
+    def less(model: Any) -> None: ...
+
+    assert Job("a", tmp_path / "a", work).sent() is work
+    assert Job("a", tmp_path / "a", work, to_send=lambda: less).sent() is less
 
 
 def finished(jobs: list[Job], model: NeuronModel) -> list[str]:

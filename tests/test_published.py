@@ -16,7 +16,8 @@ import torch
 
 from interp.counting.stats import FiringStats
 from interp.scores.lape import busy_threshold, language_entropy
-from interp.selections.neuron_selection import NeuronSelection, select_by_entropy
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.select import select_by_entropy
 
 SHARED = Path(os.environ.get("POLYNEURON_SHARED", Path(__file__).parents[2] / "shared"))
 MASKS = SHARED / "data" / "lape_masks"

@@ -31,7 +31,8 @@ from interp.prompts.attribution import attribute_prompts
 from interp.runs.jobs import crew_of
 from interp.runs.ray import Crew, Ray
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.corpora import Corpora, read_sentences
+from interp.text.corpora import Corpora
+from interp.text.reading import read_sentences
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up
 from tests.test_switch_off import seeded, tasks_of

@@ -27,7 +27,7 @@ from interp.reports.html import MOST_ROWS, data_table, number_texts, prose, sett
 from interp.reports.kinds import KINDS, kind_of
 from interp.reports.report import Picture, Section, write_report
 from interp.reports.sections import claims_in, models_of, names_of, sections_in
-from interp.selections.neuron_selection import select_by_entropy
+from interp.selections.select import select_by_entropy
 from tests.browser import open_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp; \"'"

@@ -19,9 +19,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 import interp
-from interp.evaluations.category_ablation import Condition
+from interp.counting.plan import PieceSizes
 from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
+from interp.evaluations.neuron_sets import Condition
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
@@ -38,7 +39,8 @@ from tests import tiny_models
 
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
-NO_RESULTS = {"Batch", "Change", "InParts", "Picture", "Source"}
+NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Kind", "Pass"}
+NO_RESULTS |= {"Picture", "Source"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -77,7 +79,8 @@ def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
 
 
 def plan(name: str = "mine") -> interp.RunPlan:
-    sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 640, 64, *range(1024, 1031), 1e9]
+    piece = PieceSizes(*range(1024, 1031))
+    sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 2, 64, 1024, 1025, piece, 1e9]
     return interp.RunPlan(name, "LlamaForCausalLM", *sizes)
 
 

@@ -20,9 +20,8 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.scores.average_precision import Precision
 from interp.selections.agreement import predicted_agreement, text_for_agreement, until_stable
-from interp.selections.neuron_selection import (
-    NeuronSelection,
-    jaccard_between,
+from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.select import (
     select_by_entropy,
     select_by_precision,
     select_by_value_entropy,

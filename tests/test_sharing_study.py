@@ -13,8 +13,9 @@ from experiments import map_shared_neurons as study
 from experiments import sharing_claims
 from experiments.study import Study
 from interp.counting.stats import FiringSigns, pack_bits
-from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff
+from interp.evaluations.category_ablation import SwitchOff
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
+from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.inference.claims import Claim
 from interp.scores.sharing import sharing_profile
 from interp.text.tasks import read_task

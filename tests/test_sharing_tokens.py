@@ -18,9 +18,9 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.ending import Ending
 from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
 from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
-from interp.text.corpora import prompt_rows, read_corpora
 from interp.text.distances import listed_distances, read_distances
 from interp.text.languages import LANGUAGES
+from interp.text.reading import prompt_rows, read_corpora
 from interp.text.sources import Prompts
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS

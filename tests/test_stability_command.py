@@ -10,7 +10,7 @@ import torch
 from interp.commands.stability import Stability, meaning
 from interp.counting.stats import FiringStats
 from interp.selections.agreement import predicted_agreement
-from interp.selections.neuron_selection import select_by_entropy
+from interp.selections.select import select_by_entropy
 from interp.selections.stability import across_runs, measure_stability
 
 CODES = ("en", "de", "zh")

@@ -16,7 +16,7 @@ from interp import cli
 
 HEAVY = (
     *("torch", "numpy", "transformers", "transformer_lens", "matplotlib", "pandas", "scipy"),
-    *("datasets", "numba", "py3langid", "safetensors", "tqdm"),
+    *("datasets", "numba", "py3langid", "safetensors", "tqdm", "tyro"),
 )
 STUB = ast.parse(Path(interp.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 ORIGIN = {
@@ -144,7 +144,7 @@ OUT_OF_MEMORY = """
         rows = SimpleNamespace(ids=SimpleNamespace(numel=lambda: 9), rows=[1, 2])
         rows.to, half.to = lambda device: rows, lambda device: half
         rows.halves = lambda: [half]
-        observe._pass = lambda model, batch, *_: set() if batch is rows else None
+        observe._Delivery.fits_in_memory = lambda delivery: delivery.batch is not rows
         observe.observe(SimpleNamespace(device="cpu", ran_out_at=None), rows, [])
 """
 

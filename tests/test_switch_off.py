@@ -9,9 +9,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.evaluations import category_ablation as module
-from interp.evaluations.category_ablation import EQUAL, RANDOM, Condition, SwitchOff, switch_off
+from interp.evaluations.category_ablation import SwitchOff, switch_off
 from interp.evaluations.multiple_choice import choose, encode_items, told_apart
+from interp.evaluations.neuron_sets import (
+    EQUAL,
+    RANDOM,
+    Condition,
+    conditions_for,
+    draw_neurons,
+    draw_sets,
+)
 from interp.interventions.edits import Change, deactivate, intervene
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
@@ -86,8 +93,8 @@ def slow_categories(model: NeuronModel, tasks: list[Task], place: int) -> Tensor
 def some_sets() -> tuple[Tensor, Tensor, tuple[Condition, ...]]:
     active = torch.rand(3, N_LAYERS, D_MLP, generator=seeded(1)) > 0.6
     category = sharing_categories(active)
-    conditions = module._conditions(3)
-    sets, owner = module._sets(category, conditions, 4, seeded(2))
+    conditions = conditions_for(3)
+    sets, owner = draw_sets(category, conditions, 4, seeded(2))
     return category, torch.stack([sets, owner[:, None, None].expand_as(sets)]), conditions
 
 
@@ -122,17 +129,17 @@ def test_draws_differ_and_every_neuron_of_the_pool_has_its_chance():
     generator = seeded()
     count = torch.zeros(2, 20)
     for _ in range(2000):
-        count += module._draw(pool, size, generator)
+        count += draw_neurons(pool, size, generator)
     assert not count[~pool].any()
     assert (count[0, :10] / 2000 - 0.5).abs().max() < 0.05
     assert (count[1, 5:] / 2000 - 0.2).abs().max() < 0.05
 
 
 def test_with_two_languages_nothing_is_partly_shared():
-    assert {off for off, _ in module._conditions(2)} == {
+    assert {off for off, _ in conditions_for(2)} == {
         *("nothing", "silent", "specific", "all shared", RANDOM)
     }
-    assert len(module._conditions(3)) == 1 + 4 * 2 + 5
+    assert len(conditions_for(3)) == 1 + 4 * 2 + 5
 
 
 # ---------------------------------------------------------------- against plain hooks
@@ -198,7 +205,7 @@ def test_drawn_sets_are_scored_by_the_mean_over_draws(model):
     place_of = found.conditions.index(Condition("specific", EQUAL))
     for place in range(3):
         category = slow_categories(model, tasks, place).to(torch.uint8)
-        sets, owner = module._sets(category, found.conditions, 3, generator)
+        sets, owner = draw_sets(category, found.conditions, 3, generator)
         mine = sets[owner == place_of]
         scores = [slow_all(model, tasks[1], place, off) for off in mine]
         expected = sum(score[1] for score in scores) / 3
@@ -252,7 +259,7 @@ def test_options_that_begin_alike_are_one_at_the_last_token(model):
 
 def made_up() -> SwitchOff:
     """Two languages, four examples: scores that can be checked by hand."""
-    conditions = module._conditions(2)
+    conditions = conditions_for(2)
     shape = (4, len(conditions), 2)
     correct = torch.ones(shape, dtype=torch.float64)
     shared = conditions.index(Condition("all shared", "all shared"))

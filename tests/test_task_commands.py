@@ -253,7 +253,7 @@ def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
     place, tmp_path, capsys, monkeypatch
 ):
     command = Attribute(str(place / "made"), choice(place), CODES, items=3, steps=15, out=tmp_path)
-    asked, calls = Ending.ask, [0]
+    asked, calls = Ending.run, [0]
 
     def full(self, n_variants, edits, at_once=96):
         calls[0] += 1
@@ -262,7 +262,7 @@ def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
         yield from asked(self, n_variants, edits, at_once)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ending, "ask", full)
+        patched.setattr(Ending, "run", full)
         with pytest.raises(ValueError, match=r"too small for one what-if .* is kept"):
             command.run()
     first = tmp_path / "pieces" / "00000.safetensors"

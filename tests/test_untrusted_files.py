@@ -292,6 +292,30 @@ class TestWrongContent:
         with pytest.raises(ValueError, match=r"damaged|truncated"):
             artifacts.load(path, "X")
 
+    @pytest.mark.parametrize(
+        ("wrong", "n_bytes"),
+        [
+            ({"data_offsets": [0.0, 16.0]}, 16),
+            ({"data_offsets": [False, 16]}, 16),
+            ({"data_offsets": {"0": 0, "16": 16}}, 16),
+            ({"shape": {"2": 2}}, 16),
+            ({"shape": "", "data_offsets": [0, 8]}, 8),
+            ({"shape": [2.0]}, 16),
+            ({"shape": [2, *[1] * 64]}, 16),
+            ({"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}, 0),
+            ({"shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}, 0),
+        ],
+    )
+    def test_sizes_that_python_would_let_pass_are_refused(
+        self, tmp_path: Path, wrong: dict[str, Any], n_bytes: int
+    ) -> None:
+        path = tmp_path / "s.safetensors"
+        shape = {"dtype": "I64", "shape": [2], "data_offsets": [0, 16]} | wrong
+        head = {"checksum": "", "version": "1", "kind": "X", "labels": "{}", "provenance": "{}"}
+        path.write_bytes(sealed({"__metadata__": head, "a": shape}, bytes(n_bytes)))
+        with pytest.raises(ValueError, match="is damaged, inside its header"):
+            artifacts.load(path, "X")
+
     def test_what_a_result_lacks_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "s.safetensors"
         artifacts.save(path, "FiringStats", {"fired": torch.zeros(1)}, {"languages": []}, {})

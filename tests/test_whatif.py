@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
+from interp.models.running import running_instead
 from interp.prompts import ending as whatif
 from interp.prompts.ending import Ending
 from tests import tiny_models
@@ -71,7 +72,7 @@ def one_by_one(model: NeuronModel, ids: Tensor, last: int, edits: Any) -> Tensor
 
 
 def answers(ending: Ending, edits: Any, **settings: Any) -> Tensor:
-    return torch.cat([logits for _, logits in ending.ask(N_VARIANTS, edits, **settings)])
+    return torch.cat([logits for _, logits in ending.run(N_VARIANTS, edits, **settings)])
 
 
 def assert_equal(found: Tensor, expected: Tensor) -> None:
@@ -99,17 +100,17 @@ def test_variants_equal_whole_prompts(name, attention, open_model, ids, generato
         expected = one_by_one(model, ids, last, edits)
         assert_differ(torch.cat([ending.logits[None], expected]))
         assert_equal(found, expected)
-        assert ending.way == ("copied" if name == "bloom" else "packed")
+        assert ending.strategy == ("copied" if name == "bloom" else "packed")
 
 
-@pytest.mark.parametrize("way", ["copied", "whole"])
+@pytest.mark.parametrize("strategy", ["copied", "whole"])
 @every_architecture
-def test_the_slower_ways_give_the_same_numbers(name, way, open_model, ids, generator):
+def test_the_slower_strategies_give_the_same_numbers(name, strategy, open_model, ids, generator):
     model = open_model(name)
     edits = make_edits(model, generator, 2)
-    ending = Ending(model, ids, 2, way=way)
+    ending = Ending(model, ids, 2, strategy=strategy)
     assert_equal(answers(ending, edits, at_once=50), one_by_one(model, ids, 2, edits))
-    assert ending.way == way
+    assert ending.strategy == strategy
 
 
 def test_layers_with_and_without_a_window_each_get_their_mask(
@@ -122,7 +123,7 @@ def test_layers_with_and_without_a_window_each_get_their_mask(
     edits = make_edits(model, generator, 3)
     ending = Ending(model, ids, 3)
     assert_equal(answers(ending, edits), one_by_one(model, ids, 3, edits))
-    assert ending.way == "packed"
+    assert ending.strategy == "packed"
 
 
 def test_sites_inside_attention_are_sites_too(open_model, ids, generator):
@@ -133,8 +134,8 @@ def test_sites_inside_attention_are_sites_too(open_model, ids, generator):
     }
     expected = one_by_one(model, ids, 2, edits)
     assert_differ(expected)
-    for way in ("packed", "copied", "whole"):
-        assert_equal(answers(Ending(model, ids, 2, way=way), edits), expected)
+    for strategy in ("packed", "copied", "whole"):
+        assert_equal(answers(Ending(model, ids, 2, strategy=strategy), edits), expected)
 
 
 def make_noise(generator: torch.Generator, width: int) -> Any:
@@ -150,25 +151,25 @@ def test_an_end_may_be_the_whole_prompt(last, open_model, ids, generator):
     assert_equal(answers(ending, edits), one_by_one(model, ids[:last], last, edits))
 
 
-@pytest.mark.parametrize("way", ["packed", "copied", "whole"])
-def test_how_many_go_in_one_pass_does_not_matter(way, open_model, ids, generator):
+@pytest.mark.parametrize("strategy", ["packed", "copied", "whole"])
+def test_how_many_go_in_one_pass_does_not_matter(strategy, open_model, ids, generator):
     model = open_model("mistral")
     edits = make_edits(model, generator, 2)
-    ending = Ending(model, ids, 2, way=way)
+    ending = Ending(model, ids, 2, strategy=strategy)
     together = answers(ending, edits, at_once=1000)
     for at_once in (1, 4, 45):
         assert_equal(answers(ending, edits, at_once=at_once), together)
-    sizes = [len(variants) for variants, _ in Ending(model, ids, 2).ask(5, edits, at_once=4)]
+    sizes = [len(variants) for variants, _ in Ending(model, ids, 2).run(5, edits, at_once=4)]
     assert sizes == [2, 2, 1]
 
 
 def test_long_ends_are_copied_rather_than_packed(monkeypatch, open_model, ids, generator):
     monkeypatch.setattr(whatif, "_SHORT", 4)
     model = open_model("llama")
-    assert Ending(model, ids, 4).way == "packed"
+    assert Ending(model, ids, 4).strategy == "packed"
     edits = make_edits(model, generator, 5)
     ending = Ending(model, ids, 5)
-    assert ending.way == "copied"
+    assert ending.strategy == "copied"
     assert_equal(answers(ending, edits), one_by_one(model, ids, 5, edits))
 
 
@@ -222,11 +223,11 @@ def test_gradients_reach_what_is_put_in(open_model, ids, generator):
     readout = torch.randn(N_VOCAB, generator=generator)
     start = torch.randn(N_VARIANTS, 2, D_MLP, generator=generator)
 
-    def gradient(way: Any, at_once: int) -> Tensor:
+    def gradient(strategy: Any, at_once: int) -> Tensor:
         put = start.clone().requires_grad_()
         edits: Any = {("post", 1): lambda values, variants: put[variants]}
-        ending = Ending(model, ids, 2, way=way)
-        for _, logits in ending.ask(N_VARIANTS, edits, at_once):
+        ending = Ending(model, ids, 2, strategy=strategy)
+        for _, logits in ending.run(N_VARIANTS, edits, at_once):
             (logits @ readout).sum().backward()
         assert put.grad is not None
         return put.grad
@@ -243,7 +244,7 @@ def test_an_ending_made_in_inference_mode_can_be_differentiated(open_model, ids)
         ending = Ending(open_model("llama"), ids)
     put = torch.zeros(D_MLP, requires_grad=True)
     edits: Any = {("post", 0): lambda values, variants: values + put}
-    for _, logits in ending.ask(2, edits):
+    for _, logits in ending.run(2, edits):
         logits.sum().backward()
     assert put.grad is not None
 
@@ -263,11 +264,22 @@ def test_it_knows_the_prompt_itself(name, open_model, ids):
     assert_equal(ending.values["post"], torch.stack([seen[layer][0, -3:] for layer in seen]))
 
 
-# ---------------------------------------------------------------- the witness
+def test_a_module_gets_its_own_forward_back():
+    plain, wrapped = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    own = wrapped.forward = lambda values: -values
+    with running_instead(lambda values: values + 1, [plain, wrapped]):
+        assert [module(torch.zeros(2)).tolist() for module in (plain, wrapped)] == [[1, 1], [1, 1]]
+    with pytest.raises(RuntimeError), running_instead(lambda values: values, [plain, wrapped]):
+        raise RuntimeError
+    assert "forward" not in vars(plain)
+    assert vars(wrapped)["forward"] is own
+
+
+# ---------------------------------------------------------------- the control row
 
 
 @pytest.mark.parametrize("fault", ["neighbours", "window", "position"])
-def test_where_the_witness_differs_the_next_way_is_taken(
+def test_where_the_control_row_differs_the_next_strategy_is_used(
     fault, monkeypatch, open_model, ids, generator
 ):
     model = open_model("mistral")
@@ -286,18 +298,18 @@ def test_where_the_witness_differs_the_next_way_is_taken(
 
         monkeypatch.setattr(hf, "forward", unheeding)
     ending = Ending(model, ids)
-    assert ending.way == "packed"
+    assert ending.strategy == "packed"
     found = answers(ending, edits)
-    assert ending.way == "copied"
+    assert ending.strategy == "copied"
     monkeypatch.undo()
     assert_equal(found, one_by_one(model, ids, 1, edits))
 
 
-def test_a_way_that_was_asked_for_is_not_left_in_silence(monkeypatch, open_model, ids):
+def test_a_strategy_that_was_asked_for_is_not_left_in_silence(monkeypatch, open_model, ids):
     monkeypatch.setattr(whatif, "_window", lambda model: None)
-    ending = Ending(open_model("mistral"), ids, way="packed")
-    with pytest.raises(ValueError, match="does not give its own logits when what-ifs are packed"):
-        list(ending.ask(2, {}))
+    ending = Ending(open_model("mistral"), ids, strategy="packed")
+    with pytest.raises(ValueError, match="does not give its own logits when variants are packed"):
+        list(ending.run(2, {}))
 
 
 # ---------------------------------------------------------------- at the door
@@ -310,12 +322,12 @@ def test_what_cannot_be_asked_is_refused(open_model, ids):
             Ending(model, ids, last)
     with pytest.raises(ValueError, match=f"of at most {MAX_LENGTH} tokens"):
         Ending(model, ids.repeat(4))
-    with pytest.raises(ValueError, match=r"'packed' is not a way to ask .* give copied or whole"):
-        Ending(open_model("bloom"), ids, way="packed")
+    with pytest.raises(ValueError, match=r"'packed' is not possible with .* give copied or whole"):
+        Ending(open_model("bloom"), ids, strategy="packed")
     with pytest.raises(ValueError, match="0 positions at once are none"):
-        list(Ending(model, ids).ask(1, {}, at_once=0))
+        list(Ending(model, ids).run(1, {}, at_once=0))
     with pytest.raises(ValueError, match="'q' is not a site"):
-        list(Ending(model, ids).ask(1, {("q", 0): lambda values, variants: values}))
+        list(Ending(model, ids).run(1, {("q", 0): lambda values, variants: values}))
 
 
 @pytest.mark.skipif(not HAS_CLASSIC, reason="HookedTransformer left with 4.0")
@@ -333,5 +345,5 @@ def test_a_hooked_transformer_reads_whole_prompts(tmp_path, ids, generator):
     model = wrap(classic)
     edits = make_edits(model, generator, 2)
     ending = Ending(model, ids, 2)
-    assert ending.way == "whole"
+    assert ending.strategy == "whole"
     assert_equal(answers(ending, edits), one_by_one(model, ids, 2, edits))

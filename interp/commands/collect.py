@@ -2,13 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
-from tyro.conf import Positional
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say
+from interp.commands.options import Positional
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.languages import check_languages, language
 
@@ -27,7 +24,7 @@ class Collect:
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model."""
 
     text: str = "babel"
@@ -103,7 +100,7 @@ class Collect:
 
     Such as 0.95."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who reads."""
 
     def run(self) -> None:

@@ -4,12 +4,10 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING, Any, Literal
 
 import interp
+from interp.commands.options import Positional
 from interp.results.words import Attention
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ class Doctor:
         interp doctor bigscience/bloom-560m
     """
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model."""
 
     def run(self) -> None:

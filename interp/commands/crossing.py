@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING, Any, Literal
 
 import interp
 from interp.commands.common import ModelChoice, check_found_in, say, seeded
 from interp.commands.effects import read_selection
+from interp.commands.options import Positional
 from interp.results.words import Alike, Layers
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ class Patch:
     target: Positional[str]
     """The prompt that they are put into."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """Which model; heads and attn_out need --attention hooked."""
 
     answers: tuple[str, ...]
@@ -163,7 +161,7 @@ class Lens:
         interp lens --languages ja en
     """
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """Which model."""
 
     prompts: str = "babel/fact_completion"

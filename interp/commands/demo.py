@@ -37,11 +37,19 @@ class Demo:
     def steps(self) -> list[tuple[str, Any]]:
         """Questions, and the subcommands that answer them, as they could be given one by one."""
         # Most CPUs compute in 32 bits several times as fast as in the 16 of the file.
-        babel, out = ModelChoice(dtype="float32"), self.out
-        sentences = out / "sentences"
-        patched = ("Der Tag nach Montag ist", "The day after Thursday is")
+        babel = ModelChoice(dtype="float32")
         return [
             ("Do the hooks of babel tell the truth?", Doctor(babel)),
+            *self._language_neurons(babel),
+            *self._steering(babel),
+            *self._tasks(babel),
+            ("What does each of the neurons look like?", Page(self.out)),
+            ("And all of it in one file.", Report((self.out,), out=self.out / "report.html")),
+        ]
+
+    def _language_neurons(self, babel: ModelChoice) -> list[tuple[str, Any]]:
+        out = self.out
+        return [
             (
                 "On how many tokens of each language does every neuron fire?",
                 Collect(babel, out=out, moments=True, contexts=8, block_length=64, split="train"),
@@ -53,38 +61,48 @@ class Demo:
                     out, babel, tokens=4000, split="held_out", n_draws=1, out=out / "deactivate"
                 ),
             ),
+        ]
+
+    def _steering(self, babel: ModelChoice) -> list[tuple[str, Any]]:
+        folder = self.out / "sentences"
+        return [
             (
                 "What does every linear output give on a sentence of each language?",
                 Collect(
                     babel,
-                    out=sentences,
+                    out=folder,
                     sentences=("pre", "pre_linear", "mlp_out"),
                     n_sentences=300,
                 ),
             ),
             (
                 "Which of these units tell a language from the others?",
-                Find(sentences, method="precision", n=2000),
+                Find(folder, method="precision", n=2000),
             ),
             (
                 "With these held at their medians, in which language does it write?",
                 Steer(
-                    sentences / "neurons-precision.json",
+                    folder / "neurons-precision.json",
                     babel,
                     to=("de", "ja"),
                     edit="median",
                     n=20,
                     max_new_tokens=40,
-                    out=out / "steer",
+                    out=self.out / "steer",
                 ),
             ),
+        ]
+
+    def _tasks(self, babel: ModelChoice) -> list[tuple[str, Any]]:
+        patched = ("Der Tag nach Montag ist", "The day after Thursday is")
+        return [
             (
                 "Which neurons fire for the same fact in all languages?",
-                Share(TASK, babel, out=out / "share"),
+                Share(TASK, babel, out=self.out / "share"),
             ),
             (
                 "Which of them carry the answer?",
-                Attribute(TASK, babel, items=20, out=out / "attribute"),
+                Attribute(TASK, babel, items=20, out=self.out / "attribute"),
             ),
             (
                 "In which layer does an answer move from one prompt to another?",
@@ -94,13 +112,11 @@ class Demo:
                     answers=(" Friday", " Tuesday", " Dienstag"),
                     layers="from",
                     texts=("Montag", "Thursday"),
-                    out=out / "patch.safetensors",
+                    out=self.out / "patch.safetensors",
                 ),
             ),
             (
                 "In which language does each layer speak?",
-                Lens(babel, languages=("de", "en"), out=out / "lens.safetensors"),
+                Lens(babel, languages=("de", "en"), out=self.out / "lens.safetensors"),
             ),
-            ("What does each of the neurons look like?", Page(out)),
-            ("And all of it in one file.", Report((out,), out=out / "report.html")),
         ]

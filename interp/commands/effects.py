@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import Literal
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
+from interp.commands.options import Positional
 from interp.results.words import Split
 from interp.text.languages import check_languages, language
 
@@ -46,7 +44,7 @@ class Deactivate:
     neurons: Positional[Path]
     """Folder of a run after `interp find`, or a selection (.json)."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model that the neurons were found in."""
 
     text: str = "babel"
@@ -83,7 +81,7 @@ class Deactivate:
     out: Path = Path("results/deactivate")
     """Folder for the matrix."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:
@@ -129,7 +127,7 @@ class Bake:
     neurons: Positional[Path]
     """Folder of a run after `interp find`, or a selection (.json)."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model that the neurons were found in."""
 
     language: str

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say
 from interp.commands.effects import read_selection
+from interp.commands.options import Positional
 from interp.commands.tasks import check_items
 from interp.results.words import Normalize
 from interp.text.languages import check_languages
@@ -32,7 +30,7 @@ class Evaluate:
     neurons: Positional[Path]
     """Folder of a run after `interp find`, or a selection (.json)."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model that the neurons were found in."""
 
     tasks: tuple[str, ...] = ("babel/fact_completion",)
@@ -67,7 +65,7 @@ class Evaluate:
     out: Path = Path("results/evaluate")
     """Folder for the results and evaluate.csv."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:

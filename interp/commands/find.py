@@ -7,11 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.common import ModelChoice, say, seeded
 from interp.commands.effects import read_selection
+from interp.commands.options import Positional
 from interp.results.words import Half
 from interp.text.languages import language
 

@@ -1,8 +1,8 @@
 """The options of a subcommand, from the fields of its dataclass, and a page of help about them.
 
-Fields are options, and what stands under a field is its help. Types are marked as tyro has them,
-which reads the options of experiments; here argparse does, so that whatever is wrong with options
-is said in one sentence, and the help of a command fits a screen of 80 by 40.
+Fields are options, and what stands under a field is its help; the fields of a dataclass inside it
+are options of the subcommand too. Argparse reads them, so that whatever is wrong with options is
+said in one sentence, the help of a command fits a screen of 80 by 40, and neither loads a library.
 """
 
 import argparse
@@ -17,12 +17,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
-
-from tyro.conf import Positional
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 WIDTH, COLUMN = 80, 23
-POSITIONAL = Positional[str].__metadata__[0]  # pyright: ignore[reportAttributeAccessIssue]
+
+Value = TypeVar("Value")
+_POSITIONAL = "positional"
+Positional = Annotated[Value, _POSITIONAL]
+"""Marks a field that is given by its position, without its name: `path: Positional[Path]`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Option:
     """The dataclass that has the field."""
 
     positional: bool
-    """Whether it is told by its place and not by its name."""
+    """Whether it is given by its position and not by its name."""
 
     kind: Any
     """int, float, bool, str or Path; of each value where there are several."""
@@ -98,7 +109,7 @@ def options_of(command: type) -> Iterator[Option]:
         yield Option(
             name=field.name,
             owner=command,
-            positional=POSITIONAL in marks,
+            positional=_POSITIONAL in marks,
             kind=str if choices else hint,
             choices=choices,
             n_values=n_values,

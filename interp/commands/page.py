@@ -4,12 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.common import say
 from interp.commands.effects import read_selection
 from interp.commands.find import reopen
+from interp.commands.options import Positional
 
 
 @dataclass(frozen=True)

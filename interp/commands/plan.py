@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.common import say, torch_dtype
+from interp.commands.options import Positional
 from interp.results.words import Kind
 from interp.text.languages import check_languages
 

@@ -5,10 +5,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.common import say
+from interp.commands.options import Positional
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
-
 import interp
 from interp.commands.common import say, seeded
 from interp.commands.find import OPTIONS, Find
+from interp.commands.options import Positional
 
 Select = Callable[["interp.FiringStats"], "interp.NeuronSelection"]
 """What chooses neurons from counts."""

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import Literal
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
 from interp.commands.effects import read_moments, read_selection
+from interp.commands.options import Positional
 from interp.results.words import Tokens
 from interp.text.languages import check_languages
 
@@ -31,7 +29,7 @@ class Steer:
     """Folder of a run with --moments after `interp find`, or a selection (.json) in it; for --edit
     median, of a run with --sentences."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model that the neurons were found in."""
 
     to: tuple[str, ...] = ()
@@ -81,7 +79,7 @@ class Steer:
     out: Path = Path("results/steer")
     """Folder for rates.csv and texts.csv."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:

@@ -5,13 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say, seeded
+from interp.commands.options import Positional
 from interp.results.words import Quantity, Source
 from interp.text.languages import check_languages
 
@@ -40,7 +38,7 @@ class Share:
     """babel/fact_completion, babel/statements, babel/word_translation, or a folder of
     <language>.jsonl with the same ids in every language."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model."""
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
@@ -66,7 +64,7 @@ class Share:
     out: Path = Path("results/share")
     """Folder for signs, profile.safetensors and profile.csv."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:
@@ -158,7 +156,7 @@ class Attribute:
     """babel/fact_completion, babel/statements, babel/word_translation, or a folder of
     <language>.jsonl with the same ids in every language."""
 
-    choice: Annotated[ModelChoice, tyro.conf.arg(name="")]
+    choice: ModelChoice
     """The model."""
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
@@ -179,7 +177,7 @@ class Attribute:
     out: Path = Path("results/attribute")
     """Folder for the pieces, sums.safetensors and sums.csv."""
 
-    on: Annotated[OnRay, tyro.conf.arg(name="")] = HERE
+    on: OnRay = HERE
     """Who computes."""
 
     def run(self) -> None:

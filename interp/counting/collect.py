@@ -338,13 +338,22 @@ def _reader(
                 if path.exists():
                     run.read(*piece, bar)
             jobs = [
-                Job(f"shard {piece[0]} of {piece[1]}", path, partial(_to_send, run, *piece))
+                Job(
+                    f"shard {piece[0]} of {piece[1]}",
+                    path,
+                    partial(_read_piece, run, *piece),
+                    to_send=partial(_to_send, run, *piece),
+                )
                 for path, piece in paths.items()
                 if not path.exists()
             ]
             crew.do(jobs, lambda job: bar.update(run.n_tokens(*paths[job.path])))
 
         yield hand_out
+
+
+def _read_piece(run: _Run, shard: int, language: str, model: NeuronModel) -> None:
+    run.read(shard, language, tqdm(disable=True))
 
 
 def _to_send(run: _Run, shard: int, language: str) -> Callable[[NeuronModel], None]:

@@ -110,16 +110,8 @@ def _batch(corpora: Corpora, language: str, chosen: Tensor, places: list[int]) -
     return Batch(tuple(places), ids, keep, length, sources, bool(keep.all()))
 
 
-class _Seen(Exception):
-    """Everything asked for was seen; the rest of the forward pass is not needed."""
-
-
-class _NotFinite(Exception):
-    """NaN or infinity reached the last layer."""
-
-
-Told = tuple[int, Kind, int]
-"""Number of an observer, and the site and layer that it has seen."""
+Delivered = tuple[int, Kind, int]
+"""Number of an observer, and the site and layer that it was given."""
 
 
 @torch.inference_mode()
@@ -134,93 +126,118 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
 
     Raises ValueError when an activation is NaN or infinite, naming layer and rows.
     """
-    _observe(model, batch.to(model.device), observers, frozenset())
-
-
-def _observe(
-    model: NeuronModel, batch: Batch, observers: Sequence[Observer], told: AbstractSet[Told]
-) -> None:
-    n_tokens = batch.ids.numel()
-    small = model.ran_out_at is None or n_tokens < model.ran_out_at
-    if small or len(batch.rows) == 1:
-        now = _pass(model, batch, observers, told)
-        if now is None:
-            return
-        told = now
-        if len(batch.rows) == 1:
-            raise ValueError(
-                f"{batch.sources[0]}: one row of {n_tokens:,} tokens is too much for the memory of "
-                f"{model.device}. Use shorter rows, load the model with dtype=torch.bfloat16, or "
-                "spread it with device_map."
+    waiting = [_Delivery(model, batch.to(model.device), observers, frozenset())]
+    while waiting:
+        delivery = waiting.pop()
+        n_rows, n_tokens = len(delivery.batch.rows), delivery.batch.ids.numel()
+        if n_rows == 1 or model.ran_out_at is None or n_tokens < model.ran_out_at:
+            if delivery.fits_in_memory():
+                continue
+            if n_rows == 1:
+                raise ValueError(
+                    f"{delivery.batch.sources[0]}: one row of {n_tokens:,} tokens is too much for "
+                    f"the memory of {model.device}. Use shorter rows, load the model with "
+                    "dtype=torch.bfloat16, or spread it with device_map."
+                )
+            model.ran_out_at = n_tokens
+            warnings.warn(
+                f"Memory was too small for a batch of {n_tokens:,} tokens: batches of that size "
+                "are read in halves from now on.",
+                stacklevel=2,
             )
-        model.ran_out_at = n_tokens
-        warnings.warn(
-            f"Memory was too small for a batch of {n_tokens:,} tokens: batches of that size are "
-            "read in halves from now on.",
-            stacklevel=3,
+        waiting += reversed(delivery.halves())  # the first half is next
+
+
+class _EndOfPass(Exception):
+    """Leaves a forward pass from inside a hook."""
+
+
+class _Delivery:
+    """One pass over a batch: hands every activation asked for to the observers that lack it."""
+
+    def __init__(
+        self,
+        model: NeuronModel,
+        batch: Batch,
+        observers: Sequence[Observer],
+        delivered: AbstractSet[Delivered],
+    ) -> None:
+        self.model, self.batch, self.observers = model, batch, observers
+        self.kinds: tuple[Kind, ...] = tuple(
+            dict.fromkeys(kind for observer in observers for kind in observer.kinds)
         )
-    for half in batch.halves():
-        _observe(model, half, observers, told)
+        self.delivered = set(delivered)
+        self.n_seen = 0
+        self.finite = True
 
+    @property
+    def n_expected(self) -> int:
+        return len(self.kinds) * self.model.n_layers
 
-def _pass(
-    model: NeuronModel, batch: Batch, observers: Sequence[Observer], told: AbstractSet[Told]
-) -> AbstractSet[Told] | None:
-    """None: all was seen. Else memory ran out, and this is what observers were told by then."""
-    asked: list[Kind] = [kind for observer in observers for kind in observer.kinds]
-    kinds = tuple(dict.fromkeys(asked))
-    expected = len(kinds) * model.n_layers
-    seen = 0
-    now = set(told)
+    def halves(self) -> list["_Delivery"]:
+        """The same for the first rows and for the others, less what was delivered for both."""
+        return [
+            _Delivery(self.model, half, self.observers, self.delivered)
+            for half in self.batch.halves()
+        ]
 
-    def hook_for(kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
-        def look(values: Tensor, hook: Any) -> None:
-            nonlocal seen
+    def fits_in_memory(self) -> bool:
+        """Run the pass. False: memory ran out, and some observers may have been served.
+
+        The caller goes on only when this has returned, and nothing holds the pass's tensors.
+        """
+        hooks = [
+            (self.model.site(layer, kind), self._hook(kind, layer))
+            for layer in range(self.model.n_layers)
+            for kind in self.kinds
+        ]
+        try:
+            with self.model.hooks(hooks):
+                mask = None if self.batch.whole else _attention_mask(self.batch)
+                self.model.body(self.batch.ids, mask)
+        except _EndOfPass:
+            pass
+        except (RuntimeError, MemoryError) as error:
+            if not _ran_out_of_memory(error):
+                raise
+            return False
+        if not self.finite:
+            raise ValueError(_first_bad_layer(self.model, self.batch, self.kinds))
+        if self.n_seen != self.n_expected:
+            raise ValueError(
+                f"{self.n_seen} of {self.n_expected} activations of {self.model.name} were seen: "
+                f"hooks do not fire. Run `interp doctor {self.model.name}` to see which."
+            )
+        return True
+
+    def _hook(self, kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
+        def run(values: Tensor, hook: Any) -> None:
             if values.ndim == 4:
                 values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
-            here = batch.to(values.device)
-            for number, observer in enumerate(observers):
-                if kind in observer.kinds and (number, kind, layer) not in now:
-                    observer.update(kind, layer, values, here)
-                    now.add((number, kind, layer))
-            # NaN in one neuron makes every neuron above it NaN, so the last layer tells for all.
-            if layer == model.n_layers - 1 and not values.sum().isfinite():
-                raise _NotFinite
-            seen += 1
-            if seen == expected and not model.offloaded:
-                raise _Seen
+            self._deliver(kind, layer, values)
+            # NaN in one neuron makes every neuron above it NaN: the last layer stands for all.
+            if layer == self.model.n_layers - 1 and not values.sum().isfinite():
+                self.finite = False
+                raise _EndOfPass
+            self.n_seen += 1
+            if self.n_seen == self.n_expected and not self.model.offloaded:
+                raise _EndOfPass  # the rest of the pass is not needed
 
-        return look
+        return run
 
-    hooks = [
-        (model.site(layer, kind), hook_for(kind, layer))
-        for layer in range(model.n_layers)
-        for kind in kinds
-    ]
-    try:
-        with model.hooks(hooks):
-            model.body(batch.ids, None if batch.whole else _attention_mask(batch))
-    except _Seen:
-        pass
-    except _NotFinite:
-        raise ValueError(_first_bad_layer(model, batch, kinds)) from None
-    except (RuntimeError, MemoryError) as error:
-        if not _ran_out_of_memory(error):
-            raise
-        return now  # behind this block, when nothing holds the tensors of the pass any more
-    if seen != expected:
-        raise ValueError(
-            f"{seen} of {expected} activations of {model.name} were seen: hooks do not fire. "
-            f"Run `interp doctor {model.name}` to see which."
-        )
-    return None
+    def _deliver(self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"]) -> None:
+        here = self.batch.to(values.device)
+        for number, observer in enumerate(self.observers):
+            if kind in observer.kinds and (number, kind, layer) not in self.delivered:
+                observer.update(kind, layer, values, here)
+                self.delivered.add((number, kind, layer))
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
     """Whether it is that, by type on a GPU and by words on a CPU or a Mac."""
     words = ("DefaultCPUAllocator", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        each in str(error) for each in words
+        phrase in str(error) for phrase in words
     )
 
 

@@ -40,6 +40,89 @@ the fullest moment of a layer."""
 
 
 @dataclass(frozen=True)
+class PieceSizes:
+    """Bytes of the tensors of one piece, which is one shard of one language."""
+
+    firing: int
+    """Counts of firing."""
+
+    moments: int
+    """Sums for means and deviations."""
+
+    means: int
+    """Sentence means."""
+
+    signs: int
+    """One bit per prompt and neuron."""
+
+    contexts: int
+    """The strongest contexts of each neuron."""
+
+    text: int
+    """The rows that contexts are in."""
+
+    names: int
+    """The names of the rows, where something is kept for each row."""
+
+    @property
+    def tensors(self) -> int:
+        return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
+
+    @staticmethod
+    def of(model: NeuronModel, wanted: Wanted, rows: int, row_tokens: int) -> "PieceSizes":
+        """Sizes for so many rows."""
+        neurons = model.n_layers * model.d_mlp
+        units = sum(model.width(0, kind) for kind in wanted.sentence_means) * model.n_layers
+        by_row = bool(wanted.sentence_means or wanted.signs or wanted.contexts)
+        return PieceSizes(
+            firing=8 * neurons,
+            moments=(32 * neurons + 8) if wanted.moments else 0,
+            means=4 * units * rows,
+            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if wanted.signs else 0,
+            contexts=12 * neurons * wanted.contexts,
+            text=rows * (4 * row_tokens + 16) if wanted.contexts else 0,
+            names=rows * _SOURCE if by_row else 0,
+        )
+
+
+@dataclass(frozen=True)
+class ResultSizes:
+    """Bytes of the tensors that the pieces are put together to; zero: not asked for."""
+
+    firing: int
+    """Counts of firing."""
+
+    moments: int
+    """Sums for means and deviations."""
+
+    signs: int
+    """One bit per prompt and neuron."""
+
+    contexts: int
+    """The strongest contexts of each neuron, and their text."""
+
+    @staticmethod
+    def of(piece: PieceSizes, n_languages: int, n_shards: int) -> "ResultSizes":
+        """Sizes of what so many pieces become."""
+        n_pieces = n_languages * n_shards
+        return ResultSizes(
+            firing=n_pieces * (piece.firing + 8),
+            moments=n_languages * piece.moments,
+            signs=n_pieces * piece.signs,
+            contexts=n_languages * piece.contexts + n_pieces * piece.text,
+        )
+
+    @property
+    def tensors(self) -> int:
+        return self.firing + self.moments + self.signs + self.contexts
+
+    @property
+    def files(self) -> int:
+        """How many files they are in: one each, and counts always."""
+        return 1 + sum(1 for size in (self.moments, self.signs, self.contexts) if size)
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """What `collect` will take. Bytes are plain bytes; memory is above the imported library's.
 
@@ -77,8 +160,8 @@ class RunPlan:
     n_shards: int
     """Shards of each language."""
 
-    tokens: int
-    """Tokens read per language."""
+    rows: int
+    """Rows of text in a piece, which is one shard of one language."""
 
     row_tokens: int
     """Tokens in a row of text."""
@@ -89,20 +172,8 @@ class RunPlan:
     activations: int
     """Bytes of one forward pass and of what counting it needs, at their fullest, on the device."""
 
-    counters: int
-    """Bytes of the sums of the piece that is being read, each beside its layer."""
-
-    text: int
-    """Bytes of all text as tokens, on the CPU."""
-
-    reading: int
-    """Bytes of the language that is being tokenised, on the CPU, before the first pass."""
-
-    results: int
-    """Bytes that putting the pieces together needs at its fullest, on the CPU."""
-
-    disk: int
-    """Bytes of the folder of the run: pieces, and what they are put together to."""
+    piece: PieceSizes
+    """Bytes of one piece."""
 
     flops: float
     """Floating-point operations of all forward passes, without the unembedding, which is not run;
@@ -111,6 +182,43 @@ class RunPlan:
     @property
     def neurons(self) -> int:
         return self.n_layers * self.d_mlp
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read per language."""
+        return self.rows * self.n_shards * self.row_tokens
+
+    @property
+    def counters(self) -> int:
+        """Bytes of the sums of the piece that is being read, each beside its layer."""
+        return self.piece.tensors
+
+    @property
+    def text(self) -> int:
+        """Bytes of all text as tokens, on the CPU."""
+        return self.n_languages * (4 * self.tokens + _ROW * self.rows * self.n_shards)
+
+    @property
+    def reading(self) -> int:
+        """Bytes of the language that is being tokenized, on the CPU, before the first pass."""
+        return _READING * self.tokens
+
+    @property
+    def results(self) -> int:
+        """Bytes that putting the pieces together needs at its fullest, on the CPU."""
+        whole = ResultSizes.of(self.piece, self.n_languages, self.n_shards)
+        # Comparing counts with tokens makes one byte of each; too many are copied by the piece.
+        in_memory = whole.firing <= IN_MEMORY
+        counts = whole.firing + whole.firing // 8 if in_memory else 2 * self.piece.tensors
+        return max(counts, whole.moments, whole.signs, whole.contexts) + self.piece.tensors
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the folder of the run: pieces, and what they are put together to."""
+        whole = ResultSizes.of(self.piece, self.n_languages, self.n_shards)
+        n_pieces = self.n_languages * self.n_shards
+        pieces = n_pieces * (self.piece.tensors + 8 + self.piece.names)
+        return pieces + whole.tensors + _HEADER * (n_pieces + 1 + whole.files)
 
     @property
     def memory(self) -> int:
@@ -216,23 +324,14 @@ def plan_run(
     if wanted.contexts < 0:
         raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
     _check(n_languages, n_shards, row_tokens, tokens_per_batch)
-    rows = tokens // (n_shards * row_tokens)  # of each piece
+    rows = tokens // (n_shards * row_tokens)
     if rows < 1:
         raise ValueError(
             f"{tokens:,} tokens in {n_shards} shards are less than one row of {row_tokens} each: "
             f"plan for {n_shards * row_tokens:,} or more."
         )
     read = rows * n_shards * row_tokens
-    kept = _Kept.of(opened, wanted, rows, row_tokens)
-    n_pieces = n_languages * n_shards
-    firing = n_pieces * (kept.firing + 8)
-    moments = n_languages * kept.moments
-    signs = n_pieces * kept.signs
-    contexts = n_languages * kept.contexts + n_pieces * kept.text if wanted.contexts else 0
-    # Comparing counts with tokens makes one byte of each; too many counts are copied by the piece.
-    counts = firing + firing // 8 if firing <= IN_MEMORY else 2 * kept.piece
-    files = n_pieces + 2 + sum(1 for each in (moments, signs, contexts) if each)
-    names = n_pieces * rows * _SOURCE if kept.named else 0
+    parameters = opened._parameters.values()
     return RunPlan(
         model=opened.name,
         architecture=str(opened.architecture),
@@ -240,57 +339,16 @@ def plan_run(
         d_mlp=opened.d_mlp,
         gated=opened.gated,
         dtype=opened.dtype,
-        parameters=sum(each.numel() for each in opened._parameters.values()),
+        parameters=sum(parameter.numel() for parameter in parameters),
         n_languages=n_languages,
         n_shards=n_shards,
-        tokens=read,
+        rows=rows,
         row_tokens=row_tokens,
-        weights=sum(each.numel() * each.element_size() for each in opened._parameters.values()),
+        weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         activations=_activations(opened, wanted, row_tokens, min(tokens_per_batch, read)),
-        counters=kept.piece,
-        text=n_languages * (4 * read + _ROW * rows * n_shards),
-        reading=_READING * read,
-        results=max(counts, moments, signs, contexts) + kept.piece,
-        disk=n_pieces * (kept.piece + 8)
-        + firing
-        + moments
-        + signs
-        + contexts
-        + _HEADER * files
-        + names,
+        piece=PieceSizes.of(opened, wanted, rows, row_tokens),
         flops=_flops(opened, row_tokens) * read * n_languages,
     )
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Bytes of the tensors of one piece."""
-
-    firing: int
-    moments: int
-    means: int
-    signs: int
-    contexts: int
-    text: int
-    named: bool
-
-    @property
-    def piece(self) -> int:
-        return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
-
-    @staticmethod
-    def of(model: NeuronModel, wanted: Wanted, rows: int, row_tokens: int) -> "_Kept":
-        neurons = model.n_layers * model.d_mlp
-        units = sum(model.width(0, kind) for kind in wanted.sentence_means) * model.n_layers
-        return _Kept(
-            firing=8 * neurons,
-            moments=(32 * neurons + 8) if wanted.moments else 0,
-            means=4 * units * rows,
-            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if wanted.signs else 0,
-            contexts=12 * neurons * wanted.contexts,
-            text=rows * (4 * row_tokens + 16) if wanted.contexts else 0,
-            named=bool(wanted.sentence_means or wanted.signs or wanted.contexts),
-        )
 
 
 def _activations(model: NeuronModel, wanted: Wanted, row_tokens: int, tokens_per_batch: int) -> int:

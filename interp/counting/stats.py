@@ -1,8 +1,9 @@
 """What a pass over text leaves behind: sums, small enough to keep and exact enough to prove."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from safetensors import safe_open
 from torch import Tensor
 
+from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
 from interp.results.words import Kind, Source
@@ -20,7 +22,6 @@ IN_MEMORY = 1 << 30
 """Bytes up to which counts are held in memory; more stay on disk."""
 
 
-@dataclass(frozen=True)
 class FiringStats:
     """How often each neuron fires in each language, kept per shard of documents.
 
@@ -32,8 +33,8 @@ class FiringStats:
     4
     """
 
-    fired: Int64[Tensor, "shard language layer neuron"]
-    """Tokens on which the neuron's gate is above zero."""
+    counts: Counts
+    """Tokens on which a neuron's gate is above zero: in memory, or on disk if they are many."""
 
     tokens: Int64[Tensor, "shard language"]
     """Tokens read."""
@@ -41,15 +42,23 @@ class FiringStats:
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
-    def __post_init__(self) -> None:
-        n_shards, n_languages = self.fired.shape[:2]
-        if self.tokens.shape != (n_shards, n_languages) or len(self.languages) != n_languages:
+    def __init__(
+        self,
+        fired: Int64[Tensor, "shard language layer neuron"] | Counts,
+        tokens: Int64[Tensor, "shard language"],
+        languages: tuple[str, ...],
+    ) -> None:
+        n_shards, n_languages = fired.shape[:2]
+        if tokens.shape != (n_shards, n_languages) or len(languages) != n_languages:
             raise ValueError(
                 f"fired has {n_shards} shards and {n_languages} languages, tokens has shape "
-                f"{tuple(self.tokens.shape)}, and {len(self.languages)} languages are named."
+                f"{tuple(tokens.shape)}, and {len(languages)} languages are named."
             )
-        _check_read(self.tokens, self.languages)
-        _check_counts(self.fired, rearrange(self.tokens, "shard language -> shard language 1 1"))
+        _check_read(tokens, languages)
+        if isinstance(fired, Tensor):
+            check_counts(fired, rearrange(tokens, "shard language -> shard language 1 1"))
+            fired = InMemory(fired)
+        self.counts, self.tokens, self.languages = fired, tokens, languages
 
     def __repr__(self) -> str:
         return (
@@ -64,51 +73,60 @@ class FiringStats:
 
     @property
     def n_layers(self) -> int:
-        return self._shape[0]
+        return self.counts.shape[2]
 
     @property
     def n_neurons(self) -> int:
         """Neurons per layer (d_mlp)."""
-        return self._shape[1]
+        return self.counts.shape[3]
+
+    @property
+    def fired(self) -> Int64[Tensor, "shard language layer neuron"]:
+        """Tokens on which the neuron's gate is above zero. All counts at once, in memory."""
+        return self.counts.whole()
 
     @property
     def total(self) -> Int64[Tensor, "language layer neuron"]:
         """Tokens on which the neuron fires, in all shards together."""
-        return torch.stack([self._total(row) for row in range(len(self.languages))])
+        return torch.stack([self.counts.total(row) for row in range(len(self.languages))])
 
     @property
     def rate(self) -> Float64[Tensor, "language layer neuron"]:
         """Share of a language's tokens on which the neuron fires, in float64."""
-        rate = torch.empty(len(self.languages), *self._shape, dtype=torch.float64)
+        rate = torch.empty(self.counts.shape[1:], dtype=torch.float64)
         for row in range(len(self.languages)):
-            rate[row] = self._total(row)
+            rate[row] = self.counts.total(row)
         return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
 
     def subset(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics from some of the shards."""
-        shards = list(shards)
-        return FiringStats(self.fired[shards], self.tokens[shards], self.languages)
+        counts = self.counts.select(shards, range(len(self.languages)))
+        return FiringStats(counts, self.tokens[list(shards)], self.languages)
 
     def without(self, shard: int) -> "FiringStats":
         """Leave one shard out, as a delete-one jackknife does."""
-        return self.subset([each for each in range(self.n_shards) if each != shard])
+        return self.subset([number for number in range(self.n_shards) if number != shard])
 
     def restrict(self, languages: Sequence[str]) -> "FiringStats":
         """Some of the languages, in the order given."""
         rows = self._rows(languages)
-        return FiringStats(self.fired[:, rows], self.tokens[:, rows], tuple(languages))
+        counts = self.counts.select(range(self.n_shards), rows)
+        return FiringStats(counts, self.tokens[:, rows], tuple(languages))
 
     def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
         """Some neurons alone, by layer and number in the layer, as if they were one layer."""
-        fired = rearrange(self.fired[:, :, layer, neuron], "shard language n -> shard language 1 n")
+        fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
+        for shard, row in itertools.product(*map(range, self.tokens.shape)):
+            fired[shard, row, 0] = self.counts.read(shard, row)[layer, neuron]
         return FiringStats(fired, self.tokens, self.languages)
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """Both sets of shards; the texts must be different, or tokens count twice."""
-        if self.languages != other.languages or self._shape != other._shape:
+        mine, theirs = self.counts.shape[2:], other.counts.shape[2:]
+        if self.languages != other.languages or mine != theirs:
             raise ValueError(
-                f"Cannot merge {self._shape} neurons of {', '.join(self.languages)}"
-                f" with {other._shape} of {', '.join(other.languages)}: both runs "
+                f"Cannot merge {mine} neurons of {', '.join(self.languages)}"
+                f" with {theirs} of {', '.join(other.languages)}: both runs "
                 "must use one model and the same languages in the same order."
             )
         return FiringStats(
@@ -118,10 +136,13 @@ class FiringStats:
         )
 
     def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+        pairs = itertools.product(*map(range, self.tokens.shape))
+        chunks = (self.counts.read(shard, row) for shard, row in pairs)
+        fired = artifacts.ChunkedTensor(torch.int64, self.counts.shape, chunks)
         artifacts.save(
             Path(path),
             "FiringStats",
-            {"fired": self._to_save(), "tokens": self.tokens},
+            {"fired": fired, "tokens": self.tokens},
             {"languages": list(self.languages)},
             provenance or {},
         )
@@ -134,29 +155,23 @@ class FiringStats:
         is all of them at once."""
         path = Path(path)
         large = path.is_file() and path.stat().st_size > IN_MEMORY
-        stored = artifacts.load(path, "FiringStats", leave=("fired",) if large else ())
+        stored = artifacts.load(path, "FiringStats", lazy=("fired",) if large else ())
         tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
-        if not large:
-            return FiringStats(stored.tensors["fired"], tokens, languages)
-        fired = stored.left["fired"]
+        fired = stored.lazy["fired"] if large else stored.tensors["fired"]
         sizes = (*tokens.shape[:1], len(languages))
-        if (fired.shape[:2], len(fired.shape), fired.dtype) != (sizes, 4, torch.int64):
+        types = [fired.dtype, tokens.dtype, *map(type, languages)]
+        if (tuple(fired.shape[:2]), len(fired.shape)) != (sizes, 4) or types != [
+            *(torch.int64, torch.int64),
+            *(str for _ in languages),
+        ]:
             raise ValueError(
-                f"{path} holds counts of shape {fired.shape}, tokens of shape "
-                f"{tuple(tokens.shape)} and {len(languages)} languages, which do not go together: "
-                "make it anew."
+                f"{path} holds counts of shape {tuple(fired.shape)} in {fired.dtype}, tokens of "
+                f"shape {tuple(tokens.shape)} in {tokens.dtype} and {len(languages)} languages, "
+                "which do not go together: make it anew."
             )
+        if isinstance(fired, Tensor):
+            return FiringStats(fired, tokens, languages)
         return read_counts(fired.read, tokens, languages, fired.shape[2:])
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        """Layers, and neurons per layer."""
-        n_layers, n_neurons = self.fired.shape[2:]
-        return n_layers, n_neurons
-
-    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
-        """`total` of one language."""
-        return self.fired[:, row].sum(dim=0)
 
     def _rows(self, languages: Sequence[str]) -> list[int]:
         if unknown := [code for code in languages if code not in self.languages]:
@@ -164,9 +179,6 @@ class FiringStats:
                 f"{unknown[0]!r} is not in these counts, which cover {', '.join(self.languages)}."
             )
         return [self.languages.index(code) for code in languages]
-
-    def _to_save(self) -> Tensor | artifacts.InParts:
-        return self.fired
 
 
 def read_counts(
@@ -178,116 +190,15 @@ def read_counts(
     """Counts that `read` gets by the numbers of a shard and a language: now, or if they are more
     than `IN_MEMORY`, whenever they are asked for. `shape` is layers and neurons per layer."""
     n_layers, n_neurons = shape
-    counts = _Counts(read, tokens, (n_layers, n_neurons))
-    stats = _OnDisk(counts, range(len(tokens)), range(len(languages)), languages)
-    n_bytes = tokens.numel() * n_layers * n_neurons * torch.int64.itemsize
-    return stats if n_bytes > IN_MEMORY else FiringStats(stats.fired, stats.tokens, languages)
-
-
-@dataclass(frozen=True, eq=False)
-class _Counts:
-    """All counts of a run, wherever they are."""
-
-    fetch: Callable[[int, int], Tensor]
-
-    tokens: Int64[Tensor, "shard language"]
-
-    shape: tuple[int, int]
-
-    totals: dict[int, Tensor] = field(default_factory=dict)
-    """Sums over all shards, by language, once they are known."""
-
-    def read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
-        counts = self.fetch(shard, row)
-        _check_counts(counts, self.tokens[shard, row])
-        return counts
-
-    def total(self, shards: Sequence[int], row: int) -> Int64[Tensor, "layer neuron"]:
-        """Over some shards; where few are left out, they are taken from the sum of all."""
-        every = range(len(self.tokens))
-        rest = [each for each in every if each not in shards]
-        if len(shards) + len(rest) > len(every) or len(rest) >= len(shards):
-            return self._sum(shards, row)
-        if row not in self.totals:
-            self.totals[row] = self._sum(every, row)
-        return self.totals[row] - self._sum(rest, row)
-
-    def _sum(self, shards: Iterable[int], row: int) -> Tensor:
-        total = torch.zeros(self.shape, dtype=torch.int64)
-        for shard in shards:
-            total += self.read(shard, row)
-        return total
-
-
-class _OnDisk(FiringStats):
-    """Some shards and languages of counts that are read when they are asked for."""
-
-    _counts: _Counts
-    _shards: Sequence[int]
-    _places: Sequence[int]
-
-    def __init__(
-        self,
-        counts: _Counts,
-        shards: Sequence[int],
-        rows: Sequence[int],
-        languages: tuple[str, ...],
-    ) -> None:
-        self.__dict__.update(_counts=counts, _shards=shards, _places=rows)  # frozen for others
-        tokens = counts.tokens[list(shards)][:, list(rows)]
-        self.__dict__.update(tokens=tokens, languages=languages)
-        _check_read(tokens, languages)
-
-    @property
-    def fired(self) -> Int64[Tensor, "shard language layer neuron"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """All of them, in memory."""
-        fired = torch.empty(*self.tokens.shape, *self._shape, dtype=torch.int64)
-        for shard, row in self._each():
-            fired[shard, row] = self._read(shard, row)
-        return fired
-
-    def subset(self, shards: Sequence[int]) -> FiringStats:
-        mine = [self._shards[shard] for shard in shards]
-        return _OnDisk(self._counts, mine, self._places, self.languages)
-
-    def restrict(self, languages: Sequence[str]) -> FiringStats:
-        mine = [self._places[row] for row in self._rows(languages)]
-        return _OnDisk(self._counts, self._shards, mine, tuple(languages))
-
-    def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> FiringStats:
-        fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
-        for shard, row in self._each():
-            fired[shard, row, 0] = self._read(shard, row)[layer, neuron]
-        return FiringStats(fired, self.tokens, self.languages)
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return self._counts.shape
-
-    def _each(self) -> Iterator[tuple[int, int]]:
-        n_shards, n_languages = self.tokens.shape
-        return itertools.product(range(n_shards), range(n_languages))
-
-    def _read(self, shard: int, row: int) -> Int64[Tensor, "layer neuron"]:
-        return self._counts.read(self._shards[shard], self._places[row])
-
-    def _total(self, row: int) -> Int64[Tensor, "layer neuron"]:
-        return self._counts.total(self._shards, self._places[row])
-
-    def _to_save(self) -> Tensor | artifacts.InParts:
-        parts = (self._read(shard, row) for shard, row in self._each())
-        return artifacts.InParts(torch.int64, (*self.tokens.shape, *self._shape), parts)
+    counts = OnDisk.of(read, tokens, (n_layers, n_neurons))
+    n_bytes = math.prod(counts.shape) * torch.int64.itemsize
+    return FiringStats(counts if n_bytes > IN_MEMORY else counts.whole(), tokens, languages)
 
 
 def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
     seen = tokens.sum(0).tolist()
     if silent := [code for code, n in zip(languages, seen, strict=True) if n == 0]:
         raise ValueError(f"No token was read in {', '.join(silent)}: rates are undefined.")
-
-
-def _check_counts(fired: Int64[Tensor, "*axes"], most: Int64[Tensor, "*of_axes"]) -> None:
-    if (fired < 0).any() or (fired > most).any():
-        raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
 
 
 @dataclass(frozen=True)

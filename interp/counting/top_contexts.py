@@ -16,16 +16,17 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from interp.counting.observe import Batch, observe
+from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted, listed
 from interp.results.words import Kind
 from interp.text.corpora import Rows
 
-# A context has one number, the same wherever it is found: the bits of its gate, which for positive
-# floats rise with it, and below them how far its row is from the last that can be. So the largest
-# numbers are the strongest contexts, and of equal ones the first: no order of reading changes that.
-_LAST = (1 << 32) - 1
+# A context has one key, the same wherever it is found: its gate, and as payload how far its row is
+# from the last that can be. The largest keys are the strongest contexts; of equal ones, the first.
+_ROW_BITS = 32
+_LAST_ROW = (1 << _ROW_BITS) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +201,9 @@ class _Part:
 def _keys(
     gate: Float32[Tensor, "neuron batch"], number: Int64[Tensor, " batch"]
 ) -> Int64[Tensor, "neuron batch"]:
-    """One number for each neuron and row; zero where the neuron does not fire."""
-    bits = gate.contiguous().view(torch.int32).long()
-    return ((bits << 32) + (_LAST - number)).masked_fill(~(gate > 0), 0)
+    """One key for each neuron and row; zero where the neuron does not fire."""
+    order = in_order(float_bits(gate)).long()
+    return pack(order, _LAST_ROW - number, _ROW_BITS).masked_fill(~(gate > 0), 0)
 
 
 def _part(
@@ -213,8 +214,8 @@ def _part(
 ) -> _Part:
     """Gates and rows of the strongest; of the text, only rows in which there is one are kept."""
     none = best.keys == 0
-    gate = (best.keys >> 32).int().view(torch.float32)
-    holder = _LAST - (best.keys & _LAST)
+    gate = in_order(order_of(best.keys, _ROW_BITS).int()).view(torch.float32)
+    holder = _LAST_ROW - payload_of(best.keys, _ROW_BITS)
     used = holder[~none].unique()
     row = torch.searchsorted(used, holder) + first_row
     number, length, ids = (

@@ -15,11 +15,11 @@ Two questions are told apart:
   what attributions explain; options that begin with the same token count as one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -30,6 +30,14 @@ from torch import Tensor
 from interp.counting.counters import source_kind, warn_of_rounded_signs
 from interp.evaluations.losses import interval_columns
 from interp.evaluations.multiple_choice import Encoded, begin_alike, encode_items
+from interp.evaluations.neuron_sets import (
+    RANDOM,
+    Condition,
+    conditions_for,
+    draw_sets,
+    generator_states,
+    per_condition,
+)
 from interp.evaluations.task_results import group_numbers, tupled
 from interp.evaluations.writing import Start, bar
 from interp.inference.intervals import Estimate, mean_over_examples
@@ -37,28 +45,15 @@ from interp.models.neuron_model import Hook, NeuronModel
 from interp.prompts.ending import Edit, Ending
 from interp.results import artifacts
 from interp.results.display import counted, listed
-from interp.results.words import NOTHING, Kind, Source
+from interp.results.words import Kind, Source
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
-from interp.scores.sharing import Sharing, sharing_categories
+from interp.scores.sharing import sharing_categories
 from interp.text.tasks import Task, align
 
 Tokens = Literal["all", "last"]
 """Where neurons are off: at every token, or at the last one of the prompt."""
-
-RANDOM = "random"
-EQUAL = "equal"
-
-
-class Condition(NamedTuple):
-    """One way to switch neurons off."""
-
-    off: str
-    """What is off: a category of sharing, random neurons, or nothing."""
-
-    size: str
-    """How many: all that a category has, by its name, or equally many of each; "" of nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,10 +241,7 @@ def switch_off(
     >>> off.to_frame().query("language == 'de' and size == 'equal'")["off"].tolist()
     ['silent', 'specific', 'all shared', 'random']
     """
-    if where not in get_args(Tokens):
-        raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")
-    if n_draws < 1:
-        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+    _check(where, n_draws)
     source_kind(source)
     tasks = align(tasks)
     if len(tasks) < 2:
@@ -258,31 +250,27 @@ def switch_off(
     encoded = [encode_items(model, task, start) for task in tasks]
     if where == "last":
         _check_first_tokens(model, tasks, start)
-    conditions = _conditions(len(tasks))
+    conditions = conditions_for(len(tasks))
+    setting = _Setting(conditions, n_draws, where, source, tokens_per_batch)
     if out is not None:
-        plan = {"model": model.identity, "where": where}
-        plan["tasks"] = artifacts.hash_of([asdict(task) for task in tasks])
-        draws = {"n_draws": n_draws, "generator": artifacts.hash_of(generator.get_state())}
-        how = {"source": source, "start": start, "tokens_per_batch": tokens_per_batch}
-        begin(Path(out), plan | draws | how, artifacts.provenance())
+        _begin(Path(out), model, tasks, generator, setting, start)
     items, jobs = tasks[0].items, []
-    states = _states(model, conditions, n_draws, generator, len(items))
+    states = generator_states(model, conditions, n_draws, generator, len(items))
     with folder_for(out) as folder, bar(len(items), "switching off", progress) as seen:
-        for place, (item, state) in enumerate(zip(items, states, strict=True)):
-            path = folder / "pieces" / f"{place:05d}.safetensors"
-            mine = [every[place] for every in encoded]
-            answers = {task.language: task.items[place].answer for task in tasks}
-            how = (conditions, n_draws, state, where, source, tokens_per_batch)
-            work = partial(_switch_off, path, mine, answers, *how)
-            jobs.append(Job(f"item {item.id}", path, lambda work=work: work))
+        for number, (item, state) in enumerate(zip(items, states, strict=True)):
+            path = folder / "pieces" / f"{number:05d}.safetensors"
+            mine = [every[number] for every in encoded]
+            answers = {task.language: task.items[number].answer for task in tasks}
+            work = partial(_switch_off, path, mine, answers, state, setting)
+            jobs.append(Job(f"item {item.id}", path, work))
         pieces = finish(jobs, _load_piece, seen, model, ray)
     correct, probability, neurons = (
         torch.stack([piece[name] for piece in pieces])
         for name in ("correct", "probability", "neurons")
     )
     guesses = [
-        [1 / _n_told_apart(items[place], where) for items in encoded]
-        for place in range(len(tasks[0].items))
+        [1 / _n_told_apart(item, where) for item in of_all_languages]
+        for of_all_languages in zip(*encoded, strict=True)
     ]
     return SwitchOff(
         correct,
@@ -299,28 +287,64 @@ def switch_off(
     )
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What is the same for every item."""
+
+    conditions: tuple[Condition, ...]
+    n_draws: int
+    where: Tokens
+    source: Source
+    tokens_per_batch: int
+
+
+def _begin(
+    folder: Path,
+    model: NeuronModel,
+    tasks: Sequence[Task],
+    generator: torch.Generator,
+    setting: _Setting,
+    start: Start,
+) -> None:
+    plan = {
+        "model": model.identity,
+        "where": setting.where,
+        "tasks": artifacts.hash_of([asdict(task) for task in tasks]),
+        "n_draws": setting.n_draws,
+        "generator": artifacts.hash_of(generator.get_state()),
+        "source": setting.source,
+        "start": start,
+        "tokens_per_batch": setting.tokens_per_batch,
+    }
+    begin(folder, plan, artifacts.provenance())
+
+
+def _check(where: str, n_draws: int) -> None:
+    if where not in get_args(Tokens):
+        raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")
+    if n_draws < 1:
+        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+
+
 @torch.no_grad()
 def _switch_off(
     path: Path,
     item: Sequence[Encoded],
     answers: Mapping[str, int],
-    conditions: Sequence[Condition],
-    n_draws: int,
     state: UInt8[Tensor, " byte"],
-    where: Tokens,
-    source: Source,
-    tokens_per_batch: int,
+    setting: _Setting,
     model: NeuronModel,
 ) -> None:
-    """One item in every language, into its file."""
-    endings = [end_of_prompt(model, each) for each in item]
+    """One item in every language, into its file; the random sets are drawn from this state."""
+    endings = [end_of_prompt(model, encoded) for encoded in item]
     generator = torch.Generator()
     generator.set_state(state)
-    sets, owner = _sets(categories_at(endings, source), conditions, n_draws, generator)
+    category = categories_at(endings, setting.source)
+    sets, owner = draw_sets(category, setting.conditions, setting.n_draws, generator)
     rights, chances = [], []
     for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
-        if where == "all":
-            likelihood = _whole_options(model, one, sets, tokens_per_batch)
+        if setting.where == "all":
+            likelihood = _whole_options(model, one, sets, setting.tokens_per_batch)
         else:
             likelihood = _first_tokens(ending, one, sets)
         if not likelihood.isfinite().all():
@@ -330,36 +354,19 @@ def _switch_off(
             )
         # Options with the same first token are equally likely: they are one.
         right = likelihood[:, answer] == likelihood.max(dim=1).values
-        rights.append(_per_condition(right.double(), owner))
-        chances.append(_per_condition(likelihood[:, answer].exp(), owner))
+        rights.append(per_condition(right.double(), owner))
+        chances.append(per_condition(likelihood[:, answer].exp(), owner))
     size = reduce(sets.double(), "set layer neuron -> set", "sum")
     tensors = {
         "correct": torch.stack(rights, dim=1),
         "probability": torch.stack(chances, dim=1),
-        "neurons": _per_condition(size, owner).round().long(),
+        "neurons": per_condition(size, owner).round().long(),
     }
     artifacts.save(path, "SwitchOffPiece", tensors, {"item": item[0].id}, {})
 
 
 def _load_piece(path: Path) -> dict[str, Tensor]:
     return artifacts.load(path, "SwitchOffPiece").tensors
-
-
-def _states(
-    model: NeuronModel,
-    conditions: Sequence[Condition],
-    n_draws: int,
-    generator: torch.Generator,
-    n_items: int,
-) -> Iterator[UInt8[Tensor, " byte"]]:
-    """The generator as each item finds it: whoever does an item, its draws are the same."""
-    every = torch.ones(model.n_layers, model.d_mlp, dtype=torch.bool)
-    none = every.sum(dim=1) * 0
-    drawn = sum(off not in (NOTHING, size) for off, size in conditions)
-    for _ in range(n_items):
-        yield generator.get_state()
-        for _ in range(drawn * n_draws):
-            _draw(every, none, generator)
 
 
 def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
@@ -374,56 +381,6 @@ def categories_at(
     kind = source_kind(source)
     values = [rearrange(each.values[kind], "layer 1 neuron -> layer neuron") for each in endings]
     return sharing_categories(torch.stack(values).cpu() > 0)
-
-
-def _conditions(n_languages: int) -> tuple[Condition, ...]:
-    """Nothing; each category and as many random neurons; equally many of each, and random ones."""
-    names = {category: category.name.lower().replace("_", " ") for category in Sharing}
-    if n_languages == 2:
-        names.pop(Sharing.PARTLY_SHARED)
-    whole = [Condition(off, name) for name in names.values() for off in (name, RANDOM)]
-    equal = [Condition(off, EQUAL) for off in (*names.values(), RANDOM)]
-    return (Condition(NOTHING, ""), *whole, *equal)
-
-
-def _sets(
-    category: UInt8[Tensor, "layer neuron"],
-    conditions: Sequence[Condition],
-    n_draws: int,
-    generator: torch.Generator,
-) -> tuple[Bool[Tensor, "set layer neuron"], Int64[Tensor, " set"]]:
-    """The neurons of every condition, once or once for each draw, and whose set it is."""
-    pools = {
-        off: category == Sharing[off.upper().replace(" ", "_")]
-        for off, _ in conditions
-        if off not in (NOTHING, RANDOM)
-    }
-    sizes = {
-        off: reduce(pool.long(), "layer neuron -> layer", "sum") for off, pool in pools.items()
-    }
-    sizes[EQUAL] = torch.stack(list(sizes.values())).amin(dim=0)
-    every = torch.ones_like(category, dtype=torch.bool)
-    sets, owner = [], []
-    for place, (off, size) in enumerate(conditions):
-        if off == NOTHING:
-            drawn = [~every]
-        elif off == size:
-            drawn = [pools[off]]
-        else:
-            pool = pools.get(off, every)
-            drawn = [_draw(pool, sizes[size], generator) for _ in range(n_draws)]
-        sets += drawn
-        owner += [place] * len(drawn)
-    return torch.stack(sets), torch.tensor(owner)
-
-
-def _draw(
-    pool: Bool[Tensor, "layer neuron"], size: Int64[Tensor, " layer"], generator: torch.Generator
-) -> Bool[Tensor, "layer neuron"]:
-    """So many of a layer's pool, all with the same chance."""
-    noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
-    rank = noise.masked_fill(~pool, 2.0).argsort(dim=1).argsort(dim=1)
-    return rank < rearrange(size, "layer -> layer 1")
 
 
 def _whole_options(
@@ -475,17 +432,9 @@ def _first_tokens(
     likelihood = torch.zeros(len(sets), len(item.rows), dtype=torch.float64)
     layers = range(sets.shape[1])
     edits: dict[tuple[Kind, int], Edit] = {("post", layer): edit_for(layer) for layer in layers}
-    for variants, logits in ending.ask(len(sets), edits):
+    for variants, logits in ending.run(len(sets), edits):
         likelihood[variants] = logits.double().log_softmax(dim=-1)[:, item.first_tokens].cpu()
     return likelihood
-
-
-def _per_condition(
-    values: Float64[Tensor, " set"], owner: Int64[Tensor, " set"]
-) -> Float64[Tensor, " condition"]:
-    """Mean over the sets of each condition."""
-    sums = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, values)
-    return sums / owner.bincount()
 
 
 def _n_told_apart(item: Encoded, where: Tokens) -> int:

@@ -173,7 +173,7 @@ def attribute_categories(
             answers = [task.items[number].answer for task in tasks]
             rows = [every[number] for every in encoded]
             made = partial(_attribute, path, rows, answers, steps, quantity, source)
-            jobs.append(Job(f"item {item.id}", path, lambda made=made: made))
+            jobs.append(Job(f"item {item.id}", path, made))
         ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
         pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), seen, model, ray)
     return CategorySums(

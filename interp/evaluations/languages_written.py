@@ -426,7 +426,7 @@ def _losses(
         for number, here in enumerate(batches):
             path = folder / "pieces" / f"{number:05d}.safetensors"
             work = partial(_judge, path, [rows[text] for text in here])
-            jobs.append(Job(f"judging batch {number}", path, lambda work=work: work, len(here)))
+            jobs.append(Job(f"judging batch {number}", path, work, len(here)))
         pieces = finish(jobs, _load_judged, seen, model, ray)
     for here, nats in zip(batches, pieces, strict=True):
         loss[here] = nats

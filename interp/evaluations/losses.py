@@ -214,7 +214,9 @@ def read_all(
                     _to_read, path, corpora, code, shard, tokens_per_batch, interventions
                 )
                 n_tokens = passes * int(rows.length[rows.shard == shard].sum())
-                jobs.append(Job(f"shard {shard} of {code}", path, work, n_tokens))
+                jobs.append(
+                    Job(f"shard {shard} of {code}", path, partial(_do, work), n_tokens, work)
+                )
         with tqdm(
             total=sum(job.size for job in jobs),
             unit=" tokens",
@@ -238,6 +240,10 @@ def read_all(
         names,
         corpora.languages,
     )
+
+
+def _do(make: Callable[[], Callable[[NeuronModel], None]], model: NeuronModel) -> None:
+    make()(model)
 
 
 def _to_read(

@@ -190,7 +190,7 @@ def answers_under(
             for name, changes in named.items():
                 path = folder / "answers" / f"{slug}-{name.replace(' ', '-')}.safetensors"
                 job = partial(_answer, path, work, task, name, changes)
-                jobs.append(Job(f"{slug} with {name}", path, partial(partial, job)))
+                jobs.append(Job(f"{slug} with {name}", path, job))
         return finish(jobs, load, seen, model, ray)
 
 

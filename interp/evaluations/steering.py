@@ -33,8 +33,9 @@ from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.corpora import Corpora, read_sentences
+from interp.text.corpora import Corpora
 from interp.text.languages import naming_prompt
+from interp.text.reading import read_sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def measure_natural(
         jobs = []
         for name, work in works.items():
             path = folder / "pieces" / f"{name}.safetensors"
-            jobs.append(Job(name, path, partial(partial, partial(_keep, work, path))))
+            jobs.append(Job(name, path, partial(_keep, work, path)))
         load = partial(artifacts.load, kind="NaturalPiece")
         guards, residual = (piece.tensors for piece in finish(jobs, load, seen, model, ray))
     bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
@@ -226,7 +227,7 @@ def steering_rates(
             path = folder / "pieces" / f"{number:04d}.safetensors"
             work = partial(_write_and_judge, guards, condition, settings, path)
             name = f"{condition.to} {condition.name}".strip()
-            jobs.append(Job(name, path, partial(partial, work)))
+            jobs.append(Job(name, path, work))
         texts = finish(jobs, GeneratedLanguages.load, seen, model, ray)
     wanted = dict.fromkeys(condition.to for condition in conditions if condition.to)
     rates = {

@@ -125,9 +125,7 @@ def generate_texts(
                 rows = [encoded[which[text]] for text in texts]
                 chosen = [seeds[text] for text in texts]
                 work = partial(_write, path, rows, chosen, max_new_tokens, temperature, changes)
-                jobs.append(
-                    Job(f"batch {number} of {name}", path, partial(partial, work), len(texts))
-                )
+                jobs.append(Job(f"batch {number} of {name}", path, work, len(texts)))
         pieces = iter(finish(jobs, _load_piece, seen, model, ray))
     order = [text for texts in batches for text in texts]
     by_name = {}

@@ -1,6 +1,6 @@
 """One forward pass: which tokens are prompt, where padding is, which modules do not run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,13 +64,21 @@ def check_padding(side: Literal["left", "right"], mask: Mask) -> None:
 @contextmanager
 def giving(modules: Sequence[nn.Module], output: Any) -> Iterator[None]:
     """Within the block, these modules do not run and give this."""
+    with running_instead(lambda *args, **settings: output, modules):
+        yield
+
+
+@contextmanager
+def running_instead(forward: Callable[..., Any], modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block, this function runs in place of these modules' own `forward`."""
+    # By `vars`, since a bridge passes plain assignment on to the module that it wraps.
     before = [vars(module).get("forward") for module in modules]  # None: that of the class
     try:
         for module in modules:
-            module.forward = lambda *args, **settings: output
+            vars(module)["forward"] = forward
         yield
     finally:
-        for module, forward in zip(modules, before, strict=True):
+        for module, own in zip(modules, before, strict=True):
             vars(module).pop("forward", None)
-            if forward is not None:
-                module.forward = forward
+            if own is not None:
+                vars(module)["forward"] = own

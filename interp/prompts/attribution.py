@@ -252,7 +252,7 @@ def attribute_prompts(
         for number, (ids, ends) in enumerate(zip(prompts, targets, strict=True)):
             place = folder / "pieces" / f"{number:05d}.safetensors"
             work = partial(_attribute, place, ids, ends, *made)
-            jobs.append(Job(f"prompt {number}", place, lambda work=work: work))
+            jobs.append(Job(f"prompt {number}", place, work))
         for path in finish(jobs, lambda path: path, seen, model, ray):
             yield _load(path)
 
@@ -324,7 +324,7 @@ def gradient_times_activation(
         edits: dict[tuple[Kind, int], Edit] = {
             ("post", layer): nudged(layer) for layer in range(model.n_layers)
         }
-        for _, logits in ending.ask(1, edits):
+        for _, logits in ending.run(1, edits):
             (gradient,) = torch.autograd.grad(_score(logits, targets, quantity).sum(), nudge)
             return (activations * gradient).cpu()
     raise AssertionError("one variant gives one pass")
@@ -371,7 +371,7 @@ def _ablated(
                 ("post", layer): _switch_off(layers == layer, places)
                 for layer in layers.unique().tolist()
             }
-            for variants, logits in ending.ask(len(chosen), edits, at_once):
+            for variants, logits in ending.run(len(chosen), edits, at_once):
                 without = _score(logits, targets, quantity)
                 effect[layers[variants], places[variants]] = (clean - without).to(effect)
     return effect
@@ -605,7 +605,7 @@ def _integrate(
                 ("post", layer): _put(points, (owner == layer).to(points.device))
                 for layer in layers.tolist()
             }
-            for variants, logits in ending.ask(len(owner), edits, at_once):
+            for variants, logits in ending.run(len(owner), edits, at_once):
                 score = _score(logits, targets, quantity)
                 on_path = variants % len(alphas) > 0
                 gradient[layers] += torch.autograd.grad(score[on_path].sum(), nudge)[0]

@@ -1,18 +1,33 @@
-"""Many what-ifs about the end of one prompt, in one further forward pass.
+"""Many variants of the end of one prompt, in one further forward pass.
 
 Attention is causal: a change at the last tokens leaves everything before them as it was. So the
 prompt is run once, its keys and values are kept, and each variant of its end costs as many
 positions as the end has tokens, however long the prompt is.
 
-    ending = Ending(model, ids)
-    for variants, logits in ending.ask(1000, {("post", 3): edit}):
+    ending = Ending(model, ids, last=2)
+    for variants, logits in ending.run(1000, {("post", 3): edit}):
         ...  # edit(values, variants) made these variants differ
 
-Three ways give the same numbers. "packed": the variants stand side by side in one row, each with
-the position ids of the real end and a mask that shows it the prompt and itself, so that all share
-one copy of the prompt's keys. "copied": the variants are a batch, and each gets a copy of them, for
-long ends and for models whose positions cannot be set (ALiBi). "whole": the whole prompt once for
-every variant, for a HookedTransformer, or where the end is all there is.
+The prompt, its cache, and three variants packed side by side in one row:
+
+    prompt        t0 t1 t2 t3 t4 t5 | t6 t7            the end is its last 2 tokens
+    KV cache      kv kv kv kv kv kv |                  of what is before the end: made once
+    packed row                      | t6 t7 | t6 t7 | t6 t7 | t6 t7 |
+                                    variant 0       1       2  control row: without an edit
+    position id    0  1  2  3  4  5 |  6  7 |  6  7 |  6  7 |  6  7 |
+
+    and what the mask lets its tokens see (x):
+
+    t6 of variant 1  x  x  x  x  x  x |  .  . |  x  . |  .  . |  .  . |
+    t7 of variant 1  x  x  x  x  x  x |  .  . |  x  x |  .  . |  .  . |
+
+Three strategies give the same numbers. "packed": as drawn, all variants share one copy of the keys
+and values. "copied": variants are the rows of a batch, and each gets a copy of the cache, for long
+ends and for models whose positions cannot be set (ALiBi). "whole": the whole prompt once for every
+variant, for a HookedTransformer, or where the end is all there is.
+
+The control row must get the prompt's own logits. Where it does not, the model does not heed
+positions or masks as it should, and the next strategy, which is slower, is used instead.
 """
 
 import copy
@@ -29,9 +44,10 @@ from transformers import DynamicCache
 
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.running import running_instead
 from interp.results.words import Kind
 
-Way = Literal["packed", "copied", "whole"]
+Strategy = Literal["packed", "copied", "whole"]
 
 Edit = Callable[
     [Float[Tensor, "variant pos unit"], Int[Tensor, " variant"]],
@@ -53,15 +69,15 @@ _SHORT = 20
 
 
 class Ending:
-    """The last tokens of one prompt, ready to be asked what would happen if they were otherwise.
+    """The last tokens of one prompt, ready to be run in many variants.
 
     Making one costs a forward pass over the prompt. Hooks of the caller that are active then must
-    be active later on too; one that treats positions differently needs way="whole".
+    be active later on too; one that treats positions differently needs strategy="whole".
 
     >>> ending = interp.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
     >>> def off(values, variants):
     ...     return values * 0
-    >>> for variants, logits in ending.ask(2, {("post", 3): off}):
+    >>> for variants, logits in ending.run(2, {("post", 3): off}):
     ...     print(variants.tolist(), logits.shape)
     [0, 1] torch.Size([2, 16384])
     """
@@ -78,40 +94,41 @@ class Ending:
         ids: Int[Tensor, " pos"],
         last: int = 1,
         kinds: tuple[Kind, ...] = (),
-        way: Way | None = None,
+        strategy: Strategy | None = None,
     ):
-        """Variants may differ at the `last` tokens. `way` None: the fastest that proves right."""
+        """Variants may differ at the `last` tokens. `strategy` None: the fastest that is right."""
         if not 1 <= last <= len(ids) <= model.max_length:
             raise ValueError(
-                f"What-ifs about the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
+                f"Variants of the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
                 f"of at most {model.max_length} tokens, which is what {model.name} reads."
             )
         self.model = model
         self.ids = ids.to(model.device)
         self.last = last
-        self._ways = self._possible()
-        if way is not None:
-            if way not in self._ways:
+        self._strategies = self._possible()
+        if strategy is not None:
+            if strategy not in self._strategies:
                 raise ValueError(
-                    f"{way!r} is not a way to ask {model.name} about the last {last} of "
-                    f"{len(ids)} tokens: give {' or '.join(self._ways)}, or leave `way` out."
+                    f"{strategy!r} is not possible with {model.name} and the last {last} of "
+                    f"{len(ids)} tokens: give {' or '.join(self._strategies)}, or leave `strategy` "
+                    "out."
                 )
-            self._ways = (way,)
+            self._strategies = (strategy,)
         with torch.inference_mode(False), torch.no_grad():
             self._run_prompt(kinds)
 
     def __repr__(self) -> str:
         return (
             f"Ending(the last {self.last} of {len(self.ids)} tokens, read by {self.model.name}; "
-            f"what-ifs are {self.way})"
+            f"variants are {self.strategy})"
         )
 
     @property
-    def way(self) -> Way:
-        """The way of the next pass."""
-        return self._ways[0]
+    def strategy(self) -> Strategy:
+        """How the next pass will run its variants."""
+        return self._strategies[0]
 
-    def ask(
+    def run(
         self, n_variants: int, edits: Mapping[tuple[Kind, int], Edit], at_once: int = 96
     ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
         """Numbers of some variants, and their logits at the last token, until all have come.
@@ -121,9 +138,8 @@ class Ending:
         variant alone. Gradients reach whatever the edits put in, and the graph of a pass can be
         dropped before the next begins.
 
-        Every pass carries one unchanged variant more, a witness, which must get the prompt's own
-        logits. Where it does not, the model does not heed positions or masks as it should, and the
-        pass is made again in the next way, which is slower.
+        Every pass has a control row, unless whole prompts are run. Where its logits are not the
+        prompt's own, the pass is made again with the next strategy.
         """
         if at_once < 1:
             raise ValueError(f"{at_once} positions at once are none: give 1 or more, such as 96.")
@@ -131,8 +147,8 @@ class Ending:
         while done < n_variants:
             variants = torch.arange(done, min(done + self._per_pass(at_once), n_variants))
             logits = self._pass(variants, edits)
-            if self.way != "whole" and not self._agrees(logits[-1].detach()):
-                self._step_down()
+            if self.strategy != "whole" and not self._is_prompt(logits[-1].detach()):
+                self._next_strategy()
                 continue
             yield variants, logits[: len(variants)]
             done += len(variants)
@@ -157,7 +173,7 @@ class Ending:
         ]
         ids = rearrange(self.ids, "pos -> 1 pos")
         with self.model.hooks(hooks):
-            if self.way != "whole":
+            if self.strategy != "whole":
                 # Without a configuration it keeps all keys, also those behind a sliding window.
                 self._prompt: Any = DynamicCache()
                 block = self.model.bridge.blocks[0]
@@ -188,8 +204,8 @@ class Ending:
     def _see_block(self, block: Any, args: Any, output: Any) -> None:
         self._blocks_give_tuples = isinstance(output, tuple)
 
-    def _possible(self) -> tuple[Way, ...]:
-        """Ways that may be tried, fastest first."""
+    def _possible(self) -> tuple[Strategy, ...]:
+        """Strategies that may be tried, fastest first."""
         if isinstance(self.model, HookedTransformerModel) or self.last == len(self.ids):
             return ("whole",)
         if not _takes_mask(self.model):
@@ -197,24 +213,24 @@ class Ending:
         short = self.last <= _SHORT
         return ("packed", "copied", "whole") if short else ("copied", "packed", "whole")
 
-    def _agrees(self, witness: Float[Tensor, " vocab"]) -> bool:
-        tolerance = 1e-4 if witness.dtype in (torch.float32, torch.float64) else 0.05
-        difference = (witness - self.logits).abs().max()
+    def _is_prompt(self, control: Float[Tensor, " vocab"]) -> bool:
+        tolerance = 1e-4 if control.dtype in (torch.float32, torch.float64) else 0.05
+        difference = (control - self.logits).abs().max()
         return bool(difference <= tolerance * self.logits.abs().max())
 
-    def _step_down(self) -> None:
-        if len(self._ways) == 1:
+    def _next_strategy(self) -> None:
+        if len(self._strategies) == 1:
             raise ValueError(
-                f"{self.model.name} does not give its own logits when what-ifs are {self.way}: "
-                "leave `way` out."
+                f"{self.model.name} does not give its own logits when variants are "
+                f"{self.strategy}: leave `strategy` out."
             )
-        self._ways = self._ways[1:]
+        self._strategies = self._strategies[1:]
 
     def _per_pass(self, at_once: int) -> int:
         """How many variants a pass may have."""
-        if self.way == "whole":
+        if self.strategy == "whole":
             return max(1, at_once // len(self.ids))
-        if self.way == "packed":
+        if self.strategy == "packed":
             return max(1, at_once // self.last)
         keys = _KEYS_PER_POSITION * at_once // len(self.ids)
         return max(1, min(at_once // self.last, keys))
@@ -222,26 +238,26 @@ class Ending:
     def _pass(
         self, variants: Int[Tensor, " variant"], edits: Mapping[tuple[Kind, int], Edit]
     ) -> Float[Tensor, "row vocab"]:
-        """Logits of the variants, and of the witness behind them where there is one."""
+        """Logits of the variants, and of the control row behind them where there is one."""
         hooks = [
             (self.model.site(layer, kind), self._hook(edit, variants))
             for (kind, layer), edit in edits.items()
         ]
-        if self.way == "whole":
+        if self.strategy == "whole":
             with self.model.hooks(hooks):
                 return self._whole(len(variants))
         n = len(variants) + 1
         first = min((layer for _, layer in edits), default=0)
         with self._starting_at(first, n), self.model.hooks(hooks):
-            return self._packed(n) if self.way == "packed" else self._copied(n)
+            return self._packed(n) if self.strategy == "packed" else self._copied(n)
 
     @contextmanager
     def _starting_at(self, first: int, n: int) -> Iterator[None]:
         """Within the block, layers below `first` do nothing, and `first` starts as in the prompt.
 
-        There all variants are still the prompt. The witness tells should this miss something.
+        There all variants are still the prompt. The control row shows if this misses something.
         """
-        axes = "1 (variant pos) unit" if self.way == "packed" else "variant pos unit"
+        axes = "1 (variant pos) unit" if self.strategy == "packed" else "variant pos unit"
 
         def put(values: Tensor, hook: Any) -> Tensor:
             return repeat(self._residual[first], f"pos unit -> {axes}", variant=n).to(values)
@@ -250,25 +266,20 @@ class Ending:
             return (hidden_states, None) if self._blocks_give_tuples else hidden_states
 
         skipped = [self.model.bridge.blocks[layer] for layer in range(first)]
-        try:
-            for block in skipped:
-                vars(block)["forward"] = hand_on  # a bridge passes plain assignment on to its part
-            with self.model.hooks([(self.model.site(first, "resid_pre"), put)] if first else []):
-                yield
-        finally:
-            for block in skipped:
-                vars(block).pop("forward", None)
+        hooks = [(self.model.site(first, "resid_pre"), put)] if first else []
+        with running_instead(hand_on, skipped), self.model.hooks(hooks):
+            yield
 
     def _hook(self, edit: Edit, variants: Int[Tensor, " variant"]) -> Hook:
         """Shows an edit the last tokens of each variant, with heads joined to one axis of units."""
 
         def run(values: Tensor, hook: Any) -> Tensor:
             rows = values.flatten(2)
-            if self.way == "packed":
+            if self.strategy == "packed":
                 rows = rearrange(rows, "1 (variant pos) unit -> variant pos unit", pos=self.last)
-            place = (slice(len(variants)), slice(-self.last, None))  # not the witness
+            ends = (slice(len(variants)), slice(-self.last, None))  # not of the control row
             changed = rows.clone()
-            changed[place] = edit(rows[place], variants.to(values.device))
+            changed[ends] = edit(rows[ends], variants.to(values.device))
             return changed.reshape(values.shape)
 
         return run

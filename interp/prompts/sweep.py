@@ -75,7 +75,7 @@ class Sweep:
             offset = first if whole is None else 0
             for batch in _batches(some, at_once // last):
                 edits = self._edits(batch, offset)
-                for numbers, logits in ending.ask(len(batch), edits, at_once):
+                for numbers, logits in ending.run(len(batch), edits, at_once):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
 
     def _first(self, patch: Patch) -> int:
@@ -160,7 +160,7 @@ class _WholePrompts:
         self._model, self._ids = model, ids
         self.logits = model.logits(rearrange(ids, "pos -> 1 pos"), keep=1)[0, -1]
 
-    def ask(
+    def run(
         self, n_variants: int, edits: Mapping[tuple[Any, int], Edit], at_once: int
     ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
         for numbers in torch.arange(n_variants).split(max(1, at_once // len(self._ids))):

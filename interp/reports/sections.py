@@ -20,7 +20,8 @@ from interp.reports.kinds import KINDS, Kind, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
 from interp.runs.folder import read_plan
-from interp.selections.neuron_selection import FORMAT, NeuronSelection, select_by_entropy
+from interp.selections.neuron_selection import FORMAT, NeuronSelection
+from interp.selections.select import select_by_entropy
 from interp.text.languages import language
 
 INNER = ("pieces", "checkpoints", "history")

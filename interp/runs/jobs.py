@@ -55,7 +55,7 @@ def finish(
                 if crew is None:
                     _do_here(missing, done, model)
                 else:
-                    crew.do([replace(job, work=partial(_to_send, job)) for job in missing], done)
+                    crew.do([replace(job, to_send=partial(_to_send, job)) for job in missing], done)
     finally:
         for folder in {_sign_path(job.path).parent for job in jobs}:
             clear_signs(folder)
@@ -142,11 +142,11 @@ def _do_here(jobs: Sequence[Job], done: Callable[[Job], None], model: NeuronMode
 
 def _do(job: Job, model: NeuronModel) -> None:
     if not job.path.exists():
-        _make(job.path, job.work(), model)
+        _make(job.path, job.work, model)
 
 
 def _to_send(job: Job) -> Callable[[NeuronModel], None]:
-    return partial(_make, job.path, job.work())
+    return partial(_make, job.path, job.sent())
 
 
 def _make(path: Path, work: Callable[[NeuronModel], None], model: NeuronModel) -> None:

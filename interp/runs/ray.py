@@ -69,14 +69,19 @@ class Job:
     path: Path
     """The file, which is there when the job is done; a path that every node understands."""
 
-    work: Callable[[], Callable[[Any], None]]
-    """Makes, when the job is handed out, what an actor calls with the model it holds."""
+    work: Callable[[Any], None]
+    """Does it, with a model that is open already."""
 
     size: int = 1
     """How far it moves a progress bar."""
 
+    to_send: Callable[[], Callable[[Any], None]] | None = None
+    """Makes what an actor is sent in place of `work`, where that would carry along more than the
+    actor needs, such as the text of all jobs."""
 
-# ---------------------------------------------------------------- signs of life
+    def sent(self) -> Callable[[Any], None]:
+        """What an actor calls with the model that it holds."""
+        return self.work if self.to_send is None else self.to_send()
 
 
 # ---------------------------------------------------------------- Ray
@@ -216,7 +221,7 @@ class Crew:
         actor = self._free.pop()
         patience = self._settings.patience * 2 ** self._attempts[job.path]
         until = time.monotonic() + patience
-        self._calls[actor.run.remote(job.work())] = _Call(actor, job, until)
+        self._calls[actor.run.remote(job.sent())] = _Call(actor, job, until)
 
     def _answers(self) -> list[Job]:
         """Wait a moment for whoever has finished: jobs that actors call done."""

@@ -1,7 +1,7 @@
 """Ranks of many units' responses at once, and what chance gives: the ground of average precision.
 
-All languages are scored from one sort per unit. What is sorted are packed keys, a whole number that
-orders as the response does above the sentence's label, so that no index has to be carried along.
+All languages are scored from one sort per unit, of keys that order as the responses do and carry
+the sentence's label along: see `sort_keys`.
 """
 
 import functools
@@ -16,6 +16,15 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
+
+from interp.counting.sort_keys import (
+    float_bits,
+    in_order,
+    order_of,
+    pack,
+    pack_in_a_loop,
+    payload_of,
+)
 
 Tail = Literal["detectors", "anti-detectors"]
 
@@ -125,7 +134,8 @@ def null_precision(
     for chunk in torch.arange(draws).split(max(1, _ENTRIES["cpu"] // n_sentences)):
         # Drawn from so many numbers that two are hardly ever the same.
         drawn = torch.randint(1 << 46, (len(chunk), n_sentences), generator=generator)
-        found.append(_sums(_sort(drawn << _LABEL_BITS | labels), sizes)[0, 1] / n_positive)
+        keys = pack(drawn, labels, _LABEL_BITS)
+        found.append(_sums(_sort(keys), sizes)[0, 1] / n_positive)
     return torch.cat(found).sort().values
 
 
@@ -201,19 +211,15 @@ def _sorted_keys(
     responses = responses.detach().contiguous()
     if responses.dtype == torch.float64:
         return _sorted_ranks(responses, labels)
-    narrow = responses.element_size() == 2
-    # Read as whole numbers, floats of one sign are in order: the negative ones in falling order,
-    # from the lowest number up. Counting those down from zero makes one order of all.
-    bits = responses.view(torch.int16 if narrow else torch.int32)
-    lowest = torch.iinfo(bits.dtype).min
-    width = torch.int32 if narrow else torch.int64
+    bits = float_bits(responses)
+    width = torch.int32 if bits.dtype == torch.int16 else torch.int64
     compiled = _compiled() if bits.device.type == "cpu" else None
     if compiled is None:
-        value = rearrange(bits, "sentence unit -> unit sentence").to(width)
-        value = torch.where(value < 0, lowest - value, value)
-        return _sort(value << _LABEL_BITS | labels.to(width))
+        order = in_order(rearrange(bits, "sentence unit -> unit sentence")).to(width)
+        return _sort(pack(order, labels.to(width), _LABEL_BITS))
     keys = torch.empty(*reversed(bits.shape), dtype=width)
-    compiled[0](bits.numpy(), labels.numpy(), lowest, keys.numpy())
+    lowest = torch.iinfo(bits.dtype).min
+    compiled[0](bits.numpy(), labels.numpy(), lowest, _LABEL_BITS, keys.numpy())
     return _sort(keys)
 
 
@@ -228,7 +234,7 @@ def _sorted_ranks(
         order = values.argsort(dim=1)
     ordered, rank = values.gather(1, order), torch.zeros_like(order)
     rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)
-    return rank << _LABEL_BITS | labels[order]
+    return pack(rank, labels[order], _LABEL_BITS)
 
 
 def _sort(values: Tensor) -> Tensor:
@@ -256,7 +262,7 @@ def _sums_of_arrays(
 ) -> Float64[Tensor, "score language unit"]:
     """The same, without a loop over units or sentences: without numba, and on a GPU."""
     n_units, n_sentences = keys.shape
-    value, label = keys >> _LABEL_BITS, (keys & _LABELS).flatten()
+    value, label = order_of(keys, _LABEL_BITS), payload_of(keys, _LABEL_BITS).flatten()
     place = torch.arange(n_sentences, dtype=torch.int32, device=keys.device)
     differs = value[:, 1:] != value[:, :-1]
     first = torch.nn.functional.pad(differs, (1, 0))
@@ -280,24 +286,14 @@ def _sums_of_arrays(
 
 @functools.cache
 def _compiled() -> tuple[Callable[..., None], Callable[..., None]] | None:
-    """The two loops below as machine code, for any type of key; None without numba."""
+    """`pack_in_a_loop` and `_scan` as machine code, for any type of key; None without numba."""
     try:
         numba = importlib.import_module("numba")
     except ImportError:
         return None
     compile = numba.njit(nogil=True, error_model="numpy")
     # Unwrapped, because tests run with a type checker around every function.
-    return compile(inspect.unwrap(_pack)), compile(inspect.unwrap(_scan))
-
-
-def _pack(bits, labels, lowest, keys) -> None:
-    """Fill `keys` [unit sentence] from the bits of the responses [sentence unit]."""
-    for sentence in range(bits.shape[0]):
-        for unit in range(bits.shape[1]):
-            value = np.int64(bits[sentence, unit])
-            if value < 0:
-                value = lowest - value
-            keys[unit, sentence] = (value << _LABEL_BITS) | labels[sentence]
+    return compile(inspect.unwrap(pack_in_a_loop)), compile(inspect.unwrap(_scan))
 
 
 def _scan(keys, sizes, sums) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from interp.counting.stats import FiringStats
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between, select_by_entropy
+from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.select import select_by_entropy
 
 
 def half_selections(

@@ -23,7 +23,8 @@ from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate, jackknife
 from interp.results.display import listed
 from interp.selections.agreement import half_selections
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between, select_by_entropy
+from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.select import select_by_entropy
 
 Select = Callable[[FiringStats], NeuronSelection]
 

@@ -22,7 +22,8 @@ from interp.counting.collect import Wanted, collect_part
 from interp.counting.run import merge
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
-from interp.text.corpora import Corpora, read_corpora
+from interp.text.corpora import Corpora
+from interp.text.reading import read_corpora
 
 LANGUAGES = ("de", "en", "fr")
 WORDS = {

@@ -1,0 +1,230 @@
+"""The weights of a checkpoint with an edit in them: which matrix, which of its rows, which bias."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.interventions.edits import Edit, Site
+from interp.models.neuron_model import NeuronModel
+
+_MLP = ("pre", "pre_linear", "post", "act", "mlp_out")
+_ATTENTION = ("q", "k", "v", "attn_out")
+# `intervene` edits act before post. An edit of what a matrix reads goes in front of those already
+# in the matrix, so here the last one comes first; only then what the matrix writes is edited.
+_ORDER = (*_MLP, *_ATTENTION, "resid_pre", "resid_post")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a projection's numbers are in the checkpoint."""
+
+    weight: str
+    """Name of its weight."""
+
+    rows: Int[Tensor, " unit"]
+    """Which outputs of the stored matrix are its own; several projections may share one matrix."""
+
+    transposed: bool
+    """Whether the matrix is stored as input by output, as GPT-2 does."""
+
+    @property
+    def bias(self) -> str:
+        return self.weight.removesuffix("weight") + "bias"
+
+
+def edited(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> tuple[Any, list[str]]:
+    """A plain Hugging Face model with the edit in it, and what had to be switched on in its config.
+
+    It shares every weight that is not edited with the model, and runs nothing yet.
+    """
+    weights = _Weights(model)
+    for site in sorted(chosen, key=_ORDER.index):
+        for layer in chosen[site].any(dim=1).nonzero().flatten().tolist():
+            weights.edit(site, layer, chosen[site][layer].nonzero().flatten().cpu(), edit)
+    return weights.checkpoint(), weights.switches
+
+
+class _Weights:
+    """A checkpoint's tensors, each copied before it is changed."""
+
+    def __init__(self, model: NeuronModel) -> None:
+        self.model = model
+        self.config = copy.deepcopy(model.bridge.original_model.config)
+        self.tensors = {name: tensor.detach() for name, tensor in model._parameters.items()}
+        self.biases: list[str] = []
+        """Those that the checkpoint did not have."""
+        self.switches: list[str] = []
+        """What had to be true in its config for them."""
+
+    def edit(self, site: Site, layer: int, ids: Int[Tensor, " unit"], edit: Edit) -> None:
+        """Do to these units of a site what the edit does."""
+        shift = edit.shift[site][layer].cpu()[ids] if site in edit.shift else None
+        if shift is not None and not shift.any():
+            shift = None
+        if site == "act" and self.model.gated and shift is not None:
+            self._hold_gates(layer, ids, edit, shift)
+        elif site in ("post", "act"):
+            self._edit_inputs(layer, ids, torch.full(ids.shape, edit.factor), shift)
+        else:
+            self._edit_outputs(layer, site, ids, edit.factor, shift)
+
+    def checkpoint(self) -> Any:
+        """A plain Hugging Face model with these tensors."""
+        original = self.model.bridge.original_model
+        with torch.device("meta"):
+            plain = type(original)(self.config)
+        expected = plain.state_dict()
+        for name in self.biases:
+            if name not in expected:
+                raise self._no_bias(name)
+        for name, tensor in expected.items():  # where one layer has a bias, so has every other
+            if self.switches and name not in self.tensors and name.endswith("bias"):
+                self.tensors[name] = torch.zeros(tensor.shape, dtype=self.model.dtype)
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in expected}
+        plain.load_state_dict(tensors, strict=False, assign=True)
+        plain.tie_weights()
+        if missing := [name for name, tensor in plain.state_dict().items() if tensor.is_meta]:
+            raise ValueError(
+                f"{self.model.name} holds no weights for {', '.join(missing[:3])}: open the "
+                "checkpoint with load(name) and bake that."
+            )
+        plain.generation_config = copy.deepcopy(original.generation_config)
+        return plain
+
+    def _edit_inputs(self, layer: int, ids: Tensor, factor: Tensor, shift: Tensor | None) -> None:
+        """Change what the output projection of an MLP reads."""
+        place = self._place(layer, "post")
+        weight = self._copy(place.weight, place.transposed)
+        ids = ids.to(weight.device)
+        if shift is not None:
+            constant = weight[:, ids].double() @ shift.to(weight.device).double()
+            bias = self._bias(place, "post", weight)
+            bias += constant
+        weight[:, ids] *= factor.to(weight)
+
+    def _edit_outputs(
+        self, layer: int, site: Site, ids: Tensor, factor: float, shift: Tensor | None
+    ) -> None:
+        """Change what a projection writes."""
+        place = self._place(layer, site)
+        weight = self._copy(place.weight, place.transposed)
+        rows = place.rows[ids].to(weight.device)
+        weight[rows] *= factor
+        if shift is not None or place.bias in self.tensors:
+            bias = self._bias(place, site, weight)
+            bias[rows] *= factor
+            if shift is not None:
+                bias[rows] += shift.to(bias)
+
+    def _hold_gates(self, layer: int, ids: Tensor, edit: Edit, shift: Tensor) -> None:
+        """Hold act(gate) of a gated MLP at a constant.
+
+        The gate is held at one, and what act makes of one is taken out of the column again.
+        """
+        if edit.factor != 0:
+            raise ValueError(
+                f"{edit.name} at act adds to the gates of {self.model.architecture}, and the "
+                "neuron's linear input is multiplied by the sum, which no weight can hold: "
+                "edit at post, replace the gates by constants, or use intervene."
+            )
+        self._edit_outputs(layer, "pre", ids, 0.0, torch.ones(len(ids)))
+        one = torch.ones(1, dtype=self.model.dtype, device=self.model.layer_device(layer))
+        self._edit_inputs(layer, ids, shift / self.model.act(layer, one).to(shift), None)
+
+    def _no_bias(self, name: str) -> ValueError:
+        return ValueError(
+            f"{self.model.architecture} has no {name} to hold a constant, nor a switch for one in "
+            "its config: only a factor, as of deactivate and scale, can be written there; "
+            "for constants use intervene."
+        )
+
+    def _copy(self, name: str, transposed: bool) -> Tensor:
+        """A tensor of the checkpoint to change, output by input if it is a matrix."""
+        self.tensors[name] = self.tensors[name].clone()
+        return self.tensors[name].T if transposed else self.tensors[name]
+
+    def _bias(self, place: _Place, site: Site, weight: Tensor) -> Tensor:
+        """The bias to change; one of zeros where the config can switch it on."""
+        if place.bias not in self.tensors:
+            switch = "attention_bias" if site in _ATTENTION else "mlp_bias"
+            if not hasattr(self.config, switch):
+                raise self._no_bias(place.bias)
+            if not getattr(self.config, switch):
+                setattr(self.config, switch, True)
+                self.switches.append(switch)
+            self.tensors[place.bias] = weight.new_zeros(len(weight))
+            self.biases.append(place.bias)
+        return self._copy(place.bias, transposed=False)
+
+    def _place(self, layer: int, site: Site) -> _Place:
+        """Where the projection that reads ("post") or writes (all others) a site is stored."""
+        module = self._module(layer, site)
+        transposed = not hasattr(module, "in_features")
+        weight = module.weight
+        for name, parameter in self.model._parameters.items():
+            if parameter is weight:
+                return _Place(name, torch.arange(weight.shape[1 if transposed else 0]), transposed)
+        for name, rows, turned in self._shared_rows(layer, site):
+            stored = self.model._parameters[name].T if turned else self.model._parameters[name]
+            if torch.equal(stored[rows], weight.T if transposed else weight):
+                return _Place(name, rows, turned)
+        raise ValueError(
+            f"{self.model.architecture} stores what writes {site} mixed with other weights, in an "
+            "order that is not known here: use intervene."
+        )
+
+    def _module(self, layer: int, site: Site) -> Any:
+        """The projection itself, as the model runs it."""
+        if site in ("resid_pre", "resid_post"):
+            raise ValueError(
+                f"{site} is the sum of all that layers wrote, and no one weight writes it: edit "
+                "what a layer adds (mlp_out, attn_out), or use intervene."
+            )
+        block = self.model.bridge.blocks[layer]
+        if site in ("post", "act"):
+            return block.mlp.out.original_component
+        if site in ("mlp_out", "attn_out"):
+            part, last = (block.mlp, "out") if site == "mlp_out" else (block.attn, "o")
+            projection = getattr(part, last)
+            hook = self.model.bridge.hook_dict[self.model.site(layer, site)]
+            if hook is not part.hook_out and hook is not projection.hook_out:
+                raise ValueError(
+                    f"{site} of {self.model.architecture} comes out of a norm, not of a "
+                    "projection: edit at post, before the norm, or use intervene."
+                )
+            return projection.original_component
+        names = {"pre": "gate" if self.model.gated else "in", "pre_linear": "in"}
+        part = block.mlp if site in names else block.attn
+        return getattr(part, names.get(site, site)).original_component
+
+    def _shared_rows(self, layer: int, site: Site) -> Iterator[tuple[str, Tensor, bool]]:
+        """Where in the layer's larger matrices the projection may be, in the two usual orders.
+
+        One after the other (gate, up; q, k, v), or so within each head. Whether it is there is for
+        the numbers to say.
+        """
+        parts = ("q", "k", "v") if site in ("q", "k", "v") else ("pre", "pre_linear")
+        widths = [self.model.width(layer, part) for part in parts]
+        one_after_the_other = torch.arange(sum(widths)).split(widths)
+        orders = [one_after_the_other[parts.index(site)]]
+        if len(set(widths)) == 1:
+            heads = rearrange(
+                torch.arange(sum(widths)),
+                "(head part unit) -> part (head unit)",
+                part=len(parts),
+                head=self.model.bridge.cfg.n_heads,
+            )
+            orders.append(heads[parts.index(site)])
+        for name, parameter in self.model._parameters.items():
+            if f".{layer}." in name and parameter.ndim == 2:
+                for rows in orders:
+                    if parameter.shape[0] == sum(widths):
+                        yield name, rows, False
+                    if parameter.shape[1] == sum(widths):
+                        yield name, rows, True

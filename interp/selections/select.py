@@ -1,0 +1,110 @@
+"""Scores of units → the selection that a paper makes of them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.counting.stats import ActivationMoments, FiringStats
+from interp.results.words import Half
+from interp.scores.average_precision import Precision, top_and_bottom
+from interp.scores.lape import busy_threshold, language_entropy
+from interp.selections.neuron_selection import NeuronSelection
+
+
+def select_from_rate(
+    rate: Float[Tensor, "language layer neuron"],
+    languages: Sequence[str],
+    fraction: float = 0.01,
+    busy_quantile: float = 0.95,
+) -> NeuronSelection:
+    """The selection of Tang et al. (2024): the least entropy among neurons busy in some language.
+
+    `fraction` of all neurons is taken, and a neuron belongs to every language in which it is busy
+    (its rate is above `busy_threshold`), so it belongs to at least one. As in the authors' code
+    the one threshold does both; their paper has it once.
+
+    Departs from that code where it leaves things open: ties at the cut go to the lower layer, then
+    to the lower neuron; and where there are fewer busy neurons than asked for, this refuses,
+    instead of filling up with neurons that belong nowhere.
+    """
+    n_layers, n_neurons = rate.shape[1:]
+    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_layers * n_neurons:
+        raise ValueError(
+            f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "
+            "give a share between 0 and 1 that leaves at least one, such as 0.01."
+        )
+    busy = rate.double() > busy_threshold(rate, busy_quantile)
+    candidate = reduce(busy, "language layer neuron -> layer neuron", "any")
+    n_candidates = int(candidate.sum())
+    if n_candidates < n_chosen:
+        raise ValueError(
+            f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
+            f"{n_candidates:,} of {n_layers * n_neurons:,} are busy in some language: lower "
+            f"fraction or busy_quantile ({busy_quantile})."
+        )
+    entropy = language_entropy(rate).masked_fill(~candidate, math.inf)
+    flat = rearrange(entropy, "layer neuron -> (layer neuron)")
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.argsort(stable=True)[:n_chosen]] = True
+    chosen = rearrange(chosen, "(layer neuron) -> layer neuron", layer=n_layers)
+    return NeuronSelection(busy & chosen, tuple(languages))
+
+
+def select_by_entropy(
+    stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0.95
+) -> NeuronSelection:
+    """Language-specific neurons by LAPE (Tang et al., 2024); see `select_from_rate`.
+
+    >>> chosen = interp.select_by_entropy(stats, fraction=0.02)
+    >>> int(chosen.union().sum())
+    246
+    >>> chosen.layer_profile().shape
+    torch.Size([3, 6])
+    """
+    return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile)
+
+
+def select_by_value_entropy(
+    moments: ActivationMoments, fraction: float = 0.01, busy_quantile: float = 0.95
+) -> NeuronSelection:
+    """LAVE (Tang et al., 2024): `select_from_rate` with mean values of act(gate) for the rates.
+
+    A negative mean counts as zero, see `value_entropy`. The paper leaves open to which languages a
+    neuron belongs; here, as in LAPE, where its mean is above the quantile of all means.
+
+    >>> chosen = interp.select_by_value_entropy(moments, fraction=0.03)
+    >>> int(chosen.union().sum())
+    369
+    >>> interp.jaccard_between(chosen, neurons).shape
+    torch.Size([3])
+    """
+    mean = moments.gate_mean.clamp_min(0)
+    return select_from_rate(mean, moments.languages, fraction, busy_quantile)
+
+
+def select_by_precision(
+    precision: Precision, n: int = 2000, which: Half = "both"
+) -> NeuronSelection:
+    """The selection of Kojima et al. (2024): per language n/2 units that detect it best, n/2 worst.
+
+    Of all units of all sites and layers together, so a selection may be of a few layers or of one
+    site. The worst respond to everything but the language. `which` takes the "top" or the "bottom"
+    half alone, n/2 units. Ties at the cut go to the lower layer, then to the lower unit.
+
+    >>> precision = interp.measure_precision(means)
+    >>> interp.select_by_precision(precision, n=200).counts()
+    {'en': 200, 'de': 200, 'zh': 200}
+    """
+    score = rearrange(precision.average_precision, "language layer unit -> language (layer unit)")
+    n_layers = precision.average_precision.shape[1]
+    mask = rearrange(
+        top_and_bottom(score, n, which),
+        "language (layer unit) -> language layer unit",
+        layer=n_layers,
+    )
+    return NeuronSelection(mask, precision.languages, precision.sites)

@@ -1,0 +1,315 @@
+"""Text per language → rows of tokens in shards, the same wherever it is read."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from interp.results.bars import tqdm
+from interp.results.words import Bos, Care, Split
+from interp.text.corpora import Corpora, Rows, TextModel
+from interp.text.language_id import Hygiene
+from interp.text.languages import check_languages
+from interp.text.sampling import Dealer, Reader, Shard, Text, check_choice, digest
+from interp.text.sources import Cut, Prompts, Source
+
+# How much text is held for a budget of tokens, at first: most tokenizers need less than this for a
+# token. Where it was too little, the source is read again with four times as much.
+_BYTES_PER_TOKEN = 12
+
+
+def read_corpora(
+    source: Source,
+    languages: Sequence[str],
+    model: TextModel,
+    *,
+    block_length: int = 256,
+    tokens: int | None = None,
+    n_shards: int = 20,
+    bos: Bos = "none",
+    split: Split = "all",
+    held_out: float = 0.1,
+    hygiene: Care = "report",
+    document: Cut = "line",
+    seed: int = 0,
+    progress: bool = True,
+) -> Corpora:
+    """Running text in blocks of `block_length` tokens, as many in every shard of a language.
+
+    Documents of a shard follow one another without padding; the rest that fills no block is left
+    out. `tokens` is the most to take per language: languages with less text give what they have.
+    `document` says what belongs together in text files; take "block" where a file separates
+    articles by blank lines, since error bars assume that documents do not depend on each other.
+    `held_out` is the share of documents that "train" leaves to "held_out": two calls that agree on
+    it and on `document` have no document in common, whatever else differs. `seed` decides on order
+    and shards, not on that. Look at `.hygiene` for text in other languages; "drop" leaves it out.
+
+    >>> text = interp.read_corpora("babel", ["fr"], model, block_length=64, tokens=640, n_shards=5)
+    >>> text.rows["fr"].ids.shape
+    torch.Size([10, 64])
+    >>> print(text.hygiene["fr"])
+    fr: 0.0% of ...
+    """
+    codes = check_languages(languages)
+    _at_least(1, n_shards=n_shards)
+    _at_least(2 if bos == "block" else 1, block_length=block_length)
+    _fits("block_length", block_length, model)
+    _check_bos(bos, model)
+    n_blocks = None
+    if tokens is not None:
+        n_blocks = tokens // (n_shards * block_length)
+        if n_blocks < 1:
+            raise ValueError(
+                f"{tokens:,} tokens in {n_shards} shards are {tokens // n_shards:,} each, less "
+                f"than one block of {block_length}: ask for {n_shards * block_length:,} or more, "
+                "for fewer shards or for shorter blocks."
+            )
+    reader = Reader(source, document, split, held_out, hygiene, seed)
+    body = block_length - (bos == "block")
+    rows, found = {}, {}
+    for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
+        wanted = None if n_blocks is None else n_blocks * body
+        dealer, report = _fill(reader, code, model, n_shards, bos, wanted)
+        n = dealer.fewest // body
+        if n == 0:
+            raise ValueError(_too_short(code, dealer, body, block_length))
+        first = model.bos_id if bos == "block" else None
+        rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, first)
+        found |= {code: report} if report else {}
+    return Corpora(rows, codes, n_shards, _special(model), True, found)
+
+
+def read_sentences(
+    source: Source,
+    languages: Sequence[str],
+    model: TextModel,
+    *,
+    max_length: int | None = None,
+    sentences: int | None = None,
+    n_shards: int = 20,
+    bos: Literal["none", "document"] = "none",
+    split: Split = "all",
+    held_out: float = 0.1,
+    hygiene: Care = "report",
+    seed: int = 0,
+    progress: bool = True,
+) -> Corpora:
+    """One row per line (or JSON row, or list item), padded on the right; equal lines count once.
+
+    At most `sentences` per language are taken, in random order. Rows longer than `max_length`
+    tokens (None: than the model allows) are left out, never cut, and counted in `too_long`.
+
+    >>> lines = {"en": ["It is late.", "It is very late by now."]}
+    >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=2)
+    >>> sorted(rows.rows["en"].length.tolist())
+    [5, 8]
+    """
+    codes = check_languages(languages)
+    _at_least(1, n_shards=n_shards)
+    longest = model.max_length if max_length is None else max_length
+    _at_least(1, max_length=longest)
+    _fits("max_length", longest, model)
+    _check_bos(bos, model)
+    if sentences is not None and sentences < n_shards:
+        raise ValueError(
+            f"{sentences} sentences cannot fill {n_shards} shards; ask for more, or for fewer "
+            "shards."
+        )
+    reader = Reader(source, "line", split, held_out, hygiene, seed)
+    rows, found, too_long = {}, {}, {}
+    for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
+        taken, too_long[code], report = _sentences(reader, code, model, bos, longest, sentences)
+        if len(taken) < n_shards:
+            raise ValueError(
+                f"{code} has {len(taken)} sentences of at most {longest} tokens "
+                f"({too_long[code]} are longer), too few for {n_shards} shards: add text, or use "
+                f"fewer shards.{_dropped(reader, report)}"
+            )
+        shard = [place % n_shards for place in range(len(taken))]
+        rows[code] = _padded(taken, shard)
+        found |= {code: report} if report else {}
+    return Corpora(rows, codes, n_shards, _special(model), False, found, too_long)
+
+
+def prompt_rows(
+    prompts: Prompts,
+    model: TextModel,
+    *,
+    bos: Literal["none", "document"] = "none",
+    n_shards: int = 1,
+) -> Corpora:
+    """Prompts as rows: row i is prompt i in every language, and its translations share a shard.
+
+    >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
+    >>> prompts = interp.read_prompts(lists, ["en", "de"])
+    >>> interp.prompt_rows(prompts, model).tokens()
+    {'en': 5, 'de': 5}
+    """
+    _at_least(1, n_shards=n_shards)
+    _check_bos(bos, model)
+    if len(prompts.ids) < n_shards:
+        raise ValueError(
+            f"{len(prompts.ids)} prompts cannot fill {n_shards} shards; use fewer shards."
+        )
+    order = sorted(range(len(prompts.ids)), key=lambda place: digest(prompts.ids[place], b"0"))
+    shard = [0] * len(order)
+    for place, prompt in enumerate(order):
+        shard[prompt] = place % n_shards
+    rows = {}
+    for code, texts in prompts.texts.items():
+        encoded = []
+        for id, ids in zip(prompts.ids, _encode(model, texts, bos), strict=True):
+            if not 1 <= len(ids) <= model.max_length:
+                raise ValueError(
+                    f"Prompt {id!r} has {len(ids)} tokens in {code}; the model takes 1 to "
+                    f"{model.max_length}."
+                )
+            encoded.append((id, ids))  # the same in every language
+        rows[code] = _padded(encoded, shard)
+    return Corpora(rows, prompts.languages, n_shards, _special(model), False)
+
+
+def _fill(
+    reader: Reader, language: str, model: TextModel, n_shards: int, bos: Bos, wanted: int | None
+) -> tuple[Dealer, Hygiene | None]:
+    """Shards with `wanted` tokens each, or with all the text there is."""
+    enough = None if wanted is None else wanted * n_shards * _BYTES_PER_TOKEN
+    while True:
+        chosen, complete = reader.first(language, enough, lambda text: len(text.encode()))
+        dealer, found, n = Dealer(n_shards), None, 0
+        for batch, report in reader.clean(language, chosen):
+            found = _added(found, report)
+            encoded = _encode(model, [document.text for document in batch], bos)
+            for (text, origin), ids in zip(batch, encoded, strict=True):
+                dealer.deal(Text(len(text.encode()), np.asarray(ids, dtype=np.int32), origin))
+                n += 1
+            if wanted is not None and dealer.fewest >= wanted:
+                return dealer, found
+        if complete or enough is None:
+            break
+        enough *= 4
+    if n < n_shards:
+        raise ValueError(
+            f"{language} has {n} different documents for {n_shards} shards (one document lies in "
+            f"one shard): " + (f"use n_shards={n} or fewer, or " if n else "") + "add text."
+            f"{_dropped(reader, found)}"
+        )
+    return dealer, found
+
+
+def _sentences(
+    reader: Reader, language: str, model: TextModel, bos: Bos, longest: int, wanted: int | None
+) -> tuple[list[tuple[str, list[int]]], int, Hygiene | None]:
+    """The first `wanted` sentences with their origins, how many were too long, and the report."""
+    enough = None if wanted is None else 2 * wanted
+    while True:
+        chosen, complete = reader.first(language, enough, lambda text: 1)
+        taken: list[tuple[str, list[int]]] = []
+        too_long, found = 0, None
+        for batch, report in reader.clean(language, chosen):
+            found = _added(found, report)
+            encoded = _encode(model, [document.text for document in batch], bos)
+            for document, ids in zip(batch, encoded, strict=True):
+                if len(taken) == wanted:
+                    return taken, too_long, found
+                too_long += len(ids) > longest
+                if 1 <= len(ids) <= longest:
+                    taken.append((document.origin, ids))
+        if complete or enough is None or len(taken) == wanted:
+            return taken, too_long, found
+        enough *= 4
+
+
+def _added(found: Hygiene | None, report: Hygiene | None) -> Hygiene | None:
+    if found is None or report is None:
+        return found or report
+    return found + report
+
+
+def _dropped(reader: Reader, found: Hygiene | None) -> str:
+    return f" Left out as foreign: {found}." if reader.care == "drop" and found else ""
+
+
+def _encode(model: TextModel, texts: Sequence[str], bos: Bos) -> list[list[int]]:
+    encoded = model.encode_batch(texts) if texts else []
+    if bos == "document" and model.bos_id is not None:
+        return [[model.bos_id, *ids] for ids in encoded]
+    return encoded
+
+
+def _packed(shards: Sequence[Shard], n: int, body: int, first: int | None) -> Rows:
+    """The first `n` blocks of every shard, each led by the token `first` if there is one."""
+    lead = 0 if first is None else 1
+    ids = np.zeros((len(shards) * n, lead + body), dtype=np.int32)
+    if first is not None:
+        ids[:, 0] = first
+    source = []
+    for index, shard in enumerate(shards):
+        stream = np.concatenate([text.ids for text in shard.texts])[: n * body]
+        ids[index * n : (index + 1) * n, lead:] = stream.reshape(n, body)
+        source += [shard.origin(block * body) for block in range(n)]
+    return Rows(
+        torch.from_numpy(ids),
+        torch.full((len(ids),), lead + body),
+        torch.arange(len(shards)).repeat_interleave(n),
+        tuple(source),
+    )
+
+
+def _padded(sentences: Sequence[tuple[str, list[int]]], shard: Sequence[int]) -> Rows:
+    lengths = [len(ids) for _, ids in sentences]
+    padded = np.zeros((len(sentences), max(lengths)), dtype=np.int32)
+    for row, (_, ids) in enumerate(sentences):
+        padded[row, : len(ids)] = ids
+    return Rows(
+        torch.from_numpy(padded),
+        torch.tensor(lengths),
+        torch.tensor(shard),
+        tuple(origin for origin, _ in sentences),
+    )
+
+
+def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> str:
+    """The sentence about a shard without a block, with settings that would do."""
+    n_shards, fewest = len(dealer.shards), dealer.fewest
+    remedies = [f"block_length={fewest + block_length - body} or less"] if fewest else []
+    for fewer in range(n_shards - 1, 0, -1):
+        again = Dealer(fewer)
+        for text in dealer.dealt:
+            again.deal(text)
+        if again.fewest >= body:
+            remedies.append(f"n_shards={fewer}")
+            break
+    total = sum(len(text.ids) for text in dealer.dealt)
+    return (
+        f"{language} has {total:,} tokens, and the smallest of its {n_shards} shards {fewest:,}, "
+        f"less than one block of {block_length}: use {', '.join([*remedies, 'or add text'])}."
+    )
+
+
+def _special(model: TextModel) -> tuple[int, ...]:
+    bos = () if model.bos_id is None else (model.bos_id,)
+    return tuple(sorted({*model.special_ids, *bos}))
+
+
+def _at_least(least: int, **setting: int) -> None:
+    ((name, value),) = setting.items()
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be {least} or more.")
+
+
+def _fits(name: str, length: int, model: TextModel) -> None:
+    if length > model.max_length:
+        raise ValueError(
+            f"{name} is {length}, but the model takes at most {model.max_length} tokens: "
+            f"use {name}={model.max_length} or less."
+        )
+
+
+def _check_bos(bos: str, model: TextModel) -> None:
+    check_choice(bos, Bos)
+    if bos != "none" and model.bos_id is None:
+        raise ValueError(
+            f'bos is "{bos}", but the tokenizer has no beginning-of-text token: use bos="none".'
+        )
