@@ -176,7 +176,7 @@ def beside(case: str, run: Callable[[str], Tensor], rounds: int, device: str) ->
 def equal_numbers(amount: Amount, device: str) -> list[Row]:
     """The same text, prompts and responses on the device and on the CPU."""
     there = {
-        name: interp.load("babel", device=name, dtype=torch.float32) for name in ("cpu", device)
+        name: interp.load("babel", device=name, dtype=torch.float32) for name in {"cpu", device}
     }
     vocabulary = there["cpu"].bridge.cfg.d_vocab
     text = synthetic.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)

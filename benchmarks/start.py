@@ -98,7 +98,7 @@ def importing() -> Variants:
 
 def measure(case: str, variants: Variants, rounds: int) -> list[Row]:
     """The CPU seconds of every variant, and as multiples of the first one's."""
-    turns = take_turns(variants, rounds, work_of_processes)
+    turns = take_turns(variants, rounds, work_of_processes, warm_up=rounds > 1)
     return [
         row | {"seconds": statistics.median(turns.seconds[row["way"]])}
         for row in turns.rows(case=case)
