@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread per test process: two cores, two processes.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Each process takes whole files in order, so that what a file builds is built once.
+TWO := -n 2 --dist worksteal
 
 .PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce bench gpu clean
 
@@ -13,25 +15,29 @@ demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
 
 test: $(VENV)/ready
-	$(PYTEST) -n 2
+	$(PYTEST) $(TWO)
 
 # Processes killed at random moments and damaged files, by the hundred, and the long notebooks: some minutes.
 campaigns: $(VENV)/ready
-	$(PYTEST) -n 2 -m campaign tests
+	$(PYTEST) $(TWO) -m campaign tests
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
-	$(PYTEST) -n 2
+	$(PYTEST) $(TWO)
 
 # Every study of the shipped model, the figures and the report: half an hour on two cores.
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
 
-# The CPU part of the benchmarks and their tables: a quarter of an hour on two idle cores.
+# The CPU part of the benchmarks and their tables; nothing else should run meanwhile: a quarter of an hour on two idle cores.
+BENCHMARKS := start collect interventions perplexity attribution patching average_precision
 bench: $(VENV)/ready
-	$(BIN)/python -m benchmarks
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name bench || exit; done
+	for name in collect attribution; do $(BIN)/python -m benchmarks.$$name bench --memory || exit; done
+	$(BIN)/python -m tests.campaigns.faults bench
+	$(BIN)/python -m benchmarks.tables
 
 # Draws every figure again from its CSV; needs no model.
 figures: $(VENV)/ready

@@ -17,12 +17,12 @@ layers: going back costs a layer less with every layer, so these two are as the 
 """
 
 import statistics
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -31,9 +31,10 @@ from torch import Tensor
 from transformers import BloomConfig, PretrainedConfig
 
 import interp
-from benchmarks import made_up
+from benchmarks import memory, synthetic
 from benchmarks.collect import bare
-from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept
+from benchmarks.records import Row, Size, SpeedOrMemory, recording
+from benchmarks.timing import clock
 from interp.prompts.attribution import integrated_gradients
 
 LAYERS, VOCABULARY, STEPS, TARGET = 8, 8000, 20, 5
@@ -55,12 +56,18 @@ class Case:
     tokens: int
     ways: tuple[str, ...] = (OURS, *LOOPS)
 
+    def labels(self, way: str) -> Row:
+        return {"family": self.family, "tokens": self.tokens, "way": way}
+
 
 @dataclass(frozen=True)
 class Amount:
     """How much is attributed."""
 
     cases: tuple[Case, ...]
+
+    of_memory: tuple[Case, ...]
+    """Whose memory is measured."""
 
     rounds: int = 5
     """Turns of `integrated_gradients`; loops take one turn."""
@@ -69,14 +76,11 @@ class Amount:
 FULL = tuple(Case(family, n) for n in (64, 256, 1024) for family in ("Llama", "BLOOM"))
 BENCH = (*FULL[:4], Case("Llama", 1024, (OURS, LOOP, CAPTUM)))
 AMOUNTS: dict[Size, Amount] = {
-    "full": Amount(FULL),
-    "bench": Amount(BENCH),
-    "toy": Amount((Case("Llama", 6), Case("BLOOM", 6, (OURS, LOOP))), rounds=1),
-}
-MEMORY_AMOUNTS: dict[Size, Amount] = {
-    "full": Amount(FULL),
-    "bench": Amount((Case("Llama", 256, (OURS, LOOP, CAPTUM)),)),
-    "toy": Amount((Case("Llama", 6, (OURS, LOOP)),)),
+    "full": Amount(FULL, FULL),
+    "bench": Amount(BENCH, (Case("Llama", 256, (OURS, LOOP, CAPTUM)),)),
+    "toy": Amount(
+        (Case("Llama", 6), Case("BLOOM", 6, (OURS, LOOP))), (Case("Llama", 6, (OURS, LOOP)),), 1
+    ),
 }
 
 
@@ -84,11 +88,11 @@ def save_model(family: Family, folder: Path) -> Path:
     config: PretrainedConfig = (
         BloomConfig(vocab_size=VOCABULARY, hidden_size=256, n_layer=LAYERS, n_head=8)
         if family == "BLOOM"
-        else made_up.llama(
+        else synthetic.llama(
             LAYERS, 256, 688, VOCABULARY, num_attention_heads=8, tie_word_embeddings=True
         )
     )
-    return made_up.save_model(config, folder / family)
+    return synthetic.save_model(config, folder / family)
 
 
 def projections(hf: Any) -> list[Any]:
@@ -100,7 +104,7 @@ def projections(hf: Any) -> list[Any]:
 def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> list[Tensor]:
     """Integrated gradients of some layers, each with its steps as a batch of whole prompts."""
     alphas = ((torch.arange(STEPS, device=ids.device) + 0.5) / STEPS)[:, None]
-    found = []
+    attributions = []
     for layer in layers:
         module = projections(hf)[layer]
         point = [torch.empty(0)]
@@ -116,15 +120,15 @@ def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> list[Tenso
         logits = hf(batch, use_cache=False, logits_to_keep=keep).logits[:, -1]
         handle.remove()
         (slope,) = torch.autograd.grad(logits.softmax(-1)[:, TARGET].sum(), point[0])
-        found.append(point[0].detach()[-1] / alphas[-1] * slope.mean(0))
-    return found
+        attributions.append(point[0].detach()[-1] / alphas[-1] * slope.mean(0))
+    return attributions
 
 
 def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
     """A factor at the last position stands for the path: one is the prompt, zero the baseline."""
     from captum.attr import LayerIntegratedGradients
 
-    one, found = torch.ones(1, 1, device=ids.device), []
+    one, attributions = torch.ones(1, 1, device=ids.device), []
     for layer in layers:
         module, factor = projections(hf)[layer], [one]
 
@@ -148,15 +152,15 @@ def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
             attribute_to_layer_input=True,
         )
         handle.remove()
-        found.append(values)
-    return found
+        attributions.append(values)
+    return attributions
 
 
 def runs(
     folder: Path, length: int, device: str
 ) -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
     """Each way, and a plain forward pass."""
-    ids = made_up.tokens(1, length, VOCABULARY).to(device)
+    ids = synthetic.tokens(1, length, VOCABULARY).to(device)
     hf = bare(folder, device).requires_grad_(False)
     model = interp.load(folder, device=device)
     ends = (0, LAYERS - 1)
@@ -186,40 +190,25 @@ def forwards(run: Callable[[], Any], plain: Callable[[], None], now: Callable[[]
     return seconds(run) / least
 
 
-def speed(config: SpeedOrMemory, folder: Path) -> None:
+def measure_speed(config: SpeedOrMemory, folder: Path) -> None:
     amount, now = AMOUNTS[config.size], clock(config.device, work=True)
-    print("tokens  model  plain forwards   ours is faster   way")
-    with kept("attribution", config, amount) as rows:
+    with recording("attribution", config, amount) as record:
         for case in amount.cases:
             ways, plain = runs(folder / case.family, case.tokens, config.device)
             ways[OURS]()  # warms up
-            first = 0.0
             for way in case.ways:
                 turns, share = (amount.rounds, 1) if way == OURS else (1, LAYERS / 2)
-                found = [forwards(ways[way], plain, now) for _ in range(turns)]
-                cost = share * statistics.median(found)
-                first = first or cost
-                rows.append(labels(case) | {"way": way, "forwards": cost})
-                print(
-                    f"{case.tokens:>6}  {case.family}  {cost:>14.1f}   {cost / first:>13.0f}x   "
-                    f"{way}",
-                    flush=True,
-                )
+                costs = [forwards(ways[way], plain, now) for _ in range(turns)]
+                record(case.labels(way) | {"forwards": share * statistics.median(costs)})
 
 
-def labels(case: Case) -> Row:
-    return {"family": case.family, "tokens": case.tokens}
-
-
-def memory(config: SpeedOrMemory, folder: Path) -> None:
-    amount = MEMORY_AMOUNTS[config.size]
-    print("tokens  model  peak above the model, MiB  way")
-    with kept("attribution-memory", config, amount) as rows:
-        for case in amount.cases:
+def measure_memory(config: SpeedOrMemory, folder: Path) -> None:
+    amount = AMOUNTS[config.size]
+    with recording("attribution-memory", config, amount) as record:
+        for case in amount.of_memory:
             for way in case.ways:
-                mib = made_up.alone(peak, folder / case.family, way, case.tokens)
-                rows.append(labels(case) | {"way": way, "mib": mib})
-                print(f"{case.tokens:>6}  {case.family}  {mib:>25.0f}  {way}", flush=True)
+                mib = memory.in_subprocess(peak, folder / case.family, way, case.tokens)
+                record(case.labels(way) | {"mib": mib})
 
 
 def peak(folder: Path, way: str, length: int) -> float:
@@ -228,18 +217,16 @@ def peak(folder: Path, way: str, length: int) -> float:
     warnings.filterwarnings("ignore", "Attributions of")
     ways, plain = runs(folder, length, "cpu")
     plain()
-    before = made_up.peak_mib()
-    ways[way]()
-    return made_up.peak_mib() - before
+    return memory.added_mib(ways[way])
 
 
 def main(config: SpeedOrMemory) -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+    with TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Attributions of")  # of weights that mean nothing
         for family in ("Llama", "BLOOM"):
-            save_model(family, Path(place))
-        (memory if config.memory else speed)(config, Path(place))
+            save_model(family, Path(temporary))
+        (measure_memory if config.memory else measure_speed)(config, Path(temporary))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ thread.
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import tyro
@@ -24,8 +24,9 @@ from safetensors import safe_open
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from benchmarks import made_up
-from benchmarks.turns import Row, Size, SpeedOrMemory, clock, kept, spread, take_turns
+from benchmarks import memory
+from benchmarks.records import Row, Size, SpeedOrMemory, recording
+from benchmarks.timing import clock, spread, take_turns
 from interp.counting.stats import SentenceMeans
 from interp.results import artifacts
 from interp.results.words import Kind
@@ -70,6 +71,12 @@ class Amount:
     rounds: int = 5
     """Turns of each variant."""
 
+    sentences: int = 3000
+    """Of six languages, where memory is measured."""
+
+    layers: tuple[int, ...] = (1, 3)
+    """Layers of 42,496 units, where memory is measured; LLaMA-2-7B has 32."""
+
 
 CASES = (
     Case(3000, 6, "float32", 6, 2000),
@@ -79,26 +86,8 @@ CASES = (
 )
 AMOUNTS: dict[Size, Amount] = {
     "full": Amount(CASES),
-    "bench": Amount(CASES, rounds=2),
-    "toy": Amount((Case(60, 6, "bfloat16", 3, 20),), rounds=1),
-}
-
-
-@dataclass(frozen=True)
-class Stream:
-    """How much is scored while memory is looked at."""
-
-    sentences: int = 3000
-    """Of six languages."""
-
-    layers: tuple[int, ...] = (1, 3)
-    """Layers of 42,496 units; LLaMA-2-7B has 32."""
-
-
-STREAMS: dict[Size, Stream] = {
-    "full": Stream(),
-    "bench": Stream(layers=(1,)),
-    "toy": Stream(sentences=12, layers=(1,)),
+    "bench": Amount(CASES, rounds=2, layers=(1,)),
+    "toy": Amount((Case(60, 6, "bfloat16", 3, 20),), rounds=1, sentences=12, layers=(1,)),
 }
 
 
@@ -120,7 +109,7 @@ def loop(
     values = responses.T.contiguous().double().numpy()  # not counted as slowness of the loop
     truth = [(labels == language).numpy() for language in range(n_languages)]
     return torch.tensor(
-        [[average_precision_score(each, unit) for unit in values] for each in truth],
+        [[average_precision_score(y, unit) for unit in values] for y in truth],
         dtype=torch.float64,
     )
 
@@ -150,55 +139,41 @@ def measure(case: Case, rounds: int, device: str) -> list[Row]:
         if ranks._compiled() is not None:
             variants[NUMBA] = score
     turns = take_turns(variants, rounds, clock(device))
-    print(f"\n{case.name}")
     rows: list[Row] = []
     for way, times in turns.multiples().items():
         units = case.loop_units if way == LOOP else case.units
         faster = spread([units / case.loop_units / time for time in times])
-        worst = float((turns.values[way] - turns.values[LOOP]).abs().max())
+        difference = float((turns.values[way] - turns.values[LOOP]).abs().max())
         rate = units / statistics.median(turns.seconds[way])
-        rows.append({"case": case.name, "way": way, **faster, "units_per_second": rate})
-        rows[-1]["difference"] = worst
-        between = f"[{faster['least']:.0f} to {faster['most']:.0f}]"
-        print(
-            f"    {faster['median']:8.0f}  {between:>16}   {rate:12,.0f}   {worst:.0e}   {way}",
-            flush=True,
-        )
+        rates = {"units_per_second": rate, "difference": difference}
+        rows.append({"case": case.name, "way": way, **faster, **rates})
     return rows
 
 
-def speed(config: SpeedOrMemory) -> None:
+def measure_speed(config: SpeedOrMemory) -> None:
     torch.set_num_threads(1)
     amount = AMOUNTS[config.size]
-    print("    times the loop  [least to most]   units per second   largest difference")
-    with kept("average_precision", config, amount) as rows:
+    with recording("average_precision", config, amount) as record:
         for case in amount.cases:
-            rows += measure(case, amount.rounds, config.device)
+            record(*measure(case, amount.rounds, config.device))
 
 
-def memory(config: SpeedOrMemory) -> None:
-    stream = STREAMS[config.size]
-    print("      units   result MiB   peak above the libraries MiB   seconds")
-    with kept("average_precision-memory", config, stream) as rows:
-        for layers in stream.layers:
-            with tempfile.TemporaryDirectory() as folder:
-                save_means(Path(folder), stream.sentences, layers)
-                found = made_up.alone(streamed, Path(folder))
-            rows.append(found)
-            print(
-                f"{found['units']:>11,}   {found['result_mib']:>10.0f}   {found['mib']:>28.0f}   "
-                f"{found['seconds']:>7.0f}",
-                flush=True,
-            )
+def measure_memory(config: SpeedOrMemory) -> None:
+    amount = AMOUNTS[config.size]
+    with recording("average_precision-memory", config, amount) as record:
+        for layers in amount.layers:
+            with TemporaryDirectory() as folder:
+                save_means(Path(folder), amount.sentences, layers)
+                record(memory.in_subprocess(streamed, Path(folder)))
 
 
 def save_means(folder: Path, sentences: int, layers: int) -> None:
     """Files as `collect` leaves them, one for each language."""
-    each = sentences // len(LANGUAGES)
+    n_rows = sentences // len(LANGUAGES)
     for row, code in enumerate(LANGUAGES):
         generator = torch.Generator().manual_seed(row)
         tensors = {
-            f"means.{kind}.{layer}": torch.randn(each, width, generator=generator)
+            f"means.{kind}.{layer}": torch.randn(n_rows, width, generator=generator)
             for kind, width in WIDTHS.items()
             for layer in range(layers)
         }
@@ -210,22 +185,21 @@ def streamed(folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     paths = tuple(folder / f"{code}.safetensors" for code in LANGUAGES)
     with safe_open(paths[0], framework="pt") as file:
-        each = file.get_slice("means.pre.0").get_shape()[0]
-    labels = torch.arange(len(LANGUAGES)).repeat_interleave(each)
+        n_rows = file.get_slice("means.pre.0").get_shape()[0]
+    labels = torch.arange(len(LANGUAGES)).repeat_interleave(n_rows)
     ours.average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # numba and what it compiles
-    before = made_up.peak_mib()
-    start = time.perf_counter()
+    before, start = memory.peak_mib(), time.perf_counter()
     precision = ours.measure_precision(SentenceMeans(paths, labels, LANGUAGES, tuple(WIDTHS)))
     seconds = time.perf_counter() - start
-    peak = made_up.peak_mib() - before
-    tensors = [each for each in vars(precision).values() if isinstance(each, torch.Tensor)]
-    result = sum(each.numel() * each.element_size() for each in tensors) / made_up.MIB
+    peak = memory.peak_mib() - before
+    tensors = [value for value in vars(precision).values() if isinstance(value, torch.Tensor)]
+    result = sum(tensor.nbytes for tensor in tensors) / memory.MIB
     units = precision.roc_area[0].numel()
     return {"units": units, "result_mib": result, "mib": peak, "seconds": seconds}
 
 
 def main(config: SpeedOrMemory) -> None:
-    (memory if config.memory else speed)(config)
+    (measure_memory if config.memory else measure_speed)(config)
 
 
 if __name__ == "__main__":

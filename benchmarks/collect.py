@@ -9,10 +9,10 @@ turns in one process; each turn is divided by the bare model's of the same round
 the rounds is printed. The bare model is Hugging Face's body with fused attention, no unembedding.
 """
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ import tyro
 from transformers import AutoModelForCausalLM
 
 import interp
-from benchmarks import made_up
-from benchmarks.turns import Size, SpeedOrMemory, Variants, compare, kept
+from benchmarks import memory, synthetic
+from benchmarks.records import Size, SpeedOrMemory, recording
+from benchmarks.timing import Variants, clock, take_turns
 from interp.text.corpora import Corpora
 
 BARE = "bare Hugging Face body"
@@ -89,7 +90,7 @@ def collect(
     model: interp.NeuronModel, corpora: Corpora, tokens_per_batch: int, moments: bool
 ) -> Callable[[], None]:
     def run() -> None:
-        with tempfile.TemporaryDirectory() as out:
+        with TemporaryDirectory() as out:
             interp.collect(
                 model,
                 corpora,
@@ -126,53 +127,49 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
         with torch.inference_mode(), native.hooks([(name, keep(name)) for name in pre]):
             for ids in batches:
                 native.body(ids)
-        for each in stored.values():
-            (torch.cat(each) > 0).sum((0, 1)).cpu()
+        for gates in stored.values():
+            (torch.cat(gates) > 0).sum((0, 1)).cpu()
 
     return {
         BARE: body_of(bare(folder, device), batches),
         COUNTS: collect(native, corpora, per_batch, moments=False),
         MOMENTS: collect(native, corpora, per_batch, moments=True),
-        'collect, attention="hooked" (the full bridge)': collect(
-            hooked, corpora, per_batch, moments=False
-        ),
+        BRIDGE: collect(hooked, corpora, per_batch, moments=False),
         "store activations, count afterwards": store_then_count,
         "run_with_cache of everything": cache_everything,
     }
 
 
-def speed(config: SpeedOrMemory) -> None:
-    amount, shape = AMOUNTS[config.size], made_up.usual(config.size)
-    with tempfile.TemporaryDirectory() as place, kept("collect", config, amount) as rows:
-        folder = made_up.save_model(shape, Path(place))
+def measure_speed(config: SpeedOrMemory) -> None:
+    amount, shape = AMOUNTS[config.size], synthetic.standard_model(config.size)
+    with TemporaryDirectory() as temporary, recording("collect", config, amount) as record:
+        folder = synthetic.save_model(shape, Path(temporary))
         for n_rows, length in amount.texts:
-            corpora = made_up.text(("en",), 1, n_rows * amount.batches, length, shape.vocab_size)
+            corpora = synthetic.text(("en",), 1, n_rows * amount.batches, length, shape.vocab_size)
             runs = variants(folder, corpora, n_rows, config.device)
-            rows += compare(f"{n_rows} x {length} tokens", runs, amount.rounds, config.device)
+            turns = take_turns(runs, amount.rounds, clock(config.device))
+            record(*turns.rows(case=f"{n_rows} x {length} tokens"))
 
 
-def memory(config: SpeedOrMemory) -> None:
+def measure_memory(config: SpeedOrMemory) -> None:
     growth = GROWTHS[config.size]
-    shape = made_up.llama(growth.layers, growth.width, growth.neurons, 32_000)
-    with tempfile.TemporaryDirectory() as place, kept("collect-memory", config, growth) as rows:
-        folder = made_up.save_model(shape, Path(place))
-        print("    tokens   MiB above model and text")
+    shape = synthetic.llama(growth.layers, growth.width, growth.neurons, 32_000)
+    with TemporaryDirectory() as temporary, recording("collect-memory", config, growth) as record:
+        folder = synthetic.save_model(shape, Path(temporary))
         for n_tokens in growth.tokens:
-            rows.append({"tokens": n_tokens, "mib": made_up.alone(peak, folder, n_tokens)})
-            print(f"{n_tokens:>10,}   {rows[-1]['mib']:8.0f}", flush=True)
+            record({"tokens": n_tokens, "mib": memory.in_subprocess(peak, folder, n_tokens)})
 
 
 def peak(folder: Path, n_tokens: int) -> float:
     """MiB that a run with moments takes above the loaded model and the tokens of the text."""
     model = interp.load(folder, device="cpu")
-    corpora = made_up.text(("en",), 1, n_tokens // 256, 256, 32_000)
-    before = made_up.peak_mib()
-    interp.collect(model, corpora, wanted=interp.Wanted(moments=True), progress=False)
-    return made_up.peak_mib() - before
+    corpora = synthetic.text(("en",), 1, n_tokens // 256, 256, 32_000)
+    wanted = interp.Wanted(moments=True)
+    return memory.added_mib(lambda: interp.collect(model, corpora, wanted=wanted, progress=False))
 
 
 def main(config: SpeedOrMemory) -> None:
-    (memory if config.memory else speed)(config)
+    (measure_memory if config.memory else measure_speed)(config)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ tables.
 """
 
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,18 +31,19 @@ from benchmarks import (
     average_precision,
     collect,
     interventions,
-    made_up,
     patching,
     perplexity,
-    turns,
+    records,
+    synthetic,
 )
-from benchmarks.turns import Row, Size, Variants, apart, clock, kept, spread, take_turns
+from benchmarks.records import Row, Size, recording
+from benchmarks.timing import Variants, clock, relative_difference, spread, take_turns
 
 BABEL = Path(interp.__file__).parent / "babel" / "model"
 
 
 @dataclass(frozen=True)
-class Config(turns.OnDevice):
+class Config(records.OnDevice):
     """What to run, and where."""
 
     device: str = "cuda"
@@ -90,9 +91,9 @@ class Amount:
 
 
 SHAPES = {
-    "1.1 billion": made_up.llama(16, 2048, 8192, 32_000, num_key_value_heads=8),
-    "6.7 billion": made_up.llama(32, 4096, 11_008, 32_000, num_attention_heads=32),
-    "toy": made_up.usual("toy"),
+    "1.1 billion": synthetic.llama(16, 2048, 8192, 32_000, num_key_value_heads=8),
+    "6.7 billion": synthetic.llama(32, 4096, 11_008, 32_000, num_attention_heads=32),
+    "toy": synthetic.standard_model("toy"),
 }
 """Models with random weights, by their parameters."""
 
@@ -118,16 +119,16 @@ OTHERS = (collect, interventions, perplexity, patching, attribution, average_pre
 def best_product(width: int, dtype: torch.dtype, device: str) -> float:
     """Operations per second in the product of two square matrices, the best of ten."""
     one, other = torch.randn(2, width, width, device=device).to(dtype)
-    found = take_turns({"product": lambda: one @ other}, 10, clock(device))
-    return 2 * width**3 / min(found.seconds["product"])
+    turns = take_turns({"product": lambda: one @ other}, 10, clock(device))
+    return 2 * width**3 / min(turns.seconds["product"])
 
 
 def work_per_token(model: Any, length: int) -> float:
     """Operations that the body cannot do without, in a row of so many tokens."""
     weights = sum(
-        each.numel()
-        for name, each in model.model.named_parameters()
-        if each.ndim == 2 and "embed" not in name
+        weight.numel()
+        for name, weight in model.model.named_parameters()
+        if weight.ndim == 2 and "embed" not in name
     )
     config: LlamaConfig = model.config
     heads = config.num_attention_heads
@@ -142,7 +143,7 @@ def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> lis
     plain = collect.bare(folder, device, dtype=dtype)
     native = interp.load(folder, device=device, dtype=dtype)
     vocabulary = plain.config.vocab_size
-    corpora = made_up.text(("en",), 1, text.rows * text.batches, text.length, vocabulary)
+    corpora = synthetic.text(("en",), 1, text.rows * text.batches, text.length, vocabulary)
     ids = corpora.rows["en"].ids.long().to(device)
     per_batch = text.rows * text.length
     variants: Variants = {
@@ -150,21 +151,13 @@ def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> lis
         collect.COUNTS: collect.collect(native, corpora, per_batch, moments=False),
         collect.MOMENTS: collect.collect(native, corpora, per_batch, moments=True),
     }
-    found = take_turns(variants, rounds, clock(device))
+    turns = take_turns(variants, rounds, clock(device))
     work, peak = work_per_token(plain, text.length), best_product(width, dtype, device)
     name = text.model if text.model == "Babel" else f"Llama shape, {text.model}"
-    rows: list[Row] = []
-    for way, times in found.multiples().items():
-        rate = ids.numel() / statistics.median(found.seconds[way])
-        rows.append(
-            {"model": name, "batch": f"{text.rows} x {text.length}", "way": way, **spread(times)}
-            | {"tokens_per_second": rate, "share_of_peak": rate * work / peak}
-        )
-        print(
-            f"  {name:<24} {rows[-1]['median']:6.2f} x {rate:12,.0f} tokens/s "
-            f"{100 * rate * work / peak:5.1f} % of the peak   {way}",
-            flush=True,
-        )
+    rows = turns.rows(model=name, batch=f"{text.rows} x {text.length}")
+    for row in rows:
+        rate = ids.numel() / statistics.median(turns.seconds[row["way"]])
+        row |= {"tokens_per_second": rate, "share_of_peak": rate * work / peak}
     return rows
 
 
@@ -174,20 +167,19 @@ def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> lis
 def beside(case: str, run: Callable[[str], Tensor], rounds: int, device: str) -> Row:
     """How many times faster than on the CPU, and how far its numbers are from those of the CPU."""
     ways = {"CPU": lambda: run("cpu"), "there": lambda: run(device)}
-    found = take_turns(ways, rounds, clock(device))
-    faster = [1 / each for each in found.multiples()["there"]]
-    away = apart(found.values["CPU"], found.values["there"])
-    print(f"  {statistics.median(faster):8.1f} x faster   apart {away:.1e}   {case}", flush=True)
-    return {"beside": case, **spread(faster), "apart": away}
+    turns = take_turns(ways, rounds, clock(device))
+    faster = [1 / multiple for multiple in turns.multiples()["there"]]
+    apart = relative_difference(turns.values["CPU"], turns.values["there"])
+    return {"beside": case, **spread(faster), "apart": apart}
 
 
 def equal_numbers(amount: Amount, device: str) -> list[Row]:
     """The same text, prompts and responses on the device and on the CPU."""
     there = {
-        each: interp.load("babel", device=each, dtype=torch.float32) for each in ("cpu", device)
+        name: interp.load("babel", device=name, dtype=torch.float32) for name in {"cpu", device}
     }
     vocabulary = there["cpu"].bridge.cfg.d_vocab
-    text = made_up.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)
+    text = synthetic.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)
 
     def counts(where: str) -> Tensor:
         return interp.collect(there[where], text, progress=False).fired
@@ -197,13 +189,13 @@ def equal_numbers(amount: Amount, device: str) -> list[Row]:
 
     rows = [beside("firing counts, Babel in float32", counts, amount.rounds, device)]
     for length in amount.prompts:
-        (prompt,) = made_up.tokens(1, length, vocabulary)
+        (prompt,) = synthetic.tokens(1, length, vocabulary)
         case = f"integrated gradients, Babel in float32, {length} tokens"
         rows.append(beside(case, lambda where, p=prompt: shares(where, p), amount.rounds, device))
     for dtype in ("float32", "bfloat16"):
         case = average_precision.Case(amount.sentences, 6, dtype, 0, amount.units)
         responses, labels = average_precision.responses_of(case)
-        given = {each: responses.to(each) for each in ("cpu", device)}
+        given = {name: responses.to(name) for name in ("cpu", device)}
         rows.append(
             beside(
                 f"average precision, {case.name}",
@@ -222,17 +214,17 @@ def main(config: Config) -> None:
             "part runs with: python -m benchmarks.gpu toy --device cpu"
         )
     amount = AMOUNTS[config.size]
-    with kept("gpu", config, amount) as rows:
+    with recording("gpu", config, amount) as record:
         for text in amount.texts:
-            with tempfile.TemporaryDirectory() as place:
+            with TemporaryDirectory() as temporary:
                 folder = BABEL
                 if text.model != "Babel":
-                    folder = Path(place)
-                    made_up.save_model(SHAPES[text.model], folder, config.device, torch.bfloat16)
-                rows += count(text, folder, amount.rounds, amount.matrix, config.device)
-        rows += equal_numbers(amount, config.device)
+                    folder = Path(temporary)
+                    synthetic.save_model(SHAPES[text.model], folder, config.device, torch.bfloat16)
+                record(*count(text, folder, amount.rounds, amount.matrix, config.device))
+        record(*equal_numbers(amount, config.device))
     for benchmark in OTHERS if config.others else ():
-        benchmark.main(turns.SpeedOrMemory(config.size, config.out, config.device))
+        benchmark.main(records.SpeedOrMemory(config.size, config.out, config.device))
 
 
 if __name__ == "__main__":

@@ -11,20 +11,21 @@ edit is baked into a checkpoint). The variants take turns in one process; each t
 the first variant's of the same round, and the median of the rounds is printed.
 """
 
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import tyro
 
 import interp
-from benchmarks import made_up
+from benchmarks import synthetic
 from benchmarks.collect import bare, body_of
-from benchmarks.turns import OnDevice, Size, Variants, compare, kept
+from benchmarks.records import OnDevice, Size, recording
+from benchmarks.timing import Variants, clock, take_turns
 from interp.interventions.edits import Edit, deactivate, intervene, override, push
 
 Block = Callable[[], AbstractContextManager[Any]]
@@ -191,27 +192,20 @@ def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
 
 
 def main(config: OnDevice) -> None:
-    amount, shape = AMOUNTS[config.size], made_up.usual(config.size)
-    with tempfile.TemporaryDirectory() as place, kept("interventions", config, amount) as rows:
-        folder = made_up.save_model(shape, Path(place))
+    amount, shape = AMOUNTS[config.size], synthetic.standard_model(config.size)
+    with TemporaryDirectory() as temporary, recording("interventions", config, amount) as record:
+        folder = synthetic.save_model(shape, Path(temporary))
         models = open_models(folder, config.device, amount.every_edit)
         for n_rows, length in amount.texts:
-            ids = made_up.tokens(n_rows * amount.batches, length, shape.vocab_size)
+            ids = synthetic.tokens(n_rows * amount.batches, length, shape.vocab_size)
             batches = list(ids.to(config.device).split(n_rows))
-            rows += compare(
-                f"reading {n_rows} x {length} tokens",
-                reading(models, batches),
-                amount.rounds,
-                config.device,
-            )
+            turns = take_turns(reading(models, batches), amount.rounds, clock(config.device))
+            record(*turns.rows(case=f"reading {n_rows} x {length} tokens"))
         for n_rows in amount.prompts:
-            ids = made_up.tokens(n_rows, amount.new_tokens, shape.vocab_size).to(config.device)
-            rows += compare(
-                f"writing {n_rows} x {amount.new_tokens} tokens",
-                writing(models, ids, amount.new_tokens),
-                amount.rounds,
-                config.device,
-            )
+            ids = synthetic.tokens(n_rows, amount.new_tokens, shape.vocab_size).to(config.device)
+            variants = writing(models, ids, amount.new_tokens)
+            turns = take_turns(variants, amount.rounds, clock(config.device))
+            record(*turns.rows(case=f"writing {n_rows} x {amount.new_tokens} tokens"))
 
 
 if __name__ == "__main__":

@@ -1,140 +1,193 @@
-"""Pieces of the tables: which rows, how a number is said, what made it, and where it goes."""
+"""One renderer for the tables of both READMEs, and what goes around them.
+
+`Rows` has a line for each row that was measured; `Pivot` has a line for each label and a column for
+each value of one field. Cells are formats of a row's values: "{mib:,.0f} MiB". In what is rendered,
+" x " becomes a proper sign.
+"""
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import RESULTS, Record, Row, load
+from benchmarks.records import RESULTS, Record, Row, load
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
-Book = dict[str, Record]
+Records = dict[str, Record]
 """All that was measured, by the names of the files."""
 
 
-def read_all(folder: Path = RESULTS) -> Book:
+def load_all(folder: Path = RESULTS) -> Records:
     return {path.stem: load(path) for path in sorted(folder.glob("*.json"))}
 
 
-# ---------------------------------------------------------------- which, and what made them
+# ---------------------------------------------------------------- tables
 
 
-def of(book: Book, name: str) -> list[Record]:
-    """What was measured under this name, on the CPU and then on other devices."""
-    return [
-        record
-        for each, record in book.items()
-        if each == name or (each.startswith(f"{name}-") and record.device != "CPU")
+@dataclass(frozen=True)
+class Rows:
+    """A line for each row."""
+
+    header: str
+    """Headings, with | between them."""
+
+    line: str
+    """A format of a row's values, in the same way."""
+
+    derive: Callable[[Record], Iterable[Row]] = lambda record: record.rows
+    """The rows of a record, where they are not all of those that were measured."""
+
+    bold: str = ""
+    """The first cell of a line to emphasize."""
+
+    def __call__(self, records: Sequence[Record]) -> str:
+        rows = [row for record in records for row in self.derive(record)]
+        lines = [cells(self.line.format_map(row)) for row in rows]
+        strong = [[strong_first(cell, line[0] == self.bold) for cell in line] for line in lines]
+        return table(cells(self.header), strong)
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A line for each label, and a column for each value of the field `by`."""
+
+    line: str = "{way}"
+    """Label of a line."""
+
+    by: str = "case"
+    """The field whose values are the columns."""
+
+    cell: str = "{ratio}"
+    columns: Mapping[str, str] | None = None
+    """Headings by values, in order; None: all values, as they are."""
+
+    heading: str = ""
+    """Of the labels."""
+
+    begins: str = ""
+    """Only values of `by` that begin with this, which the headings leave out."""
+
+    bold: Sequence[str] = ()
+    """Labels and values of `by`: the label, and the first word of the cells."""
+
+    def __call__(self, records: Sequence[Record]) -> str:
+        rows = [[row for row in r.rows if self.by in row] for r in records]
+        values = unique(str(row[self.by]) for of_record in rows for row in of_record)
+        shown = [value for value in self.columns or values if value in values]
+        shown = [value for value in shown if value.startswith(self.begins)]
+        lines = []
+        for record, of_record in zip(records, rows, strict=True):
+            of_record = [row for row in of_record if row[self.by] in shown]
+            for label in unique(self.line.format_map(row) for row in of_record):
+                by_value = {
+                    row[self.by]: self.cell.format_map(with_ratio(row))
+                    for row in of_record
+                    if self.line.format_map(row) == label
+                }
+                strong = label in self.bold
+                emphasized = [
+                    strong_first(by_value.get(value, ""), strong or value in self.bold)
+                    for value in shown
+                ]
+                star = "**" * strong
+                lines.append([f"{star}{with_device(label, record)}{star}", *emphasized])
+        headings = self.columns or {value: value.removeprefix(self.begins) for value in values}
+        return table([self.heading, *(headings[value] for value in shown)], lines)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")]
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    first, *rest = [
+        re.sub(r" x(?=[ ;])", f" {TIMES}", f"| {' | '.join(line)} |".replace("|  |", "| |"))
+        for line in (header, *lines)
     ]
+    return "\n".join([first, "|---" * len(header) + "|", *rest])
 
 
-def measured(book: Book, name: str, body: Callable[[list[Record]], str], command: str = "") -> str:
-    """A table, and below it what made it; or what would."""
-    records = of(book, name)
-    if not records:
-        return f"Not measured yet: `python -m benchmarks.{command or name}`."
-    return "\n\n".join([body(records), *(caption(record) for record in records)])
+# ---------------------------------------------------------------- words and numbers
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """Without repetitions, in the same order."""
+    return list(dict.fromkeys(values))
+
+
+def with_device(label: str, record: Record) -> str:
+    return label if record.device == "CPU" else f"{label}, {record.device}"
+
+
+def strong_first(cell: str, strong: bool) -> str:
+    """**1.02** (0.98 to 1.07)"""
+    return re.sub(r"^\S+", r"**\g<0>**", cell) if strong else cell
+
+
+def with_ratio(row: Row) -> Row:
+    """The row with "1.02 (0.98 to 1.07)": the median, and the extremes where rounds differ."""
+    if "median" not in row:
+        return row
+    alike = row["least"] == row["most"]
+    form = "{median:.2f}" if alike else "{median:.2f} ({least:.2f} to {most:.2f})"
+    return row | {"ratio": form.format_map(row)}
+
+
+def span(values: Iterable[float], form: str = "{:.2f}") -> str:
+    """0.99 to 1.00; or one number, where they look alike."""
+    values = list(values)
+    return " to ".join(unique(form.format(value) for value in (min(values), max(values))))
+
+
+def enumerated(values: Sequence[float]) -> str:
+    """304, 320 and 327."""
+    *rest, last = [f"{value:,.0f}" for value in values]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def caption(record: Record) -> str:
     """The command, the machine, the date."""
-    where = record.machine if record.device == "CPU" else f"{record.device}, {record.machine}"
+    machine = record.machine if record.device == "CPU" else f"{record.device}, {record.machine}"
     torch = record.provenance["versions"]["torch"]
-    took = f"{record.minutes:.0f} minutes" if record.minutes >= 1.5 else "a minute or less"
-    return f"`{record.command}`: {where}, torch {torch}, {day(record.date)}; {took}."
+    minutes = f"{record.minutes:.0f} minutes" if record.minutes >= 1.5 else "a minute or less"
+    return f"`{record.command}`: {machine}, torch {torch}, {day(record.date)}; {minutes}."
 
 
 def day(date: str) -> str:
     """2026-11 is "November 2026"."""
     year, month, *rest = map(int, date.split("-"))
-    said = f"{datetime.date(year, month, 1):%B} {year}"
-    return f"{rest[0]} {said}" if rest else said
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, *rows]
-    first, *rest = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
-    return "\n".join([first, "|---" * len(header) + "|", *rest])
-
-
-def multiples(records: list[Record], ours: Sequence[str] = (), begins: str = "") -> str:
-    """Rows of `compare`: a line for each way, a column for each case that begins so."""
-    every = [row for record in records for row in record.rows]
-    cases = different(row["case"] for row in every if row["case"].startswith(begins))
-    lines = []
-    for record in records:
-        for way in different(row["way"] for row in record.rows if row["case"] in cases):
-            star = "**" * (way in ours)
-            found = [record.where(case=case, way=way) for case in cases]
-            cells = [between(row[0], star) if row else "" for row in found]
-            lines.append([f"{star}{named(way, record)}{star}", *cells])
-    return table(["", *(cross(case.removeprefix(begins)) for case in cases)], lines)
-
-
-# ---------------------------------------------------------------- how it is said
-
-
-def different(values: Iterable[Any]) -> list[Any]:
-    """Each once, in their order."""
-    return list(dict.fromkeys(values))
-
-
-def named(label: str, record: Record) -> str:
-    return label if record.device == "CPU" else f"{label}, {record.device}"
-
-
-def cross(text: str) -> str:
-    """8 x 256 with a proper sign."""
-    return text.replace(" x ", f" {TIMES} ")
-
-
-def between(row: Row, star: str = "") -> str:
-    """1.02 (0.98 to 1.07): the median, and the extremes of the rounds."""
-    said = f"{star}{row['median']:.2f}{star}"
-    if row.get("least") == row.get("most"):
-        return said
-    return f"{said} ({row['least']:.2f} to {row['most']:.2f})"
-
-
-def span(values: Iterable[float], form: str = "{:.2f}") -> str:
-    """0.99 to 1.00; or one number, where they look alike."""
-    found = list(values)
-    return " to ".join(different(form.format(each) for each in (min(found), max(found))))
-
-
-def listed(values: Sequence[float]) -> str:
-    """304, 320 and 327."""
-    *rest, last = [f"{each:,.0f}" for each in values]
-    return f"{', '.join(rest)} and {last}" if rest else last
+    words = f"{datetime.date(year, month, 1):%B} {year}"
+    return f"{rest[0]} {words}" if rest else words
 
 
 # ---------------------------------------------------------------- into a text
 
 
-def rewritten(text: str, blocks: dict[str, str]) -> str:
-    """The text with these between their marks; the rest as it is."""
-    for name, made in blocks.items():
+def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
+    """The text with these blocks between their marks; the rest as it is."""
+    for name, block in blocks.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text, n = re.subn(
-            marks, lambda m, made=made: f"{m[1]}{made}\n{m[2]}", text, flags=re.DOTALL
+            marks, lambda m, block=block: f"{m[1]}{block}\n{m[2]}", text, flags=re.DOTALL
         )
         if n != 1:
             raise ValueError(
-                f"There are {n} places for {name!r}: put <!-- {name} --> and <!-- /{name} --> "
+                f"The marks of {name!r} occur {n} times: put <!-- {name} --> and <!-- /{name} --> "
                 "once, on lines of their own."
             )
     return text
 
 
-def restated(text: str, numbers: dict[str, int]) -> str:
-    """The text with each of these numbers made anew."""
+def with_numbers(text: str, numbers: Mapping[str, int]) -> str:
+    """The text with a number in the place of what each pattern matches."""
     for pattern, number in numbers.items():
         text, n = re.subn(pattern, str(number), text)
         if n != 1:
             raise ValueError(
-                f"{n} places say what {pattern} finds, and one should: change the pattern in "
+                f"{pattern} matches {n} times, and should once: change the pattern in "
                 "benchmarks/tables.py together with the sentence."
             )
     return text

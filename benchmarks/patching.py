@@ -16,13 +16,12 @@ same. CPU seconds of one thread; the ways take turns, and the median of the roun
 """
 
 import io
-import statistics
-import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import pandas as pd
@@ -32,8 +31,9 @@ from torch import Tensor
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
 import interp
-from benchmarks import made_up
-from benchmarks.turns import OnDevice, Row, Size, apart, clock, kept, spread, take_turns
+from benchmarks import synthetic
+from benchmarks.records import OnDevice, Row, Size, recording
+from benchmarks.timing import clock, relative_difference, take_turns
 from interp.prompts.patching import patch
 
 ANSWERS = {"one": 5, "other": 9}
@@ -73,21 +73,21 @@ AMOUNTS: dict[Size, Amount] = {
 
 def ours(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
     at = "last" if last else "tokens"
-    found = patch(model, source, target, ANSWERS, "resid_pre", "each", at)
-    return found.difference("one", "other")[0, 0]
+    result = patch(model, source, target, ANSWERS, "resid_pre", "each", at)
+    return result.difference("one", "other")[0, 0]
 
 
 def theirs(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
     def metric(logits: Tensor) -> Tensor:
         return logits[0, -1, ANSWERS["one"]] - logits[0, -1, ANSWERS["other"]]
 
-    places = range(len(target))[-1:] if last else range(len(target))
-    index = pd.DataFrame(product(range(model.n_layers), places), columns=["layer", "pos"])
+    positions = range(len(target))[-1:] if last else range(len(target))
+    index = pd.DataFrame(product(range(model.n_layers), positions), columns=["layer", "pos"])
     with torch.no_grad(), redirect_stderr(io.StringIO()):  # it shows a bar
         _, cache = model.bridge.run_with_cache(
             source[None], names_filter=lambda name: name.endswith(("hook_resid_pre", "hook_in"))
         )
-        found = generic_activation_patch(
+        changes = generic_activation_patch(
             model.bridge,
             target[None],
             cache,
@@ -96,24 +96,24 @@ def theirs(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool
             "resid_pre",
             index_df=index,
         )
-    return found.reshape(model.n_layers, len(places))
+    return changes.reshape(model.n_layers, len(positions))
 
 
 def measure(sweep: Sweep, amount: Amount, device: str) -> list[Row]:
     """Times of the other ways as multiples of `patch`, and how far their numbers are from its."""
-    place, layers = sweep
-    shape = made_up.llama(
+    where, layers = sweep
+    shape = synthetic.llama(
         layers,
         amount.width,
         8 * amount.width // 3,
         amount.vocabulary,
         initializer_range=0.1,  # so that it matters what is patched
     )
-    with tempfile.TemporaryDirectory() as name:
-        made_up.save_model(shape, Path(name))
+    with TemporaryDirectory() as name:
+        synthetic.save_model(shape, Path(name))
         native = interp.load(name, device=device)
         hooked = interp.load(name, device=device, attention="hooked")
-    source, target = made_up.tokens(2, amount.length, amount.vocabulary).to(device)
+    source, target = synthetic.tokens(2, amount.length, amount.vocabulary).to(device)
 
     def ways(last: bool) -> dict[str, Callable[[], Tensor]]:
         return {
@@ -125,23 +125,19 @@ def measure(sweep: Sweep, amount: Amount, device: str) -> list[Row]:
     for warm_up in ways(last=True).values():  # a whole sweep would take too long
         warm_up()
     now = clock(device, work=True)
-    turns = take_turns(ways(place == "last token"), amount.rounds, now, warm_up=False)
-    print(f"\n{place}, {layers} layers, {amount.length} tokens")
-    rows: list[Row] = []
-    for way, times in turns.multiples().items():
-        away = apart(turns.values["patch"], turns.values[way])
-        rows.append({"sweep": place, "layers": layers, "way": way, **spread(times), "apart": away})
-        seconds = statistics.median(turns.seconds[way])
-        print(f"  {seconds:8.3f} s {rows[-1]['median']:8.1f} x   apart {away:.1e}   {way}")
-    return rows
+    turns = take_turns(ways(where == "last token"), amount.rounds, now, warm_up=False)
+    return [
+        row | {"apart": relative_difference(turns.values["patch"], turns.values[row["way"]])}
+        for row in turns.rows(sweep=where, layers=layers)
+    ]
 
 
 def main(config: OnDevice) -> None:
     torch.set_num_threads(1)
     amount = AMOUNTS[config.size]
-    with kept("patching", config, amount) as rows:
+    with recording("patching", config, amount) as record:
         for sweep in amount.sweeps:
-            rows += measure(sweep, amount, config.device)
+            record(*measure(sweep, amount, config.device))
 
 
 if __name__ == "__main__":

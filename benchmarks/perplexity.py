@@ -9,11 +9,11 @@ Face's forward with labels and fused attention. The variants take turns in one p
 divided by the bare one's of the same round, and the median of the rounds is printed.
 """
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import tyro
@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import interp
-from benchmarks import made_up
+from benchmarks import synthetic
 from benchmarks.collect import bare
-from benchmarks.turns import OnDevice, Size, Variants, compare, kept
+from benchmarks.records import OnDevice, Size, recording
+from benchmarks.timing import Variants, clock, take_turns
 from interp.evaluations.perplexity import perplexity_matrix
 from interp.interventions.edits import deactivate, intervene
 from interp.selections.neuron_selection import NeuronSelection
@@ -87,9 +88,9 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
 
     def matrix(keep: bool) -> Callable[[], None]:
         def run() -> None:
-            with tempfile.TemporaryDirectory() as place:
+            with TemporaryDirectory() as out:
                 perplexity_matrix(
-                    native, selection, corpora, n_draws=0, out=place if keep else None, **options
+                    native, selection, corpora, n_draws=0, out=out if keep else None, **options
                 )
 
         return run
@@ -125,15 +126,16 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
 
 
 def main(config: OnDevice) -> None:
-    amount, shape = AMOUNTS[config.size], made_up.usual(config.size)
+    amount, shape = AMOUNTS[config.size], synthetic.standard_model(config.size)
     codes = CODES[: amount.languages]
-    with tempfile.TemporaryDirectory() as place, kept("perplexity", config, amount) as rows:
-        folder = made_up.save_model(shape, Path(place))
+    with TemporaryDirectory() as temporary, recording("perplexity", config, amount) as record:
+        folder = synthetic.save_model(shape, Path(temporary))
         for n_rows, length in amount.texts:
-            corpora = made_up.text(codes, amount.batches, n_rows, length, shape.vocab_size)
+            corpora = synthetic.text(codes, amount.batches, n_rows, length, shape.vocab_size)
             every = variants(folder, corpora, n_rows, config.device)
             runs = {way: every[way] for way in amount.ways}
-            rows += compare(f"{n_rows} x {length} tokens", runs, amount.rounds, config.device)
+            turns = take_turns(runs, amount.rounds, clock(config.device))
+            record(*turns.rows(case=f"{n_rows} x {length} tokens"))
 
 
 if __name__ == "__main__":

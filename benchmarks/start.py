@@ -15,6 +15,7 @@ same round. Counted is the work of the processes in CPU seconds, not the time th
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from benchmarks.turns import Config, Row, Size, Variants, kept, spread, take_turns
+from benchmarks.records import Config, Row, Size, recording
+from benchmarks.timing import Variants, take_turns
 
 ASKING, IMPORTING = "asking, in CPU time", "importing, in CPU time"
 COMMAND = "from interp.cli import main; main()"
@@ -95,25 +97,20 @@ def importing() -> Variants:
 
 
 def measure(case: str, variants: Variants, rounds: int) -> list[Row]:
-    """The work of each as a multiple of the first one's."""
-    turns = take_turns(variants, rounds, work_of_processes)
-    print(f"\n{case}")
-    rows: list[Row] = []
-    for (way, found), seconds in zip(
-        turns.multiples().items(), turns.seconds.values(), strict=True
-    ):
-        rows.append({"case": case, "way": way, **spread(found)})
-        rows[-1]["seconds"] = spread(seconds)["median"]
-        print(f"  {rows[-1]['seconds']:8.3f} s {rows[-1]['median']:8.3f} x   {way}", flush=True)
-    return rows
+    """The CPU seconds of every variant, and as multiples of the first one's."""
+    turns = take_turns(variants, rounds, work_of_processes, warm_up=rounds > 1)
+    return [
+        row | {"seconds": statistics.median(turns.seconds[row["way"]])}
+        for row in turns.rows(case=case)
+    ]
 
 
 def main(config: Config) -> None:
     amount = AMOUNTS[config.size]
-    with kept("start", config, amount) as rows:
-        rows += measure(ASKING, asking(), amount.rounds)
+    with recording("start", config, amount) as record:
+        record(*measure(ASKING, asking(), amount.rounds))
         if amount.imports:
-            rows += measure(IMPORTING, importing(), amount.rounds)
+            record(*measure(IMPORTING, importing(), amount.rounds))
 
 
 if __name__ == "__main__":

@@ -4,381 +4,324 @@
 
 Reads   benchmarks/results/*.json, which the benchmarks write
 Writes  benchmarks/README.md and README.md, between <!-- name --> and <!-- /name -->; in README.md
-        also the few numbers that its sentences say of these results
+        also the few numbers of these results that its sentences give
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.attribution import CAPTUM, LOGITS_EVERYWHERE, LOOP, OURS
 from benchmarks.average_precision import GPU, NUMBA, NUMPY
 from benchmarks.collect import COUNTS, MOMENTS
 from benchmarks.markdown import (
-    TIMES,
-    Book,
-    between,
-    cross,
-    different,
-    listed,
-    measured,
-    multiples,
-    named,
-    of,
-    read_all,
-    restated,
-    rewritten,
+    Pivot,
+    Records,
+    Rows,
+    caption,
+    cells,
+    enumerated,
+    load_all,
     span,
     table,
+    unique,
+    with_blocks,
+    with_device,
+    with_numbers,
+    with_ratio,
 )
 from benchmarks.patching import PEER, SAME_BRIDGE
 from benchmarks.perplexity import MATRIX
+from benchmarks.records import Record, Row
 from benchmarks.start import HELP, NAMES
-from benchmarks.turns import Record, Row
 from interp.results import artifacts
 
 ROOT = Path(__file__).parents[1]
+READMES = (ROOT / "benchmarks" / "README.md", ROOT / "README.md")
 
 
-# ---------------------------------------------------------------- one table per claim
+# ---------------------------------------------------------------- rows that are not as measured
 
 
-def growth(records: list[Record]) -> str:
-    """Memory against tokens, in a sentence."""
-    tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
-    return (
-        f"{tokens[-1] / tokens[0]:,.0f} times the text take {mib[-1] / mib[0]:.1f} times the "
-        f"memory beside model and text: {listed(mib)} MiB at {listed(tokens)} tokens"
-    )
+def attributions(record: Record) -> list[Row]:
+    """A row for each prompt, first all of Llama, with multiples of the fastest way."""
+    prompts = unique((row["family"], row["tokens"]) for row in record.rows)
+    rows = []
+    for family, tokens in sorted(prompts, key=lambda prompt: prompt[0] != "Llama"):
+        measured = record.where(family=family, tokens=tokens)
+        forwards = {row["way"]: row["forwards"] for row in measured}
+        multiples = {way: value / forwards[OURS] for way, value in forwards.items()}
+        loops = [multiples[way] for way in (LOOP, LOGITS_EVERYWHERE) if way in multiples]
+        rows.append(
+            {
+                "family": family,
+                "prompt": with_device(f"{family}, {tokens:,} tokens", record),
+                "forwards": forwards[OURS],
+                "loop": multiples[LOOP],
+                "loops": span(loops, "{:.0f}"),
+                "captum": f"{multiples[CAPTUM]:.0f} x" if CAPTUM in multiples else "",
+            }
+        )
+    return rows
 
 
-def growth_of_shape(records: list[Record]) -> str:
-    shape = records[0].provenance["settings"]
-    return (
-        f"{growth(records)}, with moments, in a model of {shape['layers']} layers of "
-        f"{shape['neurons']:,} neurons."
-    )
-
-
-def attribution(records: list[Record]) -> str:
-    lines = []
-    for record in records:
-        for family, tokens in prompts(record):
-            found = by_way(record, "forwards", family=family, tokens=tokens)
-            loops = [found[way] / found[OURS] for way in (LOOP, LOGITS_EVERYWHERE) if way in found]
-            captum = f"{found[CAPTUM] / found[OURS]:.0f} {TIMES}" if CAPTUM in found else ""
-            lines.append(
-                [
-                    named(f"{family}, {tokens:,} tokens", record),
-                    f"**{found[OURS]:.1f}**",
-                    f"{span(loops, '{:.0f}')} {TIMES}",
-                    captum,
-                ]
-            )
-    return table(["prompt", "forwards", "faster than the loops", "than captum"], lines)
-
-
-def attribution_memory(records: list[Record]) -> str:
-    (record,) = records
-    ways = different(row["way"] for row in record.rows)
-    lines = []
-    for family, tokens in prompts(record):
-        found = by_way(record, "mib", family=family, tokens=tokens)
-        cells = [f"{found[way]:,.0f} MiB" if way in found else "" for way in ways]
-        lines.append([f"{family}, {tokens:,} tokens", *cells])
-    return table(["memory above the model", *ways], lines)
-
-
-def prompts(record: Record) -> list[tuple[str, int]]:
-    """Families and lengths: first all of Llama."""
-    every = different((row["family"], row["tokens"]) for row in record.rows)
-    return sorted(every, key=lambda case: case[0] != "Llama")
-
-
-def by_way(record: Record, value: str, **values: str | int) -> dict[str, float]:
-    return {row["way"]: row[value] for row in record.where(**values)}
-
-
-def patching(records: list[Record]) -> str:
-    lines = []
-    for record in records:
-        for sweep, layers in different((row["sweep"], row["layers"]) for row in record.rows):
-            found = by_way(record, "median", sweep=sweep, layers=layers)
-            label = named(f"{sweep}, {layers} layers", record)
-            cells = [f"**{found[PEER]:.1f}** {TIMES}", f"{found[SAME_BRIDGE]:.1f} {TIMES}"]
-            lines.append([label, *cells])
-    return table(
-        ["sweep", f"faster than `{PEER}`", "than the same on the bridge of `patch`"], lines
-    )
-
-
-def precision(records: list[Record]) -> str:
-    every = [row for record in records for row in record.rows]
-    ways = [way for way in (NUMBA, NUMPY, GPU) if any(row.get("way") == way for row in every)]
-    lines = []
-    for record in records:
-        for case in different(row["case"] for row in record.rows if "case" in row):
-            found = by_way(record, "median", case=case)
-            cells = [f"{found[way]:.0f} {TIMES}" if way in found else "" for way in ways]
-            lines.append([named(case, record), *cells])
-    worst = max(row["difference"] for row in every if "difference" in row)
-    said = table(["responses", *(way.removeprefix("ours, ") for way in ways)], lines)
-    return f"{said}\n\nThe largest difference to scikit-learn's numbers is {worst:.0e}."
-
-
-def precision_memory(records: list[Record]) -> str:
-    header = ["units", "result", "peak above the libraries", "seconds"]
-    lines = [
-        [
-            f"{row['units']:,}",
-            f"{row['result_mib']:,.0f} MiB",
-            f"{row['mib']:,.0f} MiB",
-            f"{row['seconds']:,.0f}",
-        ]
-        for row in records[0].rows
+def planned(record: Record) -> list[Row]:
+    return [
+        row | {"ratio": row["planned"] / row["measured"]} for row in record.rows if "planned" in row
     ]
-    return table(header, lines)
 
 
-def plan(records: list[Record]) -> str:
-    rows = records[0].rows
-    lines = [
-        [
-            cross(row["shape"]),
-            f"{row['planned']:,.0f} MiB",
-            f"{row['measured']:,.0f} MiB",
-            f"{row['planned'] / row['measured']:.2f}",
-        ]
-        for row in rows
-        if "planned" in row
+def steps(record: Record) -> list[Row]:
+    """Seconds with two digits at least."""
+    return [
+        row | {"seconds": f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}"}
+        for row in record.rows
     ]
-    disk = 100 * max(row["disk_error"] for row in rows if "disk_error" in row)
-    said = table(["shape", "planned", "measured", "ratio"], lines)
-    return f"{said}\n\nDisk is right within {disk:.1f} %."
 
 
-def full_size(records: list[Record]) -> str:
-    lines = [
-        [
-            row["step"],
-            f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}",
-            f"{row['mib']:,.0f} MiB",
-        ]
-        for row in records[0].rows
-    ]
-    return table(["step", "CPU seconds", "memory"], lines)
-
-
-def sweep(records: list[Record]) -> str:
-    lines = [
-        [
-            f"{row['value']:,} {row['varied']}",
-            f"{row['seconds']:,.3g}",
-            f"{row['mib']:,.0f} MiB",
-            f"{row['disk_mib']:,.1f} MiB",
-        ]
-        for row in records[0].rows
-    ]
-    return table(["", "seconds", "memory", "disk"], lines)
-
-
-def gpu(records: list[Record]) -> str:
-    rows = records[0].rows
-    counting = [
-        [
-            f"{row['model']}: {row['way']}",
-            cross(row["batch"]),
-            between(row),
-            f"{row['tokens_per_second']:,.0f}",
-            f"{100 * row['share_of_peak']:.0f} %",
-        ]
-        for row in rows
+def counting(record: Record) -> list[Row]:
+    return [
+        with_ratio(row) | {"percent": 100 * row["share_of_peak"]}
+        for row in record.rows
         if "model" in row
     ]
-    beside = [
-        [row["beside"], f"{row['median']:.1f} {TIMES}", f"{row['apart']:.0e}"]
-        for row in rows
-        if "beside" in row
-    ]
-    header = ["counting", "batch", "beside the bare body", "tokens/s", "share of the peak"]
-    other = ["the same there and on the CPU", "faster", "largest difference"]
-    return f"{table(header, counting)}\n\n{table(other, beside)}"
 
 
-# ---------------------------------------------------------------- faults
-
-
-def faults(records: list[Record]) -> str:
-    header = ["fault", "injected", "went on, equal", "stopped with one sentence, then equal"]
-    header += ["in the end different", "lost", "counted twice"]
-    lines = [[row["fault"], *numbers(row)] for row in records[0].rows]
-    total = ["all", *numbers(total_of(records[0]))]
-    return table(header, [*lines, [f"**{each}**" for each in total]])
-
-
-def numbers(row: Row) -> list[str]:
-    went_on = row["injected"] - row["stopped"] - row["different"]
-    rest = (row["stopped"], row["different"], row["lost"], row["twice"])
-    return [f"{each:,}" for each in (row["injected"], went_on, *rest)]
-
-
-def total_of(record: Record) -> Row:
+def total_of(record: Record) -> dict[str, int]:
     names = ("injected", "stopped", "different", "lost", "twice")
     return {name: sum(row[name] for row in record.rows) for name in names}
 
 
-def few_faults(records: list[Record]) -> str:
-    total = total_of(records[0])
+def fates(record: Record) -> list[Row]:
+    """The faults of each kind and of all, with those after which a run went on to equal bytes."""
+    total: Row = {"fault": "all", **total_of(record)}
+    return [
+        row | {"equal": row["injected"] - row["stopped"] - row["different"]}
+        for row in (*record.rows, total)
+    ]
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def growth(records: Sequence[Record]) -> str:
+    """Memory against tokens."""
+    tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
     return (
-        f"The last shorter campaign: {total['injected']} faults, of which {total['stopped']} "
-        f"stopped a run with one sentence; {total['different']} folders different in the end, "
-        f"{total['lost']} tokens or firings lost, {total['twice']} counted twice."
+        f"{tokens[-1] / tokens[0]:,.0f} times the text take {mib[-1] / mib[0]:.1f} times the "
+        f"memory beside model and text: {enumerated(mib)} MiB at {enumerated(tokens)} tokens"
     )
 
 
-# ---------------------------------------------------------------- what it costs
-
-
-def cost(book: Book) -> str:
-    """The table of README.md: the claims in short, and memory."""
-    lines = [*cost_of_passes(book), *cost_of_scores(book)]
-    return f"{table(['', 'beside', 'ratio'], lines)}\n\n{growth(of(book, 'collect-memory'))}."
-
-
-def cost_of_passes(book: Book) -> list[list[str]]:
-    def medians(name: str, way: str, begins: str = "") -> str:
-        rows = book[name].where(way=way)
-        return span(row["median"] for row in rows if row["case"].startswith(begins))
-
-    reading, writing = (
-        medians("interventions", "deactivate", doing) for doing in ("reading", "writing")
+def growth_in_model(records: Sequence[Record]) -> str:
+    settings = records[0].provenance["settings"]
+    return (
+        f"{growth(records)}, with moments, in a model of {settings['layers']} layers of "
+        f"{settings['neurons']:,} neurons."
     )
-    return [
-        [
-            "counting firing over text",
-            "the bare Hugging Face forward pass",
-            f"{medians('collect', COUNTS)} of its time",
-        ],
-        ["counts and moments", "the same", medians("collect", MOMENTS)],
-        [
-            "reading with neurons off; writing with neurons off",
-            "the untouched model",
-            f"{reading}; {writing}",
-        ],
-        [
-            f"the matrix of languages off {TIMES} read",
-            "its bare loss passes",
-            medians("perplexity", MATRIX),
-        ],
+
+
+def largest_difference(records: Sequence[Record]) -> str:
+    largest = max(row.get("difference", 0) for record in records for row in record.rows)
+    return f"The largest difference to scikit-learn's numbers is {largest:.0e}."
+
+
+def disk_error(records: Sequence[Record]) -> str:
+    largest = max(row.get("disk_error", 0) for row in records[0].rows)
+    return f"Disk is right within {100 * largest:.1f} %."
+
+
+def few_faults(records: Sequence[Record]) -> str:
+    return (
+        "The last shorter campaign: {injected} faults, of which {stopped} stopped a run with one "
+        "sentence; {different} folders different in the end, {lost} tokens or firings lost, "
+        "{twice} counted twice."
+    ).format_map(total_of(records[0]))
+
+
+# ---------------------------------------------------------------- benchmarks/README.md
+
+Part = Callable[[Sequence[Record]], str]
+
+ATTRIBUTION = Rows(
+    "prompt | forwards | faster than the loops | than captum",
+    "{prompt} | **{forwards:.1f}** | {loops} x | {captum}",
+    attributions,
+)
+ATTRIBUTION_MEMORY = Pivot(
+    "{family}, {tokens:,} tokens", "way", "{mib:,.0f} MiB", heading="memory above the model"
+)
+PATCHING = Pivot(
+    "{sweep}, {layers} layers",
+    "way",
+    "{median:.1f} x",
+    {PEER: f"faster than `{PEER}`", SAME_BRIDGE: "than the same on the bridge of `patch`"},
+    "sweep",
+    bold=(PEER,),
+)
+WAYS = {way: way.removeprefix("ours, ") for way in (NUMBA, NUMPY, GPU)}
+PRECISION = Pivot("{case}", "way", "{median:.0f} x", WAYS, "responses")
+PRECISION_MEMORY = Rows(
+    "units | result | peak above the libraries | seconds",
+    "{units:,} | {result_mib:,.0f} MiB | {mib:,.0f} MiB | {seconds:,.0f}",
+)
+PLAN = Rows(
+    "shape | planned | measured | ratio",
+    "{shape} | {planned:,.0f} MiB | {measured:,.0f} MiB | {ratio:.2f}",
+    planned,
+)
+STEPS = Rows("step | CPU seconds | memory", "{step} | {seconds} | {mib:,.0f} MiB", steps)
+SWEEP = Rows(
+    " | seconds | memory | disk",
+    "{value:,} {varied} | {seconds:,.3g} | {mib:,.0f} MiB | {disk_mib:,.1f} MiB",
+)
+GPU_COUNTING = Rows(
+    "counting | batch | beside the bare body | tokens/s | share of the peak",
+    "{model}: {way} | {batch} | {ratio} | {tokens_per_second:,.0f} | {percent:.0f} %",
+    counting,
+)
+GPU_BESIDE_CPU = Rows(
+    "the same there and on the CPU | faster | largest difference",
+    "{beside} | {median:.1f} x | {apart:.0e}",
+    lambda record: [row for row in record.rows if "beside" in row],
+)
+FAULTS = Rows(
+    "fault | injected | went on, equal | stopped with one sentence, then equal"
+    " | in the end different | lost | counted twice",
+    "{fault} | {injected:,} | {equal:,} | {stopped:,} | {different:,} | {lost:,} | {twice:,}",
+    fates,
+    bold="all",
+)
+
+BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
+    "asking": ("start", Pivot(begins="asking, ", bold=HELP)),
+    "importing": ("start", Pivot(begins="importing, ", bold=NAMES)),
+    "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS))),
+    "memory": ("collect --memory", growth_in_model),
+    "reading": ("interventions", Pivot(begins="reading ", bold=("deactivate",))),
+    "writing": ("interventions", Pivot(begins="writing ", bold=("deactivate",))),
+    "perplexity": ("perplexity", Pivot(bold=(MATRIX,))),
+    "attribution": ("attribution", ATTRIBUTION),
+    "attribution memory": ("attribution --memory", ATTRIBUTION_MEMORY),
+    "patching": ("patching", PATCHING),
+    "precision": ("average_precision", PRECISION, largest_difference),
+    "precision memory": ("average_precision --memory", PRECISION_MEMORY),
+    "plan": ("plan", PLAN, disk_error),
+    "full size": ("full_size", STEPS),
+    "many shards": ("full_size --n-shards 20", STEPS),
+    "sweep": ("scaling", SWEEP),
+    "gpu": ("gpu", GPU_COUNTING, GPU_BESIDE_CPU),
+    "faults": ("tests.campaigns.faults", FAULTS),
+    "few faults": ("tests.campaigns.faults bench", few_faults),
+}
+"""Marks in benchmarks/README.md: what measures the numbers, and the parts that show them."""
+
+FILES = {
+    "full_size --n-shards 20": "full_size-shards",
+    "tests.campaigns.faults": "faults",
+    "tests.campaigns.faults bench": "faults-short",
+}
+"""Where a file has another name than its command."""
+
+
+def block(every: Records, command: str, *parts: Part) -> str:
+    """Tables and sentences, and below them what measured them; or what would.
+
+    What was measured on other devices than the CPU joins in.
+    """
+    name = FILES.get(command, command.replace(" --", "-"))
+    records = [
+        record
+        for other, record in every.items()
+        if other == name or (other.startswith(f"{name}-") and record.device != "CPU")
     ]
+    if not records:
+        module = command if command.startswith("tests.") else f"benchmarks.{command}"
+        return f"Not measured yet: `python -m {module}`."
+    return "\n\n".join([*(part(records) for part in parts), *map(caption, records)])
 
 
-def cost_of_scores(book: Book) -> list[list[str]]:
-    llama = [case for case in prompts(book["attribution"]) if case[0] == "Llama"]
-    ways = [by_way(book["attribution"], "forwards", family=f, tokens=n) for f, n in llama]
-    forwards = span((each[OURS] for each in ways), "{:.2g}")
-    loops = span((each[LOOP] / each[OURS] for each in ways), "{:.0f}")
-    numba, numpy = (
-        span(
-            (
-                row["median"]
-                for row in book["average_precision"].where(way=way)
-                if "float64" not in row["case"]  # which no model gives
-            ),
-            "{:.0f}",
-        )
-        for way in (NUMBA, NUMPY)
-    )
-    sweeps = book["patching"].where(way=PEER)
-    every = span((row["median"] for row in sweeps if row["sweep"] == "every token"), "{:.1f}")
-    last = max((row for row in sweeps if row["sweep"] == "last token"), key=lambda r: r["layers"])
-    return [
-        [
-            "integrated gradients of all neurons of all layers, 20 steps",
-            "plain forward passes of the prompt",
-            f"{forwards} of them",
-        ],
-        ["the same", "the steps of each layer as a batch of prompts", f"{loops} {TIMES} faster"],
-        [
-            "average precision of every unit for every language",
-            "scikit-learn, unit by unit",
-            f"{numba} {TIMES} faster (numba), {numpy} {TIMES} (numpy)",
-        ],
-        [
-            f"patching every layer {TIMES} every token; the last token, {last['layers']} layers",
-            f"`{PEER}`",
-            f"{every} {TIMES}; {last['median']:.1f} {TIMES} faster",
-        ],
-    ]
+# ---------------------------------------------------------------- README.md
+
+
+COST = """\
+counting firing over text | the bare Hugging Face forward pass | {counts} of its time
+counts and moments | the same | {moments}
+reading with neurons off; writing with neurons off | the untouched model | {reading}; {writing}
+the matrix of languages off x read | its bare loss passes | {matrix}
+integrated gradients of all neurons of all layers, 20 steps | plain forward passes of the prompt \
+| {forwards} of them
+the same | the steps of each layer as a batch of prompts | {loop} x faster
+average precision of every unit for every language | scikit-learn, unit by unit \
+| {numba} x faster (numba), {numpy} x (numpy)
+patching every layer x every token; the last token, {layers} layers | `{peer}` \
+| {every_token} x; {last_token:.1f} x faster"""
+
+
+def cost(every: Records) -> str:
+    """The claims in short, and memory."""
+
+    def medians(name: str, way: str, case: str = "", form: str = "{:.2f}") -> str:
+        rows = [row for row in every[name].where(way=way) if row["case"].startswith(case)]
+        rows = [row for row in rows if "float64" not in row["case"]]  # which no model gives
+        return span((row["median"] for row in rows), form)
+
+    llama = [row for row in attributions(every["attribution"]) if row["family"] == "Llama"]
+    patching = every["patching"]
+    every_token = patching.where(way=PEER, sweep="every token")
+    last = max(patching.where(way=PEER, sweep="last token"), key=lambda row: row["layers"])
+    lines = COST.format(
+        counts=medians("collect", COUNTS),
+        moments=medians("collect", MOMENTS),
+        reading=medians("interventions", "deactivate", "reading"),
+        writing=medians("interventions", "deactivate", "writing"),
+        matrix=medians("perplexity", MATRIX),
+        forwards=span((row["forwards"] for row in llama), "{:.2g}"),
+        loop=span((row["loop"] for row in llama), "{:.0f}"),
+        numba=medians("average_precision", NUMBA, form="{:.0f}"),
+        numpy=medians("average_precision", NUMPY, form="{:.0f}"),
+        every_token=span((row["median"] for row in every_token), "{:.1f}"),
+        last_token=last["median"],
+        layers=last["layers"],
+        peer=PEER,
+    ).splitlines()
+    growing = growth([every["collect-memory"]])
+    return f"{table(cells(' | beside | ratio'), map(cells, lines))}\n\n{growing}."
+
+
+def sentence_numbers(every: Records) -> dict[str, int]:
+    """Numbers inside the sentences of README.md, by patterns that match them and nothing else."""
+    *_, total = fates(every["faults"])
+    largest = max(abs(row["ratio"] - 1) for row in planned(every["plan"]))
+    return {
+        r"(?<=Of )\d+(?=\s+injected\s+faults)": total["injected"],
+        r"\d+(?= runs\s+went\s+on and \d+ stopped)": total["equal"],
+        r"(?<=on and )\d+(?= stopped)": total["stopped"],
+        r"(?<=within )\d+(?= % of \w+ measured runs)": round(100 * largest),
+    }
 
 
 # ---------------------------------------------------------------- into the files
 
-Body = Callable[[list[Record]], str]
-BLOCKS: dict[str, tuple[str, Body, str]] = {
-    "asking": ("start", lambda found: multiples(found, HELP, "asking, "), ""),
-    "importing": ("start", lambda found: multiples(found, NAMES, "importing, "), ""),
-    "collect": ("collect", lambda found: multiples(found, (COUNTS, MOMENTS)), ""),
-    "memory": ("collect-memory", growth_of_shape, "collect --memory"),
-    "reading": ("interventions", lambda found: multiples(found, ("deactivate",), "reading "), ""),
-    "writing": ("interventions", lambda found: multiples(found, ("deactivate",), "writing "), ""),
-    "perplexity": ("perplexity", lambda found: multiples(found, (MATRIX,)), ""),
-    "attribution": ("attribution", attribution, ""),
-    "attribution memory": ("attribution-memory", attribution_memory, "attribution --memory"),
-    "patching": ("patching", patching, ""),
-    "precision": ("average_precision", precision, ""),
-    "precision memory": (
-        "average_precision-memory",
-        precision_memory,
-        "average_precision --memory",
-    ),
-    "plan": ("scaling-plan", plan, "scaling plan"),
-    "full size": ("scaling-paper", full_size, "scaling paper"),
-    "many shards": ("scaling-shards", full_size, "scaling paper --n-shards 20"),
-    "sweep": ("scaling-sweep", sweep, "scaling sweep"),
-    "gpu": ("gpu", gpu, ""),
-    "faults": ("faults", faults, ""),
-    "few faults": ("faults-short", few_faults, "faults bench"),
-}
-"""Marks in benchmarks/README.md: the file of numbers, how they are told, and what measures them
-where that is another name."""
 
-
-def blocks(path: Path, book: Book) -> dict[str, str]:
+def blocks(path: Path, every: Records) -> dict[str, str]:
     """What stands between which marks of one of the two files."""
     if path == ROOT / "README.md":
-        return {"cost": cost(book)}
-    return {name: measured(book, *which) for name, which in BLOCKS.items()}
+        return {"cost": cost(every)}
+    return {name: block(every, *spec) for name, spec in BLOCKS.items()}
 
 
-def stated(book: Book) -> dict[str, int]:
-    """Numbers inside the sentences of README.md, by patterns that match them and nothing else."""
-    total = total_of(book["faults"])
-    went_on = total["injected"] - total["stopped"] - total["different"]
-    plans = [row for row in book["scaling-plan"].rows if "planned" in row]
-    wrong = max(abs(row["planned"] / row["measured"] - 1) for row in plans)
-    return {
-        r"(?<=Of )\d+(?=\s+injected\s+faults)": total["injected"],
-        r"\d+(?= runs\s+went\s+on and \d+ stopped)": went_on,
-        r"(?<=on and )\d+(?= stopped)": total["stopped"],
-        r"(?<=within )\d+(?= % of \w+ measured runs)": round(100 * wrong),
-    }
-
-
-def made_anew(path: Path, text: str, book: Book) -> str:
+def updated(path: Path, text: str, every: Records) -> str:
     """What one of the two files should say."""
-    made = rewritten(text, blocks(path, book))
-    return restated(made, stated(book)) if path == ROOT / "README.md" else made
-
-
-READMES = (ROOT / "benchmarks" / "README.md", ROOT / "README.md")
+    text = with_blocks(text, blocks(path, every))
+    return with_numbers(text, sentence_numbers(every)) if path == ROOT / "README.md" else text
 
 
 def main() -> None:
-    book = read_all()
+    every = load_all()
     for path in READMES:
         text = path.read_text(encoding="utf-8")
-        if (made := made_anew(path, text, book)) != text:
-            artifacts.write_text(path, made)
+        if (new := updated(path, text, every)) != text:
+            artifacts.write_text(path, new)
             print(f"{path.relative_to(ROOT)} is new.")
 
 

@@ -495,13 +495,12 @@ def test_babel_is_baked(tmp_path):
     units[:, ::10] = True
     values = torch.full(units.shape, 0.1)
     held = Edit("hold gates", 0.0, {"act": values}, "act")
-    for name, edit in (("off", deactivate), ("held", held)):
-        out = bake(model, units, edit, tmp_path / name, prompt="Le chat dort dans la maison.")
-        baked = load(out, device="cpu")
-        ids = torch.tensor([model.encode("The cat sleeps in the house, and the dog does not.")])
-        with torch.no_grad():
-            before = model.logits(ids)
-            with intervene(model, units, edit):
-                hooked = model.logits(ids)
-            assert (hooked - before).abs().max() > 0.01 * before.abs().max()
-            assert_close(baked.logits(ids), hooked, 1e-5)
+    out = bake(model, units, held, tmp_path / "held", prompt="Le chat dort dans la maison.")
+    baked = load(out, device="cpu")
+    ids = torch.tensor([model.encode("The cat sleeps in the house, and the dog does not.")])
+    with torch.no_grad():
+        before = model.logits(ids)
+        with intervene(model, units, held):
+            hooked = model.logits(ids)
+        assert (hooked - before).abs().max() > 0.01 * before.abs().max()
+        assert_close(baked.logits(ids), hooked, 1e-5)

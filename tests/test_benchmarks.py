@@ -1,6 +1,7 @@
 """Benchmarks run, keep what they measure, and every number in both READMEs comes from there."""
 
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,43 +20,44 @@ import torch
 import tyro
 
 from benchmarks import (
-    __main__,
     attribution,
     average_precision,
     collect,
+    full_size,
     gpu,
     interventions,
-    made_up,
+    memory,
     patching,
     perplexity,
+    plan,
     scaling,
     start,
+    synthetic,
     tables,
 )
 from benchmarks.markdown import (
     TIMES,
-    between,
+    Pivot,
     day,
-    listed,
-    multiples,
-    read_all,
-    restated,
-    rewritten,
+    enumerated,
+    load_all,
     span,
+    with_blocks,
+    with_numbers,
+    with_ratio,
 )
-from benchmarks.turns import (
+from benchmarks.records import (
     RESULTS,
+    Config,
     OnDevice,
     Record,
     SpeedOrMemory,
-    apart,
     command_of,
-    compare,
-    kept,
     load,
+    recording,
     save,
-    take_turns,
 )
+from benchmarks.timing import relative_difference, take_turns
 from tests.campaigns import faults
 
 ROOT = Path(__file__).parents[1]
@@ -69,9 +70,18 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "in_subprocess", lambda work, *given: work(*given))
+    monkeypatch.setattr(
+        memory, "in_subprocesses", lambda work, *tasks: [work(*task) for task in tasks]
+    )
+
+
 def toy(module: Any, out: Path, **settings: Any) -> Record:
     """What a benchmark keeps of its smallest run."""
-    module.main(SpeedOrMemory("toy", out, **settings))
+    config = SpeedOrMemory if module not in (plan, scaling, start) else Config
+    module.main(config("toy", out, **settings))
     (path,) = out.glob("*.json")
     return load(path)
 
@@ -82,7 +92,7 @@ def toy(module: Any, out: Path, **settings: Any) -> Record:
 @pytest.mark.parametrize("path", tables.READMES, ids=["benchmarks", "top"])
 def test_a_readme_says_what_was_measured(path: Path):
     text = path.read_text(encoding="utf-8")
-    made = tables.made_anew(path, text, read_all())
+    made = tables.updated(path, text, load_all())
     assert made == text, f"{path.name} is old: run python -m benchmarks.tables"
 
 
@@ -99,7 +109,7 @@ def test_a_typed_number_is_put_right(path: Path, pattern: str):
     text = path.read_text(encoding="utf-8")
     typed = re.sub(pattern, "12345", text, count=1)
     assert typed != text
-    assert tables.made_anew(path, typed, read_all()) == text
+    assert tables.updated(path, typed, load_all()) == text
 
 
 def test_no_measured_number_stands_outside_the_marks():
@@ -111,21 +121,21 @@ def test_no_measured_number_stands_outside_the_marks():
 
 def test_a_mark_that_is_missing_or_doubled_is_an_error():
     marked = "above\n<!-- a -->\nold\n<!-- /a -->\nbelow\n"
-    assert rewritten(marked, {"a": "new"}) == marked.replace("old", "new")
+    assert with_blocks(marked, {"a": "new"}) == marked.replace("old", "new")
     for text in ("nothing", marked * 2):
         with pytest.raises(ValueError, match="once, on lines of their own"):
-            rewritten(text, {"a": "new"})
+            with_blocks(text, {"a": "new"})
 
 
 def test_a_sentence_that_changed_is_an_error():
     with pytest.raises(ValueError, match="together with the sentence"):
-        restated("Of many faults", {r"(?<=Of )\d+": 3})
+        with_numbers("Of many faults", {r"(?<=Of )\d+": 3})
 
 
 def test_what_was_measured_on_another_device_is_a_further_row():
-    (record,) = (read_all()[name] for name in ("collect",))
-    alone = multiples([record]).splitlines()
-    both = multiples([record, replace(record, device="A GPU")]).splitlines()
+    (record,) = (load_all()[name] for name in ("collect",))
+    alone = Pivot()([record]).splitlines()
+    both = Pivot()([record, replace(record, device="A GPU")]).splitlines()
     assert both[: len(alone)] == alone
     assert both[len(alone)].startswith("| bare Hugging Face body, A GPU | 1.00 |")
     book = {"collect": record, "collect-cuda": replace(record, device="A GPU")}
@@ -139,12 +149,15 @@ def test_what_was_not_measured_names_its_command():
 
 
 def test_a_folder_that_differs_does_not_count_as_equal():
-    row = {"injected": 7, "stopped": 2, "different": 1, "lost": 3, "twice": 0}
-    assert tables.numbers(row) == ["7", "4", "2", "1", "3", "0"]
+    (record,) = (load_all()[name] for name in ("faults",))
+    row = {"fault": "one", "injected": 7, "stopped": 2, "different": 1, "lost": 3, "twice": 0}
+    made = tables.FAULTS([replace(record, rows=(row, row))]).splitlines()
+    assert made[2] == "| one | 7 | 4 | 2 | 1 | 3 | 0 |"
+    assert made[4] == "| **all** | **14** | **8** | **4** | **2** | **6** | **0** |"
 
 
 def test_growth_of_memory_is_told_beside_that_of_the_text():
-    (record,) = (read_all()[name] for name in ("collect-memory",))
+    (record,) = (load_all()[name] for name in ("collect-memory",))
     rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 250.0})
     said = tables.growth([replace(record, rows=rows)])
     assert said.startswith("2 times the text take 2.5 times the memory beside model and text: 100")
@@ -152,47 +165,22 @@ def test_growth_of_memory_is_told_beside_that_of_the_text():
 
 
 def test_large_models_have_their_tables():
-    (record,) = (read_all()[name] for name in ("scaling-plan",))
+    (record,) = (load_all()[name] for name in ("plan",))
     grown = {"varied": "languages", "value": 30, "seconds": 2.5, "mib": 99.6, "disk_mib": 7.25}
-    book = {"scaling-plan": record, "scaling-sweep": replace(record, rows=(grown,))}
+    book = {"plan": record, "scaling": replace(record, rows=(grown,))}
     made = tables.blocks(tables.READMES[0], book)
     assert "| 30 languages | 2.5 | 100 MiB | 7.2 MiB |" in made["sweep"]
-    assert made["many shards"].endswith("`python -m benchmarks.scaling paper --n-shards 20`.")
+    assert made["many shards"].endswith("`python -m benchmarks.full_size --n-shards 20`.")
     assert "Disk is right within 0.3 %." in made["plan"]
-
-
-def test_whole_runs_of_scaling_are_kept_and_parts_are_not(tmp_path, monkeypatch):
-    found = {"seconds": 9.0, "memory": 53.0, "disk": 2.0, "seconds of work": 7.0}
-    monkeypatch.setattr(scaling, "started_together", lambda tasks: [dict(found) for _ in tasks])
-    monkeypatch.setattr(scaling, "measure", lambda size, place: found)
-    monkeypatch.setattr(scaling, "planned", lambda *_: SimpleNamespace(memory=scaling.MIB, disk=0))
-    options = {"folder": tmp_path, "out": tmp_path / "results", "kept": tmp_path / "kept.json"}
-    for part in ("paper", "sweep"):
-        scaling.main(scaling.Config(part, only=(next(iter(parts(part))),), **options))
-    scaling.main(scaling.Config("paper", n_layers=20, **options))
-    assert not (tmp_path / "results").exists()
-    for what in ("paper", "plan", "sweep"):
-        scaling.main(scaling.Config(what, **options))
-    scaling.main(scaling.Config("paper", n_shards=20, **options))
-    book = {path.stem: load(path) for path in (tmp_path / "results").iterdir()}
-    made = tables.blocks(tables.READMES[0], book)
-    assert "| merge | 7.0 | 53 MiB |" in made["full size"]
-    assert "`python -m benchmarks.scaling paper --n-shards 20`" in made["many shards"]
-    assert made["sweep"].count("| 9 | 53 MiB | 2.0 MiB |") == sum(map(len, scaling.SWEEPS.values()))
-    assert "| 1 MiB | 53 MiB | 0.02 |" in made["plan"]
-    assert "Disk is right within 100.0 %" in made["plan"]
-
-
-def parts(of: str) -> dict[str, Any]:
-    """What can be asked for alone."""
-    return {"paper": scaling.STEPS, "sweep": scaling.SWEEPS}[of]
 
 
 def test_numbers_are_said_briefly():
     assert span([1.0, 0.991]) == "0.99 to 1.00"
     assert span([0.981, 0.979]) == "0.98"
-    assert listed([304, 320, 1327]) == "304, 320 and 1,327"
-    assert between({"median": 1.0, "least": 0.9, "most": 1.2}, "**") == "**1.00** (0.90 to 1.20)"
+    assert enumerated([304, 320, 1327]) == "304, 320 and 1,327"
+    row = {"median": 1.0, "least": 0.9, "most": 1.2}
+    assert with_ratio(row)["ratio"] == "1.00 (0.90 to 1.20)"
+    assert with_ratio(row | {"least": 1.0, "most": 1.0})["ratio"] == "1.00"
     assert day("2026-11") == "November 2026"
     assert day("2026-11-03") == "3 November 2026"
 
@@ -221,20 +209,21 @@ def test_without_a_warm_up_every_turn_counts():
 
 
 def test_the_measure_is_one_by_definition():
-    rows = compare("a case", {"bare": lambda: None, "ours": lambda: None}, rounds=3)
+    turns = take_turns({"bare": lambda: None, "ours": lambda: None}, rounds=3)
+    rows = turns.rows(case="a case")
     assert rows[0] == {"case": "a case", "way": "bare", "median": 1.0, "least": 1.0, "most": 1.0}
     assert rows[1]["least"] <= rows[1]["median"] <= rows[1]["most"]
 
 
-def test_apart_is_in_units_of_the_largest_value():
-    assert apart(torch.tensor([4.0, -8.0]), torch.tensor([4.0, -6.0])) == 0.25
+def test_the_relative_difference_is_in_units_of_the_largest_value():
+    assert relative_difference(torch.tensor([4.0, -8.0]), torch.tensor([4.0, -6.0])) == 0.25
 
 
 def test_what_is_kept_says_command_date_machine_and_neither_host_nor_folder(tmp_path: Path):
-    with kept(
+    with recording(
         "collect-memory", SpeedOrMemory("bench", tmp_path, memory=True), collect.Growth()
-    ) as r:
-        r.append({"tokens": 10, "mib": 1.23456789})
+    ) as record_rows:
+        record_rows({"tokens": 10, "mib": 1.23456789})
     path = tmp_path / "collect-memory.json"
     record = load(path)
     assert record.command == "python -m benchmarks.collect bench --memory"
@@ -252,31 +241,36 @@ def test_what_is_kept_says_command_date_machine_and_neither_host_nor_folder(tmp_
 
 
 def test_a_run_that_fails_keeps_nothing(tmp_path: Path):
-    with pytest.raises(KeyError), kept("collect", OnDevice("toy", tmp_path), collect.Growth()):
+    with pytest.raises(KeyError), recording("collect", OnDevice("toy", tmp_path), collect.Growth()):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_toy_is_not_kept_beside_the_results():
     before = {path: path.read_bytes() for path in RESULTS.iterdir()}
-    with kept("collect", OnDevice("toy"), collect.Growth()) as rows:
-        rows.append({"tokens": 1})
+    with recording("collect", OnDevice("toy"), collect.Growth()) as record:
+        record({"tokens": 1})
     assert {path: path.read_bytes() for path in RESULTS.iterdir()} == before
 
 
 def test_a_command_names_what_differs_from_the_usual():
-    assert command_of("collect", SpeedOrMemory()) == "python -m benchmarks.collect"
+    assert command_of("benchmarks.collect", SpeedOrMemory()) == "python -m benchmarks.collect"
     config = SpeedOrMemory("bench", Path("somewhere"), device="cuda")
-    assert command_of("collect", config) == "python -m benchmarks.collect bench --device cuda"
-    assert command_of("gpu", gpu.Config("toy", device="cpu", others=False)) == (
+    assert (
+        command_of("benchmarks.collect", config)
+        == "python -m benchmarks.collect bench --device cuda"
+    )
+    assert command_of("benchmarks.gpu", gpu.Config("toy", device="cpu", others=False)) == (
         "python -m benchmarks.gpu toy --device cpu --no-others"
     )
 
 
 def test_kept_results_are_whole():
-    for name, record in read_all().items():
+    for name, record in load_all().items():
         module = name.partition("-")[0]
-        assert record.command.startswith(f"python -m benchmarks.{module}")
+        package = "tests.campaigns" if module == "faults" else "benchmarks"
+        assert record.command.startswith(f"python -m {package}.{module}")
+        assert importlib.util.find_spec(f"{package}.{module}")
         assert record.rows
         assert record.provenance["versions"]["torch"]
         assert day(record.date)
@@ -331,14 +325,14 @@ def test_patching_gives_the_numbers_of_its_peer(tmp_path: Path):
     record = toy(patching, tmp_path)
     assert len(record.rows) == 6
     assert max(row["apart"] for row in record.rows) < 1e-4
-    assert "every token, 2 layers" in tables.patching([record])
+    assert "every token, 2 layers" in tables.PATCHING([record])
 
 
 def test_attribution(tmp_path: Path):
     record = toy(attribution, tmp_path)
     assert len(record.where(family="Llama")) == 4
     assert min(row["forwards"] for row in record.rows) > 0
-    assert "BLOOM, 6 tokens" in tables.attribution([record])
+    assert "BLOOM, 6 tokens" in tables.ATTRIBUTION([record])
 
 
 def test_the_loops_give_the_numbers_of_integrated_gradients(tmp_path: Path):
@@ -348,21 +342,20 @@ def test_the_loops_give_the_numbers_of_integrated_gradients(tmp_path: Path):
         warnings.filterwarnings("ignore", "Attributions of")
         ours = ways[attribution.OURS]().values[[0, attribution.LAYERS - 1]]
     for way in (attribution.LOOP, attribution.LOGITS_EVERYWHERE):
-        assert apart(ours, torch.stack(ways[way]())) < 1e-3
+        assert relative_difference(ours, torch.stack(ways[way]())) < 1e-3
     at_the_end = torch.stack([each[0, -1] for each in ways[attribution.CAPTUM]()])
-    assert apart(ours, at_the_end) < 1e-3
+    assert relative_difference(ours, at_the_end) < 1e-3
 
 
 def test_average_precision(tmp_path: Path):
     record = toy(average_precision, tmp_path)
     assert max(row["difference"] for row in record.rows) < 1e-12
     assert record.rows[0]["median"] == pytest.approx(1, rel=1e-3)
-    assert "60 sentences" in tables.precision([record])
+    assert "60 sentences" in tables.PRECISION([record])
 
 
 @pytest.mark.parametrize("module", [collect, attribution, average_precision])
-def test_memory(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(made_up, "alone", lambda work, *given: work(*given))
+def test_memory(module: Any, tmp_path: Path, in_this_process: None):
     record = toy(module, tmp_path, memory=True)
     assert record.command.endswith(" toy --memory")
     assert all(row["mib"] >= 0 for row in record.rows)
@@ -371,8 +364,42 @@ def test_memory(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "MiB" in tables.blocks(tables.READMES[0], {path.stem: record})[name]
 
 
-def test_memory_is_looked_at_in_a_process_of_its_own():
-    assert made_up.alone(os.getpid) != os.getpid()
+def test_memory_is_measured_in_processes_of_their_own():
+    numbers = memory.in_subprocesses(os.getpid, (), ())
+    assert len({*numbers, os.getpid()}) == 3
+
+
+def test_a_plan_is_compared_with_runs(tmp_path: Path, in_this_process: None):
+    record = toy(plan, tmp_path)
+    (row,) = record.rows
+    assert row["shape"] == "2 x 32, gated"
+    assert min(row["planned"], row["measured"]) > 0
+    assert 0 <= row["disk_error"] < 1
+    made = tables.blocks(tables.READMES[0], {"plan": record})["plan"]
+    assert f"| 2 {TIMES} 32, gated | " in made
+    assert "Disk is right within" in made
+
+
+def test_scaling(tmp_path: Path, in_this_process: None):
+    record = toy(scaling, tmp_path)
+    assert [row["value"] for row in record.rows] == [1, 2]
+    assert record.rows[0]["disk_mib"] == record.rows[1]["disk_mib"] > 0
+    made = tables.blocks(tables.READMES[0], {"scaling": record})["sweep"]
+    assert "| 2 workers | " in made
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_everything_after_the_pass(n_shards: int, tmp_path: Path, in_this_process: None):
+    full_size.main(full_size.Config("toy", tmp_path, n_shards))
+    name, flags = ("full_size", "") if n_shards == 1 else ("full_size-shards", " --n-shards 3")
+    record = load(tmp_path / f"{name}.json")
+    assert record.command == f"python -m benchmarks.full_size toy{flags}"
+    assert [row["planted_recovered"] for row in record.rows if "planted_recovered" in row] == [1]
+    steps = [step for step in full_size.STEPS if n_shards > 1 or step != "intervals"]
+    assert [row["step"] for row in record.rows] == steps
+    block = "full size" if n_shards == 1 else "many shards"
+    made = tables.blocks(tables.READMES[0], {name: record})[block]
+    assert "| read and select | " in made
 
 
 def test_memory_of_a_gpu_is_refused():
@@ -389,7 +416,7 @@ def test_the_gpu_part_with_the_cpu_as_the_device(tmp_path: Path):
     beside = [row for row in record.rows if "beside" in row]
     assert len(beside) == 4
     assert {row["apart"] for row in beside} == {0}  # the same device is the same number
-    assert "Babel: collect, firing counts" in tables.gpu([record])
+    assert "Babel: collect, firing counts" in tables.GPU_COUNTING([record])
 
 
 def test_the_gpu_part_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch):
@@ -399,8 +426,8 @@ def test_the_gpu_part_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_work_is_two_operations_for_each_weight_and_attention_to_the_tokens_before(tmp_path: Path):
-    shape = made_up.llama(2, 64, 160, 300)
-    model = collect.bare(made_up.save_model(shape, tmp_path), "cpu")
+    shape = synthetic.llama(2, 64, 160, 300)
+    model = collect.bare(synthetic.save_model(shape, tmp_path), "cpu")
     weights = 2 * (4 * 64 * 64 + 3 * 64 * 160)
     attention = 2 * 2 * (2 * 64 * 10 / 2)  # layers, scores and values, half of ten tokens
     assert gpu.work_per_token(model, 10) == 2 * weights + attention
@@ -437,34 +464,39 @@ def test_the_whole_campaign_of_faults_needs_ray(monkeypatch: pytest.MonkeyPatch)
 
 # ---------------------------------------------------------------- all of them
 
+MODULES = (
+    attribution,
+    average_precision,
+    collect,
+    full_size,
+    gpu,
+    interventions,
+    patching,
+    perplexity,
+    plan,
+    scaling,
+    start,
+    faults,
+)
 
-@pytest.mark.parametrize("step", __main__.STEPS)
-def test_every_step_of_the_whole_has_a_size_for_it(step: str):
-    name, *flags = step.split()
-    module = importlib.import_module(f"benchmarks.{name}")
-    config = getattr(module, "Config", SpeedOrMemory if flags else OnDevice)
-    parsed = tyro.cli(config, args=["bench", *flags])
-    assert command_of(name, parsed) == " ".join(["python -m", f"benchmarks.{name} bench", *flags])
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_benchmark_has_every_size_and_says_how_it_was_run(module: Any):
+    config = next(iter(inspect.signature(module.main).parameters.values())).annotation
+    parsed = tyro.cli(config, args=["bench"])
+    assert command_of(module.__name__, parsed) == f"python -m {module.__name__} bench"
     assert {"full", "bench", "toy"} == set(module.AMOUNTS)
 
 
-def test_an_interrupted_run_goes_on_and_a_failed_one_runs_again(tmp_path: Path):
-    log = tmp_path / "log"
-
-    def commands(code: int) -> dict[str, list[str]]:
-        def write(name: str, code: int) -> list[str]:
-            program = f"open({str(log)!r}, 'a').write({name!r}); raise SystemExit({code})"
-            return [sys.executable, "-c", program]
-
-        return {"a": write("a", 0), "b": write("b", code), "c": write("c", 0)}
-
-    assert __main__.run_all(commands(1), tmp_path / "out") == ["b"]
-    assert log.read_text() == "abc"
-    assert __main__.run_all(commands(0), tmp_path / "out") == []
-    assert log.read_text() == "abcb"
-    __main__.forget(tmp_path / "out")
-    assert __main__.run_all(commands(0), tmp_path / "out") == []
-    assert log.read_text() == "abcbabc"
+def test_make_bench_runs_what_exists():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^BENCHMARKS := (.*)$", recipe, re.MULTILINE)
+    modules = {module.__name__ for module in MODULES}
+    assert {f"benchmarks.{name}" for name in names.split()} < modules
+    (with_memory,) = re.findall(r"for name in (.*); do .* --memory", recipe)
+    for name in with_memory.split():
+        (module,) = [module for module in MODULES if module.__name__ == f"benchmarks.{name}"]
+        assert inspect.signature(module.main).parameters["config"].annotation is SpeedOrMemory
 
 
 def test_results_are_part_of_the_repository():

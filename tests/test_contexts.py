@@ -75,10 +75,10 @@ def listed(contexts: TopContexts, language: str, layer: int, neuron: int) -> lis
 )
 def test_contexts_are_those_of_the_definition(folder, tmp_path, kind, dtype):
     model = load(folder, dtype=dtype)
-    text = blocks(model)
+    text = blocks(model, 24)
     if kind == "sentences":  # of different lengths, and each begins with a special token
         text = read_sentences(
-            made_up(40), LANGUAGES, model, n_shards=4, hygiene="off", bos="document"
+            made_up(24), LANGUAGES, model, n_shards=4, hygiene="off", bos="document"
         )
     contexts = contexts_of(model, text, tmp_path)
     ties = 0

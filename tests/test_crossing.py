@@ -60,7 +60,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for item in read_task("babel/fact_completion", code).items
             if relation(item).endswith(("next_number", "plus", "opposite"))
         ]
-        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows[:24])
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows[:12])
         (folder / f"{code}.jsonl").write_text(text + "\n", encoding="utf-8")
     return folder
 

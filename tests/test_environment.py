@@ -71,7 +71,7 @@ def test_a_warning_that_points_at_a_line_of_ours_is_an_error() -> None:
     def warn(module: str) -> None:
         warnings.warn_explicit("old", FutureWarning, "file.py", 1, module=module)
 
-    for ours in ("interp", "interp.scores.lape", "experiments.study", "benchmarks.turns"):
+    for ours in ("interp", "interp.scores.lape", "experiments.study", "benchmarks.timing"):
         with pytest.raises(FutureWarning, match="old"):
             warn(ours)
     with warnings.catch_warnings(record=True) as said:

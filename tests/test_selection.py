@@ -571,7 +571,7 @@ class World:
 
 
 @pytest.mark.parametrize("n_shards", [10, 11])
-@pytest.mark.parametrize("evenness", [20, 80, 400, 2000])
+@pytest.mark.parametrize("evenness", [20, 2000])
 def test_the_predicted_agreement_is_that_of_two_independent_runs(evenness: float, n_shards: int):
     ours, halved = [], []
     for seed in range(3):  # a single one can be right by chance

@@ -36,8 +36,8 @@ import torch
 import tyro
 
 import interp
-from benchmarks import turns
-from benchmarks.turns import Row, Size, kept
+from benchmarks import records
+from benchmarks.records import Row, Size, recording
 from interp import cli
 from interp.commands import collect as reading
 from interp.commands.common import ModelChoice
@@ -62,7 +62,7 @@ from tests.campaigns.kills import blocks, files
 
 
 @dataclass(frozen=True)
-class Config(turns.Config):
+class Config(records.Config):
     """What to run."""
 
     ray: bool = True
@@ -265,7 +265,7 @@ def miscounted(quiet: Path, out: Path) -> tuple[int, int]:
 
 
 def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench: Bench) -> Row:
-    """What became of so many runs; prints a row of the table."""
+    """What became of so many runs."""
     injected = stopped = different = lost = twice = 0
     expected = files(bench.quiet)
     for _ in range(runs):
@@ -276,11 +276,6 @@ def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench:
         different += files(out) != expected
         more = miscounted(bench.quiet, out)
         lost, twice = lost + more[0], twice + more[1]
-    print(
-        f"{name:<42} {runs:5} {injected:9} {injected - stopped:8} {stopped:8} {different:10} "
-        f"{lost:5} {twice:6}",
-        flush=True,
-    )
     return {
         "fault": name,
         "runs": runs,
@@ -314,11 +309,6 @@ def prepare(place: Path, seed: int) -> Bench:
 def campaign(config: Config, amount: Amount, place: Path) -> Iterator[Row]:
     bench = prepare(place, amount.seed)
     print(f"an undisturbed run: {bench.seconds:.2f} s, {len(files(bench.quiet))} files\n")
-    print(
-        f"{'fault':<42} {'runs':>5} {'injected':>9} {'went on':>8} {'stopped':>8} "
-        f"{'different':>10} {'lost':>5} {'twice':>6}",
-        flush=True,
-    )
 
     def count(runs: int) -> int:
         return max(1, round(runs * amount.share))
@@ -342,10 +332,14 @@ def faults_on_ray(bench: Bench, count: Callable[[int], int]) -> Iterator[Row]:
 def main(config: Config) -> None:
     amount = AMOUNTS[config.size]
     name = "faults" if config.with_ray else "faults-short"
-    with tempfile.TemporaryDirectory() as folder, kept(name, config, amount) as rows:
-        rows += campaign(config, amount, Path(folder))
+    package = "tests.campaigns"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        recording(name, config, amount, package) as record,
+    ):
         total = Counter[str]()
-        for row in rows:
+        for row in campaign(config, amount, Path(folder)):
+            record(row)
             total.update({key: value for key, value in row.items() if isinstance(value, int)})
         equal = not (total["different"] or total["lost"] or total["twice"])
         print(

@@ -68,7 +68,7 @@ def sealed(content: bytes) -> bytes:
     return content[:begin] + checksum + content[begin + 32 :]
 
 
-def inside(content: bytes) -> bytes:
+def in_archive(content: bytes) -> bytes:
     """Torch's archive around these bytes in the place of its pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -82,7 +82,7 @@ def inside(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def taken_out(content: bytes) -> bytes:
+def from_archive(content: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (name,) = [each for each in archive.namelist() if each.endswith("data.pkl")]
         return archive.read(name)
@@ -103,7 +103,7 @@ class Target:
 def targets(readers: dict[str, Any]) -> dict[str, Target]:
     found = {name: Target(reader) for name, reader in readers.items()}
     found["artifact, sealed"] = Target(readers["artifact"], sealed)
-    found["mask, inside"] = Target(readers["mask"], inside, taken_out)
+    found["mask, inside"] = Target(readers["mask"], in_archive, from_archive)
     for name, reader in readers.items():
         if reader.file.endswith(".gz"):
             found[f"{name}, inside"] = Target(reader, gzip.compress, gzip.decompress)

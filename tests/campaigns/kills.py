@@ -43,9 +43,9 @@ def made_up(n_lines: int = 60) -> dict[str, list[str]]:
     }
 
 
-def blocks(model: NeuronModel) -> Corpora:
+def blocks(model: NeuronModel, n_lines: int = 60) -> Corpora:
     return read_corpora(
-        made_up(), LANGUAGES, model, block_length=16, n_shards=5, bos="block", hygiene="off"
+        made_up(n_lines), LANGUAGES, model, block_length=16, n_shards=5, bos="block", hygiene="off"
     )
 
 

@@ -1,13 +1,12 @@
-"""Models with random weights, text of random tokens, and processes whose memory is looked at."""
+"""Models with random weights, and text of random tokens: what they say does not change the time."""
 
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer, models
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -15,10 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from benchmarks.turns import Size
+from benchmarks.records import Size
 from interp.text.corpora import Corpora, Rows
-
-MIB = 1 << 20
 
 
 def llama(layers: int, width: int, neurons: int, vocabulary: int, **settings: Any) -> LlamaConfig:
@@ -29,14 +26,14 @@ def llama(layers: int, width: int, neurons: int, vocabulary: int, **settings: An
             "hidden_size": width,
             "intermediate_size": neurons,
             "num_hidden_layers": layers,
-            "num_attention_heads": width // 64,
+            "num_attention_heads": max(1, width // 64),
             "max_position_embeddings": 4096,
             **settings,
         }
     )
 
 
-def usual(size: Size) -> LlamaConfig:
+def standard_model(size: Size) -> LlamaConfig:
     """The model of most benchmarks: 8 layers of 2048 neurons."""
     return llama(2, 64, 160, 500) if size == "toy" else llama(8, 512, 2048, 32_000)
 
@@ -47,7 +44,7 @@ def save_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A checkpoint with random weights, always the same, and a tokenizer that knows its tokens."""
+    """A checkpoint with random weights, always the same, and a tokenizer of numbered words."""
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -58,8 +55,7 @@ def save_model(
     return folder
 
 
-def tokens(n_rows: int, length: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
-    """[row pos] What they say does not matter for the time."""
+def tokens(n_rows: int, length: int, vocabulary: int, seed: int = 0) -> Int[Tensor, "row pos"]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, vocabulary, (n_rows, length), generator=generator)
 
@@ -67,7 +63,7 @@ def tokens(n_rows: int, length: int, vocabulary: int, seed: int = 0) -> torch.Te
 def text(
     codes: tuple[str, ...], n_shards: int, n_rows: int, length: int, vocabulary: int
 ) -> Corpora:
-    """So many rows of random tokens for each shard of each language."""
+    """Rows of random tokens, `n_rows` for each shard of each language."""
     n = n_shards * n_rows
     rows = {
         code: Rows(
@@ -79,18 +75,3 @@ def text(
         for seed, code in enumerate(codes)
     }
     return Corpora(rows, codes, n_shards, (0,), True)
-
-
-def alone(work: Callable[..., Any], *given: Any) -> Any:
-    """What `work` gives in a process of its own, because peak memory belongs to a process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *given).result()
-
-
-def peak_mib() -> float:
-    """The most that this process held. Linux only.
-
-    What `resource` tells begins with the peak of the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

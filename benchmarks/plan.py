@@ -1,0 +1,79 @@
+"""Is `interp plan` right? Memory and disk as planned, beside those of runs.
+
+python -m benchmarks.plan              # 4 minutes on two cores
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
+
+import interp
+from benchmarks.memory import MIB
+from benchmarks.records import Config, Row, Size, recording
+from benchmarks.scaling import Run, measure, save_model
+from interp.counting.plan import RunPlan, plan_run
+
+GATED = Run(languages=1, shards=2, row_tokens=256)
+UNGATED = replace(GATED, family="neox")
+BFLOAT16 = replace(GATED, tokens=8192, moments=True, dtype="bfloat16")
+SHAPES = {
+    "4 x 4,096, gated": replace(GATED, neurons=4096, d_model=512),
+    "16 x 2,048, gated, bfloat16, moments": replace(BFLOAT16, layers=16, neurons=2048, d_model=768),
+    "6 x 3,072, ungated": replace(UNGATED, layers=6, neurons=3072, d_model=768, vocabulary=20_000),
+    # The copies that the plan counts were fitted on the three above, not on those below.
+    "10 x 3,072, gated": replace(GATED, layers=10, neurons=3072, d_model=640, row_tokens=128),
+    "5 x 2,560, ungated, moments": replace(
+        UNGATED, layers=5, neurons=2560, d_model=640, languages=2, row_tokens=512, moments=True
+    ),
+    "8 x 8,192, 50 languages": Run(
+        layers=8, neurons=8192, d_model=64, languages=50, shards=8, tokens=512, moments=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Which runs are planned and measured."""
+
+    shapes: dict[str, Run]
+
+
+AMOUNTS: dict[Size, Amount] = {
+    "full": Amount(SHAPES),
+    "bench": Amount(SHAPES),
+    "toy": Amount({"2 x 32, gated": Run(layers=2, neurons=32, languages=2, tokens=256)}),
+}
+
+
+def planned(run: Run) -> RunPlan:
+    with TemporaryDirectory() as folder:
+        return plan_run(
+            save_model(run, Path(folder)),
+            run.languages,
+            run.tokens,
+            n_shards=run.shards,
+            row_tokens=run.row_tokens,
+            tokens_per_batch=run.tokens_per_batch,
+            wanted=interp.Wanted(moments=run.moments),
+        )
+
+
+def beside_plan(name: str, run: Run) -> Row:
+    """Memory as planned and as measured, in MiB, and how far the planned disk is off."""
+    plan, measured = planned(run), measure(run)
+    error = abs(plan.disk / MIB / measured["disk_mib"] - 1)
+    memory = {"planned": plan.memory / MIB, "measured": measured["mib"]}
+    return {"shape": name, **memory, "disk_error": error}
+
+
+def main(config: Config) -> None:
+    amount = AMOUNTS[config.size]
+    with recording("plan", config, amount) as record:
+        for name, run in amount.shapes.items():
+            record(beside_plan(name, run))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
