@@ -31,7 +31,8 @@ from interp.inference.intervals import jackknife
 from interp.results import artifacts
 from interp.runs.folder import begin
 from interp.scores.ranks import precision_and_area
-from interp.selections.neuron_selection import NeuronSelection, select_from_rate
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.select import select_from_rate
 from interp.text.languages import LANGUAGES
 
 TOKENS = 1000
