@@ -94,7 +94,7 @@ def collect(
                 model,
                 corpora,
                 out,
-                wanted=interp.Wanted(moments=moments),
+                keep=interp.Keep(moments=moments),
                 tokens_per_batch=tokens_per_batch,
                 progress=False,
             )
@@ -167,7 +167,7 @@ def peak(folder: Path, n_tokens: int) -> float:
     model = interp.load(folder, device="cpu")
     corpora = made_up.text(("en",), 1, n_tokens // 256, 256, 32_000)
     before = made_up.peak_mib()
-    interp.collect(model, corpora, wanted=interp.Wanted(moments=True), progress=False)
+    interp.collect(model, corpora, keep=interp.Keep(moments=True), progress=False)
     return made_up.peak_mib() - before
 
 

@@ -36,9 +36,8 @@ from tyro.conf import Positional
 import interp
 from benchmarks.made_up import MIB, peak_mib
 from benchmarks.turns import RESULTS, Row, keeping
-from interp.counting.collect import collect_part
+from interp.counting.pieces import PIECE, piece_path
 from interp.counting.plan import RunPlan, plan_run
-from interp.counting.run import PIECE, merge, piece_path
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.inference.intervals import jackknife
@@ -203,14 +202,12 @@ def run_once(size: Size, model_folder: Path, out: Path, part: int | None) -> dic
     corpora = made_up(size)
     start = time.perf_counter()
     settings: dict[str, Any] = {
-        "wanted": interp.Wanted(moments=size.moments),
+        "keep": interp.Keep(moments=size.moments),
         "tokens_per_batch": size.tokens_per_batch,
         "progress": False,
     }
-    if part is None:
-        interp.collect(model, corpora, out, **settings)
-    else:
-        collect_part(model, corpora, out, (part, size.workers), **settings)
+    share = None if part is None else (part, size.workers)
+    interp.collect(model, corpora, out, part=share, **settings)
     return {"seconds": time.perf_counter() - start, "memory": peak_mib() - before}
 
 
@@ -229,7 +226,7 @@ def measure(size: Size, place: Path) -> dict[str, float]:
         seconds = max(each["seconds"] for each in found)
         if size.workers > 1:
             start = time.perf_counter()
-            merge(out)
+            interp.Run.open(out).merge()
             seconds += time.perf_counter() - start
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {
@@ -249,7 +246,7 @@ def planned(size: Size, place: Path) -> RunPlan:
             n_shards=size.shards,
             row_tokens=size.row_tokens,
             tokens_per_batch=size.tokens_per_batch,
-            wanted=interp.Wanted(moments=size.moments),
+            keep=interp.Keep(moments=size.moments),
         )
 
 
@@ -370,7 +367,7 @@ def write_pieces(folder: Path, shape: Shape) -> dict[str, float]:
 
 
 def merge_pieces(folder: Path, shape: Shape) -> dict[str, float]:
-    stats = merge(folder)
+    stats = interp.Run.open(folder).merge().firing
     return {"neurons": stats.n_layers * stats.n_neurons}
 
 

@@ -57,16 +57,15 @@ class Measured:
     precision: interp.Precision
 
 
-def measure(text, out):
+def measure(text):
     """Rates, means and average precision, from one pass over sentences."""
     rows = interp.read_sentences(text, languages, model, sentences=120, n_shards=10, progress=False)
-    wanted = interp.Wanted(moments=True, sentence_means=("pre",))
-    stats = interp.collect(model, rows, out, wanted=wanted, progress=False)
-    moments = interp.ActivationMoments.load(out / "moments.safetensors")
-    return Measured(stats, moments, interp.measure_precision(interp.open_sentence_means(out)))
+    keep = interp.Keep(moments=True, sentence_means=("pre",))
+    run = interp.collect(model, rows, keep=keep, progress=False)
+    return Measured(run.firing, run.moments, interp.measure_precision(run.sentence_means))
 
 
-first, second = (measure(thirds[part], folder / str(part)) for part in range(2))
+first, second = (measure(thirds[part]) for part in range(2))
 print("tokens:", dict(zip(languages, first.stats.tokens.sum(0).tolist(), strict=True)))
 
 # %% [markdown]

@@ -64,24 +64,24 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = interp.read_corpora(
         "babel", LANGUAGES, model, block_length=64, n_shards=5, tokens=640, progress=False
     )
-    stats = interp.collect(
-        model, text, folder / "text", wanted=interp.Wanted(moments=True), progress=False
+    run = interp.collect(
+        model, text, folder / "text", keep=interp.Keep(moments=True), progress=False
     )
     rows = interp.read_sentences(
         "babel", LANGUAGES, model, sentences=20, n_shards=2, progress=False
     )
-    wanted = interp.Wanted(sentence_means=("pre",))
-    interp.collect(model, rows, folder / "sentences", wanted=wanted, progress=False)
+    keep = interp.Keep(sentence_means=("pre",))
+    by_sentence = interp.collect(model, rows, folder / "sentences", keep=keep, progress=False)
     return {
         "interp": interp,
         "torch": torch,
         "Path": Path,
         "model": model,
         "text": text,
-        "stats": stats,
-        "moments": interp.ActivationMoments.load(folder / "text" / "moments.safetensors"),
-        "means": interp.open_sentence_means(folder / "sentences"),
-        "neurons": interp.select_by_entropy(stats, fraction=0.03),
+        "stats": run.firing,
+        "moments": run.moments,
+        "means": by_sentence.sentence_means,
+        "neurons": interp.select_by_entropy(run.firing, fraction=0.03),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from interp.counting.collect import Wanted
+from interp.counting.collect import FIRING_ALONE, Keep
 from interp.counting.stats import IN_MEMORY
 from interp.models.load import outline
 from interp.models.neuron_model import NeuronModel
@@ -190,7 +190,7 @@ def plan_run(
     n_shards: int = 20,
     row_tokens: int = 256,
     tokens_per_batch: int = 4096,
-    wanted: Wanted | None = None,
+    keep: Keep = FIRING_ALONE,
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> RunPlan:
@@ -205,16 +205,13 @@ def plan_run(
     >>> print(plan)
     babel (...): 6 layers of 2,048 gated neurons; 6 languages, 998,400 tokens in each, in 20 shards
     ...
-    >>> more = interp.plan_run("babel", 6, 1_000_000, wanted=interp.Wanted(contexts=5))
+    >>> more = interp.plan_run("babel", 6, 1_000_000, keep=interp.Keep(contexts=5))
     >>> more.disk > 2 * plan.disk
     True
     """
     opened = model
     if not isinstance(opened, NeuronModel):
         opened = outline(opened, dtype=dtype, trust_remote_code=trust_remote_code)
-    wanted = wanted or Wanted()
-    if wanted.contexts < 0:
-        raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
     _check(n_languages, n_shards, row_tokens, tokens_per_batch)
     rows = tokens // (n_shards * row_tokens)  # of each piece
     if rows < 1:
@@ -223,12 +220,12 @@ def plan_run(
             f"plan for {n_shards * row_tokens:,} or more."
         )
     read = rows * n_shards * row_tokens
-    kept = _Kept.of(opened, wanted, rows, row_tokens)
+    kept = _Kept.of(opened, keep, rows, row_tokens)
     n_pieces = n_languages * n_shards
     firing = n_pieces * (kept.firing + 8)
     moments = n_languages * kept.moments
     signs = n_pieces * kept.signs
-    contexts = n_languages * kept.contexts + n_pieces * kept.text if wanted.contexts else 0
+    contexts = n_languages * kept.contexts + n_pieces * kept.text if keep.contexts else 0
     # Comparing counts with tokens makes one byte of each; too many counts are copied by the piece.
     counts = firing + firing // 8 if firing <= IN_MEMORY else 2 * kept.piece
     files = n_pieces + 2 + sum(1 for each in (moments, signs, contexts) if each)
@@ -246,7 +243,7 @@ def plan_run(
         tokens=read,
         row_tokens=row_tokens,
         weights=sum(each.numel() * each.element_size() for each in opened._parameters.values()),
-        activations=_activations(opened, wanted, row_tokens, min(tokens_per_batch, read)),
+        activations=_activations(opened, keep, row_tokens, min(tokens_per_batch, read)),
         counters=kept.piece,
         text=n_languages * (4 * read + _ROW * rows * n_shards),
         reading=_READING * read,
@@ -279,26 +276,26 @@ class _Kept:
         return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
 
     @staticmethod
-    def of(model: NeuronModel, wanted: Wanted, rows: int, row_tokens: int) -> "_Kept":
+    def of(model: NeuronModel, keep: Keep, rows: int, row_tokens: int) -> "_Kept":
         neurons = model.n_layers * model.d_mlp
-        units = sum(model.width(0, kind) for kind in wanted.sentence_means) * model.n_layers
+        units = sum(model.width(0, kind) for kind in keep.sentence_means) * model.n_layers
         return _Kept(
             firing=8 * neurons,
-            moments=(32 * neurons + 8) if wanted.moments else 0,
+            moments=(32 * neurons + 8) if keep.moments else 0,
             means=4 * units * rows,
-            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if wanted.signs else 0,
-            contexts=12 * neurons * wanted.contexts,
-            text=rows * (4 * row_tokens + 16) if wanted.contexts else 0,
-            named=bool(wanted.sentence_means or wanted.signs or wanted.contexts),
+            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,
+            contexts=12 * neurons * keep.contexts,
+            text=rows * (4 * row_tokens + 16) if keep.contexts else 0,
+            named=bool(keep.sentence_means or keep.signs or keep.contexts),
         )
 
 
-def _activations(model: NeuronModel, wanted: Wanted, row_tokens: int, tokens_per_batch: int) -> int:
+def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_batch: int) -> int:
     """What a layer holds at its fullest: when gate and linear branch are multiplied."""
     tokens = max(row_tokens, tokens_per_batch // row_tokens * row_tokens)
     width = torch.empty(0, dtype=model.dtype).element_size()
     held = width * (_MLP_COPIES * model.d_mlp + _RESIDUAL_COPIES * model.d_model)
-    if wanted.moments and width < 4:
+    if keep.moments and width < 4:
         held += 2 * 4 * model.d_mlp  # values and their squares, in float32
     return tokens * held + _WORKSPACE
 
