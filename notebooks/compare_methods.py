@@ -18,9 +18,7 @@
 
 # %%
 # %matplotlib inline
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,7 +33,6 @@ from interp.text.sources import read_documents
 
 languages = ("de", "es", "ja")
 n = 100  # neurons for each language
-folder = Path(tempfile.mkdtemp())
 generator = torch.Generator().manual_seed(0)
 model = interp.load("babel", dtype=torch.float32)  # on most CPUs faster than the stored 16 bits
 

@@ -43,6 +43,18 @@ def public() -> dict[str, Any]:
     }
 
 
+def methods() -> dict[str, Any]:
+    """Methods and properties of public classes, by `Class.method`, that have examples too."""
+    return {
+        f"{name}.{key}": value
+        for name, thing in public().items()
+        if inspect.isclass(thing)
+        for key, value in vars(thing).items()
+        if isinstance(value, property | staticmethod) or inspect.isfunction(value)
+        if not key.startswith("_") and examples(value)
+    }
+
+
 def examples(thing: Callable[..., Any]) -> list[doctest.Example]:
     """Of its own docstring; what it inherits does not count."""
     return doctest.DocTestParser().get_examples(inspect.cleandoc(thing.__doc__ or ""))
@@ -93,7 +105,7 @@ def test_every_public_name_has_an_example():
     "name",
     [
         pytest.param(name, marks=pytest.mark.filterwarnings("ignore")) if name in NEEDS else name
-        for name in public()
+        for name in {**public(), **methods()}
     ],
 )
 def test_the_example_is_true(
@@ -103,7 +115,7 @@ def test_the_example_is_true(
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
-    said = failures(name, examples(public()[name]), namespace | own)
+    said = failures(name, examples({**public(), **methods()}[name]), namespace | own)
     assert said == "", said
 
 

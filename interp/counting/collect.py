@@ -92,7 +92,7 @@ class Keep:
             raise ValueError(f"{self.contexts} contexts cannot be kept: ask for one or more.")
 
     def plan(self) -> dict[str, Any]:
-        """As a run's folder remembers it; what is not asked for has no entry in a newer one, so
+        """The entry of run.json. Options that came later are named only where they are used, so
         that older runs can go on."""
         said: dict[str, Any] = {
             "moments": self.moments,
