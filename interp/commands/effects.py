@@ -23,7 +23,15 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
 
 def run_of(path: Path) -> "interp.Run":
     """The run that a selection was found in: its folder, or the folder that holds the selection."""
-    return interp.Run.open(path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    try:
+        return interp.Run.open(folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run, and this edit needs the means that a run keeps: "
+            "give the folder of `interp collect --moments` (for --edit median, --sentences post) "
+            "in which `interp find` left the selection."
+        ) from None
 
 
 @dataclass(frozen=True)
