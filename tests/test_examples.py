@@ -16,7 +16,6 @@ then, and nothing else:
 import doctest
 import inspect
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def methods() -> dict[str, Any]:
     }
 
 
-def examples(thing: Callable[..., Any]) -> list[doctest.Example]:
+def examples(thing: object) -> list[doctest.Example]:
     """Of its own docstring; what it inherits does not count."""
     return doctest.DocTestParser().get_examples(inspect.cleandoc(thing.__doc__ or ""))
 
