@@ -352,7 +352,7 @@ def measure_neurons(
     corpora = interp.read_corpora(
         source, LANGUAGES, model, tokens=config.n_tokens, n_shards=10, progress=False
     )
-    stats = interp.collect(model, corpora, progress=False)
+    stats = interp.collect(model, corpora, progress=False).firing
     selection = interp.select_by_entropy(stats, fraction=fraction)
     # Each row begins with <s>, as text does in training, so that all of its tokens are predicted.
     reading = interp.read_corpora(

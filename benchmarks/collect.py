@@ -95,7 +95,7 @@ def collect(
                 model,
                 corpora,
                 out,
-                wanted=interp.Wanted(moments=moments),
+                keep=interp.Keep(moments=moments),
                 tokens_per_batch=tokens_per_batch,
                 progress=False,
             )
@@ -164,8 +164,8 @@ def peak(folder: Path, n_tokens: int) -> float:
     """MiB that a run with moments takes above the loaded model and the tokens of the text."""
     model = interp.load(folder, device="cpu")
     corpora = synthetic.text(("en",), 1, n_tokens // 256, 256, 32_000)
-    wanted = interp.Wanted(moments=True)
-    return memory.added_mib(lambda: interp.collect(model, corpora, wanted=wanted, progress=False))
+    keep = interp.Keep(moments=True)
+    return memory.added_mib(lambda: interp.collect(model, corpora, keep=keep, progress=False))
 
 
 def main(config: SpeedOrMemory) -> None:

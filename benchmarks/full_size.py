@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 import interp
 from benchmarks import memory, records, synthetic
 from benchmarks.records import Row, Size, recording
-from interp.counting.run import PIECE, merge, piece_path
+from interp.counting.pieces import PIECE, piece_path
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.inference.intervals import jackknife
@@ -105,7 +105,7 @@ def write_pieces(folder: Path, shape: Shape) -> Row:
 
 
 def merge_pieces(folder: Path, shape: Shape) -> Row:
-    merge(folder)
+    interp.Run.open(folder).merge()
     return {}
 
 

@@ -182,7 +182,7 @@ def equal_numbers(amount: Amount, device: str) -> list[Row]:
     text = synthetic.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)
 
     def counts(where: str) -> Tensor:
-        return interp.collect(there[where], text, progress=False).fired
+        return interp.collect(there[where], text, progress=False).firing.fired
 
     def shares(where: str, prompt: Tensor) -> Tensor:
         return interp.integrated_gradients(there[where], prompt, 5, quantity="logit").values

@@ -56,7 +56,7 @@ def planned(run: Run) -> RunPlan:
             n_shards=run.shards,
             row_tokens=run.row_tokens,
             tokens_per_batch=run.tokens_per_batch,
-            wanted=interp.Wanted(moments=run.moments),
+            keep=interp.Keep(moments=run.moments),
         )
 
 

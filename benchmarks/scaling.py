@@ -20,8 +20,6 @@ from transformers import GPTNeoXConfig
 import interp
 from benchmarks import memory, synthetic
 from benchmarks.records import Config, Row, Size, recording
-from interp.counting.collect import collect_part
-from interp.counting.run import merge
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,14 @@ def collect_once(run: Run, model_folder: Path, out: Path, part: int | None) -> R
     text = synthetic.text(codes, run.shards, n_rows, run.row_tokens, run.vocabulary)
     start = time.perf_counter()
     settings: dict[str, Any] = {
-        "wanted": interp.Wanted(moments=run.moments),
+        "keep": interp.Keep(moments=run.moments),
         "tokens_per_batch": run.tokens_per_batch,
         "progress": False,
     }
     if part is None:
         interp.collect(model, text, out, **settings)
     else:
-        collect_part(model, text, out, (part, run.workers), **settings)
+        interp.collect(model, text, out, part=(part, run.workers), **settings)
     return {"seconds": time.perf_counter() - start, "mib": memory.peak_mib() - before}
 
 
@@ -111,7 +109,7 @@ def measure(run: Run) -> Row:
         measured = memory.in_subprocesses(collect_once, *tasks)
         start = time.perf_counter()
         if run.workers > 1:
-            merge(out)
+            interp.Run.open(out).merge()
         merging = time.perf_counter() - start if run.workers > 1 else 0.0
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {

@@ -105,9 +105,9 @@ def measure(model: interp.NeuronModel, config: Config) -> interp.Precision:
         n_shards=study.n_shards,
         progress=False,
     )
-    folder = config.out / "sentences"
-    interp.collect(model, sentences, folder, wanted=interp.Wanted(sentence_means=present(model)))
-    precision = interp.measure_precision(interp.open_sentence_means(folder))
+    keep = interp.Keep(sentence_means=present(model))
+    run = interp.collect(model, sentences, config.out / "sentences", keep=keep)
+    precision = interp.measure_precision(run.sentence_means)
     precision.save(config.out / "precision.safetensors", artifacts.provenance(model=model.name))
     return precision
 

@@ -34,7 +34,7 @@ def fractions() -> pd.DataFrame:
 
 
 def counts() -> FiringStats:
-    return FiringStats.load(STUDIES / "study" / "native" / "statistics" / "firing.safetensors")
+    return interp.Run.open(STUDIES / "study" / "native" / "statistics").firing
 
 
 def profile() -> pd.DataFrame:

@@ -92,10 +92,9 @@ def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> 
             progress=False,
         )
         here = folder / str(number)
-        wanted = interp.Wanted(moments=True, sentence_means=("pre", "post"))
-        stats = interp.collect(model, sentences, here, wanted=wanted, progress=False)
-        moments = interp.ActivationMoments.load(here / "moments.safetensors")
-        new = Statistics(stats, moments, interp.open_sentence_means(here))
+        keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
+        run = interp.collect(model, sentences, here, keep=keep, progress=False)
+        new = Statistics(run.firing, run.moments, run.sentence_means)
         found.append(found[-1] + new if found else new)
     return found
 

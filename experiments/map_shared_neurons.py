@@ -254,9 +254,8 @@ def look_at(
     """Sharing of all items, and what some of them need."""
     seed, source = config.study.seed, config.source
     rows = rows_of(model, tasks, n_shards=min(10, len(tasks[0].items)))
-    wanted = interp.Wanted(signs=True, signs_of=source)
-    interp.collect(model, rows, folder / "signs", wanted=wanted, progress=False)
-    signs = FiringSigns.load(folder / "signs" / "signs.safetensors")
+    keep = interp.Keep(signs=source)
+    signs = interp.collect(model, rows, folder / "signs", keep=keep, progress=False).signs
     generator = torch.Generator().manual_seed(seed)
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
     tokens = sharing_over_tokens(model, rows, source=source)

@@ -44,11 +44,9 @@ COMMAND = "python -m experiments.recover_planted"
 def measure(design: Design, planted: Planted, generator: torch.Generator, folder: Path) -> Measured:
     """What selectors may look at, from new text."""
     corpora = read_text(design, planted, design.sentences, generator)
-    wanted = interp.Wanted(moments=True, sentence_means=("pre", "post"))
-    stats = interp.collect(planted.model, corpora, folder, wanted=wanted, progress=False)
-    moments = interp.ActivationMoments.load(folder / "moments.safetensors")
-    means = interp.open_sentence_means(folder)
-    return measured(planted.model, stats, moments, means, generator)
+    keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
+    run = interp.collect(planted.model, corpora, folder, keep=keep, progress=False)
+    return measured(planted.model, run.firing, run.moments, run.sentence_means, generator)
 
 
 def planted_and_measured(

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import interp
-from interp.counting.run import open_sentence_means
 from interp.results.words import Attention, Kind
 from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
 from interp.text.sources import Source, read_documents
@@ -112,10 +111,9 @@ class Study:
     ) -> tuple[interp.FiringStats, interp.ActivationMoments]:
         """How often every neuron fires on the first half, and what it gives there."""
         folder = self.folder(model) / "statistics"
-        stats = interp.collect(
-            model, self.read(model, "train"), folder, wanted=interp.Wanted(moments=True)
-        )
-        return stats, interp.ActivationMoments.load(folder / "moments.safetensors")
+        keep = interp.Keep(moments=True)
+        run = interp.collect(model, self.read(model, "train"), folder, keep=keep)
+        return run.firing, run.moments
 
     def sentence_means(
         self, model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES
@@ -132,9 +130,8 @@ class Study:
             held_out=0.5,
             progress=False,
         )
-        wanted = interp.Wanted(sentence_means=present(model, sites))
-        interp.collect(model, sentences, folder, wanted=wanted)
-        return open_sentence_means(folder)
+        keep = interp.Keep(sentence_means=present(model, sites))
+        return interp.collect(model, sentences, folder, keep=keep).sentence_means
 
     @property
     def n_sentences(self) -> int | None:

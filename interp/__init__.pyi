@@ -1,7 +1,7 @@
 from . import plots, results
-from .counting.collect import Wanted, collect, collect_part
+from .counting.collect import Keep, collect
 from .counting.plan import RunPlan, plan_run
-from .counting.run import Survey, look, merge, open_sentence_means, survey
+from .counting.run import Run
 from .counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
 from .counting.top_contexts import TopContexts, gates_around
 from .evaluations.ablation import TaskAblation, ablate_tasks
@@ -104,6 +104,7 @@ __all__ = [
     "HarnessScores",
     "HubDataset",
     "Item",
+    "Keep",
     "Lens",
     "Losses",
     "NeuronModel",
@@ -115,6 +116,7 @@ __all__ = [
     "Precision",
     "Question",
     "Ray",
+    "Run",
     "RunPlan",
     "Section",
     "SentenceMeans",
@@ -122,13 +124,11 @@ __all__ = [
     "SharingProfile",
     "Source",
     "Stability",
-    "Survey",
     "SwitchOff",
     "Task",
     "TaskAblation",
     "TokenSharing",
     "TopContexts",
-    "Wanted",
     "Written",
     "ablate_tasks",
     "ablation_effect",
@@ -142,7 +142,6 @@ __all__ = [
     "chance_jaccard",
     "choose",
     "collect",
-    "collect_part",
     "compare",
     "contribution_score",
     "crew_of",
@@ -170,15 +169,12 @@ __all__ = [
     "load",
     "load_claims",
     "logit_lens",
-    "look",
     "losses_under",
     "measure_precision",
     "measure_stability",
-    "merge",
     "naming_prompt",
     "natural_guard",
     "neuron_page",
-    "open_sentence_means",
     "outline",
     "override",
     "patch",
@@ -211,7 +207,6 @@ __all__ = [
     "sharing_over_tokens",
     "sharing_profile",
     "steering_score",
-    "survey",
     "switch_off",
     "text_for_agreement",
     "translate",

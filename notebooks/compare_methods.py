@@ -18,9 +18,7 @@
 
 # %%
 # %matplotlib inline
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,7 +33,6 @@ from interp.text.sources import read_documents
 
 languages = ("de", "es", "ja")
 n = 100  # neurons for each language
-folder = Path(tempfile.mkdtemp())
 generator = torch.Generator().manual_seed(0)
 model = interp.load("babel", dtype=torch.float32)  # on most CPUs faster than the stored 16 bits
 
@@ -57,16 +54,15 @@ class Measured:
     precision: interp.Precision
 
 
-def measure(text, out):
+def measure(text):
     """Rates, means and average precision, from one pass over sentences."""
     rows = interp.read_sentences(text, languages, model, sentences=120, n_shards=10, progress=False)
-    wanted = interp.Wanted(moments=True, sentence_means=("pre",))
-    stats = interp.collect(model, rows, out, wanted=wanted, progress=False)
-    moments = interp.ActivationMoments.load(out / "moments.safetensors")
-    return Measured(stats, moments, interp.measure_precision(interp.open_sentence_means(out)))
+    keep = interp.Keep(moments=True, sentence_means=("pre",))
+    run = interp.collect(model, rows, keep=keep, progress=False)
+    return Measured(run.firing, run.moments, interp.measure_precision(run.sentence_means))
 
 
-first, second = (measure(thirds[part], folder / str(part)) for part in range(2))
+first, second = (measure(thirds[part]) for part in range(2))
 print("tokens:", dict(zip(languages, first.stats.tokens.sum(0).tolist(), strict=True)))
 
 # %% [markdown]

@@ -221,7 +221,8 @@ text = interp.read_corpora(
     tokens=1920,
     progress=False,
 )
-neurons = interp.select_by_entropy(interp.collect(model, text, progress=False), fraction=0.03)
+run = interp.collect(model, text, progress=False)
+neurons = interp.select_by_entropy(run.firing, fraction=0.03)
 theirs = neurons["de"] | neurons["en"]
 print("neurons of German or English:", int(theirs.sum()), "of", theirs.numel())
 

@@ -74,17 +74,12 @@ pd.DataFrame({split: each.tokens() for split, each in text.items()})
 # %% [markdown]
 # A neuron fires where its gate is above zero. One pass over the text counts that, and keeps the
 # means of what neurons give and the text on which each fires most, which are needed later. With a
-# folder, a run that is killed goes on where it stopped.
+# folder, a run that is killed continues where it stopped.
 
 # %%
-stats = interp.collect(
-    model,
-    text["train"],
-    folder / "firing",
-    wanted=interp.Wanted(moments=True, contexts=3),
-    progress=False,
-)
-moments = interp.ActivationMoments.load(folder / "firing" / "moments.safetensors")
+keep = interp.Keep(moments=True, contexts=3)
+run = interp.collect(model, text["train"], folder / "firing", keep=keep, progress=False)
+stats, moments = run.firing, run.moments
 stats
 
 # %%
@@ -164,8 +159,7 @@ facts = [
     for code in languages
 ]
 rows = interp.prompt_rows(interp.prompts_of(facts), model)
-interp.collect(model, rows, folder / "signs", wanted=interp.Wanted(signs=True), progress=False)
-signs = interp.FiringSigns.load(folder / "signs" / "signs.safetensors")
+signs = interp.collect(model, rows, keep=interp.Keep(signs="gate"), progress=False).signs
 shared = interp.sharing_profile(signs, generator, n_draws=5)
 ax = interp.plots.sharing(shared.to_frame())
 
@@ -343,8 +337,7 @@ moved.round(2)
 
 # %%
 few = interp.select_by_entropy(stats, fraction=0.001)
-contexts = interp.TopContexts.load(folder / "firing" / "contexts.safetensors")
-page = interp.neuron_page(model, stats, {"most specific": few}, contexts, progress=False)
+page = interp.neuron_page(model, stats, {"most specific": few}, run.contexts, progress=False)
 path = page.save(folder / "neurons.html")
 print(f"{page.n_neurons} neurons, {path.stat().st_size / 1024:.0f} KiB: open {path.name}")
 

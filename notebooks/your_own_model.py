@@ -159,24 +159,24 @@ print(f"{hours:.3f} hours for {wanted_tokens:,} tokens of each language")
 # The same in Python, with the second job late:
 
 # %%
-run = folder / "run"
+out = folder / "run"
 for part in (1, 3):
-    state = interp.collect_part(model, corpora, run, (part, 3), progress=False)
-    print(f"after part {part}: {len(state.done)} pieces done, {len(state.missing)} missing")
+    run = interp.collect(model, corpora, out, part=(part, 3), progress=False)
+    print(f"after part {part}:", run.status())
 
 # %% [markdown]
 # Merging too early is refused with a sentence that says what is missing.
 
 # %%
 try:
-    interp.merge(run)
+    run.merge()
 except ValueError as refused:
-    print(str(refused).replace(str(run), "runs/mine"))
+    print(str(refused).replace(str(out), "runs/mine"))
 
 # %%
-interp.collect_part(model, corpora, run, (2, 3), progress=False)
-stats = interp.merge(run)
-at_once = interp.collect(model, corpora, progress=False)
+interp.collect(model, corpora, out, part=(2, 3), progress=False)
+stats = interp.Run.open(out).merge().firing
+at_once = interp.collect(model, corpora, progress=False).firing
 print("the same counts as in one go:", torch.equal(stats.fired, at_once.fired))
 
 # %% [markdown]
@@ -185,9 +185,9 @@ print("the same counts as in one go:", torch.equal(stats.fired, at_once.fired))
 # %%
 other = interp.read_corpora(corpus, languages, model, seed=1, **reading)
 try:
-    interp.collect(model, other, run, progress=False)
+    interp.collect(model, other, out, progress=False)
 except ValueError as refused:
-    print(str(refused).replace(str(run), "runs/mine"))
+    print(str(refused).replace(str(out), "runs/mine"))
 
 # %% [markdown]
 # ## Find neurons, and ask how far to trust them

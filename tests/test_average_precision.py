@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.counting.collect import Wanted, collect
-from interp.counting.run import open_sentence_means
+from interp.counting.collect import Keep, collect
 from interp.counting.stats import SentenceMeans
 from interp.models.load import load
 from interp.scores import ranks as module
@@ -332,9 +331,8 @@ def means(tmp_path_factory: pytest.TempPathFactory) -> SentenceMeans:
         (folder / f"{code}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     model = load(tiny_models.build("llama", folder / "model"), attention="hooked")
     corpora = read_sentences(folder, tuple(TEXTS), model, n_shards=2)
-    wanted = Wanted(sentence_means=("k", "pre", "mlp_out"))
-    collect(model, corpora, folder / "out", wanted=wanted, progress=False)
-    return open_sentence_means(folder / "out")
+    keep = Keep(sentence_means=("k", "pre", "mlp_out"))
+    return collect(model, corpora, folder / "out", keep=keep, progress=False).sentence_means
 
 
 @pytest.fixture(scope="module")

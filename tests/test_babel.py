@@ -215,7 +215,7 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
     text = interp.read_corpora(
         "babel", LANGUAGES, model, block_length=64, tokens=2560, n_shards=5, progress=False
     )
-    stats = interp.collect(model, text, progress=False)
+    stats = interp.collect(model, text, progress=False).firing
     neurons = interp.select_by_entropy(stats, fraction=0.03)
     pair = ("zh", "de")
     lines = {code: measure.running_text(lines_of(code)[:40]) for code in pair}

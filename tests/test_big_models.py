@@ -82,10 +82,12 @@ class TestMemoryRunsOut:
         self, model: NeuronModel, tmp_path: Path, layer: int, padded: bool
     ) -> None:
         corpora = text(padded)
-        wanted = interp.Wanted(
-            signs=padded, sentence_means=("pre", "mlp_out") if padded else (), contexts=2
+        keep = interp.Keep(
+            signs="gate" if padded else None,
+            sentence_means=("pre", "mlp_out") if padded else (),
+            contexts=2,
         )
-        settings = {"wanted": wanted, "tokens_per_batch": 240, "progress": False}
+        settings = {"keep": keep, "tokens_per_batch": 240, "progress": False}
         interp.collect(model, corpora, tmp_path / "whole", **settings)
         with memory_for(model, 3, layer) as passes, pytest.warns(UserWarning, match="too small"):
             interp.collect(model, corpora, tmp_path / "halved", **settings)
@@ -95,14 +97,11 @@ class TestMemoryRunsOut:
     def test_moments_change_in_the_last_digits_alone(
         self, model: NeuronModel, tmp_path: Path
     ) -> None:
-        settings = {"wanted": interp.Wanted(moments=True), "progress": False}
+        settings = {"keep": interp.Keep(moments=True), "progress": False}
         interp.collect(model, text(), tmp_path / "whole", **settings)
         with memory_for(model, 3), pytest.warns(UserWarning, match="too small"):
             interp.collect(model, text(), tmp_path / "halved", **settings)
-        whole, halved = (
-            interp.ActivationMoments.load(tmp_path / name / "moments.safetensors")
-            for name in ("whole", "halved")
-        )
+        whole, halved = (interp.Run.open(tmp_path / name).moments for name in ("whole", "halved"))
         assert torch.equal(whole.tokens, halved.tokens)
         torch.testing.assert_close(whole.sums, halved.sums, rtol=1e-5, atol=1e-4)
 
@@ -207,7 +206,9 @@ class TestOffloading:
         places["model.layers.1"] = "disk"
         away = load(folder, device_map=places, offload_folder=str(tmp_path / "off"))
         assert away.offloaded
-        here, there = (interp.collect(each, text(), progress=False) for each in (model, away))
+        here, there = (
+            interp.collect(each, text(), progress=False).firing for each in (model, away)
+        )
         assert torch.equal(here.fired, there.fired)
         with pytest.raises(ValueError, match=r"layer 1 .* quantised or offloaded"):
             away.w_in(1)
@@ -260,7 +261,9 @@ def packed(folder: Path) -> NeuronModel:
 class TestQuantised:
     def test_its_neurons_are_counted(self, packed: NeuronModel, model: NeuronModel) -> None:
         assert (packed.n_layers, packed.d_mlp, packed.d_model) == (N_LAYERS, D_MLP, model.d_model)
-        ours, theirs = (interp.collect(each, text(), progress=False) for each in (packed, model))
+        ours, theirs = (
+            interp.collect(each, text(), progress=False).firing for each in (packed, model)
+        )
         assert not torch.equal(ours.fired, theirs.fired)  # eight bits are not the model itself
         assert (ours.rate - theirs.rate).abs().mean() < 0.02
 

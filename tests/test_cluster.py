@@ -14,7 +14,7 @@ import pytest
 import interp
 from interp import cli
 from interp.commands.common import ModelChoice
-from interp.counting.collect import Wanted, collect, collect_part
+from interp.counting.collect import Keep, collect
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs import ray as cluster
@@ -23,7 +23,7 @@ from interp.runs.ray import Crew, Job, Ray
 from interp.text.corpora import Corpora
 from tests.campaigns.kills import files
 
-WANTED = Wanted(moments=True, contexts=2)
+KEEP = Keep(moments=True, contexts=2)
 
 
 # ---------------------------------------------------------------- signs of life
@@ -83,7 +83,7 @@ def test_without_room_or_locks_for_signs_the_work_goes_on(tmp_path, monkeypatch)
 
 def test_stale_signs_and_wrong_clocks_change_no_byte(model, corpora, tmp_path, monkeypatch):
     collect(model, corpora, tmp_path / "quiet", progress=False)
-    collect_part(model, corpora, tmp_path / "run", (1, 3), progress=False)
+    collect(model, corpora, tmp_path / "run", part=(1, 3), progress=False)
     stale = tmp_path / "run" / "running"
     stale.mkdir(exist_ok=True)
     for number in range(5):
@@ -120,7 +120,7 @@ def test_the_command_tells_where_and_with_what_and_keeps_that_out_of_the_results
     model, corpora, monkeypatch
 ):
     alone = given_to_collect(monkeypatch, model, corpora)
-    assert alone["ray"] is False
+    assert alone["ray"] is None
     here = given_to_collect(monkeypatch, model, corpora, "--ray")
     assert here["ray"].address is None
     there = given_to_collect(
@@ -139,7 +139,7 @@ def test_ray_with_parts_or_without_ray_is_refused_in_one_sentence(
     assert "no --shard beside it" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'polyneuron\[ray\]'"):
-        collect(model, corpora, tmp_path, progress=False, ray=True)
+        collect(model, corpora, tmp_path, progress=False, ray=Ray())
 
 
 def test_a_second_ctrl_c_changes_nothing(monkeypatch):
@@ -286,9 +286,9 @@ def test_what_is_wrong_with_a_model_is_said_where_it_is_opened(nodes, light, tmp
 @pytest.mark.filterwarnings("default")
 def test_a_killed_worker_and_a_lost_node_change_no_byte(nodes, folder, model, corpora, tmp_path):
     """Begun as a part of a job array, finished by Ray, which loses an actor and then a node."""
-    collect(model, corpora, tmp_path / "quiet", wanted=WANTED, progress=False)
+    collect(model, corpora, tmp_path / "quiet", keep=KEEP, progress=False)
     out, killed = tmp_path / "run", tmp_path / "killed"
-    collect_part(model, corpora, out, (4, 4), wanted=WANTED, progress=False)
+    collect(model, corpora, out, part=(4, 4), keep=KEEP, progress=False)
     assert len(files(out / "pieces")) == 3
     name, place, seen_before = str(folder), tmp_path, []
 
@@ -324,7 +324,7 @@ def test_a_killed_worker_and_a_lost_node_change_no_byte(nodes, folder, model, co
     thread = threading.Thread(target=lose_a_node)
     thread.start()
     settings = Ray(address=nodes.address, open=open_in_trouble)
-    collect(model, corpora, out, wanted=WANTED, progress=False, ray=settings)
+    collect(model, corpora, out, keep=KEEP, progress=False, ray=settings)
     thread.join()
     assert killed.exists()
     assert len(nodes.worker_nodes) == 1

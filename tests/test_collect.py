@@ -1,9 +1,12 @@
 """The pass over text: exact counts, whatever the batches, order, processes and kills."""
 
+import gc
 import json
 import os
+import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.counting.collect import Wanted, collect, collect_part
+from interp.counting.collect import Keep, _Reading, _reading_of, collect
 from interp.counting.counters import FiringCounter
 from interp.counting.observe import batches, observe
-from interp.counting.run import look, merge, open_sentence_means
-from interp.counting.stats import (
-    ActivationMoments,
-    FiringSigns,
-    FiringStats,
-    pack_bits,
-    unpack_bits,
-)
+from interp.counting.pieces import in_order
+from interp.counting.run import Run
+from interp.counting.stats import FiringStats, pack_bits, unpack_bits
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -58,7 +56,7 @@ def seen_in_corpora(model, corpora) -> dict[str, list[list[Tensor]]]:
 
 
 def test_counts_are_those_of_the_definition(model, corpora, seen_in_corpora):
-    stats = collect(model, corpora, progress=False)
+    stats = collect(model, corpora, progress=False).firing
     for row, code in enumerate(LANGUAGES):
         gates, _ = seen_in_corpora[code]
         assert int(stats.tokens[:, row].sum()) == len(gates[0])
@@ -75,14 +73,13 @@ def test_a_gate_of_exactly_zero_does_not_fire(folder):
     text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=2, hygiene="off")
     (gates,) = seen(model, text.subset(("de",)), "de", "pre")
     assert (gates[1][:, silent] == 0).all()
-    fired = collect(model, text, progress=False).fired.sum(dim=(0, 1))
+    fired = collect(model, text, progress=False).firing.fired.sum(dim=(0, 1))
     assert fired[1, silent] == 0
     assert (fired.flatten() > 0).sum() == fired.numel() - 1
 
 
-def test_moments_are_those_of_the_definition(model, corpora, seen_in_corpora, tmp_path):
-    collect(model, corpora, tmp_path, wanted=Wanted(moments=True), progress=False)
-    moments = ActivationMoments.load(tmp_path / "moments.safetensors")
+def test_moments_are_those_of_the_definition(model, corpora, seen_in_corpora):
+    moments = collect(model, corpora, keep=Keep(moments=True), progress=False).moments
     for row, code in enumerate(LANGUAGES):
         gates, outputs = seen_in_corpora[code]
         for layer in range(model.n_layers):
@@ -100,8 +97,7 @@ def test_moments_are_those_of_the_definition(model, corpora, seen_in_corpora, tm
 def test_an_ungated_model_has_one_kind_of_moment(tmp_path):
     model = load(tiny_models.build("opt", tmp_path / "model"))
     text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=4, hygiene="off")
-    collect(model, text, tmp_path / "run", wanted=Wanted(moments=True), progress=False)
-    moments = ActivationMoments.load(tmp_path / "run" / "moments.safetensors")
+    moments = collect(model, text, keep=Keep(moments=True), progress=False).moments
     output = torch.stack(seen(model, text, "en", "post")[0])
     assert torch.allclose(moments.output_mean[1], output.double().mean(dim=1), atol=1e-5)
     assert torch.equal(moments.gate_mean, moments.output_mean)
@@ -109,7 +105,9 @@ def test_an_ungated_model_has_one_kind_of_moment(tmp_path):
 
 def test_batches_make_no_difference(model, corpora):
     text = corpora.subset(("de",))
-    small, large = (collect(model, text, tokens_per_batch=n, progress=False) for n in (16, 10_000))
+    small, large = (
+        collect(model, text, tokens_per_batch=n, progress=False).firing for n in (16, 10_000)
+    )
     assert torch.equal(small.tokens, large.tokens)
     # A gate within rounding of zero may fall to either side, so a handful of counts may differ.
     assert (small.fired - large.fired).abs().sum() <= 3
@@ -120,7 +118,7 @@ def test_permuted_languages_give_permuted_counts(model, corpora):
     other = read_corpora(
         made_up(), turned, model, block_length=16, n_shards=5, bos="block", hygiene="off"
     )
-    here, there = (collect(model, each, progress=False) for each in (corpora, other))
+    here, there = (collect(model, each, progress=False).firing for each in (corpora, other))
     assert torch.equal(here.fired, there.fired.flip(1))
     assert torch.equal(here.tokens, there.tokens.flip(1))
 
@@ -129,7 +127,7 @@ def test_padding_and_special_tokens_never_count(model):
     """Rows of different lengths, padded: the same counts as each row read alone."""
     sentences = read_sentences(made_up(40), LANGUAGES, model, n_shards=4, hygiene="off")
     assert len({int(n) for n in sentences.rows["de"].length}) > 1
-    stats = collect(model, sentences, progress=False)
+    stats = collect(model, sentences, progress=False).firing
     for row, code in enumerate(LANGUAGES):
         (gates,) = seen(model, sentences, code, "pre")
         assert int(stats.tokens[:, row].sum()) == len(gates[0])
@@ -160,7 +158,7 @@ def test_the_planted_neuron_is_found_from_text(tmp_path):
     stats = []
     for current in LANGUAGES:
         with model.hooks([(model.site(1, "pre"), planted)]):
-            stats.append(collect(model, text.subset((current,)), progress=False))
+            stats.append(collect(model, text.subset((current,)), progress=False).firing)
     fired = torch.cat([each.fired for each in stats], dim=1)
     tokens = torch.cat([each.tokens for each in stats], dim=1)
     whole = FiringStats(fired, tokens, LANGUAGES)
@@ -168,11 +166,10 @@ def test_the_planted_neuron_is_found_from_text(tmp_path):
     assert select_by_entropy(whole, fraction=share).triples() == [(2, 1, 7)]
 
 
-def test_sentence_means_are_those_of_the_definition(model, tmp_path):
+def test_sentence_means_are_those_of_the_definition(model):
     sentences = read_sentences(made_up(20), LANGUAGES, model, n_shards=4, hygiene="off")
-    wanted = Wanted(sentence_means=("pre", "resid_post"))
-    collect(model, sentences, tmp_path, wanted=wanted, progress=False)
-    means = open_sentence_means(tmp_path)
+    keep = Keep(sentence_means=("pre", "resid_post"))
+    means = collect(model, sentences, keep=keep, progress=False).sentence_means
     for kind in ("pre", "resid_post"):
         for code in LANGUAGES:
             rows = means.labels == LANGUAGES.index(code)
@@ -196,12 +193,11 @@ def test_sentence_means_are_those_of_the_definition(model, tmp_path):
             assert len(set(distance.argmin(dim=1).tolist())) == len(order)
 
 
-def test_signs_at_the_last_token_are_those_of_the_definition(model, tmp_path):
+def test_signs_at_the_last_token_are_those_of_the_definition(model):
     short = {code: [line[:40].strip() for line in lines] for code, lines in made_up(12).items()}
     prompts = read_prompts(short, LANGUAGES)
     rows = prompt_rows(prompts, model, n_shards=3)
-    collect(model, rows, tmp_path, wanted=Wanted(signs=True), progress=False)
-    signs = FiringSigns.load(tmp_path / "signs.safetensors")
+    signs = collect(model, rows, keep=Keep(signs="gate"), progress=False).signs
     assert sorted(signs.prompts) == sorted(prompts.ids)
     for row, code in enumerate(LANGUAGES):
         for prompt, text in zip(prompts.ids, prompts.texts[code], strict=True):
@@ -223,9 +219,8 @@ def test_an_output_of_exactly_zero_does_not_fire(tmp_path):
     rows = prompt_rows(read_prompts(short, LANGUAGES), model)
     fires = []
     for source in ("gate", "output"):
-        out = tmp_path / source
-        collect(model, rows, out, wanted=Wanted(signs=True, signs_of=source), progress=False)
-        fires.append(FiringSigns.load(out / "signs.safetensors").fires(1))
+        run = collect(model, rows, keep=Keep(signs=source), progress=False)
+        fires.append(run.signs.fires(1))
     assert torch.equal(*fires)
     assert 0.2 < fires[0].double().mean() < 0.8
 
@@ -252,21 +247,21 @@ def test_a_counter_shares_no_memory_with_its_result(model, corpora):
 
 
 def test_parts_in_any_order_leave_the_same_bytes(model, corpora, tmp_path):
-    wanted = Wanted(moments=True)
-    collect(model, corpora, tmp_path / "whole", wanted=wanted, progress=False)
+    keep = Keep(moments=True)
+    collect(model, corpora, tmp_path / "whole", keep=keep, progress=False)
     for index in (3, 1, 2):
-        state = collect_part(
-            model, corpora, tmp_path / "parts", (index, 3), wanted=wanted, progress=False
+        run = collect(
+            model, corpora, tmp_path / "parts", part=(index, 3), keep=keep, progress=False
         )
-    assert not state.missing
-    merge(tmp_path / "parts")
+    assert not run.status().missing
+    run.merge()
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
 
 
 def test_an_unfinished_run_is_not_merged(model, corpora, tmp_path):
-    collect_part(model, corpora, tmp_path, (1, 3), progress=False)
+    run = collect(model, corpora, tmp_path, part=(1, 3), progress=False)
     with pytest.raises(ValueError, match="5 of 15 pieces"):
-        merge(tmp_path)
+        run.merge()
 
 
 @pytest.mark.campaign
@@ -291,21 +286,22 @@ def test_killed_at_random_moments_nothing_is_lost_or_counted_twice(folder, tmp_p
 
 
 def test_another_model_is_refused(model, corpora, tmp_path):
-    collect_part(model, corpora, tmp_path / "run", (1, 5), progress=False)
+    collect(model, corpora, tmp_path / "run", part=(1, 5), progress=False)
     other = load(tiny_models.build("qwen2", tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match=r"started with another model .*weights was"):
         collect(other, corpora, tmp_path / "run", progress=False)
 
 
 def test_the_same_model_in_another_folder_is_accepted(model, corpora, tmp_path):
-    collect_part(model, corpora, tmp_path / "run", (1, 5), progress=False)
+    collect(model, corpora, tmp_path / "run", part=(1, 5), progress=False)
     copy = load(tiny_models.build("qwen2", tmp_path / "copy"))
     finished = collect(copy, corpora, tmp_path / "run", progress=False)
-    assert torch.equal(finished.fired, collect(model, corpora, progress=False).fired)
+    alone = collect(model, corpora, progress=False)
+    assert torch.equal(finished.firing.fired, alone.firing.fired)
 
 
 def test_another_text_is_refused(model, corpora, tmp_path):
-    collect_part(model, corpora, tmp_path, (1, 5), progress=False)
+    collect(model, corpora, tmp_path, part=(1, 5), progress=False)
     other = read_corpora(
         made_up(50), LANGUAGES, model, block_length=16, n_shards=5, bos="block", hygiene="off"
     )
@@ -314,7 +310,7 @@ def test_another_text_is_refused(model, corpora, tmp_path):
 
 
 def test_another_setting_is_refused(model, corpora, tmp_path):
-    collect_part(model, corpora, tmp_path, (1, 5), progress=False)
+    collect(model, corpora, tmp_path, part=(1, 5), progress=False)
     with pytest.raises(ValueError, match="tokens_per_batch: was 4096, now 64"):
         collect(model, corpora, tmp_path, tokens_per_batch=64, progress=False)
 
@@ -335,7 +331,7 @@ def test_a_nan_names_the_layer_and_the_text(corpora, tmp_path):
     broken = load(tiny_models.build("qwen2", tmp_path / "model"))
     broken.w_in(1)[0, 3] = float("nan")
     with pytest.raises(ValueError, match=r"layer 1 \(post\).*shard 0 of de; 0 finished pieces"):
-        collect(broken, corpora, tmp_path / "run", wanted=Wanted(moments=True), progress=False)
+        collect(broken, corpora, tmp_path / "run", keep=Keep(moments=True), progress=False)
     gate = broken.w_gate(2)
     assert gate is not None
     broken.w_in(1)[0, 3] = 0.0
@@ -345,7 +341,7 @@ def test_a_nan_names_the_layer_and_the_text(corpora, tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(model, corpora, tmp_path, monkeypatch):
-    collect_part(model, corpora, tmp_path, (1, 5), progress=False)
+    collect(model, corpora, tmp_path, part=(1, 5), progress=False)
     before = files(tmp_path)
 
     def full(*_: object) -> None:
@@ -373,14 +369,14 @@ def test_ctrl_c_keeps_finished_pieces(model, corpora, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         collect(model, corpora, tmp_path, progress=False)
     monkeypatch.undo()
-    assert len(look(tmp_path).done) == 4
-    stats = collect(model, corpora, tmp_path, progress=False)
-    assert torch.equal(stats.fired, collect(model, corpora, progress=False).fired)
+    assert len(Run.open(tmp_path).status().done) == 4
+    run = collect(model, corpora, tmp_path, progress=False)
+    assert torch.equal(run.firing.fired, collect(model, corpora, progress=False).firing.fired)
 
 
 def test_packed_blocks_have_no_sentence_means(model, corpora, tmp_path):
     with pytest.raises(ValueError, match="read_sentences"):
-        collect(model, corpora, tmp_path, wanted=Wanted(sentence_means=("pre",)), progress=False)
+        collect(model, corpora, tmp_path, keep=Keep(sentence_means=("pre",)), progress=False)
 
 
 # ---------------------------------------------------------------- stopping
@@ -393,13 +389,13 @@ def test_a_run_stops_when_the_rule_says_so_also_after_a_kill(model, corpora, tmp
         asked.append(stats.n_shards)
         return stats.n_shards == 3
 
-    whole = collect(model, corpora, tmp_path / "a", stop_when=rule, progress=False)
+    whole = collect(model, corpora, tmp_path / "a", stop_when=rule, progress=False).firing
     assert whole.n_shards == 3
     assert asked == [1, 2, 3]
     stopped = json.loads((tmp_path / "a" / "stopped.json").read_text())
     assert stopped["shards"] == 3
     assert sum(stopped["tokens"].values()) >= int(whole.tokens.sum())
-    again = collect(model, corpora, tmp_path / "a", stop_when=rule, progress=False)
+    again = collect(model, corpora, tmp_path / "a", stop_when=rule, progress=False).firing
     assert torch.equal(whole.fired, again.fired)
 
 
@@ -411,7 +407,177 @@ def test_the_stability_rule_stops_sooner_when_less_is_asked(model, corpora, tmp_
             tmp_path / str(level),
             stop_when=until_stable(level, fraction=0.1, busy_quantile=0.5),
             progress=False,
-        )
+        ).firing
         for level in (0.05, 0.9999)
     )
     assert short.n_shards == 4 < long.n_shards == corpora.n_shards
+
+
+# ---------------------------------------------------------------- what a run keeps
+
+
+PRODUCTS = ("firing", "moments", "signs", "contexts", "sentence_means")
+
+
+@pytest.fixture(scope="module")
+def prompts(model) -> Corpora:
+    short = {code: [line[:40].strip() for line in lines] for code, lines in made_up(12).items()}
+    return prompt_rows(read_prompts(short, LANGUAGES), model, n_shards=3)
+
+
+EVERYTHING = Keep(moments=True, signs="gate", contexts=2, sentence_means=("pre", "mlp_out"))
+
+
+def tensors_of(run: Run) -> dict[str, Tensor]:
+    means = run.sentence_means
+    return {
+        "fired": run.firing.fired,
+        "tokens": run.firing.tokens,
+        "sums": run.moments.sums,
+        "bits": run.signs.bits,
+        "gates": run.contexts.gate,
+        "rows": run.contexts.ids,
+        "labels": means.labels,
+        **{f"means at {kind}": means.read(kind, 1) for kind in means.kinds},
+    }
+
+
+def test_nothing_that_was_asked_for_is_lost_without_a_folder(model, prompts, tmp_path):
+    """Every result of a temporary run equals that of a folder, opened again in another Run."""
+    here = collect(model, prompts, keep=EVERYTHING, progress=False)
+    there = collect(model, prompts, tmp_path, keep=EVERYTHING, progress=False)
+    again = Run.open(tmp_path)
+    assert here.kept == there.kept == again.kept == PRODUCTS
+    assert (here.folder, there.folder, again.folder) == (None, tmp_path, tmp_path)
+    values = [tensors_of(run) for run in (here, there, again)]
+    for name, expected in values[0].items():
+        assert all(torch.equal(other[name], expected) for other in values[1:]), name
+    assert again.signs.prompts == here.signs.prompts
+    assert again.provenance == json.loads((tmp_path / "run.json").read_text()) | {"shards_read": 3}
+
+
+def test_a_temporary_folder_lasts_as_long_as_anything_that_reads_it(model, prompts):
+    run = collect(model, prompts, keep=EVERYTHING, progress=False)
+    place = run.sentence_means.pieces[0].parents[1]
+    means = run.sentence_means
+    assert run.firing.n_shards == 3
+    del run
+    gc.collect()
+    assert means.read("pre", 0).shape == (36, model.d_mlp)
+    del means
+    gc.collect()
+    assert not place.exists()
+
+
+def test_a_run_that_fails_leaves_no_temporary_folder(corpora, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    broken = load(tiny_models.build("qwen2", tmp_path / "model"))
+    broken.w_in(1)[0, 3] = float("nan")
+    with pytest.raises(ValueError, match="layer 1"):
+        collect(broken, corpora, keep=Keep(moments=True), progress=False)
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "python", "command"),
+    [
+        ("moments", "moments=True", "interp collect --moments"),
+        ("signs", 'signs="gate"', "interp share TASK"),
+        ("contexts", "contexts=8", "interp collect --contexts 8"),
+        ("sentence_means", 'sentence_means=("pre",)', "interp collect --sentences pre"),
+    ],
+)
+def test_a_result_that_was_not_kept_is_refused_with_what_keeps_it(
+    model, corpora, tmp_path, name, python, command
+):
+    for out in (None, tmp_path):
+        run = collect(model, corpora, out, progress=False)
+        assert run.kept == ("firing",)
+        with pytest.raises(ValueError, match=f"kept no {name.replace('_', ' ')}") as refusal:
+            getattr(run, name)
+        said = str(refusal.value)
+        assert f"keep=interp.Keep({python})" in said
+        assert f"`{command}`" in said
+        assert (str(tmp_path) in said) == (out is not None)
+
+
+def test_an_unfinished_run_says_what_is_missing_instead_of_results(model, corpora, tmp_path):
+    keep = Keep(moments=True)
+    run = collect(model, corpora, tmp_path, part=(1, 2), keep=keep, progress=False)
+    for name in ("firing", "moments"):
+        with pytest.raises(ValueError, match=r"8 of 15 pieces; the first that is missing"):
+            getattr(run, name)
+    collect(model, corpora, tmp_path, part=(2, 2), keep=keep, progress=False)
+    with pytest.raises(ValueError, match=r"call run\.merge\(\), or `interp merge"):
+        run.firing  # noqa: B018
+    assert run.merge() is run
+    alone = collect(model, corpora, keep=keep, progress=False)
+    assert torch.equal(run.firing.fired, alone.firing.fired)
+    assert torch.equal(run.moments.sums, alone.moments.sums)
+
+
+def test_results_without_their_pieces_are_still_a_run(model, corpora, tmp_path):
+    run = collect(model, corpora, tmp_path / "run", keep=Keep(contexts=1), progress=False)
+    (tmp_path / "copy").mkdir()
+    for name in ("firing.safetensors", "contexts.safetensors"):
+        (tmp_path / "copy" / name).write_bytes((tmp_path / "run" / name).read_bytes())
+    copy = Run.open(tmp_path / "copy")
+    assert copy.kept == ("firing", "contexts")
+    assert torch.equal(copy.firing.fired, run.firing.fired)
+    with pytest.raises(FileNotFoundError, match=r"holds no run\.json"):
+        copy.status()
+    with pytest.raises(FileNotFoundError, match="holds neither run"):
+        Run.open(tmp_path)
+
+
+def test_a_part_needs_a_folder_and_reads_all_it_is_given(model, corpora, tmp_path):
+    with pytest.raises(ValueError, match="the folder that all parts share"):
+        collect(model, corpora, part=(1, 2), progress=False)
+    with pytest.raises(ValueError, match="There is no part 3 of 2"):
+        collect(model, corpora, tmp_path, part=(3, 2), progress=False)
+    with pytest.raises(ValueError, match="part and stop_when exclude each other"):
+        collect(model, corpora, tmp_path, part=(1, 2), stop_when=bool, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"special_tokens": True}, "special_tokens=True changes sentence means alone"),
+        ({"signs_above": 0.5}, "signs_above=0.5 changes signs alone"),
+        ({"contexts": -1}, "-1 contexts cannot be kept"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        Keep(**options)
+
+
+def test_a_run_says_in_a_few_words_what_it_holds(model, corpora, tmp_path):
+    run = collect(model, corpora, tmp_path, part=(1, 3), keep=Keep(moments=True), progress=False)
+    assert repr(run) == f"Run(de, en, fr; 5 of 15 pieces; in {tmp_path})"
+    run = collect(model, corpora, tmp_path, keep=Keep(moments=True), progress=False)
+    assert repr(run) == f"Run(de, en, fr; firing, moments; in {tmp_path})"
+    shown = run._repr_html_()
+    assert "<td>kept</td>" in shown
+    assert "Keep(contexts=8)" in shown
+    assert "Keep(moments=True)" not in shown
+    (tmp_path / "run.json").write_text("damaged")
+    assert repr(run) == f"Run(in {tmp_path})"
+
+
+def test_the_rows_of_a_piece_keep_their_numbers_when_they_are_sent(model, corpora, tmp_path):
+    """What an actor is sent holds the text of its piece alone, and leaves the same bytes."""
+    keep = Keep(moments=True, contexts=3)
+    collect(model, corpora, tmp_path / "whole", keep=keep, progress=False)
+    reading = _Reading(tmp_path / "sent", corpora, keep, 4096)
+    reading.start(model, stops_early=False, settings={})
+    size = len(pickle.dumps(corpora))
+    for shard, language in reversed(in_order(corpora.n_shards, corpora.languages)):
+        sent = pickle.dumps(_reading_of(reading, shard, language))
+        assert len(sent) < size / 5
+        pickle.loads(sent)(model)
+    Run.open(tmp_path / "sent").merge()
+    assert files(tmp_path / "sent") == files(tmp_path / "whole")

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.counting.collect import Wanted, collect, collect_part
+from interp.counting.collect import Keep, collect
 from interp.counting.observe import batches, observe
-from interp.counting.run import merge
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
@@ -21,8 +20,7 @@ N = 4
 
 
 def contexts_of(model: NeuronModel, corpora: Corpora, out: Path, n: int = N) -> TopContexts:
-    collect(model, corpora, out, wanted=Wanted(contexts=n), progress=False)
-    return TopContexts.load(out / "contexts.safetensors")
+    return collect(model, corpora, out, keep=Keep(contexts=n), progress=False).contexts
 
 
 class Everything:
@@ -114,13 +112,12 @@ def test_more_contexts_begin_with_fewer(model, corpora, tmp_path):
 
 
 def test_parts_in_any_order_leave_the_same_bytes(model, corpora, tmp_path):
-    wanted = Wanted(contexts=N)
-    collect(model, corpora, tmp_path / "whole", wanted=wanted, progress=False)
+    keep = Keep(contexts=N)
+    collect(model, corpora, tmp_path / "whole", keep=keep, progress=False)
     for index in (3, 1, 2):
-        collect_part(model, corpora, tmp_path / "parts", (index, 3), wanted=wanted, progress=False)
+        collect(model, corpora, tmp_path / "parts", part=(index, 3), keep=keep, progress=False)
     (tmp_path / "parts" / "pieces" / "0002-en.safetensors").unlink()  # as if killed there
-    collect(model, corpora, tmp_path / "parts", wanted=wanted, progress=False)
-    merge(tmp_path / "parts")
+    collect(model, corpora, tmp_path / "parts", keep=keep, progress=False).merge()
     found = files(tmp_path / "whole")
     assert found == files(tmp_path / "parts")
     assert any("contexts.safetensors" in str(name) for name in found)
@@ -206,6 +203,6 @@ def test_contexts_are_kept_only_where_they_are_asked_for(model, corpora, tmp_pat
     collect(model, corpora, tmp_path, progress=False)
     assert not (tmp_path / "contexts.safetensors").exists()
     with pytest.raises(ValueError, match="-1 contexts"):
-        collect(model, corpora, tmp_path, wanted=Wanted(contexts=-1), progress=False)
+        collect(model, corpora, tmp_path, keep=Keep(contexts=-1), progress=False)
     with pytest.raises(ValueError, match="started with another wanted"):
-        collect(model, corpora, tmp_path, wanted=Wanted(contexts=2), progress=False)
+        collect(model, corpora, tmp_path, keep=Keep(contexts=2), progress=False)

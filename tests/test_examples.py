@@ -16,7 +16,6 @@ then, and nothing else:
 import doctest
 import inspect
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,19 @@ def public() -> dict[str, Any]:
     }
 
 
-def examples(thing: Callable[..., Any]) -> list[doctest.Example]:
+def methods() -> dict[str, Any]:
+    """Methods and properties of public classes, by `Class.method`, that have examples too."""
+    return {
+        f"{name}.{key}": value
+        for name, thing in public().items()
+        if inspect.isclass(thing)
+        for key, value in vars(thing).items()
+        if isinstance(value, property | staticmethod) or inspect.isfunction(value)
+        if not key.startswith("_") and examples(value)
+    }
+
+
+def examples(thing: object) -> list[doctest.Example]:
     """Of its own docstring; what it inherits does not count."""
     return doctest.DocTestParser().get_examples(inspect.cleandoc(thing.__doc__ or ""))
 
@@ -64,24 +75,24 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = interp.read_corpora(
         "babel", LANGUAGES, model, block_length=64, n_shards=5, tokens=640, progress=False
     )
-    stats = interp.collect(
-        model, text, folder / "text", wanted=interp.Wanted(moments=True), progress=False
+    run = interp.collect(
+        model, text, folder / "text", keep=interp.Keep(moments=True), progress=False
     )
     rows = interp.read_sentences(
         "babel", LANGUAGES, model, sentences=20, n_shards=2, progress=False
     )
-    wanted = interp.Wanted(sentence_means=("pre",))
-    interp.collect(model, rows, folder / "sentences", wanted=wanted, progress=False)
+    keep = interp.Keep(sentence_means=("pre",))
+    by_sentence = interp.collect(model, rows, folder / "sentences", keep=keep, progress=False)
     return {
         "interp": interp,
         "torch": torch,
         "Path": Path,
         "model": model,
         "text": text,
-        "stats": stats,
-        "moments": interp.ActivationMoments.load(folder / "text" / "moments.safetensors"),
-        "means": interp.open_sentence_means(folder / "sentences"),
-        "neurons": interp.select_by_entropy(stats, fraction=0.03),
+        "stats": run.firing,
+        "moments": run.moments,
+        "means": by_sentence.sentence_means,
+        "neurons": interp.select_by_entropy(run.firing, fraction=0.03),
     }
 
 
@@ -93,7 +104,7 @@ def test_every_public_name_has_an_example():
     "name",
     [
         pytest.param(name, marks=pytest.mark.filterwarnings("ignore")) if name in NEEDS else name
-        for name in public()
+        for name in {**public(), **methods()}
     ],
 )
 def test_the_example_is_true(
@@ -103,7 +114,7 @@ def test_the_example_is_true(
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
-    said = failures(name, examples(public()[name]), namespace | own)
+    said = failures(name, examples({**public(), **methods()}[name]), namespace | own)
     assert said == "", said
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp import cli
-from interp.counting.collect import Wanted, collect
-from interp.counting.run import open_sentence_means
+from interp.counting.collect import Keep, collect
+from interp.counting.run import Run
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
@@ -63,11 +63,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def counts(place: Path) -> FiringStats:
-    return FiringStats.load(place / "run" / "firing.safetensors")
+    return Run.open(place / "run").firing
 
 
 def moments(place: Path) -> ActivationMoments:
-    return ActivationMoments.load(place / "run" / "moments.safetensors")
+    return Run.open(place / "run").moments
 
 
 def by_score(selection: NeuronSelection, score: torch.Tensor, n: int) -> bool:
@@ -84,7 +84,7 @@ def by_score(selection: NeuronSelection, score: torch.Tensor, n: int) -> bool:
 
 
 def test_sentences_are_averaged_line_by_line(place: Path):
-    means = open_sentence_means(place / "run")
+    means = Run.open(place / "run").sentence_means
     assert means.kinds == ("pre", "mlp_out")
     model = load(place / "model")
     corpora = read_sentences(place / "text", LANGUAGES, model, n_shards=4, hygiene="off")
@@ -94,20 +94,21 @@ def test_sentences_are_averaged_line_by_line(place: Path):
 
 def test_lines_that_are_too_long_are_left_out_and_counted(place: Path, capsys):
     collect_into(place, "few", "--sentences", "pre", "--n-sentences", "20")
-    assert open_sentence_means(place / "few").labels.bincount().tolist() == [20, 20, 20]
+    few = Run.open(place / "few").sentence_means
+    assert few.labels.bincount().tolist() == [20, 20, 20]
     capsys.readouterr()
     collect_into(place, "short", "--sentences", "pre", "--block-length", "40")
     corpora = read_sentences(
         place / "text", LANGUAGES, load(place / "model"), max_length=40, n_shards=4, hygiene="off"
     )
-    kept = open_sentence_means(place / "short").labels.bincount().tolist()
+    kept = Run.open(place / "short").sentence_means.labels.bincount().tolist()
     assert kept == [len(rows.ids) for rows in corpora.rows.values()]
     assert min(corpora.too_long.values()) > 0
     told = ", ".join(f"{code} {n}" for code, n in corpora.too_long.items())
     assert f"longer than 40 tokens: {told}" in capsys.readouterr().out
 
 
-def test_special_tokens_count_in_sentence_means_where_asked_for(place: Path, tmp_path: Path):
+def test_special_tokens_count_in_sentence_means_where_asked_for(place: Path):
     """The definition, sentence by sentence; counts of firing stay as they are."""
     model = load(place / "model")
     corpora = read_sentences(
@@ -115,11 +116,10 @@ def test_special_tokens_count_in_sentence_means_where_asked_for(place: Path, tmp
     )
     found, fired = {}, {}
     for special in (False, True):
-        wanted = Wanted(sentence_means=("pre",), special_tokens=special)
-        folder = tmp_path / str(special)
-        fired[special] = collect(model, corpora, folder, wanted=wanted, progress=False)
-        found[special] = open_sentence_means(folder).read("pre", 1)
-    assert torch.equal(fired[True].fired, fired[False].fired)
+        keep = Keep(sentence_means=("pre",), special_tokens=special)
+        run = collect(model, corpora, keep=keep, progress=False)
+        fired[special], found[special] = run.firing.fired, run.sentence_means.read("pre", 1)
+    assert torch.equal(fired[True], fired[False])
     rows = corpora.rows["de"]
     for number in range(len(rows.ids)):
         ids = rows.ids[number : number + 1, : int(rows.length[number])].long()
@@ -145,10 +145,6 @@ def test_options_of_sentences_go_with_sentences(place: Path, tmp_path: Path, cap
     for more in (["--tokens", "5000"], ["--bos", "block"]):
         said = refused([*arguments, "--sentences", "pre", *more], capsys)
         assert "--sentences reads line by line" in said
-    model, wanted = load(place / "model"), Wanted(special_tokens=True)
-    corpora = read_sentences(made_up(8), LANGUAGES, model, n_shards=1, hygiene="off")
-    with pytest.raises(ValueError, match="Special tokens count in sentence means alone"):
-        collect(model, corpora, tmp_path, wanted=wanted)
 
 
 # ---------------------------------------------------------------- find
@@ -162,7 +158,7 @@ def test_lape_is_what_is_found_unless_something_else_is_asked_for(place: Path):
 
 def test_precision_takes_the_best_and_the_worst_of_all_sites(place: Path, capsys):
     found = find(place, "precision", "--n", "40")
-    means = open_sentence_means(place / "run")
+    means = Run.open(place / "run").sentence_means
     assert found == select_by_precision(measure_precision(means), 40)
     assert found.sites == (("pre", 160), ("mlp_out", 64))
     assert set(found.counts().values()) == {40}

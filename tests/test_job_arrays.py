@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from interp import cli
-from interp.counting.collect import collect, collect_part
-from interp.counting.run import SIGNS_OF_LIFE, look, survey
+from interp.counting.collect import collect
+from interp.counting.pieces import SIGNS_OF_LIFE
 from interp.models.load import load
 from interp.runs.locks import sign_of_life
 from tests import tiny_models
@@ -88,16 +88,16 @@ def test_a_job_array_that_loses_a_task_leaves_the_bytes_of_one_process(place, ca
 
 def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
     model = load(tiny_models.build("qwen2", tmp_path / "model"))
-    run = tmp_path / "run"
-    collect_part(model, blocks(model), run, (1, 3), progress=False)
-    assert len(look(run).done) == 5
-    piece = run / "pieces" / "0002-de.safetensors"
+    out = tmp_path / "run"
+    run = collect(model, blocks(model), out, part=(1, 3), progress=False)
+    assert len(run.status().done) == 5
+    piece = out / "pieces" / "0002-de.safetensors"
     content = bytearray(piece.read_bytes())
     content[-100] ^= 4
     piece.write_bytes(content)
-    with sign_of_life(run / SIGNS_OF_LIFE / "0003-en"):
-        found = survey(run)
-        cli.main(["status", str(run)])
+    with sign_of_life(out / SIGNS_OF_LIFE / "0003-en"):
+        found = run.verify()
+        cli.main(["status", str(out)])
     assert set(found.bad) == {(2, "de")}
     assert set(found.running) == {(3, "en")}
     assert (len(found.done), len(found.missing)) == (4, 9)
@@ -111,6 +111,6 @@ def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
 
     # Bad and missing pieces are what the run still takes.
     piece.unlink()
-    collect(model, blocks(model), run, progress=False)
-    assert len(survey(run).done) == 15
-    assert not (run / SIGNS_OF_LIFE).exists()
+    run = collect(model, blocks(model), out, progress=False)
+    assert len(run.verify().done) == 15
+    assert not (out / SIGNS_OF_LIFE).exists()

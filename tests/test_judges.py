@@ -57,15 +57,14 @@ def test_what_is_read_in_parts_is_what_is_read_at_once(model, tmp_path: Path):
     sentences = interp.read_sentences(
         text, LANGUAGES, model, n_shards=1, hygiene="off", progress=False
     )
-    wanted = interp.Wanted(moments=True, sentence_means=("pre", "post"))
-    stats = interp.collect(model, sentences, tmp_path / "whole", wanted=wanted, progress=False)
+    keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
+    run = interp.collect(model, sentences, keep=keep, progress=False)
+    stats, moments, means = run.firing, run.moments, run.sentence_means
     last = found[-1]
     assert torch.equal(last.stats.fired.sum(dim=0), stats.fired.sum(dim=0))
     assert torch.equal(last.stats.tokens.sum(dim=0), stats.tokens.sum(dim=0))
-    moments = interp.ActivationMoments.load(tmp_path / "whole" / "moments.safetensors")
     assert torch.allclose(last.moments.gate_mean, moments.gate_mean, atol=1e-6)
     assert last.tokens == round(stats.tokens.double().sum(dim=0).mean().item())
-    means = interp.open_sentence_means(tmp_path / "whole")
     one, other = (measure_precision(each).average_precision for each in (last.means, means))
     assert torch.allclose(one, other, atol=1e-3)  # batches round differently, and ranks follow
 
@@ -158,12 +157,12 @@ def test_selectivity_is_the_own_rise_less_that_of_the_others():
 # ---------------------------------------------------------------- pushed
 
 
-def test_rows_of_one_batch_are_pushed_as_each_language_alone_is(model, chosen, tmp_path: Path):
+def test_rows_of_one_batch_are_pushed_as_each_language_alone_is(model, chosen):
     sentences = interp.read_sentences(
         made_up(20), LANGUAGES, model, n_shards=1, hygiene="off", progress=False
     )
-    interp.collect(model, sentences, tmp_path, wanted=interp.Wanted(moments=True), progress=False)
-    moments = interp.ActivationMoments.load(tmp_path / "moments.safetensors")
+    keep = interp.Keep(moments=True)
+    moments = interp.collect(model, sentences, keep=keep, progress=False).moments
     picked, ids = chosen["random"], torch.arange(5, 17).reshape(2, 6)
     seen: list[torch.Tensor] = []
 

@@ -814,7 +814,9 @@ class TestHookedTransformer:
 
         bridged, hooked = load(checkpoint("llama")), wrap(classic())
         corpora = blocks(bridged)
-        there, here = (collect(model, corpora, progress=False) for model in (bridged, hooked))
+        there, here = (
+            collect(model, corpora, progress=False).firing for model in (bridged, hooked)
+        )
         assert torch.equal(there.tokens, here.tokens)
         assert int(there.fired.sum()) > 10_000
         assert int((there.fired - here.fired).abs().sum()) <= 5  # gates within rounding of zero

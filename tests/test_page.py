@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from interp.commands.page import Page
-from interp.counting.collect import Wanted, collect
+from interp.counting.collect import Keep, collect
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.inference.intervals import jackknife
@@ -52,7 +52,7 @@ def run(model: NeuronModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that kept contexts, and a selection in its folder."""
     out = tmp_path_factory.mktemp("run")
     text = read_sentences(LINES, LANGUAGES, model, n_shards=4, hygiene="off")
-    collect(model, text, out, wanted=Wanted(contexts=3), progress=False)
+    collect(model, text, out, keep=Keep(contexts=3), progress=False)
     selection = NeuronSelection.from_triples(NEURONS, LANGUAGES, model.n_layers, model.d_mlp)
     selection.to_json(out / "neurons.json", {"settings": {"method": "LAPE"}})
     return out
@@ -546,7 +546,7 @@ def test_the_command_says_what_is_missing(model, run, parts, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     parts[0].save(bare / "firing.safetensors")
-    with pytest.raises(FileNotFoundError, match="kept no contexts: run `interp collect` with"):
+    with pytest.raises(ValueError, match=r"kept no contexts: .* `interp collect --contexts 8`"):
         Page(bare).run()
     (bare / "contexts.safetensors").write_bytes((run / "contexts.safetensors").read_bytes())
     with pytest.raises(FileNotFoundError, match="Make it with: interp find"):

@@ -49,30 +49,35 @@ def on_disk(folder: Path) -> int:
 
 class TestDisk:
     @pytest.mark.parametrize(
-        ("name", "wanted", "packed"),
+        ("name", "keep", "packed"),
         [
-            ("llama", interp.Wanted(), True),
-            ("pythia", interp.Wanted(moments=True, contexts=2), True),
-            ("bloom", interp.Wanted(sentence_means=("pre", "mlp_out"), signs=True), False),
+            ("llama", interp.Keep(), True),
+            ("pythia", interp.Keep(moments=True, contexts=2), True),
+            ("bloom", interp.Keep(sentence_means=("pre", "mlp_out"), signs="gate"), False),
         ],
     )
     def test_the_bytes_that_a_run_leaves_are_those_planned(
-        self, checkpoints: dict[str, Path], tmp_path: Path, name: str, wanted: Any, packed: bool
+        self,
+        checkpoints: dict[str, Path],
+        tmp_path: Path,
+        name: str,
+        keep: interp.Keep,
+        packed: bool,
     ) -> None:
         n_shards, rows_each = 4, 6
         tokens = n_shards * rows_each * ROW_TOKENS
         model = load(checkpoints[name])
         corpora = text(n_shards, rows_each, packed)
-        interp.collect(model, corpora, tmp_path / "run", wanted=wanted, progress=False)
+        interp.collect(model, corpora, tmp_path / "run", keep=keep, progress=False)
         plan = plan_run(
-            model, len(LANGUAGES), tokens, n_shards=n_shards, row_tokens=ROW_TOKENS, wanted=wanted
+            model, len(LANGUAGES), tokens, n_shards=n_shards, row_tokens=ROW_TOKENS, keep=keep
         )
         measured = on_disk(tmp_path / "run")
         assert plan.disk == pytest.approx(measured, rel=0.2)
         # Beyond the headers, of which there are as many as files, to the byte.
         files = list((tmp_path / "run").rglob("*.safetensors"))
         tensors = sum(path.stat().st_size - header(path) for path in files)
-        named = bool(wanted.sentence_means or wanted.signs or wanted.contexts)
+        named = bool(keep.sentence_means or keep.signs or keep.contexts)
         names = 24 * n_shards * rows_each * len(LANGUAGES) * named
         assert plan.disk - names - 1024 * (len(files) + 1) == tensors
 
@@ -110,7 +115,7 @@ class TestMemory:
         model = load(checkpoints["llama"])
         sums = [FiringCounter(model).tensors(), MomentsCounter(model).tensors()]
         size = sum(each.nbytes for tensors in sums for each in tensors.values())
-        plan = plan_run(model, 2, 10_000, wanted=interp.Wanted(moments=True))
+        plan = plan_run(model, 2, 10_000, keep=interp.Keep(moments=True))
         assert plan.counters + 8 == size  # and the number of tokens
 
     def test_the_fullest_moment_is_the_sum_of_its_parts(self, checkpoints: dict[str, Path]) -> None:

@@ -64,7 +64,7 @@ def measured(models, tmp_path_factory) -> dict[float, Measured]:
 def test_every_neuron_of_the_checkpoint_fires_where_the_design_says(models):
     planted = models[2.0]
     corpora = subject.read_text(TINY, planted, 20, torch.Generator().manual_seed(2))
-    stats = interp.collect(planted.model, corpora, progress=False)
+    stats = interp.collect(planted.model, corpora, progress=False).firing
     noise, bos = (TINY.features[name] for name in ("noise", "bos"))
     expected = torch.zeros(len(TINY.languages), TINY.n_layers, TINY.d_mlp, dtype=torch.int64)
     for row, code in enumerate(TINY.languages):

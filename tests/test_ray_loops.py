@@ -17,8 +17,8 @@ from interp.commands.common import ModelChoice, OnRay
 from interp.commands.evaluate import Evaluate
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
-from interp.counting.collect import Wanted, collect
-from interp.counting.run import open_sentence_means
+from interp.counting.collect import Keep, collect
+from interp.counting.run import Run
 from interp.evaluations.category_ablation import switch_off
 from interp.evaluations.category_attribution import attribute_categories
 from interp.evaluations.languages_written import generated_languages
@@ -100,7 +100,7 @@ def loops(
     sentences = read_sentences(
         made_up(), LANGUAGES, model, sentences=9, n_shards=3, hygiene="off", progress=False
     )
-    wanted = Wanted(sentence_means=("pre", "mlp_out"))
+    keep = Keep(sentence_means=("pre", "mlp_out"))
     tasks = tasks_of()
     questions = [("the dog sees", 9), ("le chien", (11, 17)), ("der Hund", 23)]
     change = Change(selection["de"], deactivate)
@@ -108,7 +108,7 @@ def loops(
     written: dict[str, Any] = {"prompts": ("the dog", ""), "n": 4, "max_new_tokens": 6}
     return {
         "sentence means": lambda out, ray: collect(
-            model, sentences, out, wanted=wanted, ray=ray or False, **alike
+            model, sentences, out, keep=keep, ray=ray, **alike
         ),
         "perplexity matrix": lambda out, ray: perplexity_matrix(
             model, selection, corpora, n_draws=1, out=out, ray=ray, **alike
@@ -157,7 +157,7 @@ def test_a_laptop_begins_and_ray_ends_with_the_bytes_of_one_process(
     assert files(run) == files(quiet)
     assert begun_elsewhere.stat().st_ino == before  # it was not made again
     if name == "sentence means":
-        means, same = open_sentence_means(run), open_sentence_means(quiet)
+        means, same = (Run.open(out).sentence_means for out in (run, quiet))
         for layer in range(3):
             assert torch.equal(means.read("mlp_out", layer), same.read("mlp_out", layer))
 
@@ -170,7 +170,7 @@ def test_the_commands_give_the_files_of_one_process(
     text.mkdir()
     for code, lines in made_up().items():
         (text / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
-    collect(model, corpora, tmp_path, wanted=Wanted(moments=True), progress=False)
+    collect(model, corpora, tmp_path, keep=Keep(moments=True), progress=False)
     selection.to_json(tmp_path / "neurons.json")
     neurons, choice = tmp_path / "neurons.json", ModelChoice(str(folder))
     codes = ("en", "de")

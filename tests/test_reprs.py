@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 import interp
 from interp.counting.plan import PieceSizes
+from interp.counting.run import Verification
 from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
 from interp.evaluations.neuron_sets import Condition
@@ -219,7 +220,7 @@ def made() -> dict[str, Any]:
         Diagnosis("mine", (Check("fires", True, "0"), Check("is left alone", False, "0.5"))),
         plan(),
         interp.NeuronPage("Neurons", {"neurons": [1, 2]}, {0: {}, 1: {}}),
-        interp.Survey(((0, "en"),) * 500, {}, (), {}),
+        Verification(((0, "en"),) * 500, {}, (), {}),
         Hygiene("de", {"de": 90, "en": 10}, {"de": 900, "en": 100}),
         artifacts.Artifact({"rate": real(3, 2, 2048)}, {"languages": list(CODES)}, {}),
         interp.Corpora(
@@ -303,7 +304,7 @@ def test_the_numbers_in_the_words_are_right():
     assert "0.4 (0.1 to 0.7): holds" in repr(MADE["Claim"])
     assert "1 of 2 checks passed, but not: is left alone" in repr(MADE["Diagnosis"])
     assert "2 texts of 1 prompt, 1 ended by the model" in repr(MADE["Generated"])
-    assert "500 done, 0 running, 0 missing, 0 bad" in repr(MADE["Survey"])
+    assert "500 done, 0 running, 0 missing, 0 bad" in repr(MADE["Verification"])
     assert repr(Rate(3, 4)).startswith("3 of 4: 0.75 (0.30 to 0.95 at 95 %)")
 
 

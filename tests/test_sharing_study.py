@@ -178,17 +178,15 @@ def test_neurons_that_are_counted_wrongly_are_amiss():
     assert sharing_claims.amiss(signs, replace(profile, count=wrong)) == 2
 
 
-def test_one_pass_with_several_thresholds_equals_a_pass_for_each(tmp_path: Path):
+def test_one_pass_with_several_thresholds_equals_a_pass_for_each():
     model = interp.load("babel", dtype=torch.float32)
     tasks = [read_task("babel/word_translation", code) for code in ("de", "ja")]
     few = [task.where(lambda item: item in task.items[:4]) for task in tasks]  # noqa: B023
     rows = study.rows_of(model, few)
     for source, threshold in (("gate", 0.2), ("output", 0.0)):
         (_, found) = study.signs_by(model, rows, [("gate", 0.0), (source, threshold)])
-        wanted = interp.Wanted(signs=True, signs_of=source, signs_above=threshold)
-        folder = tmp_path / source
-        interp.collect(model, rows, folder, wanted=wanted, progress=False)
-        expected = FiringSigns.load(folder / "signs.safetensors")
+        keep = interp.Keep(signs=source, signs_above=threshold)
+        expected = interp.collect(model, rows, keep=keep, progress=False).signs
         assert (found.source, found.threshold) == (source, threshold)
         order = [found.prompts.index(id) for id in expected.prompts]
         assert torch.equal(found.bits[order], expected.bits)

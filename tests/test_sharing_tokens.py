@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.counting.collect import Wanted, collect
+from interp.counting.collect import Keep, collect
 from interp.counting.counters import source_kind
 from interp.counting.stats import FiringSigns
 from interp.evaluations.category_ablation import categories_at
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.ending import Ending
+from interp.results.words import Source
 from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
 from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
@@ -56,10 +57,12 @@ def values_of(model: NeuronModel, text: str, kind: str) -> Tensor:
     return torch.stack(caught)
 
 
-def collected(model: NeuronModel, folder: Path, **wanted: object) -> FiringSigns:
+def collected(
+    model: NeuronModel, folder: Path, signs: Source = "gate", above: float = 0.0
+) -> FiringSigns:
     rows = prompt_rows(PROMPTS, model, n_shards=2)
-    collect(model, rows, folder, wanted=Wanted(signs=True, **wanted), progress=False)
-    return FiringSigns.load(folder / "signs.safetensors")
+    keep = Keep(signs=signs, signs_above=above)
+    return collect(model, rows, folder, keep=keep, progress=False).signs
 
 
 # ---------------------------------------------------------------- by what a neuron fires
@@ -72,7 +75,7 @@ def test_signs_are_of_the_gate_or_of_the_output_and_above_the_threshold(
 ):
     model = models[name]
     for source, kind in (("gate", "pre"), ("output", "post")):
-        signs = collected(model, tmp_path / source, signs_of=source, signs_above=threshold)
+        signs = collected(model, tmp_path / source, source, threshold)
         assert (signs.source, signs.threshold) == (source, threshold)
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)
         assert (profile.source, profile.threshold) == (source, threshold)
@@ -87,7 +90,7 @@ def test_signs_are_of_the_gate_or_of_the_output_and_above_the_threshold(
 
 def test_without_a_linear_branch_gate_and_output_have_the_same_signs(models, tmp_path):
     found = {
-        name: [collected(models[name], tmp_path / f"{name}-{of}", signs_of=of) for of in SOURCES]
+        name: [collected(models[name], tmp_path / f"{name}-{of}", of) for of in SOURCES]
         for name in models
     }
     assert torch.equal(found["gpt2"][0].bits, found["gpt2"][1].bits)
@@ -112,15 +115,12 @@ def test_categories_at_the_end_of_a_prompt_follow_the_source(models):
 
 def test_signs_that_cannot_be_are_refused(models, tmp_path):
     model = models["llama"]
-    rows = prompt_rows(PROMPTS, model)
-    with pytest.raises(ValueError, match="no signs are kept"):
-        collect(model, rows, tmp_path, wanted=Wanted(signs_of="output"), progress=False)
     with pytest.raises(ValueError, match="What must be exceeded to fire is nan"):
-        collected(model, tmp_path / "nan", signs_above=math.nan)
+        collected(model, tmp_path / "nan", above=math.nan)
     first = tmp_path / "first"
     collected(model, first)
     with pytest.raises(ValueError, match="was started with another wanted"):
-        collected(model, first, signs_above=0.1)
+        collected(model, first, above=0.1)
 
 
 def test_a_model_in_16_bits_says_what_that_does_to_signs(tmp_path):

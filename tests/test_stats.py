@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.counting import stats
 from interp.counting.counts import InMemory, OnDisk
-from interp.counting.run import PIECE, merge
+from interp.counting.pieces import PIECE
+from interp.counting.run import Run
 from interp.counting.stats import FiringStats, read_counts
 from interp.inference.intervals import jackknife, selection_frequency
 from interp.results import artifacts
@@ -185,13 +186,13 @@ def test_both_ways_write_the_same_bytes(on_disk: FiringStats, tmp_path: Path):
 
 def test_pieces_are_put_together_to_the_same_bytes_in_little_memory(tmp_path: Path):
     write_pieces(made_up(), tmp_path)
-    whole = merge(tmp_path)
+    whole = Run.open(tmp_path).merge().firing
     file = tmp_path / "firing.safetensors"
     before = file.read_bytes()
     file.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stats, "IN_MEMORY", 0)
-        large = merge(tmp_path)
+        large = Run.open(tmp_path).merge().firing
     assert isinstance(whole.counts, InMemory)
     assert isinstance(large.counts, OnDisk)
     assert file.read_bytes() == before
@@ -209,7 +210,7 @@ def test_a_damaged_piece_is_not_put_together(tmp_path: Path, small_memory: None)
         broken[place] ^= 4
         piece.write_bytes(broken)
         with pytest.raises(ValueError, match=r"0002-en\.safetensors.* Delete that file"):
-            merge(tmp_path)
+            Run.open(tmp_path).merge()
     assert not (tmp_path / "firing.safetensors").exists()
     assert not list(tmp_path.glob(".*"))
 

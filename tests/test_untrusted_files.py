@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import interp
-from interp.counting.run import look
+from interp.counting.run import Run
 from interp.counting.stats import FiringStats
 from interp.inference.claims import load_claims
 from interp.models.load import AutoConfig, load, outline
@@ -123,7 +123,7 @@ READERS = {
     "run": Reader(
         "run.json",
         lambda path: begin(path.parent, PLAN),
-        lambda path: look(path.parent),
+        lambda path: Run.open(path.parent).status(),
     ),
     "claims": Reader("claims.json", lambda path: interp.save_claims([CLAIM], path), load_claims),
 }
@@ -583,7 +583,7 @@ class TestBombs:
     def test_a_plan_of_more_pieces_than_can_be_is_refused(self, tmp_path: Path) -> None:
         begin(tmp_path, PLAN | {"n_shards": 10**30})
         with pytest.raises(ValueError, match="is damaged"):
-            look(tmp_path)
+            Run.open(tmp_path).status()
 
     def test_an_archive_whose_names_are_no_text_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "neurons.pth"

@@ -113,7 +113,7 @@ class Collect:
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out as longer than {self.block_length} tokens: {left_out}")
-        wanted = interp.Wanted(
+        keep = interp.Keep(
             moments=self.moments,
             sentence_means=self.sentences,
             special_tokens=self.special_tokens,
@@ -121,42 +121,28 @@ class Collect:
         )
         # Who reads which part, and where to, changes no number.
         settings = {key: each for key, each in asdict(self).items() if key not in _WHO_READS}
-        if self.shard is not None:
-            if self.until_stable is not None:
-                raise ValueError(
-                    "--shard and --until-stable exclude each other: whether to stop can only be "
-                    "told from all parts together. Leave one out."
-                )
-            state = interp.collect_part(
-                model,
-                corpora,
-                self.out,
-                _part(self.shard),
-                wanted=wanted,
-                tokens_per_batch=self.tokens_per_batch,
-                settings=settings,
-            )
-            if state.missing:
-                say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
-                return
-            stats = interp.merge(self.out)
-        else:
-            rule = None if self.until_stable is None else interp.until_stable(self.until_stable)
-            stats = interp.collect(
-                model,
-                corpora,
-                self.out,
-                wanted=wanted,
-                tokens_per_batch=self.tokens_per_batch,
-                stop_when=rule,
-                settings=settings,
-                ray=ray or False,
-            )
-        stopped = interp.look(self.out).stopped_after
-        if stopped is not None:
+        rule = None if self.until_stable is None else interp.until_stable(self.until_stable)
+        run = interp.collect(
+            model,
+            corpora,
+            self.out,
+            keep=keep,
+            part=None if self.shard is None else _part(self.shard),
+            tokens_per_batch=self.tokens_per_batch,
+            stop_when=rule,
+            settings=settings,
+            ray=ray,
+        )
+        state = run.status()
+        if state.missing:
+            say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
+            return
+        stats = run.firing if self.shard is None else run.merge().firing
+        if state.stopped_after is not None:
             tokens = int(stats.tokens.sum(0).min())
             say(
-                f"Stable after {stopped} of {self.n_shards} shards, {tokens:,} tokens per language."
+                f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} tokens "
+                "per language."
             )
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
@@ -168,6 +154,11 @@ class Collect:
         if self.on.ray is not None and self.shard is not None:
             raise ValueError(
                 "--ray takes no --shard beside it: Ray deals out the work itself. Leave one out."
+            )
+        if self.shard is not None and self.until_stable is not None:
+            raise ValueError(
+                "--shard and --until-stable exclude each other: whether to stop can only be told "
+                "from all parts together. Leave one out."
             )
         if self.sentences and (self.tokens is not None or self.bos == "block"):
             raise ValueError(
@@ -220,7 +211,7 @@ class Merge:
     """Folder given to `interp collect --out`."""
 
     def run(self) -> None:
-        show_stats(interp.merge(self.run_folder))
+        show_stats(interp.Run.open(self.run_folder).merge().firing)
         say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
 
 
@@ -237,8 +228,8 @@ class Status:
     """Folder given to `interp collect --out`."""
 
     def run(self) -> None:
-        state = interp.survey(self.run_folder)
-        stopped_after = interp.look(self.run_folder).stopped_after
+        run = interp.Run.open(self.run_folder)
+        state, stopped_after = run.verify(), run.status().stopped_after
         total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
         say(
             f"{len(state.done)} of {total} pieces are done, {len(state.running)} running, "

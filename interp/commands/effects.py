@@ -19,16 +19,17 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
     return interp.NeuronSelection.from_json(file)
 
 
-def read_moments(path: Path) -> "interp.ActivationMoments":
-    """The moments beside a selection."""
+def run_of(path: Path) -> "interp.Run":
+    """The run that a selection was found in: its folder, or the folder that holds the selection."""
     folder = path if path.is_dir() else path.parent
-    file = folder / "moments.safetensors"
-    if not file.is_file():
+    try:
+        return interp.Run.open(folder)
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f"{file} is missing, and this edit needs mean activations: run `interp collect` with "
-            "--moments, or use --edit deactivate or scale."
-        )
-    return interp.ActivationMoments.load(file)
+            f"{folder} is not the folder of a run, and this edit needs the means that a run keeps: "
+            "give the folder of `interp collect --moments` (for --edit median, --sentences post) "
+            "in which `interp find` left the selection."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Bake:
         chosen = selection[self.language]
         units = chosen if selection.neurons_only else selection.units(self.language)
         if self.edit == "replace":
-            edit = interp.replace(read_moments(self.neurons), self.language, "post")
+            edit = interp.replace(run_of(self.neurons).moments, self.language, "post")
         else:
             off = self.edit == "deactivate"
             edit = interp.deactivate if off else interp.scale(self.strength)

@@ -96,17 +96,16 @@ class Find:
 
     def run(self) -> None:
         self.check_options()
-        path = self.run_folder / "firing.safetensors"
-        stats = interp.FiringStats.load(path)
-        origin = interp.results.artifacts.load(path, "FiringStats").provenance
-        selection = self.choose(stats, origin)
+        run = interp.Run.open(self.run_folder)
+        stats, origin = run.firing, run.provenance
+        selection = self.choose(run, origin)
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
         selection.to_json(
             out,
             interp.results.artifacts.provenance(
                 method="LAPE" if self.method == "lape" else self.method,
-                counts=str(path),
+                counts=str(self.run_folder / "firing.safetensors"),
                 run=origin,
                 **{name: getattr(self, name) for name in OPTIONS[self.method]},
             ),
@@ -134,30 +133,29 @@ class Find:
                     f"which uses {used}: leave it out."
                 )
 
-    def choose(
-        self, stats: "interp.FiringStats", origin: Mapping[str, Any]
-    ) -> "interp.NeuronSelection":
+    def choose(self, run: "interp.Run", origin: Mapping[str, Any]) -> "interp.NeuronSelection":
         """The selection, from whatever the method needs."""
         from interp.scores.baselines import mean_removal_effect, random_score
 
+        stats = run.firing
         n_layers, n_neurons = stats.rate.shape[1:]
         match self.method:
             case "precision":
-                precision = interp.measure_precision(interp.open_sentence_means(self.run_folder))
+                precision = interp.measure_precision(run.sentence_means)
                 precision.save(self.run_folder / "precision.safetensors", dict(origin))
                 n = self.size(precision.average_precision[0].numel())
                 n -= n % 2 if self.n is None else 0  # a share of all units need not be even
                 return interp.select_by_precision(precision, n, self.which)
             case "lave":
                 return interp.select_by_value_entropy(
-                    self.moments(), self.fraction, self.busy_quantile
+                    run.moments, self.fraction, self.busy_quantile
                 )
             case "random":
                 size = (len(stats.languages), n_layers, n_neurons)
                 score = random_score(*size, seeded(self.seed))
                 return self.highest(score, stats.languages)
             case "removal":
-                moments = self.moments()
+                moments = run.moments
                 effect = mean_removal_effect(moments, reopen(origin))
                 return self.highest(effect, moments.languages)
             case _:
@@ -193,15 +191,6 @@ class Find:
     def size(self, n_units: int) -> int:
         """Units per language."""
         return round(self.fraction * n_units) if self.n is None else self.n
-
-    def moments(self) -> "interp.ActivationMoments":
-        path = self.run_folder / "moments.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing, and {self.method} needs mean activations: run `interp "
-                "collect` with --moments into another folder."
-            )
-        return interp.ActivationMoments.load(path)
 
     def show_agreement(self, stats: "interp.FiringStats") -> None:
         """How far another run would agree, and how much text would do."""

@@ -39,13 +39,8 @@ class Page:
     """Tokens shown behind it."""
 
     def run(self) -> None:
-        path = self.run_folder / "contexts.safetensors"
-        if self.run_folder.is_dir() and not path.is_file():
-            raise FileNotFoundError(
-                f"{self.run_folder} kept no contexts: run `interp collect` with --contexts 8 into "
-                "another folder."
-            )
-        stats = interp.FiringStats.load(self.run_folder / "firing.safetensors")
+        run = interp.Run.open(self.run_folder)
+        stats, contexts = run.firing, run.contexts
         chosen = self.selections or (self.run_folder,)
         selections = {_name(each): read_selection(each) for each in chosen}
         if len(selections) < len(chosen):
@@ -53,8 +48,7 @@ class Page:
                 f"Two of the selections are called alike ({', '.join(map(_name, chosen))}): give "
                 "them files of different names."
             )
-        contexts = interp.TopContexts.load(path)
-        model = reopen(interp.results.artifacts.load(path, "TopContexts").provenance)
+        model = reopen(run.provenance)
         page = interp.neuron_page(
             model, stats, selections, contexts, before=self.before, after=self.after
         )

@@ -81,7 +81,7 @@ class Plan:
             n_shards=self.n_shards,
             row_tokens=self.block_length,
             tokens_per_batch=self.tokens_per_batch,
-            wanted=interp.Wanted(
+            keep=interp.Keep(
                 moments=self.moments, sentence_means=self.sentences, contexts=self.contexts
             ),
             dtype=torch_dtype(self.dtype),

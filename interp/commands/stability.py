@@ -62,18 +62,18 @@ class Stability:
     folder, and stability-METHOD.csv for other methods than lape."""
 
     def run(self) -> None:
-        path = self.run_folder / "firing.safetensors"
-        stats = interp.FiringStats.load(path)
+        run = interp.Run.open(self.run_folder)
+        stats = run.firing
         if stats.n_shards < 2:
             raise ValueError(
                 "The run has one shard, and nothing to compare: collect --n-shards 20."
             )
-        model = interp.results.artifacts.load(path, "FiringStats").provenance.get("model")
+        model = run.provenance.get("model")
         runs: dict[str, interp.FiringStats] = {}
         for folder in self.others:
-            other = folder / "firing.safetensors"
-            runs[f"run {folder.name}"] = interp.FiringStats.load(other)
-            if interp.results.artifacts.load(other, "FiringStats").provenance.get("model") != model:
+            other = interp.Run.open(folder)
+            runs[f"run {folder.name}"] = other.firing
+            if other.provenance.get("model") != model:
                 say(f"{folder} was collected with other weights than {self.run_folder}.")
         found = self.measure(stats, runs)
         show(found)

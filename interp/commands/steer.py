@@ -6,7 +6,7 @@ from typing import Literal
 
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
-from interp.commands.effects import read_moments, read_selection
+from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
 from interp.results.words import Tokens
 from interp.text.languages import check_languages
@@ -150,10 +150,9 @@ class Steer:
 
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":
-            folder = self.neurons if self.neurons.is_dir() else self.neurons.parent
-            means = interp.open_sentence_means(folder)
+            means = run_of(self.neurons).sentence_means
             return interp.override(interp.sentence_medians(means, code))
-        moments = read_moments(self.neurons)
+        moments = run_of(self.neurons).moments
         if self.edit == "replace":
             return interp.replace(moments, code, self.site)
         change = {"add": interp.add, "difference": interp.difference_of_means}[self.edit]

@@ -101,9 +101,9 @@ class Share:
         from interp.evaluations.task_results import group_numbers
 
         settings = {"task": self.task, "model": self.choice.model}
-        wanted = interp.Wanted(signs=True, signs_of=self.source, signs_above=threshold)
-        interp.collect(model, corpora, folder, wanted=wanted, settings=settings, ray=crew or False)
-        signs = interp.FiringSigns.load(folder / "signs.safetensors")
+        keep = interp.Keep(signs=self.source, signs_above=threshold)
+        run = interp.collect(model, corpora, folder, keep=keep, settings=settings, ray=crew)
+        signs = run.signs
         profile = interp.sharing_profile(
             signs,
             seeded(self.seed),

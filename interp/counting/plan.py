@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from interp.counting.collect import Wanted
+from interp.counting.collect import FIRING_ALONE, Keep
 from interp.counting.stats import IN_MEMORY
 from interp.models.load import outline
 from interp.models.neuron_model import NeuronModel
@@ -69,18 +69,18 @@ class PieceSizes:
         return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
 
     @staticmethod
-    def of(model: NeuronModel, wanted: Wanted, rows: int, row_tokens: int) -> "PieceSizes":
+    def of(model: NeuronModel, keep: Keep, rows: int, row_tokens: int) -> "PieceSizes":
         """Sizes for so many rows."""
         neurons = model.n_layers * model.d_mlp
-        units = sum(model.width(0, kind) for kind in wanted.sentence_means) * model.n_layers
-        by_row = bool(wanted.sentence_means or wanted.signs or wanted.contexts)
+        units = sum(model.width(0, kind) for kind in keep.sentence_means) * model.n_layers
+        by_row = bool(keep.sentence_means or keep.signs or keep.contexts)
         return PieceSizes(
             firing=8 * neurons,
-            moments=(32 * neurons + 8) if wanted.moments else 0,
+            moments=(32 * neurons + 8) if keep.moments else 0,
             means=4 * units * rows,
-            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if wanted.signs else 0,
-            contexts=12 * neurons * wanted.contexts,
-            text=rows * (4 * row_tokens + 16) if wanted.contexts else 0,
+            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,
+            contexts=12 * neurons * keep.contexts,
+            text=rows * (4 * row_tokens + 16) if keep.contexts else 0,
             names=rows * _SOURCE if by_row else 0,
         )
 
@@ -298,7 +298,7 @@ def plan_run(
     n_shards: int = 20,
     row_tokens: int = 256,
     tokens_per_batch: int = 4096,
-    wanted: Wanted | None = None,
+    keep: Keep = FIRING_ALONE,
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> RunPlan:
@@ -313,16 +313,13 @@ def plan_run(
     >>> print(plan)
     babel (...): 6 layers of 2,048 gated neurons; 6 languages, 998,400 tokens in each, in 20 shards
     ...
-    >>> more = interp.plan_run("babel", 6, 1_000_000, wanted=interp.Wanted(contexts=5))
+    >>> more = interp.plan_run("babel", 6, 1_000_000, keep=interp.Keep(contexts=5))
     >>> more.disk > 2 * plan.disk
     True
     """
     opened = model
     if not isinstance(opened, NeuronModel):
         opened = outline(opened, dtype=dtype, trust_remote_code=trust_remote_code)
-    wanted = wanted or Wanted()
-    if wanted.contexts < 0:
-        raise ValueError(f"{wanted.contexts} contexts cannot be kept: ask for one or more.")
     _check(n_languages, n_shards, row_tokens, tokens_per_batch)
     rows = tokens // (n_shards * row_tokens)
     if rows < 1:
@@ -345,18 +342,18 @@ def plan_run(
         rows=rows,
         row_tokens=row_tokens,
         weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        activations=_activations(opened, wanted, row_tokens, min(tokens_per_batch, read)),
-        piece=PieceSizes.of(opened, wanted, rows, row_tokens),
+        activations=_activations(opened, keep, row_tokens, min(tokens_per_batch, read)),
+        piece=PieceSizes.of(opened, keep, rows, row_tokens),
         flops=_flops(opened, row_tokens) * read * n_languages,
     )
 
 
-def _activations(model: NeuronModel, wanted: Wanted, row_tokens: int, tokens_per_batch: int) -> int:
+def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_batch: int) -> int:
     """What a layer holds at its fullest: when gate and linear branch are multiplied."""
     tokens = max(row_tokens, tokens_per_batch // row_tokens * row_tokens)
     width = torch.empty(0, dtype=model.dtype).element_size()
     held = width * (_MLP_COPIES * model.d_mlp + _RESIDUAL_COPIES * model.d_model)
-    if wanted.moments and width < 4:
+    if keep.moments and width < 4:
         held += 2 * 4 * model.d_mlp  # values and their squares, in float32
     return tokens * held + _WORKSPACE
 

@@ -1,40 +1,71 @@
-"""The folder of a run: which pieces are there, and what they are when they are put together.
-
-A piece is one shard of one language. It is a file, written whole or not at all, and the folder of
-files is the ledger: what is there is done.
-"""
+"""What one pass over text left: its results, and how far it is."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from interp.counting.stats import (
-    ActivationMoments,
-    FiringSigns,
-    FiringStats,
-    SentenceMeans,
-    read_counts,
+from interp.counting.pieces import (
+    SIGNS_OF_LIFE,
+    in_order,
+    load_piece,
+    piece_path,
+    put_together,
+    sign_path,
 )
-from interp.counting.top_contexts import merge_contexts
+from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
+from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
 from interp.results.bars import tqdm
+from interp.results.display import html_table, listed
 from interp.runs.folder import read_plan
 from interp.runs.locks import clear_signs, who_is_at
 
-PIECE = "Piece"
-SIGNS_OF_LIFE = "running"
 _MOST = 1_000_000  # pieces; a file that speaks of more is damaged, and counting them would not end
+
+
+class _Product(NamedTuple):
+    """Something that a run can keep."""
+
+    title: str
+    """What it is."""
+
+    keep: str
+    """What keeps it, in Python."""
+
+    command: str
+    """The command that keeps it."""
+
+
+PRODUCTS = {
+    "firing": _Product("how often every neuron fires", "", ""),
+    "moments": _Product(
+        "mean and spread of every activation", "moments=True", "`interp collect --moments`"
+    ),
+    "signs": _Product(
+        "which neurons fire at the last token of each prompt", 'signs="gate"', "`interp share TASK`"
+    ),
+    "contexts": _Product(
+        "where every neuron fires most", "contexts=8", "`interp collect --contexts 8`"
+    ),
+    "sentence_means": _Product(
+        "the mean of every unit on each sentence",
+        'sentence_means=("pre",)',
+        "`interp collect --sentences pre`",
+    ),
+}
+"""By their names in `Run`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a folder is."""
+    """How far a run is."""
 
     done: tuple[tuple[int, str], ...]
     """Finished pieces, as (shard, language)."""
@@ -51,23 +82,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What became of every piece of a run; pieces are named as (shard, language).
-
-    >>> _ = interp.collect(model, text, folder, progress=False)
-    >>> found = interp.survey(folder)
-    >>> len(found.done), found.running, found.missing, found.bad
-    (15, {}, (), {})
-    """
+class Verification:
+    """The state of every piece of a run; pieces are named as (shard, language)."""
 
     done: tuple[tuple[int, str], ...]
     """Finished, and whole by their checksum."""
 
     running: dict[tuple[int, str], str]
-    """Being read now, and by which process; only where file locks reach, see `cluster`."""
+    """Being read now, and by which process; known only where file locks reach, see
+    `interp.runs.locks`."""
 
     missing: tuple[tuple[int, str], ...]
-    """Nobody is seen reading them."""
+    """No process is known to read them."""
 
     bad: dict[tuple[int, str], str]
     """There, but not whole, and what is wrong with them; delete the files."""
@@ -75,228 +101,243 @@ class Survey:
     def __repr__(self) -> str:
         names = ("done", "running", "missing", "bad")
         counts = ", ".join(f"{len(getattr(self, name)):,} {name}" for name in names)
-        return f"Survey(pieces: {counts})"
+        return f"Verification(pieces: {counts})"
 
 
-def look(out: Path | str) -> Progress:
-    """Which pieces of a run are finished, by their files.
+class TemporaryFolder:
+    """A folder that is removed when the last object that refers to this one is gone."""
 
-    >>> _ = interp.collect_part(model, text, folder, (1, 3), progress=False)
-    >>> state = interp.look(folder)
-    >>> len(state.done), len(state.missing), state.missing[0]
-    (5, 10, (0, 'de'))
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="interp-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+class Run:
+    """What one pass over text left. A result is read from its file when it is first used.
+
+    `collect` gives one, and `Run.open(folder)` opens one that is on disk.
+
+    >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
+    >>> run
+    Run(en, de, zh; firing, contexts; in a temporary folder)
+    >>> run.firing.tokens.sum(0).tolist(), run.contexts.n
+    ([640, 640, 640], 2)
+    >>> run.moments
+    Traceback (most recent call last):
+        ...
+    ValueError: This run kept no moments: collect with keep=interp.Keep(moments=True), or ...
     """
-    folder = Path(out)
-    plan = read_plan(folder)
-    stop = folder / "stopped.json"
-    try:
-        stopped_after = int(json.loads(stop.read_text())["shards"]) if stop.exists() else None
-        n_shards = plan["n_shards"] if stopped_after is None else stopped_after
-        if n_shards * len(plan["languages"]) > _MOST:
-            raise ValueError(f"{len(plan['languages'])} languages in {n_shards:,} shards")
-        every = in_order(n_shards, plan["languages"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"{folder} is damaged: its run.json or stopped.json says nothing that can be read "
-            f"({error}). Delete the one that is wrong and run the same again; pieces are kept."
-        ) from None
-    done = tuple(piece for piece in every if piece_path(folder, *piece).exists())
-    there = set(done)
-    return Progress(done, tuple(piece for piece in every if piece not in there), stopped_after)
 
+    def __init__(self, folder: Path, temporary: TemporaryFolder | None = None) -> None:
+        self._folder, self._temporary = folder, temporary
 
-def survey(out: Path | str) -> Survey:
-    """What became of every piece of a run; reads each finished one to check it.
+    @staticmethod
+    def open(folder: Path | str) -> "Run":
+        """The run in a folder, finished or not.
 
-    >>> _ = interp.collect_part(model, text, folder, (1, 15), progress=False)
-    >>> found = interp.survey(folder)
-    >>> found.done, found.bad, len(found.missing)
-    (((0, 'en'),), {}, 14)
-    """
-    folder, state = Path(out), look(out)
-    bad: dict[tuple[int, str], str] = {}
-    for piece in tqdm(state.done, "checking", unit="piece", delay=2, leave=False):
+        >>> _ = interp.collect(model, text, folder, part=(1, 3), progress=False)
+        >>> run = interp.Run.open(folder)
+        >>> run.status()
+        Progress(5 pieces done, 10 missing)
+        """
+        folder = Path(folder)
+        if not any((folder / name).exists() for name in ("run.json", "firing.safetensors")):
+            raise FileNotFoundError(
+                f"{folder} is not a run: it holds neither run.json nor firing.safetensors. Make "
+                "one with `interp collect`, or interp.collect(model, corpora, out)."
+            )
+        return Run(folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files are; None: in a temporary folder, which goes when the run does."""
+        return self._folder if self._temporary is None else None
+
+    # ------------------------------------------------------------ results
+
+    @cached_property
+    def firing(self) -> FiringStats:
+        """How often every neuron fires in every language; every run keeps that."""
+        stats = FiringStats.load(self._file("firing"))
+        if self._temporary is None:
+            return stats
+        return FiringStats(stats.fired, stats.tokens, stats.languages)  # all of it in memory
+
+    @cached_property
+    def moments(self) -> ActivationMoments:
+        """Mean and spread of act(gate) and of the neuron's output, with `Keep(moments=True)`."""
+        return ActivationMoments.load(self._file("moments"))
+
+    @cached_property
+    def signs(self) -> FiringSigns:
+        """Which neurons fire at the last token of each prompt, with `Keep(signs="gate")`."""
+        return FiringSigns.load(self._file("signs"))
+
+    @cached_property
+    def contexts(self) -> TopContexts:
+        """The tokens on which every neuron's gate is highest, with `Keep(contexts=8)`."""
+        return TopContexts.load(self._file("contexts"))
+
+    @cached_property
+    def sentence_means(self) -> SentenceMeans:
+        """Mean of every unit on each sentence, with `Keep(sentence_means=("pre",))`; on disk, to
+        be read one site at a time."""
+        self._check_kept("sentence_means")
+        plan, state = read_plan(self._folder), self.status()
+        if state.missing:
+            raise ValueError(self._unfinished(state))
+        paths = [piece_path(self._folder, shard, code) for shard, code in state.done]
+        rows = [len(load_piece(path).labels["sources"]) for path in paths]
+        languages = tuple(plan["languages"])
+        labels = [
+            languages.index(code)
+            for (_, code), n_rows in zip(state.done, rows, strict=True)
+            for _ in range(n_rows)
+        ]
+        kinds = tuple(plan["wanted"]["sentence_means"])
+        return SentenceMeans(tuple(paths), torch.tensor(labels), languages, kinds, self._temporary)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The results that were asked for, by their names here.
+
+        >>> interp.collect(model, text, progress=False).kept
+        ('firing',)
+        """
+        wanted = {}
+        if (self._folder / "run.json").exists():
+            wanted = read_plan(self._folder)["wanted"]
+        return tuple(
+            name
+            for name in PRODUCTS
+            if name == "firing" or wanted.get(name) or self._path(name).is_file()
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, text, settings and versions that the results were made with."""
+        path = self._file("firing")
+        return dict(artifacts.load(path, "FiringStats", lazy=("fired",)).provenance)
+
+    # ------------------------------------------------------------ pieces
+
+    def status(self) -> Progress:
+        """Which pieces are finished, by their files."""
+        folder = self._folder
+        plan = read_plan(folder)
+        stop = folder / "stopped.json"
         try:
-            load_piece(piece_path(folder, *piece))
-        except (ValueError, FileNotFoundError) as error:
-            bad[piece] = str(error)
-    seen = {piece: who_is_at(sign_path(folder, *piece)) for piece in state.missing}
-    running = {piece: who for piece, who in seen.items() if who is not None}
-    return Survey(
-        tuple(piece for piece in state.done if piece not in bad),
-        running,
-        tuple(piece for piece in state.missing if piece not in running),
-        bad,
-    )
+            stopped_after = int(json.loads(stop.read_text())["shards"]) if stop.exists() else None
+            n_shards = plan["n_shards"] if stopped_after is None else stopped_after
+            if n_shards * len(plan["languages"]) > _MOST:
+                raise ValueError(f"{len(plan['languages'])} languages in {n_shards:,} shards")
+            pieces = in_order(n_shards, plan["languages"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(
+                f"{folder} is damaged: its run.json or stopped.json says nothing that can be read "
+                f"({error}). Delete the one that is wrong and run the same again; pieces are kept."
+            ) from None
+        done = tuple(piece for piece in pieces if piece_path(folder, *piece).exists())
+        finished = set(done)
+        missing = tuple(piece for piece in pieces if piece not in finished)
+        return Progress(done, missing, stopped_after)
 
+    def verify(self) -> Verification:
+        """The state of every piece; each finished one is read and checked.
 
-def merge(out: Path | str) -> FiringStats:
-    """Put the pieces of a finished run together; the same pieces give the same bytes.
+        >>> run = interp.collect(model, text, folder, part=(1, 15), progress=False)
+        >>> run.verify()
+        Verification(pieces: 1 done, 0 running, 14 missing, 0 bad)
+        """
+        folder, state = self._folder, self.status()
+        bad: dict[tuple[int, str], str] = {}
+        for piece in tqdm(state.done, "checking", unit="piece", delay=2, leave=False):
+            try:
+                load_piece(piece_path(folder, *piece))
+            except (ValueError, FileNotFoundError) as error:
+                bad[piece] = str(error)
+        seen = {piece: who_is_at(sign_path(folder, *piece)) for piece in state.missing}
+        running = {piece: who for piece, who in seen.items() if who is not None}
+        return Verification(
+            tuple(piece for piece in state.done if piece not in bad),
+            running,
+            tuple(piece for piece in state.missing if piece not in running),
+            bad,
+        )
 
-    >>> _ = interp.collect_part(model, text, folder, (1, 1), progress=False)
-    >>> interp.merge(folder).tokens.sum(0).tolist()
-    [640, 640, 640]
-    >>> (folder / "firing.safetensors").exists()
-    True
-    """
-    folder = Path(out)
-    plan, state = read_plan(folder), look(folder)
-    if state.missing:
+    def merge(self) -> "Run":
+        """Put the pieces together once all are there; the same pieces give the same bytes.
+
+        `collect` does it at the end, unless it read a part alone.
+
+        >>> for index in (1, 2, 3):
+        ...     run = interp.collect(model, text, folder, part=(index, 3), progress=False)
+        >>> run.merge().firing.n_shards
+        5
+        """
+        folder = self._folder
+        plan, state = read_plan(folder), self.status()
+        if state.missing:
+            raise ValueError(self._unfinished(state))
+        n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
+        put_together(folder, plan, n_shards)
+        clear_signs(folder / SIGNS_OF_LIFE)
+        for name in PRODUCTS:
+            self.__dict__.pop(name, None)  # what was read before is out of date
+        return self
+
+    # ------------------------------------------------------------ showing and refusing
+
+    def __repr__(self) -> str:
+        place = f"in {self._folder}" if self._temporary is None else "in a temporary folder"
+        try:
+            languages = read_plan(self._folder)["languages"]
+            contents = ", ".join(self.kept)
+            if not self._path("firing").is_file():
+                state = self.status()
+                contents = f"{len(state.done)} of {len(state.done) + len(state.missing)} pieces"
+        except (ValueError, OSError, KeyError, TypeError):
+            return f"Run({place})"
+        return f"Run({listed(languages)}; {contents}; {place})"
+
+    def _repr_html_(self) -> str:
+        kept = self.kept
+        rows = [
+            [f".{name}", product.title, "kept" if name in kept else f"Keep({product.keep})"]
+            for name, product in PRODUCTS.items()
+        ]
+        return html_table(repr(self), ["", "what it is", "kept, or what keeps it"], rows)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    def _file(self, name: str) -> Path:
+        """The file of a result, refused with a sentence where it is not there."""
+        self._check_kept(name)
+        path = self._path(name)
+        if path.is_file() or not (self._folder / "run.json").exists():
+            return path
+        state = self.status()
+        if state.missing:
+            raise ValueError(self._unfinished(state))
+        raise ValueError(
+            f"All pieces of {self._folder} are there and not yet put together: call run.merge(), "
+            f"or `interp merge {self._folder}`."
+        )
+
+    def _check_kept(self, name: str) -> None:
+        if name not in self.kept:
+            product = PRODUCTS[name]
+            where = "This run" if self._temporary is not None else str(self._folder)
+            raise ValueError(
+                f"{where} kept no {name.replace('_', ' ')}: collect with "
+                f"keep=interp.Keep({product.keep}), or {product.command}, into another folder."
+            )
+
+    def _unfinished(self, state: Progress) -> str:
         shard, language = state.missing[0]
-        raise ValueError(
-            f"{folder} has {len(state.done)} of {len(state.done) + len(state.missing)} pieces; "
-            f"the first that is missing is shard {shard} of {language}. Run the same `interp "
-            "collect` again, or the parts that did not finish."
+        return (
+            f"{self._folder} has {len(state.done)} of {len(state.done) + len(state.missing)} "
+            f"pieces; the first that is missing is shard {shard} of {language}. Run the same "
+            "`interp collect` again, or the parts that did not finish."
         )
-    languages = tuple(plan["languages"])
-    n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
-    origin = plan | {"shards_read": n_shards}
-    if plan["wanted"]["moments"]:
-        pieces = _pieces(folder, languages, n_shards)
-        _moments(pieces, languages).save(folder / "moments.safetensors", origin)
-    if plan["wanted"]["signs"]:
-        pieces = _pieces(folder, languages, n_shards)
-        _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
-    if plan["wanted"].get("contexts"):
-        pieces = _pieces(folder, languages, n_shards)
-        parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
-        merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
-    path = folder / "firing.safetensors"
-    read_firing(folder, languages, n_shards).save(path, origin)
-    clear_signs(folder / SIGNS_OF_LIFE)
-    return FiringStats.load(path)
-
-
-def open_sentence_means(out: Path | str) -> SentenceMeans:
-    """The sentence means of a finished run, to be read one site at a time.
-
-    >>> lines = {"en": ["It is late.", "It is very late by now."]}
-    >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=1)
-    >>> wanted = interp.Wanted(sentence_means=("post",))
-    >>> _ = interp.collect(model, rows, folder, wanted=wanted, progress=False)
-    >>> interp.open_sentence_means(folder).read("post", 0).shape
-    torch.Size([2, 2048])
-    """
-    folder = Path(out)
-    plan, state = read_plan(folder), look(folder)
-    if not plan["wanted"]["sentence_means"]:
-        raise ValueError(
-            f"{folder} kept no sentence means: run `interp collect` with --sentences and their "
-            "sites, such as --sentences pre, into another folder."
-        )
-    if state.missing:
-        raise ValueError(f"{folder} misses {len(state.missing)} pieces: finish the run first.")
-    paths = [piece_path(folder, shard, code) for shard, code in state.done]
-    rows = [len(load_piece(path).labels["sources"]) for path in paths]
-    languages = tuple(plan["languages"])
-    labels = [
-        languages.index(code)
-        for (_, code), n in zip(state.done, rows, strict=True)
-        for _ in range(n)
-    ]
-    return SentenceMeans(
-        tuple(paths), torch.tensor(labels), languages, tuple(plan["wanted"]["sentence_means"])
-    )
-
-
-# ---------------------------------------------------------------- pieces
-
-
-def in_order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
-    """All pieces as they are read: a round of every language, shard by shard."""
-    return [(shard, language) for shard in range(n_shards) for language in languages]
-
-
-def piece_path(folder: Path, shard: int, language: str) -> Path:
-    return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
-
-
-def sign_path(folder: Path, shard: int, language: str) -> Path:
-    return folder / SIGNS_OF_LIFE / f"{shard:04d}-{language}"
-
-
-def load_piece(path: Path) -> artifacts.Artifact:
-    try:
-        return artifacts.load(path, PIECE)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Delete that file and run the same `interp collect` again: only this piece is "
-            "read again."
-        ) from None
-
-
-# ---------------------------------------------------------------- putting them together
-
-
-def _pieces(
-    folder: Path, languages: tuple[str, ...], n_shards: int
-) -> Iterator[tuple[int, int, artifacts.Artifact]]:
-    order = in_order(n_shards, languages)
-    for shard, language in tqdm(order, "merging", unit="piece", delay=2, leave=False):
-        yield shard, languages.index(language), load_piece(piece_path(folder, shard, language))
-
-
-def read_firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
-    """Counts of the first shards, from their pieces, which are read again and again if the counts
-    are too many for the memory."""
-    tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
-    shape: Sequence[int] = ()
-    for shard, language in in_order(n_shards, languages):
-        n, shape = _outline(piece_path(folder, shard, language))
-        tokens[shard, languages.index(language)] = n
-
-    def read(shard: int, row: int) -> Tensor:
-        return load_piece(piece_path(folder, shard, languages[row])).tensors["firing.fired"]
-
-    return read_counts(read, tokens, languages, shape)
-
-
-def _outline(path: Path) -> tuple[int, list[int]]:
-    """Tokens of a piece, and layers and neurons; whoever reads the counts checks the piece."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            shape = file.get_slice("firing.fired").get_shape()
-            return int(file.get_tensor("firing.tokens")[0]), shape
-    except (SafetensorError, OSError):
-        load_piece(path)  # says what is wrong with it
-        raise
-
-
-def _moments(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...]
-) -> ActivationMoments:
-    sums: Tensor | None = None
-    tokens = torch.zeros(len(languages), dtype=torch.int64)
-    for _, row, piece in pieces:
-        added = piece.tensors["moments.sums"]
-        if sums is None:
-            n_moments, n_layers, d_mlp = added.shape
-            sums = torch.zeros(n_moments, len(languages), n_layers, d_mlp, dtype=torch.float64)
-        sums[:, row] += added
-        tokens[row] += piece.tensors["moments.tokens"][0]
-    assert sums is not None
-    return ActivationMoments(sums, tokens, languages)
-
-
-def _signs(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]],
-    languages: tuple[str, ...],
-    plan: Mapping[str, Any],
-) -> FiringSigns:
-    found: dict[str, dict[int, Tensor]] = {}
-    for _, row, piece in pieces:
-        for prompt, bits in zip(piece.labels["sources"], piece.tensors["signs.bits"], strict=True):
-            found.setdefault(prompt, {})[row] = bits
-    partial = [prompt for prompt, rows in found.items() if len(rows) < len(languages)]
-    if partial:
-        raise ValueError(
-            f"Prompt {partial[0]} is not there in all of {', '.join(languages)}: parallel prompts "
-            "have the same ids in every language."
-        )
-    prompts = tuple(sorted(found))
-    bits = torch.stack(
-        [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
-    )
-    source = plan["wanted"].get("signs_of", "gate")
-    threshold = plan["wanted"].get("signs_above", 0.0)
-    return FiringSigns(bits, prompts, languages, plan["d_mlp"], source, threshold)

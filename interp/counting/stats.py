@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -279,9 +279,9 @@ class FiringSigns:
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
-    >>> rows, wanted = interp.prompt_rows(prompts, exact), interp.Wanted(signs=True)
-    >>> _ = interp.collect(exact, rows, folder, wanted=wanted, progress=False)
-    >>> interp.FiringSigns.load(folder / "signs.safetensors").fires(5).shape
+    >>> rows, keep = interp.prompt_rows(prompts, exact), interp.Keep(signs="gate")
+    >>> run = interp.collect(exact, rows, keep=keep, progress=False)
+    >>> run.signs.fires(5).shape
     torch.Size([1, 2, 2048])
     """
 
@@ -376,6 +376,9 @@ class SentenceMeans:
 
     kinds: tuple[Kind, ...]
     """The sites that were kept."""
+
+    owner: object = field(default=None, repr=False, compare=False)
+    """Held so that the files stay: the temporary folder that they are in, if they are in one."""
 
     def __repr__(self) -> str:
         sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()

@@ -33,9 +33,7 @@ _LAST_ROW = (1 << _ROW_BITS) - 1
 class TopContexts:
     """The tokens on which each neuron's gate is highest, in each language.
 
-    >>> wanted = interp.Wanted(contexts=2)
-    >>> _ = interp.collect(model, text, folder, wanted=wanted, progress=False)
-    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> contexts = interp.collect(model, text, keep=interp.Keep(contexts=2)).contexts
     >>> row = int(contexts.row[contexts.languages.index("zh"), 5, 7, 0])
     >>> contexts.sources[row]
     'zh...'
@@ -100,9 +98,11 @@ class ContextsCounter:
 
     kinds: tuple[Kind, ...] = ("pre",)
 
-    def __init__(self, model: NeuronModel, n: int, rows: Rows, mine: Int64[Tensor, " row"]) -> None:
-        """`mine` are the numbers of the shard's rows, in the order in which batches count them."""
-        self._n, self._rows, self._mine = n, rows, mine
+    def __init__(
+        self, model: NeuronModel, n: int, rows: Rows, number: Int64[Tensor, " row"]
+    ) -> None:
+        """`rows` are those of the shard; `number` is what each has among all of its language."""
+        self._n, self._rows, self._number = n, rows, number
         self._best = [
             _Best.none(model.d_mlp, n, model.layer_device(layer)) for layer in range(model.n_layers)
         ]
@@ -114,7 +114,7 @@ class ContextsCounter:
             hidden = rearrange(~batch.keep, "batch pos -> batch pos 1")
             values = values.masked_fill(hidden, -torch.inf)
         gate = rearrange(values.amax(dim=1), "batch neuron -> neuron batch")
-        number = self._mine[list(batch.rows)].to(values.device)
+        number = self._number[list(batch.rows)].to(values.device)
         best = self._best[layer]
         keys, place = torch.cat([best.keys, _keys(gate.float(), number)], dim=1).topk(self._n)
         position = best.position.gather(1, place.clamp_max(self._n - 1)).masked_fill(keys == 0, -1)
@@ -131,9 +131,9 @@ class ContextsCounter:
         return {
             "contexts.keys": torch.stack([each.keys.cpu() for each in self._best]),
             "contexts.position": torch.stack([each.position.cpu() for each in self._best]),
-            "contexts.ids": self._rows.ids[self._mine],
-            "contexts.length": self._rows.length[self._mine],
-            "contexts.number": self._mine.clone(),
+            "contexts.ids": self._rows.ids.clone(),
+            "contexts.length": self._rows.length.clone(),
+            "contexts.number": self._number.clone(),
         }
 
 
@@ -284,8 +284,7 @@ def gates_around(
 
     Costs a forward pass of the rows that contexts of chosen neurons are in.
 
-    >>> _ = interp.collect(model, text, folder, wanted=interp.Wanted(contexts=2), progress=False)
-    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
+    >>> contexts = interp.collect(model, text, keep=interp.Keep(contexts=2)).contexts
     >>> chosen = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
     >>> chosen[5, :10] = True
     >>> interp.gates_around(model, contexts, chosen, before=2, after=1).shape

@@ -48,10 +48,9 @@ _ROWS = 128  # neurons whose output is read at a time; each takes two rows of lo
 class NeuronPage:
     """A page that is finished but for its place: save it, or show it in a notebook.
 
-    >>> kept = interp.Wanted(contexts=2)
-    >>> counts = interp.collect(model, text, folder, wanted=kept, progress=False)
-    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
-    >>> page = interp.neuron_page(model, counts, {"LAPE": neurons}, contexts, progress=False)
+    >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
+    >>> chosen = {"LAPE": neurons}
+    >>> page = interp.neuron_page(model, run.firing, chosen, run.contexts, progress=False)
     >>> page.title, page.save(folder / "page.html").name
     ('Neurons of babel', 'page.html')
     """
@@ -137,10 +136,9 @@ def neuron_page(
 
     Costs a forward pass of the rows that contexts of these neurons are in.
 
-    >>> kept = interp.Wanted(contexts=2)
-    >>> counts = interp.collect(model, text, folder, wanted=kept, progress=False)
-    >>> contexts = interp.TopContexts.load(folder / "contexts.safetensors")
-    >>> page = interp.neuron_page(model, counts, {"LAPE": neurons}, contexts, progress=False)
+    >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
+    >>> chosen = {"LAPE": neurons}
+    >>> page = interp.neuron_page(model, run.firing, chosen, run.contexts, progress=False)
     >>> page.n_neurons == neurons.union().sum().item()
     True
     """

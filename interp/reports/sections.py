@@ -12,6 +12,7 @@ from einops import reduce
 from safetensors import safe_open
 
 from interp import plots
+from interp.counting.run import Run
 from interp.counting.stats import FiringStats
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.inference.claims import Claim, load_claims
@@ -139,7 +140,7 @@ def files_in(path: Path) -> list[Path]:
 def sections_of(file: Path) -> Iterator[Section]:
     """What one file of a run gives to a report, if anything."""
     if file.name == "firing.safetensors":
-        if not file.with_name("signs.safetensors").is_file():  # else counts are a by-product
+        if "signs" not in Run.open(file.parent).kept:  # else counts are a by-product
             yield firing_section(file)
     elif file.suffix == ".json" and is_selection(file):
         yield selection_section(file)
@@ -155,7 +156,7 @@ def sections_of(file: Path) -> Iterator[Section]:
 
 def firing_section(file: Path) -> Section:
     """What was read, and how often neurons fire on it."""
-    stats = FiringStats.load(file)
+    stats = Run.open(file.parent).firing
     rate = jackknife(
         stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
     )
@@ -242,10 +243,9 @@ def counts_behind(
     file: Path, selection: NeuronSelection, settings: Mapping[str, Any]
 ) -> FiringStats | None:
     """The counts that a selection by entropy was made from, if they are beside it and give it."""
-    counts = file.with_name("firing.safetensors")
-    if settings.get("method") != "LAPE" or not counts.is_file():
+    if settings.get("method") != "LAPE" or not file.with_name("firing.safetensors").is_file():
         return None
-    stats = FiringStats.load(counts)
+    stats = Run.open(file.parent).firing
     return stats if entropy_rule(settings)(stats) == selection and stats.n_shards > 1 else None
 
 

@@ -50,10 +50,10 @@ PACKAGES = {
 """Imported name → distribution, for `provenance`."""
 
 MADE_BY = {
-    kind: "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
+    kind: "interp.collect(model, corpora, out), or `interp collect` on the command line"
     for kind in ("FiringStats", "ActivationMoments", "SentenceMeans", "FiringSigns")
 } | {
-    "TopContexts": "interp.collect(..., wanted=interp.Wanted(contexts=8)) with a folder",
+    "TopContexts": "interp.collect(model, corpora, out, keep=interp.Keep(contexts=8))",
     "Precision": "interp.scores.average_precision.measure_precision(means)",
     "SharingProfile": "interp.sharing_profile(signs, generator)",
     "Losses": "interp.losses_under(model, corpora, interventions)",

@@ -7,7 +7,7 @@ more than a label here: relations, styles or programming languages do as well.
 
 Their means over a sentence count whatever the tokenizer puts before it: <s> with LLaMA, </s> with
 XGLM, nothing with BLOOM. For the first two read the sentences with `bos="document"` and collect
-with `Wanted(special_tokens=True)`; for BLOOM leave both out, as is the default. What stands before
+with `Keep(special_tokens=True)`; for BLOOM leave both out, as is the default. What stands before
 every text gives next to the same in each, and moves the mean of a short sentence more.
 """
 

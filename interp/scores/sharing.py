@@ -48,8 +48,8 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
     Silent: active in no language. Specific: in one. All-shared: in all. Partly shared: in between,
     which with two languages is empty.
 
-    Active is what the caller says: `gate > 0`, or `output > threshold`, such as `Wanted` of
-    `collect` chooses for `FiringSigns`. Of one of their prompts it is
+    Active is what the caller says: `gate > 0`, or `output > threshold`, as `Keep` of `collect`
+    chooses for `FiringSigns`. Of one of their prompts it is
     `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
 
     >>> active = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()  # three languages

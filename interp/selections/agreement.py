@@ -95,10 +95,9 @@ def until_stable(
     get equal answers.
 
     >>> rule = interp.until_stable(jaccard=0.1)
-    >>> interp.collect(model, text, folder, stop_when=rule, progress=False).n_shards
-    4
-    >>> interp.look(folder).stopped_after
-    4
+    >>> run = interp.collect(model, text, stop_when=rule, progress=False)
+    >>> run.firing.n_shards, run.status().stopped_after
+    (4, 4)
     """
     if not 0 < jaccard <= 1:
         raise ValueError(f"jaccard is {jaccard}: give a share above 0 and up to 1, such as 0.95.")

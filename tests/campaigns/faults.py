@@ -41,8 +41,8 @@ from benchmarks.records import Row, Size, recording
 from interp import cli
 from interp.commands import collect as reading
 from interp.commands.common import ModelChoice
-from interp.counting.collect import collect, collect_part
-from interp.counting.stats import FiringStats
+from interp.counting.collect import collect
+from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -257,7 +257,7 @@ FAULTS: tuple[tuple[str, int, Callable[[Bench, Path], Outcome]], ...] = (
 def miscounted(quiet: Path, out: Path) -> tuple[int, int]:
     """Tokens and firings that were lost, and that were counted twice."""
     lost = twice = 0
-    one, other = (FiringStats.load(each / "firing.safetensors") for each in (quiet, out))
+    one, other = (Run.open(each).firing for each in (quiet, out))
     for expected, found in ((one.tokens, other.tokens), (one.fired, other.fired)):
         lost += int((expected - found).clamp_min(0).sum())
         twice += int((found - expected).clamp_min(0).sum())
@@ -297,7 +297,6 @@ def prepare(place: Path, seed: int) -> Bench:
     cli.Collect.read = lambda self, model: corpora
     reading.show_stats = lambda stats: None
     interp.collect = partial(collect, progress=False)
-    interp.collect_part = partial(collect_part, progress=False)
     artifacts.provenance()  # asks git once, for all that are forked
     _ = model.identity, corpora.fingerprint
     finish(place / "warm")

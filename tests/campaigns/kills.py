@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from interp.counting.collect import Wanted, collect_part
-from interp.counting.run import merge
+from interp.counting.collect import Keep, collect
+from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.text.corpora import Corpora
@@ -55,9 +55,9 @@ def start(model: NeuronModel, corpora: Corpora, out: Path, part: tuple[int, int]
     if child == 0:
         faulthandler.dump_traceback_later(100, exit=True)  # says where a worker hangs
         tqdm.set_lock(threading.RLock())  # its own is shared: a killed worker would keep it
-        wanted = Wanted(moments=True)
+        keep = Keep(moments=True)
         try:
-            collect_part(model, corpora, out, part, wanted=wanted, progress=False)
+            collect(model, corpora, out, part=part, keep=keep, progress=False)
         except BaseException as error:
             print(f"{part}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
@@ -94,7 +94,7 @@ def campaign(model: NeuronModel, corpora: Corpora, out: Path, n: int, seconds: f
         workers[index] = start(model, corpora, out, (index, n))
     for child in workers.values():
         wait(child)
-    merge(out)
+    Run.open(out).merge()
     return landed
 
 
@@ -105,7 +105,7 @@ def main(model_folder: Path, out: Path) -> None:
     begun = time.perf_counter()
     wait(start(model, corpora, out / "quiet", (1, 1)))
     seconds = time.perf_counter() - begun
-    merge(out / "quiet")
+    Run.open(out / "quiet").merge()
     for n in (1, 2, 3):
         landed = campaign(model, corpora, out / str(n), n, seconds)
         same = files(out / "quiet") == files(out / str(n))

@@ -1,0 +1,138 @@
+"""The pieces of a run, and how its results are put together from them.
+
+A piece is one shard of one language. It is a file, written whole or not at all, and the folder of
+files is the ledger: what is there is done.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, read_counts
+from interp.counting.top_contexts import merge_contexts
+from interp.results import artifacts
+from interp.results.bars import tqdm
+
+PIECE = "Piece"
+SIGNS_OF_LIFE = "running"
+
+
+def in_order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
+    """All pieces as they are read: a round of every language, shard by shard."""
+    return [(shard, language) for shard in range(n_shards) for language in languages]
+
+
+def piece_path(folder: Path, shard: int, language: str) -> Path:
+    return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
+
+
+def sign_path(folder: Path, shard: int, language: str) -> Path:
+    return folder / SIGNS_OF_LIFE / f"{shard:04d}-{language}"
+
+
+def load_piece(path: Path) -> artifacts.Artifact:
+    try:
+        return artifacts.load(path, PIECE)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Delete that file and run the same `interp collect` again: only this piece is "
+            "read again."
+        ) from None
+
+
+# ---------------------------------------------------------------- putting them together
+
+
+def put_together(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
+    """Write the results that the plan asks for, from the pieces of the first shards."""
+    languages, wanted = tuple(plan["languages"]), plan["wanted"]
+    origin = {**plan, "shards_read": n_shards}
+    if wanted["moments"]:
+        pieces = _pieces(folder, languages, n_shards)
+        _moments(pieces, languages).save(folder / "moments.safetensors", origin)
+    if wanted["signs"]:
+        pieces = _pieces(folder, languages, n_shards)
+        _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
+    if wanted.get("contexts"):
+        pieces = _pieces(folder, languages, n_shards)
+        parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
+        merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
+    read_firing(folder, languages, n_shards).save(folder / "firing.safetensors", origin)
+
+
+def _pieces(
+    folder: Path, languages: tuple[str, ...], n_shards: int
+) -> Iterator[tuple[int, int, artifacts.Artifact]]:
+    order = in_order(n_shards, languages)
+    for shard, language in tqdm(order, "merging", unit="piece", delay=2, leave=False):
+        yield shard, languages.index(language), load_piece(piece_path(folder, shard, language))
+
+
+def read_firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
+    """Counts of the first shards, from their pieces, which are read again and again if the counts
+    are too many for the memory."""
+    tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
+    shape: Sequence[int] = ()
+    for shard, language in in_order(n_shards, languages):
+        n, shape = _outline(piece_path(folder, shard, language))
+        tokens[shard, languages.index(language)] = n
+
+    def read(shard: int, row: int) -> Tensor:
+        return load_piece(piece_path(folder, shard, languages[row])).tensors["firing.fired"]
+
+    return read_counts(read, tokens, languages, shape)
+
+
+def _outline(path: Path) -> tuple[int, list[int]]:
+    """Tokens of a piece, and layers and neurons; whoever reads the counts checks the piece."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shape = file.get_slice("firing.fired").get_shape()
+            return int(file.get_tensor("firing.tokens")[0]), shape
+    except (SafetensorError, OSError):
+        load_piece(path)  # says what is wrong with it
+        raise
+
+
+def _moments(
+    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...]
+) -> ActivationMoments:
+    sums: Tensor | None = None
+    tokens = torch.zeros(len(languages), dtype=torch.int64)
+    for _, row, piece in pieces:
+        added = piece.tensors["moments.sums"]
+        if sums is None:
+            n_moments, n_layers, d_mlp = added.shape
+            sums = torch.zeros(n_moments, len(languages), n_layers, d_mlp, dtype=torch.float64)
+        sums[:, row] += added
+        tokens[row] += piece.tensors["moments.tokens"][0]
+    assert sums is not None
+    return ActivationMoments(sums, tokens, languages)
+
+
+def _signs(
+    pieces: Iterator[tuple[int, int, artifacts.Artifact]],
+    languages: tuple[str, ...],
+    plan: Mapping[str, Any],
+) -> FiringSigns:
+    found: dict[str, dict[int, Tensor]] = {}
+    for _, row, piece in pieces:
+        for prompt, bits in zip(piece.labels["sources"], piece.tensors["signs.bits"], strict=True):
+            found.setdefault(prompt, {})[row] = bits
+    partial = [prompt for prompt, rows in found.items() if len(rows) < len(languages)]
+    if partial:
+        raise ValueError(
+            f"Prompt {partial[0]} is not there in all of {', '.join(languages)}: parallel prompts "
+            "have the same ids in every language."
+        )
+    prompts = tuple(sorted(found))
+    bits = torch.stack(
+        [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
+    )
+    source = plan["wanted"].get("signs_of", "gate")
+    threshold = plan["wanted"].get("signs_above", 0.0)
+    return FiringSigns(bits, prompts, languages, plan["d_mlp"], source, threshold)
