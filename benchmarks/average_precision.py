@@ -215,7 +215,9 @@ def streamed(folder: Path) -> dict[str, float]:
     ours.average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # numba and what it compiles
     before = made_up.peak_mib()
     start = time.perf_counter()
-    precision = ours.measure_precision(SentenceMeans(paths, labels, LANGUAGES, tuple(WIDTHS)))
+    precision = ours.measure_precision(
+        SentenceMeans(pieces=paths, labels=labels, languages=LANGUAGES, kinds=tuple(WIDTHS))
+    )
     seconds = time.perf_counter() - start
     peak = made_up.peak_mib() - before
     tensors = [each for each in vars(precision).values() if isinstance(each, torch.Tensor)]

@@ -674,7 +674,9 @@ def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest
     def fake(model: NeuronModel, prompts: list[str], n: int, **settings: Any) -> Generated:
         asked.update(prompts=prompts, n=n, **settings)
         texts = (" Ein Hund. \nEnglish: more", "\nEin Hund.", "")
-        return Generated(texts, tuple(prompts), (0, 1, 2), (True, True, False))
+        return Generated(
+            texts=texts, prompts=tuple(prompts), seeds=(0, 1, 2), ended=(True, True, False)
+        )
 
     monkeypatch.setattr(writing, "generate_texts", fake)
     assert translate(llama, ["A dog."] * 3, "de", batch_size=2) == ("Ein Hund.", "", "")

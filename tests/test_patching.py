@@ -425,6 +425,39 @@ def test_parts_that_do_not_fit_are_refused(open_model):
         patch(model, SOURCE, TARGET, ANSWERS, "act")
 
 
+@pytest.mark.parametrize("where", ["source", "among sources", "Source", "control", "target"])
+def test_what_is_no_prompt_is_refused(open_model, where: str):
+    model = open_model("llama")
+    unchecked = getattr(patch, "__wrapped__", patch)
+    _, cache = model.bridge.run_with_cache(torch.tensor([[1, 2, 3]]))
+    batch = torch.tensor([[1, 2, 3]])
+    for given, said in (
+        (cache, "of type ActivationCache"),
+        ({"a": TARGET}, "of type dict"),
+        (batch, r"a tensor of torch\.int64 and shape \[1, 3\]"),
+        (batch[0].float(), r"a tensor of torch\.float32"),
+        ([], "empty"),
+    ):
+        wrong = {"among sources": [SOURCE, given], "Source": Source(given)}.get(where, given)
+        arguments = {"source": SOURCE, "target": TARGET, "answers": ANSWERS}
+        arguments |= {"controls": {"c": wrong}} if where == "control" else {}
+        arguments |= {"target": given} if where == "target" else {}
+        arguments |= {"source": wrong} if where in ("source", "among sources", "Source") else {}
+        named = {"control": "source 'c'", "target": "target"}.get(where, "source 'source'")
+        kind = {"among sources": "of type list", "Source": f"a Source .*{said}"}.get(where, said)
+        with pytest.raises(ValueError, match=f"The {named} is {kind}.*: give text"):
+            unchecked(model, **arguments)
+
+
+def test_token_ids_are_one_prompt_in_every_form(open_model):
+    model = open_model("llama")
+    ids = model.encode(SOURCE)
+    expected = patch(model, SOURCE, TARGET, ANSWERS, "mlp_out").log_probability
+    for source in (ids, tuple(ids), torch.tensor(ids), [torch.tensor(ids)], [ids], Source(ids)):
+        found = patch(model, source, TARGET, ANSWERS, "mlp_out")
+        assert torch.equal(found.log_probability, expected)
+
+
 def test_a_result_comes_back_from_disk(open_model, tmp_path: Path):
     found = patch(open_model("llama"), SOURCE, TARGET, ANSWERS, layers="from")
     found.save(tmp_path / "patching.safetensors")

@@ -164,9 +164,9 @@ class Evaluate:
         import pandas
         import torch
 
-        from interp.evaluations.losses import interval_columns
         from interp.evaluations.task_results import group_numbers
         from interp.inference.intervals import paired_bootstrap
+        from interp.results.frames import interval_columns
 
         generator = seeded(self.seed)
         nothing = found[NOTHING]

@@ -126,7 +126,7 @@ def collect(
                 ray=ray,
             )
             # The folder goes, and what is left there with it.
-            return FiringStats(stats.fired, stats.tokens, stats.languages)
+            return FiringStats(fired=stats.fired, tokens=stats.tokens, languages=stats.languages)
     run = _open(Path(out), model, corpora, wanted or Wanted(), tokens_per_batch)
     run.start(stops_early=stop_when is not None, settings=settings or {})
     pieces = in_order(corpora.n_shards, corpora.languages)

@@ -14,15 +14,22 @@ from torch import Tensor
 
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
+from interp.results.saved import Saved
 from interp.results.words import Kind, Source
 
 IN_MEMORY = 1 << 30
 """Bytes up to which counts are held in memory; more stay on disk."""
 
+_COLLECT = "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
 
-@dataclass(frozen=True)
-class FiringStats:
+
+@dataclass(frozen=True, kw_only=True)
+class FiringStats(Saved):
     """How often each neuron fires in each language, kept per shard of documents.
+
+    More than a gigabyte of counts stays in the file that `load` reads, which must then stay as it
+    is: what is asked for is read, one shard of one language at a time, and `fired` is all of them
+    at once.
 
     >>> stats.languages, stats.tokens.sum(0).tolist()
     (('en', 'de', 'zh'), [640, 640, 640])
@@ -31,6 +38,9 @@ class FiringStats:
     >>> stats.without(0).n_shards
     4
     """
+
+    kind = "FiringStats"
+    made_by = _COLLECT
 
     fired: Int64[Tensor, "shard language layer neuron"]
     """Tokens on which the neuron's gate is above zero."""
@@ -87,7 +97,9 @@ class FiringStats:
     def subset(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics from some of the shards."""
         shards = list(shards)
-        return FiringStats(self.fired[shards], self.tokens[shards], self.languages)
+        return FiringStats(
+            fired=self.fired[shards], tokens=self.tokens[shards], languages=self.languages
+        )
 
     def without(self, shard: int) -> "FiringStats":
         """Leave one shard out, as a delete-one jackknife does."""
@@ -96,12 +108,14 @@ class FiringStats:
     def restrict(self, languages: Sequence[str]) -> "FiringStats":
         """Some of the languages, in the order given."""
         rows = self._rows(languages)
-        return FiringStats(self.fired[:, rows], self.tokens[:, rows], tuple(languages))
+        return FiringStats(
+            fired=self.fired[:, rows], tokens=self.tokens[:, rows], languages=tuple(languages)
+        )
 
     def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
         """Some neurons alone, by layer and number in the layer, as if they were one layer."""
         fired = rearrange(self.fired[:, :, layer, neuron], "shard language n -> shard language 1 n")
-        return FiringStats(fired, self.tokens, self.languages)
+        return FiringStats(fired=fired, tokens=self.tokens, languages=self.languages)
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """Both sets of shards; the texts must be different, or tokens count twice."""
@@ -112,37 +126,30 @@ class FiringStats:
                 "must use one model and the same languages in the same order."
             )
         return FiringStats(
-            torch.cat([self.fired, other.fired]),
-            torch.cat([self.tokens, other.tokens]),
-            self.languages,
+            fired=torch.cat([self.fired, other.fired]),
+            tokens=torch.cat([self.tokens, other.tokens]),
+            languages=self.languages,
         )
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        artifacts.save(
-            Path(path),
-            "FiringStats",
-            {"fired": self._to_save(), "tokens": self.tokens},
-            {"languages": list(self.languages)},
-            provenance or {},
-        )
+    def _stored(self) -> dict[str, Any]:
+        return {"fired": self._to_save(), "tokens": self.tokens, "languages": self.languages}
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "FiringStats":
-        """Read counts back. More than a gigabyte of them stays in the file, which must then stay as
-        it is: what is asked for is read, one shard of one language at a time, and `fired`, as ever,
-        is all of them at once."""
-        path = Path(path)
-        large = path.is_file() and path.stat().st_size > IN_MEMORY
-        stored = artifacts.load(path, "FiringStats", leave=("fired",) if large else ())
-        tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
-        if not large:
-            return FiringStats(stored.tensors["fired"], tokens, languages)
+    @classmethod
+    def _opened(cls, path: Path | str) -> artifacts.Artifact:
+        large = Path(path).is_file() and Path(path).stat().st_size > IN_MEMORY
+        leave = ("fired",) if large else ()
+        return artifacts.load(path, cls.kind, leave=leave, made_by=cls.made_by)
+
+    @classmethod
+    def _restored(cls, stored: artifacts.Artifact) -> "FiringStats":
+        if "fired" not in stored.left:
+            return super()._restored(stored)
         fired = stored.left["fired"]
+        tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
         sizes = (*tokens.shape[:1], len(languages))
         if (fired.shape[:2], len(fired.shape), fired.dtype) != (sizes, 4, torch.int64):
             raise ValueError(
-                f"{path} holds counts of shape {fired.shape}, tokens of shape "
+                f"{fired.path} holds counts of shape {fired.shape}, tokens of shape "
                 f"{tuple(tokens.shape)} and {len(languages)} languages, which do not go together: "
                 "make it anew."
             )
@@ -181,7 +188,9 @@ def read_counts(
     counts = _Counts(read, tokens, (n_layers, n_neurons))
     stats = _OnDisk(counts, range(len(tokens)), range(len(languages)), languages)
     n_bytes = tokens.numel() * n_layers * n_neurons * torch.int64.itemsize
-    return stats if n_bytes > IN_MEMORY else FiringStats(stats.fired, stats.tokens, languages)
+    if n_bytes > IN_MEMORY:
+        return stats
+    return FiringStats(fired=stats.fired, tokens=stats.tokens, languages=languages)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +267,7 @@ class _OnDisk(FiringStats):
         fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
         for shard, row in self._each():
             fired[shard, row, 0] = self._read(shard, row)[layer, neuron]
-        return FiringStats(fired, self.tokens, self.languages)
+        return FiringStats(fired=fired, tokens=self.tokens, languages=self.languages)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -290,8 +299,8 @@ def _check_counts(fired: Int64[Tensor, "*axes"], most: Int64[Tensor, "*of_axes"]
         raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
 
 
-@dataclass(frozen=True)
-class ActivationMoments:
+@dataclass(frozen=True, kw_only=True)
+class ActivationMoments(Saved):
     """Mean and spread of what each neuron's gate and the neuron itself give, per language.
 
     >>> moments.gate_mean.shape
@@ -300,6 +309,9 @@ class ActivationMoments:
     >>> interp.ActivationMoments.load(folder / "moments.safetensors").tokens.tolist()
     [640, 640, 640]
     """
+
+    kind = "ActivationMoments"
+    made_by = _COLLECT
 
     sums: Float64[Tensor, "moment language layer neuron"]
     """Sums over tokens of act(gate), its square, the neuron's output, and its square."""
@@ -344,26 +356,9 @@ class ActivationMoments:
         variance = self._mean(moment + 1) - self._mean(moment) ** 2
         return variance.clamp_min(0).sqrt()
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        artifacts.save(
-            Path(path),
-            "ActivationMoments",
-            {"sums": self.sums, "tokens": self.tokens},
-            {"languages": list(self.languages)},
-            provenance or {},
-        )
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "ActivationMoments":
-        stored = artifacts.load(Path(path), "ActivationMoments")
-        return ActivationMoments(
-            stored.tensors["sums"], stored.tensors["tokens"], tuple(stored.labels["languages"])
-        )
-
-
-@dataclass(frozen=True)
-class FiringSigns:
+@dataclass(frozen=True, kw_only=True)
+class FiringSigns(Saved):
     """Which neurons fire at the last token of each prompt, one bit each.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -373,6 +368,9 @@ class FiringSigns:
     >>> interp.FiringSigns.load(folder / "signs.safetensors").fires(5).shape
     torch.Size([1, 2, 2048])
     """
+
+    kind = "FiringSigns"
+    made_by = _COLLECT
 
     bits: UInt8[Tensor, "prompt language layer byte"]
     """Eight neurons to a byte, the first in the lowest bit."""
@@ -403,30 +401,6 @@ class FiringSigns:
         """One layer, unpacked."""
         return unpack_bits(self.bits[:, :, layer], self.d_mlp)
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        labels = {
-            "prompts": list(self.prompts),
-            "languages": list(self.languages),
-            "d_mlp": self.d_mlp,
-            "source": self.source,
-            "threshold": self.threshold,
-        }
-        artifacts.save(Path(path), "FiringSigns", {"bits": self.bits}, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "FiringSigns":
-        stored = artifacts.load(Path(path), "FiringSigns")
-        labels = stored.labels
-        return FiringSigns(
-            stored.tensors["bits"],
-            tuple(labels["prompts"]),
-            tuple(labels["languages"]),
-            labels["d_mlp"],
-            labels.get("source", "gate"),  # older files do not say
-            labels.get("threshold", 0.0),
-        )
-
 
 def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
     """Eight booleans to a byte, the first in the lowest bit; spare bits are zero."""
@@ -444,7 +418,7 @@ def unpack_bits(bits: UInt8[Tensor, "*batch byte"], n: int) -> Bool[Tensor, "*ba
     return rearrange(opened, "... byte bit -> ... (byte bit)")[..., :n].bool()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SentenceMeans:
     """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
 

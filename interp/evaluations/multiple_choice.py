@@ -181,7 +181,14 @@ def exact_match(
             ids, groups = tuple(item.id for item in task.items), _groups(task)
             results.append(
                 Written(
-                    torch.tensor(right), texts, answers, ids, groups, task.name, task.language, name
+                    correct=torch.tensor(right),
+                    texts=texts,
+                    answers=answers,
+                    ids=ids,
+                    groups=groups,
+                    task=task.name,
+                    language=task.language,
+                    intervention=name,
                 )
             )
     return results
@@ -270,8 +277,18 @@ def _choices(
             n_bytes[row, column] = len(option.encode())
     answer = torch.tensor([item.answer for item in task.items])
     ids, groups = tuple(item.id for item in items), _groups(task)
-    labels = (normalise, ids, groups, task.name, task.language, name)
-    return Choices(likelihood, tokens, n_bytes, answer, *labels)
+    return Choices(
+        log_likelihood=likelihood,
+        tokens=tokens,
+        bytes=n_bytes,
+        answer=answer,
+        normalise=normalise,
+        ids=ids,
+        groups=groups,
+        task=task.name,
+        language=task.language,
+        intervention=name,
+    )
 
 
 def _groups(task: Task) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ alone: "eos" is right there.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generated:
     """What a model wrote; entry by entry, one text."""
 
@@ -127,10 +127,10 @@ def generate_texts(
     numbers = (text for texts in batches for text in texts)
     written = dict(zip(numbers, found, strict=True))
     return Generated(
-        tuple(written[text][0] for text in range(len(which))),
-        tuple(prompts[row] for row in which),
-        seeds,
-        tuple(written[text][1] for text in range(len(which))),
+        texts=tuple(written[text][0] for text in range(len(which))),
+        prompts=tuple(prompts[row] for row in which),
+        seeds=seeds,
+        ended=tuple(written[text][1] for text in range(len(which))),
     )
 
 
@@ -332,7 +332,7 @@ def translate(
     return tuple(text.split("\n", 1)[0].strip() for text in written.texts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TranslationScore:
     """How near translations are to references, over all of them together."""
 
@@ -374,4 +374,4 @@ def translation_score(
     bleu = metrics.BLEU(tokenize=tokenizer)
     score = bleu.corpus_score(list(translations), [list(references)])
     chrf = metrics.CHRF().corpus_score(list(translations), [list(references)])
-    return TranslationScore(score.score, chrf.score, str(bleu.get_signature()))
+    return TranslationScore(bleu=score.score, chrf=chrf.score, signature=str(bleu.get_signature()))
