@@ -214,9 +214,10 @@ def patch(
             f"The target is {_type_of(target)}: give text, or the token ids of one prompt "
             "(integers, or a tensor of them with one axis)."
         )
+    named = {"source": source, **(controls or {})}
+    sources = {name: _listed(name, given) for name, given in named.items()}
     tokens = _answer_ids(model, target, answers)
     units = _units(model, parts, generator)
-    sources = {"source": source, **(controls or {})}
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
         recorded = _record(model, sources, target, at, units, generator, at_once)
@@ -282,7 +283,7 @@ class _Recorded:
 
 def _record(
     model: NeuronModel,
-    sources: Mapping[str, Sources],
+    sources: Mapping[str, Sequence[Source | Prompt]],
     target: Prompt,
     at: At,
     units: Mapping[str, Units],
@@ -293,24 +294,24 @@ def _record(
     places: list[Place] = [
         place for place in PLACES if any(place in part for part in units.values())
     ]
-    several = [_listed(name, given) for name, given in sources.items()]
     # Before anything is run: all of them must meet the target.
-    aligned = [align(model, source, target, at) for some in several for source in some]
+    every = [source for some in sources.values() for source in some]
+    aligned = [align(model, source, target, at) for source in every]
     spans = aligned[0]
-    prompts = [prompt_ids(model, _prompt(source)) for some in several for source in some]
+    prompts = [prompt_ids(model, _prompt(source)) for source in every]
     where = [[span.source for span in spans] for spans in aligned]
     if generator is not None:
         prompts.append(prompt_ids(model, target))
         where.append([span.target for span in spans])
-    every = iter(record(model, prompts, where, places, at_once))
-    recorded = [[next(every) for _ in some] for some in several]
+    in_order = iter(record(model, prompts, where, places, at_once))
+    recorded = [[next(in_order) for _ in some] for some in sources.values()]
     values = [_mean([one.values for one in some]) for some in recorded]
     return _Recorded(
         spans,
         values,
         [torch.stack([one.logits for one in some]) for some in recorded],
         _noise(values[0], generator),
-        None if generator is None else next(every).values,
+        None if generator is None else next(in_order).values,
     )
 
 
