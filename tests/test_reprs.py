@@ -31,6 +31,7 @@ from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution import PositionAttribution
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed, ranged
+from interp.results.saved import Saved
 from interp.text.corpora import Rows
 from interp.text.language_id import Hygiene
 from interp.text.sources import Prompts
@@ -298,6 +299,24 @@ def test_a_result_says_in_a_few_words_what_it_is(name: str):
     assert len(said.splitlines()) <= LINES
     assert len(said) <= CHARACTERS
     assert not re.search(r"tensor|array|object at|dtype", said), said
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if isinstance(MADE[name], Saved)])
+def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path):
+    result, path = MADE[name], tmp_path / "mine.safetensors"
+    result.save(path, {"seed": 1})
+    assert artifacts.load(path, result.kind).provenance == {"seed": 1}
+    back = type(result).load(path)
+    back.save(tmp_path / "again.safetensors", {"seed": 1})
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    for field in dataclasses.fields(result):
+        here, there = getattr(result, field.name), getattr(back, field.name)
+        assert type(here) is type(there)
+        if isinstance(here, torch.Tensor):
+            assert here.dtype == there.dtype
+            assert torch.equal(here.nan_to_num(), there.nan_to_num())
+        elif not isinstance(here, Saved):
+            assert repr(here) == repr(there)  # a Condition is no other tuple
 
 
 def holds_numbers(thing: type) -> bool:
