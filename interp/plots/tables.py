@@ -33,7 +33,7 @@ def layer_profile_table(
             f"The interval is of shape {tuple(interval.low.shape)}, and the selection has "
             f"{len(selection.languages)} languages and {selection.n_layers} layers."
         )
-    frame = tidy(
+    frame: Table = tidy(
         {"language": selection.languages, "layer": range(selection.n_layers)},
         {
             "neurons": profile,
@@ -55,7 +55,7 @@ def overlap_table(selection: NeuronSelection) -> pd.DataFrame:
     by_chance = [chance_jaccard(one, selection) for one in alone]
     itself = torch.eye(n, dtype=torch.bool)
     ends = {"chance": "value", "chance_low": "low", "chance_high": "high"}
-    frame = tidy(
+    frame: Table = tidy(
         {"language": selection.languages, "other": selection.languages},
         {
             "common": selection.overlap(),

@@ -114,8 +114,9 @@ def is_prompt(given: object) -> bool:
         return given.ndim == 1 and given.dtype in _INTEGERS
     if isinstance(given, str):
         return True
-    several = isinstance(given, Sequence) and len(given) > 0
-    return several and all(isinstance(id, Integral) for id in given)
+    if not isinstance(given, Sequence) or not given:
+        return False
+    return all(isinstance(id, Integral) for id in given)
 
 
 def prompt_ids(model: NeuronModel, prompt: Prompt) -> list[int]:

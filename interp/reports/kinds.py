@@ -17,7 +17,7 @@ from interp.prompts.patching import PatchingResult
 from interp.scores.sharing import SharingProfile
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TableKind:
     """A kind of table: what a result stored beside it says that it is, or else its file's name."""
 
@@ -26,9 +26,6 @@ class TableKind:
 
     text: str
     """What was asked, and how to read the figure."""
-
-    result: str = ""
-    """What the .safetensors of the same name holds; empty: such tables come without one."""
 
     files: tuple[str, ...]
     """What the table is called where no result is stored beside it."""
@@ -41,6 +38,9 @@ class TableKind:
 
     caption: str
     """What the figure shows."""
+
+    result: str = ""
+    """What the .safetensors of the same name holds; empty: such tables come without one."""
 
     rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
     """The rows that are drawn."""
@@ -69,181 +69,138 @@ def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
 
 KINDS = (
     TableKind(
-        title="A language's neurons off: which language suffers?",
-        text=(
-            "Each language's neurons are switched off in turn, and every language is read. If "
-            "they are the language's own, its loss rises most, and as many random neurons in "
-            "every layer do next to nothing."
-        ),
+        "A language's neurons off: which language suffers?",
+        "Each language's neurons are switched off in turn, and every language is read. If they "
+        "are the language's own, its loss rises most, and as many random neurons in every layer "
+        "do next to nothing.",
+        ("matrix.csv",),
+        ("off", "read", "increase", "increase_low", "random", "own"),
+        plots.perplexity_matrix,
+        "Rise of the loss in nats per token, by neurons off (rows) and language read (columns), "
+        "with half of the 95 % interval over documents. Framed: the language itself; beside it "
+        "as many random neurons, read on the same language.",
         result=PerplexityMatrix.kind,
-        files=("matrix.csv",),
-        columns=("off", "read", "increase", "increase_low", "random", "own"),
-        draw=plots.perplexity_matrix,
-        caption=(
-            "Rise of the loss in nats per token, by neurons off (rows) and language read "
-            "(columns), with half of the 95 % interval over documents. Framed: the language "
-            "itself; beside it as many random neurons, read on the same language."
-        ),
     ),
     TableKind(
-        title="How many neurons does it take?",
-        text=(
-            "The same at several sizes of the sets: what a language's neurons cost it beyond "
-            "what they cost the others."
-        ),
-        files=("table.csv",),
-        columns=("fraction", "language", "own_minus_others", "largest_in_row", "p_of_all"),
-        draw=plots.loss_against_fraction,
-        caption=(
-            "Rise of a language's own loss less the mean rise of the others, in nats per token, "
-            "with 95 % intervals over documents, against the share of all neurons that were "
-            "selected."
-        ),
+        "How many neurons does it take?",
+        "The same at several sizes of the sets: what a language's neurons cost it beyond what "
+        "they cost the others.",
+        ("table.csv",),
+        ("fraction", "language", "own_minus_others", "largest_in_row", "p_of_all"),
+        plots.loss_against_fraction,
+        "Rise of a language's own loss less the mean rise of the others, in nats per token, with "
+        "95 % intervals over documents, against the share of all neurons that were selected.",
     ),
     TableKind(
-        title="Can the language that is written be switched?",
-        text=(
-            "The model writes texts with a language's neurons changed; beside it the untouched "
-            "model, random neurons, a prompt that names the language, and a push of the residual "
-            "stream. A text counts as good if it is long enough, does not repeat itself, and is "
-            "as likely for the untouched model as natural text is."
-        ),
-        files=("rates.csv",),
-        columns=("language", "texts", "rate", "good", "to", "condition"),
-        draw=plots.language_switching,
-        caption=(
-            "Share of texts that are in the language asked for (hollow), and of those also good "
-            "(filled), with 95 % intervals."
-        ),
+        "Can the language that is written be switched?",
+        "The model writes texts with a language's neurons changed; beside it the untouched "
+        "model, random neurons, a prompt that names the language, and a push of the residual "
+        "stream. A text counts as good if it is long enough, does not repeat itself, and is as "
+        "likely for the untouched model as natural text is.",
+        ("rates.csv",),
+        ("language", "texts", "rate", "good", "to", "condition"),
+        plots.language_switching,
+        "Share of texts that are in the language asked for (hollow), and of those also good "
+        "(filled), with 95 % intervals.",
         rows=_steered,
         texts=True,
     ),
     TableKind(
-        title="Can the language that is written be switched?",
-        text=(
-            "Texts written under several ways of asking for a language, each at the setting that "
-            "did best on other texts."
-        ),
-        files=("final.csv",),
-        columns=("way", "setting", "to", "rate", "good", "natural_loss"),
-        draw=plots.language_switching,
-        caption=(
-            "Share of texts that are in the language asked for (hollow), and of those also good "
-            "(filled), with 95 % intervals."
-        ),
+        "Can the language that is written be switched?",
+        "Texts written under several ways of asking for a language, each at the setting that did "
+        "best on other texts.",
+        ("final.csv",),
+        ("way", "setting", "to", "rate", "good", "natural_loss"),
+        plots.language_switching,
+        "Share of texts that are in the language asked for (hollow), and of those also good "
+        "(filled), with 95 % intervals.",
         texts=True,
     ),
     TableKind(
-        title="Which neurons do the languages share?",
-        text=(
-            "At the last token of each prompt a neuron is all shared if it fires in every "
-            "language, partly shared in some, specific in one, silent in none. How many are "
-            "shared depends on how often neurons fire and on the number of languages; so beside "
-            "each share stands what firing rates alone would give."
-        ),
+        "Which neurons do the languages share?",
+        "At the last token of each prompt a neuron is all shared if it fires in every language, "
+        "partly shared in some, specific in one, silent in none. How many are shared depends on "
+        "how often neurons fire and on the number of languages; so beside each share stands what "
+        "firing rates alone would give.",
+        ("profile.csv",),
+        ("layer", "category", "share", "independent", "interchangeable"),
+        plots.sharing,
+        "Share of a layer's neurons in each category, mean over prompts with 95 % intervals. "
+        "Dashed: languages that fire independently at the same rates; dotted: also all neurons "
+        "alike.",
         result=SharingProfile.kind,
-        files=("profile.csv",),
-        columns=("layer", "category", "share", "independent", "interchangeable"),
-        draw=plots.sharing,
-        caption=(
-            "Share of a layer's neurons in each category, mean over prompts with 95 % intervals. "
-            "Dashed: languages that fire independently at the same rates; dotted: also all "
-            "neurons alike."
-        ),
     ),
     TableKind(
-        title="Which neurons carry the answer?",
-        text=(
-            "Integrated gradients of the answer's first token, for every neuron at the last "
-            "token of the prompt, summed by category of sharing. A layer's sums add up to what "
-            "the layer does for the answer."
-        ),
+        "Which neurons carry the answer?",
+        "Integrated gradients of the answer's first token, for every neuron at the last token of "
+        "the prompt, summed by category of sharing. A layer's sums add up to what the layer does "
+        "for the answer.",
+        ("sums.csv",),
+        ("language", "layer", "category", "value", "change", "quantity"),
+        plots.attribution_sums,
+        "What the neurons of each category give to the answer, mean over languages; strokes "
+        "reach from the least to the largest language. Categories differ much in size, see the "
+        "numbers.",
         result=CategorySums.kind,
-        files=("sums.csv",),
-        columns=("language", "layer", "category", "value", "change", "quantity"),
-        draw=plots.attribution_sums,
-        caption=(
-            "What the neurons of each category give to the answer, mean over languages; strokes "
-            "reach from the least to the largest language. Categories differ much in size, see "
-            "the numbers."
-        ),
     ),
     TableKind(
-        title="What does a task lose with a language's neurons off?",
-        text=(
-            "Tasks with each language's neurons off, with nothing changed, and with as many "
-            "random neurons off in every layer."
-        ),
-        files=("evaluate.csv",),
-        columns=("task", "language", "off", "accuracy", "drop", "random"),
-        draw=plots.accuracy_lost,
-        caption="Accuracy lost, paired over items, with 95 % intervals; hollow: random neurons.",
+        "What does a task lose with a language's neurons off?",
+        "Tasks with each language's neurons off, with nothing changed, and with as many random "
+        "neurons off in every layer.",
+        ("evaluate.csv",),
+        ("task", "language", "off", "accuracy", "drop", "random"),
+        plots.accuracy_lost,
+        "Accuracy lost, paired over items, with 95 % intervals; hollow: random neurons.",
     ),
     TableKind(
-        title="What language does each layer speak?",
-        text=(
-            "The state of every layer at the end of the prompt is read out as if it were the "
-            "last one: how probable is the answer, in each language?"
-        ),
+        "What language does each layer speak?",
+        "The state of every layer at the end of the prompt is read out as if it were the last "
+        "one: how probable is the answer, in each language?",
+        ("lens.csv",),
+        ("layer", "language", "probability", "low", "high", "entropy", "unspelled"),
+        plots.lens,
+        "Probability that a layer gives to the answer in each language, mean over prompts with "
+        "95 % intervals.",
         result=Lens.kind,
-        files=("lens.csv",),
-        columns=("layer", "language", "probability", "low", "high", "entropy", "unspelled"),
-        draw=plots.lens,
-        caption=(
-            "Probability that a layer gives to the answer in each language, mean over prompts "
-            "with 95 % intervals."
-        ),
         rows=_first_facts,
     ),
     TableKind(
-        title="What moves with the activations of another prompt?",
-        text=(
-            "Activations of one prompt are put into another, layer by layer: what would it answer?"
-        ),
+        "What moves with the activations of another prompt?",
+        "Activations of one prompt are put into another, layer by layer: what would it answer?",
+        ("patch.csv",),
+        ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
+        plots.patching,
+        "Change of each answer's log-probability in nats, by layer; without colour: no change.",
         result=PatchingResult.kind,
-        files=("patch.csv",),
-        columns=("source", "part", "layer", "place", "span", "answer", "change", "extent"),
-        draw=plots.patching,
-        caption=(
-            "Change of each answer's log-probability in nats, by layer; without colour: no change."
-        ),
     ),
     TableKind(
-        title="Do concept and language move apart?",
-        text=(
-            "Activations of a prompt about one thing in one language are put into a prompt about "
-            "another thing in another language: how much of the concept comes over, how much of "
-            "the language?"
-        ),
-        files=("moved-told.csv", "moved-held_out.csv"),
-        columns=("row", "layer", "moved", "low", "high"),
-        draw=plots.moved_by_layer,
-        caption=(
-            "Share of the concept and of the language that comes over from the source, by layer, "
-            "with half of the 95 % interval; without colour: nothing."
-        ),
+        "Do concept and language move apart?",
+        "Activations of a prompt about one thing in one language are put into a prompt about "
+        "another thing in another language: how much of the concept comes over, how much of the "
+        "language?",
+        ("moved-told.csv", "moved-held_out.csv"),
+        ("row", "layer", "moved", "low", "high"),
+        plots.moved_by_layer,
+        "Share of the concept and of the language that comes over from the source, by layer, "
+        "with half of the 95 % interval; without colour: nothing.",
     ),
     TableKind(
-        title="Which method is best?",
-        text="Ways of finding language neurons, all at the same size, by several measures.",
-        files=("comparison.csv",),
-        columns=("method", "measure", "value", "low", "high", "control"),
-        draw=plots.method_comparison,
-        caption=(
-            "Each measure with its 95 % interval, and the control beside it; every measure has a "
-            "scale of its own."
-        ),
+        "Which method is best?",
+        "Ways of finding language neurons, all at the same size, by several measures.",
+        ("comparison.csv",),
+        ("method", "measure", "value", "low", "high", "control"),
+        plots.method_comparison,
+        "Each measure with its 95 % interval, and the control beside it; every measure has a "
+        "scale of its own.",
     ),
     TableKind(
-        title="How much text does a selection need?",
-        text="The same selection from other text: how many of the neurons come back?",
-        files=("stability.csv",),
-        columns=("method", "tokens", "jaccard", "low", "high", "chance"),
-        draw=plots.stability_against_tokens,
-        caption=(
-            "Jaccard of selections from different text, with 95 % intervals, against the tokens "
-            "read; dotted: what chance gives."
-        ),
+        "How much text does a selection need?",
+        "The same selection from other text: how many of the neurons come back?",
+        ("stability.csv",),
+        ("method", "tokens", "jaccard", "low", "high", "chance"),
+        plots.stability_against_tokens,
+        "Jaccard of selections from different text, with 95 % intervals, against the tokens "
+        "read; dotted: what chance gives.",
     ),
 )
 """In the order in which a report tells them."""

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -328,7 +327,8 @@ def sharing_profile(
 # ---------------------------------------------------------------- one layer, on packed bits
 
 
-class _Layer(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
     """What `SharingProfile` holds of one layer, under the same names."""
 
     count: Int64[Tensor, "prompt category"]
