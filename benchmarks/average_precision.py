@@ -189,7 +189,9 @@ def streamed(folder: Path) -> dict[str, float]:
     labels = torch.arange(len(LANGUAGES)).repeat_interleave(n_rows)
     ours.average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # numba and what it compiles
     before, start = memory.peak_mib(), time.perf_counter()
-    precision = ours.measure_precision(SentenceMeans(paths, labels, LANGUAGES, tuple(WIDTHS)))
+    precision = ours.measure_precision(
+        SentenceMeans(pieces=paths, labels=labels, languages=LANGUAGES, kinds=tuple(WIDTHS))
+    )
     seconds = time.perf_counter() - start
     peak = memory.peak_mib() - before
     tensors = [value for value in vars(precision).values() if isinstance(value, torch.Tensor)]

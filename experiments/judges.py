@@ -130,10 +130,18 @@ class Effects:
         nats = torch.cat([rearrange(self.nothing, "shard read -> shard 1 read"), mine], dim=1)
         n_shards, n_languages = self.nothing.shape
         names = (NOTHING, *self.languages)
-        losses = Losses(nats, self.tokens, torch.ones_like(self.tokens), names, self.languages)
+        losses = Losses(
+            nats=nats,
+            tokens=self.tokens,
+            bytes=torch.ones_like(self.tokens),
+            interventions=names,
+            languages=self.languages,
+        )
         none = nats.new_zeros(n_shards, 0, n_languages, n_languages)
         sizes = tuple(self.chosen[name].counts().values())
-        return interp.PerplexityMatrix(losses, none, sizes, ("deactivate",) * n_languages)
+        return interp.PerplexityMatrix(
+            losses=losses, random=none, neurons=sizes, edit=("deactivate",) * n_languages
+        )
 
     def selectivity(self, name: str) -> Estimate:
         """Rise of the own loss less the mean rise of the others', mean over languages."""

@@ -191,8 +191,15 @@ def signs_by(
         bits.append([each.tensors()["signs.bits"] for each in counters])
     prompts = rows.rows[rows.languages[0]].source
     return [
-        FiringSigns(torch.stack(one, dim=1), prompts, rows.languages, model.d_mlp, *way)
-        for one, way in zip(zip(*bits, strict=True), ways, strict=True)
+        FiringSigns(
+            bits=torch.stack(one, dim=1),
+            prompts=prompts,
+            languages=rows.languages,
+            d_mlp=model.d_mlp,
+            source=source,
+            threshold=threshold,
+        )
+        for one, (source, threshold) in zip(zip(*bits, strict=True), ways, strict=True)
     ]
 
 

@@ -105,7 +105,7 @@ def section_of(study: str, folder: Path, preset: str) -> Section:
             continue
         name = file.relative_to(folder).with_suffix("").as_posix()
         frame = read_table(file)
-        kind = kind_of(frame)
+        kind = kind_of(file, frame)
         if kind is not None:
             part = table_section(file, frame, kind)
             text += part.text.removeprefix(kind.text)

@@ -207,7 +207,7 @@ def test_a_newer_format_asks_for_an_upgrade(saved: Path, monkeypatch: pytest.Mon
 
 
 def test_other_files_and_folders_are_refused_in_words(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"missing\. Make it with interp\.collect"):
+    with pytest.raises(FileNotFoundError, match=r"missing\. Make it with what saves a FiringStats"):
         artifacts.load(tmp_path / "none", KIND)
     with pytest.raises(ValueError, match="is a folder"):
         artifacts.load(tmp_path, KIND)

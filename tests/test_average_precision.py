@@ -398,13 +398,13 @@ def test_what_was_not_measured_is_refused(measured: Precision):
         measured.percentile(10.0)
     with pytest.raises(ValueError, match="Shapes disagree"):
         Precision(
-            measured.average_precision,
-            measured.roc_area,
-            measured.percentiles,
-            (50.0,),
-            measured.sentences,
-            measured.languages,
-            measured.sites,
+            average_precision=measured.average_precision,
+            roc_area=measured.roc_area,
+            percentiles=measured.percentiles,
+            percents=(50.0,),
+            sentences=measured.sentences,
+            languages=measured.languages,
+            sites=measured.sites,
         )
 
 
@@ -565,13 +565,13 @@ def test_without_ties_permutations_agree_with_the_null(generator: torch.Generato
 def made_of(responses: Float[Tensor, "sentence unit"], labels: Tensor, n: int) -> Precision:
     precision = average_precision(responses, labels, n)[:, None]
     return Precision(
-        precision,
-        precision,
-        precision[None].float(),
-        (50.0,),
-        torch.bincount(labels),
-        tuple(f"l{row}" for row in range(n)),
-        (("pre", responses.shape[1]),),
+        average_precision=precision,
+        roc_area=precision,
+        percentiles=precision[None].float(),
+        percents=(50.0,),
+        sentences=torch.bincount(labels),
+        languages=tuple(f"l{row}" for row in range(n)),
+        sites=(("pre", responses.shape[1]),),
     )
 
 

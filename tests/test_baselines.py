@@ -359,7 +359,7 @@ def test_the_mean_effect_is_the_root_of_the_mean_square(model: NeuronModel):
     gate = torch.randn(shape, generator=generator, dtype=torch.float64)
     gate[1, 2, :, 7] *= 90  # another decoy: a gate that is wide open, and no more written
     sums = torch.stack([part.sum(dim=2) for part in (gate, gate**2, output, output**2)])
-    moments = ActivationMoments(sums, torch.tensor([50, 50]), ("aa", "bb"))
+    moments = ActivationMoments(sums=sums, tokens=torch.tensor([50, 50]), languages=("aa", "bb"))
     found = mean_removal_effect(moments, model)
     for layer in range(model.n_layers):
         each = removal_effect(output[1, layer], model.w_out(layer)).double()
@@ -371,7 +371,9 @@ def test_the_mean_effect_is_the_root_of_the_mean_square(model: NeuronModel):
 
 def test_moments_of_another_model_are_refused(model: NeuronModel):
     moments = ActivationMoments(
-        torch.zeros(4, 1, 2, 10, dtype=torch.float64), torch.tensor([5]), ("aa",)
+        sums=torch.zeros(4, 1, 2, 10, dtype=torch.float64),
+        tokens=torch.tensor([5]),
+        languages=("aa",),
     )
     with pytest.raises(ValueError, match="The moments are of 2 layers of 10 neurons"):
         mean_removal_effect(moments, model)

@@ -161,7 +161,7 @@ def test_the_planted_neuron_is_found_from_text(tmp_path):
             stats.append(collect(model, text.subset((current,)), progress=False).firing)
     fired = torch.cat([each.fired for each in stats], dim=1)
     tokens = torch.cat([each.tokens for each in stats], dim=1)
-    whole = FiringStats(fired, tokens, LANGUAGES)
+    whole = FiringStats(fired=fired, tokens=tokens, languages=LANGUAGES)
     share = 1 / (model.n_layers * model.d_mlp)
     assert select_by_entropy(whole, fraction=share).triples() == [(2, 1, 7)]
 

@@ -32,7 +32,7 @@ def firing(generator: torch.Generator) -> interp.FiringStats:
     for language in range(4):
         fired[:, :, 1, language] = 0
         fired[:, language, 1, language] = 95  # one of its own
-    return interp.FiringStats(fired, torch.full((3, 4), 100), CODES)
+    return interp.FiringStats(fired=fired, tokens=torch.full((3, 4), 100), languages=CODES)
 
 
 def busy_in_plain_python(stats: interp.FiringStats, layer: int, neuron: int) -> set[str]:
@@ -110,7 +110,9 @@ def test_relatives_are_claimed_where_there_are_enough_languages(generator):
     stats = firing(generator)
     drawn = interp.select_by_entropy(stats, 0.1)
     assert not claims.claims_about_relatives(stats, 0.1, drawn, "made up")  # no fr-es, no zh-ja
-    four = interp.FiringStats(stats.fired, stats.tokens, ("zh", "de", "fr", "ja"))
+    four = interp.FiringStats(
+        fired=stats.fired, tokens=stats.tokens, languages=("zh", "de", "fr", "ja")
+    )
     drawn = replace(drawn, languages=four.languages)
     found = named(claims.claims_about_relatives(four, 0.1, drawn, "made up"))
     assert list(found) == ["lape-neighbours"]
@@ -125,14 +127,16 @@ def matrix(own: float, others: float, chance: float) -> interp.PerplexityMatrix:
     more = torch.full((n, n), others, dtype=torch.float64).fill_diagonal_(own)
     nothing = torch.full((3, 1, n), 400.0, dtype=torch.float64)
     losses = Losses(
-        torch.cat([nothing, nothing + 100 * more + noise / 10], dim=1),
-        torch.full((3, n), 100),
-        torch.full((3, n), 400),
-        (NOTHING, *CODES),
-        CODES,
+        nats=torch.cat([nothing, nothing + 100 * more + noise / 10], dim=1),
+        tokens=torch.full((3, n), 100),
+        bytes=torch.full((3, n), 400),
+        interventions=(NOTHING, *CODES),
+        languages=CODES,
     )
     random = (nothing + 100 * chance + noise[:, :1] / 10).repeat(1, n, 1)[:, None]
-    return interp.PerplexityMatrix(losses, random, (5,) * n, ("deactivate",) * n)
+    return interp.PerplexityMatrix(
+        losses=losses, random=random, neurons=(5,) * n, edit=("deactivate",) * n
+    )
 
 
 def test_effects_have_those_of_random_neurons_beside_them():

@@ -678,7 +678,9 @@ def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest
     ) -> dict[str, Generated]:
         asked.update(prompts=prompts, n=n, under=under, **settings)
         texts = (" Ein Hund. \nEnglish: more", "\nEin Hund.", "")
-        written = Generated(texts, tuple(prompts), (0, 1, 2), (True, True, False))
+        written = Generated(
+            texts=texts, prompts=tuple(prompts), seeds=(0, 1, 2), ended=(True, True, False)
+        )
         return {"nothing": written}
 
     monkeypatch.setattr(writing, "generate_texts", fake)

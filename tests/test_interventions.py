@@ -198,7 +198,7 @@ def some_moments(d_mlp: int) -> Any:
 
     tokens = torch.tensor([50, 80, 20])
     sums = draw(4, 3, N_LAYERS, d_mlp, seed=7).double() * tokens[:, None, None]
-    return ActivationMoments(sums, tokens, ("en", "fr", "de"))
+    return ActivationMoments(sums=sums, tokens=tokens, languages=("en", "fr", "de"))
 
 
 def neuron_edits(d_mlp: int) -> dict[str, tuple[Any, str, float, Tensor | None]]:
@@ -812,7 +812,7 @@ class TestValues:
         sums = torch.zeros(4, 2, 1, 3).double()
         sums[0, 1, 0], sums[2, 1, 0] = torch.tensor([[2.0, 4.0, 6.0], [1.0, -1.0, 0.0]])
         sums[1], sums[3] = 99.0, 99.0
-        moments = ActivationMoments(sums, torch.tensor([5, 4]), ("en", "fr"))
+        moments = ActivationMoments(sums=sums, tokens=torch.tensor([5, 4]), languages=("en", "fr"))
         assert language_mean(moments, "fr").tolist() == [[0.5, 1.0, 1.5]]
         assert language_mean(moments, "fr", "act").dtype == torch.float32
         assert language_mean(moments, "fr", "post").tolist() == [[0.25, -0.25, 0.0]]
@@ -825,7 +825,7 @@ class TestValues:
         tokens, means = torch.tensor([10, 1000, 1]), torch.tensor([6.0, 1.0, 3.0])
         sums = torch.zeros(4, 3, 1, 1).double()
         sums[0, :, 0, 0] = means * tokens
-        moments = ActivationMoments(sums, tokens, ("en", "fr", "de"))
+        moments = ActivationMoments(sums=sums, tokens=tokens, languages=("en", "fr", "de"))
         edit = difference_of_means(moments, "en", 0.5)
         assert edit.factor == 1.0
         assert edit.shift["act"].tolist() == [[0.5 * (6 - (1 + 3) / 2)]]
@@ -848,7 +848,9 @@ class TestValues:
         pieces = (tmp_path / "1.safetensors", tmp_path / "2.safetensors")
         for path, rows in zip(pieces, (slice(0, 3), slice(3, None)), strict=True):
             save_file({key: each[rows].clone() for key, each in table.items()}, path)
-        means = SentenceMeans(pieces, labels, ("en", "fr", "de"), ("post", "q"))
+        means = SentenceMeans(
+            pieces=pieces, labels=labels, languages=("en", "fr", "de"), kinds=("post", "q")
+        )
         found = sentence_medians(means, "en")
         assert {kind: tuple(each.shape) for kind, each in found.items()} == {
             "post": (2, 7),
@@ -1000,7 +1002,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match="at post of unit 4 in layer 1 is nan"):
             ours.override(values)
         empty = ActivationMoments(
-            torch.zeros(4, 2, 1, 2).double(), torch.tensor([0, 3]), ("en", "fr")
+            sums=torch.zeros(4, 2, 1, 2).double(),
+            tokens=torch.tensor([0, 3]),
+            languages=("en", "fr"),
         )
         with pytest.raises(ValueError, match="Was it a mean over no tokens"):
             ours.replace(empty, "en")
@@ -1014,7 +1018,9 @@ class TestBadInput:
             ours.replace(moments, "it")
         with pytest.raises(ValueError, match="measured at act and post, not at 'q'"):
             ours.language_mean(moments, "fr", "q")
-        alone = ActivationMoments(torch.ones(4, 1, 1, 2).double(), torch.tensor([3]), ("fr",))
+        alone = ActivationMoments(
+            sums=torch.ones(4, 1, 1, 2).double(), tokens=torch.tensor([3]), languages=("fr",)
+        )
         with pytest.raises(ValueError, match="no language but fr"):
             ours.difference_of_means(alone, "fr")
 

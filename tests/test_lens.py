@@ -265,7 +265,7 @@ def test_planted_neurons_promote_the_language_that_they_write(tmp_path, name):
     model.w_out(1)[3] = -model.w_out(1)[3]
     sums = torch.zeros(4, 2, N_LAYERS, model.d_mlp, dtype=torch.float64)
     sums[2, 0] = -mask[0].double()
-    moments = ActivationMoments(sums, torch.tensor([1, 1]), ("en", "de"))
+    moments = ActivationMoments(sums=sums, tokens=torch.tensor([1, 1]), languages=("en", "de"))
     assert promoted_languages(model, selection, shares, n_top=8)[0, 1, 0].nan_to_num() < 0.9
     assert promoted_languages(model, selection, shares, moments, n_top=8)[0, 1, 0] > 0.9
 

@@ -210,7 +210,7 @@ def test_equal_results_are_equal_pages(made, model, parts, saved, tmp_path):
 
 def test_what_does_not_go_together_is_refused(model, parts):
     stats, selection, contexts = parts
-    few = FiringStats(stats.fired[:, :2], stats.tokens[:, :2], LANGUAGES[:2])
+    few = FiringStats(fired=stats.fired[:, :2], tokens=stats.tokens[:, :2], languages=LANGUAGES[:2])
     with pytest.raises(ValueError, match=r"contexts are of .* in en, zh, ja, ar; .* in en, zh:"):
         neuron_page(model, few, {"LAPE": selection.restrict(["en"])}, contexts)
     empty = NeuronSelection(torch.zeros_like(selection.mask), LANGUAGES)

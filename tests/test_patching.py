@@ -425,6 +425,38 @@ def test_parts_that_do_not_fit_are_refused(open_model):
         patch(model, SOURCE, TARGET, ANSWERS, "act")
 
 
+def test_what_is_no_prompt_is_refused(open_model):
+    model = open_model("llama")
+    unchecked = getattr(patch, "__wrapped__", patch)
+    batch = torch.tensor([[1, 2, 3]])
+    _, cache = model.bridge.run_with_cache(batch)
+    for given, said in (
+        (cache, "of type ActivationCache"),
+        ({"a": TARGET}, "of type dict"),
+        (batch, r"a tensor of torch\.int64 and shape \[1, 3\]"),
+        (batch[0].float(), r"a tensor of torch\.float32"),
+        ([], "empty"),
+    ):
+        source = Source(SOURCE)
+        object.__setattr__(source, "prompt", given)  # what types are for, and need not be read
+        for wrong, told in ((given, said), ([SOURCE, given], "of type list"), (source, said)):
+            with pytest.raises(ValueError, match=f"The source 'source' is .*{told}.*: give text"):
+                unchecked(model, wrong, TARGET, ANSWERS)
+        with pytest.raises(ValueError, match=f"The source 'c' is {said}.*: give text"):
+            unchecked(model, SOURCE, TARGET, ANSWERS, controls={"c": given})
+        with pytest.raises(ValueError, match=f"The target is {said}.*: give text"):
+            unchecked(model, SOURCE, given, ANSWERS)
+
+
+def test_token_ids_are_one_prompt_in_every_form(open_model):
+    model = open_model("llama")
+    ids = model.encode(SOURCE)
+    expected = patch(model, SOURCE, TARGET, ANSWERS, "mlp_out").log_probability
+    for source in (ids, tuple(ids), torch.tensor(ids), [torch.tensor(ids)], [ids], Source(ids)):
+        found = patch(model, source, TARGET, ANSWERS, "mlp_out")
+        assert torch.equal(found.log_probability, expected)
+
+
 def test_a_result_comes_back_from_disk(open_model, tmp_path: Path):
     found = patch(open_model("llama"), SOURCE, TARGET, ANSWERS, layers="from")
     found.save(tmp_path / "patching.safetensors")

@@ -597,10 +597,16 @@ def made_matrix(
     change[:, 1:] += noise * torch.randn(n_shards, n, n, generator=generator)
     codes = tuple(f"l{number}" for number in range(n))
     return PerplexityMatrix(
-        Losses(1000 * (base + change), tokens, 4 * tokens, (NOTHING, *codes), codes),
-        torch.zeros(n_shards, 0, n, n, dtype=torch.float64),
-        (1,) * n,
-        ("deactivate",) * n,
+        losses=Losses(
+            nats=1000 * (base + change),
+            tokens=tokens,
+            bytes=4 * tokens,
+            interventions=(NOTHING, *codes),
+            languages=codes,
+        ),
+        random=torch.zeros(n_shards, 0, n, n, dtype=torch.float64),
+        neurons=(1,) * n,
+        edit=("deactivate",) * n,
     )
 
 
@@ -616,7 +622,13 @@ def test_intervals_are_of_the_difference_and_hold_the_truth():
 
 def test_shards_weigh_by_their_tokens():
     nats = torch.tensor([[[10.0], [20.0]], [[10.0], [40.0]]]).double()
-    found = Losses(nats, torch.tensor([[10], [30]]), torch.tensor([[1], [1]]), ("a", "b"), ("en",))
+    found = Losses(
+        nats=nats,
+        tokens=torch.tensor([[10], [30]]),
+        bytes=torch.tensor([[1], [1]]),
+        interventions=("a", "b"),
+        languages=("en",),
+    )
     assert found.loss.tolist() == [[0.5], [1.5]]
     assert found.increase.value.tolist() == [[0.0], [1.0]]
     assert found.bits_per_byte[0, 0].item() == 10 / math.log(2)
@@ -848,13 +860,30 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_where(tmp_path, text):
 def test_results_that_do_not_fit_together_are_refused():
     losses = made_matrix(torch.eye(2)).losses
     with pytest.raises(ValueError, match="3 interventions and 2 languages, and 3 and 1 are named"):
-        Losses(losses.nats, losses.tokens, losses.bytes, losses.interventions, ("l0",))
+        Losses(
+            nats=losses.nats,
+            tokens=losses.tokens,
+            bytes=losses.bytes,
+            interventions=losses.interventions,
+            languages=("l0",),
+        )
     broken = losses.nats.clone()
     broken[1, 2, 0] = math.inf
     with pytest.raises(ValueError, match="shard 1 of l0 with l1 is inf"):
-        Losses(broken, losses.tokens, losses.bytes, losses.interventions, losses.languages)
+        Losses(
+            nats=broken,
+            tokens=losses.tokens,
+            bytes=losses.bytes,
+            interventions=losses.interventions,
+            languages=losses.languages,
+        )
     with pytest.raises(ValueError, match="2 sets of neurons"):
-        PerplexityMatrix(losses, torch.zeros(4, 1, 2, 2).double(), (1,), ("deactivate",))
+        PerplexityMatrix(
+            losses=losses,
+            random=torch.zeros(4, 1, 2, 2).double(),
+            neurons=(1,),
+            edit=("deactivate",),
+        )
 
 
 def test_reading_warns_of_nothing(model, text):

@@ -226,9 +226,9 @@ def test_the_file_does_not_name_its_languages_and_the_caller_must(tmp_path: Path
 def counted() -> FiringStats:
     stored = np.load(COUNTS)
     return FiringStats(
-        torch.from_numpy(stored["positive"].astype(np.int64))[None],
-        torch.from_numpy(stored["tokens"])[None],
-        tuple(stored["languages"].tolist()),
+        fired=torch.from_numpy(stored["positive"].astype(np.int64))[None],
+        tokens=torch.from_numpy(stored["tokens"])[None],
+        languages=tuple(stored["languages"].tolist()),
     )
 
 

@@ -27,6 +27,7 @@ from interp.reports.html import MOST_ROWS, data_table, number_texts, prose, sett
 from interp.reports.kinds import KINDS, kind_of
 from interp.reports.report import Picture, Section, write_report
 from interp.reports.sections import claims_in, models_of, names_of, sections_in
+from interp.results import artifacts
 from interp.selections.select import select_by_entropy
 from tests.browser import open_page
 
@@ -354,7 +355,7 @@ def run_folder(folder: Path, generator: torch.Generator, fraction: float = 0.1) 
     rate = torch.rand(1, 2, 2, 50, generator=generator)
     noise = torch.rand(4, 2, 2, 50, generator=generator) * 0.1
     fired = ((rate + noise).clamp(max=1) * tokens[:, :, None, None]).long()
-    stats = FiringStats(fired, tokens, ("en", "de"))
+    stats = FiringStats(fired=fired, tokens=tokens, languages=("en", "de"))
     stats.save(folder / "firing.safetensors", {"model": {"weights": "abc"}})
     settings = {"method": "LAPE", "fraction": fraction, "busy_quantile": 0.5}
     selection = select_by_entropy(stats, fraction, 0.5)
@@ -486,18 +487,33 @@ def table_for(columns: tuple[str, ...]) -> pd.DataFrame:
     return frame.assign(**dict.fromkeys(missing, 0.25))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.draw.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.files[0])
 def test_every_kind_of_table_is_known_and_drawn(kind, tmp_path: Path):
     frame = table_for(kind.columns)
-    frame.to_csv(tmp_path / "table.csv", index=False)
-    assert kind_of(pd.read_csv(tmp_path / "table.csv")) is kind
+    path = tmp_path / kind.files[-1]
+    frame.to_csv(path, index=False)
+    assert kind_of(path, pd.read_csv(path)) is kind
+    assert kind_of(path, frame.drop(columns=kind.columns[-1])) is None
+    assert kind_of(path, frame[:0]) is None
+    assert kind_of(tmp_path / "other.csv", frame) is None
     (section,) = sections_in([tmp_path])
     assert section.title == kind.title
     page = written(tmp_path / "a.html", section)
     assert page.all("img")[0]["src"].startswith("data:image/svg+xml")
     assert f"({len(kind.rows(frame))} rows)" in page.text
-    if kind.keys:
-        assert kind_of(pd.concat([frame, frame])) is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.result], ids=lambda k: k.result)
+def test_a_table_is_what_the_result_beside_it_says(kind, tmp_path: Path):
+    path, frame = tmp_path / "mine.csv", pd.DataFrame({"a": [1]})
+    assert kind_of(path, frame) is None
+    artifacts.save(tmp_path / "mine.safetensors", kind.result, {}, {}, {})
+    assert kind_of(path, frame) is kind
+    artifacts.save(tmp_path / "mine.safetensors", "Precision", {}, {}, {})
+    assert kind_of(path, table_for(kind.columns)) is None
+    (tmp_path / "mine.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"mine\.safetensors is damaged .*make it anew"):
+        kind_of(path, frame)
 
 
 def test_one_text_of_each_way_is_shown_and_its_language_named(tmp_path: Path):

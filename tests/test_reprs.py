@@ -33,6 +33,7 @@ from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution import PositionAttribution
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed, ranged
+from interp.results.saved import Saved
 from interp.text.corpora import Rows
 from interp.text.language_id import Hygiene
 from interp.text.sources import Prompts
@@ -40,8 +41,8 @@ from tests import tiny_models
 
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
-NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Kind", "Pass"}
-NO_RESULTS |= {"Picture", "Source"}
+NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Pass"}
+NO_RESULTS |= {"Picture", "Source", "TableKind"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -68,8 +69,16 @@ def matrix(codes: tuple[str, ...] = CODES, n_shards: int = 4, n_draws: int = 1) 
     change = torch.cat([torch.zeros(1, n), 0.51 * torch.eye(n) - 0.01]).double()
     nats = tokens[:, None] * (3 + change)
     drawn = (tokens * 3.02)[:, None, None].expand(-1, n_draws, n, -1)
-    losses = Losses(nats, tokens, 4 * tokens, ("nothing", *codes), codes)
-    return PerplexityMatrix(losses, drawn.double(), (7,) * n, ("deactivate",) * n)
+    losses = Losses(
+        nats=nats,
+        tokens=tokens,
+        bytes=4 * tokens,
+        interventions=("nothing", *codes),
+        languages=codes,
+    )
+    return PerplexityMatrix(
+        losses=losses, random=drawn.double(), neurons=(7,) * n, edit=("deactivate",) * n
+    )
 
 
 def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
@@ -87,133 +96,182 @@ def plan(name: str = "mine") -> interp.RunPlan:
 
 def stability(changes: tuple[str, ...], codes: tuple[str, ...] = CODES) -> interp.Stability:
     found = real(len(changes), len(codes))
-    return interp.Stability(changes, found, found, found, found / 2, found, codes, 0.95)
+    return interp.Stability(
+        changes=changes,
+        jaccard=found,
+        low=found,
+        high=found,
+        chance=found / 2,
+        most=found,
+        languages=codes,
+        level=0.95,
+    )
 
 
 def attribution() -> interp.Attribution:
     layers, neurons = real(2), real(2, 2048)
-    return interp.Attribution(neurons, layers, layers, neurons, 0.25, (1, 2, 3), (4,))
+    return interp.Attribution(
+        values=neurons,
+        completeness_error=layers,
+        change=layers,
+        activations=neurons,
+        score=0.25,
+        prompt=(1, 2, 3),
+        targets=(4,),
+    )
 
 
 def made() -> dict[str, Any]:
     """One of each, by the name of its class."""
     prompts, clusters = ("a", "b"), torch.tensor([0, 1])
     found = [
-        interp.FiringStats(whole(2, 3, 2, 2048), torch.full((2, 3), 2**15), CODES),
-        interp.ActivationMoments(real(4, 3, 2, 2048), torch.tensor([640, 640, 720]), CODES),
-        interp.FiringSigns(whole(2, 3, 2, 256).to(torch.uint8), prompts, CODES, 2048),
-        interp.SentenceMeans((Path("a"), Path("b")), torch.tensor([0, 1, 1]), CODES, ("pre",)),
+        interp.FiringStats(
+            fired=whole(2, 3, 2, 2048), tokens=torch.full((2, 3), 2**15), languages=CODES
+        ),
+        interp.ActivationMoments(
+            sums=real(4, 3, 2, 2048), tokens=torch.tensor([640, 640, 720]), languages=CODES
+        ),
+        interp.FiringSigns(
+            bits=whole(2, 3, 2, 256).to(torch.uint8), prompts=prompts, languages=CODES, d_mlp=2048
+        ),
+        interp.SentenceMeans(
+            pieces=(Path("a"), Path("b")),
+            labels=torch.tensor([0, 1, 1]),
+            languages=CODES,
+            kinds=("pre",),
+        ),
         interp.TopContexts(
-            real(3, 2, 2048, 2).float(),
-            whole(3, 2, 2048, 2).int(),
-            whole(3, 2, 2048, 2).int(),
-            whole(5, 8).int(),
-            whole(5),
-            whole(5),
-            ("x",) * 5,
-            CODES,
+            gate=real(3, 2, 2048, 2).float(),
+            row=whole(3, 2, 2048, 2).int(),
+            position=whole(3, 2, 2048, 2).int(),
+            ids=whole(5, 8).int(),
+            length=whole(5),
+            number=whole(5),
+            sources=("x",) * 5,
+            languages=CODES,
         ),
         Rows(whole(5, 8).int(), torch.full((5,), 8), whole(5), ("x",) * 5),
         Prompts(prompts, dict.fromkeys(CODES, ("One", "Two"))),
         selection(),
         stability(("half of the text", "without en")),
         interp.SharingProfile(
-            torch.tensor([1024, 512, 0, 512]).expand(2, 2, 4),
-            whole(2, 4),
-            whole(2, 3, 3, 2),
-            real(2, 2, 4),
-            real(5, 2, 4),
-            whole(5, 2, 4),
-            real(5, 3, 3),
-            clusters,
-            prompts,
-            CODES,
-            2048,
+            count=torch.tensor([1024, 512, 0, 512]).expand(2, 2, 4),
+            kept=whole(2, 4),
+            common=whole(2, 3, 3, 2),
+            expected=real(2, 2, 4),
+            shuffled=real(5, 2, 4),
+            shuffled_kept=whole(5, 2, 4),
+            shuffled_overlap=real(5, 3, 3),
+            clusters=clusters,
+            prompts=prompts,
+            languages=CODES,
+            d_mlp=2048,
         ),
         interp.TokenSharing(
-            whole(2, 2, 4),
-            real(2, 2, 4),
-            real(2, 2, 4),
-            whole(2, 3, 2),
-            clusters,
-            prompts,
-            CODES,
-            2048,
+            count=whole(2, 2, 4),
+            kept=real(2, 2, 4),
+            drawn=real(2, 2, 4),
+            never=whole(2, 3, 2),
+            clusters=clusters,
+            prompts=prompts,
+            languages=CODES,
+            d_mlp=2048,
         ),
         attribution(),
         PositionAttribution(
-            real(2, 3, 2048), real(2), real(2), real(2, 3, 2048), 0.25, (1, 2, 3), (4,)
+            values=real(2, 3, 2048),
+            completeness_error=real(2),
+            change=real(2),
+            activations=real(2, 3, 2048),
+            score=0.25,
+            prompt=(1, 2, 3),
+            targets=(4,),
         ),
         interp.PatchingResult(
-            real(2, 1, 2, 1, 2).log(),
-            whole(2, 1, 2, 1),
-            torch.tensor([0.25, 0.5]).double().log(),
-            real(2, 2),
-            ("source", "noise"),
-            ("resid_post",),
-            "each",
-            (0, 1),
-            ("last",),
-            ("Montag", "Monday"),
+            log_probability=real(2, 1, 2, 1, 2).log(),
+            top=whole(2, 1, 2, 1),
+            unpatched=torch.tensor([0.25, 0.5]).double().log(),
+            own=real(2, 2),
+            sources=("source", "noise"),
+            parts=("resid_post",),
+            extent="each",
+            layers=(0, 1),
+            spans=("last",),
+            answers=("Montag", "Monday"),
         ),
-        interp.Lens(real(2, 2, 3), real(2, 2), whole(2, 2, 3), CODES, (0, 1), (2,), ()),
+        interp.Lens(
+            probability=real(2, 2, 3),
+            entropy=real(2, 2),
+            top=whole(2, 2, 3),
+            languages=CODES,
+            kept=(0, 1),
+            alike=(2,),
+            unspelled=(),
+        ),
         matrix().losses,
         matrix(),
         matrix().diagonal(),
-        Generated(("x", "y"), ("", ""), (0, 1), (True, False)),
+        Generated(texts=("x", "y"), prompts=("", ""), seeds=(0, 1), ended=(True, False)),
         interp.GeneratedLanguages(
-            ("x",), ("de",), CODES, whole(1), whole(1), real(1), real(1), torch.ones(1).bool()
+            texts=("x",),
+            found=("de",),
+            languages=CODES,
+            characters=whole(1),
+            tokens=whole(1),
+            repetition=real(1),
+            loss=real(1),
+            passes=torch.ones(1).bool(),
         ),
         ResidualMeans(real(3, 2, 64), CODES),
         interp.Choices(
-            real(2, 3).log(),
-            whole(2, 3) + 1,
-            whole(2, 3) + 1,
-            torch.tensor([2, 0]),
-            "none",
-            prompts,
-            prompts,
-            "sums",
-            "de",
-            "nothing",
+            log_likelihood=real(2, 3).log(),
+            tokens=whole(2, 3) + 1,
+            bytes=whole(2, 3) + 1,
+            answer=torch.tensor([2, 0]),
+            normalise="none",
+            ids=prompts,
+            groups=prompts,
+            task="sums",
+            language="de",
+            intervention="nothing",
         ),
         interp.Written(
-            torch.tensor([True, False]),
-            ("x", "y"),
-            ("x", "z"),
-            prompts,
-            prompts,
-            "sums",
-            "de",
-            "off",
+            correct=torch.tensor([True, False]),
+            texts=("x", "y"),
+            answers=("x", "z"),
+            ids=prompts,
+            groups=prompts,
+            task="sums",
+            language="de",
+            intervention="off",
         ),
         interp.SwitchOff(
-            real(2, 2, 3),
-            real(2, 2, 3),
-            whole(2, 2),
-            real(2, 3),
-            "last",
-            (Condition("nothing", ""), Condition("random", "equal")),
-            prompts,
-            prompts,
-            "sums",
-            CODES,
+            correct=real(2, 2, 3),
+            probability=real(2, 2, 3),
+            neurons=whole(2, 2),
+            chance=real(2, 3),
+            where="last",
+            conditions=(Condition("nothing", ""), Condition("random", "equal")),
+            prompts=prompts,
+            groups=prompts,
+            task="sums",
+            languages=CODES,
         ),
         interp.CategorySums(
-            real(2, 3, 4, 2),
-            whole(2, 4, 2),
-            real(2, 3, 2),
-            real(2, 3),
-            "probability",
-            prompts,
-            prompts,
-            "sums",
-            CODES,
+            sums=real(2, 3, 4, 2),
+            neurons=whole(2, 4, 2),
+            change=real(2, 3, 2),
+            score=real(2, 3),
+            quantity="probability",
+            prompts=prompts,
+            groups=prompts,
+            task="sums",
+            languages=CODES,
         ),
-        interp.Enrichment(real(2, 2, 4), real(2, 2, 4), prompts),
+        interp.Enrichment(units=real(2, 2, 4), firing=real(2, 2, 4), groups=prompts),
         interp.HarnessScores(
-            pd.DataFrame({"task": ["sums"], "intervention": ["nothing"]}),
-            pd.DataFrame({"task": ["sums"] * 2, "doc": [0, 1]}),
+            scores=pd.DataFrame({"task": ["sums"], "intervention": ["nothing"]}),
+            samples=pd.DataFrame({"task": ["sums"] * 2, "doc": [0, 1]}),
         ),
         interp.Task("sums", "de", (interp.Item("a", "Eins", (" und", " oder"), 0),)),
         interp.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
@@ -245,6 +303,24 @@ def test_a_result_says_in_a_few_words_what_it_is(name: str):
     assert len(said.splitlines()) <= LINES
     assert len(said) <= CHARACTERS
     assert not re.search(r"tensor|array|object at|dtype", said), said
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if isinstance(MADE[name], Saved)])
+def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path):
+    result, path = MADE[name], tmp_path / "mine.safetensors"
+    result.save(path, {"seed": 1})
+    assert artifacts.load(path, result.kind).provenance == {"seed": 1}
+    back = type(result).load(path)
+    back.save(tmp_path / "again.safetensors", {"seed": 1})
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    for field in dataclasses.fields(result):
+        here, there = getattr(result, field.name), getattr(back, field.name)
+        assert type(here) is type(there)
+        if isinstance(here, torch.Tensor):
+            assert here.dtype == there.dtype
+            assert torch.equal(here.nan_to_num(), there.nan_to_num())
+        elif not isinstance(here, Saved):
+            assert repr(here) == repr(there)  # a Condition is no other tuple
 
 
 def holds_numbers(thing: type) -> bool:
@@ -319,7 +395,9 @@ def test_units_of_other_sites_are_not_called_neurons():
 def test_many_languages_stay_a_few_words():
     codes = tuple(f"l{number}" for number in range(60))
     results = [
-        interp.FiringStats(whole(1, 60, 1, 1), torch.full((1, 60), 100), codes),
+        interp.FiringStats(
+            fired=whole(1, 60, 1, 1), tokens=torch.full((1, 60), 100), languages=codes
+        ),
         selection(codes),
         matrix(codes),
         matrix(codes).losses,
@@ -337,7 +415,15 @@ def test_results_of_nothing_still_say_something():
     empty = interp.NeuronSelection(nothing, CODES)
     assert "en 0, de 0, zh 0; together 0 of 4,096" in repr(empty)
     assert texts_of(empty._repr_html_())[-1] == "0"
-    unread = interp.Lens(real(0, 2, 3), real(0, 2), whole(0, 2, 3), CODES, (), (0, 1), ())
+    unread = interp.Lens(
+        probability=real(0, 2, 3),
+        entropy=real(0, 2),
+        top=whole(0, 2, 3),
+        languages=CODES,
+        kept=(),
+        alike=(0, 1),
+        unspelled=(),
+    )
     assert "0 questions" in repr(unread)
     assert repr(Rate(0, 0)) == "0 of 0: nan (0.00 to 1.00 at 95 %)"
     bare = matrix(n_draws=0)

@@ -91,7 +91,7 @@ def planted() -> FiringStats:
     fired[0, :, 1, 3] = torch.tensor([95, 95, 95])  # a decoy: busier, and for all alike
     fired[0, :, 0, 9] = torch.tensor([1, 0, 0])  # a decoy: no entropy, and never busy
     fired[0, :, 3, 1] = torch.tensor([0, 0, 0])  # a decoy: silent
-    return FiringStats(fired, torch.full((1, 3), 100), ("en", "fr", "zh"))
+    return FiringStats(fired=fired, tokens=torch.full((1, 3), 100), languages=("en", "fr", "zh"))
 
 
 def test_the_planted_neuron_is_found_and_no_decoy():
@@ -156,8 +156,10 @@ def test_how_tokens_fall_into_shards_does_not_matter():
     generator = torch.Generator().manual_seed(1)
     fired = (100 * torch.rand(6, 4, 3, 50, generator=generator) ** 3).long()
     tokens = torch.full((6, 4), 100)
-    by_shard = FiringStats(fired, tokens, FOUR)
-    whole = FiringStats(fired.sum(0, keepdim=True), tokens.sum(0, keepdim=True), FOUR)
+    by_shard = FiringStats(fired=fired, tokens=tokens, languages=FOUR)
+    whole = FiringStats(
+        fired=fired.sum(0, keepdim=True), tokens=tokens.sum(0, keepdim=True), languages=FOUR
+    )
     backwards = by_shard.subset([5, 4, 3, 2, 1, 0])
     expected = select_by_entropy(whole, 0.05)
     assert select_by_entropy(by_shard, 0.05) == expected
@@ -566,7 +568,9 @@ class World:
             [self.random.binomial(n_tokens, self.random.beta(alpha, beta)) for _ in range(n_shards)]
         )
         return FiringStats(
-            torch.from_numpy(fired).long()[:, :, None], torch.full((n_shards, 4), n_tokens), FOUR
+            fired=torch.from_numpy(fired).long()[:, :, None],
+            tokens=torch.full((n_shards, 4), n_tokens),
+            languages=FOUR,
         )
 
 
@@ -611,7 +615,9 @@ def test_the_predicted_agreement_follows_its_formula():
     for n_shards in (2, 3, 8, 9):
         fired = torch.zeros(n_shards, 4, 1, 8, dtype=torch.int64)
         fired[0] = 1  # only the half with the first shard selects `a`
-        stats = FiringStats(fired, torch.ones(n_shards, 4, dtype=torch.int64), FOUR)
+        stats = FiringStats(
+            fired=fired, tokens=torch.ones(n_shards, 4, dtype=torch.int64), languages=FOUR
+        )
         halves = seeded(5)
         dices = []
         for _ in range(40):
@@ -877,13 +883,13 @@ def test_the_units_of_a_language_can_be_handed_to_an_intervention(model: NeuronM
 
 def precision_of(score: Tensor, sites: tuple[tuple[str, int], ...]) -> Precision:
     return Precision(
-        score,
-        score.clone(),
-        score[None].float(),
-        (50.0,),
-        torch.tensor([5, 5]),
-        ("en", "de"),
-        sites,
+        average_precision=score,
+        roc_area=score.clone(),
+        percentiles=score[None].float(),
+        percents=(50.0,),
+        sentences=torch.tensor([5, 5]),
+        languages=("en", "de"),
+        sites=sites,
     )
 
 
@@ -916,7 +922,9 @@ def test_by_mean_values_a_neuron_that_is_large_for_one_language_is_found_and_no_
     sums[0, :, 1, 3] = torch.tensor([95.0, 95.0, 95.0])  # a decoy: larger, and for all alike
     sums[0, :, 0, 9] = torch.tensor([1.0, -5.0, -5.0])  # a decoy: for one alone, and small
     sums[2, :, 3, 8] = torch.tensor([0.0, 0.0, 99.0])  # a decoy: its output and not its gate
-    moments = ActivationMoments(sums, torch.tensor([10, 10, 10]), ("en", "fr", "zh"))
+    moments = ActivationMoments(
+        sums=sums, tokens=torch.tensor([10, 10, 10]), languages=("en", "fr", "zh")
+    )
     assert select_by_value_entropy(moments, fraction=1 / 400).triples() == [(1, 2, 7)]
     mean = sums[0].clamp_min(0) / 10
     expected = select_from_rate(mean, ("en", "fr", "zh"), fraction=1 / 400)

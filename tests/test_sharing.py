@@ -35,7 +35,12 @@ def pack(
 ) -> FiringSigns:
     n_prompts, n_languages, _, d_mlp = fires.shape
     prompts = tuple(f"prompt {number}" for number in range(n_prompts))
-    return FiringSigns(pack_bits(fires), prompts, tuple(languages[:n_languages]), d_mlp)
+    return FiringSigns(
+        bits=pack_bits(fires),
+        prompts=prompts,
+        languages=tuple(languages[:n_languages]),
+        d_mlp=d_mlp,
+    )
 
 
 def profile_of(
@@ -442,10 +447,14 @@ def test_signs_that_cannot_be_divided_are_refused(generator: torch.Generator):
     with pytest.raises(ValueError, match="There are 4 prompts and clusters for 3"):
         unchecked(signs, generator, clusters=torch.arange(3))
     for wrong in (
-        FiringSigns(signs.bits, signs.prompts[:3], signs.languages, 13),
-        FiringSigns(signs.bits, signs.prompts, ("en", "de"), 13),
-        FiringSigns(signs.bits, signs.prompts, signs.languages, 17),
-        FiringSigns(signs.bits | 0x80, signs.prompts, signs.languages, 13),
+        FiringSigns(
+            bits=signs.bits, prompts=signs.prompts[:3], languages=signs.languages, d_mlp=13
+        ),
+        FiringSigns(bits=signs.bits, prompts=signs.prompts, languages=("en", "de"), d_mlp=13),
+        FiringSigns(bits=signs.bits, prompts=signs.prompts, languages=signs.languages, d_mlp=17),
+        FiringSigns(
+            bits=signs.bits | 0x80, prompts=signs.prompts, languages=signs.languages, d_mlp=13
+        ),
     ):
         with pytest.raises(ValueError, match=r"The bits have shape \(4, 3, 2, 2\)"):
             sharing_profile(wrong, generator)

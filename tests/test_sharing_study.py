@@ -36,16 +36,16 @@ def switched(left: dict[Condition, float]) -> SwitchOff:
     neurons[:, 1] = 40  # the first of the sets
     ids = tuple(map(str, range(N_PROMPTS)))
     return SwitchOff(
-        (probability > 0.5).double(),
-        probability,
-        neurons,
-        torch.full((N_PROMPTS, 2), 0.5).double(),
-        "last",
-        conditions,
-        ids,
-        ids,
-        "made",
-        ("de", "ja"),
+        correct=(probability > 0.5).double(),
+        probability=probability,
+        neurons=neurons,
+        chance=torch.full((N_PROMPTS, 2), 0.5).double(),
+        where="last",
+        conditions=conditions,
+        prompts=ids,
+        groups=ids,
+        task="made",
+        languages=("de", "ja"),
     )
 
 
@@ -74,15 +74,21 @@ def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set(
 def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     units = torch.full((N_PROMPTS, 3, 4), 2.0).double() + torch.rand(N_PROMPTS, 3, 4) / 10
     ids = tuple(map(str, range(N_PROMPTS)))
-    (holds,) = sharing_claims.enrichment_claims("made", Enrichment(units, units / 4, ids), SAID)
+    (holds,) = sharing_claims.enrichment_claims(
+        "made", Enrichment(units=units, firing=units / 4, groups=ids), SAID
+    )
     assert holds.verdict == "holds"
     assert holds.control == pytest.approx(0.5, abs=0.05)
     one = units.clone()
     one[:, 1, 3] = 0.5
-    (refuted,) = sharing_claims.enrichment_claims("made", Enrichment(one, units, ids), SAID)
+    (refuted,) = sharing_claims.enrichment_claims(
+        "made", Enrichment(units=one, firing=units, groups=ids), SAID
+    )
     assert (refuted.verdict, refuted.value) == ("does not hold", 0.5)
     empty = torch.full_like(units, torch.nan)
-    assert not sharing_claims.enrichment_claims("made", Enrichment(empty, empty, ids), SAID)
+    assert not sharing_claims.enrichment_claims(
+        "made", Enrichment(units=empty, firing=empty, groups=ids), SAID
+    )
 
 
 def over_tasks(
@@ -168,7 +174,9 @@ def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():
 
 def test_neurons_that_are_counted_wrongly_are_amiss():
     fires = torch.rand(5, 3, 2, 20, generator=torch.Generator().manual_seed(1)) < 0.5
-    signs = FiringSigns(pack_bits(fires), tuple("abcde"), ("de", "en", "ja"), 20)
+    signs = FiringSigns(
+        bits=pack_bits(fires), prompts=tuple("abcde"), languages=("de", "en", "ja"), d_mlp=20
+    )
     profile = sharing_profile(signs, torch.Generator(), n_draws=0)
     assert sharing_claims.amiss(signs, profile) == 0
     wrong = profile.count.clone()
@@ -208,9 +216,9 @@ def test_distances_come_from_the_list_or_from_a_file_and_too_few_give_no_claim(t
 
 def test_a_folder_with_other_settings_is_not_gone_on_with(tmp_path: Path):
     model = interp.load("babel", dtype=torch.float32)
-    study.begin(model, "made", tmp_path, TINY)
-    study.begin(model, "made", tmp_path, TINY)
+    study.begin_task(model, "made", tmp_path, TINY)
+    study.begin_task(model, "made", tmp_path, TINY)
     with pytest.raises(ValueError, match="was started with another source"):
-        study.begin(model, "made", tmp_path, replace(TINY, source="output"))
+        study.begin_task(model, "made", tmp_path, replace(TINY, source="output"))
     with pytest.raises(ValueError, match="was started with another steps"):
-        study.begin(model, "made", tmp_path, replace(TINY, steps=5))
+        study.begin_task(model, "made", tmp_path, replace(TINY, steps=5))

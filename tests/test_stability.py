@@ -36,7 +36,7 @@ def some_stats(seed: int = 0, n_shards: int = 6, n_neurons: int = 400) -> Firing
     rate = torch.rand(3, 2, n_neurons, generator=generator) ** 3
     noise = 0.25 * torch.randn(n_shards, 3, 2, n_neurons, generator=generator)
     fired = ((rate * noise.exp()).clamp_max(1) * 1000).round().long()
-    return FiringStats(fired, torch.full((n_shards, 3), 1000), THREE)
+    return FiringStats(fired=fired, tokens=torch.full((n_shards, 3), 1000), languages=THREE)
 
 
 def select(stats: FiringStats) -> NeuronSelection:
@@ -224,7 +224,9 @@ def test_a_language_left_out_changes_the_others():
     stats = some_stats()
     found = across_changes(stats, select, without_languages(select, THREE))
     assert found.changes == ("without en", "without de", "without zh")
-    rest = FiringStats(stats.fired[:, [0, 2]], stats.tokens[:, [0, 2]], ("en", "zh"))
+    rest = FiringStats(
+        fired=stats.fired[:, [0, 2]], tokens=stats.tokens[:, [0, 2]], languages=("en", "zh")
+    )
     expected = jaccard_between(select(stats).restrict(("en", "zh")), select(rest))
     assert torch.equal(found.jaccard[1, [0, 2]], expected)
     assert (expected < 1).all()
@@ -238,7 +240,7 @@ def test_a_neuron_of_two_languages_becomes_exclusive_once_one_is_left_out():
     fired[:, :, 0, 3] = torch.tensor([900, 900, 5])
     fired[:, :, 0, 4] = torch.tensor([900, 900, 900])  # the decoy
     fired[:, :, 0, 5] = torch.tensor([800, 5, 5])
-    stats = FiringStats(fired, torch.full((2, 3), 1000), THREE)
+    stats = FiringStats(fired=fired, tokens=torch.full((2, 3), 1000), languages=THREE)
 
     def least(part: FiringStats) -> NeuronSelection:
         return select_by_entropy(part, 0.01, 0.95)
@@ -282,12 +284,18 @@ def test_one_below_the_other_they_make_a_table():
 
 def test_another_run_is_compared_on_the_languages_that_both_have():
     stats, other = some_stats(0), some_stats(1)
-    two = FiringStats(other.fired[:, [2, 0]], other.tokens[:, [2, 0]], ("zh", "en"))
+    two = FiringStats(
+        fired=other.fired[:, [2, 0]], tokens=other.tokens[:, [2, 0]], languages=("zh", "en")
+    )
     found = across_runs(stats, {"news": other, "short": two}, select)
     assert found.changes == ("news", "short")
     assert torch.equal(found.jaccard[0], jaccard_between(select(stats), select(other)))
-    common = FiringStats(stats.fired[:, [0, 2]], stats.tokens[:, [0, 2]], ("en", "zh"))
-    theirs = FiringStats(other.fired[:, [0, 2]], other.tokens[:, [0, 2]], ("en", "zh"))
+    common = FiringStats(
+        fired=stats.fired[:, [0, 2]], tokens=stats.tokens[:, [0, 2]], languages=("en", "zh")
+    )
+    theirs = FiringStats(
+        fired=other.fired[:, [0, 2]], tokens=other.tokens[:, [0, 2]], languages=("en", "zh")
+    )
     expected = jaccard_between(select(common), select(theirs))
     assert torch.equal(found.jaccard[1, [0, 2]], expected)
     assert found.jaccard[1, 1].isnan()
@@ -315,7 +323,7 @@ def test_the_interval_of_two_runs_holds_the_noise_of_both():
 
 def test_runs_without_two_languages_in_common_are_refused():
     stats = some_stats()
-    lone = FiringStats(stats.fired[:, :1], stats.tokens[:, :1], ("en",))
+    lone = FiringStats(fired=stats.fired[:, :1], tokens=stats.tokens[:, :1], languages=("en",))
     with pytest.raises(ValueError, match="lone has en, and this run en, de, zh"):
         across_runs(stats, {"lone": lone}, select)
     with pytest.raises(ValueError, match="no other run"):

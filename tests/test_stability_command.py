@@ -23,7 +23,7 @@ def save_run(folder: Path, seed: int, noise: float = 0.25, model: str = "one") -
     generator = torch.Generator().manual_seed(seed)
     scatter = (noise * torch.randn(6, 3, 2, 400, generator=generator)).exp()
     fired = ((rate * scatter).clamp_max(1) * 1000).round().long()
-    stats = FiringStats(fired, torch.full((6, 3), 1000), CODES)
+    stats = FiringStats(fired=fired, tokens=torch.full((6, 3), 1000), languages=CODES)
     stats.save(folder / "firing.safetensors", {"model": {"weights": model}})
     return stats
 

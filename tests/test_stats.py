@@ -31,7 +31,7 @@ def made_up() -> FiringStats:
     shape = (N_SHARDS, len(LANGUAGES), N_LAYERS, N_NEURONS)
     usual = torch.rand(shape[1:], generator=generator) ** 3
     fired = (usual * 500 * (0.8 + 0.2 * torch.rand(shape, generator=generator))).long()
-    return FiringStats(fired, tokens, LANGUAGES)
+    return FiringStats(fired=fired, tokens=tokens, languages=LANGUAGES)
 
 
 def write_pieces(counts: FiringStats, folder: Path) -> None:
@@ -221,7 +221,7 @@ def test_wrong_counts_are_refused_wherever_they_are(tmp_path: Path):
     fired[3, 1, 2, 5] = 1000
     told = "more tokens than were read"
     with pytest.raises(ValueError, match=told):
-        FiringStats(fired, counts.tokens, LANGUAGES)
+        FiringStats(fired=fired, tokens=counts.tokens, languages=LANGUAGES)
     tensors = {"fired": fired, "tokens": counts.tokens}
     path, labels = tmp_path / "f.safetensors", {"languages": list(LANGUAGES)}
     artifacts.save(path, "FiringStats", tensors, labels, {})

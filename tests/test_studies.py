@@ -227,13 +227,13 @@ def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():
 def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
     score = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]], dtype=torch.float64)
     precision = interp.Precision(
-        score,
-        score,
-        torch.zeros(1, 2, 1, 4),
-        (50.0,),
-        torch.tensor([10, 10]),
-        ("de", "ja"),
-        (("pre", 4),),
+        average_precision=score,
+        roc_area=score,
+        percentiles=torch.zeros(1, 2, 1, 4),
+        percents=(50.0,),
+        sentences=torch.tensor([10, 10]),
+        languages=("de", "ja"),
+        sites=(("pre", 4),),
     )
     rows = pd.DataFrame(detect_languages.rows_of(precision, 2)).set_index(["set", "language"])
     assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)

@@ -267,16 +267,16 @@ def made_up() -> SwitchOff:
     correct[:, shared, 0] = torch.tensor([0, 0, 0, 1]).double()
     correct[:, random, 0] = torch.tensor([0, 1, 1, 1]).double()
     return SwitchOff(
-        correct,
-        correct / 2,
-        torch.full(shape[:2], 7),
-        torch.full((4, 2), 0.25, dtype=torch.float64),
-        "all",
-        conditions,
-        tuple("abcd"),
-        tuple("abcd"),
-        "made",
-        ("en", "de"),
+        correct=correct,
+        probability=correct / 2,
+        neurons=torch.full(shape[:2], 7),
+        chance=torch.full((4, 2), 0.25, dtype=torch.float64),
+        where="all",
+        conditions=conditions,
+        prompts=tuple("abcd"),
+        groups=tuple("abcd"),
+        task="made",
+        languages=("en", "de"),
     )
 
 

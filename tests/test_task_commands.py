@@ -341,7 +341,7 @@ def test_enrichment_equals_its_definition_with_sets(place, model):
 
 def test_a_category_that_fills_the_top_is_enriched_and_an_empty_one_is_unknown():
     ratio = torch.tensor([[[torch.nan, 1.0, 2.0, 0.5]], [[torch.nan, 3.0, torch.nan, 0.5]]])
-    found = Enrichment(ratio.double(), ratio.double(), ("a", "b"))
+    found = Enrichment(units=ratio.double(), firing=ratio.double(), groups=("a", "b"))
     means = [found.mean(0, each, "units") for each in Sharing]
     assert torch.stack([each.value for each in means]).isnan().tolist() == [
         True,
@@ -351,7 +351,7 @@ def test_a_category_that_fills_the_top_is_enriched_and_an_empty_one_is_unknown()
     ]
     assert means[1].value == 2.0
     assert means[3].low == means[3].high == 0.5
-    alike = Enrichment(ratio.double(), ratio.double(), ("a", "a"))
+    alike = Enrichment(units=ratio.double(), firing=ratio.double(), groups=("a", "a"))
     assert alike.mean(0, Sharing.SPECIFIC, "firing").value.isnan()
 
 

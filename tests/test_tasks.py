@@ -192,7 +192,16 @@ def test_items_that_go_together_count_as_fewer():
 
 def written(correct: list[bool], ids: str, name: str) -> Written:
     texts = tuple("x" for _ in ids)
-    return Written(torch.tensor(correct), texts, texts, tuple(ids), tuple(ids), "made", "en", name)
+    return Written(
+        correct=torch.tensor(correct),
+        texts=texts,
+        answers=texts,
+        ids=tuple(ids),
+        groups=tuple(ids),
+        task="made",
+        language="en",
+        intervention=name,
+    )
 
 
 def test_results_are_compared_item_by_item(generator):

@@ -31,7 +31,7 @@ def rate_of(stats: FiringStats) -> Float[Tensor, "language layer neuron"]:
 def some_stats(seed: int, n_shards: int = 7) -> FiringStats:
     generator = torch.Generator().manual_seed(seed)
     fired = torch.randint(0, 31, (n_shards, 2, 2, 5), generator=generator)
-    return FiringStats(fired, torch.full((n_shards, 2), 30), ("en", "zh"))
+    return FiringStats(fired=fired, tokens=torch.full((n_shards, 2), 30), languages=("en", "zh"))
 
 
 RATE, DOCUMENTS, TOKENS, TOGETHER = 0.3, 10, 100, 4.0
@@ -44,7 +44,9 @@ def clustered(seed: int, n_shards: int, n_neurons: int = 4000) -> FiringStats:
     in_document = random.beta(RATE * TOGETHER, (1 - RATE) * TOGETHER, size=shape)
     fired = random.binomial(TOKENS, in_document).sum(axis=1)
     tokens = torch.full((n_shards, 1), DOCUMENTS * TOKENS)
-    return FiringStats(torch.from_numpy(fired).long()[:, None, None], tokens, ("en",))
+    return FiringStats(
+        fired=torch.from_numpy(fired).long()[:, None, None], tokens=tokens, languages=("en",)
+    )
 
 
 def test_the_jackknife_equals_its_definition():
@@ -102,7 +104,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(n_shards: int, level: 
 
 def test_shards_that_agree_leave_no_error():
     fired = torch.tensor([1, 2, 3]).expand(5, 1, 1, 3)
-    estimate = jackknife(FiringStats(fired, torch.full((5, 1), 4), ("en",)), rate_of)
+    estimate = jackknife(
+        FiringStats(fired=fired, tokens=torch.full((5, 1), 4), languages=("en",)), rate_of
+    )
     assert estimate.standard_error.tolist() == [[[0, 0, 0]]]
     assert torch.equal(estimate.low, estimate.value)
     assert torch.equal(estimate.high, estimate.value)
@@ -111,7 +115,9 @@ def test_shards_that_agree_leave_no_error():
 def test_one_odd_shard_shows():
     fired = torch.full((5, 1, 1, 2), 2)
     fired[3, 0, 0, 1] = 4
-    estimate = jackknife(FiringStats(fired, torch.full((5, 1), 4), ("en",)), rate_of)
+    estimate = jackknife(
+        FiringStats(fired=fired, tokens=torch.full((5, 1), 4), languages=("en",)), rate_of
+    )
     assert estimate.standard_error[0, 0, 0] == 0
     assert estimate.standard_error[0, 0, 1].item() == pytest.approx(0.1)
 
@@ -133,7 +139,7 @@ def test_a_statistic_that_is_undefined_without_a_shard_has_no_error():
     fired = torch.zeros(4, 2, 1, 3, dtype=torch.int64)
     fired[2, 0, 0, 0] = 5  # fires in one shard only: silent without it, so no entropy there
     fired[:, :, 0, 1] = torch.tensor([[1, 2], [3, 1], [2, 2], [1, 1]])
-    stats = FiringStats(fired, torch.full((4, 2), 10), ("en", "zh"))
+    stats = FiringStats(fired=fired, tokens=torch.full((4, 2), 10), languages=("en", "zh"))
     estimate = jackknife(stats, lambda each: language_entropy(each.rate))
     assert estimate.value[0, 0] == 0
     assert estimate.standard_error[0].isnan().tolist() == [True, False, True]
@@ -188,7 +194,7 @@ def test_selection_frequency_at_its_limits():
     fired = torch.zeros(4, 1, 1, 3, dtype=torch.int64)
     fired[:, 0, 0, 0] = 9  # always
     fired[1, 0, 0, 1] = 9  # in one shard: selected unless that one is left out
-    stats = FiringStats(fired, torch.full((4, 1), 10), ("en",))
+    stats = FiringStats(fired=fired, tokens=torch.full((4, 1), 10), languages=("en",))
     assert selection_frequency(stats, lambda each: each.rate > 0.2).tolist() == [[[1, 0.75, 0]]]
 
 

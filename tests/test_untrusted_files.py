@@ -29,11 +29,18 @@ from interp.counting.stats import FiringStats
 from interp.inference.claims import load_claims
 from interp.models.load import AutoConfig, load, outline
 from interp.results import artifacts
+from interp.results.saved import Saved
 from interp.runs.folder import begin
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.sources import read_documents, read_prompts
 from interp.text.tasks import read_task
 from tests import tiny_models
+
+SAVED = [
+    thing
+    for thing in (getattr(interp, name) for name in interp.__all__)
+    if isinstance(thing, type) and issubclass(thing, Saved)
+]
 
 fuzzed = settings(
     max_examples=400,
@@ -59,7 +66,7 @@ class Reader:
 
 def stats() -> FiringStats:
     fired = torch.arange(2 * 2 * 2 * 3).reshape(2, 2, 2, 3)
-    return FiringStats(fired, torch.full((2, 2), 30), ("en", "de"))
+    return FiringStats(fired=fired, tokens=torch.full((2, 2), 30), languages=("en", "de"))
 
 
 def selection() -> NeuronSelection:
@@ -323,19 +330,16 @@ class TestWrongContent:
             FiringStats.load(path)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A result of a kind of its own; nothing but `artifacts.reads` looks at what it holds."""
+@dataclass(frozen=True, kw_only=True)
+class Made(Saved):
+    """A result of a kind of its own; nothing but `Saved` looks at what it holds."""
+
+    kind = "Made"
+    made_by = "a test"
 
     rate: Float[Tensor, "language neuron"]
     count: Int64[Tensor, " neuron"]
     languages: tuple[str, ...]
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Made":
-        found = artifacts.load(path, "Made")
-        return Made(**found.tensors, languages=tuple(found.labels["languages"]))
 
 
 class TestOtherThingsUnderTheRightNames:
@@ -363,7 +367,8 @@ class TestOtherThingsUnderTheRightNames:
             ),
             ({}, ["en"], "1 languages for 2"),
             ({}, [1, 2], "languages is"),
-            ({}, 5, "not iterable"),
+            ({}, "ab", "'ab' instead of a list"),
+            ({}, 5, "instead of a list"),
             ({"more": torch.ones(1)}, ["en", "de"], "more"),
         ],
     )
@@ -373,12 +378,19 @@ class TestOtherThingsUnderTheRightNames:
         with pytest.raises(ValueError, match=told):
             self.read(tmp_path, tensors, languages)
 
-    @pytest.mark.parametrize(
-        "kind", [each for each in artifacts.MADE_BY if each != "SentenceMeans"]
-    )
+    def test_every_class_says_its_kind_and_what_makes_it(self, tmp_path: Path) -> None:
+        assert len(SAVED) == len({cls.kind for cls in SAVED}) == 15
+        for cls in SAVED:
+            with pytest.raises(FileNotFoundError) as error:
+                cls.load(tmp_path / "none.safetensors")
+            assert str(error.value).endswith(f"is missing. Make it with {cls.made_by}.")
+            for name in re.findall(r"\binterp\.([a-z_]+)\(", cls.made_by):
+                assert callable(getattr(interp, name))
+
+    @pytest.mark.parametrize("cls", SAVED, ids=lambda cls: cls.kind)
     @pytest.mark.parametrize("label", [5, None, "x", [], {}, [["a"]], ["en", "de"], {"a": 1}])
     def test_results_of_every_kind_are_read_or_refused_in_a_sentence(
-        self, tmp_path: Path, kind: str, label: Any
+        self, tmp_path: Path, cls: type[Saved], label: Any
     ) -> None:
         path = tmp_path / "s.safetensors"
         for shape in ((), (2,), (2, 2, 2)):
@@ -386,9 +398,9 @@ class TestOtherThingsUnderTheRightNames:
             labels: dict[str, Any] = {}
             missing: re.Match[str] | None
             for _ in range(40):  # what it asks for, it gets, but not what it should be
-                artifacts.save(path, kind, tensors, labels, {})
+                artifacts.save(path, cls.kind, tensors, labels, {})
                 try:
-                    getattr(interp, kind).load(path)
+                    cls.load(path)
                     break
                 except ValueError as error:
                     missing = re.search(r"has no (tensor|label) '(\w+)'", str(error))
@@ -399,7 +411,7 @@ class TestOtherThingsUnderTheRightNames:
                         torch.zeros(shape) if what == "tensor" else label
                     )
             else:
-                raise AssertionError(f"{kind} asks for ever more: {sorted(tensors)}, {labels}")
+                raise AssertionError(f"{cls.kind} asks for ever more: {sorted(tensors)}, {labels}")
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _moments(
         sums[:, row] += added
         tokens[row] += piece.tensors["moments.tokens"][0]
     assert sums is not None
-    return ActivationMoments(sums, tokens, languages)
+    return ActivationMoments(sums=sums, tokens=tokens, languages=languages)
 
 
 def _signs(
@@ -135,4 +135,11 @@ def _signs(
     )
     source = plan["wanted"].get("signs_of", "gate")
     threshold = plan["wanted"].get("signs_above", 0.0)
-    return FiringSigns(bits, prompts, languages, plan["d_mlp"], source, threshold)
+    return FiringSigns(
+        bits=bits,
+        prompts=prompts,
+        languages=languages,
+        d_mlp=plan["d_mlp"],
+        source=source,
+        threshold=threshold,
+    )

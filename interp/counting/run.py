@@ -195,7 +195,13 @@ class Run:
             for _ in range(n_rows)
         ]
         kinds = tuple(plan["wanted"]["sentence_means"])
-        return SentenceMeans(tuple(paths), torch.tensor(labels), languages, kinds, self._temporary)
+        return SentenceMeans(
+            pieces=tuple(paths),
+            labels=torch.tensor(labels),
+            languages=languages,
+            kinds=kinds,
+            owner=self._temporary,
+        )
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -16,14 +16,21 @@ from torch import Tensor
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
+from interp.results.saved import Saved
 from interp.results.words import Kind, Source
 
 IN_MEMORY = 1 << 30
 """Bytes up to which counts are held in memory; more stay on disk."""
 
+_COLLECT = "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
 
-class FiringStats:
+
+class FiringStats(Saved):
     """How often each neuron fires in each language, kept per shard of documents.
+
+    More than a gigabyte of counts stays in the file that `load` reads, which must then stay as it
+    is: what is asked for is read, one shard of one language at a time, and `fired` is all of them
+    at once.
 
     >>> stats.languages, stats.tokens.sum(0).tolist()
     (('en', 'de', 'zh'), [640, 640, 640])
@@ -32,6 +39,9 @@ class FiringStats:
     >>> stats.without(0).n_shards
     4
     """
+
+    kind = "FiringStats"
+    made_by = _COLLECT
 
     counts: Counts
     """Tokens on which a neuron's gate is above zero: in memory, or on disk if they are many."""
@@ -130,34 +140,27 @@ class FiringStats:
                 "must use one model and the same languages in the same order."
             )
         return FiringStats(
-            torch.cat([self.fired, other.fired]),
-            torch.cat([self.tokens, other.tokens]),
-            self.languages,
+            fired=torch.cat([self.fired, other.fired]),
+            tokens=torch.cat([self.tokens, other.tokens]),
+            languages=self.languages,
         )
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+    def _stored(self) -> dict[str, Any]:
         pairs = itertools.product(*map(range, self.tokens.shape))
         chunks = (self.counts.read(shard, row) for shard, row in pairs)
         fired = artifacts.ChunkedTensor(torch.int64, self.counts.shape, chunks)
-        artifacts.save(
-            Path(path),
-            "FiringStats",
-            {"fired": fired, "tokens": self.tokens},
-            {"languages": list(self.languages)},
-            provenance or {},
-        )
+        return {"fired": fired, "tokens": self.tokens, "languages": self.languages}
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "FiringStats":
-        """Read counts back. More than a gigabyte of them stays in the file, which must then stay as
-        it is: what is asked for is read, one shard of one language at a time, and `fired`, as ever,
-        is all of them at once."""
-        path = Path(path)
-        large = path.is_file() and path.stat().st_size > IN_MEMORY
-        stored = artifacts.load(path, "FiringStats", lazy=("fired",) if large else ())
+    @classmethod
+    def _opened(cls, path: Path | str) -> artifacts.Artifact:
+        large = Path(path).is_file() and Path(path).stat().st_size > IN_MEMORY
+        lazy = ("fired",) if large else ()
+        return artifacts.load(path, cls.kind, lazy=lazy, made_by=cls.made_by)
+
+    @classmethod
+    def _restored(cls, stored: artifacts.Artifact) -> "FiringStats":
         tokens, languages = stored.tensors["tokens"], tuple(stored.labels["languages"])
-        fired = stored.lazy["fired"] if large else stored.tensors["fired"]
+        fired = stored.lazy["fired"] if stored.lazy else stored.tensors["fired"]
         sizes = (*tokens.shape[:1], len(languages))
         types = [fired.dtype, tokens.dtype, *map(type, languages)]
         if (tuple(fired.shape[:2]), len(fired.shape)) != (sizes, 4) or types != [
@@ -165,7 +168,7 @@ class FiringStats:
             *(str for _ in languages),
         ]:
             raise ValueError(
-                f"{path} holds counts of shape {tuple(fired.shape)} in {fired.dtype}, tokens of "
+                f"The file holds counts of shape {tuple(fired.shape)} in {fired.dtype}, tokens of "
                 f"shape {tuple(tokens.shape)} in {tokens.dtype} and {len(languages)} languages, "
                 "which do not go together: make it anew."
             )
@@ -201,8 +204,8 @@ def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, .
         raise ValueError(f"No token was read in {', '.join(silent)}: rates are undefined.")
 
 
-@dataclass(frozen=True)
-class ActivationMoments:
+@dataclass(frozen=True, kw_only=True)
+class ActivationMoments(Saved):
     """Mean and spread of what each neuron's gate and the neuron itself give, per language.
 
     >>> moments.gate_mean.shape
@@ -211,6 +214,9 @@ class ActivationMoments:
     >>> interp.ActivationMoments.load(folder / "moments.safetensors").tokens.tolist()
     [640, 640, 640]
     """
+
+    kind = "ActivationMoments"
+    made_by = _COLLECT
 
     sums: Float64[Tensor, "moment language layer neuron"]
     """Sums over tokens of act(gate), its square, the neuron's output, and its square."""
@@ -255,26 +261,9 @@ class ActivationMoments:
         variance = self._mean(moment + 1) - self._mean(moment) ** 2
         return variance.clamp_min(0).sqrt()
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        artifacts.save(
-            Path(path),
-            "ActivationMoments",
-            {"sums": self.sums, "tokens": self.tokens},
-            {"languages": list(self.languages)},
-            provenance or {},
-        )
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "ActivationMoments":
-        stored = artifacts.load(Path(path), "ActivationMoments")
-        return ActivationMoments(
-            stored.tensors["sums"], stored.tensors["tokens"], tuple(stored.labels["languages"])
-        )
-
-
-@dataclass(frozen=True)
-class FiringSigns:
+@dataclass(frozen=True, kw_only=True)
+class FiringSigns(Saved):
     """Which neurons fire at the last token of each prompt, one bit each.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -284,6 +273,9 @@ class FiringSigns:
     >>> run.signs.fires(5).shape
     torch.Size([1, 2, 2048])
     """
+
+    kind = "FiringSigns"
+    made_by = _COLLECT
 
     bits: UInt8[Tensor, "prompt language layer byte"]
     """Eight neurons to a byte, the first in the lowest bit."""
@@ -314,30 +306,6 @@ class FiringSigns:
         """One layer, unpacked."""
         return unpack_bits(self.bits[:, :, layer], self.d_mlp)
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        labels = {
-            "prompts": list(self.prompts),
-            "languages": list(self.languages),
-            "d_mlp": self.d_mlp,
-            "source": self.source,
-            "threshold": self.threshold,
-        }
-        artifacts.save(Path(path), "FiringSigns", {"bits": self.bits}, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "FiringSigns":
-        stored = artifacts.load(Path(path), "FiringSigns")
-        labels = stored.labels
-        return FiringSigns(
-            stored.tensors["bits"],
-            tuple(labels["prompts"]),
-            tuple(labels["languages"]),
-            labels["d_mlp"],
-            labels.get("source", "gate"),  # older files do not say
-            labels.get("threshold", 0.0),
-        )
-
 
 def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
     """Eight booleans to a byte, the first in the lowest bit; spare bits are zero."""
@@ -355,7 +323,7 @@ def unpack_bits(bits: UInt8[Tensor, "*batch byte"], n: int) -> Bool[Tensor, "*ba
     return rearrange(opened, "... byte bit -> ... (byte bit)")[..., :n].bool()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SentenceMeans:
     """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
 

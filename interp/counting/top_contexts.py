@@ -7,8 +7,6 @@ text only the strongest token counts, so a line that repeats itself takes one pl
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,8 +16,8 @@ from torch import Tensor
 from interp.counting.observe import Batch, observe
 from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
 from interp.models.neuron_model import NeuronModel
-from interp.results import artifacts
 from interp.results.display import counted, listed
+from interp.results.saved import Saved
 from interp.results.words import Kind
 from interp.text.corpora import Rows
 
@@ -29,8 +27,8 @@ _ROW_BITS = 32
 _LAST_ROW = (1 << _ROW_BITS) - 1
 
 
-@dataclass(frozen=True, eq=False)
-class TopContexts:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TopContexts(Saved):
     """The tokens on which each neuron's gate is highest, in each language.
 
     >>> contexts = interp.collect(model, text, keep=interp.Keep(contexts=2)).contexts
@@ -38,6 +36,9 @@ class TopContexts:
     >>> contexts.sources[row]
     'zh...'
     """
+
+    kind = "TopContexts"
+    made_by = "interp.collect(model, corpora, out, keep=interp.Keep(contexts=8))"
 
     gate: Float32[Tensor, "language layer neuron rank"]
     """The gate before its activation function, highest first; above zero. Zero: the neuron fires in
@@ -75,19 +76,6 @@ class TopContexts:
     def n(self) -> int:
         """Contexts kept per neuron and language, at most."""
         return self.gate.shape[3]
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        names = ("gate", "row", "position", "ids", "length", "number")
-        tensors = {name: getattr(self, name) for name in names}
-        labels = {"languages": list(self.languages), "sources": list(self.sources)}
-        artifacts.save(path, "TopContexts", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "TopContexts":
-        stored = artifacts.load(path, "TopContexts")
-        labels: dict[str, Any] = {name: tuple(each) for name, each in stored.labels.items()}
-        return TopContexts(**stored.tensors, **labels)
 
 
 # ---------------------------------------------------------------- in the pass over text
@@ -174,8 +162,8 @@ def merge_contexts(
         first_row = sum(len(part.ids) for part in parts)
         parts.append(_part(best[language], some, first_row, width))
     return TopContexts(
-        *(torch.stack([getattr(part, name) for part in parts]) for name in _AXES),
-        *(torch.cat([getattr(part, name) for part in parts]) for name in _TEXT),
+        **{name: torch.stack([getattr(part, name) for part in parts]) for name in _AXES},
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TEXT},
         sources=tuple(source for part in parts for source in part.sources),
         languages=languages,
     )

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from interp.evaluations.losses import interval_columns
 from interp.evaluations.multiple_choice import choose, exact_match
 from interp.evaluations.task_results import Choices, Written, accuracy_table, group_numbers
 from interp.inference.intervals import paired_bootstrap
 from interp.interventions.edits import Changes, Edit, deactivate
 from interp.models.neuron_model import NeuronModel
+from interp.results.frames import interval_columns
 from interp.results.words import NOTHING, Normalize
 from interp.runs.jobs import hired
 from interp.runs.ray import Crew, Ray

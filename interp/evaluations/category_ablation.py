@@ -28,7 +28,6 @@ from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from interp.counting.counters import source_kind, warn_of_rounded_signs
-from interp.evaluations.losses import interval_columns
 from interp.evaluations.multiple_choice import Encoded, begin_alike, encode_items
 from interp.evaluations.neuron_sets import (
     RANDOM,
@@ -38,13 +37,15 @@ from interp.evaluations.neuron_sets import (
     generator_states,
     per_condition,
 )
-from interp.evaluations.task_results import group_numbers, tupled
+from interp.evaluations.task_results import group_numbers
 from interp.evaluations.writing import Start, bar
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.prompts.ending import Edit, Ending
 from interp.results import artifacts
 from interp.results.display import counted, listed
+from interp.results.frames import tidy
+from interp.results.saved import Saved
 from interp.results.words import Kind, Source
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
@@ -56,8 +57,8 @@ Tokens = Literal["all", "last"]
 """Where neurons are off: at every token, or at the last one of the prompt."""
 
 
-@dataclass(frozen=True, eq=False)
-class SwitchOff:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SwitchOff(Saved):
     """How well a task is done with each category of neurons off, example by example.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -67,6 +68,9 @@ class SwitchOff:
     >>> off.conditions[0], off.accuracy().value.shape
     (Condition(off='nothing', size=''), torch.Size([11]))
     """
+
+    kind = "SwitchOff"
+    made_by = "interp.switch_off(model, tasks, generator)"
 
     correct: Float64[Tensor, "prompt condition language"]
     """One: the answer was chosen. The mean over draws where neurons were drawn."""
@@ -179,32 +183,24 @@ class SwitchOff:
             "probability_drop": self.probability_drop,
             "probability_excess": self.probability_excess,
         }
-        rows = []
-        for language in (None, *self.languages):
-            columns = {}
-            for name, quantity in quantities.items():
-                columns |= interval_columns(name, quantity(language, level))
-            for place, (off, size) in enumerate(self.conditions):
-                named = {"language": language or "all", "off": off, "size": size}
-                neurons = self.neurons[:, place].double().mean().item()
-                values = {name: each[place].item() for name, each in columns.items()}
-                chance = self._of(self.chance[:, None], language).mean().item()
-                rows.append({**named, "neurons": neurons, **values, "chance": chance})
-        extra = {"task": self.task, "where": self.where, "source": self.source}
-        return pd.DataFrame(rows).assign(**extra, examples=len(self.prompts))
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
-        labels = {name: each for name, each in vars(self).items() if name not in tensors}
-        artifacts.save(path, "SwitchOff", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "SwitchOff":
-        stored = artifacts.load(path, "SwitchOff")
-        labels = tupled(stored.labels)
-        conditions = tuple(Condition(*each) for each in labels.pop("conditions"))
-        return SwitchOff(**stored.tensors, **labels, conditions=conditions)
+        tables = [
+            tidy(
+                {"language": [language or "all"], "condition": range(len(self.conditions))},
+                {
+                    "off": [condition.off for condition in self.conditions],
+                    "size": [condition.size for condition in self.conditions],
+                    "neurons": self.neurons.double().mean(dim=0),
+                    **{name: quantity(language, level) for name, quantity in quantities.items()},
+                    "chance": self._of(self.chance[:, None], language).mean().item(),
+                    "task": self.task,
+                    "where": self.where,
+                    "source": self.source,
+                    "examples": len(self.prompts),
+                },
+            )
+            for language in (None, *self.languages)
+        ]
+        return pd.concat(tables, ignore_index=True).drop(columns="condition")
 
 
 def switch_off(
@@ -273,17 +269,17 @@ def switch_off(
         for of_all_languages in zip(*encoded, strict=True)
     ]
     return SwitchOff(
-        correct,
-        probability,
-        neurons,
-        torch.tensor(guesses, dtype=torch.float64),
-        where,
-        conditions,
-        tuple(item.id for item in tasks[0].items),
-        tuple(item.group or item.id for item in tasks[0].items),
-        tasks[0].name,
-        tuple(task.language for task in tasks),
-        source,
+        correct=correct,
+        probability=probability,
+        neurons=neurons,
+        chance=torch.tensor(guesses, dtype=torch.float64),
+        where=where,
+        conditions=conditions,
+        prompts=tuple(item.id for item in tasks[0].items),
+        groups=tuple(item.group or item.id for item in tasks[0].items),
+        task=tasks[0].name,
+        languages=tuple(task.language for task in tasks),
+        source=source,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -21,9 +21,8 @@ from torch import Tensor
 
 from interp.counting.counters import source_kind, warn_of_rounded_signs
 from interp.evaluations.category_ablation import categories_at, end_of_prompt
-from interp.evaluations.losses import interval_columns
 from interp.evaluations.multiple_choice import Encoded, encode_items
-from interp.evaluations.task_results import group_numbers, tupled
+from interp.evaluations.task_results import group_numbers
 from interp.evaluations.writing import Start
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
@@ -31,17 +30,17 @@ from interp.prompts.attribution import contribution_score, integrated_gradients,
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed
+from interp.results.frames import interval_columns, tidy
+from interp.results.saved import Saved
 from interp.results.words import Quantity, Source
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
-from interp.scores.sharing import Sharing
+from interp.scores.sharing import CATEGORIES, Sharing
 from interp.text.tasks import Task, align
 
-CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
 
-
-@dataclass(frozen=True, eq=False)
-class CategorySums:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CategorySums(Saved):
     """Attributions of the answer, added up by category; the category axis is that of `Sharing`.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -52,6 +51,9 @@ class CategorySums:
     >>> layer["category"].tolist(), round(layer["neurons"].sum())
     (['silent', 'specific', 'partly shared', 'all shared'], 2048)
     """
+
+    kind = "CategorySums"
+    made_by = "interp.attribute_categories(model, tasks)"
 
     sums: Float64[Tensor, "prompt language category layer"]
     """What the neurons of a category do together, in units of the quantity."""
@@ -100,34 +102,25 @@ class CategorySums:
 
         `neurons` is the mean number in the category, to hold the share against.
         """
-        columns = interval_columns("value", self.mean(level))
-        neurons, change = self.neurons.double().mean(dim=0), self.change.mean(dim=0)
-        share = columns["value"] / rearrange(change, "language layer -> language 1 layer")
-        rows = [
+        in_rows = "language category layer -> language layer category"
+        columns = {
+            name: rearrange(values, in_rows)
+            for name, values in interval_columns("value", self.mean(level)).items()
+        }
+        change = rearrange(self.change.mean(dim=0), "language layer -> language layer 1")
+        neurons = self.neurons.double().mean(dim=0)
+        return tidy(
+            {"language": self.languages, "layer": range(change.shape[1]), "category": CATEGORIES},
             {
-                **{"language": code, "layer": layer, "category": CATEGORIES[category]},
-                **{name: each[row, category, layer].item() for name, each in columns.items()},
-                "neurons": neurons[category, layer].item(),
-                "change": change[row, layer].item(),
-                "share": share[row, category, layer].item(),
-            }
-            for row, code in enumerate(self.languages)
-            for layer in range(change.shape[1])
-            for category in Sharing
-        ]
-        said = {"quantity": self.quantity, "source": self.source}
-        return pd.DataFrame(rows).assign(**said, prompts=len(self.prompts))
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
-        labels = {name: each for name, each in vars(self).items() if name not in tensors}
-        artifacts.save(path, "CategorySums", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "CategorySums":
-        stored = artifacts.load(path, "CategorySums")
-        return CategorySums(**stored.tensors, **tupled(stored.labels))
+                **columns,
+                "neurons": rearrange(neurons, "category layer -> layer category"),
+                "change": change,
+                "share": columns["value"] / change,
+                "quantity": self.quantity,
+                "source": self.source,
+                "prompts": len(self.prompts),
+            },
+        )
 
 
 def attribute_categories(
@@ -242,7 +235,7 @@ def _piece(
 # ---------------------------------------------------------------- among the top contributors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Enrichment:
     """How much more often categories are among the largest contributions than elsewhere.
 
@@ -343,7 +336,7 @@ def enrichment(
         units.append((shares / _shares_of(inside, torch.ones_like(top))).nanmean(dim=0))
         firing.append((shares / _shares_of(inside, hands_on)).nanmean(dim=0))
     groups = tuple(item.group or item.id for item in items)
-    return Enrichment(torch.stack(units), torch.stack(firing), groups)
+    return Enrichment(units=torch.stack(units), firing=torch.stack(firing), groups=groups)
 
 
 def _shares_of(

@@ -23,7 +23,7 @@ from interp.results.display import counted, listed
 from interp.results.words import NOTHING
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HarnessScores:
     """What the harness measured.
 
@@ -35,7 +35,7 @@ class HarnessScores:
     >>> samples = pd.DataFrame(rows)
     >>> keys = ["intervention", *named]
     >>> scores = samples.groupby(keys, as_index=False)["value"].mean()
-    >>> found = interp.HarnessScores(scores, samples)
+    >>> found = interp.HarnessScores(scores=scores, samples=samples)
     >>> found
     HarnessScores(sums; nothing, off; 3 examples)
     >>> found.to_frame()["difference"].round(2).tolist()
@@ -160,7 +160,9 @@ def run_harness(
         scores += _scores(name, found["results"])
         samples += _samples(name, found["samples"])
     columns = ["intervention", "task", "metric", "filter", "doc", "value"]
-    return HarnessScores(pd.DataFrame(scores), pd.DataFrame(samples, columns=columns))
+    return HarnessScores(
+        scores=pd.DataFrame(scores), samples=pd.DataFrame(samples, columns=columns)
+    )
 
 
 def _harness() -> tuple[Any, Any, Any]:

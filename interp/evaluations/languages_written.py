@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -24,6 +23,7 @@ from interp.interventions.edits import Under
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted
+from interp.results.saved import Saved
 from interp.runs.jobs import finish, folder_for, hired, refuse_edited
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.language_id import OTHER, UNDETERMINED, detect_language
@@ -104,13 +104,16 @@ class Rate:
         return wilson(self.value, self.of, self.level)
 
 
-@dataclass(frozen=True, eq=False)
-class GeneratedLanguages:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratedLanguages(Saved):
     """In which languages texts are, and how good each of them is.
 
     >>> interp.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
     GeneratedLanguages(1 text: de 1; 1 good)
     """
+
+    kind = "GeneratedLanguages"
+    made_by = "interp.generated_languages(model, prompts, languages)"
 
     texts: tuple[str, ...]
     """What was judged."""
@@ -204,18 +207,6 @@ class GeneratedLanguages:
             }
         )
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
-        labels = {name: each for name, each in vars(self).items() if name not in tensors}
-        artifacts.save(path, "GeneratedLanguages", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "GeneratedLanguages":
-        stored = artifacts.load(path, "GeneratedLanguages")
-        labels: dict[str, Any] = {name: tuple(each) for name, each in stored.labels.items()}
-        return GeneratedLanguages(**stored.tensors, **labels)
-
     def _in(self, language: str) -> Bool[Tensor, " text"]:
         if language not in (*self.languages, OTHER, UNDETERMINED):
             raise ValueError(
@@ -287,14 +278,14 @@ def language_rates(
         for text, code, again, nats in zip(texts, found, repeated, loss.tolist(), strict=True)
     ]
     return GeneratedLanguages(
-        tuple(texts),
-        tuple(found),
-        codes,
-        torch.tensor([len(text) for text in texts], dtype=torch.int64),
-        tokens,
-        torch.tensor(repeated, dtype=torch.float64),
-        loss,
-        torch.tensor(passes, dtype=torch.bool),
+        texts=tuple(texts),
+        found=tuple(found),
+        languages=codes,
+        characters=torch.tensor([len(text) for text in texts], dtype=torch.int64),
+        tokens=tokens,
+        repetition=torch.tensor(repeated, dtype=torch.float64),
+        loss=loss,
+        passes=torch.tensor(passes, dtype=torch.bool),
     )
 
 

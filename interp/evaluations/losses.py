@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -27,20 +26,25 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed, ranged
+from interp.results.frames import tidy
+from interp.results.saved import Saved
 from interp.runs.folder import begin, read_plan
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.corpora import Corpora
 
 
-@dataclass(frozen=True)
-class Losses:
+@dataclass(frozen=True, kw_only=True)
+class Losses(Saved):
     """How many nats text costs, by language and under several interventions.
 
     >>> losses = interp.losses_under(model, text, {"nothing": None}, progress=False)
     >>> losses.tokens.sum(dim=0).tolist(), losses.perplexity.shape
     ([630, 630, 630], torch.Size([1, 3]))
     """
+
+    kind = "Losses"
+    made_by = "interp.losses_under(model, corpora, interventions)"
 
     nats: Float64[Tensor, "shard off read"]
     """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
@@ -107,40 +111,16 @@ class Losses:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each intervention and language, with the interval of the increase."""
-        columns = {
-            "loss": self.loss,
-            "bits_per_byte": self.bits_per_byte,
-            "perplexity": self.perplexity,
-            **interval_columns("increase", self.increase),
-        }
-        rows = [
+        return tidy(
+            {"intervention": self.interventions, "read": self.languages},
             {
-                "intervention": name,
-                "read": code,
-                "tokens": int(self.tokens[:, read].sum()),
-                "bytes": int(self.bytes[:, read].sum()),
-                **{column: each[off, read].item() for column, each in columns.items()},
-            }
-            for off, name in enumerate(self.interventions)
-            for read, code in enumerate(self.languages)
-        ]
-        return pd.DataFrame(rows)
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {"nats": self.nats, "tokens": self.tokens, "bytes": self.bytes}
-        labels = {"interventions": list(self.interventions), "languages": list(self.languages)}
-        artifacts.save(path, "Losses", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Losses":
-        stored = artifacts.load(path, "Losses")
-        return Losses(
-            stored.tensors["nats"],
-            stored.tensors["tokens"],
-            stored.tensors["bytes"],
-            tuple(stored.labels["interventions"]),
-            tuple(stored.labels["languages"]),
+                "tokens": self.tokens.sum(dim=0),
+                "bytes": self.bytes.sum(dim=0),
+                "loss": self.loss,
+                "bits_per_byte": self.bits_per_byte,
+                "perplexity": self.perplexity,
+                "increase": self.increase,
+            },
         )
 
 
@@ -178,10 +158,6 @@ def nats_per_token(
 ) -> Estimate:
     sums = {"more": more, "tokens": tokens}
     return jackknife_shards(sums, lambda total: total["more"] / total["tokens"])
-
-
-def interval_columns(name: str, estimate: Estimate) -> dict[str, Tensor]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 # ---------------------------------------------------------------- reading
@@ -234,11 +210,11 @@ def read_all(
         return rearrange(every, pattern, read=len(corpora.languages)).contiguous()
 
     return Losses(
-        axes("nats", "(shard read) 1 off 1 -> shard off read"),
-        axes("tokens", "(shard read) 1 1 -> shard read"),
-        axes("bytes", "(shard read) 1 1 -> shard read"),
-        names,
-        corpora.languages,
+        nats=axes("nats", "(shard read) 1 off 1 -> shard off read"),
+        tokens=axes("tokens", "(shard read) 1 1 -> shard read"),
+        bytes=axes("bytes", "(shard read) 1 1 -> shard read"),
+        interventions=names,
+        languages=corpora.languages,
     )
 
 
@@ -302,11 +278,11 @@ def _read(
         sums.append(total)
         untouched = untouched if changes else total
     return Losses(
-        rearrange(torch.stack(sums), "off -> 1 off 1"),
-        torch.tensor([[n_tokens]]),
-        torch.tensor([[sum(_n_bytes(model, batch) for batch in chosen)]]),
-        tuple(interventions),
-        (language,),
+        nats=rearrange(torch.stack(sums), "off -> 1 off 1"),
+        tokens=torch.tensor([[n_tokens]]),
+        bytes=torch.tensor([[sum(_n_bytes(model, batch) for batch in chosen)]]),
+        interventions=tuple(interventions),
+        languages=(language,),
     )
 
 

@@ -319,8 +319,18 @@ def _choices(
             n_bytes[row, column] = len(option.encode())
     answer = torch.tensor([item.answer for item in task.items])
     ids, groups = tuple(item.id for item in items), _groups(task)
-    labels = (normalize, ids, groups, task.name, task.language, name)
-    return Choices(likelihood, tokens, n_bytes, answer, *labels)
+    return Choices(
+        log_likelihood=likelihood,
+        tokens=tokens,
+        bytes=n_bytes,
+        answer=answer,
+        normalize=normalize,
+        ids=ids,
+        groups=groups,
+        task=task.name,
+        language=task.language,
+        intervention=name,
+    )
 
 
 def _groups(task: Task) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from torch import Tensor
 from interp.evaluations.losses import (
     Losses,
     check_text,
-    interval_columns,
     nats_per_token,
     read_all,
 )
@@ -31,6 +30,8 @@ from interp.interventions.edits import Changes, Edit, check_under, deactivate
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed
+from interp.results.frames import interval_columns, tidy
+from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import read_plan
 from interp.runs.ray import Crew, Ray
@@ -41,7 +42,7 @@ _MOST_RELABELINGS = 9999
 """Up to 7 languages have no more than these, and all are tried; beyond, as many are drawn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiagonalDominance:
     """Do a language's neurons matter to that language more than to the others?"""
 
@@ -77,23 +78,24 @@ class DiagonalDominance:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per language."""
-        columns = interval_columns("own_minus_others", self.own_minus_others)
-        frame = pd.DataFrame({name: each.tolist() for name, each in columns.items()})
-        frame.insert(0, "language", self.languages)
+        frame = tidy({"language": self.languages}, {"own_minus_others": self.own_minus_others})
         return frame.assign(
             largest_in_row=frame["language"].isin(self.largest_in_row),
             largest_in_column=frame["language"].isin(self.largest_in_column),
         )
 
 
-@dataclass(frozen=True)
-class PerplexityMatrix:
+@dataclass(frozen=True, kw_only=True)
+class PerplexityMatrix(Saved):
     """Language A's neurons off, language B read, beside as many random neurons.
 
     >>> german, text_in_german = neurons.restrict(["de"]), text.subset(["de"])
     >>> interp.perplexity_matrix(model, german, text_in_german, n_draws=1, progress=False)
     PerplexityMatrix(off: de; read: de; 1 random draw)
     """
+
+    kind = "PerplexityMatrix"
+    made_by = "interp.perplexity_matrix(model, selection, corpora, out=...)"
 
     losses: Losses
     """With nothing changed, then with the neurons of each language of the selection."""
@@ -201,12 +203,12 @@ class PerplexityMatrix:
         square = nats_per_token(sums["more"], tokens).value
         others = square.clone().fill_diagonal_(-math.inf)
         return DiagonalDominance(
-            codes,
-            jackknife_shards(sums, _own_minus_others),
-            jackknife_shards(sums, lambda total: _own_minus_others(total).mean()),
-            _relabeling_test(square, generator or torch.Generator().manual_seed(0)),
-            _named(codes, square.diagonal() > others.amax(dim=1)),
-            _named(codes, square.diagonal() > others.amax(dim=0)),
+            languages=codes,
+            own_minus_others=jackknife_shards(sums, _own_minus_others),
+            mean=jackknife_shards(sums, lambda total: _own_minus_others(total).mean()),
+            test=_relabeling_test(square, generator or torch.Generator().manual_seed(0)),
+            largest_in_row=_named(codes, square.diagonal() > others.amax(dim=1)),
+            largest_in_column=_named(codes, square.diagonal() > others.amax(dim=0)),
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -256,32 +258,35 @@ class PerplexityMatrix:
             ]
         )
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
+    def _stored(self) -> dict[str, Any]:
         losses = self.losses
-        tensors = {
+        return {
             "nats": losses.nats,
             "tokens": losses.tokens,
             "bytes": losses.bytes,
             "random": self.random,
             "neurons": torch.tensor(self.neurons, dtype=torch.int64),
+            "off": self.off,
+            "read": self.languages,
+            "edit": self.edit,
         }
-        labels = {"off": list(self.off), "read": list(self.languages), "edit": list(self.edit)}
-        artifacts.save(path, "PerplexityMatrix", tensors, labels, provenance or {})
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "PerplexityMatrix":
-        stored = artifacts.load(path, "PerplexityMatrix")
+    @classmethod
+    def _restored(cls, stored: artifacts.Artifact) -> "PerplexityMatrix":
         tensors, labels = stored.tensors, stored.labels
         losses = Losses(
-            tensors["nats"],
-            tensors["tokens"],
-            tensors["bytes"],
-            (NOTHING, *labels["off"]),
-            tuple(labels["read"]),
+            nats=tensors["nats"],
+            tokens=tensors["tokens"],
+            bytes=tensors["bytes"],
+            interventions=(NOTHING, *labels["off"]),
+            languages=tuple(labels["read"]),
         )
-        sizes = tuple(tensors["neurons"].tolist())
-        return PerplexityMatrix(losses, tensors["random"], sizes, tuple(labels["edit"]))
+        return PerplexityMatrix(
+            losses=losses,
+            random=tensors["random"],
+            neurons=tuple(tensors["neurons"].tolist()),
+            edit=tuple(labels["edit"]),
+        )
 
 
 def _with_reach(estimate: Estimate, row: int, column: int) -> str:
@@ -348,21 +353,21 @@ def perplexity_matrix(
     every = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
-        Losses(
-            every.nats[:, : n_off + 1].clone(),
-            every.tokens,
-            every.bytes,
-            every.interventions[: n_off + 1],
-            every.languages,
+        losses=Losses(
+            nats=every.nats[:, : n_off + 1].clone(),
+            tokens=every.tokens,
+            bytes=every.bytes,
+            interventions=every.interventions[: n_off + 1],
+            languages=every.languages,
         ),
-        rearrange(
+        random=rearrange(
             every.nats[:, n_off + 1 :],
             "shard (draw off) read -> shard draw off read",
             draw=n_draws,
             off=n_off,
         ).clone(),
-        tuple(sizes[code] for code in selection.languages),
-        tuple(edits[code].name for code in selection.languages),
+        neurons=tuple(sizes[code] for code in selection.languages),
+        edit=tuple(edits[code].name for code in selection.languages),
     )
     if out is not None:
         matrix.save(Path(out) / "matrix.safetensors", read_plan(Path(out)))

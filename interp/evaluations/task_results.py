@@ -7,7 +7,6 @@ over items, or over groups of items that go together; differences are paired.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -16,12 +15,12 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp.inference.intervals import Estimate, mean_over_examples, paired_bootstrap, wilson
-from interp.results import artifacts
+from interp.results.saved import Saved
 from interp.results.words import Normalize
 
 
-@dataclass(frozen=True, eq=False)
-class Choices:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choices(Saved):
     """How likely each option of each item is, in one language under one intervention.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
@@ -30,6 +29,9 @@ class Choices:
     >>> found.chosen.shape, found.accuracy().value.item() > found.chance
     (torch.Size([7]), True)
     """
+
+    kind = "Choices"
+    made_by = "interp.choose(model, tasks)"
 
     log_likelihood: Float64[Tensor, "item option"]
     """Nats of the option's tokens behind the prompt; NaN: the item has no such option."""
@@ -114,17 +116,9 @@ class Choices:
         columns |= {"probability": self.probability, "score": best, "answer_score": right}
         return _per_item(self, {name: each.tolist() for name, each in columns.items()})
 
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        _save(self, path, provenance)
 
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Choices":
-        return Choices(**_load(path, "Choices"))
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Written(Saved):
     """What the model wrote for each item, in one language under one intervention.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
@@ -133,6 +127,9 @@ class Written:
     >>> found.ids[0], found.texts[0], found.answers[0]
     ('fact_completion/capital:serbia:belgrade', 'Belgrad.', 'Belgrad.')
     """
+
+    kind = "Written"
+    made_by = "interp.exact_match(model, tasks)"
 
     correct: Bool[Tensor, " item"]
     """Whether it is the answer; see `is_answer`."""
@@ -169,14 +166,6 @@ class Written:
         """One row per item."""
         columns = {"written": self.texts, "answer": self.answers}
         return _per_item(self, {**columns, "correct": self.correct.tolist()})
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        _save(self, path, provenance)
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Written":
-        return Written(**_load(path, "Written"))
 
 
 Result = Choices | Written
@@ -264,19 +253,3 @@ def group_numbers(groups: Sequence[str]) -> Int64[Tensor, " item"]:
 def _per_item(result: Result, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     named = {name: getattr(result, name) for name in ("task", "language", "intervention")}
     return pd.DataFrame({"id": result.ids, **columns}).assign(**named)
-
-
-def _save(result: Result, path: Path | str, provenance: dict[str, Any] | None) -> None:
-    tensors = {name: each for name, each in vars(result).items() if isinstance(each, Tensor)}
-    labels = {name: each for name, each in vars(result).items() if name not in tensors}
-    artifacts.save(path, type(result).__name__, tensors, labels, provenance or {})
-
-
-def _load(path: Path | str, kind: str) -> dict[str, Any]:
-    stored = artifacts.load(path, kind)
-    return {**stored.tensors, **tupled(stored.labels)}
-
-
-def tupled(labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels as they were saved: JSON turns tuples into lists."""
-    return {name: tuple(each) if isinstance(each, list) else each for name, each in labels.items()}

@@ -35,7 +35,7 @@ alone: "eos" is right there.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generated:
     """What a model wrote; entry by entry, one text."""
 
@@ -348,7 +348,7 @@ def translate(
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TranslationScore:
     """How near translations are to references, over all of them together."""
 
@@ -390,4 +390,4 @@ def translation_score(
     bleu = metrics.BLEU(tokenize=tokenizer)
     score = bleu.corpus_score(list(translations), [list(references)])
     chrf = metrics.CHRF().corpus_score(list(translations), [list(references)])
-    return TranslationScore(score.score, chrf.score, str(bleu.get_signature()))
+    return TranslationScore(bleu=score.score, chrf=chrf.score, signature=str(bleu.get_signature()))

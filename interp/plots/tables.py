@@ -1,5 +1,6 @@
 """Tables for the figures, where the result has none of its own: one row per mark."""
 
+import math
 import re
 from dataclasses import replace
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from interp.inference.intervals import Estimate
 from interp.plots import fonts
 from interp.plots.style import Table
+from interp.results.frames import tidy
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.stability import chance_jaccard
 
@@ -31,22 +33,15 @@ def layer_profile_table(
             f"The interval is of shape {tuple(interval.low.shape)}, and the selection has "
             f"{len(selection.languages)} languages and {selection.n_layers} layers."
         )
-    nothing = torch.full(profile.shape, torch.nan)
-    low, high = (
-        (nothing, nothing) if interval is None else (interval.low.clamp_min(0), interval.high)
-    )
-    rows = [
+    frame: Table = tidy(
+        {"language": selection.languages, "layer": range(selection.n_layers)},
         {
-            "layer": layer,
-            "language": code,
-            "neurons": int(profile[row, layer]),
-            "low": low[row, layer].item(),
-            "high": high[row, layer].item(),
-        }
-        for row, code in enumerate(selection.languages)
-        for layer in range(selection.n_layers)
-    ]
-    return pd.DataFrame(rows)
+            "neurons": profile,
+            "low": math.nan if interval is None else interval.low.clamp_min(0),
+            "high": math.nan if interval is None else interval.high,
+        },
+    )
+    return frame[["layer", "language", "neurons", "low", "high"]]
 
 
 def overlap_table(selection: NeuronSelection) -> pd.DataFrame:
@@ -55,25 +50,26 @@ def overlap_table(selection: NeuronSelection) -> pd.DataFrame:
     Beside it that of random neurons, as many per layer: chance, and the interval it keeps to with
     a probability of 95 %; blank where a language meets itself.
     """
-    common, jaccard = selection.overlap(), selection.jaccard()
-    rows = []
-    for one, code in enumerate(selection.languages):
-        alone = replace(selection, mask=selection.mask[one].expand_as(selection.mask))
-        chance = chance_jaccard(alone, selection)
-        for other in range(one, len(selection.languages)):
-            row: dict[str, str | int | float] = {
-                "language": code,
-                "other": selection.languages[other],
-                "common": int(common[one, other]),
-                "jaccard": jaccard[one, other].item(),
-            }
-            if other > one:
-                row["chance"] = chance.value[other].item()
-                row |= {"chance_low": chance.low[other].item()}
-                row |= {"chance_high": chance.high[other].item()}
-            rows.append(row)
-    names = ["language", "other", "common", "jaccard", "chance", "chance_low", "chance_high"]
-    return pd.DataFrame(rows, columns=pd.Index(names))
+    n = len(selection.languages)
+    alone = [replace(selection, mask=mask.expand_as(selection.mask)) for mask in selection.mask]
+    by_chance = [chance_jaccard(one, selection) for one in alone]
+    itself = torch.eye(n, dtype=torch.bool)
+    ends = {"chance": "value", "chance_low": "low", "chance_high": "high"}
+    frame: Table = tidy(
+        {"language": selection.languages, "other": selection.languages},
+        {
+            "common": selection.overlap(),
+            "jaccard": selection.jaccard(),
+            **{
+                column: torch.stack([getattr(chance, end) for chance in by_chance]).masked_fill(
+                    itself, torch.nan
+                )
+                for column, end in ends.items()
+            },
+        },
+    )
+    above = torch.ones(n, n, dtype=torch.bool).triu().flatten()  # and the diagonal: each pair once
+    return frame[above.numpy()].reset_index(drop=True)
 
 
 def best_of_each_size(sweep: pd.DataFrame, way: str) -> pd.DataFrame:

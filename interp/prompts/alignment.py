@@ -12,7 +12,11 @@ Texts are found among the tokens by decoding, so any tokenizer will do, and toke
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
+
+import torch
+from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import Prompt
@@ -20,6 +24,8 @@ from interp.results.words import Alike
 
 At = Alike | Sequence[str]
 """Where two prompts meet; texts are those of the target, and the last place of each counts."""
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,17 @@ def align(model: NeuronModel, source: Source | Prompt, target: Prompt, at: At) -
         Span(name, _stretched(place, len(mine)), mine)
         for (_, place), (name, mine) in zip(theirs_at, ours_at, strict=True)
     )
+
+
+def is_prompt(given: object) -> bool:
+    """Whether it is text, or token ids: integers, or a tensor of them with one axis."""
+    if isinstance(given, Tensor):
+        return given.ndim == 1 and given.dtype in _INTEGERS
+    if isinstance(given, str):
+        return True
+    if not isinstance(given, Sequence) or not given:
+        return False
+    return all(isinstance(id, Integral) for id in given)
 
 
 def prompt_ids(model: NeuronModel, prompt: Prompt) -> list[int]:

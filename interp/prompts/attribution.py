@@ -25,6 +25,7 @@ from interp.prompts.ending import Edit, Ending
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted
+from interp.results.frames import tidy
 from interp.results.words import Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
@@ -42,7 +43,7 @@ LARGEST_ERROR = 0.1
 makes, and a thousandth of the score, below which rounding begins."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Attribution:
     """What each neuron at the last token of one prompt does for one quantity.
 
@@ -79,17 +80,17 @@ class Attribution:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer: what its neurons' shares add up to, and what the layer changes."""
-        return pd.DataFrame(
+        return tidy(
+            {"layer": range(len(self.values))},
             {
-                "layer": range(len(self.values)),
-                "shares": self.values.sum(dim=1).tolist(),
-                "change": self.change.tolist(),
-                "completeness_error": self.completeness_error.tolist(),
-            }
+                "shares": self.values.sum(dim=1),
+                "change": self.change,
+                "completeness_error": self.completeness_error,
+            },
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PositionAttribution:
     """What each neuron at each token of one prompt does for one quantity."""
 
@@ -166,13 +167,13 @@ def integrated_gradients(
         lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
     )
     return Attribution(
-        rearrange(values, "layer 1 neuron -> layer neuron"),
-        _completeness_error(model, values, change, score),
-        change.to(values),
-        rearrange(_wide(ending.values["post"]), "layer 1 neuron -> layer neuron").cpu(),
-        score,
-        tuple(ending.ids.tolist()),
-        targets,
+        values=rearrange(values, "layer 1 neuron -> layer neuron"),
+        completeness_error=_completeness_error(model, values, change, score),
+        change=change.to(values),
+        activations=rearrange(_wide(ending.values["post"]), "layer 1 neuron -> layer neuron").cpu(),
+        score=score,
+        prompt=tuple(ending.ids.tolist()),
+        targets=targets,
     )
 
 
@@ -200,13 +201,13 @@ def integrated_gradients_by_position(
         lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
     )
     return PositionAttribution(
-        values,
-        _completeness_error(model, values, change, score),
-        change.to(values),
-        _wide(ending.values["post"]).cpu(),
-        score,
-        tuple(ending.ids.tolist()),
-        targets,
+        values=values,
+        completeness_error=_completeness_error(model, values, change, score),
+        change=change.to(values),
+        activations=_wide(ending.values["post"]).cpu(),
+        score=score,
+        prompt=tuple(ending.ids.tolist()),
+        targets=targets,
     )
 
 

@@ -13,7 +13,6 @@ is a beginning of it, with the space before it or without; `Spelling` finds them
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -27,9 +26,10 @@ from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.prompts.alignment import prompt_ids
 from interp.prompts.attribution import Prompt
-from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed
+from interp.results.frames import tidy
+from interp.results.saved import Saved
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import check_languages
@@ -109,8 +109,8 @@ def _byte_letters() -> dict[str, int]:
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Lens:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lens(Saved):
     """What every layer would say at the last token of each prompt.
 
     >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
@@ -118,6 +118,9 @@ class Lens:
     >>> lens.probability.shape, lens.top.shape
     (torch.Size([1, 6, 2]), torch.Size([1, 6, 3]))
     """
+
+    kind = "Lens"
+    made_by = "interp.logit_lens(model, questions)"
 
     probability: Float64[Tensor, "prompt layer language"]
     """That the next token begins the answer in that language. The last layer is the model's own."""
@@ -155,36 +158,18 @@ class Lens:
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """A row for each layer and language; entropy is that of the layer, in nats."""
         mean, entropy = self.mean(level), reduce(self.entropy, "prompt layer -> layer", "mean")
-        return pd.DataFrame(
-            [
-                {
-                    "layer": layer,
-                    "language": language,
-                    "probability": mean.value[layer, column].item(),
-                    "low": mean.low[layer, column].item(),
-                    "high": mean.high[layer, column].item(),
-                    "entropy": entropy[layer].item(),
-                    "prompts": len(self.kept),
-                    "alike": len(self.alike),
-                    "unspelled": len(self.unspelled),
-                }
-                for layer in range(self.probability.shape[1])
-                for column, language in enumerate(self.languages)
-            ]
+        return tidy(
+            {"layer": range(self.probability.shape[1]), "language": self.languages},
+            {
+                "probability": mean.value,
+                "low": mean.low,
+                "high": mean.high,
+                "entropy": rearrange(entropy, "layer -> layer 1"),
+                "prompts": len(self.kept),
+                "alike": len(self.alike),
+                "unspelled": len(self.unspelled),
+            },
         )
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: getattr(self, name) for name in ("probability", "entropy", "top")}
-        names = ("languages", "kept", "alike", "unspelled")
-        labels = {name: list(getattr(self, name)) for name in names}
-        artifacts.save(path, "Lens", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Lens":
-        found = artifacts.load(path, "Lens")
-        labels: dict[str, Any] = {name: tuple(each) for name, each in found.labels.items()}
-        return Lens(**found.tensors, **labels)
 
 
 def logit_lens(
@@ -209,11 +194,61 @@ def logit_lens(
     if not questions:
         raise ValueError("There is no question: give one or more.")
     languages = check_languages(list(questions[0].answers))
+    asked = _answerable(model, questions, languages)
+    prompts = {number: prompt_ids(model, questions[number].prompt) for number in asked.tokens}
+    n_top = min(n_top, model.n_vocab)
+    probability = torch.zeros(len(prompts), model.n_layers, len(languages), dtype=torch.float64)
+    entropy = torch.zeros(len(prompts), model.n_layers, dtype=torch.float64)
+    top = torch.zeros(len(prompts), model.n_layers, n_top, dtype=torch.int64)
+    row_of = {number: row for row, number in enumerate(prompts)}
+    order = sorted(prompts, key=lambda number: len(prompts[number]))
+    batches = range(0, len(order), batch_size)
+    for first in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
+        numbers = order[first : first + batch_size]
+        states = last_states(model, [prompts[number] for number in numbers])
+        for number, state in zip(numbers, states, strict=True):
+            chance, row = read_out(model, state).double().softmax(dim=-1).cpu(), row_of[number]
+            if chance.isnan().any():
+                raise ValueError(
+                    f"{model.name} gives NaN after question {number}: weights may be "
+                    f"damaged, or {model.dtype} too narrow. Load it with dtype=torch.float32."
+                )
+            entropy[row] = torch.special.entr(chance).sum(dim=-1)
+            top[row] = chance.topk(n_top, dim=-1).indices
+            for column, tokens in enumerate(asked.tokens[number]):
+                probability[row, :, column] = chance[:, sorted(tokens)].sum(dim=-1)
+    return Lens(
+        probability=probability,
+        entropy=entropy,
+        top=top,
+        languages=languages,
+        kept=tuple(prompts),
+        alike=asked.alike,
+        unspelled=asked.unspelled,
+    )
+
+
+class _Answerable(NamedTuple):
+    """Which questions can be asked, by number."""
+
+    tokens: dict[int, list[set[int]]]
+    """The tokens that an answer may begin with, in each language, of those that can."""
+
+    alike: tuple[int, ...]
+    """As in `Lens`."""
+
+    unspelled: tuple[int, ...]
+
+
+def _answerable(
+    model: NeuronModel, questions: Sequence[Question], languages: Sequence[str]
+) -> _Answerable:
+    """Refused where no question is left, or one has answers in other languages."""
     spelling = Spelling(model)
-    kept, sets = [], []
+    kept: dict[int, list[set[int]]] = {}
     alike, unspelled = [], []
     for number, question in enumerate(questions):
-        if tuple(question.answers) != languages:
+        if tuple(question.answers) != tuple(languages):
             raise ValueError(
                 f"Question {number} has answers in {', '.join(question.answers)}, the first in "
                 f"{', '.join(languages)}: give each the same languages, in the same order."
@@ -224,36 +259,14 @@ def logit_lens(
         elif any(one & other for one, other in combinations(tokens, 2)):
             alike.append(number)
         else:
-            kept.append(number)
-            sets.append(tokens)
+            kept[number] = tokens
     if not kept:
         raise ValueError(
             f"Of {len(questions)} questions none is left: in {len(alike)} the answers of two "
             f"languages may begin with the same token, in {len(unspelled)} no token begins one. "
             f"Ask about fewer languages than {', '.join(languages)}, or other questions."
         )
-    prompts = [prompt_ids(model, questions[number].prompt) for number in kept]
-    probability = torch.zeros(len(kept), model.n_layers, len(languages), dtype=torch.float64)
-    entropy = torch.zeros(len(kept), model.n_layers, dtype=torch.float64)
-    n_top = min(n_top, model.n_vocab)
-    top = torch.zeros(len(kept), model.n_layers, n_top, dtype=torch.int64)
-    order = sorted(range(len(kept)), key=lambda prompt: len(prompts[prompt]))
-    batches = range(0, len(order), batch_size)
-    for at in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
-        chosen = order[at : at + batch_size]
-        states = last_states(model, [prompts[prompt] for prompt in chosen])
-        for prompt, state in zip(chosen, states, strict=True):
-            chance = read_out(model, state).double().softmax(dim=-1).cpu()
-            if chance.isnan().any():
-                raise ValueError(
-                    f"{model.name} gives NaN after question {kept[prompt]}: weights may be "
-                    f"damaged, or {model.dtype} too narrow. Load it with dtype=torch.float32."
-                )
-            entropy[prompt] = torch.special.entr(chance).sum(dim=-1)
-            top[prompt] = chance.topk(n_top, dim=-1).indices
-            for column, tokens in enumerate(sets[prompt]):
-                probability[prompt, :, column] = chance[:, sorted(tokens)].sum(dim=-1)
-    return Lens(probability, entropy, top, languages, tuple(kept), tuple(alike), tuple(unspelled))
+    return _Answerable(kept, tuple(alike), tuple(unspelled))
 
 
 def _tokens(spelling: Spelling, answer: str | Sequence[str]) -> set[int]:

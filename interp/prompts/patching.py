@@ -18,8 +18,7 @@ below the first layer is computed once (`interp.prompts.ending`).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -27,7 +26,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.alignment import At, Source, Span, align, prompt_ids
+from interp.prompts.alignment import At, Source, Span, align, is_prompt, prompt_ids
 from interp.prompts.attribution import Prompt, target_ids
 from interp.prompts.sweep import (
     PLACES,
@@ -40,9 +39,10 @@ from interp.prompts.sweep import (
     record,
     width,
 )
-from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import listed
+from interp.results.frames import tidy
+from interp.results.saved import Saved
 from interp.results.words import Layers
 
 Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
@@ -57,8 +57,8 @@ Answer = int | str | Sequence[int]
 which any will do."""
 
 
-@dataclass(frozen=True, eq=False)
-class PatchingResult:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchingResult(Saved):
     """How likely each answer is under each patch.
 
     >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
@@ -67,6 +67,9 @@ class PatchingResult:
     >>> found.answers[found.unpatched.argmax()], found.probability.shape
     ('Saturday', torch.Size([1, 1, 6, 1, 3]))
     """
+
+    kind = "PatchingResult"
+    made_by = "interp.patch(model, source, target, answers)"
 
     log_probability: Float64[Tensor, "source part layer span answer"]
     """In nats, of the answer as the next token of the target. The difference of two answers of one
@@ -144,34 +147,22 @@ class PatchingResult:
     def to_frame(self) -> pd.DataFrame:
         """One row for each number; `place` numbers the spans, and `change` is in nats, from the
         target as it is."""
-        places = list(enumerate(self.spans))
-        axes = (self.sources, self.parts, self.layers, places, self.answers)
-        rows = [
-            (source, part, layer, *place, answer)
-            for source, part, layer, place, answer in product(*axes)
-        ]
-        names = ["source", "part", "layer", "place", "span", "answer"]
-        return pd.DataFrame(rows, columns=names).assign(
-            extent=self.extent,
-            log_probability=self.log_probability.flatten().numpy(),
-            probability=self.probability.flatten().numpy(),
-            change=(self.log_probability - self.unpatched).flatten().numpy(),
-        )
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        labels = {name: getattr(self, name) for name in _LABELS}
-        artifacts.save(path, "PatchingResult", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "PatchingResult":
-        found = artifacts.load(path, "PatchingResult")
-        labels: dict[str, Any] = {
-            name: value if isinstance(value, str) else tuple(value)
-            for name, value in found.labels.items()
+        axes = {
+            "source": self.sources,
+            "part": self.parts,
+            "layer": self.layers,
+            "place": range(len(self.spans)),
+            "answer": self.answers,
         }
-        return PatchingResult(**found.tensors, **labels)
+        numbers = {
+            "extent": self.extent,
+            "log_probability": self.log_probability,
+            "probability": self.probability,
+            "change": self.log_probability - self.unpatched,
+        }
+        frame = tidy(axes, numbers)
+        frame.insert(4, "span", [self.spans[place] for place in frame["place"]])
+        return frame
 
     def _value(self, log_probability: Tensor, answer: str, other: str | None) -> Tensor:
         value = log_probability[..., self._index(answer)]
@@ -181,10 +172,6 @@ class PatchingResult:
         if answer not in self.answers:
             raise ValueError(f"{answer!r} was not asked for, only {', '.join(self.answers)}.")
         return self.answers.index(answer)
-
-
-_TENSORS = ("log_probability", "top", "unpatched", "own")
-_LABELS = ("sources", "parts", "extent", "layers", "spans", "answers")
 
 
 def patch(
@@ -222,56 +209,45 @@ def patch(
     """
     if layers not in get_args(Layers):
         raise ValueError(f"layers is one of {', '.join(get_args(Layers))}, not {layers!r}.")
-    ids = prompt_ids(model, target)
+    if not is_prompt(target):
+        raise ValueError(
+            f"The target is {_type_of(target)}: give text, or the token ids of one prompt "
+            "(integers, or a tensor of them with one axis)."
+        )
+    named = {"source": source, **(controls or {})}
+    sources = {name: _listed(name, given) for name, given in named.items()}
     tokens = _answer_ids(model, target, answers)
     units = _units(model, parts, generator)
-    places: list[Place] = [
-        place for place in PLACES if any(place in each for each in units.values())
-    ]
-    named = {"source": source, **(controls or {})}
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
-        taken = _take(model, named, target, at, places, generator, at_once)
-        own = [_log_probability(each, tokens).mean(dim=0) for each in taken.logits]
-        spans, names = taken.spans, list(named)
-        if taken.noise is not None:
+        recorded = _record(model, sources, target, at, units, generator, at_once)
+        own = [_log_probability(logits, tokens).mean(dim=0) for logits in recorded.logits]
+        names = list(sources)
+        if recorded.noise is not None:
             names, own = [*names, "noise"], [*own, torch.full_like(own[0], torch.nan)]
-        sweep = Sweep(
-            model, list(units.values()), taken.values, spans, taken.noise, taken.unpatched
-        )
-        shape = (len(names), len(units), len(numbers), len(spans))
+        shape = (len(names), len(units), len(numbers), len(recorded.spans))
         reach = [range(n, n + 1 if layers == "each" else model.n_layers) for n in numbers]
         patches = [
             Patch(source, part, row, span, reach[row])
             for source, part, row, span in product(*map(range, shape))
         ]
-        found = torch.empty(*shape, len(answers), dtype=torch.float64)
-        top = torch.empty(shape, dtype=torch.int64)
-        clean = own[0]
-        seen = tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False)
-        for some, logits, prompt in sweep.run(torch.tensor(ids), patches, at_once):
-            seen.update(len(some))
-            where = tuple(torch.tensor([each[:4] for each in some]).unbind(dim=1))
-            found[where] = _log_probability(logits, tokens)
-            top[where] = logits.argmax(dim=-1).cpu()
-            clean = _log_probability(prompt[None], tokens)[0]
-        seen.close()
-    if clean.isnan().any() or own[0].isnan().any():
+        found = _swept(model, recorded, target, units, patches, shape, tokens, at_once)
+    if found.unpatched.isnan().any() or own[0].isnan().any():
         raise ValueError(
             f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
             "too narrow. Load the model with dtype=torch.float32."
         )
     return PatchingResult(
-        found,
-        top,
-        clean,
-        torch.stack(own),
-        tuple(names),
-        tuple(units),
-        layers,
-        tuple(numbers),
-        tuple(span.name for span in spans),
-        tuple(answers),
+        log_probability=found.log_probability,
+        top=found.top,
+        unpatched=found.unpatched,
+        own=torch.stack(own),
+        sources=tuple(names),
+        parts=tuple(units),
+        extent=layers,
+        layers=tuple(numbers),
+        spans=tuple(span.name for span in recorded.spans),
+        answers=tuple(answers),
     )
 
 
@@ -291,7 +267,7 @@ def heads(model: NeuronModel) -> dict[str, Units]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Taken:
+class _Recorded:
     """What is put into the target."""
 
     spans: tuple[Span, ...]
@@ -305,34 +281,79 @@ class _Taken:
     """What the target has itself, which noise starts from."""
 
 
-def _take(
+def _record(
     model: NeuronModel,
-    named: Mapping[str, Sources],
+    sources: Mapping[str, Sequence[Source | Prompt]],
     target: Prompt,
     at: At,
-    places: Sequence[Place],
+    units: Mapping[str, Units],
     generator: torch.Generator | None,
     at_once: int,
-) -> _Taken:
-    listed = [_listed(each) for each in named.values()]
+) -> _Recorded:
+    """What the sources have where they meet the target, at every place that a part is at."""
+    places: list[Place] = [
+        place for place in PLACES if any(place in part for part in units.values())
+    ]
     # Before anything is run: all of them must meet the target.
-    aligned = [align(model, each, target, at) for some in listed for each in some]
+    every = [source for some in sources.values() for source in some]
+    aligned = [align(model, source, target, at) for source in every]
     spans = aligned[0]
-    prompts = [prompt_ids(model, _prompt(each)) for some in listed for each in some]
-    where = [[span.source for span in found] for found in aligned]
+    prompts = [prompt_ids(model, _prompt(source)) for source in every]
+    where = [[span.source for span in spans] for spans in aligned]
     if generator is not None:
         prompts.append(prompt_ids(model, target))
         where.append([span.target for span in spans])
-    found = iter(record(model, prompts, where, places, at_once))
-    recorded = [[next(found) for _ in some] for some in listed]
-    values = [_mean([each.values for each in some]) for some in recorded]
-    return _Taken(
+    in_order = iter(record(model, prompts, where, places, at_once))
+    recorded = [[next(in_order) for _ in some] for some in sources.values()]
+    values = [_mean([one.values for one in some]) for some in recorded]
+    return _Recorded(
         spans,
         values,
-        [torch.stack([each.logits for each in some]) for some in recorded],
+        [torch.stack([one.logits for one in some]) for some in recorded],
         _noise(values[0], generator),
-        None if generator is None else next(found).values,
+        None if generator is None else next(in_order).values,
     )
+
+
+class _Swept(NamedTuple):
+    """What the target answers; axes as in `PatchingResult`."""
+
+    log_probability: Float64[Tensor, "source part layer span answer"]
+    top: Int64[Tensor, "source part layer span"]
+    unpatched: Float64[Tensor, " answer"]
+
+
+def _swept(
+    model: NeuronModel,
+    recorded: _Recorded,
+    target: Prompt,
+    units: Mapping[str, Units],
+    patches: Sequence[Patch],
+    shape: tuple[int, int, int, int],
+    tokens: Sequence[Sequence[int]],
+    at_once: int,
+) -> _Swept:
+    """All patches of the target, each number at its place in the result."""
+    sweep = Sweep(
+        model,
+        list(units.values()),
+        recorded.values,
+        recorded.spans,
+        recorded.noise,
+        recorded.unpatched,
+    )
+    log_probability = torch.empty(*shape, len(tokens), dtype=torch.float64)
+    top = torch.empty(shape, dtype=torch.int64)
+    unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
+    ids = torch.tensor(prompt_ids(model, target))
+    with tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False) as done:
+        for some, logits, prompt in sweep.run(ids, patches, at_once):
+            done.update(len(some))
+            where = tuple(torch.tensor([patch[:4] for patch in some]).unbind(dim=1))
+            log_probability[where] = _log_probability(logits, tokens)
+            top[where] = logits.argmax(dim=-1).cpu()
+            unpatched = _log_probability(prompt[None], tokens)[0]
+    return _Swept(log_probability, top, unpatched)
 
 
 def _mean(several: Sequence[Values]) -> Values:
@@ -350,14 +371,30 @@ def _prompt(source: Source | Prompt) -> Prompt:
     return source.prompt if isinstance(source, Source) else source
 
 
-def _listed(sources: Sources) -> list[Source | Prompt]:
+def _listed(name: str, given: object) -> list[Any]:
     """One prompt or several; token ids are one prompt."""
-    if isinstance(sources, str | Source | Tensor):
-        return [sources]
-    several: list[Any] = list(sources)
-    if not several:
-        raise ValueError("There is no source among the sources: give a prompt or more.")
-    return [several] if all(isinstance(each, int) for each in several) else several
+    if _is_source(given):
+        return [given]
+    if isinstance(given, Sequence) and given and all(map(_is_source, given)):
+        return list(given)
+    raise ValueError(
+        f"The source {name!r} is {_type_of(given)}: give text, the token ids of one prompt "
+        "(integers, or a tensor of them with one axis), a Source, or a sequence of those."
+    )
+
+
+def _is_source(given: object) -> bool:
+    return is_prompt(given.prompt if isinstance(given, Source) else given)
+
+
+def _type_of(given: object) -> str:
+    if isinstance(given, Tensor):
+        return f"a tensor of {given.dtype} and shape {list(given.shape)}"
+    if isinstance(given, Source):
+        return f"a Source of {_type_of(given.prompt)}"
+    if isinstance(given, Sequence) and not given:
+        return "empty"
+    return f"of type {type(given).__name__}"
 
 
 def _noise(like: Values, generator: torch.Generator | None) -> Values | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas
 from einops import reduce
-from safetensors import safe_open
 
 from interp import plots
 from interp.counting.run import Run
@@ -17,7 +16,7 @@ from interp.counting.stats import FiringStats
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.inference.claims import Claim, load_claims
 from interp.inference.intervals import jackknife, selection_frequency
-from interp.reports.kinds import KINDS, Kind, kind_of
+from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
 from interp.runs.folder import read_plan
@@ -146,7 +145,7 @@ def sections_of(file: Path) -> Iterator[Section]:
         yield selection_section(file)
     elif file.suffix == ".csv":
         frame = plots.read_table(file)
-        kind = kind_of(frame)
+        kind = kind_of(file, frame)
         if kind is not None:
             yield table_section(file, frame, kind)
 
@@ -252,13 +251,13 @@ def counts_behind(
 # ---------------------------------------------------------------- tables
 
 
-def table_section(file: Path, frame: pandas.DataFrame, kind: Kind) -> Section:
+def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Section:
     """The figure of a table, with what else stands beside it."""
     text, tables = kind.text, {}
-    matrix, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
-    if file.name == "matrix.csv" and matrix.is_file():
-        text += "\n\n" + own_against_others(PerplexityMatrix.load(matrix))
-    if {"to", "rate"} <= set(frame.columns) and texts.is_file():
+    stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
+    if kind.result == PerplexityMatrix.kind and stored.is_file():
+        text += "\n\n" + own_against_others(PerplexityMatrix.load(stored))
+    if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text written in each way; nothing was chosen."] = first
     picture = Picture(kind.draw, kind.caption, kind.rows(frame))
@@ -292,10 +291,7 @@ def first_texts(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 def origin_of(file: Path) -> dict[str, Any]:
     """Where a result comes from: what its .safetensors says, or the run.json of its folder."""
-    stored, run = file.with_suffix(".safetensors"), file.with_name("run.json")
-    if stored.is_file():
-        with safe_open(stored, "pt") as opened:
-            origin = json.loads(opened.metadata().get("provenance", "{}"))
-        if origin:
-            return origin
-    return read_plan(file.parent) if run.is_file() else {}
+    origin = json.loads(header_of(file).get("provenance", "{}"))
+    if origin or not file.with_name("run.json").is_file():
+        return origin
+    return read_plan(file.parent)

@@ -19,11 +19,11 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, wraps
+from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -38,8 +38,6 @@ from interp.results.reader import (
     read,
 )
 
-Result = TypeVar("Result")
-
 FORMAT = "polyneuron"
 PACKAGES = {
     "interp": "polyneuron",
@@ -48,24 +46,6 @@ PACKAGES = {
     "transformer_lens": "transformer-lens",
 }
 """Imported name → distribution, for `provenance`."""
-
-MADE_BY = {
-    kind: "interp.collect(model, corpora, out), or `interp collect` on the command line"
-    for kind in ("FiringStats", "ActivationMoments", "SentenceMeans", "FiringSigns")
-} | {
-    "TopContexts": "interp.collect(model, corpora, out, keep=interp.Keep(contexts=8))",
-    "Precision": "interp.scores.average_precision.measure_precision(means)",
-    "SharingProfile": "interp.sharing_profile(signs, generator)",
-    "Losses": "interp.losses_under(model, corpora, interventions)",
-    "PerplexityMatrix": "interp.perplexity_matrix(model, selection, corpora, out=...)",
-    "Choices": "interp.choose(model, tasks)",
-    "Written": "interp.exact_match(model, tasks)",
-    "SwitchOff": "interp.switch_off(model, tasks, generator)",
-    "CategorySums": "interp.attribute_categories(model, tasks)",
-    "PatchingResult": "interp.patch(model, source, target, answers)",
-    "Lens": "interp.logit_lens(model, questions)",
-}
-"""Kind of result → what makes it, for the message about a missing file."""
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
 FORGOTTEN = 24 * 3600.0  # seconds; clocks of nodes that share a disk differ by far less
@@ -180,14 +160,15 @@ def _entries(
     return entries
 
 
-def load(path: Path | str, kind: str, lazy: Collection[str] = ()) -> Artifact:
+def load(path: Path | str, kind: str, lazy: Collection[str] = (), made_by: str = "") -> Artifact:
     """Read a result back; refuses a file that is not a whole, undamaged `kind`.
 
     Tensors named in `lazy` are checked like the others and stay in the file, see `LazyTensor`.
+    Where the file is missing, the error says that `made_by` makes it.
     """
     path = Path(path)
     if not path.exists():
-        made_by = MADE_BY.get(kind, f"what saves a {kind}")
+        made_by = made_by or f"what saves a {kind}"
         raise FileNotFoundError(f"{path} is missing. Make it with {made_by}.")
     if not path.is_file():
         raise ValueError(f"{path} is a folder: give the path of a {kind} file inside it.")
@@ -202,51 +183,6 @@ def load(path: Path | str, kind: str, lazy: Collection[str] = ()) -> Artifact:
         contents.provenance,
         StrictDict(f"{path} has no tensor", contents.lazy),
     )
-
-
-def reads(load: Callable[[Path | str], Result]) -> Callable[[Path | str], Result]:
-    """Make a function that reads a result refuse a file that holds something else under its names.
-
-    Anybody can write a file of any kind, with a checksum that fits. Axes of one name must be of one
-    length, and labels be text.
-    """
-
-    @wraps(load)
-    def checked(path: Path | str) -> Result:
-        wrong: str | None
-        try:
-            result = load(path)
-            wrong = _misfit(result)
-        except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-            result, wrong = None, str(error).split("\n")[0]
-        if result is None or wrong is not None:
-            raise ValueError(
-                f"{path} does not hold what a result of its kind does ({wrong}): make it anew."
-            )
-        return result
-
-    return checked
-
-
-def _misfit(result: Any) -> str | None:
-    """What is not as the class says it is."""
-    sizes: dict[str, int] = {}
-    for each in fields(result) if is_dataclass(result) else ():
-        if isinstance(getattr(type(result), each.name, None), property):
-            continue  # still on disk, read when it is needed
-        value, kind = getattr(result, each.name), each.type
-        if isinstance(value, Tensor) and isinstance(getattr(kind, "dim_str", None), str):
-            if not isinstance(value, cast(type, kind)):
-                return f"{each.name} is {value.dtype} of shape {list(value.shape)}"
-            for axis, size in zip(cast(Any, kind).dim_str.split(), value.shape, strict=True):
-                if axis.isalpha() and sizes.setdefault(axis, size) != size:
-                    return f"{each.name} has {size:,} for {axis}, and another part {sizes[axis]:,}"
-        elif kind == tuple[str, ...] and not all(isinstance(word, str) for word in value):
-            return f"{each.name} is {value!r:.40}"
-    languages = getattr(result, "languages", ())
-    if len(languages) != sizes.get("language", len(languages)):
-        return f"{len(languages)} languages for {sizes['language']}"
-    return None
 
 
 class StrictDict(dict[str, Any]):

@@ -12,8 +12,7 @@ every text gives next to the same in each, and moves the mean of a short sentenc
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
@@ -21,8 +20,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp.counting.stats import SentenceMeans
-from interp.results import artifacts
 from interp.results.bars import tqdm
+from interp.results.saved import Saved
 from interp.results.words import Half, Kind
 from interp.scores.ranks import (
     Tail,
@@ -68,8 +67,8 @@ def roc_area(
     return precision_and_area(responses, labels, n_languages)[1]
 
 
-@dataclass(frozen=True)
-class Precision:
+@dataclass(frozen=True, kw_only=True)
+class Precision(Saved):
     """How well every unit of some sites detects each language, and what it gives on it.
 
     The units of a layer's sites stand one after the other on one axis, so a selection over
@@ -79,6 +78,9 @@ class Precision:
     >>> precision.units("pre"), precision.percentile(50.0).shape
     (slice(0, 2048, None), torch.Size([3, 6, 2048]))
     """
+
+    kind = "Precision"
+    made_by = "interp.measure_precision(means)"
 
     average_precision: Float64[Tensor, "language layer unit"]
     """Of the language's sentences among all; see `average_precision`."""
@@ -140,28 +142,6 @@ class Precision:
                 f"Percentile {percent} was not measured, only {', '.join(map(str, self.percents))}."
             )
         return self.percentiles[self.percents.index(percent)]
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        names = ("average_precision", "roc_area", "percentiles", "sentences")
-        labels = {
-            "percents": list(self.percents),
-            "languages": list(self.languages),
-            "sites": [list(site) for site in self.sites],
-        }
-        tensors = {name: getattr(self, name) for name in names}
-        artifacts.save(Path(path), "Precision", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "Precision":
-        stored = artifacts.load(Path(path), "Precision")
-        labels = stored.labels
-        return Precision(
-            **stored.tensors,
-            percents=tuple(labels["percents"]),
-            languages=tuple(labels["languages"]),
-            sites=tuple((kind, width) for kind, width in labels["sites"]),
-        )
 
 
 def measure_precision(

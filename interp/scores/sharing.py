@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +22,9 @@ from torch import Tensor
 
 from interp.counting.stats import FiringSigns
 from interp.inference.intervals import Estimate, mean_over_examples
-from interp.results import artifacts
 from interp.results.display import counted, listed
+from interp.results.frames import tidy
+from interp.results.saved import Saved
 from interp.results.words import Source
 
 
@@ -40,6 +39,10 @@ class Sharing(IntEnum):
     SPECIFIC = 1
     PARTLY_SHARED = 2
     ALL_SHARED = 3
+
+
+CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
+"""Their names in tables and figures."""
 
 
 def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor, "*unit"]:
@@ -91,21 +94,25 @@ def chance_of_categories(
     return torch.stack([number[0], number[1], number[2:-1].sum(dim=0), number[-1]])
 
 
-@dataclass(frozen=True)
-class SharingProfile:
+@dataclass(frozen=True, kw_only=True)
+class SharingProfile(Saved):
     """How the neurons of each layer divide among the categories, example by example.
 
     The axis "category" has the order of `Sharing`. Intervals are over examples, or clusters of
     them: they say what other prompts of the same kind would give, in the same languages.
 
     >>> bits = torch.tensor([[[[7]], [[3]]], [[[1]], [[1]]]], dtype=torch.uint8)
-    >>> signs = interp.FiringSigns(bits, ("sum", "product"), ("en", "de"), d_mlp=8)
+    >>> prompts, codes = ("sum", "product"), ("en", "de")
+    >>> signs = interp.FiringSigns(bits=bits, prompts=prompts, languages=codes, d_mlp=8)
     >>> profile = interp.sharing_profile(signs, generator)
     >>> profile.count.tolist()
     [[[5, 1, 0, 2]], [[7, 0, 0, 1]]]
     >>> profile.share().value.tolist()
     [[0.75, 0.0625, 0.0, 0.1875]]
     """
+
+    kind = "SharingProfile"
+    made_by = "interp.sharing_profile(signs, generator)"
 
     count: Int64[Tensor, "prompt layer category"]
     """Neurons in each category; they add up to `d_mlp`."""
@@ -148,7 +155,7 @@ class SharingProfile:
 
     def __repr__(self) -> str:
         shares = self._shares.mean(dim=(0, 1)).tolist()
-        named = (f"{each.name.lower().replace('_', ' ')} {shares[each]:.2f}" for each in Sharing)
+        named = (f"{name} {share:.2f}" for name, share in zip(CATEGORIES, shares, strict=True))
         return (
             f"SharingProfile({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
             f"{len(self.kept)} layers of {self.d_mlp:,} neurons, of which {listed(named)})"
@@ -233,40 +240,22 @@ class SharingProfile:
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per layer and category: the shares, both baselines, the repeatability."""
-        share, excess = self.share(level), self.excess(level)
-        columns = {"share": share.value, "low": share.low, "high": share.high}
-        columns |= {"independent": self.independent, "interchangeable": self.interchangeable}
-        columns |= {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high}
-        columns |= {"repeatability": self.repeatability}
-        rows = [
-            {"layer": layer, "category": category.name.lower().replace("_", " ")}
-            | {name: values[layer, category].item() for name, values in columns.items()}
-            for layer in range(len(self.kept))
-            for category in Sharing
-        ]
-        said = {"source": self.source, "threshold": self.threshold}
-        return pd.DataFrame(rows).assign(
-            languages=len(self.languages), prompts=len(self.prompts), **said
-        )
-
-    def save(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
-        labels = {name: each for name, each in vars(self).items() if name not in tensors}
-        artifacts.save(Path(path), "SharingProfile", tensors, labels, provenance or {})
-
-    @staticmethod
-    @artifacts.reads
-    def load(path: Path | str) -> "SharingProfile":
-        stored = artifacts.load(Path(path), "SharingProfile")
-        labels = stored.labels
-        prompts, languages = tuple(labels["prompts"]), tuple(labels["languages"])
-        return SharingProfile(
-            **stored.tensors,
-            prompts=prompts,
-            languages=languages,
-            d_mlp=labels["d_mlp"],
-            source=labels.get("source", "gate"),  # older files do not say
-            threshold=labels.get("threshold", 0.0),
+        share = self.share(level)
+        return tidy(
+            {"layer": range(len(self.kept)), "category": CATEGORIES},
+            {
+                "share": share.value,
+                "low": share.low,
+                "high": share.high,
+                "independent": self.independent,
+                "interchangeable": self.interchangeable,
+                "excess": self.excess(level),
+                "repeatability": self.repeatability,
+                "languages": len(self.languages),
+                "prompts": len(self.prompts),
+                "source": self.source,
+                "threshold": self.threshold,
+            },
         )
 
 
@@ -291,7 +280,8 @@ def sharing_profile(
     Works on the packed bits, one layer at a time.
 
     >>> three = torch.full((2, 3, 1, 1), 0b111, dtype=torch.uint8)  # of eight neurons, always
-    >>> signs = interp.FiringSigns(three, ("sum", "product"), ("en", "de", "zh"), d_mlp=8)
+    >>> prompts, codes = ("sum", "product"), ("en", "de", "zh")
+    >>> signs = interp.FiringSigns(bits=three, prompts=prompts, languages=codes, d_mlp=8)
     >>> profile = interp.sharing_profile(signs, generator)
     >>> profile.share().value.tolist(), profile.independent.tolist()
     ([[0.625, 0.0, 0.0, 0.375]], [[0.625, 0.0, 0.0, 0.375]])
@@ -305,36 +295,25 @@ def sharing_profile(
         raise ValueError(f"There are {n_prompts} prompts and clusters for {len(clusters)}.")
     if n_draws < 0:
         raise ValueError(f"n_draws is {n_draws}: draw no shuffle, 0, or more.")
-    per_prompt, per_draw = (n_prompts, n_layers, len(Sharing)), (n_draws, n_layers, len(Sharing))
-    pairs = (len(rows), len(rows))
-    count = torch.zeros(per_prompt, dtype=torch.int64)
-    kept = torch.zeros(per_prompt[1:], dtype=torch.int64)
-    common = torch.zeros(n_prompts, *pairs, n_layers, dtype=torch.int64)
-    expected = torch.zeros(per_prompt, dtype=torch.float64)
-    shuffled = torch.zeros(per_draw, dtype=torch.float64)
-    shuffled_kept = torch.zeros(per_draw, dtype=torch.int64)
-    shuffled_common = torch.zeros(n_draws, n_prompts, *pairs, dtype=torch.int64)
     # One order for all layers: a prompt moves as a whole.
     orders = torch.rand(n_draws, len(rows), n_prompts, generator=generator).argsort(dim=-1).numpy()
+    layers: list[_Layer] = []
+    shuffled_common = torch.zeros(n_draws, n_prompts, len(rows), len(rows), dtype=torch.int64)
     for layer in range(n_layers):
-        bits = signs.bits[:, rows, layer].cpu()
-        bits = rearrange(bits, "prompt language byte -> language prompt byte").contiguous()
-        words = _words(bits)
-        count[:, layer], kept[layer] = _tally(words, signs.d_mlp)
-        common[..., layer] = _in_both(words)
-        expected[:, layer] = _expected(bits, signs.d_mlp)
-        for draw, order in enumerate(orders):
-            dealt = np.take_along_axis(words, rearrange(order, "row prompt -> row prompt 1"), 1)
-            tally, shuffled_kept[draw, layer] = _tally(dealt, signs.d_mlp)
-            shuffled[draw, layer] = tally.double().mean(dim=0) / signs.d_mlp
-            shuffled_common[draw] += _in_both(dealt)
+        of_layer, common = _of_layer(signs.bits[:, rows, layer].cpu(), orders, signs.d_mlp)
+        layers.append(of_layer)
+        shuffled_common += common
+
+    def stacked(name: str, dim: int) -> Tensor:
+        return torch.stack([getattr(of_layer, name) for of_layer in layers], dim=dim)
+
     return SharingProfile(
-        count=count,
-        kept=kept,
-        common=common,
-        expected=expected,
-        shuffled=shuffled,
-        shuffled_kept=shuffled_kept,
+        count=stacked("count", dim=1),
+        kept=stacked("kept", dim=0),
+        common=stacked("common", dim=-1),
+        expected=stacked("expected", dim=1),
+        shuffled=stacked("shuffled", dim=1),
+        shuffled_kept=stacked("shuffled_kept", dim=1),
         shuffled_overlap=_jaccard(shuffled_common).mean(dim=1),
         clusters=clusters.clone(),
         prompts=signs.prompts,
@@ -346,6 +325,48 @@ def sharing_profile(
 
 
 # ---------------------------------------------------------------- one layer, on packed bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """What `SharingProfile` holds of one layer, under the same names."""
+
+    count: Int64[Tensor, "prompt category"]
+    kept: Int64[Tensor, " category"]
+    common: Int64[Tensor, "prompt language language"]
+    expected: Float64[Tensor, "prompt category"]
+    shuffled: Float64[Tensor, "draw category"]
+    shuffled_kept: Int64[Tensor, "draw category"]
+
+
+def _of_layer(
+    bits: UInt8[Tensor, "prompt language byte"],
+    orders: Int64[np.ndarray, "draw language prompt"],
+    d_mlp: int,
+) -> tuple[_Layer, Int64[Tensor, "draw prompt language language"]]:
+    """One layer, and its `common` of the shuffled prompts."""
+    n_prompts, n_languages, _ = bits.shape
+    bits = rearrange(bits, "prompt language byte -> language prompt byte").contiguous()
+    words = _words(bits)
+    count, kept = _tally(words, d_mlp)
+    shuffled = torch.zeros(len(orders), len(Sharing), dtype=torch.float64)
+    shuffled_kept = torch.zeros(len(orders), len(Sharing), dtype=torch.int64)
+    pairs = (n_languages, n_languages)
+    shuffled_common = torch.zeros(len(orders), n_prompts, *pairs, dtype=torch.int64)
+    for draw, order in enumerate(orders):
+        dealt = np.take_along_axis(words, rearrange(order, "row prompt -> row prompt 1"), 1)
+        tally, shuffled_kept[draw] = _tally(dealt, d_mlp)
+        shuffled[draw] = tally.double().mean(dim=0) / d_mlp
+        shuffled_common[draw] = _in_both(dealt)
+    layer = _Layer(
+        count=count,
+        kept=kept,
+        common=_in_both(words),
+        expected=_expected(bits, d_mlp),
+        shuffled=shuffled,
+        shuffled_kept=shuffled_kept,
+    )
+    return layer, shuffled_common
 
 
 def _words(

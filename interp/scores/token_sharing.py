@@ -19,8 +19,14 @@ from interp.counting.observe import Batch, batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
+from interp.results.frames import tidy
 from interp.results.words import Kind, Source
-from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories
+from interp.scores.sharing import (
+    CATEGORIES,
+    Sharing,
+    chance_of_categories,
+    sharing_categories,
+)
 from interp.text.corpora import Corpora
 
 
@@ -47,7 +53,7 @@ def _of_their_own(
     return chance.gather(0, rearrange(category, "... -> 1 ...").long())[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenSharing:
     """Categories at the last token beside those at other tokens of the same prompts.
 
@@ -116,17 +122,20 @@ class TokenSharing:
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per layer and category; `never_fires` is the layer's, mean over languages."""
         keeps, share = self.keeps(level), self.count.double().mean(dim=0) / self.d_mlp
-        columns = {"share": share, "keeps": keeps.value, "low": keeps.low, "high": keeps.high}
-        columns |= {"by_chance": self.by_chance}
-        never = reduce(self.never_fires(level).value, "language layer -> layer", "mean")
-        rows = [
-            {"layer": layer, "category": category.name.lower().replace("_", " ")}
-            | {name: values[layer, category].item() for name, values in columns.items()}
-            | {"never_fires": never[layer].item()}
-            for layer in range(len(share))
-            for category in Sharing
-        ]
-        return pd.DataFrame(rows).assign(languages=len(self.languages), prompts=len(self.prompts))
+        never = reduce(self.never_fires(level).value, "language layer -> layer 1", "mean")
+        return tidy(
+            {"layer": range(len(share)), "category": CATEGORIES},
+            {
+                "share": share,
+                "keeps": keeps.value,
+                "low": keeps.low,
+                "high": keeps.high,
+                "by_chance": self.by_chance,
+                "never_fires": never,
+                "languages": len(self.languages),
+                "prompts": len(self.prompts),
+            },
+        )
 
 
 def sharing_over_tokens(
@@ -189,7 +198,14 @@ def sharing_over_tokens(
             drawn[prompt] = reduce(chance, "category layer neuron -> layer category", "sum")
             never[prompt] = reduce((rate == 0).long(), "row layer neuron -> row layer", "sum")
     return TokenSharing(
-        count, kept, drawn, never, clusters.clone(), rows.source, corpora.languages, model.d_mlp
+        count=count,
+        kept=kept,
+        drawn=drawn,
+        never=never,
+        clusters=clusters.clone(),
+        prompts=rows.source,
+        languages=corpora.languages,
+        d_mlp=model.d_mlp,
     )
 
 

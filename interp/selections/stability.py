@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate, jackknife
 from interp.results.display import listed
+from interp.results.frames import tidy
 from interp.selections.agreement import half_selections
 from interp.selections.neuron_selection import NeuronSelection, jaccard_between
 from interp.selections.select import select_by_entropy
@@ -32,7 +33,7 @@ _NEGLIGIBLE = 1e-16
 """Probabilities below this are left out of a distribution."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stability:
     """A selection beside others that could have been made in its place.
 
@@ -76,13 +77,8 @@ class Stability:
     def to_frame(self) -> pd.DataFrame:
         """One row per change and language."""
         names = ("jaccard", "low", "high", "chance", "most")
-        rows = [
-            {"change": change, "language": code}
-            | {name: getattr(self, name)[row, column].item() for name in names}
-            for row, change in enumerate(self.changes)
-            for column, code in enumerate(self.languages)
-        ]
-        return pd.DataFrame(rows)
+        axes = {"change": self.changes, "language": self.languages}
+        return tidy(axes, {name: getattr(self, name) for name in names})
 
 
 def measure_stability(
