@@ -30,27 +30,24 @@ Intervals are over relations, since the questions of one share their facts.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers
-from experiments.crossing_claims import claims_of
+from experiments import papers, runner
+from experiments.crossing_claims import measures
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
-from experiments.study import LANGUAGES, Study, for_model
-from interp.inference.claims import markdown, save_claims
+from experiments.runner import Experiment, Preset, Record
+from experiments.study import LANGUAGES, Study
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.alignment import At
 from interp.prompts.patching import Parts, PatchingResult, Sources, patch
 from interp.prompts.sweep import others
-from interp.results import artifacts
 from interp.results.words import Layers
 from interp.text.tasks import align, read_task
 
@@ -60,12 +57,9 @@ CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
 SEVERAL = "A in several languages"
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is asked."""
-
-    study: Study
-    """Model and text."""
 
     facts: str = "babel/fact_completion"
     """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
@@ -79,52 +73,28 @@ class Config:
     n_held_out: int = 6
     """The same of pairs in which A was never told in t."""
 
-    out: Path = Path("results/patch_across_languages/babel")
-    """Folder for the tables."""
-
-
-MISTRAL = replace(
-    papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000
-)
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Every part once, on the shipped model: a minute.",
-        Config(
-            Study(
-                languages=("de", "ja"),
-                tokens=4000,
-                out=Path("results/patch_across_languages/tiny"),
-            ),
-            n_told=4,
-            n_held_out=2,
-            out=Path("results/patch_across_languages/tiny"),
-        ),
+        Study(languages=("de", "ja"), tokens=4000),
+        {"n_told": 4, "n_held_out": 2},
     ),
-    "babel": ("The shipped model, its six languages.", Config(Study())),
-    "thorough": (
+    "babel": Preset("The shipped model, its six languages."),
+    "thorough": Preset(
         "The same with five times as many questions.",
-        Config(
-            Study(),
-            n_told=60,
-            n_held_out=24,
-            out=Path("results/patch_across_languages/thorough"),
-        ),
+        differences={"n_told": 60, "n_held_out": 24},
     ),
-    "paper": (
-        papers.told(
-            MISTRAL,
-            f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
-            "language neurons from Wikipedia",
-            6 * 1e7 + 30 * 200 * 15 * 300,
+    "paper": papers.preset(
+        replace(
+            papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000
         ),
-        Config(
-            papers.under(MISTRAL, "patch_across_languages"),
-            facts=papers.FACTS,
-            fraction=0.01,
-            n_told=200,
-            out=papers.out("patch_across_languages"),
-        ),
+        f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
+        "language neurons from Wikipedia",
+        6 * 1e7 + 30 * 200 * 15 * 300,
+        facts=papers.FACTS,
+        fraction=0.01,
+        n_told=200,
     ),
 }
 
@@ -303,10 +273,9 @@ def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
             }
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def main(config: Config, record: Record) -> None:
     study = config.study
-    model = study.open()
+    model = record.open(study)
     stats, _ = study.statistics(model)
     selection = interp.select_by_entropy(stats, config.fraction)
     tasks = align([read_task(config.facts, code) for code in study.languages])
@@ -328,22 +297,16 @@ def main(config: Config) -> None:
     where = ["part", "at", "source", "layer"]
     table = averages(prompts, ["facts", *where])
     own = prompts.query("source == 'source' and layer == 'all' and facts == 'told'")
-    tables = {"prompts": prompts, "known": known, "table": table}
-    tables |= {"by_pair": averages(own, ["s", "t", "part"])}
-    tables |= {f"moved-{facts}": moved_rows(table, facts) for facts in ("told", "held_out")}
-    for name, each in tables.items():
-        artifacts.write_text(config.out / f"{name}.csv", each.to_csv(index=False))
-    claims = claims_of(prompts, known, model.name)
-    save_claims(claims, config.out / "claims.json")
+    record.tables({"prompts": prompts, "known": known, "table": table})
+    record.tables({"by_pair": averages(own, ["s", "t", "part"])})
+    record.tables({f"moved-{facts}": moved_rows(table, facts) for facts in ("told", "held_out")})
     shown = table.query("facts == 'told' and source != 'noise'")
     columns = [*where, *CELLS, "concept moved", "language moved", "verdict"]
     print(shown.loc[:, columns].to_string(index=False, float_format="%.2f"))
-    print(f"\n{markdown(claims)}")
+    record.judge("patch_across_languages", measures(prompts, known))
 
+
+experiment = Experiment("patch_across_languages", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

@@ -10,35 +10,30 @@ Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds,
 How the models are made, and what an effect size is, says experiments/planted.py.
 """
 
-import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 from jaxtyping import Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
+from experiments.runner import Experiment, Preset, Record, estimate
 from experiments.selectors import SELECTORS, Measured, Selector, measured
-from interp.inference.claims import Claim, claim_of, markdown, save_claims
+from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples, wilson
 from interp.interventions.edits import deactivate
 from interp.plots.style import Table
-from interp.results import artifacts
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
 """Name → kinds of decoys beside the planted neurons."""
-
-COMMAND = "python -m experiments.recover_planted"
 
 
 def measure(design: Design, planted: Planted, generator: torch.Generator, folder: Path) -> Measured:
@@ -263,58 +258,26 @@ def difference_in_recall(
     return mean_over_examples(values, torch.tensor(clusters))
 
 
-def claims_of(frame: Table, summary: Table, on: str) -> list[Claim]:
+def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
     """At the largest effect: what should be found is, chance is chance, and decoys cost."""
     effect = max(frame["effect"].tolist())
     rows = summary[summary["effect"] == effect].set_index(["selector", "decoys"])
-    said: dict[str, Any] = {"on": on, "command": COMMAND, "source": "this project"}
+    words, lape = {"effect": f"{effect:g}"}, "entropy (LAPE)"
 
-    def recall(selector: str, decoys: str, bar: float, **more: Any) -> Claim:
+    def recall(selector: str, decoys: str) -> Measurement:
         row = rows.loc[(selector, decoys)]
-        value, low, high = (float(row[f"recall{end}"]) for end in ("", "_low", "_high"))
-        how = f"share of the planted neurons that are found, effect {effect:g}, decoys: {decoys}"
-        control = float(rows.loc[("random", decoys), "recall"])
-        told: dict[str, Any] = {"how": how, "control": control, "control_name": "random neurons"}
-        return Claim(value=value, low=low, high=high, bar=bar, **(said | told | more))
+        value = estimate(*(float(row[f"recall{end}"]) for end in ("", "_low", "_high")))
+        return Measurement(value, float(rows.loc[("random", decoys), "recall"]), words=words)
 
-    claims = [
-        recall(
-            "random",
-            ALL,
-            0.05,
-            name="planted-random",
-            statement="A selector that draws at random finds next to none of the planted neurons.",
-            side="below",
-        )
-    ]
-    for selector, decoys in itertools.product(("precision of gate", "entropy (LAPE)"), (NONE, ALL)):
-        beside = "with no decoys beside them" if decoys == NONE else "with all decoys beside them"
-        short = selector.split()[0]
-        claims.append(
-            recall(
-                selector,
-                decoys,
-                0.95,
-                name=f"planted-{short}-{decoys}",
-                statement=f"{selector[0].upper()}{selector[1:]} finds 95 % of the planted neurons "
-                f"{beside}.",
-            )
-        )
-    fooled = difference_in_recall(
-        frame, ("entropy (LAPE)", NONE), ("entropy (LAPE)", "script"), effect
-    )
-    claims.append(
-        claim_of(
-            fooled,
-            name="planted-entropy-script",
-            statement="Neurons of a script that two languages share pass for language neurons with "
-            "an entropy over languages (LAPE).",
-            how="share found without decoys less that beside script neurons, paired, effect "
-            f"{effect:g}",
-            **said,
-        )
-    )
-    return claims
+    fooled = difference_in_recall(frame, (lape, NONE), (lape, "script"), effect)
+    return {
+        "planted-random": recall("random", ALL),
+        "planted-precision-none": recall("precision of gate", NONE),
+        "planted-precision-all": recall("precision of gate", ALL),
+        "planted-entropy-none": recall(lape, NONE),
+        "planted-entropy-all": recall(lape, ALL),
+        "planted-entropy-script": Measurement(fooled, words=words),
+    }
 
 
 def shown(summary: Table) -> str:
@@ -341,7 +304,7 @@ def shown(summary: Table) -> str:
 class Config:
     """One run; everything that changes a number is here."""
 
-    design: Design
+    design: Design = field(default_factory=Design)
     """The models and their languages."""
 
     effects: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
@@ -353,7 +316,7 @@ class Config:
     loss_sentences: int = 30
     """Per language, for what switching the planted neurons off costs."""
 
-    out: Path = Path("results/recover_planted/babel")
+    out: Path = Path()
     """Where the tables go."""
 
 
@@ -372,27 +335,26 @@ TINY = Design(
     sentences=100,
 )
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Small models, few of them; checks the code path.",
-        Config(TINY, effects=(0.0, 2.0, 6.0), seeds=2, out=Path("results/recover_planted/tiny")),
+        differences={"design": TINY, "effects": (0.0, 2.0, 6.0), "seeds": 2},
     ),
-    "babel": ("The table in the log: 24 models of 2,048 neurons.", Config(Design())),
+    "babel": Preset("The table in the log: 24 models of 2,048 neurons."),
 }
 
 
-def main(config: Config) -> None:
+def main(config: Config, record: Record) -> None:
     each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
     found = summarise(each)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
-    for name, table in (("recovery", found), ("losses", cost)):
-        text = table.to_csv(index=False, float_format="%.4g")
-        artifacts.write_text(config.out / f"{name}.csv", text)
+    record.tables({"recovery": found, "losses": cost}, float_format="%.4g")
+    print(shown(found), cost.round(3).to_string(index=False), sep="\n\n")
     n_neurons = config.design.n_layers * config.design.d_mlp
     on = f"planted models of {n_neurons:,} neurons"
-    claims = claims_of(each, found, on)
-    save_claims(claims, config.out / "claims.json")
-    print(shown(found), cost.round(3).to_string(index=False), markdown(claims), sep="\n\n")
+    record.judge("recover_planted", measures(each, found), on)
 
+
+experiment = Experiment("recover_planted", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__))
+    experiment.command()

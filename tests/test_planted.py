@@ -13,7 +13,9 @@ from experiments import planted as subject
 from experiments import recover_planted as judges
 from experiments.planted import KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
+from experiments.runner import stated
 from experiments.selectors import SELECTORS, Measured, by_entropy
+from interp.inference.claims import judged
 from interp.scores.lape import language_entropy
 
 EFFECTS = (0.0, 2.0, 6.0)
@@ -407,7 +409,8 @@ def test_the_difference_between_two_is_paired_and_over_pairs_of_languages():
 
 
 def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared, by_decoys):
-    claims = judges.claims_of(compared, by_decoys.reset_index(), "here")
+    measured = judges.measures(compared, by_decoys.reset_index())
+    claims = judged(stated("recover_planted"), measured, "here")
     found = {claim.name: claim for claim in claims}
     assert len(found) == len(claims) == 6
     for name, selector, decoys in (
