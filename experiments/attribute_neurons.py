@@ -41,6 +41,9 @@ from interp.text.tasks import read_task
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")
 """Scores that say in which direction a neuron works."""
 
+BEHIND = ("behind_gradients", "behind_low", "behind_high")
+"""How far a score is from integrated gradients, paired by prompt."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runner.Config):
@@ -159,21 +162,13 @@ def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
                 continue
             here = torch.tensor(wide[name][score].to_numpy())
             best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
-            mean = mean_over_examples(here)
-            row = {
-                "score": score,
-                "measure": name,
-                "mean": mean.value.item(),
-                "low": mean.low.item(),
-                "high": mean.high.item(),
-            }
+            found = [(("mean", "low", "high"), mean_over_examples(here))]
             if score != "integrated gradients":
-                less = paired_bootstrap(best, here, generator)
-                row |= {
-                    "behind_gradients": less.value.item(),
-                    "behind_low": less.low.item(),
-                    "behind_high": less.high.item(),
-                }
+                found.append((BEHIND, paired_bootstrap(best, here, generator)))
+            row = {"score": score, "measure": name}
+            for columns, number in found:
+                ends = (number.value.item(), number.low.item(), number.high.item())
+                row |= dict(zip(columns, ends, strict=True))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -181,7 +176,7 @@ def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
 def measures(found: Table) -> dict[str, Measurement | None]:
     """Whether scores say of a neuron what it does, and gradients say it better."""
     rows = found.set_index(["score", "measure"])
-    own, behind = ("mean", "low", "high"), ("behind_gradients", "behind_low", "behind_high")
+    own = ("mean", "low", "high")
 
     def of(score: str, beside: str, measure: str, columns: tuple[str, ...]) -> Measurement:
         numbers = (float(rows.loc[(score, measure), column]) for column in columns)
@@ -193,7 +188,7 @@ def measures(found: Table) -> dict[str, Measurement | None]:
         "effective-score-foretells": of(
             "effective score", "gradient times activation", "signed", own
         ),
-        "gradients-foretell-more": of(contribution, activation, "size", behind),
+        "gradients-foretell-more": of(contribution, activation, "size", BEHIND),
     }
 
 

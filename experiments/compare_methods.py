@@ -45,10 +45,11 @@ from experiments.judges import (
 from experiments.method_findings import RANDOM, findings, measures
 from experiments.recover_planted import ALL, NONE
 from experiments.runner import Experiment, Preset, Record
-from experiments.selectors import SELECTORS, choose, measured
 from experiments.study import Study
 from interp.plots.style import Table
 from interp.results import artifacts
+from interp.results.frames import tidy
+from interp.scores.methods import SELECTORS, measured
 from interp.selections.neuron_selection import jaccard_between
 from interp.selections.stability import chance_jaccard
 
@@ -151,22 +152,14 @@ def stability(
     tokens: Sequence[int],
 ) -> pd.DataFrame:
     """A row per method, amount of text and language: Jaccard of two choices, beside chance."""
-    rows = []
+    tables = []
     for size, one, other in zip(tokens, chosen, again, strict=True):
-        for name in one:
-            jaccard = jaccard_between(one[name], other[name])
-            chance = chance_jaccard(one[name], other[name]).value
-            for place, code in enumerate(one[name].languages):
-                rows.append(
-                    {
-                        "method": name,
-                        "tokens": size,
-                        "language": code,
-                        "jaccard": jaccard[place].item(),
-                        "chance": chance[place].item(),
-                    }
-                )
-    return pd.DataFrame(rows)
+        for name, mine in one.items():
+            axes = {"method": [name], "tokens": [size], "language": mine.languages}
+            chance = chance_jaccard(mine, other[name]).value
+            columns = {"jaccard": jaccard_between(mine, other[name]), "chance": chance}
+            tables.append(tidy(axes, columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def over_languages(stable: Table) -> pd.DataFrame:
@@ -208,19 +201,13 @@ def methods_table(found: Table, effect: Effects, written: Switching, stable: Tab
 
 def comparison(table: pd.DataFrame) -> pd.DataFrame:
     """The same with one row per mark of the figure."""
-    rows = [
-        {
-            "method": row["method"],
-            "measure": label,
-            "value": row[column],
-            "low": row[f"{column}_low"],
-            "high": row[f"{column}_high"],
-            "control": row[f"{column}_control"],
-        }
-        for column, label in MEASURES.items()
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    tables = []
+    for column, label in MEASURES.items():
+        names = {column: "value"} | {f"{column}_{end}": end for end in ("low", "high", "control")}
+        mine = table[["method", *names]].rename(columns=names)
+        mine.insert(1, "measure", label)
+        tables.append(mine)
+    return pd.concat(tables, ignore_index=True)
 
 
 def main(config: Config, record: Record) -> None:
@@ -276,7 +263,10 @@ def choices(
     chosen = []
     for amount in tqdm(text, desc="Choosing", unit="amount"):
         seen = measured(model, amount.stats, amount.moments, amount.means, generator)
-        chosen.append({name: choose(seen, name, n) for name in SELECTORS})
+        masks = {name: select(seen, n) for name, select in SELECTORS.items()}
+        chosen.append(
+            {name: interp.NeuronSelection(mask, seen.languages) for name, mask in masks.items()}
+        )
     return chosen
 
 

@@ -29,6 +29,7 @@ from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study, present
 from interp.inference.claims import Measurement
 from interp.results import artifacts
+from interp.results.frames import tidy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def mean_precision(
     return torch.stack([score[mask].mean() for score, mask in scores])
 
 
-def rows_of(precision: interp.Precision, n: int) -> list[dict[str, object]]:
+def ends_of(precision: interp.Precision, n: int) -> pd.DataFrame:
     """For each language: mean precision of either end and of both, and where the units are."""
     sets = {
         "top": interp.select_by_precision(precision, n, "top"),
@@ -107,29 +108,25 @@ def rows_of(precision: interp.Precision, n: int) -> list[dict[str, object]]:
         "both": interp.select_by_precision(precision, n),
     }
     outer = outer_layers(precision.average_precision.shape[1])
-    rows: list[dict[str, object]] = []
+    tables = []
     for name, chosen in sets.items():
-        means, profile = mean_precision(precision, chosen), chosen.layer_profile().double()
-        shares = profile[:, outer].sum(dim=1) / profile.sum(dim=1)
-        rows += [
-            {
-                "units": n if name == "both" else n // 2,
-                "set": name,
-                "language": code,
-                "precision": means[place].item(),
-                "outer_layers": shares[place].item(),
-                "outer_by_chance": outer.double().mean().item(),
-            }
-            for place, code in enumerate(precision.languages)
-        ]
-    return rows
+        profile = chosen.layer_profile().double()
+        columns = {
+            "precision": mean_precision(precision, chosen),
+            "outer_layers": profile[:, outer].sum(dim=1) / profile.sum(dim=1),
+            "outer_by_chance": outer.double().mean(),
+        }
+        units = n if name == "both" else n // 2
+        axes = {"units": [units], "set": [name], "language": precision.languages}
+        tables.append(tidy(axes, columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def measures(precision: interp.Precision, n: int) -> dict[str, Measurement | None]:
     """Counted without error on these sentences, so the intervals have no width."""
     shared = interp.select_by_precision(precision, n).overlap().double() / n
     upper = torch.ones_like(shared, dtype=torch.bool).triu(diagonal=1)
-    rows = pd.DataFrame(rows_of(precision, n))
+    rows = ends_of(precision, n)
     ends = {end: rows[rows["set"] == end] for end in ("top", "bottom")}
     positive = (precision.sentences / precision.sentences.sum()).mean().item()
     outer = rows["outer_by_chance"].tolist()[0]
@@ -148,7 +145,7 @@ def measures(precision: interp.Precision, n: int) -> dict[str, Measurement | Non
 def main(config: Config, record: Record) -> None:
     model = record.open(config.study, "hooked")
     precision = measure(model, config)
-    table = pd.DataFrame([row for n in config.sizes for row in rows_of(precision, n)])
+    table = pd.concat([ends_of(precision, n) for n in config.sizes])
     record.tables({"precision": table})
     sentences = ", ".join(map(str, precision.sentences.tolist()))
     print(f"{precision.average_precision[0].numel():,} units; sentences: {sentences}\n")

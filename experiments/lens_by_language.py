@@ -16,7 +16,7 @@ which the two words may begin with the same token cannot tell; they are left out
 control is another language in the place of the pivot.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ from interp.prompts.lens import (
     token_languages,
 )
 from interp.results import artifacts
+from interp.results.frames import tidy
 from interp.text.languages import language
 from interp.text.tasks import align, read_task
 
@@ -99,36 +100,13 @@ def questions(
     return found, held_out
 
 
-def top_rows(
+def top_table(
     lens: Lens, shares: Float64[Tensor, "language vocab"], asked_in: str, codes: tuple[str, ...]
-) -> Iterator[dict[str, Any]]:
+) -> pd.DataFrame:
     """How each layer's most likely tokens divide among languages."""
     mean = mean_over_examples(languages_of(lens.top, shares).nan_to_num(1 / len(codes)))
-    for layer in range(lens.top.shape[1]):
-        for column, code in enumerate(codes):
-            yield {
-                "asked_in": asked_in,
-                "layer": layer,
-                "language": code,
-                "share": mean.value[layer, column].item(),
-                "low": mean.low[layer, column].item(),
-                "high": mean.high[layer, column].item(),
-            }
-
-
-def promoted_rows(
-    found: Float64[Tensor, "owner layer language"],
-    owners: tuple[str, ...],
-    codes: tuple[str, ...],
-    name: str,
-) -> Iterator[dict[str, Any]]:
-    for row, owner in enumerate(owners):
-        for layer in range(found.shape[1]):
-            for column, code in enumerate(codes):
-                share = found[row, layer, column].item()
-                yield {"neurons": name, "owner": owner, "layer": layer, "language": code} | {
-                    "share": share
-                }
+    axes = {"asked_in": [asked_in], "layer": range(lens.top.shape[1]), "language": codes}
+    return tidy(axes, {"share": mean.value, "low": mean.low, "high": mean.high})
 
 
 def promoted_table(
@@ -140,14 +118,17 @@ def promoted_table(
 ) -> pd.DataFrame:
     """Whose tokens language neurons promote, and random ones."""
     codes, selection = config.study.languages, interp.select_by_entropy(stats, config.fraction)
-    found = promoted_languages(model, selection, shares, moments)
-    rows = list(promoted_rows(found, codes, codes, "language neurons"))
     generator = torch.Generator().manual_seed(config.study.seed)
+    sets = {"language neurons": selection}
     for draw in range(config.n_draws):
         drawn = selection.random_like(generator, exclude=selection.union())
-        found = promoted_languages(model, drawn, shares, moments)
-        rows += promoted_rows(found, codes, codes, f"random neurons {draw}")
-    return pd.DataFrame(rows)
+        sets[f"random neurons {draw}"] = drawn
+    tables = []
+    for name, neurons in sets.items():
+        share = promoted_languages(model, neurons, shares, moments)
+        axes = {"neurons": [name], "owner": codes, "layer": range(model.n_layers)}
+        tables.append(tidy(axes | {"language": codes}, {"share": share}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def lens_of(model: interp.NeuronModel, asked: Sequence[Question], what: str) -> Lens | None:
@@ -268,8 +249,8 @@ def main(config: Config, record: Record) -> None:
     lenses, controls, curves = read_layers(model, config)
     promoted = promoted_table(model, config, stats, moments, shares)
     if curves:
-        tops = [row for code, lens in lenses.items() for row in top_rows(lens, shares, code, codes)]
-        record.tables({"lens": pd.concat(curves), "top": pd.DataFrame(tops)})
+        tops = [top_table(lens, shares, code, codes) for code, lens in lenses.items()]
+        record.tables({"lens": pd.concat(curves), "top": pd.concat(tops)})
         shown = pd.concat(curves).query("facts == 'all'")
         own = shown["asked_in"] == shown["language"]
         shown = shown.assign(word=own.map(lambda own: "own" if own else "pivot"))

@@ -195,13 +195,12 @@ def overlap_table(
     profile: SharingProfile, distance: Float64[Tensor, "language language"]
 ) -> pd.DataFrame:
     """A row for each pair of languages."""
-    overlap, chance = profile.overlap(), profile.shuffled_overlap.mean(dim=0)
-    rows = []
-    for (i, one), (j, other) in itertools.combinations(enumerate(profile.languages), 2):
-        row = {"lang1": one, "lang2": other, "distance": distance[i, j].item()}
-        row |= {"overlap": overlap.value[i, j].item(), "low": overlap.low[i, j].item()}
-        rows.append(row | {"high": overlap.high[i, j].item(), "shuffled": chance[i, j].item()})
-    return pd.DataFrame(rows)
+    overlap, codes = profile.overlap(), profile.languages
+    one, other = torch.triu_indices(len(codes), len(codes), offset=1)
+    columns = {"distance": distance, "overlap": overlap.value, "low": overlap.low}
+    columns |= {"high": overlap.high, "shuffled": profile.shuffled_overlap.mean(dim=0)}
+    names = {"lang1": [codes[i] for i in one], "lang2": [codes[i] for i in other]}
+    return pd.DataFrame(names | {name: each[one, other] for name, each in columns.items()})
 
 
 def relatedness(

@@ -30,10 +30,12 @@ Intervals are over relations, since the questions of one share their facts.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -48,6 +50,7 @@ from interp.inference.intervals import mean_over_examples
 from interp.prompts.alignment import At
 from interp.prompts.patching import Parts, PatchingResult, Sources, patch
 from interp.prompts.sweep import others
+from interp.results.frames import tidy
 from interp.results.words import Layers
 from interp.text.tasks import align, read_task
 
@@ -160,36 +163,32 @@ def as_many(
     return rank < chosen.sum(dim=1, keepdim=True)
 
 
-def rows_of(number: int, each: Crossing, result: PatchingResult) -> Iterator[dict[str, object]]:
+def rows_of(number: int, each: Crossing, result: PatchingResult) -> pd.DataFrame:
     """The share of each cell, and what has moved, for every source, part and layer."""
     cells = result.log_probability.softmax(dim=-1)[:, :, :, 0]
     moved = {}
-    for name, cells_of in (("concept moved", CONCEPT), ("language moved", LANGUAGE)):
+    for name, cells_of in (("concept", CONCEPT), ("language", LANGUAGE)):
         some = [cell for cell in cells_of if cell in result.answers]
         moved[name] = result.share(some)[..., 0] - result.unpatched_share(some)
-    for row, source in enumerate(result.sources):
-        for column, part in enumerate(result.parts):
-            for depth, layer in enumerate(result.layers):
-                place = (row, column, depth)
-                language, concept = moved["language moved"][place], moved["concept moved"][place]
-                yield {
-                    "question": number,
-                    "s": each.languages[0],
-                    "t": each.languages[1],
-                    "relation": each.relation,
-                    "facts": "held_out" if each.held_out else "told",
-                    "source": source,
-                    "part": part,
-                    "at": "last" if result.spans == ("last",) else "subject",
-                    "layer": "all" if result.extent == "all" else str(layer),
-                    **dict.fromkeys(CELLS, 0.0),
-                    **dict(zip(result.answers, cells[place].tolist(), strict=True)),
-                    "unpatched A in s": result.unpatched_share(["A in s"]),
-                    "unpatched A in t": result.unpatched_share(["A in t"]),
-                    "concept moved": concept.item(),
-                    "language moved": language.item(),
-                    "language - concept": (language - concept).item(),
-                }
+    values = dict(zip(result.answers, cells.unbind(dim=-1), strict=True))
+    values |= {f"{name} moved": values for name, values in moved.items()}
+    values |= {"language - concept": moved["language"] - moved["concept"]}
+    by_cell = "source part layer -> source part 1 layer"
+    columns: dict[str, Any] = dict.fromkeys(CELLS, 0.0)
+    columns |= {f"unpatched {cell}": result.unpatched_share([cell]) for cell in CONCEPT}
+    columns |= {name: rearrange(value, by_cell) for name, value in values.items()}
+    axes = {
+        "question": [number],
+        "s": [each.languages[0]],
+        "t": [each.languages[1]],
+        "relation": [each.relation],
+        "facts": ["held_out" if each.held_out else "told"],
+        "source": result.sources,
+        "part": result.parts,
+        "at": ["last" if result.spans == ("last",) else "subject"],
+        "layer": ["all" if result.extent == "all" else str(layer) for layer in result.layers],
+    }
+    return tidy(axes, columns)
 
 
 # ---------------------------------------------------------------- means and verdicts
@@ -235,28 +234,19 @@ def verdict(low: Float64[Tensor, " moved"], high: Float64[Tensor, " moved"]) -> 
 def moved_rows(table: pd.DataFrame, facts: str) -> pd.DataFrame:
     """For the heat map: what is moved in the residual stream, by layer and place."""
     stream: Any = table[(table["part"] == "resid_post") & (table["facts"] == facts)]
-    rows = []
-    for at, source, what in (
-        ("last", "source", "concept"),
-        ("last", "source", "language"),
-        ("last", "another concept in s", "concept"),
-        ("subject", "source", "concept"),
-        ("subject", "source", "language"),
-        ("subject", "another concept in s", "concept"),
+    tables = []
+    for at, (source, what) in product(
+        ("last", "subject"),
+        (("source", "concept"), ("source", "language"), ("another concept in s", "concept")),
     ):
         some = stream[(stream["at"] == at) & (stream["source"] == source)]
         control = "" if source == "source" else " (control)"
-        for _, each in some.iterrows():
-            rows.append(
-                {
-                    "row": f"{at}: {what}{control}",
-                    "layer": int(each["layer"]),
-                    "moved": each[f"{what} moved"],
-                    "low": each[f"{what} moved low"],
-                    "high": each[f"{what} moved high"],
-                }
-            )
-    return pd.DataFrame(rows, columns=["row", "layer", "moved", "low", "high"])
+        mine = pd.DataFrame({"layer": some["layer"].astype(int)})
+        mine.insert(0, "row", f"{at}: {what}{control}")
+        for name, end in (("moved", ""), ("low", " low"), ("high", " high")):
+            mine[name] = some[f"{what} moved{end}"]
+        tables.append(mine)
+    return pd.concat(tables, ignore_index=True)
 
 
 def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
@@ -287,13 +277,13 @@ def main(config: Config, record: Record) -> None:
     if not asked:
         raise ValueError("No pair of facts is known in two languages: nothing can be patched.")
     generator = torch.Generator().manual_seed(study.seed)
-    rows: list[dict[str, object]] = []
+    tables = []
     for number, each in enumerate(tqdm(asked, "questions")):
         a, b = each.facts
         shared = answered.shared[a] | answered.shared[b]
-        for result in patched(model, each, selection, shared, generator):
-            rows += rows_of(number, each, result)
-    prompts, known = pd.DataFrame(rows), pd.DataFrame(known_rows(answered))
+        results = patched(model, each, selection, shared, generator)
+        tables += [rows_of(number, each, result) for result in results]
+    prompts, known = pd.concat(tables, ignore_index=True), pd.DataFrame(known_rows(answered))
     where = ["part", "at", "source", "layer"]
     table = averages(prompts, ["facts", *where])
     own = prompts.query("source == 'source' and layer == 'all' and facts == 'told'")

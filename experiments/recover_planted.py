@@ -18,18 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
 from experiments.runner import Experiment, Preset, Record, estimate
-from experiments.selectors import SELECTORS, Measured, Selector, measured
 from interp.inference.claims import Measurement
-from interp.inference.intervals import mean_over_examples, wilson
+from interp.inference.intervals import clustered_share, mean_over_examples
 from interp.interventions.edits import deactivate
 from interp.plots.style import Table
+from interp.scores.methods import SELECTORS, Measured, Selector, measured
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
@@ -73,75 +71,28 @@ def with_decoys(
 # ---------------------------------------------------------------- recovery
 
 
-def share_with_interval(
-    hits: Sequence[int], trials: Sequence[int], level: float = 0.95
-) -> tuple[float, float, float]:
-    """Pooled share of hits with Wilson's interval; each pair is a cluster, such as one language.
+def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
+    """A row per language: which of the planted neurons were chosen for it, and what else was.
 
-    Neurons of one language share its vocabulary and succeed or fail together. So the number of
-    trials is divided by the design effect: the variance of the share between clusters over what
-    independent trials would give, but at least one. NaN: no trials. Zero and one have intervals,
-    too; with all clusters alike, they are those of independent trials.
+    Precision and recall with 95 % intervals; then the number chosen of each other kind.
     """
-    total = sum(trials)
-    if total == 0:
-        return math.nan, math.nan, math.nan
-    share, n = sum(hits) / total, float(total)
-    if 0 < share < 1 and len(hits) > 1:
-        squares = sum((hit - share * size) ** 2 for hit, size in zip(hits, trials, strict=True))
-        between = squares / total**2 * len(hits) / (len(hits) - 1)
-        n /= max(1.0, between / (share * (1 - share) / total))
-    return share, *wilson(share, n, level)
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How a selection compares with what was planted."""
-
-    planted: Int64[Tensor, " language"]
-    """Neurons that are there."""
-
-    chosen: Int64[Tensor, "language kind"]
-    """Neurons chosen, by what they are; planted for another language counts as "language"."""
-
-    found: Int64[Tensor, " language"]
-    """Planted neurons chosen for their own language."""
-
-    languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row per language: precision and recall with 95 % intervals; mistakes by kind."""
-        rows = []
-        for row, code in enumerate(self.languages):
-            found, planted = int(self.found[row]), int(self.planted[row])
-            kinds = dict(zip(KINDS, self.chosen[row].tolist(), strict=True))
-            counts = {"planted": planted, "chosen": sum(kinds.values()), "found": found}
-            kinds["language"] -= found  # what is left was planted for others
-            cells = {"language": code, **counts}
-            for name, total in (("precision", counts["chosen"]), ("recall", planted)):
-                values = share_with_interval([found], [total])
-                columns = (name, f"{name}_low", f"{name}_high")
-                cells |= dict(zip(columns, values, strict=True))
-            rows.append(cells | {_mistakes(kind): number for kind, number in kinds.items()})
-        return pd.DataFrame(rows)
+    planted, chosen = truth.selection, selection.restrict(truth.selection.languages)
+    kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
+    both, rows = (planted & chosen).counts(), []
+    for code, n_planted in planted.counts().items():
+        found, mine = both[code], kinds[chosen[code]].sum(dim=0).tolist()
+        cells = {"language": code, "planted": n_planted, "chosen": sum(mine), "found": found}
+        for name, total in (("precision", sum(mine)), ("recall", n_planted)):
+            columns = (name, f"{name}_low", f"{name}_high")
+            cells |= dict(zip(columns, clustered_share([found], [total]), strict=True))
+        mistakes = dict(zip(map(_mistakes, KINDS), mine, strict=True))
+        mistakes[_mistakes("language")] -= found  # what is left was planted for others
+        rows.append(cells | mistakes)
+    return pd.DataFrame(rows)
 
 
 def _mistakes(kind: str) -> str:
     return "other language" if kind == "language" else kind
-
-
-def recovery(selection: interp.NeuronSelection, truth: Truth) -> Recovery:
-    """Which of the planted neurons were chosen for their language, and what else was."""
-    planted, chosen = truth.selection, selection.restrict(truth.selection.languages)
-    kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
-    both = planted & chosen
-    return Recovery(
-        torch.tensor(list(planted.counts().values())),
-        torch.stack([kinds[mask].sum(dim=0) for mask in chosen.mask]),
-        torch.tensor(list(both.counts().values())),
-        planted.languages,
-    )
 
 
 def compare(
@@ -152,7 +103,7 @@ def compare(
     variants: Mapping[str, Sequence[str]] = VARIANTS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """`Recovery.to_frame` of every selector, for each variant, effect size and seed.
+    """`recovery` of every selector, for each variant, effect size and seed.
 
     Each selector chooses as many neurons per language as are planted, and all see the same
     measurements. Models of one seed differ in the effect and in the decoys alone.
@@ -170,7 +121,7 @@ def compare(
                 truth, seen = with_decoys(full, bare, every, kinds)
                 for name, select in selectors.items():
                     selection = interp.NeuronSelection(select(seen, design.planted), seen.languages)
-                    frame = recovery(selection, truth).to_frame()
+                    frame = recovery(selection, truth)
                     labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
                     frames.append(frame.assign(**labels))
     bar.close()
@@ -190,7 +141,7 @@ def summarise(frame: Table) -> pd.DataFrame:
         cells = {"decoys": decoys, "effect": effect, "selector": selector}
         cells["chosen"] = sum(part["chosen"].tolist())
         for name, total in (("precision", "chosen"), ("recall", "planted")):
-            values = share_with_interval(part["found"].tolist(), part[total].tolist())
+            values = clustered_share(part["found"].tolist(), part[total].tolist())
             cells |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         chosen = max(cells["chosen"], 1)
         rows.append(cells | {kind: sum(part[kind].tolist()) / chosen for kind in kinds})

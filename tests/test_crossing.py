@@ -248,8 +248,8 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     rows = []
     for number, each in enumerate(planted_crossings()):
         for result in patched(model, each, selection, shared, generator):
-            rows += rows_of(number, each, result)
-    prompts = pd.DataFrame(rows)
+            rows.append(rows_of(number, each, result))
+    prompts = pd.concat(rows, ignore_index=True)
     table = averages(prompts, ["facts", "part", "at", "source", "layer"])
     line = table[(table["part"] == "language neurons") & (table["source"] == "source")].iloc[0]
     assert line["verdict"] == expected

@@ -13,12 +13,12 @@ from experiments import compare_methods, judges, recover_planted
 from experiments.judges import Effects, Switching
 from experiments.method_findings import GATE, KOJIMA, LAPE, MEASURES, RANDOM, findings, measures
 from experiments.runner import stated
-from experiments.selectors import MEASUREMENTS, SELECTORS, Measured, choose, measured
 from experiments.study import Study
 from interp.inference.claims import Claim, judged
 from interp.interventions.edits import difference_of_means, scale
 from interp.results.words import NOTHING
 from interp.scores.average_precision import measure_precision
+from interp.scores.methods import MEASUREMENTS, SELECTORS, Measured, measured
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 
@@ -86,7 +86,7 @@ def test_every_selector_chooses_as_many_as_asked_for_and_no_more():
     }
     seen = Measured(**parts, languages=("en", "de", "zh"), generator=generator)
     for name in SELECTORS:
-        counts = choose(seen, name, 4).counts().values()
+        counts = interp.NeuronSelection(SELECTORS[name](seen, 4), seen.languages).counts().values()
         if name == "LAPE as published":
             assert sum(counts) >= 12  # a neuron may belong to several
         else:

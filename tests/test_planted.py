@@ -14,9 +14,10 @@ from experiments import recover_planted as judges
 from experiments.planted import KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
 from experiments.runner import stated
-from experiments.selectors import SELECTORS, Measured, by_entropy
 from interp.inference.claims import judged
+from interp.inference.intervals import clustered_share
 from interp.scores.lape import language_entropy
+from interp.scores.methods import SELECTORS, Measured, by_entropy
 
 EFFECTS = (0.0, 2.0, 6.0)
 N_NEURONS = TINY.n_layers * TINY.d_mlp
@@ -196,7 +197,7 @@ def test_what_was_found_and_mistaken_is_counted_by_language_and_kind():
     there = selection((0, 0, 0), (0, 0, 1), (1, 1, 0))
     truth = Truth(there, kind, torch.zeros(2, 4, dtype=torch.float64), 1.0)
     chosen = selection((0, 0, 0), (0, 0, 2), (0, 1, 0), (0, 1, 1), (0, 1, 3))
-    frame = judges.recovery(chosen, truth).to_frame().set_index("language")
+    frame = judges.recovery(chosen, truth).set_index("language")
     en = frame.loc["en"]
     assert (en["planted"], en["chosen"], en["found"]) == (2, 5, 1)
     assert (en["precision"], en["recall"]) == (1 / 5, 1 / 2)
@@ -207,24 +208,24 @@ def test_what_was_found_and_mistaken_is_counted_by_language_and_kind():
     de = frame.loc["de"]
     assert (de["planted"], de["chosen"], de["recall"]) == (1, 0, 0)
     assert math.isnan(de["precision"])
-    swapped = judges.recovery(chosen.restrict(("de", "en")), truth).to_frame()
+    swapped = judges.recovery(chosen.restrict(("de", "en")), truth)
     pd.testing.assert_frame_equal(swapped.set_index("language"), frame)
 
 
 def test_the_interval_is_wilsons_and_wider_where_languages_disagree():
-    share, low, high = judges.share_with_interval([0], [10])
+    share, low, high = clustered_share([0], [10])
     assert (share, low) == (0, 0)
     assert high == pytest.approx(1.959964**2 / (10 + 1.959964**2))
     for size in range(1, 200):
-        assert judges.share_with_interval([0], [size])[1] == 0
-        assert judges.share_with_interval([size], [size])[2] == 1
-    share, low, high = judges.share_with_interval([4, 4, 4], [8, 8, 8])
+        assert clustered_share([0], [size])[1] == 0
+        assert clustered_share([size], [size])[2] == 1
+    share, low, high = clustered_share([4, 4, 4], [8, 8, 8])
     assert (share, (low + high) / 2) == (0.5, pytest.approx(0.5))
-    assert (low, high) == pytest.approx(judges.share_with_interval([12], [24])[1:])
-    _, lower, higher = judges.share_with_interval([0, 8, 4], [8, 8, 8])
+    assert (low, high) == pytest.approx(clustered_share([12], [24])[1:])
+    _, lower, higher = clustered_share([0, 8, 4], [8, 8, 8])
     assert lower < low - 0.05
     assert higher > high + 0.05
-    assert all(math.isnan(each) for each in judges.share_with_interval([], []))
+    assert all(math.isnan(each) for each in clustered_share([], []))
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_though_clusters_differ(generator):
@@ -232,7 +233,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_though_clusters_diffe
     for _ in range(draws):
         level = 0.1 + 0.4 * torch.rand(12, generator=generator)  # 0.3 on average
         hits = (torch.rand(12, 10, generator=generator) < level[:, None]).sum(dim=1).tolist()
-        _, low, high = judges.share_with_interval(hits, [10] * 12)
+        _, low, high = clustered_share(hits, [10] * 12)
         covered += low <= 0.3 <= high
     assert 0.92 <= covered / draws <= 0.985
 
@@ -251,7 +252,7 @@ def test_without_an_effect_every_selector_is_at_chance(compared):
     none = compared[(compared["effect"] == 0) & (compared["decoys"] == ALL)]
     for selector, part in none.groupby("selector"):
         found, there = part["found"].tolist(), part["planted"].tolist()
-        _, low, high = judges.share_with_interval(found, there, 1 - 0.05 / len(SELECTORS))
+        _, low, high = clustered_share(found, there, 1 - 0.05 / len(SELECTORS))
         assert low <= CHANCE <= high, selector
 
 

@@ -237,7 +237,7 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
         ("de", "ja"),
         (("pre", 4),),
     )
-    rows = pd.DataFrame(detect_languages.rows_of(precision, 2)).set_index(["set", "language"])
+    rows = detect_languages.ends_of(precision, 2).set_index(["set", "language"])
     assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)
     assert rows.loc[("bottom", "ja"), "precision"] == pytest.approx(0.1)
     assert rows.loc[("both", "de"), "precision"] == pytest.approx(0.55)

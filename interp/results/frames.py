@@ -1,0 +1,49 @@
+"""Tidy tables: one row for each cell of named axes, one column for each quantity."""
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+@runtime_checkable
+class Interval(Protocol):
+    """Numbers with the ends of their intervals, such as an `Estimate`."""
+
+    @property
+    def value(self) -> Tensor: ...
+
+    @property
+    def low(self) -> Tensor: ...
+
+    @property
+    def high(self) -> Tensor: ...
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, Shaped[Tensor, "..."]]:
+    """Its three columns: name, name_low, name_high."""
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def tidy(axes: Mapping[str, Iterable[Any]], values: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each cell of the axes, the last of which runs fastest, and a column for each value.
+
+    `axes` are names and their labels. Of `values`, a tensor has these axes in this order, or is
+    repeated along those that it lacks, as broadcasting goes; an `Interval` is three columns; a list
+    has an entry for each row; and anything else is the same in every row.
+    """
+    labels = [list(along) for along in axes.values()]
+    columns: dict[str, Any] = {}
+    for name, value in values.items():
+        columns |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
+    shape = [len(along) for along in labels]
+    frame = pd.DataFrame(list(product(*labels)), columns=list(axes))
+    return frame.assign(
+        **{
+            name: value.expand(shape).flatten().tolist() if isinstance(value, Tensor) else value
+            for name, value in columns.items()
+        }
+    )
