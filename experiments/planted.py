@@ -220,25 +220,23 @@ def _neurons(
         kind[places] = KINDS.index(name)
         return places
 
-    def shifted(name: str, feature: str, each: int, number: int, by: float) -> list[int]:
+    def shifted(name: str, each: int, number: int, by: float) -> list[int]:
         places = next_of(name, number)
-        gates[places, features[feature]] = -by / 2
-        gates[places, features[feature].start + each] = by / 2
+        gates[places, features[name]] = -by / 2
+        gates[places, features[name].start + each] = by / 2
         return places
 
     for row in range(n):
-        mask[row, shifted("language", "language", row, design.planted, effect)] = True
-        shifted("domain", "domain", row, design.decoys, design.decoy_effect)
-        # One word of middling frequency, and nothing else.
-        general = (words.speaks[:, row] & ~words.domain.any(dim=1)).nonzero().flatten()
-        middle = general[len(general) // 3 : 2 * len(general) // 3]
-        rare = next_of("rare", design.decoys)
+        mask[row, shifted("language", row, design.planted, effect)] = True
+        shifted("domain", row, design.decoys, design.decoy_effect)
+        middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
+        # One word, and nothing else.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
         words_seen = vectors[chosen[: len(rare)], features["noise"]]
         noise[rare] = words_seen / math.sqrt(design.n_noise)
         threshold[rare] = 0.8 * math.sqrt(design.n_noise)
     for row in range(n // 2):
-        shifted("script", "script", row, design.decoys, design.decoy_effect)
+        shifted("script", row, design.decoys, design.decoy_effect)
     threshold[next_of("busy", design.decoys)] = -2
     first = next_of("position", design.decoys)
     # The beginning of text is a half, a third, a quarter, ... of what was read so far.
@@ -247,17 +245,14 @@ def _neurons(
     gates[:, features["noise"]] = noise
     gates[:, features["constant"]] = rearrange(-threshold, "neuron -> neuron 1")
 
-    layers = {"layer": design.n_layers}
-    truth = Truth(
-        interp.NeuronSelection(
-            rearrange(mask, "language (layer neuron) -> language layer neuron", **layers),
-            design.languages,
-        ),
-        rearrange(kind, "(layer neuron) -> layer neuron", **layers),
-        rearrange(threshold, "(layer neuron) -> layer neuron", **layers),
-        effect,
-    )
-    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **layers)
+    def by_layer(each: Tensor) -> Tensor:
+        parts = {"layer": design.n_layers}
+        return rearrange(each, "... (layer neuron) -> ... layer neuron", **parts)
+
+    selection = interp.NeuronSelection(by_layer(mask), design.languages)
+    truth = Truth(selection, by_layer(kind), by_layer(threshold), effect)
+    parts = {"layer": design.n_layers}
+    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **parts)
 
 
 def _check(design: Design, decoys: Collection[str]) -> None:

@@ -6,7 +6,7 @@ How planted models are made of them says experiments/planted.py.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 SPECIAL = ("<pad>", "<bos>", "<unk>")
@@ -120,6 +120,11 @@ class Words:
 
     frequency: Float64[Tensor, "language domain word"]
     """Share of the words in sentences of a language on a domain."""
+
+    def of_middling_frequency(self, row: int) -> Int64[Tensor, " word"]:
+        """Of a language's words in every domain, the middle third."""
+        general = (self.speaks[:, row] & ~self.domain.any(dim=1)).nonzero().flatten()
+        return general[len(general) // 3 : 2 * len(general) // 3]
 
 
 def make_words(design: Design) -> Words:

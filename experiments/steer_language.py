@@ -95,6 +95,9 @@ class Config(runner.Config):
     layers: tuple[int, ...] | None = None
     """Layers whose residual stream is pushed; None: the first, middle and last but one."""
 
+    n_natural: int = 600
+    """Natural texts per language that the guard is measured on."""
+
     n_sweep: int = 12
     """Texts per language while looking for the best setting."""
 
@@ -377,7 +380,10 @@ def sweep(
 def main(config: Config, record: Record) -> None:
     study = config.study
     model = record.open(study, "hooked")
-    natural = {code: list(itertools.islice(study.documents(code), 600)) for code in study.languages}
+    natural = {
+        code: list(itertools.islice(study.documents(code), config.n_natural))
+        for code in study.languages
+    }
     guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
     ways = every_way(model, config)
     swept, tried = sweep(model, ways, guards, config, record)

@@ -71,6 +71,7 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
             "units": (20,),
             "strengths": (2.0,),
             "layers": (1,),
+            "n_natural": 20,
             "n_sweep": 1,
             "n_final": 2,
             "max_new_tokens": 6,
@@ -122,7 +123,7 @@ PAIRS = [
     (name, each)
     for name, (_, model, _) in STUDIES.items()
     for each in ARCHITECTURES
-    if each == model or name == "deactivate_neurons" or "POLYNEURON_GRID" in os.environ
+    if each == model or "POLYNEURON_GRID" in os.environ
 ]
 """Which studies run on which models."""
 

@@ -221,9 +221,9 @@ def test_distances_come_from_the_list_or_from_a_file_and_too_few_give_no_claim(t
 
 def test_a_folder_with_other_settings_is_not_gone_on_with(tmp_path: Path):
     model = interp.load("babel", dtype=torch.float32)
-    study.begin(model, "made", tmp_path, TINY)
-    study.begin(model, "made", tmp_path, TINY)
+    study.begin_task(model, "made", tmp_path, TINY)
+    study.begin_task(model, "made", tmp_path, TINY)
     with pytest.raises(ValueError, match="was started with another source"):
-        study.begin(model, "made", tmp_path, replace(TINY, source="output"))
+        study.begin_task(model, "made", tmp_path, replace(TINY, source="output"))
     with pytest.raises(ValueError, match="was started with another steps"):
-        study.begin(model, "made", tmp_path, replace(TINY, steps=5))
+        study.begin_task(model, "made", tmp_path, replace(TINY, steps=5))

@@ -61,9 +61,10 @@ def test_steering_is_swept_and_then_measured_anew(
         study=small(tmp_path),
         units=(40, 400),
         layers=(5,),
+        n_natural=20,
         n_sweep=2,
         n_final=2,
-        max_new_tokens=10,
+        max_new_tokens=6,
         out=tmp_path,
     )
     steer_language.experiment.run(config)
