@@ -1,7 +1,9 @@
 """Planted language neurons: the model is what its design says, and selectors are judged fairly."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -25,7 +27,15 @@ CHANCE = TINY.planted / N_NEURONS
 
 
 @pytest.fixture(scope="module")
-def compared() -> pd.DataFrame:
+def _built_once() -> Iterator[None]:
+    """Of a design, effect, seed and decoys one model is built, measured, and shared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "planted_and_measured", cache(judges.planted_and_measured))
+        yield
+
+
+@pytest.fixture(scope="module")
+def compared(_built_once) -> pd.DataFrame:
     return judges.compare(TINY, EFFECTS, range(2), SELECTORS, progress=False)
 
 
@@ -352,10 +362,11 @@ def test_both_ends_of_the_gates_precision_hold_half_the_planted_neurons(summary)
 # ---------------------------------------------------------------- one kind of decoy at a time
 
 
+@pytest.mark.usefixtures("_built_once")
 def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
     """A model that was really built with them, read and measured, beside the mixture."""
-    every, full = judges.planted_and_measured(TINY, 6.0, seed=0)
-    _, bare = judges.planted_and_measured(TINY, 0.0, seed=0, decoys=())
+    every, full = judges.planted_and_measured(TINY, 6.0, 0)
+    _, bare = judges.planted_and_measured(TINY, 0.0, 0, decoys=())
     truth, mixed = judges.with_decoys(full, bare, every, ("script", "rare"))
     expected, seen = judges.planted_and_measured(TINY, 6.0, 0, ("script", "rare"))
     assert torch.equal(truth.kind, expected.kind)
@@ -440,7 +451,7 @@ def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
 
 
 def test_switching_planted_neurons_off_costs_their_own_language_most(models):
-    matrix = judges.switch_off(TINY, models[6.0], torch.Generator().manual_seed(4), 25)
+    matrix = judges.switch_off(TINY, models[6.0], torch.Generator().manual_seed(4), 10)
     diagonal = matrix.diagonal()
     assert diagonal.largest_in_row == diagonal.largest_in_column == TINY.languages
     assert (diagonal.own_minus_others.low > 0).all()
@@ -450,7 +461,7 @@ def test_switching_planted_neurons_off_costs_their_own_language_most(models):
 
 
 def test_without_an_effect_there_is_no_language_to_lose():
-    row = judges.losses(TINY, (0.0,), seed=0, n_sentences=15).iloc[0]
+    row = judges.losses(TINY, (0.0,), seed=0, n_sentences=5).iloc[0]
     assert row["log_odds"] == 0
     assert row["p_own"] == row["p_other"]
     assert abs(row["own"]) < 0.1
