@@ -204,7 +204,7 @@ def comparison(table: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for column, label in MEASURES.items():
         names = {column: "value"} | {f"{column}_{end}": end for end in ("low", "high", "control")}
-        mine = table[["method", *names]].rename(columns=names)
+        mine = pd.DataFrame(table, columns=["method", *names]).rename(columns=names)
         mine.insert(1, "measure", label)
         tables.append(mine)
     return pd.concat(tables, ignore_index=True)
