@@ -17,40 +17,37 @@ know it, so correlations are over those that give something; intervals are over 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers
-from experiments.study import Study, for_model
+from experiments import papers, runner
+from experiments.runner import Experiment, Preset, Record, estimate
+from experiments.study import Study
 from interp.evaluations.multiple_choice import choose, encode_items
-from interp.inference.claims import Claim, markdown, save_claims
+from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples, paired_bootstrap
 from interp.plots.style import Table
 from interp.prompts.attribution import ablation_effect, top_neurons
-from interp.results import artifacts
 from interp.text.tasks import read_task
 
-COMMAND = "python -m experiments.attribute_neurons"
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")
 """Scores that say in which direction a neuron works."""
 
+BEHIND = ("behind_gradients", "behind_low", "behind_high")
+"""How far a score is from integrated gradients, paired by prompt."""
 
-@dataclass(frozen=True)
-class Config:
+
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is compared."""
-
-    study: Study
-    """Model and languages; its text is not read."""
 
     task: str = "babel/fact_completion"
     """Where the prompts come from; see interp.text.tasks."""
@@ -67,43 +64,25 @@ class Config:
     top: int = 50
     """How many of the neurons with the largest effect are looked for among the highest scores."""
 
-    out: Path = field(default=Path("results/attribute_neurons/babel"))
-    """Folder for the tables."""
-
-
-QWEN = replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base")
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Two prompts in two languages: seconds.",
-        Config(
-            Study(languages=("de", "ja")),
-            n_prompts=2,
-            n_neurons=200,
-            steps=4,
-            out=Path("results/attribute_neurons/tiny"),
-        ),
+        Study(languages=("de", "ja")),
+        {"n_prompts": 2, "n_neurons": 200, "steps": 4},
     ),
-    "babel": ("The shipped model: 2 minutes on 2 cores.", Config(Study())),
-    "thorough": (
+    "babel": Preset("The shipped model: 2 minutes on 2 cores."),
+    "thorough": Preset(
         "More prompts, and every neuron that gives something: 6 minutes on 2 cores.",
-        Config(
-            Study(), n_prompts=20, n_neurons=None, out=Path("results/attribute_neurons/thorough")
-        ),
+        differences={"n_prompts": 20, "n_neurons": None},
     ),
-    "paper": (
-        papers.told(
-            QWEN,
-            f"mLAMA in 9 languages ({papers.FACTS}, which python -m experiments.paper_tasks makes)",
-            9 * 100 * 15 * (2000 + 3 * 20),
-        ),
-        Config(
-            papers.under(QWEN, "attribute_neurons"),
-            task=papers.FACTS,
-            n_prompts=100,
-            n_neurons=2000,
-            out=papers.out("attribute_neurons"),
-        ),
+    "paper": papers.preset(
+        replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
+        f"mLAMA in 9 languages ({papers.FACTS}, which python -m experiments.paper_tasks makes)",
+        9 * 100 * 15 * (2000 + 3 * 20),
+        task=papers.FACTS,
+        n_prompts=100,
+        n_neurons=2000,
     ),
 }
 
@@ -169,10 +148,53 @@ def questions(
     return found[: config.n_prompts]
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
+    """Means with intervals over prompts, and how far each is from integrated gradients, paired."""
+    rows = []
+    measures = ("size", "signed", "hits")
+    wide = {
+        name: frame.pivot_table(index=["language", "id"], columns="score", values=name, sort=False)
+        for name in measures
+    }
+    for score in frame["score"].unique():
+        for name in measures:
+            if score not in wide[name]:
+                continue
+            here = torch.tensor(wide[name][score].to_numpy())
+            best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
+            found = [(("mean", "low", "high"), mean_over_examples(here))]
+            if score != "integrated gradients":
+                found.append((BEHIND, paired_bootstrap(best, here, generator)))
+            row = {"score": score, "measure": name}
+            for columns, number in found:
+                ends = (number.value.item(), number.low.item(), number.high.item())
+                row |= dict(zip(columns, ends, strict=True))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def measures(found: Table) -> dict[str, Measurement | None]:
+    """Whether scores say of a neuron what it does, and gradients say it better."""
+    rows = found.set_index(["score", "measure"])
+    own = ("mean", "low", "high")
+
+    def of(score: str, beside: str, measure: str, columns: tuple[str, ...]) -> Measurement:
+        numbers = (float(rows.loc[(score, measure), column]) for column in columns)
+        return Measurement(estimate(*numbers), float(rows.loc[(beside, measure), columns[0]]))
+
+    contribution, activation = "contribution", "size of activation"
+    return {
+        "contribution-foretells": of(contribution, activation, "size", own),
+        "effective-score-foretells": of(
+            "effective score", "gradient times activation", "signed", own
+        ),
+        "gradients-foretell-more": of(contribution, activation, "size", BEHIND),
+    }
+
+
+def main(config: Config, record: Record) -> None:
     study = config.study
-    model = study.open()
+    model = record.open(study)
     generator = torch.Generator().manual_seed(study.seed)
     rows: list[dict[str, object]] = []
     for code in study.languages:
@@ -189,103 +211,14 @@ def main(config: Config) -> None:
                 for row in compare(scores, effect, measured, config.top)
             ]
     frame = pd.DataFrame(rows)
-    artifacts.write_text(config.out / "prompts.csv", frame.to_csv(index=False))
     found = table(frame, generator)
-    artifacts.write_text(config.out / "table.csv", found.to_csv(index=False))
+    record.tables({"prompts": frame, "table": found})
     print(f"{frame['id'].count() // frame['score'].nunique()} prompts, mean over prompts\n")
     print(found.to_string(index=False, float_format="%.3f", na_rep=""))
-    claims = claims_of(found, model.name)
-    save_claims(claims, config.out / "claims.json")
-    print(f"\n{markdown(claims)}")
+    record.judge("attribute_neurons", measures(found))
 
 
-def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
-    """Means with intervals over prompts, and how far each is from integrated gradients, paired."""
-    rows = []
-    measures = ("size", "signed", "hits")
-    wide = {
-        name: frame.pivot_table(index=["language", "id"], columns="score", values=name, sort=False)
-        for name in measures
-    }
-    for score in frame["score"].unique():
-        for name in measures:
-            if score not in wide[name]:
-                continue
-            here = torch.tensor(wide[name][score].to_numpy())
-            best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
-            mean = mean_over_examples(here)
-            row = {
-                "score": score,
-                "measure": name,
-                "mean": mean.value.item(),
-                "low": mean.low.item(),
-                "high": mean.high.item(),
-            }
-            if score != "integrated gradients":
-                less = paired_bootstrap(best, here, generator)
-                row |= {
-                    "behind_gradients": less.value.item(),
-                    "behind_low": less.low.item(),
-                    "behind_high": less.high.item(),
-                }
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def claims_of(found: Table, on: str) -> list[Claim]:
-    """Whether the scores of Wang et al. (2024), which the paper takes for granted, say of a neuron
-    what it does, and whether integrated gradients say it better."""
-    rows = found.set_index(["score", "measure"])
-
-    def claim(
-        name: str, statement: str, score: str, measure: str, beside: str, ends: str, bar: float
-    ) -> Claim:
-        value, low, high = (float(rows.loc[(score, measure), end]) for end in ends.split())
-        what = {"size": "of its size with that of the exact effect", "signed": "with the effect"}
-        less = "" if "mean" in ends else "integrated gradients less this score, "
-        return Claim(
-            name=name,
-            statement=statement,
-            source="this project",
-            on=on,
-            how=f"{less}rank correlation {what[measure]}, over neurons, mean over prompts",
-            command=COMMAND,
-            value=value,
-            low=min(low, value),  # drawn anew, the same number may round otherwise
-            high=max(high, value),
-            bar=bar,
-            control=float(rows.loc[(beside, measure), ends.split()[0]]),
-            control_name=beside,
-        )
-
-    own, behind = "mean low high", "behind_gradients behind_low behind_high"
-    contribution, effective, activation = "contribution", "effective score", "size of activation"
-    return [
-        claim(
-            "contribution-foretells",
-            "The contribution score tells how much a neuron matters to the answer.",
-            *(contribution, "size", activation, own),
-            bar=0.5,
-        ),
-        claim(
-            "effective-score-foretells",
-            "The effective score tells in which direction a neuron moves the answer.",
-            *(effective, "signed", "gradient times activation", own),
-            bar=0.5,
-        ),
-        claim(
-            "gradients-foretell-more",
-            "Integrated gradients tell better than the contribution score how much a neuron "
-            "matters.",
-            *(contribution, "size", activation, behind),
-            bar=0.0,
-        ),
-    ]
-
+experiment = Experiment("attribute_neurons", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

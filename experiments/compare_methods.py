@@ -23,19 +23,18 @@ Each method chooses as many neurons for each language, and is judged four times:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers, recover_planted
+from experiments import papers, recover_planted, runner
 from experiments.judges import (
     Effects,
+    Statistics,
     Switching,
     Text,
     effects,
@@ -43,13 +42,14 @@ from experiments.judges import (
     mean_and_interval,
     switching,
 )
-from experiments.method_findings import RANDOM, claims_of, findings
+from experiments.method_findings import RANDOM, findings, measures
 from experiments.recover_planted import ALL, NONE
-from experiments.selectors import SELECTORS, choose, measured
-from experiments.study import Study, for_model
-from interp.inference.claims import save_claims
+from experiments.runner import Experiment, Preset, Record
+from experiments.study import Study
 from interp.plots.style import Table
 from interp.results import artifacts
+from interp.results.frames import tidy
+from interp.scores.methods import SELECTORS, measured
 from interp.selections.neuron_selection import jaccard_between
 from interp.selections.stability import chance_jaccard
 
@@ -63,12 +63,9 @@ MEASURES = {
 """Column of the table → label of its panel in the figure."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """What is compared."""
-
-    study: Study
-    """Model and text; `tokens` per language and part that neurons are chosen from."""
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
+    """What is compared; the study's `tokens` are per part that neurons are chosen from."""
 
     neurons: int = 120
     """Chosen for each language: about what LAPE gives it at 3 % of Babel's neurons."""
@@ -88,56 +85,37 @@ class Config:
     guard_texts: int = 120
     """Natural texts per language that the guard is measured on."""
 
-    planted: recover_planted.Config = recover_planted.PRESETS["babel"][1]
+    planted: recover_planted.Config = field(default_factory=recover_planted.Config)
     """The models with planted neurons; the largest effect is taken."""
 
-    out: Path = Path("results/compare_methods/babel")
-    """Folder for the tables."""
-
-
-LLAMA = replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000)
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Two languages, little of everything: a minute.",
-        Config(
-            Study(languages=("de", "ja"), tokens=1500, n_shards=2, block_length=64),
-            read=256,
-            n_texts=3,
-            max_new_tokens=24,
-            guard_texts=40,
-            planted=replace(recover_planted.PRESETS["tiny"][1], seeds=1),
-            out=Path("results/compare_methods/tiny"),
-        ),
+        Study(languages=("de", "ja"), tokens=1500, n_shards=2, block_length=64),
+        {
+            "read": 256,
+            "n_texts": 3,
+            "max_new_tokens": 24,
+            "guard_texts": 40,
+            "planted": replace(recover_planted.experiment.presets["tiny"][1], seeds=1),
+        },
     ),
-    "babel": (
-        "The shipped model: 6 minutes on one core.",
-        Config(Study(n_shards=7, block_length=64)),
+    "babel": Preset(
+        "The shipped model: 6 minutes on one core.", Study(n_shards=7, block_length=64)
     ),
-    "thorough": (
+    "thorough": Preset(
         "The same with ten times the text to judge on: an hour.",
-        Config(
-            Study(),
-            read=6000,
-            n_texts=40,
-            guard_texts=400,
-            out=Path("results/compare_methods/thorough"),
-        ),
+        differences={"read": 6000, "n_texts": 40, "guard_texts": 400},
     ),
-    "paper": (
-        papers.told(
-            LLAMA,
-            "PAWS-X in 6 languages, one neuron in a hundred for each",
-            6 * (2 * 60_000 + 99 * 50_000 + 15 * 40 * 64),
-        ),
-        Config(
-            papers.under(LLAMA, "compare_methods"),
-            neurons=1300,
-            read=50_000,
-            n_texts=40,
-            guard_texts=400,
-            out=papers.out("compare_methods"),
-        ),
+    "paper": papers.preset(
+        replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000),
+        "PAWS-X in 6 languages, one neuron in a hundred for each",
+        6 * (2 * 60_000 + 99 * 50_000 + 15 * 40 * 64),
+        neurons=1300,
+        read=50_000,
+        n_texts=40,
+        guard_texts=400,
     ),
 }
 
@@ -174,22 +152,14 @@ def stability(
     tokens: Sequence[int],
 ) -> pd.DataFrame:
     """A row per method, amount of text and language: Jaccard of two choices, beside chance."""
-    rows = []
+    tables = []
     for size, one, other in zip(tokens, chosen, again, strict=True):
-        for name in one:
-            jaccard = jaccard_between(one[name], other[name])
-            chance = chance_jaccard(one[name], other[name]).value
-            for place, code in enumerate(one[name].languages):
-                rows.append(
-                    {
-                        "method": name,
-                        "tokens": size,
-                        "language": code,
-                        "jaccard": jaccard[place].item(),
-                        "chance": chance[place].item(),
-                    }
-                )
-    return pd.DataFrame(rows)
+        for name, mine in one.items():
+            axes = {"method": [name], "tokens": [size], "language": mine.languages}
+            chance = chance_jaccard(mine, other[name]).value
+            columns = {"jaccard": jaccard_between(mine, other[name]), "chance": chance}
+            tables.append(tidy(axes, columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def over_languages(stable: Table) -> pd.DataFrame:
@@ -231,36 +201,24 @@ def methods_table(found: Table, effect: Effects, written: Switching, stable: Tab
 
 def comparison(table: pd.DataFrame) -> pd.DataFrame:
     """The same with one row per mark of the figure."""
-    rows = [
-        {
-            "method": row["method"],
-            "measure": label,
-            "value": row[column],
-            "low": row[f"{column}_low"],
-            "high": row[f"{column}_high"],
-            "control": row[f"{column}_control"],
-        }
-        for column, label in MEASURES.items()
-        for row in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    tables = []
+    for column, label in MEASURES.items():
+        names = {column: "value"} | {f"{column}_{end}": end for end in ("low", "high", "control")}
+        mine = pd.DataFrame(table, columns=["method", *names]).rename(columns=names)
+        mine.insert(1, "measure", label)
+        tables.append(mine)
+    return pd.concat(tables, ignore_index=True)
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def main(config: Config, record: Record) -> None:
     study, out = config.study, config.out
     each, found = recovery(config)
-    model = study.open()
+    model = record.open(study)
     first, second, rest = parts(study)
     texts = [grown(model, part, study, out / f"part-{n}") for n, part in enumerate((first, second))]
     generator = torch.Generator().manual_seed(study.seed)
-    chosen: list[list[dict[str, interp.NeuronSelection]]] = []
-    for text in tqdm(texts, desc="Choosing", unit="part"):
-        seen = [measured(model, x.stats, x.moments, x.means, generator) for x in text]
-        chosen.append([{n: choose(one, n, config.neurons) for n in SELECTORS} for one in seen])
-    here, again = chosen
+    here, again = (choices(model, text, config.neurons, generator) for text in texts)
     stable = stability(here, again, [part.tokens for part in texts[0]])
-    final = here[-1]
     reading = interp.read_corpora(
         rest,
         study.languages,
@@ -271,11 +229,11 @@ def main(config: Config) -> None:
         bos="none" if model.bos_id is None else "block",
         progress=False,
     )
-    effect = effects(model, final, reading, generator)
+    effect = effects(model, here[-1], reading, generator)
     natural = {code: list(rest[code])[: config.guard_texts] for code in study.languages}
     written = switching(
         model,
-        final,
+        here[-1],
         texts[0][-1].moments,
         interp.natural_guard(model, natural, max_tokens=config.max_new_tokens, progress=False),
         strength=config.strength,
@@ -287,22 +245,32 @@ def main(config: Config) -> None:
     table = methods_table(found, effect, written, curves)
     by_language = effect.by_language().merge(written.by_language(), on=["method", "language"])
     last = stable[stable["tokens"] == stable["tokens"].max()].drop(columns="tokens")
-    claims = claims_of(table, each, effect, written, stable, model.name)
+    languages = by_language.merge(last, on=["method", "language"])
+    record.tables({"methods": table, "languages": languages, "comparison": comparison(table)})
+    record.tables({"stability": curves, "recovery": found})
+    claims = record.judge("compare_methods", measures(table, each, effect, written, stable))
     page = findings(table, claims)
-    for name, frame in {
-        "methods": table,
-        "languages": by_language.merge(last, on=["method", "language"]),
-        "comparison": comparison(table),
-        "stability": curves,
-        "recovery": found,
-    }.items():
-        artifacts.write_text(out / f"{name}.csv", frame.to_csv(index=False))
-    save_claims(claims, out / "claims.json")
     artifacts.write_text(out / "findings.md", page)
     print(
         table[["method", *MEASURES]].to_string(index=False, float_format="%.3f"), page, sep="\n\n"
     )
 
 
+def choices(
+    model: interp.NeuronModel, text: Sequence[Statistics], n: int, generator: torch.Generator
+) -> list[dict[str, interp.NeuronSelection]]:
+    """What every method chooses from each amount of one part of the text."""
+    chosen = []
+    for amount in tqdm(text, desc="Choosing", unit="amount"):
+        seen = measured(model, amount.stats, amount.moments, amount.means, generator)
+        masks = {name: select(seen, n) for name, select in SELECTORS.items()}
+        chosen.append(
+            {name: interp.NeuronSelection(mask, seen.languages) for name, mask in masks.items()}
+        )
+    return chosen
+
+
+experiment = Experiment("compare_methods", __doc__, main, Config, PRESETS)
+
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__))
+    experiment.command()

@@ -1,21 +1,19 @@
-"""What patching across languages shows, as claims: a number, an interval, a control, a rule.
+"""What patching across languages shows: the numbers of the claims, and of their controls.
 
 From the tables of `experiments.patch_across_languages`: a row for each question, source, part,
 place and layer, and a row for each fact in each language.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 
-from interp.inference.claims import Claim, Side, claim_of
+from interp.inference.claims import Measurement
 from interp.inference.intervals import Estimate, mean_over_examples
 
-DUMAS, OURS = "Dumas et al. (2024)", "this project"
-COMMAND = "python -m experiments.patch_across_languages babel"
 FIRST = "0"
 """At the subject, from the first layer on: all that is put there is the source's."""
 
@@ -79,207 +77,90 @@ class Asked:
             rows = rows[rows[name] == value]
         return rows.set_index("question")[column]
 
+    def measured(self, values: pd.Series, control: pd.Series) -> Measurement | None:
+        """None where there are too few questions for an interval."""
+        value = self.estimate(values)
+        beside = float(control.mean()) if len(control) else math.nan
+        return None if value is None else Measurement(value, beside)
 
-def claims_of(prompts: pd.DataFrame, known: pd.DataFrame, on: str) -> list[Claim]:
-    """Every claim that can be tried on these tables."""
+
+CONCEPT, LANGUAGE, LEAD = "concept moved", "language moved", "language - concept"
+OWN, SHARED, NEURONS = "language neurons", "all-shared neurons", "all neurons"
+
+
+def measures(prompts: pd.DataFrame, known: pd.DataFrame) -> dict[str, Measurement | None]:
+    """Of every claim that can be tried on these tables."""
     told, held_out = Asked(prompts, "told"), Asked(prompts, "held_out")
-    found = [
-        *stream_claims(told, on),
-        *neuron_claims(told, on),
-        *retrieval_claims(held_out, told, known, on),
-    ]
-    return [claim for claim in found if claim is not None]
+    return {
+        **in_the_stream(told),
+        **of_neurons(told),
+        "untold-facts-known": untold_known(known),
+        **untold_moved(held_out, told),
+    }
 
 
-def stream_claims(told: Asked, on: str) -> Iterator[Claim | None]:
+def in_the_stream(told: Asked) -> dict[str, Measurement | None]:
     """Concept and language in the residual stream, and where they come apart."""
-    concept, language, lead = "concept moved", "language moved", "language - concept"
-    yield _claim(
-        told,
-        told.gained_in_t("source"),
-        on,
-        name="concept-without-language",
-        statement="The concept can be moved without its language.",
-        source=DUMAS,
-        how="share gained by A in t less that gained by A in s, the subject's tokens patched from "
-        "a layer on, mean over these layers",
-        control=told.gained_in_t("noise"),
-        control_name="a random direction",
-    )
-    yield _claim(
-        told,
-        told.last(lead) * (len(told.layers) - 1),
-        on,
-        name="language-before-concept",
-        statement="At the end of a prompt the language of the answer is set in earlier layers than "
-        "its concept, so that the language can be moved without the concept.",
-        source=DUMAS,
-        how="layers by which the language is ahead, the last token patched in one layer",
-        control=told.last(lead, "noise") * (len(told.layers) - 1),
-        control_name="a random direction",
-    )
-    yield _claim(
-        told,
-        1 - told.last(concept),
-        on,
-        name="concept-comes-late",
-        statement="The answer's concept reaches the end of a prompt in the later half of the "
-        "layers.",
-        source=OURS,
-        how="share of the layers but the last in which it is not there yet",
-        bar=0.5,
-        control=1 - told.last(language),
-        control_name="the language",
-    )
-    yield _claim(
-        told,
-        told.subject("A in t", "A in several languages") - told.subject("A in t"),
-        on,
-        name="mean-over-languages",
-        statement="The mean of a concept over languages says it better than one language does.",
-        source=DUMAS,
-        how="share of A in t with the mean at the subject's tokens less that with s alone",
-        control=told.subject("A in t", "A in t") - told.subject("A in t"),
-        control_name="t itself less s",
-    )
+    n_layers, before = len(told.layers) - 1, told.subject("A in t")
+    return {
+        "concept-without-language": told.measured(
+            told.gained_in_t("source"), told.gained_in_t("noise")
+        ),
+        "language-before-concept": told.measured(
+            told.last(LEAD) * n_layers, told.last(LEAD, "noise") * n_layers
+        ),
+        "concept-comes-late": told.measured(1 - told.last(CONCEPT), 1 - told.last(LANGUAGE)),
+        "mean-over-languages": told.measured(
+            told.subject("A in t", "A in several languages") - before,
+            told.subject("A in t", "A in t") - before,
+        ),
+    }
 
 
-def neuron_claims(told: Asked, on: str) -> Iterator[Claim | None]:
+def of_neurons(told: Asked) -> dict[str, Measurement | None]:
     """What sets of neurons carry, patched at the last token in all layers."""
-    concept, language, lead = "concept moved", "language moved", "language - concept"
-    own, shared = "language neurons", "all-shared neurons"
-    random = "as many random neurons"
-    yield _claim(
-        told,
-        told.beyond_random(language, own),
-        on,
-        name="language-neurons-move-language",
-        statement="Language neurons move the language of the answer.",
-        source=OURS,
-        how="share gained by s beyond that with random neurons",
-        control=told.neurons(language, f"random {own}"),
-        control_name=random,
-    )
-    yield _claim(
-        told,
-        told.in_s(own),
-        on,
-        name="language-neurons-switch-language",
-        statement="Language neurons alone switch the language of the answer.",
-        source=OURS,
-        how="share of the answers in s",
-        bar=0.5,
-        control=told.in_s("all neurons"),
-        control_name="all neurons",
-    )
-    yield _claim(
-        told,
-        told.neurons(concept, own),
-        on,
-        name="language-neurons-keep-concept",
-        statement="Language neurons leave the concept of the answer where it is.",
-        source=OURS,
-        how="share gained by A",
-        bar=0.1,
-        side="below",
-        control=told.neurons(concept, "all neurons"),
-        control_name="all neurons",
-    )
-    yield _claim(
-        told,
-        told.beyond_random(concept, shared),
-        on,
-        name="all-shared-carry-concept",
-        statement="Neurons that fire in all languages carry the concept.",
-        source=OURS,
-        how="share gained by A beyond that with random neurons",
-        control=told.neurons(concept, f"random {shared}"),
-        control_name=random,
-    )
-    yield _claim(
-        told,
-        -told.neurons(lead, shared),
-        on,
-        name="all-shared-without-language",
-        statement="Neurons that fire in all languages carry the concept rather than the language.",
-        source=OURS,
-        how="share gained by A less that gained by s",
-        control=-told.neurons(lead, own),
-        control_name="language neurons",
-    )
+    return {
+        "language-neurons-move-language": told.measured(
+            told.beyond_random(LANGUAGE, OWN), told.neurons(LANGUAGE, f"random {OWN}")
+        ),
+        "language-neurons-switch-language": told.measured(told.in_s(OWN), told.in_s(NEURONS)),
+        "language-neurons-keep-concept": told.measured(
+            told.neurons(CONCEPT, OWN), told.neurons(CONCEPT, NEURONS)
+        ),
+        "all-shared-carry-concept": told.measured(
+            told.beyond_random(CONCEPT, SHARED), told.neurons(CONCEPT, f"random {SHARED}")
+        ),
+        "all-shared-without-language": told.measured(
+            -told.neurons(LEAD, SHARED), -told.neurons(LEAD, OWN)
+        ),
+    }
 
 
-def retrieval_claims(
-    held_out: Asked, told: Asked, known: pd.DataFrame, on: str
-) -> Iterator[Claim | None]:
-    """Facts that the model was told in some languages and is asked in another."""
-    facts: Any = known
-    untold, rest = facts[facts["held_out"]], facts[~facts["held_out"]]
-    if untold["fact"].nunique() > 1:
-        right = torch.tensor((untold["known"] - untold["chance"]).to_numpy(dtype=float))
-        numbers = torch.tensor(pd.factorize(untold["fact"])[0])
-        yield claim_of(
-            mean_over_examples(right, numbers),
-            on=on,
-            command=COMMAND,
-            name="untold-facts-known",
-            statement="A fact is known in a language that it was never told in.",
-            source=OURS,
-            how="share of first choices that are right, less chance",
-            control=float((rest["known"] - rest["chance"]).mean()),
-            control_name="facts told in it",
-        )
-    yield _claim(
-        held_out,
-        held_out.subject("A in t") - held_out.subject("unpatched A in t"),
-        on,
-        name="untold-facts-move",
-        statement="A fact told in s and never in t is answered in t when its subject comes from s.",
-        source=OURS,
-        how="share gained by A in t, the subject's tokens patched in all layers",
-        control=held_out.subject("A in t", "another concept in s")
-        - held_out.subject("unpatched A in t", "another concept in s"),
-        control_name="another concept",
-    )
-    yield _claim(
-        held_out,
-        held_out.subject("A in t") - held_out.subject("A in t", "A in t"),
-        on,
-        name="untold-facts-helped",
-        statement="For such a fact the subject as s says it brings more of the answer to t than "
-        "the subject as t says it.",
-        source=OURS,
-        how="share of A in t with the subject from s less that with the subject from t",
-        control=told.subject("A in t") - told.subject("A in t", "A in t"),
-        control_name="facts told in t",
-    )
-    concept, shared = "concept moved", "all-shared neurons"
-    yield _claim(
-        held_out,
-        held_out.beyond_random(concept, shared),
-        on,
-        name="untold-facts-through-all-shared",
-        statement="Such a fact goes from s to t through neurons that fire in all languages.",
-        source=OURS,
-        how="share gained by A beyond that with random neurons",
-        control=told.beyond_random(concept, shared),
-        control_name="facts told in t",
-    )
-
-
-def _claim(
-    asked: Asked,
-    values: pd.Series,
-    on: str,
-    *,
-    control: pd.Series,
-    bar: float = 0.0,
-    side: Side = "above",
-    **said: Any,
-) -> Claim | None:
-    """None where there are too few questions for an interval."""
-    estimate = asked.estimate(values)
-    if estimate is None:
+def untold_known(known: Any) -> Measurement | None:
+    """First choices that are right beyond chance, of facts never told in the language, beside
+    those told in it."""
+    untold, rest = known[known["held_out"]], known[~known["held_out"]]
+    if untold["fact"].nunique() < 2:
         return None
-    beside = float(control.mean()) if len(control) else math.nan
-    return claim_of(estimate, on=on, command=COMMAND, bar=bar, side=side, control=beside, **said)
+    right = torch.tensor((untold["known"] - untold["chance"]).to_numpy(dtype=float))
+    numbers = torch.tensor(pd.factorize(untold["fact"])[0])
+    control = float((rest["known"] - rest["chance"]).mean())
+    return Measurement(mean_over_examples(right, numbers), control)
+
+
+def untold_moved(held_out: Asked, told: Asked) -> dict[str, Measurement | None]:
+    """Facts that the model was told in some languages and is asked in another."""
+    other = "another concept in s"
+    return {
+        "untold-facts-move": held_out.measured(
+            held_out.subject("A in t") - held_out.subject("unpatched A in t"),
+            held_out.subject("A in t", other) - held_out.subject("unpatched A in t", other),
+        ),
+        "untold-facts-helped": held_out.measured(
+            held_out.subject("A in t") - held_out.subject("A in t", "A in t"),
+            told.subject("A in t") - told.subject("A in t", "A in t"),
+        ),
+        "untold-facts-through-all-shared": held_out.measured(
+            held_out.beyond_random(CONCEPT, SHARED), told.beyond_random(CONCEPT, SHARED)
+        ),
+    }

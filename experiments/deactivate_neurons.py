@@ -16,36 +16,30 @@ as many random neurons per layer do.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 from torch import Tensor
 
 import interp
-from experiments import papers
+from experiments import papers, runner
 from experiments.deactivation_claims import (
     RANDOM,
-    claim_about_size,
-    claims_about_effects,
-    claims_about_neurons,
-    claims_about_writing,
+    about_effects,
+    about_neurons,
+    about_size,
+    about_writing,
 )
-from experiments.study import Study, for_model
-from interp.inference.claims import markdown, save_claims
+from experiments.runner import Experiment, Preset, Record
+from experiments.study import Study
 from interp.plots.style import Table
-from interp.results import artifacts
 from interp.results.words import NOTHING
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is switched off."""
-
-    study: Study
-    """Model and text."""
 
     fractions: tuple[float, ...] = (0.01, 0.03, 0.05)
     """Of all neurons, selected by LAPE."""
@@ -68,43 +62,20 @@ class Config:
     temperature: float = 0.8
     """Of sampling."""
 
-    out: Path = Path("results/deactivate_neurons/babel")
-    """Folder for the matrices."""
-
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Two languages, little text: seconds.",
-        Config(
-            Study(
-                languages=("de", "ja"),
-                tokens=4000,
-                n_shards=4,
-                out=Path("results/deactivate_neurons/tiny"),
-            ),
-            fractions=(0.03,),
-            n_draws=1,
-            n_texts=3,
-            max_new_tokens=16,
-            out=Path("results/deactivate_neurons/tiny"),
-        ),
+        Study(languages=("de", "ja"), tokens=4000, n_shards=4),
+        {"fractions": (0.03,), "n_draws": 1, "n_texts": 3, "max_new_tokens": 16},
     ),
-    "babel": (
-        "The shipped model on its parallel sentences: 10 minutes of one core.",
-        Config(Study()),
-    ),
-    "paper": (
-        papers.told(
-            papers.TANG,
-            "Wikipedia, 100 million tokens in each of 7 languages",
-            7 * (1e8 + 22 * 2**20),
-        ),
-        Config(
-            papers.under(papers.TANG, "deactivate_neurons"),
-            fractions=(0.01,),
-            tried=0.01,
-            out=papers.out("deactivate_neurons"),
-        ),
+    "babel": Preset("The shipped model on its parallel sentences: 10 minutes of one core."),
+    "paper": papers.preset(
+        papers.TANG,
+        "Wikipedia, 100 million tokens in each of 7 languages",
+        7 * (1e8 + 22 * 2**20),
+        fractions=(0.01,),
+        tried=0.01,
     ),
 }
 
@@ -206,12 +177,11 @@ def rows_of(matrix: interp.PerplexityMatrix, fraction: float) -> Iterator[dict[s
         }
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def main(config: Config, record: Record) -> None:
     study = config.study
     if config.tried not in config.fractions:
         raise ValueError(f"The claims are tried at {config.tried}: give it among the fractions.")
-    model = study.open()
+    model = record.open(study)
     stats, _ = study.statistics(model)
     reading = study.read(model, "held_out")
     matrices = {}
@@ -224,35 +194,25 @@ def main(config: Config) -> None:
             generator=torch.Generator().manual_seed(study.seed),
             out=config.out / f"{fraction:g}",
         )
-        text = matrix.to_frame().to_csv(index=False)
-        artifacts.write_text(config.out / f"{fraction:g}" / "matrix.csv", text)
+        record.tables({f"{fraction:g}/matrix": matrix.to_frame()})
         print(f"\n{fraction:.1%} of all neurons, found by LAPE\n", flush=True)
         print(matrix.table())
         matrices[fraction] = matrix
     rows = [row for fraction, matrix in matrices.items() for row in rows_of(matrix, fraction)]
-    artifacts.write_text(config.out / "table.csv", pd.DataFrame(rows).to_csv(index=False))
     tried = interp.select_by_entropy(stats, config.tried)
     generator = torch.Generator().manual_seed(study.seed)
     drawn = tried.random_like(generator, exclude=tried.union())
     texts = written(model, tried, drawn, beginnings(reading, model, config), config)
-    artifacts.write_text(config.out / "texts.csv", texts.to_csv(index=False))
     writing = writing_table(texts)
-    artifacts.write_text(config.out / "writing.csv", writing.to_csv(index=False))
+    record.tables({"table": pd.DataFrame(rows), "texts": texts, "writing": writing})
     print(f"\n{writing.to_string(index=False, float_format='%.2f')}\n", flush=True)
-    claims = [
-        *claims_about_neurons(stats, config.tried, generator, model.name),
-        *claims_about_effects(matrices[config.tried], tried, model.name),
-        *claims_about_writing(texts, tried.languages, model.name),
-    ]
-    if len(matrices) > 1:
-        claims.append(claim_about_size(matrices, model.name))
-    save_claims(claims, config.out / "claims.json")
-    print(f"\n{markdown(claims)}")
+    measured = about_neurons(stats, config.tried, generator)
+    measured |= about_effects(matrices[config.tried], tried)
+    measured |= about_writing(texts, tried.languages) | about_size(matrices)
+    record.judge("deactivate_neurons", measured)
 
+
+experiment = Experiment("deactivate_neurons", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

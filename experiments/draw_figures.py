@@ -9,9 +9,11 @@ Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them fro
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 import tyro
 
 import interp
@@ -19,18 +21,17 @@ from babel_training.recipe import PRESETS
 from interp import plots
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import jackknife
+from interp.results.frames import tidy
 
 STUDIES = Path("results")
 FRACTION = 0.03
 """Of all neurons: that of Babel's card, fixed before anything was measured."""
 
 
-def matrix() -> pd.DataFrame:
-    return pd.read_csv(STUDIES / "deactivate_neurons" / "babel" / f"{FRACTION:g}" / "matrix.csv")
-
-
-def fractions() -> pd.DataFrame:
-    return pd.read_csv(STUDIES / "deactivate_neurons" / "babel" / "table.csv")
+def table(place: str) -> pd.DataFrame:
+    """A table that a study of the shipped model left."""
+    study, name = place.split("/", 1)
+    return pd.read_csv(STUDIES / study / "babel" / f"{name}.csv")
 
 
 def counts() -> FiringStats:
@@ -54,27 +55,19 @@ def common() -> pd.DataFrame:
 
 def training() -> pd.DataFrame:
     """The own language's rise at every checkpoint, with its interval."""
-    stored = json.loads(
-        (STUDIES / "babel_training" / "measure" / "history.json").read_text(encoding="utf-8")
-    )
+    path = STUDIES / "babel_training" / "measure" / "history.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
     config = PRESETS["cpu"][1]
-    rows = []
+    tables = []
     for name, found in sorted(stored.items()):
-        tokens = int(name.removeprefix("step-")) * config.rows * config.length
-        for place, code in enumerate(config.languages):
-            rise, reach = found["rise"][place][place], found["reach"][place][place]
-            random = found["random"][place]
-            rows.append(
-                {
-                    "tokens": tokens,
-                    "language": code,
-                    "increase": rise,
-                    "increase_low": rise - reach,
-                    "increase_high": rise + reach,
-                    "random": sum(random) / len(random),
-                }
-            )
-    return pd.DataFrame(rows)
+        step = int(name.removeprefix("step-"))
+        rise, reach = (torch.tensor(found[part], dtype=torch.float64) for part in ("rise", "reach"))
+        rise, reach = rise.diagonal(), reach.diagonal()
+        columns = {"increase": rise, "increase_low": rise - reach, "increase_high": rise + reach}
+        columns |= {"random": [sum(draws) / len(draws) for draws in found["random"]]}
+        axes = {"tokens": [step * config.rows * config.length], "language": config.languages}
+        tables.append(tidy(axes, columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def switching() -> pd.DataFrame:
@@ -85,56 +78,42 @@ def switching() -> pd.DataFrame:
     return final.loc[~parts]
 
 
-def by_size(way: str) -> pd.DataFrame:
-    sweep = pd.read_csv(STUDIES / "steer_language" / "babel" / "sweep.csv")
-    return plots.best_of_each_size(sweep, way)
-
-
-def shares(task: str) -> pd.DataFrame:
-    return pd.read_csv(STUDIES / "map_shared_neurons" / "babel" / f"babel-{task}" / "profile.csv")
-
-
-def compared(name: str) -> pd.DataFrame:
-    return pd.read_csv(STUDIES / "compare_methods" / "babel" / f"{name}.csv")
-
-
 def stable_methods() -> pd.DataFrame:
     """Seven of the methods, so that lines can be told apart."""
     shown = (
         *("random", "rate (LAP)", "removal effect (PLND)", "entropy (LAPE)"),
         *("mean entropy (LAVE)", "precision of gate", "precision of output, both ends"),
     )
-    table = compared("stability")
-    return table.loc[table["method"].isin(shown)]
-
-
-def moved(facts: str) -> pd.DataFrame:
-    path = STUDIES / "patch_across_languages" / "babel" / f"moved-{facts}.csv"
-    return pd.read_csv(path)
+    every = table("compare_methods/stability")
+    return every.loc[every["method"].isin(shown)]
 
 
 def lens() -> pd.DataFrame:
-    table = pd.read_csv(STUDIES / "lens_by_language" / "babel" / "lens.csv")
-    return table.loc[table["facts"] == "all"]
+    every = table("lens_by_language/lens")
+    return every.loc[every["facts"] == "all"]
 
 
 def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     """File name, which begins with the function that draws it, and where its table comes from."""
-    yield "perplexity_matrix-babel", matrix
-    yield "loss_against_fraction-babel", fractions
+    yield "perplexity_matrix-babel", partial(table, f"deactivate_neurons/{FRACTION:g}/matrix")
+    yield "loss_against_fraction-babel", partial(table, "deactivate_neurons/table")
     yield "layer_profile-babel", profile
     yield "overlap-babel", common
     yield "curve_of_training-babel", training
     yield "language_switching-babel", switching
-    yield "switching_against_size-lape", lambda: by_size("LAPE neurons")
-    yield "switching_against_size-precision", lambda: by_size("precision units")
+    for name, way in (("lape", "LAPE neurons"), ("precision", "precision units")):
+        sweep = partial(table, "steer_language/sweep")
+        yield (
+            f"switching_against_size-{name}",
+            lambda sweep=sweep, way=way: plots.best_of_each_size(sweep(), way),
+        )
     for task in ("fact_completion", "statements", "word_translation"):
-        yield f"sharing-{task}", lambda task=task: shares(task)
+        yield f"sharing-{task}", partial(table, f"map_shared_neurons/babel-{task}/profile")
     yield "attribution_sums-demo", lambda: pd.read_csv(STUDIES / "demo" / "attribute" / "sums.csv")
-    yield "method_comparison-babel", lambda: compared("comparison")
+    yield "method_comparison-babel", partial(table, "compare_methods/comparison")
     yield "stability_against_tokens-babel", stable_methods
     for facts in ("told", "held_out"):
-        yield f"moved_by_layer-{facts}", lambda facts=facts: moved(facts)
+        yield f"moved_by_layer-{facts}", partial(table, f"patch_across_languages/moved-{facts}")
     yield "lens-babel", lens
     yield "patching-demo", lambda: pd.read_csv(STUDIES / "demo" / "patch.csv")
 
@@ -142,11 +121,11 @@ def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
 def main(out: Path = Path("figures")) -> None:
     for name, read in figures():
         try:
-            table = read()
+            frame = read()
         except FileNotFoundError as error:
             print(f"{name}: not drawn, {error.filename or error} is missing.")
             continue
-        plots.save(table, out / name)
+        plots.save(frame, out / name)
         print(f"{name}: drawn")
 
 

@@ -26,6 +26,7 @@ from interp.evaluations.writing import generate_texts
 from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples, wilson
 from interp.interventions.edits import difference_of_means
 from interp.models.neuron_model import Hook
+from interp.results.frames import tidy
 from interp.results.words import NOTHING
 
 Text = Mapping[str, Sequence[str]]
@@ -177,17 +178,16 @@ class Effects:
 
     def by_language(self) -> pd.DataFrame:
         """A row per method and language: how many, and nats per token more with them off."""
-        rows = []
-        for place, (name, each) in enumerate(self.chosen.items()):
-            increase = self.matrix(name).increase.value
-            more = (self.random[:, place] - self.nothing).sum(dim=0) / self.tokens.sum(dim=0)
-            n_others = len(self.languages) - 1
-            for row, (code, size) in enumerate(each.counts().items()):
-                own = increase[row, row].item()
-                others = (increase[row].sum().item() - own) / n_others
-                cells = {"method": name, "language": code, "neurons": size, "own": own}
-                rows.append(cells | {"others": others, "random_per_layer": more[row].item()})
-        return pd.DataFrame(rows)
+        more = torch.stack([self.matrix(name).increase.value for name in self.chosen])
+        own = einsum(more, "method read read -> method read")
+        others = (reduce(more, "method off read -> method off", "sum") - own) / (more.shape[1] - 1)
+        nothing = rearrange(self.nothing, "shard read -> shard 1 read")
+        random = (self.random - nothing).sum(dim=0) / self.tokens.sum(dim=0)
+        sizes = torch.tensor([list(each.counts().values()) for each in self.chosen.values()])
+        return tidy(
+            {"method": self.chosen, "language": self.languages},
+            {"neurons": sizes, "own": own, "others": others, "random_per_layer": random},
+        )
 
     def _place(self, name: str) -> int:
         return list(self.chosen).index(name)
@@ -291,23 +291,13 @@ class Switching:
         return mean_over_examples(rearrange(more, "language text -> (language text)"))
 
     def by_language(self) -> pd.DataFrame:
-        rates = [reduce(each.double(), "m l text -> m l", "mean") for each in self._both]
-        return pd.DataFrame(
-            [
-                {
-                    "method": name,
-                    "language": code,
-                    "in_language": rates[0][row, place].item(),
-                    "good": rates[1][row, place].item(),
-                }
-                for row, name in enumerate(self.methods)
-                for place, code in enumerate(self.languages)
-            ]
+        """Shares of the texts, a row per method and language."""
+        inside, good = (
+            reduce(each.double(), "method language text -> method language", "mean")
+            for each in (self.inside, self.good)
         )
-
-    @property
-    def _both(self) -> tuple[Tensor, Tensor]:
-        return self.inside, self.good
+        axes = {"method": self.methods, "language": self.languages}
+        return tidy(axes, {"in_language": inside, "good": good})
 
 
 @contextmanager

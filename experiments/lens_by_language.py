@@ -16,23 +16,21 @@ which the two words may begin with the same token cannot tell; they are left out
 control is another language in the place of the pivot.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-import tyro
 from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments import papers
-from experiments.study import LANGUAGES, Study, for_model
+from experiments import papers, runner
+from experiments.runner import Experiment, Preset, Record
+from experiments.study import LANGUAGES, Study
 from interp.evaluations.writing import start_ids
-from interp.inference.claims import Claim, claim_of, markdown, save_claims
+from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.lens import (
     Lens,
@@ -43,16 +41,14 @@ from interp.prompts.lens import (
     token_languages,
 )
 from interp.results import artifacts
+from interp.results.frames import tidy
 from interp.text.languages import language
 from interp.text.tasks import align, read_task
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is read."""
-
-    study: Study
-    """Model and text."""
 
     facts: str = "babel/fact_completion"
     """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers in the
@@ -70,39 +66,21 @@ class Config:
     n_draws: int = 5
     """Random selections beside the language neurons."""
 
-    out: Path = Path("results/lens_by_language/babel")
-    """Folder for the tables."""
-
-
-LLAMA = replace(papers.TANG, languages=LANGUAGES, tokens=10_000_000)
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Every part once, on the shipped model: a minute.",
-        Config(
-            Study(languages=("en", "ja"), tokens=4000, out=Path("results/lens_by_language/tiny")),
-            n_facts=30,
-            n_draws=1,
-            out=Path("results/lens_by_language/tiny"),
-        ),
+        Study(languages=("en", "ja"), tokens=4000),
+        {"n_facts": 30, "n_draws": 1},
     ),
-    "babel": (
-        "The shipped model, its six languages.",
-        Config(Study()),
-    ),
-    "paper": (
-        papers.told(
-            LLAMA,
-            f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
-            "language neurons from Wikipedia",
-            6 * (1e7 + 2**20 + 3 * 1000 * 15),
-        ),
-        Config(
-            papers.under(LLAMA, "lens_by_language"),
-            facts=papers.FACTS,
-            fraction=0.01,
-            out=papers.out("lens_by_language"),
-        ),
+    "babel": Preset("The shipped model, its six languages."),
+    "paper": papers.preset(
+        replace(papers.TANG, languages=LANGUAGES, tokens=10_000_000),
+        f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
+        "language neurons from Wikipedia",
+        6 * (1e7 + 2**20 + 3 * 1000 * 15),
+        facts=papers.FACTS,
+        fraction=0.01,
     ),
 }
 
@@ -122,36 +100,13 @@ def questions(
     return found, held_out
 
 
-def top_rows(
+def top_table(
     lens: Lens, shares: Float64[Tensor, "language vocab"], asked_in: str, codes: tuple[str, ...]
-) -> Iterator[dict[str, Any]]:
+) -> pd.DataFrame:
     """How each layer's most likely tokens divide among languages."""
     mean = mean_over_examples(languages_of(lens.top, shares).nan_to_num(1 / len(codes)))
-    for layer in range(lens.top.shape[1]):
-        for column, code in enumerate(codes):
-            yield {
-                "asked_in": asked_in,
-                "layer": layer,
-                "language": code,
-                "share": mean.value[layer, column].item(),
-                "low": mean.low[layer, column].item(),
-                "high": mean.high[layer, column].item(),
-            }
-
-
-def promoted_rows(
-    found: Float64[Tensor, "owner layer language"],
-    owners: tuple[str, ...],
-    codes: tuple[str, ...],
-    name: str,
-) -> Iterator[dict[str, Any]]:
-    for row, owner in enumerate(owners):
-        for layer in range(found.shape[1]):
-            for column, code in enumerate(codes):
-                share = found[row, layer, column].item()
-                yield {"neurons": name, "owner": owner, "layer": layer, "language": code} | {
-                    "share": share
-                }
+    axes = {"asked_in": [asked_in], "layer": range(lens.top.shape[1]), "language": codes}
+    return tidy(axes, {"share": mean.value, "low": mean.low, "high": mean.high})
 
 
 def promoted_table(
@@ -163,14 +118,17 @@ def promoted_table(
 ) -> pd.DataFrame:
     """Whose tokens language neurons promote, and random ones."""
     codes, selection = config.study.languages, interp.select_by_entropy(stats, config.fraction)
-    found = promoted_languages(model, selection, shares, moments)
-    rows = list(promoted_rows(found, codes, codes, "language neurons"))
     generator = torch.Generator().manual_seed(config.study.seed)
+    sets = {"language neurons": selection}
     for draw in range(config.n_draws):
         drawn = selection.random_like(generator, exclude=selection.union())
-        found = promoted_languages(model, drawn, shares, moments)
-        rows += promoted_rows(found, codes, codes, f"random neurons {draw}")
-    return pd.DataFrame(rows)
+        sets[f"random neurons {draw}"] = drawn
+    tables = []
+    for name, neurons in sets.items():
+        share = promoted_languages(model, neurons, shares, moments)
+        axes = {"neurons": [name], "owner": codes, "layer": range(model.n_layers)}
+        tables.append(tidy(axes | {"language": codes}, {"share": share}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def lens_of(model: interp.NeuronModel, asked: Sequence[Question], what: str) -> Lens | None:
@@ -198,133 +156,119 @@ def pivot_minus_own(lenses: Sequence[Lens]) -> Float64[Tensor, " prompt"]:
     return torch.cat(each)
 
 
-def claims_of(
+Shares = Float64[Tensor, "prompt layer language"]
+
+
+def measures(
     lenses: Mapping[str, Lens],
     controls: Mapping[str, Lens],
-    spoken: Mapping[str, Float64[Tensor, "prompt layer language"]],
+    spoken: Mapping[str, Shares],
     promoted: pd.DataFrame,
     codes: tuple[str, ...],
     pivot: str,
-    on: str,
-) -> list[Claim]:
+) -> dict[str, Measurement | None]:
     """Does the model think in the pivot, and do language neurons write their language?"""
-    said = {"on": on, "command": "python -m experiments.lens_by_language babel"}
-    layers = "mean over all layers but the first and last quarter"
-    claims, spoken_as = [], language(pivot).name
+    measured: dict[str, Measurement | None] = dict.fromkeys(
+        ("pivot-word-first", "pivot-tokens-first")
+    )
     if lenses:
         # One fact is asked in several languages.
         facts = torch.tensor([fact for lens in lenses.values() for fact in lens.kept])
-        place, ahead, last = codes.index(pivot), [], []
-        for code, share in spoken.items():
-            lead = share[:, :, place] - share[:, :, codes.index(code)]
-            ahead.append(lead[:, middle(share.shape[1])].mean(dim=1))
-            last.append(lead[:, -1])
-        claims += [
-            claim_of(
-                mean_over_examples(pivot_minus_own(list(lenses.values())), facts),
-                name="pivot-word-first",
-                statement=f"Middle layers say the answer in {spoken_as} before they say it in "
-                "the language of the prompt.",
-                source="Wendler et al. (2024)",
-                how=f"probability of the {spoken_as} word less that of the own, {layers}",
-                control=pivot_minus_own(list(controls.values())).mean().item()
-                if controls
-                else math.nan,
-                control_name=f"another language than {spoken_as}" if controls else "",
-                **said,
-            ),
-            claim_of(
-                mean_over_examples(torch.cat(ahead), facts),
-                name="pivot-tokens-first",
-                statement=f"What middle layers would say next is {spoken_as} rather than the "
-                "language of the prompt.",
-                source="Wendler et al. (2024)",
-                how=f"share of {spoken_as} in their ten likeliest tokens less that of the own "
-                f"language, {layers}",
-                control=torch.cat(last).mean().item(),
-                control_name="the last layer",
-                **said,
-            ),
-        ]
-    own: Any = promoted[promoted["owner"] == promoted["language"]]
-    kind = own["neurons"].str.replace(r" \d+$", "", regex=True)
-    wide = own.assign(kind=kind).pivot_table(
-        index=["owner", "layer"], columns="kind", values="share"
+        words = pivot_minus_own(list(lenses.values()))
+        other = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
+        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *other)
+        place = codes.index(pivot)
+        leads = [each[:, :, place] - each[:, :, codes.index(code)] for code, each in spoken.items()]
+        inside = torch.cat([lead[:, middle(lead.shape[1])].mean(dim=1) for lead in leads])
+        last = torch.cat([lead[:, -1] for lead in leads]).mean().item()
+        measured["pivot-tokens-first"] = Measurement(mean_over_examples(inside, facts), last)
+    return measured | {"language-neurons-write-language": own_promoted(promoted)}
+
+
+def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
+    """Share of the own language in what language neurons promote, beyond random ones."""
+    wide = own_share(promoted).pivot_table(
+        index=["owner", "layer"], columns="neurons", values="share"
     )
-    beyond = (wide["language neurons"] - wide["random neurons"]).dropna().groupby("owner").mean()
-    if len(beyond) > 1:
-        claims.append(
-            claim_of(
-                mean_over_examples(torch.tensor(beyond.to_numpy())),
-                name="language-neurons-write-language",
-                statement="Language neurons write tokens of their language.",
-                source="this project",
-                how="share of the own language in the tokens promoted most, beyond random neurons, "
-                "mean over layers and languages",
-                control=wide["random neurons"].mean(),
-                control_name="random neurons alone",
-                **said,
-            )
-        )
-    return claims
+    random = wide["random neurons"]
+    beyond = (wide["language neurons"] - random).dropna().groupby("owner").mean()
+    if len(beyond) < 2:
+        return None
+    return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())), float(random.mean()))
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
-    study, codes = config.study, config.study.languages
-    model = study.open()
-    stats, moments = study.statistics(model)
-    shares = token_languages(study.read(model, "held_out"), model)
-    lenses: dict[str, Lens] = {}
-    controls: dict[str, Lens] = {}
-    curves, tops = [], []
+def own_share(promoted: pd.DataFrame) -> Any:
+    """Of the own language alone, with one name for all draws of random neurons."""
+    own: Any = promoted[promoted["owner"] == promoted["language"]]
+    return own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
+
+
+class Read(NamedTuple):
+    """What the layers say."""
+
+    lenses: dict[str, Lens]
+    """By language of the prompt, with the pivot beside it."""
+
+    controls: dict[str, Lens]
+    """The same with another language in the place of the pivot."""
+
+    curves: list[pd.DataFrame]
+    """Probability of the words, by layer."""
+
+
+def read_layers(model: interp.NeuronModel, config: Config) -> Read:
+    """Every language but the pivot, all facts and those that were held out."""
+    codes, found = config.study.languages, Read({}, {}, [])
     for place, code in enumerate(codes):
         if code == config.pivot:
             continue
         asked, held_out = questions(model, config, code, config.pivot)
         untold = [each for each, out in zip(asked, held_out, strict=True) if out]
-        for name, chosen in (("all", asked), ("held_out", untold)):
-            if (lens := lens_of(model, chosen, f"{code}, {name} facts")) is None:
+        for name, some in (("all", asked), ("held_out", untold)):
+            if (lens := lens_of(model, some, f"{code}, {name} facts")) is None:
                 continue
-            curves.append(lens.to_frame().assign(asked_in=code, facts=name))
+            found.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
             if name == "all":
-                lenses[code] = lens
+                found.lenses[code] = lens
                 lens.save(config.out / f"lens_{code}.safetensors", artifacts.provenance())
-                tops += top_rows(lens, shares, code, codes)
         others = [
             each for each in codes[place:] + codes[:place] if each not in (code, config.pivot)
         ]
         if others:
             asked, _ = questions(model, config, code, others[0])
             if (lens := lens_of(model, asked, f"{code} beside {others[0]}")) is not None:
-                controls[code] = lens
+                found.controls[code] = lens
+    return found
+
+
+def main(config: Config, record: Record) -> None:
+    study, codes = config.study, config.study.languages
+    model = record.open(study)
+    stats, moments = study.statistics(model)
+    shares = token_languages(study.read(model, "held_out"), model)
+    lenses, controls, curves = read_layers(model, config)
     promoted = promoted_table(model, config, stats, moments, shares)
-    frames = {"lens": pd.concat(curves), "top": pd.DataFrame(tops)} if curves else {}
-    for name, frame in (frames | {"promoted": promoted}).items():
-        artifacts.write_text(config.out / f"{name}.csv", frame.to_csv(index=False))
-    spoken = {code: languages_of(lens.top, shares).nan_to_num(0.0) for code, lens in lenses.items()}
-    claims = claims_of(lenses, controls, spoken, promoted, codes, config.pivot, model.name)
-    save_claims(claims, config.out / "claims.json")
     if curves:
-        shown = frames["lens"].query("facts == 'all'")
-        shown = shown.assign(
-            word=(shown["asked_in"] == shown["language"]).map(lambda own: "own" if own else "pivot")
-        )
+        tops = [top_table(lens, shares, code, codes) for code, lens in lenses.items()]
+        record.tables({"lens": pd.concat(curves), "top": pd.concat(tops)})
+        shown = pd.concat(curves).query("facts == 'all'")
+        own = shown["asked_in"] == shown["language"]
+        shown = shown.assign(word=own.map(lambda own: "own" if own else "pivot"))
         wide = shown.pivot_table(index=["asked_in", "word"], columns="layer", values="probability")
-        print(
-            f"Probability of the answer's word, by layer\n\n{wide.to_string(float_format='%.3f')}\n"
-        )
-    own = promoted.query("owner == language")
-    own = own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
-    wide = own.pivot_table(index=["owner", "neurons"], columns="layer", values="share")
+        text = wide.to_string(float_format="%.3f")
+        print(f"Probability of the answer's word, by layer\n\n{text}\n")
+    record.tables({"promoted": promoted})
+    wide = own_share(promoted).pivot_table(
+        index=["owner", "neurons"], columns="layer", values="share"
+    )
     print("Share of the own language in what neurons promote, by layer\n")
     print(wide.to_string(float_format="%.2f"))
-    print(f"\n{markdown(claims)}")
+    spoken = {code: languages_of(lens.top, shares).nan_to_num(0.0) for code, lens in lenses.items()}
+    measured = measures(lenses, controls, spoken, promoted, codes, config.pivot)
+    record.judge("lens_by_language", measured, pivot=language(config.pivot).name)
 
+
+experiment = Experiment("lens_by_language", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

@@ -31,15 +31,15 @@ from typing import NamedTuple, get_args
 
 import pandas as pd
 import torch
-import tyro
 from einops import reduce
 from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments import papers
-from experiments.sharing_claims import claims_over_tasks, task_claims
-from experiments.study import Study, for_model
+from experiments import papers, runner
+from experiments.runner import Experiment, Preset, Record
+from experiments.sharing_claims import of_task, over_tasks
+from experiments.study import Study
 from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
 from interp.counting.stats import FiringSigns
@@ -51,9 +51,7 @@ from interp.evaluations.category_attribution import (
     enrichment,
 )
 from interp.evaluations.multiple_choice import told_apart
-from interp.inference.claims import Claim, markdown, save_claims
 from interp.inference.permutation import mantel_test
-from interp.results import artifacts
 from interp.results.words import Source
 from interp.runs.folder import begin
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
@@ -65,12 +63,9 @@ SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_lo
 """Of what is lost with neurons off, printed; off.csv has all of it."""
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is looked at."""
-
-    study: Study
-    """Model and languages; its text is not read."""
 
     tasks: tuple[str, ...] = (
         "babel/fact_completion",
@@ -103,41 +98,30 @@ class Config:
     kind_of_distance: str = "syntactic"
     """Column of that table."""
 
-    out: Path = Path("results/map_shared_neurons/babel")
-    """Folder for the tables."""
-
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Three items of one task in two languages: seconds.",
-        Config(
-            Study(languages=("de", "ja")),
-            tasks=("babel/word_translation",),
-            n_prompts=3,
-            steps=4,
-            thresholds=(0.0, 0.2),
-            n_draws=1,
-            out=Path("results/map_shared_neurons/tiny"),
-        ),
+        Study(languages=("de", "ja")),
+        {
+            "tasks": ("babel/word_translation",),
+            "n_prompts": 3,
+            "steps": 4,
+            "thresholds": (0.0, 0.2),
+            "n_draws": 1,
+        },
     ),
-    "babel": ("The shipped model on its three tasks: 3 minutes on 2 cores.", Config(Study())),
-    "thorough": (
-        "The same with twice as many items: 6 minutes on 2 cores.",
-        Config(Study(), n_prompts=60, out=Path("results/map_shared_neurons/thorough")),
+    "babel": Preset("The shipped model on its three tasks: 3 minutes on 2 cores."),
+    "thorough": Preset(
+        "The same with twice as many items: 6 minutes on 2 cores.", differences={"n_prompts": 60}
     ),
-    "paper": (
-        papers.told(
-            papers.WANG,
-            f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, which "
-            "python -m experiments.paper_tasks makes)",
-            9 * 1000 * (90 + 15) * 100,
-        ),
-        Config(
-            papers.under(papers.WANG, "map_shared_neurons"),
-            tasks=(papers.INFERENCES, papers.FACTS),
-            n_prompts=1000,
-            out=papers.out("map_shared_neurons"),
-        ),
+    "paper": papers.preset(
+        papers.WANG,
+        f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, which "
+        "python -m experiments.paper_tasks makes)",
+        9 * 1000 * (90 + 15) * 100,
+        tasks=(papers.INFERENCES, papers.FACTS),
+        n_prompts=1000,
     ),
 }
 
@@ -218,13 +202,12 @@ def overlap_table(
     profile: SharingProfile, distance: Float64[Tensor, "language language"]
 ) -> pd.DataFrame:
     """A row for each pair of languages."""
-    overlap, chance = profile.overlap(), profile.shuffled_overlap.mean(dim=0)
-    rows = []
-    for (i, one), (j, other) in itertools.combinations(enumerate(profile.languages), 2):
-        row = {"lang1": one, "lang2": other, "distance": distance[i, j].item()}
-        row |= {"overlap": overlap.value[i, j].item(), "low": overlap.low[i, j].item()}
-        rows.append(row | {"high": overlap.high[i, j].item(), "shuffled": chance[i, j].item()})
-    return pd.DataFrame(rows)
+    overlap, codes = profile.overlap(), profile.languages
+    one, other = torch.triu_indices(len(codes), len(codes), offset=1)
+    columns = {"distance": distance, "overlap": overlap.value, "low": overlap.low}
+    columns |= {"high": overlap.high, "shuffled": profile.shuffled_overlap.mean(dim=0)}
+    names = {"lang1": [codes[i] for i in one], "lang2": [codes[i] for i in other]}
+    return pd.DataFrame(names | {name: each[one, other] for name, each in columns.items()})
 
 
 def relatedness(
@@ -274,21 +257,22 @@ def look_at(
     return Found(signs, profile, tokens, off, sums, ratio)
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def main(config: Config, record: Record) -> None:
     study = config.study
-    model = study.open()
+    model = record.open(study)
     distance = distances_of(config)
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
-    claims: list[Claim] = []
     for place in config.tasks:
         tasks = align([read_task(place, code) for code in study.languages])
         name = tasks[0].name
         folder = config.out / name.replace("/", "-")
         begin_task(model, name, folder, config)
         found = look_at(model, tasks, folder, config)
-        claims += task_claims(name, found.signs, found.profile, found.off, found.ratio, model.name)
+        short = name.split("/")[-1].replace("_", " ")
+        measured = of_task(found.signs, found.profile, found.off, found.ratio)
+        on, named = f"{model.name}, {short}", f"{{claim}}-{short}"
+        record.judge("map_shared_neurons_by_task", measured, on, named)
         part = found.profile.count[..., Sharing.ALL_SHARED].double() / found.profile.d_mlp
         shares[name] = reduce(part, "prompt layer -> prompt", "mean")
         rows["numbers"] += by_number(found.signs, name, config)
@@ -297,21 +281,19 @@ def main(config: Config) -> None:
         if distance is not None:
             tables |= {"overlap": overlap_table(found.profile, distance)}
             rows["relatedness"].append(relatedness(name, found.profile, distance, study.seed))
-        for table, frame in tables.items():
-            artifacts.write_text(folder / f"{table}.csv", frame.to_csv(index=False))
+        record.tables({f"{folder.name}/{table}": frame for table, frame in tables.items()})
         whole = tables["off"].query("language == 'all'").filter(["off", "size", "neurons", *SHOWN])
         print(f"\n{name}", flush=True)
         for frame in (tables["tokens"], whole):
             print(f"\n{frame.to_string(index=False, float_format='%.3f')}", flush=True)
     frames = {name: pd.DataFrame(each) for name, each in rows.items()}
-    for name, frame in frames.items():
-        if len(frame):
-            artifacts.write_text(config.out / f"{name}.csv", frame.to_csv(index=False))
-            print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
+    known = {name: frame for name, frame in frames.items() if len(frame)}
+    record.tables(known)
+    for frame in known.values():
+        print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
     numbers, thresholds, related = frames.values()
-    claims += claims_over_tasks(numbers, thresholds, related, shares, config.source, model.name)
-    save_claims(claims, config.out / "claims.json")
-    print(f"\n{markdown(claims)}")
+    measured = over_tasks(numbers, thresholds, related, shares, config.source)
+    record.judge("map_shared_neurons", measured)
 
 
 def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
@@ -331,9 +313,7 @@ def asked_about(
     return tuple(task.where(lambda item: item.id in kept) for task in apart)
 
 
+experiment = Experiment("map_shared_neurons", __doc__, main, Config, PRESETS)
+
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

@@ -4,19 +4,17 @@ All of it is made from the numbers of one run, so that no sentence outlives the 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from experiments import recover_planted
 from experiments.judges import Effects, Switching
 from experiments.recover_planted import ALL
-from interp.inference.claims import Claim, claim_of, markdown
+from interp.inference.claims import Claim, Measurement, markdown
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.plots.style import Table
 
-COMMAND = "python -m experiments.compare_methods"
 LAPE, GATE, KOJIMA = "entropy (LAPE)", "precision of gate", "precision of output, both ends"
 RANDOM = "random"
 
@@ -29,21 +27,14 @@ MEASURES = {
 }
 """Column of the table → what it says."""
 
-DOES = {
-    "recovery": "finds more planted neurons beside all decoys",
-    "selectivity": "chooses neurons that matter more to their own language alone",
-    "switching": "chooses neurons that switch the language more often",
-    "stability": "chooses more of the same neurons from other text",
-}
+JUDGED = ("recovery", "selectivity", "switching", "stability")
+"""What methods are compared on in the claims."""
 
 
-def claims_of(
-    table: Table, each: Table, effect: Effects, written: Switching, stable: Table, on: str
-) -> list[Claim]:
-    """Who is best at what, against the second best; and what the papers say of their own.
-
-    The best of many is lucky, and its lead over the second is what it is for that reason too.
-    """
+def measures(
+    table: Table, each: Table, effect: Effects, written: Switching, stable: Table
+) -> dict[str, Measurement | None]:
+    """Who is best at what, against the second best; and what the papers say of their own."""
     largest = max(each["effect"].tolist())
     last = stable[stable["tokens"] == stable["tokens"].max()].set_index(["method", "language"])
 
@@ -54,55 +45,18 @@ def claims_of(
         more = last.loc[one, "jaccard"] - last.loc[other, "jaccard"]
         return mean_over_examples(torch.tensor(more.to_numpy()))
 
-    apart: dict[str, Callable[[str, str], Estimate]] = {
-        "recovery": more_found,
-        "selectivity": effect.apart,
-        "switching": written.apart,
-        "stability": more_stable,
-    }
-    said: dict[str, Any] = {"command": COMMAND, "source": "this project"}
-    claims = []
-    for column, does in DOES.items():
+    measured: dict[str, Measurement | None] = {}
+    apart = (more_found, effect.apart, written.apart, more_stable)
+    for column, difference in zip(JUDGED, apart, strict=True):
         first, second = table.sort_values(column, ascending=False, kind="stable")["method"][:2]
-        where = "planted models" if column == "recovery" else on
-        for kind, one, other, than in (
-            ("best", first, second, "any other method"),
-            ("lape-gate", LAPE, GATE, GATE),
-        ):
-            claims.append(
-                claim_of(
-                    apart[column](one, other),
-                    name=f"methods-{column}-{kind}",
-                    statement=f"{one[0].upper()}{one[1:]} {does} than {than}.",
-                    on=where,
-                    how=f"{MEASURES[column]}: {one} less {other}",
-                    **said,
-                )
-            )
+        words = {"first": first, "First": _capital(first), "second": second}
+        measured[f"methods-{column}-best"] = Measurement(difference(first, second), words=words)
+        measured[f"methods-{column}-lape-gate"] = Measurement(difference(LAPE, GATE))
     random = float(table.set_index("method").loc[RANDOM, "selectivity"])
-    claims.append(
-        claim_of(
-            effect.selectivity(LAPE),
-            name="methods-lape-own",
-            statement="Without its LAPE neurons a language suffers more than the others do.",
-            how=MEASURES["selectivity"],
-            on=on,
-            control=random,
-            control_name="random neurons",
-            **said | {"source": "Tang et al. (2024)"},
-        )
-    )
-    claims.append(
-        claim_of(
-            written.apart(KOJIMA, RANDOM),
-            name="methods-kojima-switch",
-            statement="Neurons that detect a language best and worst make the model write in it.",
-            how="share of good texts in the language, less that with random neurons",
-            on=on,
-            **said | {"source": "Kojima et al. (2024)"},
-        )
-    )
-    return claims
+    return measured | {
+        "methods-lape-own": Measurement(effect.selectivity(LAPE), random),
+        "methods-kojima-switch": Measurement(written.apart(KOJIMA, RANDOM)),
+    }
 
 
 def findings(table: Table, claims: Sequence[Claim]) -> str:
@@ -125,7 +79,7 @@ def _ranking(rows: Table, column: str) -> str:
         for name in order.index[:3]
     ]
     place = int((order > order[LAPE]).sum()) + 1
-    what = MEASURES[column][0].upper() + MEASURES[column][1:]
+    what = _capital(MEASURES[column])
     return (
         f"{what}: {_list(first)}; last is {order.index[-1]} with {order.iloc[-1]:.3g}. LAPE is "
         f"number {place} of {len(order)} with {order[LAPE]:.3g}, random neurons have "
@@ -136,7 +90,7 @@ def _ranking(rows: Table, column: str) -> str:
 def _together(rows: Table) -> list[str]:
     """Which judgements go together over methods, and which exclude each other."""
     found = []
-    for one, other in itertools.combinations(DOES, 2):
+    for one, other in itertools.combinations(JUDGED, 2):
         correlation = float(rows[[one, other]].corr(method="spearman").iloc[0, 1])
         if abs(correlation) >= 0.5:
             does = "go together" if correlation > 0 else "go against each other"
@@ -149,3 +103,7 @@ def _together(rows: Table) -> list[str]:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -11,9 +11,9 @@ random weights, of every one of these architectures (tests/test_paper_presets.py
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
+from experiments.runner import Preset
 from experiments.study import LANGUAGES, Study
 
 GIGAFLOPS: Mapping[str, float] = {
@@ -62,31 +62,22 @@ FACTS, INFERENCES = "results/tasks/mlama", "results/tasks/xnli"
 """Folders of tasks. The third task of Wang et al., edited facts, is not on the hub."""
 
 
-def under(study: Study, name: str) -> Study:
-    """The study with a folder of its own, that of the experiment on the model."""
-    return replace(study, out=out(name))
-
-
-def out(name: str) -> Path:
-    """Where an experiment's results on the model are; see `experiments.study.for_model`."""
-    return Path("results") / name / "paper" / "{model}"
-
-
 def hours(study: Study, tokens: float) -> float:
     """Estimate of the hours in which one H100 reads so many tokens, those of all passes."""
     work = GIGAFLOPS[study.model] * 1e9 * tokens
     return work / (TERAFLOPS[study.dtype] * 1e12) / 3600
 
 
-def told(study: Study, data: str, tokens: float, more: str = "") -> str:
-    """A preset in a few sentences: model, data, and what its passes take.
+def preset(study: Study, data: str, tokens: float, more: str = "", **differences: Any) -> Preset:
+    """The preset `paper` of a study, with model, data, and what its passes take in its text.
 
     `tokens` are those of all passes; `more`: what comes on top of them.
     """
     took = hours(study, tokens)
     long = f"{took:.2g} GPU hours" if took >= 0.1 else "less than 0.1 GPU hours"
     count = f"{tokens / 1e6:,.0f} million" if tokens >= 1e6 else f"{tokens:,.0f}"
-    return (
+    text = (
         f"{study.model} on {data}. Estimate: {long} for {count} tokens in all passes, if an H100 "
         f"does {TERAFLOPS[study.dtype]:g} TFLOP/s in {study.dtype}{more and f'; {more}'}."
     )
+    return Preset(text, study, differences)

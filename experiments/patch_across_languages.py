@@ -30,27 +30,27 @@ Intervals are over relations, since the questions of one share their facts.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
+from einops import rearrange
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers
-from experiments.crossing_claims import claims_of
+from experiments import papers, runner
+from experiments.crossing_claims import measures
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
-from experiments.study import LANGUAGES, Study, for_model
-from interp.inference.claims import markdown, save_claims
+from experiments.runner import Experiment, Preset, Record
+from experiments.study import LANGUAGES, Study
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.alignment import At
 from interp.prompts.patching import Parts, PatchingResult, Sources, patch
 from interp.prompts.sweep import others
-from interp.results import artifacts
+from interp.results.frames import tidy
 from interp.results.words import Layers
 from interp.text.tasks import align, read_task
 
@@ -60,12 +60,9 @@ CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
 SEVERAL = "A in several languages"
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is asked."""
-
-    study: Study
-    """Model and text."""
 
     facts: str = "babel/fact_completion"
     """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
@@ -79,52 +76,28 @@ class Config:
     n_held_out: int = 6
     """The same of pairs in which A was never told in t."""
 
-    out: Path = Path("results/patch_across_languages/babel")
-    """Folder for the tables."""
-
-
-MISTRAL = replace(
-    papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000
-)
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Every part once, on the shipped model: a minute.",
-        Config(
-            Study(
-                languages=("de", "ja"),
-                tokens=4000,
-                out=Path("results/patch_across_languages/tiny"),
-            ),
-            n_told=4,
-            n_held_out=2,
-            out=Path("results/patch_across_languages/tiny"),
-        ),
+        Study(languages=("de", "ja"), tokens=4000),
+        {"n_told": 4, "n_held_out": 2},
     ),
-    "babel": ("The shipped model, its six languages.", Config(Study())),
-    "thorough": (
+    "babel": Preset("The shipped model, its six languages."),
+    "thorough": Preset(
         "The same with five times as many questions.",
-        Config(
-            Study(),
-            n_told=60,
-            n_held_out=24,
-            out=Path("results/patch_across_languages/thorough"),
-        ),
+        differences={"n_told": 60, "n_held_out": 24},
     ),
-    "paper": (
-        papers.told(
-            MISTRAL,
-            f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
-            "language neurons from Wikipedia",
-            6 * 1e7 + 30 * 200 * 15 * 300,
+    "paper": papers.preset(
+        replace(
+            papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000
         ),
-        Config(
-            papers.under(MISTRAL, "patch_across_languages"),
-            facts=papers.FACTS,
-            fraction=0.01,
-            n_told=200,
-            out=papers.out("patch_across_languages"),
-        ),
+        f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "
+        "language neurons from Wikipedia",
+        6 * 1e7 + 30 * 200 * 15 * 300,
+        facts=papers.FACTS,
+        fraction=0.01,
+        n_told=200,
     ),
 }
 
@@ -190,36 +163,32 @@ def as_many(
     return rank < chosen.sum(dim=1, keepdim=True)
 
 
-def rows_of(number: int, each: Crossing, result: PatchingResult) -> Iterator[dict[str, object]]:
+def rows_of(number: int, each: Crossing, result: PatchingResult) -> pd.DataFrame:
     """The share of each cell, and what has moved, for every source, part and layer."""
     cells = result.log_probability.softmax(dim=-1)[:, :, :, 0]
     moved = {}
-    for name, cells_of in (("concept moved", CONCEPT), ("language moved", LANGUAGE)):
+    for name, cells_of in (("concept", CONCEPT), ("language", LANGUAGE)):
         some = [cell for cell in cells_of if cell in result.answers]
         moved[name] = result.share(some)[..., 0] - result.unpatched_share(some)
-    for row, source in enumerate(result.sources):
-        for column, part in enumerate(result.parts):
-            for depth, layer in enumerate(result.layers):
-                place = (row, column, depth)
-                language, concept = moved["language moved"][place], moved["concept moved"][place]
-                yield {
-                    "question": number,
-                    "s": each.languages[0],
-                    "t": each.languages[1],
-                    "relation": each.relation,
-                    "facts": "held_out" if each.held_out else "told",
-                    "source": source,
-                    "part": part,
-                    "at": "last" if result.spans == ("last",) else "subject",
-                    "layer": "all" if result.extent == "all" else str(layer),
-                    **dict.fromkeys(CELLS, 0.0),
-                    **dict(zip(result.answers, cells[place].tolist(), strict=True)),
-                    "unpatched A in s": result.unpatched_share(["A in s"]),
-                    "unpatched A in t": result.unpatched_share(["A in t"]),
-                    "concept moved": concept.item(),
-                    "language moved": language.item(),
-                    "language - concept": (language - concept).item(),
-                }
+    values = dict(zip(result.answers, cells.unbind(dim=-1), strict=True))
+    values |= {f"{name} moved": values for name, values in moved.items()}
+    values |= {"language - concept": moved["language"] - moved["concept"]}
+    by_cell = "source part layer -> source part 1 layer"
+    columns: dict[str, Any] = dict.fromkeys(CELLS, 0.0)
+    columns |= {f"unpatched {cell}": result.unpatched_share([cell]) for cell in CONCEPT}
+    columns |= {name: rearrange(value, by_cell) for name, value in values.items()}
+    axes = {
+        "question": [number],
+        "s": [each.languages[0]],
+        "t": [each.languages[1]],
+        "relation": [each.relation],
+        "facts": ["held_out" if each.held_out else "told"],
+        "source": result.sources,
+        "part": result.parts,
+        "at": ["last" if result.spans == ("last",) else "subject"],
+        "layer": ["all" if result.extent == "all" else str(layer) for layer in result.layers],
+    }
+    return tidy(axes, columns)
 
 
 # ---------------------------------------------------------------- means and verdicts
@@ -265,28 +234,19 @@ def verdict(low: Float64[Tensor, " moved"], high: Float64[Tensor, " moved"]) -> 
 def moved_rows(table: pd.DataFrame, facts: str) -> pd.DataFrame:
     """For the heat map: what is moved in the residual stream, by layer and place."""
     stream: Any = table[(table["part"] == "resid_post") & (table["facts"] == facts)]
-    rows = []
-    for at, source, what in (
-        ("last", "source", "concept"),
-        ("last", "source", "language"),
-        ("last", "another concept in s", "concept"),
-        ("subject", "source", "concept"),
-        ("subject", "source", "language"),
-        ("subject", "another concept in s", "concept"),
+    tables = []
+    for at, (source, what) in product(
+        ("last", "subject"),
+        (("source", "concept"), ("source", "language"), ("another concept in s", "concept")),
     ):
         some = stream[(stream["at"] == at) & (stream["source"] == source)]
         control = "" if source == "source" else " (control)"
-        for _, each in some.iterrows():
-            rows.append(
-                {
-                    "row": f"{at}: {what}{control}",
-                    "layer": int(each["layer"]),
-                    "moved": each[f"{what} moved"],
-                    "low": each[f"{what} moved low"],
-                    "high": each[f"{what} moved high"],
-                }
-            )
-    return pd.DataFrame(rows, columns=["row", "layer", "moved", "low", "high"])
+        mine = pd.DataFrame({"layer": some["layer"].astype(int)})
+        mine.insert(0, "row", f"{at}: {what}{control}")
+        for name, end in (("moved", ""), ("low", " low"), ("high", " high")):
+            mine[name] = some[f"{what} moved{end}"]
+        tables.append(mine)
+    return pd.concat(tables, ignore_index=True)
 
 
 def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
@@ -303,10 +263,9 @@ def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
             }
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def main(config: Config, record: Record) -> None:
     study = config.study
-    model = study.open()
+    model = record.open(study)
     stats, _ = study.statistics(model)
     selection = interp.select_by_entropy(stats, config.fraction)
     tasks = align([read_task(config.facts, code) for code in study.languages])
@@ -318,32 +277,26 @@ def main(config: Config) -> None:
     if not asked:
         raise ValueError("No pair of facts is known in two languages: nothing can be patched.")
     generator = torch.Generator().manual_seed(study.seed)
-    rows: list[dict[str, object]] = []
+    tables = []
     for number, each in enumerate(tqdm(asked, "questions")):
         a, b = each.facts
         shared = answered.shared[a] | answered.shared[b]
-        for result in patched(model, each, selection, shared, generator):
-            rows += rows_of(number, each, result)
-    prompts, known = pd.DataFrame(rows), pd.DataFrame(known_rows(answered))
+        results = patched(model, each, selection, shared, generator)
+        tables += [rows_of(number, each, result) for result in results]
+    prompts, known = pd.concat(tables, ignore_index=True), pd.DataFrame(known_rows(answered))
     where = ["part", "at", "source", "layer"]
     table = averages(prompts, ["facts", *where])
     own = prompts.query("source == 'source' and layer == 'all' and facts == 'told'")
-    tables = {"prompts": prompts, "known": known, "table": table}
-    tables |= {"by_pair": averages(own, ["s", "t", "part"])}
-    tables |= {f"moved-{facts}": moved_rows(table, facts) for facts in ("told", "held_out")}
-    for name, each in tables.items():
-        artifacts.write_text(config.out / f"{name}.csv", each.to_csv(index=False))
-    claims = claims_of(prompts, known, model.name)
-    save_claims(claims, config.out / "claims.json")
+    record.tables({"prompts": prompts, "known": known, "table": table})
+    record.tables({"by_pair": averages(own, ["s", "t", "part"])})
+    record.tables({f"moved-{facts}": moved_rows(table, facts) for facts in ("told", "held_out")})
     shown = table.query("facts == 'told' and source != 'noise'")
     columns = [*where, *CELLS, "concept moved", "language moved", "verdict"]
     print(shown.loc[:, columns].to_string(index=False, float_format="%.2f"))
-    print(f"\n{markdown(claims)}")
+    record.judge("patch_across_languages", measures(prompts, known))
 
+
+experiment = Experiment("patch_across_languages", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

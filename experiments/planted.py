@@ -26,6 +26,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 import interp
+from experiments.planted_languages import (
+    BOS,
+    SPECIAL,
+    Design,
+    Words,
+    domain_shares,
+    make_words,
+    write_text,
+)
 
 KINDS = ("background", "language", "busy", "rare", "script", "domain", "position")
 """What a neuron is: nothing in particular, planted, or one of five decoys."""
@@ -33,187 +42,6 @@ KINDS = ("background", "language", "busy", "rare", "script", "domain", "position
 DECOYS = KINDS[2:]
 """Neurons that a selector may take for language neurons: they are merely busy, merely rare, or
 driven by a script, by a domain, or by how far on in the text a word stands."""
-
-SPECIAL = ("<pad>", "<bos>", "<unk>")
-_BOS = SPECIAL.index("<bos>")
-
-
-@dataclass(frozen=True)
-class Design:
-    """Everything that makes planted models what they are, but the effect size and the seed."""
-
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """Labels only, since the library asks for ISO codes: the languages are synthetic. The first
-    two share a script, and so do the next two, and so on. The last has short sentences."""
-
-    n_layers: int = 4
-    d_model: int = 128
-    d_mlp: int = 512
-
-    n_noise: int = 64
-    """Dimensions in which words lie at random."""
-
-    planted: int = 12
-    """Language neurons per language."""
-
-    decoys: int = 12
-    """Neurons that are busy, and at the first words; per language, that are rare; per script; per
-    domain."""
-
-    decoy_effect: float = 4.0
-    """Of script and domain neurons, in the unit of the effect size."""
-
-    context: float = 0.5
-    """Weight, beside the word itself, of the mean of all words up to it."""
-
-    write: float = 0.1
-    """Length of what a neuron adds to the residual stream, for an output of one."""
-
-    general_words: int = 150
-    """Words of a language that occur in every domain."""
-
-    domain_words: int = 20
-    """Words of a language that occur in one domain; there are as many domains as languages."""
-
-    script_words: int = 40
-    """Words that the languages of a script have in common."""
-
-    common_words: int = 30
-    """Words of all languages, as digits and punctuation are."""
-
-    own_domain: float = 0.5
-    """Share of a language's sentences in its favourite domain; the others have equal shares."""
-
-    sentences: int = 500
-    """Per language, for the statistics."""
-
-    def __post_init__(self) -> None:
-        if len(self.languages) % 2 or len(self.languages) < 4:
-            raise ValueError(
-                f"{len(self.languages)} languages are no two pairs or more: give 4, 6, 8, ..."
-            )
-        if (needed := self._n_features) > self.d_model:
-            raise ValueError(
-                f"{needed} dimensions are needed and d_model is {self.d_model}: raise it, or lower "
-                f"n_noise ({self.n_noise})."
-            )
-
-    @property
-    def scripts(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of languages that share one."""
-        return tuple(zip(self.languages[::2], self.languages[1::2], strict=True))
-
-    @property
-    def features(self) -> dict[str, slice]:
-        """What the residual stream holds, before it is rotated: where in it each feature is.
-
-        Gates read what is before `write`; neurons write there, and only the unembedding reads it,
-        so that layers do not disturb each other. `filler` gives all words one length.
-        """
-        n = len(self.languages)
-        sizes = {"constant": 1, "bos": 1, "position": 1, "language": n, "script": n // 2}
-        sizes |= {"domain": n, "noise": self.n_noise, "write": 2 * n, "filler": 1}
-        places, start = {}, 0
-        for name, size in sizes.items():
-            places[name] = slice(start, start + size)
-            start += size
-        return places
-
-    @property
-    def _n_features(self) -> int:
-        return self.features["filler"].stop
-
-
-# ---------------------------------------------------------------- the languages
-
-
-@dataclass(frozen=True)
-class Words:
-    """The vocabulary of all languages; a word's place is its token id."""
-
-    text: tuple[str, ...]
-    """Special tokens first."""
-
-    speaks: Bool[Tensor, "word language"]
-    """Whether the word is of this language and no other."""
-
-    script: Bool[Tensor, "word script"]
-    """Whether it is written in this script, which holds for the words of its languages."""
-
-    domain: Bool[Tensor, "word domain"]
-    """Whether it occurs in this domain only."""
-
-    frequency: Float64[Tensor, "language domain word"]
-    """Share of the words in sentences of a language on a domain."""
-
-
-def make_words(design: Design) -> Words:
-    """The words, and how often each is used: by Zipf's law (Mandelbrot's form) within each group.
-
-    A twentieth of a sentence are common words, a tenth words of the script, and of the rest half
-    are on its domain.
-    """
-    n = len(design.languages)
-    text: list[str] = list(SPECIAL)
-    groups: dict[tuple[str, ...], list[int]] = {}
-    sizes: dict[tuple[str, ...], int] = {("common",): design.common_words}
-    sizes |= {("script", *pair): design.script_words for pair in design.scripts}
-    sizes |= {("general", code): design.general_words for code in design.languages}
-    sizes |= {
-        ("domain", code, str(domain)): design.domain_words
-        for code in design.languages
-        for domain in range(n)
-    }
-    for group, size in sizes.items():
-        groups[group] = list(range(len(text), len(text) + size))
-        text += ["-".join((*group, str(rank))) for rank in range(size)]
-    speaks = torch.zeros(len(text), n, dtype=torch.bool)
-    script, on_domain = torch.zeros(len(text), n // 2, dtype=torch.bool), torch.zeros_like(speaks)
-    frequency = torch.zeros(n, n, len(text), dtype=torch.float64)
-
-    def use(where: tuple[int | slice, int | slice], group: tuple[str, ...], share: float) -> None:
-        weight = 1 / (torch.arange(len(groups[group])).double() + 5)
-        frequency[where][..., groups[group]] += share * weight / weight.sum()
-
-    every = slice(None)
-    use((every, every), ("common",), 0.05)
-    for row, code in enumerate(design.languages):
-        pair = design.scripts[row // 2]
-        use((row, every), ("script", *pair), 0.1)
-        use((row, every), ("general", code), 0.425)
-        script[groups["script", *pair], row // 2] = True
-        for group in (("general", code), *(("domain", code, str(each)) for each in range(n))):
-            speaks[groups[group], row] = script[groups[group], row // 2] = True
-        for each in range(n):
-            use((row, each), ("domain", code, str(each)), 0.425)
-            on_domain[groups["domain", code, str(each)], each] = True
-    return Words(tuple(text), speaks, script, on_domain, frequency)
-
-
-def domain_shares(design: Design) -> Float64[Tensor, "language domain"]:
-    """Share of a language's sentences on each domain: the i-th language's favourite is the i-th."""
-    n = len(design.languages)
-    rest = (1 - design.own_domain) / (n - 1)
-    shares = torch.full((n, n), rest, dtype=torch.float64)
-    return shares.fill_diagonal_(design.own_domain)
-
-
-def write_text(
-    design: Design, words: Words, n_sentences: int, generator: torch.Generator
-) -> dict[str, list[str]]:
-    """Sentences of 8 to 24 words, in the last language 5 to 14; each is on one domain."""
-    shares, text = domain_shares(design), {}
-    for row, code in enumerate(design.languages):
-        low, high = (5, 14) if code == design.languages[-1] else (8, 24)
-        lengths = torch.randint(low, high + 1, (n_sentences,), generator=generator).tolist()
-        domains = shares[row].multinomial(n_sentences, True, generator=generator).tolist()
-        drawn = [
-            words.frequency[row, domain].multinomial(length, True, generator=generator).tolist()
-            for domain, length in zip(domains, lengths, strict=True)
-        ]
-        text[code] = [" ".join(words.text[id] for id in sentence) for sentence in drawn]
-    return text
-
 
 # ---------------------------------------------------------------- the model
 
@@ -303,15 +131,7 @@ def plant(
     direction /= direction.norm(dim=-1, keepdim=True)
     written[..., features["write"]] = design.write * direction
 
-    unembed = torch.zeros(len(words.text), n_features, dtype=torch.float64)
-    share = domain_shares(design) / n
-    frequency = einsum(words.frequency, share, "language domain word, language domain -> word")
-    unembed[:, features["constant"]] = rearrange(frequency.clamp_min(1e-9).log(), "word -> word 1")
-    places = features["write"]
-    unembed[:, places.start : places.start + n] = words.speaks.double()
-    random = torch.randn(len(words.text), n, generator=generator, dtype=torch.float64)
-    unembed[:, places.start + n : places.stop] = 0.3 * random
-
+    unembed = _unembedding(design, words, generator)
     mix = torch.zeros(n_features, n_features, dtype=torch.float64)
     mix[features["position"], features["bos"]] = 1
     mix[features["noise"], features["noise"]] = design.context * torch.eye(design.n_noise)
@@ -335,6 +155,22 @@ def plant(
     return Planted(interp.load(folder), truth, words, vectors, gates)
 
 
+def _unembedding(
+    design: Design, words: Words, generator: torch.Generator
+) -> Float64[Tensor, "word feature"]:
+    """How likely each word is anyway, and by what neurons write."""
+    n, features = len(design.languages), design.features
+    unembed = torch.zeros(len(words.text), design.d_model, dtype=torch.float64)
+    share = domain_shares(design) / n
+    frequency = einsum(words.frequency, share, "language domain word, language domain -> word")
+    unembed[:, features["constant"]] = rearrange(frequency.clamp_min(1e-9).log(), "word -> word 1")
+    places = features["write"]
+    unembed[:, places.start : places.start + n] = words.speaks.double()
+    random = torch.randn(len(words.text), n, generator=generator, dtype=torch.float64)
+    unembed[:, places.start + n : places.stop] = 0.3 * random
+    return unembed
+
+
 def _word_vectors(
     design: Design, words: Words, generator: torch.Generator
 ) -> Float64[Tensor, "word feature"]:
@@ -342,7 +178,7 @@ def _word_vectors(
     features = design.features
     vectors = torch.zeros(len(words.text), design.d_model, dtype=torch.float64)
     vectors[:, features["constant"]] = 1
-    vectors[_BOS, features["bos"]] = 1
+    vectors[BOS, features["bos"]] = 1
     vectors[:, features["language"]] = words.speaks.double()
     vectors[:, features["script"]] = words.script.double()
     vectors[:, features["domain"]] = words.domain.double()
@@ -365,16 +201,9 @@ def _neurons(
     decoys: Collection[str],
 ) -> tuple[Truth, Float64[Tensor, "layer neuron feature"]]:
     """Where the neurons of each kind are, and what their gates read."""
-    if unknown := sorted(set(decoys) - set(DECOYS)):
-        raise ValueError(f"{', '.join(unknown)}: no decoys; there are {', '.join(DECOYS)}.")
+    _check(design, decoys)
     features, n = design.features, len(design.languages)
     n_neurons = design.n_layers * design.d_mlp
-    needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
-    if 2 * needed > n_neurons:
-        raise ValueError(
-            f"{needed} neurons are to be planted, decoys included, and there are {n_neurons:,}: "
-            "leave half of them as background."
-        )
     noise = torch.randn(n_neurons, design.n_noise, generator=generator, dtype=torch.float64)
     noise /= noise.norm(dim=1, keepdim=True)
     threshold = 1.2 + 0.4 * torch.randn(n_neurons, generator=generator, dtype=torch.float64)
@@ -391,25 +220,23 @@ def _neurons(
         kind[places] = KINDS.index(name)
         return places
 
-    def shifted(name: str, feature: str, each: int, number: int, by: float) -> list[int]:
+    def shifted(name: str, each: int, number: int, by: float) -> list[int]:
         places = next_of(name, number)
-        gates[places, features[feature]] = -by / 2
-        gates[places, features[feature].start + each] = by / 2
+        gates[places, features[name]] = -by / 2
+        gates[places, features[name].start + each] = by / 2
         return places
 
     for row in range(n):
-        mask[row, shifted("language", "language", row, design.planted, effect)] = True
-        shifted("domain", "domain", row, design.decoys, design.decoy_effect)
-        # One word of middling frequency, and nothing else.
-        general = (words.speaks[:, row] & ~words.domain.any(dim=1)).nonzero().flatten()
-        middle = general[len(general) // 3 : 2 * len(general) // 3]
-        rare = next_of("rare", design.decoys)
+        mask[row, shifted("language", row, design.planted, effect)] = True
+        shifted("domain", row, design.decoys, design.decoy_effect)
+        middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
+        # One word, and nothing else.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
         words_seen = vectors[chosen[: len(rare)], features["noise"]]
         noise[rare] = words_seen / math.sqrt(design.n_noise)
         threshold[rare] = 0.8 * math.sqrt(design.n_noise)
     for row in range(n // 2):
-        shifted("script", "script", row, design.decoys, design.decoy_effect)
+        shifted("script", row, design.decoys, design.decoy_effect)
     threshold[next_of("busy", design.decoys)] = -2
     first = next_of("position", design.decoys)
     # The beginning of text is a half, a third, a quarter, ... of what was read so far.
@@ -418,17 +245,26 @@ def _neurons(
     gates[:, features["noise"]] = noise
     gates[:, features["constant"]] = rearrange(-threshold, "neuron -> neuron 1")
 
-    layers = {"layer": design.n_layers}
-    truth = Truth(
-        interp.NeuronSelection(
-            rearrange(mask, "language (layer neuron) -> language layer neuron", **layers),
-            design.languages,
-        ),
-        rearrange(kind, "(layer neuron) -> layer neuron", **layers),
-        rearrange(threshold, "(layer neuron) -> layer neuron", **layers),
-        effect,
-    )
-    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **layers)
+    def by_layer(each: Tensor) -> Tensor:
+        parts = {"layer": design.n_layers}
+        return rearrange(each, "... (layer neuron) -> ... layer neuron", **parts)
+
+    selection = interp.NeuronSelection(by_layer(mask), design.languages)
+    truth = Truth(selection, by_layer(kind), by_layer(threshold), effect)
+    parts = {"layer": design.n_layers}
+    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **parts)
+
+
+def _check(design: Design, decoys: Collection[str]) -> None:
+    if unknown := sorted(set(decoys) - set(DECOYS)):
+        raise ValueError(f"{', '.join(unknown)}: no decoys; there are {', '.join(DECOYS)}.")
+    n, n_neurons = len(design.languages), design.n_layers * design.d_mlp
+    needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
+    if 2 * needed > n_neurons:
+        raise ValueError(
+            f"{needed} neurons are to be planted, decoys included, and there are {n_neurons:,}: "
+            "leave half of them as background."
+        )
 
 
 def _save(design: Design, words: Words, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -441,7 +277,7 @@ def _save(design: Design, words: Words, state: Mapping[str, Tensor], folder: Pat
         max_position_embeddings=64,
         vocab_size=len(words.text),
         pad_token_id=SPECIAL.index("<pad>"),
-        bos_token_id=_BOS,
+        bos_token_id=BOS,
         eos_token_id=None,
         tie_word_embeddings=False,
     )

@@ -14,20 +14,15 @@ models.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 
 import interp
+from experiments.runner import Experiment, Record
 from interp import plots
-from interp.inference.claims import Claim, counted, markdown, save_claims
+from interp.inference.claims import Measurement
 from interp.plots.style import Table
-from interp.results import artifacts
-
-COMMAND = "python -m experiments.read_published_masks --masks FOLDER"
-SOURCE = "Tang et al. (2024)"
 
 SIX = ("en", "zh", "fr", "es", "vi", "id")
 SEVEN = (*SIX, "ja")
@@ -112,97 +107,47 @@ def rank(pairs: Table, *wanted: tuple[str, str]) -> int:
     return 1 + min(places)
 
 
-def claims_of(
-    model: str, selection: interp.NeuronSelection, pairs: Table, fraction: float
-) -> list[Claim]:
-    """The claims of the paper that a mask alone can tell about."""
-    n_layers, n_neurons = selection.n_layers, selection.n_neurons
-    expected = round(fraction * n_layers * n_neurons)
+def measures(
+    selection: interp.NeuronSelection, pairs: Table, fraction: float
+) -> dict[str, Measurement | None]:
+    """What a mask alone can tell about the claims of the paper."""
+    n_layers = selection.n_layers
+    expected = round(fraction * n_layers * selection.n_neurons)
     random = selection.random_like(torch.Generator().manual_seed(0))
     where = {name: each[-1] for name, each in shares(selection).items()}
-    quarter = n_layers // 4 / n_layers
-    said: dict[str, Any] = {
-        "source": SOURCE,
-        "on": f"{model}, the published mask",
-        "command": COMMAND,
+    size = float(abs(int(selection.union().sum()) - expected))
+    return {
+        "size": Measurement(size, words={"expected": f"{expected:,}"}),
+        "exclusive": Measurement(exclusive(selection), exclusive(random)),
+        "first_two_layers": Measurement(where["first_two_layers"], 2 / n_layers),
+        "last_quarter": Measurement(where["last_quarter"], n_layers // 4 / n_layers),
+        "fr-es": Measurement(
+            float(rank(pairs, ("fr", "es"))),
+            (len(pairs) + 1) / 2,
+            words={"n_pairs": str(len(pairs))},
+        ),
+        "neighbours": Measurement(float(rank(pairs, ("zh", "ja"), ("vi", "id")))),
     }
-    claims = [
-        counted(
-            float(abs(int(selection.union().sum()) - expected)),
-            name=f"{model}-size",
-            statement="One neuron in a hundred is selected, over all languages and layers.",
-            how=f"neurons more or less than {expected:,}",
-            bar=0.5,
-            side="below",
-            **said,
-        ),
-        counted(
-            exclusive(selection),
-            name=f"{model}-exclusive",
-            statement="Language neurons are specific to a language.",
-            how="share of the selected neurons that belong to one language alone",
-            bar=0.5,
-            control=exclusive(random),
-            control_name="by chance",
-            **said,
-        ),
-    ]
-    for name, part, bar in (
-        ("first_two_layers", "the bottom layers: the first two", 2 / n_layers),
-        ("last_quarter", "the top layers: the last quarter", quarter),
-    ):
-        claims.append(
-            counted(
-                where[name],
-                name=f"{model}-{name}",
-                statement=f"Language neurons gather in {part}.",
-                how="share of the selected neurons, against that of the layers",
-                bar=bar,
-                control=bar,
-                control_name="by chance",
-                **said,
-            )
-        )
-    chance = f"mean place by chance, among {len(pairs)} pairs"
-    for name, statement, wanted in (
-        ("fr-es", "Related languages share: French and Spanish.", [("fr", "es")]),
-        (
-            "neighbours",
-            "Neighbours share: Chinese and Japanese, or Vietnamese and Indonesian.",
-            [("zh", "ja"), ("vi", "id")],
-        ),
-    ):
-        claims.append(
-            counted(
-                float(rank(pairs, *wanted)),
-                name=f"{model}-{name}",
-                statement=statement,
-                how="place among the pairs of languages by Jaccard; within the first three",
-                bar=3.5,
-                side="below",
-                control=(len(pairs) + 1) / 2 if len(wanted) == 1 else float("nan"),
-                control_name=chance if len(wanted) == 1 else "",
-                **said,
-            )
-        )
-    return claims
 
 
-def main(config: Config) -> None:
-    sizes, pairs, claims = [], [], []
+def main(config: Config, record: Record) -> None:
+    sizes, pairs = [], []
     for model, selection in read_masks(config.masks).items():
         sizes.append(sizes_of(model, selection))
         overlap: Table = plots.overlap_table(selection)
         two = overlap[overlap["language"] != overlap["other"]].assign(model=model)
         pairs.append(two)
-        claims += claims_of(model, selection, two, config.fraction)
-    for name, frames in (("sizes", sizes), ("pairs", pairs)):
-        table = pd.concat(frames, ignore_index=True)
-        artifacts.write_text(config.out / f"{name}.csv", table.to_csv(index=False))
+        measured = measures(selection, two, config.fraction)
+        on, named = f"{model}, the published mask", f"{model}-{{claim}}"
+        record.judge("read_published_masks", measured, on, named)
+    tables = {"sizes": pd.concat(sizes, ignore_index=True)}
+    tables |= {"pairs": pd.concat(pairs, ignore_index=True)}
+    record.tables(tables)
+    for table in tables.values():
         print(f"\n{table.to_string(index=False, float_format='%.3f')}")
-    save_claims(claims, config.out / "claims.json")
-    print(f"\n{markdown(claims)}")
 
+
+experiment = Experiment("read_published_masks", __doc__, main, Config)
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    experiment.command()

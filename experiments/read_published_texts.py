@@ -20,17 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import tyro
 
 import interp
-from experiments.steering_claims import KOJIMA, OURS, difference
+from experiments.runner import Experiment, Record
+from experiments.steering_claims import difference
 from experiments.study import LANGUAGES
-from interp.inference.claims import Claim, markdown, save_claims
+from interp.inference.claims import Measurement
 from interp.plots.style import Table
-from interp.results import artifacts
 
-COMMAND = "python -m experiments.read_published_texts --texts FILE"
-ON = "bloom-560m, the published texts"
 NONE, CONTROL, FEW, MANY, NEARLY_ALL = (0, 2, 2000, 20_000, 200_000)
 """Numbers of units that are compared; half from each end."""
 
@@ -77,87 +74,35 @@ def rates_of(texts: Table) -> Table:
     return told[["rate", "good"]].mean().assign(texts=told.size()).reset_index()
 
 
-def claims_of(texts: Table) -> list[Claim]:
-    """The claims of the paper that its texts can tell about."""
+def measures(texts: Table) -> dict[str, Measurement | None]:
+    """What texts alone can tell about the claims of the paper."""
     of: dict[Any, Table] = dict(list(texts.groupby(["units", "kind"], sort=False)))
 
-    def claim(
-        name: str,
-        statement: str,
-        one: tuple[int, str],
-        than: tuple[int, str],
-        source: str = KOJIMA,
-        good: bool = False,
-        bar: float = 0.0,
-    ) -> Claim:
-        return difference(
-            of[one],
-            of[than],
-            (of[CONTROL, "both"], of[than]),
-            good,
-            f"{_told(*one)} minus {_told(*than)}",
-            name=f"bloom-560m-{name}",
-            statement=statement,
-            source=source,
-            on=ON,
-            command=COMMAND,
-            bar=bar,
-            control_name=f"{_told(CONTROL, 'both')} minus the same",
-        )
+    def more(one: tuple[int, str], than: tuple[int, str], good: bool = False) -> Measurement:
+        return difference(of[one], of[than], (of[CONTROL, "both"], of[than]), good)
 
     both, many = (FEW, "both"), (MANY, "both")
-    halves = {end: (FEW // 2, end) for end in ("top", "bottom")}
-    return [
-        claim(
-            "steers",
-            "Holding the units that detect a language at their medians switches what is written.",
-            both,
-            (NONE, "both"),
-        ),
-        *(
-            claim(
-                f"both-{end}",
-                f"Units from both ends steer no worse than the {end} half alone, within 5 points.",
-                both,
-                half,
-                bar=-0.05,
-            )
-            for end, half in halves.items()
-        ),
-        claim("tenfold", "Holding ten times as many units steers more often.", many, both),
-        claim(
-            "tenfold-good",
-            "Holding ten times as many units also makes more good texts.",
-            many,
-            both,
-            OURS,
-            good=True,
-        ),
-        claim(
-            "collapse",
-            "Holding nearly all units steers worse than holding the best few.",
-            both,
-            (NEARLY_ALL, "both"),
-        ),
-    ]
+    return {
+        "bloom-560m-steers": more(both, (NONE, "both")),
+        "bloom-560m-both-top": more(both, (FEW // 2, "top")),
+        "bloom-560m-both-bottom": more(both, (FEW // 2, "bottom")),
+        "bloom-560m-tenfold": more(many, both),
+        "bloom-560m-tenfold-good": more(many, both, good=True),
+        "bloom-560m-collapse": more(both, (NEARLY_ALL, "both")),
+    }
 
 
-def _told(units: int, kind: str) -> str:
-    words = {"both": f"{units:,} units", "top": f"the top {units:,}"}
-    return words.get(kind, f"the bottom {units:,}") if units else "no unit"
-
-
-def main(config: Config) -> None:
+def main(config: Config, record: Record) -> None:
     texts = read_texts(config.texts)
     rates = rates_of(texts)
-    artifacts.write_text(config.out / "rates.csv", rates.to_csv(index=False))
+    record.tables({"rates": rates})
     for column in ("rate", "good"):
         wide = rates.pivot(index=["units", "kind"], columns="to", values=column)
         print(f"\n{column}\n{wide[list(LANGUAGES)].to_string(float_format='%.2f')}")
-    claims = claims_of(texts)
-    save_claims(claims, config.out / "claims.json")
-    print(f"\n{markdown(claims)}")
+    record.judge("read_published_texts", measures(texts))
 
+
+experiment = Experiment("read_published_texts", __doc__, main, Config)
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    experiment.command()

@@ -10,35 +10,28 @@ Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds,
 How the models are made, and what an effect size is, says experiments/planted.py.
 """
 
-import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-import tyro
-from jaxtyping import Int64
-from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
-from experiments.selectors import SELECTORS, Measured, Selector, measured
-from interp.inference.claims import Claim, claim_of, markdown, save_claims
-from interp.inference.intervals import mean_over_examples, wilson
+from experiments.runner import Experiment, Preset, Record, estimate
+from interp.inference.claims import Measurement
+from interp.inference.intervals import clustered_share, mean_over_examples
 from interp.interventions.edits import deactivate
 from interp.plots.style import Table
-from interp.results import artifacts
+from interp.scores.methods import SELECTORS, Measured, Selector, measured
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
 """Name → kinds of decoys beside the planted neurons."""
-
-COMMAND = "python -m experiments.recover_planted"
 
 
 def measure(design: Design, planted: Planted, generator: torch.Generator, folder: Path) -> Measured:
@@ -76,75 +69,28 @@ def with_decoys(
 # ---------------------------------------------------------------- recovery
 
 
-def share_with_interval(
-    hits: Sequence[int], trials: Sequence[int], level: float = 0.95
-) -> tuple[float, float, float]:
-    """Pooled share of hits with Wilson's interval; each pair is a cluster, such as one language.
+def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
+    """A row per language: which of the planted neurons were chosen for it, and what else was.
 
-    Neurons of one language share its vocabulary and succeed or fail together. So the number of
-    trials is divided by the design effect: the variance of the share between clusters over what
-    independent trials would give, but at least one. NaN: no trials. Zero and one have intervals,
-    too; with all clusters alike, they are those of independent trials.
+    Precision and recall with 95 % intervals; then the number chosen of each other kind.
     """
-    total = sum(trials)
-    if total == 0:
-        return math.nan, math.nan, math.nan
-    share, n = sum(hits) / total, float(total)
-    if 0 < share < 1 and len(hits) > 1:
-        squares = sum((hit - share * size) ** 2 for hit, size in zip(hits, trials, strict=True))
-        between = squares / total**2 * len(hits) / (len(hits) - 1)
-        n /= max(1.0, between / (share * (1 - share) / total))
-    return share, *wilson(share, n, level)
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How a selection compares with what was planted."""
-
-    planted: Int64[Tensor, " language"]
-    """Neurons that are there."""
-
-    chosen: Int64[Tensor, "language kind"]
-    """Neurons chosen, by what they are; planted for another language counts as "language"."""
-
-    found: Int64[Tensor, " language"]
-    """Planted neurons chosen for their own language."""
-
-    languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row per language: precision and recall with 95 % intervals; mistakes by kind."""
-        rows = []
-        for row, code in enumerate(self.languages):
-            found, planted = int(self.found[row]), int(self.planted[row])
-            kinds = dict(zip(KINDS, self.chosen[row].tolist(), strict=True))
-            counts = {"planted": planted, "chosen": sum(kinds.values()), "found": found}
-            kinds["language"] -= found  # what is left was planted for others
-            cells = {"language": code, **counts}
-            for name, total in (("precision", counts["chosen"]), ("recall", planted)):
-                values = share_with_interval([found], [total])
-                columns = (name, f"{name}_low", f"{name}_high")
-                cells |= dict(zip(columns, values, strict=True))
-            rows.append(cells | {_mistakes(kind): number for kind, number in kinds.items()})
-        return pd.DataFrame(rows)
+    planted, chosen = truth.selection, selection.restrict(truth.selection.languages)
+    kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
+    both, rows = (planted & chosen).counts(), []
+    for code, n_planted in planted.counts().items():
+        found, mine = both[code], kinds[chosen[code]].sum(dim=0).tolist()
+        cells = {"language": code, "planted": n_planted, "chosen": sum(mine), "found": found}
+        for name, total in (("precision", sum(mine)), ("recall", n_planted)):
+            columns = (name, f"{name}_low", f"{name}_high")
+            cells |= dict(zip(columns, clustered_share([found], [total]), strict=True))
+        mistakes = dict(zip(map(_mistakes, KINDS), mine, strict=True))
+        mistakes[_mistakes("language")] -= found  # what is left was planted for others
+        rows.append(cells | mistakes)
+    return pd.DataFrame(rows)
 
 
 def _mistakes(kind: str) -> str:
     return "other language" if kind == "language" else kind
-
-
-def recovery(selection: interp.NeuronSelection, truth: Truth) -> Recovery:
-    """Which of the planted neurons were chosen for their language, and what else was."""
-    planted, chosen = truth.selection, selection.restrict(truth.selection.languages)
-    kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
-    both = planted & chosen
-    return Recovery(
-        torch.tensor(list(planted.counts().values())),
-        torch.stack([kinds[mask].sum(dim=0) for mask in chosen.mask]),
-        torch.tensor(list(both.counts().values())),
-        planted.languages,
-    )
 
 
 def compare(
@@ -155,7 +101,7 @@ def compare(
     variants: Mapping[str, Sequence[str]] = VARIANTS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """`Recovery.to_frame` of every selector, for each variant, effect size and seed.
+    """`recovery` of every selector, for each variant, effect size and seed.
 
     Each selector chooses as many neurons per language as are planted, and all see the same
     measurements. Models of one seed differ in the effect and in the decoys alone.
@@ -173,7 +119,7 @@ def compare(
                 truth, seen = with_decoys(full, bare, every, kinds)
                 for name, select in selectors.items():
                     selection = interp.NeuronSelection(select(seen, design.planted), seen.languages)
-                    frame = recovery(selection, truth).to_frame()
+                    frame = recovery(selection, truth)
                     labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
                     frames.append(frame.assign(**labels))
     bar.close()
@@ -193,7 +139,7 @@ def summarise(frame: Table) -> pd.DataFrame:
         cells = {"decoys": decoys, "effect": effect, "selector": selector}
         cells["chosen"] = sum(part["chosen"].tolist())
         for name, total in (("precision", "chosen"), ("recall", "planted")):
-            values = share_with_interval(part["found"].tolist(), part[total].tolist())
+            values = clustered_share(part["found"].tolist(), part[total].tolist())
             cells |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         chosen = max(cells["chosen"], 1)
         rows.append(cells | {kind: sum(part[kind].tolist()) / chosen for kind in kinds})
@@ -261,58 +207,26 @@ def difference_in_recall(
     return mean_over_examples(values, torch.tensor(clusters))
 
 
-def claims_of(frame: Table, summary: Table, on: str) -> list[Claim]:
+def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
     """At the largest effect: what should be found is, chance is chance, and decoys cost."""
     effect = max(frame["effect"].tolist())
     rows = summary[summary["effect"] == effect].set_index(["selector", "decoys"])
-    said: dict[str, Any] = {"on": on, "command": COMMAND, "source": "this project"}
+    words, lape = {"effect": f"{effect:g}"}, "entropy (LAPE)"
 
-    def recall(selector: str, decoys: str, bar: float, **more: Any) -> Claim:
+    def recall(selector: str, decoys: str) -> Measurement:
         row = rows.loc[(selector, decoys)]
-        value, low, high = (float(row[f"recall{end}"]) for end in ("", "_low", "_high"))
-        how = f"share of the planted neurons that are found, effect {effect:g}, decoys: {decoys}"
-        control = float(rows.loc[("random", decoys), "recall"])
-        told: dict[str, Any] = {"how": how, "control": control, "control_name": "random neurons"}
-        return Claim(value=value, low=low, high=high, bar=bar, **(said | told | more))
+        value = estimate(*(float(row[f"recall{end}"]) for end in ("", "_low", "_high")))
+        return Measurement(value, float(rows.loc[("random", decoys), "recall"]), words=words)
 
-    claims = [
-        recall(
-            "random",
-            ALL,
-            0.05,
-            name="planted-random",
-            statement="A selector that draws at random finds next to none of the planted neurons.",
-            side="below",
-        )
-    ]
-    for selector, decoys in itertools.product(("precision of gate", "entropy (LAPE)"), (NONE, ALL)):
-        beside = "with no decoys beside them" if decoys == NONE else "with all decoys beside them"
-        short = selector.split()[0]
-        claims.append(
-            recall(
-                selector,
-                decoys,
-                0.95,
-                name=f"planted-{short}-{decoys}",
-                statement=f"{selector[0].upper()}{selector[1:]} finds 95 % of the planted neurons "
-                f"{beside}.",
-            )
-        )
-    fooled = difference_in_recall(
-        frame, ("entropy (LAPE)", NONE), ("entropy (LAPE)", "script"), effect
-    )
-    claims.append(
-        claim_of(
-            fooled,
-            name="planted-entropy-script",
-            statement="Neurons of a script that two languages share pass for language neurons with "
-            "an entropy over languages (LAPE).",
-            how="share found without decoys less that beside script neurons, paired, effect "
-            f"{effect:g}",
-            **said,
-        )
-    )
-    return claims
+    fooled = difference_in_recall(frame, (lape, NONE), (lape, "script"), effect)
+    return {
+        "planted-random": recall("random", ALL),
+        "planted-precision-none": recall("precision of gate", NONE),
+        "planted-precision-all": recall("precision of gate", ALL),
+        "planted-entropy-none": recall(lape, NONE),
+        "planted-entropy-all": recall(lape, ALL),
+        "planted-entropy-script": Measurement(fooled, words=words),
+    }
 
 
 def shown(summary: Table) -> str:
@@ -339,7 +253,7 @@ def shown(summary: Table) -> str:
 class Config:
     """One run; everything that changes a number is here."""
 
-    design: Design
+    design: Design = field(default_factory=Design)
     """The models and their languages."""
 
     effects: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
@@ -351,7 +265,7 @@ class Config:
     loss_sentences: int = 30
     """Per language, for what switching the planted neurons off costs."""
 
-    out: Path = Path("results/recover_planted/babel")
+    out: Path = Path()
     """Where the tables go."""
 
 
@@ -370,27 +284,26 @@ TINY = Design(
     sentences=100,
 )
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Small models, few of them; checks the code path.",
-        Config(TINY, effects=(0.0, 2.0, 6.0), seeds=2, out=Path("results/recover_planted/tiny")),
+        differences={"design": TINY, "effects": (0.0, 2.0, 6.0), "seeds": 2},
     ),
-    "babel": ("The table in the log: 24 models of 2,048 neurons.", Config(Design())),
+    "babel": Preset("The table in the log: 24 models of 2,048 neurons."),
 }
 
 
-def main(config: Config) -> None:
+def main(config: Config, record: Record) -> None:
     each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
     found = summarise(each)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
-    for name, table in (("recovery", found), ("losses", cost)):
-        text = table.to_csv(index=False, float_format="%.4g")
-        artifacts.write_text(config.out / f"{name}.csv", text)
+    record.tables({"recovery": found, "losses": cost}, float_format="%.4g")
+    print(shown(found), cost.round(3).to_string(index=False), sep="\n\n")
     n_neurons = config.design.n_layers * config.design.d_mlp
     on = f"planted models of {n_neurons:,} neurons"
-    claims = claims_of(each, found, on)
-    save_claims(claims, config.out / "claims.json")
-    print(shown(found), cost.round(3).to_string(index=False), markdown(claims), sep="\n\n")
+    record.judge("recover_planted", measures(each, found), on)
 
+
+experiment = Experiment("recover_planted", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(PRESETS, description=__doc__))
+    experiment.command()

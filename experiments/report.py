@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import tyro
 
+from experiments.runner import chosen
 from interp.inference.claims import Claim, markdown, tally
 from interp.plots.files import read_table
 from interp.reports.kinds import kind_of
@@ -171,8 +171,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    main(chosen(PRESETS, __doc__))

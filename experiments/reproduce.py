@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,41 +71,29 @@ def mark_of(config: Config, study: str) -> Path:
 
 def run_all(config: Config, left: Sequence[str]) -> list[str]:
     """Run them beside one another; the names of those that failed."""
-    waiting, running, failed = list(left), {}, []
-    bar = tqdm(total=len(left), unit="study")
-    try:
-        while waiting or running:
-            while waiting and len(running) < config.at_once:
-                study = waiting.pop(0)
-                running[study] = (start(config, study), time.monotonic())
-            bar.set_postfix_str(", ".join(running))
-            time.sleep(0.5)
-            for study, (process, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[study]
-                bar.update()
-                if process.returncode:
-                    failed.append(study)
-                else:
-                    seconds = round(time.monotonic() - began)
-                    told = json.dumps({"seconds": seconds})
-                    artifacts.write_text(mark_of(config, study), told + "\n")
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-        bar.close()
+    failed = []
+    with ThreadPoolExecutor(config.at_once) as pool:
+        running = {pool.submit(run, config, study): study for study in left}
+        try:
+            for done in tqdm(as_completed(running), total=len(left), unit="study"):
+                if done.result():
+                    failed.append(running[done])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return failed
 
 
-def start(config: Config, study: str) -> "subprocess.Popen[bytes]":
+def run(config: Config, study: str) -> int:
+    """Run one, and mark it if it ran through; its exit code."""
+    began = time.monotonic()
     with (config.out / f"{study}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"experiments.{study}", config.preset],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        command = [sys.executable, "-m", f"experiments.{study}", config.preset]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+    if code == 0:
+        seconds = json.dumps({"seconds": round(time.monotonic() - began)})
+        artifacts.write_text(mark_of(config, study), seconds + "\n")
+    return code
 
 
 def main(config: Config) -> None:

@@ -17,19 +17,18 @@ under the untouched model as natural text of that language is (99 % of which is)
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import tyro
 
 import interp
-from experiments import papers
+from experiments import papers, runner
+from experiments.runner import Experiment, Preset, Record
 from experiments.steering_claims import (
     BOTTOM,
     LAPE,
@@ -40,16 +39,14 @@ from experiments.steering_claims import (
     RANDOM_UNITS,
     RESIDUAL,
     TOP,
-    claims_about_sizes,
-    claims_of,
+    of_sizes,
+    of_ways,
     setting_of,
     tenfold,
 )
-from experiments.study import Study, for_model
+from experiments.study import Study
 from interp.evaluations.languages_written import GeneratedLanguages, Guard, generated_languages
-from interp.inference.claims import markdown, save_claims
 from interp.interventions.edits import Edit, difference_of_means, override, sentence_medians
-from interp.results import artifacts
 from interp.scores.average_precision import measure_precision
 from interp.text.languages import naming_prompt
 
@@ -77,12 +74,9 @@ class Way:
     """The way that this one is a control to: it is run with the setting that was best there."""
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(runner.Config):
     """What is tried."""
-
-    study: Study
-    """Model and text."""
 
     fractions: tuple[float, ...] = (0.03, 0.1)
     """Of all neurons, selected by LAPE."""
@@ -101,6 +95,9 @@ class Config:
     layers: tuple[int, ...] | None = None
     """Layers whose residual stream is pushed; None: the first, middle and last but one."""
 
+    n_natural: int = 600
+    """Natural texts per language that the guard is measured on."""
+
     n_sweep: int = 12
     """Texts per language while looking for the best setting."""
 
@@ -113,54 +110,37 @@ class Config:
     temperature: float = 0.8
     """Of sampling."""
 
-    out: Path = Path("results/steer_language/babel")
-    """Folder for the tables."""
-
-
-XGLM = replace(papers.KOJIMA, model="facebook/xglm-564M")
 
 PRESETS = {
-    "tiny": (
+    "tiny": Preset(
         "Every part once, on the shipped model: a minute.",
-        Config(
-            Study(languages=("de", "ja"), tokens=4000, out=Path("results/steer_language/tiny")),
-            fractions=(0.03,),
-            units=(400,),
-            strengths=(2.0,),
-            layers=(3,),
-            n_sweep=4,
-            n_final=6,
-            max_new_tokens=24,
-            out=Path("results/steer_language/tiny"),
-        ),
+        Study(languages=("de", "ja"), tokens=4000),
+        {
+            "fractions": (0.03,),
+            "units": (400,),
+            "strengths": (2.0,),
+            "layers": (3,),
+            "n_sweep": 4,
+            "n_final": 6,
+            "max_new_tokens": 24,
+        },
     ),
-    "babel": (
-        "The shipped model: 8 minutes on 2 cores.",
-        Config(Study()),
-    ),
-    "thorough": (
+    "babel": Preset("The shipped model: 8 minutes on 2 cores."),
+    "thorough": Preset(
         "The same with more settings and more texts: 40 minutes on 2 cores.",
-        Config(
-            Study(),
-            fractions=(0.01, 0.03, 0.1),
-            strengths=(1.0, 2.0, 4.0),
-            n_sweep=24,
-            n_final=100,
-            out=Path("results/steer_language/thorough"),
-        ),
+        differences={
+            "fractions": (0.01, 0.03, 0.1),
+            "strengths": (1.0, 2.0, 4.0),
+            "n_sweep": 24,
+            "n_final": 100,
+        },
     ),
-    "paper": (
-        papers.told(
-            XGLM,
-            "500 sentences of PAWS-X in each of 6 languages, and half a million tokens",
-            6 * (2 * 500_000 + 500 * 30 + 31 * 50 * 64),
-            "writing texts in some 12,000 steps takes longer",
-        ),
-        Config(
-            papers.under(XGLM, "steer_language"),
-            units=(400, 2000, 20_000),
-            out=papers.out("steer_language"),
-        ),
+    "paper": papers.preset(
+        replace(papers.KOJIMA, model="facebook/xglm-564M"),
+        "500 sentences of PAWS-X in each of 6 languages, and half a million tokens",
+        6 * (2 * 500_000 + 500 * 30 + 31 * 50 * 64),
+        "writing texts in some 12,000 steps takes longer",
+        units=(400, 2000, 20_000),
     ),
 }
 
@@ -352,64 +332,76 @@ def summary(final: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main(config: Config) -> None:
-    config = for_model(config)
+def every_way(model: interp.NeuronModel, config: Config) -> list[Way]:
+    """The ways and their controls, in the order of the tables."""
     study = config.study
-    model = study.open("hooked")
     stats, moments = study.statistics(model)
-    natural = {code: list(itertools.islice(study.documents(code), 600)) for code in study.languages}
-    guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
     generator = torch.Generator().manual_seed(study.seed)
-    ways = [
+    return [
         Way(NOTHING, "", lambda code: nullcontext()),
         Way("named in prompt", "", lambda code: nullcontext(), named=True),
         *neuron_ways(model, stats, moments, config, generator),
         *precision_ways(model, study.sentence_means(model), config, generator),
         *residual_ways(model, study.read(model, "train"), config),
     ]
-    sizes = tenfold(config.units)
-    # Controls are run with the best setting alone, but for random units of the sizes compared.
-    beside = [setting_of(n) for n in sizes or ()]
-    tables, tried = [], []
+
+
+def sweep(
+    model: interp.NeuronModel,
+    ways: Sequence[Way],
+    guards: Mapping[str, Guard],
+    config: Config,
+    record: Record,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every setting on a few texts: how often languages are reached, and the texts.
+
+    Controls are run with the best setting alone, but for random units of the sizes compared.
+    """
+    beside = [setting_of(n) for n in tenfold(config.units) or ()]
+    tables, texts = [], []
     for way in ways:
         if way.control and not (way.name == RANDOM_UNITS and way.setting in beside):
             continue
         found = run(model, way, guards, config, config.n_sweep, 10**6)
-        tried.append(texts_of(way, found))
+        texts.append(texts_of(way, found))
         if way.control:
             continue
-        tables.append(table(way, found, guards))
-        row = tables[-1]
+        row = table(way, found, guards)
+        tables.append(row)
         shown = " ".join(
             f"{code} {rate:.2f}/{good:.2f}"
             for code, rate, good in zip(row["to"], row["rate"], row["good"], strict=True)
         )
         print(f"{way.name:<16} {way.setting:<44} {shown}", flush=True)
-        text = pd.concat(tables).to_csv(index=False)  # again each time, to be looked at
-        artifacts.write_text(config.out / "sweep.csv", text)
-    chosen = best_of(pd.concat(tables))
+        record.tables({"sweep": pd.concat(tables)})  # again each time, to be looked at
+    return pd.concat(tables), pd.concat(texts)
+
+
+def main(config: Config, record: Record) -> None:
+    study = config.study
+    model = record.open(study, "hooked")
+    natural = {
+        code: list(itertools.islice(study.documents(code), config.n_natural))
+        for code in study.languages
+    }
+    guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
+    ways = every_way(model, config)
+    swept, tried = sweep(model, ways, guards, config, record)
+    best = best_of(swept)
     finals, texts = [], []
     for way in ways:
-        if way.setting == chosen[way.control or way.name]:
+        if way.setting == best[way.control or way.name]:
             found = run(model, way, guards, config, config.n_final, study.seed)
             finals.append(table(way, found, guards))
             texts.append(texts_of(way, found))
-    final = pd.concat(finals)
-    artifacts.write_text(config.out / "final.csv", final.to_csv(index=False))
-    every = pd.concat(texts)
-    artifacts.write_text(config.out / "texts.csv", every.to_csv(index=False))
-    claims = claims_of(every, model.name)
-    if sizes:
-        claims += claims_about_sizes(pd.concat(tried), sizes, model.name)
-    save_claims(claims, config.out / "claims.json")
+    final, every = pd.concat(finals), pd.concat(texts)
+    record.tables({"final": final, "texts": every})
     print(f"\nThe best setting of each way, {config.n_final} new texts per language.\n")
     print(summary(final))
-    print(markdown(claims))
+    record.judge("steer_language", of_ways(every) | of_sizes(tried, tenfold(config.units)))
 
+
+experiment = Experiment("steer_language", __doc__, main, Config, PRESETS)
 
 if __name__ == "__main__":
-    parsed = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    main(tyro.cli(parsed, description=__doc__))
+    experiment.command()

@@ -5,9 +5,9 @@ the text it was chosen from.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 
@@ -15,8 +15,6 @@ import interp
 from interp.results.words import Attention, Kind
 from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
 from interp.text.sources import Source, read_documents
-
-ConfigT = TypeVar("ConfigT")
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 SITES: tuple[Kind, ...] = ("q", "k", "v", "pre", "pre_linear", "attn_out", "mlp_out")
@@ -144,19 +142,6 @@ class Study:
         """Every document of a language, from its beginning."""
         for document in read_documents(self.source, code):
             yield document.text
-
-
-def for_model(config: ConfigT) -> ConfigT:
-    """A study's config with the name of its model in the places of its folders that wait for it,
-    so that the results of one model never meet those of another."""
-    given: Any = config
-    name = Path(given.study.model).name
-
-    def filled(folder: Path) -> Path:
-        return Path(str(folder).replace("{model}", name))
-
-    study = replace(given.study, out=filled(given.study.out))
-    return replace(given, study=study, out=filled(given.out))
 
 
 def present(model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES) -> tuple[Kind, ...]:

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from interp.inference.claims import (
     Claim,
+    Measurement,
+    Statement,
     claim_of,
     counted,
     in_short,
+    judged,
     load_claims,
     markdown,
+    read_statements,
     save_claims,
     scoreboard,
     tally,
@@ -165,3 +169,89 @@ def test_claims_are_tallied_by_verdict():
     assert tally([CLAIM]) == "1 claim: 1 holds"
     assert tally([CLAIM, no, CLAIM]) == "3 claims: 2 hold, 1 does not"
     assert tally([unsure, no, no]) == "3 claims: 2 do not, 1 cannot be told"
+
+
+# ---------------------------------------------------------------- stated, then measured
+
+STATED = """
+source = "Somebody (2024)"
+command = "python -m nothing"
+
+[near]
+says = "Relatives of {code} share."
+measures = "share of {n}"
+holds = "above control"
+control = "by chance"
+
+[few]
+says = "There are few."
+source = "this project"
+measures = "number"
+holds = "below 0.5"
+on = "somewhere else"
+"""
+
+
+def statements(folder: Path, text: str = STATED) -> tuple[Statement, ...]:
+    path = folder / "claims.toml"
+    path.write_text(text)
+    return read_statements(path)
+
+
+def test_what_is_stated_is_joined_with_what_is_measured_by_name(tmp_path: Path):
+    near = Measurement(claim_estimate(0.4, 0.3, 0.5), 0.35, words={"n": "7"})
+    measured = {"few": Measurement(1.0), "near": near}  # the order is that of the file
+    first, second = judged(statements(tmp_path), measured, "here", "{claim}-2", code="de")
+    assert (first.name, first.on, first.how) == ("near-2", "here", "share of 7")
+    assert first.statement == "Relatives of de share."
+    assert (first.value, first.low, first.high) == (0.4, 0.3, 0.5)
+    assert (first.bar, first.control, first.control_name) == (0.35, 0.35, "by chance")
+    assert first.verdict == "cannot tell"  # not beyond the control
+    assert (first.source, second.source) == ("Somebody (2024)", "this project")
+    assert (second.on, second.side, second.low, second.verdict) == (
+        "somewhere else",
+        "below",
+        1.0,
+        "does not hold",
+    )
+
+
+def test_a_measurement_that_is_none_makes_no_claim_and_a_control_that_is_unknown_has_no_name(
+    tmp_path: Path,
+):
+    text = STATED.replace("above control", "above 0")
+    near = Measurement(1.0, words={"n": "7"})
+    (only,) = judged(statements(tmp_path, text), {"near": near, "few": None}, "here", code="de")
+    assert only.name == "near"
+    assert math.isnan(only.control)
+    assert only.control_name == ""
+
+
+def test_a_statement_without_measurement_and_the_reverse_are_refused_by_name(tmp_path: Path):
+    found = statements(tmp_path)
+    with pytest.raises(ValueError, match=r"near not measured, far not stated\. State every claim"):
+        judged(found, {"few": Measurement(0.0), "far": Measurement(0.0)}, "here")
+    with pytest.raises(ValueError, match="near not measured, none not stated"):
+        judged(found, {"few": None}, "here")
+
+
+def test_statements_that_cannot_be_judged_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="near holds 'over 0', which is no rule: write above or"):
+        statements(tmp_path, STATED.replace("above control", "over 0"))
+    with pytest.raises(ValueError, match="few holds 'below all', which is no rule"):
+        statements(tmp_path, STATED.replace("below 0.5", "below all"))
+    with pytest.raises(ValueError, match=r"claims\.toml: .*'bar'.*A statement has says, source"):
+        statements(tmp_path, STATED + "bar = 1\n")
+    with pytest.raises(FileNotFoundError, match="is missing: statements are a TOML file"):
+        read_statements(tmp_path / "none.toml")
+    found = statements(tmp_path)
+    with pytest.raises(ValueError, match="near: it is not said what 'code' stands for"):
+        judged(found, {"few": None, "near": Measurement(1.0, 0.0, words={"n": "7"})}, "here")
+    with pytest.raises(ValueError, match=r"few has no control, and 0\.2 was measured: name it"):
+        judged(found, {"few": Measurement(1.0, 0.2), "near": None}, "here")
+
+
+def claim_estimate(value: float, low: float, high: float) -> Estimate:
+    numbers = {"value": value, "standard_error": 0.0, "low": low, "high": high}
+    tensors = {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
+    return Estimate(**tensors, level=0.95)

@@ -12,7 +12,7 @@ import torch
 
 import interp
 from experiments import lens_by_language, patch_across_languages
-from experiments.crossing_claims import Asked, claims_of
+from experiments.crossing_claims import Asked, measures
 from experiments.crossings import (
     CELLS,
     Answered,
@@ -27,9 +27,11 @@ from experiments.crossings import (
 )
 from experiments.crossings import crossings as crossings_of
 from experiments.patch_across_languages import averages, neuron_sets, patched, rows_of, verdict
+from experiments.runner import Experiment, stated
 from experiments.study import Study
 from interp.commands.crossing import Lens, Patch
 from interp.commands.options import Parser
+from interp.inference.claims import judged
 from interp.prompts.alignment import Source
 from interp.prompts.lens import Lens as LensResult
 from interp.prompts.patching import PatchingResult, patch
@@ -246,8 +248,8 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     rows = []
     for number, each in enumerate(planted_crossings()):
         for result in patched(model, each, selection, shared, generator):
-            rows += rows_of(number, each, result)
-    prompts = pd.DataFrame(rows)
+            rows.append(rows_of(number, each, result))
+    prompts = pd.concat(rows, ignore_index=True)
     table = averages(prompts, ["facts", "part", "at", "source", "layer"])
     line = table[(table["part"] == "language neurons") & (table["source"] == "source")].iloc[0]
     assert line["verdict"] == expected
@@ -255,7 +257,8 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     assert (line["concept moved"] < 0.1) == apart
     assert line["prompts"] == 4
     known = pd.DataFrame({"fact": [0], "held_out": [False], "known": [True], "chance": [0.1]})
-    claims = {claim.name: claim for claim in claims_of(prompts, known, "planted")}
+    made = judged(stated("patch_across_languages"), measures(prompts, known), "planted")
+    claims = {claim.name: claim for claim in made}
     keep = claims["language-neurons-keep-concept"]
     assert claims["language-neurons-move-language"].verdict == "holds"
     assert claims["language-neurons-switch-language"].verdict == "holds"
@@ -295,14 +298,14 @@ def test_verdicts_follow_the_intervals():
     assert of((-0.1, 0.9), (0.1, 0.9), (-0.2, 0.5)) == "not told apart"
 
 
-def small(preset: Any, facts: Path, out: Path) -> Any:
+def small(experiment: Experiment, facts: Path, out: Path) -> Any:
     study = Study(languages=("de", "en"), tokens=2000, n_shards=2, block_length=64, out=out)
-    return replace(preset["tiny"][1], study=study, facts=str(facts), out=out)
+    return replace(experiment.presets["tiny"][1], study=study, facts=str(facts), out=out)
 
 
 def test_patching_is_studied_whole(facts, tmp_path, capsys):
-    config = replace(small(patch_across_languages.PRESETS, facts, tmp_path), n_told=3)
-    patch_across_languages.main(config)
+    config = replace(small(patch_across_languages.experiment, facts, tmp_path), n_told=3)
+    patch_across_languages.experiment.run(config)
     prompts, table = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("prompts", "table"))
     assert set(prompts["at"]) == {"last", "subject"}
     assert set(prompts["source"]) == {"source", "A in t", "another concept in s", "noise"}
@@ -321,8 +324,8 @@ def test_patching_is_studied_whole(facts, tmp_path, capsys):
 
 
 def test_the_lens_is_studied_whole(facts, tmp_path, capsys):
-    config = replace(small(lens_by_language.PRESETS, facts, tmp_path), fraction=0.02)
-    lens_by_language.main(config)
+    config = replace(small(lens_by_language.experiment, facts, tmp_path), fraction=0.02)
+    lens_by_language.experiment.run(config)
     names = ("lens", "top", "promoted")
     lens, top, promoted = (pd.read_csv(tmp_path / f"{name}.csv") for name in names)
     assert set(lens["language"]) == {"de", "en"}

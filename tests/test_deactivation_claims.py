@@ -1,5 +1,6 @@
 """What is claimed of neurons that are off: on hand-made numbers, and on texts of a tiny model."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -9,9 +10,10 @@ import torch
 import interp
 from experiments import deactivate_neurons as study
 from experiments import deactivation_claims as claims
+from experiments.runner import stated
 from experiments.study import Study
 from interp.evaluations.losses import Losses
-from interp.inference.claims import Claim
+from interp.inference.claims import Claim, Measurement, judged
 from interp.results.words import NOTHING
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
@@ -19,8 +21,10 @@ from tests.campaigns.kills import LANGUAGES, made_up
 CODES = ("en", "de", "fr", "ja")
 
 
-def named(found: list[Claim]) -> dict[str, Claim]:
-    return {claim.name: claim for claim in found}
+def claimed(measured: Mapping[str, Measurement | None]) -> dict[str, Claim]:
+    """Of the statements of the study, those that these numbers are about."""
+    some = [each for each in stated("deactivate_neurons") if each.name in measured]
+    return {claim.name: claim for claim in judged(some, measured, "made up")}
 
 
 # ---------------------------------------------------------------- which neurons
@@ -48,7 +52,7 @@ def busy_in_plain_python(stats: interp.FiringStats, layer: int, neuron: int) -> 
 def test_neurons_belong_to_the_languages_in_which_they_are_busy_and_to_no_other(generator):
     stats = firing(generator)
     found = interp.select_by_entropy(stats, 0.1)
-    assert claims.belonging_amiss(found, stats.rate) == 0
+    assert claims.misassigned(found, stats.rate) == 0
     for layer, neuron in found.union().nonzero().tolist():
         mine = {code for code in CODES if found[code][layer, neuron]}
         assert mine == busy_in_plain_python(stats, layer, neuron)
@@ -57,7 +61,7 @@ def test_neurons_belong_to_the_languages_in_which_they_are_busy_and_to_no_other(
     mask[1, 1, 0] = True
     mask[:, 1, 1] = torch.tensor([True, False, False, False])
     wrong = replace(found, mask=mask)
-    assert claims.belonging_amiss(wrong, stats.rate) == 2
+    assert claims.misassigned(wrong, stats.rate) == 2
 
 
 def test_a_neuron_at_the_threshold_itself_is_not_busy():
@@ -65,19 +69,19 @@ def test_a_neuron_at_the_threshold_itself_is_not_busy():
     mask = torch.zeros(2, 1, 20, dtype=torch.bool)
     mask[:, 0, 19] = True  # of 40 rates the 38th is that of neuron 18
     found = interp.NeuronSelection(mask, ("de", "ja"))
-    assert claims.belonging_amiss(found, rate) == 0
+    assert claims.misassigned(found, rate) == 0
     mask[:, 0, 18] = True
-    assert claims.belonging_amiss(interp.NeuronSelection(mask, ("de", "ja")), rate) == 1
+    assert claims.misassigned(interp.NeuronSelection(mask, ("de", "ja")), rate) == 1
 
 
 def test_membership_holds_for_what_is_selected_and_not_for_random_neurons(generator):
     stats = firing(generator)
-    found = named(claims.claims_about_neurons(stats, 0.1, generator, "made up"))
+    found = claimed(claims.about_neurons(stats, 0.1, generator))
     assert found["lape-size"].verdict == "holds"
     assert found["lape-membership"].verdict == "holds"
     assert found["lape-membership"].control > 5
     few = interp.select_by_entropy(stats, 0.02)
-    size, _ = claims.claims_about_membership(few, few, stats.rate, 0.1, "made up")
+    size = claimed(claims.about_membership(few, few, stats.rate, 0.1))["lape-size"]
     assert (size.value, size.verdict) == (8, "does not hold")
 
 
@@ -109,12 +113,12 @@ def test_the_lead_of_a_pair_is_over_the_third_of_the_others():
 def test_relatives_are_claimed_where_there_are_enough_languages(generator):
     stats = firing(generator)
     drawn = interp.select_by_entropy(stats, 0.1)
-    assert not claims.claims_about_relatives(stats, 0.1, drawn, "made up")  # no fr-es, no zh-ja
+    assert not claimed(claims.about_relatives(stats, 0.1, drawn))  # no fr-es, no zh-ja
     four = interp.FiringStats(
         fired=stats.fired, tokens=stats.tokens, languages=("zh", "de", "fr", "ja")
     )
     drawn = replace(drawn, languages=four.languages)
-    found = named(claims.claims_about_relatives(four, 0.1, drawn, "made up"))
+    found = claimed(claims.about_relatives(four, 0.1, drawn))
     assert list(found) == ["lape-neighbours"]
 
 
@@ -141,14 +145,14 @@ def matrix(own: float, others: float, chance: float) -> interp.PerplexityMatrix:
 
 def test_effects_have_those_of_random_neurons_beside_them():
     neurons = sharing(en={0, 1}, de={1, 2}, fr={2, 3}, ja={3, 4})
-    found = named(claims.claims_about_effects(matrix(0.3, 0.05, 0.01), neurons, "made up"))
+    found = claimed(claims.about_effects(matrix(0.3, 0.05, 0.01), neurons))
     assert found["lape-own-language"].value == pytest.approx(0.25, abs=0.01)
     assert abs(found["lape-own-language"].control) < 0.01
     assert found["lape-diagonal"].value == 1
     assert found["lape-diagonal"].control < 1
     assert found["lape-random"].verdict == "holds"
     assert found["lape-english"].verdict != "holds"  # as much as the others
-    blind = named(claims.claims_about_effects(matrix(0.05, 0.05, 0.05), neurons, "made up"))
+    blind = claimed(claims.about_effects(matrix(0.05, 0.05, 0.05), neurons))
     assert blind["lape-own-language"].verdict != "holds"
     assert blind["lape-random"].verdict == "does not hold"
 
@@ -161,11 +165,13 @@ def test_a_share_is_led_where_a_cell_is_above_the_means_of_its_row_and_column():
 
 def test_the_step_from_one_fraction_to_the_next_is_paired():
     sizes = {0.05: matrix(0.4, 0, 0), 0.01: matrix(0.1, 0, 0), 0.03: matrix(0.3, 0, 0)}
-    found = claims.claim_about_size(sizes, "made up")
+    found = claimed(claims.about_size(sizes))["lape-larger"]
     assert found.value == pytest.approx(0.1)  # from 0.3 to 0.4
     assert found.high - found.low < 1e-9  # the same noise in all
     assert found.verdict == "holds"
-    assert claims.claim_about_size(sizes | {0.1: sizes[0.05]}, "made up").verdict != "holds"
+    more = claimed(claims.about_size(sizes | {0.1: sizes[0.05]}))["lape-larger"]
+    assert more.verdict != "holds"
+    assert not claimed(claims.about_size({0.1: sizes[0.05]}))
 
 
 # ---------------------------------------------------------------- what is written
@@ -187,7 +193,7 @@ def texts(own: str, others: str, chance: str, worse: float = 0.0) -> pd.DataFram
 
 def test_what_own_neurons_do_to_writing_is_told_from_what_any_neurons_do():
     planted = texts(own="en", others="", chance="", worse=0.5)
-    found = named(claims.claims_about_writing(planted, CODES, "made up"))
+    found = claimed(claims.about_writing(planted, CODES))
     assert {claim.verdict for claim in found.values()} == {"holds"}
     assert found["lape-writing-leaves"].value == pytest.approx(0.6 * 3 / 4)  # English stays English
     assert found["lape-writing-worse"].value == pytest.approx(0.5)
@@ -195,7 +201,7 @@ def test_what_own_neurons_do_to_writing_is_told_from_what_any_neurons_do():
     assert {claim.control for claim in found.values()} == {0.0}
     # The decoy: whatever is off, texts leave as often, and not for English.
     decoy = texts(own="fr", others="fr", chance="fr")
-    found = named(claims.claims_about_writing(decoy, CODES, "made up"))
+    found = claimed(claims.about_writing(decoy, CODES))
     assert "holds" not in {claim.verdict for claim in found.values()}
     assert found["lape-writing-leaves"].value == 0
     assert found["lape-writing-leaves"].verdict == "does not hold"
@@ -225,7 +231,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> interp.NeuronModel:
 
 def test_every_prompt_is_gone_on_with_from_the_same_seed_whatever_is_off(model):
     config = replace(
-        study.PRESETS["tiny"][1],
+        study.experiment.presets["tiny"][1],
         study=Study(languages=LANGUAGES),
         n_texts=3,
         begin=4,

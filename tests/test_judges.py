@@ -11,12 +11,14 @@ import torch
 import interp
 from experiments import compare_methods, judges, recover_planted
 from experiments.judges import Effects, Switching
-from experiments.method_findings import GATE, KOJIMA, LAPE, MEASURES, RANDOM, claims_of, findings
-from experiments.selectors import MEASUREMENTS, SELECTORS, Measured, choose, measured
+from experiments.method_findings import GATE, KOJIMA, LAPE, MEASURES, RANDOM, findings, measures
+from experiments.runner import stated
 from experiments.study import Study
+from interp.inference.claims import Claim, judged
 from interp.interventions.edits import difference_of_means, scale
 from interp.results.words import NOTHING
 from interp.scores.average_precision import measure_precision
+from interp.scores.methods import MEASUREMENTS, SELECTORS, Measured, measured
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 
@@ -83,7 +85,7 @@ def test_every_selector_chooses_as_many_as_asked_for_and_no_more():
     }
     seen = Measured(**parts, languages=("en", "de", "zh"), generator=generator)
     for name in SELECTORS:
-        counts = choose(seen, name, 4).counts().values()
+        counts = interp.NeuronSelection(SELECTORS[name](seen, 4), seen.languages).counts().values()
         if name == "LAPE as published":
             assert sum(counts) >= 12  # a neuron may belong to several
         else:
@@ -242,12 +244,14 @@ def four() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return table, each, stable
 
 
+def claimed(table: pd.DataFrame, each: pd.DataFrame, stable: pd.DataFrame) -> list[Claim]:
+    measured = measures(table, each, by_hand(), written_by_hand(), stable)
+    return judged(stated("compare_methods"), measured, "here")
+
+
 def test_claims_name_the_best_and_hold_by_the_paired_difference(four):
     table, each, stable = four
-    claims = {
-        claim.name: claim
-        for claim in claims_of(table, each, by_hand(), written_by_hand(), stable, "here")
-    }
+    claims = {claim.name: claim for claim in claimed(table, each, stable)}
     best = claims["methods-recovery-best"]
     assert best.statement.startswith("Precision of gate finds more planted neurons")
     assert best.value == pytest.approx(0.4)
@@ -263,7 +267,7 @@ def test_claims_name_the_best_and_hold_by_the_paired_difference(four):
 
 def test_the_page_says_what_the_table_says(four):
     table, each, stable = four
-    page = findings(table, claims_of(table, each, by_hand(), written_by_hand(), stable, "here"))
+    page = findings(table, claimed(table, each, stable))
     lines = page.splitlines()
     recovery = next(line for line in lines if line.startswith("- Planted neurons found beside"))
     assert "precision of gate 1 (1 to 1), entropy (LAPE) 0.6" in recovery
@@ -286,7 +290,7 @@ def test_the_figure_s_table_has_each_mark_once(four):
 
 def test_the_study_runs_whole_on_the_shipped_model(tmp_path: Path, capsys):
     config = replace(
-        compare_methods.PRESETS["tiny"][1],
+        compare_methods.experiment.presets["tiny"][1],
         study=Study(languages=("de", "ja"), tokens=480, n_shards=2, block_length=32),
         neurons=40,
         read=64,
@@ -294,13 +298,13 @@ def test_the_study_runs_whole_on_the_shipped_model(tmp_path: Path, capsys):
         max_new_tokens=8,
         guard_texts=20,
         planted=replace(
-            recover_planted.PRESETS["tiny"][1],
+            recover_planted.experiment.presets["tiny"][1],
             design=replace(recover_planted.TINY, sentences=40),
             seeds=1,
         ),
         out=tmp_path,
     )
-    compare_methods.main(config)
+    compare_methods.experiment.run(config)
     table = pd.read_csv(tmp_path / "methods.csv").set_index("method")
     assert list(table.index) == list(SELECTORS)
     assert table.loc["random", "stability"] < 0.1 < table.loc[LAPE, "stability"]

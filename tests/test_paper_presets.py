@@ -26,7 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 import interp
 from experiments import paper_tasks, papers, recover_planted, study
-from experiments.study import Study, for_model
+from experiments.runner import for_model
+from experiments.study import Study
 from interp.counting.plan import plan_run
 from tests import tiny_models
 
@@ -70,6 +71,7 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
             "units": (20,),
             "strengths": (2.0,),
             "layers": (1,),
+            "n_natural": 20,
             "n_sweep": 1,
             "n_final": 2,
             "max_new_tokens": 6,
@@ -96,7 +98,7 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
             "read": 128,
             "guard_texts": 20,
             "planted": replace(
-                recover_planted.PRESETS["tiny"][1],
+                recover_planted.experiment.presets["tiny"][1],
                 design=replace(recover_planted.TINY, sentences=40),
                 seeds=1,
             ),
@@ -121,7 +123,7 @@ PAIRS = [
     (name, each)
     for name, (_, model, _) in STUDIES.items()
     for each in ARCHITECTURES
-    if each == model or name == "deactivate_neurons" or "POLYNEURON_GRID" in os.environ
+    if each == model or "POLYNEURON_GRID" in os.environ
 ]
 """Which studies run on which models."""
 
@@ -265,7 +267,7 @@ def world(_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def preset(name: str) -> tuple[str, Any]:
-    return importlib.import_module(f"experiments.{name}").PRESETS["paper"]
+    return importlib.import_module(f"experiments.{name}").experiment.presets["paper"]
 
 
 def dry_run(name: str, model: str) -> Path:
@@ -281,7 +283,9 @@ def dry_run(name: str, model: str) -> Path:
         n_shards=2,
         block_length=32,
     )
-    importlib.import_module(f"experiments.{name}").main(replace(config, study=small, **smaller))
+    importlib.import_module(f"experiments.{name}").experiment.run(
+        replace(config, study=small, **smaller)
+    )
     return Path("results") / name / "paper" / model
 
 
@@ -320,8 +324,8 @@ def test_hours_are_operations_divided_by_throughput():
     mistral = Study(model="mistralai/Mistral-7B-v0.1", dtype="bfloat16")
     assert papers.hours(mistral, tokens) == pytest.approx(5)
     assert papers.hours(replace(mistral, dtype="float32"), tokens) == pytest.approx(5 * 200 / 30)
-    assert "Estimate: 5 GPU hours" in papers.told(mistral, "text", tokens)
-    assert "less than 0.1 GPU hours for 1,000 tokens" in papers.told(mistral, "text", 1000)
+    assert "Estimate: 5 GPU hours" in papers.preset(mistral, "text", tokens).text
+    assert "less than 0.1 GPU hours for 1,000 tokens" in papers.preset(mistral, "text", 1000).text
 
 
 SHAPES = {
@@ -360,7 +364,7 @@ def test_results_follow_the_model_that_is_asked_for():
     for name in STUDIES:
         module = importlib.import_module(f"experiments.{name}")
         parsed = tyro.extras.subcommand_type_from_defaults(
-            {key: config for key, (_, config) in module.PRESETS.items()}
+            {key: config for key, (_, config) in module.experiment.presets.items()}
         )
         folders = set()
         for model in papers.GIGAFLOPS:
@@ -377,7 +381,7 @@ def test_no_two_presets_share_a_folder_but_babel_and_those_with_its_statistics()
     assert Study().out not in outs
     for name in STUDIES:
         module = importlib.import_module(f"experiments.{name}")
-        _, config = module.PRESETS["babel"]
+        _, config = module.experiment.presets["babel"]
         assert for_model(config) == config
 
 

@@ -1,7 +1,9 @@
 """Planted language neurons: the model is what its design says, and selectors are judged fairly."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -13,8 +15,11 @@ from experiments import planted as subject
 from experiments import recover_planted as judges
 from experiments.planted import KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
-from experiments.selectors import SELECTORS, Measured, by_entropy
+from experiments.runner import stated
+from interp.inference.claims import judged
+from interp.inference.intervals import clustered_share
 from interp.scores.lape import language_entropy
+from interp.scores.methods import SELECTORS, Measured, by_entropy
 
 EFFECTS = (0.0, 2.0, 6.0)
 N_NEURONS = TINY.n_layers * TINY.d_mlp
@@ -22,7 +27,15 @@ CHANCE = TINY.planted / N_NEURONS
 
 
 @pytest.fixture(scope="module")
-def compared() -> pd.DataFrame:
+def _built_once() -> Iterator[None]:
+    """Of a design, effect, seed and decoys one model is built, measured, and shared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "planted_and_measured", cache(judges.planted_and_measured))
+        yield
+
+
+@pytest.fixture(scope="module")
+def compared(_built_once) -> pd.DataFrame:
     return judges.compare(TINY, EFFECTS, range(2), SELECTORS, progress=False)
 
 
@@ -194,7 +207,7 @@ def test_what_was_found_and_mistaken_is_counted_by_language_and_kind():
     there = selection((0, 0, 0), (0, 0, 1), (1, 1, 0))
     truth = Truth(there, kind, torch.zeros(2, 4, dtype=torch.float64), 1.0)
     chosen = selection((0, 0, 0), (0, 0, 2), (0, 1, 0), (0, 1, 1), (0, 1, 3))
-    frame = judges.recovery(chosen, truth).to_frame().set_index("language")
+    frame = judges.recovery(chosen, truth).set_index("language")
     en = frame.loc["en"]
     assert (en["planted"], en["chosen"], en["found"]) == (2, 5, 1)
     assert (en["precision"], en["recall"]) == (1 / 5, 1 / 2)
@@ -205,24 +218,24 @@ def test_what_was_found_and_mistaken_is_counted_by_language_and_kind():
     de = frame.loc["de"]
     assert (de["planted"], de["chosen"], de["recall"]) == (1, 0, 0)
     assert math.isnan(de["precision"])
-    swapped = judges.recovery(chosen.restrict(("de", "en")), truth).to_frame()
+    swapped = judges.recovery(chosen.restrict(("de", "en")), truth)
     pd.testing.assert_frame_equal(swapped.set_index("language"), frame)
 
 
 def test_the_interval_is_wilsons_and_wider_where_languages_disagree():
-    share, low, high = judges.share_with_interval([0], [10])
+    share, low, high = clustered_share([0], [10])
     assert (share, low) == (0, 0)
     assert high == pytest.approx(1.959964**2 / (10 + 1.959964**2))
     for size in range(1, 200):
-        assert judges.share_with_interval([0], [size])[1] == 0
-        assert judges.share_with_interval([size], [size])[2] == 1
-    share, low, high = judges.share_with_interval([4, 4, 4], [8, 8, 8])
+        assert clustered_share([0], [size])[1] == 0
+        assert clustered_share([size], [size])[2] == 1
+    share, low, high = clustered_share([4, 4, 4], [8, 8, 8])
     assert (share, (low + high) / 2) == (0.5, pytest.approx(0.5))
-    assert (low, high) == pytest.approx(judges.share_with_interval([12], [24])[1:])
-    _, lower, higher = judges.share_with_interval([0, 8, 4], [8, 8, 8])
+    assert (low, high) == pytest.approx(clustered_share([12], [24])[1:])
+    _, lower, higher = clustered_share([0, 8, 4], [8, 8, 8])
     assert lower < low - 0.05
     assert higher > high + 0.05
-    assert all(math.isnan(each) for each in judges.share_with_interval([], []))
+    assert all(math.isnan(each) for each in clustered_share([], []))
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_though_clusters_differ(generator):
@@ -230,7 +243,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_though_clusters_diffe
     for _ in range(draws):
         level = 0.1 + 0.4 * torch.rand(12, generator=generator)  # 0.3 on average
         hits = (torch.rand(12, 10, generator=generator) < level[:, None]).sum(dim=1).tolist()
-        _, low, high = judges.share_with_interval(hits, [10] * 12)
+        _, low, high = clustered_share(hits, [10] * 12)
         covered += low <= 0.3 <= high
     assert 0.92 <= covered / draws <= 0.985
 
@@ -249,7 +262,7 @@ def test_without_an_effect_every_selector_is_at_chance(compared):
     none = compared[(compared["effect"] == 0) & (compared["decoys"] == ALL)]
     for selector, part in none.groupby("selector"):
         found, there = part["found"].tolist(), part["planted"].tolist()
-        _, low, high = judges.share_with_interval(found, there, 1 - 0.05 / len(SELECTORS))
+        _, low, high = clustered_share(found, there, 1 - 0.05 / len(SELECTORS))
         assert low <= CHANCE <= high, selector
 
 
@@ -349,10 +362,11 @@ def test_both_ends_of_the_gates_precision_hold_half_the_planted_neurons(summary)
 # ---------------------------------------------------------------- one kind of decoy at a time
 
 
+@pytest.mark.usefixtures("_built_once")
 def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
     """A model that was really built with them, read and measured, beside the mixture."""
-    every, full = judges.planted_and_measured(TINY, 6.0, seed=0)
-    _, bare = judges.planted_and_measured(TINY, 0.0, seed=0, decoys=())
+    every, full = judges.planted_and_measured(TINY, 6.0, 0)
+    _, bare = judges.planted_and_measured(TINY, 0.0, 0, decoys=())
     truth, mixed = judges.with_decoys(full, bare, every, ("script", "rare"))
     expected, seen = judges.planted_and_measured(TINY, 6.0, 0, ("script", "rare"))
     assert torch.equal(truth.kind, expected.kind)
@@ -407,7 +421,8 @@ def test_the_difference_between_two_is_paired_and_over_pairs_of_languages():
 
 
 def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared, by_decoys):
-    claims = judges.claims_of(compared, by_decoys.reset_index(), "here")
+    measured = judges.measures(compared, by_decoys.reset_index())
+    claims = judged(stated("recover_planted"), measured, "here")
     found = {claim.name: claim for claim in claims}
     assert len(found) == len(claims) == 6
     for name, selector, decoys in (
@@ -436,7 +451,7 @@ def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
 
 
 def test_switching_planted_neurons_off_costs_their_own_language_most(models):
-    matrix = judges.switch_off(TINY, models[6.0], torch.Generator().manual_seed(4), 25)
+    matrix = judges.switch_off(TINY, models[6.0], torch.Generator().manual_seed(4), 10)
     diagonal = matrix.diagonal()
     assert diagonal.largest_in_row == diagonal.largest_in_column == TINY.languages
     assert (diagonal.own_minus_others.low > 0).all()
@@ -446,7 +461,7 @@ def test_switching_planted_neurons_off_costs_their_own_language_most(models):
 
 
 def test_without_an_effect_there_is_no_language_to_lose():
-    row = judges.losses(TINY, (0.0,), seed=0, n_sentences=15).iloc[0]
+    row = judges.losses(TINY, (0.0,), seed=0, n_sentences=5).iloc[0]
     assert row["log_odds"] == 0
     assert row["p_own"] == row["p_other"]
     assert abs(row["own"]) < 0.1

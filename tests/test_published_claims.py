@@ -11,15 +11,16 @@ from experiments.read_published_masks import (
     MODELS,
     SIX,
     Config,
-    claims_of,
     exclusive,
-    main,
+    experiment,
+    measures,
     rank,
     read_masks,
     shares,
 )
+from experiments.runner import stated
 from interp import plots
-from interp.inference.claims import load_claims
+from interp.inference.claims import Claim, judged, load_claims
 from interp.selections.neuron_selection import NeuronSelection
 
 
@@ -30,7 +31,7 @@ def told(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not masks.is_dir():
         pytest.skip("the published masks are not beside this checkout")
     out = tmp_path_factory.mktemp("published")
-    main(Config(masks, out=out))
+    experiment.run(Config(masks, out=out))
     return out
 
 
@@ -81,19 +82,24 @@ def test_shares_of_layers_and_of_one_language_are_counted_by_hand():
     assert exclusive(selection) == 7 / 8
 
 
+def claimed(selection: NeuronSelection, pairs: pd.DataFrame) -> dict[str, Claim]:
+    found = judged(stated("read_published_masks"), measures(selection, pairs, 0.01), "made up")
+    return {claim.name: claim for claim in found}
+
+
 def test_the_place_of_a_pair_is_its_rank_by_jaccard():
     pairs = plots.overlap_table(by_hand())
     pairs = pairs[pairs["language"] != pairs["other"]]
     assert rank(pairs, ("fr", "es")) == 1
     assert rank(pairs, ("vi", "id"), ("fr", "es")) == 1
     assert rank(pairs.iloc[::-1], ("vi", "id")) > 1
-    names = {claim.name: claim for claim in claims_of("made up", by_hand(), pairs, 0.01)}
-    assert names["made up-size"].verdict == "holds"
-    assert names["made up-first_two_layers"].verdict == "does not hold"  # no more than by chance
+    names = claimed(by_hand(), pairs)
+    assert names["size"].verdict == "holds"
+    assert names["first_two_layers"].verdict == "does not hold"  # no more than by chance
     more = replace(by_hand(), mask=by_hand().mask | (torch.arange(100) == 50))
-    claims = {claim.name: claim for claim in claims_of("made up", more, pairs, 0.01)}
-    assert claims["made up-size"].value == 8
-    assert claims["made up-size"].verdict == "does not hold"
+    claims = claimed(more, pairs)
+    assert claims["size"].value == 8
+    assert claims["size"].verdict == "does not hold"
 
 
 def test_files_of_other_models_are_left_out_and_named(tmp_path: Path, capsys):

@@ -1,6 +1,7 @@
 """What the study of sharing computes, and when its claims hold: on hand-made numbers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +12,24 @@ import torch
 import interp
 from experiments import map_shared_neurons as study
 from experiments import sharing_claims
+from experiments.runner import stated
 from experiments.study import Study
 from interp.counting.stats import FiringSigns, pack_bits
 from interp.evaluations.category_ablation import SwitchOff
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
-from interp.inference.claims import Claim
+from interp.inference.claims import Claim, Measurement, judged
 from interp.scores.sharing import sharing_profile
 from interp.text.tasks import read_task
 
-TINY = study.PRESETS["tiny"][1]
-SAID = {"source": "somebody", "on": "something", "command": "a command"}
+TINY = study.experiment.presets["tiny"][1]
 N_PROMPTS = 12
+
+
+def claimed(file: str, measured: Mapping[str, Measurement | None]) -> list[Claim]:
+    """Of the statements of a file, those that these numbers are about."""
+    some = [each for each in stated(file) if each.name in measured]
+    return judged(some, measured, "something")
 
 
 def switched(left: dict[Condition, float]) -> SwitchOff:
@@ -58,7 +65,7 @@ def off_claims(shared: float, partly: float, others: int = 10) -> list[Claim]:
         left |= {Condition(name, name): value, Condition(name, EQUAL): value}
     off = switched({**left, Condition(RANDOM, EQUAL): 0.8})
     off.neurons[:, 2:] = others
-    return sharing_claims.off_claims("made", off, SAID)
+    return claimed("map_shared_neurons_by_task", sharing_claims.of_off(off))
 
 
 def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set():
@@ -74,21 +81,20 @@ def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set(
 def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     units = torch.full((N_PROMPTS, 3, 4), 2.0).double() + torch.rand(N_PROMPTS, 3, 4) / 10
     ids = tuple(map(str, range(N_PROMPTS)))
-    (holds,) = sharing_claims.enrichment_claims(
-        "made", Enrichment(units=units, firing=units / 4, groups=ids), SAID
-    )
+
+    def enriched(found: Enrichment) -> list[Claim]:
+        measured = {"all-shared-enriched": sharing_claims.enriched(found)}
+        return claimed("map_shared_neurons_by_task", measured)
+
+    (holds,) = enriched(Enrichment(units=units, firing=units / 4, groups=ids))
     assert holds.verdict == "holds"
     assert holds.control == pytest.approx(0.5, abs=0.05)
     one = units.clone()
     one[:, 1, 3] = 0.5
-    (refuted,) = sharing_claims.enrichment_claims(
-        "made", Enrichment(units=one, firing=units, groups=ids), SAID
-    )
+    (refuted,) = enriched(Enrichment(units=one, firing=units, groups=ids))
     assert (refuted.verdict, refuted.value) == ("does not hold", 0.5)
     empty = torch.full_like(units, torch.nan)
-    assert not sharing_claims.enrichment_claims(
-        "made", Enrichment(units=empty, firing=empty, groups=ids), SAID
-    )
+    assert not enriched(Enrichment(units=empty, firing=empty, groups=ids))
 
 
 def over_tasks(
@@ -119,8 +125,8 @@ def over_tasks(
         ),
     }
     tables |= changed
-    found = sharing_claims.claims_over_tasks(*tables.values(), shares or {}, "gate", "babel")
-    return {each.name: each for each in found}
+    measured = sharing_claims.over_tasks(*tables.values(), shares or {}, "gate")
+    return {each.name: each for each in claimed("map_shared_neurons", measured)}
 
 
 def test_claims_over_tasks_hold_where_all_tasks_agree():
@@ -172,18 +178,18 @@ def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():
     )
 
 
-def test_neurons_that_are_counted_wrongly_are_amiss():
+def test_neurons_that_are_counted_wrongly_are_misclassified():
     fires = torch.rand(5, 3, 2, 20, generator=torch.Generator().manual_seed(1)) < 0.5
     signs = FiringSigns(
         bits=pack_bits(fires), prompts=tuple("abcde"), languages=("de", "en", "ja"), d_mlp=20
     )
     profile = sharing_profile(signs, torch.Generator(), n_draws=0)
-    assert sharing_claims.amiss(signs, profile) == 0
+    assert sharing_claims.misclassified(signs, profile) == 0
     wrong = profile.count.clone()
     wrong[2, 1, 3] += 1
-    assert sharing_claims.amiss(signs, replace(profile, count=wrong)) == 2
+    assert sharing_claims.misclassified(signs, replace(profile, count=wrong)) == 2
     wrong[2, 1, 0] -= 1  # now they add up, and two are in another category
-    assert sharing_claims.amiss(signs, replace(profile, count=wrong)) == 2
+    assert sharing_claims.misclassified(signs, replace(profile, count=wrong)) == 2
 
 
 def test_one_pass_with_several_thresholds_equals_a_pass_for_each():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +10,9 @@ import pytest
 
 from experiments import read_published_texts as published
 from experiments import steering_claims as claims
+from experiments.runner import stated
 from experiments.study import LANGUAGES
-from interp.inference.claims import Claim, load_claims
+from interp.inference.claims import Claim, Measurement, judged, load_claims
 
 TEXTS = {
     "en": "The train does not leave before tonight, and nobody knows why.",
@@ -30,6 +32,12 @@ def written(way: str, setting: str, share: float, good: float = 1.0) -> pd.DataF
     return pd.DataFrame(rows)
 
 
+def claimed(measured: Mapping[str, Measurement | None]) -> list[Claim]:
+    """Of the statements of the study, those that these numbers are about."""
+    some = [each for each in stated("steer_language") if each.name in measured]
+    return judged(some, measured, "made up")
+
+
 def every(**shares: float) -> dict[str, Claim]:
     """Claims about ways that reach their language in these shares of the texts."""
     ways = {
@@ -45,7 +53,7 @@ def every(**shares: float) -> dict[str, Claim]:
     }
     changed = {name.replace("_", " "): share for name, share in shares.items()}
     frames = [written(way, "", share) for way, share in (ways | changed).items()]
-    return {claim.name: claim for claim in claims.claims_of(pd.concat(frames), "made up")}
+    return {claim.name: claim for claim in claimed(claims.of_ways(pd.concat(frames)))}
 
 
 def test_claims_hold_where_the_ways_do_what_is_claimed_of_them():
@@ -75,7 +83,7 @@ def test_more_units_can_reach_the_language_more_often_and_write_worse():
         (claims.RANDOM_UNITS, 2900): (0.2, 1.0),
     }
     frames = [written(way, claims.setting_of(n), *told) for (way, n), told in sizes.items()]
-    more, good = claims.claims_about_sizes(pd.concat(frames), (290, 2900), "made up")
+    more, good = claimed(claims.of_sizes(pd.concat(frames), (290, 2900)))
     assert (more.value, more.verdict) == (pytest.approx(0.5), "holds")
     assert more.control == pytest.approx(-0.1)
     assert (good.value, good.verdict) == (pytest.approx(-0.3), "does not hold")
@@ -143,7 +151,7 @@ def test_the_published_texts_say_what_is_known_of_them(shared: Path, tmp_path: P
     path = shared / "data" / "kojima" / "generated" / "bloom-560m.jsonl.gz"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    published.main(published.Config(path, out=tmp_path))
+    published.experiment.run(published.Config(path, out=tmp_path))
     found = {claim.name: claim for claim in load_claims(tmp_path / "claims.json")}
     rates = pd.read_csv(tmp_path / "rates.csv").set_index(["units", "kind", "to"])["rate"]
     assert rates[2000, "both", "de"] == pytest.approx(0.73, abs=0.03)

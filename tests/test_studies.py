@@ -16,8 +16,9 @@ from experiments import (
     map_shared_neurons,
     steer_language,
 )
+from experiments.runner import stated
 from experiments.study import Study
-from interp.inference.claims import load_claims
+from interp.inference.claims import judged, load_claims
 
 
 def small(out: Path) -> Study:
@@ -56,16 +57,17 @@ def test_steering_is_swept_and_then_measured_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = replace(
-        steer_language.PRESETS["tiny"][1],
+        steer_language.experiment.presets["tiny"][1],
         study=small(tmp_path),
         units=(40, 400),
         layers=(5,),
+        n_natural=20,
         n_sweep=2,
         n_final=2,
-        max_new_tokens=10,
+        max_new_tokens=6,
         out=tmp_path,
     )
-    steer_language.main(config)
+    steer_language.experiment.run(config)
     sweep, final, texts = (
         pd.read_csv(tmp_path / f"{name}.csv") for name in ("sweep", "final", "texts")
     )
@@ -122,7 +124,7 @@ def test_the_matrix_is_written_for_each_fraction(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = replace(
-        deactivate_neurons.PRESETS["tiny"][1],
+        deactivate_neurons.experiment.presets["tiny"][1],
         study=small(tmp_path),
         fractions=(0.01, 0.05),
         tried=0.05,
@@ -130,7 +132,7 @@ def test_the_matrix_is_written_for_each_fraction(
         max_new_tokens=8,
         out=tmp_path,
     )
-    deactivate_neurons.main(config)
+    deactivate_neurons.experiment.run(config)
     names = [claim.name for claim in load_claims(tmp_path / "claims.json")]
     assert {"lape-membership", "lape-own-language", "lape-writing-leaves", "lape-larger"} < {*names}
     assert len(pd.read_csv(tmp_path / "texts.csv")) == 4 * 4
@@ -206,7 +208,8 @@ def test_scores_are_claimed_to_foretell_only_what_the_table_says():
             for score, measure, mean, behind in rows
         ]
     )
-    found = {claim.name: claim for claim in attribute_neurons.claims_of(table, "somewhere")}
+    claims = judged(stated("attribute_neurons"), attribute_neurons.measures(table), "somewhere")
+    found = {claim.name: claim for claim in claims}
     verdicts = {name: claim.verdict for name, claim in found.items()}
     assert verdicts == {
         "contribution-foretells": "holds",
@@ -235,15 +238,17 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
         languages=("de", "ja"),
         sites=(("pre", 4),),
     )
-    rows = pd.DataFrame(detect_languages.rows_of(precision, 2)).set_index(["set", "language"])
+    rows = detect_languages.ends_of(precision, 2).set_index(["set", "language"])
     assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)
     assert rows.loc[("bottom", "ja"), "precision"] == pytest.approx(0.1)
     assert rows.loc[("both", "de"), "precision"] == pytest.approx(0.55)
-    claims = {each.name: each for each in detect_languages.claims_of(precision, 2, "somewhere")}
-    overlap = claims["precision-overlap-2"]
+    measured, words = detect_languages.measures(precision, 2), {"units": "2", "half": "1"}
+    found = judged(stated("detect_languages"), measured, "somewhere", **words)
+    claims = {each.name: each for each in found}
+    overlap = claims["precision-overlap"]
     assert overlap.value == 1.0  # units 0 and 1 are the ends of both
     assert overlap.verdict == "does not hold"
-    top, bottom = claims["precision-top-2"], claims["precision-bottom-2"]
+    top, bottom = claims["precision-top"], claims["precision-bottom"]
     assert (top.value, top.verdict) == (pytest.approx(0.8), "holds")  # de 0.9, ja 0.8
     assert (bottom.value, bottom.verdict) == (pytest.approx(0.2), "does not hold")
     assert top.control == 0.5
@@ -252,8 +257,10 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
 def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    config = replace(map_shared_neurons.PRESETS["tiny"][1], n_prompts=2, steps=30, out=tmp_path)
-    map_shared_neurons.main(config)
+    config = replace(
+        map_shared_neurons.experiment.presets["tiny"][1], n_prompts=2, steps=30, out=tmp_path
+    )
+    map_shared_neurons.experiment.run(config)
     folder = tmp_path / "babel-word_translation"
     sums = pd.read_csv(folder / "sums.csv")
     whole = sums.groupby(["language", "layer"])["neurons"].sum()

@@ -2,13 +2,15 @@
 
 A claim is put as a number and a bar: it holds where the whole interval of the number is beyond the
 bar, it does not where the whole interval is not, and otherwise nobody can tell from this much data.
-Nothing else decides, so a verdict changes only with the measurement.
+Nothing else decides, so a verdict changes only with the measurement. Words and rules can be data,
+in a file that is committed before anything is measured: `read_statements` and `judged`.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +101,145 @@ class Claim:
     def rule(self) -> str:
         """The rule in words."""
         return f"holds if the whole interval is {self.side} {self.bar:.4g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What is claimed and the rule that decides, before anything is measured.
+
+    Texts may hold {words} that are known with the measurement only, such as a number of layers.
+    """
+
+    name: str
+    """The name under which it is measured."""
+
+    says: str
+    """What is claimed, in one sentence."""
+
+    source: str
+    """Who claims it."""
+
+    measures: str
+    """What is measured, with its unit."""
+
+    holds: str
+    """"above 0", "below 0.05", or "above control": beyond what the control gives."""
+
+    control: str = ""
+    """What the same number is taken of where the claim should not hold; empty: no control."""
+
+    command: str = ""
+    """What to run to measure it."""
+
+    on: str = ""
+    """What it is tried on, if that is always the same."""
+
+    def __post_init__(self) -> None:
+        self.bar_beside(0.0)  # a rule that cannot be read is refused before anything is measured
+
+    @property
+    def side(self) -> Side:
+        """On which side of the bar the claim holds."""
+        return "below" if self.holds.startswith("below ") else "above"
+
+    def bar_beside(self, control: float) -> float:
+        """Where the claim begins to hold, if the control gives this number."""
+        side, _, bar = self.holds.partition(" ")
+        try:
+            if side not in ("above", "below"):
+                raise ValueError(side)
+            return control if bar == "control" else float(bar)
+        except ValueError:
+            raise ValueError(
+                f"{self.name} holds {self.holds!r}, which is no rule: write above or below, and a "
+                'number or "control", such as "above 0".'
+            ) from None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number that a statement is about, and that of its control."""
+
+    value: Estimate | float
+    """With its interval; a plain number was counted without error."""
+
+    control: float = math.nan
+    """NaN: it could not be measured here."""
+
+    words: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """What the {words} of the statement stand for."""
+
+
+def read_statements(path: Path | str) -> tuple[Statement, ...]:
+    """The statements of a TOML file, in its order: a table each, under the name of the claim.
+
+    A source or command above the first table is that of all that have none of their own.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: statements are a TOML file, a table for each.")
+    stored = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    common = {key: each for key, each in stored.items() if not isinstance(each, dict)}
+    try:
+        return tuple(
+            Statement(**(common | each), name=name)
+            for name, each in stored.items()
+            if isinstance(each, dict)
+        )
+    except TypeError as error:
+        keys = ", ".join(each.name for each in fields(Statement) if each.name != "name")
+        raise ValueError(f"{path}: {error}. A statement has {keys}.") from None
+
+
+def judged(
+    statements: Sequence[Statement],
+    measured: Mapping[str, Measurement | None],
+    on: str,
+    name: str = "{claim}",
+    **words: str,
+) -> list[Claim]:
+    """A claim for each statement, with the number measured under its name, in their order.
+
+    Every statement needs a measurement and every measurement a statement. None: it cannot be
+    measured here (too few languages, no text), and there is no claim. `name` makes the claim's name
+    where the same statements are tried several times, such as "{claim}-xnli"; `words` fill the
+    texts of all.
+    """
+    names = [each.name for each in statements]
+    missing = [each for each in names if each not in measured]
+    unknown = [each for each in measured if each not in names]
+    if missing or unknown:
+        raise ValueError(
+            "Statements and measurements do not match: "
+            f"{', '.join(missing) or 'none'} not measured, {', '.join(unknown) or 'none'} not "
+            "stated. State every claim before it is measured; give None where it cannot be."
+        )
+    pairs = [(each, measured[each.name]) for each in statements]
+    return [_judged(each, found, on, name, words) for each, found in pairs if found is not None]
+
+
+def _judged(
+    statement: Statement, found: Measurement, on: str, name: str, common: Mapping[str, str]
+) -> Claim:
+    words = {**common, **found.words}
+    control, known = found.control, not math.isnan(found.control)
+    if known and not statement.control:
+        raise ValueError(f"{statement.name} has no control, and {control} was measured: name it.")
+    try:
+        said: dict[str, Any] = {
+            "statement": statement.says.format_map(words),
+            "how": statement.measures.format_map(words),
+            "control_name": statement.control.format_map(words) if known else "",
+        }
+    except KeyError as error:
+        raise ValueError(
+            f"{statement.name}: it is not said what {error} stands for, only what {list(words)} do."
+        ) from None
+    said |= {"name": name.format(claim=statement.name), "on": statement.on or on}
+    said |= {"source": statement.source, "command": statement.command, "control": control}
+    said |= {"side": statement.side, "bar": statement.bar_beside(control)}
+    if isinstance(found.value, Estimate):
+        return claim_of(found.value, **said)
+    return counted(found.value, **said)
 
 
 def claim_of(estimate: Estimate, **said: Any) -> Claim:

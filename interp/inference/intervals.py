@@ -10,7 +10,7 @@ Where they do, `clusters` says so, one number per example, the same for those th
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -180,6 +180,27 @@ def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, fl
     low, high = ((middle + sign * z * math.sqrt(spread)) / (1 + z * z / n) for sign in (-1, 1))
     # At a share of zero or one that is the bound, too, but for rounding.
     return max(0.0, min(share, low)), min(1.0, max(share, high))
+
+
+def clustered_share(
+    hits: Sequence[int], trials: Sequence[int], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Pooled share of hits with Wilson's interval; each pair is a cluster, such as one language.
+
+    Neurons of one language share its vocabulary and succeed or fail together. So the number of
+    trials is divided by the design effect: the variance of the share between clusters over what
+    independent trials would give, but at least one. NaN: no trials. Zero and one have intervals,
+    too; with all clusters alike, they are those of independent trials.
+    """
+    total = sum(trials)
+    if total == 0:
+        return math.nan, math.nan, math.nan
+    share, n = sum(hits) / total, float(total)
+    if 0 < share < 1 and len(hits) > 1:
+        squares = sum((hit - share * size) ** 2 for hit, size in zip(hits, trials, strict=True))
+        between = squares / total**2 * len(hits) / (len(hits) - 1)
+        n /= max(1.0, between / (share * (1 - share) / total))
+    return share, *wilson(share, n, level)
 
 
 def paired_bootstrap(

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -71,3 +72,31 @@ def _check(rate: Float[Tensor, "*axes"]) -> None:
             f"{wrong:,} of {rate.numel():,} rates are NaN, infinite or negative: a rate is the "
             "number of tokens on which a neuron fires, divided by the tokens read (more than none)."
         )
+
+
+def least_entropy(
+    rate: Float[Tensor, "language layer neuron"], fraction: float, busy_quantile: float
+) -> Bool[Tensor, "language layer neuron"]:
+    """True where a neuron belongs to the language; see `interp.selections.select.select_from_rate`."""
+    n_layers, n_neurons = rate.shape[1:]
+    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_layers * n_neurons:
+        raise ValueError(
+            f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "
+            "give a share between 0 and 1 that leaves at least one, such as 0.01."
+        )
+    busy = rate.double() > busy_threshold(rate, busy_quantile)
+    candidate = reduce(busy, "language layer neuron -> layer neuron", "any")
+    n_candidates = int(candidate.sum())
+    if n_candidates < n_chosen:
+        raise ValueError(
+            f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
+            f"{n_candidates:,} of {n_layers * n_neurons:,} are busy in some language: lower "
+            f"fraction or busy_quantile ({busy_quantile})."
+        )
+    entropy = language_entropy(rate).masked_fill(~candidate, math.inf)
+    flat = rearrange(entropy, "layer neuron -> (layer neuron)")
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.argsort(stable=True)[:n_chosen]] = True
+    chosen = rearrange(chosen, "(layer neuron) -> layer neuron", layer=n_layers)
+    return busy & chosen

@@ -1,17 +1,15 @@
 """Scores of units → the selection that a paper makes of them."""
 
-import math
 from collections.abc import Sequence
 
-import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.results.words import Half
 from interp.scores.average_precision import Precision, top_and_bottom
-from interp.scores.lape import busy_threshold, language_entropy
+from interp.scores.lape import least_entropy
 from interp.selections.neuron_selection import NeuronSelection
 
 
@@ -31,28 +29,7 @@ def select_from_rate(
     to the lower neuron; and where there are fewer busy neurons than asked for, this refuses,
     instead of filling up with neurons that belong nowhere.
     """
-    n_layers, n_neurons = rate.shape[1:]
-    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
-    if not 1 <= n_chosen <= n_layers * n_neurons:
-        raise ValueError(
-            f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "
-            "give a share between 0 and 1 that leaves at least one, such as 0.01."
-        )
-    busy = rate.double() > busy_threshold(rate, busy_quantile)
-    candidate = reduce(busy, "language layer neuron -> layer neuron", "any")
-    n_candidates = int(candidate.sum())
-    if n_candidates < n_chosen:
-        raise ValueError(
-            f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
-            f"{n_candidates:,} of {n_layers * n_neurons:,} are busy in some language: lower "
-            f"fraction or busy_quantile ({busy_quantile})."
-        )
-    entropy = language_entropy(rate).masked_fill(~candidate, math.inf)
-    flat = rearrange(entropy, "layer neuron -> (layer neuron)")
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[flat.argsort(stable=True)[:n_chosen]] = True
-    chosen = rearrange(chosen, "(layer neuron) -> layer neuron", layer=n_layers)
-    return NeuronSelection(busy & chosen, tuple(languages))
+    return NeuronSelection(least_entropy(rate, fraction, busy_quantile), tuple(languages))
 
 
 def select_by_entropy(

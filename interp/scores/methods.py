@@ -14,7 +14,8 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-import interp
+from interp.counting.stats import ActivationMoments, FiringStats, SentenceMeans
+from interp.models.neuron_model import NeuronModel
 from interp.scores.average_precision import measure_precision, top_and_bottom
 from interp.scores.baselines import (
     entropy_less_peak,
@@ -24,8 +25,7 @@ from interp.scores.baselines import (
     share_above_percentile,
     value_entropy,
 )
-from interp.scores.lape import busy_threshold, language_entropy
-from interp.selections.select import select_from_rate
+from interp.scores.lape import busy_threshold, language_entropy, least_entropy
 
 MEASUREMENTS = (
     *("rate", "gate_mean", "removal_effect"),
@@ -70,10 +70,10 @@ class Measured:
 
 
 def measured(
-    model: interp.NeuronModel,
-    stats: interp.FiringStats,
-    moments: interp.ActivationMoments,
-    means: interp.SentenceMeans,
+    model: NeuronModel,
+    stats: FiringStats,
+    moments: ActivationMoments,
+    means: SentenceMeans,
     generator: torch.Generator,
 ) -> Measured:
     """From a run that kept moments, and sentence means of pre and post."""
@@ -142,7 +142,7 @@ def _entropy_alone(seen: Measured, n: int) -> Tensor:
 def _lape_as_published(seen: Measured, n: int) -> Tensor:
     """As many neurons in all; how many of them a language gets is for LAPE to say."""
     fraction = n * len(seen.rate) / seen.rate[0].numel()
-    return select_from_rate(seen.rate, seen.languages, fraction).mask
+    return least_entropy(seen.rate, fraction, busy_quantile=0.95)
 
 
 def _lave(seen: Measured, n: int) -> Tensor:
@@ -181,7 +181,3 @@ SELECTORS: dict[str, Selector] = {
 }
 """Name → selector. Not here: parameter variation, which needs a checkpoint for each language, and
 cumulative mass, whose sets have the size that a layer's firing gives them."""
-
-
-def choose(seen: Measured, name: str, n: int) -> interp.NeuronSelection:
-    return interp.NeuronSelection(SELECTORS[name](seen, n), seen.languages)
