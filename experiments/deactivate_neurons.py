@@ -20,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 import interp
 from experiments import papers, runner
@@ -108,11 +107,11 @@ def written(
     codes = found.languages
     n = len(prompts) // len(codes)
 
-    def under(off: str, places: range, neurons: Tensor) -> Table:
+    def written_under(off: str, places: range, change: interp.Change | None) -> Table:
         texts = interp.generated_languages(
             model,
             codes,
-            interp.intervene(model, neurons, interp.deactivate) if neurons.any() else None,
+            {off: change},
             prompts=[prompts[place] for place in places],
             n=1,
             max_new_tokens=config.max_new_tokens,
@@ -120,18 +119,22 @@ def written(
             seed=config.study.seed + places.start,
             batch_size=64,
             progress=False,
-        )
+        )[off]
         begun = [codes[place // n] for place in places]
         return texts.texts_frame().assign(
             off=off, begun=begun, prompt=[place % n for place in places]
         )
 
     every = range(len(prompts))
-    nothing = torch.zeros_like(found.mask[0])
-    frames = [under(NOTHING, every, nothing)]
-    frames += [under(code, every, found[code]) for code in codes]
+
+    def off(neurons: interp.NeuronSelection, code: str) -> interp.Change | None:
+        return neurons.change(code, interp.deactivate) if neurons[code].any() else None
+
+    frames = [written_under(NOTHING, every, None)]
+    frames += [written_under(code, every, off(found, code)) for code in codes]
     for place, code in enumerate(codes):
-        frames.append(under(RANDOM, range(place * n, (place + 1) * n), drawn[code]))
+        own = range(place * n, (place + 1) * n)
+        frames.append(written_under(RANDOM, own, off(drawn, code)))
     return pd.concat(frames, ignore_index=True)
 
 

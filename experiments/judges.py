@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 import interp
 from experiments.study import Study
 from interp.evaluations.languages_written import Guard, language_rates
-from interp.evaluations.losses import Intervention, Losses, losses_under
+from interp.evaluations.losses import Losses, losses_under
 from interp.evaluations.writing import generate_texts
 from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples, wilson
 from interp.interventions.edits import difference_of_means
@@ -227,15 +226,13 @@ def effects(
     for code in tqdm(codes, desc="Reading", unit="language", disable=not progress or None):
         sets = [each[off] for each in chosen.values() for off in codes]
         sets += [each[code] for each in drawn.values()]
-        blocks: dict[str, Intervention] = {NOTHING: None}
-        blocks |= {
-            str(number): partial(interp.intervene, model, neurons, interp.deactivate)
-            if neurons.any()
-            else None
+        under: dict[str, interp.Change | None] = {NOTHING: None}
+        under |= {
+            str(number): interp.Change(neurons, interp.deactivate) if neurons.any() else None
             for number, neurons in enumerate(sets)
         }
         here = replace(reading, rows={code: reading.rows[code]}, languages=(code,))
-        parts.append(losses_under(model, here, blocks, progress=False))
+        parts.append(losses_under(model, here, under, progress=False))
     nats = torch.cat([part.nats for part in parts], dim=2)
     n = len(codes) * len(chosen)
     return Effects(
@@ -364,7 +361,7 @@ def switching(
                 batch_size=n * len(codes),
                 progress=False,
             )
-        texts += written.texts
+        texts += written[NOTHING].texts
     judged = language_rates(texts, codes, guards, model, progress=False)
     wanted = [code for _ in methods for code in codes for _ in range(n)]
     inside = torch.tensor(

@@ -18,7 +18,6 @@ under the untouched model as natural text of that language is (99 % of which is)
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -45,13 +44,14 @@ from experiments.steering_claims import (
     tenfold,
 )
 from experiments.study import Study
-from interp.evaluations.languages_written import GeneratedLanguages, Guard, generated_languages
+from interp.evaluations.languages_written import GeneratedLanguages, Guard
+from interp.evaluations.steering import Condition, steering_rates
 from interp.interventions.edits import Edit, difference_of_means, override, sentence_medians
 from interp.scores.average_precision import measure_precision
 from interp.text.languages import naming_prompt
 
-Within = Callable[[str], AbstractContextManager[None]]
-"""Makes the block in which texts of a language are to be written."""
+Towards = Callable[[str], list[interp.Change]]
+"""What is changed while texts of a language are to be written."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Way:
     setting: str
     """The knobs, in words."""
 
-    within: Within
-    """The edit towards a language."""
+    changes: Towards
+    """What is changed towards a language."""
 
     named: bool = False
     """Whether the prompt names the language."""
@@ -148,14 +148,6 @@ PRESETS = {
 # ---------------------------------------------------------------- ways
 
 
-@contextmanager
-def all_of(*blocks: AbstractContextManager[None]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(block)
-        yield
-
-
 def neuron_ways(
     model: interp.NeuronModel,
     stats: interp.FiringStats,
@@ -174,27 +166,25 @@ def neuron_ways(
                 yield Way(
                     name,
                     setting,
-                    partial(pushed, model, moments, chosen, strength, off),
+                    partial(pushed, moments, chosen, strength, off),
                     control="" if chosen is found else LAPE,
                 )
 
 
 def pushed(
-    model: interp.NeuronModel,
     moments: interp.ActivationMoments,
     chosen: interp.NeuronSelection,
     strength: float,
     off: bool,
     code: str,
-) -> AbstractContextManager[None]:
-    blocks = []
+) -> list[interp.Change]:
+    changes = []
     if chosen[code].any():  # LAPE may leave a language without a neuron
-        edit = difference_of_means(moments, code, strength)
-        blocks.append(interp.intervene(model, chosen.units(code)["post"], edit))
+        changes.append(chosen.change(code, difference_of_means(moments, code, strength)))
     others = chosen.union() & ~chosen[code]
     if off and others.any():
-        blocks.append(interp.intervene(model, others, interp.deactivate))
-    return all_of(*blocks)
+        changes.append(interp.Change(others, interp.deactivate))
+    return changes
 
 
 def precision_ways(
@@ -208,7 +198,7 @@ def precision_ways(
     edits = {code: override(sentence_medians(means, code)) for code in config.study.languages}
 
     def way(name: str, chosen: interp.NeuronSelection, n: int, control: str = "") -> Way:
-        return Way(name, setting_of(n), partial(held, model, chosen, edits), control=control)
+        return Way(name, setting_of(n), partial(held, chosen, edits), control=control)
 
     for n in config.units:
         found = interp.select_by_precision(precision, n)
@@ -224,12 +214,9 @@ def precision_ways(
 
 
 def held(
-    model: interp.NeuronModel,
-    chosen: interp.NeuronSelection,
-    edits: Mapping[str, Edit],
-    code: str,
-) -> AbstractContextManager[None]:
-    return interp.intervene(model, chosen.units(code), edits[code])
+    chosen: interp.NeuronSelection, edits: Mapping[str, Edit], code: str
+) -> list[interp.Change]:
+    return [chosen.change(code, edits[code])]
 
 
 def residual_ways(
@@ -241,12 +228,12 @@ def residual_ways(
     for layer in config.layers or sorted({0, n // 2, max(n - 2, 0)}):
         for strength in config.strengths:
 
-            def within(
+            def changes(
                 code: str, layer: int = layer, strength: float = strength
-            ) -> AbstractContextManager[None]:
-                return interp.intervene(model, *means.towards(code, layer, strength))
+            ) -> list[interp.Change]:
+                return [interp.Change(*means.towards(code, layer, strength))]
 
-            yield Way(RESIDUAL, f"behind layer {layer}, strength {strength:g}", within)
+            yield Way(RESIDUAL, f"behind layer {layer}, strength {strength:g}", changes)
 
 
 # ---------------------------------------------------------------- running
@@ -261,21 +248,18 @@ def run(
     seed: int,
 ) -> dict[str, GeneratedLanguages]:
     """Texts of one way towards each language in turn."""
-    return {
-        code: generated_languages(
-            model,
-            config.study.languages,
-            way.within(code),
-            guards,
-            prompts=[naming_prompt(code) if way.named else ""],
-            n=n,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=seed,
-            progress=False,
+    conditions = [
+        Condition(
+            to=code,
+            name=way.name,
+            changes=way.changes(code),
+            prompt=naming_prompt(code) if way.named else "",
         )
         for code in config.study.languages
-    }
+    ]
+    settings = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature}
+    found = steering_rates(model, conditions, guards, n=n, seed=seed, progress=False, **settings)
+    return {code: row[way.name] for code, row in found.rates.items()}
 
 
 def table(
@@ -338,8 +322,8 @@ def every_way(model: interp.NeuronModel, config: Config) -> list[Way]:
     stats, moments = study.statistics(model)
     generator = torch.Generator().manual_seed(study.seed)
     return [
-        Way(NOTHING, "", lambda code: nullcontext()),
-        Way("named in prompt", "", lambda code: nullcontext(), named=True),
+        Way(NOTHING, "", lambda code: []),
+        Way("named in prompt", "", lambda code: [], named=True),
         *neuron_ways(model, stats, moments, config, generator),
         *precision_ways(model, study.sentence_means(model), config, generator),
         *residual_ways(model, study.read(model, "train"), config),

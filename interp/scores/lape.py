@@ -77,7 +77,7 @@ def _check(rate: Float[Tensor, "*axes"]) -> None:
 def least_entropy(
     rate: Float[Tensor, "language layer neuron"], fraction: float, busy_quantile: float
 ) -> Bool[Tensor, "language layer neuron"]:
-    """True where a neuron belongs to the language; see `interp.selections.select.select_from_rate`."""
+    """True where a neuron belongs to the language; see `select_from_rate`."""
     n_layers, n_neurons = rate.shape[1:]
     n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
     if not 1 <= n_chosen <= n_layers * n_neurons:
