@@ -94,11 +94,11 @@ def scores_of(
     found = interp.integrated_gradients(model, prompt, target, steps, "log_probability")
     return {
         "integrated gradients": found.values,
-        "gradient times activation": interp.gradient_times_activation(
+        "gradient times activation": interp.prompts.gradient_times_activation(
             model, prompt, target, "log_probability"
         ),
-        "effective score": interp.effective_score(model, found.activations, target),
-        "contribution": interp.contribution_score(model, found.activations),
+        "effective score": interp.prompts.effective_score(model, found.activations, target),
+        "contribution": interp.prompts.contribution_score(model, found.activations),
         "size of activation": found.activations.abs(),
     }
 

@@ -143,7 +143,7 @@ def recovery(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         SELECTORS,
         {name: recover_planted.VARIANTS[name] for name in (NONE, ALL)},
     )
-    return each, recover_planted.summarise(each)
+    return each, recover_planted.summarize(each)
 
 
 def stability(
@@ -235,7 +235,9 @@ def main(config: Config, record: Record) -> None:
         model,
         here[-1],
         texts[0][-1].moments,
-        interp.natural_guard(model, natural, max_tokens=config.max_new_tokens, progress=False),
+        interp.evaluations.natural_guard(
+            model, natural, max_tokens=config.max_new_tokens, progress=False
+        ),
         strength=config.strength,
         n=config.n_texts,
         max_new_tokens=config.max_new_tokens,

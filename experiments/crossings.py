@@ -19,7 +19,7 @@ from torch import Tensor
 
 import interp
 from interp.evaluations.writing import start_ids
-from interp.prompts.alignment import Source
+from interp.prompts.alignment import PatchSource
 from interp.prompts.ending import Ending
 from interp.text.tasks import Item, Task
 
@@ -31,19 +31,19 @@ CELLS = ("A in s", "B in s", "other in s", "A in t", "B in t", "other in t")
 class Crossing(NamedTuple):
     """Two prompts that differ in language and in concept."""
 
-    source: Source
+    source: PatchSource
     """About A, in s, and the subject in it."""
 
-    target: Source
+    target: PatchSource
     """About B, in t."""
 
     answers: Mapping[str, Sequence[int]]
     """Tokens of each cell, none in two; a cell may be missing."""
 
-    controls: Mapping[str, Source]
+    controls: Mapping[str, PatchSource]
     """Other sources."""
 
-    several: Sequence[Source]
+    several: Sequence[PatchSource]
     """About A, in every language but t in which the model knows it."""
 
     languages: tuple[str, str]
@@ -234,9 +234,9 @@ def _items(answered: Answered, code: str) -> tuple[Item, ...]:
     return answered.tasks[code].items
 
 
-def _source(model: interp.NeuronModel, item: Item, other: Item) -> Source | None:
+def _source(model: interp.NeuronModel, item: Item, other: Item) -> PatchSource | None:
     about = subject(item.prompt, other.prompt)
-    return Source(encoded(model, item), (about,)) if about else None
+    return PatchSource(encoded(model, item), (about,)) if about else None
 
 
 def subject(prompt: str, other: str) -> str:

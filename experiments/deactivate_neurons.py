@@ -163,7 +163,9 @@ def writing_table(texts: Table) -> Table:
 # ---------------------------------------------------------------- running
 
 
-def rows_of(matrix: interp.PerplexityMatrix, fraction: float) -> Iterator[dict[str, Any]]:
+def rows_of(
+    matrix: interp.evaluations.PerplexityMatrix, fraction: float
+) -> Iterator[dict[str, Any]]:
     found, excess = matrix.diagonal(), matrix.excess
     for place, code in enumerate(found.languages):
         row, column = matrix.off.index(code), matrix.languages.index(code)

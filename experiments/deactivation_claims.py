@@ -23,7 +23,7 @@ RANDOM = "random"
 
 RELATIVES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "lape-fr-es": (("fr", "es"),),
-    "lape-neighbours": (("zh", "ja"), ("vi", "id")),
+    "lape-neighbors": (("zh", "ja"), ("vi", "id")),
 }
 """Pairs of languages, of which the closest is to be among the first three of all pairs."""
 
@@ -134,7 +134,7 @@ def lead_of(
 # ---------------------------------------------------------------- what switching off does
 
 
-def sums_of(matrix: interp.PerplexityMatrix) -> dict[str, Tensor]:
+def sums_of(matrix: interp.evaluations.PerplexityMatrix) -> dict[str, Tensor]:
     """Nats more than with nothing changed, [shard off read], and tokens: of chosen neurons, and of
     random ones as the mean over draws."""
     nats = matrix.losses.nats
@@ -171,7 +171,7 @@ def share_led(square: Float64[Tensor, "off read"], places: Sequence[int]) -> flo
 
 
 def about_effects(
-    matrix: interp.PerplexityMatrix, neurons: interp.NeuronSelection
+    matrix: interp.evaluations.PerplexityMatrix, neurons: interp.NeuronSelection
 ) -> dict[str, Measurement | None]:
     """What switching off does, at one fraction; `off` and `read` are the same languages."""
     sums, codes = sums_of(matrix), matrix.languages
@@ -214,7 +214,9 @@ def english_least(square: Float64[Tensor, "off read"], place: int, rest: Sequenc
     return own[place] - own[list(rest)].min()
 
 
-def about_size(matrices: Mapping[float, interp.PerplexityMatrix]) -> dict[str, Measurement | None]:
+def about_size(
+    matrices: Mapping[float, interp.evaluations.PerplexityMatrix],
+) -> dict[str, Measurement | None]:
     """Whether the effect grows from each fraction to the next; all were read on the same text."""
     if len(matrices) < 2:
         return {"lape-larger": None}

@@ -68,7 +68,7 @@ def positives(folder: Path, languages: Sequence[str]) -> Mapping[str, list[str]]
     return found
 
 
-def measure(model: interp.NeuronModel, config: Config) -> interp.Precision:
+def measure(model: interp.NeuronModel, config: Config) -> interp.scores.Precision:
     study = config.study
     source = study.source if config.sense is None else positives(config.sense, study.languages)
     sentences = interp.read_sentences(
@@ -93,14 +93,14 @@ def outer_layers(n_layers: int) -> Bool[Tensor, " layer"]:
 
 
 def mean_precision(
-    precision: interp.Precision, chosen: interp.NeuronSelection
+    precision: interp.scores.Precision, chosen: interp.NeuronSelection
 ) -> Float64[Tensor, " language"]:
     """Mean average precision of the units chosen for each language, for that language."""
     scores = zip(precision.average_precision, chosen.mask, strict=True)
     return torch.stack([score[mask].mean() for score, mask in scores])
 
 
-def ends_of(precision: interp.Precision, n: int) -> pd.DataFrame:
+def ends_of(precision: interp.scores.Precision, n: int) -> pd.DataFrame:
     """For each language: mean precision of either end and of both, and where the units are."""
     sets = {
         "top": interp.select_by_precision(precision, n, "top"),
@@ -122,7 +122,7 @@ def ends_of(precision: interp.Precision, n: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def measures(precision: interp.Precision, n: int) -> dict[str, Measurement | None]:
+def measures(precision: interp.scores.Precision, n: int) -> dict[str, Measurement | None]:
     """Counted without error on these sentences, so the intervals have no width."""
     shared = interp.select_by_precision(precision, n).overlap().double() / n
     upper = torch.ones_like(shared, dtype=torch.bool).triu(diagonal=1)

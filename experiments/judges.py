@@ -124,7 +124,7 @@ class Effects:
     languages: tuple[str, ...]
     """ISO codes, along off and read."""
 
-    def matrix(self, name: str) -> interp.PerplexityMatrix:
+    def matrix(self, name: str) -> interp.evaluations.PerplexityMatrix:
         """Off by read, of one method, with no random neurons."""
         mine = self.off[:, self._place(name)]
         nats = torch.cat([rearrange(self.nothing, "shard read -> shard 1 read"), mine], dim=1)
@@ -139,7 +139,7 @@ class Effects:
         )
         none = nats.new_zeros(n_shards, 0, n_languages, n_languages)
         sizes = tuple(self.chosen[name].counts().values())
-        return interp.PerplexityMatrix(
+        return interp.evaluations.PerplexityMatrix(
             losses=losses, random=none, neurons=sizes, edit=("deactivate",) * n_languages
         )
 

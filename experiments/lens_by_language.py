@@ -43,7 +43,7 @@ from interp.prompts.lens import (
 from interp.results import artifacts
 from interp.results.frames import tidy
 from interp.text.languages import language
-from interp.text.tasks import align, read_task
+from interp.text.tasks import align_tasks, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def questions(
 ) -> tuple[list[Question], list[bool]]:
     """Facts asked in a language, with the answer in it and in the pivot, and which were untold."""
     codes = [code, pivot]
-    asked, translated = align([read_task(config.facts, each) for each in codes])
+    asked, translated = align_tasks([read_task(config.facts, each) for each in codes])
     found, held_out = [], []
     for item, other in list(zip(asked.items, translated.items, strict=True))[: config.n_facts]:
         ids = [*start_ids(model, "auto"), *model.encode(item.prompt)]

@@ -43,7 +43,7 @@ from experiments.study import Study
 from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
 from interp.counting.stats import FiringSigns
-from interp.evaluations.category_ablation import SwitchOff, switch_off
+from interp.evaluations.category_ablation import CategoryAblation, ablate_categories
 from interp.evaluations.category_attribution import (
     CategorySums,
     Enrichment,
@@ -52,12 +52,12 @@ from interp.evaluations.category_attribution import (
 )
 from interp.evaluations.multiple_choice import told_apart
 from interp.inference.permutation import mantel_test
-from interp.results.words import Source
+from interp.results.words import FiresBy
 from interp.runs.folder import begin
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 from interp.scores.token_sharing import TokenSharing, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
-from interp.text.tasks import Task, align, prompts_of, read_task
+from interp.text.tasks import Task, align_tasks, prompts_of, read_task
 
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
 """Of what is lost with neurons off, printed; off.csv has all of it."""
@@ -74,7 +74,7 @@ class Config(runner.Config):
     )
     """Where the items come from; see interp.text.tasks."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what a neuron fires."""
 
     n_prompts: int = 30
@@ -129,7 +129,7 @@ PRESETS = {
 def rows_of(model: interp.NeuronModel, tasks: Sequence[Task], n_shards: int = 1) -> interp.Corpora:
     """The prompts of every language, as the model reads them."""
     bos = "none" if model.bos_id is None else "document"
-    return interp.prompt_rows(prompts_of(tasks), model, bos=bos, n_shards=n_shards)
+    return interp.text.prompt_rows(prompts_of(tasks), model, bos=bos, n_shards=n_shards)
 
 
 def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, object]]:
@@ -150,7 +150,7 @@ def by_threshold(
     model: interp.NeuronModel, rows: interp.Corpora, name: str, config: Config
 ) -> list[dict[str, object]]:
     """The all-shared share where more than zero must be exceeded to fire, by gate and by output."""
-    ways = list(itertools.product(get_args(Source), config.thresholds))
+    ways = list(itertools.product(get_args(FiresBy), config.thresholds))
     table = []
     for (source, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)
@@ -160,7 +160,7 @@ def by_threshold(
 
 
 def signs_by(
-    model: interp.NeuronModel, rows: interp.Corpora, ways: Sequence[tuple[Source, float]]
+    model: interp.NeuronModel, rows: interp.Corpora, ways: Sequence[tuple[FiresBy, float]]
 ) -> list[FiringSigns]:
     """Who fires at the last token of every prompt, by several sources and thresholds in one pass.
 
@@ -229,7 +229,7 @@ class Found(NamedTuple):
     signs: FiringSigns
     profile: SharingProfile
     tokens: TokenSharing
-    off: SwitchOff
+    off: CategoryAblation
     sums: CategorySums
     ratio: Enrichment
 
@@ -251,7 +251,9 @@ def look_at(
     tokens = sharing_over_tokens(model, rows, source=source)
     some = asked_about(model, tasks, config)
     generator = torch.Generator().manual_seed(seed)
-    off = switch_off(model, some, generator, where="last", source=source, n_draws=config.n_draws)
+    off = ablate_categories(
+        model, some, generator, tokens="last", source=source, n_draws=config.n_draws
+    )
     sums = attribute_categories(model, some, folder / "pieces", steps=config.steps, source=source)
     ratio = enrichment(model, some, top_share=config.top_share, source=source)
     return Found(signs, profile, tokens, off, sums, ratio)
@@ -264,7 +266,7 @@ def main(config: Config, record: Record) -> None:
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
     for place in config.tasks:
-        tasks = align([read_task(place, code) for code in study.languages])
+        tasks = align_tasks([read_task(place, code) for code in study.languages])
         name = tasks[0].name
         folder = config.out / name.replace("/", "-")
         begin_task(model, name, folder, config)

@@ -52,7 +52,7 @@ from interp.prompts.patching import Parts, PatchingResult, Sources, patch
 from interp.prompts.sweep import others
 from interp.results.frames import tidy
 from interp.results.words import Layers
-from interp.text.tasks import align, read_task
+from interp.text.tasks import align_tasks, read_task
 
 CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
 """What grows when the concept comes over, and when the language does."""
@@ -268,7 +268,7 @@ def main(config: Config, record: Record) -> None:
     model = record.open(study)
     stats, _ = study.statistics(model)
     selection = interp.select_by_entropy(stats, config.fraction)
-    tasks = align([read_task(config.facts, code) for code in study.languages])
+    tasks = align_tasks([read_task(config.facts, code) for code in study.languages])
     answered = answer(model, tasks)
     asked, counts = crossings(
         model, answered, config.n_told, config.n_held_out, random.Random(study.seed)

@@ -126,7 +126,7 @@ def measures(
             (len(pairs) + 1) / 2,
             words={"n_pairs": str(len(pairs))},
         ),
-        "neighbours": Measurement(float(rank(pairs, ("zh", "ja"), ("vi", "id")))),
+        "neighbors": Measurement(float(rank(pairs, ("zh", "ja"), ("vi", "id")))),
     }
 
 

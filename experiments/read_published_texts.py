@@ -56,7 +56,7 @@ def read_texts(path: Path) -> Table:
         raise ValueError(
             f"{path} has no {', '.join(missing)}: each line needs {', '.join(wanted)}."
         )
-    found = interp.language_rates(rows["text"].tolist(), LANGUAGES)
+    found = interp.evaluations.language_rates(rows["text"].tolist(), LANGUAGES)
     frame: Table = rows.rename(columns={"language": "to"}).assign(
         language=found.found, passes=found.passes.tolist()
     )

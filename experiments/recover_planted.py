@@ -74,7 +74,7 @@ def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
 
     Precision and recall with 95 % intervals; then the number chosen of each other kind.
     """
-    planted, chosen = truth.selection, selection.restrict(truth.selection.languages)
+    planted, chosen = truth.selection, selection.languages_only(truth.selection.languages)
     kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
     both, rows = (planted & chosen).counts(), []
     for code, n_planted in planted.counts().items():
@@ -126,7 +126,7 @@ def compare(
     return pd.concat(frames, ignore_index=True)
 
 
-def summarise(frame: Table) -> pd.DataFrame:
+def summarize(frame: Table) -> pd.DataFrame:
     """A row for each variant, effect size and selector, over languages and seeds.
 
     Precision and recall with intervals; then, of all that was chosen, the share of each mistake.
@@ -146,9 +146,9 @@ def summarise(frame: Table) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def switch_off(
+def ablate_categories(
     design: Design, planted: Planted, generator: torch.Generator, n_sentences: int = 100
-) -> interp.PerplexityMatrix:
+) -> interp.evaluations.PerplexityMatrix:
     """Nats per token of new text with each language's planted neurons off."""
     corpora = read_text(design, planted, n_sentences, generator)
     return interp.perplexity_matrix(
@@ -171,7 +171,7 @@ def losses(
         generator = torch.Generator().manual_seed(seed)
         with tempfile.TemporaryDirectory() as place:
             planted = plant(design, effect, generator, Path(place))
-            matrix = switch_off(design, planted, generator, n_sentences)
+            matrix = ablate_categories(design, planted, generator, n_sentences)
         own, other = planted.truth.firing_probability()
         gap = math.log(own / (1 - own)) - math.log(other / (1 - other))
         rise, random = matrix.increase.value, matrix.control.value
@@ -294,7 +294,7 @@ PRESETS = {
 
 def main(config: Config, record: Record) -> None:
     each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
-    found = summarise(each)
+    found = summarize(each)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
     record.tables({"recovery": found, "losses": cost}, float_format="%.4g")
     print(shown(found), cost.round(3).to_string(index=False), sep="\n\n")

@@ -13,14 +13,14 @@ from einops import reduce
 from torch import Tensor
 
 from interp.counting.stats import FiringSigns
-from interp.evaluations.category_ablation import SwitchOff
+from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.evaluations.task_results import group_numbers
 from interp.inference.claims import Measurement
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.plots.style import Table
-from interp.results.words import Source
+from interp.results.words import FiresBy
 from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
 
 
@@ -32,7 +32,7 @@ def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:
     return int(parted + (other.count - profile.count).abs().sum())
 
 
-def fall_beyond(found: SwitchOff, one: Condition, others: Sequence[Condition]) -> Estimate:
+def fall_beyond(found: CategoryAblation, one: Condition, others: Sequence[Condition]) -> Estimate:
     """By how much more the answer's probability falls with one set off than with any of the
     others: the least of the paired differences, that whose interval has the lowest end."""
     places = [found.conditions.index(each) for each in (one, *others)]
@@ -43,7 +43,7 @@ def fall_beyond(found: SwitchOff, one: Condition, others: Sequence[Condition]) -
 
 
 def of_task(
-    signs: FiringSigns, profile: SharingProfile, off: SwitchOff, ratio: Enrichment
+    signs: FiringSigns, profile: SharingProfile, off: CategoryAblation, ratio: Enrichment
 ) -> dict[str, Measurement | None]:
     """What is measured on one task."""
     kept = profile.repeatability.nan_to_num(0.0)[:, [Sharing.SILENT, Sharing.SPECIFIC]]
@@ -62,7 +62,7 @@ def of_task(
     }
 
 
-def of_off(off: SwitchOff) -> dict[str, Measurement | None]:
+def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
     """At equal size, and as the paper compares, with all that a category has."""
     shared = CATEGORIES[Sharing.ALL_SHARED]
     others = [
@@ -112,7 +112,7 @@ JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", 
 
 
 def over_tasks(
-    numbers: Table, thresholds: Table, related: Table, shares: Mapping[str, Tensor], source: Source
+    numbers: Table, thresholds: Table, related: Table, shares: Mapping[str, Tensor], source: FiresBy
 ) -> dict[str, Measurement | None]:
     """What needs several tasks, numbers of languages or thresholds."""
     mine = thresholds.query("source == @source")

@@ -223,7 +223,7 @@ def residual_ways(
     model: interp.NeuronModel, corpora: interp.Corpora, config: Config
 ) -> Iterator[Way]:
     """The residual stream behind one layer, pushed by the difference of its means."""
-    means = interp.residual_means(model, corpora)
+    means = interp.interventions.residual_means(model, corpora)
     n = model.n_layers
     for layer in config.layers or sorted({0, n // 2, max(n - 2, 0)}):
         for strength in config.strengths:
@@ -368,7 +368,7 @@ def main(config: Config, record: Record) -> None:
         code: list(itertools.islice(study.documents(code), config.n_natural))
         for code in study.languages
     }
-    guards = interp.natural_guard(model, natural, max_tokens=config.max_new_tokens)
+    guards = interp.evaluations.natural_guard(model, natural, max_tokens=config.max_new_tokens)
     ways = every_way(model, config)
     swept, tried = sweep(model, ways, guards, config, record)
     best = best_of(swept)

@@ -14,17 +14,17 @@ import torch
 import interp
 from interp.results.words import Attention, Kind
 from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
-from interp.text.sources import Source, read_documents
+from interp.text.sources import TextSource, read_documents
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 SITES: tuple[Kind, ...] = ("q", "k", "v", "pre", "pre_linear", "attn_out", "mlp_out")
 """Where units are looked for that detect a language: what every linear layer gives."""
 
-TEXTS: Mapping[str, interp.HubDataset] = {
-    "wikipedia": interp.HubDataset(
+TEXTS: Mapping[str, interp.text.HubDataset] = {
+    "wikipedia": interp.text.HubDataset(
         "wikimedia/wikipedia", {code: f"20231101.{code}" for code in EVERY_LANGUAGE}, rows=1_000_000
     ),
-    "paws-x": interp.HubDataset(
+    "paws-x": interp.text.HubDataset(
         "google-research-datasets/paws-x",
         {code: code for code in ("en", "de", "es", "fr", "ja", "ko", "zh")},
         text_column="sentence1",
@@ -78,7 +78,7 @@ class Study:
         return interp.load(self.model, attention=attention, dtype=getattr(torch, self.dtype))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> TextSource:
         """Where the text comes from, as `interp.read_corpora` takes it."""
         return TEXTS.get(self.text, self.text)
 

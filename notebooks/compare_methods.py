@@ -51,7 +51,7 @@ thirds = [{code: texts[part::3] for code, texts in sentences.items()} for part i
 class Measured:
     stats: interp.FiringStats
     moments: interp.ActivationMoments
-    precision: interp.Precision
+    precision: interp.scores.Precision
 
 
 def measure(text):
@@ -122,8 +122,8 @@ pd.DataFrame({name: each.layer_profile().sum(dim=0) for name, each in chosen.ite
 
 # %%
 def overlaps(one, other):
-    chance = interp.chance_jaccard(one, other)
-    found = interp.jaccard_between(one, other)
+    chance = interp.selections.chance_jaccard(one, other)
+    found = interp.selections.jaccard_between(one, other)
     return found.mean().item(), chance.value.mean().item(), (found > chance.high).all().item()
 
 
@@ -154,8 +154,8 @@ with interp.plots.own_style():
 again = choose(second)
 rows = []
 for name in METHODS:
-    found = interp.jaccard_between(chosen[name], again[name])
-    chance = interp.chance_jaccard(chosen[name], again[name])
+    found = interp.selections.jaccard_between(chosen[name], again[name])
+    chance = interp.selections.chance_jaccard(chosen[name], again[name])
     rows.append(
         {"method": name}
         | dict(zip(languages, found.tolist(), strict=True))
@@ -169,12 +169,12 @@ pd.DataFrame(rows).set_index("method").round(3)
 # For LAPE as published, each change beside its chance and the most that the sizes allow.
 
 # %%
-stability = interp.measure_stability(
+stability = interp.selections.measure_stability(
     first.stats,
     lambda part: interp.select_by_entropy(part, fraction=0.02),
     generator,
-    changes=interp.entropy_settings(0.02, fractions=(0.01,), busy_quantiles=(0.9,))
-    | interp.without_languages(
+    changes=interp.selections.entropy_settings(0.02, fractions=(0.01,), busy_quantiles=(0.9,))
+    | interp.selections.without_languages(
         lambda part: interp.select_by_entropy(part, fraction=0.02), languages
     ),
     splits=4,

@@ -87,7 +87,7 @@ def subject(code, fact):
 
 
 def source(code, fact):
-    return interp.Source(begin(facts[code][fact].prompt), (subject(code, fact),))
+    return interp.prompts.PatchSource(begin(facts[code][fact].prompt), (subject(code, fact),))
 
 
 def relation(fact):
@@ -294,7 +294,7 @@ lenses = {
     code: interp.logit_lens(
         model,
         [
-            interp.Question(begin(item.prompt), answers(fact))
+            interp.prompts.Question(begin(item.prompt), answers(fact))
             for fact, item in both[code].items()
             if knows(item)
         ],

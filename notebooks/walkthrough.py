@@ -103,7 +103,7 @@ neurons
 # left out. It hangs on single groups where it is well below one.
 
 # %%
-frequency = interp.selection_frequency(
+frequency = interp.inference.selection_frequency(
     stats, lambda part: interp.select_by_entropy(part, fraction=0.03).mask
 )
 pd.DataFrame(
@@ -131,10 +131,10 @@ ax = interp.plots.layer_profile(interp.plots.layer_profile_table(neurons, profil
 # it. One would be full agreement.
 
 # %%
-agreement = interp.predicted_agreement(
+agreement = interp.selections.predicted_agreement(
     stats, lambda part: interp.select_by_entropy(part, fraction=0.03), generator
 )
-more = interp.text_for_agreement(agreement, wanted=0.9)
+more = interp.selections.text_for_agreement(agreement, wanted=0.9)
 print(f"expected Jaccard with a run on as much other text: {agreement:.2f}")
 print(f"times as much text for a Jaccard of 0.9: {more:.0f}")
 
@@ -158,7 +158,7 @@ facts = [
     interp.read_task("babel", code).where(lambda item: item.id.startswith("fact_completion"))
     for code in languages
 ]
-rows = interp.prompt_rows(interp.prompts_of(facts), model)
+rows = interp.text.prompt_rows(interp.text.prompts_of(facts), model)
 signs = interp.collect(model, rows, keep=interp.Keep(signs="gate"), progress=False).signs
 shared = interp.sharing_profile(signs, generator, n_draws=5)
 ax = interp.plots.sharing(shared.to_frame())
@@ -212,30 +212,32 @@ own
 natural = {
     code: [each.text for each in read_documents("babel", code)][:200] for code in ("de", "ja")
 }
-guards = interp.natural_guard(model, natural, max_tokens=24, progress=False)
-means = interp.residual_means(model, text["train"].subset(languages), progress=False)
+guards = interp.evaluations.natural_guard(model, natural, max_tokens=24, progress=False)
+means = interp.interventions.residual_means(
+    model, text["train"].languages_only(languages), progress=False
+)
 random = neurons.random_like(generator, exclude=neurons.union())
 
 
 def towards(code):
-    """Ways to ask for a language, by name."""
+    """Ways to ask for a language, by name: what is changed while the model writes."""
     push = interp.difference_of_means(moments, code, strength=2.0)
     return {
         "no edit": None,
-        "random neurons": interp.intervene(model, random[code], push),
-        "language neurons": interp.intervene(model, neurons[code], push),
-        "residual stream": interp.intervene(model, *means.towards(code, layer=3, strength=2.0)),
+        "random neurons": random.change(code, push),
+        "language neurons": neurons.change(code, push),
+        "residual stream": interp.Change(*means.towards(code, layer=3, strength=2.0)),
     }
 
 
 # %%
 rows, texts = [], {}
 for code in guards:
-    for way, edit in towards(code).items():
-        texts[code, way] = interp.generated_languages(
-            model, ["de", "ja"], edit, guards, n=16, max_new_tokens=24, progress=False
-        )
-        line = texts[code, way].to_frame().set_index("language").loc[code]
+    texts[code] = interp.generated_languages(
+        model, ["de", "ja"], towards(code), guards, n=16, max_new_tokens=24, progress=False
+    )
+    for way, written in texts[code].items():
+        line = written.to_frame().set_index("language").loc[code]
         rows.append({"to": code, "way": way, "setting": ""} | line.drop("texts").to_dict())
 switching = pd.DataFrame(rows)
 ax = interp.plots.language_switching(switching)
@@ -247,8 +249,8 @@ ax = interp.plots.language_switching(switching)
 # %%
 for way in ("no edit", "language neurons", "residual stream"):
     print(f"{way}:")
-    for written in texts["de", way].texts[:3]:
-        print("   ", written.replace("\n", " / "))
+    for sample in texts["de"][way].texts[:3]:
+        print("   ", sample.replace("\n", " / "))
 
 # %% [markdown]
 # ## 7 Which neurons carry an answer?
@@ -287,7 +289,7 @@ largest = reasons.values >= reasons.values.flatten().topk(100).values.min()
 top = interp.NeuronSelection(largest[None], ("de",))
 drawn = top.random_like(generator, exclude=largest)["de"]
 off = {
-    name: interp.ablation_effect(model, prompt, answer, chosen)[chosen]
+    name: interp.prompts.ablation_effect(model, prompt, answer, chosen)[chosen]
     for name, chosen in (("largest shares", largest), ("random", drawn))
 }
 pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4)
@@ -297,9 +299,9 @@ pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4
 # to as many in each layer.
 
 # %%
-german = neurons.restrict(["de"])
-found = interp.jaccard_between(top, german).item()
-by_chance = interp.chance_jaccard(top, german)
+german = neurons.languages_only(["de"])
+found = interp.selections.jaccard_between(top, german).item()
+by_chance = interp.selections.chance_jaccard(top, german)
 print(f"Jaccard with the neurons of German: {found:.4f}")
 print(f"by chance {by_chance.value.item():.4f}", end=", ")
 print(f"95 % between {by_chance.low.item():.4f} and {by_chance.high.item():.4f}")
@@ -348,7 +350,7 @@ print(f"{page.n_neurons} neurons, {path.stat().st_size / 1024:.0f} KiB: open {pa
 # the whole interval lies beyond its bar. The figures carry the numbers they were drawn from.
 
 # %%
-claim = interp.Claim(
+claim = interp.inference.Claim(
     name="own-neurons",
     statement="A language suffers most from its own neurons.",
     source="Tang et al. (2024)",
@@ -361,22 +363,32 @@ claim = interp.Claim(
     control=matrix.control.value.diagonal().mean().item(),
     control_name="own loss with as many random neurons",
 )
-interp.scoreboard([claim])[["statement", "value", "low", "high", "control", "verdict"]].round(3)
+interp.inference.scoreboard([claim])[
+    ["statement", "value", "low", "high", "control", "verdict"]
+].round(3)
 
 # %%
 report = interp.write_report(
     folder / "report.html",
     "Language neurons of Babel",
     [
-        interp.Section(
+        interp.reports.Section(
             "Who suffers?",
             "Each language's neurons off in turn, and every language read.",
-            (interp.Picture(interp.plots.perplexity_matrix, "Nats per token.", matrix.to_frame()),),
+            (
+                interp.reports.Picture(
+                    interp.plots.perplexity_matrix, "Nats per token.", matrix.to_frame()
+                ),
+            ),
         ),
-        interp.Section(
+        interp.reports.Section(
             "Can they switch the language?",
             "Texts begun from nothing, under edits towards two languages.",
-            (interp.Picture(interp.plots.language_switching, "Share of texts.", switching),),
+            (
+                interp.reports.Picture(
+                    interp.plots.language_switching, "Share of texts.", switching
+                ),
+            ),
         ),
     ],
     [claim],

@@ -140,8 +140,8 @@ print(f"{hours:.3f} hours for {wanted_tokens:,} tokens of each language")
 #
 # - Lower `tokens_per_batch` when memory runs out. The numbers may change in the last bits with it,
 #   so a folder that was begun with one value refuses another.
-# - With `stop_when=interp.until_stable(0.95)` a run ends once a repetition on other text would
-#   select nearly the same neurons; that is often long before the text ends.
+# - With `stop_when=interp.selections.until_stable(0.95)` a run ends once a repetition on other text
+#   would select nearly the same neurons; that is often long before the text ends.
 # - Attribution and patching want 32 bits for numbers to report, or a look at how much 16 bits move
 #   them.
 #
@@ -202,7 +202,7 @@ def select(part):
 
 
 neurons = select(stats)
-agreement = interp.predicted_agreement(stats, select, torch.Generator().manual_seed(0))
+agreement = interp.selections.predicted_agreement(stats, select, torch.Generator().manual_seed(0))
 print(f"expected Jaccard with another run: {agreement:.2f}")
 neurons
 

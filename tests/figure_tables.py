@@ -246,11 +246,11 @@ def named(ax: Axes) -> list[Any]:
     return [each for each in ax.lines if not str(each.get_label()).startswith("_")]
 
 
-def strokes(ax: Axes, colour: str) -> list[tuple[float, float]]:
-    """Lower and upper ends of the upright strokes of this colour, from left to right."""
+def strokes(ax: Axes, color: str) -> list[tuple[float, float]]:
+    """Lower and upper ends of the upright strokes of this color, from left to right."""
     found = []
     for each in ax.collections:
-        if isinstance(each, LineCollection) and same_color(each.get_color()[0], colour):
+        if isinstance(each, LineCollection) and same_color(each.get_color()[0], color):
             found += [
                 (segment[0, 0], segment[0, 1], segment[1, 1]) for segment in each.get_segments()
             ]

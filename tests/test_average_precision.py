@@ -84,7 +84,7 @@ def difficult(dtype: torch.dtype, seed: int, n: int = 60) -> Float[Tensor, "sent
     noise[:, 5] = noise[:, 5].clamp_max(-0.0)
     noise[:, 6] *= tiny / 4  # subnormal numbers
     noise[:, 7] *= torch.finfo(dtype).max / 8
-    noise[:, 8] = 1 + (2 * noise[:, 8]).round() * torch.finfo(dtype).eps  # neighbours
+    noise[:, 8] = 1 + (2 * noise[:, 8]).round() * torch.finfo(dtype).eps  # neighbors
     noise[:, 9] = -noise[:, 8]
     noise[:, 10] = -1 - noise[:, 10].abs()
     noise[:, 11] = noise[:, 11].sign() * tiny
@@ -207,7 +207,7 @@ def test_only_the_order_of_the_responses_counts(path: str):
     torch.testing.assert_close(mirrored, 1 - roc_area(responses, labels, 3), rtol=0, atol=1e-14)
 
 
-def test_neighbouring_numbers_do_not_tie(path: str):
+def test_neighboring_numbers_do_not_tie(path: str):
     labels = torch.tensor([0, 1, 0, 1])
     for dtype in TYPES:
         for centre in (1.0, -1.0):

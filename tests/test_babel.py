@@ -223,7 +223,7 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
         lines, pair, model, block_length=128, n_shards=2, bos="block", progress=False
     )
     matrix = interp.perplexity_matrix(
-        model, neurons.restrict(pair), reading, n_draws=1, progress=False
+        model, neurons.languages_only(pair), reading, n_draws=1, progress=False
     )
     rise, random = matrix.increase.value, matrix.control.value
     for own, other in ((0, 1), (1, 0)):

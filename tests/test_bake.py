@@ -405,13 +405,13 @@ def test_what_cannot_be_written_is_refused_with_a_reason(llama, tmp_path):
     assert nothing_is_left(tmp_path)
 
 
-def test_quantised_offloaded_and_processed_weights_are_refused(checkpoint, tmp_path, monkeypatch):
+def test_quantized_offloaded_and_processed_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     model = load(checkpoint("llama"), device="cpu")
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         config = model.bridge.original_model.config
         patch.setattr(config, "quantization_config", {"bits": 4}, raising=False)
-        with pytest.raises(ValueError, match=r"is quantised, .* quantise the result"):
+        with pytest.raises(ValueError, match=r"is quantized, .* quantize the result"):
             bake(model, some_units(model), deactivate, out)
     with monkeypatch.context() as patch:
         patch.setattr(NeuronModel, "offloaded", True)

@@ -210,7 +210,7 @@ class TestOffloading:
             interp.collect(each, text(), progress=False).firing for each in (model, away)
         )
         assert torch.equal(here.fired, there.fired)
-        with pytest.raises(ValueError, match=r"layer 1 .* quantised or offloaded"):
+        with pytest.raises(ValueError, match=r"layer 1 .* quantized or offloaded"):
             away.w_in(1)
 
     def test_counters_are_beside_their_layers(
@@ -229,7 +229,7 @@ class TestOffloading:
 
 
 class Packed(nn.Module):
-    """A linear layer whose weights are bytes in a row, as quantisation leaves them."""
+    """A linear layer whose weights are bytes in a row, as quantization leaves them."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def packed(folder: Path) -> NeuronModel:
     return wrap(bridge, tiny_models.tokenizer(), name="packed")
 
 
-class TestQuantised:
+class TestQuantized:
     def test_its_neurons_are_counted(self, packed: NeuronModel, model: NeuronModel) -> None:
         assert (packed.n_layers, packed.d_mlp, packed.d_model) == (N_LAYERS, D_MLP, model.d_model)
         ours, theirs = (
@@ -279,7 +279,7 @@ class TestQuantised:
     @pytest.mark.parametrize("weight", ["w_in", "w_gate", "w_out"])
     def test_what_must_read_its_weights_is_refused(self, packed: NeuronModel, weight: str) -> None:
         read: Callable[[int], Tensor] = getattr(packed, weight)
-        with pytest.raises(ValueError, match=r"layer 0 of packed .* quantised"):
+        with pytest.raises(ValueError, match=r"layer 0 of packed .* quantized"):
             read(0)
 
 

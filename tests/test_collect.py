@@ -71,7 +71,7 @@ def test_a_gate_of_exactly_zero_does_not_fire(folder):
     with torch.no_grad():
         model.bridge.original_model.model.layers[1].mlp.gate_proj.weight[silent] = 0.0
     text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=2, hygiene="off")
-    (gates,) = seen(model, text.subset(("de",)), "de", "pre")
+    (gates,) = seen(model, text.languages_only(("de",)), "de", "pre")
     assert (gates[1][:, silent] == 0).all()
     fired = collect(model, text, progress=False).firing.fired.sum(dim=(0, 1))
     assert fired[1, silent] == 0
@@ -104,7 +104,7 @@ def test_an_ungated_model_has_one_kind_of_moment(tmp_path):
 
 
 def test_batches_make_no_difference(model, corpora):
-    text = corpora.subset(("de",))
+    text = corpora.languages_only(("de",))
     small, large = (
         collect(model, text, tokens_per_batch=n, progress=False).firing for n in (16, 10_000)
     )
@@ -158,7 +158,7 @@ def test_the_planted_neuron_is_found_from_text(tmp_path):
     stats = []
     for current in LANGUAGES:
         with model.hooks([(model.site(1, "pre"), planted)]):
-            stats.append(collect(model, text.subset((current,)), progress=False).firing)
+            stats.append(collect(model, text.languages_only((current,)), progress=False).firing)
     fired = torch.cat([each.fired for each in stats], dim=1)
     tokens = torch.cat([each.tokens for each in stats], dim=1)
     whole = FiringStats(fired=fired, tokens=tokens, languages=LANGUAGES)

@@ -409,14 +409,14 @@ def test_a_subset_holds_the_same_rows_in_the_order_asked_for():
     found = read(
         {"de": DOCUMENTS, "fr": DOCUMENTS[:30], "en": DOCUMENTS[30:]}, languages=("de", "fr", "en")
     )
-    some = found.subset(["en", "de"])
+    some = found.languages_only(["en", "de"])
     assert some.languages == ("en", "de")
     assert some.rows["de"] is found.rows["de"]
     assert some.tokens() == {"en": found.tokens()["en"], "de": found.tokens()["de"]}
-    assert equal(found.subset(("de", "fr", "en")), found)
-    assert not equal(found.subset(["fr", "de", "en"]), found)
+    assert equal(found.languages_only(("de", "fr", "en")), found)
+    assert not equal(found.languages_only(["fr", "de", "en"]), found)
     with pytest.raises(ValueError, match="es: not in these corpora, which hold de, fr, en"):
-        found.subset(["es"])
+        found.languages_only(["es"])
 
 
 def test_the_shipped_text_is_called_babel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

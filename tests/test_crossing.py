@@ -32,10 +32,10 @@ from experiments.study import Study
 from interp.commands.crossing import Lens, Patch
 from interp.commands.options import Parser
 from interp.inference.claims import judged
-from interp.prompts.alignment import Source
+from interp.prompts.alignment import PatchSource
 from interp.prompts.lens import Lens as LensResult
 from interp.prompts.patching import PatchingResult, patch
-from interp.text.tasks import Task, align, read_task
+from interp.text.tasks import Task, align_tasks, read_task
 from tests.test_patching import planted
 
 SOURCE, TARGET = "Der Tag nach Montag ist", "The day after Thursday is"
@@ -160,7 +160,7 @@ def test_words_begin_with_and_without_their_space():
 
 def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(facts):
     model = interp.load("babel", dtype=torch.float32)
-    tasks = align([read_task(str(facts), code) for code in ("de", "en")])
+    tasks = align_tasks([read_task(str(facts), code) for code in ("de", "en")])
     answered = answer(model, tasks)
     item = tasks[0].items[3]
     ids = torch.tensor([encoded(model, item)])
@@ -219,12 +219,12 @@ def planted_crossings() -> list[Crossing]:
         answers = {
             cell: [4 + 2 * language + concept] for cell, (language, concept) in cells.items()
         }
-        source = Source([8, token], (f"t{token}",))
-        target = Source([8, 8, 3 - token], (f"t{3 - token}",))
-        same = Source([8, 8, 2 * t + a], (f"t{2 * t + a}",))
+        source = PatchSource([8, token], (f"t{token}",))
+        target = PatchSource([8, 8, 3 - token], (f"t{3 - token}",))
+        same = PatchSource([8, 8, 2 * t + a], (f"t{2 * t + a}",))
         controls = {
             "A in t": same,
-            "another concept in s": Source([8, 2 * s + b], (f"t{2 * s + b}",)),
+            "another concept in s": PatchSource([8, 2 * s + b], (f"t{2 * s + b}",)),
         }
         languages = ("de", "ja") if s == 0 else ("ja", "de")
         found.append(
@@ -318,7 +318,7 @@ def test_patching_is_studied_whole(facts, tmp_path, capsys):
     assert deepest["language moved"] > 0.9
     moved = pd.read_csv(tmp_path / "moved-told.csv")
     assert moved.iloc[5]["moved"] == pytest.approx(deepest["concept moved"])
-    names = {claim.name for claim in interp.load_claims(tmp_path / "claims.json")}
+    names = {claim.name for claim in interp.inference.load_claims(tmp_path / "claims.json")}
     assert {"concept-without-language", "all-shared-carry-concept"} <= names
     assert "verdict" in capsys.readouterr().out
 
@@ -332,7 +332,7 @@ def test_the_lens_is_studied_whole(facts, tmp_path, capsys):
     sums = [each["share"].sum() for _, each in top.groupby(["asked_in", "layer"])]
     assert sums == pytest.approx([1.0] * len(sums))
     assert set(promoted["neurons"]) == {"language neurons", "random neurons 0"}
-    claims = {claim.name: claim for claim in interp.load_claims(tmp_path / "claims.json")}
+    claims = {claim.name: claim for claim in interp.inference.load_claims(tmp_path / "claims.json")}
     found = LensResult.load(tmp_path / "lens_de.safetensors")
     lead = found.probability[:, 2:4, 1] - found.probability[:, 2:4, 0]
     assert found.languages == ("de", "en")

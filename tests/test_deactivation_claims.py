@@ -119,13 +119,13 @@ def test_relatives_are_claimed_where_there_are_enough_languages(generator):
     )
     drawn = replace(drawn, languages=four.languages)
     found = claimed(claims.about_relatives(four, 0.1, drawn))
-    assert list(found) == ["lape-neighbours"]
+    assert list(found) == ["lape-neighbors"]
 
 
 # ---------------------------------------------------------------- what switching off does
 
 
-def matrix(own: float, others: float, chance: float) -> interp.PerplexityMatrix:
+def matrix(own: float, others: float, chance: float) -> interp.evaluations.PerplexityMatrix:
     """Nats per token more, the same on three shards of 100 tokens but for a little noise."""
     n, noise = len(CODES), torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     more = torch.full((n, n), others, dtype=torch.float64).fill_diagonal_(own)
@@ -138,7 +138,7 @@ def matrix(own: float, others: float, chance: float) -> interp.PerplexityMatrix:
         languages=CODES,
     )
     random = (nothing + 100 * chance + noise[:, :1] / 10).repeat(1, n, 1)[:, None]
-    return interp.PerplexityMatrix(
+    return interp.evaluations.PerplexityMatrix(
         losses=losses, random=random, neurons=(5,) * n, edit=("deactivate",) * n
     )
 

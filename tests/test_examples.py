@@ -34,7 +34,10 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def public() -> dict[str, Any]:
     """What has a docstring of its own: functions and classes, no modules and no values."""
-    found = {name: getattr(interp, name) for name in interp.__all__}
+    folders = [getattr(interp, name) for name in interp.__all__]
+    spaces = [interp, *(each for each in folders if inspect.ismodule(each))]
+    found = {name: getattr(space, name) for space in spaces for name in space.__all__}
+    found = {name: thing for name, thing in found.items() if name not in interp.plots.__all__}
     return {
         name: each
         for name, each in found.items()

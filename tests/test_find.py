@@ -285,7 +285,7 @@ def test_compared_are_the_languages_and_neurons_that_all_have(
     assert "compared are the neurons of the MLP alone" in shown
     frame = pd.read_csv(tmp_path / "pairs.csv").set_index(["a", "b", "language"])
     assert len(frame) == 3 * 2
-    first, second = (each.restrict(("en", "de")) for each in three[:2])
+    first, second = (each.languages_only(("en", "de")) for each in three[:2])
     chance = chance_jaccard(first, second)
     for row, code in enumerate(("en", "de")):
         line = frame.loc[("A", "B", code)]
@@ -303,7 +303,7 @@ def test_selections_that_do_not_go_together_are_refused(
 ):
     first = str(tmp_path / "0.json")
     assert "One selection has nothing" in refused(["compare", first], capsys)
-    three[0].restrict(("fr",)).to_json(tmp_path / "french.json")
+    three[0].languages_only(("fr",)).to_json(tmp_path / "french.json")
     french = [str(tmp_path / "french.json"), str(tmp_path / "1.json")]
     assert "no language in common: fr; de, en" in refused(["compare", *french], capsys)
     NeuronSelection(torch.zeros(1, 2, 9).bool(), ("en",)).to_json(tmp_path / "small.json")

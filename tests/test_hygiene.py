@@ -32,7 +32,7 @@ def test_every_language_here_is_known_to_the_detector():
     assert set(LANGUAGES) <= known
 
 
-def test_sentences_are_recognised_among_all_languages_and_among_a_few():
+def test_sentences_are_recognized_among_all_languages_and_among_a_few():
     texts, codes = list(SENTENCES.values()), list(SENTENCES)
     assert detect_language(texts) == codes
     assert detect_language(texts, codes) == codes

@@ -103,7 +103,7 @@ def test_effects_are_those_of_one_matrix_after_the_other(model, reading, chosen)
     for name in ("random", "other"):
         kept = chosen[name]
         if name == "other":
-            kept = kept.restrict((LANGUAGES[0], LANGUAGES[2]))
+            kept = kept.languages_only((LANGUAGES[0], LANGUAGES[2]))
         matrix = interp.perplexity_matrix(model, kept, reading, n_draws=0, progress=False)
         mine = found.matrix(name)
         rows = [mine.off.index(code) for code in matrix.off]
@@ -119,7 +119,7 @@ def test_effects_are_those_of_one_matrix_after_the_other(model, reading, chosen)
     code = LANGUAGES[1]
     with interp.intervene(model, drawn[code], interp.deactivate):
         block = interp.perplexity_matrix(
-            model, drawn.restrict((code,)), reading, edit=scale(1.0), n_draws=0
+            model, drawn.languages_only((code,)), reading, edit=scale(1.0), n_draws=0
         )
     expected = block.losses.nats[:, 0, 1]
     assert torch.allclose(found.random[:, 0, 1], expected)
@@ -312,5 +312,5 @@ def test_the_study_runs_whole_on_the_shipped_model(tmp_path: Path, capsys):
     languages = pd.read_csv(tmp_path / "languages.csv")
     assert len(languages) == 2 * len(SELECTORS)
     assert set(pd.read_csv(tmp_path / "stability.csv")["method"]) == set(SELECTORS)
-    assert len(interp.load_claims(tmp_path / "claims.json")) == 10
+    assert len(interp.inference.load_claims(tmp_path / "claims.json")) == 10
     assert (tmp_path / "findings.md").read_text() in capsys.readouterr().out

@@ -22,11 +22,11 @@ VISIONS = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
-    """Linear RGB of a hex colour."""
-    assert colour.startswith("#")
-    assert len(colour) == 7
-    values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> np.ndarray:
+    """Linear RGB of a hex color."""
+    assert color.startswith("#")
+    assert len(color) == 7
+    values = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
@@ -41,7 +41,7 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 def apart(one: str, other: str) -> float:
-    """How different two colours look to the people who tell them apart worst."""
+    """How different two colors look to the people who tell them apart worst."""
     return min(
         float(np.linalg.norm(oklab(matrix @ linear(one)) - oklab(matrix @ linear(other))))
         for matrix in VISIONS.values()
@@ -55,8 +55,8 @@ def test_the_common_languages_come_first_and_others_follow():
     assert len(LANGUAGES) >= 62
 
 
-def test_every_language_has_its_own_code_name_and_colour():
-    for field in ("code", "name", "colour"):
+def test_every_language_has_its_own_code_name_and_color():
+    for field in ("code", "name", "color"):
         values = [getattr(row, field) for row in LANGUAGES.values()]
         assert len(set(values)) == len(values), field
     assert all(code == row.code for code, row in LANGUAGES.items())
@@ -82,20 +82,20 @@ def test_the_languages_of_the_shared_data_have_the_names_given_there(shared: Pat
         assert LANGUAGES[code].name == name
 
 
-def test_the_first_eight_colours_differ_for_everybody():
-    colours = [row.colour for row in LANGUAGES.values()][:8]
-    assert min(apart(*pair) for pair in itertools.combinations(colours, 2)) > 0.07
+def test_the_first_eight_colors_differ_for_everybody():
+    colors = [row.color for row in LANGUAGES.values()][:8]
+    assert min(apart(*pair) for pair in itertools.combinations(colors, 2)) > 0.07
 
 
-def test_the_colour_check_sees_red_and_green_of_one_lightness_as_alike():
+def test_the_color_check_sees_red_and_green_of_one_lightness_as_alike():
     assert apart("#c05030", "#7a7a2a") < 0.06
     assert apart("#0072b2", "#d55e00") > 0.2
 
 
-def test_every_colour_is_dark_enough_on_white_even_in_grey():
+def test_every_color_is_dark_enough_on_white_even_in_gray():
     for row in LANGUAGES.values():
-        grey = float(linear(row.colour) @ [0.2126, 0.7152, 0.0722])
-        assert 1.05 / (grey + 0.05) > 2.1, row
+        gray = float(linear(row.color) @ [0.2126, 0.7152, 0.0722])
+        assert 1.05 / (gray + 0.05) > 2.1, row
 
 
 def test_variants_lead_to_known_languages_and_malay_is_not_one():

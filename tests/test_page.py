@@ -212,7 +212,7 @@ def test_what_does_not_go_together_is_refused(model, parts):
     stats, selection, contexts = parts
     few = FiringStats(fired=stats.fired[:, :2], tokens=stats.tokens[:, :2], languages=LANGUAGES[:2])
     with pytest.raises(ValueError, match=r"contexts are of .* in en, zh, ja, ar; .* in en, zh:"):
-        neuron_page(model, few, {"LAPE": selection.restrict(["en"])}, contexts)
+        neuron_page(model, few, {"LAPE": selection.languages_only(["en"])}, contexts)
     empty = NeuronSelection(torch.zeros_like(selection.mask), LANGUAGES)
     with pytest.raises(ValueError, match=r"\(LAPE\) hold no neuron"):
         neuron_page(model, stats, {"LAPE": empty}, contexts)
@@ -226,7 +226,7 @@ def test_what_does_not_go_together_is_refused(model, parts):
 
 def test_one_shard_has_rates_without_intervals(model, parts):
     stats, selection, contexts = parts
-    one = neuron_page(model, stats.subset([0]), {"LAPE": selection}, contexts, progress=False)
+    one = neuron_page(model, stats.shards([0]), {"LAPE": selection}, contexts, progress=False)
     assert one.index["neurons"][0][3] == [None] * 4
 
 
@@ -405,11 +405,11 @@ def test_light_text_can_be_read_on_the_strongest_heat(saved):
             assert (other + 0.05) / (one + 0.05) > 4.5, (scheme, paint)
 
 
-def luminance(colour: list[float]) -> float:
+def luminance(color: list[float]) -> float:
     """By the definition of WCAG 2, of red, green and blue up to 255."""
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-        for part in (each / 255 for each in colour[:3])
+        for part in (each / 255 for each in color[:3])
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

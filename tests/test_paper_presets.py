@@ -292,7 +292,9 @@ def dry_run(name: str, model: str) -> Path:
 def check(name: str, folder: Path) -> None:
     """Tables have rows, and claims were made where there are any."""
     for path in (folder / each for each in STUDIES[name][2]):
-        assert len(pd.read_csv(path) if path.suffix == ".csv" else interp.load_claims(path))
+        assert len(
+            pd.read_csv(path) if path.suffix == ".csv" else interp.inference.load_claims(path)
+        )
 
 
 # ---------------------------------------------------------------- they run

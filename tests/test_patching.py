@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.alignment import Source, align
+from interp.prompts.alignment import PatchSource, align_prompts
 from interp.prompts.patching import PatchingResult, heads, patch
 from interp.prompts.sweep import _alike, others, record, site_name
 from tests import tiny_models
@@ -129,8 +129,8 @@ def test_every_entry_equals_one_forward_pass(open_model, name, generator):
         "set": mask,
         "two": {"pre": mask, "mlp_out": torch.ones(model.n_layers, model.d_model).bool()},
     }
-    given = Source(SOURCE, ("quiet", "sea"))
-    spans = align(model, given, TARGET, ("dog", "the city"))
+    given = PatchSource(SOURCE, ("quiet", "sea"))
+    spans = align_prompts(model, given, TARGET, ("dog", "the city"))
     assert any(len(span.target) > 1 for span in spans)
     values = {
         place: seen(model, source, place) for place in ("resid_post", "post", "pre", "mlp_out")
@@ -205,8 +205,8 @@ def test_equal_lengths_agree_with_transformer_lens(open_model, name):
 def test_every_head_equals_one_forward_pass(open_model, name):
     model = open_model(name, "hooked")
     parts = heads(model)
-    given, at = Source(SOURCE, ("quiet", "sea")), ("dog", "the city")
-    ids, spans = model.encode(TARGET), align(model, given, TARGET, at)
+    given, at = PatchSource(SOURCE, ("quiet", "sea")), ("dog", "the city")
+    ids, spans = model.encode(TARGET), align_prompts(model, given, TARGET, at)
     values = seen(model, model.encode(SOURCE), "z")
     itself = patch(model, TARGET, TARGET, ANSWERS, parts, "each", "words")
     assert (itself.log_probability - itself.unpatched).abs().max() < 1e-5
@@ -345,7 +345,7 @@ def test_controls_are_rows_of_their_own(open_model, generator):
 def test_places_follow_words_and_texts_whatever_the_tokens(open_model):
     model = open_model("llama")
     source = [BOS, *model.encode("a thé b")]
-    by_words = align(model, source, "the house is", "words")
+    by_words = align_prompts(model, source, "the house is", "words")
     assert [span.name for span in by_words] == ["the", "house", "is"]
     pieces = [[model.decode([source[n]]) for n in span.source] for span in by_words]
     assert 0 not in by_words[0].source  # beginning-of-text belongs to no word
@@ -355,11 +355,13 @@ def test_places_follow_words_and_texts_whatever_the_tokens(open_model):
     last = model.encode("the house")
     assert by_words[1].target[-1] == len(last) - 1
     ids = model.encode("hus hus 火曜日 er")
-    (span,) = align(model, Source("hus 火曜日", ("hus",)), "hus hus 火曜日 er", ("火曜日",))
+    (span,) = align_prompts(
+        model, PatchSource("hus 火曜日", ("hus",)), "hus hus 火曜日 er", ("火曜日",)
+    )
     assert len(span.target) >= 9  # a character is three bytes
     text = model.decode([ids[n] for n in span.target])
     assert text.strip() == "火曜日"
-    (second,) = align(model, Source("x", ("x",)), "hus hus", ("hus",))
+    (second,) = align_prompts(model, PatchSource("x", ("x",)), "hus hus", ("hus",))
     assert min(second.target) >= len(model.encode("hus"))
 
 
@@ -376,19 +378,19 @@ def test_unequal_spans_are_stretched_from_end_to_end():
 def test_what_cannot_be_aligned_is_shown_in_tokens(open_model):
     model = open_model("llama")
     with pytest.raises(ValueError, match=r"'t\|h.*|th.*' and the target") as error:
-        align(model, SOURCE, TARGET, "tokens")
+        align_prompts(model, SOURCE, TARGET, "tokens")
     assert model.decode(model.encode("dog")[:1]) + "|" in str(error.value)
     assert "have 12 and" in str(error.value) or "tokens, so" in str(error.value)
     with pytest.raises(ValueError, match="3 and 5 words"):
-        align(model, SOURCE, TARGET, "words")
+        align_prompts(model, SOURCE, TARGET, "words")
     with pytest.raises(ValueError, match="'cat' is not in the prompt 'the quiet sea'"):
-        align(model, Source(SOURCE, ("cat",)), TARGET, ("dog",))
+        align_prompts(model, PatchSource(SOURCE, ("cat",)), TARGET, ("dog",))
     with pytest.raises(ValueError, match="one text for each"):
-        align(model, SOURCE, TARGET, ("dog",))
+        align_prompts(model, SOURCE, TARGET, ("dog",))
     with pytest.raises(ValueError, match="no way to align"):
-        align(model, SOURCE, TARGET, "ends")
+        align_prompts(model, SOURCE, TARGET, "ends")
     with pytest.raises(ValueError, match="0 tokens"):
-        align(model, "", TARGET, "last")
+        align_prompts(model, "", TARGET, "last")
 
 
 # ---------------------------------------------------------------- errors
@@ -437,7 +439,7 @@ def test_what_is_no_prompt_is_refused(open_model):
         (batch[0].float(), r"a tensor of torch\.float32"),
         ([], "empty"),
     ):
-        source = Source(SOURCE)
+        source = PatchSource(SOURCE)
         object.__setattr__(source, "prompt", given)  # what types are for, and need not be read
         for wrong, told in ((given, said), ([SOURCE, given], "of type list"), (source, said)):
             with pytest.raises(ValueError, match=f"The source 'source' is .*{told}.*: give text"):
@@ -452,7 +454,14 @@ def test_token_ids_are_one_prompt_in_every_form(open_model):
     model = open_model("llama")
     ids = model.encode(SOURCE)
     expected = patch(model, SOURCE, TARGET, ANSWERS, "mlp_out").log_probability
-    for source in (ids, tuple(ids), torch.tensor(ids), [torch.tensor(ids)], [ids], Source(ids)):
+    for source in (
+        ids,
+        tuple(ids),
+        torch.tensor(ids),
+        [torch.tensor(ids)],
+        [ids],
+        PatchSource(ids),
+    ):
         found = patch(model, source, TARGET, ANSWERS, "mlp_out")
         assert torch.equal(found.log_probability, expected)
 

@@ -338,11 +338,11 @@ def test_batches_make_no_difference(model, sentences):
         assert torch.equal(apart.losses.bytes, together.losses.bytes)
 
 
-def test_relabelled_languages_relabel_the_results(model, text):
+def test_relabeled_languages_relabel_the_results(model, text):
     selection, order = some_neurons(model), [2, 0, 1]
     codes = tuple(LANGUAGES[place] for place in order)
     matrix = matrix_of(model, selection, text)
-    other = matrix_of(model, selection.restrict(codes), text.subset(codes))
+    other = matrix_of(model, selection.languages_only(codes), text.languages_only(codes))
     assert torch.equal(other.losses.nats[:, 1:], matrix.losses.nats[:, 1:][:, order][..., order])
     one, same = matrix.diagonal(), other.diagonal()
     assert torch.allclose(same.own_minus_others.value, one.own_minus_others.value[order])
@@ -352,7 +352,9 @@ def test_relabelled_languages_relabel_the_results(model, text):
 def test_other_languages_may_be_read_than_those_that_are_turned_off(model, text):
     selection = some_neurons(model)
     whole = matrix_of(model, selection, text)
-    part = matrix_of(model, selection.restrict(["fr", "de"]), text.subset(["en", "de"]))
+    part = matrix_of(
+        model, selection.languages_only(["fr", "de"]), text.languages_only(["en", "de"])
+    )
     assert (part.off, part.languages) == (("fr", "de"), ("en", "de"))
     assert torch.equal(part.losses.nats, whole.losses.nats[:, [0, 3, 1]][..., [1, 0]])
     with pytest.raises(ValueError, match=r"1 languages have neurons and were read \(de\)"):
@@ -688,7 +690,7 @@ def test_strong_sets_and_weak_languages_are_no_diagonal(generator):
     assert (tie.test.p_value, tie.largest_in_row, tie.largest_in_column) == (1, (), ())
 
 
-def test_many_languages_are_relabelled_at_random(generator):
+def test_many_languages_are_relabeled_at_random(generator):
     noise = torch.randn(8, 8, generator=generator)
     clear = made_matrix(torch.eye(8) + 0.1 * noise).diagonal().test
     assert (clear.exact, clear.n_arrangements, clear.p_value) == (False, 10_000, 1e-4)
@@ -739,7 +741,10 @@ def same(a: PerplexityMatrix, b: PerplexityMatrix) -> bool:
 def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(
     survives: int, model: NeuronModel, text: Corpora, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    selection, text = some_neurons(model).restrict(["fr", "de"]), text.subset(["de", "en"])
+    selection, text = (
+        some_neurons(model).languages_only(["fr", "de"]),
+        text.languages_only(["de", "en"]),
+    )
     losses, reads = NeuronModel.losses, []
 
     def killed(self: NeuronModel, *args: Any) -> Tensor:
@@ -780,7 +785,7 @@ def test_a_folder_takes_only_what_it_was_started_with(model, open_model, text, t
     for change, what in (
         ({"used": open_model("llama")}, "another model"),
         ({"chosen": NeuronSelection(mask, LANGUAGES)}, r"another under \(.*de was"),
-        ({"corpora": text.subset(["de", "en"])}, "another corpora, languages read"),
+        ({"corpora": text.languages_only(["de", "en"])}, "another corpora, languages read"),
         ({"edit": scale(0.5)}, "another under .*scale by"),
         ({"edit": next(shifted)}, "another under .*override"),
         ({"n_draws": 0}, r"another under .*random \d: "),

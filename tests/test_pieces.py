@@ -13,7 +13,7 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from interp.evaluations.category_ablation import SwitchOff, switch_off
+from interp.evaluations.category_ablation import CategoryAblation, ablate_categories
 from interp.evaluations.languages_written import generated_languages, language_rates
 from interp.evaluations.neuron_sets import EQUAL, RANDOM
 from interp.evaluations.writing import generate_texts
@@ -27,7 +27,7 @@ from interp.runs.ray import Job
 from interp.text.tasks import Task
 from tests import tiny_models
 from tests.campaigns.kills import files
-from tests.test_switch_off import seeded, tasks_of
+from tests.test_category_ablation import seeded, tasks_of
 
 LONG_AGO = 1e9
 
@@ -221,9 +221,9 @@ def test_attributions_are_kept_and_are_those_of_single_prompts(model, tmp_path):
 def test_items_switched_off_are_kept_and_their_draws_do_not_depend_on_who_makes_them(
     model, tmp_path
 ):
-    def off(out: Path | None, seed: int = 0, **other: Any) -> SwitchOff:
+    def off(out: Path | None, seed: int = 0, **other: Any) -> CategoryAblation:
         settings: Any = {"n_draws": 2, "progress": False, **other}
-        return switch_off(model, tasks_of(), seeded(seed), out=out, **settings)
+        return ablate_categories(model, tasks_of(), seeded(seed), out=out, **settings)
 
     out = tmp_path / "out"
     others = {"generator": lambda: off(out, 1), "n_draws": lambda: off(out, n_draws=3)}
@@ -235,13 +235,13 @@ def test_items_switched_off_are_kept_and_their_draws_do_not_depend_on_who_makes_
         Task("made", task.language, (task.items[0], task.items[0]._replace(id="again")))
         for task in tasks_of()
     ]
-    first, again = switch_off(model, twice, seeded(), n_draws=1, progress=False).probability
+    first, again = ablate_categories(model, twice, seeded(), n_draws=1, progress=False).probability
     drawn = [first[row].ne(again[row]).any().item() for row in range(len(first))]
     assert drawn == [off == RANDOM or size == EQUAL for off, size in found.conditions]
     generator, parts = seeded(), []
     for ids in ("0", "12"):
         some = [task.where(lambda item, ids=ids: item.id in ids) for task in tasks_of()]
-        parts.append(switch_off(model, some, generator, n_draws=2, progress=False))
+        parts.append(ablate_categories(model, some, generator, n_draws=2, progress=False))
     assert torch.equal(torch.cat([part.probability for part in parts]), found.probability)
 
 

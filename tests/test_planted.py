@@ -41,7 +41,7 @@ def compared(_built_once) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def by_decoys(compared) -> pd.DataFrame:
-    return judges.summarise(compared).set_index(["decoys", "effect", "selector"])
+    return judges.summarize(compared).set_index(["decoys", "effect", "selector"])
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_what_was_found_and_mistaken_is_counted_by_language_and_kind():
     de = frame.loc["de"]
     assert (de["planted"], de["chosen"], de["recall"]) == (1, 0, 0)
     assert math.isnan(de["precision"])
-    swapped = judges.recovery(chosen.restrict(("de", "en")), truth)
+    swapped = judges.recovery(chosen.languages_only(("de", "en")), truth)
     pd.testing.assert_frame_equal(swapped.set_index("language"), frame)
 
 
@@ -451,7 +451,7 @@ def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
 
 
 def test_switching_planted_neurons_off_costs_their_own_language_most(models):
-    matrix = judges.switch_off(TINY, models[6.0], torch.Generator().manual_seed(4), 10)
+    matrix = judges.ablate_categories(TINY, models[6.0], torch.Generator().manual_seed(4), 10)
     diagonal = matrix.diagonal()
     assert diagonal.largest_in_row == diagonal.largest_in_column == TINY.languages
     assert (diagonal.own_minus_others.low > 0).all()

@@ -1,4 +1,4 @@
-"""Names of languages in figures: their colour under every name, and fonts that can write them."""
+"""Names of languages in figures: their color under every name, and fonts that can write them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +22,14 @@ def no_windows() -> Iterator[None]:
     plt.close("all")
 
 
-def test_languages_keep_their_colour_under_each_of_their_names():
+def test_languages_keep_their_color_under_each_of_their_names():
     for column in ("code", "name", "endonym"):
         table = plots.with_names(profile_table().replace({"language": {"ja": "vi"}}), column)
         ax = plots.layer_profile(table)
         expected = [getattr(LANGUAGES[code], column) for code in ("en", "de", "vi")]
         assert [each.get_label() for each in named(ax)] == expected
         assert [each.get_color() for each in named(ax)] == [
-            LANGUAGES[c].colour for c in ("en", "de", "vi")
+            LANGUAGES[c].color for c in ("en", "de", "vi")
         ]
     assert plots.with_names(table, "code").equals(
         profile_table().replace({"language": {"ja": "vi"}})
@@ -55,7 +55,7 @@ def test_a_name_that_no_font_can_write_gives_way_to_the_code_with_one_warning():
     assert len(caught) == 1
     assert "日本語 (Japanese), 中文 (Chinese)" in str(caught[0].message)
     assert [each.get_label() for each in named(ax)] == ["en", "العربية", "ja", "zh"]
-    assert named(ax)[2].get_color() == LANGUAGES["ja"].colour
+    assert named(ax)[2].get_color() == LANGUAGES["ja"].color
 
 
 @pytest.mark.usefixtures("bare_fonts")

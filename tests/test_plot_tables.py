@@ -51,8 +51,8 @@ def test_the_table_of_overlaps_has_each_pair_once_with_what_chance_gives_this_pa
         assert row["common"] == both.sum()
         assert row["jaccard"] == pytest.approx(float(both.sum() / either.sum()))
         if one != other:
-            named = replace(selection.restrict([other]), languages=(one,))
-            chance = chance_jaccard(selection.restrict([one]), named)
+            named = replace(selection.languages_only([other]), languages=(one,))
+            chance = chance_jaccard(selection.languages_only([one]), named)
             assert row["chance"] == pytest.approx(chance.value.item())
             assert row["chance_high"] == pytest.approx(chance.high.item())
     assert rows["chance"].isna().sum() == 3

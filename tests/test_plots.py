@@ -98,14 +98,14 @@ def test_zero_is_white_and_equal_steps_to_both_sides_are_equally_strong():
     assert (mesh.norm.vmin, mesh.norm.vmax) == (-0.151, 0.151)
 
 
-def luminance(colour: str | tuple[float, ...]) -> float:
+def luminance(color: str | tuple[float, ...]) -> float:
     """By the definition of WCAG 2."""
-    parts = np.asarray(to_rgb(colour))
+    parts = np.asarray(to_rgb(color))
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_numbers_can_be_read_on_every_colour():
+def test_numbers_can_be_read_on_every_color():
     steps = np.linspace(-1, 1, 41)
     rows = [{"row": "a", "layer": n, "moved": each, "low": 0, "high": 0}
             for n, each in enumerate(steps)]  # fmt: skip
@@ -161,12 +161,12 @@ def test_a_pair_given_in_both_orders_is_refused():
         plots.overlap(twice[twice["language"] != twice["other"]])
 
 
-def test_the_layer_profile_draws_counts_and_intervals_in_the_language_s_colour():
+def test_the_layer_profile_draws_counts_and_intervals_in_the_language_s_color():
     ax = plots.layer_profile(profile_table().sample(frac=1, random_state=0).sort_values("language"))
     for code in CODES:
         rows = profile_table().query("language == @code")
         assert drawn(ax, code) == rows["neurons"].tolist()
-        assert strokes(ax, LANGUAGES[code].colour) == pairs(rows, "low", "high")
+        assert strokes(ax, LANGUAGES[code].color) == pairs(rows, "low", "high")
 
 
 def test_a_profile_without_intervals_stands_on_zero_and_on_the_layers():
@@ -182,7 +182,7 @@ def test_the_loss_against_the_fraction_shows_who_suffers_most_and_the_chance_of_
     for code in CODES:
         rows = table.query("language == @code")
         assert drawn(ax, code) == rows["own_minus_others"].tolist()
-        assert strokes(ax, LANGUAGES[code].colour) == pairs(rows, "low", "high")
+        assert strokes(ax, LANGUAGES[code].color) == pairs(rows, "low", "high")
     hollow = [each.get_ydata().tolist() for each in ax.lines if each.get_label() == "_hollow"]
     assert hollow == [[], [], [pytest.approx(0.12)]]
     assert words(ax) == ["0.0042", "<0.0001", "p ="]
@@ -194,7 +194,7 @@ def test_the_curve_of_training_has_the_random_neurons_beside_it():
     for code in CODES:
         rows = table.query("language == @code")
         assert drawn(ax, code) == rows["increase"].tolist()
-        assert strokes(ax, LANGUAGES[code].colour) == pairs(rows, "increase_low", "increase_high")
+        assert strokes(ax, LANGUAGES[code].color) == pairs(rows, "increase_low", "increase_high")
     dotted = [each.get_ydata().tolist() for each in ax.lines if each.get_label() == "_random"]
     assert dotted == [table.query("language == @code")["random"].tolist() for code in CODES]
     (middle,) = (each for each in ax.lines if each.get_label() == "de")
@@ -238,7 +238,7 @@ def test_what_has_moved_is_shown_with_half_of_its_interval():
     assert mesh.norm.vmin == -mesh.norm.vmax
 
 
-def test_the_lens_draws_the_own_word_and_the_pivot_in_the_colour_of_the_prompt():
+def test_the_lens_draws_the_own_word_and_the_pivot_in_the_color_of_the_prompt():
     table = lens_table()
     ax = plots.lens(table)
     for code in ("de", "ja"):
@@ -246,7 +246,7 @@ def test_the_lens_draws_the_own_word_and_the_pivot_in_the_colour_of_the_prompt()
         assert close(drawn(ax, code), own["probability"])
     dashed = [each for each in ax.lines if each.get_linestyle() == "--"]
     assert [to_hex(each.get_color()) for each in dashed] == [
-        LANGUAGES[code].colour for code in ("de", "ja")
+        LANGUAGES[code].color for code in ("de", "ja")
     ]
     english = table[(table["asked_in"] == "ja") & (table["language"] == "en")]
     assert close(dashed[1].get_ydata(), english["probability"])
@@ -265,7 +265,7 @@ def test_ways_of_switching_show_both_rates_where_the_way_stands():
     ax = plots.language_switching(table)
     for row, code in enumerate(dict.fromkeys(table["to"])):
         rows = table[table["to"] == code]
-        both = [each for each in ax.lines if each.get_color() == LANGUAGES[code].colour]
+        both = [each for each in ax.lines if each.get_color() == LANGUAGES[code].color]
         assert [each.get_ydata().tolist() for each in both] == [
             rows["rate"].tolist(),
             rows["good"].tolist(),
@@ -274,7 +274,7 @@ def test_ways_of_switching_show_both_rates_where_the_way_stands():
             aside = np.asarray(each.get_xdata()) - [ways.index(way) for way in rows["way"]]
             assert np.abs(aside - 0.28 * (row - 1)).max() < 0.1
         ends = sorted(pairs(rows, "rate_low", "rate_high") + pairs(rows, "good_low", "good_high"))
-        assert sorted(strokes(ax, LANGUAGES[code].colour)) == ends
+        assert sorted(strokes(ax, LANGUAGES[code].color)) == ends
     labels = [each.get_text().replace("\n", " ") for each in ax.get_xticklabels()]
     assert labels == [
         " ".join(filter(None, each))
@@ -312,7 +312,7 @@ def test_accuracy_lost_has_a_panel_for_each_task_and_random_neurons_beside():
             rows = table[(table["task"] == task) & (table["off"] == code)]
             assert drawn(ax, code) == rows["drop"].tolist()
             ends = pairs(rows, "drop_low", "drop_high")
-            assert close(strokes(ax, LANGUAGES[code].colour), ends)
+            assert close(strokes(ax, LANGUAGES[code].color), ends)
             random = [each for each in ax.lines if each.get_label() == "_random"][row]
             assert close(random.get_ydata(), [0.8 - 0.78] * 3)
             assert np.abs(random.get_xdata() - np.arange(3) - 0.8 * (row - 1) / 3).max() < 1e-9
@@ -380,14 +380,14 @@ def test_rows_of_a_legend_are_even_and_wide_letters_count_as_wide():
     assert style._columns(["mm"] * 6, font, 150.0) < style._columns(["ii"] * 6, font, 150.0)
 
 
-def test_every_language_has_its_own_colour_and_marker():
+def test_every_language_has_its_own_color_and_marker():
     ax = plots.layer_profile(profile_table())
     legend = ax.get_legend()
     assert legend is not None
     assert [each.get_text() for each in legend.get_texts()] == list(CODES)
     looks = {each.get_label(): (to_hex(each.get_color()), each.get_marker()) for each in named(ax)}
-    assert {code: colour for code, (colour, _) in looks.items()} == {
-        code: LANGUAGES[code].colour for code in CODES
+    assert {code: color for code, (color, _) in looks.items()} == {
+        code: LANGUAGES[code].color for code in CODES
     }
     assert len({marker for _, marker in looks.values()}) == 3
 

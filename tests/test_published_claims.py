@@ -54,7 +54,7 @@ def test_the_claims_hold_where_they_are_known_to(told: Path):
     # The bottom layers hold many in LLaMA-2 alone, and BLOOM's Indonesian set is by itself.
     assert fails == {
         "BLOOM-7B-first_two_layers",
-        "BLOOM-7B-neighbours",
+        "BLOOM-7B-neighbors",
         "Mistral-7B-first_two_layers",
     }
     assert found["LLaMA-2-7B-last_quarter"].value == pytest.approx(0.422, abs=5e-4)

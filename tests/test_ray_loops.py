@@ -19,7 +19,7 @@ from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
 from interp.counting.collect import Keep, collect
 from interp.counting.run import Run
-from interp.evaluations.category_ablation import switch_off
+from interp.evaluations.category_ablation import ablate_categories
 from interp.evaluations.category_attribution import attribute_categories
 from interp.evaluations.languages_written import generated_languages
 from interp.evaluations.perplexity import perplexity_matrix
@@ -35,7 +35,7 @@ from interp.text.corpora import Corpora
 from interp.text.reading import read_sentences
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up
-from tests.test_switch_off import seeded, tasks_of
+from tests.test_category_ablation import seeded, tasks_of
 from tests.test_task_commands import write_tasks
 
 pytestmark = [
@@ -119,7 +119,7 @@ def loops(
         "attributions": lambda out, ray: list(
             attribute_prompts(model, questions, 3, "logit", out=out, ray=ray, **alike)
         ),
-        "switching off": lambda out, ray: switch_off(
+        "switching off": lambda out, ray: ablate_categories(
             model, tasks, seeded(), n_draws=1, out=out, ray=ray, **alike
         ),
         "generation": lambda out, ray: generated_languages(

@@ -42,7 +42,7 @@ from tests import tiny_models
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
 NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Pass"}
-NO_RESULTS |= {"Picture", "Source", "TableKind"}
+NO_RESULTS |= {"Picture", "PatchSource", "TableKind"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -88,15 +88,17 @@ def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
     return interp.NeuronSelection(mask, codes)
 
 
-def plan(name: str = "mine") -> interp.RunPlan:
+def plan(name: str = "mine") -> interp.counting.RunPlan:
     piece = PieceSizes(*range(1024, 1031))
     sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 2, 64, 1024, 1025, piece, 1e9]
-    return interp.RunPlan(name, "LlamaForCausalLM", *sizes)
+    return interp.counting.RunPlan(name, "LlamaForCausalLM", *sizes)
 
 
-def stability(changes: tuple[str, ...], codes: tuple[str, ...] = CODES) -> interp.Stability:
+def stability(
+    changes: tuple[str, ...], codes: tuple[str, ...] = CODES
+) -> interp.selections.Stability:
     found = real(len(changes), len(codes))
-    return interp.Stability(
+    return interp.selections.Stability(
         changes=changes,
         jaccard=found,
         low=found,
@@ -108,9 +110,9 @@ def stability(changes: tuple[str, ...], codes: tuple[str, ...] = CODES) -> inter
     )
 
 
-def attribution() -> interp.Attribution:
+def attribution() -> interp.prompts.Attribution:
     layers, neurons = real(2), real(2, 2048)
-    return interp.Attribution(
+    return interp.prompts.Attribution(
         values=neurons,
         completeness_error=layers,
         change=layers,
@@ -140,7 +142,7 @@ def made() -> dict[str, Any]:
             languages=CODES,
             kinds=("pre",),
         ),
-        interp.TopContexts(
+        interp.counting.TopContexts(
             gate=real(3, 2, 2048, 2).float(),
             row=whole(3, 2, 2048, 2).int(),
             position=whole(3, 2, 2048, 2).int(),
@@ -154,7 +156,7 @@ def made() -> dict[str, Any]:
         Prompts(prompts, dict.fromkeys(CODES, ("One", "Two"))),
         selection(),
         stability(("half of the text", "without en")),
-        interp.SharingProfile(
+        interp.scores.SharingProfile(
             count=torch.tensor([1024, 512, 0, 512]).expand(2, 2, 4),
             kept=whole(2, 4),
             common=whole(2, 3, 3, 2),
@@ -167,7 +169,7 @@ def made() -> dict[str, Any]:
             languages=CODES,
             d_mlp=2048,
         ),
-        interp.TokenSharing(
+        interp.scores.TokenSharing(
             count=whole(2, 2, 4),
             kept=real(2, 2, 4),
             drawn=real(2, 2, 4),
@@ -187,7 +189,7 @@ def made() -> dict[str, Any]:
             prompt=(1, 2, 3),
             targets=(4,),
         ),
-        interp.PatchingResult(
+        interp.prompts.PatchingResult(
             log_probability=real(2, 1, 2, 1, 2).log(),
             top=whole(2, 1, 2, 1),
             unpatched=torch.tensor([0.25, 0.5]).double().log(),
@@ -199,7 +201,7 @@ def made() -> dict[str, Any]:
             spans=("last",),
             answers=("Montag", "Monday"),
         ),
-        interp.Lens(
+        interp.prompts.Lens(
             probability=real(2, 2, 3),
             entropy=real(2, 2),
             top=whole(2, 2, 3),
@@ -212,7 +214,7 @@ def made() -> dict[str, Any]:
         matrix(),
         matrix().diagonal(),
         Generated(texts=("x", "y"), prompts=("", ""), seeds=(0, 1), ended=(True, False)),
-        interp.GeneratedLanguages(
+        interp.evaluations.GeneratedLanguages(
             texts=("x",),
             found=("de",),
             languages=CODES,
@@ -223,19 +225,19 @@ def made() -> dict[str, Any]:
             passes=torch.ones(1).bool(),
         ),
         ResidualMeans(real(3, 2, 64), CODES),
-        interp.Choices(
+        interp.evaluations.Choices(
             log_likelihood=real(2, 3).log(),
             tokens=whole(2, 3) + 1,
             bytes=whole(2, 3) + 1,
             answer=torch.tensor([2, 0]),
-            normalise="none",
+            normalize="none",
             ids=prompts,
             groups=prompts,
             task="sums",
             language="de",
             intervention="nothing",
         ),
-        interp.Written(
+        interp.evaluations.Written(
             correct=torch.tensor([True, False]),
             texts=("x", "y"),
             answers=("x", "z"),
@@ -245,19 +247,19 @@ def made() -> dict[str, Any]:
             language="de",
             intervention="off",
         ),
-        interp.SwitchOff(
+        interp.evaluations.CategoryAblation(
             correct=real(2, 2, 3),
             probability=real(2, 2, 3),
             neurons=whole(2, 2),
             chance=real(2, 3),
-            where="last",
+            tokens="last",
             conditions=(Condition("nothing", ""), Condition("random", "equal")),
             prompts=prompts,
             groups=prompts,
             task="sums",
             languages=CODES,
         ),
-        interp.CategorySums(
+        interp.evaluations.CategorySums(
             sums=real(2, 3, 4, 2),
             neurons=whole(2, 4, 2),
             change=real(2, 3, 2),
@@ -268,16 +270,16 @@ def made() -> dict[str, Any]:
             task="sums",
             languages=CODES,
         ),
-        interp.Enrichment(units=real(2, 2, 4), firing=real(2, 2, 4), groups=prompts),
-        interp.HarnessScores(
+        interp.evaluations.Enrichment(units=real(2, 2, 4), firing=real(2, 2, 4), groups=prompts),
+        interp.evaluations.HarnessScores(
             scores=pd.DataFrame({"task": ["sums"], "intervention": ["nothing"]}),
             samples=pd.DataFrame({"task": ["sums"] * 2, "doc": [0, 1]}),
         ),
-        interp.Task("sums", "de", (interp.Item("a", "Eins", (" und", " oder"), 0),)),
-        interp.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
+        interp.text.Task("sums", "de", (interp.text.Item("a", "Eins", (" und", " oder"), 0),)),
+        interp.inference.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
         Diagnosis("mine", (Check("fires", True, "0"), Check("is left alone", False, "0.5"))),
         plan(),
-        interp.NeuronPage("Neurons", {"neurons": [1, 2]}, {0: {}, 1: {}}),
+        interp.reports.NeuronPage("Neurons", {"neurons": [1, 2]}, {0: {}, 1: {}}),
         Verification(((0, "en"),) * 500, {}, (), {}),
         Hygiene("de", {"de": 90, "en": 10}, {"de": 900, "en": 100}),
         artifacts.Artifact({"rate": real(3, 2, 2048)}, {"languages": list(CODES)}, {}),
@@ -415,7 +417,7 @@ def test_results_of_nothing_still_say_something():
     empty = interp.NeuronSelection(nothing, CODES)
     assert "en 0, de 0, zh 0; together 0 of 4,096" in repr(empty)
     assert texts_of(empty._repr_html_())[-1] == "0"
-    unread = interp.Lens(
+    unread = interp.prompts.Lens(
         probability=real(0, 2, 3),
         entropy=real(0, 2),
         top=whole(0, 2, 3),

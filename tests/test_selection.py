@@ -142,7 +142,7 @@ def test_permuting_the_languages_permutes_the_selection(seed: int):
     order = torch.randperm(4, generator=torch.Generator().manual_seed(seed)).tolist()
     names = tuple(FOUR[row] for row in order)
     permuted = select_from_rate(rate[order], names, 0.05)
-    assert permuted == select_from_rate(rate, FOUR, 0.05).restrict(names)
+    assert permuted == select_from_rate(rate, FOUR, 0.05).languages_only(names)
 
 
 def test_neurons_are_chosen_over_all_layers_at_once():
@@ -160,11 +160,11 @@ def test_how_tokens_fall_into_shards_does_not_matter():
     whole = FiringStats(
         fired=fired.sum(0, keepdim=True), tokens=tokens.sum(0, keepdim=True), languages=FOUR
     )
-    backwards = by_shard.subset([5, 4, 3, 2, 1, 0])
+    backwards = by_shard.shards([5, 4, 3, 2, 1, 0])
     expected = select_by_entropy(whole, 0.05)
     assert select_by_entropy(by_shard, 0.05) == expected
     assert select_by_entropy(backwards, 0.05) == expected
-    assert select_by_entropy(by_shard.subset([0]), 0.05) != expected
+    assert select_by_entropy(by_shard.shards([0]), 0.05) != expected
 
 
 def test_a_larger_fraction_contains_the_smaller_ones_neurons():
@@ -289,8 +289,8 @@ def test_the_algebra_is_that_of_sets():
 def test_selections_with_other_axes_do_not_mix():
     a = some_selection(seed=5)
     for other in [
-        a.restrict(("de", "en", "zh", "ja")),
-        a.restrict(("en", "de")),
+        a.languages_only(("de", "en", "zh", "ja")),
+        a.languages_only(("en", "de")),
         NeuronSelection(a.mask[:, :2], FOUR),
     ]:
         for operation in ("__and__", "__or__", "__sub__"):
@@ -302,12 +302,12 @@ def test_selections_with_other_axes_do_not_mix():
 
 def test_restricting_keeps_neurons_with_their_language():
     selection = some_selection(seed=6)
-    part = selection.restrict(("ja", "de"))
+    part = selection.languages_only(("ja", "de"))
     assert part.languages == ("ja", "de")
     assert torch.equal(part["ja"], selection["ja"])
     assert torch.equal(part["de"], selection["de"])
     with pytest.raises(KeyError, match="'fr' is not in this selection"):
-        selection.restrict(("en", "fr"))
+        selection.languages_only(("en", "fr"))
 
 
 def test_triples_are_sorted_and_come_back():
@@ -586,8 +586,8 @@ def test_the_predicted_agreement_is_that_of_two_independent_runs(evenness: float
         predicted = predicted_agreement(one, select_by_entropy, seeded(0))
         assert predicted == pytest.approx(realised, abs=0.06)
         halves = (
-            select_by_entropy(one.subset([0, 1, 2, 3, 4])),
-            select_by_entropy(one.subset([5, 6, 7, 8, 9])),
+            select_by_entropy(one.shards([0, 1, 2, 3, 4])),
+            select_by_entropy(one.shards([5, 6, 7, 8, 9])),
         )
         uncorrected = jaccard_between(*halves).mean().item()
         assert uncorrected < predicted
@@ -679,7 +679,7 @@ def test_the_rule_passes_its_settings_on():
 def test_the_rule_waits_for_four_shards_and_for_enough_to_select_from():
     stats = World(seed=7, n_neurons=2000).read(4, 200)
     assert until_stable(0.01)(stats)
-    assert not until_stable(0.01)(stats.subset([0, 1, 2]))
+    assert not until_stable(0.01)(stats.shards([0, 1, 2]))
     assert not until_stable(0.01, fraction=0.9)(stats)  # fewer busy neurons than that
 
 
@@ -797,7 +797,7 @@ def test_the_neurons_of_a_selection_are_those_chosen_at_any_of_their_places(tmp_
 
 def test_the_algebra_keeps_sites_and_refuses_others():
     a, b = over_sites(0), over_sites(1)
-    for each in (a & b, a | b, a - b, ~a, a.restrict(("de",)), a.random_like(seeded(0))):
+    for each in (a & b, a | b, a - b, ~a, a.languages_only(("de",)), a.random_like(seeded(0))):
         assert each.sites == SITES
     other = NeuronSelection(a.mask, a.languages, (("q", 4), ("post", 6), ("pre", 6)))
     assert other != a

@@ -15,7 +15,7 @@ from experiments import sharing_claims
 from experiments.runner import stated
 from experiments.study import Study
 from interp.counting.stats import FiringSigns, pack_bits
-from interp.evaluations.category_ablation import SwitchOff
+from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.inference.claims import Claim, Measurement, judged
@@ -32,7 +32,7 @@ def claimed(file: str, measured: Mapping[str, Measurement | None]) -> list[Claim
     return judged(some, measured, "something")
 
 
-def switched(left: dict[Condition, float]) -> SwitchOff:
+def switched(left: dict[Condition, float]) -> CategoryAblation:
     """The answer's probability that each set leaves, the same on all prompts but for some noise."""
     generator = torch.Generator().manual_seed(0)
     conditions = (Condition("nothing", ""), *left)
@@ -42,12 +42,12 @@ def switched(left: dict[Condition, float]) -> SwitchOff:
     neurons = torch.full((N_PROMPTS, len(level)), 10)
     neurons[:, 1] = 40  # the first of the sets
     ids = tuple(map(str, range(N_PROMPTS)))
-    return SwitchOff(
+    return CategoryAblation(
         correct=(probability > 0.5).double(),
         probability=probability,
         neurons=neurons,
         chance=torch.full((N_PROMPTS, 2), 0.5).double(),
-        where="last",
+        tokens="last",
         conditions=conditions,
         prompts=ids,
         groups=ids,

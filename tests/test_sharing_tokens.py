@@ -16,7 +16,7 @@ from interp.evaluations.category_ablation import categories_at
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.ending import Ending
-from interp.results.words import Source
+from interp.results.words import FiresBy
 from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
 from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
@@ -58,7 +58,7 @@ def values_of(model: NeuronModel, text: str, kind: str) -> Tensor:
 
 
 def collected(
-    model: NeuronModel, folder: Path, signs: Source = "gate", above: float = 0.0
+    model: NeuronModel, folder: Path, signs: FiresBy = "gate", above: float = 0.0
 ) -> FiringSigns:
     rows = prompt_rows(PROMPTS, model, n_shards=2)
     keep = Keep(signs=signs, signs_above=above)

@@ -151,7 +151,7 @@ def test_halves_agree_less_than_all_but_one_shard_and_more_than_chance():
     assert (halves.jaccard > halves.chance + 0.1).all()
     assert (halves.jaccard <= halves.most).all()
     order = torch.randperm(6, generator=seeded(0)).tolist()
-    first, second = select(stats.subset(order[:3])), select(stats.subset(order[3:]))
+    first, second = select(stats.shards(order[:3])), select(stats.shards(order[3:]))
     once = across_halves(stats, select, seeded(0), splits=1)
     assert torch.equal(once.jaccard[0], jaccard_between(first, second))
     assert torch.equal(once.low, once.high)
@@ -227,7 +227,7 @@ def test_a_language_left_out_changes_the_others():
     rest = FiringStats(
         fired=stats.fired[:, [0, 2]], tokens=stats.tokens[:, [0, 2]], languages=("en", "zh")
     )
-    expected = jaccard_between(select(stats).restrict(("en", "zh")), select(rest))
+    expected = jaccard_between(select(stats).languages_only(("en", "zh")), select(rest))
     assert torch.equal(found.jaccard[1, [0, 2]], expected)
     assert (expected < 1).all()
     for each in (found.jaccard, found.low, found.chance, found.most):
@@ -305,7 +305,7 @@ def test_another_run_is_compared_on_the_languages_that_both_have():
 def test_the_interval_of_two_runs_holds_the_noise_of_both():
     """Of six shards and of four, of one kind of text; each shard of either run adds to it."""
     every = some_stats(0, n_shards=10)
-    stats, other = every.subset([0, 1, 2, 3, 4, 5]), every.subset([6, 7, 8, 9])
+    stats, other = every.shards([0, 1, 2, 3, 4, 5]), every.shards([6, 7, 8, 9])
     found = across_runs(stats, {"b": other}, select)
     turned = across_runs(other, {"a": stats}, select)
     assert torch.allclose(found.jaccard, turned.jaccard)

@@ -102,7 +102,7 @@ def test_other_weights_are_named_and_one_shard_is_refused(runs, tmp_path: Path, 
     assert "other weights" not in capsys.readouterr().out
     Stability(tmp_path / "news", others=(tmp_path / "tuned",), **settings).run()
     assert "was collected with other weights" in capsys.readouterr().out
-    runs[0].subset([0]).save(tmp_path / "one" / "firing.safetensors", {})
+    runs[0].shards([0]).save(tmp_path / "one" / "firing.safetensors", {})
     with pytest.raises(ValueError, match="The run has one shard"):
         Stability(tmp_path / "one").run()
 

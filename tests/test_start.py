@@ -86,18 +86,50 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used():
 # ---------------------------------------------------------------- names
 
 
-def test_every_public_name_is_what_its_module_holds():
-    for name, module in ORIGIN.items():
-        held = importlib.import_module(f"interp.{module or name}")
-        assert getattr(interp, name) is (getattr(held, name) if module else held)
+def stubs() -> dict[str, dict[str, str]]:
+    """Of the package and its folders: public names, and the full name of what each of them is."""
+    root, found = Path(interp.__file__).parent, {}
+    for path in root.rglob("__init__.pyi"):
+        package = ".".join(("interp", *path.relative_to(root).parent.parts))
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        found[package] = {
+            alias.name: f"{package}.{node.module}" if node.module else package
+            for node in body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+    return found
 
 
-def test_users_and_type_checkers_see_the_same_names():
-    (listed,) = (node.value for node in STUB.body if isinstance(node, ast.Assign))
-    space = {}
-    exec("from interp import *", space)
-    assert sorted(ORIGIN) == ast.literal_eval(listed) == sorted(interp.__all__) == dir(interp)
-    assert set(space) - {"__builtins__"} == set(ORIGIN)
+STUBS = stubs()
+
+
+@pytest.mark.parametrize("package", STUBS)
+def test_every_public_name_is_what_its_module_holds(package):
+    held = importlib.import_module(package)
+    for name, module in STUBS[package].items():
+        if module == package:
+            assert getattr(held, name) is importlib.import_module(f"{package}.{name}")
+        else:
+            assert getattr(held, name) is getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("package", STUBS)
+def test_users_and_type_checkers_see_the_same_names(package):
+    held = importlib.import_module(package)
+    body = ast.parse(Path(held.__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    (listed,) = (node.value for node in body if isinstance(node, ast.Assign))
+    space: dict[str, object] = {}
+    exec(f"from {package} import *", space)
+    expected = sorted(STUBS[package])
+    assert expected == ast.literal_eval(listed) == sorted(held.__all__)
+    assert set(space) - {"__builtins__"} == set(expected)
+
+
+def test_no_public_name_is_given_twice_and_few_are_at_the_top():
+    names = [name for package in STUBS.values() for name in package]
+    assert len(names) == len(set(names))
+    assert len(STUBS["interp"]) <= 60
 
 
 def test_a_name_that_is_not_there_is_an_error():

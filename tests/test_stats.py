@@ -91,13 +91,13 @@ ASKED: dict[str, Callable[[FiringStats], object]] = {
     "words": repr,
     "shape": lambda counts: (counts.n_shards, counts.n_layers, counts.n_neurons),
     "without one": lambda counts: counts.without(2).rate,
-    "some": lambda counts: counts.subset([3, 0]).total,
-    "one twice": lambda counts: counts.subset([1, 1, 0, 2, 3, 4]).total,
-    "the last": lambda counts: counts.subset([-1]).total,
+    "some": lambda counts: counts.shards([3, 0]).total,
+    "one twice": lambda counts: counts.shards([1, 1, 0, 2, 3, 4]).total,
+    "the last": lambda counts: counts.shards([-1]).total,
     "without two, one by one": lambda counts: counts.without(4).without(0).rate,
-    "some languages": lambda counts: counts.restrict(["zh", "en"]).without(1).rate,
+    "some languages": lambda counts: counts.languages_only(["zh", "en"]).without(1).rate,
     "some neurons": lambda counts: counts.at(torch.tensor([2, 0, 1]), torch.tensor([0, 7, 7])),
-    "together": lambda counts: counts.subset([0]).merge(counts.subset([2])).fired,
+    "together": lambda counts: counts.shards([0]).merge(counts.shards([2])).fired,
     "selection": lambda counts: select(counts).mask,
     "jackknife": lambda counts: jackknife(counts, lambda part: part.rate),
     "how often selected": frequency,
@@ -179,7 +179,7 @@ def test_a_jackknife_reads_every_count_twice_and_no_more():
 def test_both_ways_write_the_same_bytes(on_disk: FiringStats, tmp_path: Path):
     for name, counts in {"memory": made_up(), "disk": on_disk}.items():
         counts.save(tmp_path / name, {"seed": 0})
-        counts.subset([1, 3]).restrict(["zh", "de"]).save(tmp_path / f"some {name}")
+        counts.shards([1, 3]).languages_only(["zh", "de"]).save(tmp_path / f"some {name}")
     assert (tmp_path / "memory").read_bytes() == (tmp_path / "disk").read_bytes()
     assert (tmp_path / "some memory").read_bytes() == (tmp_path / "some disk").read_bytes()
 
@@ -234,10 +234,10 @@ def test_wrong_counts_are_refused_wherever_they_are(tmp_path: Path):
         with pytest.raises(ValueError, match="do not go together"):
             FiringStats.load(path)
     with pytest.raises(ValueError, match="No token was read in en"):
-        counts.restrict(["en"]).subset([])
+        counts.languages_only(["en"]).shards([])
 
 
 def test_a_language_that_was_not_read_is_named(on_disk: FiringStats):
     for counts in (made_up(), on_disk):
         with pytest.raises(KeyError, match="'ja' is not in these counts, which cover de, en, fr"):
-            counts.restrict(["de", "ja"])
+            counts.languages_only(["de", "ja"])

@@ -229,7 +229,7 @@ def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():
 
 def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
     score = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]], dtype=torch.float64)
-    precision = interp.Precision(
+    precision = interp.scores.Precision(
         average_precision=score,
         roc_area=score,
         percentiles=torch.zeros(1, 2, 1, 4),
@@ -268,6 +268,6 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     off = pd.read_csv(folder / "off.csv")
     equal = off[off["size"] == "equal"]
     assert equal["neurons"].nunique() == 1
-    verdicts = [claim.verdict for claim in interp.load_claims(tmp_path / "claims.json")]
+    verdicts = [claim.verdict for claim in interp.inference.load_claims(tmp_path / "claims.json")]
     assert len(verdicts) == 9
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_share_writes_signs_and_profile_and_goes_on(place, model, tmp_path, caps
     assert profile.prompts == tuple(f"item-{n}" for n in range(4))
     assert profile.clusters.tolist() == [0, 0, 1, 1]
     assert (profile.count.sum(dim=-1) == D_MLP).all()
-    # The same neurons as at the ends of prompts that switch_off and attribution ask about.
+    # The same neurons as at the ends of prompts that ablate_categories and attribution ask about.
     signs = FiringSigns.load(tmp_path / "signs.safetensors")
     tasks = [read_task(place / "made", code) for code in CODES]
     encoded = [encode_items(model, task) for task in tasks]

@@ -16,13 +16,13 @@ from interp.evaluations.task_results import (
     Choices,
     Written,
     accuracy_table,
-    compare,
+    compare_answers,
     share_correct,
 )
 from interp.interventions.edits import Change, deactivate, intervene, scale
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
-from interp.text.tasks import Item, Task, align, prompts_of, read_editing, read_task
+from interp.text.tasks import Item, Task, align_tasks, prompts_of, read_editing, read_task
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS
 
@@ -113,7 +113,7 @@ def test_batches_do_not_change_a_result(model):
     )
 
 
-def test_without_normalisation_the_likeliest_whole_text_is_chosen(model):
+def test_without_normalization_the_likeliest_whole_text_is_chosen(model):
     (found,) = choose(model, [task_of()], progress=False)
     for item, chosen in zip(ITEMS, found.chosen.tolist(), strict=True):
         texts = [[BOS, *model.encode(item.prompt + option)] for option in item.options]
@@ -121,7 +121,7 @@ def test_without_normalisation_the_likeliest_whole_text_is_chosen(model):
         assert chosen == scores.index(max(scores))
 
 
-def test_normalisation_divides_and_can_change_the_choice(model):
+def test_normalization_divides_and_can_change_the_choice(model):
     (found,) = choose(model, [task_of()], normalize="tokens", progress=False)
     assert torch.equal(found.score[0], found.log_likelihood[0] / found.tokens[0])
     by_bytes = replace(found, normalize="bytes")
@@ -207,13 +207,13 @@ def written(correct: list[bool], ids: str, name: str) -> Written:
 def test_results_are_compared_item_by_item(generator):
     one = written([True, True, True, False], "abcd", "nothing")
     other = written([False, True, False, True], "dcba", "off")  # the same items, turned round
-    found = compare(one, other, generator)
+    found = compare_answers(one, other, generator)
     assert found.value.item() == 0.75 - 0.5
     # a: 1 - 1, b: 1 - 0, c: 1 - 1, d: 0 - 0
     assert found.low.item() == 0
     assert found.high.item() == 0.75
     with pytest.raises(ValueError, match="2 items are in one result alone, such as 'd', 'e'"):
-        compare(one, written([True] * 4, "abce", "off"), generator)
+        compare_answers(one, written([True] * 4, "abce", "off"), generator)
 
 
 def test_results_come_back_from_disk(model, tmp_path):
@@ -302,15 +302,15 @@ def test_an_answer_is_right_but_for_its_dress(text, answer, right):
 def test_items_are_paired_by_id_and_missing_ones_named():
     one = task_of(tuple(Item(id, id, (" a", " b"), 0) for id in "abc"))
     other = task_of(tuple(Item(id, id.upper(), (" a", " b"), 1) for id in "cab"), "de")
-    aligned = align([one, other])
+    aligned = align_tasks([one, other])
     assert [item.prompt for item in aligned[1].items] == ["A", "B", "C"]
     prompts = prompts_of([one, other])
     assert prompts.ids == ("a", "b", "c")
     assert prompts.texts == {"en": ("a", "b", "c"), "de": ("A", "B", "C")}
     short = other.where(lambda item: item.id != "b")
     with pytest.raises(ValueError, match=r"made in de lacks 1 items .* such as 'b'"):
-        align([one, short])
-    dropped = align([one, short], "drop")
+        align_tasks([one, short])
+    dropped = align_tasks([one, short], "drop")
     assert [[item.id for item in task.items] for task in dropped] == [["a", "c"]] * 2
 
 
@@ -453,7 +453,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path):
 
 def test_babels_own_tasks_are_parallel():
     for name in ("fact_completion", "statements", "word_translation"):
-        tasks = align([read_task(f"babel/{name}", code) for code in LANGUAGES])
+        tasks = align_tasks([read_task(f"babel/{name}", code) for code in LANGUAGES])
         assert {len(task.items) for task in tasks} == {120}
     assert any(item.held_out for item in read_task("babel/fact_completion", "en").items)
 
@@ -485,7 +485,7 @@ def test_shared_tasks_are_read_and_parallel(shared, name, n_options, n_items):
     folder = shared / "data" / "tasks" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    tasks = align([read_task(folder, code) for code in ("en", "zh")])
+    tasks = align_tasks([read_task(folder, code) for code in ("en", "zh")])
     for task in tasks:
         assert {len(item.options) for item in task.items} <= n_options
         assert len(task.items) == n_items

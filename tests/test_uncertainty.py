@@ -124,7 +124,7 @@ def test_one_odd_shard_shows():
 
 def test_the_order_of_the_shards_does_not_matter():
     stats = some_stats(seed=2)
-    one, other = (jackknife(each, rate_of) for each in (stats, stats.subset([6, 2, 4, 0, 1, 5, 3])))
+    one, other = (jackknife(each, rate_of) for each in (stats, stats.shards([6, 2, 4, 0, 1, 5, 3])))
     torch.testing.assert_close(one.standard_error, other.standard_error, rtol=1e-12, atol=0)
 
 
@@ -166,9 +166,9 @@ def test_a_single_number_has_an_error_too():
 def test_what_cannot_be_jackknifed_is_refused():
     stats = some_stats(seed=5)
     with pytest.raises(ValueError, match=r"There is 1 shard, .*collect with n_shards=20"):
-        jackknife(stats.subset([0]), rate_of)
+        jackknife(stats.shards([0]), rate_of)
     with pytest.raises(ValueError, match="There is 1 shard"):
-        selection_frequency(stats.subset([0]), lambda each: each.rate > 0.5)
+        selection_frequency(stats.shards([0]), lambda each: each.rate > 0.5)
     for level in (0.0, 1.0, 95):
         with pytest.raises(ValueError, match=r"give a share between 0 and 1"):
             jackknife(stats, rate_of, float(level))

@@ -132,9 +132,11 @@ READERS = {
         lambda path: begin(path.parent, PLAN),
         lambda path: Run.open(path.parent).status(),
     ),
-    "claims": Reader("claims.json", lambda path: interp.save_claims([CLAIM], path), load_claims),
+    "claims": Reader(
+        "claims.json", lambda path: interp.inference.save_claims([CLAIM], path), load_claims
+    ),
 }
-CLAIM = interp.Claim("name", "statement", "source", "on", "how", "command", 1.0, 0.5, 1.5)
+CLAIM = interp.inference.Claim("name", "statement", "source", "on", "how", "command", 1.0, 0.5, 1.5)
 DEEP = ("artifact", "selection", "task", "run")
 """Readers of JSON that were given nesting without end."""
 

@@ -278,14 +278,14 @@ def test_a_module_gets_its_own_forward_back():
 # ---------------------------------------------------------------- the control row
 
 
-@pytest.mark.parametrize("fault", ["neighbours", "window", "position"])
+@pytest.mark.parametrize("fault", ["neighbors", "window", "position"])
 def test_where_the_control_row_differs_the_next_strategy_is_used(
     fault, monkeypatch, open_model, ids, generator
 ):
     model = open_model("mistral")
     edits = make_edits(model, generator, 1)
     hf = model.bridge.original_model
-    if fault == "neighbours":
+    if fault == "neighbors":
         monkeypatch.setattr(Ending, "_mask", lambda self, position: None)
     elif fault == "window":
         monkeypatch.setattr(whatif, "_window", lambda model: None)

@@ -121,7 +121,9 @@ class Collect:
         )
         # Who reads which part, and where to, changes no number.
         settings = {key: each for key, each in asdict(self).items() if key not in _WHO_READS}
-        rule = None if self.until_stable is None else interp.until_stable(self.until_stable)
+        rule = (
+            None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
+        )
         run = interp.collect(
             model,
             corpora,

@@ -106,7 +106,7 @@ class OnRay:
                 "address before the options."
             )
 
-    def open(self, choice: ModelChoice) -> "tuple[interp.NeuronModel, interp.Ray | None]":
+    def open(self, choice: ModelChoice) -> "tuple[interp.NeuronModel, interp.runs.Ray | None]":
         """The model, and who computes with it: its actors, or this process.
 
         Beside actors nothing is computed here, and the GPUs are theirs.
@@ -117,7 +117,9 @@ class OnRay:
         place = Path(choice.model)
         there = replace(choice, model=str(place.resolve())) if place.is_dir() else choice
         address = self.ray[0] if self.ray else None
-        given = interp.Ray(address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=there.open)
+        given = interp.runs.Ray(
+            address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=there.open
+        )
         return replace(choice, device="cpu").open(), given
 
 

@@ -100,7 +100,9 @@ class Patch:
             controls = {"control": [*first, *model.encode(self.control)]}
         result = interp.patch(
             model,
-            interp.Source(encoded[self.source], () if self.texts is None else (self.texts[0],)),
+            interp.prompts.PatchSource(
+                encoded[self.source], () if self.texts is None else (self.texts[0],)
+            ),
             encoded[self.target],
             answers,
             self.parts(model),
@@ -123,7 +125,7 @@ class Patch:
     def parts(self, model: "interp.NeuronModel") -> Any:
         """What is patched, as `interp.patch` takes it."""
         if self.part == "heads":
-            return interp.heads(model)
+            return interp.prompts.heads(model)
         if self.part != "neurons":
             return self.part
         assert self.neurons is not None
@@ -134,7 +136,7 @@ class Patch:
         return {f"neurons of {self.language}": selection.units(self.language)}
 
 
-def show_patching(result: "interp.PatchingResult") -> None:
+def show_patching(result: "interp.prompts.PatchingResult") -> None:
     """Probabilities of the answers, a line for each patch; spans are numbered, as some repeat."""
     behind = " and on" if result.extent == "from" else ""
     lines = {"target as it is": result.unpatched, "source as it is": result.own[0]}
@@ -184,7 +186,7 @@ class Lens:
         from interp.evaluations.writing import start_ids
 
         model = self.choice.open()
-        tasks = interp.align(
+        tasks = interp.text.align_tasks(
             [interp.read_task(self.prompts, code) for code in self.languages], "drop"
         )
         first = start_ids(model, "auto")
@@ -192,7 +194,9 @@ class Lens:
         for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
             words = [item.options[item.answer].strip(" .。」") for item in items]
             ids = [*first, *model.encode(items[0].prompt)]
-            questions.append(interp.Question(ids, dict(zip(self.languages, words, strict=True))))
+            questions.append(
+                interp.prompts.Question(ids, dict(zip(self.languages, words, strict=True)))
+            )
         result = interp.logit_lens(model, questions)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         show_lens(result, {reason: len(each) for reason, each in left_out.items()})
@@ -205,7 +209,7 @@ class Lens:
             say(f"\nThe result is in {self.out}, as a table in {table}.")
 
 
-def show_lens(result: "interp.Lens", left_out: Mapping[str, int]) -> None:
+def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> None:
     """Probability of the answer in each language, by layer, with half of the 95 % interval."""
     say(f"Probability that a layer says the answer, over {len(result.kept)} prompts")
     reasons = ", ".join(f"{n} whose answers {reason}" for reason, n in left_out.items())

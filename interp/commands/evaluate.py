@@ -80,7 +80,7 @@ class Evaluate:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        found = interp.ablate_tasks(
+        found = interp.evaluations.ablate_tasks(
             model,
             tasks,
             selection,
@@ -96,7 +96,7 @@ class Evaluate:
         say(found.table())
         say(f"The table is in {self.out / 'evaluate.csv'}, the items in its folders.")
 
-    def taken(self, task: "interp.Task") -> "interp.Task":
+    def taken(self, task: "interp.text.Task") -> "interp.text.Task":
         check_items(self.items)
         told = task.where(lambda item: self.held_out or not item.held_out)
-        return interp.Task(told.name, told.language, told.items[: self.items])
+        return interp.text.Task(told.name, told.language, told.items[: self.items])

@@ -111,7 +111,9 @@ class Find:
             ),
         )
         if self.method in ("lape", "lap", "entropy-less-peak", "cumulative-mass"):
-            frequency = interp.selection_frequency(stats, lambda part: self.select(part).mask)
+            frequency = interp.inference.selection_frequency(
+                stats, lambda part: self.select(part).mask
+            )
             show_selection(selection, frequency)
             if stats.n_shards >= 4:
                 self.show_agreement(stats)
@@ -194,12 +196,12 @@ class Find:
 
     def show_agreement(self, stats: "interp.FiringStats") -> None:
         """How far another run would agree, and how much text would do."""
-        agreement = interp.predicted_agreement(stats, self.select, seeded(self.seed))
+        agreement = interp.selections.predicted_agreement(stats, self.select, seeded(self.seed))
         if math.isnan(agreement):
             say("Too few neurons belong to a language to say how far a repetition would agree.")
             return
         tokens = int(stats.tokens.sum(0).min())
-        enough = math.ceil(tokens * interp.text_for_agreement(agreement, self.stable))
+        enough = math.ceil(tokens * interp.selections.text_for_agreement(agreement, self.stable))
         say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
         say(f"{self.stable:g} takes about {enough:,} tokens per language, {tokens:,} were read.")
 
@@ -226,7 +228,7 @@ class Compare:
             say(f"{name}  {path}")
         named = dict(zip(names, found, strict=True))
         show_sizes(named)
-        table = compare(named)
+        table = overlap_table(named)
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
@@ -251,16 +253,19 @@ def on_common_ground(
     if any(each.sites != first.sites for each in others):
         say("Of different sites; compared are the neurons of the MLP alone.")
         selections = [each.neurons() for each in selections]
-    return [each.restrict(common) for each in selections]
+    return [each.languages_only(common) for each in selections]
 
 
-def compare(selections: Mapping[str, "interp.NeuronSelection"]) -> "pandas.DataFrame":
+def overlap_table(selections: Mapping[str, "interp.NeuronSelection"]) -> "pandas.DataFrame":
     """A row per pair of selections and language: sizes, what they share, and what chance gives."""
     import pandas
 
     rows = []
     for (a, one), (b, other) in combinations(selections.items(), 2):
-        jaccard, chance = interp.jaccard_between(one, other), interp.chance_jaccard(one, other)
+        jaccard, chance = (
+            interp.selections.jaccard_between(one, other),
+            interp.selections.chance_jaccard(one, other),
+        )
         both = (one & other).counts()
         rows += [
             {

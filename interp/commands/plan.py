@@ -69,12 +69,12 @@ class Plan:
             interp.results.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
             say(f"The table is in {self.out}.")
 
-    def plan(self) -> "interp.RunPlan":
+    def plan(self) -> "interp.counting.RunPlan":
         if len(self.languages) == 1 and self.languages[0].isdecimal():
             n_languages = int(self.languages[0])
         else:
             n_languages = len(check_languages(self.languages))
-        return interp.plan_run(
+        return interp.counting.plan_run(
             self.model,
             n_languages,
             self.tokens,

@@ -77,7 +77,9 @@ class Stability:
                 say(f"{folder} was collected with other weights than {self.run_folder}.")
         found = self.measure(stats, runs)
         show(found)
-        again = interp.predicted_agreement(stats, self.find.select, seeded(self.seed), self.splits)
+        again = interp.selections.predicted_agreement(
+            stats, self.find.select, seeded(self.seed), self.splits
+        )
         say("\n" + meaning(found, again))
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
@@ -96,7 +98,7 @@ class Stability:
 
     def measure(
         self, stats: "interp.FiringStats", runs: Mapping[str, "interp.FiringStats"]
-    ) -> "interp.Stability":
+    ) -> "interp.selections.Stability":
         """All lines; a setting that cannot be selected with is left out, and said to be."""
         from interp.results.bars import tqdm
         from interp.selections.stability import (
@@ -108,7 +110,7 @@ class Stability:
 
         select = self.find.select
         settings, languages = dict(self.settings()), stats.languages
-        less = interp.without_languages(select, languages) if len(languages) > 2 else {}
+        less = interp.selections.without_languages(select, languages) if len(languages) > 2 else {}
         n_lines = 2 + len(settings) + len(less) + len(runs)
         with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as seen:
             parts = [across_halves(stats, select, seeded(self.seed), self.splits)]
@@ -122,7 +124,7 @@ class Stability:
                     say(f"{', '.join(changes)} is left out: {error}")
                 seen.update(len(changes))
             if runs:
-                parts.append(interp.across_runs(stats, runs, select))
+                parts.append(interp.selections.across_runs(stats, runs, select))
         return stacked(parts)
 
     def settings(self) -> Iterator[tuple[str, Select]]:
@@ -142,7 +144,7 @@ class Stability:
                         yield name, replace(self.find, **changed).select
 
 
-def show(found: "interp.Stability") -> None:
+def show(found: "interp.selections.Stability") -> None:
     """A line per change: means over languages, then the Jaccard of each language."""
     width = max(map(len, found.changes))
     say("Jaccard with the selection as it is; all but the last columns are means over languages.\n")
@@ -166,7 +168,7 @@ def show(found: "interp.Stability") -> None:
     say("chance: random sets of those sizes; most: what the sizes of the two sets allow")
 
 
-def meaning(found: "interp.Stability", again: float) -> str:
+def meaning(found: "interp.selections.Stability", again: float) -> str:
     """One sentence: what a repetition would share, what moves the selection, how to speak of it."""
     mean, most = found.jaccard.nanmean(dim=1), found.most.nanmean(dim=1)
     halves, chance = mean[0].item(), found.chance[0].nanmean().item()

@@ -151,7 +151,7 @@ class Steer:
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":
             means = run_of(self.neurons).sentence_means
-            return interp.override(interp.sentence_medians(means, code))
+            return interp.override(interp.interventions.sentence_medians(means, code))
         moments = run_of(self.neurons).moments
         if self.edit == "replace":
             return interp.replace(moments, code, self.site)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import interp
 from interp.commands.common import HERE, ModelChoice, OnRay, say, seeded
 from interp.commands.options import Positional
-from interp.results.words import Quantity, Source
+from interp.results.words import FiresBy, Quantity
 from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Share:
     languages: tuple[str, ...] = BABEL_LANGUAGES
     """Between which; shares depend on how many there are."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what a neuron fires.
 
     Without a linear branch the signs of both are the same."""
@@ -76,10 +76,10 @@ class Share:
             given = " ".join(map(str, self.thresholds)) or "no number"
             raise ValueError(f"--thresholds is {given}: give numbers, none of them twice.")
         model, ray = self.on.open(self.choice)
-        prompts = interp.prompts_of(tasks)
+        prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
         bos = "none" if model.bos_id is None else "document"
-        corpora = interp.prompt_rows(prompts, model, bos=bos, n_shards=shards)
+        corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
         with hired(model, ray) as crew:
             for place, threshold in enumerate(self.thresholds):
@@ -96,7 +96,7 @@ class Share:
         threshold: float,
         folder: Path,
         crew: "interp.runs.ray.Crew | None",
-    ) -> "interp.SharingProfile":
+    ) -> "interp.scores.SharingProfile":
         """At one threshold, with its files."""
         from interp.evaluations.task_results import group_numbers
 
@@ -119,7 +119,7 @@ class Share:
         return profile
 
 
-def show_profile(profile: "interp.SharingProfile") -> None:
+def show_profile(profile: "interp.scores.SharingProfile") -> None:
     """The share of each category in each layer, and what independent languages would give."""
     from interp.evaluations.category_attribution import CATEGORIES
 
@@ -171,7 +171,7 @@ class Attribute:
     quantity: Quantity = "probability"
     """What is explained, of the answer's first token."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what a neuron fires, and so has its category."""
 
     out: Path = Path("results/attribute")
@@ -191,7 +191,7 @@ class Attribute:
         from interp.runs.folder import begin
 
         begin(self.out, plan)
-        found = interp.attribute_categories(
+        found = interp.evaluations.attribute_categories(
             model,
             tasks,
             self.out / "pieces",
@@ -232,13 +232,17 @@ def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
 
 def read_aligned(
     source: str, languages: Sequence[str], n_items: int | None = None
-) -> tuple["interp.Task", ...]:
+) -> tuple["interp.text.Task", ...]:
     """The same items in every language; refused with the ids that are missing."""
     if len(languages) < 2:
         raise ValueError("Sharing is between languages: name two or more.")
     check_items(n_items)
-    tasks = interp.align([interp.read_task(source, code) for code in check_languages(languages)])
-    taken = tuple(interp.Task(task.name, task.language, task.items[:n_items]) for task in tasks)
+    tasks = interp.text.align_tasks(
+        [interp.read_task(source, code) for code in check_languages(languages)]
+    )
+    taken = tuple(
+        interp.text.Task(task.name, task.language, task.items[:n_items]) for task in tasks
+    )
     if len({item.group or item.id for item in taken[0].items}) < 2:
         raise ValueError(
             f"{source} gives {len(taken[0].items)} items here that all go together, and an "

@@ -37,7 +37,7 @@ from interp.counting.top_contexts import ContextsCounter
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.words import Kind, Source
+from interp.results.words import FiresBy, Kind
 from interp.runs.folder import begin
 from interp.runs.jobs import hired
 from interp.runs.locks import sign_of_life
@@ -66,7 +66,7 @@ class Keep:
     the text was read so (bos="document"). What a first token gives can be far larger than the rest,
     and then it decides the mean. Firing counts and moments leave special tokens out."""
 
-    signs: Source | None = None
+    signs: FiresBy | None = None
     """Whose sign at the last token of each row says which neurons fire there: the gate's or the
     output's; for rows that are parallel prompts."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.counting.observe import Batch
 from interp.counting.stats import pack_bits
 from interp.models.neuron_model import NeuronModel
-from interp.results.words import Kind, Source
+from interp.results.words import FiresBy, Kind
 
 
 class FiringCounter:
@@ -137,7 +137,7 @@ class SignsCounter:
         self,
         model: NeuronModel,
         n_rows: int,
-        source: Source = "gate",
+        source: FiresBy = "gate",
         threshold: float = 0.0,
     ) -> None:
         self.kinds: tuple[Kind, ...] = (source_kind(source),)
@@ -158,10 +158,10 @@ class SignsCounter:
         return {"signs.bits": self._bits.clone()}
 
 
-def source_kind(source: Source) -> Kind:
+def source_kind(source: FiresBy) -> Kind:
     """The site where a source is read."""
-    if source not in get_args(Source):
-        raise ValueError(f"Neurons fire by {' or '.join(get_args(Source))}, not by {source!r}.")
+    if source not in get_args(FiresBy):
+        raise ValueError(f"Neurons fire by {' or '.join(get_args(FiresBy))}, not by {source!r}.")
     return "pre" if source == "gate" else "post"
 
 

@@ -126,7 +126,7 @@ class ResultSizes:
 class RunPlan:
     """What `collect` will take. Bytes are plain bytes; memory is above the imported library's.
 
-    >>> plan = interp.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
+    >>> plan = interp.counting.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
     >>> f"{plan.disk / 2**20:.1f} MiB for {plan.neurons:,} neurons"
     '2.8 MiB for 12,288 neurons'
     >>> plan.hours(teraflops=1.0) < 0.001
@@ -248,7 +248,7 @@ class RunPlan:
         return [
             ("neurons", self.neurons, "", f"config: {self.n_layers} layers of {self.d_mlp:,}"),
             ("parameters", self.parameters, "", "config"),
-            ("weights", self.weights, "bytes", f"config, in {name}; less where quantised"),
+            ("weights", self.weights, "bytes", f"config, in {name}; less where quantized"),
             ("activations", self.activations, "bytes", "shapes, and copies measured on a CPU"),
             ("counters", self.counters, "bytes", "what is kept per neuron, one piece"),
             ("text in memory", self.text, "bytes", f"4 per token, {_ROW} assumed per row"),
@@ -306,14 +306,14 @@ def plan_run(
 
     A name is looked up as `load` does, and its config alone is read; a model that is open already
     will do too. `row_tokens` is the block length, or the mean length of a sentence or prompt.
-    Memory is that of one process that does all. Quantised weights count as if they were whole, and
+    Memory is that of one process that does all. Quantized weights count as if they were whole, and
     where layers are offloaded they are not all in memory at once.
 
-    >>> plan = interp.plan_run("babel", n_languages=6, tokens=1_000_000)
+    >>> plan = interp.counting.plan_run("babel", n_languages=6, tokens=1_000_000)
     >>> print(plan)
     babel (...): 6 layers of 2,048 gated neurons; 6 languages, 998,400 tokens in each, in 20 shards
     ...
-    >>> more = interp.plan_run("babel", 6, 1_000_000, keep=interp.Keep(contexts=5))
+    >>> more = interp.counting.plan_run("babel", 6, 1_000_000, keep=interp.Keep(contexts=5))
     >>> more.disk > 2 * plan.disk
     True
     """

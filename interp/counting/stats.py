@@ -17,7 +17,7 @@ from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
 from interp.results.saved import Saved
-from interp.results.words import Kind, Source
+from interp.results.words import FiresBy, Kind
 
 IN_MEMORY = 1 << 30
 """Bytes up to which counts are held in memory; more stay on disk."""
@@ -108,16 +108,16 @@ class FiringStats(Saved):
             rate[row] = self.counts.total(row)
         return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
 
-    def subset(self, shards: Sequence[int]) -> "FiringStats":
+    def shards(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics from some of the shards."""
         counts = self.counts.select(shards, range(len(self.languages)))
         return FiringStats(counts, self.tokens[list(shards)], self.languages)
 
     def without(self, shard: int) -> "FiringStats":
         """Leave one shard out, as a delete-one jackknife does."""
-        return self.subset([number for number in range(self.n_shards) if number != shard])
+        return self.shards([number for number in range(self.n_shards) if number != shard])
 
-    def restrict(self, languages: Sequence[str]) -> "FiringStats":
+    def languages_only(self, languages: Sequence[str]) -> "FiringStats":
         """Some of the languages, in the order given."""
         rows = self._rows(languages)
         counts = self.counts.select(range(self.n_shards), rows)
@@ -268,7 +268,7 @@ class FiringSigns(Saved):
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
-    >>> rows, keep = interp.prompt_rows(prompts, exact), interp.Keep(signs="gate")
+    >>> rows, keep = interp.text.prompt_rows(prompts, exact), interp.Keep(signs="gate")
     >>> run = interp.collect(exact, rows, keep=keep, progress=False)
     >>> run.signs.fires(5).shape
     torch.Size([1, 2, 2048])
@@ -289,7 +289,7 @@ class FiringSigns(Saved):
     d_mlp: int
     """Neurons per layer; the last byte may have bits to spare."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """What is compared with the threshold."""
 
     threshold: float = 0.0

@@ -275,7 +275,7 @@ def gates_around(
     >>> contexts = interp.collect(model, text, keep=interp.Keep(contexts=2)).contexts
     >>> chosen = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
     >>> chosen[5, :10] = True
-    >>> interp.gates_around(model, contexts, chosen, before=2, after=1).shape
+    >>> interp.counting.gates_around(model, contexts, chosen, before=2, after=1).shape
     torch.Size([3, 10, 2, 4])
     """
     place = chosen.nonzero()

@@ -27,8 +27,8 @@ class TaskAblation:
     """Answers of the model as it is, with each language's units changed, and with random ones.
 
     >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)
-    >>> german = neurons.restrict(["de"])
-    >>> interp.ablate_tasks(model, [days], german, n_draws=1, progress=False)
+    >>> german = neurons.languages_only(["de"])
+    >>> interp.evaluations.ablate_tasks(model, [days], german, n_draws=1, progress=False)
     TaskAblation(1 task; off: de; 1 random draw)
     """
 

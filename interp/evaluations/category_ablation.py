@@ -46,31 +46,32 @@ from interp.results import artifacts
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
-from interp.results.words import Kind, Source
+from interp.results.words import FiresBy, Kind
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.scores.sharing import sharing_categories
-from interp.text.tasks import Task, align
+from interp.text.tasks import Task, align_tasks
 
 Tokens = Literal["all", "last"]
 """Where neurons are off: at every token, or at the last one of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SwitchOff(Saved):
+class CategoryAblation(Saved):
     """How well a task is done with each category of neurons off, example by example.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> settings = {"tokens": "last", "n_draws": 1, "progress": False}
+    >>> off = interp.evaluations.ablate_categories(exact, two, generator, **settings)
     >>> off.conditions[0], off.accuracy().value.shape
     (Condition(off='nothing', size=''), torch.Size([11]))
     """
 
-    kind = "SwitchOff"
-    made_by = "interp.switch_off(model, tasks, generator)"
+    kind = "CategoryAblation"
+    made_by = "interp.evaluations.ablate_categories(model, tasks, generator)"
 
     correct: Float64[Tensor, "prompt condition language"]
     """One: the answer was chosen. The mean over draws where neurons were drawn."""
@@ -84,7 +85,7 @@ class SwitchOff(Saved):
     chance: Float64[Tensor, "prompt language"]
     """One over the number of options that can be told apart."""
 
-    where: Tokens
+    tokens: Tokens
     """At which tokens the neurons were off."""
 
     conditions: tuple[Condition, ...]
@@ -102,15 +103,15 @@ class SwitchOff(Saved):
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what neurons fire."""
 
     def __repr__(self) -> str:
-        where = "every token" if self.where == "all" else "the last token"
+        place = "every token" if self.tokens == "all" else "the last token"
         return (
-            f"SwitchOff({self.task}: {counted(len(self.prompts), 'prompt')} in "
+            f"CategoryAblation({self.task}: {counted(len(self.prompts), 'prompt')} in "
             f"{listed(self.languages)}; {counted(len(self.conditions) - 1, 'way')} to switch off "
-            f"at {where}; with nothing off {self.correct[:, 0].mean().item():.2f} right, by chance "
+            f"at {place}; with nothing off {self.correct[:, 0].mean().item():.2f} right, by chance "
             f"{self.chance.mean().item():.2f})"
         )
 
@@ -193,7 +194,7 @@ class SwitchOff(Saved):
                     **{name: quantity(language, level) for name, quantity in quantities.items()},
                     "chance": self._of(self.chance[:, None], language).mean().item(),
                     "task": self.task,
-                    "where": self.where,
+                    "where": self.tokens,
                     "source": self.source,
                     "examples": len(self.prompts),
                 },
@@ -203,20 +204,20 @@ class SwitchOff(Saved):
         return pd.concat(tables, ignore_index=True).drop(columns="condition")
 
 
-def switch_off(
+def ablate_categories(
     model: NeuronModel,
     tasks: Sequence[Task],
     generator: torch.Generator,
     *,
-    where: Tokens = "all",
-    source: Source = "gate",
+    tokens: Tokens = "all",
+    source: FiresBy = "gate",
     n_draws: int = 3,
     start: Start = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
     ray: Ray | Crew | None = None,
-) -> SwitchOff:
+) -> CategoryAblation:
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
     The tasks are one task in two languages or more, with the same items (`align`). A neuron fires
@@ -233,21 +234,22 @@ def switch_off(
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> off = interp.switch_off(exact, two, generator, where="last", n_draws=1, progress=False)
+    >>> settings = {"tokens": "last", "n_draws": 1, "progress": False}
+    >>> off = interp.evaluations.ablate_categories(exact, two, generator, **settings)
     >>> off.to_frame().query("language == 'de' and size == 'equal'")["off"].tolist()
     ['silent', 'specific', 'all shared', 'random']
     """
-    _check(where, n_draws)
+    _check(tokens, n_draws)
     source_kind(source)
-    tasks = align(tasks)
+    tasks = align_tasks(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
-    if where == "last":
+    if tokens == "last":
         _check_first_tokens(model, tasks, start)
     conditions = conditions_for(len(tasks))
-    setting = _Setting(conditions, n_draws, where, source, tokens_per_batch)
+    setting = _Setting(conditions, n_draws, tokens, source, tokens_per_batch)
     if out is not None:
         _begin(Path(out), model, tasks, generator, setting, start)
     items, jobs = tasks[0].items, []
@@ -257,7 +259,7 @@ def switch_off(
             path = folder / "pieces" / f"{number:05d}.safetensors"
             mine = [every[number] for every in encoded]
             answers = {task.language: task.items[number].answer for task in tasks}
-            work = partial(_switch_off, path, mine, answers, state, setting)
+            work = partial(_ablate, path, mine, answers, state, setting)
             jobs.append(Job(f"item {item.id}", path, work))
         pieces = finish(jobs, _load_piece, seen, model, ray)
     correct, probability, neurons = (
@@ -265,15 +267,15 @@ def switch_off(
         for name in ("correct", "probability", "neurons")
     )
     guesses = [
-        [1 / _n_told_apart(item, where) for item in of_all_languages]
+        [1 / _n_told_apart(item, tokens) for item in of_all_languages]
         for of_all_languages in zip(*encoded, strict=True)
     ]
-    return SwitchOff(
+    return CategoryAblation(
         correct=correct,
         probability=probability,
         neurons=neurons,
         chance=torch.tensor(guesses, dtype=torch.float64),
-        where=where,
+        tokens=tokens,
         conditions=conditions,
         prompts=tuple(item.id for item in tasks[0].items),
         groups=tuple(item.group or item.id for item in tasks[0].items),
@@ -289,8 +291,8 @@ class _Setting:
 
     conditions: tuple[Condition, ...]
     n_draws: int
-    where: Tokens
-    source: Source
+    tokens: Tokens
+    source: FiresBy
     tokens_per_batch: int
 
 
@@ -304,7 +306,7 @@ def _begin(
 ) -> None:
     plan = {
         "model": model.identity,
-        "where": setting.where,
+        "tokens": setting.tokens,
         "tasks": artifacts.hash_of([asdict(task) for task in tasks]),
         "n_draws": setting.n_draws,
         "generator": artifacts.hash_of(generator.get_state()),
@@ -315,15 +317,15 @@ def _begin(
     begin(folder, plan, artifacts.provenance())
 
 
-def _check(where: str, n_draws: int) -> None:
-    if where not in get_args(Tokens):
-        raise ValueError(f"where is one of {', '.join(get_args(Tokens))}, not {where!r}.")
+def _check(tokens: str, n_draws: int) -> None:
+    if tokens not in get_args(Tokens):
+        raise ValueError(f"tokens is one of {', '.join(get_args(Tokens))}, not {tokens!r}.")
     if n_draws < 1:
         raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
 
 
 @torch.no_grad()
-def _switch_off(
+def _ablate(
     path: Path,
     item: Sequence[Encoded],
     answers: Mapping[str, int],
@@ -339,7 +341,7 @@ def _switch_off(
     sets, owner = draw_sets(category, setting.conditions, setting.n_draws, generator)
     rights, chances = [], []
     for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
-        if setting.where == "all":
+        if setting.tokens == "all":
             likelihood = _whole_options(model, one, sets, setting.tokens_per_batch)
         else:
             likelihood = _first_tokens(ending, one, sets)
@@ -371,7 +373,7 @@ def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
 
 
 def categories_at(
-    endings: Sequence[Ending], source: Source = "gate"
+    endings: Sequence[Ending], source: FiresBy = "gate"
 ) -> UInt8[Tensor, "layer neuron"]:
     """In how many of these prompts, one per language, each neuron fires at the last token."""
     kind = source_kind(source)
@@ -433,8 +435,8 @@ def _first_tokens(
     return likelihood
 
 
-def _n_told_apart(item: Encoded, where: Tokens) -> int:
-    return len(item.rows if where == "all" else set(item.first_tokens))
+def _n_told_apart(item: Encoded, tokens: Tokens) -> int:
+    return len(item.rows if tokens == "all" else set(item.first_tokens))
 
 
 def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], start: Start) -> None:
@@ -442,5 +444,5 @@ def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], start: Start)
         raise ValueError(
             f"All options of {len(same)} items of {tasks[0].name}, such as {same[0]!r}, begin with "
             "the same token in some language: leave them out with told_apart(model, tasks), or use "
-            'where="all".'
+            'tokens="all".'
         )

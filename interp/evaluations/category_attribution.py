@@ -32,11 +32,11 @@ from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
-from interp.results.words import Quantity, Source
+from interp.results.words import FiresBy, Quantity
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.scores.sharing import CATEGORIES, Sharing
-from interp.text.tasks import Task, align
+from interp.text.tasks import Task, align_tasks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,14 +46,14 @@ class CategorySums(Saved):
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> sums = interp.evaluations.attribute_categories(exact, two, progress=False)
     >>> layer = sums.to_frame().query("language == 'de' and layer == 5")
     >>> layer["category"].tolist(), round(layer["neurons"].sum())
     (['silent', 'specific', 'partly shared', 'all shared'], 2048)
     """
 
     kind = "CategorySums"
-    made_by = "interp.attribute_categories(model, tasks)"
+    made_by = "interp.evaluations.attribute_categories(model, tasks)"
 
     sums: Float64[Tensor, "prompt language category layer"]
     """What the neurons of a category do together, in units of the quantity."""
@@ -83,7 +83,7 @@ class CategorySums(Saved):
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what neurons fire."""
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ def attribute_categories(
     *,
     steps: int = 20,
     quantity: Quantity = "probability",
-    source: Source = "gate",
+    source: FiresBy = "gate",
     start: Start = "auto",
     progress: bool = True,
     ray: Ray | Crew | None = None,
@@ -145,12 +145,12 @@ def attribute_categories(
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> sums = interp.attribute_categories(exact, two, progress=False)
+    >>> sums = interp.evaluations.attribute_categories(exact, two, progress=False)
     >>> sums.mean().value.shape
     torch.Size([2, 4, 6])
     """
     source_kind(source)
-    tasks = align(tasks)
+    tasks = align_tasks(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
     warn_of_rounded_signs(model)
@@ -186,7 +186,7 @@ def _attribute(
     answers: Sequence[int],
     steps: int,
     quantity: Quantity,
-    source: Source,
+    source: FiresBy,
     model: NeuronModel,
 ) -> None:
     """One item in every language, into its file."""
@@ -215,7 +215,7 @@ def _piece(
     answers: Sequence[int],
     steps: int,
     quantity: Quantity,
-    source: Source,
+    source: FiresBy,
 ) -> dict[str, Tensor]:
     """One item in every language."""
     category = categories_at([end_of_prompt(model, row) for row in rows], source)
@@ -245,7 +245,7 @@ class Enrichment:
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found = interp.evaluations.enrichment(exact, two, progress=False)
     >>> found.to_frame().query("layer == 5")["category"].tolist()
     ['silent', 'specific', 'partly shared', 'all shared']
     """
@@ -296,7 +296,7 @@ def enrichment(
     tasks: Sequence[Task],
     *,
     top_share: float = 0.05,
-    source: Source = "gate",
+    source: FiresBy = "gate",
     start: Start = "auto",
     progress: bool = True,
 ) -> Enrichment:
@@ -309,14 +309,14 @@ def enrichment(
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> found = interp.enrichment(exact, two, progress=False)
+    >>> found = interp.evaluations.enrichment(exact, two, progress=False)
     >>> found.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
     True
     """
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")
     source_kind(source)
-    tasks = align(tasks)
+    tasks = align_tasks(tasks)
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
     n_top = max(1, round(top_share * model.d_mlp))

@@ -35,7 +35,7 @@ class HarnessScores:
     >>> samples = pd.DataFrame(rows)
     >>> keys = ["intervention", *named]
     >>> scores = samples.groupby(keys, as_index=False)["value"].mean()
-    >>> found = interp.HarnessScores(scores=scores, samples=samples)
+    >>> found = interp.evaluations.HarnessScores(scores=scores, samples=samples)
     >>> found
     HarnessScores(sums; nothing, off; 3 examples)
     >>> found.to_frame()["difference"].round(2).tolist()
@@ -116,7 +116,7 @@ def run_harness(
     >>> task["dataset_kwargs"] = {"data_files": {"test": str(folder / "sums.json")}}
     >>> _ = (folder / "sums.yaml").write_text(json.dumps(task))  # JSON is YAML
     >>> under = {"nothing": None, "off": neurons.change("en", interp.deactivate)}
-    >>> interp.run_harness(model, ["sums"], under, include_path=folder)
+    >>> interp.evaluations.run_harness(model, ["sums"], under, include_path=folder)
     HarnessScores(sums; nothing, off; 1 example)
     """
     if isinstance(model, HookedTransformerModel):

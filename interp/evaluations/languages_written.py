@@ -41,7 +41,7 @@ class Guard:
     `natural_guard` measures the bounds on natural text. Those given here as defaults hold for
     99 % of pairs of news sentences in ten languages, and ask nothing of the loss.
 
-    >>> interp.Guard(min_bytes=40).max_repetition
+    >>> interp.evaluations.Guard(min_bytes=40).max_repetition
     0.25
     """
 
@@ -108,7 +108,7 @@ class Rate:
 class GeneratedLanguages(Saved):
     """In which languages texts are, and how good each of them is.
 
-    >>> interp.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
+    >>> interp.evaluations.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
     GeneratedLanguages(1 text: de 1; 1 good)
     """
 
@@ -226,7 +226,7 @@ def steering_score(control: float, quality: float) -> float:
     It is never above twice the smaller of the two. CLaS-Bench (2026) has a judge's rating of
     relevance for quality; a guard tells text from noise, and not whether it says anything true.
 
-    >>> round(interp.steering_score(control=0.9, quality=0.6), 3)
+    >>> round(interp.evaluations.steering_score(control=0.9, quality=0.6), 3)
     0.72
     """
     for name, value in {"control": control, "quality": quality}.items():
@@ -251,12 +251,12 @@ def language_rates(
 
     All languages compete, and none gets the benefit of the doubt, the ones asked for no more than
     others: broken text goes to whatever language it resembles most. Of natural text of 64 tokens,
-    99 % or more is recognised so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
+    99 % or more is recognized so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
     for all languages, or one for each; None: the defaults. With `ray`, actors measure the loss, on
     nodes that share `out`, where it is kept; whoever calls sees to it that the texts are the same.
 
     >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
-    >>> found = interp.language_rates(texts, ["de", "fr"])
+    >>> found = interp.evaluations.language_rates(texts, ["de", "fr"])
     >>> found.found, found.rate("de").value, found.rate("other").value
     (('de', 'en'), 0.5, 0.5)
     """
@@ -369,7 +369,7 @@ def natural_guard(
     begin where documents or sentences do. Several hundred of them make good bounds.
 
     >>> texts = {"de": [f"Im Jahr {year} war der Winter sehr kalt." for year in range(1900, 1930)]}
-    >>> interp.natural_guard(model, texts, progress=False)["de"].max_repetition
+    >>> interp.evaluations.natural_guard(model, texts, progress=False)["de"].max_repetition
     0.25
     """
     if not 0 < quantile <= 1:

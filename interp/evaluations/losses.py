@@ -38,13 +38,13 @@ from interp.text.corpora import Corpora
 class Losses(Saved):
     """How many nats text costs, by language and under several interventions.
 
-    >>> losses = interp.losses_under(model, text, {"nothing": None}, progress=False)
+    >>> losses = interp.evaluations.losses_under(model, text, {"nothing": None}, progress=False)
     >>> losses.tokens.sum(dim=0).tolist(), losses.perplexity.shape
     ([630, 630, 630], torch.Size([1, 3]))
     """
 
     kind = "Losses"
-    made_by = "interp.losses_under(model, corpora, interventions)"
+    made_by = "interp.evaluations.losses_under(model, corpora, interventions)"
 
     nats: Float64[Tensor, "shard off read"]
     """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
@@ -141,7 +141,7 @@ def losses_under(
     work; with `ray`, actors read, on nodes that share `out`.
 
     >>> edits = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
-    >>> losses = interp.losses_under(model, text, edits, progress=False)
+    >>> losses = interp.evaluations.losses_under(model, text, edits, progress=False)
     >>> losses.languages[losses.increase.value[1].argmax()]
     'de'
     """

@@ -1,10 +1,10 @@
 """Tasks in several languages: choose among options, or write the answer; right or wrong, per item.
 
-An option is as good as it is likely behind the prompt. Prompt and option are tokenised together, as
+An option is as good as it is likely behind the prompt. Prompt and option are tokenized together, as
 running text is, so that the tokens at the seam are those the model knows. An option's tokens are
 those behind the longest beginning that the prompt and all prompts with an option share: the prompt,
 but for a last token that some option merges with, which then counts for every option. Without
-normalisation the choice is therefore that of the likeliest whole text, wherever the seam lies.
+normalization the choice is therefore that of the likeliest whole text, wherever the seam lies.
 """
 
 import math
@@ -119,7 +119,7 @@ def choose(
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
     >>> under = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
-    >>> found = interp.choose(model, [days], under, progress=False)
+    >>> found = interp.evaluations.choose(model, [days], under, progress=False)
     >>> [(each.language, each.intervention) for each in found]
     [('de', 'nothing'), ('de', 'off')]
     """
@@ -156,7 +156,7 @@ def exact_match(
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (found,) = interp.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> (found,) = interp.evaluations.exact_match(model, [days], max_new_tokens=6, progress=False)
     >>> len(found.texts), found.accuracy().value.item() > 0.5
     (7, True)
     """

@@ -89,7 +89,7 @@ class DiagonalDominance:
 class PerplexityMatrix(Saved):
     """Language A's neurons off, language B read, beside as many random neurons.
 
-    >>> german, text_in_german = neurons.restrict(["de"]), text.subset(["de"])
+    >>> german, text_in_german = neurons.languages_only(["de"]), text.languages_only(["de"])
     >>> interp.perplexity_matrix(model, german, text_in_german, n_draws=1, progress=False)
     PerplexityMatrix(off: de; read: de; 1 random draw)
     """
@@ -324,7 +324,7 @@ def perplexity_matrix(
 
     >>> two = ["de", "zh"]
     >>> matrix = interp.perplexity_matrix(
-    ...     model, neurons.restrict(two), text.subset(two), n_draws=1, progress=False
+    ...     model, neurons.languages_only(two), text.languages_only(two), n_draws=1, progress=False
     ... )
     >>> matrix.diagonal().largest_in_row
     ('de', 'zh')

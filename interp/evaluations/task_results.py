@@ -25,13 +25,13 @@ class Choices(Saved):
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (found,) = interp.choose(model, [days], progress=False)
+    >>> (found,) = interp.evaluations.choose(model, [days], progress=False)
     >>> found.chosen.shape, found.accuracy().value.item() > found.chance
     (torch.Size([7]), True)
     """
 
     kind = "Choices"
-    made_by = "interp.choose(model, tasks)"
+    made_by = "interp.evaluations.choose(model, tasks)"
 
     log_likelihood: Float64[Tensor, "item option"]
     """Nats of the option's tokens behind the prompt; NaN: the item has no such option."""
@@ -123,13 +123,14 @@ class Written(Saved):
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> capitals = task.where(lambda item: "capital:serbia" in item.id)
-    >>> (found,) = interp.exact_match(model, [capitals], max_new_tokens=6, progress=False)
+    >>> settings = {"max_new_tokens": 6, "progress": False}
+    >>> (found,) = interp.evaluations.exact_match(model, [capitals], **settings)
     >>> found.ids[0], found.texts[0], found.answers[0]
     ('fact_completion/capital:serbia:belgrade', 'Belgrad.', 'Belgrad.')
     """
 
     kind = "Written"
-    made_by = "interp.exact_match(model, tasks)"
+    made_by = "interp.evaluations.exact_match(model, tasks)"
 
     correct: Bool[Tensor, " item"]
     """Whether it is the answer; see `is_answer`."""
@@ -195,7 +196,7 @@ def share_correct(
     return Estimate(found.value, found.standard_error, low, high, level)
 
 
-def compare(
+def compare_answers(
     one: Result, other: Result, generator: torch.Generator, level: float = 0.95
 ) -> Estimate:
     """Accuracy of one minus that of the other, on the same items: a paired bootstrap over groups.
@@ -204,8 +205,8 @@ def compare(
 
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> days = [task.where(lambda item: "day_after" in item.id) for task in tasks]
-    >>> english, german = interp.choose(model, days, progress=False)
-    >>> found = interp.compare(english, german, generator)
+    >>> english, german = interp.evaluations.choose(model, days, progress=False)
+    >>> found = interp.evaluations.compare_answers(english, german, generator)
     >>> (found.low <= 0 <= found.high).item()
     True
     """
@@ -227,8 +228,8 @@ def accuracy_table(results: Sequence[Result], level: float = 0.95) -> pd.DataFra
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> found = interp.choose(model, [days], progress=False)
-    >>> interp.accuracy_table(found)[["task", "language", "chance", "n"]]
+    >>> found = interp.evaluations.choose(model, [days], progress=False)
+    >>> interp.evaluations.accuracy_table(found)[["task", "language", "chance", "n"]]
                         task language    chance  n
     0  babel/fact_completion       de  0.166667  7
     """

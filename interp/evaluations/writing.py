@@ -87,7 +87,8 @@ def generate_texts(
     With `out`, every batch is kept there and the same call resumes; with `ray`, actors write the
     batches, on nodes that share `out`.
 
-    >>> written = interp.generate_texts(model, ["Der Zug"], n=2, max_new_tokens=8, progress=False)
+    >>> settings = {"max_new_tokens": 8, "progress": False}
+    >>> written = interp.evaluations.generate_texts(model, ["Der Zug"], n=2, **settings)
     >>> written["nothing"].prompts, written["nothing"].seeds
     (('Der Zug', 'Der Zug'), (0, 1))
     """
@@ -335,7 +336,7 @@ def translate(
     At most 128 new tokens, as Kojima et al. (2024); `settings` go to `generate_texts`.
 
     >>> late = ["It is late."]
-    >>> found = interp.translate(model, late, to="de", max_new_tokens=8, progress=False)
+    >>> found = interp.evaluations.translate(model, late, to="de", max_new_tokens=8, progress=False)
     >>> len(found["nothing"])
     1
     """
@@ -370,7 +371,8 @@ def translation_score(
     Chinese is cut into characters; Japanese and Korean into words by MeCab, which sacrebleu asks
     for by name where it is missing; the rest as in WMT (13a). Empty translations count.
 
-    >>> score = interp.translation_score(["Es ist sehr kalt."], ["Es ist sehr kalt."], "de")
+    >>> cold = ["Es ist sehr kalt."]
+    >>> score = interp.evaluations.translation_score(cold, cold, "de")
     >>> round(score.bleu), round(score.chrf)
     (100, 100)
     """

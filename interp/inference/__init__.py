@@ -1,1 +1,5 @@
 """How sure a number is: intervals, permutation tests, claims."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -31,7 +31,7 @@ class Claim:
 
     >>> about = ("The loss rises most in its own language.", "Tang et al. (2024)", "babel")
     >>> how = ("nats more than elsewhere", "python -m experiments.compare_methods")
-    >>> claim = interp.Claim("own-language", *about, *how, value=0.4, low=0.1, high=0.7)
+    >>> claim = interp.inference.Claim("own-language", *about, *how, value=0.4, low=0.1, high=0.7)
     >>> claim.verdict, claim.rule
     ('holds', 'holds if the whole interval is above 0')
     """
@@ -263,9 +263,9 @@ def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
     """A row for each claim, in their order.
 
     >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
-    >>> sure = interp.Claim("sure", *said, value=0.4, low=0.1, high=0.7)
-    >>> unsure = interp.Claim("unsure", *said, value=0.2, low=-0.1, high=0.5)
-    >>> interp.scoreboard([sure, unsure])["verdict"].tolist()
+    >>> sure = interp.inference.Claim("sure", *said, value=0.4, low=0.1, high=0.7)
+    >>> unsure = interp.inference.Claim("unsure", *said, value=0.2, low=-0.1, high=0.5)
+    >>> interp.inference.scoreboard([sure, unsure])["verdict"].tolist()
     ['holds', 'cannot tell']
     """
     rows = [asdict(claim) | {"verdict": claim.verdict, "rule": claim.rule} for claim in claims]
@@ -318,9 +318,9 @@ def save_claims(claims: Sequence[Claim], path: Path | str) -> None:
     """A file that people can read; verdicts are not stored, they follow from the numbers.
 
     >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
-    >>> claim = interp.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
-    >>> interp.save_claims([claim], folder / "claims.json")
-    >>> [each.verdict for each in interp.load_claims(folder / "claims.json")]
+    >>> claim = interp.inference.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
+    >>> interp.inference.save_claims([claim], folder / "claims.json")
+    >>> [each.verdict for each in interp.inference.load_claims(folder / "claims.json")]
     ['holds']
     """
     names = [claim.name for claim in claims]
@@ -338,9 +338,9 @@ def load_claims(path: Path | str) -> tuple[Claim, ...]:
     """Read what `save_claims` wrote.
 
     >>> said = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
-    >>> claim = interp.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
-    >>> interp.save_claims([claim], folder / "claims.json")
-    >>> interp.load_claims(folder / "claims.json")[0].value
+    >>> claim = interp.inference.Claim("rise", *said, value=0.4, low=0.1, high=0.7)
+    >>> interp.inference.save_claims([claim], folder / "claims.json")
+    >>> interp.inference.load_claims(folder / "claims.json")[0].value
     0.4
     """
     if not Path(path).is_file():

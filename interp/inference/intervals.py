@@ -125,7 +125,8 @@ def selection_frequency(
     Replicates share all but one shard, so this is no probability that a run on other text would
     select the neuron; for that see `interp.selections.agreement.predicted_agreement`.
 
-    >>> often = interp.selection_frequency(stats, lambda part: interp.select_by_entropy(part).mask)
+    >>> select = lambda part: interp.select_by_entropy(part).mask
+    >>> often = interp.inference.selection_frequency(stats, select)
     >>> often.shape, often.max().item()
     (torch.Size([3, 6, 2048]), 1.0)
     """

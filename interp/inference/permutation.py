@@ -1,4 +1,4 @@
-"""Could it be chance? Sign flips, relabelled distance matrices, and many tests at once."""
+"""Could it be chance? Sign flips, relabeled distance matrices, and many tests at once."""
 
 import itertools
 import math
@@ -77,7 +77,7 @@ def mantel_test(
 
     The statistic is Pearson's correlation of the entries above the diagonal; for rank correlation
     give ranks. Pairs with a language in common are no independent observations, which is why whole
-    languages are relabelled and no p-value of a correlation is used (Mantel, 1967). All relabelings
+    languages are relabeled and no p-value of a correlation is used (Mantel, 1967). All relabelings
     are tried if they are at most `n_permutations` + 1, that is up to 7 languages with 9999, and
     otherwise random ones. Three languages have 6, four have 24: look at `smallest_p`.
 

@@ -1,1 +1,5 @@
 """Change what neurons give, in a `with` block or for good."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

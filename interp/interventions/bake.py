@@ -117,8 +117,8 @@ def _refuse(model: NeuronModel, out: Path) -> None:
     config = model.bridge.original_model.config
     if getattr(config, "quantization_config", None) or model.dtype not in TOLERANCE:
         raise ValueError(
-            f"{model.name} is quantised, and a column of packed weights cannot be changed exactly: "
-            "bake the full-precision checkpoint, and quantise the result."
+            f"{model.name} is quantized, and a column of packed weights cannot be changed exactly: "
+            "bake the full-precision checkpoint, and quantize the result."
         )
     if model.offloaded:
         raise ValueError(

@@ -178,7 +178,7 @@ def sentence_medians(means: SentenceMeans, language: str) -> dict[Site, Values]:
     What Kojima et al. (2024) override units with. Of an even number of sentences, the mean of the
     middle two.
 
-    >>> interp.override(interp.sentence_medians(means, "de"))
+    >>> interp.override(interp.interventions.sentence_medians(means, "de"))
     Edit('override', factor 0, shift at pre)
     """
     if language not in means.languages:

@@ -81,7 +81,7 @@ def residual_means(
 ) -> ResidualMeans:
     """The means of all layers in one pass over the text.
 
-    >>> means = interp.residual_means(model, text, progress=False)
+    >>> means = interp.interventions.residual_means(model, text, progress=False)
     >>> means.mean.shape
     torch.Size([3, 6, 256])
     >>> units, edit = means.towards("de", layer=3)

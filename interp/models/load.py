@@ -129,7 +129,7 @@ def outline(
 
     It has layers, widths, sites and the refusals of `load`, but no tokenizer, and cannot be run.
 
-    >>> interp.outline("babel")
+    >>> interp.models.outline("babel")
     NeuronModel('babel': 6 layers of 2048 neurons)
     """
     config = _read_config(name, trust_remote_code=trust_remote_code)

@@ -235,7 +235,7 @@ class NeuronModel:
             return getattr(self.bridge.blocks[layer].mlp, name)
         except NotImplementedError:
             raise ValueError(
-                f"The weights of layer {layer} of {self.name} are quantised or offloaded and "
+                f"The weights of layer {layer} of {self.name} are quantized or offloaded and "
                 "cannot be read as numbers: its neurons can be watched and edited, but for this "
                 "load it in full precision, without offloading."
             ) from None
@@ -248,7 +248,7 @@ class NeuronModel:
         projection = getattr(getattr(mlp, "out", None), "original_component", None)
         if projection is not None and hasattr(
             projection, "in_features"
-        ):  # right even where quantised weights are packed
+        ):  # right even where quantized weights are packed
             return projection.in_features, projection.out_features
         weight = getattr(mlp, "W_out", None)
         return None if weight is None else tuple(weight.shape)

@@ -1,8 +1,8 @@
 """Figures for papers: one function per figure, a table in, Axes out.
 
 Every function takes the table as it stands in the CSV, one row per mark, and draws nothing that is
-not in it. Languages are labelled as the table names them, by code, English name or own name, and
-have their colour in each case: `with_names(table, "endonym")`. With an Axes of your own, your style
+not in it. Languages are labeled as the table names them, by code, English name or own name, and
+have their color in each case: `with_names(table, "endonym")`. With an Axes of your own, your style
 holds; without, a new figure as wide as one or two columns of a paper is made.
 """
 

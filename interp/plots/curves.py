@@ -31,7 +31,7 @@ CATEGORIES = {
     "partly shared": ("#56b4e9", "^"),
     "all shared": ("#0b3c6f", "D"),
 }
-"""Colour and marker of each category of sharing."""
+"""Color and marker of each category of sharing."""
 
 BASELINES: dict[str, dict[str, Any]] = {
     "independent": {"linestyle": "--", "linewidth": 0.9},

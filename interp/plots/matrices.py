@@ -218,7 +218,7 @@ def _by_layer(
 
 
 class _Paint:
-    """Colour of a number, and of the ink that can be read on it."""
+    """Color of a number, and of the ink that can be read on it."""
 
     def __init__(self, cmap: Colormap, norm: Normalize):
         self.cmap, self.norm = cmap.with_extremes(bad="#eeeeee"), norm
@@ -256,7 +256,7 @@ def _own(
 
 
 def _cells(ax: Axes, values: Float[np.ndarray, "row column"], left: float, paint: _Paint) -> Any:
-    """Squares of one colour each, as shapes and not as an image, which viewers would blur."""
+    """Squares of one color each, as shapes and not as an image, which viewers would blur."""
     n_rows, n_columns = values.shape
     return ax.pcolormesh(
         left - 0.5 + np.arange(n_columns + 1),
@@ -290,7 +290,7 @@ def _write(
 
 
 def _mark_negative(ax: Axes, values: Float[np.ndarray, "row column"], paint: _Paint) -> None:
-    """A dash in cells without a number that are clearly below zero: in grey both ends are dark."""
+    """A dash in cells without a number that are clearly below zero: in gray both ends are dark."""
     below = np.argwhere(values < -0.1 * np.nanmax(np.abs(values)))
     inks = np.array([paint.ink(float(values[row, column])) for row, column in below], dtype=str)
     for ink in ("white", "black"):

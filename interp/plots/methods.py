@@ -25,7 +25,7 @@ from interp.plots.style import (
 
 INK, GREY = "#0b3c6f", "#8a8a8a"
 COLOURS = ("#0b3c6f", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a67c00", "#5b5b5b")
-"""Of lines that are no languages; colour-blind readers can tell them apart."""
+"""Of lines that are no languages; color-blind readers can tell them apart."""
 
 _WIDTH, _GAP = 1.0, 0.2
 """Of a panel and of what is between two, in units of the horizontal axis."""
@@ -75,7 +75,7 @@ def stability_against_tokens(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
 
     From the stability.csv of experiments/compare_methods.py: columns method, tokens, jaccard, low,
     high, chance. Dotted: what chance gives to sets of those sizes. More than seven methods repeat
-    the colours, with other markers.
+    the colors, with other markers.
     """
     values = ("jaccard", "tokens", "low", "high", "chance")
     table = check(frame, "stability_against_tokens", ("method", "tokens"), values)

@@ -29,7 +29,7 @@ SMALL = 6.0
 """Points: numbers in cells and notes."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
-"""One for each language of a figure, in order; they tell lines apart where colours do not."""
+"""One for each language of a figure, in order; they tell lines apart where colors do not."""
 
 STYLE: dict[str, Any] = {
     "axes.labelsize": 8,
@@ -135,10 +135,10 @@ def in_order(column: Table) -> list[str]:
     return [str(each) for each in column.drop_duplicates()]
 
 
-def colour(label: str) -> str:
-    """The language's, by whichever of its names; grey for what is no language."""
+def color(label: str) -> str:
+    """The language's, by whichever of its names; gray for what is no language."""
     known = fonts.named(label)
-    return known.colour if known else "#777777"
+    return known.color if known else "#777777"
 
 
 def line(
@@ -180,18 +180,18 @@ def by_language(
     names = in_order(table[column])
     looks = zip(names, fonts.shown(names), itertools.cycle(MARKERS), strict=False)
     for place, (name, label, marker) in enumerate(looks):
-        look: dict[str, Any] = {"color": colour(name), "marker": marker, "label": label}
+        look: dict[str, Any] = {"color": color(name), "marker": marker, "label": label}
         look["markevery"] = (place % step, step)
         yield table[table[column] == name], (place - (len(names) - 1) / 2) / len(names), look
 
 
 def key(label: str, **look: Any) -> Line2D:
-    """A line of the legend that says what a kind of mark means, whatever its colour."""
+    """A line of the legend that says what a kind of mark means, whatever its color."""
     return Line2D([], [], label=label, **{"color": mpl.rcParams["text.color"]} | look)
 
 
 def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> None:
-    """Legends over the drawing, which they cannot cover: what is labelled, and below it the keys.
+    """Legends over the drawing, which they cannot cover: what is labeled, and below it the keys.
 
     As many columns as there is room for; the first begins so many points above the Axes. Without
     anything to tell there is no legend.

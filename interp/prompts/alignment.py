@@ -3,7 +3,7 @@
 Prompts of two languages rarely have the same number of tokens. What stands for what is said by
 their ends, by words, or by a text in each, such as the thing that both ask about:
 
-    align(model, Source("Die Hauptstadt von Frankreich ist", ("Frankreich",)),
+    align_prompts(model, PatchSource("Die Hauptstadt von Frankreich ist", ("Frankreich",)),
           "The capital of Italy is", ("Italy",))
 
 Texts are found among the tokens by decoding, so any tokenizer will do, and token ids as well.
@@ -29,12 +29,12 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
-class Source:
+class PatchSource:
     """A prompt whose activations are taken, and where its texts are.
 
-    >>> from interp.prompts.alignment import align
-    >>> source = interp.Source("Der Tag nach Montag ist", ("Montag",))
-    >>> align(model, source, "The day after Friday is", ("Friday",))
+    >>> from interp.prompts.alignment import align_prompts
+    >>> source = interp.prompts.PatchSource("Der Tag nach Montag ist", ("Montag",))
+    >>> align_prompts(model, source, "The day after Friday is", ("Friday",))
     (Span(name='Friday', source=(3,), target=(3,)),)
     """
 
@@ -59,15 +59,17 @@ class Span:
     """Positions in the target, rising."""
 
 
-def align(model: NeuronModel, source: Source | Prompt, target: Prompt, at: At) -> tuple[Span, ...]:
+def align_prompts(
+    model: NeuronModel, source: PatchSource | Prompt, target: Prompt, at: At
+) -> tuple[Span, ...]:
     """The spans that two prompts share.
 
     Where a span has n tokens in the source and m in the target, token i of m (from 1) takes its
     activations from token ⌈i · n / m⌉: the last from the last, and each from its own if n = m.
     Special tokens are in no word and no text; by number they count as others do.
     """
-    if not isinstance(source, Source):
-        source = Source(source)
+    if not isinstance(source, PatchSource):
+        source = PatchSource(source)
     theirs, ours = prompt_ids(model, source.prompt), prompt_ids(model, target)
     if at == "last":
         return (Span("last", (len(theirs) - 1,), (len(ours) - 1,)),)
@@ -98,7 +100,7 @@ def align(model: NeuronModel, source: Source | Prompt, target: Prompt, at: At) -
         if len(source.texts) != len(at) or not at:
             raise ValueError(
                 f"{len(at)} texts of the target are to be patched, and the source names "
-                f"{len(source.texts)}: give Source(prompt, texts) with one text for each."
+                f"{len(source.texts)}: give PatchSource(prompt, texts) with one text for each."
             )
         theirs_at = [(text, _find(model, theirs, text)) for text in source.texts]
         ours_at = [(text, _find(model, ours, text)) for text in at]

@@ -146,7 +146,7 @@ def integrated_gradients(
 
     `baseline` None is zero, every neuron off; another language's mean asks what makes the
     difference to that language. The path from zero is ill-conditioned where the MLP's output is
-    normalised before it joins the residual stream (Gemma 2 and 3): all changes close to zero. Then
+    normalized before it joins the residual stream (Gemma 2 and 3): all changes close to zero. Then
     a warning comes, `completeness_error` shows it, and a baseline other than zero helps.
 
     The model's dtype carries the gradients: 16 bits round them to two or three digits, tiny
@@ -310,7 +310,8 @@ def gradient_times_activation(
     at the end of the path from zero. 16 bits round it, as they do there.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> guess = interp.gradient_times_activation(exact, "Seven minus one is", (" six", " five"))
+    >>> prompt, targets = "Seven minus one is", (" six", " five")
+    >>> guess = interp.prompts.gradient_times_activation(exact, prompt, targets)
     >>> guess.shape
     torch.Size([6, 2048])
     """
@@ -345,7 +346,7 @@ def ablation_effect(
     A neuron costs as much as one token of text; `top_neurons` picks those worth it.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> effect = interp.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
+    >>> effect = interp.prompts.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
     >>> effect.isnan().equal(~neurons["en"])
     True
     """
@@ -369,7 +370,7 @@ def _ablated(
         for chosen in neurons.cpu().nonzero().split(max(1, at_once)):
             layers, places = chosen.unbind(dim=1)
             edits: dict[tuple[Kind, int], Edit] = {
-                ("post", layer): _switch_off(layers == layer, places)
+                ("post", layer): _ablate(layers == layer, places)
                 for layer in layers.unique().tolist()
             }
             for variants, logits in ending.run(len(chosen), edits, at_once):
@@ -378,7 +379,7 @@ def _ablated(
     return effect
 
 
-def _switch_off(mine: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
+def _ablate(mine: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
     """Each variant that is `mine` has one neuron at zero."""
 
     def edit(values: Tensor, variants: Tensor) -> Tensor:
@@ -411,9 +412,9 @@ def contribution_score(
     """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
 
     The contribution score of Wang et al. (2024); it knows no target. Where the MLP's output is
-    normalised before it is added (Gemma 2 and 3), it is the length before that.
+    normalized before it is added (Gemma 2 and 3), it is the length before that.
 
-    >>> moved = interp.contribution_score(model, moments.output_mean)  # in each language
+    >>> moved = interp.prompts.contribution_score(model, moments.output_mean)  # in each language
     >>> moved.shape, bool((moved >= 0).all())
     (torch.Size([3, 6, 2048]), True)
     """
@@ -434,7 +435,7 @@ def effective_score(
     between prompt and answer, in all languages but Chinese; here the target says it itself.
 
     >>> english = moments.output_mean[moments.languages.index("en")]
-    >>> interp.effective_score(model, english, target=17).shape
+    >>> interp.prompts.effective_score(model, english, target=17).shape
     torch.Size([6, 2048])
     """
     _same_shape("Activations", activations, model)

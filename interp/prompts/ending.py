@@ -74,7 +74,7 @@ class Ending:
     Making one costs a forward pass over the prompt. Hooks of the caller that are active then must
     be active later on too; one that treats positions differently needs strategy="whole".
 
-    >>> ending = interp.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
+    >>> ending = interp.prompts.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
     >>> def off(values, variants):
     ...     return values * 0
     >>> for variants, logits in ending.run(2, {("post", 3): off}):

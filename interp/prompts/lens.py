@@ -40,7 +40,8 @@ _ROWS = 256  # states that one pass turns into logits
 class Question(NamedTuple):
     """A prompt, and how its answer is said in each language.
 
-    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> answers = {"en": "Tuesday", "de": "Dienstag"}
+    >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
     >>> interp.logit_lens(model, [question]).languages
     ('en', 'de')
     """
@@ -113,7 +114,8 @@ def _byte_letters() -> dict[str, int]:
 class Lens(Saved):
     """What every layer would say at the last token of each prompt.
 
-    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> answers = {"en": "Tuesday", "de": "Dienstag"}
+    >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
     >>> lens = interp.logit_lens(model, [question], n_top=3)
     >>> lens.probability.shape, lens.top.shape
     (torch.Size([1, 6, 2]), torch.Size([1, 6, 3]))
@@ -186,7 +188,8 @@ def logit_lens(
 
     Costs a forward pass of the prompts, and one of as many tokens as there are prompts and layers.
 
-    >>> question = interp.Question("Der Tag nach Montag ist", {"en": "Tuesday", "de": "Dienstag"})
+    >>> answers = {"en": "Tuesday", "de": "Dienstag"}
+    >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
     >>> lens = interp.logit_lens(model, [question])
     >>> lens.languages[lens.probability[0, -1].argmax()]
     'de'

@@ -11,7 +11,7 @@ four answers, A and B in either language.
     result.probability, result.to_frame()
 
 One source prompt and its controls, several parts, layers and places are asked about together. The
-prompt is cut where the first of a few neighbouring places begins, and all that is before it and
+prompt is cut where the first of a few neighboring places begins, and all that is before it and
 below the first layer is computed once (`interp.prompts.ending`).
 """
 
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.alignment import At, Source, Span, align, is_prompt, prompt_ids
+from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt, prompt_ids
 from interp.prompts.attribution import Prompt, target_ids
 from interp.prompts.sweep import (
     PLACES,
@@ -49,7 +49,7 @@ Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
 """What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
 its own: a place, neurons of the MLP, or units of several places."""
 
-Sources = Source | Prompt | Sequence[Source | Prompt]
+Sources = PatchSource | Prompt | Sequence[PatchSource | Prompt]
 """One prompt, or several whose activations are averaged."""
 
 Answer = int | str | Sequence[int]
@@ -255,7 +255,7 @@ def heads(model: NeuronModel) -> dict[str, Units]:
     """Each attention head as a part to patch, "head 0" and so on: what it alone gives.
 
     >>> hooked = interp.load("babel", attention="hooked")
-    >>> list(interp.heads(hooked))
+    >>> list(interp.prompts.heads(hooked))
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
@@ -283,7 +283,7 @@ class _Recorded:
 
 def _record(
     model: NeuronModel,
-    sources: Mapping[str, Sequence[Source | Prompt]],
+    sources: Mapping[str, Sequence[PatchSource | Prompt]],
     target: Prompt,
     at: At,
     units: Mapping[str, Units],
@@ -296,7 +296,7 @@ def _record(
     ]
     # Before anything is run: all of them must meet the target.
     every = [source for some in sources.values() for source in some]
-    aligned = [align(model, source, target, at) for source in every]
+    aligned = [align_prompts(model, source, target, at) for source in every]
     spans = aligned[0]
     prompts = [prompt_ids(model, _prompt(source)) for source in every]
     where = [[span.source for span in spans] for spans in aligned]
@@ -367,8 +367,8 @@ def _mean(several: Sequence[Values]) -> Values:
     return mean
 
 
-def _prompt(source: Source | Prompt) -> Prompt:
-    return source.prompt if isinstance(source, Source) else source
+def _prompt(source: PatchSource | Prompt) -> Prompt:
+    return source.prompt if isinstance(source, PatchSource) else source
 
 
 def _listed(name: str, given: object) -> list[Any]:
@@ -379,19 +379,19 @@ def _listed(name: str, given: object) -> list[Any]:
         return list(given)
     raise ValueError(
         f"The source {name!r} is {_type_of(given)}: give text, the token ids of one prompt "
-        "(integers, or a tensor of them with one axis), a Source, or a sequence of those."
+        "(integers, or a tensor of them with one axis), a PatchSource, or a sequence of those."
     )
 
 
 def _is_source(given: object) -> bool:
-    return is_prompt(given.prompt if isinstance(given, Source) else given)
+    return is_prompt(given.prompt if isinstance(given, PatchSource) else given)
 
 
 def _type_of(given: object) -> str:
     if isinstance(given, Tensor):
         return f"a tensor of {given.dtype} and shape {list(given.shape)}"
-    if isinstance(given, Source):
-        return f"a Source of {_type_of(given.prompt)}"
+    if isinstance(given, PatchSource):
+        return f"a PatchSource of {_type_of(given.prompt)}"
     if isinstance(given, Sequence) and not given:
         return "empty"
     return f"of type {type(given).__name__}"

@@ -170,7 +170,7 @@ KINDS = (
         ("patch.csv",),
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
-        "Change of each answer's log-probability in nats, by layer; without colour: no change.",
+        "Change of each answer's log-probability in nats, by layer; without color: no change.",
         result=PatchingResult.kind,
     ),
     TableKind(
@@ -182,7 +182,7 @@ KINDS = (
         ("row", "layer", "moved", "low", "high"),
         plots.moved_by_layer,
         "Share of the concept and of the language that comes over from the source, by layer, "
-        "with half of the 95 % interval; without colour: nothing.",
+        "with half of the 95 % interval; without color: nothing.",
     ),
     TableKind(
         "Which method is best?",

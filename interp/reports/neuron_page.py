@@ -280,7 +280,7 @@ def _effects(
 
 def _language(code: str, tokens: int) -> dict[str, Any]:
     known = language(code)
-    names = {"name": known.name, "endonym": known.endonym, "colour": known.colour}
+    names = {"name": known.name, "endonym": known.endonym, "color": known.color}
     # Not left to the first letter: a context may begin with a foreign name.
     direction = "rtl" if known.script in _RIGHT_TO_LEFT else "ltr"
     return {"code": code, "tokens": tokens, "direction": direction, **names}

@@ -18,10 +18,10 @@ function make(tag, settings = {}, ...children) {
   return node;
 }
 
-/* A node in the colour of a language. */
+/* A node in the color of a language. */
 function inColour(code, tag, settings = {}, ...children) {
   const language = page.index.languages[code];
-  const style = { ...settings.style, "--colour": language.colour };
+  const style = { ...settings.style, "--color": language.color };
   return make(tag, { ...settings, "data-language": language.code, style }, ...children);
 }
 

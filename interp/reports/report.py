@@ -42,8 +42,8 @@ class Picture:
     """A figure of a report, and the numbers that it was drawn from.
 
     >>> table = interp.plots.layer_profile_table(neurons)
-    >>> picture = interp.Picture(interp.plots.layer_profile, "Neurons per layer.", table)
-    >>> section = interp.Section("Where are they?", pictures=(picture,))
+    >>> picture = interp.reports.Picture(interp.plots.layer_profile, "Neurons per layer.", table)
+    >>> section = interp.reports.Section("Where are they?", pictures=(picture,))
     >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
     'report.html'
     """
@@ -64,7 +64,7 @@ class Section:
     """One question of a report, and what came out.
 
     >>> table = interp.plots.overlap_table(neurons)
-    >>> section = interp.Section("How much is shared?", tables={"Neurons in common": table})
+    >>> section = interp.reports.Section("How much is shared?", tables={"Neurons in common": table})
     >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
     'report.html'
     """
@@ -100,7 +100,8 @@ def write_report(
     report itself was made: `origin`, by default `artifacts.provenance()`. Equal input gives an
     equal file, so the date is the caller's to give.
 
-    >>> section = interp.Section("How many?", f"Neurons of each language: {neurons.counts()}.")
+    >>> text = f"Neurons of each language: {neurons.counts()}."
+    >>> section = interp.reports.Section("How many?", text)
     >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
     'report.html'
     """

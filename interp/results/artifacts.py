@@ -1,7 +1,7 @@
 """Results on disk: one safetensors file each, written whole or not at all, with its provenance.
 
 A file is what the safetensors library reads: eight bytes of header length, a JSON header, tensor
-data. The header's metadata say what the file holds, how its axes are labelled and where it comes
+data. The header's metadata say what the file holds, how its axes are labeled and where it comes
 from, and begin with a checksum of every other byte. Equal results are equal files, byte for byte:
 no time, no host, and keys in a fixed order (the library's own writer leaves that order open, and
 needs a second copy of the data in memory).

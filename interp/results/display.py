@@ -53,6 +53,6 @@ def _cell(cell: str | Shaded) -> str:
     text, strength = cell if isinstance(cell, Shaded) else (cell, 0.0)
     ground = ""
     if abs(strength) > 0:  # half through, so that words are read on it in a dark notebook too
-        colour = _ORANGE if strength > 0 else _BLUE
-        ground = f' style="background:rgba({colour}, {min(abs(strength), 1.0) / 2:.2f})"'
+        color = _ORANGE if strength > 0 else _BLUE
+        ground = f' style="background:rgba({color}, {min(abs(strength), 1.0) / 2:.2f})"'
     return f"<td{ground}>{html.escape(text)}</td>"

@@ -31,7 +31,7 @@ Care = Literal["report", "drop", "off"]
 
 # ---------------------------------------------------------------- neurons
 
-Source = Literal["gate", "output"]
+FiresBy = Literal["gate", "output"]
 """By what a neuron fires on a prompt. "gate": its pre-activation, whose sign says whether it is
 open. "output": what it hands on, act(gate), times the linear branch where there is one; there the
 sign of the linear branch decides too. Without one both have the same sign."""

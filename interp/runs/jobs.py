@@ -72,7 +72,7 @@ def hired(model: NeuronModel, ray: Ray | Crew | None) -> Iterator[Crew | None]:
         if ray.holds != model.identity:
             raise ValueError(
                 f"The actors of this crew hold another model than {model.name}: hire a crew for "
-                "it, with interp.crew_of(model, ray)."
+                "it, with interp.runs.crew_of(model, ray)."
             )
         yield ray
     else:
@@ -83,7 +83,7 @@ def hired(model: NeuronModel, ray: Ray | Crew | None) -> Iterator[Crew | None]:
 def crew_of(model: NeuronModel, ray: Ray | None = None) -> Crew:
     """Actors that open this model once, for several long loops; used in a `with` block.
 
-    >>> crew = interp.crew_of(model, interp.Ray("auto", num_gpus=0.5))
+    >>> crew = interp.runs.crew_of(model, interp.runs.Ray("auto", num_gpus=0.5))
     >>> with crew:  # doctest: +SKIP
     ...     interp.collect(model, text, "counts", ray=crew)
     ...     interp.perplexity_matrix(model, neurons, text, out="matrix", ray=crew)

@@ -33,7 +33,7 @@ _TICK = 1.0
 class Ray:
     """Where the actors of a run live, and what each of them gets.
 
-    >>> where = interp.Ray(actors=4, num_gpus=0.5)  # for `interp.collect(..., ray=where)`
+    >>> where = interp.runs.Ray(actors=4, num_gpus=0.5)  # for `interp.collect(..., ray=where)`
     >>> where.address is None, where.num_cpus  # two GPUs of this machine, or of its cluster
     (True, 1.0)
     """

@@ -1,1 +1,5 @@
 """Numbers in, scores out: LAPE, average precision, sharing, baselines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

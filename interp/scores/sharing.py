@@ -25,7 +25,7 @@ from interp.inference.intervals import Estimate, mean_over_examples
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
-from interp.results.words import Source
+from interp.results.words import FiresBy
 
 
 class Sharing(IntEnum):
@@ -147,7 +147,7 @@ class SharingProfile(Saved):
     d_mlp: int
     """Neurons per layer."""
 
-    source: Source = "gate"
+    source: FiresBy = "gate"
     """By what neurons fire."""
 
     threshold: float = 0.0

@@ -20,7 +20,7 @@ from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
-from interp.results.words import Kind, Source
+from interp.results.words import FiresBy, Kind
 from interp.scores.sharing import (
     CATEGORIES,
     Sharing,
@@ -39,7 +39,7 @@ def kept_over_tokens(fires: Sequence[Bool[Tensor, " _pos *unit"]]) -> Float64[Te
 
     >>> en = torch.tensor([[True], [False], [True], [True]])  # four tokens, one unit
     >>> de = torch.tensor([[True], [True]])
-    >>> interp.kept_over_tokens([en, de]).tolist()
+    >>> interp.scores.kept_over_tokens([en, de]).tolist()
     [0.75]
     """
     last = sharing_categories(torch.stack([each[-1] for each in fires]))
@@ -61,8 +61,8 @@ class TokenSharing:
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
-    >>> rows = interp.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
-    >>> found = interp.sharing_over_tokens(exact, rows)
+    >>> rows = interp.text.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
+    >>> found = interp.scores.sharing_over_tokens(exact, rows)
     >>> found.count.sum(-1).tolist()
     [[2048, 2048, 2048, 2048, 2048, 2048]]
     """
@@ -142,7 +142,7 @@ def sharing_over_tokens(
     model: NeuronModel,
     corpora: Corpora,
     *,
-    source: Source = "gate",
+    source: FiresBy = "gate",
     threshold: float = 0.0,
     clusters: Int64[Tensor, " prompt"] | None = None,
     tokens_per_batch: int = 4096,
@@ -155,8 +155,8 @@ def sharing_over_tokens(
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> lists = {"en": ["One is", "Two is"], "de": ["Eins ist", "Zwei ist"]}
-    >>> rows = interp.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
-    >>> list(interp.sharing_over_tokens(exact, rows).to_frame())
+    >>> rows = interp.text.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
+    >>> list(interp.scores.sharing_over_tokens(exact, rows).to_frame())
     ['layer', 'category', 'share', 'keeps', 'low', 'high', 'by_chance', 'never_fires', ...]
     """
     if corpora.packed:

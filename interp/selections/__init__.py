@@ -1,1 +1,5 @@
 """Scores in, sets of neurons out: algebra, files, stability."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -32,7 +32,7 @@ def half_selections(
     half = stats.n_shards // 2
     for _ in range(splits):
         order = torch.randperm(stats.n_shards, generator=generator).tolist()
-        yield select(stats.subset(order[:half])), select(stats.subset(order[-half:]))
+        yield select(stats.shards(order[:half])), select(stats.shards(order[-half:]))
 
 
 def predicted_agreement(
@@ -56,7 +56,7 @@ def predicted_agreement(
     knows nothing of text of another kind, on which runs agree far less. A language without
     neurons in both halves of a split is left out of its average. One: the halves agree wholly.
 
-    >>> round(interp.predicted_agreement(stats, interp.select_by_entropy, generator), 1)
+    >>> round(interp.selections.predicted_agreement(stats, interp.select_by_entropy, generator), 1)
     0.6
     """
     dices = []
@@ -75,7 +75,7 @@ def text_for_agreement(agreement: float, wanted: float = 0.95) -> float:
     (see `predicted_agreement`), so the text must grow by the square of the ratio. One: it is
     enough as it is. Below one: less would have been enough. Zero: they agree wholly already.
 
-    >>> round(interp.text_for_agreement(0.8, wanted=0.95), 1)
+    >>> round(interp.selections.text_for_agreement(0.8, wanted=0.95), 1)
     18.8
     """
     if not (0 <= agreement <= 1 and 0 < wanted < 1):
@@ -94,7 +94,7 @@ def until_stable(
     It asks `predicted_agreement` of the selection by entropy, from four shards on; equal statistics
     get equal answers.
 
-    >>> rule = interp.until_stable(jaccard=0.1)
+    >>> rule = interp.selections.until_stable(jaccard=0.1)
     >>> run = interp.collect(model, text, stop_when=rule, progress=False)
     >>> run.firing.n_shards, run.status().stopped_after
     (4, 4)

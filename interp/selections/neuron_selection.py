@@ -157,7 +157,7 @@ class NeuronSelection:
             )
         return NeuronSelection(torch.stack(parts).any(dim=0), self.languages)
 
-    def restrict(self, languages: Sequence[str]) -> "NeuronSelection":
+    def languages_only(self, languages: Sequence[str]) -> "NeuronSelection":
         """Some of the languages, in the order given."""
         rows = [self._index(language) for language in languages]
         return replace(self, mask=self.mask[rows], languages=tuple(languages))
@@ -348,7 +348,7 @@ def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " l
     Zero: on none. One: on all. NaN: neither has a neuron for the language.
 
     >>> control = neurons.random_like(generator, exclude=neurons.union())
-    >>> interp.jaccard_between(neurons, control).tolist()
+    >>> interp.selections.jaccard_between(neurons, control).tolist()
     [0.0, 0.0, 0.0]
     """
     both, either = (list(each.counts().values()) for each in (a & b, a | b))

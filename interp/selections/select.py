@@ -57,7 +57,7 @@ def select_by_value_entropy(
     >>> chosen = interp.select_by_value_entropy(moments, fraction=0.03)
     >>> int(chosen.union().sum())
     369
-    >>> interp.jaccard_between(chosen, neurons).shape
+    >>> interp.selections.jaccard_between(chosen, neurons).shape
     torch.Size([3])
     """
     mean = moments.gate_mean.clamp_min(0)

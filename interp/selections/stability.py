@@ -2,8 +2,8 @@
 
 One measure throughout: the Jaccard of two selections, language by language, beside what chance
 gives to sets of those sizes and the most that those sizes allow. What another run on as much other
-text would share is `interp.predicted_agreement`; which neurons come and go with single shards is
-`interp.selection_frequency`.
+text would share is `interp.selections.predicted_agreement`; which neurons come and go with single
+shards is `interp.inference.selection_frequency`.
 """
 
 import math
@@ -37,7 +37,7 @@ _NEGLIGIBLE = 1e-16
 class Stability:
     """A selection beside others that could have been made in its place.
 
-    >>> found = interp.measure_stability(stats, interp.select_by_entropy, generator)
+    >>> found = interp.selections.measure_stability(stats, interp.select_by_entropy, generator)
     >>> found.changes
     ('half of the text', 'one shard left out', 'without en', 'without de', 'without zh')
     >>> list(found.to_frame())
@@ -94,8 +94,10 @@ def measure_stability(
     `changes` are other ways to select, such as `entropy_settings()`; without any, each language is
     left out (`without_languages`). Costs 1 + n_changes selections per shard, and two per split.
 
-    >>> ways = interp.entropy_settings(fractions=(0.02, 0.05), busy_quantiles=())
-    >>> found = interp.measure_stability(stats, interp.select_by_entropy, generator, changes=ways)
+    >>> ways = interp.selections.entropy_settings(fractions=(0.02, 0.05), busy_quantiles=())
+    >>> found = interp.selections.measure_stability(
+    ...     stats, interp.select_by_entropy, generator, changes=ways
+    ... )
     >>> found.changes
     ('half of the text', 'one shard left out', 'fraction 0.02', 'fraction 0.05')
     """
@@ -188,8 +190,8 @@ def across_runs(
     others are NaN. The jackknife leaves out a shard of either run: errors of two texts add up as
     squares, and t has the degrees of freedom of the run with fewer shards.
 
-    >>> one, other = stats.subset([0, 1]), stats.subset([2, 3, 4])
-    >>> found = interp.across_runs(one, {"other text": other}, interp.select_by_entropy)
+    >>> one, other = stats.shards([0, 1]), stats.shards([2, 3, 4])
+    >>> found = interp.selections.across_runs(one, {"other text": other}, interp.select_by_entropy)
     >>> found.changes, found.jaccard.shape
     (('other text',), torch.Size([1, 3]))
     """
@@ -239,7 +241,8 @@ def entropy_settings(
 ) -> dict[str, Select]:
     """Selections by entropy with one of the two settings changed and the other as it is.
 
-    >>> ways = interp.entropy_settings(fractions=(0.01, 0.02), busy_quantiles=(0.9, 0.95))
+    >>> fractions, quantiles = (0.01, 0.02), (0.9, 0.95)
+    >>> ways = interp.selections.entropy_settings(fractions=fractions, busy_quantiles=quantiles)
     >>> list(ways)
     ['fraction 0.02', 'busy quantile 0.9']
     >>> int(ways["fraction 0.02"](stats).union().sum())
@@ -266,7 +269,7 @@ def without_languages(
     Read the other way, a line says what changes for the others once those languages are added.
     Two must stay: an entropy over one language is zero for every neuron.
 
-    >>> ways = interp.without_languages(interp.select_by_entropy, stats.languages)
+    >>> ways = interp.selections.without_languages(interp.select_by_entropy, stats.languages)
     >>> list(ways)
     ['without en', 'without de', 'without zh']
     >>> ways["without de"](stats).languages
@@ -296,7 +299,7 @@ def chance_jaccard(a: NeuronSelection, b: NeuronSelection, level: float = 0.95) 
 
     >>> two_of_four = torch.tensor([[[True, True, False, False]]])
     >>> one = interp.NeuronSelection(two_of_four, ("en",))
-    >>> interp.chance_jaccard(one, one).value
+    >>> interp.selections.chance_jaccard(one, one).value
     tensor([0.3889], dtype=torch.float64)
     """
     if not 0 < level < 1:
@@ -384,7 +387,7 @@ def _on_common(
     common = [code for code in mine.languages if code in other.languages]
     found = torch.full((len(mine.languages),), math.nan, dtype=torch.float64)
     rows = [mine.languages.index(code) for code in common]
-    found[rows] = measure(mine.restrict(common), other.restrict(common)).double()
+    found[rows] = measure(mine.languages_only(common), other.languages_only(common)).double()
     return found
 
 
@@ -397,4 +400,4 @@ def _of_languages(
 
 def _only(stats: FiringStats, languages: tuple[str, ...]) -> FiringStats:
     """The counts of some languages."""
-    return stats if languages == stats.languages else stats.restrict(languages)
+    return stats if languages == stats.languages else stats.languages_only(languages)

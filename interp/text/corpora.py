@@ -74,7 +74,7 @@ class Corpora:
 
     >>> text
     Corpora(en 10, de 10, zh 10 rows of up to 64 tokens, in 5 shards)
-    >>> text.subset(["zh"]).tokens()
+    >>> text.languages_only(["zh"]).tokens()
     {'zh': 640}
     """
 
@@ -141,7 +141,7 @@ class Corpora:
             code: int(self.keep(rows.ids, rows.length).sum()) for code, rows in self.rows.items()
         }
 
-    def subset(self, languages: Sequence[str]) -> "Corpora":
+    def languages_only(self, languages: Sequence[str]) -> "Corpora":
         """The same rows for some of the languages, in the order asked for."""
         codes = check_languages(languages)
         if missing := [code for code in codes if code not in self.rows]:

@@ -28,7 +28,7 @@ def listed_distances(languages: Sequence[str]) -> Float64[Tensor, "language lang
     for want of a table: all families are equally far from each other, and Japanese, which uses
     characters of Chinese among its own, is as far from Chinese as from English.
 
-    >>> interp.listed_distances(["en", "de", "zh"]).tolist()
+    >>> interp.text.listed_distances(["en", "de", "zh"]).tolist()
     [[0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [3.0, 3.0, 0.0]]
     """
     rows = [LANGUAGES[code] for code in check_languages(languages)]
@@ -57,7 +57,7 @@ def read_distances(
 
     >>> table = folder / "distances.csv"
     >>> _ = table.write_text("lang1,lang2,syntactic\\nde,en,0.42\\n")
-    >>> interp.read_distances(table, ["en", "de"]).tolist()
+    >>> interp.text.read_distances(table, ["en", "de"]).tolist()
     [[0.0, 0.42], [0.42, 0.0]]
     """
     if not Path(path).is_file():

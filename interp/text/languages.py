@@ -1,4 +1,4 @@
-"""The languages: code, name, script, family and colour; the same everywhere."""
+"""The languages: code, name, script, family and color; the same everywhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Language:
     family: str
     """Language family; Indo-European is so large that its branches (Germanic, ...) stand for it."""
 
-    colour: str
-    """Hex, the same in every figure, dark enough to read on white, in grey too."""
+    color: str
+    """Hex, the same in every figure, dark enough to read on white, in gray too."""
 
 
-# Colours: the first eight follow the colour-blind-safe set of Okabe and Ito, two of its pale ones
+# Colors: the first eight follow the color-blind-safe set of Okabe and Ito, two of its pale ones
 # changed for indigo and wine. Each of the rest is the one farthest from all before it, as seen with
-# full vision and with each of the three kinds of colour blindness. With more than about ten
+# full vision and with each of the three kinds of color blindness. With more than about ten
 # languages in one figure no palette is enough: the label has to say it.
 _ROWS = (
     Language("en", "English", "English", "Latin", "Germanic", "#0072b2"),
@@ -210,9 +210,9 @@ def naming_prompt(code: str, words: Literal["own", "english"] = "own") -> str:
     "own": in that language, which shows it as well as names it. "english": in English, for any
     language known here.
 
-    >>> print(interp.naming_prompt("de"))
+    >>> print(interp.text.naming_prompt("de"))
     Hier steht ein Text auf Deutsch:
-    >>> print(interp.naming_prompt("sv", words="english"))
+    >>> print(interp.text.naming_prompt("sv", words="english"))
     Here is a text in Swedish:
     """
     name = language(code).name

@@ -12,7 +12,7 @@ from interp.text.corpora import Corpora, Rows, TextModel
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
 from interp.text.sampling import Dealer, Reader, Shard, Text, check_choice, digest
-from interp.text.sources import Cut, Prompts, Source
+from interp.text.sources import Cut, Prompts, TextSource
 
 # How much text is held for a budget of tokens, at first: most tokenizers need less than this for a
 # token. Where it was too little, the source is read again with four times as much.
@@ -20,7 +20,7 @@ _BYTES_PER_TOKEN = 12
 
 
 def read_corpora(
-    source: Source,
+    source: TextSource,
     languages: Sequence[str],
     model: TextModel,
     *,
@@ -81,7 +81,7 @@ def read_corpora(
 
 
 def read_sentences(
-    source: Source,
+    source: TextSource,
     languages: Sequence[str],
     model: TextModel,
     *,
@@ -143,7 +143,7 @@ def prompt_rows(
 
     >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
     >>> prompts = interp.read_prompts(lists, ["en", "de"])
-    >>> interp.prompt_rows(prompts, model).tokens()
+    >>> interp.text.prompt_rows(prompts, model).tokens()
     {'en': 5, 'de': 5}
     """
     _at_least(1, n_shards=n_shards)

@@ -16,7 +16,7 @@ import numpy as np
 
 from interp.results.words import Care, Split
 from interp.text.language_id import Hygiene, drop_foreign
-from interp.text.sources import Cut, Document, Source, place, read_documents
+from interp.text.sources import Cut, Document, TextSource, place, read_documents
 
 _BATCH = 256  # documents that are looked at together
 
@@ -29,7 +29,7 @@ _SAMPLE = 20_000
 class Reader:
     """Which documents of a source are wanted, and in which order."""
 
-    source: Source
+    source: TextSource
 
     cut: Cut
     """What is one document of a text file."""
@@ -136,7 +136,7 @@ def digest(text: str, key: bytes) -> bytes:
 
 
 class Text(NamedTuple):
-    """One document, tokenised."""
+    """One document, tokenized."""
 
     size: int
     """UTF-8 bytes."""

@@ -24,7 +24,8 @@ _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 class HubDataset:
     """A dataset of the Hugging Face hub (or a local folder in its layout), read as a stream.
 
-    >>> wikipedia = interp.HubDataset("wikimedia/wikipedia", {"fr": "20231101.fr"}, rows=10_000)
+    >>> configs = {"fr": "20231101.fr"}
+    >>> wikipedia = interp.text.HubDataset("wikimedia/wikipedia", configs, rows=10_000)
     >>> wikipedia.configs["fr"]  # read_corpora(wikipedia, ["fr"], model) streams it
     '20231101.fr'
     """
@@ -48,7 +49,7 @@ class HubDataset:
     """Read this many rows of each language, from the start; None reads (and downloads) them all."""
 
 
-Source = str | Path | HubDataset | Mapping[str, Sequence[str]]
+TextSource = str | Path | HubDataset | Mapping[str, Sequence[str]]
 """`babel`, a folder of <language>.txt[.gz] or .jsonl[.gz], a hub dataset, or lists of documents."""
 
 
@@ -62,7 +63,7 @@ class Document(NamedTuple):
     """Where it was found, such as `de.txt:118`."""
 
 
-def read_documents(source: Source, language: str, cut: Cut = "line") -> Iterator[Document]:
+def read_documents(source: TextSource, language: str, cut: Cut = "line") -> Iterator[Document]:
     """The documents of one language, in the order of the source, read as they are asked for.
 
     `cut` is about text files. A row of JSON lines or of a dataset is one document, and so is an
@@ -74,7 +75,7 @@ def read_documents(source: Source, language: str, cut: Cut = "line") -> Iterator
             yield Document(normal, origin)
 
 
-def place(source: Source, language: str) -> str:
+def place(source: TextSource, language: str) -> str:
     """Where a language's text is looked for, in words for messages."""
     if isinstance(source, Mapping):
         return f"the list of {language}"
@@ -149,7 +150,7 @@ def _natural(id: str) -> list[tuple[int, str]]:
     ] + [(-2, id)]
 
 
-def _identified(source: Source, language: str, field: str) -> dict[str, str]:
+def _identified(source: TextSource, language: str, field: str) -> dict[str, str]:
     """Prompt id → text, in one language."""
     texts: dict[str, str] = {}
     for id, text, origin in _rows_with_ids(source, language, field):
@@ -161,7 +162,7 @@ def _identified(source: Source, language: str, field: str) -> dict[str, str]:
     return texts
 
 
-def _rows_with_ids(source: Source, language: str, field: str) -> Iterator[tuple[str, str, str]]:
+def _rows_with_ids(source: TextSource, language: str, field: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(source, Mapping):
         for number, (text, origin) in enumerate(_listed(source, language), start=1):
             yield str(number), text, origin
@@ -179,7 +180,7 @@ def _rows_with_ids(source: Source, language: str, field: str) -> Iterator[tuple[
         yield str(row["id"]), _text_of(row, field, origin), origin
 
 
-def _pieces(source: Source, language: str, cut: Cut) -> Iterator[tuple[str, str]]:
+def _pieces(source: TextSource, language: str, cut: Cut) -> Iterator[tuple[str, str]]:
     if isinstance(source, Mapping):
         return _listed(source, language)
     if isinstance(source, HubDataset):

@@ -48,7 +48,7 @@ _JOINED = {
 class Item(NamedTuple):
     """One question.
 
-    >>> item = interp.Item("sum", "One plus one is", (" two.", " three."), answer=0)
+    >>> item = interp.text.Item("sum", "One plus one is", (" two.", " three."), answer=0)
     >>> item.options[item.answer]
     ' two.'
     """
@@ -76,8 +76,8 @@ class Item(NamedTuple):
 class Task:
     """Questions in one language; translations have the same ids.
 
-    >>> item = interp.Item("sum", "One plus one is", (" two.", " three."), answer=0)
-    >>> task = interp.Task("sums", "en", (item, item._replace(id="again", held_out=True)))
+    >>> item = interp.text.Item("sum", "One plus one is", (" two.", " three."), answer=0)
+    >>> task = interp.text.Task("sums", "en", (item, item._replace(id="again", held_out=True)))
     >>> len(task.where(lambda item: not item.held_out).items)
     1
     """
@@ -116,7 +116,7 @@ class Task:
         return Task(self.name, self.language, tuple(item for item in self.items if keep(item)))
 
 
-def align(
+def align_tasks(
     tasks: Sequence[Task], incomplete: Literal["refuse", "drop"] = "refuse"
 ) -> tuple[Task, ...]:
     """The same items in every language, in the order of the first.
@@ -125,7 +125,7 @@ def align(
 
     >>> english = interp.read_task("babel/statements", "en")
     >>> german = interp.read_task("babel/statements", "de").where(lambda item: "young" in item.id)
-    >>> [len(task.items) for task in interp.align([english, german], "drop")]
+    >>> [len(task.items) for task in interp.text.align_tasks([english, german], "drop")]
     [7, 7]
     """
     check_languages([task.language for task in tasks])
@@ -137,7 +137,7 @@ def align(
             raise ValueError(
                 f"{task.name} in {task.language} lacks {len(missing)} items that other languages "
                 f"have, such as {', '.join(map(repr, missing[:3]))}: complete it, or leave them "
-                'out with align(tasks, "drop").'
+                'out with align_tasks(tasks, "drop").'
             )
     order = [id for id in found[0] if id in everywhere]
     return tuple(
@@ -150,11 +150,11 @@ def prompts_of(tasks: Sequence[Task]) -> Prompts:
     """The prompts alone, for `prompt_rows`; the tasks must have the same items.
 
     >>> tasks = [interp.read_task("babel/statements", code) for code in ("en", "de")]
-    >>> prompts = interp.prompts_of(tasks)
+    >>> prompts = interp.text.prompts_of(tasks)
     >>> len(prompts.ids), prompts.languages
     (120, ('en', 'de'))
     """
-    aligned = align(tasks)
+    aligned = align_tasks(tasks)
     return Prompts(
         tuple(item.id for item in aligned[0].items),
         {task.language: tuple(item.prompt for item in task.items) for task in aligned},
@@ -212,7 +212,7 @@ def read_editing(folder: str | Path, told_in: str, asked_in: str) -> Task:
     >>> row = '{"id": "7", "subject": "Ada", "question": "%s", "rephrase": "%s", "target": "Ben"}'
     >>> _ = (folder / "en.jsonl").write_text(row % ("Who taught Ada?", "Whose pupil was Ada?"))
     >>> _ = (folder / "de.jsonl").write_text(row % ("Wer lehrte Ada?", "Von wem lernte Ada?"))
-    >>> print(interp.read_editing(folder, told_in="en", asked_in="de").items[0].prompt)
+    >>> print(interp.text.read_editing(folder, told_in="en", asked_in="de").items[0].prompt)
     Who taught Ada? Ben
     Von wem lernte Ada?
     """

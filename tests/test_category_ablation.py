@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.evaluations.category_ablation import SwitchOff, switch_off
+from interp.evaluations.category_ablation import CategoryAblation, ablate_categories
 from interp.evaluations.multiple_choice import choose, encode_items, told_apart
 from interp.evaluations.neuron_sets import (
     EQUAL,
@@ -61,13 +61,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def everywhere(model: NeuronModel) -> SwitchOff:
-    return switch_off(model, tasks_of(), seeded(), n_draws=2, progress=False)
+def everywhere(model: NeuronModel) -> CategoryAblation:
+    return ablate_categories(model, tasks_of(), seeded(), n_draws=2, progress=False)
 
 
 @pytest.fixture(scope="module")
-def at_the_end(model: NeuronModel) -> SwitchOff:
-    return switch_off(model, tasks_of(), seeded(), where="last", n_draws=2, progress=False)
+def at_the_end(model: NeuronModel) -> CategoryAblation:
+    return ablate_categories(model, tasks_of(), seeded(), tokens="last", n_draws=2, progress=False)
 
 
 def slow_categories(model: NeuronModel, tasks: list[Task], place: int) -> Tensor:
@@ -200,7 +200,7 @@ def test_scores_are_those_of_one_intervention_at_a_time(model, where, everywhere
 
 def test_drawn_sets_are_scored_by_the_mean_over_draws(model):
     tasks = tasks_of()
-    found = switch_off(model, tasks, seeded(7), n_draws=3, progress=False)
+    found = ablate_categories(model, tasks, seeded(7), n_draws=3, progress=False)
     generator = seeded(7)
     place_of = found.conditions.index(Condition("specific", EQUAL))
     for place in range(3):
@@ -215,13 +215,15 @@ def test_drawn_sets_are_scored_by_the_mean_over_draws(model):
 
 
 def test_batches_of_sets_do_not_change_a_score(model, everywhere):
-    found = switch_off(model, tasks_of(), seeded(), n_draws=2, tokens_per_batch=150, progress=False)
+    found = ablate_categories(
+        model, tasks_of(), seeded(), n_draws=2, tokens_per_batch=150, progress=False
+    )
     torch.testing.assert_close(found.probability, everywhere.probability, rtol=1e-9, atol=0)
 
 
 def test_the_same_seed_gives_the_same_result_and_another_another(model, everywhere):
-    again = switch_off(model, tasks_of(), seeded(), n_draws=2, progress=False)
-    other = switch_off(model, tasks_of(), seeded(5), n_draws=2, progress=False)
+    again = ablate_categories(model, tasks_of(), seeded(), n_draws=2, progress=False)
+    other = ablate_categories(model, tasks_of(), seeded(5), n_draws=2, progress=False)
     assert torch.equal(again.probability, everywhere.probability)
     drawn = [place for place, (off, _) in enumerate(other.conditions) if off == RANDOM]
     kept = everywhere.conditions.index(Condition("silent", "silent"))
@@ -235,7 +237,7 @@ def test_options_that_begin_alike_are_one_at_the_last_token(model):
         for code, text in TEXTS.items()
     }
     tasks = [Task("made", code, (item, item._replace(id="2"))) for code, item in items.items()]
-    found = switch_off(model, tasks, seeded(), where="last", n_draws=1, progress=False)
+    found = ablate_categories(model, tasks, seeded(), tokens="last", n_draws=1, progress=False)
     assert (found.chance == 0.5).all()
     for column, task in enumerate(tasks):
         encoded = encode_items(model, task)[0]
@@ -248,7 +250,7 @@ def test_options_that_begin_alike_are_one_at_the_last_token(model):
         for task in tasks
     ]
     with pytest.raises(ValueError, match="All options of 2 items of made, such as '1', begin with"):
-        switch_off(model, alike, seeded(), where="last", progress=False)
+        ablate_categories(model, alike, seeded(), tokens="last", progress=False)
     mixed = [alike[0], *tasks[1:]]  # one language is enough
     mixed[0] = Task("made", "en", (alike[0].items[0], tasks[0].items[1]))
     assert [[item.id for item in task.items] for task in told_apart(model, mixed)] == [["2"]] * 3
@@ -257,7 +259,7 @@ def test_options_that_begin_alike_are_one_at_the_last_token(model):
 # ---------------------------------------------------------------- statistics
 
 
-def made_up() -> SwitchOff:
+def made_up() -> CategoryAblation:
     """Two languages, four examples: scores that can be checked by hand."""
     conditions = conditions_for(2)
     shape = (4, len(conditions), 2)
@@ -266,12 +268,12 @@ def made_up() -> SwitchOff:
     random = conditions.index(Condition(RANDOM, "all shared"))
     correct[:, shared, 0] = torch.tensor([0, 0, 0, 1]).double()
     correct[:, random, 0] = torch.tensor([0, 1, 1, 1]).double()
-    return SwitchOff(
+    return CategoryAblation(
         correct=correct,
         probability=correct / 2,
         neurons=torch.full(shape[:2], 7),
         chance=torch.full((4, 2), 0.25, dtype=torch.float64),
-        where="all",
+        tokens="all",
         conditions=conditions,
         prompts=tuple("abcd"),
         groups=tuple("abcd"),
@@ -316,17 +318,17 @@ def test_the_table_holds_both_comparisons(everywhere):
 
 def test_a_result_comes_back_from_disk(tmp_path: Path, at_the_end):
     at_the_end.save(tmp_path / "off.safetensors")
-    again = SwitchOff.load(tmp_path / "off.safetensors")
+    again = CategoryAblation.load(tmp_path / "off.safetensors")
     assert again.conditions == at_the_end.conditions
-    assert again.where == "last"
+    assert again.tokens == "last"
     assert again.to_frame().equals(at_the_end.to_frame())
 
 
 def test_what_cannot_be_asked_is_refused(model):
     with pytest.raises(ValueError, match="give the task in two or more"):
-        switch_off(model, tasks_of("en"), seeded())
+        ablate_categories(model, tasks_of("en"), seeded())
     short = [tasks_of("en")[0], tasks_of("de")[0].where(lambda item: item.id != "1")]
     with pytest.raises(ValueError, match="made in de lacks 1 items"):
-        switch_off(model, short, seeded())
+        ablate_categories(model, short, seeded())
     with pytest.raises(ValueError, match="n_draws is 0"):
-        switch_off(model, tasks_of(), seeded(), n_draws=0)
+        ablate_categories(model, tasks_of(), seeded(), n_draws=0)

@@ -1,0 +1,3 @@
+from .load import outline
+
+__all__ = ["outline"]

@@ -1,0 +1,18 @@
+from .distances import listed_distances, read_distances
+from .languages import naming_prompt
+from .reading import prompt_rows
+from .sources import HubDataset
+from .tasks import Item, Task, align_tasks, prompts_of, read_editing
+
+__all__ = [
+    "HubDataset",
+    "Item",
+    "Task",
+    "align_tasks",
+    "listed_distances",
+    "naming_prompt",
+    "prompt_rows",
+    "prompts_of",
+    "read_distances",
+    "read_editing",
+]
