@@ -35,7 +35,7 @@ from interp.evaluations.multiple_choice import choose, encode_items
 from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples, paired_bootstrap
 from interp.plots.style import Table
-from interp.prompts.attribution import ablation_effect, top_neurons
+from interp.prompts.contributions import ablation_effect, top_neurons
 from interp.text.tasks import read_task
 
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")

@@ -54,7 +54,8 @@ from interp.evaluations.multiple_choice import told_apart
 from interp.inference.permutation import mantel_test
 from interp.results.words import FiresBy
 from interp.runs.folder import begin
-from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.scores.sharing import Sharing
+from interp.scores.sharing_profile import SharingProfile, sharing_profile
 from interp.scores.token_sharing import TokenSharing, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
 from interp.text.tasks import Task, align_tasks, prompts_of, read_task

@@ -48,7 +48,8 @@ from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.alignment import At
-from interp.prompts.patching import Parts, PatchingResult, Sources, patch
+from interp.prompts.patching import Parts, Sources, patch
+from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import others
 from interp.results.frames import tidy
 from interp.results.words import Layers

@@ -21,7 +21,8 @@ from interp.inference.claims import Measurement
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.plots.style import Table
 from interp.results.words import FiresBy
-from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.scores.sharing import Sharing
+from interp.scores.sharing_profile import SharingProfile, sharing_profile
 
 
 def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:

@@ -42,7 +42,8 @@ from .reports.neuron_page import neuron_page
 from .reports.report import write_report
 from .scores.average_precision import average_precision, measure_precision
 from .scores.lape import language_entropy
-from .scores.sharing import Sharing, sharing_categories, sharing_profile
+from .scores.sharing import Sharing, sharing_categories
+from .scores.sharing_profile import sharing_profile
 from .selections.neuron_selection import NeuronSelection
 from .selections.select import select_by_entropy, select_by_precision, select_by_value_entropy
 from .text.corpora import Corpora

@@ -16,19 +16,21 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts import attribution
 from interp.prompts.attribution import (
-    Attribution,
-    ablation_effect,
     attribute_prompts,
-    contribution_score,
-    effective_score,
     gradient_times_activation,
     integrated_gradients,
     integrated_gradients_by_position,
     sums_by_category,
-    target_ids,
+)
+from interp.prompts.attribution_results import Attribution
+from interp.prompts.contributions import (
+    ablation_effect,
+    contribution_score,
+    effective_score,
     top_neurons,
 )
 from interp.prompts.ending import Ending
+from interp.prompts.targets import target_ids
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 

@@ -34,7 +34,8 @@ from interp.commands.options import Parser
 from interp.inference.claims import judged
 from interp.prompts.alignment import PatchSource
 from interp.prompts.lens import Lens as LensResult
-from interp.prompts.patching import PatchingResult, patch
+from interp.prompts.patching import patch
+from interp.prompts.patching_result import PatchingResult
 from interp.text.tasks import Task, align_tasks, read_task
 from tests.test_patching import planted
 

@@ -21,13 +21,12 @@ from interp.evaluations import languages_written as generation
 from interp.evaluations import writing
 from interp.evaluations.languages_written import (
     Guard,
-    Rate,
     generated_languages,
     language_rates,
     natural_guard,
-    repetition,
     steering_score,
 )
+from interp.evaluations.rates import Rate, repetition
 from interp.evaluations.writing import (
     Generated,
     generate_texts,

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import PatchSource, align_prompts
-from interp.prompts.patching import PatchingResult, heads, patch
+from interp.prompts.patching import heads, patch
+from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import _alike, others, record, site_name
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB

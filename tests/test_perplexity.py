@@ -18,14 +18,8 @@ from torch import Tensor, nn
 
 from interp.evaluations.losses import Losses, losses_under
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix
-from interp.interventions.edits import (
-    Change,
-    check_under,
-    deactivate,
-    intervene,
-    override,
-    scale,
-)
+from interp.interventions.edits import Change, deactivate, intervene, override, scale
+from interp.interventions.under import check_under
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import NOTHING

@@ -17,7 +17,8 @@ from interp.evaluations.category_ablation import CategoryAblation, ablate_catego
 from interp.evaluations.languages_written import generated_languages, language_rates
 from interp.evaluations.neuron_sets import EQUAL, RANDOM
 from interp.evaluations.writing import generate_texts
-from interp.interventions.edits import Change, applied, deactivate, intervene, override, scale
+from interp.interventions.edits import Change, deactivate, intervene, override, scale
+from interp.interventions.under import applied
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import attribute_prompts, integrated_gradients

@@ -21,16 +21,16 @@ from transformers.utils import logging as transformers_logging
 import interp
 from interp.counting.plan import PieceSizes
 from interp.counting.run import Verification
-from interp.evaluations.languages_written import Rate
 from interp.evaluations.losses import Losses
 from interp.evaluations.neuron_sets import Condition
 from interp.evaluations.perplexity import PerplexityMatrix
+from interp.evaluations.rates import Rate
 from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
 from interp.interventions.residual import ResidualMeans
 from interp.models import load as loading
 from interp.models.doctor import Check, Diagnosis
-from interp.prompts.attribution import PositionAttribution
+from interp.prompts.attribution_results import PositionAttribution
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed, ranged
 from interp.results.saved import Saved

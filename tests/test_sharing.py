@@ -11,14 +11,9 @@ from torch import Tensor
 
 from interp.counting.stats import FiringSigns, pack_bits
 from interp.inference.permutation import mantel_test
-from interp.scores import sharing
-from interp.scores.sharing import (
-    Sharing,
-    SharingProfile,
-    chance_of_categories,
-    sharing_categories,
-    sharing_profile,
-)
+from interp.scores import sharing_profile as profiles
+from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories
+from interp.scores.sharing_profile import SharingProfile, sharing_profile
 from interp.text.distances import read_distances
 
 CODES = ("en", "de", "fr", "es", "zh", "ja", "vi", "id")
@@ -506,4 +501,4 @@ def test_neurons_shared_within_families_follow_the_published_distances(shared: P
 
 def test_the_packed_count_is_the_count_of_booleans():
     fires = some_fires(24, (3, 2, 1, 77))[:, :, 0]
-    assert sharing._ones(sharing._words(pack_bits(fires))).tolist() == fires.sum(dim=-1).tolist()
+    assert profiles._ones(profiles._words(pack_bits(fires))).tolist() == fires.sum(dim=-1).tolist()

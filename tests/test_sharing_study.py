@@ -19,7 +19,7 @@ from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.inference.claims import Claim, Measurement, judged
-from interp.scores.sharing import sharing_profile
+from interp.scores.sharing_profile import sharing_profile
 from interp.text.tasks import read_task
 
 TINY = study.experiment.presets["tiny"][1]

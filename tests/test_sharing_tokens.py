@@ -17,7 +17,8 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.ending import Ending
 from interp.results.words import FiresBy
-from interp.scores.sharing import Sharing, sharing_categories, sharing_profile
+from interp.scores.sharing import Sharing, sharing_categories
+from interp.scores.sharing_profile import sharing_profile
 from interp.scores.token_sharing import kept_over_tokens, sharing_over_tokens
 from interp.text.distances import listed_distances, read_distances
 from interp.text.languages import LANGUAGES

@@ -27,9 +27,11 @@ from interp.evaluations.task_results import Choices, Written
 from interp.interventions.edits import deactivate, intervene
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.attribution import contribution_score, integrated_gradients
+from interp.prompts.attribution import integrated_gradients
+from interp.prompts.contributions import contribution_score
 from interp.prompts.ending import Ending
-from interp.scores.sharing import Sharing, SharingProfile, sharing_profile
+from interp.scores.sharing import Sharing
+from interp.scores.sharing_profile import SharingProfile, sharing_profile
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.tasks import read_task
 from tests import tiny_models

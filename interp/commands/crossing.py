@@ -89,7 +89,7 @@ class Patch:
         """Patch, and show and keep what comes of it."""
         from interp.evaluations.writing import start_ids
         from interp.prompts.alignment import shown
-        from interp.prompts.attribution import target_ids
+        from interp.prompts.targets import target_ids
 
         first = start_ids(model, "auto")
         encoded = {text: [*first, *model.encode(text)] for text in (self.source, self.target)}

@@ -12,7 +12,8 @@ from torch import Tensor
 from interp.evaluations.multiple_choice import choose, exact_match
 from interp.evaluations.task_results import Choices, Written, accuracy_table, group_numbers
 from interp.inference.intervals import paired_bootstrap
-from interp.interventions.edits import Changes, Edit, deactivate
+from interp.interventions.edits import Edit, deactivate
+from interp.interventions.under import Changes
 from interp.models.neuron_model import NeuronModel
 from interp.results.frames import interval_columns
 from interp.results.words import NOTHING, Normalize

@@ -26,7 +26,8 @@ from interp.evaluations.task_results import group_numbers
 from interp.evaluations.writing import Start
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.attribution import contribution_score, integrated_gradients, sums_by_category
+from interp.prompts.attribution import integrated_gradients, sums_by_category
+from interp.prompts.contributions import contribution_score
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed

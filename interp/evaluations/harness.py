@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from interp.inference.intervals import mean_over_examples
-from interp.interventions.edits import Under, applied, check_under
+from interp.interventions.under import Under, applied, check_under
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from interp.counting.observe import Batch, batches
 from interp.inference.intervals import Estimate, jackknife_shards
-from interp.interventions.edits import Change, Under, applied, check_under, plan_of
+from interp.interventions.edits import Change
+from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm

@@ -20,7 +20,8 @@ import torch
 
 from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
-from interp.interventions.edits import Change, Under, applied, check_under, plan_of
+from interp.interventions.edits import Change
+from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Normalize

@@ -26,7 +26,8 @@ from interp.evaluations.losses import (
 )
 from interp.inference.intervals import Estimate, jackknife_shards
 from interp.inference.permutation import PermutationTest
-from interp.interventions.edits import Changes, Edit, check_under, deactivate
+from interp.interventions.edits import Edit, deactivate
+from interp.interventions.under import Changes, check_under
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed

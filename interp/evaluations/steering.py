@@ -16,16 +16,9 @@ from interp.evaluations.languages_written import (
     natural_guard,
 )
 from interp.evaluations.writing import bar
-from interp.interventions.edits import (
-    Change,
-    Changes,
-    Edit,
-    check_under,
-    deactivate,
-    listed_changes,
-    plan_of,
-)
+from interp.interventions.edits import Change, Edit, deactivate
 from interp.interventions.residual import ResidualMeans, residual_means
+from interp.interventions.under import Changes, check_under, listed_changes, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Tokens

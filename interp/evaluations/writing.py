@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from interp.interventions.edits import Change, Under, applied, check_under, plan_of
+from interp.interventions.edits import Change
+from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts

@@ -1,14 +1,11 @@
 from .alignment import PatchSource
-from .attribution import (
-    Attribution,
-    ablation_effect,
-    contribution_score,
-    effective_score,
-    gradient_times_activation,
-)
+from .attribution import gradient_times_activation
+from .attribution_results import Attribution
+from .contributions import ablation_effect, contribution_score, effective_score
 from .ending import Ending
 from .lens import Lens, Question
-from .patching import PatchingResult, heads
+from .patching import heads
+from .patching_result import PatchingResult
 
 __all__ = [
     "Attribution",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.attribution import Prompt
+from interp.prompts.targets import Prompt
 from interp.results.words import Alike
 
 At = Alike | Sequence[str]

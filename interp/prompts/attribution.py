@@ -9,123 +9,29 @@ Wang et al. (2024), "Sharing Matters", and look at one layer without what follow
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
-import pandas as pd
 import torch
 from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution_results import Attribution, PositionAttribution
 from interp.prompts.ending import Edit, Ending
+from interp.prompts.targets import Prompt, Target, checked_prompt, target_ids
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import counted
-from interp.results.frames import tidy
 from interp.results.words import Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 
-Prompt = str | Sequence[int] | Int[Tensor, " pos"]
-"""Text, read without special tokens, or token ids, which may begin with a beginning-of-text one."""
-
-Target = int | str | tuple[int | str, int | str]
-"""A token id; or text, of which the first token counts; or two of these, to explain a difference.
-"""
-
 LARGEST_ERROR = 0.1
 """A warning comes where what a path misses exceeds this share of the largest change that any layer
 makes, and a thousandth of the score, below which rounding begins."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Attribution:
-    """What each neuron at the last token of one prompt does for one quantity.
-
-    >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> found = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
-    >>> model.decode(found.prompt), model.decode(found.targets), found.values.shape
-    ('Seven minus one is', ' six', torch.Size([6, 2048]))
-    """
-
-    values: Float[Tensor, "layer neuron"]
-    """Each neuron's share, in units of the quantity; above zero: it speaks for the target."""
-
-    completeness_error: Float[Tensor, " layer"]
-    """|sum of values - change| / |change|: how far a layer's shares are from adding up. Zero in
-    the limit of many steps. Infinite or NaN: the layer changes nothing."""
-
-    change: Float[Tensor, " layer"]
-    """The quantity on the prompt, minus the quantity with this layer at the baseline."""
-
-    activations: Float[Tensor, "layer neuron"]
-    """What each neuron hands on."""
-
-    score: float
-    """The quantity on the prompt itself."""
-
-    prompt: tuple[int, ...]
-    """Token ids that were read."""
-
-    targets: tuple[int, ...]
-    """The token that was explained, or the two."""
-
-    def __repr__(self) -> str:
-        return _said(self)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per layer: what its neurons' shares add up to, and what the layer changes."""
-        return tidy(
-            {"layer": range(len(self.values))},
-            {
-                "shares": self.values.sum(dim=1),
-                "change": self.change,
-                "completeness_error": self.completeness_error,
-            },
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PositionAttribution:
-    """What each neuron at each token of one prompt does for one quantity."""
-
-    values: Float[Tensor, "layer pos neuron"]
-    """Each neuron's share at each token, in units of the quantity."""
-
-    completeness_error: Float[Tensor, " layer"]
-    """As in `Attribution`, over all tokens together."""
-
-    change: Float[Tensor, " layer"]
-    """The quantity on the prompt, minus the quantity with this layer at the baseline everywhere."""
-
-    activations: Float[Tensor, "layer pos neuron"]
-    """What each neuron hands on at each token."""
-
-    score: float
-    """The quantity on the prompt itself."""
-
-    prompt: tuple[int, ...]
-    """Token ids that were read."""
-
-    targets: tuple[int, ...]
-    """The token that was explained, or the two."""
-
-    def __repr__(self) -> str:
-        return _said(self)
-
-
-def _said(found: Attribution | PositionAttribution) -> str:
-    n_layers, *_, d_mlp = found.values.shape
-    return (
-        f"{type(found).__name__}(of the score {found.score:.4g} behind "
-        f"{counted(len(found.prompt), 'token')}; {n_layers} layers of {d_mlp:,} neurons; "
-        f"completeness error up to {found.completeness_error.max().item():.2g})"
-    )
 
 
 def integrated_gradients(
@@ -159,18 +65,18 @@ def integrated_gradients(
     >>> torch.allclose(found.values.sum(1), found.change, rtol=0.1, atol=0.1)  # they add up
     True
     """
-    ending, targets = _start(model, prompt, target, quantity, steps, last=1)
+    ending, targets = start_at(model, prompt, target, quantity, steps, last=1)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = rearrange(_checked(baseline, model), "layer neuron -> layer 1 neuron")
-    values, change, score = _within_memory(
+    values, change, score = within_memory(
         lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
     )
     return Attribution(
         values=rearrange(values, "layer 1 neuron -> layer neuron"),
         completeness_error=_completeness_error(model, values, change, score),
         change=change.to(values),
-        activations=rearrange(_wide(ending.values["post"]), "layer 1 neuron -> layer neuron").cpu(),
+        activations=rearrange(wide(ending.values["post"]), "layer 1 neuron -> layer neuron").cpu(),
         score=score,
         prompt=tuple(ending.ids.tolist()),
         targets=targets,
@@ -191,20 +97,20 @@ def integrated_gradients_by_position(
     The baseline is the same at every token. Cost: layers times (steps + 1) whole prompts, forward
     and back, since no part of the prompt stays as it is.
     """
-    ending, targets = _start(model, prompt, target, quantity, steps, last=None)
+    ending, targets = start_at(model, prompt, target, quantity, steps, last=None)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = repeat(
         _checked(baseline, model), "layer neuron -> layer pos neuron", pos=len(ending.ids)
     )
-    values, change, score = _within_memory(
+    values, change, score = within_memory(
         lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
     )
     return PositionAttribution(
         values=values,
         completeness_error=_completeness_error(model, values, change, score),
         change=change.to(values),
-        activations=_wide(ending.values["post"]).cpu(),
+        activations=wide(ending.values["post"]).cpu(),
         score=score,
         prompt=tuple(ending.ids.tolist()),
         targets=targets,
@@ -238,7 +144,7 @@ def attribute_prompts(
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
             yield integrated_gradients(model, prompt, target, *made)
         return
-    prompts = [tuple(_prompt_ids(model, prompt)) for prompt, _ in questions]
+    prompts = [tuple(checked_prompt(model, prompt)) for prompt, _ in questions]
     targets = [target_ids(model, *question) for question in questions]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
@@ -315,8 +221,8 @@ def gradient_times_activation(
     >>> guess.shape
     torch.Size([6, 2048])
     """
-    ending, targets = _start(model, prompt, target, quantity, steps=1, last=1)
-    activations = rearrange(_wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
+    ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
+    activations = rearrange(wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
     with torch.inference_mode(False), torch.enable_grad():
         nudge = torch.zeros_like(activations, requires_grad=True)
 
@@ -327,180 +233,17 @@ def gradient_times_activation(
             ("post", layer): nudged(layer) for layer in range(model.n_layers)
         }
         for _, logits in ending.run(1, edits):
-            (gradient,) = torch.autograd.grad(_score(logits, targets, quantity).sum(), nudge)
+            (gradient,) = torch.autograd.grad(score_of(logits, targets, quantity).sum(), nudge)
             return (activations * gradient).cpu()
     raise AssertionError("one variant gives one pass")
 
 
-def ablation_effect(
-    model: NeuronModel,
-    prompt: Prompt,
-    target: Target,
-    neurons: Bool[Tensor, "layer neuron"],
-    quantity: Quantity = "probability",
-    at_once: int = 96,
-) -> Float[Tensor, "layer neuron"]:
-    """By how much the quantity falls when one neuron alone is zero at the last token; exact.
-
-    Above zero: the neuron speaks for the target, as in an attribution. NaN: it was not asked for.
-    A neuron costs as much as one token of text; `top_neurons` picks those worth it.
-
-    >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> effect = interp.prompts.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
-    >>> effect.isnan().equal(~neurons["en"])
-    True
-    """
-    ending, targets = _start(model, prompt, target, quantity, steps=1, last=1)
-    _same_shape("The mask of neurons", neurons, model)
-    return _within_memory(
-        lambda n: _ablated(ending, neurons, targets, quantity, n), at_once, ending
-    )
-
-
-def _ablated(
-    ending: Ending,
-    neurons: Bool[Tensor, "layer neuron"],
-    targets: tuple[int, ...],
-    quantity: Quantity,
-    at_once: int,
-) -> Float[Tensor, "layer neuron"]:
-    effect = torch.full(neurons.shape, float("nan"))
-    with torch.no_grad():
-        clean = _score(ending.logits[None], targets, quantity)
-        for chosen in neurons.cpu().nonzero().split(max(1, at_once)):
-            layers, places = chosen.unbind(dim=1)
-            edits: dict[tuple[Kind, int], Edit] = {
-                ("post", layer): _ablate(layers == layer, places)
-                for layer in layers.unique().tolist()
-            }
-            for variants, logits in ending.run(len(chosen), edits, at_once):
-                without = _score(logits, targets, quantity)
-                effect[layers[variants], places[variants]] = (clean - without).to(effect)
-    return effect
-
-
-def _ablate(mine: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
-    """Each variant that is `mine` has one neuron at zero."""
-
-    def edit(values: Tensor, variants: Tensor) -> Tensor:
-        here = variants.cpu()
-        rows = mine[here].nonzero().flatten()
-        values = values.clone()
-        values[rows, :, neuron[here][rows]] = 0.0
-        return values
-
-    return edit
-
-
-def top_neurons(score: Float[Tensor, "layer neuron"], k: int) -> Bool[Tensor, "layer neuron"]:
-    """The `k` neurons of highest score over all layers; pass `.abs()` where the sign is no matter.
-
-    NaN is never chosen.
-    """
-    known = int((~score.isnan()).sum())
-    if not 1 <= k <= known:
-        raise ValueError(f"{k} neurons of {known:,} that have a score: give 1 or more of them.")
-    order = score.nan_to_num(nan=float("-inf")).flatten().argsort(descending=True, stable=True)
-    chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    chosen[order[:k]] = True
-    return chosen.reshape(score.shape)
-
-
-def contribution_score(
-    model: NeuronModel, activations: Float[Tensor, "*prompt layer neuron"]
-) -> Float[Tensor, "*prompt layer neuron"]:
-    """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
-
-    The contribution score of Wang et al. (2024); it knows no target. Where the MLP's output is
-    normalized before it is added (Gemma 2 and 3), it is the length before that.
-
-    >>> moved = interp.prompts.contribution_score(model, moments.output_mean)  # in each language
-    >>> moved.shape, bool((moved >= 0).all())
-    (torch.Size([3, 6, 2048]), True)
-    """
-    _same_shape("Activations", activations[(0,) * (activations.ndim - 2)], model)
-    lengths = [_wide(model.w_out(layer)).norm(dim=-1).cpu() for layer in range(model.n_layers)]
-    return _wide(activations).cpu().abs() * torch.stack(lengths)
-
-
-def effective_score(
-    model: NeuronModel, activations: Float[Tensor, "layer neuron"], target: int
-) -> Float[Tensor, "layer neuron"]:
-    """How far a neuron moves the residual stream towards the target's input embedding.
-
-    m_j (v_j . e), with v_j the neuron's output vector and e the target's row of the input embedding
-    (Wang et al., 2024). No norm is applied, as there. The authors' model, BLOOM, reads out with the
-    same matrix; we keep the input embedding where a model does not, and take the row as stored
-    where it is scaled (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
-    between prompt and answer, in all languages but Chinese; here the target says it itself.
-
-    >>> english = moments.output_mean[moments.languages.index("en")]
-    >>> interp.prompts.effective_score(model, english, target=17).shape
-    torch.Size([6, 2048])
-    """
-    _same_shape("Activations", activations, model)
-    row = _wide(model.bridge.W_E[_checked_id(target, model)])
-    if row.shape != (model.d_model,):
-        raise ValueError(
-            f"{model.name} embeds tokens in {len(row)} dimensions and has {model.d_model} in its "
-            "residual stream: the effective score is not defined for it."
-        )
-    along = [
-        (_wide(model.w_out(layer)) @ row.to(model.w_out(layer).device)).cpu()
-        for layer in range(model.n_layers)
-    ]
-    return _wide(activations).cpu() * torch.stack(along)
-
-
-def target_ids(model: NeuronModel, prompt: Prompt, target: Target) -> tuple[int, ...]:
-    """The token, or the two, that a target means after this prompt.
-
-    Of text, the first token that the tokenizer gives it behind the prompt, spaces included: mostly
-    " Paris", and not "Paris". Refused where it gives none, or where it joins the two at the seam.
-    """
-    if isinstance(target, tuple):
-        return tuple(_first_token(model, prompt, each) for each in target)
-    return (_first_token(model, prompt, target),)
-
-
-def _first_token(model: NeuronModel, prompt: Prompt, target: int | str) -> int:
-    if not isinstance(target, str):
-        return _checked_id(target, model)
-    ids = _prompt_ids(model, prompt)
-    text = prompt if isinstance(prompt, str) else model.decode(ids)
-    both = model.encode(text + target)
-    if both == ids or not target:
-        raise ValueError(f"The target {target!r} is no token behind the prompt: give some text.")
-    if both[: len(ids)] != ids:
-        raise ValueError(
-            f"The tokenizer of {model.name} reads the end of the prompt and the beginning of "
-            f"{target!r} as one token: move spaces from the end of the prompt to the beginning of "
-            "the target, or give token ids."
-        )
-    return both[len(ids)]
-
-
-def _prompt_ids(model: NeuronModel, prompt: Prompt) -> list[int]:
-    ids = model.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
-    if not ids:
-        raise ValueError("The prompt has no tokens: give some text, or a beginning-of-text token.")
-    for each in ids:
-        _checked_id(each, model)
-    return ids
-
-
-def _checked_id(id: int, model: NeuronModel) -> int:
-    if not 0 <= id < model.n_vocab:
-        raise ValueError(f"{id} is no token of {model.name}, which has {model.n_vocab:,}.")
-    return int(id)
-
-
-def _wide(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+def wide(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     """In float32, or as it is where that is finer."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _same_shape(what: str, given: Tensor, model: NeuronModel) -> None:
+def same_shape(what: str, given: Tensor, model: NeuronModel) -> None:
     if given.shape != (model.n_layers, model.d_mlp):
         raise ValueError(
             f"{what} must be [layer neuron], here [{model.n_layers}, {model.d_mlp}], not "
@@ -509,13 +252,13 @@ def _same_shape(what: str, given: Tensor, model: NeuronModel) -> None:
 
 
 def _checked(baseline: Float[Tensor, "layer neuron"], model: NeuronModel) -> Tensor:
-    _same_shape("The baseline", baseline, model)
+    same_shape("The baseline", baseline, model)
     if not baseline.isfinite().all():
         raise ValueError("The baseline has NaN or infinite values: give what neurons hand on.")
-    return _wide(baseline).to(model.device)
+    return wide(baseline).to(model.device)
 
 
-def _start(
+def start_at(
     model: NeuronModel,
     prompt: Prompt,
     target: Target,
@@ -536,15 +279,15 @@ def _start(
             stacklevel=3,
         )
     targets = target_ids(model, prompt, target)
-    ids = _prompt_ids(model, prompt)
+    ids = checked_prompt(model, prompt)
     ending = Ending(model, torch.tensor(ids), last or len(ids), kinds=("post",))
     return ending, targets
 
 
-def _score(
+def score_of(
     logits: Float[Tensor, "variant vocab"], targets: tuple[int, ...], quantity: Quantity
 ) -> Float[Tensor, " variant"]:
-    scores = _wide(logits)
+    scores = wide(logits)
     if quantity != "logit":
         scores = scores.log_softmax(dim=-1)
     chosen = scores[:, list(targets)]
@@ -556,7 +299,7 @@ def _score(
 Result = TypeVar("Result")
 
 
-def _within_memory(run: Callable[[int], Result], at_once: int, ending: Ending) -> Result:
+def within_memory(run: Callable[[int], Result], at_once: int, ending: Ending) -> Result:
     """What `run` gives with so many positions at once, or with half as many where they do not fit.
 
     A GPU says when its memory is full. Without one the system may end the process instead, so that
@@ -589,7 +332,7 @@ def _integrate(
     layers go together, because those below them need not be run again.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        path = _wide(ending.values["post"]) - baseline
+        path = wide(ending.values["post"]) - baseline
         alphas = torch.cat([torch.zeros(1), (torch.arange(steps) + 0.5) / steps]).to(path)
         gradient, at_baseline = torch.zeros_like(path), path.new_zeros(len(path))
         together = max(1, at_once // (len(alphas) * path.shape[1]))
@@ -608,11 +351,11 @@ def _integrate(
                 for layer in layers.tolist()
             }
             for variants, logits in ending.run(len(owner), edits, at_once):
-                score = _score(logits, targets, quantity)
+                score = score_of(logits, targets, quantity)
                 on_path = variants % len(alphas) > 0
                 gradient[layers] += torch.autograd.grad(score[on_path].sum(), nudge)[0]
                 at_baseline[owner[variants][~on_path]] = score.detach()[~on_path]
-    clean = _score(ending.logits[None], targets, quantity)
+    clean = score_of(ending.logits[None], targets, quantity)
     return (path * gradient / steps).cpu(), (clean - at_baseline).double().cpu(), clean.item()
 
 

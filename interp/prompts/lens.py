@@ -25,7 +25,7 @@ from interp.counting.stats import ActivationMoments
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.prompts.alignment import prompt_ids
-from interp.prompts.attribution import Prompt
+from interp.prompts.targets import Prompt
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import tidy

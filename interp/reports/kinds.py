@@ -13,8 +13,8 @@ from interp.evaluations.perplexity import PerplexityMatrix
 from interp.plots.files import Draw
 from interp.plots.style import Table
 from interp.prompts.lens import Lens
-from interp.prompts.patching import PatchingResult
-from interp.scores.sharing import SharingProfile
+from interp.prompts.patching_result import PatchingResult
+from interp.scores.sharing_profile import SharingProfile
 
 
 @dataclass(frozen=True)

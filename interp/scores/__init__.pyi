@@ -1,5 +1,5 @@
 from .average_precision import Precision
-from .sharing import SharingProfile
+from .sharing_profile import SharingProfile
 from .token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
 
 __all__ = ["Precision", "SharingProfile", "TokenSharing", "kept_over_tokens", "sharing_over_tokens"]

@@ -1,0 +1,129 @@
+"""What a neuron adds to the residual stream and to a logit, and what is lost without it."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
+from interp.prompts.ending import Edit, Ending
+from interp.prompts.targets import Prompt, Target, checked_id
+from interp.results.words import Kind, Quantity
+
+
+def ablation_effect(
+    model: NeuronModel,
+    prompt: Prompt,
+    target: Target,
+    neurons: Bool[Tensor, "layer neuron"],
+    quantity: Quantity = "probability",
+    at_once: int = 96,
+) -> Float[Tensor, "layer neuron"]:
+    """By how much the quantity falls when one neuron alone is zero at the last token; exact.
+
+    Above zero: the neuron speaks for the target, as in an attribution. NaN: it was not asked for.
+    A neuron costs as much as one token of text; `top_neurons` picks those worth it.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> effect = interp.prompts.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
+    >>> effect.isnan().equal(~neurons["en"])
+    True
+    """
+    ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
+    same_shape("The mask of neurons", neurons, model)
+    return within_memory(lambda n: _ablated(ending, neurons, targets, quantity, n), at_once, ending)
+
+
+def _ablated(
+    ending: Ending,
+    neurons: Bool[Tensor, "layer neuron"],
+    targets: tuple[int, ...],
+    quantity: Quantity,
+    at_once: int,
+) -> Float[Tensor, "layer neuron"]:
+    effect = torch.full(neurons.shape, float("nan"))
+    with torch.no_grad():
+        clean = score_of(ending.logits[None], targets, quantity)
+        for chosen in neurons.cpu().nonzero().split(max(1, at_once)):
+            layers, places = chosen.unbind(dim=1)
+            edits: dict[tuple[Kind, int], Edit] = {
+                ("post", layer): _ablate(layers == layer, places)
+                for layer in layers.unique().tolist()
+            }
+            for variants, logits in ending.run(len(chosen), edits, at_once):
+                without = score_of(logits, targets, quantity)
+                effect[layers[variants], places[variants]] = (clean - without).to(effect)
+    return effect
+
+
+def _ablate(mine: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
+    """Each variant that is `mine` has one neuron at zero."""
+
+    def edit(values: Tensor, variants: Tensor) -> Tensor:
+        here = variants.cpu()
+        rows = mine[here].nonzero().flatten()
+        values = values.clone()
+        values[rows, :, neuron[here][rows]] = 0.0
+        return values
+
+    return edit
+
+
+def top_neurons(score: Float[Tensor, "layer neuron"], k: int) -> Bool[Tensor, "layer neuron"]:
+    """The `k` neurons of highest score over all layers; pass `.abs()` where the sign is no matter.
+
+    NaN is never chosen.
+    """
+    known = int((~score.isnan()).sum())
+    if not 1 <= k <= known:
+        raise ValueError(f"{k} neurons of {known:,} that have a score: give 1 or more of them.")
+    order = score.nan_to_num(nan=float("-inf")).flatten().argsort(descending=True, stable=True)
+    chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    chosen[order[:k]] = True
+    return chosen.reshape(score.shape)
+
+
+def contribution_score(
+    model: NeuronModel, activations: Float[Tensor, "*prompt layer neuron"]
+) -> Float[Tensor, "*prompt layer neuron"]:
+    """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
+
+    The contribution score of Wang et al. (2024); it knows no target. Where the MLP's output is
+    normalized before it is added (Gemma 2 and 3), it is the length before that.
+
+    >>> moved = interp.prompts.contribution_score(model, moments.output_mean)  # in each language
+    >>> moved.shape, bool((moved >= 0).all())
+    (torch.Size([3, 6, 2048]), True)
+    """
+    same_shape("Activations", activations[(0,) * (activations.ndim - 2)], model)
+    lengths = [wide(model.w_out(layer)).norm(dim=-1).cpu() for layer in range(model.n_layers)]
+    return wide(activations).cpu().abs() * torch.stack(lengths)
+
+
+def effective_score(
+    model: NeuronModel, activations: Float[Tensor, "layer neuron"], target: int
+) -> Float[Tensor, "layer neuron"]:
+    """How far a neuron moves the residual stream towards the target's input embedding.
+
+    m_j (v_j . e), with v_j the neuron's output vector and e the target's row of the input embedding
+    (Wang et al., 2024). No norm is applied, as there. The authors' model, BLOOM, reads out with the
+    same matrix; we keep the input embedding where a model does not, and take the row as stored
+    where it is scaled (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
+    between prompt and answer, in all languages but Chinese; here the target says it itself.
+
+    >>> english = moments.output_mean[moments.languages.index("en")]
+    >>> interp.prompts.effective_score(model, english, target=17).shape
+    torch.Size([6, 2048])
+    """
+    same_shape("Activations", activations, model)
+    row = wide(model.bridge.W_E[checked_id(target, model)])
+    if row.shape != (model.d_model,):
+        raise ValueError(
+            f"{model.name} embeds tokens in {len(row)} dimensions and has {model.d_model} in its "
+            "residual stream: the effective score is not defined for it."
+        )
+    along = [
+        (wide(model.w_out(layer)) @ row.to(model.w_out(layer).device)).cpu()
+        for layer in range(model.n_layers)
+    ]
+    return wide(activations).cpu() * torch.stack(along)
