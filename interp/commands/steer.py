@@ -83,14 +83,6 @@ class Steer:
     """Who computes."""
 
     def run(self) -> None:
-        from interp.evaluations.steering import (
-            conditions_towards,
-            measure_natural,
-            natural_texts,
-            steering_rates,
-        )
-        from interp.runs.jobs import hired
-
         selection = read_selection(self.neurons)
         if self.edit != "median":
             selection = selection.neurons()  # moments are measured at them alone
@@ -103,45 +95,26 @@ class Steer:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        natural = natural_texts(model, self.text, selection.languages, self.max_new_tokens)
-        corpora = interp.read_corpora(
-            self.text, selection.languages, model, block_length=64, tokens=20_000, n_shards=2
-        )
         # Units of all sites can be most of them, which leaves too few others to draw from.
         barred = None if self.edit == "median" else selection.union()
-        random = selection.random_like(seeded(self.seed), exclude=barred)
-        with hired(model, ray) as crew:
-            guards, residual = measure_natural(
-                model,
-                natural,
-                corpora,
-                max_tokens=self.max_new_tokens,
-                out=self.out / "natural",
-                ray=crew,
-            )
-            found = steering_rates(
-                model,
-                conditions_towards(
-                    edits,
-                    selection,
-                    random,
-                    residual,
-                    layer=model.n_layers // 2
-                    if self.residual_layer is None
-                    else self.residual_layer,
-                    strength=self.strength,
-                    tokens=self.tokens,
-                    others_off=self.others_off,
-                    prompt=self.prompt,
-                ),
-                guards,
-                n=self.n,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                seed=self.seed,
-                out=self.out,
-                ray=crew,
-            )
+        found = interp.evaluations.steer_towards(
+            model,
+            edits,
+            selection,
+            selection.random_like(seeded(self.seed), exclude=barred),
+            self.text,
+            layer=self.residual_layer,
+            strength=self.strength,
+            tokens=self.tokens,
+            others_off=self.others_off,
+            prompt=self.prompt,
+            n=self.n,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            out=self.out,
+            ray=ray,
+        )
         for name, frame in (("rates", found.to_frame()), ("texts", found.texts_frame())):
             path = self.out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))

@@ -12,6 +12,7 @@ from .languages_written import (
 from .losses import Losses, losses_under
 from .multiple_choice import choose, exact_match
 from .perplexity import PerplexityMatrix
+from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score
 
@@ -25,6 +26,7 @@ __all__ = [
     "HarnessScores",
     "Losses",
     "PerplexityMatrix",
+    "SteeringRates",
     "TaskAblation",
     "Written",
     "ablate_categories",
@@ -40,6 +42,7 @@ __all__ = [
     "losses_under",
     "natural_guard",
     "run_harness",
+    "steer_towards",
     "steering_score",
     "translate",
     "translation_score",

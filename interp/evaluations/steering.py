@@ -23,12 +23,12 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import begin
-from interp.runs.jobs import finish, folder_for
+from interp.runs.jobs import finish, folder_for, hired
 from interp.runs.ray import Crew, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import naming_prompt
-from interp.text.reading import read_sentences
+from interp.text.reading import read_corpora, read_sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,14 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringRates:
-    """In which language the model writes under each condition, and how good the texts are."""
+    """In which language the model writes under each condition, and how good the texts are.
+
+    >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
+    >>> guards = {"de": interp.evaluations.Guard()}
+    >>> found = interp.evaluations.SteeringRates(rates={"de": {"no edit": written}}, guards=guards)
+    >>> found.to_frame()[["to", "condition", "language"]].values.tolist()[0]
+    ['de', 'no edit', 'de']
+    """
 
     rates: Mapping[str, Mapping[str, GeneratedLanguages]]
     """For each language that was wanted, the texts of each condition."""
@@ -134,6 +141,84 @@ def conditions_towards(
             ),
         ]
     return conditions
+
+
+def steer_towards(
+    model: NeuronModel,
+    edits: Mapping[str, Edit],
+    selection: NeuronSelection,
+    random: NeuronSelection,
+    text: str,
+    *,
+    layer: int | None = None,
+    strength: float = 1.0,
+    tokens: Tokens = "all",
+    others_off: bool = False,
+    prompt: str = "",
+    n: int = 50,
+    max_new_tokens: int = 64,
+    temperature: float = 0.8,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool = True,
+    ray: Ray | Crew | None = None,
+) -> SteeringRates:
+    """Steer towards every language that has an edit, and compare with every other way of asking.
+
+    `text` is natural text in the languages of the selection, for the guards and the push of the
+    residual stream, which is at `layer`; None: midway. See `conditions_towards`.
+
+    >>> towards = {"de": interp.difference_of_means(moments, "de")}
+    >>> settings = {"n": 1, "max_new_tokens": 12, "progress": False}
+    >>> found = interp.evaluations.steer_towards(
+    ...     model, towards, neurons, neurons.random_like(generator), "babel", **settings
+    ... )
+    >>> list(found.rates["de"])
+    ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
+    """
+    natural = natural_texts(model, text, selection.languages, max_new_tokens)
+    corpora = read_corpora(
+        text,
+        selection.languages,
+        model,
+        block_length=64,
+        tokens=20_000,
+        n_shards=2,
+        progress=progress,
+    )
+    with hired(model, ray) as crew:
+        guards, residual = measure_natural(
+            model,
+            natural,
+            corpora,
+            max_tokens=max_new_tokens,
+            out=None if out is None else Path(out) / "natural",
+            progress=progress,
+            ray=crew,
+        )
+        conditions = conditions_towards(
+            edits,
+            selection,
+            random,
+            residual,
+            layer=model.n_layers // 2 if layer is None else layer,
+            strength=strength,
+            tokens=tokens,
+            others_off=others_off,
+            prompt=prompt,
+        )
+        return steering_rates(
+            model,
+            conditions,
+            guards,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            out=out,
+            progress=progress,
+            ray=crew,
+        )
 
 
 def natural_texts(

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -93,13 +93,8 @@ def generate_texts(
     >>> written["nothing"].prompts, written["nothing"].seeds
     (('Der Zug', 'Der Zug'), (0, 1))
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"Prompts were given as the one string {prompts!r}; give a list.")
-    for name, value in {"n": n, "max_new_tokens": max_new_tokens, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give at least 1.")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"The temperature is {temperature}: give zero (greedy) or more.")
+    sizes = {"n": n, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    _check_settings(prompts, sizes, temperature)
     named = check_under(model, {NOTHING: None} if under is None else under)
     first = start_ids(model, start)
     encoded = [[*first, *ids] for ids in model.encode_batch(prompts)]
@@ -141,6 +136,16 @@ def generate_texts(
             ended=tuple(written[text][1] for text in range(len(which))),
         )
     return by_name
+
+
+def _check_settings(prompts: Sequence[str], sizes: Mapping[str, int], temperature: float) -> None:
+    if isinstance(prompts, str):
+        raise ValueError(f"Prompts were given as the one string {prompts!r}; give a list.")
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give at least 1.")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"The temperature is {temperature}: give zero (greedy) or more.")
 
 
 def _write(
