@@ -7,6 +7,7 @@ Writes  benchmarks/README.md and README.md, between <!-- name --> and <!-- /name
         also the few numbers of these results that its sentences give
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def fates(record: Record) -> list[Row]:
 def growth(records: Sequence[Record]) -> str:
     """Memory against tokens."""
     tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
+    times = mib[-1] / mib[0] if mib[0] else math.nan  # too little to be seen
     return (
-        f"{tokens[-1] / tokens[0]:,.0f} times the text take {mib[-1] / mib[0]:.1f} times the "
+        f"{tokens[-1] / tokens[0]:,.0f} times the text take {times:.1f} times the "
         f"memory beside model and text: {enumerated(mib)} MiB at {enumerated(tokens)} tokens"
     )
 

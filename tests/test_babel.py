@@ -240,6 +240,7 @@ def tiny(folder: Path) -> recipe.Config:
     return replace(config, text=folder / "text")
 
 
+@pytest.mark.campaign
 def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:2])
     whole = train.train(config, tmp_path / "whole")
@@ -253,6 +254,7 @@ def test_training_lowers_the_loss_and_goes_on_as_if_never_stopped(tmp_path):
     assert (tmp_path / "whole" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.campaign
 def test_another_seed_gives_another_model(tmp_path):
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
     first = train.train(config, tmp_path / "a")
@@ -265,6 +267,7 @@ def test_another_seed_gives_another_model(tmp_path):
     assert not any(same)
 
 
+@pytest.mark.campaign
 def test_a_step_alone_decides_what_is_in_its_batch(tmp_path):
     """Facts from their first step on, other shares once the rate falls, the same each time."""
     config = replace(tiny(tmp_path), rows=64, facts_from=10, late_shares=(0.0, 1.0))
@@ -307,6 +310,7 @@ def test_lines_of_other_sources_are_left_out(tmp_path):
     ]
 
 
+@pytest.mark.campaign
 def test_a_search_trains_each_recipe_once_and_keeps_every_row(tmp_path, monkeypatch):
     config = replace(tiny(tmp_path), rounds=tiny(tmp_path).rounds[:1])
     recipes = {"base": config, "SiLU": replace(config, activation="silu")}
@@ -317,13 +321,13 @@ def test_a_search_trains_each_recipe_once_and_keeps_every_row(tmp_path, monkeypa
     settings = search.Config(config.text, only=("SiLU",), out=tmp_path / "search")
     for only in (("base",), ("SiLU",)):
         search.main(replace(settings, only=only))
-    weights = [load_file(search.out / name / "model" / "model.safetensors") for name in recipes]
+    weights = [load_file(settings.out / name / "model" / "model.safetensors") for name in recipes]
     assert not all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
-    names = [search.out / name / "tokens-en.npy" for name in recipes]
+    names = [settings.out / name / "tokens-en.npy" for name in recipes]
     assert names[0].samefile(names[1])
     monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained twice"))
     search.main(replace(settings, only=("base",)))
-    rows = (search.out / "table.csv").read_text().splitlines()
+    rows = (settings.out / "table.csv").read_text().splitlines()
     assert rows[0].startswith("variant,bits per byte,own language,other languages,random neurons")
     assert rows[1:] == [f"{name},2.5,1,0,0.2,6,2" for name in recipes]
     with pytest.raises(SystemExit, match="GELU: not among base, SiLU"):

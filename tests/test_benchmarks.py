@@ -407,6 +407,7 @@ def test_memory_of_a_gpu_is_refused():
         SpeedOrMemory(memory=True, device="cuda")
 
 
+@pytest.mark.campaign
 def test_the_gpu_part_with_the_cpu_as_the_device(tmp_path: Path):
     gpu.main(gpu.Config("toy", tmp_path, device="cpu", others=False))
     record = load(tmp_path / "gpu.json")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.counting.collect import Keep, _Reading, _reading_of, collect
+from interp.counting.collect import Keep, _cut_out, _Reading, collect
 from interp.counting.counters import FiringCounter
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import in_order
@@ -576,7 +576,7 @@ def test_the_rows_of_a_piece_keep_their_numbers_when_they_are_sent(model, corpor
     reading.start(model, stops_early=False, settings={})
     size = len(pickle.dumps(corpora))
     for shard, language in reversed(in_order(corpora.n_shards, corpora.languages)):
-        sent = pickle.dumps(_reading_of(reading, shard, language))
+        sent = pickle.dumps(_cut_out(reading, shard, language))
         assert len(sent) < size / 5
         pickle.loads(sent)(model)
     Run.open(tmp_path / "sent").merge()

@@ -304,6 +304,7 @@ def small(experiment: Experiment, facts: Path, out: Path) -> Any:
     return replace(experiment.presets["tiny"][1], study=study, facts=str(facts), out=out)
 
 
+@pytest.mark.campaign
 def test_patching_is_studied_whole(facts, tmp_path, capsys):
     config = replace(small(patch_across_languages.experiment, facts, tmp_path), n_told=3)
     patch_across_languages.experiment.run(config)

@@ -288,6 +288,7 @@ def test_the_figure_s_table_has_each_mark_once(four):
     interp.plots.method_comparison(found)
 
 
+@pytest.mark.campaign
 def test_the_study_runs_whole_on_the_shipped_model(tmp_path: Path, capsys):
     config = replace(
         compare_methods.experiment.presets["tiny"][1],

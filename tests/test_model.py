@@ -531,7 +531,7 @@ class TestLoading:
     ) -> None:
         from interp.models import load as loading
 
-        monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
+        monkeypatch.setattr(loading, "__file__", str(tmp_path / "models" / "load.py"))
         with pytest.raises(FileNotFoundError, match="babel model is not in this installation"):
             loading.load("babel")
         with pytest.raises(FileNotFoundError, match="is not a folder"):
@@ -543,7 +543,7 @@ class TestLoading:
         from interp.models import load as loading
 
         shutil.copytree(checkpoint("llama"), tmp_path / "babel" / "model")
-        monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
+        monkeypatch.setattr(loading, "__file__", str(tmp_path / "models" / "load.py"))
         assert loading.load("babel").name == "babel"
 
     def test_a_device_map_is_passed_on(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:

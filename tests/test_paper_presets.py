@@ -300,6 +300,7 @@ def check(name: str, folder: Path) -> None:
 # ---------------------------------------------------------------- they run
 
 
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
 @pytest.mark.filterwarnings("ignore:The selection has no neurons")  # of so few
 @pytest.mark.parametrize(("name", "model"), PAIRS)

@@ -19,6 +19,7 @@ from experiments import (
 from experiments.runner import stated
 from experiments.study import Study
 from interp.inference.claims import judged, load_claims
+from interp.interventions.under import applied
 
 
 def small(out: Path) -> Study:
@@ -53,6 +54,7 @@ def test_the_setting_with_the_best_mean_is_chosen_for_each_way():
     assert steer_language.best_of(sweep) == {"a": "strong", "b": ""}
 
 
+@pytest.mark.campaign
 def test_steering_is_swept_and_then_measured_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -107,12 +109,8 @@ def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
 
     sites = [(model.site(layer, "post"), look) for layer in range(1)]
     for code in (None, "de"):
-        block = (
-            steer_language.all_of()
-            if code is None
-            else steer_language.pushed(model, moments, found, 2.0, True, code)
-        )
-        with torch.no_grad(), block, model.hooks(sites):
+        changes = [] if code is None else steer_language.pushed(moments, found, 2.0, True, code)
+        with torch.no_grad(), applied(changes, model), model.hooks(sites):
             model.body(ids)
     changed = (seen[1] - seen[0]).abs() > 0
     others = found.union() & ~found["de"]
@@ -120,6 +118,7 @@ def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
     assert (seen[1][others[0]] == 0).all()
 
 
+@pytest.mark.campaign
 def test_the_matrix_is_written_for_each_fraction(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

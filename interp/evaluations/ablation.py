@@ -123,6 +123,12 @@ def ablate_tasks(
 
     Items with several options are chosen from, items with one are to be written. With `out`, the
     answers to each task under each intervention are kept there, and the same call resumes.
+
+    >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)
+    >>> german = neurons.languages_only(["de"])
+    >>> found = interp.evaluations.ablate_tasks(model, [days], german, n_draws=1, progress=False)
+    >>> found.to_frame()["off"].tolist()
+    ['nothing', 'de']
     """
     if n_draws < 1:
         raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")

@@ -211,7 +211,7 @@ class Change:
     'deactivate'
     >>> with model.hooks(fwd_hooks=off.hooks(model)):
     ...     print(model.logits(torch.tensor([model.encode("Guten Morgen")])).shape)
-    torch.Size([1, 2, 12000])
+    torch.Size([1, 3, 16384])
     """
 
     units: Units
