@@ -2,9 +2,12 @@
 
 import ast
 import gzip
+import importlib
 import io
 import json
+import operator
 import pickle
+import pkgutil
 import re
 import shutil
 import zipfile
@@ -36,11 +39,9 @@ from interp.text.sources import read_documents, read_prompts
 from interp.text.tasks import read_task
 from tests import tiny_models
 
-SAVED = [
-    thing
-    for thing in (getattr(interp, name) for name in interp.__all__)
-    if isinstance(thing, type) and issubclass(thing, Saved)
-]
+for _, module, _ in pkgutil.walk_packages(interp.__path__, "interp."):
+    importlib.import_module(module)  # classes are known once they are loaded
+SAVED = sorted(Saved.__subclasses__(), key=lambda cls: cls.__name__)
 
 fuzzed = settings(
     max_examples=400,
@@ -386,8 +387,8 @@ class TestOtherThingsUnderTheRightNames:
             with pytest.raises(FileNotFoundError) as error:
                 cls.load(tmp_path / "none.safetensors")
             assert str(error.value).endswith(f"is missing. Make it with {cls.made_by}.")
-            for name in re.findall(r"\binterp\.([a-z_]+)\(", cls.made_by):
-                assert callable(getattr(interp, name))
+            for name in re.findall(r"\binterp\.([a-z_.]+)\(", cls.made_by):
+                assert callable(operator.attrgetter(name)(interp))
 
     @pytest.mark.parametrize("cls", SAVED, ids=lambda cls: cls.kind)
     @pytest.mark.parametrize("label", [5, None, "x", [], {}, [["a"]], ["en", "de"], {"a": 1}])

@@ -69,7 +69,7 @@ class GeneratedLanguages(Saved):
     """
 
     kind = "GeneratedLanguages"
-    made_by = "interp.generated_languages(model, prompts, languages)"
+    made_by = "interp.evaluations.language_rates(texts, languages)"
 
     texts: tuple[str, ...]
     """What was judged."""

@@ -45,7 +45,7 @@ class Losses(Saved):
     """
 
     kind = "Losses"
-    made_by = "interp.evaluations.losses_under(model, corpora, interventions)"
+    made_by = "interp.evaluations.losses_under(model, corpora, under)"
 
     nats: Float64[Tensor, "shard off read"]
     """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
