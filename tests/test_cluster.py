@@ -217,7 +217,10 @@ def test_jobs_go_to_whoever_is_free_and_one_that_is_stuck_goes_to_another(nodes,
 
         # What is there already is not done again.
         def never(path: Path) -> Callable[[Any], None]:
-            raise AssertionError(f"{path} was handed out")
+            def work(held: Any) -> None:
+                raise AssertionError(f"{path} was handed out")
+
+            return work
 
         crew.do(jobs(tmp_path, 4, never), lambda job: done.append(job.name))
         assert len(done) == 8
