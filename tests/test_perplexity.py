@@ -554,7 +554,7 @@ def test_what_is_no_change_is_refused_by_name(model, text):
     with pytest.raises(ValueError, match="There is no intervention"):
         losses_under(model, text, {}, progress=False)
     unchecked: Any = inspect.unwrap(check_under)  # past the tests' own check of types
-    for wrong in (lambda: None, deactivate, "de", [deactivate]):
+    for wrong in (lambda: None, deactivate, "de", [deactivate], [None]):
         with pytest.raises(ValueError, match=r"'off' is .*: give an interp.Change"):
             unchecked(model, {"off": wrong})
     small = Change(torch.ones(1, 2, dtype=torch.bool), deactivate)

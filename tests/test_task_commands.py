@@ -384,7 +384,8 @@ def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, cap
     stored = Choices.load(stored_at)
     torch.testing.assert_close(stored.log_likelihood, off.log_likelihood)
     random = [
-        Choices.load(stored_at.with_name(f"01-made-de-en-random-{n}.safetensors")) for n in range(2)
+        Choices.load(stored_at.with_name(f"01-made-de-en%20random%20{n}.safetensors"))
+        for n in range(2)
     ]
     mean = sum(each.accuracy().value.item() for each in random) / 2
     assert row["random"] == pytest.approx(mean)

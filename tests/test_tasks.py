@@ -156,6 +156,18 @@ def test_an_intervention_changes_the_choices_that_it_should(model):
     assert torch.equal(found[1].log_likelihood[0], inside.log_likelihood[0])
 
 
+def test_names_that_are_alike_do_not_share_a_file(model, tmp_path):
+    units = torch.zeros(N_LAYERS, D_MLP, dtype=torch.bool)
+    units[1, :80] = True
+    under = {"a b": None, "a-b": Change(units, deactivate), "a/b": Change(~units, deactivate)}
+    kept = choose(model, [task_of()], under, out=tmp_path, progress=False)
+    found = choose(model, [task_of()], under, progress=False)
+    for one, other in zip(kept, found, strict=True):
+        assert one.intervention == other.intervention
+        assert torch.equal(one.log_likelihood.nan_to_num(), other.log_likelihood.nan_to_num())
+    assert not torch.equal(kept[0].log_likelihood[0], kept[1].log_likelihood[0])
+
+
 def test_a_likelihood_that_is_no_number_is_refused_with_item_and_intervention(model):
     everything = torch.ones(N_LAYERS, D_MLP, dtype=torch.bool)
     broken = {"broken": Change(everything, scale(1e38))}

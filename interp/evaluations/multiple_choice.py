@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote  # names that differ stay different files
 
 import torch
 
@@ -187,9 +188,9 @@ def answers_under(
     jobs = []
     with folder_for(out) as folder, bar(len(tasks) * len(named), "answering", progress) as seen:
         for place, task in enumerate(tasks):
-            slug = f"{place:02d}-{task.name.replace('/', '-')}-{task.language}"
+            slug = f"{place:02d}-{quote(task.name, safe='')}-{task.language}"
             for name, changes in named.items():
-                path = folder / "answers" / f"{slug}-{name.replace(' ', '-')}.safetensors"
+                path = folder / "answers" / f"{slug}-{quote(name, safe='')}.safetensors"
                 job = partial(_answer, path, work, task, name, changes)
                 jobs.append(Job(f"{slug} with {name}", path, job))
         return finish(jobs, load, seen, model, ray)

@@ -37,8 +37,9 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...
         )
     named = {}
     for name, changes in under.items():
-        several = list(changes) if isinstance(changes, Sequence) else [changes]
-        if wrong := [each for each in several if not isinstance(each, Change | None)]:
+        several = [] if changes is None else changes
+        several = list(several) if isinstance(several, Sequence) else [several]
+        if wrong := [each for each in several if not isinstance(each, Change)]:
             raise ValueError(
                 f"{name!r} is {type(wrong[0]).__name__}: give an interp.Change, several in a list, "
                 'or None, such as neurons.change("de", interp.deactivate).'
