@@ -27,6 +27,7 @@ from benchmarks.collect import bare, body_of
 from benchmarks.records import OnDevice, Size, recording
 from benchmarks.timing import Variants, clock, take_turns
 from interp.interventions.edits import Edit, deactivate, intervene, override, push
+from interp.scores.baselines import random_units
 
 Block = Callable[[], AbstractContextManager[Any]]
 
@@ -125,8 +126,9 @@ class Models:
 def open_models(folder: Path, device: str, every_edit: bool) -> Models:
     native = interp.load(folder, device=device)
     hooked = interp.load(folder, device=device, attention="hooked")
-    noise = torch.rand(native.n_layers, native.d_mlp, generator=torch.Generator().manual_seed(0))
-    neurons = noise.argsort().argsort() < max(1, round(FRACTION * native.d_mlp))
+    every = torch.ones(native.n_layers, native.d_mlp, dtype=torch.bool)
+    size = torch.full((native.n_layers,), max(1, round(FRACTION * native.d_mlp)))
+    neurons = random_units(every, size, torch.Generator().manual_seed(0))
     written = interp.bake(native, neurons, deactivate, folder / "baked")
     plain, baked = bare(folder, device), bare(written, device)
     return Models(plain, baked, native, hooked, neurons.to(device), every_edit)

@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import interp
-from interp.evaluations.writing import start_ids
 from interp.prompts.alignment import PatchSource
 from interp.prompts.ending import Ending
 from interp.text.tasks import Item, Task
+from interp.text.tokens import prompt_ids
 
 CELLS = ("A in s", "B in s", "other in s", "A in t", "B in t", "other in t")
 """The answers; other: wrong options. Before the patch the target says "B in t"; the whole source,
@@ -95,7 +95,7 @@ def is_first(model: interp.NeuronModel, item: Item, logits: Float[Tensor, " voca
 
 
 def encoded(model: interp.NeuronModel, item: Item) -> list[int]:
-    return [*start_ids(model, "auto"), *model.encode(item.prompt)]
+    return prompt_ids(model, item.prompt, "auto")
 
 
 def relation(item: Item) -> str:

@@ -117,7 +117,6 @@ def written(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             seed=config.study.seed + places.start,
-            batch_size=64,
             progress=False,
         )[off]
         begun = [codes[place // n] for place in places]

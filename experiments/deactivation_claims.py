@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 import interp
+from interp.evaluations.perplexity import own_minus_others
 from interp.inference.claims import Measurement
 from interp.inference.intervals import jackknife, jackknife_shards, paired_bootstrap
 from interp.plots.style import Table
@@ -156,11 +157,6 @@ def rank_correlation(a: Float64[Tensor, " pair"], b: Float64[Tensor, " pair"]) -
     """Spearman's; of equal values each has their mean rank."""
     ranks = [torch.tensor(pd.Series(each.tolist()).rank().tolist()).double() for each in (a, b)]
     return torch.corrcoef(torch.stack(ranks))[0, 1]
-
-
-def own_minus_others(square: Float64[Tensor, "off read"]) -> Float64[Tensor, " language"]:
-    own = square.diagonal()
-    return own - (square.sum(dim=1) - own) / (len(square) - 1)
 
 
 def share_led(square: Float64[Tensor, "off read"], places: Sequence[int]) -> float:

@@ -21,6 +21,7 @@ import interp
 from experiments.study import Study
 from interp.evaluations.languages_written import Guard, language_rates
 from interp.evaluations.losses import Losses, losses_under
+from interp.evaluations.perplexity import own_minus_others
 from interp.evaluations.writing import generate_texts
 from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples, wilson
 from interp.interventions.edits import difference_of_means
@@ -179,7 +180,7 @@ class Effects:
         """A row per method and language: how many, and nats per token more with them off."""
         more = torch.stack([self.matrix(name).increase.value for name in self.chosen])
         own = einsum(more, "method read read -> method read")
-        others = (reduce(more, "method off read -> method off", "sum") - own) / (more.shape[1] - 1)
+        others = own - own_minus_others(more)
         nothing = rearrange(self.nothing, "shard read -> shard 1 read")
         random = (self.random - nothing).sum(dim=0) / self.tokens.sum(dim=0)
         sizes = torch.tensor([list(each.counts().values()) for each in self.chosen.values()])
@@ -197,9 +198,7 @@ class Effects:
 
     def _mean(self, more: Float64[Tensor, "shard off read"]) -> Estimate:
         def own_less_others(total: dict[str, Tensor]) -> Tensor:
-            square = total["more"] / total["tokens"]
-            n = len(square)
-            return square.diagonal().mean() - (square.sum() - square.trace()) / (n * (n - 1))
+            return own_minus_others(total["more"] / total["tokens"]).mean()
 
         return jackknife_shards({"more": more, "tokens": self.tokens}, own_less_others)
 
@@ -358,7 +357,7 @@ def switching(
                 n,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
-                batch_size=n * len(codes),
+                tokens_per_batch=n * len(codes) * model.max_length,  # one batch, in this order
                 progress=False,
             )
         texts += written[NOTHING].texts

@@ -29,7 +29,6 @@ import interp
 from experiments import papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
-from interp.evaluations.writing import start_ids
 from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.lens import (
@@ -44,6 +43,7 @@ from interp.results import artifacts
 from interp.results.frames import tidy
 from interp.text.languages import language
 from interp.text.tasks import align_tasks, read_task
+from interp.text.tokens import prompt_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def questions(
     asked, translated = align_tasks([read_task(config.facts, each) for each in codes])
     found, held_out = [], []
     for item, other in list(zip(asked.items, translated.items, strict=True))[: config.n_facts]:
-        ids = [*start_ids(model, "auto"), *model.encode(item.prompt)]
+        ids = prompt_ids(model, item.prompt, "auto")
         words = [each.options[each.answer].strip(" .。」") for each in (item, other)]
         found.append(Question(ids, dict(zip(codes, words, strict=True))))
         held_out.append(item.held_out)

@@ -15,7 +15,7 @@ Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer,
         the gate or output must exceed; overlap against distance); claims.json
 
 The claims of Wang et al. (2024) are put to the test with what their comparison lacks: what firing
-rates alone would give, and sets of equal size. With --source output a neuron fires where what it
+rates alone would give, and sets of equal size. With --fires-by output a neuron fires where what it
 hands on is above zero, instead of its gate.
 
 A table of distances is a CSV with the columns lang1, lang2 and one for each kind of distance, one
@@ -75,7 +75,7 @@ class Config(runner.Config):
     )
     """Where the items come from; see interp.text.tasks."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what a neuron fires."""
 
     n_prompts: int = 30
@@ -153,10 +153,12 @@ def by_threshold(
     """The all-shared share where more than zero must be exceeded to fire, by gate and by output."""
     ways = list(itertools.product(get_args(FiresBy), config.thresholds))
     table = []
-    for (source, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
+    for (fires_by, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)
         share = profile.count[..., Sharing.ALL_SHARED].double().mean().item() / signs.d_mlp
-        table.append({"task": name, "source": source, "threshold": threshold, "all_shared": share})
+        table.append(
+            {"task": name, "fires_by": fires_by, "threshold": threshold, "all_shared": share}
+        )
     return table
 
 
@@ -181,10 +183,10 @@ def signs_by(
             prompts=prompts,
             languages=rows.languages,
             d_mlp=model.d_mlp,
-            source=source,
+            fires_by=fires_by,
             threshold=threshold,
         )
-        for one, (source, threshold) in zip(zip(*bits, strict=True), ways, strict=True)
+        for one, (fires_by, threshold) in zip(zip(*bits, strict=True), ways, strict=True)
     ]
 
 
@@ -243,20 +245,22 @@ def look_at(
     model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
 ) -> Found:
     """Sharing of all items, and what some of them need."""
-    seed, source = config.study.seed, config.source
+    seed, fires_by = config.study.seed, config.fires_by
     rows = rows_of(model, tasks, n_shards=min(10, len(tasks[0].items)))
-    keep = interp.Keep(signs=source)
+    keep = interp.Keep(signs=fires_by)
     signs = interp.collect(model, rows, folder / "signs", keep=keep, progress=False).signs
     generator = torch.Generator().manual_seed(seed)
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
-    tokens = sharing_over_tokens(model, rows, source=source)
+    tokens = sharing_over_tokens(model, rows, fires_by=fires_by)
     some = asked_about(model, tasks, config)
     generator = torch.Generator().manual_seed(seed)
     off = ablate_categories(
-        model, some, generator, tokens="last", source=source, n_draws=config.n_draws
+        model, some, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
     )
-    sums = attribute_categories(model, some, folder / "pieces", steps=config.steps, source=source)
-    ratio = enrichment(model, some, top_share=config.top_share, source=source)
+    sums = attribute_categories(
+        model, some, folder / "pieces", steps=config.steps, fires_by=fires_by
+    )
+    ratio = enrichment(model, some, top_share=config.top_share, fires_by=fires_by)
     return Found(signs, profile, tokens, off, sums, ratio)
 
 
@@ -295,14 +299,14 @@ def main(config: Config, record: Record) -> None:
     for frame in known.values():
         print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
     numbers, thresholds, related = frames.values()
-    measured = over_tasks(numbers, thresholds, related, shares, config.source)
+    measured = over_tasks(numbers, thresholds, related, shares, config.fires_by)
     record.judge("map_shared_neurons", measured)
 
 
 def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
     """Pieces of another model, or of other settings, are not gone on with."""
     plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
-    begin(folder, plan | {"steps": config.steps, "source": config.source})
+    begin(folder, plan | {"steps": config.steps, "fires_by": config.fires_by})
 
 
 def asked_about(

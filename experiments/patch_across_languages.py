@@ -53,6 +53,7 @@ from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import others
 from interp.results.frames import tidy
 from interp.results.words import Layers
+from interp.scores.baselines import random_units
 from interp.text.tasks import align_tasks, read_task
 
 CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
@@ -160,8 +161,7 @@ def as_many(
     """As many other neurons of each layer; of any neurons, where more than half are chosen."""
     if 2 * chosen.sum(dim=1).max() <= chosen.shape[1]:
         return others(chosen, generator)
-    rank = torch.rand(chosen.shape, generator=generator).argsort(dim=1).argsort(dim=1)
-    return rank < chosen.sum(dim=1, keepdim=True)
+    return random_units(torch.ones_like(chosen), chosen.sum(dim=1), generator)
 
 
 def rows_of(number: int, each: Crossing, result: PatchingResult) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def measures(
 ) -> dict[str, Measurement | None]:
     """What a mask alone can tell about the claims of the paper."""
     n_layers = selection.n_layers
-    expected = round(fraction * n_layers * selection.n_neurons)
+    expected = round(fraction * n_layers * selection.n_units)
     random = selection.random_like(torch.Generator().manual_seed(0))
     where = {name: each[-1] for name, each in shares(selection).items()}
     size = float(abs(int(selection.union().sum()) - expected))

@@ -113,10 +113,14 @@ JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", 
 
 
 def over_tasks(
-    numbers: Table, thresholds: Table, related: Table, shares: Mapping[str, Tensor], source: FiresBy
+    numbers: Table,
+    thresholds: Table,
+    related: Table,
+    shares: Mapping[str, Tensor],
+    fires_by: FiresBy,
 ) -> dict[str, Measurement | None]:
     """What needs several tasks, numbers of languages or thresholds."""
-    mine = thresholds.query("source == @source")
+    mine = thresholds.query("fires_by == @fires_by")
     order = mine.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
     chance = numbers.drop(columns="all_shared").rename(columns={"independent": "all_shared"})
     alike = float((order == order.iloc[0]).all(axis=1).mean())

@@ -222,8 +222,8 @@ def test_most_layers_of_babel_add_up():
 def test_packing_does_not_matter(open_model):
     model = open_model("gemma")
     expected = integrated_gradients(model, PROMPT, TARGETS[0], 5)
-    for at_once in (1, 7, 1000):
-        found = integrated_gradients(model, PROMPT, TARGETS[0], 5, at_once=at_once)
+    for max_positions in (1, 7, 1000):
+        found = integrated_gradients(model, PROMPT, TARGETS[0], 5, max_positions=max_positions)
         assert_close(found.values, expected.values)
         assert torch.allclose(found.change, expected.change, rtol=1e-3)
 
@@ -327,7 +327,7 @@ def test_contribution_and_effective_score_by_hand(name, tied, open_model, genera
 def test_ablation_switches_off_one_neuron_at_the_last_token(quantity, open_model):
     model, target = open_model("qwen2"), TARGETS[0]
     chosen = top_neurons(contribution_score(model, last_activations(model, ids_of(model))), 30)
-    found = ablation_effect(model, PROMPT, target, chosen, quantity, at_once=7)
+    found = ablation_effect(model, PROMPT, target, chosen, quantity, max_positions=7)
     assert torch.equal(found.isnan(), ~chosen)
     assert chosen.any(dim=1).all()
     with torch.no_grad():
@@ -381,7 +381,7 @@ def test_gradient_times_activation_is_the_slope_at_the_prompt(open_model):
 def test_all_positions_equal_the_definition(open_model):
     model, steps = open_model("gpt2"), 4
     ids = ids_of(model)
-    found = integrated_gradients_by_position(model, PROMPT, TARGETS[0], steps, at_once=30)
+    found = integrated_gradients_by_position(model, PROMPT, TARGETS[0], steps, max_positions=30)
     for layer in range(N_LAYERS):
         expected = 0.0
         for step in range(steps):
@@ -513,14 +513,14 @@ def test_a_full_memory_halves_what_goes_at_once_and_nothing_else(fits, open_mode
     neurons[:, ::3] = True
 
     def both() -> tuple[Tensor, Tensor]:
-        found = integrated_gradients(model, PROMPT, TARGETS[0], steps=6, at_once=64)
-        return found.values, ablation_effect(model, PROMPT, TARGETS[0], neurons, at_once=64)
+        found = integrated_gradients(model, PROMPT, TARGETS[0], steps=6, max_positions=64)
+        return found.values, ablation_effect(model, PROMPT, TARGETS[0], neurons, max_positions=64)
 
     expected, asked = both(), Ending.run
     seen: list[int] = []
 
-    def narrow(self, n_variants, edits, at_once=96):
-        for variants, logits in asked(self, n_variants, edits, at_once):
+    def narrow(self, n_variants, edits, max_positions=96):
+        for variants, logits in asked(self, n_variants, edits, max_positions):
             if len(variants) > fits:
                 raise torch.OutOfMemoryError("out of memory")
             seen.append(len(variants))

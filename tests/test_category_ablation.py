@@ -16,8 +16,8 @@ from interp.evaluations.neuron_sets import (
     RANDOM,
     Condition,
     conditions_for,
-    draw_neurons,
     draw_sets,
+    random_units,
 )
 from interp.interventions.edits import Change, deactivate, intervene
 from interp.models.load import load
@@ -129,7 +129,7 @@ def test_draws_differ_and_every_neuron_of_the_pool_has_its_chance():
     generator = seeded()
     count = torch.zeros(2, 20)
     for _ in range(2000):
-        count += draw_neurons(pool, size, generator)
+        count += random_units(pool, size, generator)
     assert not count[~pool].any()
     assert (count[0, :10] / 2000 - 0.5).abs().max() < 0.05
     assert (count[1, 5:] / 2000 - 0.2).abs().max() < 0.05

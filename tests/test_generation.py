@@ -113,8 +113,8 @@ def shown(model: NeuronModel, ids: list[int]) -> str:
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3"])
 def test_a_text_does_not_depend_on_its_batch(tiny: Callable[[str], NeuronModel], name: str):
-    together = write(tiny(name), PROMPTS, n=2, batch_size=8)
-    alone = write(tiny(name), PROMPTS, n=2, batch_size=1)
+    together = write(tiny(name), PROMPTS, n=2, tokens_per_batch=4096)
+    alone = write(tiny(name), PROMPTS, n=2, tokens_per_batch=1)
     assert together == alone
     assert len(set(together.texts)) > 4  # there is something to tell apart
 
@@ -214,8 +214,8 @@ def test_an_edit_around_the_call_is_felt_and_then_gone(llama: NeuronModel):
     before = write(llama)
     everything = torch.ones(llama.n_layers, llama.d_mlp, dtype=torch.bool)
     with intervene(llama, everything, deactivate, tokens="generated"):
-        generated = write(llama, batch_size=4)
-        alone = write(llama, batch_size=1)
+        generated = write(llama, tokens_per_batch=80)
+        alone = write(llama, tokens_per_batch=1)
     with intervene(llama, everything, deactivate):
         whole = write(llama)
     assert generated == alone
@@ -289,7 +289,7 @@ def test_with_no_token_to_begin_from_a_prompt_is_asked_for(without: Callable[...
         ({"prompts": ["a" * 60]}, "'aaaa.* has 61 tokens, and 12 new ones would make 73"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give at least 1"),
         ({"n": 0}, "n is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch is 0"),
         ({"temperature": -0.1}, "temperature is -0.1: give zero"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"prompts": []}, r'\[""\] stands for none'),
@@ -464,7 +464,7 @@ def test_the_frame_says_what_the_result_says():
 def test_losses_are_those_of_each_text_alone(llama: NeuronModel):
     long = "there are more tokens here than the model can read at once " * 3
     texts = [*GERMAN[:2], ENGLISH[:9], "", "e", long]
-    found = rates(texts, model=llama, batch_size=3)
+    found = rates(texts, model=llama, tokens_per_batch=40)
     for text, tokens, nats, per_byte in zip(
         texts, found.tokens.tolist(), found.loss, found.loss_per_byte, strict=True
     ):
@@ -683,7 +683,7 @@ def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest
         return {"nothing": written}
 
     monkeypatch.setattr(writing, "generate_texts", fake)
-    found = translate(llama, ["A dog."] * 3, "de", batch_size=2)
+    found = translate(llama, ["A dog."] * 3, "de", tokens_per_batch=2)
     assert found == {"nothing": ("Ein Hund.", "", "")}
     assert asked == {
         "prompts": [translation_prompt("A dog.", "de")] * 3,
@@ -691,7 +691,7 @@ def test_a_translation_is_the_first_line(llama: NeuronModel, monkeypatch: pytest
         "under": None,
         "max_new_tokens": 128,
         "temperature": 0.0,
-        "batch_size": 2,
+        "tokens_per_batch": 2,
     }
 
 

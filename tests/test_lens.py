@@ -77,7 +77,9 @@ def test_a_layer_is_read_through_norm_and_unembedding(open_model):
 def test_probabilities_entropies_and_top_tokens_are_what_they_say(open_model, name):
     model = open_model(name)
     answers = {"en": "the", "de": "Ufer"}
-    found = logit_lens(model, [Question(prompt, answers) for prompt in PROMPTS], 3, batch_size=2)
+    found = logit_lens(
+        model, [Question(prompt, answers) for prompt in PROMPTS], 3, tokens_per_batch=40
+    )
     spelling = Spelling(model)
     for row, prompt in enumerate(PROMPTS):
         states = last_states(model, [model.encode(prompt)])[0]

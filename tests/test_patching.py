@@ -20,7 +20,8 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import PatchSource, align_prompts
 from interp.prompts.patching import heads, patch
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import _alike, others, record, site_name
+from interp.prompts.sweep import others, record, site_name
+from interp.text.tokens import by_length
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -141,7 +142,9 @@ def test_every_entry_equals_one_forward_pass(open_model, name, generator):
     }
     units["set"] = {"post": mask}
     for layers in ("each", "from"):
-        found = patch(model, given, TARGET, ANSWERS, parts, layers, ("dog", "the city"), at_once=40)
+        found = patch(
+            model, given, TARGET, ANSWERS, parts, layers, ("dog", "the city"), max_positions=40
+        )
         for (p, part), layer, (s, span) in product(
             enumerate(parts), range(model.n_layers), enumerate(spans)
         ):
@@ -163,7 +166,7 @@ def test_every_entry_equals_one_forward_pass(open_model, name, generator):
 def test_a_sweep_over_tokens_equals_one_forward_pass_for_each(open_model):
     model = open_model("llama")
     source, ids = some_ids(24, 3), some_ids(24, 4)
-    found = patch(model, source, ids, ANSWERS, "resid_pre", "each", "tokens", at_once=70)
+    found = patch(model, source, ids, ANSWERS, "resid_pre", "each", "tokens", max_positions=70)
     values = seen(model, source.tolist(), "resid_pre")
     every = torch.arange(model.d_model)
     for layer, pos in product(range(N_LAYERS), range(24)):
@@ -212,7 +215,7 @@ def test_every_head_equals_one_forward_pass(open_model, name):
     itself = patch(model, TARGET, TARGET, ANSWERS, parts, "each", "words")
     assert (itself.log_probability - itself.unpatched).abs().max() < 1e-5
     for layers in ("each", "from"):
-        found = patch(model, given, TARGET, ANSWERS, parts, layers, at, at_once=60)
+        found = patch(model, given, TARGET, ANSWERS, parts, layers, at, max_positions=60)
         some = [*product((0, len(parts) - 1), (0, model.n_layers - 1), range(len(spans)))]
         for p, layer, s in some:
             units = list(parts.values())[p]["z"]
@@ -245,8 +248,8 @@ def test_prompts_that_share_a_pass_give_what_each_gives_alone(open_model, name):
     spans = [[[0], [len(each) - 1, 1]] for each in prompts]
     places = ("resid_post", "post")
     alone = [record(model, [p], [s], places, 1)[0] for p, s in zip(prompts, spans, strict=True)]
-    for at_once in (30, 1000):
-        together = record(model, prompts, spans, places, at_once)
+    for max_positions in (30, 1000):
+        together = record(model, prompts, spans, places, max_positions)
         for one, other, prompt in zip(alone, together, prompts, strict=True):
             assert one.logits.allclose(other.logits, atol=1e-4)
             for place in places:
@@ -256,7 +259,7 @@ def test_prompts_that_share_a_pass_give_what_each_gives_alone(open_model, name):
                     assert values.allclose(expected, atol=1e-4)
     lengths = [len(each) for each in prompts]
     assert len(set(lengths)) == 4
-    batches = list(_alike(prompts, 30))
+    batches = list(by_length(lengths, 30))
     assert sorted(n for batch in batches for n in batch) == [0, 1, 2, 3]
     assert 1 < len(batches) < 4
     assert all(len(batch) * max(lengths[n] for n in batch) <= 30 for batch in batches)

@@ -159,7 +159,12 @@ def goes_on(loop: Callable[[Path], Any], out: Path, others: dict[str, Callable[[
 
 def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path):
     neurons = some_neurons(model)
-    settings: dict[str, Any] = {"n": 3, "max_new_tokens": 8, "batch_size": 2, "progress": False}
+    settings: dict[str, Any] = {
+        "n": 3,
+        "max_new_tokens": 8,
+        "tokens_per_batch": 40,
+        "progress": False,
+    }
     prompts = ("the dog", "der Hund")
 
     def write(out: Path | None, edit: Any = deactivate, **other: Any) -> Any:
@@ -184,7 +189,12 @@ def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path)
 
 
 def test_texts_and_their_losses_are_kept_together(model, tmp_path):
-    settings: dict[str, Any] = {"n": 5, "max_new_tokens": 8, "batch_size": 2, "progress": False}
+    settings: dict[str, Any] = {
+        "n": 5,
+        "max_new_tokens": 8,
+        "tokens_per_batch": 40,
+        "progress": False,
+    }
     change = Change(some_neurons(model), deactivate)
 
     def judged(out: Path | None) -> Any:
@@ -196,7 +206,9 @@ def test_texts_and_their_losses_are_kept_together(model, tmp_path):
     again = type(found).load(tmp_path / "judged.safetensors")
     assert again.to_frame().equals(found.to_frame())
     assert again.texts_frame().equals(judged(None).texts_frame())
-    by_hand = language_rates(found.texts, ["de", "en"], None, model, batch_size=2, progress=False)
+    by_hand = language_rates(
+        found.texts, ["de", "en"], None, model, tokens_per_batch=40, progress=False
+    )
     assert by_hand.texts_frame().equals(found.texts_frame())
 
 

@@ -118,12 +118,12 @@ def to_three_digits(value: float) -> object:
 @each_model
 def test_a_published_mask_has_the_published_sizes(model: str):
     selection, facts = published(model), PUBLISHED[model]
-    assert (selection.n_layers, selection.n_neurons) == facts["size"]
+    assert (selection.n_layers, selection.n_units) == facts["size"]
     assert list(selection.counts().values()) == facts["counts"]
     assert tuple(selection.counts()) == languages_of(model)
     assert selection.mask.sum() == facts["memberships"]
     assert selection.union().sum() == facts["union"]
-    assert facts["union"] == round(0.01 * selection.n_layers * selection.n_neurons)
+    assert facts["union"] == round(0.01 * selection.n_layers * selection.n_units)
     histogram = selection.languages_per_neuron().flatten().bincount().tolist()
     assert histogram[1:] == facts["histogram"]
     # Two sums that the numbers above must obey, whoever counted them.

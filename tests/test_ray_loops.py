@@ -123,7 +123,14 @@ def loops(
             model, tasks, seeded(), n_draws=1, out=out, ray=ray, **alike
         ),
         "generation": lambda out, ray: generated_languages(
-            model, ["de"], {"off": change}, batch_size=3, out=out, ray=ray, **written, **alike
+            model,
+            ["de"],
+            {"off": change},
+            tokens_per_batch=60,
+            out=out,
+            ray=ray,
+            **written,
+            **alike,
         ),
     }
 

@@ -414,7 +414,7 @@ GOOD = {
     "format": "polyneuron NeuronSelection 1",
     "languages": ["en", "de"],
     "n_layers": 2,
-    "n_neurons": 4,
+    "n_units": 4,
     "neurons": {"en": {"0": [1]}, "de": {"1": [3]}},
 }
 
@@ -426,10 +426,10 @@ GOOD = {
         ({"languages": ["en"]}, "the languages that have neurons differ"),
         ({"languages": ["en", "fr"]}, "the languages that have neurons differ"),
         ({"languages": ["en", "de", "de"]}, "none twice"),
-        ({"n_neurons": 3}, r"\(1, 1, 3\) is no \(language, layer, neuron\)"),
+        ({"n_units": 3}, r"\(1, 1, 3\) is no \(language, layer, neuron\)"),
         ({"n_layers": 1}, r"\(1, 1, 3\) is no"),
         ({"n_layers": "two"}, "that can be read"),
-        ({"n_neurons": -1}, "that can be read"),
+        ({"n_units": -1}, "that can be read"),
         ({"neurons": {"en": {"0": [1.5]}, "de": {}}}, "that can be read"),
         ({"neurons": {"en": {"first": [1]}, "de": {}}}, "that can be read"),
         ({"neurons": {"en": [1], "de": {}}}, "that can be read"),
@@ -726,7 +726,7 @@ def test_a_selection_of_neurons_alone_is_stored_as_it_always_was(tmp_path: Path)
     NeuronSelection(mask, ("en", "de")).to_json(path)
     assert path.read_text() == (
         '{\n "format": "polyneuron NeuronSelection 1",\n "languages": ["en", "de"],\n'
-        ' "n_layers": 2,\n "n_neurons": 3,\n "provenance": {},\n "neurons": {\n'
+        ' "n_layers": 2,\n "n_units": 3,\n "provenance": {},\n "neurons": {\n'
         '  "en": {\n   "0": [1, 2]\n  },\n  "de": {}\n }\n}\n'
     )
     assert NeuronSelection.from_json(path).sites == (("post", 3),)

@@ -225,6 +225,6 @@ def test_a_folder_with_other_settings_is_not_gone_on_with(tmp_path: Path):
     study.begin_task(model, "made", tmp_path, TINY)
     study.begin_task(model, "made", tmp_path, TINY)
     with pytest.raises(ValueError, match="was started with another source"):
-        study.begin_task(model, "made", tmp_path, replace(TINY, source="output"))
+        study.begin_task(model, "made", tmp_path, replace(TINY, fires_by="output"))
     with pytest.raises(ValueError, match="was started with another steps"):
         study.begin_task(model, "made", tmp_path, replace(TINY, steps=5))

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.counting.collect import Keep, collect
-from interp.counting.counters import source_kind
+from interp.counting.counters import firing_kind
 from interp.counting.stats import FiringSigns
 from interp.evaluations.category_ablation import categories_at
 from interp.models.load import load
@@ -221,7 +221,7 @@ def test_tokens_of_what_are_no_parallel_prompts_are_refused(models, tmp_path):
     model = models["llama"]
     rows = prompt_rows(PROMPTS, model)
     with pytest.raises(ValueError, match="by gate or output, not by 'value'"):
-        getattr(source_kind, "__wrapped__", source_kind)("value")
+        getattr(firing_kind, "__wrapped__", firing_kind)("value")
     with pytest.raises(ValueError, match="There are 3 prompts and clusters for 2"):
         getattr(sharing_over_tokens, "__wrapped__", sharing_over_tokens)(
             model, rows, clusters=torch.arange(2)

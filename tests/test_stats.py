@@ -89,7 +89,7 @@ ASKED: dict[str, Callable[[FiringStats], object]] = {
     "total": lambda counts: counts.total,
     "fired": lambda counts: counts.fired,
     "words": repr,
-    "shape": lambda counts: (counts.n_shards, counts.n_layers, counts.n_neurons),
+    "shape": lambda counts: (counts.n_shards, counts.n_layers, counts.d_mlp),
     "without one": lambda counts: counts.without(2).rate,
     "some": lambda counts: counts.shards([3, 0]).total,
     "one twice": lambda counts: counts.shards([1, 1, 0, 2, 3, 4]).total,

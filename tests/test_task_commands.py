@@ -129,7 +129,7 @@ def test_share_needs_languages_and_the_same_items(place, tmp_path):
 def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys):
     made, opened = str(place / "made"), choice(place)
     settings = {"n_shards": 1, "n_draws": 0, "out": tmp_path / "output"}
-    Share(made, opened, CODES, source="output", thresholds=(0.0, 0.02), **settings).run()
+    Share(made, opened, CODES, fires_by="output", thresholds=(0.0, 0.02), **settings).run()
     shown = capsys.readouterr().out
     assert "by output above 0 (" in shown
     assert "by output above 0.02 (" in shown
@@ -257,11 +257,11 @@ def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
     command = Attribute(str(place / "made"), choice(place), CODES, items=3, steps=15, out=tmp_path)
     asked, calls = Ending.run, [0]
 
-    def full(self, n_variants, edits, at_once=96):
+    def full(self, n_variants, edits, max_positions=96):
         calls[0] += 1
         if calls[0] > len(CODES):  # the first item, in every language
             raise torch.OutOfMemoryError("out of memory")
-        yield from asked(self, n_variants, edits, at_once)
+        yield from asked(self, n_variants, edits, max_positions)
 
     with monkeypatch.context() as patched:
         patched.setattr(Ending, "run", full)

@@ -109,7 +109,7 @@ def test_the_slower_strategies_give_the_same_numbers(name, strategy, open_model,
     model = open_model(name)
     edits = make_edits(model, generator, 2)
     ending = Ending(model, ids, 2, strategy=strategy)
-    assert_equal(answers(ending, edits, at_once=50), one_by_one(model, ids, 2, edits))
+    assert_equal(answers(ending, edits, max_positions=50), one_by_one(model, ids, 2, edits))
     assert ending.strategy == strategy
 
 
@@ -156,10 +156,10 @@ def test_how_many_go_in_one_pass_does_not_matter(strategy, open_model, ids, gene
     model = open_model("mistral")
     edits = make_edits(model, generator, 2)
     ending = Ending(model, ids, 2, strategy=strategy)
-    together = answers(ending, edits, at_once=1000)
-    for at_once in (1, 4, 45):
-        assert_equal(answers(ending, edits, at_once=at_once), together)
-    sizes = [len(variants) for variants, _ in Ending(model, ids, 2).run(5, edits, at_once=4)]
+    together = answers(ending, edits, max_positions=1000)
+    for max_positions in (1, 4, 45):
+        assert_equal(answers(ending, edits, max_positions=max_positions), together)
+    sizes = [len(variants) for variants, _ in Ending(model, ids, 2).run(5, edits, max_positions=4)]
     assert sizes == [2, 2, 1]
 
 
@@ -223,11 +223,11 @@ def test_gradients_reach_what_is_put_in(open_model, ids, generator):
     readout = torch.randn(N_VOCAB, generator=generator)
     start = torch.randn(N_VARIANTS, 2, D_MLP, generator=generator)
 
-    def gradient(strategy: Any, at_once: int) -> Tensor:
+    def gradient(strategy: Any, max_positions: int) -> Tensor:
         put = start.clone().requires_grad_()
         edits: Any = {("post", 1): lambda values, variants: put[variants]}
         ending = Ending(model, ids, 2, strategy=strategy)
-        for _, logits in ending.run(N_VARIANTS, edits, at_once):
+        for _, logits in ending.run(N_VARIANTS, edits, max_positions):
             (logits @ readout).sum().backward()
         assert put.grad is not None
         return put.grad
@@ -325,7 +325,7 @@ def test_what_cannot_be_asked_is_refused(open_model, ids):
     with pytest.raises(ValueError, match=r"'packed' is not possible with .* give copied or whole"):
         Ending(open_model("bloom"), ids, strategy="packed")
     with pytest.raises(ValueError, match="0 positions at once are none"):
-        list(Ending(model, ids).run(1, {}, at_once=0))
+        list(Ending(model, ids).run(1, {}, max_positions=0))
     with pytest.raises(ValueError, match="'q' is not a site"):
         list(Ending(model, ids).run(1, {("q", 0): lambda values, variants: values}))
 

@@ -87,17 +87,16 @@ class Patch:
 
     def ask(self, model: "interp.NeuronModel") -> None:
         """Patch, and show and keep what comes of it."""
-        from interp.evaluations.writing import start_ids
         from interp.prompts.alignment import shown
         from interp.prompts.targets import target_ids
+        from interp.text.tokens import prompt_ids
 
-        first = start_ids(model, "auto")
-        encoded = {text: [*first, *model.encode(text)] for text in (self.source, self.target)}
+        encoded = {text: prompt_ids(model, text, "auto") for text in (self.source, self.target)}
         answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
         random = self.noise or self.part == "neurons"
         controls = {}
         if self.control is not None:
-            controls = {"control": [*first, *model.encode(self.control)]}
+            controls = {"control": prompt_ids(model, self.control, "auto")}
         result = interp.patch(
             model,
             interp.prompts.PatchSource(
@@ -183,17 +182,16 @@ class Lens:
     def run(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
-        from interp.evaluations.writing import start_ids
+        from interp.text.tokens import prompt_ids
 
         model = self.choice.open()
         tasks = interp.text.align_tasks(
             [interp.read_task(self.prompts, code) for code in self.languages], "drop"
         )
-        first = start_ids(model, "auto")
         questions = []
         for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
             words = [item.options[item.answer].strip(" .。」") for item in items]
-            ids = [*first, *model.encode(items[0].prompt)]
+            ids = prompt_ids(model, items[0].prompt, "auto")
             questions.append(
                 interp.prompts.Question(ids, dict(zip(self.languages, words, strict=True)))
             )

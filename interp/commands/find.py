@@ -140,7 +140,7 @@ class Find:
         from interp.scores.baselines import mean_removal_effect, random_score
 
         stats = run.firing
-        n_layers, n_neurons = stats.rate.shape[1:]
+        n_layers, n_units = stats.rate.shape[1:]
         match self.method:
             case "precision":
                 precision = interp.measure_precision(run.sentence_means)
@@ -153,7 +153,7 @@ class Find:
                     run.moments, self.fraction, self.busy_quantile
                 )
             case "random":
-                size = (len(stats.languages), n_layers, n_neurons)
+                size = (len(stats.languages), n_layers, n_units)
                 score = random_score(*size, seeded(self.seed))
                 return self.highest(score, stats.languages)
             case "removal":

@@ -25,13 +25,13 @@ BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 class Share:
     """Say how many neurons a task's prompts share between languages.
 
-    A neuron counts where its gate, or with --source output what it hands on, is above zero at the
+    A neuron counts where its gate, or with --fires-by output what it hands on, is above zero at the
     last token of a prompt. Beside each share stand two baselines: languages that fire
     independently, each neuron at its own rates, and independently with all neurons alike. The same
     command goes on where it was interrupted.
 
         interp share babel/fact_completion --languages en de fr es zh ja
-        interp share babel/fact_completion --source output --thresholds 0 0.1
+        interp share babel/fact_completion --fires-by output --thresholds 0 0.1
     """
 
     task: Positional[str]
@@ -44,7 +44,7 @@ class Share:
     languages: tuple[str, ...] = BABEL_LANGUAGES
     """Between which; shares depend on how many there are."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what a neuron fires.
 
     Without a linear branch the signs of both are the same."""
@@ -101,7 +101,7 @@ class Share:
         from interp.evaluations.task_results import group_numbers
 
         settings = {"task": self.task, "model": self.choice.model}
-        keep = interp.Keep(signs=self.source, signs_above=threshold)
+        keep = interp.Keep(signs=self.fires_by, signs_above=threshold)
         run = interp.collect(model, corpora, folder, keep=keep, settings=settings, ray=crew)
         signs = run.signs
         profile = interp.sharing_profile(
@@ -127,7 +127,7 @@ def show_profile(profile: "interp.scores.SharingProfile") -> None:
     reach = (share.high - share.low) / 2
     say(
         f"Share of a layer's neurons in {len(profile.languages)} languages, over "
-        f"{len(profile.prompts)} prompts,\nby {profile.source} above {profile.threshold:g} "
+        f"{len(profile.prompts)} prompts,\nby {profile.fires_by} above {profile.threshold:g} "
         "(± half of the 95 % interval; in brackets: firing independently\nat the same rates, and "
         "with all neurons alike):\n"
     )
@@ -171,7 +171,7 @@ class Attribute:
     quantity: Quantity = "probability"
     """What is explained, of the answer's first token."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what a neuron fires, and so has its category."""
 
     out: Path = Path("results/attribute")
@@ -186,7 +186,7 @@ class Attribute:
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
-            "source": self.source,
+            "fires_by": self.fires_by,
         }
         from interp.runs.folder import begin
 
@@ -197,7 +197,7 @@ class Attribute:
             self.out / "pieces",
             steps=self.steps,
             quantity=self.quantity,
-            source=self.source,
+            fires_by=self.fires_by,
             ray=ray,
         )
         found.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)

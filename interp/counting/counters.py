@@ -137,10 +137,10 @@ class SignsCounter:
         self,
         model: NeuronModel,
         n_rows: int,
-        source: FiresBy = "gate",
+        fires_by: FiresBy = "gate",
         threshold: float = 0.0,
     ) -> None:
-        self.kinds: tuple[Kind, ...] = (source_kind(source),)
+        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
         if not math.isfinite(threshold):
             raise ValueError(f"What must be exceeded to fire is {threshold}: give a number.")
         warn_of_rounded_signs(model)
@@ -158,11 +158,11 @@ class SignsCounter:
         return {"signs.bits": self._bits.clone()}
 
 
-def source_kind(source: FiresBy) -> Kind:
-    """The site where a source is read."""
-    if source not in get_args(FiresBy):
-        raise ValueError(f"Neurons fire by {' or '.join(get_args(FiresBy))}, not by {source!r}.")
-    return "pre" if source == "gate" else "post"
+def firing_kind(fires_by: FiresBy) -> Kind:
+    """The site whose values say whether a neuron fires."""
+    if fires_by not in get_args(FiresBy):
+        raise ValueError(f"Neurons fire by {' or '.join(get_args(FiresBy))}, not by {fires_by!r}.")
+    return "pre" if fires_by == "gate" else "post"
 
 
 def warn_of_rounded_signs(model: NeuronModel) -> None:

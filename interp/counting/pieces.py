@@ -133,13 +133,13 @@ def _signs(
     bits = torch.stack(
         [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
     )
-    source = plan["wanted"].get("signs_of", "gate")
+    fires_by = plan["wanted"].get("signs_of", "gate")
     threshold = plan["wanted"].get("signs_above", 0.0)
     return FiringSigns(
         bits=bits,
         prompts=prompts,
         languages=languages,
         d_mlp=plan["d_mlp"],
-        source=source,
+        fires_by=fires_by,
         threshold=threshold,
     )

@@ -73,7 +73,7 @@ class FiringStats(Saved):
     def __repr__(self) -> str:
         return (
             f"FiringStats({listed(self.languages)}; {self.n_layers} layers of "
-            f"{self.n_neurons:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
+            f"{self.d_mlp:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
             f"language in {counted(self.n_shards, 'shard')})"
         )
 
@@ -86,7 +86,7 @@ class FiringStats(Saved):
         return self.counts.shape[2]
 
     @property
-    def n_neurons(self) -> int:
+    def d_mlp(self) -> int:
         """Neurons per layer (d_mlp)."""
         return self.counts.shape[3]
 
@@ -192,8 +192,8 @@ def read_counts(
 ) -> FiringStats:
     """Counts that `read` gets by the numbers of a shard and a language: now, or if they are more
     than `IN_MEMORY`, whenever they are asked for. `shape` is layers and neurons per layer."""
-    n_layers, n_neurons = shape
-    counts = OnDisk.of(read, tokens, (n_layers, n_neurons))
+    n_layers, d_mlp = shape
+    counts = OnDisk.of(read, tokens, (n_layers, d_mlp))
     n_bytes = math.prod(counts.shape) * torch.int64.itemsize
     return FiringStats(counts if n_bytes > IN_MEMORY else counts.whole(), tokens, languages)
 
@@ -289,7 +289,7 @@ class FiringSigns(Saved):
     d_mlp: int
     """Neurons per layer; the last byte may have bits to spare."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """What is compared with the threshold."""
 
     threshold: float = 0.0
@@ -299,7 +299,7 @@ class FiringSigns(Saved):
         return (
             f"FiringSigns({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
             f"{self.bits.shape[2]} layers of {self.d_mlp:,} neurons, which fire where the "
-            f"{self.source} is above {self.threshold:g})"
+            f"{self.fires_by} is above {self.threshold:g})"
         )
 
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:

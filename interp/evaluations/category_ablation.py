@@ -27,7 +27,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
-from interp.counting.counters import source_kind, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.evaluations.multiple_choice import Encoded, begin_alike, encode_items
 from interp.evaluations.neuron_sets import (
     RANDOM,
@@ -38,7 +38,7 @@ from interp.evaluations.neuron_sets import (
     per_condition,
 )
 from interp.evaluations.task_results import group_numbers
-from interp.evaluations.writing import Start, bar
+from interp.evaluations.writing import bar
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.prompts.ending import Edit, Ending
@@ -46,7 +46,7 @@ from interp.results import artifacts
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
-from interp.results.words import FiresBy, Kind
+from interp.results.words import FiresBy, Kind, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
@@ -103,7 +103,7 @@ class CategoryAblation(Saved):
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what neurons fire."""
 
     def __repr__(self) -> str:
@@ -195,7 +195,7 @@ class CategoryAblation(Saved):
                     "chance": self._of(self.chance[:, None], language).mean().item(),
                     "task": self.task,
                     "where": self.tokens,
-                    "source": self.source,
+                    "fires_by": self.fires_by,
                     "examples": len(self.prompts),
                 },
             )
@@ -210,7 +210,7 @@ def ablate_categories(
     generator: torch.Generator,
     *,
     tokens: Tokens = "all",
-    source: FiresBy = "gate",
+    fires_by: FiresBy = "gate",
     n_draws: int = 3,
     start: Start = "auto",
     tokens_per_batch: int = 4096,
@@ -221,7 +221,7 @@ def ablate_categories(
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
     The tasks are one task in two languages or more, with the same items (`align`). A neuron fires
-    where its gate is above zero, or its output, as `source` says. Random neurons and equal numbers
+    where its gate is above zero, or its output, as `fires_by` says. Random neurons and equal counts
     are drawn `n_draws` times from `generator`, layer by layer, the random ones from all neurons of
     the layer. With K languages and the 4 categories (with two languages nothing is partly shared),
     an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
@@ -240,7 +240,7 @@ def ablate_categories(
     ['silent', 'specific', 'all shared', 'random']
     """
     _check(tokens, n_draws)
-    source_kind(source)
+    firing_kind(fires_by)
     tasks = align_tasks(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
@@ -249,7 +249,7 @@ def ablate_categories(
     if tokens == "last":
         _check_first_tokens(model, tasks, start)
     conditions = conditions_for(len(tasks))
-    setting = _Setting(conditions, n_draws, tokens, source, tokens_per_batch)
+    setting = _Setting(conditions, n_draws, tokens, fires_by, tokens_per_batch)
     if out is not None:
         _begin(Path(out), model, tasks, generator, setting, start)
     items, jobs = tasks[0].items, []
@@ -281,7 +281,7 @@ def ablate_categories(
         groups=tuple(item.group or item.id for item in tasks[0].items),
         task=tasks[0].name,
         languages=tuple(task.language for task in tasks),
-        source=source,
+        fires_by=fires_by,
     )
 
 
@@ -292,7 +292,7 @@ class _Setting:
     conditions: tuple[Condition, ...]
     n_draws: int
     tokens: Tokens
-    source: FiresBy
+    fires_by: FiresBy
     tokens_per_batch: int
 
 
@@ -310,7 +310,7 @@ def _begin(
         "tasks": artifacts.hash_of([asdict(task) for task in tasks]),
         "n_draws": setting.n_draws,
         "generator": artifacts.hash_of(generator.get_state()),
-        "source": setting.source,
+        "fires_by": setting.fires_by,
         "start": start,
         "tokens_per_batch": setting.tokens_per_batch,
     }
@@ -337,7 +337,7 @@ def _ablate(
     endings = [end_of_prompt(model, encoded) for encoded in item]
     generator = torch.Generator()
     generator.set_state(state)
-    category = categories_at(endings, setting.source)
+    category = categories_at(endings, setting.fires_by)
     sets, owner = draw_sets(category, setting.conditions, setting.n_draws, generator)
     rights, chances = [], []
     for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
@@ -373,10 +373,10 @@ def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
 
 
 def categories_at(
-    endings: Sequence[Ending], source: FiresBy = "gate"
+    endings: Sequence[Ending], fires_by: FiresBy = "gate"
 ) -> UInt8[Tensor, "layer neuron"]:
     """In how many of these prompts, one per language, each neuron fires at the last token."""
-    kind = source_kind(source)
+    kind = firing_kind(fires_by)
     values = [rearrange(each.values[kind], "layer 1 neuron -> layer neuron") for each in endings]
     return sharing_categories(torch.stack(values).cpu() > 0)
 

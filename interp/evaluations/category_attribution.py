@@ -19,11 +19,10 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from interp.counting.counters import source_kind, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.evaluations.category_ablation import categories_at, end_of_prompt
 from interp.evaluations.multiple_choice import Encoded, encode_items
 from interp.evaluations.task_results import group_numbers
-from interp.evaluations.writing import Start
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import integrated_gradients, sums_by_category
@@ -33,7 +32,7 @@ from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
-from interp.results.words import FiresBy, Quantity
+from interp.results.words import FiresBy, Quantity, Start
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.scores.sharing import CATEGORIES, Sharing
@@ -84,7 +83,7 @@ class CategorySums(Saved):
     languages: tuple[str, ...]
     """ISO codes: between these languages neurons are shared or not."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what neurons fire."""
 
     def __repr__(self) -> str:
@@ -118,7 +117,7 @@ class CategorySums(Saved):
                 "change": change,
                 "share": columns["value"] / change,
                 "quantity": self.quantity,
-                "source": self.source,
+                "fires_by": self.fires_by,
                 "prompts": len(self.prompts),
             },
         )
@@ -131,7 +130,7 @@ def attribute_categories(
     *,
     steps: int = 20,
     quantity: Quantity = "probability",
-    source: FiresBy = "gate",
+    fires_by: FiresBy = "gate",
     start: Start = "auto",
     progress: bool = True,
     ray: Ray | Crew | None = None,
@@ -139,7 +138,7 @@ def attribute_categories(
     """Integrated gradients of each item of a task in two languages or more, added up by category.
 
     With `folder`, each item is kept there as soon as it is done and is not done again; whoever
-    calls sees to it that model, steps, quantity and source are the same. Processes with the same
+    calls sees to it that model, steps, quantity and fires_by are the same. Processes with the same
     folder share the items; with `ray`, actors on nodes that share it do. An item costs, in each
     language, two passes over the prompt and what `integrated_gradients` costs.
 
@@ -150,7 +149,7 @@ def attribute_categories(
     >>> sums.mean().value.shape
     torch.Size([2, 4, 6])
     """
-    source_kind(source)
+    firing_kind(fires_by)
     tasks = align_tasks(tasks)
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more of them.")
@@ -166,7 +165,7 @@ def attribute_categories(
             path = place / f"{number:05d}.safetensors"
             answers = [task.items[number].answer for task in tasks]
             rows = [every[number] for every in encoded]
-            made = partial(_attribute, path, rows, answers, steps, quantity, source)
+            made = partial(_attribute, path, rows, answers, steps, quantity, fires_by)
             jobs.append(Job(f"item {item.id}", path, made))
         ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
         pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), seen, model, ray)
@@ -177,7 +176,7 @@ def attribute_categories(
         groups=tuple(item.group or item.id for item in items),
         task=tasks[0].name,
         languages=tuple(task.language for task in tasks),
-        source=source,
+        fires_by=fires_by,
     )
 
 
@@ -187,11 +186,11 @@ def _attribute(
     answers: Sequence[int],
     steps: int,
     quantity: Quantity,
-    source: FiresBy,
+    fires_by: FiresBy,
     model: NeuronModel,
 ) -> None:
     """One item in every language, into its file."""
-    piece = _piece(model, rows, answers, steps, quantity, source)
+    piece = _piece(model, rows, answers, steps, quantity, fires_by)
     if not piece["sums"].isfinite().all():
         raise ValueError(
             f"{model.name} gives NaN or infinite contributions to {rows[0].id!r}: weights may be "
@@ -216,10 +215,10 @@ def _piece(
     answers: Sequence[int],
     steps: int,
     quantity: Quantity,
-    source: FiresBy,
+    fires_by: FiresBy,
 ) -> dict[str, Tensor]:
     """One item in every language."""
-    category = categories_at([end_of_prompt(model, row) for row in rows], source)
+    category = categories_at([end_of_prompt(model, row) for row in rows], fires_by)
     found = []
     for row, answer in zip(rows, answers, strict=True):
         ids = row.rows[answer]
@@ -297,7 +296,7 @@ def enrichment(
     tasks: Sequence[Task],
     *,
     top_share: float = 0.05,
-    source: FiresBy = "gate",
+    fires_by: FiresBy = "gate",
     start: Start = "auto",
     progress: bool = True,
 ) -> Enrichment:
@@ -316,7 +315,7 @@ def enrichment(
     """
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")
-    source_kind(source)
+    firing_kind(fires_by)
     tasks = align_tasks(tasks)
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
@@ -325,7 +324,7 @@ def enrichment(
     items = tasks[0].items
     for place in tqdm(range(len(items)), "contributions", disable=not progress):
         endings = [end_of_prompt(model, every[place]) for every in encoded]
-        category = categories_at(endings, source)
+        category = categories_at(endings, fires_by)
         inside = torch.stack([category == each for each in Sharing])
         values = torch.stack([each.values["post"] for each in endings])
         score = contribution_score(

@@ -18,16 +18,18 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp.evaluations.rates import Rate, repetition
-from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
+from interp.evaluations.writing import bar, generate_texts
 from interp.interventions.under import Under
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted
 from interp.results.saved import Saved
+from interp.results.words import Start
 from interp.runs.jobs import finish, folder_for, hired, refuse_edited
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.language_id import OTHER, UNDETERMINED, detect_language
 from interp.text.languages import check_languages
+from interp.text.tokens import by_length, padded, start_ids
 
 _ENOUGH = 20  # natural texts, for a bound that is to hold for nearly all of them
 _JUDGES = "texts are judged by the untouched model, or the edit would praise itself"
@@ -198,7 +200,7 @@ def language_rates(
     model: NeuronModel | None = None,
     *,
     start: Start = "auto",
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
     ray: Ray | Crew | None = None,
@@ -224,7 +226,7 @@ def language_rates(
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
-        tokens, loss = _losses(model, texts, start, batch_size, progress, out, ray)
+        tokens, loss = _losses(model, texts, start, tokens_per_batch, progress, out, ray)
     repeated = [repetition(text) for text in texts]
     passes = [
         code in guards
@@ -257,7 +259,7 @@ def generated_languages(
     temperature: float = 0.8,
     seed: int = 0,
     start: Start = "auto",
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | Crew | None = None,
@@ -285,7 +287,7 @@ def generated_languages(
             temperature=temperature,
             seed=seed,
             start=start,
-            batch_size=batch_size,
+            tokens_per_batch=tokens_per_batch,
             out=out,
             progress=progress,
             ray=crew,
@@ -297,7 +299,7 @@ def generated_languages(
                 guards,
                 model,
                 start=start,
-                batch_size=batch_size,
+                tokens_per_batch=tokens_per_batch,
                 progress=progress,
                 out=None if out is None else Path(out) / "judged" / f"{place:02d}",
                 ray=crew,
@@ -314,7 +316,7 @@ def natural_guard(
     quantile: float = 0.99,
     min_bytes: int = 24,
     start: Start = "auto",
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
     progress: bool = True,
 ) -> dict[str, Guard]:
     """A guard for each language, with the loss that this share of its natural texts keeps below.
@@ -339,7 +341,13 @@ def natural_guard(
             )
         cut = [model.decode(ids[:max_tokens]).rstrip("\ufffd") for ids in model.encode_batch(given)]
         found = language_rates(
-            cut, [code], None, model, start=start, batch_size=batch_size, progress=progress
+            cut,
+            [code],
+            None,
+            model,
+            start=start,
+            tokens_per_batch=tokens_per_batch,
+            progress=progress,
         )
         again = max(Guard.max_repetition, float(found.repetition.quantile(quantile)))
         nats = float(found.loss.nanquantile(quantile))
@@ -354,7 +362,7 @@ def _losses(
     model: NeuronModel,
     texts: Sequence[str],
     start: Start,
-    batch_size: int,
+    tokens_per_batch: int,
     progress: bool,
     out: Path | str | None,
     ray: Ray | Crew | None,
@@ -366,10 +374,13 @@ def _losses(
     tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     rows = [[*first, *ids][: model.max_length] for ids in encoded]
-    order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    readable = [text for text, row in enumerate(rows) if len(row) > 1]
+    batches = [
+        [readable[row] for row in batch]
+        for batch in by_length([len(rows[text]) for text in readable], tokens_per_batch)
+    ]
     jobs = []
-    with folder_for(out) as folder, bar(len(order), "judging", progress) as seen:
+    with folder_for(out) as folder, bar(len(readable), "judging", progress) as seen:
         for number, here in enumerate(batches):
             path = folder / "pieces" / f"{number:05d}.safetensors"
             work = partial(_judge, path, [rows[text] for text in here])

@@ -20,16 +20,17 @@ from urllib.parse import quote  # names that differ stay different files
 import torch
 
 from interp.evaluations.task_results import Choices, Written
-from interp.evaluations.writing import Start, bar, generate_texts, padded, start_ids
+from interp.evaluations.writing import bar, generate_texts
 from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
-from interp.results.words import NOTHING, Normalize
+from interp.results.words import NOTHING, Normalize, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.tasks import Task
+from interp.text.tokens import padded, start_ids
 
 Result = TypeVar("Result", Choices, Written)
 
@@ -146,7 +147,7 @@ def exact_match(
     max_new_tokens: int = 32,
     stop: str = "\n",
     start: Start = "auto",
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | Crew | None = None,
@@ -162,7 +163,8 @@ def exact_match(
     >>> len(found.texts), found.accuracy().value.item() > 0.5
     (7, True)
     """
-    settings = {"max_new_tokens": max_new_tokens, "start": start, "batch_size": batch_size}
+    settings = {"max_new_tokens": max_new_tokens, "start": start}
+    settings["tokens_per_batch"] = tokens_per_batch
     work = partial(_write_answers, stop, settings)
     plan = {**settings, "stop": stop}
     return answers_under(model, tasks, under, work, Written.load, plan, out, progress, ray)

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import NOTHING
+from interp.scores.baselines import random_units
 from interp.scores.sharing import Sharing
 
 RANDOM = "random"
@@ -61,19 +62,10 @@ def draw_sets(
             drawn = [pools[off]]
         else:
             pool = pools.get(off, every)
-            drawn = [draw_neurons(pool, sizes[size], generator) for _ in range(n_draws)]
+            drawn = [random_units(pool, sizes[size], generator) for _ in range(n_draws)]
         sets += drawn
         owner += [number] * len(drawn)
     return torch.stack(sets), torch.tensor(owner)
-
-
-def draw_neurons(
-    pool: Bool[Tensor, "layer neuron"], size: Int64[Tensor, " layer"], generator: torch.Generator
-) -> Bool[Tensor, "layer neuron"]:
-    """So many of a layer's pool, all with the same chance."""
-    noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
-    rank = noise.masked_fill(~pool, 2.0).argsort(dim=1).argsort(dim=1)
-    return rank < rearrange(size, "layer -> layer 1")
 
 
 def generator_states(
@@ -90,7 +82,7 @@ def generator_states(
     for _ in range(n_items):
         yield generator.get_state()
         for _ in range(drawn * n_draws):
-            draw_neurons(every, none, generator)
+            random_units(every, none, generator)
 
 
 def per_condition(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
@@ -378,10 +378,16 @@ def perplexity_matrix(
 # ---------------------------------------------------------------- statistics
 
 
+def own_minus_others(
+    square: Float64[Tensor, "*batch off read"],
+) -> Float64[Tensor, "*batch language"]:
+    """Each language's own cell less the mean of the other cells of its row."""
+    own = square.diagonal(dim1=-2, dim2=-1)
+    return own - (reduce(square, "... off read -> ... off", "sum") - own) / (square.shape[-1] - 1)
+
+
 def _own_minus_others(total: dict[str, Tensor]) -> Float64[Tensor, " language"]:
-    square = total["more"] / total["tokens"]
-    own = square.diagonal()
-    return own - (square.sum(dim=1) - own) / (len(square) - 1)
+    return own_minus_others(total["more"] / total["tokens"])
 
 
 def _relabeling_test(

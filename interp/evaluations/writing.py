@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,18 +22,12 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted
-from interp.results.words import NOTHING
+from interp.results.words import NOTHING, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.languages import language as known_language
-
-Start = Literal["auto", "bos", "eos", "none"]
-"""What stands before a text: the beginning-of-text token, the end-of-text token, or nothing.
-
-"auto": the first of the two that the tokenizer has. BLOOM has both and learned from the second
-alone: "eos" is right there.
-"""
+from interp.text.tokens import by_length, padded, start_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +67,7 @@ def generate_texts(
     temperature: float = 0.8,
     seed: int = 0,
     start: Start = "auto",
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | Crew | None = None,
@@ -93,7 +87,7 @@ def generate_texts(
     >>> written["nothing"].prompts, written["nothing"].seeds
     (('Der Zug', 'Der Zug'), (0, 1))
     """
-    sizes = {"n": n, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sizes = {"n": n, "max_new_tokens": max_new_tokens, "tokens_per_batch": tokens_per_batch}
     _check_settings(prompts, sizes, temperature)
     named = check_under(model, {NOTHING: None} if under is None else under)
     first = start_ids(model, start)
@@ -102,16 +96,16 @@ def generate_texts(
 
     which = [row for row in range(len(prompts)) for _ in range(n)]
     seeds = tuple(range(seed, seed + len(which)))
-    order = sorted(range(len(which)), key=lambda text: len(encoded[which[text]]))
     if temperature > 0 and isinstance(model, HookedTransformerModel):
-        batch_size = 1  # it draws from one stream of chance, so each text needs its own run
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        tokens_per_batch = 1  # it draws from one stream of chance, so each text needs its own run
+    lengths = [len(encoded[row]) + max_new_tokens for row in which]
+    batches = list(by_length(lengths, tokens_per_batch))
     if out is not None:
         refuse_edited(model, "a folder holds what its plan says, and the plan is in `under`")
         plan = {"model": model.identity, "n": n, "seed": seed}
         plan["prompts"] = artifacts.hash_of(encoded)
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        edits = {"batch_size": batch_size, "under": plan_of(named)}
+        edits = {"tokens_per_batch": tokens_per_batch, "under": plan_of(named)}
         begin(Path(out), plan | settings | edits, artifacts.provenance())
     jobs = []
     total = len(named) * len(which)
@@ -259,24 +253,6 @@ def _decoded(model: NeuronModel, rows: Sequence[Sequence[int]]) -> list[tuple[st
     return texts
 
 
-def start_ids(model: NeuronModel, start: Start) -> list[int]:
-    """The token before every text, if any."""
-    if start not in get_args(Start):
-        raise ValueError(f"start is one of {', '.join(get_args(Start))}, not {start!r}.")
-    found = {"bos": model.bos_id, "eos": getattr(model.tokenizer, "eos_token_id", None)}
-    if start == "auto":
-        return [id for id in found.values() if id is not None][:1]
-    if start == "none":
-        return []
-    id = found[start]
-    if id is None:
-        raise ValueError(
-            f"start is {start!r}, and the tokenizer of {model.name} has no such token: "
-            'use start="auto".'
-        )
-    return [id]
-
-
 def _check_lengths(
     model: NeuronModel, encoded: Sequence[list[int]], prompts: Sequence[str], new: int
 ) -> None:
@@ -294,19 +270,6 @@ def _check_lengths(
                 f"{len(ids) + new}: {model.name} reads {model.max_length}. Lower max_new_tokens "
                 "or shorten the prompt."
             )
-
-
-def padded(
-    rows: Sequence[list[int]], side: Literal["left", "right"]
-) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        here = slice(width - len(tokens), None) if side == "left" else slice(len(tokens))
-        ids[row, here] = torch.tensor(tokens, dtype=torch.int64)
-        mask[row, here] = True
-    return ids, mask
 
 
 def bar(total: int, what: str, show: bool) -> tqdm:

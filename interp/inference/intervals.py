@@ -131,7 +131,7 @@ def selection_frequency(
     (torch.Size([3, 6, 2048]), 1.0)
     """
     _check_shards(stats.n_shards)
-    shape = (len(stats.languages), stats.n_layers, stats.n_neurons)
+    shape = (len(stats.languages), stats.n_layers, stats.d_mlp)
     chosen = torch.zeros(shape, dtype=torch.int32)
     shards = tqdm(
         range(stats.n_shards), "leaving shards out", delay=2, leave=False, disable=not progress

@@ -27,6 +27,7 @@ from interp.interventions.baked_weights import edited
 from interp.interventions.edits import Edit, Site, Units, intervene
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
+from interp.text.tokens import prompt_ids
 
 TOLERANCE = {
     torch.float64: 1e-9,
@@ -135,9 +136,7 @@ def _prompt_ids(model: NeuronModel, prompt: str | None) -> Int[Tensor, "batch po
         shape = (2, min(32, model.max_length))
         generator = torch.Generator().manual_seed(0)
         return ordinary[torch.randint(len(ordinary), shape, generator=generator)]
-    if not (ids := model.encode(prompt)):
-        raise ValueError("The prompt to check with is empty: give a few words.")
-    return torch.tensor([ids[: model.max_length]])
+    return torch.tensor([prompt_ids(model, prompt)])
 
 
 def _distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) -> float:

@@ -25,6 +25,7 @@ from interp.counting.stats import ActivationMoments, SentenceMeans
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.results import artifacts
 from interp.results.words import Kind, Tokens
+from interp.text.tokens import prompt_ids
 
 Site = Kind | Literal["act"]
 """A place of the model, or "act": act(gate), before it is multiplied by the linear branch.
@@ -346,14 +347,12 @@ def _kind(site: Site) -> Kind:
 @torch.no_grad()
 def _changes_logits(model: NeuronModel, change: Change, prompt: str) -> bool:
     """Whether any logit of the prompt is another one under the change."""
-    ids = model.encode(prompt)
-    if not ids:
-        raise ValueError("The prompt to check with is empty: give a few words.")
-    before = model.logits(torch.tensor([ids]))
+    ids = torch.tensor([prompt_ids(model, prompt)])
+    before = model.logits(ids)
     # Nothing of a prompt is generated; that an edit of the prompt changes it shows that hooks fire.
     tokens: Tokens = "all" if change.tokens == "generated" else change.tokens
     with model.hooks(Change(change.units, change.edit, tokens).hooks(model)):
-        return not torch.equal(before, model.logits(torch.tensor([ids])))
+        return not torch.equal(before, model.logits(ids))
 
 
 class _EditHook:

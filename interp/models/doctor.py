@@ -5,7 +5,6 @@ nothing downstream would notice. Each check here compares hooks with the model's
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.models.hooked_transformer import HookedTransformerModel
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.neuron_model import NeuronModel
+from interp.models.recording import recording
 from interp.results.bars import tqdm
 from interp.results.display import Shaded, html_table, listed
 from interp.results.words import Kind
 
-Seen = dict[tuple[str, int], list[Tensor]]
+Seen = dict[tuple[Kind, int], list[Tensor]]
 Answer = tuple[bool, str]
 KINDS: tuple[Kind, ...] = ("pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post")
 
@@ -93,7 +93,8 @@ def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
         clean = model.logits(ids)
-        seen = _record(model, lambda: model.logits(ids))
+        with recording(model, _kinds(model), lambda values: values) as seen:
+            model.logits(ids)
         post = "post is act(pre) times pre_linear" if model.gated else "post is act(pre)"
         questions: dict[str, Callable[[], Answer]] = {
             "every site fires once per pass, as [batch pos width]": lambda: _fires(
@@ -171,7 +172,8 @@ def _edits(
 
 
 def _body(model: NeuronModel, full: Seen, ids: Int[Tensor, "batch pos"]) -> Answer:
-    body = _record(model, lambda: model.body(ids))
+    with recording(model, _kinds(model), lambda values: values) as body:
+        model.body(ids)
     for (kind, layer), tensors in full.items():
         if len(body[kind, layer]) != len(tensors):
             return False, f"{kind} of layer {layer} fires {len(body[kind, layer])} times"
@@ -190,7 +192,8 @@ def _padding(
     mask[1, ids.shape[1] // 2 :] = False
     padded = ids.masked_fill(~mask, 0)
     pairs = [(clean, model.logits(padded, mask))]
-    again = _record(model, lambda: model.body(padded, mask))
+    with recording(model, _kinds(model), lambda values: values) as again:
+        model.body(padded, mask)
     for layer in _complete(model, seen):
         pairs.append((seen["pre", layer][0], again["pre", layer][0]))
     return _agree(model, [(a[mask.to(a.device)], b[mask.to(b.device)]) for a, b in pairs])
@@ -227,23 +230,6 @@ def _random_ids(model: NeuronModel, length: int, seed: int) -> Int[Tensor, "batc
 
 def _kinds(model: NeuronModel) -> list[Kind]:
     return [kind for kind in KINDS if kind != "pre_linear" or model.gated]
-
-
-def _record(model: NeuronModel, run: Callable[[], Any]) -> Seen:
-    """What every site gives while `run` runs, pass by pass."""
-    seen: Seen = defaultdict(list)
-
-    def keep(kind: Kind, layer: int) -> Hook:
-        return lambda activation, hook: seen[kind, layer].append(activation)
-
-    hooks = [
-        (model.site(layer, kind), keep(kind, layer))
-        for layer in range(model.n_layers)
-        for kind in _kinds(model)
-    ]
-    with model.hooks(hooks):
-        run()
-    return seen
 
 
 def _off(model: NeuronModel) -> Int[Tensor, " neuron"]:

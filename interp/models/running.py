@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.results.words import Tokens
@@ -49,6 +49,11 @@ class Pass:
             "generated": generated,
             "last": generated | (place == last),
         }[tokens]
+
+
+def wide(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """In float32, or as it is if that is finer."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_padding(side: Literal["left", "right"], mask: Mask) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.targets import Prompt
 from interp.results.words import Alike
+from interp.text.tokens import prompt_ids
 
 At = Alike | Sequence[str]
 """Where two prompts meet; texts are those of the target, and the last place of each counts."""
@@ -119,19 +120,6 @@ def is_prompt(given: object) -> bool:
     if not isinstance(given, Sequence) or not given:
         return False
     return all(isinstance(id, Integral) for id in given)
-
-
-def prompt_ids(model: NeuronModel, prompt: Prompt) -> list[int]:
-    """The tokens of a prompt; refused where there is none, or more than the model reads."""
-    ids = model.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
-    if not 0 < len(ids) <= model.max_length:
-        raise ValueError(
-            f"The prompt {str(prompt)[:40]!r} has {len(ids)} tokens: give 1 to {model.max_length} "
-            f"of them, which is what {model.name} reads."
-        )
-    if wrong := [id for id in ids if not 0 <= id < model.n_vocab]:
-        raise ValueError(f"{wrong[0]} is no token of {model.name}, which has {model.n_vocab:,}.")
-    return ids
 
 
 def shown(model: NeuronModel, ids: Sequence[int]) -> str:

@@ -19,15 +19,17 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
+from interp.models.running import wide
 from interp.prompts.attribution_results import Attribution, PositionAttribution
 from interp.prompts.ending import Edit, Ending
-from interp.prompts.targets import Prompt, Target, checked_prompt, target_ids
+from interp.prompts.targets import Target, target_ids
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.words import Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import Crew, Job, Ray
+from interp.text.tokens import Prompt, prompt_ids
 
 LARGEST_ERROR = 0.1
 """A warning comes where what a path misses exceeds this share of the largest change that any layer
@@ -41,7 +43,7 @@ def integrated_gradients(
     steps: int = 20,
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
-    at_once: int = 96,
+    max_positions: int = 96,
 ) -> Attribution:
     """Integrated gradients of every neuron of every layer, at the last token of the prompt.
 
@@ -57,8 +59,8 @@ def integrated_gradients(
 
     The model's dtype carries the gradients: 16 bits round them to two or three digits, tiny
     ones vanish in float16, and differences of nearly equal scores are mostly rounding. Cost: the
-    prompt once, and layers times (steps + 1) positions forward and back; `at_once` of them are in
-    memory, or half as many, and so on, should that be too many for a GPU.
+    prompt once, and layers times (steps + 1) positions forward and back; `max_positions` of them
+    are in memory, or half as many, and so on, should that be too many for a GPU.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> found = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
@@ -70,7 +72,7 @@ def integrated_gradients(
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = rearrange(_checked(baseline, model), "layer neuron -> layer 1 neuron")
     values, change, score = within_memory(
-        lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
+        lambda n: _integrate(ending, start, targets, quantity, steps, n), max_positions, ending
     )
     return Attribution(
         values=rearrange(values, "layer 1 neuron -> layer neuron"),
@@ -90,7 +92,7 @@ def integrated_gradients_by_position(
     steps: int = 20,
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
-    at_once: int = 96,
+    max_positions: int = 96,
 ) -> PositionAttribution:
     """The same at all tokens of a short prompt, whose neurons go along the path together.
 
@@ -104,7 +106,7 @@ def integrated_gradients_by_position(
         _checked(baseline, model), "layer neuron -> layer pos neuron", pos=len(ending.ids)
     )
     values, change, score = within_memory(
-        lambda n: _integrate(ending, start, targets, quantity, steps, n), at_once, ending
+        lambda n: _integrate(ending, start, targets, quantity, steps, n), max_positions, ending
     )
     return PositionAttribution(
         values=values,
@@ -144,7 +146,7 @@ def attribute_prompts(
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
             yield integrated_gradients(model, prompt, target, *made)
         return
-    prompts = [tuple(checked_prompt(model, prompt)) for prompt, _ in questions]
+    prompts = [tuple(prompt_ids(model, prompt)) for prompt, _ in questions]
     targets = [target_ids(model, *question) for question in questions]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
@@ -238,11 +240,6 @@ def gradient_times_activation(
     raise AssertionError("one variant gives one pass")
 
 
-def wide(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """In float32, or as it is where that is finer."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def same_shape(what: str, given: Tensor, model: NeuronModel) -> None:
     if given.shape != (model.n_layers, model.d_mlp):
         raise ValueError(
@@ -279,7 +276,7 @@ def start_at(
             stacklevel=3,
         )
     targets = target_ids(model, prompt, target)
-    ids = checked_prompt(model, prompt)
+    ids = prompt_ids(model, prompt)
     ending = Ending(model, torch.tensor(ids), last or len(ids), kinds=("post",))
     return ending, targets
 
@@ -299,23 +296,23 @@ def score_of(
 Result = TypeVar("Result")
 
 
-def within_memory(run: Callable[[int], Result], at_once: int, ending: Ending) -> Result:
+def within_memory(run: Callable[[int], Result], max_positions: int, ending: Ending) -> Result:
     """What `run` gives with so many positions at once, or with half as many where they do not fit.
 
     A GPU says when its memory is full. Without one the system may end the process instead, so that
-    there `at_once` has to be small enough from the start.
+    there `max_positions` has to be small enough from the start.
     """
     while True:
         try:
-            return run(at_once)
+            return run(max_positions)
         except torch.OutOfMemoryError:
-            if at_once <= 1:
+            if max_positions <= 1:
                 raise ValueError(
                     f"The memory of {ending.model.device} is too small for one what-if about a "
                     f"prompt of {len(ending.ids)} tokens: load {ending.model.name} in 16 bits, on "
                     "several devices, or leave out long prompts. What was stored is kept."
                 ) from None
-        at_once //= 2  # out here the failed pass is let go of
+        max_positions //= 2  # out here the failed pass is let go of
 
 
 def _integrate(
@@ -324,7 +321,7 @@ def _integrate(
     targets: tuple[int, ...],
     quantity: Quantity,
     steps: int,
-    at_once: int,
+    max_positions: int,
 ) -> tuple[Float[Tensor, "layer pos neuron"], Float[Tensor, " layer"], float]:
     """Values, what each layer changes (float64), and the score of the prompt.
 
@@ -335,7 +332,7 @@ def _integrate(
         path = wide(ending.values["post"]) - baseline
         alphas = torch.cat([torch.zeros(1), (torch.arange(steps) + 0.5) / steps]).to(path)
         gradient, at_baseline = torch.zeros_like(path), path.new_zeros(len(path))
-        together = max(1, at_once // (len(alphas) * path.shape[1]))
+        together = max(1, max_positions // (len(alphas) * path.shape[1]))
         for layers in torch.arange(len(path)).split(together):
             # Added to every step of its layer: its gradient is the sum over the steps.
             nudge = torch.zeros_like(path[layers], requires_grad=True)
@@ -350,7 +347,7 @@ def _integrate(
                 ("post", layer): _put(points, (owner == layer).to(points.device))
                 for layer in layers.tolist()
             }
-            for variants, logits in ending.run(len(owner), edits, at_once):
+            for variants, logits in ending.run(len(owner), edits, max_positions):
                 score = score_of(logits, targets, quantity)
                 on_path = variants % len(alphas) > 0
                 gradient[layers] += torch.autograd.grad(score[on_path].sum(), nudge)[0]

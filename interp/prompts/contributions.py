@@ -7,8 +7,9 @@ from torch import Tensor
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
 from interp.prompts.ending import Edit, Ending
-from interp.prompts.targets import Prompt, Target, checked_id
+from interp.prompts.targets import Target
 from interp.results.words import Kind, Quantity
+from interp.text.tokens import Prompt, checked_id
 
 
 def ablation_effect(
@@ -17,7 +18,7 @@ def ablation_effect(
     target: Target,
     neurons: Bool[Tensor, "layer neuron"],
     quantity: Quantity = "probability",
-    at_once: int = 96,
+    max_positions: int = 96,
 ) -> Float[Tensor, "layer neuron"]:
     """By how much the quantity falls when one neuron alone is zero at the last token; exact.
 
@@ -31,7 +32,9 @@ def ablation_effect(
     """
     ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
     same_shape("The mask of neurons", neurons, model)
-    return within_memory(lambda n: _ablated(ending, neurons, targets, quantity, n), at_once, ending)
+    return within_memory(
+        lambda n: _ablated(ending, neurons, targets, quantity, n), max_positions, ending
+    )
 
 
 def _ablated(
@@ -39,18 +42,18 @@ def _ablated(
     neurons: Bool[Tensor, "layer neuron"],
     targets: tuple[int, ...],
     quantity: Quantity,
-    at_once: int,
+    max_positions: int,
 ) -> Float[Tensor, "layer neuron"]:
     effect = torch.full(neurons.shape, float("nan"))
     with torch.no_grad():
         clean = score_of(ending.logits[None], targets, quantity)
-        for chosen in neurons.cpu().nonzero().split(max(1, at_once)):
+        for chosen in neurons.cpu().nonzero().split(max(1, max_positions)):
             layers, places = chosen.unbind(dim=1)
             edits: dict[tuple[Kind, int], Edit] = {
                 ("post", layer): _ablate(layers == layer, places)
                 for layer in layers.unique().tolist()
             }
-            for variants, logits in ending.run(len(chosen), edits, at_once):
+            for variants, logits in ending.run(len(chosen), edits, max_positions):
                 without = score_of(logits, targets, quantity)
                 effect[layers[variants], places[variants]] = (clean - without).to(effect)
     return effect

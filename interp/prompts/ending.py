@@ -44,6 +44,7 @@ from transformers import DynamicCache
 
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.recording import recording
 from interp.models.running import running_instead
 from interp.results.words import Kind
 
@@ -129,23 +130,25 @@ class Ending:
         return self._strategies[0]
 
     def run(
-        self, n_variants: int, edits: Mapping[tuple[Kind, int], Edit], at_once: int = 96
+        self, n_variants: int, edits: Mapping[tuple[Kind, int], Edit], max_positions: int = 96
     ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
         """Numbers of some variants, and their logits at the last token, until all have come.
 
         `edits` say what happens at a (kind, layer); layers below the first of them are not run
-        again. `at_once` bounds memory: so many positions are in one pass, if need be with one
+        again. `max_positions` bounds memory: so many positions are in one pass, if need be with one
         variant alone. Gradients reach whatever the edits put in, and the graph of a pass can be
         dropped before the next begins.
 
         Every pass has a control row, unless whole prompts are run. Where its logits are not the
         prompt's own, the pass is made again with the next strategy.
         """
-        if at_once < 1:
-            raise ValueError(f"{at_once} positions at once are none: give 1 or more, such as 96.")
+        if max_positions < 1:
+            raise ValueError(
+                f"{max_positions} positions at once are none: give 1 or more, such as 96."
+            )
         done = 0
         while done < n_variants:
-            variants = torch.arange(done, min(done + self._per_pass(at_once), n_variants))
+            variants = torch.arange(done, min(done + self._per_pass(max_positions), n_variants))
             logits = self._pass(variants, edits)
             if self.strategy != "whole" and not self._is_prompt(logits[-1].detach()):
                 self._next_strategy()
@@ -156,23 +159,13 @@ class Ending:
     def _run_prompt(self, kinds: tuple[Kind, ...]) -> None:
         """One plain pass: its logits, values at its end, and the keys and values before its end."""
         layers = range(self.model.n_layers)
-        found: dict[tuple[Kind, int], Tensor] = {}
-
-        def keep(kind: Kind, layer: int) -> Hook:
-            def look(values: Tensor, hook: Any) -> None:
-                end = values.flatten(2)[0, -self.last :]
-                found[kind, layer] = end.detach().clone().to(self.model.device)
-
-            return look
-
         recorded: tuple[Kind, ...] = tuple(dict.fromkeys((*kinds, "resid_pre")))
-        hooks = [
-            (self.model.site(layer, kind), keep(kind, layer))
-            for kind in recorded
-            for layer in layers
-        ]
+
+        def at_the_end(values: Tensor) -> Tensor:
+            return values.flatten(2)[0, -self.last :].detach().clone().to(self.model.device)
+
         ids = rearrange(self.ids, "pos -> 1 pos")
-        with self.model.hooks(hooks):
+        with recording(self.model, recorded, at_the_end) as passes:
             if self.strategy != "whole":
                 # Without a configuration it keeps all keys, also those behind a sliding window.
                 self._prompt: Any = DynamicCache()
@@ -191,7 +184,7 @@ class Ending:
             else:
                 logits = self.model.logits(ids, keep=1)
         self.logits = logits[0, -1]
-        values = {kind: [found[kind, layer] for layer in layers] for kind in recorded}
+        values = {kind: [passes[kind, layer][0] for layer in layers] for kind in recorded}
         self.values = {kind: torch.stack(values[kind]) for kind in kinds}
         self._residual = values["resid_pre"]
 
@@ -226,14 +219,14 @@ class Ending:
             )
         self._strategies = self._strategies[1:]
 
-    def _per_pass(self, at_once: int) -> int:
+    def _per_pass(self, max_positions: int) -> int:
         """How many variants a pass may have."""
         if self.strategy == "whole":
-            return max(1, at_once // len(self.ids))
+            return max(1, max_positions // len(self.ids))
         if self.strategy == "packed":
-            return max(1, at_once // self.last)
-        keys = _KEYS_PER_POSITION * at_once // len(self.ids)
-        return max(1, min(at_once // self.last, keys))
+            return max(1, max_positions // self.last)
+        keys = _KEYS_PER_POSITION * max_positions // len(self.ids)
+        return max(1, min(max_positions // self.last, keys))
 
     def _pass(
         self, variants: Int[Tensor, " variant"], edits: Mapping[tuple[Kind, int], Edit]

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from interp.counting.stats import ActivationMoments
 from interp.inference.intervals import Estimate, mean_over_examples
-from interp.models.neuron_model import Hook, NeuronModel
-from interp.prompts.alignment import prompt_ids
-from interp.prompts.targets import Prompt
+from interp.models.neuron_model import NeuronModel
+from interp.models.recording import recording
 from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
@@ -33,6 +32,7 @@ from interp.results.saved import Saved
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import check_languages
+from interp.text.tokens import Prompt, by_length, padded, prompt_ids
 
 _ROWS = 256  # states that one pass turns into logits
 
@@ -178,7 +178,7 @@ def logit_lens(
     model: NeuronModel,
     questions: Sequence[Question],
     n_top: int = 10,
-    batch_size: int = 32,
+    tokens_per_batch: int = 4096,
 ) -> Lens:
     """The probability of each language's answer in every layer, at the last token of each prompt.
 
@@ -203,14 +203,12 @@ def logit_lens(
     probability = torch.zeros(len(prompts), model.n_layers, len(languages), dtype=torch.float64)
     entropy = torch.zeros(len(prompts), model.n_layers, dtype=torch.float64)
     top = torch.zeros(len(prompts), model.n_layers, n_top, dtype=torch.int64)
-    row_of = {number: row for row, number in enumerate(prompts)}
-    order = sorted(prompts, key=lambda number: len(prompts[number]))
-    batches = range(0, len(order), batch_size)
-    for first in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
-        numbers = order[first : first + batch_size]
-        states = last_states(model, [prompts[number] for number in numbers])
-        for number, state in zip(numbers, states, strict=True):
-            chance, row = read_out(model, state).double().softmax(dim=-1).cpu(), row_of[number]
+    batches = list(by_length([len(ids) for ids in prompts.values()], tokens_per_batch))
+    numbers = list(prompts)
+    for batch in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
+        states = last_states(model, [prompts[numbers[row]] for row in batch])
+        for row, state in zip(batch, states, strict=True):
+            number, chance = numbers[row], read_out(model, state).double().softmax(dim=-1).cpu()
             if chance.isnan().any():
                 raise ValueError(
                     f"{model.name} gives NaN after question {number}: weights may be "
@@ -282,24 +280,15 @@ def last_states(
     model: NeuronModel, prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "prompt layer d_model"]:
     """The residual stream behind each layer, at the last token of each prompt."""
-    length = torch.tensor([len(prompt) for prompt in prompts])
-    ids = torch.zeros(len(prompts), int(length.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt)
-    mask = torch.arange(ids.shape[1]) < rearrange(length, "prompt -> prompt 1")
-    found: dict[int, Tensor] = {}
+    ids, mask = padded(prompts, "right")
+    rows, last = torch.arange(len(prompts)), mask.sum(dim=1) - 1
 
-    def keep(layer: int) -> Hook:
-        def look(values: Tensor, hook: Any) -> None:
-            rows = torch.arange(len(prompts), device=values.device)
-            found[layer] = values[rows, length.to(values.device) - 1].to(model.device)
+    def at_the_end(values: Tensor) -> Tensor:
+        return values[rows.to(values.device), last.to(values.device)].to(model.device)
 
-        return look
-
-    layers = range(model.n_layers)
-    with model.hooks([(model.site(layer, "resid_post"), keep(layer)) for layer in layers]):
+    with recording(model, ["resid_post"], at_the_end) as states:
         model.body(ids, mask)
-    return torch.stack([found[layer] for layer in layers], dim=1)
+    return torch.stack([states["resid_post", layer][0] for layer in range(model.n_layers)], dim=1)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt, prompt_ids
+from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt
 from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import (
     PLACES,
@@ -38,9 +38,10 @@ from interp.prompts.sweep import (
     record,
     width,
 )
-from interp.prompts.targets import Prompt, target_ids
+from interp.prompts.targets import target_ids
 from interp.results.bars import tqdm
 from interp.results.words import Layers
+from interp.text.tokens import Prompt, prompt_ids
 
 Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
 """What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
@@ -64,7 +65,7 @@ def patch(
     at: At = "last",
     controls: Mapping[str, Sources] | None = None,
     generator: torch.Generator | None = None,
-    at_once: int = 512,
+    max_positions: int = 512,
 ) -> PatchingResult:
     """Each part of the source, in each layer and at each place, put into the target.
 
@@ -78,7 +79,7 @@ def patch(
     earlier layers alone. A part without units in a layer leaves the target as it is there.
 
     Cost: each prompt once, and for each patch the tokens from its place to the end, in the layers
-    from its own up. `at_once` bounds how many positions are in one pass.
+    from its own up. `max_positions` bounds how many positions are in one pass.
     In 16 bits log probabilities are good to a hundredth: load with dtype=torch.float32 for more.
 
     >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
@@ -100,7 +101,7 @@ def patch(
     units = _units(model, parts, generator)
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
-        recorded = _record(model, sources, target, at, units, generator, at_once)
+        recorded = _record(model, sources, target, at, units, generator, max_positions)
         own = [_log_probability(logits, tokens).mean(dim=0) for logits in recorded.logits]
         names = list(sources)
         if recorded.noise is not None:
@@ -111,7 +112,7 @@ def patch(
             Patch(source, part, row, span, reach[row])
             for source, part, row, span in product(*map(range, shape))
         ]
-        found = _swept(model, recorded, target, units, patches, shape, tokens, at_once)
+        found = _swept(model, recorded, target, units, patches, shape, tokens, max_positions)
     if found.unpatched.isnan().any() or own[0].isnan().any():
         raise ValueError(
             f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
@@ -168,7 +169,7 @@ def _record(
     at: At,
     units: Mapping[str, Units],
     generator: torch.Generator | None,
-    at_once: int,
+    max_positions: int,
 ) -> _Recorded:
     """What the sources have where they meet the target, at every place that a part is at."""
     places: list[Place] = [
@@ -183,7 +184,7 @@ def _record(
     if generator is not None:
         prompts.append(prompt_ids(model, target))
         where.append([span.target for span in spans])
-    in_order = iter(record(model, prompts, where, places, at_once))
+    in_order = iter(record(model, prompts, where, places, max_positions))
     recorded = [[next(in_order) for _ in some] for some in sources.values()]
     values = [_mean([one.values for one in some]) for some in recorded]
     return _Recorded(
@@ -211,7 +212,7 @@ def _swept(
     patches: Sequence[Patch],
     shape: tuple[int, int, int, int],
     tokens: Sequence[Sequence[int]],
-    at_once: int,
+    max_positions: int,
 ) -> _Swept:
     """All patches of the target, each number at its place in the result."""
     sweep = Sweep(
@@ -227,7 +228,7 @@ def _swept(
     unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
     ids = torch.tensor(prompt_ids(model, target))
     with tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False) as done:
-        for some, logits, prompt in sweep.run(ids, patches, at_once):
+        for some, logits, prompt in sweep.run(ids, patches, max_positions):
             done.update(len(some))
             where = tuple(torch.tensor([patch[:4] for patch in some]).unbind(dim=1))
             log_probability[where] = _log_probability(logits, tokens)

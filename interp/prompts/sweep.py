@@ -15,9 +15,13 @@ from torch import Tensor
 
 from interp.interventions.edits import Site
 from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.recording import recording
+from interp.models.running import wide
 from interp.prompts.alignment import Span
 from interp.prompts.ending import Edit, Ending
 from interp.results.words import Kind
+from interp.scores.baselines import random_units
+from interp.text.tokens import by_length, padded
 
 Place = Site | Literal["z"]
 """A site of the model, or "z": what heads give to attention's output projection."""
@@ -64,25 +68,25 @@ class Sweep:
         ]
 
     def run(
-        self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], at_once: int
+        self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], max_positions: int
     ) -> Iterator[tuple[list[Patch], Float[Tensor, "patch vocab"], Float[Tensor, " vocab"]]]:
         """Some of the patches, their logits at the last token, and those of the prompt itself."""
         within_heads = any("z" in part for part in self._parts)
-        for first, some in self._chunks(patches, len(ids), at_once):
+        for first, some in self._chunks(patches, len(ids), max_positions):
             last = len(ids) - first
             whole = _WholePrompts(self._model, ids) if within_heads else None
             ending = whole or Ending(self._model, ids, last)
             offset = first if whole is None else 0
-            for batch in _batches(some, at_once // last):
+            for batch in _batches(some, max_positions // last):
                 edits = self._edits(batch, offset)
-                for numbers, logits in ending.run(len(batch), edits, at_once):
+                for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
 
     def _first(self, patch: Patch) -> int:
         return self._spans[patch.span].target[0]
 
     def _chunks(
-        self, patches: Sequence[Patch], length: int, at_once: int
+        self, patches: Sequence[Patch], length: int, max_positions: int
     ) -> Iterator[tuple[int, list[Patch]]]:
         """Patches by where they begin: so many begin together as fill a pass for one layer."""
         by_start: dict[int, list[Patch]] = {}
@@ -94,7 +98,7 @@ class Sweep:
             more = by_start[start]
             size = (len(chunk) + len(more)) / n_layers * (length - begin)
             # A patch of the first token is a whole prompt, which no other should have to be.
-            if chunk and (begin == 0 or size > at_once):
+            if chunk and (begin == 0 or size > max_positions):
                 yield begin, chunk
                 chunk = []
             if not chunk:
@@ -161,9 +165,9 @@ class _WholePrompts:
         self.logits = model.logits(rearrange(ids, "pos -> 1 pos"), keep=1)[0, -1]
 
     def run(
-        self, n_variants: int, edits: Mapping[tuple[Any, int], Edit], at_once: int
+        self, n_variants: int, edits: Mapping[tuple[Any, int], Edit], max_positions: int
     ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
-        for numbers in torch.arange(n_variants).split(max(1, at_once // len(self._ids))):
+        for numbers in torch.arange(n_variants).split(max(1, max_positions // len(self._ids))):
 
             def hook_for(edit: Edit, numbers: Tensor = numbers) -> Hook:
                 def run(values: Tensor, hook: Any) -> Tensor:
@@ -207,14 +211,14 @@ def record(
     prompts: Sequence[Sequence[int]],
     spans: Sequence[Sequence[Sequence[int]]],
     places: Sequence[Place],
-    at_once: int,
+    max_positions: int,
 ) -> list[Recorded]:
     """What prompts have at these places at the positions of their spans, and what they answer.
 
-    Prompts of like length share a pass of at most `at_once` positions.
+    Prompts of like length share a pass of at most `max_positions` positions.
     """
     found: dict[int, Recorded] = {}
-    for batch in _alike(prompts, at_once):
+    for batch in by_length([len(ids) for ids in prompts], max_positions):
         chosen = [sorted({pos for span in spans[prompt] for pos in span}) for prompt in batch]
         values, logits = _run([prompts[prompt] for prompt in batch], chosen, places, model)
         for row, prompt in enumerate(batch):
@@ -226,17 +230,6 @@ def record(
     return [found[prompt] for prompt in range(len(prompts))]
 
 
-def _alike(prompts: Sequence[Sequence[int]], at_once: int) -> Iterator[list[int]]:
-    """Numbers of the prompts that share a pass."""
-    batch: list[int] = []
-    for prompt in sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])):
-        if batch and (len(batch) + 1) * len(prompts[prompt]) > at_once:
-            yield batch
-            batch = []
-        batch.append(prompt)
-    yield batch
-
-
 def _run(
     prompts: Sequence[Sequence[int]],
     chosen: Sequence[Sequence[int]],
@@ -244,40 +237,24 @@ def _run(
     model: NeuronModel,
 ) -> tuple[dict[Place, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
     """One pass over prompts of rising length: values at chosen positions, and the last logits."""
-    length = torch.tensor([len(prompt) for prompt in prompts])
+    ids, mask = padded(prompts, "right")
+    length = mask.sum(dim=1)
     shortest, longest = length.aminmax()
-    ids = torch.zeros(len(prompts), int(longest), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt)
-    found: dict[tuple[Place, int], list[Tensor]] = {}
 
-    def keep(place: Place, layer: int) -> Hook:
-        def look(values: Tensor, hook: Any) -> None:
-            rows = zip(values.flatten(2), chosen, strict=True)
-            found[place, layer] = [each[list(here)].to(model.device) for each, here in rows]
+    def at_chosen(values: Tensor) -> list[Tensor]:
+        rows = zip(values.flatten(2), chosen, strict=True)
+        return [row[list(positions)].to(model.device) for row, positions in rows]
 
-        return look
-
-    layers = range(model.n_layers)
-    hooks = [
-        (site_name(model, layer, place), keep(place, layer)) for place in places for layer in layers
-    ]
-    mask = torch.arange(int(longest)) < rearrange(length, "prompt -> prompt 1")
-    with model.hooks(hooks):
-        # Where all are of one length there is no padding, and attention may do without a mask.
+    with recording(model, places, at_chosen, site_name) as passes:
+        # If all are of one length there is no padding, and attention may do without a mask.
         kept = model.logits(
             ids, None if shortest == longest else mask, keep=int(longest - shortest) + 1
         )
     values: dict[Place, list[Tensor]] = {}
     for place in places:
-        by_row = zip(*(found[place, layer] for layer in layers), strict=True)
-        values[place] = [_wide(torch.stack(rows)) for rows in by_row]
+        by_row = zip(*(passes[place, layer][0] for layer in range(model.n_layers)), strict=True)
+        values[place] = [wide(torch.stack(rows)) for rows in by_row]
     return values, kept[torch.arange(len(prompts)), (length - shortest).to(kept.device)]
-
-
-def _wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32 or better."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def site_name(model: NeuronModel, layer: int, place: Place) -> str:
@@ -316,5 +293,4 @@ def others(
             f"{int(size[layer])} of the {mask.shape[1]} units of layer {layer} are chosen, and "
             "there are not as many others to compare them with: choose fewer, or give no generator."
         )
-    noise = torch.rand(mask.shape, generator=generator).masked_fill(mask.cpu(), 2.0)
-    return (noise.argsort(dim=-1).argsort(dim=-1) < size.cpu()).to(mask.device)
+    return random_units(~mask.cpu(), size.flatten().cpu(), generator).to(mask.device)

@@ -205,7 +205,7 @@ def _chosen(
     selections = {name: each.neurons() for name, each in selections.items()}
     shape = (len(stats.languages), model.n_layers, model.d_mlp)
     for what, found, codes in (
-        ("counts", (len(stats.languages), stats.n_layers, stats.n_neurons), stats.languages),
+        ("counts", (len(stats.languages), stats.n_layers, stats.d_mlp), stats.languages),
         ("contexts", tuple(contexts.gate.shape[:3]), contexts.languages),
     ):
         if found != shape or codes != stats.languages:

@@ -169,10 +169,10 @@ def firing_section(file: Path) -> Section:
             "firing rate_high": rate.high.tolist(),
         }
     )
-    n_layers, n_neurons = stats.rate.shape[1:]
+    n_layers, d_mlp = stats.rate.shape[1:]
     text = (
         f"A neuron fires on a token when its gate is above zero. {n_layers} layers of "
-        f"{n_neurons:,} neurons were counted, in {stats.n_shards} random groups of documents, from "
+        f"{d_mlp:,} neurons were counted, in {stats.n_shards} random groups of documents, from "
         "which the intervals come."
     )
     caption = "Tokens read, and the share of them on which a neuron fires, mean over neurons."

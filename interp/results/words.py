@@ -51,6 +51,13 @@ Alike = Literal["last", "tokens", "words", "all"]
 """The last token; each token with that of the same number; each word, as spaces part them, with
 that of the same number; or all tokens together, each with that of the same number."""
 
+Start = Literal["auto", "bos", "eos", "none"]
+"""What stands before a text: the beginning-of-text token, the end-of-text token, or nothing.
+
+"auto": the first of the two that the tokenizer has. BLOOM has both and learned from the second
+alone: "eos" is right there.
+"""
+
 Normalize = Literal["none", "tokens", "bytes"]
 """What the log-likelihood of an option is divided by. "none": the likeliest text wins, and short
 options have it easier. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per

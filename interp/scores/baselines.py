@@ -35,9 +35,9 @@ def highest(
 
     Ties at the cut go to the lower layer, then to the lower neuron.
     """
-    n_layers, n_neurons = score.shape[1:]
-    if not 1 <= n <= n_layers * n_neurons:
-        raise ValueError(f"n is {n}: give a number from 1 to {n_layers * n_neurons:,} neurons.")
+    n_layers, n_units = score.shape[1:]
+    if not 1 <= n <= n_layers * n_units:
+        raise ValueError(f"n is {n}: give a number from 1 to {n_layers * n_units:,} neurons.")
     if score.isnan().any():
         raise ValueError(
             f"{int(score.isnan().sum()):,} of {score.numel():,} scores are NaN and cannot be "
@@ -50,15 +50,24 @@ def highest(
 
 
 def random_score(
-    n_languages: int, n_layers: int, n_neurons: int, generator: torch.Generator
+    n_languages: int, n_layers: int, n_units: int, generator: torch.Generator
 ) -> Float64[Tensor, "language layer neuron"]:
     """Uniform noise between zero and one, each language by itself.
 
     Of all neurons, whatever the layer. A control with as many neurons per layer as a given
     selection has is `NeuronSelection.random_like`.
     """
-    shape = (n_languages, n_layers, n_neurons)
+    shape = (n_languages, n_layers, n_units)
     return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def random_units(
+    pool: Bool[Tensor, "layer unit"], size: Int64[Tensor, " layer"], generator: torch.Generator
+) -> Bool[Tensor, "layer unit"]:
+    """So many units of each layer, drawn from the pool, all with the same chance."""
+    noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
+    rank = noise.masked_fill(~pool, 2.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    return rank < rearrange(size, "layer -> layer 1")
 
 
 def value_entropy(
@@ -239,10 +248,10 @@ def mean_removal_effect(
     as one vector: the paper's importance, with the language's text as one document. The paper asks
     that a neuron be important in every document, which sums over the language cannot show.
     """
-    n_layers, n_neurons = moments.sums.shape[2:]
-    if (model.n_layers, model.d_mlp) != (n_layers, n_neurons):
+    n_layers, n_units = moments.sums.shape[2:]
+    if (model.n_layers, model.d_mlp) != (n_layers, n_units):
         raise ValueError(
-            f"The moments are of {n_layers} layers of {n_neurons} neurons, and {model.name} has "
+            f"The moments are of {n_layers} layers of {n_units} neurons, and {model.name} has "
             f"{model.n_layers} of {model.d_mlp}: use the model they were collected with."
         )
     length = torch.stack(

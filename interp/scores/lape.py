@@ -78,11 +78,11 @@ def least_entropy(
     rate: Float[Tensor, "language layer neuron"], fraction: float, busy_quantile: float
 ) -> Bool[Tensor, "language layer neuron"]:
     """True where a neuron belongs to the language; see `select_from_rate`."""
-    n_layers, n_neurons = rate.shape[1:]
-    n_chosen = round(fraction * n_layers * n_neurons) if math.isfinite(fraction) else 0
-    if not 1 <= n_chosen <= n_layers * n_neurons:
+    n_layers, n_units = rate.shape[1:]
+    n_chosen = round(fraction * n_layers * n_units) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_layers * n_units:
         raise ValueError(
-            f"The fraction {fraction} of {n_layers * n_neurons:,} neurons is {n_chosen:,} neurons: "
+            f"The fraction {fraction} of {n_layers * n_units:,} neurons is {n_chosen:,} neurons: "
             "give a share between 0 and 1 that leaves at least one, such as 0.01."
         )
     busy = rate.double() > busy_threshold(rate, busy_quantile)
@@ -91,7 +91,7 @@ def least_entropy(
     if n_candidates < n_chosen:
         raise ValueError(
             f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
-            f"{n_candidates:,} of {n_layers * n_neurons:,} are busy in some language: lower "
+            f"{n_candidates:,} of {n_layers * n_units:,} are busy in some language: lower "
             f"fraction or busy_quantile ({busy_quantile})."
         )
     entropy = language_entropy(rate).masked_fill(~candidate, math.inf)

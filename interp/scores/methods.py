@@ -121,8 +121,8 @@ def by_entropy(
 
 
 def _random(seen: Measured, n: int) -> Tensor:
-    n_languages, n_layers, n_neurons = seen.rate.shape
-    return highest(random_score(n_languages, n_layers, n_neurons, seen.generator), n)
+    n_languages, n_layers, n_units = seen.rate.shape
+    return highest(random_score(n_languages, n_layers, n_units, seen.generator), n)
 
 
 def _lead(seen: Measured, n: int) -> Tensor:

@@ -73,7 +73,7 @@ class SharingProfile(Saved):
     d_mlp: int
     """Neurons per layer."""
 
-    source: FiresBy = "gate"
+    fires_by: FiresBy = "gate"
     """By what neurons fire."""
 
     threshold: float = 0.0
@@ -179,7 +179,7 @@ class SharingProfile(Saved):
                 "repeatability": self.repeatability,
                 "languages": len(self.languages),
                 "prompts": len(self.prompts),
-                "source": self.source,
+                "fires_by": self.fires_by,
                 "threshold": self.threshold,
             },
         )
@@ -245,7 +245,7 @@ def sharing_profile(
         prompts=signs.prompts,
         languages=languages,
         d_mlp=signs.d_mlp,
-        source=signs.source,
+        fires_by=signs.fires_by,
         threshold=signs.threshold,
     )
 

@@ -14,7 +14,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.counters import source_kind, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.counting.observe import Batch, batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
@@ -142,7 +142,7 @@ def sharing_over_tokens(
     model: NeuronModel,
     corpora: Corpora,
     *,
-    source: FiresBy = "gate",
+    fires_by: FiresBy = "gate",
     threshold: float = 0.0,
     clusters: Int64[Tensor, " prompt"] | None = None,
     tokens_per_batch: int = 4096,
@@ -182,7 +182,7 @@ def sharing_over_tokens(
         mine = (rows.shard == shard).nonzero().flatten()
         counters = []
         for code in corpora.languages:
-            counter = _TokenCounter(model, source_kind(source), threshold, len(mine))
+            counter = _TokenCounter(model, firing_kind(fires_by), threshold, len(mine))
             for batch in batches(corpora, code, shard, tokens_per_batch):
                 observe(model, batch, [counter])
             counters.append(counter)

@@ -33,7 +33,7 @@ class Listed(NamedTuple):
 
     languages: tuple[str, ...]
     n_layers: int
-    n_neurons: int
+    n_units: int
     sites: Sites
 
 
@@ -61,7 +61,7 @@ def write_json(
         "format": FORMAT,
         "languages": list(languages),
         "n_layers": mask.shape[1],
-        "n_neurons": mask.shape[2],
+        "n_units": mask.shape[2],
         **({} if _neurons_only(sites) else {"sites": sites}),
         "provenance": provenance,
     }
@@ -91,7 +91,7 @@ def read_json(path: Path | str) -> Listed:
         for layer, neurons in stored["neurons"][language].items()
         for neuron in (_on_one_axis(neurons, sites) if sites else neurons)
     ]
-    return Listed(triples, languages, stored["n_layers"], stored["n_neurons"], sites)
+    return Listed(triples, languages, stored["n_layers"], stored["n_units"], sites)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def readable(path: Path | str) -> Iterator[None]:
     except KeyError as error:
         raise ValueError(
             f"{path} is no selection: it has no {error}; a selection has format, languages, "
-            "n_layers, n_neurons and neurons."
+            "n_layers, n_units and neurons."
         ) from None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
@@ -122,7 +122,7 @@ def write_lape(path: Path | str, mask: Bool[Tensor, "language layer neuron"]) ->
 
 
 def read_lape(
-    path: Path | str, languages: Sequence[str], n_neurons: int
+    path: Path | str, languages: Sequence[str], d_mlp: int
 ) -> Bool[Tensor, "language layer neuron"]:
     """What `write_lape` or its authors wrote; tensors alone are taken from the file."""
     if not Path(path).is_file():
@@ -147,15 +147,15 @@ def read_lape(
             f"{path} holds {len(lists)} languages, and {len(languages)} are named "
             f"({', '.join(languages)}): name those of the file, in its order."
         )
-    if n_neurons < 1:
-        raise ValueError(f"A layer of {n_neurons} neurons is none: give the model's d_mlp.")
-    mask = torch.zeros(len(lists), len(lists[0]), n_neurons, dtype=torch.bool)
+    if d_mlp < 1:
+        raise ValueError(f"A layer of {d_mlp} neurons is none: give the model's d_mlp.")
+    mask = torch.zeros(len(lists), len(lists[0]), d_mlp, dtype=torch.bool)
     for language, layers, row in zip(languages, lists, mask, strict=True):
         for layer, ids in enumerate(layers):
-            if len(ids) and not 0 <= ids.min() <= ids.max() < n_neurons:
+            if len(ids) and not 0 <= ids.min() <= ids.max() < d_mlp:
                 raise ValueError(
                     f"{path} has neurons {ids.min()} to {ids.max()} in layer {layer} of "
-                    f"{language}, and a layer has {n_neurons}: give the model's d_mlp."
+                    f"{language}, and a layer has {d_mlp}: give the model's d_mlp."
                 )
             row[layer, ids] = True
     return mask

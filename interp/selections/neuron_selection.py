@@ -14,6 +14,7 @@ from interp.interventions.edits import Change, Edit, Site
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Shaded, html_table, listed
 from interp.results.words import Kind, Tokens
+from interp.scores.baselines import random_units
 from interp.selections import formats as exchange
 
 FORMAT = exchange.FORMAT
@@ -68,7 +69,7 @@ class NeuronSelection:
 
     def __repr__(self) -> str:
         sizes = listed(f"{code} {size:,}" for code, size in self.counts().items())
-        every, what = self.n_layers * self.n_neurons, "neurons"
+        every, what = self.n_layers * self.n_units, "neurons"
         if not self.neurons_only:
             what = f"units ({', '.join(f'{kind} {width:,}' for kind, width in self.sites)})"
         return (
@@ -118,14 +119,14 @@ class NeuronSelection:
         return self.mask.shape[1]
 
     @property
-    def n_neurons(self) -> int:
+    def n_units(self) -> int:
         """Neurons per layer (d_mlp); with other sites, units per layer, of all sites."""
         return self.mask.shape[2]
 
     @property
     def neurons_only(self) -> bool:
         """No site was searched but the MLP's neurons; what they give is edited at act or post."""
-        return self.sites == (("post", self.n_neurons),)
+        return self.sites == (("post", self.n_units),)
 
     def units(self, language: str) -> dict[Site, Bool[Tensor, "layer unit"]]:
         """The language's units at each site of the selection, as `intervene` takes them."""
@@ -228,7 +229,9 @@ class NeuronSelection:
         drawn = [
             torch.cat(
                 [
-                    _as_many(mask, closed, generator)
+                    random_units(
+                        ~closed, reduce(mask.long(), "layer unit -> layer", "sum"), generator
+                    )
                     for mask, closed in zip(self._split(masks), self._split(barred), strict=True)
                 ],
                 dim=-1,
@@ -260,11 +263,11 @@ class NeuronSelection:
         triples: Iterable[Sequence[int]],
         languages: Sequence[str],
         n_layers: int,
-        n_neurons: int,
+        n_units: int,
         sites: tuple[tuple[str, int], ...] = (),
     ) -> "NeuronSelection":
         """The selection that holds these (index of the language, layer, neuron)."""
-        mask = torch.zeros(len(languages), n_layers, n_neurons, dtype=torch.bool)
+        mask = torch.zeros(len(languages), n_layers, n_units, dtype=torch.bool)
         for triple in triples:
             if len(triple) != 3 or not all(
                 type(place) is int and 0 <= place < size
@@ -272,7 +275,7 @@ class NeuronSelection:
             ):
                 raise ValueError(
                     f"{tuple(triple)} is no (language, layer, neuron) of {len(languages)} "
-                    f"languages, {n_layers} layers and {n_neurons} neurons per layer: count from "
+                    f"languages, {n_layers} layers and {n_units} neurons per layer: count from "
                     "zero, in whole numbers."
                 )
             mask[tuple(triple)] = True
@@ -306,14 +309,12 @@ class NeuronSelection:
         exchange.write_lape(path, self.mask)
 
     @staticmethod
-    def from_lape_pth(
-        path: Path | str, languages: Sequence[str], n_neurons: int
-    ) -> "NeuronSelection":
+    def from_lape_pth(path: Path | str, languages: Sequence[str], d_mlp: int) -> "NeuronSelection":
         """Read the published format; the languages, in the file's order, are the caller's to name.
 
         The authors' files hold en zh fr es vi id, and ja after them for LLaMA-2 7B and 13B only.
         """
-        return NeuronSelection(exchange.read_lape(path, languages, n_neurons), tuple(languages))
+        return NeuronSelection(exchange.read_lape(path, languages, d_mlp), tuple(languages))
 
     def _split(self, units: Bool[Tensor, "*axes unit"]) -> tuple[Bool[Tensor, "*axes _"], ...]:
         """The parts that belong to each site."""
@@ -329,8 +330,8 @@ class NeuronSelection:
     def _mask_of(self, other: "NeuronSelection") -> Bool[Tensor, "language layer neuron"]:
         if self.languages != other.languages or self.mask.shape != other.mask.shape:
             raise ValueError(
-                f"One selection has {self.n_layers} layers of {self.n_neurons} neurons for "
-                f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_neurons} for "
+                f"One selection has {self.n_layers} layers of {self.n_units} neurons for "
+                f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_units} for "
                 f"{', '.join(other.languages)}: they must be of one model and have the same "
                 "languages in the same order (see restrict)."
             )
@@ -353,12 +354,3 @@ def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " l
     """
     both, either = (list(each.counts().values()) for each in (a & b, a | b))
     return torch.tensor(both).double() / torch.tensor(either).double()
-
-
-def _as_many(
-    mask: Bool[Tensor, "layer unit"], barred: Bool[Tensor, "layer unit"], generator: torch.Generator
-) -> Bool[Tensor, "layer unit"]:
-    """As many units in each layer, drawn at random from those that are not barred."""
-    noise = torch.rand(mask.shape, generator=generator, dtype=torch.float64)
-    rank = noise.masked_fill(barred, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
-    return rank < reduce(mask.long(), "layer unit -> layer 1", "sum")
