@@ -49,7 +49,7 @@ from experiments.study import Study
 from interp.plots.style import Table
 from interp.results import artifacts
 from interp.results.frames import tidy
-from interp.scores.methods import SELECTORS, measured
+from interp.scores.methods import COMPARED
 from interp.selections.neuron_selection import jaccard_between
 from interp.selections.stability import chance_jaccard
 
@@ -140,7 +140,7 @@ def recovery(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         planted.design,
         (max(planted.effects),),
         range(planted.seeds),
-        SELECTORS,
+        COMPARED,
         {name: recover_planted.VARIANTS[name] for name in (NONE, ALL)},
     )
     return each, recover_planted.summarize(each)
@@ -185,7 +185,7 @@ def methods_table(found: Table, effect: Effects, written: Switching, stable: Tab
     recall = found.set_index(["selector", "decoys"])
     last = stable[stable["tokens"] == stable["tokens"].max()].set_index("method")
     rows = []
-    for name in SELECTORS:
+    for name in COMPARED:
         row: dict[str, Any] = {"method": name}
         for column, decoys in (("recovery_alone", NONE), ("recovery", ALL)):
             for end in ("", "_low", "_high"):
@@ -264,10 +264,13 @@ def choices(
     """What every method chooses from each amount of one part of the text."""
     chosen = []
     for amount in tqdm(text, desc="Choosing", unit="amount"):
-        seen = measured(model, amount.stats, amount.moments, amount.means, generator)
-        masks = {name: select(seen, n) for name, select in SELECTORS.items()}
+        seen = interp.scores.measured(amount, generator, lambda: model)
+        settings = interp.scores.Settings(n=n)
         chosen.append(
-            {name: interp.NeuronSelection(mask, seen.languages) for name, mask in masks.items()}
+            {
+                title: interp.selections.selection_of(method, seen, settings)
+                for title, method in COMPARED.items()
+            }
         )
     return chosen
 

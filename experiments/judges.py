@@ -53,9 +53,9 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
 class Statistics:
     """What was measured on some text."""
 
-    stats: interp.FiringStats
+    firing: interp.FiringStats
     moments: interp.ActivationMoments
-    means: interp.SentenceMeans
+    sentence_means: interp.SentenceMeans
 
     @property
     def tokens(self) -> int:
@@ -66,12 +66,12 @@ class Statistics:
         """Of both texts, which must be different."""
         mine, theirs = self.moments, other.moments
         return Statistics(
-            self.stats.merge(other.stats),
+            self.firing.merge(other.firing),
             replace(mine, sums=mine.sums + theirs.sums, tokens=mine.tokens + theirs.tokens),
             replace(
-                self.means,
-                pieces=self.means.pieces + other.means.pieces,
-                labels=torch.cat([self.means.labels, other.means.labels]),
+                self.sentence_means,
+                pieces=self.sentence_means.pieces + other.sentence_means.pieces,
+                labels=torch.cat([self.sentence_means.labels, other.sentence_means.labels]),
             ),
         )
 

@@ -27,19 +27,20 @@ from interp.inference.claims import Measurement
 from interp.inference.intervals import clustered_share, mean_over_examples
 from interp.interventions.edits import deactivate
 from interp.plots.style import Table
-from interp.scores.methods import SELECTORS, Measured, Selector, measured
+from interp.scores.choosers import Measured, measured
+from interp.scores.methods import COMPARED, Method, Settings
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
 """Name → kinds of decoys beside the planted neurons."""
 
 
-def measure(design: Design, planted: Planted, generator: torch.Generator, folder: Path) -> Measured:
+def measure(design: Design, planted: Planted, generator: torch.Generator) -> Measured:
     """What selectors may look at, from new text."""
     corpora = read_text(design, planted, design.sentences, generator)
     keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
-    run = interp.collect(planted.model, corpora, folder, keep=keep, progress=False)
-    return measured(planted.model, run.firing, run.moments, run.sentence_means, generator)
+    run = interp.collect(planted.model, corpora, keep=keep, progress=False)
+    return measured(run, generator, lambda: planted.model)
 
 
 def planted_and_measured(
@@ -48,7 +49,7 @@ def planted_and_measured(
     generator = torch.Generator().manual_seed(seed)
     with tempfile.TemporaryDirectory() as place:
         planted = plant(design, effect, generator, Path(place) / "model", decoys)
-        return planted.truth, measure(design, planted, generator, Path(place) / "run")
+        return planted.truth, measure(design, planted, generator)
 
 
 def with_decoys(
@@ -97,16 +98,16 @@ def compare(
     design: Design,
     effects: Sequence[float],
     seeds: Sequence[int],
-    selectors: Mapping[str, Selector],
+    methods: Mapping[str, Method],
     variants: Mapping[str, Sequence[str]] = VARIANTS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """`recovery` of every selector, for each variant, effect size and seed.
+    """`recovery` of every method, for each variant, effect size and seed.
 
-    Each selector chooses as many neurons per language as are planted, and all see the same
+    Each method chooses as many neurons per language as are planted, and all see the same
     measurements. Models of one seed differ in the effect and in the decoys alone.
     """
-    frames = []
+    frames, settings = [], Settings(n=design.planted)
     bar = tqdm(total=len(seeds) * (1 + len(effects)), desc="Planting", disable=not progress or None)
     for seed in seeds:
         # Decoys and the background know no effect, so one model without decoys serves them all.
@@ -117,8 +118,8 @@ def compare(
             bar.update()
             for variant, kinds in variants.items():
                 truth, seen = with_decoys(full, bare, every, kinds)
-                for name, select in selectors.items():
-                    selection = interp.NeuronSelection(select(seen, design.planted), seen.languages)
+                for name, method in methods.items():
+                    selection = interp.selections.selection_of(method, seen, settings)
                     frame = recovery(selection, truth)
                     labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
                     frames.append(frame.assign(**labels))
@@ -293,7 +294,7 @@ PRESETS = {
 
 
 def main(config: Config, record: Record) -> None:
-    each = compare(config.design, config.effects, range(config.seeds), SELECTORS)
+    each = compare(config.design, config.effects, range(config.seeds), COMPARED)
     found = summarize(each)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
     record.tables({"recovery": found, "losses": cost}, float_format="%.4g")

@@ -18,17 +18,12 @@
 
 # %%
 # %matplotlib inline
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from einops import repeat
 
 import interp
 from interp.inference.intervals import jackknife_shards
-from interp.scores.baselines import highest, mean_removal_effect, random_score
-from interp.scores.lape import busy_threshold
 from interp.text.sources import read_documents
 
 languages = ("de", "es", "ja")
@@ -47,23 +42,15 @@ sentences = {code: [each.text for each in read_documents("babel", code)] for cod
 thirds = [{code: texts[part::3] for code, texts in sentences.items()} for part in range(3)]
 
 
-@dataclass(frozen=True)
-class Measured:
-    stats: interp.FiringStats
-    moments: interp.ActivationMoments
-    precision: interp.scores.Precision
-
-
 def measure(text):
-    """Rates, means and average precision, from one pass over sentences."""
+    """Rates, means of activations and means over sentences, from one pass."""
     rows = interp.read_sentences(text, languages, model, sentences=120, n_shards=10, progress=False)
     keep = interp.Keep(moments=True, sentence_means=("pre",))
-    run = interp.collect(model, rows, keep=keep, progress=False)
-    return Measured(run.firing, run.moments, interp.measure_precision(run.sentence_means))
+    return interp.collect(model, rows, keep=keep, progress=False)
 
 
 first, second = (measure(thirds[part]) for part in range(2))
-print("tokens:", dict(zip(languages, first.stats.tokens.sum(0).tolist(), strict=True)))
+print("tokens:", dict(zip(languages, first.firing.tokens.sum(0).tolist(), strict=True)))
 
 # %% [markdown]
 # ## The methods
@@ -77,30 +64,19 @@ print("tokens:", dict(zip(languages, first.stats.tokens.sum(0).tolist(), strict=
 
 
 # %%
-def lape(measured):
-    rate = measured.stats.rate
-    entropy = repeat(
-        interp.language_entropy(rate), "layer neuron -> language layer neuron", language=len(rate)
-    )
-    busy = rate > busy_threshold(rate, quantile=0.95)
-    return highest(-entropy.masked_fill(~busy, torch.inf), n)
-
-
 METHODS = {
-    "LAPE": lape,
-    "precision": lambda measured: highest(measured.precision.average_precision, n),
-    "precision, both ends": lambda measured: interp.select_by_precision(measured.precision, n).mask,
-    "rate": lambda measured: highest(measured.stats.rate, n),
-    "removal": lambda measured: highest(mean_removal_effect(measured.moments, model), n),
-    "random": lambda measured: highest(
-        random_score(*measured.stats.rate.shape, generator=generator), n
-    ),
-}
+    "LAPE": "lape-per-language",
+    "precision": "gate-precision",
+    "precision, both ends": "gate-precision-both-ends",
+    "rate": "lap",
+    "removal": "removal",
+    "random": "random",
+}  # names of `interp find --method`
 
 
-def choose(measured):
+def choose(run):
     return {
-        name: interp.NeuronSelection(method(measured), languages)
+        name: interp.selections.select(run, method, model, generator, n=n)
         for name, method in METHODS.items()
     }
 

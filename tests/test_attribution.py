@@ -467,7 +467,7 @@ def test_a_target_that_cannot_be_read_is_refused(open_model):
             integrated_gradients(model, PROMPT, wrong)
         with pytest.raises(ValueError, match=f"{wrong} is no token of"):
             integrated_gradients(model, [5, wrong], 9)
-    with pytest.raises(ValueError, match="The prompt has no tokens"):
+    with pytest.raises(ValueError, match="The prompt '' has 0 tokens"):
         integrated_gradients(model, "", 9)
 
 

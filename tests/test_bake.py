@@ -400,7 +400,7 @@ def test_what_cannot_be_written_is_refused_with_a_reason(llama, tmp_path):
     for units, edit, reason in refusals(llama):
         with pytest.raises(ValueError, match=reason):
             bake(llama, units, edit, tmp_path / "out")
-    with pytest.raises(ValueError, match="prompt to check with is empty"):
+    with pytest.raises(ValueError, match="The prompt '' has 0 tokens"):
         bake(llama, some_units(llama), deactivate, tmp_path / "out", prompt="")
     assert nothing_is_left(tmp_path)
 

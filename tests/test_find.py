@@ -1,5 +1,6 @@
 """interp find and interp compare: every method's selection, and what is said when one cannot be."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,8 +15,14 @@ from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
+from interp.scores.methods import METHODS, Settings
 from interp.selections.neuron_selection import NeuronSelection, jaccard_between
-from interp.selections.select import select_by_entropy, select_by_precision, select_by_value_entropy
+from interp.selections.select import (
+    select,
+    select_by_entropy,
+    select_by_precision,
+    select_by_value_entropy,
+)
 from interp.selections.stability import chance_jaccard
 from interp.text.reading import read_sentences
 from tests import tiny_models
@@ -211,6 +218,43 @@ def test_entropy_less_the_peak_uses_the_heaviest_weight_unless_one_is_given(plac
     assert find(place, "entropy-less-peak", *settings, "--weight", "3") != heaviest
 
 
+@pytest.fixture(scope="module")
+def full(place: Path) -> Path:
+    collect_into(place, "full", "--sentences", "pre", "post", "--moments")
+    return place
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_the_registry_can_be_asked_for(full: Path, name: str):
+    method, run = METHODS[name], Run.open(full / "full")
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert set(method.options) <= fields
+    sized = {"n": 10} if "n" in method.options else {}
+    selection = select(run, name, load(full / "model"), **sized)
+    options = ["--n", "10"] if sized else []
+    out = str(full / "chosen.json")
+    cli.main(["find", str(full / "full"), "--method", name, *options, "--out", out])
+    assert NeuronSelection.from_json(out) == selection
+    assert sum(selection.counts().values()) > 0
+    if method.sizes_compare and name != "lape":
+        assert max(selection.counts().values()) <= 10
+    with pytest.raises(ValueError, match="changes nothing with"):
+        select(run, name, **{(fields - set(method.options)).pop(): 1})
+    if method.needs is not None:
+        with pytest.raises(ValueError, match=f"{name} needs {method.needs}: give the run"):
+            select(run.firing, name)
+
+
+def test_choosing_both_ends_is_choosing_either_end(full: Path):
+    run = Run.open(full / "full")
+    precision = measure_precision(run.sentence_means)
+    score = precision.average_precision[:, :, precision.units("pre")]
+    both, top = select(run, "gate-precision-both-ends", n=20), select(run, "gate-precision", n=10)
+    bottom = NeuronSelection(both.mask & ~top.mask, both.languages)
+    assert by_score(top, score, 10)
+    assert by_score(bottom, -score, 10)
+
+
 def test_cumulative_mass_takes_the_fewest_neurons_that_fire_so_much(place: Path):
     found = find(place, "cumulative-mass", "--share", "0.5")
     fired = counts(place).fired.sum(0)
@@ -235,7 +279,7 @@ def test_what_a_method_needs_is_said_where_it_is_missing(place: Path, capsys):
     run = str(place / "bare")
     for method, option in (("precision", "--sentences"), ("lave", "--moments")):
         assert option in refused(["find", run, "--method", method], capsys)
-    for method, option, value in (("lap", "share", "0.5"), ("lape", "n", "5")):
+    for method, option, value in (("lap", "share", "0.5"), ("lape", "which", "top")):
         said = refused(["find", run, "--method", method, f"--{option}", value], capsys)
         assert f"--{option} changes nothing with --method {method}" in said
     said = refused(["find", str(place / "run"), "--method", "precision", "--n", "7"], capsys)
@@ -282,7 +326,7 @@ def test_compared_are_the_languages_and_neurons_that_all_have(
     cli.main(["compare", *paths, "--out", str(tmp_path / "pairs.csv")])
     shown = capsys.readouterr().out
     assert "Not in all selections, and left out: fr" in shown
-    assert "compared are the neurons of the MLP alone" in shown
+    assert "their MLP neurons alone are compared" in shown
     frame = pd.read_csv(tmp_path / "pairs.csv").set_index(["a", "b", "language"])
     assert len(frame) == 3 * 2
     first, second = (each.languages_only(("en", "de")) for each in three[:2])

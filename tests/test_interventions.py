@@ -984,7 +984,7 @@ class TestBadInput:
 
         mask = some_units(N_LAYERS, D_MLP)
         self.refused(model, mask, deactivate, "tokens is one of all, prompt", tokens="first")
-        self.refused(model, mask, deactivate, "prompt to check with is empty", check="")
+        self.refused(model, mask, deactivate, "The prompt '' has 0 tokens", check="")
 
     def test_numbers_that_are_none(self) -> None:
         from interp.counting.stats import ActivationMoments

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -18,7 +19,8 @@ from interp.inference.claims import Claim, judged
 from interp.interventions.edits import difference_of_means, scale
 from interp.results.words import NOTHING
 from interp.scores.average_precision import measure_precision
-from interp.scores.methods import MEASUREMENTS, SELECTORS, Measured, measured
+from interp.scores.choosers import Measured, Measurement, measured
+from interp.scores.methods import COMPARED, Settings
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 
@@ -54,7 +56,7 @@ def test_what_is_read_in_parts_is_what_is_read_at_once(model, tmp_path: Path):
     text = {code: [line[:40] for line in lines] for code, lines in made_up(32).items()}
     found = judges.grown(model, text, study, tmp_path / "parts")
     assert len(found) == len(judges.SHARES)
-    sizes = [int((part.means.labels == 0).sum()) for part in found]
+    sizes = [int((part.sentence_means.labels == 0).sum()) for part in found]
     assert sizes == [4, 8, 16, 32]
     sentences = interp.read_sentences(
         text, LANGUAGES, model, n_shards=1, hygiene="off", progress=False
@@ -63,29 +65,33 @@ def test_what_is_read_in_parts_is_what_is_read_at_once(model, tmp_path: Path):
     run = interp.collect(model, sentences, keep=keep, progress=False)
     stats, moments, means = run.firing, run.moments, run.sentence_means
     last = found[-1]
-    assert torch.equal(last.stats.fired.sum(dim=0), stats.fired.sum(dim=0))
-    assert torch.equal(last.stats.tokens.sum(dim=0), stats.tokens.sum(dim=0))
+    assert torch.equal(last.firing.fired.sum(dim=0), stats.fired.sum(dim=0))
+    assert torch.equal(last.firing.tokens.sum(dim=0), stats.tokens.sum(dim=0))
     assert torch.allclose(last.moments.gate_mean, moments.gate_mean, atol=1e-6)
     assert last.tokens == round(stats.tokens.double().sum(dim=0).mean().item())
-    one, other = (measure_precision(each).average_precision for each in (last.means, means))
+    one, other = (
+        measure_precision(each).average_precision for each in (last.sentence_means, means)
+    )
     assert torch.allclose(one, other, atol=1e-3)  # batches round differently, and ranks follow
 
-    seen = measured(model, last.stats, last.moments, last.means, torch.Generator())
+    seen = measured(last, torch.Generator())
     width = one.shape[2] // 2
-    assert torch.equal(seen.gate_precision, one[:, :, :width])
-    assert torch.equal(seen.output_precision, one[:, :, width:])
-    assert torch.equal(seen.rate, last.stats.rate)
+    assert torch.equal(seen["gate_precision"], one[:, :, :width])
+    assert torch.equal(seen["output_precision"], one[:, :, width:])
+    assert torch.equal(seen["rate"], last.firing.rate)
 
 
 def test_every_selector_chooses_as_many_as_asked_for_and_no_more():
     generator = torch.Generator().manual_seed(0)
-    parts = {
+    values = {
         name: torch.rand(3, 2, 100, generator=generator, dtype=torch.float64)
-        for name in MEASUREMENTS
+        for name in get_args(Measurement)
     }
-    seen = Measured(**parts, languages=("en", "de", "zh"), generator=generator)
-    for name in SELECTORS:
-        counts = interp.NeuronSelection(SELECTORS[name](seen, 4), seen.languages).counts().values()
+    measure = {name: lambda value=value: value for name, value in values.items()}
+    seen = Measured(("en", "de", "zh"), generator, measure)
+    for name, method in COMPARED.items():
+        selection = interp.selections.selection_of(method, seen, Settings(n=4))
+        counts = selection.counts().values()
         if name == "LAPE as published":
             assert sum(counts) >= 12  # a neuron may belong to several
         else:
@@ -307,11 +313,11 @@ def test_the_study_runs_whole_on_the_shipped_model(tmp_path: Path, capsys):
     )
     compare_methods.experiment.run(config)
     table = pd.read_csv(tmp_path / "methods.csv").set_index("method")
-    assert list(table.index) == list(SELECTORS)
+    assert list(table.index) == list(COMPARED)
     assert table.loc["random", "stability"] < 0.1 < table.loc[LAPE, "stability"]
     assert table.loc[GATE, "recovery"] > 0.8
     languages = pd.read_csv(tmp_path / "languages.csv")
-    assert len(languages) == 2 * len(SELECTORS)
-    assert set(pd.read_csv(tmp_path / "stability.csv")["method"]) == set(SELECTORS)
+    assert len(languages) == 2 * len(COMPARED)
+    assert set(pd.read_csv(tmp_path / "stability.csv")["method"]) == set(COMPARED)
     assert len(interp.inference.load_claims(tmp_path / "claims.json")) == 10
     assert (tmp_path / "findings.md").read_text() in capsys.readouterr().out

@@ -162,7 +162,7 @@ def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path)
     settings: dict[str, Any] = {
         "n": 3,
         "max_new_tokens": 8,
-        "tokens_per_batch": 40,
+        "tokens_per_batch": 24,
         "progress": False,
     }
     prompts = ("the dog", "der Hund")
@@ -192,7 +192,7 @@ def test_texts_and_their_losses_are_kept_together(model, tmp_path):
     settings: dict[str, Any] = {
         "n": 5,
         "max_new_tokens": 8,
-        "tokens_per_batch": 40,
+        "tokens_per_batch": 24,
         "progress": False,
     }
     change = Change(some_neurons(model), deactivate)

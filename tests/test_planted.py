@@ -18,8 +18,9 @@ from experiments.recover_planted import ALL, NONE, TINY
 from experiments.runner import stated
 from interp.inference.claims import judged
 from interp.inference.intervals import clustered_share
+from interp.scores.choosers import Measured, least
 from interp.scores.lape import language_entropy
-from interp.scores.methods import SELECTORS, Measured, by_entropy
+from interp.scores.methods import COMPARED, Settings
 
 EFFECTS = (0.0, 2.0, 6.0)
 N_NEURONS = TINY.n_layers * TINY.d_mlp
@@ -36,7 +37,7 @@ def _built_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compared(_built_once) -> pd.DataFrame:
-    return judges.compare(TINY, EFFECTS, range(2), SELECTORS, progress=False)
+    return judges.compare(TINY, EFFECTS, range(2), COMPARED, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,9 @@ def models(tmp_path_factory) -> dict[float, Planted]:
 
 
 @pytest.fixture(scope="module")
-def measured(models, tmp_path_factory) -> dict[float, Measured]:
+def measured(models) -> dict[float, Measured]:
     return {
-        effect: judges.measure(
-            TINY, models[effect], torch.Generator().manual_seed(1), tmp_path_factory.mktemp("run")
-        )
+        effect: judges.measure(TINY, models[effect], torch.Generator().manual_seed(1))
         for effect in (0.0, 6.0)
     }
 
@@ -161,7 +160,7 @@ def test_there_are_as_many_neurons_of_each_kind_as_designed(models):
 
 
 def test_decoys_are_what_they_are_called(models, measured):
-    truth, rate = models[0.0].truth, measured[0.0].rate
+    truth, rate = models[0.0].truth, measured[0.0]["rate"]
     assert rate[:, truth.is_kind("busy")].min() > 0.9
     rare = rate[:, truth.is_kind("rare")]
     assert rare.max() < 0.03
@@ -262,7 +261,7 @@ def test_without_an_effect_every_selector_is_at_chance(compared):
     none = compared[(compared["effect"] == 0) & (compared["decoys"] == ALL)]
     for selector, part in none.groupby("selector"):
         found, there = part["found"].tolist(), part["planted"].tolist()
-        _, low, high = clustered_share(found, there, 1 - 0.05 / len(SELECTORS))
+        _, low, high = clustered_share(found, there, 1 - 0.05 / len(COMPARED))
         assert low <= CHANCE <= high, selector
 
 
@@ -278,9 +277,9 @@ def test_without_an_effect_planted_neurons_rank_as_the_background_does(models, m
 
     error = math.sqrt(1 / 12 / (TINY.planted * len(TINY.languages)))
     for effect, seen in measured.items():
-        rate = seen.rate
+        rate = seen["rate"]
         scores = {
-            "gate": seen.gate_precision,
+            "gate": seen["gate_precision"],
             "entropy": -language_entropy(rate).expand_as(rate),
             "rate": rate,
             "lead": rate - rate.mean(dim=0),
@@ -373,12 +372,12 @@ def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
     assert truth.selection == expected.selection
     assert set(truth.kind.unique().tolist()) == {0, 1, KINDS.index("rare"), KINDS.index("script")}
     # A gate a hair from zero may fall to the other side where the norm differs by rounding.
-    assert (mixed.rate - seen.rate).abs().max() < 0.002
+    assert (mixed["rate"] - seen["rate"]).abs().max() < 0.002
     for name in ("gate_mean", "removal_effect"):
-        one, other = getattr(mixed, name), getattr(seen, name)
+        one, other = mixed[name], seen[name]
         assert torch.allclose(one, other, rtol=0.05, atol=0.01)
-    assert (mixed.gate_precision - seen.gate_precision).abs().max() < 0.05
-    assert (mixed.rate - full.rate).abs().max() > 0.5  # the busy ones are gone
+    assert (mixed["gate_precision"] - seen["gate_precision"]).abs().max() < 0.05
+    assert (mixed["rate"] - full["rate"]).abs().max() > 0.5  # the busy ones are gone
 
 
 def test_without_decoys_lape_and_precision_recover_what_is_planted(by_decoys):
@@ -440,7 +439,7 @@ def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared,
 
 def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
     text = judges.shown(by_decoys.reset_index())
-    assert all(name in text for name in SELECTORS)
+    assert all(name in text for name in COMPARED)
     first, second = text.split("effect 6, by decoys")
     assert "2.0" in first.splitlines()[2]
     header = second.splitlines()[2].split()
@@ -484,5 +483,5 @@ def test_designs_that_cannot_be_are_refused(generator, tmp_path):
 def test_fewer_are_chosen_where_fewer_are_busy():
     rate = torch.full((2, 1, 40), 0.1, dtype=torch.float64)
     rate[0, 0, :3] = 0.9
-    chosen = by_entropy(rate, language_entropy(rate), n=5)
+    chosen = least(rate, language_entropy(rate), Settings(n=5))
     assert rearrange(chosen, "language 1 neuron -> language neuron").sum(dim=1).tolist() == [3, 0]

@@ -77,10 +77,10 @@ def test_signs_are_of_the_gate_or_of_the_output_and_above_the_threshold(
     model = models[name]
     for source, kind in (("gate", "pre"), ("output", "post")):
         signs = collected(model, tmp_path / source, source, threshold)
-        assert (signs.source, signs.threshold) == (source, threshold)
+        assert (signs.fires_by, signs.threshold) == (source, threshold)
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)
-        assert (profile.source, profile.threshold) == (source, threshold)
-        assert set(profile.to_frame()["source"]) == {source}
+        assert (profile.fires_by, profile.threshold) == (source, threshold)
+        assert set(profile.to_frame()["fires_by"]) == {source}
         for row, code in enumerate(signs.languages):
             for id, text in zip(PROMPTS.ids, PROMPTS.texts[code], strict=True):
                 expected = values_of(model, text, kind)[:, -1] > threshold
@@ -173,7 +173,7 @@ def test_a_neuron_that_fires_at_the_last_token_alone_keeps_nothing_elsewhere():
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_a_pass_finds_is_what_single_prompts_give(source, models):
     model, kind = models["llama"], {"gate": "pre", "output": "post"}[source]
-    found = sharing_over_tokens(model, prompt_rows(PROMPTS, model, n_shards=2), source=source)
+    found = sharing_over_tokens(model, prompt_rows(PROMPTS, model, n_shards=2), fires_by=source)
     assert found.prompts == PROMPTS.ids
     assert (found.count.sum(dim=-1) == D_MLP).all()
     torch.testing.assert_close(found.drawn.sum(dim=-1), torch.full((3, N_LAYERS), D_MLP).double())

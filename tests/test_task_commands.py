@@ -138,7 +138,7 @@ def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys
         for folder in (".", "above-0.02")
     ]
     assert [each.threshold for each in found] == [0.0, 0.02]
-    assert {each.source for each in found} == {"output"}
+    assert {each.fires_by for each in found} == {"output"}
     shared = [each.count[..., Sharing.ALL_SHARED].sum() for each in found]
     assert shared[0] > shared[1]
     with pytest.raises(ValueError, match="was started with another wanted"):
@@ -234,9 +234,9 @@ def test_attribute_sorts_by_the_source_it_is_told(place, model, tmp_path, capsys
     made, opened = str(place / "made"), choice(place)
     for source in ("gate", "output"):
         out = tmp_path / source
-        Attribute(made, opened, CODES, source=source, out=out, **settings).run()
+        Attribute(made, opened, CODES, fires_by=source, out=out, **settings).run()
     gate, output = (CategorySums.load(tmp_path / each / "sums.safetensors") for each in SOURCES)
-    assert (gate.source, output.source) == SOURCES
+    assert (gate.fires_by, output.fires_by) == SOURCES
     assert not torch.equal(gate.neurons, output.neurons)
     assert torch.equal(gate.change, output.change)  # what a layer does knows no categories
     tasks = [read_task(place / "made", code) for code in CODES]
@@ -244,7 +244,7 @@ def test_attribute_sorts_by_the_source_it_is_told(place, model, tmp_path, capsys
     category = categories_at([end_of_prompt(model, row) for row in rows], "output")
     counts = torch.stack([(category == each).sum(dim=1) for each in Sharing])
     assert torch.equal(output.neurons[1], counts)
-    with pytest.raises(ValueError, match="was started with another source"):
+    with pytest.raises(ValueError, match="was started with another fires_by"):
         Attribute(made, opened, CODES, out=tmp_path / "output", **settings).run()
 
 

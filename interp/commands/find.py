@@ -1,45 +1,22 @@
 """The subcommands that choose neurons and compare choices: find, compare."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import interp
 from interp.commands.common import ModelChoice, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
 from interp.results.words import Half
+from interp.scores.methods import METHODS, Settings
 from interp.text.languages import language
 
 if TYPE_CHECKING:
     import pandas
     import torch
-
-Method = Literal[
-    "lape",
-    "precision",
-    "lap",
-    "lave",
-    "random",
-    "entropy-less-peak",
-    "cumulative-mass",
-    "removal",
-]
-
-OPTIONS: dict[Method, tuple[str, ...]] = {
-    "lape": ("fraction", "busy_quantile"),
-    "precision": ("n", "fraction", "which"),
-    "lap": ("n", "fraction"),
-    "lave": ("fraction", "busy_quantile"),
-    "random": ("n", "fraction", "seed"),
-    "entropy-less-peak": ("fraction", "busy_quantile", "weight"),
-    "cumulative-mass": ("share",),
-    "removal": ("n", "fraction"),
-}
-"""What can change each method's selection."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +32,25 @@ class Find:
     run_folder: Positional[Path]
     """Folder given to `interp collect --out`."""
 
-    method: Method = "lape"
-    """lape: least entropy of firing over languages; precision: best and worst detectors of the
-    language among sentences (Kojima et al.), needs a run with --sentences; lap: fires most often;
-    lave: least entropy of mean activation, needs a run with --moments; random: a control;
-    entropy-less-peak: LAPE with a reward in the place of the busy bar (Zhang et al.);
-    cumulative-mass: the fewest neurons that make up most firing of a layer (Tan et al.); removal:
-    those without which the MLP's output changes most (PLND), needs a run with --moments."""
+    method: Annotated[str, {name: each.says for name, each in METHODS.items()}] = "lape"
+    """Some need a run with --sentences or --moments."""
 
     fraction: float = 0.01
-    """Share of all neurons to select; for precision, lap, random and removal, per language."""
+    """Share of all units; for methods that rank them in each language, per language."""
 
     busy_quantile: float = 0.95
-    """A neuron belongs to a language where it fires more than this share of all rates."""
+    """A neuron belongs to a language if its rate there is above this share of all rates."""
 
     n: int | None = None
-    """Units per language for precision, lap, random, removal.
+    """Units per language, instead of --fraction.
 
-    In the place of the fraction; Kojima et al. take 2000, half of them the best detectors and half
-    the worst."""
+    Kojima et al. take 2000, half of them the best detectors and half the worst."""
 
     which: Half = "both"
-    """For precision: both ends, or n/2 units of the top, bottom."""
+    """For precision: both, or n/2 of the top, bottom."""
 
     weight: float | None = None
-    """For entropy-less-peak: of the reward; by default the heaviest that the paper allows."""
+    """Of entropy-less-peak's reward; by default as in the paper."""
 
     share: float = 0.95
     """For cumulative-mass: of each layer's firing."""
@@ -88,8 +59,7 @@ class Find:
     """Say how much text agreeing to this Jaccard takes."""
 
     out: Path | None = None
-    """File; by default neurons.json in the run's folder, and neurons-METHOD.json for other methods
-    than lape."""
+    """File; by default neurons.json (lape) or neurons-METHOD.json in the run's folder."""
 
     seed: int = 0
     """Seeds random neurons and the predicted agreement."""
@@ -97,20 +67,24 @@ class Find:
     def run(self) -> None:
         self.check_options()
         run = interp.Run.open(self.run_folder)
-        stats, origin = run.firing, run.provenance
-        selection = self.choose(run, origin)
+        stats, origin, method = run.firing, run.provenance, METHODS[self.method]
+        seen = interp.scores.measured(run, seeded(self.seed), lambda: reopen(origin))
+        selection = interp.selections.selection_of(method, seen, self.settings)
+        if method.of_run_sites:
+            seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
+        used = (*method.options, "seed") if self.method == "random" else method.options
         selection.to_json(
             out,
             interp.results.artifacts.provenance(
                 method="LAPE" if self.method == "lape" else self.method,
                 counts=str(self.run_folder / "firing.safetensors"),
                 run=origin,
-                **{name: getattr(self, name) for name in OPTIONS[self.method]},
+                **{name: getattr(self, name) for name in used},
             ),
         )
-        if self.method in ("lape", "lap", "entropy-less-peak", "cumulative-mass"):
+        if method.needs is None and self.method != "random":
             frequency = interp.inference.selection_frequency(
                 stats, lambda part: self.select(part).mask
             )
@@ -121,78 +95,29 @@ class Find:
             show_selection(selection, None)
         say(f"The selection is in {out}.")
 
+    @property
+    def settings(self) -> Settings:
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
+
     def check_options(self) -> None:
-        """Refuse an option that is no number, or that the method would pass over in silence."""
+        """Refuse an option that is no number, or that the method would ignore."""
         if not 0 < self.stable < 1:
             raise ValueError(f"--stable is {self.stable}: give a share below 1, such as 0.95.")
         if not math.isfinite(self.fraction):
             raise ValueError(f"--fraction is {self.fraction}: give a share, such as 0.01.")
-        for name in ("fraction", "busy_quantile", "n", "which", "weight", "share"):
-            if name not in OPTIONS[self.method] and getattr(self, name) != getattr(Find, name):
-                used = ", ".join(f"--{each.replace('_', '-')}" for each in OPTIONS[self.method])
+        read = METHODS[self.method].options
+        for field in fields(Settings):
+            if field.name not in read and getattr(self, field.name) != field.default:
+                flags = [f"--{name.replace('_', '-')}" for name in (field.name, *read)]
                 raise ValueError(
-                    f"--{name.replace('_', '-')} changes nothing with --method {self.method}, "
-                    f"which uses {used}: leave it out."
+                    f"{flags[0]} changes nothing with --method {self.method}, which uses "
+                    f"{', '.join(flags[1:])}: leave it out."
                 )
-
-    def choose(self, run: "interp.Run", origin: Mapping[str, Any]) -> "interp.NeuronSelection":
-        """The selection, from whatever the method needs."""
-        from interp.scores.baselines import mean_removal_effect, random_score
-
-        stats = run.firing
-        n_layers, n_units = stats.rate.shape[1:]
-        match self.method:
-            case "precision":
-                precision = interp.measure_precision(run.sentence_means)
-                precision.save(self.run_folder / "precision.safetensors", dict(origin))
-                n = self.size(precision.average_precision[0].numel())
-                n -= n % 2 if self.n is None else 0  # a share of all units need not be even
-                return interp.select_by_precision(precision, n, self.which)
-            case "lave":
-                return interp.select_by_value_entropy(
-                    run.moments, self.fraction, self.busy_quantile
-                )
-            case "random":
-                size = (len(stats.languages), n_layers, n_units)
-                score = random_score(*size, seeded(self.seed))
-                return self.highest(score, stats.languages)
-            case "removal":
-                moments = run.moments
-                effect = mean_removal_effect(moments, reopen(origin))
-                return self.highest(effect, moments.languages)
-            case _:
-                return self.select(stats)
 
     def select(self, stats: "interp.FiringStats") -> "interp.NeuronSelection":
-        """The selection from counts of firing alone, which can be asked of part of the text too."""
-        from interp.scores import baselines
-
-        match self.method:
-            case "lape":
-                return interp.select_by_entropy(stats, self.fraction, self.busy_quantile)
-            case "lap":
-                return self.highest(stats.rate, stats.languages)
-            case "entropy-less-peak":
-                settings = (self.fraction, self.busy_quantile)
-                weight = self.weight
-                if weight is None:
-                    weight = baselines.heaviest_weight(stats.rate, *settings)
-                mask = baselines.select_by_entropy_less_peak(stats.rate, weight, *settings)
-            case "cumulative-mass":
-                mask = baselines.cumulative_mass(stats.total, self.share)
-            case _:
-                raise ValueError(f"{self.method} needs more than counts of firing.")
-        return interp.NeuronSelection(mask, stats.languages)
-
-    def highest(self, score: "torch.Tensor", languages: Sequence[str]) -> "interp.NeuronSelection":
-        from interp.scores.baselines import highest
-
-        mask = highest(score, self.size(score[0].numel()))
-        return interp.NeuronSelection(mask, tuple(languages))
-
-    def size(self, n_units: int) -> int:
-        """Units per language."""
-        return round(self.fraction * n_units) if self.n is None else self.n
+        """The selection from counts of firing alone, which can be made from part of the text."""
+        seen = interp.scores.measured(stats, seeded(self.seed))
+        return interp.selections.selection_of(METHODS[self.method], seen, self.settings)
 
     def show_agreement(self, stats: "interp.FiringStats") -> None:
         """How far another run would agree, and how much text would do."""
@@ -222,13 +147,14 @@ class Compare:
     def run(self) -> None:
         if len(self.selections) < 2:
             raise ValueError("One selection has nothing to be compared with: give two or more.")
-        found = on_common_ground([read_selection(path) for path in self.selections])
-        names = [chr(ord("A") + place % 26) * (1 + place // 26) for place in range(len(found))]
+        names = [chr(ord("A") + n % 26) * (1 + n // 26) for n in range(len(self.selections))]
         for name, path in zip(names, self.selections, strict=True):
             say(f"{name}  {path}")
-        named = dict(zip(names, found, strict=True))
+        read = dict(zip(names, map(read_selection, self.selections), strict=True))
+        named = interp.selections.on_common_units(read)
+        say_what_is_left_out(read, named)
         show_sizes(named)
-        table = overlap_table(named)
+        table = interp.selections.overlaps(named)
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
@@ -236,53 +162,14 @@ class Compare:
             say(f"\nThe table of pairs is in {self.out}.")
 
 
-def on_common_ground(
-    selections: Sequence["interp.NeuronSelection"],
-) -> "list[interp.NeuronSelection]":
-    """The languages that all selections have, and the units that all were chosen from."""
-    first, *others = selections
-    common = [code for code in first.languages if all(code in each.languages for each in others)]
-    if not common:
-        raise ValueError(
-            "The selections have no language in common: "
-            + "; ".join(", ".join(each.languages) for each in selections)
-            + "."
-        )
-    if left_out := {code for each in selections for code in each.languages} - set(common):
+def say_what_is_left_out(
+    read: Mapping[str, "interp.NeuronSelection"], named: Mapping[str, "interp.NeuronSelection"]
+) -> None:
+    (common, sites), *_ = ((selection.languages, selection.sites) for selection in named.values())
+    if left_out := {code for each in read.values() for code in each.languages} - set(common):
         say(f"Not in all selections, and left out: {', '.join(sorted(left_out))}")
-    if any(each.sites != first.sites for each in others):
-        say("Of different sites; compared are the neurons of the MLP alone.")
-        selections = [each.neurons() for each in selections]
-    return [each.languages_only(common) for each in selections]
-
-
-def overlap_table(selections: Mapping[str, "interp.NeuronSelection"]) -> "pandas.DataFrame":
-    """A row per pair of selections and language: sizes, what they share, and what chance gives."""
-    import pandas
-
-    rows = []
-    for (a, one), (b, other) in combinations(selections.items(), 2):
-        jaccard, chance = (
-            interp.selections.jaccard_between(one, other),
-            interp.selections.chance_jaccard(one, other),
-        )
-        both = (one & other).counts()
-        rows += [
-            {
-                "a": a,
-                "b": b,
-                "language": code,
-                "neurons_a": one.counts()[code],
-                "neurons_b": other.counts()[code],
-                "both": both[code],
-                "jaccard": jaccard[row].item(),
-                "chance": chance.value[row].item(),
-                "chance_low": chance.low[row].item(),
-                "chance_high": chance.high[row].item(),
-            }
-            for row, code in enumerate(one.languages)
-        ]
-    return pandas.DataFrame(rows)
+    if any(selection.sites != sites for selection in read.values()):
+        say("The selections have different sites: their MLP neurons alone are compared.")
 
 
 def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:

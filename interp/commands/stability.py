@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import interp
 from interp.commands.common import say, seeded
-from interp.commands.find import OPTIONS, Find
+from interp.commands.find import Find
 from interp.commands.options import Positional
+from interp.scores.methods import METHODS
 
 Select = Callable[["interp.FiringStats"], "interp.NeuronSelection"]
 """What chooses neurons from counts."""
@@ -92,7 +93,7 @@ class Stability:
         given: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("fraction", "busy_quantile")
-            if name in OPTIONS[self.method]
+            if name in METHODS[self.method].options
         }
         return Find(self.run_folder, self.method, **given)
 
@@ -135,7 +136,7 @@ class Stability:
             "share": self.shares,
         }
         for option, values in tried.items():
-            if option in OPTIONS[self.method]:
+            if option in METHODS[self.method].options:
                 now = getattr(self.find, option)
                 for value in values:
                     changed: dict[str, Any] = {option: value}

@@ -1,5 +1,18 @@
 from .average_precision import Precision
+from .choosers import Measured, measured
+from .methods import METHODS, Method, Settings
 from .sharing_profile import SharingProfile
 from .token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
 
-__all__ = ["Precision", "SharingProfile", "TokenSharing", "kept_over_tokens", "sharing_over_tokens"]
+__all__ = [
+    "METHODS",
+    "Measured",
+    "Method",
+    "Precision",
+    "Settings",
+    "SharingProfile",
+    "TokenSharing",
+    "kept_over_tokens",
+    "measured",
+    "sharing_over_tokens",
+]

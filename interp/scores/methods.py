@@ -1,183 +1,178 @@
-"""Every way of choosing language neurons that the studies compare, on the same measurements.
+"""The registry of selection methods: their names, what they need, and the functions behind them.
 
-A selector sees what was measured of every neuron in every language, and how many neurons it is to
-choose for each language; what all of them look at is computed once (`measured`). Their definitions,
-and whose they are, stand in `interp.scores`.
+A row is all that `interp find`, `interp.selections.select` and the studies have to know about a
+method. Functions are named, not imported, so that the command's help loads no library.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
 
-import torch
-from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float
-from torch import Tensor
+from interp.results.words import Half
 
-from interp.counting.stats import ActivationMoments, FiringStats, SentenceMeans
-from interp.models.neuron_model import NeuronModel
-from interp.scores.average_precision import measure_precision, top_and_bottom
-from interp.scores.baselines import (
-    entropy_less_peak,
-    highest,
-    mean_removal_effect,
-    random_score,
-    share_above_percentile,
-    value_entropy,
-)
-from interp.scores.lape import busy_threshold, language_entropy, least_entropy
+NEEDS_MOMENTS, NEEDS_SENTENCES = "moments", "sentence_means"
 
-MEASUREMENTS = (
-    *("rate", "gate_mean", "removal_effect"),
-    *("gate_precision", "output_precision", "above_percentile"),
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a caller may ask of a method; `Method.options` says which of it a method reads."""
+
+    n: int | None = None
+    """Units for each language; None: `fraction` says how many."""
+
+    fraction: float = 0.01
+    """Share of all units: for each language, or, where languages compete for units, in all."""
+
+    busy_quantile: float = 0.95
+    """A neuron belongs to a language if it fires there more than this share of all rates."""
+
+    which: Half = "both"
+    """Both ends of the ranking, or half of `n` from the top or the bottom."""
+
+    weight: float | None = None
+    """Of the reward for firing often; None: the heaviest that the paper allows."""
+
+    share: float = 0.95
+    """Of a layer's firing."""
+
+    def per_language(self, n_units: int) -> int:
+        """Units for each language, of so many."""
+        return round(self.fraction * n_units) if self.n is None else self.n
+
+    def of_all(self, n_units: int, n_languages: int) -> float:
+        """Share of all units, for methods in which languages compete."""
+        return self.fraction if self.n is None else self.n * n_languages / n_units
 
 
 @dataclass(frozen=True)
-class Measured:
-    """All that a selector may look at, neuron by neuron."""
+class Method:
+    """One way of choosing units."""
 
-    rate: Float[Tensor, "language layer neuron"]
-    """Share of the tokens on which the neuron fires."""
+    title: str
+    """In tables and figures."""
 
-    gate_mean: Float[Tensor, "language layer neuron"]
-    """Mean of act(gate)."""
+    says: str
+    """What it chooses, and whose idea it is."""
 
-    removal_effect: Float[Tensor, "language layer neuron"]
-    """How far the MLP's output moves without the neuron; see `mean_removal_effect`."""
+    chooser: str
+    """The function that chooses, as module:name within `interp.scores`."""
 
-    gate_precision: Float[Tensor, "language layer neuron"]
-    """Average precision of the gate's mean over a sentence."""
+    options: Sequence[str] = ("n", "fraction")
+    """The settings that change its choice."""
 
-    output_precision: Float[Tensor, "language layer neuron"]
-    """The same of what the neuron gives."""
+    needs: str | None = None
+    """What a run must keep for it besides counts of firing."""
 
-    above_percentile: Float[Tensor, "language layer neuron"]
-    """Share of sentences whose gate is above the neuron's 90th percentile."""
+    sizes_compare: bool = True
+    """Whether `n` sets its size for every language, so that it can be compared at equal size."""
 
-    languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    of_run_sites: bool = False
+    """Whether it chooses among all sites whose sentence means were kept, not neurons alone."""
 
-    generator: torch.Generator
-    """For selectors that draw."""
-
-    def mixed(self, taken: Bool[Tensor, "layer neuron"], other: "Measured") -> "Measured":
-        """What is here of the neurons taken, and of all others what was measured elsewhere."""
-        parts = {
-            name: getattr(self, name).where(taken, getattr(other, name)) for name in MEASUREMENTS
-        }
-        return Measured(**parts, languages=self.languages, generator=self.generator)
+    def choose(self, seen: Any, settings: Settings) -> Any:
+        """The choice, as [language layer unit]; `seen` is what `interp.scores.measured` gives."""
+        return resolve_name(f"interp.scores.{self.chooser}")(seen, settings)
 
 
-def measured(
-    model: NeuronModel,
-    stats: FiringStats,
-    moments: ActivationMoments,
-    means: SentenceMeans,
-    generator: torch.Generator,
-) -> Measured:
-    """From a run that kept moments, and sentence means of pre and post."""
-    precision = measure_precision(means).average_precision
-    width = precision.shape[2] // 2
-    assert means.kinds == ("pre", "post"), "the order of the unit axis"
-    above = [
-        share_above_percentile(means.read("pre", layer), means.labels, len(means.languages))
-        for layer in range(model.n_layers)
-    ]
-    return Measured(
-        rate=stats.rate,
-        gate_mean=moments.gate_mean,
-        removal_effect=mean_removal_effect(moments, model),
-        gate_precision=precision[:, :, :width],
-        output_precision=precision[:, :, width:],
-        above_percentile=torch.stack(above, dim=1),
-        languages=stats.languages,
-        generator=generator,
-    )
+BUSY = ("n", "fraction", "busy_quantile")
 
-
-Selector = Callable[[Measured, int], Bool[Tensor, "language layer neuron"]]
-"""What was measured, and how many neurons to choose for each language → the choice. Choosing fewer
-costs recall, not precision."""
-
-
-def by_entropy(
-    measure: Float[Tensor, "language layer neuron"],
-    entropy: Float[Tensor, "layer neuron"],
-    n: int,
-    busy_quantile: float | None = 0.95,
-) -> Bool[Tensor, "language layer neuron"]:
-    """Per language the n neurons of least entropy, among those that LAPE calls busy in it.
-
-    None for `busy_quantile`: among those that lead in it.
-    """
-    if busy_quantile is None:
-        among = measure == reduce(measure, "language layer neuron -> 1 layer neuron", "max")
-    else:
-        among = measure.double() > busy_threshold(measure, busy_quantile)
-    score = repeat(-entropy, "layer neuron -> language layer neuron", language=len(measure))
-    score = score.masked_fill(~among | score.isnan(), -math.inf)
-    return highest(score, n) & score.isfinite()
-
-
-def _random(seen: Measured, n: int) -> Tensor:
-    n_languages, n_layers, n_units = seen.rate.shape
-    return highest(random_score(n_languages, n_layers, n_units, seen.generator), n)
-
-
-def _lead(seen: Measured, n: int) -> Tensor:
-    """Rate in the language less the highest in any other."""
-    first, second = seen.rate.topk(2, dim=0).values
-    return highest(seen.rate - torch.where(seen.rate == first, second, first), n)
-
-
-def _lape(seen: Measured, n: int) -> Tensor:
-    return by_entropy(seen.rate, language_entropy(seen.rate), n)
-
-
-def _entropy_alone(seen: Measured, n: int) -> Tensor:
-    return by_entropy(seen.rate, language_entropy(seen.rate), n, busy_quantile=None)
-
-
-def _lape_as_published(seen: Measured, n: int) -> Tensor:
-    """As many neurons in all; how many of them a language gets is for LAPE to say."""
-    fraction = n * len(seen.rate) / seen.rate[0].numel()
-    return least_entropy(seen.rate, fraction, busy_quantile=0.95)
-
-
-def _lave(seen: Measured, n: int) -> Tensor:
-    mean = seen.gate_mean.clamp_min(0)
-    return by_entropy(mean, value_entropy(mean), n)
-
-
-def _less_peak(seen: Measured, n: int) -> Tensor:
-    return by_entropy(seen.rate, entropy_less_peak(seen.rate, weight=0.1), n)
-
-
-def _both_ends(score: Float[Tensor, "language layer neuron"], n: int) -> Tensor:
-    """Half from the top and half from the bottom, as Kojima et al. (2024) do."""
-    flat = rearrange(score, "language layer neuron -> language (layer neuron)")
-    layers = {"layer": score.shape[1]}
-    return rearrange(
-        top_and_bottom(flat, n), "language (layer neuron) -> language layer neuron", **layers
-    )
-
-
-SELECTORS: dict[str, Selector] = {
-    "random": _random,
-    "rate (LAP)": lambda seen, n: highest(seen.rate, n),
-    "removal effect (PLND)": lambda seen, n: highest(seen.removal_effect, n),
-    "entropy alone": _entropy_alone,
-    "entropy (LAPE)": _lape,
-    "LAPE as published": _lape_as_published,
-    "entropy less peak": _less_peak,
-    "mean entropy (LAVE)": _lave,
-    "lead in rate": _lead,
-    "share above percentile": lambda seen, n: highest(seen.above_percentile, n),
-    "precision of gate": lambda seen, n: highest(seen.gate_precision, n),
-    "precision of gate, both ends": lambda seen, n: _both_ends(seen.gate_precision, n),
-    "precision of output": lambda seen, n: highest(seen.output_precision, n),
-    "precision of output, both ends": lambda seen, n: _both_ends(seen.output_precision, n),
+METHODS: dict[str, Method] = {
+    "random": Method("random", "a control", "choosers:drawn"),
+    "lap": Method("rate (LAP)", "fires most often", "choosers:rate"),
+    "removal": Method(
+        "removal effect (PLND)",
+        "moves the MLP's output most",
+        "choosers:removal",
+        needs=NEEDS_MOMENTS,
+    ),
+    "entropy-alone": Method(
+        "entropy alone", "least entropy where it leads", "choosers:entropy_alone"
+    ),
+    "lape-per-language": Method(
+        "entropy (LAPE)", "equally many per language", "choosers:entropy", BUSY
+    ),
+    "lape": Method(
+        "LAPE as published", "least entropy of firing (Tang et al.)", "choosers:lape", BUSY
+    ),
+    "entropy-less-peak-per-language": Method(
+        "entropy less peak",
+        "equally many per language",
+        "choosers:less_peak",
+        (*BUSY, "weight"),
+    ),
+    "lave-per-language": Method(
+        "mean entropy (LAVE)",
+        "equally many per language",
+        "choosers:mean_entropy",
+        BUSY,
+        NEEDS_MOMENTS,
+    ),
+    "lead": Method("lead in rate", "rate less the highest in others", "choosers:lead"),
+    "above-percentile": Method(
+        "share above percentile",
+        "often above its 90th percentile",
+        "choosers:above_percentile",
+        needs=NEEDS_SENTENCES,
+    ),
+    "gate-precision": Method(
+        "precision of gate",
+        "best detectors by gate",
+        "choosers:gate_precision",
+        needs=NEEDS_SENTENCES,
+    ),
+    "gate-precision-both-ends": Method(
+        "precision of gate, both ends",
+        "and the worst",
+        "choosers:gate_precision_both_ends",
+        needs=NEEDS_SENTENCES,
+    ),
+    "output-precision": Method(
+        "precision of output",
+        "best detectors by output",
+        "choosers:output_precision",
+        needs=NEEDS_SENTENCES,
+    ),
+    "output-precision-both-ends": Method(
+        "precision of output, both ends",
+        "and the worst",
+        "choosers:output_precision_both_ends",
+        needs=NEEDS_SENTENCES,
+    ),
+    "lave": Method(
+        "LAVE as published",
+        "lape of mean activations",
+        "choosers:lave",
+        BUSY,
+        NEEDS_MOMENTS,
+        sizes_compare=False,
+    ),
+    "entropy-less-peak": Method(
+        "entropy less peak as published",
+        "lape with a reward for firing (Zhang et al.)",
+        "choosers:less_peak_as_published",
+        (*BUSY, "weight"),
+        sizes_compare=False,
+    ),
+    "cumulative-mass": Method(
+        "cumulative mass",
+        "the fewest that make up most firing (Tan et al.)",
+        "choosers:mass",
+        ("share",),
+        sizes_compare=False,
+    ),
+    "precision": Method(
+        "precision as published",
+        "best and worst detectors of sentences (Kojima et al.)",
+        "choosers:precision",
+        ("n", "fraction", "which"),
+        NEEDS_SENTENCES,
+        sizes_compare=False,
+        of_run_sites=True,
+    ),
 }
-"""Name → selector. Not here: parameter variation, which needs a checkpoint for each language, and
-cumulative mass, whose sets have the size that a layer's firing gives them."""
+"""Name on the command line → method. Not here: parameter variation, which needs a checkpoint for
+each language."""
+
+COMPARED = {method.title: method for method in METHODS.values() if method.sizes_compare}
+"""Title → method, of those that can choose equally many neurons for every language."""

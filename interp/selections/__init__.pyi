@@ -1,5 +1,7 @@
 from .agreement import predicted_agreement, text_for_agreement, until_stable
+from .comparison import on_common_units, overlaps
 from .neuron_selection import jaccard_between
+from .select import select, selection_of
 from .stability import (
     Stability,
     across_runs,
@@ -16,7 +18,11 @@ __all__ = [
     "entropy_settings",
     "jaccard_between",
     "measure_stability",
+    "on_common_units",
+    "overlaps",
     "predicted_agreement",
+    "select",
+    "selection_of",
     "text_for_agreement",
     "until_stable",
     "without_languages",

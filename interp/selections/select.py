@@ -1,16 +1,62 @@
-"""Scores of units → the selection that a paper makes of them."""
+"""Scores of units → a selection: by any method of the registry, or as one paper does it."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from einops import rearrange
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.counting.run import Run
 from interp.counting.stats import ActivationMoments, FiringStats
+from interp.models.neuron_model import NeuronModel
 from interp.results.words import Half
-from interp.scores.average_precision import Precision, top_and_bottom
+from interp.scores.average_precision import Precision
+from interp.scores.choosers import Measured, both_ends, measured
 from interp.scores.lape import least_entropy
+from interp.scores.methods import METHODS, Method, Settings
 from interp.selections.neuron_selection import NeuronSelection
+
+
+def select(
+    kept: Run | FiringStats,
+    method: str = "lape",
+    model: NeuronModel | None = None,
+    generator: torch.Generator | None = None,
+    **settings: Any,
+) -> NeuronSelection:
+    """The selection of any method of the registry; `interp.scores.METHODS` lists them.
+
+    `settings` are fields of `interp.scores.Settings`, such as `n` or `fraction`; one that the
+    method does not read is refused. Methods that need counts of firing alone take `FiringStats`
+    too. `model`: for methods that look at weights. `generator`: for those that draw; None: seed 0.
+
+    >>> interp.selections.select(stats, "lap", n=50).counts()
+    {'en': 50, 'de': 50, 'zh': 50}
+    >>> interp.selections.select(stats, fraction=0.02) == interp.select_by_entropy(stats, 0.02)
+    True
+    """
+    if method not in METHODS:
+        raise ValueError(f"{method!r} is no method: give one of {', '.join(METHODS)}.")
+    chosen = METHODS[method]
+    if unread := settings.keys() - set(chosen.options):
+        raise ValueError(
+            f"{', '.join(sorted(unread))} changes nothing with {method}, which reads "
+            f"{', '.join(chosen.options)}: leave it out."
+        )
+    if isinstance(kept, FiringStats) and chosen.needs is not None:
+        raise ValueError(f"{method} needs {chosen.needs}: give the run instead of its counts.")
+    generator = generator or torch.Generator().manual_seed(0)
+    seen = measured(kept, generator, None if model is None else lambda: model)
+    return selection_of(chosen, seen, Settings(**settings))
+
+
+def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSelection:
+    """What a method chooses from measurements."""
+    mask = method.choose(seen, settings)
+    if method.of_run_sites:
+        return NeuronSelection(mask, seen.languages, seen.precision.sites)
+    return NeuronSelection(mask, seen.languages)
 
 
 def select_from_rate(
@@ -77,11 +123,5 @@ def select_by_precision(
     >>> interp.select_by_precision(precision, n=200).counts()
     {'en': 200, 'de': 200, 'zh': 200}
     """
-    score = rearrange(precision.average_precision, "language layer unit -> language (layer unit)")
-    n_layers = precision.average_precision.shape[1]
-    mask = rearrange(
-        top_and_bottom(score, n, which),
-        "language (layer unit) -> language layer unit",
-        layer=n_layers,
-    )
+    mask = both_ends(precision.average_precision, Settings(n=n, which=which))
     return NeuronSelection(mask, precision.languages, precision.sites)

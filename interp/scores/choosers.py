@@ -1,0 +1,265 @@
+"""The functions behind the registry of selection methods, and the measurements that they look at.
+
+A chooser gets what was measured of every unit in every language, and settings that say how many to
+choose. What several choosers look at is computed once. The definitions of the scores, and their
+authors, are in the other files of `interp.scores`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from interp.counting.stats import FiringStats
+from interp.models.neuron_model import NeuronModel
+from interp.scores.average_precision import Precision, measure_precision, top_and_bottom
+from interp.scores.baselines import (
+    cumulative_mass,
+    entropy_less_peak,
+    heaviest_weight,
+    highest,
+    mean_removal_effect,
+    random_score,
+    select_by_entropy_less_peak,
+    share_above_percentile,
+    value_entropy,
+)
+from interp.scores.lape import busy_threshold, language_entropy, least_entropy
+from interp.scores.methods import Settings
+
+Score = Float[Tensor, "language layer unit"] | Int64[Tensor, "language layer unit"]
+Mask = Bool[Tensor, "language layer unit"]
+
+Measurement = Literal[
+    "rate",
+    "fired",
+    "gate_mean",
+    "removal_effect",
+    "gate_precision",
+    "output_precision",
+    "above_percentile",
+]
+"""Share and number of tokens on which a neuron fires; mean of act(gate); how far the MLP's output
+moves without the neuron; average precision of the mean gate, and of the mean output, over a
+sentence; share of sentences whose gate is above the neuron's 90th percentile."""
+
+
+class Measured:
+    """All that a chooser may look at; a measurement is made when it is first asked for."""
+
+    def __init__(
+        self,
+        languages: tuple[str, ...],
+        generator: torch.Generator,
+        measure: Mapping[Measurement, Callable[[], Score]],
+        precision: Callable[[], Precision] | None = None,
+    ) -> None:
+        self.languages, self.generator = languages, generator
+        self._measure: dict[Measurement, Callable[[], Score]] = {
+            name: cache(function) for name, function in measure.items()
+        }
+        self._precision = precision
+
+    def __getitem__(self, name: Measurement) -> Score:
+        if name not in self._measure:
+            raise ValueError(f"{name} was not measured, only {', '.join(self._measure)}.")
+        return self._measure[name]()
+
+    @property
+    def precision(self) -> Precision:
+        """Of all units of the sites whose sentence means were kept."""
+        if self._precision is None:
+            raise ValueError("Precision was not measured: give a run with sentence means.")
+        return self._precision()
+
+    def mixed(self, chosen: Bool[Tensor, "layer neuron"], other: "Measured") -> "Measured":
+        """These measurements of the chosen neurons, and of all others those of `other`."""
+
+        def mixture(name: Measurement) -> Callable[[], Score]:
+            return lambda: self[name].where(chosen, other[name])
+
+        measure: dict[Measurement, Callable[[], Score]] = {
+            name: mixture(name) for name in self._measure
+        }
+        return Measured(self.languages, self.generator, measure)
+
+
+def measured(
+    kept: Any,
+    generator: torch.Generator,
+    open_model: Callable[[], NeuronModel] | None = None,
+) -> Measured:
+    """From a run, or from anything that has its `firing`, `moments` and `sentence_means`.
+
+    Counts of firing alone will do for methods that need nothing else. `open_model` is called for
+    scores that look at weights.
+    """
+    if isinstance(kept, FiringStats):
+        return Measured(
+            kept.languages, generator, {"rate": lambda: kept.rate, "fired": lambda: kept.total}
+        )
+
+    @cache
+    def precision() -> Precision:
+        return measure_precision(kept.sentence_means)
+
+    def precision_of(kind: str) -> Score:
+        return precision().average_precision[:, :, precision().units(kind)]
+
+    def removal_effect() -> Score:
+        if open_model is None:
+            raise ValueError("The effect of removal depends on weights: give the model.")
+        return mean_removal_effect(kept.moments, open_model())
+
+    def above_percentile() -> Score:
+        means = kept.sentence_means
+        layers = range(kept.firing.n_layers)
+        shares = [
+            share_above_percentile(means.read("pre", layer), means.labels, len(means.languages))
+            for layer in layers
+        ]
+        return torch.stack(shares, dim=1)
+
+    measure: dict[Measurement, Callable[[], Score]] = {
+        "rate": lambda: kept.firing.rate,
+        "fired": lambda: kept.firing.total,
+        "gate_mean": lambda: kept.moments.gate_mean,
+        "removal_effect": removal_effect,
+        "gate_precision": lambda: precision_of("pre"),
+        "output_precision": lambda: precision_of("post"),
+        "above_percentile": above_percentile,
+    }
+    return Measured(kept.firing.languages, generator, measure, precision)
+
+
+# ---------------------------------------------------------------- the choosers
+
+Chooser = Callable[[Measured, Settings], Mask]
+"""Choosing fewer units than asked for costs recall, not precision."""
+
+
+def top(score: Score, settings: Settings) -> Mask:
+    """The units of the highest score."""
+    return highest(score, settings.per_language(score[0].numel()))
+
+
+def both_ends(score: Score, settings: Settings) -> Mask:
+    """Half from the top and half from the bottom, or one half of these, as in Kojima et al."""
+    flat = rearrange(score, "language layer unit -> language (layer unit)")
+    n = settings.per_language(flat.shape[1])
+    n -= n % 2 if settings.n is None else 0  # a share of all units need not be even
+    return rearrange(
+        top_and_bottom(flat, n, settings.which),
+        "language (layer unit) -> language layer unit",
+        layer=score.shape[1],
+    )
+
+
+def least(
+    measure: Score,
+    entropy: Float[Tensor, "layer neuron"],
+    settings: Settings,
+    leading: bool = False,
+) -> Mask:
+    """Per language the neurons of least entropy, of those that LAPE calls busy in it.
+
+    `leading`: of those whose measure is highest in it.
+    """
+    if leading:
+        eligible = measure == reduce(measure, "language layer neuron -> 1 layer neuron", "max")
+    else:
+        eligible = measure.double() > busy_threshold(measure, settings.busy_quantile)
+    score = repeat(-entropy, "layer neuron -> language layer neuron", language=len(measure))
+    score = score.masked_fill(~eligible | score.isnan(), -math.inf)
+    return top(score, settings) & score.isfinite()
+
+
+def drawn(seen: Measured, settings: Settings) -> Mask:
+    n_languages, n_layers, n_units = seen["rate"].shape
+    return top(random_score(n_languages, n_layers, n_units, seen.generator), settings)
+
+
+def rate(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["rate"], settings)
+
+
+def lead(seen: Measured, settings: Settings) -> Mask:
+    """Rate in the language less the highest in any other."""
+    first, second = seen["rate"].topk(2, dim=0).values
+    return top(seen["rate"] - torch.where(seen["rate"] == first, second, first), settings)
+
+
+def removal(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["removal_effect"], settings)
+
+
+def entropy_alone(seen: Measured, settings: Settings) -> Mask:
+    return least(seen["rate"], language_entropy(seen["rate"]), settings, leading=True)
+
+
+def entropy(seen: Measured, settings: Settings) -> Mask:
+    return least(seen["rate"], language_entropy(seen["rate"]), settings)
+
+
+def lape(seen: Measured, settings: Settings) -> Mask:
+    """Languages compete: LAPE says how many of the neurons each of them gets."""
+    return least_entropy(seen["rate"], _fraction(seen["rate"], settings), settings.busy_quantile)
+
+
+def mean_entropy(seen: Measured, settings: Settings) -> Mask:
+    mean = seen["gate_mean"].clamp_min(0)
+    return least(mean, value_entropy(mean), settings)
+
+
+def lave(seen: Measured, settings: Settings) -> Mask:
+    mean = seen["gate_mean"].clamp_min(0)
+    return least_entropy(mean, _fraction(mean, settings), settings.busy_quantile)
+
+
+def less_peak(seen: Measured, settings: Settings) -> Mask:
+    weight = 0.1 if settings.weight is None else settings.weight
+    return least(seen["rate"], entropy_less_peak(seen["rate"], weight), settings)
+
+
+def less_peak_as_published(seen: Measured, settings: Settings) -> Mask:
+    sizes, weight = (_fraction(seen["rate"], settings), settings.busy_quantile), settings.weight
+    if weight is None:
+        weight = heaviest_weight(seen["rate"], *sizes)
+    return select_by_entropy_less_peak(seen["rate"], weight, *sizes)
+
+
+def above_percentile(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["above_percentile"], settings)
+
+
+def gate_precision(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["gate_precision"], settings)
+
+
+def gate_precision_both_ends(seen: Measured, settings: Settings) -> Mask:
+    return both_ends(seen["gate_precision"], settings)
+
+
+def output_precision(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["output_precision"], settings)
+
+
+def output_precision_both_ends(seen: Measured, settings: Settings) -> Mask:
+    return both_ends(seen["output_precision"], settings)
+
+
+def precision(seen: Measured, settings: Settings) -> Mask:
+    return both_ends(seen.precision.average_precision, settings)
+
+
+def mass(seen: Measured, settings: Settings) -> Mask:
+    return cumulative_mass(seen["fired"], settings.share)
+
+
+def _fraction(measure: Score, settings: Settings) -> float:
+    return settings.of_all(measure[0].numel(), len(measure))
