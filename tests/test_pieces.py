@@ -207,7 +207,7 @@ def test_texts_and_their_losses_are_kept_together(model, tmp_path):
     assert again.to_frame().equals(found.to_frame())
     assert again.texts_frame().equals(judged(None).texts_frame())
     by_hand = language_rates(
-        found.texts, ["de", "en"], None, model, tokens_per_batch=40, progress=False
+        found.texts, ["de", "en"], None, model, tokens_per_batch=24, progress=False
     )
     assert by_hand.texts_frame().equals(found.texts_frame())
 

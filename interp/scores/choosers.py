@@ -50,7 +50,12 @@ sentence; share of sentences whose gate is above the neuron's 90th percentile.""
 
 
 class Measured:
-    """All that a chooser may look at; a measurement is made when it is first asked for."""
+    """All that a chooser may look at; a measurement is made when it is first asked for.
+
+    >>> seen: interp.scores.Measured = interp.scores.measured(stats, generator)
+    >>> seen["rate"].shape
+    torch.Size([3, 6, 2048])
+    """
 
     def __init__(
         self,
@@ -98,6 +103,10 @@ def measured(
 
     Counts of firing alone will do for methods that need nothing else. `open_model` is called for
     scores that look at weights.
+
+    >>> seen = interp.scores.measured(stats, generator)
+    >>> seen["fired"].shape
+    torch.Size([3, 6, 2048])
     """
     if isinstance(kept, FiringStats):
         return Measured(

@@ -16,7 +16,11 @@ NEEDS_MOMENTS, NEEDS_SENTENCES = "moments", "sentence_means"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a caller may ask of a method; `Method.options` says which of it a method reads."""
+    """What a caller may ask of a method; `Method.options` says which of it a method reads.
+
+    >>> interp.scores.Settings(fraction=0.1).per_language(2048)
+    205
+    """
 
     n: int | None = None
     """Units for each language; None: `fraction` says how many."""
@@ -47,7 +51,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Method:
-    """One way of choosing units."""
+    """One way of choosing units.
+
+    >>> method: interp.scores.Method = interp.scores.METHODS["lave"]
+    >>> method.says, method.needs
+    ('lape of mean activations', 'moments')
+    """
 
     title: str
     """In tables and figures."""

@@ -10,7 +10,13 @@ from interp.selections.stability import chance_jaccard
 
 
 def on_common_units(selections: Mapping[str, NeuronSelection]) -> dict[str, NeuronSelection]:
-    """The languages that all selections have, and the MLP's neurons alone if their sites differ."""
+    """The languages that all selections have, and the MLP's neurons alone if their sites differ.
+
+    >>> one = neurons.languages_only(["de"])
+    >>> some = interp.selections.on_common_units({"a": neurons, "b": one})
+    >>> some["a"].languages
+    ('de',)
+    """
     first, *others = selections.values()
     common = [code for code in first.languages if all(code in each.languages for each in others)]
     if not common:

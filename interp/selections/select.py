@@ -52,7 +52,12 @@ def select(
 
 
 def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSelection:
-    """What a method chooses from measurements."""
+    """What a method chooses from measurements.
+
+    >>> seen, settings = interp.scores.measured(stats, generator), interp.scores.Settings(n=20)
+    >>> interp.selections.selection_of(interp.scores.METHODS["lead"], seen, settings).counts()
+    {'en': 20, 'de': 20, 'zh': 20}
+    """
     mask = method.choose(seen, settings)
     if method.of_run_sites:
         return NeuronSelection(mask, seen.languages, seen.precision.sites)
