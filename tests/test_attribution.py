@@ -439,7 +439,7 @@ def test_top_neurons_takes_the_highest_and_never_nan():
     assert top_neurons(score.abs(), 1).nonzero().tolist() == [[0, 2]]
     assert not top_neurons(score, 5)[0, 1]
     for k in (0, 6):
-        with pytest.raises(ValueError, match=f"{k} neurons of 5 that have a score"):
+        with pytest.raises(ValueError, match=f"k is {k}: give 1 to 5"):
             top_neurons(score, k)
 
 
