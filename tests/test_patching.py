@@ -391,7 +391,7 @@ def test_what_cannot_be_aligned_is_shown_in_tokens(open_model):
         align_prompts(model, PatchSource(SOURCE, ("cat",)), TARGET, ("dog",))
     with pytest.raises(ValueError, match="one text for each"):
         align_prompts(model, SOURCE, TARGET, ("dog",))
-    with pytest.raises(ValueError, match="no way to align"):
+    with pytest.raises(ValueError, match="'ends' is not a way to align"):
         align_prompts(model, SOURCE, TARGET, "ends")
     with pytest.raises(ValueError, match="0 tokens"):
         align_prompts(model, "", TARGET, "last")

@@ -70,7 +70,7 @@ class Sweep:
     def run(
         self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], max_positions: int
     ) -> Iterator[tuple[list[Patch], Float[Tensor, "patch vocab"], Float[Tensor, " vocab"]]]:
-        """Batches of patches, their logits at the last token, and the logits of the bare prompt."""
+        """Batches of patches, their logits at the last token, and those of the unpatched prompt."""
         within_heads = any("z" in part for part in self._parts)
         for first, chunk in self._chunks(patches, len(ids), max_positions):
             last = len(ids) - first
@@ -88,7 +88,7 @@ class Sweep:
     def _chunks(
         self, patches: Sequence[Patch], length: int, max_positions: int
     ) -> Iterator[tuple[int, list[Patch]]]:
-        """Patches grouped by first token; a group is as large as fills a pass for one layer."""
+        """Patches that begin near each other; a layer's share of a group about fills a pass."""
         by_start: dict[int, list[Patch]] = {}
         for patch in patches:
             by_start.setdefault(self._first(patch), []).append(patch)
