@@ -70,9 +70,9 @@ def patch(
     """The target's answers, with each part of the source put in at each layer and each span.
 
     `controls` are other sources, such as one about another concept, or one in the target's
-    language. A `generator` adds one more, "noise", which moves the target's activations as far as
-    the source would, in a random direction; and for every part that is a set of units, a "random
-    ..." part of as many other units in each layer.
+    language. A `generator` adds another source, "noise", which moves the target's activations as
+    far as the source would, in a random direction; and for every part that is a set of units, a
+    part "random ..." of as many other units in each layer.
 
     The answer depends only on the last token's residual stream after the last layer: patched there,
     the target always gives the source's answer. Patch earlier tokens (`at`) or earlier layers. A
