@@ -125,7 +125,7 @@ class Lens(Saved):
     made_by = "interp.logit_lens(model, questions)"
 
     probability: Float64[Tensor, "prompt layer language"]
-    """Of the answer in that language, as the next token; in the last layer, the model's own."""
+    """That the next token begins the answer in a language; in the last layer, the model's own."""
 
     entropy: Float64[Tensor, "prompt layer"]
     """Entropy of the next token, in nats."""
@@ -140,10 +140,10 @@ class Lens(Saved):
     """Indices of the questions on the prompt axis."""
 
     alike: tuple[int, ...]
-    """Questions left out because answers in two languages may begin with the same token."""
+    """Indices of questions left out because answers in two languages may share a first token."""
 
     unspelled: tuple[int, ...]
-    """Questions left out because no token begins one of the answers."""
+    """Indices of questions left out because no token begins one of the answers."""
 
     def __repr__(self) -> str:
         last = zip(self.languages, self.probability[:, -1].mean(dim=0).tolist(), strict=True)
@@ -186,7 +186,7 @@ def logit_lens(
     counted, as in Wendler et al. (2024): there the token does not identify the language. So ask
     about two or three languages at a time rather than many.
 
-    Costs a forward pass of the prompts, and one over a token per prompt and layer.
+    Costs a forward pass of the prompts, and one of a token per prompt and layer.
 
     >>> answers = {"en": "Tuesday", "de": "Dienstag"}
     >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
