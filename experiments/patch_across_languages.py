@@ -50,7 +50,7 @@ from interp.inference.intervals import mean_over_examples
 from interp.prompts.alignment import At
 from interp.prompts.patching import Parts, Sources, patch
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import others
+from interp.prompts.sweep import random_matching
 from interp.results.frames import tidy
 from interp.results.words import Layers
 from interp.scores.baselines import random_units
@@ -160,7 +160,7 @@ def as_many(
 ) -> Bool[Tensor, "layer neuron"]:
     """As many other neurons of each layer; of any neurons, where more than half are chosen."""
     if 2 * chosen.sum(dim=1).max() <= chosen.shape[1]:
-        return others(chosen, generator)
+        return random_matching(chosen, generator)
     return random_units(torch.ones_like(chosen), chosen.sum(dim=1), generator)
 
 

@@ -439,7 +439,7 @@ def test_top_neurons_takes_the_highest_and_never_nan():
     assert top_neurons(score.abs(), 1).nonzero().tolist() == [[0, 2]]
     assert not top_neurons(score, 5)[0, 1]
     for k in (0, 6):
-        with pytest.raises(ValueError, match=f"{k} neurons of 5 that have a score"):
+        with pytest.raises(ValueError, match=f"k is {k}: give 1 to 5"):
             top_neurons(score, k)
 
 
@@ -458,7 +458,7 @@ def test_a_target_is_the_first_token_behind_the_prompt(open_model):
 
 def test_a_target_that_cannot_be_read_is_refused(open_model):
     model = open_model("llama")
-    with pytest.raises(ValueError, match="The target '' is no token behind the prompt"):
+    with pytest.raises(ValueError, match="The target '' adds no token to the prompt"):
         integrated_gradients(model, PROMPT, "")
     with pytest.raises(ValueError, match="reads the end of the prompt and the beginning of 'he'"):
         integrated_gradients(model, "in t", "he")
@@ -473,7 +473,7 @@ def test_a_target_that_cannot_be_read_is_refused(open_model):
 
 def test_what_makes_no_path_is_refused(open_model):
     model = open_model("llama")
-    with pytest.raises(ValueError, match="A path of 0 steps is none"):
+    with pytest.raises(ValueError, match="steps is 0: give 1 or more"):
         integrated_gradients(model, PROMPT, 9, steps=0)
     with pytest.raises(ValueError, match=r"The baseline must be \[layer neuron\], here \[3, 160\]"):
         integrated_gradients(model, PROMPT, 9, baseline=torch.zeros(1, D_MLP))
@@ -537,7 +537,7 @@ def test_a_memory_that_holds_nothing_is_said_to_be_too_small(open_model, monkeyp
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Ending, "run", nothing)
-    with pytest.raises(ValueError, match=r"memory of cpu is too small for one what-if .* kept"):
+    with pytest.raises(ValueError, match=r"memory of cpu is too small for one variant .* kept"):
         integrated_gradients(open_model("llama"), PROMPT, TARGETS[0])
 
 

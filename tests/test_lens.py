@@ -196,7 +196,7 @@ def test_questions_whose_answers_begin_alike_are_left_out_and_counted(open_model
     assert (found.kept, found.alike, found.unspelled) == ((1, 3), (0, 2), (4,))
     assert found.probability.shape == (2, N_LAYERS, 2)
     assert set(found.to_frame().alike) == {2}
-    with pytest.raises(ValueError, match="Of 1 questions none is left"):
+    with pytest.raises(ValueError, match="None of the 1 questions can be asked"):
         logit_lens(model, questions[:1])
     with pytest.raises(ValueError, match="Question 1 has answers in en"):
         logit_lens(model, [questions[1], Question("a", {"en": "b"})])

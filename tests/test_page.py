@@ -99,7 +99,7 @@ def ready(page: Any) -> int:
 def search(page: Any, text: str) -> str:
     page.fill("#query", text)
     page.wait_for_selector(f'html[data-searched="{text}"]', state="attached")
-    return page.inner_text("#found")
+    return page.inner_text("#status")
 
 
 def unpacked(text: str, name: str) -> dict[str, Any]:
@@ -211,10 +211,12 @@ def test_equal_results_are_equal_pages(made, model, parts, saved, tmp_path):
 def test_what_does_not_go_together_is_refused(model, parts):
     stats, selection, contexts = parts
     few = FiringStats(fired=stats.fired[:, :2], tokens=stats.tokens[:, :2], languages=LANGUAGES[:2])
-    with pytest.raises(ValueError, match=r"contexts are of .* in en, zh, ja, ar; .* in en, zh:"):
+    with pytest.raises(
+        ValueError, match=r"contexts are of .* in en, zh, ja, ar, but .* in en, zh:"
+    ):
         neuron_page(model, few, {"LAPE": selection.languages_only(["en"])}, contexts)
     empty = NeuronSelection(torch.zeros_like(selection.mask), LANGUAGES)
-    with pytest.raises(ValueError, match=r"\(LAPE\) hold no neuron"):
+    with pytest.raises(ValueError, match=r"\(LAPE\) have no neurons"):
         neuron_page(model, stats, {"LAPE": empty}, contexts)
     foreign = NeuronSelection(selection.mask[:1], ("fr",))
     with pytest.raises(ValueError, match="LAPE has neurons of fr"):
@@ -236,7 +238,7 @@ def test_one_shard_has_rates_without_intervals(model, parts):
 def test_the_page_shows_neurons_and_asks_for_nothing(saved):
     with open_page(saved, viewport=WIDE) as (page, seen):
         ready(page)
-        assert page.inner_text("#found") == "5 neurons"
+        assert page.inner_text("#status") == "5 neurons"
         assert page.locator("#list a").count() == 5
         for neuron in ("L1N40", "L2N9"):
             page.click(f'[data-id="{neuron}"]')
@@ -252,7 +254,7 @@ def test_the_page_shows_neurons_and_asks_for_nothing(saved):
         cells = page.locator("#map td").all_inner_texts()
         assert sum(int(cell) for cell in cells if cell.strip()) == len(NEURONS)
         page.click('#map button[title="layer 1, Chinese: 1"]')
-        assert page.inner_text("#found") == "1 of 5 neurons"
+        assert page.inner_text("#status") == "1 of 5 neurons"
         assert page.inner_text("h2") == "Layer 1, neuron 40"
         assert "+0.020" in page.inner_text("main")
         assert seen.errors == []
@@ -367,11 +369,11 @@ def test_the_keyboard_alone_reaches_everything(saved):
         assert page.evaluate(active + "title") == "layer 1, Chinese: 1"
         assert page.locator("#map button[tabindex='0']").count() == 1
         page.keyboard.press("Enter")
-        assert page.inner_text("#found") == "1 of 5 neurons"
+        assert page.inner_text("#status") == "1 of 5 neurons"
         assert page.inner_text("h2") == "Layer 1, neuron 40"
         assert page.evaluate(active + "title") == "layer 1, Chinese: 1"
         page.keyboard.press("Enter")
-        assert page.inner_text("#found") == "5 neurons"
+        assert page.inner_text("#status") == "5 neurons"
         # So is the list.
         assert page.locator("#list a[tabindex='0']").count() == 1
         names = page.locator("#list a").evaluate_all("(all) => all.map((each) => each.dataset.id)")
@@ -380,7 +382,9 @@ def test_the_keyboard_alone_reaches_everything(saved):
         page.wait_for_selector(f'html[data-shows="{names[1]}"]', state="attached")
         assert page.evaluate(active + "dataset.id") == names[1]
         layer, neuron = re.findall(r"\d+", names[1])
-        assert page.inner_text("#told") == f"Layer {layer}, neuron {neuron}"  # for screen readers
+        assert (
+            page.inner_text("#announcement") == f"Layer {layer}, neuron {neuron}"
+        )  # for screen readers
         assert seen.errors == []
 
 
@@ -428,7 +432,7 @@ def test_search_by_number_by_text_and_by_keys(saved):
         assert "图" in "".join(page.locator(".hit").all_inner_texts())
         page.keyboard.press("Escape")
         page.wait_for_selector('html[data-searched=""]', state="attached")
-        assert page.inner_text("#found") == "5 neurons"
+        assert page.inner_text("#status") == "5 neurons"
         first = page.inner_text("h2")
         page.keyboard.press("ArrowRight")
         assert page.inner_text("h2") != first or page.inner_text(".turn").startswith("← 5")
@@ -495,7 +499,7 @@ def test_two_thousand_neurons_open_in_two_seconds(made, tmp_path):
         times = [ready(page)]
         page.reload()
         times.append(ready(page))
-        assert page.inner_text("#found") == "2,000 neurons"
+        assert page.inner_text("#status") == "2,000 neurons"
     assert min(times) < 2000
 
 

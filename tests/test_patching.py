@@ -20,7 +20,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import PatchSource, align_prompts
 from interp.prompts.patching import heads, patch
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import others, record, site_name
+from interp.prompts.sweep import random_matching, record, site_name
 from interp.text.tokens import by_length
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
@@ -321,14 +321,14 @@ def test_random_units_are_as_many_others_in_each_layer(generator):
     mask = torch.rand(5, 40, generator=generator) < torch.tensor(
         [[0.0], [0.1], [0.2], [0.3], [0.4]]
     )
-    drawn = others(mask, generator)
+    drawn = random_matching(mask, generator)
     assert torch.equal(drawn.sum(1), mask.sum(1))
     assert not (drawn & mask).any()
-    assert not torch.equal(drawn, others(mask, generator))
-    again = others(mask, torch.Generator().manual_seed(3))
-    assert torch.equal(again, others(mask, torch.Generator().manual_seed(3)))
+    assert not torch.equal(drawn, random_matching(mask, generator))
+    again = random_matching(mask, torch.Generator().manual_seed(3))
+    assert torch.equal(again, random_matching(mask, torch.Generator().manual_seed(3)))
     with pytest.raises(ValueError, match="not as many others"):
-        others(torch.ones(2, 4).bool(), generator)
+        random_matching(torch.ones(2, 4).bool(), generator)
 
 
 def test_controls_are_rows_of_their_own(open_model, generator):
@@ -391,7 +391,7 @@ def test_what_cannot_be_aligned_is_shown_in_tokens(open_model):
         align_prompts(model, PatchSource(SOURCE, ("cat",)), TARGET, ("dog",))
     with pytest.raises(ValueError, match="one text for each"):
         align_prompts(model, SOURCE, TARGET, ("dog",))
-    with pytest.raises(ValueError, match="no way to align"):
+    with pytest.raises(ValueError, match="'ends' is not a way to align"):
         align_prompts(model, SOURCE, TARGET, "ends")
     with pytest.raises(ValueError, match="0 tokens"):
         align_prompts(model, "", TARGET, "last")
@@ -406,9 +406,9 @@ def test_answers_that_begin_alike_are_refused(open_model):
         patch(model, SOURCE, TARGET, {"a": " the", "b": " they"})
     with pytest.raises(ValueError, match="both begin with the token"):
         patch(model, SOURCE, TARGET, {"a": (7, 8), "b": 8})
-    with pytest.raises(ValueError, match="no answer to ask for"):
+    with pytest.raises(ValueError, match="There are no answers"):
         patch(model, SOURCE, TARGET, {})
-    with pytest.raises(ValueError, match="'c' was not asked for"):
+    with pytest.raises(ValueError, match="'c' is not one of the answers"):
         patch(model, SOURCE, TARGET, {"a": 7}).difference("a", "c")
 
 
@@ -427,7 +427,7 @@ def test_parts_that_do_not_fit_are_refused(open_model):
         patch(model, SOURCE, TARGET, ANSWERS, {"few": torch.ones(3, 5).bool()})
     with pytest.raises(ValueError, match="'none' has no unit"):
         patch(model, SOURCE, TARGET, ANSWERS, {"none": torch.zeros(3, D_MLP).bool()})
-    with pytest.raises(ValueError, match='patch what the neurons give, at "post"'):
+    with pytest.raises(ValueError, match='patch the neurons\' outputs instead, at "post"'):
         patch(model, SOURCE, TARGET, ANSWERS, "act")
 
 

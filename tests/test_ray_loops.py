@@ -208,7 +208,7 @@ def test_the_commands_give_the_files_of_one_process(
 def test_what_is_warned_of_there_is_said_here(model, crew):
     questions = [("the dog sees", " a")]
     for ray in (None, crew):
-        with pytest.warns(UserWarning, match="do not add up: a layer's values miss more"):
+        with pytest.warns(UserWarning, match="do not add up: a layer's values are off by more"):
             list(attribute_prompts(model, questions, 1, progress=False, ray=ray))
 
 

@@ -270,7 +270,7 @@ def test_saved_figures_and_those_already_drawn_are_taken_too(tmp_path: Path):
     assert page.all("img")[0]["width"] == page.all("img")[1]["width"]
     for picture, message in (
         (Picture(tmp_path / "none.csv", ""), "is missing"),
-        (Picture(tmp_path / "layer_profile-mine.pdf", ""), "is no saved figure"),
+        (Picture(tmp_path / "layer_profile-mine.pdf", ""), "is not a saved figure"),
         (Picture(plots.overlap, ""), "overlap has no table to draw"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -512,7 +512,7 @@ def test_a_table_is_what_the_result_beside_it_says(kind, tmp_path: Path):
     artifacts.save(tmp_path / "mine.safetensors", "Precision", {}, {}, {})
     assert kind_of(path, table_for(kind.columns)) is None
     (tmp_path / "mine.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"mine\.safetensors is damaged .*make it anew"):
+    with pytest.raises(ValueError, match=r"mine\.safetensors is damaged .*recreate it"):
         kind_of(path, frame)
 
 

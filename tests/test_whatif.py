@@ -324,7 +324,7 @@ def test_what_cannot_be_asked_is_refused(open_model, ids):
         Ending(model, ids.repeat(4))
     with pytest.raises(ValueError, match=r"'packed' is not possible with .* give copied or whole"):
         Ending(open_model("bloom"), ids, strategy="packed")
-    with pytest.raises(ValueError, match="0 positions at once are none"):
+    with pytest.raises(ValueError, match="max_positions is 0"):
         list(Ending(model, ids).run(1, {}, max_positions=0))
     with pytest.raises(ValueError, match="'q' is not a site"):
         list(Ending(model, ids).run(1, {("q", 0): lambda values, variants: values}))

@@ -87,7 +87,7 @@ class Patch:
 
     def ask(self, model: "interp.NeuronModel") -> None:
         """Patch, and show and keep what comes of it."""
-        from interp.prompts.alignment import shown
+        from interp.prompts.alignment import joined
         from interp.prompts.targets import target_ids
         from interp.text.tokens import prompt_ids
 
@@ -110,8 +110,8 @@ class Patch:
             controls,
             seeded(self.seed) if random else None,
         )
-        say(f"source  {shown(model, encoded[self.source])}")
-        say(f"target  {shown(model, encoded[self.target])}\n")
+        say(f"source  {joined(model, encoded[self.source])}")
+        say(f"target  {joined(model, encoded[self.target])}\n")
         show_patching(result)
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part}

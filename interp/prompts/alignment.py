@@ -1,12 +1,12 @@
-"""Which token of one prompt stands for which token of another, whatever their lengths.
+"""Alignment of the tokens of two prompts, whatever their lengths.
 
-Prompts of two languages rarely have the same number of tokens. What stands for what is said by
-their ends, by words, or by a text in each, such as the thing that both ask about:
+Prompts of two languages rarely have the same number of tokens. They are aligned at their ends, by
+words, or by a text in each, such as the thing that both ask about:
 
     align_prompts(model, PatchSource("Die Hauptstadt von Frankreich ist", ("Frankreich",)),
           "The capital of Italy is", ("Italy",))
 
-Texts are found among the tokens by decoding, so any tokenizer will do, and token ids as well.
+Texts are located by decoding the tokens, so any tokenizer will do, and so will token ids.
 """
 
 import re
@@ -24,14 +24,14 @@ from interp.results.words import Alike
 from interp.text.tokens import prompt_ids
 
 At = Alike | Sequence[str]
-"""Where two prompts meet; texts are those of the target, and the last place of each counts."""
+"""How two prompts are aligned; texts are those of the target, at their last occurrence."""
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
 class PatchSource:
-    """A prompt whose activations are taken, and where its texts are.
+    """A prompt whose activations are patched into another, and the texts to align it by.
 
     >>> from interp.prompts.alignment import align_prompts
     >>> source = interp.prompts.PatchSource("Der Tag nach Montag ist", ("Montag",))
@@ -43,12 +43,12 @@ class PatchSource:
     """Text, read without special tokens, or token ids."""
 
     texts: tuple[str, ...] = ()
-    """One for each text of the target, in their order; the last place of each counts."""
+    """One for each text of the target, in the same order; the last occurrence of each counts."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens that are patched together, and where they take their activations from."""
+    """Tokens that are patched together, and the source tokens whose activations they get."""
 
     name: str
     """The target's text, or "last" or "all"."""
@@ -57,7 +57,7 @@ class Span:
     """For each token of `target`, a position in the source."""
 
     target: tuple[int, ...]
-    """Positions in the target, rising."""
+    """Positions in the target, in increasing order."""
 
 
 def align_prompts(
@@ -65,54 +65,55 @@ def align_prompts(
 ) -> tuple[Span, ...]:
     """The spans that two prompts share.
 
-    Where a span has n tokens in the source and m in the target, token i of m (from 1) takes its
-    activations from token ⌈i · n / m⌉: the last from the last, and each from its own if n = m.
-    Special tokens are in no word and no text; by number they count as others do.
+    If a span has n tokens in the source and m in the target, token i of m (from 1) gets the
+    activations of token ⌈i · n / m⌉: the last token those of the last, and if n = m, each those of
+    its counterpart. Words and texts do not include special tokens; "tokens" and "all" do.
     """
     if not isinstance(source, PatchSource):
         source = PatchSource(source)
-    theirs, ours = prompt_ids(model, source.prompt), prompt_ids(model, target)
+    source_ids, target_ids = prompt_ids(model, source.prompt), prompt_ids(model, target)
     if at == "last":
-        return (Span("last", (len(theirs) - 1,), (len(ours) - 1,)),)
+        return (Span("last", (len(source_ids) - 1,), (len(target_ids) - 1,)),)
     if at in ("tokens", "all"):
-        if len(theirs) != len(ours):
+        if len(source_ids) != len(target_ids):
             raise ValueError(
-                f"{_sides(model, theirs, ours)} have {len(theirs)} and {len(ours)} tokens, so "
-                'their tokens do not go together one by one: use at="last", at="words", or the '
-                "text in each that matters."
+                f"{_both(model, source_ids, target_ids)} have {len(source_ids)} and "
+                f"{len(target_ids)} tokens, so they cannot be aligned token by token: use "
+                'at="last", at="words", or the text in each that matters.'
             )
-        numbers = tuple(range(len(ours)))
+        positions = tuple(range(len(target_ids)))
         if at == "all":
-            return (Span("all", numbers, numbers),)
-        return tuple(Span(model.decode([ours[n]]), (n,), (n,)) for n in numbers)
+            return (Span("all", positions, positions),)
+        return tuple(Span(model.decode([target_ids[n]]), (n,), (n,)) for n in positions)
     if isinstance(at, str):
         if at != "words":
             raise ValueError(
-                f"{at!r} is no way to align prompts: give {', '.join(get_args(Alike))}, or a "
+                f"at={at!r} is not a way to align prompts: give {', '.join(get_args(Alike))}, or a "
                 "sequence of texts of the target."
             )
-        theirs_at, ours_at = (_words(model, ids) for ids in (theirs, ours))
-        if len(theirs_at) != len(ours_at):
+        in_source, in_target = (_words(model, ids) for ids in (source_ids, target_ids))
+        if len(in_source) != len(in_target):
             raise ValueError(
-                f"{_sides(model, theirs, ours)} have {len(theirs_at)} and {len(ours_at)} words, so "
-                'their words do not go together: use at="last", or the text in each that matters.'
+                f"{_both(model, source_ids, target_ids)} have {len(in_source)} and "
+                f"{len(in_target)} words, so they cannot be aligned by words: use "
+                'at="last", or the text in each that matters.'
             )
     else:
         if len(source.texts) != len(at) or not at:
             raise ValueError(
-                f"{len(at)} texts of the target are to be patched, and the source names "
+                f"The target has {len(at)} texts to patch, but the source has "
                 f"{len(source.texts)}: give PatchSource(prompt, texts) with one text for each."
             )
-        theirs_at = [(text, _find(model, theirs, text)) for text in source.texts]
-        ours_at = [(text, _find(model, ours, text)) for text in at]
+        in_source = [(text, _find(model, source_ids, text)) for text in source.texts]
+        in_target = [(text, _find(model, target_ids, text)) for text in at]
     return tuple(
-        Span(name, _stretched(place, len(mine)), mine)
-        for (_, place), (name, mine) in zip(theirs_at, ours_at, strict=True)
+        Span(name, _stretched(source_pos, len(target_pos)), target_pos)
+        for (_, source_pos), (name, target_pos) in zip(in_source, in_target, strict=True)
     )
 
 
 def is_prompt(given: object) -> bool:
-    """Whether it is text, or token ids: integers, or a tensor of them with one axis."""
+    """Whether it is text or token ids: integers, or a tensor of integers with one axis."""
     if isinstance(given, Tensor):
         return given.ndim == 1 and given.dtype in _INTEGERS
     if isinstance(given, str):
@@ -122,14 +123,15 @@ def is_prompt(given: object) -> bool:
     return all(isinstance(id, Integral) for id in given)
 
 
-def shown(model: NeuronModel, ids: Sequence[int]) -> str:
-    """Tokens with bars between them, for messages."""
+def joined(model: NeuronModel, ids: Sequence[int]) -> str:
+    """The text of tokens, joined by bars, for messages."""
     return "|".join(model.decode([id]) for id in ids)
 
 
-def _stretched(place: Sequence[int], m: int) -> tuple[int, ...]:
-    """Of n positions, the one for each of m."""
-    return tuple(place[-(-number * len(place) // m) - 1] for number in range(1, m + 1))
+def _stretched(positions: Sequence[int], m: int) -> tuple[int, ...]:
+    """For each of m tokens, its counterpart among n positions."""
+    n = len(positions)
+    return tuple(positions[-(-number * n // m) - 1] for number in range(1, m + 1))
 
 
 def _words(model: NeuronModel, ids: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
@@ -140,13 +142,13 @@ def _words(model: NeuronModel, ids: Sequence[int]) -> list[tuple[str, tuple[int,
 
 
 def _find(model: NeuronModel, ids: Sequence[int], text: str) -> tuple[int, ...]:
-    """The tokens that hold any of the last place of a text."""
+    """The tokens that overlap the last occurrence of a text."""
     whole, reach = _reach(model, ids)
     start = whole.rfind(text)
     if start < 0 or not text.strip():
         raise ValueError(
-            f"{text!r} is not in the prompt {whole!r}, which is read as {shown(model, ids)}: give "
-            "a text as the prompt has it."
+            f"{text!r} is not in the prompt {whole!r}, whose tokens are {joined(model, ids)}: "
+            "give a text that is in the prompt."
         )
     return _cover(reach, start, start + len(text))
 
@@ -156,10 +158,10 @@ def _cover(reach: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int,
 
 
 def _reach(model: NeuronModel, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text, and from which to before which character each token reaches; nowhere if special.
+    """The text, and each token's first character and the one after its last; empty if special.
 
-    A character in several tokens, as bytes of rare ones are, belongs to all of them. A space
-    belongs to no word, so that the word begins behind it.
+    A character split over several tokens, as rare ones are, belongs to all of them. A space belongs
+    to no word, so a word begins after it.
     """
     special = set(model.special_ids)
     text = model.decode([id for id in ids if id not in special])
@@ -171,16 +173,16 @@ def _reach(model: NeuronModel, ids: Sequence[int]) -> tuple[str, list[tuple[int,
             continue
         before.append(id)
         piece = model.decode(before)
-        start, done = done, _common(piece, text)
+        start, done = done, _common_length(piece, text)
         reach.append((start, done + (piece != text[: len(piece)])))
     return text, reach
 
 
-def _common(piece: str, text: str) -> int:
-    """How many characters two texts begin with alike."""
+def _common_length(piece: str, text: str) -> int:
+    """The length of the common prefix."""
     pairs = zip(piece, text, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(piece), len(text)))
 
 
-def _sides(model: NeuronModel, theirs: Sequence[int], ours: Sequence[int]) -> str:
-    return f"The source {shown(model, theirs)!r} and the target {shown(model, ours)!r}"
+def _both(model: NeuronModel, source_ids: Sequence[int], target_ids: Sequence[int]) -> str:
+    return f"The source {joined(model, source_ids)!r} and the target {joined(model, target_ids)!r}"

@@ -1,10 +1,10 @@
-"""How much each MLP neuron, at the last token of a prompt, has to do with what comes next.
+"""How much each MLP neuron, at the last token of a prompt, contributes to the next token.
 
-Everything here is about `post`, what a neuron hands to the output projection, at the end of one
-prompt, and about one quantity: how likely a target token is to follow. Integrated gradients
-(Sundararajan et al., 2017) share the quantity out among a layer's neurons; `ablation_effect` is
-what they approximate, one neuron at a time. The contribution and effective scores are those of
-Wang et al. (2024), "Sharing Matters", and look at one layer without what follows it.
+Everything here concerns `post`, a neuron's input to the output projection, at the end of one
+prompt, and one quantity: how likely a target token is to follow. Integrated gradients
+(Sundararajan et al., 2017) divide the quantity among a layer's neurons; they approximate
+`ablation_effect`, which measures one neuron at a time. The contribution and effective scores are
+those of Wang et al. (2024), "Sharing Matters"; they ignore the layers that follow.
 """
 
 import warnings
@@ -32,8 +32,8 @@ from interp.runs.ray import Crew, Job, Ray
 from interp.text.tokens import Prompt, prompt_ids
 
 LARGEST_ERROR = 0.1
-"""A warning comes where what a path misses exceeds this share of the largest change that any layer
-makes, and a thousandth of the score, below which rounding begins."""
+"""There is a warning if a layer's values miss its change by more than this share of the largest
+change of any layer, and by more than a thousandth of the score, below which rounding begins."""
 
 
 def integrated_gradients(
@@ -47,24 +47,24 @@ def integrated_gradients(
 ) -> Attribution:
     """Integrated gradients of every neuron of every layer, at the last token of the prompt.
 
-    For layer l, with neurons m at the last token and b at the baseline, neuron j gets
-    (m_j - b_j) times the mean of df/dm_j over `steps` points of the straight path from b to m, each
-    in the middle of its stretch. Other layers follow from what the path does; earlier tokens stay.
-    So a layer's values add up to what the whole layer changes; layers do not add up to each other.
+    For layer l, with activations m at the last token and b at the baseline, neuron j gets
+    (m_j - b_j) times the mean of df/dm_j over the midpoints of `steps` equal parts of the straight
+    path from b to m. Later layers respond to the path; earlier tokens are fixed. So a layer's
+    values add up to the change from the whole layer; values of different layers do not add up.
 
-    `baseline` None is zero, every neuron off; another language's mean asks what makes the
-    difference to that language. The path from zero is ill-conditioned where the MLP's output is
-    normalized before it joins the residual stream (Gemma 2 and 3): all changes close to zero. Then
-    a warning comes, `completeness_error` shows it, and a baseline other than zero helps.
+    `baseline` None is zero, every neuron off; another language's mean explains the difference from
+    that language. The path from zero is ill-conditioned if the MLP's output is normalized before it
+    joins the residual stream (Gemma 2 and 3): everything changes close to zero. Then there is a
+    warning and a large `completeness_error`; a baseline other than zero helps.
 
-    The model's dtype carries the gradients: 16 bits round them to two or three digits, tiny
-    ones vanish in float16, and differences of nearly equal scores are mostly rounding. Cost: the
-    prompt once, and layers times (steps + 1) positions forward and back; `max_positions` of them
-    are in memory, or half as many, and so on, should that be too many for a GPU.
+    Gradients have the model's dtype: 16 bits round them to two or three digits, tiny ones vanish in
+    float16, and differences of nearly equal scores are mostly rounding. Cost: the prompt once, and
+    layers times (steps + 1) positions forward and backward; `max_positions` of them are in memory
+    at once, halved until they fit on a GPU.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> found = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
-    >>> torch.allclose(found.values.sum(1), found.change, rtol=0.1, atol=0.1)  # they add up
+    >>> result = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
+    >>> torch.allclose(result.values.sum(1), result.change, rtol=0.1, atol=0.1)  # they add up
     True
     """
     ending, targets = start_at(model, prompt, target, quantity, steps, last=1)
@@ -94,10 +94,10 @@ def integrated_gradients_by_position(
     baseline: Float[Tensor, "layer neuron"] | None = None,
     max_positions: int = 96,
 ) -> PositionAttribution:
-    """The same at all tokens of a short prompt, whose neurons go along the path together.
+    """Integrated gradients at all tokens of a short prompt, whose neurons share one path.
 
     The baseline is the same at every token. Cost: layers times (steps + 1) whole prompts, forward
-    and back, since no part of the prompt stays as it is.
+    and backward, since no part of the prompt is fixed.
     """
     ending, targets = start_at(model, prompt, target, quantity, steps, last=None)
     if baseline is None:
@@ -129,40 +129,40 @@ def attribute_prompts(
     out: Path | str | None = None,
     ray: Ray | Crew | None = None,
 ) -> Iterator[Attribution]:
-    """Integrated gradients of each prompt and target, in their order, as they are done.
+    """Integrated gradients of each prompt and target, in order, as they are computed.
 
-    Nothing is kept here: `sums_by_category` is what to add up. With `out`, each is kept there, in 8
-    bytes for each neuron, and the same call goes on where it was interrupted. With `ray`, actors do
-    the prompts, on nodes that share `out`. Then all are done before the first comes.
+    Nothing is kept in memory; to combine prompts, add up `sums_by_category`. With `out`, each
+    result is stored there, at 8 bytes per neuron, and the same call resumes an interrupted one.
+    With `ray`, actors on nodes that share `out` compute all prompts before the first is returned.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> questions = [("Seven minus one is", " six"), ("Seven minus two is", " five")]
-    >>> found = interp.prompts.attribution.attribute_prompts(exact, questions, progress=False)
-    >>> [exact.decode(each.targets) for each in found]
+    >>> results = interp.prompts.attribution.attribute_prompts(exact, questions, progress=False)
+    >>> [exact.decode(result.targets) for result in results]
     [' six', ' five']
     """
-    made = (steps, quantity, baseline)
+    settings = (steps, quantity, baseline)
     if out is None and ray is None:
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
-            yield integrated_gradients(model, prompt, target, *made)
+            yield integrated_gradients(model, prompt, target, *settings)
         return
     prompts = [tuple(prompt_ids(model, prompt)) for prompt, _ in questions]
     targets = [target_ids(model, *question) for question in questions]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
         start = None if baseline is None else artifacts.hash_of(baseline)
-        path = {"steps": steps, "quantity": quantity, "baseline": start}
-        begin(Path(out), plan | path, artifacts.provenance())
+        options = {"steps": steps, "quantity": quantity, "baseline": start}
+        begin(Path(out), plan | options, artifacts.provenance())
     with (
         folder_for(out) as folder,
-        tqdm(total=len(questions), desc="prompts", unit="prompt", disable=not progress) as seen,
+        tqdm(total=len(questions), desc="prompts", unit="prompt", disable=not progress) as bar,
     ):
         jobs = []
         for number, (ids, ends) in enumerate(zip(prompts, targets, strict=True)):
-            place = folder / "pieces" / f"{number:05d}.safetensors"
-            work = partial(_attribute, place, ids, ends, *made)
-            jobs.append(Job(f"prompt {number}", place, work))
-        for path in finish(jobs, lambda path: path, seen, model, ray):
+            path = folder / "pieces" / f"{number:05d}.safetensors"
+            work = partial(_attribute, path, ids, ends, *settings)
+            jobs.append(Job(f"prompt {number}", path, work))
+        for path in finish(jobs, lambda path: path, bar, model, ray):
             yield _load(path)
 
 
@@ -175,12 +175,12 @@ def _attribute(
     baseline: Float[Tensor, "layer neuron"] | None,
     model: NeuronModel,
 ) -> None:
-    """One prompt, into its file."""
+    """Attribute one prompt, and save the result."""
     target = targets[0] if len(targets) == 1 else (targets[0], targets[1])
-    found = integrated_gradients(model, prompt, target, steps, quantity, baseline)
-    tensors = {name: each for name, each in vars(found).items() if isinstance(each, Tensor)}
-    score = torch.tensor(found.score, dtype=torch.float64)
-    labels = {"prompt": found.prompt, "targets": found.targets}
+    result = integrated_gradients(model, prompt, target, steps, quantity, baseline)
+    tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
+    score = torch.tensor(result.score, dtype=torch.float64)
+    labels = {"prompt": result.prompt, "targets": result.targets}
     artifacts.save(path, "Attribution", {**tensors, "score": score}, labels, {})
 
 
@@ -194,15 +194,16 @@ def _load(path: Path) -> Attribution:
 def sums_by_category(
     attribution: Attribution, categories: UInt8[Tensor, "layer neuron"], n_categories: int = 4
 ) -> Float[Tensor, "category layer"]:
-    """What the neurons of each category do together, in each layer; float64.
+    """The sum of the values of each category's neurons, in each layer; float64.
 
     Categories are numbered from 0, such as the values of `Sharing`. A layer's sums add up to the
-    sum of its values, which is close to its `change`. Add the sums of many prompts as they come.
+    sum of its values, which is close to its `change`. The sums of many prompts can be added up.
     """
     if categories.shape != attribution.values.shape or int(categories.max()) >= n_categories:
         raise ValueError(
-            f"Categories {list(categories.shape)} up to {int(categories.max())}, for values "
-            f"{list(attribution.values.shape)}: give each neuron a number below {n_categories}."
+            f"Categories have shape {list(categories.shape)} and go up to {int(categories.max())}, "
+            f"and values have shape {list(attribution.values.shape)}: give each neuron a number "
+            f"below {n_categories}."
         )
     sums = torch.zeros(len(categories), n_categories, dtype=torch.float64)
     sums.scatter_add_(1, categories.long().cpu(), attribution.values.double())
@@ -212,10 +213,10 @@ def sums_by_category(
 def gradient_times_activation(
     model: NeuronModel, prompt: Prompt, target: Target, quantity: Quantity = "probability"
 ) -> Float[Tensor, "layer neuron"]:
-    """m_j times df/dm_j at the prompt itself: what a neuron does to first order, at no extra pass.
+    """m_j times df/dm_j at the prompt itself: all neurons' first-order effects, in one pass.
 
-    The first-order guess at `ablation_effect`. It is `integrated_gradients` with one point,
-    at the end of the path from zero. 16 bits round it, as they do there.
+    The first-order approximation of `ablation_effect`, and `integrated_gradients` with a single
+    point, at the end of the path from zero. 16 bits round it just the same.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> prompt, targets = "Seven minus one is", (" six", " five")
@@ -251,7 +252,7 @@ def same_shape(what: str, given: Tensor, model: NeuronModel) -> None:
 def _checked(baseline: Float[Tensor, "layer neuron"], model: NeuronModel) -> Tensor:
     same_shape("The baseline", baseline, model)
     if not baseline.isfinite().all():
-        raise ValueError("The baseline has NaN or infinite values: give what neurons hand on.")
+        raise ValueError("The baseline has NaN or infinite values: give finite neuron outputs.")
     return wide(baseline).to(model.device)
 
 
@@ -263,16 +264,18 @@ def start_at(
     steps: int,
     last: int | None,
 ) -> tuple[Ending, tuple[int, ...]]:
-    """Check what was given, and run the prompt; `last` None is all of it."""
+    """Check the arguments, and run the prompt; `last` None: all its tokens may vary."""
     if quantity not in get_args(Quantity):
-        raise ValueError(f"quantity is {', '.join(get_args(Quantity))}, not {quantity!r}.")
+        raise ValueError(
+            f"quantity must be one of {', '.join(get_args(Quantity))}, not {quantity!r}."
+        )
     if steps < 1:
-        raise ValueError(f"A path of {steps} steps is none: give 1 or more, such as 20.")
+        raise ValueError(f"steps is {steps}: give 1 or more, such as 20.")
     if model.dtype in (torch.float16, torch.bfloat16):
         warnings.warn(
             f"{model.name} is in {model.dtype}: gradients keep two or three digits, and effects "
-            "smaller than that of their score are rounding. Load it with dtype=torch.float32 "
-            "(--dtype float32) for numbers you report.",
+            "below that precision of the score are rounding errors. Load it with "
+            "dtype=torch.float32 (--dtype float32) for numbers you report.",
             stacklevel=3,
         )
     targets = target_ids(model, prompt, target)
@@ -297,9 +300,9 @@ Result = TypeVar("Result")
 
 
 def within_memory(run: Callable[[int], Result], max_positions: int, ending: Ending) -> Result:
-    """What `run` gives with so many positions at once, or with half as many where they do not fit.
+    """The result of `run(max_positions)`, with `max_positions` halved until it fits in memory.
 
-    A GPU says when its memory is full. Without one the system may end the process instead, so that
+    A GPU reports when its memory is full. On the CPU the system may kill the process instead, so
     there `max_positions` has to be small enough from the start.
     """
     while True:
@@ -308,11 +311,11 @@ def within_memory(run: Callable[[int], Result], max_positions: int, ending: Endi
         except torch.OutOfMemoryError:
             if max_positions <= 1:
                 raise ValueError(
-                    f"The memory of {ending.model.device} is too small for one what-if about a "
-                    f"prompt of {len(ending.ids)} tokens: load {ending.model.name} in 16 bits, on "
-                    "several devices, or leave out long prompts. What was stored is kept."
+                    f"The memory of {ending.model.device} is too small for one variant of a prompt "
+                    f"of {len(ending.ids)} tokens: load {ending.model.name} in 16 bits, on several "
+                    "devices, or leave out long prompts. Results stored so far are kept."
                 ) from None
-        max_positions //= 2  # out here the failed pass is let go of
+        max_positions //= 2  # outside `except`, so that the failed pass is freed
 
 
 def _integrate(
@@ -323,46 +326,46 @@ def _integrate(
     steps: int,
     max_positions: int,
 ) -> tuple[Float[Tensor, "layer pos neuron"], Float[Tensor, " layer"], float]:
-    """Values, what each layer changes (float64), and the score of the prompt.
+    """Values, the change from each layer (float64), and the score of the prompt.
 
-    Each layer has one variant per step, and one more at the baseline to know what it changes. Few
-    layers go together, because those below them need not be run again.
+    Each layer has one variant per step, and one at the baseline to measure its change. A pass has
+    few layers, because the layers below them need not be run again.
     """
     with torch.inference_mode(False), torch.enable_grad():
         path = wide(ending.values["post"]) - baseline
         alphas = torch.cat([torch.zeros(1), (torch.arange(steps) + 0.5) / steps]).to(path)
         gradient, at_baseline = torch.zeros_like(path), path.new_zeros(len(path))
-        together = max(1, max_positions // (len(alphas) * path.shape[1]))
-        for layers in torch.arange(len(path)).split(together):
+        layers_per_pass = max(1, max_positions // (len(alphas) * path.shape[1]))
+        for layers in torch.arange(len(path)).split(layers_per_pass):
             # Added to every step of its layer: its gradient is the sum over the steps.
             nudge = torch.zeros_like(path[layers], requires_grad=True)
             start = rearrange(baseline[layers] + nudge, "layer pos neuron -> layer 1 pos neuron")
-            ahead = rearrange(path[layers], "layer pos neuron -> layer 1 pos neuron")
+            direction = rearrange(path[layers], "layer pos neuron -> layer 1 pos neuron")
             points = rearrange(
-                start + rearrange(alphas, "alpha -> alpha 1 1") * ahead,
+                start + rearrange(alphas, "alpha -> alpha 1 1") * direction,
                 "layer alpha pos neuron -> (layer alpha) pos neuron",
             )
-            owner = repeat(layers, "layer -> (layer alpha)", alpha=len(alphas))
+            layer_of = repeat(layers, "layer -> (layer alpha)", alpha=len(alphas))
             edits: dict[tuple[Kind, int], Edit] = {
-                ("post", layer): _put(points, (owner == layer).to(points.device))
+                ("post", layer): _put(points, (layer_of == layer).to(points.device))
                 for layer in layers.tolist()
             }
-            for variants, logits in ending.run(len(owner), edits, max_positions):
+            for variants, logits in ending.run(len(layer_of), edits, max_positions):
                 score = score_of(logits, targets, quantity)
                 on_path = variants % len(alphas) > 0
                 gradient[layers] += torch.autograd.grad(score[on_path].sum(), nudge)[0]
-                at_baseline[owner[variants][~on_path]] = score.detach()[~on_path]
+                at_baseline[layer_of[variants][~on_path]] = score.detach()[~on_path]
     clean = score_of(ending.logits[None], targets, quantity)
     return (path * gradient / steps).cpu(), (clean - at_baseline).double().cpu(), clean.item()
 
 
-def _put(points: Float[Tensor, "variant pos neuron"], mine: Bool[Tensor, " variant"]) -> Edit:
-    """Variants that are `mine` are at their point, the others stay as they are."""
+def _put(points: Float[Tensor, "variant pos neuron"], moved: Bool[Tensor, " variant"]) -> Edit:
+    """Sets each `moved` variant to its point, and leaves the others unchanged."""
 
     def edit(values: Tensor, variants: Tensor) -> Tensor:
-        here = variants.to(points.device)
-        chosen = rearrange(mine[here], "variant -> variant 1 1").to(values.device)
-        return torch.where(chosen, points[here].to(values), values)
+        numbers = variants.to(points.device)
+        chosen = rearrange(moved[numbers], "variant -> variant 1 1").to(values.device)
+        return torch.where(chosen, points[numbers].to(values), values)
 
     return edit
 
@@ -376,7 +379,7 @@ def _completeness_error(
     missed = (reduce(values.double(), "layer pos neuron -> layer", "sum") - change).abs()
     if missed.max() > max(LARGEST_ERROR * change.abs().max(), 1e-3 * abs(score)):
         warnings.warn(
-            f"Attributions of {model.name} do not add up: a layer's values miss more than "
+            f"Attributions of {model.name} do not add up: a layer's values are off by more than "
             f"{LARGEST_ERROR:.0%} of the largest change (see completeness_error). Take more "
             "steps, or a baseline other than zero.",
             stacklevel=3,

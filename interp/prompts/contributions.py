@@ -20,10 +20,10 @@ def ablation_effect(
     quantity: Quantity = "probability",
     max_positions: int = 96,
 ) -> Float[Tensor, "layer neuron"]:
-    """By how much the quantity falls when one neuron alone is zero at the last token; exact.
+    """How much the quantity falls when one neuron alone is zero at the last token; exact.
 
-    Above zero: the neuron speaks for the target, as in an attribution. NaN: it was not asked for.
-    A neuron costs as much as one token of text; `top_neurons` picks those worth it.
+    Above zero: the neuron supports the target, as in an attribution. NaN: not in `neurons`.
+    Each neuron costs as much as one token of text; `top_neurons` picks the ones worth it.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> effect = interp.prompts.ablation_effect(exact, "Seven minus one is", " six", neurons["en"])
@@ -48,38 +48,38 @@ def _ablated(
     with torch.no_grad():
         clean = score_of(ending.logits[None], targets, quantity)
         for chosen in neurons.cpu().nonzero().split(max(1, max_positions)):
-            layers, places = chosen.unbind(dim=1)
+            layers, indices = chosen.unbind(dim=1)
             edits: dict[tuple[Kind, int], Edit] = {
-                ("post", layer): _ablate(layers == layer, places)
+                ("post", layer): _ablate(layers == layer, indices)
                 for layer in layers.unique().tolist()
             }
             for variants, logits in ending.run(len(chosen), edits, max_positions):
                 without = score_of(logits, targets, quantity)
-                effect[layers[variants], places[variants]] = (clean - without).to(effect)
+                effect[layers[variants], indices[variants]] = (clean - without).to(effect)
     return effect
 
 
-def _ablate(mine: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
-    """Each variant that is `mine` has one neuron at zero."""
+def _ablate(ablated: Bool[Tensor, " variant"], neuron: Int[Tensor, " variant"]) -> Edit:
+    """Sets one neuron of each `ablated` variant to zero."""
 
     def edit(values: Tensor, variants: Tensor) -> Tensor:
-        here = variants.cpu()
-        rows = mine[here].nonzero().flatten()
+        numbers = variants.cpu()
+        rows = ablated[numbers].nonzero().flatten()
         values = values.clone()
-        values[rows, :, neuron[here][rows]] = 0.0
+        values[rows, :, neuron[numbers][rows]] = 0.0
         return values
 
     return edit
 
 
 def top_neurons(score: Float[Tensor, "layer neuron"], k: int) -> Bool[Tensor, "layer neuron"]:
-    """The `k` neurons of highest score over all layers; pass `.abs()` where the sign is no matter.
+    """The `k` neurons of highest score over all layers; pass `.abs()` to ignore the sign.
 
     NaN is never chosen.
     """
     known = int((~score.isnan()).sum())
     if not 1 <= k <= known:
-        raise ValueError(f"{k} neurons of {known:,} that have a score: give 1 or more of them.")
+        raise ValueError(f"k is {k}: give 1 to {known:,}, the number of neurons that have a score.")
     order = score.nan_to_num(nan=float("-inf")).flatten().argsort(descending=True, stable=True)
     chosen = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
     chosen[order[:k]] = True
@@ -91,8 +91,8 @@ def contribution_score(
 ) -> Float[Tensor, "*prompt layer neuron"]:
     """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
 
-    The contribution score of Wang et al. (2024); it knows no target. Where the MLP's output is
-    normalized before it is added (Gemma 2 and 3), it is the length before that.
+    The contribution score of Wang et al. (2024); it does not depend on a target. If the MLP's
+    output is normalized before it is added (Gemma 2 and 3), it is the length before the norm.
 
     >>> moved = interp.prompts.contribution_score(model, moments.output_mean)  # in each language
     >>> moved.shape, bool((moved >= 0).all())
@@ -109,10 +109,10 @@ def effective_score(
     """How far a neuron moves the residual stream towards the target's input embedding.
 
     m_j (v_j . e), with v_j the neuron's output vector and e the target's row of the input embedding
-    (Wang et al., 2024). No norm is applied, as there. The authors' model, BLOOM, reads out with the
-    same matrix; we keep the input embedding where a model does not, and take the row as stored
-    where it is scaled (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
-    between prompt and answer, in all languages but Chinese; here the target says it itself.
+    (Wang et al., 2024). No norm is applied, as in the paper. The authors' model, BLOOM, unembeds
+    with the same matrix; we use the input embedding even if a model does not, and the row as stored
+    if a model scales it (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
+    between prompt and answer, except in Chinese; here the target text has to include it.
 
     >>> english = moments.output_mean[moments.languages.index("en")]
     >>> interp.prompts.effective_score(model, english, target=17).shape

@@ -1,8 +1,8 @@
 """Many variants of the end of one prompt, in one further forward pass.
 
 Attention is causal: a change at the last tokens leaves everything before them as it was. So the
-prompt is run once, its keys and values are kept, and each variant of its end costs as many
-positions as the end has tokens, however long the prompt is.
+prompt is run once, its keys and values are cached, and each variant costs as many positions as the
+end has tokens, however long the prompt is.
 
     ending = Ending(model, ids, last=2)
     for variants, logits in ending.run(1000, {("post", 3): edit}):
@@ -10,24 +10,24 @@ positions as the end has tokens, however long the prompt is.
 
 The prompt, its cache, and three variants packed side by side in one row:
 
-    prompt        t0 t1 t2 t3 t4 t5 | t6 t7            the end is its last 2 tokens
-    KV cache      kv kv kv kv kv kv |                  of what is before the end: made once
+    prompt        t0 t1 t2 t3 t4 t5 | t6 t7            the end: the last 2 tokens
+    KV cache      kv kv kv kv kv kv |                  of the tokens before the end: computed once
     packed row                      | t6 t7 | t6 t7 | t6 t7 | t6 t7 |
-                                    variant 0       1       2  control row: without an edit
+                                    variant 0       1       2  control row, unedited
     position id    0  1  2  3  4  5 |  6  7 |  6  7 |  6  7 |  6  7 |
 
-    and what the mask lets its tokens see (x):
+    the keys that the mask lets variant 1 see (x):
 
     t6 of variant 1  x  x  x  x  x  x |  .  . |  x  . |  .  . |  .  . |
     t7 of variant 1  x  x  x  x  x  x |  .  . |  x  x |  .  . |  .  . |
 
 Three strategies give the same numbers. "packed": as drawn, all variants share one copy of the keys
-and values. "copied": variants are the rows of a batch, and each gets a copy of the cache, for long
-ends and for models whose positions cannot be set (ALiBi). "whole": the whole prompt once for every
-variant, for a HookedTransformer, or where the end is all there is.
+and values. "copied": each variant is a row of a batch with its own copy of the cache; for long ends
+and for models whose position ids cannot be set (ALiBi). "whole": each variant runs the whole
+prompt; for a HookedTransformer, or if the end is the whole prompt.
 
-The control row must get the prompt's own logits. Where it does not, the model does not heed
-positions or masks as it should, and the next strategy, which is slower, is used instead.
+The control row must reproduce the prompt's logits. If it does not, the model does not apply
+position ids or masks as it should, and the next, slower strategy is used instead.
 """
 
 import copy
@@ -54,26 +54,26 @@ Edit = Callable[
     [Float[Tensor, "variant pos unit"], Int[Tensor, " variant"]],
     Float[Tensor, "variant pos unit"],
 ]
-"""What a site hands on, from what it has at the last tokens, and the numbers of these variants.
+"""A site's new values at the last tokens, from its old ones and the numbers of these variants.
 
-It returns a new tensor. It may be called for any part of the variants, and must treat each alike
-whichever others are with it.
+It returns a new tensor. It may be called for any subset of the variants, and must treat each
+variant the same whichever others are in the call.
 """
 
-# A key and a value are small beside all that a position leaves behind for the backward pass: a pass
-# over copied keys may hold this many times more of them than positions.
+# A key and a value are small compared with the activations that a position stores for the backward
+# pass: a pass over copied keys may hold this many times more keys than positions.
 _KEYS_PER_POSITION = 64
 
-# Side by side, most of what attention computes is masked. Up to ends of so many tokens that costs
-# less than copies of the keys do.
+# Packed variants mask most of the attention scores. Up to ends of this many tokens, that costs less
+# than copies of the keys.
 _SHORT = 20
 
 
 class Ending:
     """The last tokens of one prompt, ready to be run in many variants.
 
-    Making one costs a forward pass over the prompt. Hooks of the caller that are active then must
-    be active later on too; one that treats positions differently needs strategy="whole".
+    Creating one costs a forward pass over the prompt. The caller's hooks that are active then must
+    be active in `run` too; a hook that treats positions differently needs strategy="whole".
 
     >>> ending = interp.prompts.Ending(model, torch.tensor(model.encode("Eins und eins ist")))
     >>> def off(values, variants):
@@ -84,10 +84,10 @@ class Ending:
     """
 
     logits: Float[Tensor, " vocab"]
-    """What the prompt itself gives at its last token."""
+    """The prompt's own, at its last token."""
 
     values: dict[Kind, Float[Tensor, "layer pos unit"]]
-    """For each of `kinds`, what the prompt has there at its last tokens, in every layer."""
+    """For each of `kinds`, the prompt's activations at its last tokens, in every layer."""
 
     def __init__(
         self,
@@ -97,16 +97,16 @@ class Ending:
         kinds: tuple[Kind, ...] = (),
         strategy: Strategy | None = None,
     ):
-        """Variants may differ at the `last` tokens. `strategy` None: the fastest that is right."""
+        """Variants may differ at the `last` tokens. `strategy` None: the fastest that works."""
         if not 1 <= last <= len(ids) <= model.max_length:
             raise ValueError(
-                f"Variants of the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
-                f"of at most {model.max_length} tokens, which is what {model.name} reads."
+                f"Cannot vary the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
+                f"of at most {model.max_length} tokens, the longest that {model.name} reads."
             )
         self.model = model
         self.ids = ids.to(model.device)
         self.last = last
-        self._strategies = self._possible()
+        self._strategies = self._possible_strategies()
         if strategy is not None:
             if strategy not in self._strategies:
                 raise ValueError(
@@ -132,32 +132,30 @@ class Ending:
     def run(
         self, n_variants: int, edits: Mapping[tuple[Kind, int], Edit], max_positions: int = 96
     ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
-        """Numbers of some variants, and their logits at the last token, until all have come.
+        """For each pass, the numbers of its variants and their logits at the last token.
 
-        `edits` say what happens at a (kind, layer); layers below the first of them are not run
-        again. `max_positions` bounds memory: so many positions are in one pass, if need be with one
-        variant alone. Gradients reach whatever the edits put in, and the graph of a pass can be
-        dropped before the next begins.
+        `edits` are given by (kind, layer); layers below the lowest are not run again.
+        `max_positions` bounds memory: a pass has at most this many positions, or a single variant.
+        Gradients reach whatever the edits put in, and the graph of a pass can be freed before the
+        next begins.
 
-        Every pass has a control row, unless whole prompts are run. Where its logits are not the
-        prompt's own, the pass is made again with the next strategy.
+        Every pass has a control row, unless whole prompts are run. If its logits are not the
+        prompt's own, the pass is repeated with the next strategy.
         """
         if max_positions < 1:
-            raise ValueError(
-                f"{max_positions} positions at once are none: give 1 or more, such as 96."
-            )
+            raise ValueError(f"max_positions is {max_positions}: give 1 or more, such as 96.")
         done = 0
         while done < n_variants:
             variants = torch.arange(done, min(done + self._per_pass(max_positions), n_variants))
             logits = self._pass(variants, edits)
-            if self.strategy != "whole" and not self._is_prompt(logits[-1].detach()):
+            if self.strategy != "whole" and not self._matches_prompt(logits[-1].detach()):
                 self._next_strategy()
                 continue
             yield variants, logits[: len(variants)]
             done += len(variants)
 
     def _run_prompt(self, kinds: tuple[Kind, ...]) -> None:
-        """One plain pass: its logits, values at its end, and the keys and values before its end."""
+        """Run the prompt unedited; store its logits, the values at its end, the keys before it."""
         layers = range(self.model.n_layers)
         recorded: tuple[Kind, ...] = tuple(dict.fromkeys((*kinds, "resid_pre")))
 
@@ -167,10 +165,10 @@ class Ending:
         ids = rearrange(self.ids, "pos -> 1 pos")
         with recording(self.model, recorded, at_the_end) as passes:
             if self.strategy != "whole":
-                # Without a configuration it keeps all keys, also those behind a sliding window.
+                # Without a config the cache keeps all keys, even those outside a sliding window.
                 self._prompt: Any = DynamicCache()
                 block = self.model.bridge.blocks[0]
-                handle = block.register_forward_hook(self._see_block)
+                handle = block.register_forward_hook(self._note_output_type)
                 logits = self.model.bridge.original_model(
                     input_ids=ids,
                     use_cache=True,
@@ -190,14 +188,14 @@ class Ending:
 
     @property
     def _cache_name(self) -> str:
-        """What this model's forward calls its keys and values; transformers 5.24 renamed them."""
+        """The forward pass's name for its keys and values; transformers 5.24 renamed them."""
         parameters = inspect.signature(self.model.bridge.original_model.forward).parameters
         return "cache" if "cache" in parameters else "past_key_values"
 
-    def _see_block(self, block: Any, args: Any, output: Any) -> None:
+    def _note_output_type(self, block: Any, args: Any, output: Any) -> None:
         self._blocks_give_tuples = isinstance(output, tuple)
 
-    def _possible(self) -> tuple[Strategy, ...]:
+    def _possible_strategies(self) -> tuple[Strategy, ...]:
         """Strategies that may be tried, fastest first."""
         if isinstance(self.model, HookedTransformerModel) or self.last == len(self.ids):
             return ("whole",)
@@ -206,7 +204,7 @@ class Ending:
         short = self.last <= _SHORT
         return ("packed", "copied", "whole") if short else ("copied", "packed", "whole")
 
-    def _is_prompt(self, control: Float[Tensor, " vocab"]) -> bool:
+    def _matches_prompt(self, control: Float[Tensor, " vocab"]) -> bool:
         tolerance = 1e-4 if control.dtype in (torch.float32, torch.float64) else 0.05
         difference = (control - self.logits).abs().max()
         return bool(difference <= tolerance * self.logits.abs().max())
@@ -220,7 +218,7 @@ class Ending:
         self._strategies = self._strategies[1:]
 
     def _per_pass(self, max_positions: int) -> int:
-        """How many variants a pass may have."""
+        """The number of variants that a pass may have."""
         if self.strategy == "whole":
             return max(1, max_positions // len(self.ids))
         if self.strategy == "packed":
@@ -231,7 +229,7 @@ class Ending:
     def _pass(
         self, variants: Int[Tensor, " variant"], edits: Mapping[tuple[Kind, int], Edit]
     ) -> Float[Tensor, "row vocab"]:
-        """Logits of the variants, and of the control row behind them where there is one."""
+        """Logits of the variants, then of the control row if there is one."""
         hooks = [
             (self.model.site(layer, kind), self._hook(edit, variants))
             for (kind, layer), edit in edits.items()
@@ -246,31 +244,31 @@ class Ending:
 
     @contextmanager
     def _starting_at(self, first: int, n: int) -> Iterator[None]:
-        """Within the block, layers below `first` do nothing, and `first` starts as in the prompt.
+        """Within the block, layers below `first` are skipped, and `first` starts as in the prompt.
 
-        There all variants are still the prompt. The control row shows if this misses something.
+        Below `first`, no variant differs from the prompt. The control row would reveal an error.
         """
         axes = "1 (variant pos) unit" if self.strategy == "packed" else "variant pos unit"
 
         def put(values: Tensor, hook: Any) -> Tensor:
             return repeat(self._residual[first], f"pos unit -> {axes}", variant=n).to(values)
 
-        def hand_on(hidden_states: Tensor, *args: Any, **settings: Any) -> Any:
+        def pass_through(hidden_states: Tensor, *args: Any, **settings: Any) -> Any:
             return (hidden_states, None) if self._blocks_give_tuples else hidden_states
 
         skipped = [self.model.bridge.blocks[layer] for layer in range(first)]
         hooks = [(self.model.site(first, "resid_pre"), put)] if first else []
-        with running_instead(hand_on, skipped), self.model.hooks(hooks):
+        with running_instead(pass_through, skipped), self.model.hooks(hooks):
             yield
 
     def _hook(self, edit: Edit, variants: Int[Tensor, " variant"]) -> Hook:
-        """Shows an edit the last tokens of each variant, with heads joined to one axis of units."""
+        """Applies an edit to each variant's last tokens, with heads joined to one axis of units."""
 
         def run(values: Tensor, hook: Any) -> Tensor:
             rows = values.flatten(2)
             if self.strategy == "packed":
                 rows = rearrange(rows, "1 (variant pos) unit -> variant pos unit", pos=self.last)
-            ends = (slice(len(variants)), slice(-self.last, None))  # not of the control row
+            ends = (slice(len(variants)), slice(-self.last, None))  # without the control row
             changed = rows.clone()
             changed[ends] = edit(rows[ends], variants.to(values.device))
             return changed.reshape(values.shape)
@@ -280,13 +278,13 @@ class Ending:
     def _packed(self, n: int) -> Float[Tensor, "variant vocab"]:
         n_before = len(self.ids) - self.last
         position = (n_before + torch.arange(self.last, device=self.ids.device)).repeat(n)
-        last_of_each = torch.arange(self.last - 1, self.last * n, self.last, device=self.ids.device)
+        last_tokens = torch.arange(self.last - 1, self.last * n, self.last, device=self.ids.device)
         return self.model.bridge.original_model(
             input_ids=rearrange(self.ids[n_before:].repeat(n), "pos -> 1 pos"),
             position_ids=rearrange(position, "pos -> 1 pos"),
             attention_mask=self._mask(position),
             use_cache=True,
-            logits_to_keep=0 if self.last == 1 else last_of_each,
+            logits_to_keep=0 if self.last == 1 else last_tokens,
             **{self._cache_name: self._keys(1)},
         ).logits[0]
 
@@ -311,17 +309,17 @@ class Ending:
         return cache
 
     def _mask(self, position: Int[Tensor, " pos"]) -> Tensor | dict[str, Tensor]:
-        """What is added to attention scores: zero where a query may look, else minus infinity.
+        """What is added to attention scores: zero where a query may attend, else minus infinity.
 
-        Where only some layers look through a sliding window, a mask for either kind of layer.
+        If only some layers use a sliding window, there is one mask for each kind of layer.
         """
         n_before, device = len(self.ids) - self.last, position.device
         variant = torch.arange(len(position), device=device) // self.last
         key_variant = torch.cat([torch.full((n_before,), -1, device=device), variant])
         key = torch.cat([torch.arange(n_before, device=device), position])
-        of_variant = rearrange(variant, "query -> query 1")
+        query_variant = rearrange(variant, "query -> query 1")
         query = rearrange(position, "query -> query 1")
-        sees = ((key_variant == -1) | (key_variant == of_variant)) & (key <= query)
+        sees = ((key_variant == -1) | (key_variant == query_variant)) & (key <= query)
         window = _window(self.model)
         if window is None:
             return self._added(sees)
@@ -337,7 +335,7 @@ class Ending:
 
 
 def _takes_mask(model: NeuronModel) -> bool:
-    """Whether positions can be set, and attention heeds a mask of queries by keys."""
+    """Whether position ids can be set, and attention applies a mask of queries by keys."""
     hf = model.bridge.original_model
     return (
         "position_ids" in inspect.signature(hf.forward).parameters
@@ -353,7 +351,7 @@ def _layer_types(model: NeuronModel) -> set[str]:
 
 
 def _window(model: NeuronModel) -> int | None:
-    """How many keys a query sees where attention slides, itself included."""
+    """How many keys a query sees in sliding-window attention, itself included."""
     if _layer_types(model) == {"full_attention"}:
         return None
     config = model.bridge.original_model.config.get_text_config()

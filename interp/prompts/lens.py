@@ -1,13 +1,13 @@
-"""What each layer would say next, and in which language.
+"""Logit lens: what each layer would predict next, and in which language.
 
-The logit lens reads a layer's residual stream as if it were the last layer's: through the final
-norm and the unembedding (Wendler et al., 2024, "Do Llamas Work in English?"). Here the model itself
-does that, with the layer's state put behind its last block, so that every architecture is read by
-its own code, caps and scales included. Norms and unembedding belong to the last layer: at early
-layers, low probability says that they do not fit, not that nothing is there.
+The lens reads a layer's residual stream as if it were the last layer's: through the final norm and
+the unembedding (Wendler et al., 2024, "Do Llamas Work in English?"). Here the model itself does
+that, with the layer's state in place of its last block's output, so every architecture is read by
+its own code, caps and scales included. Norm and unembedding are trained for the last layer: a low
+probability in early layers may mean that they do not fit, not that the information is missing.
 
-An answer is spelled by many tokens. Whatever a word may begin with counts for it: every token that
-is a beginning of it, with the space before it or without; `Spelling` finds them in any vocabulary.
+A word can be spelled with many tokens. Every token that it may begin with counts for it, with a
+space before it or without; `Spelling` finds these in any vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,11 +34,11 @@ from interp.text.corpora import Corpora
 from interp.text.languages import check_languages
 from interp.text.tokens import Prompt, by_length, padded, prompt_ids
 
-_ROWS = 256  # states that one pass turns into logits
+_ROWS = 256  # states that one pass converts to logits
 
 
 class Question(NamedTuple):
-    """A prompt, and how its answer is said in each language.
+    """A prompt, and its answer in each language.
 
     >>> answers = {"en": "Tuesday", "de": "Dienstag"}
     >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
@@ -50,11 +50,11 @@ class Question(NamedTuple):
     """Text, read without special tokens, or token ids."""
 
     answers: Mapping[str, str | Sequence[str]]
-    """Language → a word, or several that will do."""
+    """Language → a word, or several acceptable ones."""
 
 
 class Spelling:
-    """The tokens that words may begin with, in the vocabulary of one model."""
+    """Finds the tokens of a model's vocabulary that words may begin with."""
 
     def __init__(self, model: NeuronModel) -> None:
         special = set(model.special_ids)
@@ -64,28 +64,28 @@ class Spelling:
                 self._ids.setdefault(piece, []).append(id)
 
     def beginnings(self, word: str) -> tuple[int, ...]:
-        """Every token that a word begins with, with a space before it or without; rising.
+        """Every token that a word may begin with, with a space before it or without; sorted.
 
-        As in Wendler et al. (2024), down to single letters, and never the space alone. Of a
-        character that has no token of its own, tokens with its first bytes count too; they take the
-        first byte always, which sets many a Chinese word equal with a Japanese one.
+        As in Wendler et al. (2024), down to single letters, and never the space alone. If the first
+        character has no token of its own, tokens of its first bytes count too. The authors always
+        count its first byte, which makes many Chinese and Japanese words equal.
         """
         word = word.strip()
-        found: set[int] = set()
+        ids: set[int] = set()
         for space in (b"", b" "):
-            whole = [space + word[:n].encode() for n in range(1, len(word) + 1)]
-            found.update(id for piece in whole for id in self._ids.get(piece, ()))
-            if word and whole[0] not in self._ids:
-                parts = range(len(space) + 1, len(whole[0]))
-                found.update(id for n in parts for id in self._ids.get(whole[0][:n], ()))
-        return tuple(sorted(found))
+            prefixes = [space + word[:n].encode() for n in range(1, len(word) + 1)]
+            ids.update(id for prefix in prefixes for id in self._ids.get(prefix, ()))
+            if word and prefixes[0] not in self._ids:
+                sizes = range(len(space) + 1, len(prefixes[0]))
+                ids.update(id for n in sizes for id in self._ids.get(prefixes[0][:n], ()))
+        return tuple(sorted(ids))
 
 
 def token_bytes(model: NeuronModel) -> list[bytes]:
-    """What each token of the vocabulary writes, in UTF-8 bytes; the space marker is a space.
+    """The UTF-8 bytes of each token of the vocabulary; the space marker is a space.
 
     Byte-level vocabularies have a character for each byte; SentencePiece has "▁" for a space and
-    <0x0A> for bytes. A token may hold half a character. Empty: no token has this number.
+    <0x0A> for a byte. A token may be part of a character. Empty: no token has this id.
     """
     vocabulary: dict[str, int] = model.tokenizer.get_vocab()
     letters = _byte_letters()
@@ -102,7 +102,7 @@ def token_bytes(model: NeuronModel) -> list[bytes]:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The character that byte-level tokenizers write for each byte: itself, if it can be seen."""
+    """The character that byte-level tokenizers write for each byte: itself, if it is visible."""
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     letters = {chr(byte): byte for byte in visible}
     return letters | {
@@ -112,7 +112,7 @@ def _byte_letters() -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lens(Saved):
-    """What every layer would say at the last token of each prompt.
+    """What every layer would predict at the last token of each prompt.
 
     >>> answers = {"en": "Tuesday", "de": "Dienstag"}
     >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
@@ -125,10 +125,10 @@ class Lens(Saved):
     made_by = "interp.logit_lens(model, questions)"
 
     probability: Float64[Tensor, "prompt layer language"]
-    """That the next token begins the answer in that language. The last layer is the model's own."""
+    """That the next token begins the answer in a language; in the last layer, the model's own."""
 
     entropy: Float64[Tensor, "prompt layer"]
-    """Of the next token, in nats."""
+    """Entropy of the next token, in nats."""
 
     top: Int64[Tensor, "prompt layer rank"]
     """The most likely tokens, most likely first."""
@@ -137,13 +137,13 @@ class Lens(Saved):
     """ISO codes, in the order of the language axis."""
 
     kept: tuple[int, ...]
-    """Numbers of the questions that are on the prompt axis."""
+    """Indices of the questions on the prompt axis."""
 
     alike: tuple[int, ...]
-    """Numbers of those left out because answers of two languages may begin with the same token."""
+    """Indices of questions left out because answers in two languages may share a first token."""
 
     unspelled: tuple[int, ...]
-    """Numbers of those left out because no token begins some answer."""
+    """Indices of questions left out because no token begins one of the answers."""
 
     def __repr__(self) -> str:
         last = zip(self.languages, self.probability[:, -1].mean(dim=0).tolist(), strict=True)
@@ -154,11 +154,11 @@ class Lens(Saved):
         )
 
     def mean(self, level: float = 0.95) -> Estimate:
-        """Probability [layer language], on average over prompts, with intervals."""
+        """Probability [layer language], mean over prompts, with confidence intervals."""
         return mean_over_examples(self.probability, level=level)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """A row for each layer and language; entropy is that of the layer, in nats."""
+        """One row per layer and language; the entropy, in nats, is the layer's."""
         mean, entropy = self.mean(level), reduce(self.entropy, "prompt layer -> layer", "mean")
         return tidy(
             {"layer": range(self.probability.shape[1]), "language": self.languages},
@@ -183,10 +183,10 @@ def logit_lens(
     """The probability of each language's answer in every layer, at the last token of each prompt.
 
     Questions in which answers of two languages may begin with the same token are left out and
-    counted, as in Wendler et al. (2024): there the layer cannot be said to speak either. So ask
-    about two or three languages at a time rather than about many.
+    counted, as in Wendler et al. (2024): there the token does not identify the language. So ask
+    about two or three languages at a time rather than many.
 
-    Costs a forward pass of the prompts, and one of as many tokens as there are prompts and layers.
+    Costs a forward pass of the prompts, and one of a token per prompt and layer.
 
     >>> answers = {"en": "Tuesday", "de": "Dienstag"}
     >>> question = interp.prompts.Question("Der Tag nach Montag ist", answers)
@@ -195,45 +195,45 @@ def logit_lens(
     'de'
     """
     if not questions:
-        raise ValueError("There is no question: give one or more.")
+        raise ValueError("There are no questions: give one or more.")
     languages = check_languages(list(questions[0].answers))
-    asked = _answerable(model, questions, languages)
-    prompts = {number: prompt_ids(model, questions[number].prompt) for number in asked.tokens}
+    answerable = _answerable(model, questions, languages)
+    prompts = {index: prompt_ids(model, questions[index].prompt) for index in answerable.tokens}
     n_top = min(n_top, model.n_vocab)
     probability = torch.zeros(len(prompts), model.n_layers, len(languages), dtype=torch.float64)
     entropy = torch.zeros(len(prompts), model.n_layers, dtype=torch.float64)
     top = torch.zeros(len(prompts), model.n_layers, n_top, dtype=torch.int64)
     batches = list(by_length([len(ids) for ids in prompts.values()], tokens_per_batch))
-    numbers = list(prompts)
+    indices = list(prompts)
     for batch in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
-        states = last_states(model, [prompts[numbers[row]] for row in batch])
+        states = last_states(model, [prompts[indices[row]] for row in batch])
         for row, state in zip(batch, states, strict=True):
-            number, chance = numbers[row], read_out(model, state).double().softmax(dim=-1).cpu()
-            if chance.isnan().any():
+            index, by_token = indices[row], read_out(model, state).double().softmax(dim=-1).cpu()
+            if by_token.isnan().any():
                 raise ValueError(
-                    f"{model.name} gives NaN after question {number}: weights may be "
+                    f"{model.name} gives NaN after question {index}: weights may be "
                     f"damaged, or {model.dtype} too narrow. Load it with dtype=torch.float32."
                 )
-            entropy[row] = torch.special.entr(chance).sum(dim=-1)
-            top[row] = chance.topk(n_top, dim=-1).indices
-            for column, tokens in enumerate(asked.tokens[number]):
-                probability[row, :, column] = chance[:, sorted(tokens)].sum(dim=-1)
+            entropy[row] = torch.special.entr(by_token).sum(dim=-1)
+            top[row] = by_token.topk(n_top, dim=-1).indices
+            for column, tokens in enumerate(answerable.tokens[index]):
+                probability[row, :, column] = by_token[:, sorted(tokens)].sum(dim=-1)
     return Lens(
         probability=probability,
         entropy=entropy,
         top=top,
         languages=languages,
         kept=tuple(prompts),
-        alike=asked.alike,
-        unspelled=asked.unspelled,
+        alike=answerable.alike,
+        unspelled=answerable.unspelled,
     )
 
 
 class _Answerable(NamedTuple):
-    """Which questions can be asked, by number."""
+    """Questions that can be asked, by index."""
 
     tokens: dict[int, list[set[int]]]
-    """The tokens that an answer may begin with, in each language, of those that can."""
+    """Of these questions: the tokens that the answer in each language may begin with."""
 
     alike: tuple[int, ...]
     """As in `Lens`."""
@@ -244,30 +244,31 @@ class _Answerable(NamedTuple):
 def _answerable(
     model: NeuronModel, questions: Sequence[Question], languages: Sequence[str]
 ) -> _Answerable:
-    """Refused where no question is left, or one has answers in other languages."""
+    """An error if no question can be asked, or if one has answers in other languages."""
     spelling = Spelling(model)
-    kept: dict[int, list[set[int]]] = {}
+    by_question: dict[int, list[set[int]]] = {}
     alike, unspelled = [], []
-    for number, question in enumerate(questions):
+    for index, question in enumerate(questions):
         if tuple(question.answers) != tuple(languages):
             raise ValueError(
-                f"Question {number} has answers in {', '.join(question.answers)}, the first in "
-                f"{', '.join(languages)}: give each the same languages, in the same order."
+                f"Question {index} has answers in {', '.join(question.answers)}, but the first "
+                f"has them in {', '.join(languages)}: give every question the same languages, in "
+                "the same order."
             )
         tokens = [_tokens(spelling, answer) for answer in question.answers.values()]
         if not all(tokens):
-            unspelled.append(number)
+            unspelled.append(index)
         elif any(one & other for one, other in combinations(tokens, 2)):
-            alike.append(number)
+            alike.append(index)
         else:
-            kept[number] = tokens
-    if not kept:
+            by_question[index] = tokens
+    if not by_question:
         raise ValueError(
-            f"Of {len(questions)} questions none is left: in {len(alike)} the answers of two "
-            f"languages may begin with the same token, in {len(unspelled)} no token begins one. "
-            f"Ask about fewer languages than {', '.join(languages)}, or other questions."
+            f"None of the {len(questions)} questions can be asked: in {len(alike)} the answers in "
+            f"two languages may begin with the same token, in {len(unspelled)} no token begins an "
+            f"answer. Ask about fewer languages than {', '.join(languages)}, or other questions."
         )
-    return _Answerable(kept, tuple(alike), tuple(unspelled))
+    return _Answerable(by_question, tuple(alike), tuple(unspelled))
 
 
 def _tokens(spelling: Spelling, answer: str | Sequence[str]) -> set[int]:
@@ -279,7 +280,7 @@ def _tokens(spelling: Spelling, answer: str | Sequence[str]) -> set[int]:
 def last_states(
     model: NeuronModel, prompts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "prompt layer d_model"]:
-    """The residual stream behind each layer, at the last token of each prompt."""
+    """The residual stream after each layer, at the last token of each prompt."""
     ids, mask = padded(prompts, "right")
     rows, last = torch.arange(len(prompts)), mask.sum(dim=1) - 1
 
@@ -295,29 +296,29 @@ def last_states(
 def read_out(
     model: NeuronModel, states: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row vocab"]:
-    """The logits of states, each taken for the residual stream behind the last layer.
+    """The logits of states, each read as the residual stream after the last layer.
 
-    The model runs on tokens that do not matter, one for each state, and is handed the states behind
-    its last block.
+    The model runs on dummy tokens, one per state, with the states in place of its last block's
+    output.
     """
-    pieces = []
-    for some in states.split(min(_ROWS, model.max_length)):
+    logits = []
+    for rows in states.split(min(_ROWS, model.max_length)):
 
-        def put(values: Tensor, hook: Any, some: Tensor = some) -> Tensor:
-            return rearrange(some, "row d_model -> 1 row d_model").to(values)
+        def put(values: Tensor, hook: Any, rows: Tensor = rows) -> Tensor:
+            return rearrange(rows, "row d_model -> 1 row d_model").to(values)
 
-        ids = torch.zeros(1, len(some), dtype=torch.int64)
+        ids = torch.zeros(1, len(rows), dtype=torch.int64)
         with model.hooks([(model.site(model.n_layers - 1, "resid_post"), put)]):
-            pieces.append(model.logits(ids)[0])
-    return torch.cat(pieces)
+            logits.append(model.logits(ids)[0])
+    return torch.cat(logits)
 
 
 def token_languages(corpora: Corpora, model: NeuronModel) -> Float64[Tensor, "language vocab"]:
-    """To which language each token belongs, by how often it occurs in texts of each.
+    """How each token's frequency divides among languages.
 
-    A token's frequency in one language over the sum of its frequencies in all. One: it is in that
-    language alone; NaN: it is in no text, so nothing is known. Rare tokens are mostly in one text
-    only, so give much text.
+    A token's frequency in one language over the sum of its frequencies in all. One: it occurs in
+    that language only; NaN: it occurs in no text, so nothing is known. Rare tokens mostly occur in
+    a single text, so give much text.
     """
     counts = torch.zeros(len(corpora.languages), model.n_vocab, dtype=torch.int64)
     for row, code in enumerate(corpora.languages):
@@ -331,9 +332,9 @@ def token_languages(corpora: Corpora, model: NeuronModel) -> Float64[Tensor, "la
 def languages_of(
     tokens: Int[Tensor, "*batch rank"], shares: Float64[Tensor, "language vocab"]
 ) -> Float64[Tensor, "*batch language"]:
-    """How some tokens divide among languages, on average over those that are in any text.
+    """How tokens divide among languages, averaged over those that occur in any text.
 
-    `shares` are `token_languages`. Rows add up to one; NaN: none of the tokens is in any text.
+    `shares` come from `token_languages`. Rows add up to one; NaN: none of the tokens occurs.
     """
     return shares[:, tokens].nanmean(dim=-1).movedim(0, -1)
 
@@ -345,20 +346,21 @@ def promoted_languages(
     moments: ActivationMoments | None = None,
     n_top: int = 20,
 ) -> Float64[Tensor, "owner layer language"]:
-    """Which language's tokens each language's neurons make likelier, layer by layer.
+    """Which languages' tokens each language's neurons promote, layer by layer.
 
-    A neuron's output vector, as long as a state, is read out alone, less its opposite, and its
-    `n_top` most promoted tokens divide among languages as `languages_of` says; then the mean over
-    the neurons that belong to the language (the owner). Only the direct way to the logits: what
-    later layers make of it is not seen, and a norm of the MLP's output (Gemma 2 and 3) is passed
-    by. On gated MLPs a neuron may give either sign; with `moments` it gets that of its mean output
-    in its language, else plus. NaN: no neuron of the language in this layer, or tokens in no text.
+    A neuron's output vector, scaled to norm √d_model, is read out alone, minus the logits of its
+    negative. Its `n_top` most promoted tokens divide among languages as in `languages_of`; the
+    result is the mean over the neurons of a language (the owner). Only the direct path to the
+    logits counts: effects through later layers are not seen, and a norm of the MLP's output (Gemma
+    2 and 3) is skipped. On gated MLPs a neuron's output may have either sign; `moments` gives it
+    the sign of its mean output in its language, else it is positive. NaN: the language has no
+    neuron in this layer, or the tokens occur in no text.
 
-    Compare with `selection.random_like`: tokens of some languages are promoted by any neuron.
+    Compare with `selection.random_like`: any neuron promotes tokens of some languages.
     """
     selection = selection.neurons()
     selection.check_model(model)
-    found = torch.full(
+    by_owner = torch.full(
         (len(selection.languages), model.n_layers, len(shares)), torch.nan, dtype=torch.float64
     )
     for layer in range(model.n_layers):
@@ -368,15 +370,15 @@ def promoted_languages(
         write = model.w_out(layer).detach()[chosen.to(model.w_out(layer).device)].float()
         write = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True))
         for row, language in enumerate(selection.languages):
-            mine = selection[language][layer][chosen]
-            if not mine.any():
+            owned = selection[language][layer][chosen]
+            if not owned.any():
                 continue
-            state = write[mine.to(write.device)]
+            state = write[owned.to(write.device)]
             if moments is not None:
                 output = moments.output_mean[moments.languages.index(language), layer]
-                backwards = (output[chosen[mine].cpu()] < 0).to(state.device)
-                state = state.where(~rearrange(backwards, "neuron -> neuron 1"), -state)
+                negative = (output[chosen[owned].cpu()] < 0).to(state.device)
+                state = state.where(~rearrange(negative, "neuron -> neuron 1"), -state)
             logits = read_out(model, state) - read_out(model, -state)
             top = logits.float().topk(min(n_top, model.n_vocab), dim=-1).indices.cpu()
-            found[row, layer] = languages_of(top, shares).nanmean(dim=0)
-    return found
+            by_owner[row, layer] = languages_of(top, shares).nanmean(dim=0)
+    return by_owner

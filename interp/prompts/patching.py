@@ -1,18 +1,18 @@
-"""What a prompt would answer if a part of it came from another prompt.
+"""What a prompt would answer if some of its activations came from another prompt.
 
-Activations of a source are put into a target, at some units of some layers and at the tokens where
-the two meet, and the model goes on from there (activation patching). What follows then tells what
-those units carry. Whether language and thought go apart is asked with two prompts that differ in
-both (Dumas et al., 2024): a source about A in one language, a target about B in another, and the
-four answers, A and B in either language.
+Activation patching: activations of a source prompt are put into a target prompt, at some units of
+some layers and at matching tokens, and the model continues from there. Its answer shows what those
+units carry. To ask whether concept and language are separate, take two prompts that differ in both
+(Dumas et al., 2024): a source about A in one language, a target about B in another, and the four
+answers, A and B in either language.
 
     result = interp.patch(model, "Die Hauptstadt von Frankreich ist", "The capital of Italy is",
                           {"A de": " Paris", "B en": " Rome", ...}, layers="from")
     result.probability, result.to_frame()
 
-One source prompt and its controls, several parts, layers and places are asked about together. The
-prompt is cut where the first of a few neighboring places begins, and all that is before it and
-below the first layer is computed once (`interp.prompts.ending`).
+One call covers a source prompt and its controls, and several parts, layers and spans. The prompt is
+cut where the first of a few neighboring spans begins, and everything before it and below the first
+layer is computed once (`interp.prompts.ending`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt
 from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import (
-    PLACES,
+    PATCH_SITES,
     Patch,
-    Place,
+    PatchSite,
     Sweep,
     Units,
     Values,
-    others,
+    random_matching,
     record,
     width,
 )
@@ -43,16 +43,16 @@ from interp.results.bars import tqdm
 from interp.results.words import Layers
 from interp.text.tokens import Prompt, prompt_ids
 
-Parts = Place | Mapping[str, Place | Bool[Tensor, "layer neuron"] | Units]
-"""What is patched: all units of a place, such as "resid_post"; or several parts by name, each on
-its own: a place, neurons of the MLP, or units of several places."""
+Parts = PatchSite | Mapping[str, PatchSite | Bool[Tensor, "layer neuron"] | Units]
+"""What is patched: all units of a site, such as "resid_post"; or several parts by name, each
+patched alone: a site, neurons of the MLP, or units of several sites."""
 
 Sources = PatchSource | Prompt | Sequence[PatchSource | Prompt]
 """One prompt, or several whose activations are averaged."""
 
 Answer = int | str | Sequence[int]
-"""A token id; a text, of which the first token behind the target counts; or several tokens, of
-which any will do."""
+"""A token id; a text, whose first token after the target counts; or several token ids, any of which
+will do."""
 
 
 def patch(
@@ -67,29 +67,29 @@ def patch(
     generator: torch.Generator | None = None,
     max_positions: int = 512,
 ) -> PatchingResult:
-    """Each part of the source, in each layer and at each place, put into the target.
+    """The target's answers, with each part of the source put in at each layer and each span.
 
-    `controls` are other sources, such as one about another concept, or one in the target's own
-    language. With a `generator` there is one more, "noise", which moves the target's activations as
-    far as the source would, in a random direction; and beside every part that is a choice of units
-    a "random ..." of as many others in each layer.
+    `controls` are other sources, such as one about another concept, or one in the target's
+    language. A `generator` adds another source, "noise", which moves the target's activations as
+    far as the source would, in a random direction; and for every part that is a set of units, a
+    part "random ..." of as many other units in each layer.
 
-    The last token's residual stream behind the last layer is all that the answer is made of: there
-    a patch gives the source's answer, whatever it carries. Ask about earlier places (`at`), or
-    earlier layers alone. A part without units in a layer leaves the target as it is there.
+    The answer depends only on the last token's residual stream after the last layer: patched there,
+    the target always gives the source's answer. Patch earlier tokens (`at`) or earlier layers. A
+    part without units in a layer leaves that layer unpatched.
 
-    Cost: each prompt once, and for each patch the tokens from its place to the end, in the layers
+    Cost: each prompt once, and for each patch the tokens from its span to the end, in the layers
     from its own up. `max_positions` bounds how many positions are in one pass.
-    In 16 bits log probabilities are good to a hundredth: load with dtype=torch.float32 for more.
+    In 16 bits, log probabilities are accurate to 0.01: load with dtype=torch.float32 for more.
 
     >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
     >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
-    >>> found = interp.patch(model, source, target, answers)
-    >>> found.answers[found.probability[0, 0, 4, 0].argmax()]  # by layer 4 it is said in German
+    >>> result = interp.patch(model, source, target, answers)
+    >>> result.answers[result.probability[0, 0, 4, 0].argmax()]  # at layer 4 it is in German
     'Dienstag'
     """
     if layers not in get_args(Layers):
-        raise ValueError(f"layers is one of {', '.join(get_args(Layers))}, not {layers!r}.")
+        raise ValueError(f"layers must be one of {', '.join(get_args(Layers))}, not {layers!r}.")
     if not is_prompt(target):
         raise ValueError(
             f"The target is {_type_of(target)}: give text, or the token ids of one prompt "
@@ -112,16 +112,16 @@ def patch(
             Patch(source, part, row, span, reach[row])
             for source, part, row, span in product(*map(range, shape))
         ]
-        found = _swept(model, recorded, target, units, patches, shape, tokens, max_positions)
-    if found.unpatched.isnan().any() or own[0].isnan().any():
+        swept = _swept(model, recorded, target, units, patches, shape, tokens, max_positions)
+    if swept.unpatched.isnan().any() or own[0].isnan().any():
         raise ValueError(
             f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
             "too narrow. Load the model with dtype=torch.float32."
         )
     return PatchingResult(
-        log_probability=found.log_probability,
-        top=found.top,
-        unpatched=found.unpatched,
+        log_probability=swept.log_probability,
+        top=swept.top,
+        unpatched=swept.unpatched,
         own=torch.stack(own),
         sources=tuple(names),
         parts=tuple(units),
@@ -133,33 +133,33 @@ def patch(
 
 
 def heads(model: NeuronModel) -> dict[str, Units]:
-    """Each attention head as a part to patch, "head 0" and so on: what it alone gives.
+    """Each attention head's output as a part to patch, named "head 0" and so on.
 
     >>> hooked = interp.load("babel", attention="hooked")
     >>> list(interp.prompts.heads(hooked))
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
-    of_unit = torch.arange(n_units) // (n_units // n_heads)
+    head_of_unit = torch.arange(n_units) // (n_units // n_heads)
     return {
-        f"head {head}": {"z": (of_unit == head).expand(model.n_layers, -1)}
+        f"head {head}": {"z": (head_of_unit == head).expand(model.n_layers, -1)}
         for head in range(n_heads)
     }
 
 
 @dataclass(frozen=True, eq=False)
 class _Recorded:
-    """What is put into the target."""
+    """What is put into the target; lists are in the order of the sources."""
 
     spans: tuple[Span, ...]
     values: list[Values]
-    """Of each source, on average over its prompts."""
+    """Averaged over the prompts of a source."""
     logits: list[Float[Tensor, "_ vocab"]]
-    """Of each source's prompts."""
+    """At the last token of each prompt of a source."""
     noise: Values | None
     """Random directions."""
     unpatched: Values | None
-    """What the target has itself, which noise starts from."""
+    """The target's own activations, which noise starts from."""
 
 
 def _record(
@@ -171,33 +171,33 @@ def _record(
     generator: torch.Generator | None,
     max_positions: int,
 ) -> _Recorded:
-    """What the sources have where they meet the target, at every place that a part is at."""
-    places: list[Place] = [
-        place for place in PLACES if any(place in part for part in units.values())
+    """The sources' activations at the tokens aligned with the target, at the sites of all parts."""
+    sites: list[PatchSite] = [
+        site for site in PATCH_SITES if any(site in part for part in units.values())
     ]
-    # Before anything is run: all of them must meet the target.
-    every = [source for some in sources.values() for source in some]
-    aligned = [align_prompts(model, source, target, at) for source in every]
+    # Before anything is run: every source must align with the target.
+    all_sources = [source for prompts in sources.values() for source in prompts]
+    aligned = [align_prompts(model, source, target, at) for source in all_sources]
     spans = aligned[0]
-    prompts = [prompt_ids(model, _prompt(source)) for source in every]
-    where = [[span.source for span in spans] for spans in aligned]
+    prompts = [prompt_ids(model, _prompt(source)) for source in all_sources]
+    positions = [[span.source for span in spans] for spans in aligned]
     if generator is not None:
         prompts.append(prompt_ids(model, target))
-        where.append([span.target for span in spans])
-    in_order = iter(record(model, prompts, where, places, max_positions))
-    recorded = [[next(in_order) for _ in some] for some in sources.values()]
-    values = [_mean([one.values for one in some]) for some in recorded]
+        positions.append([span.target for span in spans])
+    in_order = iter(record(model, prompts, positions, sites, max_positions))
+    by_source = [[next(in_order) for _ in prompts] for prompts in sources.values()]
+    values = [_mean([prompt.values for prompt in prompts]) for prompts in by_source]
     return _Recorded(
         spans,
         values,
-        [torch.stack([one.logits for one in some]) for some in recorded],
+        [torch.stack([prompt.logits for prompt in prompts]) for prompts in by_source],
         _noise(values[0], generator),
         None if generator is None else next(in_order).values,
     )
 
 
 class _Swept(NamedTuple):
-    """What the target answers; axes as in `PatchingResult`."""
+    """The target's answers; axes as in `PatchingResult`."""
 
     log_probability: Float64[Tensor, "source part layer span answer"]
     top: Int64[Tensor, "source part layer span"]
@@ -214,7 +214,7 @@ def _swept(
     tokens: Sequence[Sequence[int]],
     max_positions: int,
 ) -> _Swept:
-    """All patches of the target, each number at its place in the result."""
+    """Run all patches of the target, and put each number at its index in the result."""
     sweep = Sweep(
         model,
         list(units.values()),
@@ -228,22 +228,22 @@ def _swept(
     unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
     ids = torch.tensor(prompt_ids(model, target))
     with tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False) as done:
-        for some, logits, prompt in sweep.run(ids, patches, max_positions):
-            done.update(len(some))
-            where = tuple(torch.tensor([patch[:4] for patch in some]).unbind(dim=1))
-            log_probability[where] = _log_probability(logits, tokens)
-            top[where] = logits.argmax(dim=-1).cpu()
+        for batch, logits, prompt in sweep.run(ids, patches, max_positions):
+            done.update(len(batch))
+            index = tuple(torch.tensor([patch[:4] for patch in batch]).unbind(dim=1))
+            log_probability[index] = _log_probability(logits, tokens)
+            top[index] = logits.argmax(dim=-1).cpu()
             unpatched = _log_probability(prompt[None], tokens)[0]
     return _Swept(log_probability, top, unpatched)
 
 
-def _mean(several: Sequence[Values]) -> Values:
-    mean: dict[Place, list[Tensor]] = {
-        place: [
-            torch.stack([values[place][span] for values in several]).mean(dim=0)
+def _mean(by_prompt: Sequence[Values]) -> Values:
+    mean: dict[PatchSite, list[Tensor]] = {
+        site: [
+            torch.stack([values[site][span] for values in by_prompt]).mean(dim=0)
             for span in range(len(spans))
         ]
-        for place, spans in several[0].items()
+        for site, spans in by_prompt[0].items()
     }
     return mean
 
@@ -260,7 +260,7 @@ def _listed(name: str, given: object) -> list[Any]:
         return list(given)
     raise ValueError(
         f"The source {name!r} is {_type_of(given)}: give text, the token ids of one prompt "
-        "(integers, or a tensor of them with one axis), a PatchSource, or a sequence of those."
+        "(integers, or a tensor of them with one axis), a PatchSource, or a sequence of these."
     )
 
 
@@ -282,63 +282,64 @@ def _noise(like: Values, generator: torch.Generator | None) -> Values | None:
     if generator is None:
         return None
     return {
-        place: [torch.randn(each.shape, generator=generator).to(each) for each in spans]
-        for place, spans in like.items()
+        site: [torch.randn(span.shape, generator=generator).to(span) for span in spans]
+        for site, spans in like.items()
     }
 
 
 def _units(model: NeuronModel, parts: Parts, generator: torch.Generator | None) -> dict[str, Units]:
-    """Every part as masks, and random units beside those that are a choice."""
+    """Every part as masks, and random units to compare with every part that is a set of units."""
     named: Mapping[str, Any] = {parts: parts} if isinstance(parts, str) else parts
     if not named:
-        raise ValueError("There is nothing to patch: name a place or a part.")
-    found: dict[str, Units] = {}
+        raise ValueError("There is nothing to patch: name a site or a part.")
+    units: dict[str, Units] = {}
     for name, part in named.items():
         if isinstance(part, str):
-            if part not in (*PLACES, "act"):
-                raise ValueError(f"{part!r} is no place: give one of {', '.join(PLACES)}.")
-            every = torch.ones(model.n_layers, width(model, part), dtype=torch.bool)
-            chosen: dict[Any, Tensor] = {part: every}
-            found[name] = chosen
+            if part not in (*PATCH_SITES, "act"):
+                raise ValueError(f"{part!r} is not a site: give one of {', '.join(PATCH_SITES)}.")
+            whole_site: dict[Any, Tensor] = {
+                part: torch.ones(model.n_layers, width(model, part), dtype=torch.bool)
+            }
+            units[name] = whole_site
             continue
-        masks: dict[Place, Any] = {"post": part} if isinstance(part, Tensor) else dict(part)
-        for place, mask in masks.items():
-            expected = (model.n_layers, width(model, place))
+        masks: dict[PatchSite, Any] = {"post": part} if isinstance(part, Tensor) else dict(part)
+        for site, mask in masks.items():
+            expected = (model.n_layers, width(model, site))
             if mask.dtype != torch.bool or tuple(mask.shape) != expected:
                 raise ValueError(
                     f"{name!r} has a mask of {mask.dtype} and shape {tuple(mask.shape)} at "
-                    f"{place}, where {model.name} has {expected[0]} layers of {expected[1]} units: "
+                    f"{site}, where {model.name} has {expected[0]} layers of {expected[1]} units: "
                     "give torch.bool of that shape."
                 )
         if not any(mask.any() for mask in masks.values()):
             raise ValueError(f"{name!r} has no unit, so there is nothing to patch.")
-        found[name] = masks
+        units[name] = masks
         if generator is not None and "z" not in masks:
-            drawn: dict[Place, Any] = {
-                place: others(mask, generator) for place, mask in masks.items()
+            drawn: dict[PatchSite, Any] = {
+                site: random_matching(mask, generator) for site, mask in masks.items()
             }
-            found[f"random {name}"] = drawn
-    return found
+            units[f"random {name}"] = drawn
+    return units
 
 
 def _answer_ids(
     model: NeuronModel, target: Prompt, answers: Mapping[str, Answer]
 ) -> list[list[int]]:
-    """The tokens of each answer; refused where two answers have one in common."""
+    """The token ids of each answer; an error if two answers have one in common."""
     if not answers:
-        raise ValueError("There is no answer to ask for: give one or more, by name.")
+        raise ValueError("There are no answers: give one or more, by name.")
     ids = []
     for name, answer in answers.items():
-        every = [answer] if isinstance(answer, int | str) else list(answer)
-        if not every:
+        tokens = [answer] if isinstance(answer, int | str) else list(answer)
+        if not tokens:
             raise ValueError(f"The answer {name!r} has no token: give some text or a token id.")
-        ids.append([target_ids(model, target, each)[0] for each in every])
-    for (one, some), (other, more) in combinations(zip(answers, ids, strict=True), 2):
-        if common := sorted(set(some) & set(more)):
+        ids.append([target_ids(model, target, token)[0] for token in tokens])
+    for (first, ids_a), (second, ids_b) in combinations(zip(answers, ids, strict=True), 2):
+        if common := sorted(set(ids_a) & set(ids_b)):
             raise ValueError(
-                f"The answers {one!r} and {other!r} both begin with the token "
-                f"{model.decode(common[:1])!r} ({common[0]}), so what the model says next cannot "
-                "tell them apart: leave this question out, or give answers that begin otherwise."
+                f"The answers {first!r} and {second!r} both begin with the token "
+                f"{model.decode(common[:1])!r} ({common[0]}), so the next token cannot distinguish "
+                "them: leave this question out, or give answers that begin differently."
             )
     return ids
 
@@ -346,6 +347,6 @@ def _answer_ids(
 def _log_probability(
     logits: Float[Tensor, "row vocab"], tokens: Sequence[Sequence[int]]
 ) -> Float64[Tensor, "row answer"]:
-    """Of any token of each answer."""
-    every = logits.double().cpu().log_softmax(dim=-1)
-    return torch.stack([every[:, list(each)].logsumexp(dim=-1) for each in tokens], dim=-1)
+    """The log probability of each answer: that the next token is any of its tokens."""
+    by_token = logits.double().cpu().log_softmax(dim=-1)
+    return torch.stack([by_token[:, list(ids)].logsumexp(dim=-1) for ids in tokens], dim=-1)

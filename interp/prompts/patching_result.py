@@ -1,4 +1,4 @@
-"""What patching found: an answer's probability under every patch, beside clean and corrupt."""
+"""The result of patching: each answer's probability under every patch and without one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class PatchingResult(Saved):
 
     >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
     >>> answers = {"Tuesday": " Tuesday", "Saturday": " Saturday", "Dienstag": " Dienstag"}
-    >>> found = interp.patch(model, source, target, answers)
-    >>> found.answers[found.unpatched.argmax()], found.probability.shape
+    >>> result = interp.patch(model, source, target, answers)
+    >>> result.answers[result.unpatched.argmax()], result.probability.shape
     ('Saturday', torch.Size([1, 1, 6, 1, 3]))
     """
 
@@ -29,32 +29,32 @@ class PatchingResult(Saved):
     made_by = "interp.patch(model, source, target, answers)"
 
     log_probability: Float64[Tensor, "source part layer span answer"]
-    """In nats, of the answer as the next token of the target. The difference of two answers of one
-    token each is the difference of their logits."""
+    """Of the answer as the target's next token, in nats. For two answers of one token each, the
+    difference is that of their logits."""
 
     top: Int64[Tensor, "source part layer span"]
     """The most likely next token."""
 
     unpatched: Float64[Tensor, " answer"]
-    """The same of the target as it is."""
+    """Log probabilities for the unpatched target."""
 
     own: Float64[Tensor, "source answer"]
-    """The same of the source as it is, on average over its prompts; NaN for "noise"."""
+    """Log probabilities for the source itself, averaged over its prompts; NaN for "noise"."""
 
     sources: tuple[str, ...]
     """"source", the controls by name, and "noise"."""
 
     parts: tuple[str, ...]
-    """What is patched."""
+    """Names of the parts that are patched."""
 
     extent: Layers
-    """Whether an entry of the layer axis is that layer alone, it and all behind it, or all."""
+    """What an entry of the layer axis patches: that layer, it and all later ones, or all layers."""
 
     layers: tuple[int, ...]
-    """Numbers of the layer axis."""
+    """Layer numbers, in the order of the layer axis."""
 
     spans: tuple[str, ...]
-    """Tokens of the target that are patched."""
+    """Names of the target's tokens that are patched."""
 
     answers: tuple[str, ...]
     """Names of the answers."""
@@ -80,30 +80,30 @@ class PatchingResult(Saved):
     def recovered(
         self, answer: str, other: str | None = None
     ) -> Float64[Tensor, "source part layer span"]:
-        """How much of the way from target to source the patch goes.
+        """The share of the way from target to source that the patch covers.
 
         (patched - unpatched) / (source - unpatched), in log p(answer), or in its difference from
         `other`. Zero: nothing. One: as the first source itself. NaN: source and target agree to
-        a millionth of a nat. It means something where source and target are asked in one language.
+        a millionth of a nat. Meaningful only if source and target ask in the same language.
         """
         start = self._value(self.unpatched, answer, other)
-        way = self._value(self.own[0], answer, other) - start
-        gone = self._value(self.log_probability, answer, other) - start
-        return gone / way if way.abs() > 1e-6 else torch.full_like(gone, torch.nan)
+        distance = self._value(self.own[0], answer, other) - start
+        moved = self._value(self.log_probability, answer, other) - start
+        return moved / distance if distance.abs() > 1e-6 else torch.full_like(moved, torch.nan)
 
     def share(self, answers: Iterable[str]) -> Float64[Tensor, "source part layer span"]:
-        """Probability of these answers together, among all the answers asked for."""
+        """Probability of these answers together, as a share of that of all answers."""
         chosen = [self._index(answer) for answer in answers]
         return self.log_probability.softmax(dim=-1)[..., chosen].sum(dim=-1)
 
     def unpatched_share(self, answers: Iterable[str]) -> float:
-        """The same of the target as it is."""
+        """The share for the unpatched target."""
         chosen = [self._index(answer) for answer in answers]
         return self.unpatched.softmax(dim=-1)[chosen].sum().item()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each number; `place` numbers the spans, and `change` is in nats, from the
-        target as it is."""
+        """One row for each probability; `place` numbers the spans, and `change` is the difference
+        from the unpatched target, in nats."""
         axes = {
             "source": self.sources,
             "part": self.parts,
@@ -118,7 +118,7 @@ class PatchingResult(Saved):
             "change": self.log_probability - self.unpatched,
         }
         frame = tidy(axes, numbers)
-        frame.insert(4, "span", [self.spans[place] for place in frame["place"]])
+        frame.insert(4, "span", [self.spans[index] for index in frame["place"]])
         return frame
 
     def _value(self, log_probability: Tensor, answer: str, other: str | None) -> Tensor:
@@ -127,5 +127,5 @@ class PatchingResult(Saved):
 
     def _index(self, answer: str) -> int:
         if answer not in self.answers:
-            raise ValueError(f"{answer!r} was not asked for, only {', '.join(self.answers)}.")
+            raise ValueError(f"{answer!r} is not one of the answers ({', '.join(self.answers)}).")
         return self.answers.index(answer)

@@ -1,8 +1,8 @@
 """Many patches of one prompt in few passes: the engine of `interp.prompts.patching`.
 
-A patch writes given values to some units of some layers at some tokens. What comes before its first
-token and below its first layer stays as it is, so patches that begin near each other share an
-`Ending`, and those of one layer a pass.
+A patch writes given values to some units of some layers at some tokens. Everything before its first
+token and below its first layer is unchanged, so patches that begin near each other share an
+`Ending`, and patches of one layer share a pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,31 +23,31 @@ from interp.results.words import Kind
 from interp.scores.baselines import random_units
 from interp.text.tokens import by_length, padded
 
-Place = Site | Literal["z"]
-"""A site of the model, or "z": what heads give to attention's output projection."""
+PatchSite = Site | Literal["z"]
+"""A site of the model, or "z": the heads' outputs, before attention's output projection."""
 
-Units = Mapping[Place, Bool[Tensor, "layer _"]]
-"""Which units are patched together, at each of several places."""
+Units = Mapping[PatchSite, Bool[Tensor, "layer _"]]
+"""Units that are patched together, by site."""
 
-Values = Mapping[Place, Sequence[Float[Tensor, "layer _ _"]]]
-"""What is written: by place, and for each span at its tokens."""
+Values = Mapping[PatchSite, Sequence[Float[Tensor, "layer _ _"]]]
+"""The values to write, by site and span: [layer, token of the span, unit]."""
 
-PLACES: tuple[Place, ...] = (*get_args(Kind), "z")
+PATCH_SITES: tuple[PatchSite, ...] = (*get_args(Kind), "z")
 
 
 class Patch(NamedTuple):
-    """One variant of the prompt: where it stands in the result, and the layers it writes to."""
+    """One variant of the prompt: its index in the result, and the layers it writes to."""
 
     source: int
     part: int
     row: int
-    """On the layer axis."""
+    """The index on the layer axis."""
     span: int
     layers: range
 
 
 class Sweep:
-    """All that patches of one prompt may write."""
+    """Runs patches of one prompt, which write to any of `parts` from any of `values`."""
 
     def __init__(
         self,
@@ -58,26 +58,26 @@ class Sweep:
         noise: Values | None = None,
         unpatched: Values | None = None,
     ) -> None:
-        """With `noise`, random directions, there is one source more: it moves what is `unpatched`
-        as far as the first source would, over the units of each part."""
+        """With `noise`, random directions, there is one more source: it moves `unpatched` values as
+        far as the first source would, over the units of each part."""
         self._model, self._parts, self._values, self._spans = model, parts, values, spans
         self._noise, self._unpatched = noise, unpatched
         self._units = [
-            {place: [row.nonzero().flatten() for row in mask] for place, mask in part.items()}
+            {site: [row.nonzero().flatten() for row in mask] for site, mask in part.items()}
             for part in parts
         ]
 
     def run(
         self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], max_positions: int
     ) -> Iterator[tuple[list[Patch], Float[Tensor, "patch vocab"], Float[Tensor, " vocab"]]]:
-        """Some of the patches, their logits at the last token, and those of the prompt itself."""
+        """Batches of patches, their logits at the last token, and those of the unpatched prompt."""
         within_heads = any("z" in part for part in self._parts)
-        for first, some in self._chunks(patches, len(ids), max_positions):
+        for first, chunk in self._chunks(patches, len(ids), max_positions):
             last = len(ids) - first
             whole = _WholePrompts(self._model, ids) if within_heads else None
             ending = whole or Ending(self._model, ids, last)
             offset = first if whole is None else 0
-            for batch in _batches(some, max_positions // last):
+            for batch in _batches(chunk, max_positions // last):
                 edits = self._edits(batch, offset)
                 for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
@@ -88,64 +88,64 @@ class Sweep:
     def _chunks(
         self, patches: Sequence[Patch], length: int, max_positions: int
     ) -> Iterator[tuple[int, list[Patch]]]:
-        """Patches by where they begin: so many begin together as fill a pass for one layer."""
+        """Patches that begin near each other; a layer's share of a group about fills a pass."""
         by_start: dict[int, list[Patch]] = {}
         for patch in patches:
             by_start.setdefault(self._first(patch), []).append(patch)
         n_layers = len({patch.layers[0] for patch in patches})
         begin, chunk = -1, []
         for start in sorted(by_start):
-            more = by_start[start]
-            size = (len(chunk) + len(more)) / n_layers * (length - begin)
-            # A patch of the first token is a whole prompt, which no other should have to be.
+            added = by_start[start]
+            size = (len(chunk) + len(added)) / n_layers * (length - begin)
+            # A patch of the first token runs the whole prompt; other patches need not.
             if chunk and (begin == 0 or size > max_positions):
                 yield begin, chunk
                 chunk = []
             if not chunk:
                 begin = start
-            chunk = chunk + more
+            chunk = chunk + added
         yield begin, chunk
 
     def _edits(self, batch: Sequence[Patch], offset: int) -> dict[tuple[Any, int], Edit]:
-        """What the patches of a batch do, at every place where one of them does something."""
+        """The edits of a batch, at every site and layer that any of its patches writes to."""
         writers: dict[tuple[Any, int], set[int]] = {}
         for number, patch in enumerate(batch):
-            for place, units in self._units[patch.part].items():
+            for site, units in self._units[patch.part].items():
                 for layer in patch.layers:
                     if len(units[layer]):
-                        writers.setdefault((place, layer), set()).add(number)
-        if not writers:  # nothing is chosen in these layers: the prompt as it is
+                        writers.setdefault((site, layer), set()).add(number)
+        if not writers:  # no units in these layers: run the prompt unpatched
             writers = {(next(iter(self._parts[batch[0].part])), batch[0].layers[0]): set()}
 
-        def edit_for(place: Place, layer: int, here: set[int]) -> Edit:
+        def edit_for(site: PatchSite, layer: int, patch_numbers: set[int]) -> Edit:
             def edit(values: Tensor, numbers: Tensor) -> Tensor:
                 changed = values.clone()
                 for row, number in enumerate(numbers.tolist()):
-                    if number in here:
-                        self._write(changed[row], batch[number], place, layer, offset)
+                    if number in patch_numbers:
+                        self._write(changed[row], batch[number], site, layer, offset)
                 return changed
 
             return edit
 
-        return {where: edit_for(*where, here) for where, here in writers.items()}
+        return {key: edit_for(*key, patch_numbers) for key, patch_numbers in writers.items()}
 
     def _write(
-        self, row: Float[Tensor, "pos unit"], patch: Patch, place: Place, layer: int, offset: int
+        self, row: Float[Tensor, "pos unit"], patch: Patch, site: PatchSite, layer: int, offset: int
     ) -> None:
         span = self._spans[patch.span]
         target = torch.tensor(span.target, device=row.device) - offset
-        units = self._units[patch.part][place][layer]
-        new = self._new(patch, place, layer, units).to(row)
+        units = self._units[patch.part][site][layer]
+        new = self._new(patch, site, layer, units).to(row)
         if len(units) == row.shape[-1]:
             row[target] = new
         else:
             row[rearrange(target, "pos -> pos 1"), units.to(row.device)] = new
 
     def _new(
-        self, patch: Patch, place: Place, layer: int, units: Int[Tensor, " unit"]
+        self, patch: Patch, site: PatchSite, layer: int, units: Int[Tensor, " unit"]
     ) -> Float[Tensor, "pos unit"]:
         def of(values: Values) -> Tensor:
-            rows = values[place][patch.span][layer]
+            rows = values[site][patch.span][layer]
             return rows if len(units) == rows.shape[-1] else rows[:, units.to(rows.device)]
 
         if patch.source < len(self._values):
@@ -153,12 +153,12 @@ class Sweep:
         assert self._noise is not None
         assert self._unpatched is not None
         old, direction = of(self._unpatched), of(self._noise)
-        far = (of(self._values[0]) - old).norm(dim=-1, keepdim=True)
-        return old + direction * far / direction.norm(dim=-1, keepdim=True)
+        distance = (of(self._values[0]) - old).norm(dim=-1, keepdim=True)
+        return old + direction * distance / direction.norm(dim=-1, keepdim=True)
 
 
 class _WholePrompts:
-    """As `Ending`, for places inside attention: every variant is a whole prompt in a batch."""
+    """Like `Ending`, for sites inside attention: every variant is a whole prompt in a batch."""
 
     def __init__(self, model: NeuronModel, ids: Int[Tensor, " pos"]) -> None:
         self._model, self._ids = model, ids
@@ -176,8 +176,8 @@ class _WholePrompts:
                 return run
 
             hooks = [
-                (site_name(self._model, layer, place), hook_for(edit))
-                for (place, layer), edit in edits.items()
+                (site_name(self._model, layer, site), hook_for(edit))
+                for (site, layer), edit in edits.items()
             ]
             with self._model.hooks(hooks):
                 logits = self._model.logits(self._ids.expand(len(numbers), -1), keep=1)
@@ -185,7 +185,7 @@ class _WholePrompts:
 
 
 def _batches(patches: Sequence[Patch], full: int) -> Iterator[list[Patch]]:
-    """As many as a pass holds, of one first layer, or of several where they are few."""
+    """As many patches as fill a pass, of one first layer, or of several layers with few patches."""
     batch: list[Patch] = []
     for patch in sorted(patches, key=lambda patch: patch.layers[0]):
         new_layer = bool(batch) and batch[-1].layers[0] != patch.layers[0]
@@ -197,7 +197,7 @@ def _batches(patches: Sequence[Patch], full: int) -> Iterator[list[Patch]]:
 
 
 class Recorded(NamedTuple):
-    """What one prompt has."""
+    """Activations and logits of one prompt."""
 
     values: Values
     """In float32 or better."""
@@ -210,33 +210,33 @@ def record(
     model: NeuronModel,
     prompts: Sequence[Sequence[int]],
     spans: Sequence[Sequence[Sequence[int]]],
-    places: Sequence[Place],
+    sites: Sequence[PatchSite],
     max_positions: int,
 ) -> list[Recorded]:
-    """What prompts have at these places at the positions of their spans, and what they answer.
+    """Activations of prompts at these sites and at the positions of their spans, and their logits.
 
-    Prompts of like length share a pass of at most `max_positions` positions.
+    Prompts of similar length share a pass of at most `max_positions` positions.
     """
-    found: dict[int, Recorded] = {}
+    recorded: dict[int, Recorded] = {}
     for batch in by_length([len(ids) for ids in prompts], max_positions):
         chosen = [sorted({pos for span in spans[prompt] for pos in span}) for prompt in batch]
-        values, logits = _run([prompts[prompt] for prompt in batch], chosen, places, model)
+        values, logits = _run([prompts[prompt] for prompt in batch], chosen, sites, model)
         for row, prompt in enumerate(batch):
             rows = [[chosen[row].index(pos) for pos in span] for span in spans[prompt]]
-            found[prompt] = Recorded(
-                {place: [each[row][:, span] for span in rows] for place, each in values.items()},
+            recorded[prompt] = Recorded(
+                {site: [by_row[row][:, span] for span in rows] for site, by_row in values.items()},
                 logits[row],
             )
-    return [found[prompt] for prompt in range(len(prompts))]
+    return [recorded[prompt] for prompt in range(len(prompts))]
 
 
 def _run(
     prompts: Sequence[Sequence[int]],
     chosen: Sequence[Sequence[int]],
-    places: Sequence[Place],
+    sites: Sequence[PatchSite],
     model: NeuronModel,
-) -> tuple[dict[Place, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
-    """One pass over prompts of rising length: values at chosen positions, and the last logits."""
+) -> tuple[dict[PatchSite, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
+    """One pass over prompts of increasing length: values at chosen positions, and last logits."""
     ids, mask = padded(prompts, "right")
     length = mask.sum(dim=1)
     shortest, longest = length.aminmax()
@@ -245,52 +245,51 @@ def _run(
         rows = zip(values.flatten(2), chosen, strict=True)
         return [row[list(positions)].to(model.device) for row, positions in rows]
 
-    with recording(model, places, at_chosen, site_name) as passes:
-        # If all are of one length there is no padding, and attention may do without a mask.
-        kept = model.logits(
+    with recording(model, sites, at_chosen, site_name) as passes:
+        # Prompts of equal length have no padding, so attention needs no mask.
+        logits = model.logits(
             ids, None if shortest == longest else mask, keep=int(longest - shortest) + 1
         )
-    values: dict[Place, list[Tensor]] = {}
-    for place in places:
-        by_row = zip(*(passes[place, layer][0] for layer in range(model.n_layers)), strict=True)
-        values[place] = [wide(torch.stack(rows)) for rows in by_row]
-    return values, kept[torch.arange(len(prompts)), (length - shortest).to(kept.device)]
+    values: dict[PatchSite, list[Tensor]] = {}
+    for site in sites:
+        by_row = zip(*(passes[site, layer][0] for layer in range(model.n_layers)), strict=True)
+        values[site] = [wide(torch.stack(rows)) for rows in by_row]
+    return values, logits[torch.arange(len(prompts)), (length - shortest).to(logits.device)]
 
 
-def site_name(model: NeuronModel, layer: int, place: Place) -> str:
-    """The hook of a place; refused where the model has none."""
-    if place == "act":
+def site_name(model: NeuronModel, layer: int, site: PatchSite) -> str:
+    """The name of a site's hook; an error if the model has no such hook."""
+    if site == "act":
         raise ValueError(
-            "act(gate) is no place that another prompt's activations can be put: patch what the "
-            'neurons give, at "post".'
+            'act(gate) cannot be patched: patch the neurons\' outputs instead, at "post".'
         )
-    if place != "z":
-        return model.site(layer, place)
+    if site != "z":
+        return model.site(layer, site)
     name = f"blocks.{layer}.attn.hook_z"
     if name not in model.bridge.hook_dict:
         raise ValueError(
-            f"The heads of {model.name} cannot be seen with attention={model.attention!r}: load it "
+            f"The heads of {model.name} have no hook with attention={model.attention!r}: load it "
             'with interp.load(name, attention="hooked").'
         )
     return name
 
 
-def width(model: NeuronModel, place: Place) -> int:
-    """Units at a place; those of "z" are the heads' own, one head after the other."""
-    site_name(model, 0, place)
-    assert place != "act"
-    return model.width(0, "q" if place == "z" else place)
+def width(model: NeuronModel, site: PatchSite) -> int:
+    """The number of units at a site; at "z" they are the heads' units, one head after another."""
+    site_name(model, 0, site)
+    assert site != "act"
+    return model.width(0, "q" if site == "z" else site)
 
 
-def others(
+def random_matching(
     mask: Bool[Tensor, "layer unit"], generator: torch.Generator
 ) -> Bool[Tensor, "layer unit"]:
-    """As many other units in every layer, drawn at random."""
+    """A random control: as many other units in every layer."""
     size = reduce(mask.long(), "layer unit -> layer 1", "sum")
     if (2 * size > mask.shape[1]).any():
         layer = int((size - mask.shape[1] // 2).argmax())
         raise ValueError(
             f"{int(size[layer])} of the {mask.shape[1]} units of layer {layer} are chosen, and "
-            "there are not as many others to compare them with: choose fewer, or give no generator."
+            "there are not as many others to compare with: choose fewer, or give no generator."
         )
     return random_units(~mask.cpu(), size.flatten().cpu(), generator).to(mask.device)

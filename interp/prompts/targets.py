@@ -1,21 +1,20 @@
-"""Prompts and targets of attribution, as token ids that are checked."""
+"""Targets of attribution and patching, as checked token ids."""
 
 from interp.models.neuron_model import NeuronModel
 from interp.text.tokens import Prompt, checked_id, prompt_ids
 
 Target = int | str | tuple[int | str, int | str]
-"""A token id; or text, of which the first token counts; or two of these, to explain a difference.
-"""
+"""A token id; or text, whose first token counts; or two of these, to explain a difference."""
 
 
 def target_ids(model: NeuronModel, prompt: Prompt, target: Target) -> tuple[int, ...]:
-    """The token, or the two, that a target means after this prompt.
+    """The one or two token ids that a target stands for after this prompt.
 
-    Of text, the first token that the tokenizer gives it behind the prompt, spaces included: mostly
-    " Paris", and not "Paris". Refused where it gives none, or where it joins the two at the seam.
+    For text, its first token when tokenized after the prompt, spaces included: usually " Paris",
+    not "Paris". An error if there is none, or if a token joins the end of the prompt and the text.
     """
     if isinstance(target, tuple):
-        return tuple(_first_token(model, prompt, each) for each in target)
+        return tuple(_first_token(model, prompt, part) for part in target)
     return (_first_token(model, prompt, target),)
 
 
@@ -26,7 +25,7 @@ def _first_token(model: NeuronModel, prompt: Prompt, target: int | str) -> int:
     text = prompt if isinstance(prompt, str) else model.decode(ids)
     both = model.encode(text + target)
     if both == ids or not target:
-        raise ValueError(f"The target {target!r} is no token behind the prompt: give some text.")
+        raise ValueError(f"The target {target!r} adds no token to the prompt: give some text.")
     if both[: len(ids)] != ids:
         raise ValueError(
             f"The tokenizer of {model.name} reads the end of the prompt and the beginning of "

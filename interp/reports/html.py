@@ -1,4 +1,4 @@
-"""Pieces of an HTML page that are safe to show: prose, settings and tables, everything escaped."""
+"""Fragments of an HTML page: prose, settings and tables, with everything escaped."""
 
 import base64
 import html
@@ -12,31 +12,31 @@ import pandas as pd
 from interp.plots.style import Table
 
 MOST_ROWS = 60
-"""Rows of a table that are shown; the file below it has all."""
+"""Rows of a table that are shown; the file below the table has all of them."""
 
-_MOST_ITEMS = 16  # of a list among the settings
-_LONG = 50  # characters of a cell that must not be squeezed
+_MOST_ITEMS = 16  # of a list in the settings
+_LONG = 50  # characters of a cell; longer ones get a minimum width
 
 
 def escape(text: object) -> str:
-    """Text that stays text, between tags and in attributes."""
+    """Text escaped for use between tags and in attributes."""
     return html.escape(str(text), quote=True)
 
 
 def running(text: object) -> str:
-    """The same for running text: a number and its per cent sign stay on one line."""
+    """Escaped running text: a number and its percent sign stay on one line."""
     return re.sub(r"(?<=\d) %", "&nbsp;%", escape(text))
 
 
 def prose(text: str) -> str:
-    """Paragraphs and lists (lines that begin with a hyphen), with a blank line between them; what
-    stands between backticks is set as code, and so are lines that are all indented."""
+    """Paragraphs and lists (lines that begin with a hyphen), separated by blank lines; text between
+    backticks is set as code, and so are blocks whose lines are all indented."""
     parts = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         lines = [line for line in block.splitlines() if line.strip()]
         if lines and all(line.startswith("    ") for line in lines):
-            whole = "\n".join(line.removeprefix("    ") for line in lines)
-            parts.append(f'<pre tabindex="0">{escape(whole)}</pre>')
+            code = "\n".join(line.removeprefix("    ") for line in lines)
+            parts.append(f'<pre tabindex="0">{escape(code)}</pre>')
         elif lines and lines[0].startswith("- "):
             items = re.split(r"\n- ", "\n".join(lines).removeprefix("- "))
             listed = "".join(f'<li dir="auto">{_inline(item)}</li>' for item in items)
@@ -51,7 +51,7 @@ def _inline(text: str) -> str:
 
 
 def settings_list(origin: Mapping[str, Any]) -> str:
-    """Names and values, but for empty groups; what is nested twice stands in a list of its own."""
+    """Names and values, without empty groups; a group that has groups is a list of its own."""
     rows = []
     for name, value in origin.items():
         if value == {}:
@@ -59,7 +59,7 @@ def settings_list(origin: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping) and any(map(_is_nested, value.values())):
             shown = settings_list(value)
         elif isinstance(value, Mapping):
-            pairs = (f"{_spaced(key)} {_value(each)}" for key, each in value.items())
+            pairs = (f"{_spaced(key)} {_value(item)}" for key, item in value.items())
             shown = escape("; ".join(pairs))
         else:
             shown = escape(_value(value))
@@ -89,7 +89,7 @@ def _value(value: Any) -> str:
 
 
 def number_texts(values: Sequence[float]) -> list[str]:
-    """Numbers of one column; in the largest, three or four digits count. NaN: blank."""
+    """Numbers of one column; the largest has three or four significant digits. NaN: blank."""
     known = [abs(value) for value in values if math.isfinite(value)]
     largest = max(known, default=0.0)
     digits = 0
@@ -98,7 +98,7 @@ def number_texts(values: Sequence[float]) -> list[str]:
         while digits and all(f"{value:.{digits}f}".endswith("0") for value in known):
             digits -= 1
     texts = ["" if math.isnan(value) else f"{value:,.{digits}f}" for value in values]
-    # What rounds to zero has no sign; and a hyphen is no minus.
+    # A number that rounds to zero has no sign; a minus sign replaces the hyphen.
     return [
         text.lstrip("-") if not text.strip("-0.") else text.replace("-", "\N{MINUS SIGN}")
         for text in texts
@@ -106,10 +106,10 @@ def number_texts(values: Sequence[float]) -> list[str]:
 
 
 def data_table(frame: pd.DataFrame, name: str) -> str:
-    """A table that scrolls by itself where the page is too narrow; its first `MOST_ROWS` rows.
+    """The first `MOST_ROWS` rows of a table, which scrolls by itself if the page is too narrow.
 
-    The name is what a screen reader says of it. Columns x_low and x_high are shown as the interval
-    of x, beside it.
+    `name` is for screen readers. Columns x_low and x_high are shown as the interval of x, next to
+    it.
     """
     columns = list(_columns(frame.head(MOST_ROWS)))
     head = "".join(opening + escape(heading) + "</th>" for heading, opening, _ in columns)
@@ -125,29 +125,29 @@ def data_table(frame: pd.DataFrame, name: str) -> str:
 
 
 def download(frame: pd.DataFrame, name: str) -> str:
-    """A link that saves the whole table; it is inside the link."""
+    """A link that saves the whole table, which is stored in the link itself."""
     text = frame.to_csv(index=False, lineterminator="\n").encode(errors="replace")
-    whole = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}"
+    address = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}"
     file = f"{escape(name)}.csv"
-    return f'<p class="file"><a download="{file}" href="{whole}">{file}</a></p>'
+    return f'<p class="file"><a download="{file}" href="{address}">{file}</a></p>'
 
 
 def _columns(frame: Table) -> Iterator[tuple[str, str, list[str]]]:
-    """Heading, the tag that it opens with, and the cells."""
+    """For each column: its heading, the heading's opening tag, and the cells."""
     names = [str(name) for name in frame.columns]
-    for place, name in enumerate(names):
-        column = frame.iloc[:, place]
+    for index, name in enumerate(names):
+        column = frame.iloc[:, index]
         heading = _spaced(name)
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-            words = [_word(each) for each in column]
+            words = [_word(value) for value in column]
             long = ' class="long"' if max(map(len, words), default=0) > _LONG else ""
             cells = [f'<td dir="auto"{long}>{escape(word)}</td>' for word in words]
             yield heading, '<th scope="col">', cells
         elif _has_interval(name, names):
             three = [frame[f"{name}{end}"].astype(float).tolist() for end in ("", "_low", "_high")]
             texts = iter(number_texts([value for values in three for value in values]))
-            value, low, high = ([next(texts) for _ in each] for each in three)
-            cells = [_with_interval(*each) for each in zip(value, low, high, strict=True)]
+            value, low, high = ([next(texts) for _ in values] for values in three)
+            cells = [_with_interval(*row) for row in zip(value, low, high, strict=True)]
             yield heading, '<th scope="col" class="number" colspan="2">', cells
         elif not any(
             name == f"{stem}{end}" and _has_interval(stem, names)

@@ -1,4 +1,4 @@
-"""What a report says of each kind of table that a run leaves, and how it is drawn."""
+"""The kinds of tables that runs write: how a report explains and draws each of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from interp.scores.sharing_profile import SharingProfile
 
 @dataclass(frozen=True)
 class TableKind:
-    """A kind of table: what a result stored beside it says that it is, or else its file's name."""
+    """A kind of table, identified by the result stored next to it, or else by its file name."""
 
     title: str
     """The question."""
@@ -28,10 +28,10 @@ class TableKind:
     """What was asked, and how to read the figure."""
 
     files: tuple[str, ...]
-    """What the table is called where no result is stored beside it."""
+    """File names of the table, if no result is stored next to it."""
 
     columns: tuple[str, ...]
-    """What it must have there: studies call tables of other kinds by the same name."""
+    """Columns it must have in that case: other kinds of tables have the same file names."""
 
     draw: Draw
     """The figure."""
@@ -40,27 +40,27 @@ class TableKind:
     """What the figure shows."""
 
     result: str = ""
-    """What the .safetensors of the same name holds; empty: such tables come without one."""
+    """The kind of result in the .safetensors of the same name; empty: there is no such file."""
 
     rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
     """The rows that are drawn."""
 
     texts: bool = False
-    """Whether texts.csv beside it holds what was written."""
+    """Whether a texts.csv next to it holds the texts that were written."""
 
 
 # ---------------------------------------------------------------- rows that are drawn
 
 
 def _steered(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of rates.csv that ask for the language that was steered to."""
+    """The rows of rates.csv that count texts in the language steered to."""
     table: Table = frame
     rows = table[table["language"] == table["to"]]
     return rows.assign(way=rows["condition"], setting="").reset_index(drop=True)
 
 
 def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a table that also has some of the facts alone, the rows of all facts, which are first."""
+    """The rows of all facts, which come first; a table may also have rows of some facts alone."""
     table: Table = frame
     return table[table["facts"] == table["facts"].iloc[0]] if "facts" in table else table
 
@@ -70,33 +70,33 @@ def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
 KINDS = (
     TableKind(
         "A language's neurons off: which language suffers?",
-        "Each language's neurons are switched off in turn, and every language is read. If they "
-        "are the language's own, its loss rises most, and as many random neurons in every layer "
-        "do next to nothing.",
+        "Each language's neurons are switched off in turn, and the loss is measured on every "
+        "language. If the neurons are specific to their language, its own loss rises most, and as "
+        "many random neurons in every layer change almost nothing.",
         ("matrix.csv",),
         ("off", "read", "increase", "increase_low", "random", "own"),
         plots.perplexity_matrix,
-        "Rise of the loss in nats per token, by neurons off (rows) and language read (columns), "
-        "with half of the 95 % interval over documents. Framed: the language itself; beside it "
+        "Increase in loss, in nats per token, by neurons off (rows) and language read (columns), "
+        "with half of the 95 % interval over documents. Framed: the language itself; next to it, "
         "as many random neurons, read on the same language.",
         result=PerplexityMatrix.kind,
     ),
     TableKind(
         "How many neurons does it take?",
-        "The same at several sizes of the sets: what a language's neurons cost it beyond what "
-        "they cost the others.",
+        "The same for selections of several sizes: how much more the loss of a language rises "
+        "without its neurons than the loss of the others.",
         ("table.csv",),
         ("fraction", "language", "own_minus_others", "largest_in_row", "p_of_all"),
         plots.loss_against_fraction,
-        "Rise of a language's own loss less the mean rise of the others, in nats per token, with "
-        "95 % intervals over documents, against the share of all neurons that were selected.",
+        "Increase in a language's own loss minus the mean increase of the others, in nats per "
+        "token, with 95 % intervals over documents, against the share of neurons selected.",
     ),
     TableKind(
         "Can the language that is written be switched?",
-        "The model writes texts with a language's neurons changed; beside it the untouched "
-        "model, random neurons, a prompt that names the language, and a push of the residual "
-        "stream. A text counts as good if it is long enough, does not repeat itself, and is as "
-        "likely for the untouched model as natural text is.",
+        "The model writes texts with a language's neurons changed. Controls: the unedited model, "
+        "random neurons, a prompt that names the language, and steering of the residual stream. "
+        "A text counts as good if it is long enough, does not repeat itself, and is as "
+        "likely under the unedited model as natural text.",
         ("rates.csv",),
         ("language", "texts", "rate", "good", "to", "condition"),
         plots.language_switching,
@@ -107,8 +107,8 @@ KINDS = (
     ),
     TableKind(
         "Can the language that is written be switched?",
-        "Texts written under several ways of asking for a language, each at the setting that did "
-        "best on other texts.",
+        "Texts written with several methods of switching the language, each at its best setting "
+        "on other texts.",
         ("final.csv",),
         ("way", "setting", "to", "rate", "good", "natural_loss"),
         plots.language_switching,
@@ -120,42 +120,41 @@ KINDS = (
         "Which neurons do the languages share?",
         "At the last token of each prompt a neuron is all shared if it fires in every language, "
         "partly shared in some, specific in one, silent in none. How many are shared depends on "
-        "how often neurons fire and on the number of languages; so beside each share stands what "
-        "firing rates alone would give.",
+        "how often neurons fire and on the number of languages, so each share is compared with "
+        "what firing rates alone would give.",
         ("profile.csv",),
         ("layer", "category", "share", "independent", "interchangeable"),
         plots.sharing,
         "Share of a layer's neurons in each category, mean over prompts with 95 % intervals. "
-        "Dashed: languages that fire independently at the same rates; dotted: also all neurons "
-        "alike.",
+        "Dashed: firing independent between languages, at the same rates; dotted: neurons "
+        "interchangeable as well.",
         result=SharingProfile.kind,
     ),
     TableKind(
         "Which neurons carry the answer?",
         "Integrated gradients of the answer's first token, for every neuron at the last token of "
-        "the prompt, summed by category of sharing. A layer's sums add up to what the layer does "
-        "for the answer.",
+        "the prompt, summed by category of sharing. A layer's sums add up to the layer's "
+        "contribution to the answer.",
         ("sums.csv",),
         ("language", "layer", "category", "value", "change", "quantity"),
         plots.attribution_sums,
-        "What the neurons of each category give to the answer, mean over languages; strokes "
-        "reach from the least to the largest language. Categories differ much in size, see the "
-        "numbers.",
+        "Contribution of each category's neurons to the answer, mean over languages; strokes "
+        "show the range over languages. Categories differ much in size, see the numbers.",
         result=CategorySums.kind,
     ),
     TableKind(
         "What does a task lose with a language's neurons off?",
-        "Tasks with each language's neurons off, with nothing changed, and with as many random "
-        "neurons off in every layer.",
+        "Task accuracy with each language's neurons off, compared with the unedited model and "
+        "with as many random neurons off in every layer.",
         ("evaluate.csv",),
         ("task", "language", "off", "accuracy", "drop", "random"),
         plots.accuracy_lost,
-        "Accuracy lost, paired over items, with 95 % intervals; hollow: random neurons.",
+        "Loss of accuracy, paired over items, with 95 % intervals; hollow: random neurons.",
     ),
     TableKind(
         "What language does each layer speak?",
         "The state of every layer at the end of the prompt is read out as if it were the last "
-        "one: how probable is the answer, in each language?",
+        "layer's (logit lens): how probable is the answer in each language?",
         ("lens.csv",),
         ("layer", "language", "probability", "low", "high", "entropy", "unspelled"),
         plots.lens,
@@ -166,7 +165,8 @@ KINDS = (
     ),
     TableKind(
         "What moves with the activations of another prompt?",
-        "Activations of one prompt are put into another, layer by layer: what would it answer?",
+        "Activations of one prompt are patched into another, layer by layer: how does its answer "
+        "change?",
         ("patch.csv",),
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
@@ -175,39 +175,39 @@ KINDS = (
     ),
     TableKind(
         "Do concept and language move apart?",
-        "Activations of a prompt about one thing in one language are put into a prompt about "
-        "another thing in another language: how much of the concept comes over, how much of the "
-        "language?",
+        "Activations of a prompt about one thing in one language are patched into a prompt about "
+        "another thing in another language: how much of the concept is transferred, and how much "
+        "of the language?",
         ("moved-told.csv", "moved-held_out.csv"),
         ("row", "layer", "moved", "low", "high"),
         plots.moved_by_layer,
-        "Share of the concept and of the language that comes over from the source, by layer, "
-        "with half of the 95 % interval; without color: nothing.",
+        "Share of the concept and of the language transferred from the source, by layer, with "
+        "half of the 95 % interval; without color: nothing.",
     ),
     TableKind(
         "Which method is best?",
-        "Ways of finding language neurons, all at the same size, by several measures.",
+        "Methods of finding language neurons, all at the same size, by several measures.",
         ("comparison.csv",),
         ("method", "measure", "value", "low", "high", "control"),
         plots.method_comparison,
-        "Each measure with its 95 % interval, and the control beside it; every measure has a "
-        "scale of its own.",
+        "Each measure with its 95 % interval, next to its control; every measure has its own "
+        "scale.",
     ),
     TableKind(
         "How much text does a selection need?",
-        "The same selection from other text: how many of the neurons come back?",
+        "The same method on other text: how many of the neurons are selected again?",
         ("stability.csv",),
         ("method", "tokens", "jaccard", "low", "high", "chance"),
         plots.stability_against_tokens,
-        "Jaccard of selections from different text, with 95 % intervals, against the tokens "
-        "read; dotted: what chance gives.",
+        "Jaccard index of selections from different texts, with 95 % intervals, against the "
+        "tokens read; dotted: chance level.",
     ),
 )
-"""In the order in which a report tells them."""
+"""In the order of a report."""
 
 
 def kind_of(file: Path, frame: pd.DataFrame) -> TableKind | None:
-    """The kind of a table in a file; None: no run leaves such a table, or it has no rows."""
+    """The kind of a table in a file; None: of no kind that runs write, or without rows."""
     stored = header_of(file).get("kind")
     for kind in KINDS:
         named = file.name in kind.files and set(kind.columns) <= set(frame.columns)
@@ -217,7 +217,7 @@ def kind_of(file: Path, frame: pd.DataFrame) -> TableKind | None:
 
 
 def header_of(file: Path) -> dict[str, str]:
-    """What the .safetensors of a file's name says of itself; empty: there is none."""
+    """The metadata of the .safetensors of the same name; empty: there is no such file."""
     stored = file.with_suffix(".safetensors")
     if not stored.is_file():
         return {}
@@ -225,4 +225,4 @@ def header_of(file: Path) -> dict[str, str]:
         with safe_open(stored, "pt") as opened:
             return opened.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{stored} is damaged ({error}): copy it again or make it anew.") from None
+        raise ValueError(f"{stored} is damaged ({error}): copy it again or recreate it.") from None

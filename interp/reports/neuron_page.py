@@ -1,8 +1,8 @@
-"""The neuron page: what selected neurons fire on, language beside language, in one HTML file.
+"""The neuron page: what selected neurons fire on in each language, in one HTML file.
 
-The page needs no network and asks for none: text, style and program are in the file, and its
-content policy forbids everything else. Text of a corpus is not to be trusted; it travels as
-compressed data and becomes text nodes, never markup.
+The page makes no network requests: text, style and script are in the file, and its content policy
+forbids everything else. Text of a corpus is untrusted; it is stored as compressed data and becomes
+text nodes, never markup.
 """
 
 import base64
@@ -37,16 +37,16 @@ from interp.selections.neuron_selection import NeuronSelection
 from interp.text.languages import language
 
 ONE_FILE = 2000
-"""Neurons that one file may hold; with more, a page is a folder with a file for each layer."""
+"""The most neurons in one file; a page with more is a folder with a file for each layer."""
 
 _HERE = Path(__file__).parent
 _RIGHT_TO_LEFT = ("Arabic", "Hebrew")  # scripts
-_ROWS = 128  # neurons whose output is read at a time; each takes two rows of logits
+_ROWS = 128  # neurons whose outputs are read at once; each takes two rows of logits
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronPage:
-    """A page that is finished but for its place: save it, or show it in a notebook.
+    """A finished page: save it, or show it in a notebook.
 
     >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
     >>> chosen = {"LAPE": neurons}
@@ -56,13 +56,13 @@ class NeuronPage:
     """
 
     title: str
-    """In the browser's tab."""
+    """The title in the browser's tab."""
 
     index: dict[str, Any]
-    """What is there: languages, selections, and the rates of every neuron; JSON."""
+    """Languages, selections, and the rates of every neuron; JSON."""
 
     layers: dict[int, dict[str, Any]]
-    """Contexts and promoted tokens of each layer that has neurons here; JSON."""
+    """Contexts and promoted tokens of each layer with neurons on the page; JSON."""
 
     def __repr__(self) -> str:
         layers = counted(len(self.layers), "layer")
@@ -75,23 +75,23 @@ class NeuronPage:
     def html(self) -> str:
         """The page as one file."""
         data = [_data("index", self.index)]
-        data += [_data(f"layer-{layer}", each) for layer, each in self.layers.items()]
+        data += [_data(f"layer-{layer}", content) for layer, content in self.layers.items()]
         return _document(self.title, "".join(data), folder=False)
 
     def save(self, path: Path | str) -> Path:
         """Write the page, and return the file to open.
 
-        Up to 2000 neurons that is `path`. With more, it is index.html in the folder of that name
-        without its ending, beside one file for each layer, which is read when it is looked at.
+        With up to 2000 neurons that is `path`. With more, it is index.html in a folder named after
+        `path` without its suffix, next to one file per layer, which is read when it is needed.
         """
         path = Path(path)
         if self.n_neurons <= ONE_FILE:
             artifacts.write_text(path, self.html())
             return path
         folder = path.with_suffix("")
-        for layer, each in self.layers.items():
-            # A page that was opened from a disk may not fetch, but it may run a program beside it.
-            program = f'neuronLayer({layer},"{_packed(each)}");\n'
+        for layer, content in self.layers.items():
+            # A page opened from disk may not fetch files, but it may run a script next to it.
+            program = f'neuronLayer({layer},"{_packed(content)}");\n'
             artifacts.write_text(folder / f"layer-{layer}.js", program)
         text = _document(self.title, _data("index", self.index), folder=True)
         artifacts.write_text(folder / "index.html", text)
@@ -100,11 +100,11 @@ class NeuronPage:
     def _repr_html_(self) -> str:
         if self.n_neurons > ONE_FILE:
             return (
-                f"<p>{self.n_neurons:,} neurons are too many for a notebook: open what "
-                "<code>page.save(path)</code> writes.</p>"
+                f"<p>{self.n_neurons:,} neurons are too many for a notebook: open the file "
+                "that <code>page.save(path)</code> writes.</p>"
             )
-        # In a frame of its own, so that neither the notebook nor the page changes the other; in
-        # ASCII, or the program would have another hash where somebody takes UTF-8 for Latin-1.
+        # In an iframe, so that notebook and page do not affect each other; in ASCII, because the
+        # script's hash would be wrong if a viewer decoded UTF-8 as Latin-1.
         escaped = html.escape(self.html()).encode("ascii", "xmlcharrefreplace").decode()
         return (
             f'<iframe sandbox="allow-scripts" srcdoc="{escaped}" '
@@ -125,14 +125,14 @@ def neuron_page(
     n_tokens: int = 12,
     progress: bool = True,
 ) -> NeuronPage:
-    """A page with every neuron of the selections, which are given by name.
+    """A page with every neuron of the named selections.
 
-    Each neuron has its firing rates with 95 % intervals over shards; the selections that it is in;
-    the entropy of its firing and the `scores` given; its strongest contexts in each language, from
-    `before` tokens before to `after` tokens behind, shaded by the gate; and the `n_tokens` tokens
-    that its output vector makes likelier and less likely by the direct way to the logits.
-    `effects` says what happens when a neuron is off: columns layer, neuron, language and value, the
-    rise of the loss in nats per token, and low and high if there is an interval.
+    It shows each neuron's firing rates with 95 % intervals over shards; its selections; the entropy
+    of its firing and the given `scores`; its strongest contexts in each language, with `before`
+    tokens before and `after` tokens after, shaded by the gate; and the `n_tokens` tokens that its
+    output vector most promotes and most suppresses, by the direct path to the logits. `effects` of
+    switching a neuron off have columns layer, neuron, language and value, the increase in loss in
+    nats per token, and low and high if there is an interval.
 
     Costs a forward pass of the rows that contexts of these neurons are in.
 
@@ -144,13 +144,13 @@ def neuron_page(
     """
     if before < 0 or after < 0:
         raise ValueError(
-            f"Tokens shown before and behind are {before} and {after}: give 0 or more."
+            f"before={before} and after={after} tokens of context: give 0 or more of each."
         )
     longest = contexts.ids.shape[1]
     before, after = min(before, longest), min(after, longest)
     chosen, selections = _chosen(model, stats, selections, contexts)
     scores = {"entropy (nats)": language_entropy(stats.rate), **(scores or {})}
-    place = chosen.nonzero()
+    indices = chosen.nonzero()
     index = {
         "title": f"Neurons of {_name(model)}",
         "gated": model.gated,
@@ -164,8 +164,8 @@ def neuron_page(
         "selections": list(selections),
         "scores": list(scores),
         "window": [before, after],
-        "neurons": _neurons(stats, selections, scores, place),
-        "effects": None if effects is None else _effects(effects, stats.languages, place),
+        "neurons": _neurons(stats, selections, scores, indices),
+        "effects": None if effects is None else _effects(effects, stats.languages, indices),
     }
     layers = _layers(model, contexts, chosen, before, after, n_tokens, progress)
     return NeuronPage(index["title"], index, layers)
@@ -174,16 +174,16 @@ def neuron_page(
 def promoted_tokens(
     model: NeuronModel, layer: int, neurons: Int64[Tensor, " neuron"], n_tokens: int
 ) -> tuple[Int64[Tensor, "neuron token"], Int64[Tensor, "neuron token"]]:
-    """Tokens that each neuron's output vector makes likelier, and those it makes less likely.
+    """Tokens that each neuron's output vector promotes, and those it suppresses; strongest first.
 
-    The vector, as long as a state, is read out alone, less its opposite; strongest first. That is
-    the direct way to the logits, for an output above zero: one below zero swaps the two. What later
-    layers make of it is not seen.
+    The vector, scaled to norm √d_model, is read out alone, minus the logits of its negative. That
+    is the direct path to the logits, for an output above zero: one below zero swaps the two lists.
+    Effects through later layers are not seen.
     """
     weight = model.w_out(layer).detach()
     up, down = [], []
-    for some in neurons.split(_ROWS):
-        write = weight[some.to(weight.device)].float()
+    for rows in neurons.split(_ROWS):
+        write = weight[rows.to(weight.device)].float()
         state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
         logits = (read_out(model, state) - read_out(model, -state)).float()
         n = min(n_tokens, logits.shape[1])
@@ -192,7 +192,7 @@ def promoted_tokens(
     return torch.cat(up), torch.cat(down)
 
 
-# ---------------------------------------------------------------- what is known of each neuron
+# ---------------------------------------------------------------- data of each neuron
 
 
 def _chosen(
@@ -201,31 +201,32 @@ def _chosen(
     selections: Mapping[str, NeuronSelection],
     contexts: TopContexts,
 ) -> tuple[Bool[Tensor, "layer neuron"], dict[str, NeuronSelection]]:
-    """The neurons that any selection holds; refused where the parts are not of one model."""
-    selections = {name: each.neurons() for name, each in selections.items()}
+    """The neurons in any selection; an error if the arguments are not of one model and run."""
+    selections = {name: selection.neurons() for name, selection in selections.items()}
     shape = (len(stats.languages), model.n_layers, model.d_mlp)
-    for what, found, codes in (
+    for what, actual, codes in (
         ("counts", (len(stats.languages), stats.n_layers, stats.d_mlp), stats.languages),
         ("contexts", tuple(contexts.gate.shape[:3]), contexts.languages),
     ):
-        if found != shape or codes != stats.languages:
+        if actual != shape or codes != stats.languages:
             raise ValueError(
-                f"The {what} are of {found[1]} layers of {found[2]} neurons in {', '.join(codes)}; "
-                f"{model.name} has {model.n_layers} of {model.d_mlp}, and the counts are in "
-                f"{', '.join(stats.languages)}: give those of one run with this model."
+                f"The {what} are of {actual[1]} layers of {actual[2]} neurons in "
+                f"{', '.join(codes)}, but {model.name} has {model.n_layers} of {model.d_mlp}, and "
+                f"the counts are in {', '.join(stats.languages)}: give results of one run with "
+                "this model."
             )
     chosen = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
-    for name, each in selections.items():
-        each.check_model(model)
-        if strange := [code for code in each.languages if code not in stats.languages]:
+    for name, selection in selections.items():
+        selection.check_model(model)
+        if missing := [code for code in selection.languages if code not in stats.languages]:
             raise ValueError(
-                f"{name} has neurons of {', '.join(strange)}, and the counts are in "
-                f"{', '.join(stats.languages)}: leave them out with .restrict."
+                f"{name} has neurons of {', '.join(missing)}, but the counts are in "
+                f"{', '.join(stats.languages)}: remove those languages with .languages_only."
             )
-        chosen |= each.union()
+        chosen |= selection.union()
     if not chosen.any():
         raise ValueError(
-            f"The selections ({', '.join(selections) or 'none'}) hold no neuron: give others."
+            f"The selections ({', '.join(selections) or 'none'}) have no neurons: give others."
         )
     return chosen, selections
 
@@ -234,33 +235,33 @@ def _neurons(
     stats: FiringStats,
     selections: Mapping[str, NeuronSelection],
     scores: Mapping[str, Tensor],
-    place: Int64[Tensor, "chosen 2"],
+    indices: Int64[Tensor, "chosen 2"],
 ) -> list[list[Any]]:
-    """For each: layer, number, rates with low and high ends, scores, and (selection, language)s."""
-    layer, neuron = place.unbind(1)
-    alone = stats.at(layer, neuron)
+    """For each: layer, index, rates with low and high ends, scores, and (selection, language)s."""
+    layer, neuron = indices.unbind(1)
+    chosen = stats.at(layer, neuron)
     if stats.n_shards > 1:
-        found = jackknife(alone, lambda part: part.rate)
-        ends = [found.value, found.low.clamp_min(0), found.high.clamp_max(1)]
+        rate = jackknife(chosen, lambda part: part.rate)
+        ends = [rate.value, rate.low.clamp_min(0), rate.high.clamp_max(1)]
     else:
-        ends = [alone.rate, torch.full_like(alone.rate, torch.nan)] * 2
-        ends = [ends[0], ends[1], ends[1]]
-    rates = [_rounded(rearrange(each, "language 1 n -> n language")) for each in ends]
-    valued = _rounded(torch.stack([each[layer, neuron].double() for each in scores.values()], 1))
-    members: list[list[list[int]]] = [[] for _ in range(len(place))]
-    for number, each in enumerate(selections.values()):
-        for row, n in each.mask[:, layer, neuron].nonzero().tolist():
-            members[n].append([number, stats.languages.index(each.languages[row])])
+        unknown = torch.full_like(chosen.rate, torch.nan)
+        ends = [chosen.rate, unknown, unknown]
+    rates = [_rounded(rearrange(end, "language 1 n -> n language")) for end in ends]
+    valued = _rounded(torch.stack([score[layer, neuron].double() for score in scores.values()], 1))
+    members: list[list[list[int]]] = [[] for _ in range(len(indices))]
+    for number, selection in enumerate(selections.values()):
+        for row, n in selection.mask[:, layer, neuron].nonzero().tolist():
+            members[n].append([number, stats.languages.index(selection.languages[row])])
     return [
-        [*where, *each]
-        for where, *each in zip(place.tolist(), *rates, valued, members, strict=True)
+        [*index, *fields]
+        for index, *fields in zip(indices.tolist(), *rates, valued, members, strict=True)
     ]
 
 
 def _effects(
-    effects: pd.DataFrame, languages: Sequence[str], place: Int64[Tensor, "chosen 2"]
+    effects: pd.DataFrame, languages: Sequence[str], indices: Int64[Tensor, "chosen 2"]
 ) -> list[list[list[float | None] | None] | None]:
-    """For each neuron and language, value and the ends of its interval; None: not measured."""
+    """For each neuron and language, the value and its interval ends; None: not measured."""
     needed = ["layer", "neuron", "language", "value"]
     if missing := [name for name in needed if name not in effects.columns]:
         raise ValueError(
@@ -270,24 +271,24 @@ def _effects(
     measured: dict[tuple[int, int], list[list[float | None] | None]] = {}
     for row in effects.to_dict("records"):
         if row["language"] in languages:
-            here = measured.setdefault(
+            by_language = measured.setdefault(
                 (int(row["layer"]), int(row["neuron"])), [None] * len(languages)
             )
             numbers = [float(row.get(name, np.nan)) for name in ("value", "low", "high")]
-            here[languages.index(row["language"])] = _finite(numbers)
-    return [measured.get((layer, neuron)) for layer, neuron in place.tolist()]
+            by_language[languages.index(row["language"])] = _finite(numbers)
+    return [measured.get((layer, neuron)) for layer, neuron in indices.tolist()]
 
 
 def _language(code: str, tokens: int) -> dict[str, Any]:
     known = language(code)
     names = {"name": known.name, "endonym": known.endonym, "color": known.color}
-    # Not left to the first letter: a context may begin with a foreign name.
+    # Not taken from the first letter: a context may begin with a foreign name.
     direction = "rtl" if known.script in _RIGHT_TO_LEFT else "ltr"
     return {"code": code, "tokens": tokens, "direction": direction, **names}
 
 
 def _name(model: NeuronModel) -> str:
-    """The model's name, without the folders of the machine where it lies."""
+    """The model's name, without local folders."""
     return Path(model.name).name if Path(model.name).is_absolute() else model.name
 
 
@@ -297,7 +298,7 @@ def _rounded(values: Float[Tensor, "row column"]) -> list[list[float | None]]:
 
 def _finite(numbers: Sequence[float]) -> list[float | None]:
     """Five significant digits; JSON has no NaN."""
-    return [float(f"{each:.5g}") if np.isfinite(each) else None for each in numbers]
+    return [float(f"{number:.5g}") if np.isfinite(number) else None for number in numbers]
 
 
 def _layers(
@@ -312,7 +313,7 @@ def _layers(
     """Contexts, stretches of text and promoted tokens, layer by layer."""
     written = token_bytes(model)
     hidden = set(model.special_ids)
-    spelled = [b"" if id in hidden else each for id, each in enumerate(written)]
+    spelled = [b"" if id in hidden else token for id, token in enumerate(written)]
     bar = tqdm(
         chosen.any(dim=1).nonzero().flatten().tolist(),
         desc="neuron page",
@@ -322,19 +323,19 @@ def _layers(
         leave=False,
     )
     gates = gates_around(model, contexts, chosen, before, after).numpy()
-    found, start = {}, 0
+    layers, start = {}, 0
     for layer in bar:
         neurons = chosen[layer].nonzero().flatten()
-        here = gates[:, start : start + len(neurons)]
+        of_layer = gates[:, start : start + len(neurons)]
         start += len(neurons)
         up, down = promoted_tokens(model, layer, neurons, n_tokens)
-        shown = contexts_of(contexts, layer, neurons, here, before, spelled)
-        found[layer] = shown | {
+        shown = contexts_of(contexts, layer, neurons, of_layer, before, spelled)
+        layers[layer] = shown | {
             "up": [[token_text(written[id]) for id in row] for row in up.tolist()],
             "down": [[token_text(written[id]) for id in row] for row in down.tolist()],
             "neurons": neurons.tolist(),
         }
-    return found
+    return layers
 
 
 # ---------------------------------------------------------------- the file
@@ -344,10 +345,10 @@ def _document(title: str, data: str, *, folder: bool) -> str:
     style, program = (
         (_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
-    # What may run is this very program; in a folder also what it asks for itself, the layers.
-    also = " 'strict-dynamic'" if folder else ""
+    # Only this script may run; in a folder, so may the layer files that it loads itself.
+    loaded = " 'strict-dynamic'" if folder else ""
     policy = (
-        f"default-src 'none'; script-src {_hash(program)}{also}; style-src {_hash(style)}; "
+        f"default-src 'none'; script-src {_hash(program)}{loaded}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
     template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
@@ -366,6 +367,6 @@ def _data(name: str, content: Mapping[str, Any]) -> str:
 
 
 def _packed(content: Mapping[str, Any]) -> str:
-    """JSON, compressed, in letters that mean nothing in HTML; equal content is equal text."""
+    """Compressed JSON in Base64, which is safe in HTML; equal content gives equal text."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()

@@ -1,5 +1,5 @@
 "use strict";
-// Everything from the data becomes a text node: nothing here reads markup.
+// All data becomes text nodes: nothing here parses markup.
 
 const page = { index: null, layers: new Map(), waiting: new Map(), at: -1, shown: [], query: null, cell: "0 0" };
 const choice = { layer: null, language: null, selection: null, sort: 0, map: "count" };
@@ -10,11 +10,11 @@ const dialog = document.querySelector("dialog");
 function make(tag, settings = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(settings)) {
-    if (name === "style") for (const [key, each] of Object.entries(value)) node.style.setProperty(key, each);
+    if (name === "style") for (const [key, text] of Object.entries(value)) node.style.setProperty(key, text);
     else if (name in node && name !== "lang") node[name] = value;
     else node.setAttribute(name, value);
   }
-  node.append(...children.filter((each) => each !== null));
+  node.append(...children.filter((child) => child !== null));
   return node;
 }
 
@@ -33,7 +33,7 @@ async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/* Layers of a folder come as programs that call this. */
+/* In a folder, each layer is a script that calls this. */
 window.neuronLayer = (layer, text) => page.waiting.get(layer)?.(text);
 
 function layerText(layer) {
@@ -42,7 +42,7 @@ function layerText(layer) {
   return new Promise((resolve, reject) => {
     page.waiting.set(layer, resolve);
     const script = make("script", { src: `layer-${layer}.js` });
-    script.onerror = () => reject(new Error(`layer-${layer}.js is missing beside this page`));
+    script.onerror = () => reject(new Error(`layer-${layer}.js is missing next to this page`));
     document.head.append(script);
   });
 }
@@ -50,7 +50,7 @@ function layerText(layer) {
 function layerOf(layer) {
   if (!page.layers.has(layer)) {
     page.layers.set(layer, layerText(layer).then(unpack).then((data) => {
-      data.place = new Map(data.neurons.map((neuron, place) => [neuron, place]));
+      data.row = new Map(data.neurons.map((neuron, row) => [neuron, row]));
       for (const stretch of data.stretches) {
         let end = 0;
         stretch.ends = stretch[3].map((size) => (end += size)); // where each piece ends
@@ -62,13 +62,13 @@ function layerOf(layer) {
 }
 
 function prepare(index) {
-  index.neurons = index.neurons.map(([layer, neuron, rate, low, high, scores, members], place) => ({
-    layer, neuron, rate, low, high, scores, members, place,
+  index.neurons = index.neurons.map(([layer, neuron, rate, low, high, scores, members], number) => ({
+    layer, neuron, rate, low, high, scores, members, number,
     id: `L${layer}N${neuron}`,
     own: new Set(members.map(([, language]) => language)),
-    effect: index.effects ? index.effects[place] : null,
+    effect: index.effects ? index.effects[number] : null,
   }));
-  index.byId = new Map(index.neurons.map((each) => [each.id, each]));
+  index.byId = new Map(index.neurons.map((neuron) => [neuron.id, neuron]));
   return index;
 }
 
@@ -86,19 +86,19 @@ function belongs(neuron, language) {
 
 function filtered() {
   const { query } = page;
-  const kept = page.index.neurons.filter((neuron) =>
+  const neurons = page.index.neurons.filter((neuron) =>
     inSelection(neuron) &&
     (choice.layer === null || neuron.layer === choice.layer) &&
     (choice.language === null || belongs(neuron, choice.language)) &&
     (query === null || query.has(neuron.id)));
   const key = {
-    place: (neuron) => neuron.place,
+    number: (neuron) => neuron.number,
     rate: (neuron) => -Math.max(...neuron.rate),
   }[choice.sort] ?? ((neuron) => neuron.scores[choice.sort] ?? Infinity);
-  return kept.sort((one, other) => key(one) - key(other) || one.place - other.place);
+  return neurons.sort((a, b) => key(a) - key(b) || a.number - b.number);
 }
 
-/* The neurons that a query names, or in whose contexts it stands; null: there is no query. */
+/* The neurons that a query names, or whose contexts contain it; null: there is no query. */
 async function ask(text, stillWanted) {
   const query = text.trim();
   if (query === "") return null;
@@ -108,26 +108,26 @@ async function ask(text, stillWanted) {
     return { text: "", has: (id) => neuron ? id.startsWith(`L${Number(layer)}N${neuron}`) : id.startsWith(`L${Number(layer)}N`) };
   }
   const words = query.toLowerCase();
-  const found = new Set();
-  const layers = [...new Set(page.index.neurons.map((each) => each.layer))];
+  const matches = new Set();
+  const layers = [...new Set(page.index.neurons.map((neuron) => neuron.layer))];
   for (const [done, layer] of layers.entries()) {
     const data = await layerOf(layer);
     if (!stillWanted()) return null;
-    if (!byId(`layer-${layer}`)) byId("found").textContent = `reading layer ${done + 1} of ${layers.length} …`;
-    const places = data.stretches.map((stretch) => occurrences(stretch[2].toLowerCase(), words));
-    data.contexts.forEach((languages, place) => {
-      if (languages.some((contexts) => contexts.some((context) => holds(data, context, places, words.length)))) {
-        found.add(`L${layer}N${data.neurons[place]}`);
+    if (!byId(`layer-${layer}`)) byId("status").textContent = `reading layer ${done + 1} of ${layers.length} …`;
+    const hits = data.stretches.map((stretch) => occurrences(stretch[2].toLowerCase(), words));
+    data.contexts.forEach((languages, row) => {
+      if (languages.some((contexts) => contexts.some((context) => holds(data, context, hits, words.length)))) {
+        matches.add(`L${layer}N${data.neurons[row]}`);
       }
     });
   }
-  return { text: words, has: (id) => found.has(id) };
+  return { text: words, has: (id) => matches.has(id) };
 }
 
 function occurrences(text, words) {
-  const found = [];
-  for (let at = text.indexOf(words); at >= 0; at = text.indexOf(words, at + 1)) found.push(at);
-  return found;
+  const starts = [];
+  for (let at = text.indexOf(words); at >= 0; at = text.indexOf(words, at + 1)) starts.push(at);
+  return starts;
 }
 
 function span(data, [stretch, first, , , shades]) {
@@ -135,11 +135,11 @@ function span(data, [stretch, first, , , shades]) {
   return [first ? ends[first - 1] : 0, ends[first + shades.length - 1]];
 }
 
-function holds(data, context, places, size) {
-  const here = places[context[0]];
-  if (!here.length) return false;
+function holds(data, context, hits, size) {
+  const starts = hits[context[0]];
+  if (!starts.length) return false;
   const [begin, end] = span(data, context);
-  return here.some((at) => at >= begin && at + size <= end);
+  return starts.some((at) => at >= begin && at + size <= end);
 }
 
 // ---------------------------------------------------------------- the left side
@@ -148,7 +148,7 @@ function drawFilters() {
   const { index } = page;
   const pick = (name, label, options) => {
     const select = make("select", { title: label, ariaLabel: label, className: name });
-    for (const [place, [, text]] of options.entries()) select.append(make("option", { value: place, textContent: text }));
+    for (const [number, [, text]] of options.entries()) select.append(make("option", { value: number, textContent: text }));
     select.value = options.findIndex(([value]) => value === choice[name]);
     select.onchange = () => {
       choice[name] = options[select.value][0];
@@ -156,12 +156,12 @@ function drawFilters() {
     };
     return select;
   };
-  const selections = index.selections.map((name, place) => [place, name]);
+  const selections = index.selections.map((name, number) => [number, name]);
   byId("filters").replaceChildren(
-    pick("language", "Belongs to", [[null, "all languages"], ...index.languages.map((each, code) => [code, each.name])]),
+    pick("language", "Belongs to", [[null, "all languages"], ...index.languages.map((language, code) => [code, language.name])]),
     pick("map", "The map shows", [["count", "map: neurons"], ["rate", "map: rates, %"]]),
     ...(selections.length > 1 ? [pick("selection", "Selected by", [[null, "all selections"], ...selections])] : []),
-    pick("sort", "Order", [...index.scores.map((name, place) => [place, `by ${name}`]), ["place", "by layer"], ["rate", "by highest rate"]]),
+    pick("sort", "Order", [...index.scores.map((name, number) => [number, `by ${name}`]), ["number", "by layer"], ["rate", "by highest rate"]]),
   );
 }
 
@@ -171,11 +171,11 @@ function drawMap() {
   const cells = new Map();
   let most = 0;
   for (let layer = 0; layer < index.layers; layer++) {
-    const here = wanted.filter((each) => each.layer === layer);
+    const neurons = wanted.filter((neuron) => neuron.layer === layer);
     index.languages.forEach((_, code) => {
       const value = choice.map === "count"
-        ? here.filter((each) => belongs(each, code)).length
-        : here.reduce((sum, each) => sum + each.rate[code], 0) / (here.length || 1);
+        ? neurons.filter((neuron) => belongs(neuron, code)).length
+        : neurons.reduce((sum, neuron) => sum + neuron.rate[code], 0) / (neurons.length || 1);
       most = Math.max(most, value);
       cells.set(`${layer} ${code}`, value);
     });
@@ -187,40 +187,40 @@ function drawMap() {
     drawFilters();
     refresh();
   };
-  const place = (row, code) => ({ "data-cell": `${row} ${code}`, tabIndex: page.cell === `${row} ${code}` ? 0 : -1 });
-  const head = make("tr", {}, make("th", { textContent: "" }), ...index.languages.map((each, code) =>
+  const cell = (row, code) => ({ "data-cell": `${row} ${code}`, tabIndex: page.cell === `${row} ${code}` ? 0 : -1 });
+  const head = make("tr", {}, make("th", { textContent: "" }), ...index.languages.map((language, code) =>
     make("th", { scope: "col" }, inColour(code, "button", {
-      type: "button", textContent: each.code, title: each.name, onclick: press(null, code), ...place(0, code),
+      type: "button", textContent: language.code, title: language.name, onclick: press(null, code), ...cell(0, code),
       ariaPressed: String(choice.language === code && choice.layer === null),
     }))));
   const rows = [];
   for (let layer = index.layers - 1; layer >= 0; layer--) {
     rows.push(make("tr", {}, make("th", { scope: "row", textContent: layer, title: `layer ${layer}` }),
-      ...index.languages.map((each, code) => {
+      ...index.languages.map((language, code) => {
         const value = cells.get(`${layer} ${code}`);
         const share = most ? value / most : 0;
-        const said = choice.map === "count" ? `${value}` : percent(value);
+        const text = choice.map === "count" ? `${value}` : percent(value);
         return make("td", {}, inColour(code, "button", {
-          type: "button", style: { "--share": share }, onclick: press(layer, code), ...place(index.layers - layer, code),
+          type: "button", style: { "--share": share }, onclick: press(layer, code), ...cell(index.layers - layer, code),
           textContent: choice.map === "count" ? value || "" : value ? Math.round(100 * value) : "",
-          title: `layer ${layer}, ${each.name}: ${said}`,
-          ariaLabel: `layer ${layer}, ${each.name}: ${said}`,
+          title: `layer ${layer}, ${language.name}: ${text}`,
+          ariaLabel: `layer ${layer}, ${language.name}: ${text}`,
           ariaPressed: String(choice.layer === layer && choice.language === code),
         }));
       })));
   }
-  const held = document.activeElement?.dataset.cell; // where the keyboard was, before all is new
+  const focused = document.activeElement?.dataset.cell; // to restore after everything is redrawn
   byId("map").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
-  if (held) cellAt(held)?.focus();
+  if (focused) cellAt(focused)?.focus();
 }
 
 const cellAt = (cell) => byId("map").querySelector(`[data-cell="${cell}"]`);
 
-/* The map is one stop of the tab key; inside it arrows lead from cell to cell. */
+/* The map is one stop of the tab key; inside it, arrow keys move from cell to cell. */
 function moveInMap(event) {
   const by = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   if (!by) return false;
-  const cell = event.target.dataset.cell.split(" ").map((each, axis) => Number(each) + by[axis]).join(" ");
+  const cell = event.target.dataset.cell.split(" ").map((coordinate, axis) => Number(coordinate) + by[axis]).join(" ");
   cellAt(cell)?.focus();
   return true;
 }
@@ -235,19 +235,19 @@ function drawList() {
   list.scrollTop = 0;
   let drawn = 0;
   const more = () => {
-    const some = page.shown.slice(drawn, drawn + PORTION).map(entry);
-    drawn += some.length;
-    list.append(...some);
+    const links = page.shown.slice(drawn, drawn + PORTION).map(entry);
+    drawn += links.length;
+    list.append(...links);
     if (drawn < page.shown.length) watcher.observe(list.lastElementChild);
   };
   watcher = new IntersectionObserver((entries) => {
-    if (!entries.some((each) => each.isIntersecting)) return;
+    if (!entries.some((item) => item.isIntersecting)) return;
     watcher.disconnect();
     more();
   }, { root: list, rootMargin: "200px" });
   more();
-  const place = page.shown.findIndex((each) => each.place === page.at);
-  while (drawn <= place && drawn < page.shown.length) more();
+  const at = page.shown.findIndex((neuron) => neuron.number === page.at);
+  while (drawn <= at && drawn < page.shown.length) more();
 }
 
 function entry(neuron) {
@@ -271,7 +271,7 @@ function mark() {
   const link = list.querySelector(`[data-id="${id}"]`);
   link?.setAttribute("aria-current", "true");
   link?.scrollIntoView({ block: "nearest" });
-  const stop = link ?? list.firstElementChild; // of the tab key
+  const stop = link ?? list.firstElementChild; // tab stop
   if (stop) stop.tabIndex = 0;
 }
 
@@ -280,10 +280,10 @@ function refresh() {
   const total = page.index.neurons.length;
   const n = page.shown.length;
   const many = (count) => count.toLocaleString("en") + (count === 1 ? " neuron" : " neurons");
-  byId("found").textContent = n === total ? many(n) : `${n.toLocaleString("en")} of ${many(total)}`;
+  byId("status").textContent = n === total ? many(n) : `${n.toLocaleString("en")} of ${many(total)}`;
   drawMap();
   drawList();
-  if (n && !page.shown.some((each) => each.place === page.at)) return open(page.shown[0]);
+  if (n && !page.shown.some((neuron) => neuron.number === page.at)) return open(page.shown[0]);
   mark();
   return draw();
 }
@@ -298,17 +298,17 @@ const signed = (number) => `${number > 0 ? "+" : number < 0 ? "−" : ""}${Math.
 
 function bars(values, say) {
   const { languages } = page.index;
-  const ends = values.flatMap((each) => (each ? each.filter((end) => end !== null) : []));
+  const ends = values.flatMap((value) => (value ? value.filter((end) => end !== null) : []));
   const from = Math.min(0, ...ends);
   const size = Math.max(0, ...ends) - from || 1;
   const rows = languages.flatMap((language, code) => {
     const name = inColour(code, "span", { className: "name", textContent: language.name });
     if (!values[code]) return [name, make("span", { className: "track" }), make("span", { className: "number soft", textContent: "not measured" })];
     const [value, low, high] = values[code];
-    const place = (a, b) => ({ "--from": (Math.min(a, b) - from) / size, "--size": Math.abs(b - a) / size });
-    const track = inColour(code, "span", { className: "track" }, make("span", { className: "bar", style: place(0, value) }));
-    if (from < 0) track.append(make("span", { className: "zero", style: place(0, 0) }));
-    if (low !== null) track.append(make("span", { className: "range", style: place(low, high) }));
+    const extent = (a, b) => ({ "--from": (Math.min(a, b) - from) / size, "--size": Math.abs(b - a) / size });
+    const track = inColour(code, "span", { className: "track" }, make("span", { className: "bar", style: extent(0, value) }));
+    if (from < 0) track.append(make("span", { className: "zero", style: extent(0, 0) }));
+    if (low !== null) track.append(make("span", { className: "range", style: extent(low, high) }));
     const number = make("span", { className: "number", textContent: say(value), title: low === null ? "" : `${say(low)} to ${say(high)}` });
     return [name, track, number];
   });
@@ -335,8 +335,8 @@ function contextNode(data, context, peakGate) {
   const hits = size ? occurrences(text.toLowerCase(), page.query.text) : [];
   const language = page.index.languages[code];
   const line = make("p", { lang: language.code, dir: language.direction });
-  [...shades].forEach((shade, place) => {
-    const piece = first + place;
+  [...shades].forEach((shade, number) => {
+    const piece = first + number;
     const begin = piece ? ends[piece - 1] : 0;
     const letters = text.slice(begin, ends[piece]) || (piece === strongest ? "▯" : "");
     const level = parseInt(shade, 36) / 35;
@@ -350,18 +350,18 @@ function contextNode(data, context, peakGate) {
     return undefined;
   });
   return make("div", { className: "context" }, line,
-    make("small", { className: "soft" }, make("span", { textContent: source, title: `the row of text that begins at ${source}` }), make("b", { textContent: gate.toPrecision(3), title: "gate at the underlined token" })));
+    make("small", { className: "soft" }, make("span", { textContent: source, title: `the row of text that starts at ${source}` }), make("b", { textContent: gate.toPrecision(3), title: "gate at the underlined token" })));
 }
 
-const highest = (here) => Math.max(0, ...here.flat().map((context) => context[3]));
+const highest = (contexts) => Math.max(0, ...contexts.flat().map((context) => context[3]));
 
-function contextColumns(neuron, data, here) {
-  const peakGate = highest(here);
+function contextColumns(neuron, data, contexts) {
+  const peakGate = highest(contexts);
   return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...page.index.languages.map((language, code) =>
     inColour(code, "section", { className: neuron.own.has(code) ? "column member" : "column" },
       make("h4", {}, `${language.name} `, make("span", { lang: language.code, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
-      ...(here[code].length
-        ? here[code].map((context) => contextNode(data, context, peakGate))
+      ...(contexts[code].length
+        ? contexts[code].map((context) => contextNode(data, context, peakGate))
         : [make("p", { className: "soft", textContent: "Never fires here." })]))));
 }
 
@@ -380,8 +380,8 @@ async function draw() {
     return;
   }
   if (turn !== drawing) return;
-  const place = data.place.get(neuron.neuron);
-  const at = page.shown.findIndex((each) => each.place === page.at);
+  const row = data.row.get(neuron.neuron);
+  const at = page.shown.findIndex((shown) => shown.number === page.at);
   const head = make("div", { className: "head" },
     make("h2", { textContent: `Layer ${neuron.layer}, neuron ${neuron.neuron}` }),
     ...neuron.members.map(([name, code]) => inColour(code, "span", {
@@ -397,22 +397,22 @@ async function draw() {
   const rates = neuron.rate.map((value, code) => [value, neuron.low[code], neuron.high[code]]);
   const facts = make("div", { className: "facts" },
     make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of tokens${interval}` })), bars(rates, percent)),
-    make("section", {}, make("h3", {}, "Makes likelier", make("small", { textContent: index.gated ? "where its output is above zero" : "" })), tokens(data.up[place]),
-      make("h3", { textContent: "Makes less likely" }), tokens(data.down[place])),
+    make("section", {}, make("h3", {}, "Promotes", make("small", { textContent: index.gated ? "when its output is above zero" : "" })), tokens(data.up[row]),
+      make("h3", { textContent: "Suppresses" }), tokens(data.down[row])),
     neuron.effect
-      ? make("section", {}, make("h3", {}, "When it is off", make("small", { textContent: "rise of the loss, nats per token" })), bars(neuron.effect, signed))
+      ? make("section", {}, make("h3", {}, "When it is off", make("small", { textContent: "increase in loss, nats per token" })), bars(neuron.effect, signed))
       : null);
   main.replaceChildren(head, facts,
-    make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[place]).toPrecision(3)}, this neuron’s highest in any language`)),
-    contextColumns(neuron, data, data.contexts[place]));
-  byId("told").textContent = `Layer ${neuron.layer}, neuron ${neuron.neuron}`;
+    make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[row]).toPrecision(3)}, this neuron’s highest in any language`)),
+    contextColumns(neuron, data, data.contexts[row]));
+  byId("announcement").textContent = `Layer ${neuron.layer}, neuron ${neuron.neuron}`;
   document.documentElement.dataset.shows = neuron.id;
 }
 
 function open(neuron) {
   const before = page.at;
-  page.at = neuron.place;
-  // A frame in a notebook has no address of its own to write to.
+  page.at = neuron.number;
+  // A notebook's iframe has no address to write to.
   try { if (location.hash !== `#${neuron.id}`) history.replaceState(null, "", `#${neuron.id}`); } catch { /* stays */ }
   if (before !== page.at) main.scrollTop = 0;
   mark();
@@ -420,22 +420,22 @@ function open(neuron) {
 }
 
 function step(by) {
-  const at = page.shown.findIndex((each) => each.place === page.at);
+  const at = page.shown.findIndex((neuron) => neuron.number === page.at);
   const next = page.shown[at < 0 ? 0 : at + by];
   if (next) open(next);
 }
 
-// ---------------------------------------------------------------- keys, and the beginning
+// ---------------------------------------------------------------- keys, and start
 
 function drawHelp() {
   const { index } = page;
   const [before, after] = index.window;
-  const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, where the list has the focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "leave the search, and clear it"], ["?", "this"]];
+  const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, when the list has focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "clear and leave the search"], ["?", "this help"]];
   dialog.replaceChildren(
     make("h3", { textContent: "How to read this page" }),
-    make("p", { textContent: "A neuron fires on a token where its gate, before the activation function, is above zero. Shading is the gate, from zero to the highest that this neuron reaches in any language, so that languages can be compared. The underlined token is where the gate is highest in its row of text; of each row only that one counts." }),
-    make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} behind, out of the longer text that the model read. Letters written by several tokens are shaded together.` }),
-    make("p", { textContent: "Tokens made likelier are read off the neuron’s output vector alone, by the direct way to the logits; what later layers make of it is not seen." + (index.gated ? " This model’s neurons may give values below zero too, which swap the two lists." : "") }),
+    make("p", { textContent: "A neuron fires on a token if its gate, before the activation function, is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
+    make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one.` }),
+    make("p", { textContent: "Promoted and suppressed tokens come from the neuron’s output vector alone, by the direct path to the logits; effects through later layers are not included." + (index.gated ? " In this model a neuron’s output may also be below zero, which swaps the two lists." : "") }),
     make("dl", {}, ...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: what })])),
     make("form", { method: "dialog" }, make("button", { textContent: "Close" })));
 }
@@ -445,16 +445,16 @@ function listen() {
   let asked = 0;
   const search = async () => {
     const turn = ++asked;
-    byId("found").textContent = "…";
-    let found;
+    byId("status").textContent = "…";
+    let matches;
     try {
-      found = await ask(query.value, () => turn === asked);
+      matches = await ask(query.value, () => turn === asked);
     } catch (error) {
-      byId("found").textContent = `${error.message}.`;
+      byId("status").textContent = `${error.message}.`;
       return;
     }
     if (turn !== asked) return;
-    page.query = found;
+    page.query = matches;
     await refresh();
     document.documentElement.dataset.searched = query.value;
   };
@@ -506,13 +506,13 @@ async function begin() {
   page.index = prepare(await unpack(byId("index").textContent));
   const { index } = page;
   document.querySelector("h1").textContent = index.title;
-  const least = Math.min(...index.languages.map((each) => each.tokens));
-  byId("about").textContent = `${index.layers} layers of ${index.width.toLocaleString("en")} neurons · ${index.selections.join(", ")} · ${least.toLocaleString("en")} tokens or more per language`;
+  const least = Math.min(...index.languages.map((language) => language.tokens));
+  byId("about").textContent = `${index.layers} layers of ${index.width.toLocaleString("en")} neurons · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per language`;
   drawFilters();
   drawHelp();
   listen();
   const asked = index.byId.get(decodeURIComponent(location.hash.slice(1)));
-  page.at = (asked ?? filtered()[0]).place;
+  page.at = (asked ?? filtered()[0]).number;
   await refresh();
   document.documentElement.dataset.ready = Math.round(performance.now());
 }

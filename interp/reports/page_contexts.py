@@ -11,9 +11,9 @@ from torch import Tensor
 from interp.counting.top_contexts import TopContexts
 
 SHADES = "0123456789abcdefghijklmnopqrstuvwxyz"
-"""How strong a gate is: 0 does not fire, z is the neuron's highest gate in any language."""
+"""Gate strength: 0 does not fire, z is the neuron's highest gate in any language."""
 
-_CONTINUING = bytes(range(0x80, 0xC0))  # in UTF-8, bytes that no letter begins with
+_CONTINUING = bytes(range(0x80, 0xC0))  # in UTF-8, bytes that never begin a character
 
 
 class Stretch(NamedTuple):
@@ -22,11 +22,11 @@ class Stretch(NamedTuple):
     text: str
 
     sizes: list[int]
-    """Letters of each piece, as JavaScript counts them. A piece is one token, or as many as it
-    takes to write whole letters."""
+    """Length of each piece in UTF-16 units, as in JavaScript. A piece is one token, or as many as
+    it takes to write whole characters."""
 
     piece: np.ndarray
-    """The piece of each token."""
+    """The index of each token's piece."""
 
 
 def contexts_of(
@@ -40,46 +40,47 @@ def contexts_of(
     """Stretches as (language, source, text, sizes), and for each neuron and language its contexts
     as (stretch, first piece, strongest piece, gate, shades).
 
-    `gates` are those around each context, from `before` tokens before it; NaN: no text there.
+    `gates` surround each context, from `before` tokens before it; NaN: there is no text.
     """
     row, position, gate = (
-        each[:, layer, neurons].numpy() for each in (contexts.row, contexts.position, contexts.gate)
+        field[:, layer, neurons].numpy()
+        for field in (contexts.row, contexts.position, contexts.gate)
     )
     real = ~np.isnan(gates)
     first = position - before + real.argmax(axis=-1)
     stop = first + real.sum(axis=-1)
-    windows = zip(*(each[row >= 0].tolist() for each in (row, first, stop)), strict=True)
+    windows = zip(*(field[row >= 0].tolist() for field in (row, first, stop)), strict=True)
     text = _Stretches(windows, contexts.ids, spelled)
     peak = gate.max(axis=(0, 2)).tolist()
 
-    def shown(code: int, n: int, rank: int) -> list[Any]:
+    def context(code: int, n: int, rank: int) -> list[Any]:
         at = (code, n, rank)
         number, begin = text.find(int(row[at]), int(first[at]))
         piece = text.stretches[number].piece
-        mine = piece[first[at] - begin : stop[at] - begin]
+        window = piece[first[at] - begin : stop[at] - begin]
         strongest = int(piece[position[at] - begin])
-        shades = _shades(gates[at][real[at]], mine, peak[n])
-        return [number, int(mine[0]), strongest, float(f"{gate[at]:.4g}"), shades]
+        shades = _shades(gates[at][real[at]], window, peak[n])
+        return [number, int(window[0]), strongest, float(f"{gate[at]:.4g}"), shades]
 
-    found = [
+    by_neuron = [
         [
-            [shown(code, n, rank) for rank in range(contexts.n) if row[code, n, rank] >= 0]
+            [context(code, n, rank) for rank in range(contexts.n) if row[code, n, rank] >= 0]
             for code in range(len(contexts.languages))
         ]
         for n in range(len(neurons))
     ]
-    code_of = {each: code for code, rows in enumerate(row) for each in rows.flatten().tolist()}
-    told = zip(text.places, text.stretches, strict=True)
+    code_of = {n: code for code, rows in enumerate(row) for n in rows.flatten().tolist()}
     return {
         "stretches": [
-            [code_of[row], contexts.sources[row], each.text, each.sizes] for (row, _), each in told
+            [code_of[row], contexts.sources[row], stretch.text, stretch.sizes]
+            for (row, _), stretch in zip(text.starts, text.stretches, strict=True)
         ],
-        "contexts": found,
+        "contexts": by_neuron,
     }
 
 
 class _Stretches:
-    """The text that windows are in; windows that touch or overlap are told once."""
+    """The text of windows; windows that touch or overlap are merged."""
 
     def __init__(
         self,
@@ -87,44 +88,44 @@ class _Stretches:
         ids: Int32[Tensor, "row pos"],
         spelled: Sequence[bytes],
     ) -> None:
-        """A window is a row, its first token, and the one behind its last."""
+        """A window is a row, its first token, and the one after its last."""
         merged: list[list[int]] = []
         for row, first, stop in sorted(set(windows)):
             if merged and merged[-1][0] == row and first <= merged[-1][2]:
                 merged[-1][2] = max(merged[-1][2], stop)
             else:
                 merged.append([row, first, stop])
-        self.places = [(row, first) for row, first, _ in merged]
-        """Row and first token of each, rising."""
+        self.starts = [(row, first) for row, first, _ in merged]
+        """Row and first token of each stretch, sorted."""
         self.stretches = [
             pieces(ids[row, first:stop].tolist(), spelled) for row, first, stop in merged
         ]
 
     def find(self, row: int, first: int) -> tuple[int, int]:
-        """Number and first token of the stretch that this window is in."""
-        number = bisect_right(self.places, (row, first)) - 1
-        return number, self.places[number][1]
+        """Index and first token of the stretch that contains this window."""
+        number = bisect_right(self.starts, (row, first)) - 1
+        return number, self.starts[number][1]
 
 
 def pieces(ids: Sequence[int], spelled: Sequence[bytes]) -> Stretch:
-    """The text of tokens, cut where letters end: a token may hold a part of one."""
+    """The text of tokens, cut between characters: a token may be part of a character."""
     text, sizes, piece, waiting = [], [], [], b""
     for id in ids:
         piece.append(len(sizes))
         waiting += spelled[id]
-        if not any(sizes):  # the rest of a letter that was cut at the beginning
+        if not any(sizes):  # drop the rest of a character that was cut at the start
             waiting = waiting.lstrip(_CONTINUING)
         try:
-            letters = waiting.decode()
+            characters = waiting.decode()
         except UnicodeDecodeError as error:
             unfinished = error.reason == "unexpected end of data" and len(waiting) - error.start < 4
             if unfinished:
                 continue
-            letters = waiting.decode(errors="replace")
-        text.append(letters)
-        sizes.append(_units(letters))
+            characters = waiting.decode(errors="replace")
+        text.append(characters)
+        sizes.append(_units(characters))
         waiting = b""
-    if waiting:  # it ends with the beginning of a letter
+    if waiting:  # the text ends within a character
         text.append(waiting.decode(errors="ignore"))
         sizes.append(_units(text[-1]))
     return Stretch("".join(text), sizes, np.array(piece))
@@ -135,16 +136,18 @@ def _units(text: str) -> int:
 
 
 def _shades(gates: np.ndarray, piece: np.ndarray, peak: float) -> str:
-    """A sign for each piece: its strongest gate as a share of the neuron's highest."""
+    """The shade of each piece: its strongest gate as a share of the neuron's highest."""
     begins = np.flatnonzero(np.diff(piece, prepend=piece[0] - 1))
     strongest = np.maximum.reduceat(gates, begins) / peak
     level = np.ceil(strongest.clip(0, 1) * (len(SHADES) - 1)).astype(int)
-    return "".join(SHADES[each] for each in level)
+    return "".join(SHADES[shade] for shade in level)
 
 
 def token_text(written: bytes) -> str:
-    """A token as text; one that cannot be shown as such by the numbers of its bytes."""
+    """A token as text, or the hexadecimal numbers of its bytes if it is not printable."""
     text = written.decode(errors="replace")
-    if "\ufffd" not in text and all(letter.isprintable() or letter in "\n\t" for letter in text):
+    if "\ufffd" not in text and all(
+        character.isprintable() or character in "\n\t" for character in text
+    ):
         return text
     return " ".join(f"{byte:02x}" for byte in written)

@@ -1,7 +1,7 @@
-"""Results, figures and claims as one HTML file, which asks nothing of the network.
+"""Results, figures and claims as one HTML file that makes no network requests.
 
-The page holds no script, and its policy forbids every request, so that a report can be forwarded
-whatever text is in it: what comes from a corpus or a model is escaped and stays text.
+The page has no script, and its content policy forbids every request, so a report is safe to share
+whatever text is in it: text from a corpus or a model is escaped.
 """
 
 import base64
@@ -30,11 +30,11 @@ from interp.reports.html import data_table, download, escape, prose, running, se
 from interp.results import artifacts
 
 _SCALE, _ALONE = 96 * 1.08, 96 * 1.35
-"""Points of the screen for an inch of a figure: two narrow ones stand side by side, one alone
-beside its caption."""
+"""Screen pixels per inch of a figure: two narrow figures fit side by side, a single one next to its
+caption."""
 
-_WIDE = 5  # inches of a figure that scrolls by itself where the screen is narrow
-_LONG = 16  # rows of a table that is folded
+_WIDE = 5  # inches; wider figures scroll by themselves on a narrow screen
+_LONG = 16  # rows; longer tables are folded
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class Picture:
     """
 
     drawing: Draw | Axes | Figure | Path
-    """A function of `interp.plots`, to draw the table when the report is written; or what is drawn
-    already; or a saved figure: its .csv, to be drawn anew, or any .png."""
+    """A function of `interp.plots`, which draws the table when the report is written; or finished
+    Axes or a Figure; or a saved figure: its .csv, to be redrawn, or any .png."""
 
     caption: str
     """What it shows, with the unit."""
 
     table: pd.DataFrame | None = field(default=None, repr=False)
-    """The numbers. Of a saved figure they are read from the .csv if they are not given."""
+    """The numbers. For a saved figure, they default to those in its .csv."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question of a report, and what came out.
+    """One question of a report, and its results.
 
     >>> table = interp.plots.overlap_table(neurons)
     >>> section = interp.reports.Section("How much is shared?", tables={"Neurons in common": table})
@@ -73,10 +73,10 @@ class Section:
     """The question, in a few words."""
 
     text: str = ""
-    """What was asked and found: paragraphs with a blank line between them, see `markup.prose`."""
+    """What was asked and found: paragraphs separated by blank lines, see `html.prose`."""
 
     pictures: tuple[Picture, ...] = ()
-    """Figures, in their order."""
+    """Figures, in order."""
 
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     """Caption → table. Columns x_low and x_high are shown as the interval of x."""
@@ -96,9 +96,9 @@ def write_report(
 ) -> Path:
     """Write everything into one HTML file that opens anywhere, and return its path.
 
-    First the claims with their verdicts, then the sections in their order, and at the end how the
-    report itself was made: `origin`, by default `artifacts.provenance()`. Equal input gives an
-    equal file, so the date is the caller's to give.
+    First the claims with their verdicts, then the sections in order, and at the end how the report
+    itself was made: `origin`, by default `artifacts.provenance()`. Equal arguments give an equal
+    file, so the date has to be given.
 
     >>> text = f"Neurons of each language: {neurons.counts()}."
     >>> section = interp.reports.Section("How many?", text)
@@ -107,13 +107,13 @@ def write_report(
     """
     if not sections and not claims:
         raise ValueError("A report needs a section or a claim: there is nothing to write.")
-    css = _beside("report.css")
+    css = _template("report.css")
     names, figures, tables = _Names(), count(1), count(1)
     parts = [_claims(claims, names)] if claims else []
-    parts += [_section(each, names, figures, tables) for each in sections]
+    parts += [_section(section, names, figures, tables) for section in sections]
     made = settings_list(artifacts.provenance() if origin is None else origin)
     parts.append(f'<section class="made">{names.heading("How this was made")}{made}</section>')
-    page = Template(_beside("report.html")).substitute(
+    page = Template(_template("report.html")).substitute(
         title=escape(title),
         policy=_policy(css),
         style=css,
@@ -122,7 +122,7 @@ def write_report(
         contents="\n".join(names.contents()),
         main="\n".join(parts),
     )
-    artifacts.write_bytes(out, page.encode(errors="replace"))  # half a character is no reason
+    artifacts.write_bytes(out, page.encode(errors="replace"))  # half a character is no error
     return Path(out)
 
 
@@ -130,7 +130,7 @@ def write_report(
 
 
 class _Names:
-    """A place to link to for each heading, none twice."""
+    """A unique link target for each heading."""
 
     def __init__(self) -> None:
         self._titles: dict[str, str] = {}
@@ -138,7 +138,7 @@ class _Names:
     def heading(self, title: str) -> str:
         stem = name = re.sub(r"\W+", "-", title.lower()).strip("-") or "section"
         number = 1
-        while name in self._titles or name == "report":  # the page has a place of that name
+        while name in self._titles or name == "report":  # the page itself uses this id
             number += 1
             name = f"{stem}-{number}"
         self._titles[name] = title
@@ -149,12 +149,12 @@ class _Names:
             yield f'<li><a href="#{escape(name)}">{escape(title)}</a></li>'
 
 
-def _beside(name: str) -> str:
+def _template(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _policy(css: str) -> str:
-    """Nothing but images inside the file, and this one style sheet."""
+    """A content policy that allows images inside the file and this style sheet, nothing else."""
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
@@ -166,7 +166,7 @@ def _section(section: Section, names: _Names, figures: Iterator[int], tables: It
     parts = [names.heading(section.title), prose(section.text)]
     if section.pictures:
         scale = _ALONE if len(section.pictures) == 1 else _SCALE
-        drawn = "\n".join(_figure(each, next(figures), scale) for each in section.pictures)
+        drawn = "\n".join(_figure(picture, next(figures), scale) for picture in section.pictures)
         parts.append(f'<div class="figures">\n{drawn}\n</div>')
     for caption, frame in section.tables.items():
         parts.append(_captioned(frame, caption, next(tables)))
@@ -177,7 +177,7 @@ def _section(section: Section, names: _Names, figures: Iterator[int], tables: It
 
 
 def _captioned(frame: pd.DataFrame, caption: str, number: int) -> str:
-    """A table, its caption above it; a long one unfolds below its caption."""
+    """A table below its caption; a long one is folded."""
     label = f"<b>Table {number}.</b> {running(caption)}"
     shown = data_table(frame, f"Table {number}") + download(frame, f"table-{number}")
     if len(frame) > _LONG:
@@ -190,27 +190,27 @@ def _captioned(frame: pd.DataFrame, caption: str, number: int) -> str:
 
 
 def _claims(claims: Sequence[Claim], names: _Names) -> str:
-    """The scoreboard: a group for each source, in the order in which sources first appear."""
+    """The scoreboard: one group per source, in the order in which sources first appear."""
     groups = []
     for source in dict.fromkeys(claim.source for claim in claims):
-        mine = [claim for claim in claims if claim.source == source]
-        commands = dict.fromkeys(claim.command for claim in mine if claim.command)
-        again = ", ".join(f"<code>{escape(command)}</code>" for command in commands)
-        foot = f'<tr class="again"><td colspan="4">To measure again: {again}</td></tr>'
+        group = [claim for claim in claims if claim.source == source]
+        commands = dict.fromkeys(claim.command for claim in group if claim.command)
+        listed = ", ".join(f"<code>{escape(command)}</code>" for command in commands)
+        foot = f'<tr class="again"><td colspan="4">Reproduce with: {listed}</td></tr>'
         groups.append(
             f'<tbody><tr><th class="source" colspan="4" scope="rowgroup">{escape(source)} '
-            f"<small>{tally(mine)}</small></th></tr>\n"
-            + "\n".join([*map(_claim, mine), *([foot] if again else [])])
+            f"<small>{tally(group)}</small></th></tr>\n"
+            + "\n".join([*map(_claim, group), *([foot] if listed else [])])
             + "</tbody>"
         )
     columns = ("Verdict", "Claim", "Measured", "Control")
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     return (
-        f"<section>\n{names.heading('Claims')}\n<p><b>{tally(claims)}.</b> A rule decides, stated "
-        "beforehand: a claim holds where the whole 95&nbsp;% interval (thick line) is beyond the "
-        "bar (upright stroke), it does not hold where the whole interval is not, and otherwise "
-        "nobody can tell. A number without an interval was counted, not estimated. The ring is the "
-        f'control.</p>\n<table class="claims"><thead><tr>{head}</tr></thead>\n'
+        f"<section>\n{names.heading('Claims')}\n<p><b>{tally(claims)}.</b> A rule stated "
+        "beforehand decides each claim: it holds if the whole 95&nbsp;% interval (thick line) is "
+        "beyond the bar (vertical stroke), it does not hold if none of the interval is, and "
+        "otherwise the data cannot tell. A number without an interval was counted, not estimated. "
+        f'The ring is the control.</p>\n<table class="claims"><thead><tr>{head}</tr></thead>\n'
         + "\n".join(groups)
         + "</table>\n</section>"
     )
@@ -232,13 +232,13 @@ def _claim(claim: Claim) -> str:
 
 
 def _mark(claim: Claim, kind: str) -> str:
-    """Interval, bar and control on one line, from the least of them to the largest."""
+    """Interval, bar and control on one line, which reaches from the smallest to the largest."""
     drawn = [claim.low, claim.value, claim.high, claim.bar]
     drawn += [] if math.isnan(claim.control) else [claim.control]
     if not all(map(math.isfinite, drawn)) or min(drawn) == max(drawn):
         return ""
     least, width = min(drawn), max(drawn) - min(drawn)
-    low, value, high, bar, *control = (f"{6 + 128 * (each - least) / width:.1f}" for each in drawn)
+    low, value, high, bar, *control = (f"{6 + 128 * (x - least) / width:.1f}" for x in drawn)
     ring = "".join(f'<circle class="control" cx="{x}" cy="8" r="3.2"/>' for x in control)
     return (
         f'<svg class="mark {kind}" viewBox="0 0 140 16" width="140" height="16" aria-hidden="true">'
@@ -252,7 +252,7 @@ def _mark(claim: Claim, kind: str) -> str:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A picture as it goes into the page."""
+    """A picture as the page embeds it."""
 
     image: bytes
     kind: str
@@ -281,8 +281,8 @@ def _figure(picture: Picture, number: int, scale: float) -> str:
     if wide:
         name = f'tabindex="0" role="region" aria-label="Figure {number}"'
         image = f'<div class="scroll" {name}>{image}</div>'
-    told = f"<b>Figure {number}.</b> {running(picture.caption)}"
-    return f"<figure>{image}<figcaption>{told}</figcaption>{data}</figure>"
+    label = f"<b>Figure {number}.</b> {running(picture.caption)}"
+    return f"<figure>{image}<figcaption>{label}</figcaption>{data}</figure>"
 
 
 def _draw(picture: Picture) -> _Drawn:
@@ -295,16 +295,18 @@ def _draw(picture: Picture) -> _Drawn:
         return _Drawn(_svg(figure), "svg+xml", figure.get_figwidth(), False, "figure", table)
     name = getattr(drawing, "__name__", "figure").strip("_<>")
     if table is None:
-        raise ValueError(f"{name} has no table to draw: give it to the Picture, or give Axes.")
+        raise ValueError(
+            f"{name} has no table to draw: give the Picture a table, or draw it and give the Axes."
+        )
     return _drawn(drawing, table, name)
 
 
 def _saved(path: Path, table: pd.DataFrame | None) -> _Drawn:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Make it with interp.plots.save.")
-    beside = path.with_suffix(".csv")
-    if table is None and beside.is_file():
-        table = read_table(beside)
+    numbers = path.with_suffix(".csv")
+    if table is None and numbers.is_file():
+        table = read_table(numbers)
     if path.suffix == ".png":
         with Image.open(path) as image:
             inches = image.width / image.info.get("dpi", (96, 96))[0]
@@ -312,7 +314,7 @@ def _saved(path: Path, table: pd.DataFrame | None) -> _Drawn:
     draw = FIGURES.get(path.stem.split("-")[0])
     if path.suffix != ".csv" or draw is None or table is None:
         raise ValueError(
-            f"{path} is no saved figure: give a .png, or the .csv of a figure, whose name begins "
+            f"{path} is not a saved figure: give a .png, or a figure's .csv, whose name begins "
             f"with one of {', '.join(FIGURES)}."
         )
     return _drawn(draw, table, path.stem)
@@ -329,7 +331,7 @@ def _drawn(draw: Draw, table: pd.DataFrame, name: str) -> _Drawn:
 
 
 def _svg(figure: Figure) -> bytes:
-    """Letters are drawn as shapes, so that the reader needs no fonts; the same bytes each time."""
+    """With letters as shapes, so that the reader needs no fonts; always the same bytes."""
     shapes: Any = {"svg.hashsalt": "polyneuron", "svg.fonttype": "path"}
     with mpl.rc_context(shapes), io.BytesIO() as buffer:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

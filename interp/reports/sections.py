@@ -1,4 +1,4 @@
-"""What a report says of the files that runs leave: a section for each, the kinds in their order."""
+"""Report sections for the files that runs write: one for each kind of result, in a fixed order."""
 
 import json
 import os
@@ -25,48 +25,48 @@ from interp.selections.select import select_by_entropy
 from interp.text.languages import language
 
 INNER = ("pieces", "checkpoints", "history")
-"""Folders inside a run's that hold parts of its results."""
+"""Folders inside a run's folder that hold parts of its results."""
 
 FIRING = "How often do neurons fire?"
 BELONGING = "Which neurons belong to which language?"
 
 
 def sections_in(paths: Sequence[Path]) -> list[Section]:
-    """A section for each result in these folders, the kinds in their order.
+    """A section for each kind of result in these folders, in a fixed order.
 
-    A folder in which there is nothing to show, not even a claim, is refused.
+    A folder with nothing to show, not even a claim, is an error.
     """
     order = (FIRING, BELONGING, *(kind.title for kind in KINDS))
-    found: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
+    by_title: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
     for path in paths:
         files = tqdm(files_in(path), "reading results", unit="file", delay=2, leave=False)
-        here = [(file, each) for file in files for each in sections_of(file)]
-        if not here and not claims_in([path]):
+        sections = [(file, section) for file in files for section in sections_of(file)]
+        if not sections and not claims_in([path]):
             raise ValueError(
                 f"{path} holds nothing that a report can show: give a folder that interp collect, "
                 "find, deactivate, steer, evaluate, share, attribute, patch or lens has written."
             )
-        for file, section in here:
-            found[section.title].append((file, section))
-    return [together(parts) for parts in found.values() if parts]
+        for file, section in sections:
+            by_title[section.title].append((file, section))
+    return [merged(parts) for parts in by_title.values() if parts]
 
 
 def models_of(sections: Sequence[Section]) -> str:
-    """A sentence for each model that the results are of, with its size and languages."""
-    found: dict[str, list[str]] = {}
-    for run in (each for section in sections for each in runs_in(section.origin)):
+    """A sentence for each model of the results, with its size and languages."""
+    languages: dict[str, list[str]] = {}
+    for run in (run for section in sections for run in runs_in(section.origin)):
         name = Path(run["name"]).name if Path(run["name"]).is_absolute() else run["name"]
         size = f"`{name}`, {run['n_layers']} layers of {run['d_mlp']:,} neurons"
-        known = found.setdefault(size, [])
+        known = languages.setdefault(size, [])
         known += [code for code in run["languages"] if code not in known]
     return "\n\n".join(
         f"Model: {size}. Languages: {', '.join(language(code).name for code in codes)}."
-        for size, codes in found.items()
+        for size, codes in languages.items()
     )
 
 
 def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What stands of a run that counted, wherever in the settings it stands."""
+    """The settings of counting runs, however deeply they are nested."""
     if {"name", "n_layers", "d_mlp", "languages"} <= set(origin):
         yield origin
     for value in origin.values():
@@ -74,18 +74,18 @@ def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from runs_in(value)
 
 
-def together(parts: Sequence[tuple[Path, Section]]) -> Section:
-    """One section of all results of a kind; several are called by their folders."""
+def merged(parts: Sequence[tuple[Path, Section]]) -> Section:
+    """One section of all results of a kind; several results are named after their folders."""
     (_, first), *others = parts
     if not others:
         return first
     names = names_of([file for file, _ in parts])
-    told = [(name, section) for name, (_, section) in zip(names, parts, strict=True)]
-    blocks = [block for _, section in told for block in section.text.split("\n\n")]
-    text = [block for block in dict.fromkeys(blocks) if blocks.count(block) == len(told)]
+    named = [(name, section) for name, (_, section) in zip(names, parts, strict=True)]
+    blocks = [block for _, section in named for block in section.text.split("\n\n")]
+    text = [block for block in dict.fromkeys(blocks) if blocks.count(block) == len(named)]
     text += [
         f"`{name}`: {block}"
-        for name, section in told
+        for name, section in named
         for block in section.text.split("\n\n")
         if block not in text
     ]
@@ -94,20 +94,20 @@ def together(parts: Sequence[tuple[Path, Section]]) -> Section:
         "\n\n".join(text),
         tuple(
             replace(picture, caption=f"{name}. {picture.caption}")
-            for name, section in told
+            for name, section in named
             for picture in section.pictures
         ),
         {
             f"{name}. {caption}": frame
-            for name, section in told
+            for name, section in named
             for caption, frame in section.tables.items()
         },
-        {name: section.origin for name, section in told if section.origin},
+        {name: section.origin for name, section in named if section.origin},
     )
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """What tells the files apart: their folders if that does, or the files themselves."""
+    """Names that distinguish the files: their folders if these differ, else the files."""
     folders = [file.resolve().parent for file in files]
     common = Path(os.path.commonpath(folders))
     if len(set(folders)) == len(files):
@@ -123,7 +123,7 @@ def claims_in(paths: Sequence[Path]) -> list[Claim]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """The files of a run, but for the parts of its results and what is hidden."""
+    """The files of a run, without hidden files and the parts of its results."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -137,9 +137,9 @@ def files_in(path: Path) -> list[Path]:
 
 
 def sections_of(file: Path) -> Iterator[Section]:
-    """What one file of a run gives to a report, if anything."""
+    """The report section of one file of a run, if it has one."""
     if file.name == "firing.safetensors":
-        if "signs" not in Run.open(file.parent).kept:  # else counts are a by-product
+        if "signs" not in Run.open(file.parent).kept:  # with signs, counts are a by-product
             yield firing_section(file)
     elif file.suffix == ".json" and is_selection(file):
         yield selection_section(file)
@@ -154,7 +154,7 @@ def sections_of(file: Path) -> Iterator[Section]:
 
 
 def firing_section(file: Path) -> Section:
-    """What was read, and how often neurons fire on it."""
+    """The tokens that were read, and how often neurons fire on them."""
     stats = Run.open(file.parent).firing
     rate = jackknife(
         stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
@@ -172,10 +172,10 @@ def firing_section(file: Path) -> Section:
     n_layers, d_mlp = stats.rate.shape[1:]
     text = (
         f"A neuron fires on a token when its gate is above zero. {n_layers} layers of "
-        f"{d_mlp:,} neurons were counted, in {stats.n_shards} random groups of documents, from "
-        "which the intervals come."
+        f"{d_mlp:,} neurons were counted in {stats.n_shards} random groups of documents; "
+        "intervals are over these groups."
     )
-    caption = "Tokens read, and the share of them on which a neuron fires, mean over neurons."
+    caption = "Tokens read, and the share of them on which a neuron fires, averaged over neurons."
     return Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
 
 
@@ -185,7 +185,7 @@ def is_selection(file: Path) -> bool:
 
 
 def selection_section(file: Path) -> Section:
-    """How many neurons each language has, where they are, and what languages share."""
+    """How many neurons each language has, in which layers, and how many languages share."""
     selection = NeuronSelection.from_json(file)
     origin: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("provenance", {})
     settings: dict[str, Any] = origin.get("settings", {})
@@ -204,7 +204,7 @@ def selection_section(file: Path) -> Section:
         f"{int(selection.union().sum()):,} of {selection.union().numel():,} neurons were selected"
         f"{chosen}. A neuron may belong to several languages."
     )
-    stats = counts_behind(file, selection, settings)
+    stats = counts_of(file, selection, settings)
     interval = None
     if stats is not None:
         select = entropy_rule(settings)
@@ -222,8 +222,8 @@ def selection_section(file: Path) -> Section:
     pictures = [Picture(plots.layer_profile, caption, profile)]
     if len(selection.languages) > 1:
         caption = (
-            "What two languages share: Jaccard of their neurons below the diagonal, above it that "
-            "of as many random neurons per layer; on it the number of neurons."
+            "Overlap of two languages: the Jaccard index of their neurons below the diagonal, that "
+            "of random sets of the same size per layer above it, the number of neurons on it."
         )
         shared = plots.overlap_table(selection)
         pictures.append(Picture(plots.overlap, caption, shared))
@@ -238,10 +238,10 @@ def entropy_rule(
     return lambda part: select_by_entropy(part, fraction, busy_quantile)
 
 
-def counts_behind(
+def counts_of(
     file: Path, selection: NeuronSelection, settings: Mapping[str, Any]
 ) -> FiringStats | None:
-    """The counts that a selection by entropy was made from, if they are beside it and give it."""
+    """The counts of a selection by entropy, if they are in its folder and reproduce it."""
     if settings.get("method") != "LAPE" or not file.with_name("firing.safetensors").is_file():
         return None
     stats = Run.open(file.parent).firing
@@ -252,14 +252,14 @@ def counts_behind(
 
 
 def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Section:
-    """The figure of a table, with what else stands beside it."""
+    """The figure of a table, with the other results stored next to it."""
     text, tables = kind.text, {}
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if kind.result == PerplexityMatrix.kind and stored.is_file():
         text += "\n\n" + own_against_others(PerplexityMatrix.load(stored))
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
-        tables["The first text written in each way; nothing was chosen."] = first
+        tables["The first text of each condition, without any selection."] = first
     picture = Picture(kind.draw, kind.caption, kind.rows(frame))
     return Section(kind.title, text, (picture,), tables, origin_of(file))
 
@@ -269,14 +269,14 @@ def own_against_others(matrix: PerplexityMatrix) -> str:
     sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
     if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
         return ""
-    found = matrix.diagonal()
-    mean, test = found.mean, found.test
+    diagonal = matrix.diagonal()
+    mean, test = diagonal.mean, diagonal.test
     return (
         f"Own language against the others: {mean.value.item():+.3f} nats per token "
         f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
-        f"{test.n_arrangements:,} relabelings (the least possible is {test.smallest_p:.2g}). "
-        f"The own language suffers most in {len(found.largest_in_row)} of "
-        f"{len(found.languages)} rows."
+        f"{test.n_arrangements:,} relabelings (the smallest possible is {test.smallest_p:.2g}). "
+        f"The own language's loss rises most in {len(diagonal.largest_in_row)} of "
+        f"{len(diagonal.languages)} rows."
     )
 
 
@@ -290,7 +290,7 @@ def first_texts(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def origin_of(file: Path) -> dict[str, Any]:
-    """Where a result comes from: what its .safetensors says, or the run.json of its folder."""
+    """Where a result comes from, according to its .safetensors or its folder's run.json."""
     origin = json.loads(header_of(file).get("provenance", "{}"))
     if origin or not file.with_name("run.json").is_file():
         return origin
