@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.results.artifacts import FORGOTTEN, UNFINISHED, StrictDict, write_text
+from interp.results.artifacts import ABANDONED_AFTER, UNFINISHED, StrictDict, write_text
 
 
 def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +41,7 @@ def _clear(folder: Path) -> None:
     for path in folder.rglob(".*.part"):
         with contextlib.suppress(OSError):  # another process may be clearing too
             age = time.time() - path.stat().st_mtime
-            if UNFINISHED.fullmatch(path.name) and age > FORGOTTEN:
+            if UNFINISHED.fullmatch(path.name) and age > ABANDONED_AFTER:
                 path.unlink()
 
 
