@@ -415,7 +415,7 @@ NEW = "--out {odd}/new"
 WRONG = {
     "collect {odd}/empty": "holds no config.json",
     "collect {odd}/config": "config.json cannot be read",
-    "collect {odd}/shapes": "have other shapes than its config.json says",
+    "collect {odd}/shapes": "do not have the shapes in its config.json",
     "collect {odd}/letters": "The tokenizer of",
     "collect {odd}/lacking": "lacks 1 of the weights",
     "collect {odd}/nan " + READS + " " + NEW: "NaN or infinite activation",

@@ -26,8 +26,8 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_model_that_is_not_here_is_asked_for_once(refused: list[str]) -> None:
     sentence = (
-        r"^nobody/nothing is no folder here and has not been fetched before, and the hub cannot be "
-        r"reached \(.*not known\): check the name and the network"
+        r"^nobody/nothing is neither a local folder nor cached, and the hub cannot be reached "
+        r"\(.*not known\): check the name and the network"
     )
     with pytest.raises(OSError, match=sentence):
         interp.load("nobody/nothing")
