@@ -40,7 +40,7 @@ from interp.results.bars import tqdm
 from interp.results.words import FiresBy, Kind
 from interp.runs.folder import begin
 from interp.runs.jobs import hired
-from interp.runs.locks import sign_of_life
+from interp.runs.locks import hold_lock
 from interp.runs.ray import Crew, Job, Ray
 from interp.text.corpora import Corpora, Rows
 
@@ -257,7 +257,7 @@ class _Piece:
             load_piece(self.path)
             seen(self.n_tokens)
             return
-        with sign_of_life(sign_path(self.folder, self.shard, self.language)):
+        with hold_lock(sign_path(self.folder, self.shard, self.language)):
             counters = self._counters(model)
             self._observe(model, counters, seen)
             tensors = {name: made for one in counters for name, made in one.tensors().items()}
