@@ -217,7 +217,7 @@ def test_edits_that_would_stay_here_and_other_models_are_refused(model, selectio
     few: dict[str, Any] = {"n": 2, "max_new_tokens": 4, "progress": False}
     with intervene(model, units, deactivate):
         for ray in (crew, Ray()):
-            with pytest.raises(ValueError, match=r"edits are sent as interp\.Change"):
+            with pytest.raises(ValueError, match=r"pass edits as interp\.Change"):
                 generate_texts(model, **few, ray=ray)
     other = load(tiny_models.build("qwen2", tmp_path, seed=1))
     with pytest.raises(ValueError, match="hold another model than"):

@@ -68,7 +68,7 @@ def hired(model: NeuronModel, ray: Ray | Crew | None) -> Iterator[Crew | None]:
     if ray is None:
         yield None
     elif isinstance(ray, Crew):
-        refuse_edited(model, "they stay in this process, and edits are sent as interp.Change")
+        refuse_edited(model, "hooks do not reach the actors, so pass edits as interp.Change")
         if ray.identity != model.identity:
             raise ValueError(
                 f"The actors of this pool hold another model than {model.name}: open a pool for "
@@ -88,7 +88,7 @@ def crew_of(model: NeuronModel, ray: Ray | None = None) -> Crew:
     ...     interp.collect(model, text, "counts", ray=crew)
     ...     interp.perplexity_matrix(model, neurons, text, out="matrix", ray=crew)
     """
-    refuse_edited(model, "they stay in this process, and edits are sent as interp.Change")
+    refuse_edited(model, "hooks do not reach the actors, so pass edits as interp.Change")
     ray, folder = ray or Ray(), Path(model.name)
     name = str(folder.resolve()) if folder.is_dir() else model.name  # actors run in other folders
     open_model = ray.open or partial(load, name, attention=model.attention, dtype=model.dtype)
@@ -121,7 +121,7 @@ def refuse_edited(model: NeuronModel, why: str) -> None:
 
 
 def _do_locally(jobs: Sequence[Job], done: Callable[[Job], None], model: NeuronModel) -> None:
-    """Run jobs one by one; those that another process has locked come last, if still missing."""
+    """Run jobs one by one; wait for those locked by another process, then run what is missing."""
     locked, longest = [], 0.0
     for job in jobs:
         if not job.path.exists() and lock_owner(_lock_path(job.path)) is not None:
