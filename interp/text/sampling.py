@@ -99,9 +99,9 @@ class Reader:
     def clean(
         self, language: str, documents: Sequence[Document]
     ) -> Iterator[tuple[list[Document], Hygiene | None]]:
-        """The documents in batches, without foreign lines if requested, with a report on each batch.
+        """Batches of documents with a report each, without foreign lines if requested.
 
-        A document that loses lines must still be in the requested split, and not be a duplicate.
+        A document that loses lines is dropped if it leaves the requested split or is a duplicate.
         """
         seen: set[bytes] = set()
         n_lines = 0
