@@ -95,7 +95,7 @@ def _with_tuples(value: Any, type_: Any) -> Any:
 
 
 def _misfit(result: Any) -> str | None:
-    """The first mismatch with the class's annotations; None: there is none."""
+    """The first mismatch with the class's annotations; None: all match."""
     sizes: dict[str, int] = {}
     for field in fields(result) if is_dataclass(result) else ():
         value, type_ = getattr(result, field.name), field.type

@@ -208,13 +208,13 @@ class Crew:
         """Start actors while jobs wait and there is room."""
         busy = sum(call.job is not None for call in self._calls.values())
         room = self._room() if self._settings.actors is None else self._settings.actors
-        wanted = min(room, busy + len(self._waiting)) - len(self._calls) - len(self._free)
+        n_new = min(room, busy + len(self._waiting)) - len(self._calls) - len(self._free)
         remote = self._ray.remote(_Actor).options(
             num_cpus=self._settings.num_cpus,
             num_gpus=self._gpus(),
             max_restarts=0,  # a new actor goes where there is room; a restarted one may wait
         )
-        for _ in range(wanted):
+        for _ in range(n_new):
             actor = remote.remote(self._open_model)
             self._calls[actor.open.remote()] = _Call(actor, None, math.inf)
 

@@ -70,10 +70,10 @@ def read_distances(
     kinds = [name for name in columns if name not in ("lang1", "lang2")]
     if kind not in kinds:
         raise ValueError(f"{path} has no distance {kind!r}, only {', '.join(kinds) or 'none'}.")
-    known = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
+    by_pair = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
     distance = torch.zeros(len(languages), len(languages), dtype=torch.float64)
     for (i, a), (j, b) in itertools.combinations(enumerate(languages), 2):
-        text = known.get(frozenset((a, b)))
+        text = by_pair.get(frozenset((a, b)))
         if not text:
             raise ValueError(f"{path} has no {kind} distance of {a} and {b}: leave one out.")
         distance[i, j] = distance[j, i] = _number(text, f"{path}, {kind} of {a} and {b}")

@@ -133,7 +133,7 @@ def language(code: str) -> Language:
     """The language with this code; for an unknown code, the error names the nearest ones."""
     if code in LANGUAGES:
         return LANGUAGES[code]
-    nearest = " or ".join(f"{known} ({LANGUAGES[known].name})" for known in _nearest(code))
+    nearest = " or ".join(f"{near} ({LANGUAGES[near].name})" for near in _nearest(code))
     raise ValueError(
         f"{code!r} is not a known language code; did you mean {nearest}? "
         f"Known codes: {', '.join(LANGUAGES)}."

@@ -182,10 +182,10 @@ def read_task(source: str | Path, language: str) -> Task:
         folder, name = Path(source), Path(source).name
     rows = _read_rows(folder / f"{language}.jsonl")
     if babel_task:
-        known = sorted({row["id"].split("/")[0] for row in rows})
+        babel_tasks = sorted({row["id"].split("/")[0] for row in rows})
         rows = [row for row in rows if row["id"].startswith(f"{babel_task}/")]
         if not rows:
-            raise ValueError(f"Babel has no task {babel_task!r}, only {', '.join(known)}.")
+            raise ValueError(f"Babel has no task {babel_task!r}, only {', '.join(babel_tasks)}.")
     for columns, read in _FORMATS.items():
         if set(columns) <= set(rows[0]):
             for row in rows:
