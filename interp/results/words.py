@@ -34,8 +34,8 @@ Care = Literal["report", "drop", "off"]
 
 FiresBy = Literal["gate", "output"]
 """The value whose sign decides whether a neuron fires on a prompt. "gate": its pre-activation.
-"output": its output, act(gate), times the linear branch if the MLP is gated, whose sign then
-matters too. Without a linear branch, both have the same sign."""
+"output": its output, act(gate), times the linear branch in a gated MLP, where the sign of that
+branch matters too. In an ungated MLP both have the same sign."""
 
 Half = Literal["both", "top", "bottom"]
 """The best and the worst detectors of a language, or only one of the two."""

@@ -41,7 +41,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def lock_owner(path: Path) -> str | None:
-    """Host, process and start time of the process that holds this lock; None: not locked.
+    """Host, process and start time of the process that holds this lock; None: no lock seen.
 
     Across hosts, this needs a network file system that shares locks, such as NFS 4.
     """
