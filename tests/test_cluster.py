@@ -19,7 +19,7 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs import ray as cluster
 from interp.runs.locks import hold_lock, lock_owner, remove_stale_locks
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.corpora import Corpora
 from tests.campaigns.kills import files
 
@@ -210,8 +210,8 @@ def test_jobs_go_to_whoever_is_free_and_one_that_is_stuck_goes_to_another(nodes,
 
     done: list[str] = []
     settings = Ray(address=nodes.address, actors=1, patience=3.0)
-    with Crew(settings, lambda: "held") as crew:
-        crew.do(jobs(tmp_path, 4, stuck_once), lambda job: done.append(job.name))
+    with ActorPool(settings, lambda: "held") as pool:
+        pool.do(jobs(tmp_path, 4, stuck_once), lambda job: done.append(job.name))
         assert sorted(done) == ["job 0", "job 1", "job 2", "job 3"]
         assert (tmp_path / "0").read_text() == "held"
 
@@ -222,7 +222,7 @@ def test_jobs_go_to_whoever_is_free_and_one_that_is_stuck_goes_to_another(nodes,
 
             return work
 
-        crew.do(jobs(tmp_path, 4, never), lambda job: done.append(job.name))
+        pool.do(jobs(tmp_path, 4, never), lambda job: done.append(job.name))
         assert len(done) == 8
 
 
@@ -254,20 +254,20 @@ def test_what_cannot_be_done_ends_in_one_sentence(nodes, light, tmp_path, monkey
 
     monkeypatch.setattr(cluster, "_VISIBLE_WITHIN", 0.5)
     settings = Ray(address=nodes.address, actors=1)
-    with Crew(settings, lambda: "held") as crew:
-        crew.do(jobs(tmp_path, 1, writes), lambda job: None)
+    with ActorPool(settings, lambda: "held") as pool:
+        pool.do(jobs(tmp_path, 1, writes), lambda job: None)
         with pytest.raises(OSError, match="folder that all nodes of the cluster share"):
-            crew.do(jobs(tmp_path / "b", 1, forgets), lambda job: None)
+            pool.do(jobs(tmp_path / "b", 1, forgets), lambda job: None)
         with pytest.raises(OSError, match=r"0 was not saved"):
-            crew.do(jobs(tmp_path / "a", 1, refuses), lambda job: None)
+            pool.do(jobs(tmp_path / "a", 1, refuses), lambda job: None)
     with (
-        Crew(settings, lambda: "held") as crew,
+        ActorPool(settings, lambda: "held") as pool,
         pytest.raises(OSError, match="5 actors were lost during job 0"),
     ):
-        crew.do(jobs(tmp_path / "c", 1, dies), lambda job: None)
+        pool.do(jobs(tmp_path / "c", 1, dies), lambda job: None)
     with (
         pytest.raises(ValueError, match=r"0 GPUs\. Ask for less"),
-        Crew(Ray(address=nodes.address, num_gpus=1.0), lambda: "held"),
+        ActorPool(Ray(address=nodes.address, num_gpus=1.0), lambda: "held"),
     ):
         pass
 
@@ -279,10 +279,10 @@ def test_what_is_wrong_with_a_model_is_said_where_it_is_opened(nodes, light, tmp
         raise ValueError("an actor opened another model")
 
     with (
-        Crew(Ray(address=nodes.address, actors=1), refused) as crew,
+        ActorPool(Ray(address=nodes.address, actors=1), refused) as pool,
         pytest.raises(ValueError, match="an actor opened another model"),
     ):
-        crew.do(jobs(tmp_path, 1, lambda path: lambda held: None), lambda job: None)
+        pool.do(jobs(tmp_path, 1, lambda path: lambda held: None), lambda job: None)
 
 
 @pytest.mark.ray

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs.locks import hold_lock, lock_owner, remove_stale_locks
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ def finish(
     load_piece: Callable[[Path], Result],
     bar: Any,
     model: NeuronModel,
-    ray: Ray | Crew | None,
+    ray: Ray | ActorPool | None,
 ) -> list[Result]:
     """Run the jobs whose file is missing; returns the contents of all files, in the order of jobs.
 
@@ -51,11 +51,11 @@ def finish(
     missing = [job for job in jobs if job.path not in results]
     try:
         if missing:
-            with hired(model, ray) as crew:
-                if crew is None:
+            with pool_for(model, ray) as pool:
+                if pool is None:
                     _do_locally(missing, done, model)
                 else:
-                    crew.do([replace(job, to_send=partial(_to_send, job)) for job in missing], done)
+                    pool.do([replace(job, to_send=partial(_to_send, job)) for job in missing], done)
     finally:
         for folder in {_lock_path(job.path).parent for job in jobs}:
             remove_stale_locks(folder)
@@ -63,36 +63,36 @@ def finish(
 
 
 @contextmanager
-def hired(model: NeuronModel, ray: Ray | Crew | None) -> Iterator[Crew | None]:
+def pool_for(model: NeuronModel, ray: Ray | ActorPool | None) -> Iterator[ActorPool | None]:
     """Actors that hold this model, or None without Ray; a given pool stays open afterwards."""
     if ray is None:
         yield None
-    elif isinstance(ray, Crew):
+    elif isinstance(ray, ActorPool):
         refuse_edited(model, "hooks do not reach the actors, so pass edits as interp.Change")
         if ray.identity != model.identity:
             raise ValueError(
                 f"The actors of this pool hold another model than {model.name}: open a pool for "
-                "it with interp.runs.crew_of(model, ray)."
+                "it with interp.runs.actor_pool(model, ray)."
             )
         yield ray
     else:
-        with crew_of(model, ray) as crew:
-            yield crew
+        with actor_pool(model, ray) as pool:
+            yield pool
 
 
-def crew_of(model: NeuronModel, ray: Ray | None = None) -> Crew:
+def actor_pool(model: NeuronModel, ray: Ray | None = None) -> ActorPool:
     """Actors that open this model once for several long loops; use it in a `with` block.
 
-    >>> crew = interp.runs.crew_of(model, interp.runs.Ray("auto", num_gpus=0.5))
-    >>> with crew:  # doctest: +SKIP
-    ...     interp.collect(model, text, "counts", ray=crew)
-    ...     interp.perplexity_matrix(model, neurons, text, out="matrix", ray=crew)
+    >>> pool = interp.runs.actor_pool(model, interp.runs.Ray("auto", num_gpus=0.5))
+    >>> with pool:  # doctest: +SKIP
+    ...     interp.collect(model, text, "counts", ray=pool)
+    ...     interp.perplexity_matrix(model, neurons, text, out="matrix", ray=pool)
     """
     refuse_edited(model, "hooks do not reach the actors, so pass edits as interp.Change")
     ray, folder = ray or Ray(), Path(model.name)
     name = str(folder.resolve()) if folder.is_dir() else model.name  # actors run in other folders
     open_model = ray.open or partial(load, name, attention=model.attention, dtype=model.dtype)
-    return Crew(ray, partial(_open_same, open_model, model.identity), model.identity)
+    return ActorPool(ray, partial(_open_same, open_model, model.identity), model.identity)
 
 
 @contextmanager

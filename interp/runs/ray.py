@@ -119,7 +119,7 @@ class _Call:
     """When patience ends, on the monotonic clock."""
 
 
-class Crew:
+class ActorPool:
     """Actors that hold a model and take jobs one by one; use it in a `with` block."""
 
     identity: Any
@@ -139,7 +139,7 @@ class Crew:
         self._last_event = time.monotonic()
         self._connected_here = False
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "ActorPool":
         if not self._ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # telemetry is opt-in
             self._ray.init(
