@@ -273,7 +273,7 @@ class NeuronModel:
         """Within the block, `positions` knows the padding and the prompt length."""
         outer_pass, self._pass = self._pass, Pass(mask, prompt)
         module = getattr(self.bridge, "original_model", None)
-        if module is None:  # HookedTransformer.generate calls `forward`, so hooks on it do not run
+        if module is None:  # HookedTransformer.generate calls `forward` directly: no hooks on it
             module = self.bridge.embed
 
         def count(*_: Any) -> None:

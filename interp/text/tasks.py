@@ -66,7 +66,7 @@ class Item(NamedTuple):
     """Index of the correct option."""
 
     held_out: bool = False
-    """Whether the training text omits this fact in this language; only a model's makers know."""
+    """True if the training text omits the answer in this language; only a model's makers know."""
 
     group: str = ""
     """Name shared by dependent items, such as hypotheses about one premise; empty: none."""
