@@ -236,8 +236,8 @@ def test_a_tokenizer_with_few_tokens_for_much_text_gets_its_budget_all_the_same(
     source = {"de": [f"{number} " + "x" * (number % 90) for number in range(3000)]}
     model = Letters(width=40)
     reads = []
-    plain = texts_file._listed
-    monkeypatch.setattr(texts_file, "_listed", lambda *given: reads.append(1) or plain(*given))
+    plain = texts_file._list_items
+    monkeypatch.setattr(texts_file, "_list_items", lambda *given: reads.append(1) or plain(*given))
     found = read(source, model, tokens=1000)
     assert len(reads) > 1  # the first guess was too small, so the source was read again
     assert found.rows["de"].ids.shape == (41 * 3, 8)

@@ -59,7 +59,7 @@ def test_what_was_fetched_before_is_asked_for_nowhere(refused: list[str], tmp_pa
     (repository / "refs" / "main").write_text(commit)
     check_reachable("somebody/something", "config.json", cache_dir=tmp_path)
     assert refused == []
-    with pytest.raises(OSError, match="has not been fetched before"):
+    with pytest.raises(OSError, match="neither a local folder nor cached"):
         check_reachable("somebody/something", "config.json", cache_dir=tmp_path / "elsewhere")
 
 
