@@ -463,9 +463,9 @@ def test_a_target_that_cannot_be_read_is_refused(open_model):
     with pytest.raises(ValueError, match="reads the end of the prompt and the beginning of 'he'"):
         integrated_gradients(model, "in t", "he")
     for wrong in (-1, N_VOCAB):
-        with pytest.raises(ValueError, match=f"{wrong} is no token of"):
+        with pytest.raises(ValueError, match=f"{wrong} is not a token of"):
             integrated_gradients(model, PROMPT, wrong)
-        with pytest.raises(ValueError, match=f"{wrong} is no token of"):
+        with pytest.raises(ValueError, match=f"{wrong} is not a token of"):
             integrated_gradients(model, [5, wrong], 9)
     with pytest.raises(ValueError, match="The prompt '' has 0 tokens"):
         integrated_gradients(model, "", 9)

@@ -18,8 +18,8 @@ from interp.counting.collect import Keep, collect
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs import ray as cluster
-from interp.runs.locks import clear_signs, sign_of_life, who_is_at
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.locks import hold_lock, lock_owner, remove_stale_locks
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.corpora import Corpora
 from tests.campaigns.kills import files
 
@@ -34,7 +34,7 @@ def held_elsewhere(path: Path) -> int:
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        with sign_of_life(path):
+        with hold_lock(path):
             os.write(told, b"1")
             time.sleep(60)
         os._exit(0)
@@ -46,30 +46,30 @@ def held_elsewhere(path: Path) -> int:
 
 def test_who_works_is_seen_and_who_was_killed_is_not(tmp_path):
     path = tmp_path / "running" / "0003-de"
-    assert who_is_at(path) is None
+    assert lock_owner(path) is None
     child = held_elsewhere(path)
-    assert f"process {child}, since 20" in (who_is_at(path) or "")
+    assert f"process {child}, since 20" in (lock_owner(path) or "")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert path.exists()
-    assert who_is_at(path) is None
-    with sign_of_life(path):
-        assert f"process {os.getpid()}" in (who_is_at(path) or "")
+    assert lock_owner(path) is None
+    with hold_lock(path):
+        assert f"process {os.getpid()}" in (lock_owner(path) or "")
     assert not path.exists()
 
 
 def test_only_the_signs_of_the_dead_are_cleared(tmp_path):
     (tmp_path / "left").write_text("somebody, long ago", encoding="utf-8")
-    with sign_of_life(tmp_path / "alive"):
-        clear_signs(tmp_path)
+    with hold_lock(tmp_path / "alive"):
+        remove_stale_locks(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["alive"]
-    clear_signs(tmp_path)
+    remove_stale_locks(tmp_path)
     assert not tmp_path.exists()
 
 
 def test_without_room_or_locks_for_signs_the_work_goes_on(tmp_path, monkeypatch):
     (tmp_path / "running").write_text("a file where the folder should be", encoding="utf-8")
-    with sign_of_life(tmp_path / "running" / "0000-de"):
+    with hold_lock(tmp_path / "running" / "0000-de"):
         done = True
     assert done
 
@@ -77,8 +77,8 @@ def test_without_room_or_locks_for_signs_the_work_goes_on(tmp_path, monkeypatch)
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refused)
-    with sign_of_life(tmp_path / "0000-de"):
-        assert who_is_at(tmp_path / "0000-de") is None
+    with hold_lock(tmp_path / "0000-de"):
+        assert lock_owner(tmp_path / "0000-de") is None
 
 
 def test_stale_signs_and_wrong_clocks_change_no_byte(model, corpora, tmp_path, monkeypatch):
@@ -210,8 +210,8 @@ def test_jobs_go_to_whoever_is_free_and_one_that_is_stuck_goes_to_another(nodes,
 
     done: list[str] = []
     settings = Ray(address=nodes.address, actors=1, patience=3.0)
-    with Crew(settings, lambda: "held") as crew:
-        crew.do(jobs(tmp_path, 4, stuck_once), lambda job: done.append(job.name))
+    with ActorPool(settings, lambda: "held") as pool:
+        pool.do(jobs(tmp_path, 4, stuck_once), lambda job: done.append(job.name))
         assert sorted(done) == ["job 0", "job 1", "job 2", "job 3"]
         assert (tmp_path / "0").read_text() == "held"
 
@@ -222,7 +222,7 @@ def test_jobs_go_to_whoever_is_free_and_one_that_is_stuck_goes_to_another(nodes,
 
             return work
 
-        crew.do(jobs(tmp_path, 4, never), lambda job: done.append(job.name))
+        pool.do(jobs(tmp_path, 4, never), lambda job: done.append(job.name))
         assert len(done) == 8
 
 
@@ -252,22 +252,22 @@ def test_what_cannot_be_done_ends_in_one_sentence(nodes, light, tmp_path, monkey
     def forgets(path: Path) -> Callable[[Any], None]:
         return lambda held: None
 
-    monkeypatch.setattr(cluster, "_UNSEEN", 0.5)
+    monkeypatch.setattr(cluster, "_VISIBLE_WITHIN", 0.5)
     settings = Ray(address=nodes.address, actors=1)
-    with Crew(settings, lambda: "held") as crew:
-        crew.do(jobs(tmp_path, 1, writes), lambda job: None)
+    with ActorPool(settings, lambda: "held") as pool:
+        pool.do(jobs(tmp_path, 1, writes), lambda job: None)
         with pytest.raises(OSError, match="folder that all nodes of the cluster share"):
-            crew.do(jobs(tmp_path / "b", 1, forgets), lambda job: None)
+            pool.do(jobs(tmp_path / "b", 1, forgets), lambda job: None)
         with pytest.raises(OSError, match=r"0 was not saved"):
-            crew.do(jobs(tmp_path / "a", 1, refuses), lambda job: None)
+            pool.do(jobs(tmp_path / "a", 1, refuses), lambda job: None)
     with (
-        Crew(settings, lambda: "held") as crew,
-        pytest.raises(OSError, match="5 actors were lost at job 0"),
+        ActorPool(settings, lambda: "held") as pool,
+        pytest.raises(OSError, match="5 actors were lost during job 0"),
     ):
-        crew.do(jobs(tmp_path / "c", 1, dies), lambda job: None)
+        pool.do(jobs(tmp_path / "c", 1, dies), lambda job: None)
     with (
         pytest.raises(ValueError, match=r"0 GPUs\. Ask for less"),
-        Crew(Ray(address=nodes.address, num_gpus=1.0), lambda: "held"),
+        ActorPool(Ray(address=nodes.address, num_gpus=1.0), lambda: "held"),
     ):
         pass
 
@@ -279,10 +279,10 @@ def test_what_is_wrong_with_a_model_is_said_where_it_is_opened(nodes, light, tmp
         raise ValueError("an actor opened another model")
 
     with (
-        Crew(Ray(address=nodes.address, actors=1), refused) as crew,
+        ActorPool(Ray(address=nodes.address, actors=1), refused) as pool,
         pytest.raises(ValueError, match="an actor opened another model"),
     ):
-        crew.do(jobs(tmp_path, 1, lambda path: lambda held: None), lambda job: None)
+        pool.do(jobs(tmp_path, 1, lambda path: lambda held: None), lambda job: None)
 
 
 @pytest.mark.ray

@@ -236,8 +236,8 @@ def test_a_tokenizer_with_few_tokens_for_much_text_gets_its_budget_all_the_same(
     source = {"de": [f"{number} " + "x" * (number % 90) for number in range(3000)]}
     model = Letters(width=40)
     reads = []
-    plain = texts_file._listed
-    monkeypatch.setattr(texts_file, "_listed", lambda *given: reads.append(1) or plain(*given))
+    plain = texts_file._list_items
+    monkeypatch.setattr(texts_file, "_list_items", lambda *given: reads.append(1) or plain(*given))
     found = read(source, model, tokens=1000)
     assert len(reads) > 1  # the first guess was too small, so the source was read again
     assert found.rows["de"].ids.shape == (41 * 3, 8)
@@ -455,10 +455,10 @@ def test_real_text_of_all_languages_is_read(shared: Path):
         ({"tokens": 23}, "23 tokens in 3 shards are 7 each, less than one block of 8: ask for 24"),
         ({"held_out": 1.0}, "held_out is 1.0; give a share between 0 and 1"),
         ({"held_out": 0.0, "split": "held_out"}, "held_out is 0.0; give a share"),
-        ({"languages": ("german",)}, "'german' is not the code .* did you mean de"),
+        ({"languages": ("german",)}, "'german' is not a known .* did you mean de"),
         ({"languages": ()}, "No language was given"),
         ({"languages": ("de", "de")}, "de is given more than once"),
-        ({"languages": ("de", "fr")}, "The texts given hold no 'fr', only de"),
+        ({"languages": ("de", "fr")}, "The given texts hold no 'fr', only de"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(arguments, sentence: str):

@@ -25,7 +25,7 @@ import torch
 import interp
 from tests.conftest import LOCK
 
-NEEDS = {"run_harness": "lm_eval", "crew_of": "ray"}
+NEEDS = {"run_harness": "lm_eval", "actor_pool": "ray"}
 """Examples of what is an extra, and what must be installed for them; it may warn as it likes."""
 
 LANGUAGES = ("en", "de", "zh")

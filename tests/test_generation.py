@@ -271,7 +271,7 @@ def without(llama: NeuronModel) -> Iterator[Callable[..., NeuronModel]]:
 def test_without_a_first_token_the_last_one_stands_in(without: Callable[..., NeuronModel]):
     model = without("bos_token_id")
     assert write(model) == write(model, start="eos")
-    with pytest.raises(ValueError, match=r"start is 'bos', and the tokenizer of .* has no such"):
+    with pytest.raises(ValueError, match=r"start is 'bos', but the tokenizer of .* has no such"):
         write(model, start="bos")
 
 
@@ -594,9 +594,9 @@ def test_opening_lines_are_in_their_language():
     lines = {naming_prompt(code, "english") for code in LANGUAGES}
     assert len(lines) == len(LANGUAGES)
     assert naming_prompt("sw", "english") == "Here is a text in Swahili:\n"
-    with pytest.raises(ValueError, match="'cy' is not the code of a language"):
+    with pytest.raises(ValueError, match="'cy' is not a known language code"):
         naming_prompt("cy")
-    with pytest.raises(ValueError, match=r'No opening line in Dutch .* words="english"'):
+    with pytest.raises(ValueError, match=r'no naming prompt in Dutch, .* words="english"'):
         naming_prompt("nl")
 
 

@@ -26,8 +26,8 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_model_that_is_not_here_is_asked_for_once(refused: list[str]) -> None:
     sentence = (
-        r"^nobody/nothing is no folder here and has not been fetched before, and the hub cannot be "
-        r"reached \(.*not known\): check the name and the network"
+        r"^nobody/nothing is neither a local folder nor cached, and the hub cannot be reached "
+        r"\(.*not known\): check the name and the network"
     )
     with pytest.raises(OSError, match=sentence):
         interp.load("nobody/nothing")
@@ -59,7 +59,7 @@ def test_what_was_fetched_before_is_asked_for_nowhere(refused: list[str], tmp_pa
     (repository / "refs" / "main").write_text(commit)
     check_reachable("somebody/something", "config.json", cache_dir=tmp_path)
     assert refused == []
-    with pytest.raises(OSError, match="has not been fetched before"):
+    with pytest.raises(OSError, match="neither a local folder nor cached"):
         check_reachable("somebody/something", "config.json", cache_dir=tmp_path / "elsewhere")
 
 

@@ -12,7 +12,7 @@ from interp import cli
 from interp.counting.collect import collect
 from interp.counting.pieces import SIGNS_OF_LIFE
 from interp.models.load import load
-from interp.runs.locks import sign_of_life
+from interp.runs.locks import hold_lock
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, blocks, files, made_up
 
@@ -95,7 +95,7 @@ def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
     content = bytearray(piece.read_bytes())
     content[-100] ^= 4
     piece.write_bytes(content)
-    with sign_of_life(out / SIGNS_OF_LIFE / "0003-en"):
+    with hold_lock(out / SIGNS_OF_LIFE / "0003-en"):
         found = run.verify()
         cli.main(["status", str(out)])
     assert set(found.bad) == {(2, "de")}

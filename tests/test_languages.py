@@ -127,7 +127,7 @@ def test_a_language_is_found_by_its_code():
     ],
 )
 def test_an_unknown_code_is_refused_with_the_one_that_was_meant(typed: str, meant: str):
-    with pytest.raises(ValueError, match="is not the code of a language known here") as caught:
+    with pytest.raises(ValueError, match="is not a known language code") as caught:
         language(typed)
     assert f"{typed!r} is not" in str(caught.value)
     assert meant in str(caught.value).split("?")[0]
@@ -142,7 +142,7 @@ def test_codes_come_back_as_a_tuple_in_their_order():
     [
         ([], "No language was given; give at least one code"),
         (["en", "fr", "en"], "en is given more than once"),
-        (["en", "xx"], "'xx' is not the code of a language known here"),
+        (["en", "xx"], "'xx' is not a known language code"),
         ("en", "as the one string 'en'; give a list of codes"),
     ],
 )

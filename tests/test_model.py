@@ -645,11 +645,11 @@ class TestFingerprint:
 class TestDoctorFindsWhatIsBroken:
     """Layer 1 is broken by hand; the check that fails is the one that names the fault."""
 
-    FIRES = "every site fires once per pass, as [batch pos width]"
+    FIRES = "every hook runs once per pass, on [batch pos width]"
     POST = "post is act(pre) times pre_linear"
     OUT = "mlp_out is post times w_out"
-    EDIT = "an edit at post does what one below the hooks does"
-    WRITES = "generation sees edits"
+    EDIT = "an edit at post equals one made without hooks"
+    WRITES = "edits apply during generation"
 
     def failures(self, model: Any) -> set[str]:
         from interp.models.doctor import doctor
@@ -846,6 +846,6 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("interp.models.load.check_reachable", lambda *_, **__: None)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(
-        OSError, match=r"no-such/model is no folder here.*cannot be reached\.\) Check"
+        OSError, match=r"no-such/model is neither a local folder.*cannot be reached\.\) Check"
     ):
         load("no-such/model")

@@ -22,8 +22,8 @@ from interp.interventions.under import applied
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import attribute_prompts, integrated_gradients
-from interp.runs.jobs import _open_the_same, finish
-from interp.runs.locks import sign_of_life
+from interp.runs.jobs import _open_same, finish
+from interp.runs.locks import hold_lock
 from interp.runs.ray import Job
 from interp.text.tasks import Task
 from tests import tiny_models
@@ -63,7 +63,7 @@ def in_another_process(path: Path, then: Callable[[], None]) -> int:
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        with sign_of_life(path.parent.parent / "running" / f"pieces-{path.name}"):
+        with hold_lock(path.parent.parent / "running" / f"pieces-{path.name}"):
             os.write(told, b"1")
             then()
         os._exit(0)
@@ -121,10 +121,10 @@ def test_whoever_is_stuck_is_not_waited_for(model, tmp_path):
 
 
 def test_an_actor_refuses_another_model_than_that_of_the_run(model, tmp_path):
-    assert _open_the_same(lambda: model, model.identity) is model
+    assert _open_same(lambda: model, model.identity) is model
     other = load(tiny_models.build("qwen2", tmp_path, seed=1))
     with pytest.raises(ValueError, match=r"another model than yours \(weights was"):
-        _open_the_same(lambda: other, model.identity)
+        _open_same(lambda: other, model.identity)
 
 
 # ---------------------------------------------------------------- the loops that gained a folder

@@ -28,8 +28,8 @@ from interp.interventions.edits import Change, deactivate, intervene
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import attribute_prompts
-from interp.runs.jobs import crew_of
-from interp.runs.ray import Crew, Ray
+from interp.runs.jobs import actor_pool
+from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.reading import read_sentences
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def crew(nodes: Any, folder: Path, model: NeuronModel, place: Path) -> Iterator[Crew]:
+def pool(nodes: Any, folder: Path, model: NeuronModel, place: Path) -> Iterator[ActorPool]:
     """Two actors for all tests of this file: to open the library takes seconds."""
     name = str(folder)
     while len(nodes.worker_nodes) < 2:
@@ -83,8 +83,8 @@ def crew(nodes: Any, folder: Path, model: NeuronModel, place: Path) -> Iterator[
         return load(name)
 
     settings = Ray(address=nodes.address, actors=2, open=open_in_trouble)
-    with crew_of(model, settings) as hired:
-        yield hired
+    with actor_pool(model, settings) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def selection(model: NeuronModel) -> NeuronSelection:
 @pytest.fixture(scope="module")
 def loops(
     model: NeuronModel, corpora: Corpora, selection: NeuronSelection
-) -> dict[str, Callable[[Path, Crew | None], object]]:
+) -> dict[str, Callable[[Path, ActorPool | None], object]]:
     sentences = read_sentences(
         made_up(), LANGUAGES, model, sentences=9, n_shards=3, hygiene="off", progress=False
     )
@@ -144,7 +144,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_laptop_begins_and_ray_ends_with_the_bytes_of_one_process(
-    name, loops, crew, place, tmp_path
+    name, loops, pool, place, tmp_path
 ):
     quiet, run = tmp_path / "quiet", tmp_path / "run"
     loops[name](quiet, None)
@@ -159,7 +159,7 @@ def test_a_laptop_begins_and_ray_ends_with_the_bytes_of_one_process(
     before = begun_elsewhere.stat().st_ino
     if name == "perplexity matrix":
         (place / "killed").touch()
-    loops[name](run, crew)
+    loops[name](run, pool)
     assert not (place / "killed").exists()  # an actor met it, and is no more
     assert files(run) == files(quiet)
     assert begun_elsewhere.stat().st_ino == before  # it was not made again
@@ -170,7 +170,7 @@ def test_a_laptop_begins_and_ray_ends_with_the_bytes_of_one_process(
 
 
 def test_the_commands_give_the_files_of_one_process(
-    model, folder, selection, corpora, crew, tmp_path, monkeypatch, capsys
+    model, folder, selection, corpora, pool, tmp_path, monkeypatch, capsys
 ):
     made = write_tasks(tmp_path)
     text = tmp_path / "text"
@@ -195,7 +195,7 @@ def test_the_commands_give_the_files_of_one_process(
 
     for command in commands(tmp_path / "quiet"):
         command.run()
-    monkeypatch.setattr(OnRay, "open", lambda self, choice: (model, crew))
+    monkeypatch.setattr(OnRay, "open", lambda self, choice: (model, pool))
     said = []
     for command in commands(tmp_path / "run"):
         capsys.readouterr()
@@ -205,23 +205,23 @@ def test_the_commands_give_the_files_of_one_process(
     assert all(said)
 
 
-def test_what_is_warned_of_there_is_said_here(model, crew):
+def test_what_is_warned_of_there_is_said_here(model, pool):
     questions = [("the dog sees", " a")]
-    for ray in (None, crew):
+    for ray in (None, pool):
         with pytest.warns(UserWarning, match="do not add up: a layer's values are off by more"):
             list(attribute_prompts(model, questions, 1, progress=False, ray=ray))
 
 
-def test_edits_that_would_stay_here_and_other_models_are_refused(model, selection, crew, tmp_path):
+def test_edits_that_would_stay_here_and_other_models_are_refused(model, selection, pool, tmp_path):
     units = selection["de"]
     few: dict[str, Any] = {"n": 2, "max_new_tokens": 4, "progress": False}
     with intervene(model, units, deactivate):
-        for ray in (crew, Ray()):
-            with pytest.raises(ValueError, match=r"edits are sent as interp\.Change"):
+        for ray in (pool, Ray()):
+            with pytest.raises(ValueError, match=r"pass edits as interp\.Change"):
                 generate_texts(model, **few, ray=ray)
     other = load(tiny_models.build("qwen2", tmp_path, seed=1))
     with pytest.raises(ValueError, match="hold another model than"):
-        generate_texts(other, **few, ray=crew)
+        generate_texts(other, **few, ray=pool)
 
 
 def lives(process: int) -> bool:
@@ -233,14 +233,14 @@ def lives(process: int) -> bool:
 
 
 def test_ctrl_c_stops_the_actors_keeps_what_is_done_and_says_so(
-    model, folder, crew, place, tmp_path, monkeypatch, capsys
+    model, folder, pool, place, tmp_path, monkeypatch, capsys
 ):
     """Last, since the actors that are at work are gone."""
     made = write_tasks(tmp_path)
     options = [str(made), str(folder), "--languages", "en", "de", "es", "--steps", "3"]
     out, quiet = tmp_path / "run", tmp_path / "quiet"
     cli.main(["attribute", *options, "--out", str(quiet)])
-    monkeypatch.setattr(OnRay, "open", lambda self, choice: (model, crew))
+    monkeypatch.setattr(OnRay, "open", lambda self, choice: (model, pool))
     # Whoever runs tests in the background may have told them to ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     (place / "slow").touch()
@@ -265,8 +265,8 @@ def test_ctrl_c_stops_the_actors_keeps_what_is_done_and_says_so(
     assert said.endswith(
         "interrupted. Finished pieces are kept; the same command goes on from there."
     )
-    assert not crew._waiting
-    assert not [call for call in crew._calls.values() if call.job]
+    assert not pool._waiting
+    assert not [call for call in pool._calls.values() if call.job]
     assert [path.stem for path in out.glob("pieces/*")] == ["00000"]
     at_work = [int(path.name.split()[-1]) for path in place.glob("at work *")]
     until = time.monotonic() + 60

@@ -386,7 +386,7 @@ def test_the_numbers_in_the_words_are_right():
     assert "sums in de, off: 1 of 2 right" in repr(MADE["Written"])
     assert "unpatched: Montag 0.25, Monday 0.50" in repr(MADE["PatchingResult"])
     assert "0.4 (0.1 to 0.7): holds" in repr(MADE["Claim"])
-    assert "1 of 2 checks passed, but not: is left alone" in repr(MADE["Diagnosis"])
+    assert "1 of 2 checks passed; failed: is left alone" in repr(MADE["Diagnosis"])
     assert "2 texts of 1 prompt, 1 ended by the model" in repr(MADE["Generated"])
     assert "500 done, 0 running, 0 missing, 0 bad" in repr(MADE["Verification"])
     assert repr(Rate(3, 4)).startswith("3 of 4: 0.75 (0.30 to 0.95 at 95 %)")
@@ -642,6 +642,6 @@ def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_
         assert transformers_logging._tqdm_hook is mine
     finally:
         transformers_logging.set_tqdm_hook(before)
-    with loading._late_bars():
+    with loading._delayed_bars():
         assert transformers_logging._tqdm_hook is not before
     assert transformers_logging._tqdm_hook is before

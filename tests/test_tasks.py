@@ -329,7 +329,7 @@ def test_items_are_paired_by_id_and_missing_ones_named():
 def test_a_task_refuses_what_cannot_be():
     with pytest.raises(ValueError, match="repeats the id 'a'"):
         task_of((Item("a", "x", (" y",), 0), Item("a", "x", (" y",), 0)))
-    with pytest.raises(ValueError, match="'a' of made in en has 2 options, and its answer is"):
+    with pytest.raises(ValueError, match="'a' of made in en has 2 options, but its answer is"):
         task_of((Item("a", "x", (" y", " z"), 2),))
     with pytest.raises(ValueError, match="has no items"):
         task_of(())
@@ -439,7 +439,7 @@ def test_an_edited_fact_is_told_in_one_language_and_asked_in_another(tmp_path):
     assert read_task(folder, "en").items[0].prompt == "Who built Fire? Lewis\nFire is by?"
     assert read_editing(folder, "zh", "zh").items == read_task(folder, "zh").items
     write(folder, "de", [{**row, "id": "2", "target": "Lewis"}])
-    with pytest.raises(ValueError, match="1 facts are not told in en, such as '2'"):
+    with pytest.raises(ValueError, match="1 facts are missing in en, such as '2'"):
         read_editing(folder, "en", "de")
 
 
@@ -451,7 +451,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"de\.jsonl is missing; .* holds en"):
         read_task(folder, "de")
     write(folder, "de", [{"id": "1", "sentence": "x"}])
-    with pytest.raises(ValueError, match="columns id, sentence, which is no form"):
+    with pytest.raises(ValueError, match="columns id, sentence, which is not a known format"):
         read_task(folder, "de")
     (folder / "fr.jsonl").write_text('{"id": "1"\n')
     with pytest.raises(ValueError, match="line 1 is not JSON"):

@@ -162,7 +162,9 @@ def test_a_broken_gzip_file_is_refused(tmp_path: Path):
     damaged[20] ^= 0xFF
     for raw in (whole[:-12], b"Eins.\nZwei.\n", bytes(damaged)):
         path.write_bytes(raw)
-        with pytest.raises(ValueError, match=r"de.txt.gz is not a whole gzip file \(.*compress it"):
+        with pytest.raises(
+            ValueError, match=r"de.txt.gz is not a complete gzip file \(.*compress it"
+        ):
             texts_of(tmp_path)
 
 

@@ -68,7 +68,7 @@ class Share:
     """Who computes."""
 
     def run(self) -> None:
-        from interp.runs.jobs import hired
+        from interp.runs.jobs import pool_for
 
         tasks = read_aligned(self.task, self.languages)
         wrong = [each for each in self.thresholds if not math.isfinite(each)]
@@ -81,10 +81,10 @@ class Share:
         bos = "none" if model.bos_id is None else "document"
         corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
-        with hired(model, ray) as crew:
+        with pool_for(model, ray) as pool:
             for place, threshold in enumerate(self.thresholds):
                 folder = self.out / f"above-{threshold:g}" if place else self.out
-                profile = self.profile(model, corpora, groups, threshold, folder, crew)
+                profile = self.profile(model, corpora, groups, threshold, folder, pool)
                 show_profile(profile)
                 say(f"The profile is in {folder / 'profile.safetensors'}, and in profile.csv.\n")
 
@@ -95,14 +95,14 @@ class Share:
         groups: Mapping[str, str],
         threshold: float,
         folder: Path,
-        crew: "interp.runs.ray.Crew | None",
+        pool: "interp.runs.ray.ActorPool | None",
     ) -> "interp.scores.SharingProfile":
         """At one threshold, with its files."""
         from interp.evaluations.task_results import group_numbers
 
         settings = {"task": self.task, "model": self.choice.model}
         keep = interp.Keep(signs=self.fires_by, signs_above=threshold)
-        run = interp.collect(model, corpora, folder, keep=keep, settings=settings, ray=crew)
+        run = interp.collect(model, corpora, folder, keep=keep, settings=settings, ray=pool)
         signs = run.signs
         profile = interp.sharing_profile(
             signs,

@@ -39,9 +39,9 @@ from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.words import FiresBy, Kind
 from interp.runs.folder import begin
-from interp.runs.jobs import hired
-from interp.runs.locks import sign_of_life
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.jobs import pool_for
+from interp.runs.locks import hold_lock
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.corpora import Corpora, Rows
 
 
@@ -125,7 +125,7 @@ def collect(
     stop_when: Callable[[FiringStats], bool] | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> Run:
     """Count how often every neuron fires in every language, and keep what else is asked for.
 
@@ -257,7 +257,7 @@ class _Piece:
             load_piece(self.path)
             seen(self.n_tokens)
             return
-        with sign_of_life(sign_path(self.folder, self.shard, self.language)):
+        with hold_lock(sign_path(self.folder, self.shard, self.language)):
             counters = self._counters(model)
             self._observe(model, counters, seen)
             tensors = {name: made for one in counters for name, made in one.tensors().items()}
@@ -355,23 +355,23 @@ class _Reading:
 
 @contextmanager
 def _reader(
-    reading: _Reading, model: NeuronModel, ray: Ray | Crew | None
+    reading: _Reading, model: NeuronModel, ray: Ray | ActorPool | None
 ) -> Iterator[Callable[[Sequence[tuple[int, str]], Any], None]]:
     """Reads pieces: here, one after the other, or on Ray, each by whichever actor is free."""
-    with hired(model, ray) as crew:
+    with pool_for(model, ray) as pool:
 
         def read_all(pieces: Sequence[tuple[int, str]], bar: Any) -> None:
             jobs = []
             for shard, language in pieces:
                 piece = reading.piece(shard, language)
-                if crew is None or piece.path.exists():
+                if pool is None or piece.path.exists():
                     piece.read(model, bar.update)
                 else:  # the text is cut out when it is sent, so that it is not all here twice
                     read = partial(_read_piece, reading, shard, language)
                     cut = partial(_cut_out, reading, shard, language)
                     jobs.append(Job(piece.name, piece.path, read, piece.n_tokens, to_send=cut))
-            if crew is not None:
-                crew.do(jobs, lambda job: bar.update(job.size))
+            if pool is not None:
+                pool.do(jobs, lambda job: bar.update(job.size))
 
         yield read_all
 

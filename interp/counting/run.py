@@ -25,7 +25,7 @@ from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import html_table, listed
 from interp.runs.folder import read_plan
-from interp.runs.locks import clear_signs, who_is_at
+from interp.runs.locks import lock_owner, remove_stale_locks
 
 _MOST = 1_000_000  # pieces; a file that speaks of more is damaged, and counting them would not end
 
@@ -262,7 +262,7 @@ class Run:
                 load_piece(piece_path(folder, *piece))
             except (ValueError, FileNotFoundError) as error:
                 bad[piece] = str(error)
-        seen = {piece: who_is_at(sign_path(folder, *piece)) for piece in state.missing}
+        seen = {piece: lock_owner(sign_path(folder, *piece)) for piece in state.missing}
         running = {piece: who for piece, who in seen.items() if who is not None}
         return Verification(
             tuple(piece for piece in state.done if piece not in bad),
@@ -287,7 +287,7 @@ class Run:
             raise ValueError(self._unfinished(state))
         n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
         put_together(folder, plan, n_shards)
-        clear_signs(folder / SIGNS_OF_LIFE)
+        remove_stale_locks(folder / SIGNS_OF_LIFE)
         for name in PRODUCTS:
             self.__dict__.pop(name, None)  # what was read before is out of date
         return self

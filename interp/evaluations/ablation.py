@@ -17,8 +17,8 @@ from interp.interventions.under import Changes
 from interp.models.neuron_model import NeuronModel
 from interp.results.frames import interval_columns
 from interp.results.words import NOTHING, Normalize
-from interp.runs.jobs import hired
-from interp.runs.ray import Crew, Ray
+from interp.runs.jobs import pool_for
+from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.tasks import Task
 
@@ -117,7 +117,7 @@ def ablate_tasks(
     max_new_tokens: int = 32,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> TaskAblation:
     """Do tasks as the model is, with each language's units under the edit, and with random units.
 
@@ -146,8 +146,8 @@ def ablate_tasks(
         for name, wanted in (("choices", False), ("written", True))
     }
     folders = {name: None if out is None else Path(out) / name for name in groups}
-    with hired(model, ray) as crew:
-        settings = {"progress": progress, "ray": crew}
+    with pool_for(model, ray) as pool:
+        settings = {"progress": progress, "ray": pool}
         chosen = choose(
             model,
             groups["choices"],

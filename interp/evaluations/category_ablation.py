@@ -49,7 +49,7 @@ from interp.results.saved import Saved
 from interp.results.words import FiresBy, Kind, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.scores.sharing import sharing_categories
 from interp.text.tasks import Task, align_tasks
 
@@ -216,7 +216,7 @@ def ablate_categories(
     tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> CategoryAblation:
     """Switch off each category of neurons, per example, in the languages of the tasks.
 

@@ -34,7 +34,7 @@ from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
 from interp.results.words import FiresBy, Quantity, Start
 from interp.runs.jobs import finish, folder_for
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.scores.sharing import CATEGORIES, Sharing
 from interp.text.tasks import Task, align_tasks
 
@@ -133,7 +133,7 @@ def attribute_categories(
     fires_by: FiresBy = "gate",
     start: Start = "auto",
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> CategorySums:
     """Integrated gradients of each item of a task in two languages or more, added up by category.
 

@@ -25,8 +25,8 @@ from interp.results import artifacts
 from interp.results.display import counted
 from interp.results.saved import Saved
 from interp.results.words import Start
-from interp.runs.jobs import finish, folder_for, hired, refuse_edited
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.jobs import finish, folder_for, pool_for, refuse_edited
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.language_id import OTHER, UNDETERMINED, detect_language
 from interp.text.languages import check_languages
 from interp.text.tokens import by_length, padded, start_ids
@@ -203,7 +203,7 @@ def language_rates(
     tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> GeneratedLanguages:
     """Language and quality of texts, whoever wrote them; the loss only with a model.
 
@@ -262,7 +262,7 @@ def generated_languages(
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> dict[str, GeneratedLanguages]:
     """Let the model write under each intervention; judge the texts with the model as it is.
 
@@ -277,7 +277,7 @@ def generated_languages(
     """
     guards = _guards(guard, check_languages(languages))
     refuse_edited(model, _JUDGES)
-    with hired(model, ray) as crew:
+    with pool_for(model, ray) as pool:
         written = generate_texts(
             model,
             prompts,
@@ -290,7 +290,7 @@ def generated_languages(
             tokens_per_batch=tokens_per_batch,
             out=out,
             progress=progress,
-            ray=crew,
+            ray=pool,
         )
         return {
             name: language_rates(
@@ -302,7 +302,7 @@ def generated_languages(
                 tokens_per_batch=tokens_per_batch,
                 progress=progress,
                 out=None if out is None else Path(out) / "judged" / f"{place:02d}",
-                ray=crew,
+                ray=pool,
             )
             for place, (name, found) in enumerate(written.items())
         }
@@ -365,7 +365,7 @@ def _losses(
     tokens_per_batch: int,
     progress: bool,
     out: Path | str | None,
-    ray: Ray | Crew | None,
+    ray: Ray | ActorPool | None,
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
     """Tokens of each text, and its nats per token; of a text beyond the context, of its head."""
     refuse_edited(model, _JUDGES)

@@ -31,7 +31,7 @@ from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.runs.folder import begin, read_plan
 from interp.runs.jobs import finish, folder_for
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.corpora import Corpora
 
 
@@ -133,7 +133,7 @@ def losses_under(
     out: Path | str | None = None,
     tokens_per_batch: int = 4096,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> Losses:
     """Cross-entropy of the text under each intervention, the first of which is the reference.
 
@@ -171,7 +171,7 @@ def read_all(
     out: Path | str | None,
     tokens_per_batch: int,
     progress: bool,
-    ray: Ray | Crew | None,
+    ray: Ray | ActorPool | None,
 ) -> Losses:
     """Every shard of every language, each read once or taken from the folder."""
     names = tuple(interventions)

@@ -28,7 +28,7 @@ from interp.results import artifacts
 from interp.results.words import NOTHING, Normalize, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.tasks import Task
 from interp.text.tokens import padded, start_ids
 
@@ -111,7 +111,7 @@ def choose(
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> list[Choices]:
     """Multiple choice: one result for each task and intervention, interventions within tasks.
 
@@ -150,7 +150,7 @@ def exact_match(
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> list[Written]:
     """Does the model write the answer, taking the likeliest token each time? As `choose` otherwise.
 
@@ -179,7 +179,7 @@ def answers_under(
     plan: Mapping[str, Any],
     out: Path | str | None,
     progress: bool,
-    ray: Ray | Crew | None,
+    ray: Ray | ActorPool | None,
 ) -> list[Result]:
     """A result for each task and intervention, made here, by actors, or taken from the folder."""
     named = check_under(model, {NOTHING: None} if under is None else under)

@@ -35,7 +35,7 @@ from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import read_plan
-from interp.runs.ray import Crew, Ray
+from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 
@@ -308,7 +308,7 @@ def perplexity_matrix(
     out: Path | str | None = None,
     tokens_per_batch: int = 4096,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> PerplexityMatrix:
     """Each language's neurons off in turn, and every language of the corpora read.
 

@@ -23,8 +23,8 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import begin
-from interp.runs.jobs import finish, folder_for, hired
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.jobs import finish, folder_for, pool_for
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import naming_prompt
@@ -161,7 +161,7 @@ def steer_towards(
     seed: int = 0,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> SteeringRates:
     """Steer towards every language that has an edit, and compare with every other way of asking.
 
@@ -186,7 +186,7 @@ def steer_towards(
         n_shards=2,
         progress=progress,
     )
-    with hired(model, ray) as crew:
+    with pool_for(model, ray) as pool:
         guards, residual = measure_natural(
             model,
             natural,
@@ -194,7 +194,7 @@ def steer_towards(
             max_tokens=max_new_tokens,
             out=None if out is None else Path(out) / "natural",
             progress=progress,
-            ray=crew,
+            ray=pool,
         )
         conditions = conditions_towards(
             edits,
@@ -217,7 +217,7 @@ def steer_towards(
             seed=seed,
             out=out,
             progress=progress,
-            ray=crew,
+            ray=pool,
         )
 
 
@@ -246,7 +246,7 @@ def measure_natural(
     max_tokens: int = 64,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> tuple[dict[str, Guard], ResidualMeans]:
     """What natural text is like: a guard for each language, and means of the residual stream.
 
@@ -285,7 +285,7 @@ def steering_rates(
     seed: int = 0,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> SteeringRates:
     """Write under every condition, with the same seeds, and judge the texts by the guards.
 

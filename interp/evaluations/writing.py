@@ -25,7 +25,7 @@ from interp.results.display import counted
 from interp.results.words import NOTHING, Start
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.languages import language as known_language
 from interp.text.tokens import by_length, padded, start_ids
 
@@ -70,7 +70,7 @@ def generate_texts(
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> dict[str, Generated]:
     """`n` texts for each prompt, under each intervention; "" is no prompt.
 

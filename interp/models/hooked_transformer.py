@@ -1,4 +1,4 @@
-"""A model around a HookedTransformer, the class of TransformerLens' versions 1 to 3."""
+"""`NeuronModel` for a HookedTransformer, the model class of TransformerLens 1 to 3."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ from interp.models.neuron_model import Ids, Mask, NeuronModel
 
 
 class HookedTransformerModel(NeuronModel):
-    """The same around a HookedTransformer of TransformerLens 3.9, which runs modules of its own."""
+    """Wraps a HookedTransformer of TransformerLens 3.9, which runs its own modules."""
 
     @property
     def _processing(self) -> str:
-        """HookedTransformer keeps no record of it, so it is read off the weights."""
-        found = []
+        """HookedTransformer keeps no record of this, so it is inferred from the weights."""
+        steps = []
         if (self.bridge.cfg.normalization_type or "").endswith("Pre"):
-            found.append("folded layer norms")
-        if _is_centred(self.w_out(0)):
-            found.append("centred writing weights")
-        if _is_centred(self.bridge.W_U):
-            found.append("centred unembedding")
-        return ", ".join(found) or "none"
+            steps.append("folded layer norms")
+        if _is_centered(self.w_out(0)):
+            steps.append("centred writing weights")  # spelled as in stored fingerprints
+        if _is_centered(self.bridge.W_U):
+            steps.append("centred unembedding")
+        return ", ".join(steps) or "none"
 
     def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
         attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        with self._reading(attended):
+        with self._tracked_pass(attended):
             return self.bridge(
                 ids.to(self.device), stop_at_layer=self.n_layers, attention_mask=attended
             )
@@ -40,17 +40,18 @@ class HookedTransformerModel(NeuronModel):
         self, ids: Ids, mask: Mask | None = None, keep: int = 0
     ) -> Float[Tensor, "batch _ vocab"]:
         attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        with self._reading(attended):
+        with self._tracked_pass(attended):
             logits = self.bridge(ids.to(self.device), return_type="logits", attention_mask=attended)
         return logits[:, -keep:]
 
     def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
-        """As above; `settings` go to HookedTransformer's `generate`, which knows padding by id."""
+        """See `NeuronModel.generate`; `settings` go to HookedTransformer's `generate`, which
+        recognizes padding by its token id."""
         tokenizer, padding = self.bridge.tokenizer, self._padded("left", mask) == 0
         if tokenizer is None and padding.any():
             raise ValueError(
-                f"{self.name} has no tokenizer, so HookedTransformer cannot tell padding from "
-                "text: give it one, or generate from prompts of one length."
+                f"{self.name} has no tokenizer, so HookedTransformer cannot distinguish padding "
+                "from text: give it one, or generate from prompts of equal length."
             )
         ids = ids.to(self.device)
         if tokenizer is not None:
@@ -63,10 +64,10 @@ class HookedTransformerModel(NeuronModel):
             "verbose": False,
             **settings,
         }
-        with self._reading(None, prompt=ids.shape[1]):
+        with self._tracked_pass(None, prompt=ids.shape[1]):
             return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
 
 
-def _is_centred(weight: Float[Tensor, "rows columns"]) -> bool:
-    """Whether each row sums to zero, which no trained weight does by itself."""
+def _is_centered(weight: Float[Tensor, "rows columns"]) -> bool:
+    """Whether each row sums to zero, as trained weights never do unless processed."""
     return bool(weight.float().mean(-1).abs().max() < 1e-3 * weight.float().std())

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be asked for what is not here yet."""
+"""Checks that the Hugging Face hub is reachable if something must be downloaded."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,26 +16,24 @@ def check_reachable(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> None:
-    """Refuse, at once, what would have to be fetched from a hub that cannot be reached.
+    """Raise at once if something must be downloaded and the hub cannot be reached.
 
-    Hugging Face's own loaders try for half a minute. `file` is one that every model or dataset of
-    the hub has: where it has been fetched before, or where the hub answers at all, nothing is said,
-    and the loader goes on.
+    Hugging Face's own loaders retry for half a minute. `file` is one that every model or dataset
+    on the hub has: if it is cached, or if the hub answers at all, this returns silently.
     """
     try:
-        fetched = try_to_load_from_cache(
+        cached = try_to_load_from_cache(
             name, file, cache_dir=cache_dir, revision=revision, repo_type=kind
         )
-        if isinstance(fetched, str):
+        if isinstance(cached, str):
             return
         get_hf_file_metadata(hf_hub_url(name, file, revision=revision, repo_type=kind), token=token)
     except (HfHubHTTPError, HFValidationError):
         return
-    except Exception as error:  # which ones there are hangs on the client of the version
+    except Exception as error:  # the exception types depend on the client version
         offline = isinstance(error, OfflineModeIsEnabled)
         why = "HF_HUB_OFFLINE is set" if offline else str(error).strip().splitlines()[0]
         raise OSError(
-            f"{name} is no folder here and has not been fetched before, and the hub cannot be "
-            f"reached ({why}): check the name and the network, or give a folder that holds the "
-            f"{kind}."
+            f"{name} is neither a local folder nor cached, and the hub cannot be reached ({why}): "
+            f"check the name and the network, or give a folder that holds the {kind}."
         ) from None

@@ -1,4 +1,4 @@
-"""Hashes that say whether two models, or two tokenizers, are the same."""
+"""Hashes that show whether two models, or two tokenizers, are the same."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def hash_of_weights(parameters: Mapping[str, nn.Parameter]) -> str:
 
 
 def hash_of_tokenizer(tokenizer: Any) -> str:
-    """Hash of what splits text into tokens; padding and added special tokens do not matter."""
+    """Hash of how text is split into tokens; padding and prepended special tokens do not count."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         parts: Any = [sorted(tokenizer.get_vocab().items()), type(tokenizer).__name__]
     else:

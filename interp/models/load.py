@@ -1,12 +1,12 @@
-"""Open a model: the one file that imports TransformerLens.
+"""Open a model as a `NeuronModel`, the interface that all other code uses.
 
-What comes out is a `NeuronModel`, by which everything else sees it.
+Only this file imports TransformerLens.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError  # what torch calls a refusal to run what a file says
+from pickle import UnpicklingError  # torch raises it when it refuses to run code in a file
 from typing import Any, get_args
 
 import torch
@@ -42,11 +42,11 @@ def load(
 ) -> NeuronModel:
     """Open "babel" (the model in this package), a local folder, or a model on the Hugging Face hub.
 
-    `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, without
-    sites inside attention. "hooked" has those too, and is slower, more so on long texts. `dtype`
+    `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, but no
+    sites inside attention. "hooked" has those too but is slower, especially on long texts. `dtype`
     None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
     as `revision`, `quantization_config`, or `device_map` to spread a model over devices. Code that
-    comes with a model is not run unless you say so: `trust_remote_code=True`.
+    comes with a model runs only with `trust_remote_code=True`.
 
     >>> interp.load("babel", dtype=torch.float32)
     NeuronModel('babel': 6 layers of 2048 neurons)
@@ -58,13 +58,13 @@ def load(
     _check_device(device)
     source = _find(name)
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
-    where = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
-    refuse_experts(name, _read_config(name, **where))  # before gigabytes are read
+    source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
+    refuse_experts(name, _read_config(name, **source_options))  # before gigabytes are read
     if attention == "hooked":
-        options["attn_implementation"] = "eager"  # scores are only there to see without fusing
-    tokenizer = _read_tokenizer(name, source, where)
+        options["attn_implementation"] = "eager"  # fused attention never forms its scores
+    tokenizer = _read_tokenizer(name, source, source_options)
     try:
-        with _late_bars():
+        with _delayed_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
@@ -74,70 +74,69 @@ def load(
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ValueError(
-            f"The weights of {name} have other shapes than its config.json says: copy both from "
-            "one checkpoint."
+            f"The weights of {name} do not have the shapes in its config.json: copy both from the "
+            "same checkpoint."
         ) from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{name} lacks {len(missing)} of the weights that its config.json asks for, such as "
-            f"{missing[0]}, which transformers would fill with random numbers: copy the whole "
-            "checkpoint again."
+            f"{name} lacks {len(missing)} of the weights in its config.json, such as {missing[0]}, "
+            "which transformers would fill with random numbers: copy the whole checkpoint again."
         )
     if not {"device_map", "quantization_config"} & options.keys():
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = _bridge(model, name, attention)
     first, *rest = tokenizer("a")["input_ids"]
-    bridge.tokenizer = tokenizer  # as it is: TransformerLens' own loader would replace it
+    bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
     bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
-    """Use a TransformerBridge you hold already, or a HookedTransformer of TransformerLens 3.9.
+    """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
 
-    The model is frozen and put in evaluation mode. The tokenizer that TransformerLens made for it
-    may have gained special tokens: pass the original where that matters.
+    The model is frozen and put in evaluation mode. TransformerLens may have added special tokens to
+    its tokenizer: pass the original tokenizer if that matters.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons)
     """
     if isinstance(model, TransformerBridge):
-        _pass_on_the_cache(model)
-        kind, holder = NeuronModel, model.original_model
+        _pass_cache_to_attention(model)
+        cls, module = NeuronModel, model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
-        kind, holder, attention = HookedTransformerModel, model, "hooked"
+        cls, module, attention = HookedTransformerModel, model, "hooked"
     else:
         raise ValueError(
             f"wrap takes a TransformerBridge or a HookedTransformer, not {type(model).__name__}: "
             "open other models with load(name)."
         )
     parameters = {
-        key.replace("_original_component.", ""): value for key, value in holder.named_parameters()
+        key.replace("_original_component.", ""): value for key, value in module.named_parameters()
     }
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    return kind(model, tokenizer, name or model.cfg.model_name, attention, parameters)
+    return cls(model, tokenizer, name or model.cfg.model_name, attention, parameters)
 
 
 def outline(
     name: str | Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
 ) -> NeuronModel:
-    """The model as its config alone describes it, with shapes and no numbers, in seconds.
+    """The model as its config describes it, with shapes but no weights, in seconds.
 
-    It has layers, widths, sites and the refusals of `load`, but no tokenizer, and cannot be run.
+    It has layers, widths, sites and the error checks of `load`, but no tokenizer, and cannot run.
 
     >>> interp.models.outline("babel")
     NeuronModel('babel': 6 layers of 2048 neurons)
     """
     config = _read_config(name, trust_remote_code=trust_remote_code)
     refuse_experts(name, config)
-    kept = dtype or getattr(config, "dtype", None) or torch.float32
+    dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
         model = AutoModelForCausalLM.from_config(
-            config, dtype=kept, trust_remote_code=trust_remote_code
+            config, dtype=dtype, trust_remote_code=trust_remote_code
         )
         parameters = dict(model.named_parameters())
         return NeuronModel(_bridge(model, name, "native"), None, str(name), "native", parameters)
@@ -147,25 +146,25 @@ def outline(
 
 
 def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
-    """TransformerLens' bridge around a Hugging Face model."""
+    """A TransformerBridge around a Hugging Face model."""
     implementation = model.config._attn_implementation
     bridge = build_bridge_from_module(
         model,
         type(model).__name__,
         hf_config=model.config,
         model_name=str(name),
-        post_adapter_hook=_leave_attention_alone if attention == "native" else None,
+        post_adapter_hook=_keep_native_attention if attention == "native" else None,
     )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
-    _pass_on_the_cache(bridge)
+    _pass_cache_to_attention(bridge)
     return bridge
 
 
-def _pass_on_the_cache(bridge: Any) -> None:
-    """Let a bridge's own attention see keys and values that are kept from earlier passes.
+def _pass_cache_to_attention(bridge: Any) -> None:
+    """Give a bridge's own attention the keys and values cached by earlier passes.
 
-    Since transformers 5.24 models hand them to attention as `cache`. The attention that
+    Since transformers 5.24, models pass them to attention as `cache`. The attention that
     TransformerLens 4.3 computes itself looks for `past_key_values`, finds nothing, and generates
     each token as if it were the first.
     """
@@ -174,7 +173,7 @@ def _pass_on_the_cache(bridge: Any) -> None:
             not isinstance(module, AttentionBridge)
             or type(module).forward is AttentionBridge.forward
         ):
-            continue  # Hugging Face's own attention knows what it is given
+            continue  # Hugging Face's own attention accepts `cache`
         if _rename_cache not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_rename_cache, with_kwargs=True)
 
@@ -184,55 +183,55 @@ def _rename_cache(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any
     return args, renamed
 
 
-def _leave_attention_alone(adapter: Any) -> None:
-    """Keep embedding, MLPs and unembedding of a bridge; attention and norms stay Hugging Face's.
+def _keep_native_attention(adapter: Any) -> None:
+    """Bridge only the embedding, MLPs and unembedding; attention and norms stay Hugging Face's.
 
-    The full bridge computes attention anew, in Python, to show its inside. What is taken out here
-    is undocumented structure, hence the tests on every architecture.
+    The full bridge recomputes attention in Python to expose its internals. The structure changed
+    here is undocumented, hence the tests on every architecture.
     """
     blocks = adapter.component_mapping.get("blocks")
     if blocks is None or "mlp" not in blocks.submodules:
-        return  # NeuronModel refuses it with a sentence
+        return  # NeuronModel refuses it with a clear message
     last = blocks.hook_aliases["hook_mlp_out"].split(".")[0]  # Gemma-2 and 3 norm the MLP's output
     for part in set(blocks.submodules) - {"mlp", last}:
         blocks.submodules.pop(part)
         blocks._modules.pop(part, None)
 
-    def starts(target: str | list[str]) -> str:
+    def first_part(target: str | list[str]) -> str:
         return (target if isinstance(target, str) else target[0]).split(".")[0]
 
     blocks.hook_aliases = {
         alias: target
         for alias, target in blocks.hook_aliases.items()
-        if starts(target) in ("hook_in", "hook_out", "mlp", last)
+        if first_part(target) in ("hook_in", "hook_out", "mlp", last)
     }
     for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
         adapter.component_mapping.pop(part)
 
 
-# ---------------------------------------------------------------- its files
+# ---------------------------------------------------------------- files of a model
 
 
 def _find(name: str | Path) -> str:
-    """The folder or hub name that Hugging Face should open."""
+    """The folder or hub name to pass to Hugging Face."""
     if name == "babel":
         folder = Path(__file__).parents[1] / "babel" / "model"
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"The babel model is not in this installation ({folder} is missing): reinstall "
-                "polyneuron, or name a local folder or a hub model."
+                "polyneuron, or give a local folder or a hub model."
             )
         return str(folder)
     path = Path(name).expanduser()
     if str(name).startswith((".", "/", "~")) and not path.is_dir():
         raise FileNotFoundError(
-            f"{path} is not a folder: name a folder that holds a Hugging Face model."
+            f"{path} is not a folder: give a folder that holds a Hugging Face model."
         )
     return str(path) if path.is_dir() else str(name)
 
 
 def _check_device(device: str | torch.device | None) -> None:
-    """Refuse a device that is not there before gigabytes are read."""
+    """Refuse a device that does not exist, before gigabytes are read."""
     if device is None:
         return
     try:
@@ -245,61 +244,65 @@ def _check_device(device: str | torch.device | None) -> None:
         ) from None
 
 
-def _read_config(name: str | Path, **where: Any) -> Any:
+def _read_config(name: str | Path, **source_options: Any) -> Any:
     source = _find(name)
     file = Path(source) / "config.json"
     if Path(source).is_dir() and not file.is_file():
         raise FileNotFoundError(
-            f"{source} holds no config.json, so it is no Hugging Face model: name a folder that "
-            "is one."
+            f"{source} holds no config.json, so it is not a Hugging Face model: give a folder that "
+            "is."
         )
-    if not Path(source).is_dir() and not where.get("local_files_only"):
-        about = {key: where[key] for key in ("revision", "token", "cache_dir") if key in where}
-        check_reachable(source, "config.json", **about)
+    if not Path(source).is_dir() and not source_options.get("local_files_only"):
+        hub_options = {
+            key: source_options[key]
+            for key in ("revision", "token", "cache_dir")
+            if key in source_options
+        }
+        check_reachable(source, "config.json", **hub_options)
     try:
-        return AutoConfig.from_pretrained(source, **where)
+        return AutoConfig.from_pretrained(source, **source_options)
     except OSError as error:
         why = str(error).strip().splitlines()[0]
         if file.is_file():
             raise ValueError(f"{file} cannot be read ({why}) Copy it again.") from None
         raise OSError(
-            f"{name} is no folder here, and was not had from the hub ({why}) Check the name and "
+            f"{name} is neither a local folder nor available on the hub ({why}) Check the name and "
             "the network, or give a folder that holds the model."
         ) from None
 
 
-def _read_tokenizer(name: str | Path, source: str, where: Mapping[str, Any]) -> Any:
+def _read_tokenizer(name: str | Path, source: str, source_options: Mapping[str, Any]) -> Any:
     tokenizer, why = None, "it gives no token for the letter a"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    except Exception as error:  # whatever a damaged file provokes
+        tokenizer = AutoTokenizer.from_pretrained(source, **source_options)
+    except Exception as error:  # a damaged file may raise anything
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
     if tokenizer is None or not tokenizer("a")["input_ids"]:
         raise ValueError(
-            f"The tokenizer of {name} cannot be read ({why}): put the files of its tokenizer "
-            "beside the weights."
+            f"The tokenizer of {name} cannot be read ({why}): put its files in the folder of the "
+            "weights."
         )
     return tokenizer
 
 
 @contextmanager
-def _late_bars() -> Iterator[None]:
-    """Within the block, a bar of transformers shows itself only where the work takes its time.
+def _delayed_bars() -> Iterator[None]:
+    """Within the block, progress bars of transformers appear only if loading takes long.
 
-    A small model is there before a bar could be read, and in a notebook every bar stays. That it is
-    small cannot be seen from a name on the hub, so time decides. Bars of downloads are others.
+    A small model loads before a bar could be read, and in a notebook every bar stays. A hub name
+    does not tell the size, so time decides. Download bars are not affected.
     """
-    hook_into_bars = getattr(transformers_logging, "set_tqdm_hook", None)
-    if hook_into_bars is None:  # before transformers 5, where one file of weights had no bar
+    set_tqdm_hook = getattr(transformers_logging, "set_tqdm_hook", None)
+    if set_tqdm_hook is None:  # before transformers 5, where one file of weights had no bar
         yield
         return
 
-    def late(make: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        named = {"delay": _BAR_AFTER, **named}
-        return make(*positional, **named) if before is None else before(make, positional, named)
+    def delayed(make: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs = {"delay": _BAR_AFTER, **kwargs}
+        return make(*args, **kwargs) if previous is None else previous(make, args, kwargs)
 
-    before = hook_into_bars(late)
+    previous = set_tqdm_hook(delayed)
     try:
         yield
     finally:
-        hook_into_bars(before)
+        set_tqdm_hook(previous)

@@ -1,8 +1,8 @@
 """A model whose MLP neurons can be read and changed, whatever TransformerLens calls its parts.
 
-A neuron has two places. `pre` is its gate before the activation function: it fires where that is
-above zero. `post` is what it hands to the output projection: zero there turns it off. On a gated
-MLP `post` is act(pre) times `pre_linear`, so the sign of `post` is not that of the gate.
+A neuron has two sites. `pre` is its gate before the activation function: the neuron fires where it
+is above zero. `post` is the input to the output projection: zero there turns the neuron off. In a
+gated MLP, `post` is act(pre) times `pre_linear`, so its sign is not that of the gate.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
-from interp.models.running import Ids, Mask, Pass, check_padding, giving
+from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.results.words import Attention, Kind, Tokens
 
 Hook = Callable[..., Tensor | None]
@@ -66,8 +66,8 @@ class NeuronModel:
         self._parameters = parameters
         self._pass: Pass | None = None
         self.ran_out_at: int | None = None  # tokens of the smallest batch too large for memory
-        named = ("architecture", "original_architecture")  # by a bridge, by a HookedTransformer
-        self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in named)))
+        keys = ("architecture", "original_architecture")  # of a bridge, of a HookedTransformer
+        self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in keys)))
         self.n_layers = len(getattr(bridge, "blocks", ()))
         shapes = {self._mlp_shape(layer) for layer in range(self.n_layers)}
         shape = shapes.pop() if len(shapes) == 1 else None
@@ -75,7 +75,7 @@ class NeuronModel:
             refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
             raise ValueError(
                 f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
-                "one MLP with one output projection, all of one width; mixtures of experts, "
+                "one MLP with one output projection, all of the same width; mixtures of experts, "
                 "state-space and encoder-decoder models are not supported."
             )
         self.d_mlp, self.d_model = shape
@@ -90,26 +90,26 @@ class NeuronModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go; with a `device_map`, layers may live elsewhere."""
+        """The device for token ids; with a `device_map`, layers may be on other devices."""
         device = next(self.bridge.parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(each.dtype for each in self.bridge.parameters() if each.is_floating_point())
+        return next(p.dtype for p in self.bridge.parameters() if p.is_floating_point())
 
     @property
     def offloaded(self) -> bool:
-        """Whether some weights are fetched from elsewhere during each forward pass."""
+        """Whether some weights are off the device and loaded during each forward pass."""
         return any(parameter.is_meta for parameter in self._parameters.values())
 
     def layer_device(self, layer: int) -> torch.device:
-        """Where a layer's activations are."""
+        """The device of a layer's activations."""
         device = next(self.bridge.blocks[layer].parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
     def width(self, layer: int, kind: Kind) -> int:
-        """Units at a site: neurons, residual dimensions, or heads times their width."""
+        """Units at a site: neurons, residual dimensions, or heads times head width."""
         if kind in ("pre", "pre_linear", "post"):
             return self.d_mlp
         if kind in ("q", "k", "v"):
@@ -127,29 +127,30 @@ class NeuronModel:
 
     @property
     def bos_id(self) -> int | None:
-        """What a text begins with; None if the tokenizer has no such token. Where it puts another
-        one before a text than it calls so, that one: XGLM has <s>, and was trained with </s>."""
+        """The beginning-of-text token; None if the tokenizer has none. If the tokenizer prepends a
+        token other than its `bos_token`, that token: XGLM declares <s> but prepends </s>."""
         own = getattr(self.tokenizer, "bos_token_id", None)
         if own is None:
             return None
         assert self.tokenizer is not None
-        # What stands before a letter and before nothing at all is no part of the text.
-        alone, before = (self.tokenizer(text)["input_ids"][:1] for text in ("", "a"))
-        return before[0] if before and before == alone else own
+        # A first token that appears for both "" and "a" is a prefix, not text.
+        of_nothing, of_letter = (self.tokenizer(text)["input_ids"][:1] for text in ("", "a"))
+        return of_letter[0] if of_letter and of_letter == of_nothing else own
 
     @functools.cached_property
     def _weights(self) -> str:
-        """Read once: about a second per GB."""
+        """Computed once: about a second per GB."""
         return hash_of_weights(self._parameters)
 
     @property
     def _processing(self) -> str:
-        """What was done to the weights after loading; it moves residual streams, not neurons."""
+        """What TransformerLens did to the weights; it changes residual streams, not neurons."""
+        # Stored fingerprints hold this spelling.
         return "folded and centred" if self.bridge._weights_processed else "none"
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What a result depends on. Weights are hashed as they were when first asked for."""
+        """The model properties that results depend on. Weights are hashed once, at first use."""
         return {
             "name": self.name,
             "architecture": self.architecture,
@@ -164,22 +165,22 @@ class NeuronModel:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The fingerprint without the name, which may be a path: a model that was moved is the same
-        model."""
-        return {key: each for key, each in self.fingerprint.items() if key != "name"}
+        """The fingerprint without the name, which may be a path: moving a model does not change
+        it."""
+        return {key: value for key, value in self.fingerprint.items() if key != "name"}
 
     def site(self, layer: int, kind: Kind) -> str:
-        """The hook name of one place in one layer, for `hooks`."""
+        """The hook name of a site in one layer, for `hooks`."""
         if not 0 <= layer < self.n_layers:
             raise ValueError(f"Layer {layer} does not exist: {self.name} has {self.n_layers}.")
         name = f"blocks.{layer}.{_HOOKS.get(kind)}"
         names = self.bridge.hook_dict
         if name not in names:
-            known = [each for each in get_args(Kind) if f"blocks.{layer}.{_HOOKS[each]}" in names]
-            attention = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
+            sites = [site for site in get_args(Kind) if f"blocks.{layer}.{_HOOKS[site]}" in names]
+            unhooked = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
             raise ValueError(
-                f"{kind!r} is not a site of {self.name}, which has {', '.join(known)}."
-                + (' Load it with attention="hooked" to see inside attention.' if attention else "")
+                f"{kind!r} is not a site of {self.name}, which has {', '.join(sites)}."
+                + (' Load it with attention="hooked" for sites in attention.' if unhooked else "")
             )
         return name
 
@@ -187,11 +188,11 @@ class NeuronModel:
     def hooks(self, fwd_hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
         """Within the block, call `hook(activation, hook)` at each named site.
 
-        What a hook returns replaces the activation; None leaves it. Hooks of an outer block run
-        first. After the block, errors included, nothing is left behind.
+        A hook's return value replaces the activation; None leaves it unchanged. Hooks of an outer
+        block run first. All hooks are removed on exit, even after an error.
         """
         unknown = sorted({name for name, _ in fwd_hooks} - set(self.bridge.hook_dict))
-        if unknown:  # TransformerLens 3.9 would run without them, in silence
+        if unknown:  # TransformerLens 3.9 would silently run without them
             raise ValueError(
                 f"{self.name} has no hook called {', '.join(unknown)}: "
                 "build names with model.site(layer, kind)."
@@ -202,28 +203,28 @@ class NeuronModel:
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
-        """The layer's own activation function: the very module that the model runs."""
+        """The layer's activation function: the same module that the model runs."""
         mlp = self.bridge.blocks[layer].mlp
-        owners = (getattr(mlp, "original_component", None), mlp)
+        modules = (getattr(mlp, "original_component", None), mlp)
         functions: list[Callable[[Tensor], Tensor]] = [
-            getattr(owner, name)
-            for owner in owners
+            getattr(module, name)
+            for module in modules
             for name in _ACTIVATIONS
-            if callable(getattr(owner, name, None))
+            if callable(getattr(module, name, None))
         ]
         if functions:
             return functions[0](pre)
         raise ValueError(
-            f"{self.architecture} keeps its activation function under another name than "
-            f"{', '.join(_ACTIVATIONS)}: please report the model's name."
+            f"The activation function of {self.architecture} has none of the known names "
+            f"({', '.join(_ACTIVATIONS)}): please report the model's name."
         )
 
     def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
-        """Weights into `pre`, or into `pre_linear` where the MLP is gated."""
+        """Weights into `pre`, or into `pre_linear` if the MLP is gated."""
         return self._weight(layer, "W_in")
 
     def w_gate(self, layer: int) -> Float[Tensor, "d_model neuron"] | None:
-        """Weights into `pre` where the MLP is gated, else None."""
+        """Weights into `pre` if the MLP is gated, else None."""
         return self._weight(layer, "W_gate") if self.gated else None
 
     def w_out(self, layer: int) -> Float[Tensor, "neuron d_model"]:
@@ -235,13 +236,13 @@ class NeuronModel:
             return getattr(self.bridge.blocks[layer].mlp, name)
         except NotImplementedError:
             raise ValueError(
-                f"The weights of layer {layer} of {self.name} are quantized or offloaded and "
-                "cannot be read as numbers: its neurons can be watched and edited, but for this "
-                "load it in full precision, without offloading."
+                f"The weights of layer {layer} of {self.name} are quantized or offloaded, so their "
+                "values cannot be read: its neurons can be recorded and edited, but for this, load "
+                "it in full precision without offloading."
             ) from None
 
     def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
-        """d_mlp and d_model, from the output projection itself; None where there is none."""
+        """d_mlp and d_model, from the output projection; None if there is none."""
         mlp = getattr(self.bridge.blocks[layer], "mlp", None)
         if f"blocks.{layer}.mlp.hook_pre" not in self.bridge.hook_dict:
             return None
@@ -254,25 +255,25 @@ class NeuronModel:
         return None if weight is None else tuple(weight.shape)
 
     def positions(self, n_positions: int, tokens: Tokens) -> Bool[Tensor, "_ pos"]:
-        """Inside a hook: which positions of the running pass are meant.
+        """Inside a hook: the positions of the current pass that `tokens` selects.
 
-        "generated": those of generated tokens; "prompt": all others; "last": the one that predicts
-        what comes next, which is the last of the prompt and every generated one. With a cache, a
-        pass after the first one holds the newest token alone.
+        "generated": generated tokens; "prompt": all others; "last": those that predict a new
+        token, which are the last prompt token and every generated one. With a cache, each pass
+        after the first holds only the newest token.
         """
         if self._pass is None:
             raise ValueError(
-                f"tokens={tokens!r} needs to know what is prompt: run the model with its own body, "
-                "logits or generate, not through the bridge."
+                f"tokens={tokens!r} needs to know which tokens are the prompt: run the model with "
+                "model.body, logits or generate, not through the bridge."
             )
         return self._pass.positions(n_positions, tokens)
 
     @contextmanager
-    def _reading(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:
-        """Know, while the model runs, what it reads."""
-        before, self._pass = self._pass, Pass(mask, prompt)
+    def _tracked_pass(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:
+        """Within the block, `positions` knows the padding and the prompt length."""
+        outer_pass, self._pass = self._pass, Pass(mask, prompt)
         module = getattr(self.bridge, "original_model", None)
-        if module is None:  # HookedTransformer generates by its forward, past hooks on itself
+        if module is None:  # HookedTransformer.generate calls `forward` directly: no hooks on it
             module = self.bridge.embed
 
         def count(*_: Any) -> None:
@@ -283,40 +284,39 @@ class NeuronModel:
         try:
             yield
         finally:
-            self._pass = before
+            self._pass = outer_pass
             if handle is not None:
                 handle.remove()
 
     def body(self, ids: Ids, mask: Mask | None = None) -> None:
-        """Run all layers, so that hooks fire, and skip the unembedding. Right padding only."""
+        """Run all layers and their hooks, but not the unembedding. Right padding only."""
         self._hidden(ids, mask)
 
     def losses(
         self, ids: Ids, mask: Mask | None = None, rows: int = 256
     ) -> Float[Tensor, "batch _"]:
-        """Nats of each token given those before it: entry [i, j] is that of token j + 1 of text i.
+        """Loss in nats of each token given those before it; [i, j] is token j + 1 of text i.
 
-        Those of real tokens are where `mask[:, 1:]` is True, everywhere without a mask; on padding
-        there are zeros. Float32 or better. At most `rows` rows of logits are held at a time, each
-        as wide as the vocabulary; hooks behind the last layer fire once for each such piece, in
-        which texts are mixed. Right padding only.
+        Zero on padding, where `mask[:, 1:]` is False. Float32 or better. At most `rows` rows of
+        logits are in memory at a time, each as wide as the vocabulary; hooks after the last layer
+        run once per such chunk, in which texts are mixed. Right padding only.
         """
         if rows < 1:
-            raise ValueError(f"rows is {rows}: hold one row of logits or more at a time.")
+            raise ValueError(f"rows is {rows}, but must be at least 1.")
         hidden = self._hidden(ids, mask)
         following = ids[:, 1:].to(self.device)
         real = torch.ones_like(following) if mask is None else mask[:, 1:].to(self.device)
         real = real.bool()
         states = hidden[:, :-1][real.to(hidden.device)].split(rows)
         targets = following[real].long().split(rows)
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        nats = torch.zeros(real.shape, dtype=wide, device=self.device)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        nats = torch.zeros(real.shape, dtype=dtype, device=self.device)
         if real.any():
-            pieces = []
+            chunks = []
             for state, target in zip(states, targets, strict=True):
-                logits = self._unembed(state).to(self.device, wide)
-                pieces.append(functional.cross_entropy(logits, target, reduction="none"))
-            nats[real] = torch.cat(pieces)
+                logits = self._unembed(state).to(self.device, dtype)
+                chunks.append(functional.cross_entropy(logits, target, reduction="none"))
+            nats[real] = torch.cat(chunks)
         return nats
 
     def logits(
@@ -324,7 +324,7 @@ class NeuronModel:
     ) -> Float[Tensor, "batch _ vocab"]:
         """Logits at every position, or at the last `keep`. Right padding only."""
         attended = self._padded("right", mask)
-        with self._reading(attended):
+        with self._tracked_pass(attended):
             return self.bridge.original_model(
                 input_ids=ids.to(self.device),
                 attention_mask=attended,
@@ -333,46 +333,46 @@ class NeuronModel:
             ).logits
 
     def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
-        """Prompts and what follows them; greedy unless `do_sample=True`. Left padding only.
+        """Prompts with their continuations; greedy unless `do_sample=True`. Left padding only.
 
         `settings` go to Hugging Face's `generate`, such as `max_new_tokens`. With its cache, hooks
-        see the whole prompt once and then one position at a time.
+        see the whole prompt once, then one position at a time.
         """
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0  # the mask hides it
         settings = {"do_sample": False, "pad_token_id": pad, **settings}
         attended = self._padded("left", mask)
-        with self._reading(attended, prompt=ids.shape[1]):
+        with self._tracked_pass(attended, prompt=ids.shape[1]):
             return self.bridge.original_model.generate(
                 ids.to(self.device), attention_mask=attended, **settings
             )
 
     def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
-        """What the unembedding gets. Right padding only."""
+        """The input to the unembedding. Right padding only."""
         attended = self._padded("right", mask)
-        with self._reading(attended):
+        with self._tracked_pass(attended):
             return self.bridge.original_model.base_model(
                 input_ids=ids.to(self.device), attention_mask=attended, use_cache=False
             )[0]
 
     def _unembed(self, hidden: Float[Tensor, "row _"]) -> Float[Tensor, "row vocab"]:
-        """Logits, by the code of the model itself, since many models scale or cap them at the end.
+        """Logits, computed by the model's own code, since many models scale or cap them.
 
-        The model runs with this in the place of what its layers would give.
+        The model runs with `hidden` instead of the output of its layers.
         """
         model = self.bridge.original_model
-        given = BaseModelOutputWithPastAndCrossAttentions(
+        output = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model")
         )
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
-        # OPT goes past its base model, to the decoder inside.
+        # OPT bypasses its base model and calls the decoder inside.
         bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
-        with giving([body for body in bodies if body is not None], given):
+        with constant_output([body for body in bodies if body is not None], output):
             return model(input_ids=ids, use_cache=False).logits[0]
 
     def _padded(
         self, side: Literal["left", "right"], mask: Mask | None
     ) -> Int[Tensor, "batch pos"] | None:
-        """The mask as the model wants it, refused if its padding is on the other side."""
+        """The mask in the model's format, refused if its padding is on the wrong side."""
         if mask is None:
             return None
         check_padding(side, mask)
@@ -382,7 +382,7 @@ class NeuronModel:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, by the untouched tokenizer, with no special token added."""
+        """Token ids of each text, from the unmodified tokenizer, without special tokens."""
         if not texts:
             return []
         if self.tokenizer is None:
@@ -390,18 +390,18 @@ class NeuronModel:
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     def decode(self, ids: Sequence[int] | Int[Tensor, " pos"]) -> str:
-        """The text of token ids, special tokens shown."""
+        """The text of token ids, including special tokens."""
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def refuse_experts(name: str | Path, config: Any) -> None:
-    """A sentence of their own for mixtures of experts, by what their configs are known to say."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    """Refuse a mixture of experts, recognized by the known keys of such configs."""
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for key in ("num_local_experts", "num_experts", "n_routed_experts"):
-        n_experts = getattr(text, key, None)
+        n_experts = getattr(text_config, key, None)
         if isinstance(n_experts, int) and n_experts > 0:
             raise ValueError(
-                f"{name} ({text.model_type}) cannot be read neuron by neuron: it is a mixture of "
-                f"{n_experts} experts per layer, each token meets a few of them, and a neuron of "
-                "an expert that was not asked neither fired nor was silent; take a dense model."
+                f"{name} ({text_config.model_type}) cannot be read neuron by neuron: it is a "
+                f"mixture of {n_experts} experts per layer, each token is routed to a few of them, "
+                "and a neuron of an unused expert is neither active nor silent; use a dense model."
             )

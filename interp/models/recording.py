@@ -1,4 +1,4 @@
-"""What sites of a model give while it runs, kept pass by pass."""
+"""Recording the values at hook points of a model while it runs, pass by pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,33 +8,33 @@ from torch import Tensor
 
 from interp.models.neuron_model import Hook, NeuronModel
 
-Place = TypeVar("Place", bound=str)
-Kept = TypeVar("Kept")
+Point = TypeVar("Point", bound=str)
+Record = TypeVar("Record")
 
 
 @contextmanager
 def recording(
     model: NeuronModel,
-    places: Sequence[Place],
-    keep: Callable[[Tensor], Kept],
+    points: Sequence[Point],
+    extract: Callable[[Tensor], Record],
     hook_name: Callable[[NeuronModel, int, Any], str] = NeuronModel.site,
-) -> Iterator[dict[tuple[Place, int], list[Kept]]]:
-    """While the block runs, `keep` of what each place gives in each layer, an entry for each pass.
+) -> Iterator[dict[tuple[Point, int], list[Record]]]:
+    """Within the block, records `extract(values)` of each hook point and layer in every pass.
 
-    A place that gives nothing has an empty list. `hook_name` says which hook a place is.
+    A hook that never runs has an empty list. `hook_name` maps a point to its hook.
     """
     layers = range(model.n_layers)
-    passes: dict[tuple[Place, int], list[Kept]] = {(p, n): [] for p in places for n in layers}
+    passes: dict[tuple[Point, int], list[Record]] = {(p, n): [] for p in points for n in layers}
 
-    def hook_for(entries: list[Kept]) -> Hook:
-        def look(values: Tensor, hook: Any) -> None:
-            entries.append(keep(values))
+    def hook_for(records: list[Record]) -> Hook:
+        def record(values: Tensor, hook: Any) -> None:
+            records.append(extract(values))
 
-        return look
+        return record
 
     hooks = [
-        (hook_name(model, layer, place), hook_for(entries))
-        for (place, layer), entries in passes.items()
+        (hook_name(model, layer, point), hook_for(records))
+        for (point, layer), records in passes.items()
     ]
     with model.hooks(hooks):
         yield passes

@@ -28,7 +28,7 @@ from interp.results.bars import tqdm
 from interp.results.words import Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
-from interp.runs.ray import Crew, Job, Ray
+from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.tokens import Prompt, prompt_ids
 
 LARGEST_ERROR = 0.1
@@ -127,7 +127,7 @@ def attribute_prompts(
     baseline: Float[Tensor, "layer neuron"] | None = None,
     progress: bool = True,
     out: Path | str | None = None,
-    ray: Ray | Crew | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> Iterator[Attribution]:
     """Integrated gradients of each prompt and target, in order, as they are computed.
 

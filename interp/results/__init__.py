@@ -1,4 +1,4 @@
-"""How a result is saved, tabulated and shown."""
+"""Saving, tabulating and displaying results."""
 
 import lazy_loader
 

@@ -1,10 +1,10 @@
-"""Results on disk: one safetensors file each, written whole or not at all, with its provenance.
+"""Results on disk: one safetensors file each, written atomically, with its provenance.
 
-A file is what the safetensors library reads: eight bytes of header length, a JSON header, tensor
-data. The header's metadata say what the file holds, how its axes are labeled and where it comes
-from, and begin with a checksum of every other byte. Equal results are equal files, byte for byte:
-no time, no host, and keys in a fixed order (the library's own writer leaves that order open, and
-needs a second copy of the data in memory).
+The safetensors library can read these files: eight bytes of header length, a JSON header, tensor
+data. The header's metadata begin with a checksum of every other byte, then say what the file
+holds, how its axes are labeled and where it comes from. Equal results are equal files, byte for
+byte: no time, no host, and keys in a fixed order (the library's own writer does not fix that order,
+and needs a second copy of the data in memory).
 """
 
 import contextlib
@@ -48,18 +48,18 @@ PACKAGES = {
 """Imported name → distribution, for `provenance`."""
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
-FORGOTTEN = 24 * 3600.0  # seconds; clocks of nodes that share a disk differ by far less
+ABANDONED_AFTER = 24 * 3600.0  # seconds; clocks of nodes that share a disk differ by far less
 
 
 @dataclass(frozen=True, eq=False)
 class ChunkedTensor:
-    """A tensor too large for memory, for `save`: its data come chunk by chunk."""
+    """A tensor too large for memory, passed to `save` chunk by chunk."""
 
     dtype: torch.dtype
     """One of `DTYPES`."""
 
     shape: tuple[int, ...]
-    """Of the whole."""
+    """Shape of the whole tensor."""
 
     chunks: Iterable[Tensor]
     """Consecutive elements, from the first to the last; iterated once, by `save`."""
@@ -67,22 +67,22 @@ class ChunkedTensor:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a file holds."""
+    """The contents of a file."""
 
     tensors: dict[str, Tensor]
     """Name → tensor, on the CPU."""
 
     labels: dict[str, Any]
-    """What the axes mean, such as the languages in their order; JSON, so tuples come as lists."""
+    """What the axes mean, such as the languages in their order; JSON, so tuples become lists."""
 
     provenance: dict[str, Any]
     """Where the numbers come from: versions, commit, settings; JSON."""
 
     lazy: dict[str, LazyTensor] = field(default_factory=dict)
-    """Name → tensor that was checked and stays in the file, to be read entry by entry."""
+    """Name → tensor that is verified but stays in the file, to be read entry by entry."""
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {list(one.shape)}" for name, one in self.tensors.items())
+        shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in self.tensors.items())
         return f"Artifact({shapes or 'no tensors'}; labels: {', '.join(self.labels) or 'none'})"
 
 
@@ -93,10 +93,10 @@ def save(
     labels: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a result, or, if that fails or is interrupted, leave the old file as it was.
+    """Write a result. If this fails or is interrupted, an existing file is unchanged.
 
-    Tensors are written one after the other, those of wide elements first and then by name, and a
-    tensor in chunks is the same bytes as the whole.
+    Tensors are ordered by element width, widest first, then by name. A chunked tensor is stored
+    as the same bytes as the whole one.
     """
     entries = _entries(path, tensors)
     metadata = {
@@ -127,19 +127,19 @@ def save(
                 written += len(data)
             start, stop = entry["data_offsets"]
             assert written == stop - start
-        file.seek(len(prefix + START))  # only now is it known
+        file.seek(len(prefix + START))  # the checksum is only known now
         file.write(checksum.hexdigest().encode())
 
-    n_bytes = sum(math.prod(each.shape) * each.dtype.itemsize for each in tensors.values())
+    n_bytes = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
     _write(Path(path), len(prefix) + length + -length % 8 + n_bytes, write)
 
 
 def _entries(
     path: Path | str, tensors: Mapping[str, Tensor | ChunkedTensor]
 ) -> dict[str, dict[str, Any]]:
-    """What the header says of each tensor, in the order of the file.
+    """The header's entry for each tensor, in file order.
 
-    Wide elements come first, so that every tensor starts at a multiple of its element's width.
+    Wide elements come first, so that every tensor starts at a multiple of its element width.
     """
     entries: dict[str, dict[str, Any]] = {}
     start = 0
@@ -148,7 +148,7 @@ def _entries(
         if dtype not in DTYPES or name == "__metadata__":
             raise ValueError(
                 f"Tensor {name!r} of type {dtype} cannot be stored in {path}: convert it to "
-                f"one of {', '.join(map(str, DTYPES))}, under a name of its own."
+                f"one of {', '.join(map(str, DTYPES))}, and do not name it '__metadata__'."
             )
         stop = start + math.prod(shape) * dtype.itemsize
         entries[name] = {
@@ -161,14 +161,14 @@ def _entries(
 
 
 def load(path: Path | str, kind: str, lazy: Collection[str] = (), made_by: str = "") -> Artifact:
-    """Read a result back; refuses a file that is not a whole, undamaged `kind`.
+    """Read a result back; refuses a file that is not a complete, undamaged `kind`.
 
-    Tensors named in `lazy` are checked like the others and stay in the file, see `LazyTensor`.
-    Where the file is missing, the error says that `made_by` makes it.
+    Tensors named in `lazy` are verified like the others but stay in the file, see `LazyTensor`.
+    If the file is missing, the error says that `made_by` makes it.
     """
     path = Path(path)
     if not path.exists():
-        made_by = made_by or f"what saves a {kind}"
+        made_by = made_by or f"the call that saves a {kind}"
         raise FileNotFoundError(f"{path} is missing. Make it with {made_by}.")
     if not path.is_file():
         raise ValueError(f"{path} is a folder: give the path of a {kind} file inside it.")
@@ -186,33 +186,33 @@ def load(path: Path | str, kind: str, lazy: Collection[str] = (), made_by: str =
 
 
 class StrictDict(dict[str, Any]):
-    """What a file holds; what it does not hold is an error of the file, not of the program."""
+    """Entries of a file; a missing key is reported as a fault of the file, not of the program."""
 
-    def __init__(self, missing: str, found: Mapping[str, Any]) -> None:
-        super().__init__(found)
+    def __init__(self, missing: str, entries: Mapping[str, Any]) -> None:
+        super().__init__(entries)
         self._missing = missing
 
     def __missing__(self, name: str) -> Any:
         raise ValueError(
-            f"{self._missing} {name!r}, which a result of its kind has: it was not made by this "
-            "version of polyneuron. Make it anew."
+            f"{self._missing} {name!r}, which every result of its kind has: it was not made by "
+            "this version of polyneuron. Recreate it."
         )
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text whole or not at all, as `save` does."""
+    """Write UTF-8 text atomically, as `save` does."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write a file of another format whole or not at all, as `save` does."""
+    """Write a file of any other format atomically, as `save` does."""
     _write(Path(path), len(content), lambda file: file.write(content))
 
 
 def provenance(**settings: Any) -> dict[str, Any]:
     """Versions, the commit of the source if it is a checkout, and the settings; no time, no host.
 
-    The commit ends in "-dirty" where tracked files have been changed since.
+    The commit ends in "-dirty" if tracked files have changed since.
     """
     versions = {"python": platform.python_version()}
     for name, distribution in PACKAGES.items():
@@ -225,7 +225,7 @@ def provenance(**settings: Any) -> dict[str, Any]:
 
 @cache
 def _commit(folder: Path) -> str | None:
-    # An installed copy inside somebody else's repository must not borrow that one's commit.
+    # An installed copy inside an unrelated repository must not report that repository's commit.
     if not (folder / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40"]
@@ -255,8 +255,8 @@ def _plain(value: object) -> str:
 
 
 def _write(path: Path, size: int, write: Callable[[BinaryIO], object]) -> None:
-    """Into a temporary file beside `path`, then in one step to its place."""
-    path = Path(os.path.realpath(path))  # through a link, or the link itself would be replaced
+    """Write a temporary file in the same folder, then rename it to `path` in one step."""
+    path = Path(os.path.realpath(path))  # resolve a link, or the link itself would be replaced
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def _write(path: Path, size: int, write: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError) or error.errno is None:  # one of ours says what is wrong
+        if not isinstance(error, OSError) or error.errno is None:  # our own errors are clear as is
             raise
         raise OSError(error.errno, f"{path} was not saved {_why(error, path, size)}") from error
     with contextlib.suppress(OSError):  # not every system can flush a folder
@@ -280,17 +280,17 @@ def _write(path: Path, size: int, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _why(error: OSError, path: Path, size: int) -> str:
-    unchanged = "and save again (a file that was there before is unchanged)"
+    unchanged = "and save again (an existing file is unchanged)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"({error.strerror}): it needs {size:,} bytes and {_free(path.parent):,} are free "
             f"there; make room or choose another folder, {unchanged}"
         )
     if isinstance(error, FileExistsError | NotADirectoryError):  # of the folder, by mkdir
-        return f"({error.filename} is no folder, and one is needed): choose another, {unchanged}"
+        return f"({error.filename} is not a folder, as it must be): choose another, {unchanged}"
     if path.is_dir():
         return f"(it is a folder): give the name of a file, {unchanged}"
-    return f"({error.strerror}): choose another place, {unchanged}"
+    return f"({error.strerror}): choose another folder, {unchanged}"
 
 
 def _free(folder: Path) -> int:
@@ -300,6 +300,6 @@ def _free(folder: Path) -> int:
 
 
 def hash_of(value: Any) -> str:
-    """Of a tensor's bytes, or of another value as JSON: to tell whether two are equal."""
+    """Hash of a tensor's bytes, or of any other value as JSON: equal values have equal hashes."""
     raw = raw_bytes(value) if isinstance(value, Tensor) else json.dumps(value).encode()
     return blake2b(raw, digest_size=CHECKSUM_BYTES).hexdigest()

@@ -1,7 +1,7 @@
-"""Progress bars: tqdm's, drawn by ipywidgets in a notebook that has them, and as text elsewhere.
+"""Progress bars: tqdm's, drawn by ipywidgets in a notebook that has them, as text elsewhere.
 
-Without ipywidgets tqdm draws text in a notebook too, but first warns in a red box, once, whoever
-loads it. So this is where the library takes it from, and in a notebook `import interp` loads it.
+Without ipywidgets tqdm draws text in a notebook too, but its first import there prints a warning in
+a red box. So the whole library imports tqdm from here, and in a notebook `import interp` does too.
 """
 
 import warnings

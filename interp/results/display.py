@@ -1,4 +1,4 @@
-"""How results show themselves: a line of words, and in a notebook a small table under it."""
+"""How results are displayed: one line of text, and in a notebook a small table below it."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,17 @@ _BLUE, _ORANGE = "0, 114, 178", "213, 94, 0"
 
 
 class Shaded(NamedTuple):
-    """A cell of a table whose ground says how large its number is beside the others."""
+    """A table cell whose background color shows how large its number is compared with others."""
 
     text: str
-    """What stands in it."""
+    """The text of the cell."""
 
     strength: float
     """Zero: no shade. One: the deepest orange; minus one: the deepest blue. NaN: no shade."""
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """Names with commas between them; of many, the first and how many more there are."""
+    """Comma-separated names; of a long list, the first `most` and how many more there are."""
     texts = [str(name) for name in names]
     if len(texts) <= most:
         return ", ".join(texts) or "none"
@@ -26,33 +26,33 @@ def listed(names: Iterable[object], most: int = 12) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """So many of something whose plural ends in s."""
+    """A count with its noun, whose plural ends in s."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def ranged(numbers: Sequence[int]) -> str:
-    """The number that all of them are, or the least and the most."""
+    """The one number if all are equal, else the smallest and the largest."""
     least, most = min(numbers), max(numbers)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def html_table(said: str, columns: Sequence[str], rows: Iterable[Sequence[str | Shaded]]) -> str:
-    """A line of words and a table under it, everything escaped; the first cell names its row."""
+def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str | Shaded]]) -> str:
+    """A line of text with a table below it, all escaped; the first cell of a row names the row."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
     body = "\n".join(
         f'<tr><th scope="row">{html.escape(str(first))}</th>{"".join(map(_cell, cells))}</tr>'
         for first, *cells in rows
     )
     return (
-        f'<div>{html.escape(said)}</div>\n<div style="overflow-x:auto"><table>\n'
+        f'<div>{html.escape(caption)}</div>\n<div style="overflow-x:auto"><table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
 def _cell(cell: str | Shaded) -> str:
     text, strength = cell if isinstance(cell, Shaded) else (cell, 0.0)
-    ground = ""
-    if abs(strength) > 0:  # half through, so that words are read on it in a dark notebook too
+    style = ""
+    if abs(strength) > 0:  # half transparent, so that text is readable in a dark notebook too
         color = _ORANGE if strength > 0 else _BLUE
-        ground = f' style="background:rgba({color}, {min(abs(strength), 1.0) / 2:.2f})"'
-    return f"<td{ground}>{html.escape(text)}</td>"
+        style = f' style="background:rgba({color}, {min(abs(strength), 1.0) / 2:.2f})"'
+    return f"<td{style}>{html.escape(text)}</td>"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Interval(Protocol):
-    """Numbers with the ends of their intervals, such as an `Estimate`."""
+    """Numbers with their confidence intervals, such as an `Estimate`."""
 
     @property
     def value(self) -> Tensor: ...
@@ -29,17 +29,17 @@ def interval_columns(name: str, interval: Interval) -> dict[str, Shaped[Tensor, 
 
 
 def tidy(axes: Mapping[str, Iterable[Any]], values: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each cell of the axes, the last of which runs fastest, and a column for each value.
+    """A row for each cell of the axes, the last axis fastest, and a column for each value.
 
-    `axes` are names and their labels. Of `values`, a tensor has these axes in this order, or is
-    repeated along those that it lacks, as broadcasting goes; an `Interval` is three columns; a list
-    has an entry for each row; and anything else is the same in every row.
+    `axes` maps names to labels. Of `values`, a tensor has these axes in this order or broadcasts to
+    them; an `Interval` becomes three columns; a list has an entry for each row; anything else is
+    the same in every row.
     """
-    labels = [list(along) for along in axes.values()]
+    labels = [list(axis) for axis in axes.values()]
     columns: dict[str, Any] = {}
     for name, value in values.items():
         columns |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
-    shape = [len(along) for along in labels]
+    shape = [len(axis) for axis in labels]
     frame = pd.DataFrame(list(product(*labels)), columns=list(axes))
     return frame.assign(
         **{

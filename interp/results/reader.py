@@ -1,8 +1,8 @@
-"""Read the file of a result: header, tensors, and the checksum over both.
+"""Read a result file: header, tensors, and the checksum over both.
 
-Headers are untrusted input: anybody can write one, with a checksum that fits. So a header is taken
-apart in steps, and each step uses nothing that an earlier one did not check. Only when the tensors
-are known to fill the file, without a gap, is memory taken for them.
+Headers are untrusted input: anybody can write one with a valid checksum. So a header is parsed in
+steps, and each step uses only what earlier steps have checked. Memory for the tensors is allocated
+only once they are known to fill the file without gaps.
 """
 
 import contextlib
@@ -33,62 +33,62 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What can be stored, by the names of the safetensors format."""
+"""Types that can be stored, with their names in the safetensors format."""
 
 CHECKSUM_BYTES = 16
 START = b'{"__metadata__":{"checksum":"'
-"""How every header begins; the checksum follows, in hexadecimal digits."""
+"""The first bytes of every header; the checksum follows, in hexadecimal digits."""
 
 _DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
 _CHUNK = 1 << 20
 _MAX_AXES = 64  # as many as NumPy has
 _MAX_BYTES = 1 << 63  # more than torch can count
-_AGAIN = "copy it again or make it anew"
+_ADVICE = "copy it again or recreate it"
 
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A tensor that `load` checked and did not read, to be read entry by entry."""
+    """A tensor that `load` verified but did not keep in memory, to be read entry by entry."""
 
     path: Path
-    """The file, which must stay as it is."""
+    """The file, which must not change."""
 
     head: bytes
-    """How the file began, checksum included, when the whole of it was checked."""
+    """The first bytes of the file, checksum included, when the whole file was verified."""
 
     start: int
     """Bytes of the file before the tensor."""
 
     dtype: torch.dtype
-    """Of the whole, as stored."""
+    """Type of the elements, as stored."""
 
     shape: tuple[int, ...]
-    """Of the whole."""
+    """Shape of the whole tensor."""
 
     def read(self, *index: int) -> Tensor:
-        """The entry at this index into the first axes; no index: the whole tensor."""
+        """The entry at this index into the leading axes; without an index, the whole tensor."""
         entry = torch.empty(self.shape[len(index) :], dtype=self.dtype)
-        number = 0
+        flat_index = 0
         for position, size in zip(index, self.shape, strict=False):
             assert 0 <= position < size
-            number = number * size + position
+            flat_index = flat_index * size + position
         with self.path.open("rb") as file:
             if file.read(len(self.head)) != self.head:
                 raise ValueError(
-                    f"{self.path} is another file than the one that was opened: open it again."
+                    f"{self.path} is not the file that was opened (it was replaced): open it again."
                 )
-            file.seek(self.start + number * entry.nbytes)
+            file.seek(self.start + flat_index * entry.nbytes)
             if file.readinto(raw_bytes(entry)) != entry.nbytes:
-                raise ValueError(f"{self.path} was cut short after it was opened: make it anew.")
+                raise ValueError(f"{self.path} was truncated after it was opened: recreate it.")
         return entry
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All that is in a file."""
+    """The contents of a file."""
 
     kind: str
-    """Name of the class of the result."""
+    """Class name of the result."""
 
     labels: dict[str, Any]
     """What the axes mean; JSON."""
@@ -105,7 +105,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class _Span:
-    """Where a tensor lies."""
+    """Position of a tensor in the file."""
 
     start: int
     """Bytes between the header and the tensor."""
@@ -120,20 +120,20 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Header:
-    """A header that agrees with itself and with the size of the file."""
+    """A header that is consistent, also with the size of the file."""
 
     head: bytes
     """The length of the header, its start, and the checksum."""
 
     rest: bytes
-    """The header behind the checksum."""
+    """The header after the checksum."""
 
     kind: str
     labels: dict[str, Any]
     provenance: dict[str, Any]
 
     spans: dict[str, _Span]
-    """Tensors in the order of the file, which they fill."""
+    """Tensors in file order; together they fill the file."""
 
     @property
     def n_bytes(self) -> int:
@@ -141,19 +141,19 @@ class _Header:
 
     @property
     def checksum(self) -> str:
-        """The one that is stored; of bytes that are no text, not equal to any."""
+        """The stored checksum; if its bytes are not text, it equals no valid checksum."""
         return self.head[-2 * CHECKSUM_BYTES :].decode(errors="replace")
 
     @property
     def covered(self) -> bytes:
-        """What the checksum covers of the header: all but itself and the start before it."""
+        """The part of the header that the checksum covers: all but itself and `START`."""
         return self.head[:8] + self.rest
 
 
 def read(path: Path, lazy: Collection[str]) -> Contents:
-    """What is in the file, in one pass over it and without a second copy in memory.
+    """The contents of a file, read in one pass without a second copy in memory.
 
-    Tensors named in `lazy` are checked like the others and stay where they are.
+    Tensors named in `lazy` are verified like the others but stay in the file.
     """
     with path.open("rb") as file:
         header = _header(path, file)
@@ -163,39 +163,39 @@ def read(path: Path, lazy: Collection[str]) -> Contents:
             if name not in lazy
         }
         _fill_and_verify(path, file, header, tensors)
-    left = {
+    lazy_tensors = {
         name: LazyTensor(path, header.head, header.n_bytes + span.start, span.dtype, span.shape)
         for name, span in header.spans.items()
         if name in lazy
     }
-    return Contents(header.kind, header.labels, header.provenance, tensors, left)
+    return Contents(header.kind, header.labels, header.provenance, tensors, lazy_tensors)
 
 
 def _header(path: Path, file: BufferedReader) -> _Header:
-    """Read the header, and refuse it unless the tensors that it names would fill the file."""
+    """Read the header; refuse it unless the tensors it names fit in the file."""
     size = os.fstat(file.fileno()).st_size
     head, rest = _header_bytes(path, file, size)
-    with _refusing(path):
+    with _damage_reported(path):
         header = json.loads(head[8:] + rest)
         metadata = header.pop("__metadata__")
         version = int(metadata["version"])
     if version > VERSION:
         raise ValueError(
-            f"{path} is in format {version} of a newer polyneuron, and this one reads up to "
+            f"{path} is in format {version} of a newer polyneuron, and this version reads up to "
             f"{VERSION}: upgrade polyneuron."
         )
-    with _refusing(path):
+    with _damage_reported(path):
         spans = _spans(header)
         kind = str(metadata["kind"])
         labels, provenance = _json_object(metadata["labels"]), _json_object(metadata["provenance"])
     whole = len(head) + len(rest) + sum(span.n_bytes for span in spans.values())
     if size < whole:
-        raise ValueError(f"{path} is truncated ({size:,} of {whole:,} bytes): {_AGAIN}.")
+        raise ValueError(f"{path} is truncated ({size:,} of {whole:,} bytes): {_ADVICE}.")
     return _Header(head, rest, kind, labels, provenance, spans)
 
 
 def _header_bytes(path: Path, file: BufferedReader, size: int) -> tuple[bytes, bytes]:
-    """The bytes up to the end of the checksum, and the bytes of the header behind it."""
+    """The bytes up to the end of the checksum, and the rest of the header."""
     prefix = file.read(8)
     start = file.read(len(START))
     checksum = file.read(2 * CHECKSUM_BYTES)
@@ -204,19 +204,19 @@ def _header_bytes(path: Path, file: BufferedReader, size: int) -> tuple[bytes, b
             f"{path} is not a result that polyneuron saved (a safetensors file with its "
             "metadata): give another path."
         )
-    length, begun = int.from_bytes(prefix, "little"), len(start) + len(checksum)
-    if not start or not begun <= length <= size - 8:
-        raise ValueError(f"{path} is truncated or damaged, inside its header: {_AGAIN}.")
-    return prefix + start + checksum, file.read(length - begun)
+    length, n_read = int.from_bytes(prefix, "little"), len(start) + len(checksum)
+    if not start or not n_read <= length <= size - 8:
+        raise ValueError(f"{path} is truncated or damaged, inside its header: {_ADVICE}.")
+    return prefix + start + checksum, file.read(length - n_read)
 
 
 @contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside, with values that may be of any type, is damage of the header."""
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Report any error inside, where values may be of any type, as a damaged header."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        raise ValueError(f"{path} is damaged, inside its header: {_AGAIN}.") from None
+        raise ValueError(f"{path} is damaged, inside its header: {_ADVICE}.") from None
 
 
 def _json_object(text: Any) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _json_object(text: Any) -> dict[str, Any]:
 
 
 def _spans(entries: Mapping[str, Any]) -> dict[str, _Span]:
-    """Where the tensors lie, in the order of the file; ValueError where there are gaps."""
+    """Positions of the tensors, in file order; ValueError if there are gaps."""
     spans: dict[str, _Span] = {}
     end = 0
     for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
@@ -241,7 +241,7 @@ def _spans(entries: Mapping[str, Any]) -> dict[str, _Span]:
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:
-    """Sizes of axes that torch can take, also where the tensor is empty."""
+    """Axis sizes that torch accepts, checked even if the tensor is empty."""
     axes = _whole_numbers(sizes)
     if len(axes) > _MAX_AXES or any(not 0 <= size < _MAX_BYTES for size in axes):
         raise ValueError
@@ -251,7 +251,7 @@ def _shape(sizes: Any) -> tuple[int, ...]:
 
 
 def _whole_numbers(value: Any) -> list[int]:
-    """A list of integers; ValueError for anything else, also for what Python calls equal to one."""
+    """A list of integers; ValueError for anything else, also for bools and floats."""
     if not isinstance(value, list) or any(type(number) is not int for number in value):
         raise ValueError
     return value
@@ -260,21 +260,21 @@ def _whole_numbers(value: Any) -> list[int]:
 def _fill_and_verify(
     path: Path, file: BufferedReader, header: _Header, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Read the rest of the file into the tensors; ValueError where the checksum does not fit."""
+    """Read the rest of the file into the tensors; ValueError if the checksum does not match."""
     checksum = blake2b(header.covered, digest_size=CHECKSUM_BYTES)
-    spare = memoryview(bytearray(_CHUNK))
+    scratch = memoryview(bytearray(_CHUNK))
     for name, span in header.spans.items():
-        room = raw_bytes(tensors[name]) if name in tensors else None
+        memory = raw_bytes(tensors[name]) if name in tensors else None
         for first in range(0, span.n_bytes, _CHUNK):
             stop = min(first + _CHUNK, span.n_bytes)
-            chunk = spare[: stop - first] if room is None else room[first:stop]
+            chunk = scratch[: stop - first] if memory is None else memory[first:stop]
             file.readinto(chunk)
             checksum.update(chunk)
-    checksum.update(file.read(1))  # there must be nothing more
+    checksum.update(file.read(1))  # extra bytes at the end change the checksum
     if header.checksum != checksum.hexdigest():
-        raise ValueError(f"{path} is damaged (its checksum does not fit its content): {_AGAIN}.")
+        raise ValueError(f"{path} is damaged (its checksum does not match its content): {_ADVICE}.")
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor; of one that is contiguous on the CPU, the tensor's own memory."""
+    """The bytes of a tensor; if it is contiguous on the CPU, its own memory."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

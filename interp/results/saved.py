@@ -1,4 +1,4 @@
-"""Results that keep themselves: a file holds the fields of a frozen dataclass."""
+"""Saving a frozen dataclass of results to a file, and loading it back."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from interp.results import artifacts
 
-One = TypeVar("One", bound="Saved")  # typing.Self, which the checks of shapes cannot read
+Result = TypeVar("Result", bound="Saved")  # the shape checks cannot read typing.Self
 
 
 class Saved:
     """Gives a frozen dataclass `save` and `load`: tensors stay tensors, other fields are labels."""
 
     kind: ClassVar[str]
-    """What the file says that it holds."""
+    """What the file's header says it holds."""
 
     made_by: ClassVar[str]
-    """The call that makes such a result, for the error about a missing file."""
+    """The call that makes such a result, for the missing-file error."""
 
     def save(self, path: Path | str, provenance: Mapping[str, Any] | None = None) -> None:
-        """Write it whole or not at all, with where it comes from."""
+        """Write it atomically, with its provenance."""
         stored = self._stored()
         tensors = {
             name: value
@@ -33,21 +33,21 @@ class Saved:
         artifacts.save(path, self.kind, tensors, labels, provenance or {})
 
     @classmethod
-    def load(cls: type[One], path: Path | str) -> One:
-        """Read one back; a file that is damaged, or holds something else, is refused.
+    def load(cls: type[Result], path: Path | str) -> Result:
+        """Read a result back; a file that is damaged, or holds something else, is refused.
 
-        Anybody can write a file of any kind, with a checksum that fits. Axes of one name must be of
-        one length, and labels be text.
+        Anybody can write a file of any kind with a valid checksum, so its values are checked too:
+        axes of the same name must have the same length, and labels must be text.
         """
-        wrong: str | None
+        problem: str | None
         try:
             result = cls._restored(cls._opened(path))
-            wrong = _misfit(result)
+            problem = _misfit(result)
         except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-            result, wrong = None, str(error).split("\n")[0]
-        if result is None or wrong is not None:
+            result, problem = None, str(error).split("\n")[0]
+        if result is None or problem is not None:
             raise ValueError(
-                f"{path} does not hold what a result of its kind does ({wrong}): make it anew."
+                f"{path} does not hold a valid {cls.kind} result ({problem}): recreate it."
             )
         return result
 
@@ -56,12 +56,12 @@ class Saved:
         return artifacts.load(path, cls.kind, made_by=cls.made_by)
 
     def _stored(self) -> dict[str, Any]:
-        """What goes into the file, by name."""
+        """Everything that goes into the file, by name."""
         return {field.name: getattr(self, field.name) for field in _fields(type(self))}
 
     @classmethod
-    def _restored(cls: type[One], stored: artifacts.Artifact) -> One:
-        """The result that a file holds."""
+    def _restored(cls: type[Result], stored: artifacts.Artifact) -> Result:
+        """The result stored in a file."""
         values = {
             field.name: stored.tensors[field.name]
             if hasattr(field.type, "dim_str")  # jaxtyping's: a tensor
@@ -76,14 +76,14 @@ def _fields(cls: type) -> tuple[Field[Any], ...]:
 
 
 def _label(field: Field[Any], labels: Mapping[str, Any]) -> Any:
-    """A field's value; its default where an older file does not say."""
+    """A field's value, or its default if an older file lacks it."""
     if field.name not in labels and field.default is not MISSING:
         return field.default
     return _with_tuples(labels[field.name], field.type)
 
 
 def _with_tuples(value: Any, type_: Any) -> Any:
-    """JSON has lists for tuples, named tuples among them."""
+    """Turn JSON lists back into tuples and named tuples."""
     named = hasattr(type_, "_fields")
     if not named and get_origin(type_) is not tuple:
         return value
@@ -95,7 +95,7 @@ def _with_tuples(value: Any, type_: Any) -> Any:
 
 
 def _misfit(result: Any) -> str | None:
-    """What is not as the class says it is."""
+    """The first mismatch with the class's annotations; None: all match."""
     sizes: dict[str, int] = {}
     for field in fields(result) if is_dataclass(result) else ():
         value, type_ = getattr(result, field.name), field.type
@@ -104,7 +104,9 @@ def _misfit(result: Any) -> str | None:
                 return f"{field.name} is {value.dtype} of shape {list(value.shape)}"
             for axis, size in zip(cast(Any, type_).dim_str.split(), value.shape, strict=True):
                 if axis.isalpha() and sizes.setdefault(axis, size) != size:
-                    return f"{field.name} has {size:,} for {axis}, and another part {sizes[axis]:,}"
+                    return (
+                        f"{field.name} has {size:,} for {axis}, another field has {sizes[axis]:,}"
+                    )
         elif type_ == tuple[str, ...] and not all(isinstance(word, str) for word in value):
             return f"{field.name} is {value!r:.40}"
     languages = getattr(result, "languages", ())

@@ -1,6 +1,7 @@
-"""The words that options may be, in Python and on the command line, and one that tables share.
+"""The values that options accept, in Python and on the command line, and one name shared by tables.
 
-Nothing is imported for them. Words that no command asks for are defined where they are used.
+This module imports nothing from the library. Options that no command has are defined where they
+are used.
 """
 
 from typing import Literal
@@ -8,15 +9,15 @@ from typing import Literal
 # ---------------------------------------------------------------- models and their sites
 
 Attention = Literal["native", "hooked"]
-"""Hugging Face's own attention, which is fast; or TransformerLens', which shows its inside."""
+"""Hugging Face's attention, which is fast, or TransformerLens's, which exposes its internals."""
 
 Kind = Literal[
     "pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post", "q", "k", "v", "attn_out"
 ]
-"""What a site holds, whatever its layer."""
+"""What a site holds, in any layer."""
 
 Tokens = Literal["all", "prompt", "generated", "last"]
-"""Tokens that are edited."""
+"""Tokens to edit."""
 
 # ---------------------------------------------------------------- text
 
@@ -27,41 +28,41 @@ Split = Literal["all", "train", "held_out"]
 """All documents, or those on one side of the split."""
 
 Care = Literal["report", "drop", "off"]
-"""Lines in other languages are counted, counted and left out, or not looked for."""
+"""Lines in other languages are counted, counted and dropped, or not detected at all."""
 
 # ---------------------------------------------------------------- neurons
 
 FiresBy = Literal["gate", "output"]
-"""By what a neuron fires on a prompt. "gate": its pre-activation, whose sign says whether it is
-open. "output": what it hands on, act(gate), times the linear branch where there is one; there the
-sign of the linear branch decides too. Without one both have the same sign."""
+"""The value whose sign decides whether a neuron fires on a prompt. "gate": its pre-activation.
+"output": its output, act(gate), times the linear branch in a gated MLP, where the sign of that
+branch matters too. In an ungated MLP both have the same sign."""
 
 Half = Literal["both", "top", "bottom"]
-"""The best detectors of a language and the worst, or one of these ends alone."""
+"""The best and the worst detectors of a language, or only one of the two."""
 
 Quantity = Literal["probability", "log_probability", "logit"]
-"""What is explained; with two targets, the first one's minus the second one's."""
+"""The quantity to explain; with two targets, that of the first minus that of the second."""
 
 # ---------------------------------------------------------------- prompts and tasks
 
 Layers = Literal["each", "from", "all"]
-"""One layer alone; a layer and all behind it; all at once."""
+"""Each layer alone; a layer and all later ones; all at once."""
 
 Alike = Literal["last", "tokens", "words", "all"]
-"""The last token; each token with that of the same number; each word, as spaces part them, with
-that of the same number; or all tokens together, each with that of the same number."""
+"""Which positions correspond: the last tokens; tokens of the same index, one at a time;
+space-separated words of the same index, one at a time; or all tokens of the same index at once."""
 
 Start = Literal["auto", "bos", "eos", "none"]
-"""What stands before a text: the beginning-of-text token, the end-of-text token, or nothing.
+"""The token prepended to a text: beginning-of-text, end-of-text, or none.
 
-"auto": the first of the two that the tokenizer has. BLOOM has both and learned from the second
-alone: "eos" is right there.
+"auto": the first of the two that the tokenizer has. BLOOM has both but was trained with the second
+only: use "eos" for it.
 """
 
 Normalize = Literal["none", "tokens", "bytes"]
-"""What the log-likelihood of an option is divided by. "none": the likeliest text wins, and short
-options have it easier. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per
-byte of UTF-8 of the option."""
+"""What the log-likelihood of an option is divided by. "none": the likeliest text wins, which favors
+short options. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per UTF-8
+byte of the option."""
 
 NOTHING = "nothing"
-"""Name of the model as it is, among interventions."""
+"""Name of the unedited model, among interventions."""

@@ -1,4 +1,4 @@
-"""Long loops that survive a kill: folders, jobs, locks, Ray."""
+"""Long loops that resume after a kill: folders, jobs, locks, Ray."""
 
 import lazy_loader
 

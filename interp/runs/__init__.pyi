@@ -1,4 +1,4 @@
-from .jobs import crew_of
+from .jobs import actor_pool
 from .ray import Ray
 
-__all__ = ["Ray", "crew_of"]
+__all__ = ["Ray", "actor_pool"]

@@ -1,4 +1,4 @@
-"""A folder that remembers what its numbers depend on, so that a run resumes only what it began."""
+"""A run folder that records its settings, so that only a run with the same settings resumes it."""
 
 import contextlib
 import json
@@ -7,46 +7,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.results.artifacts import FORGOTTEN, UNFINISHED, StrictDict, write_text
+from interp.results.artifacts import ABANDONED_AFTER, UNFINISHED, StrictDict, write_text
 
 
 def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None = None) -> None:
-    """Begin a folder with all that its numbers depend on, or make sure that it was begun with it.
+    """Start a folder with all settings its numbers depend on, or check that it has the same ones.
 
-    `also` is told and not compared, such as when it was begun.
+    `also` is stored but not compared, such as the start time.
     """
     path = folder / "run.json"
     _clear(folder)
-    assert all(plan.get(key, told) == told for key, told in (also or {}).items())
+    assert all(plan.get(key, value) == value for key, value in (also or {}).items())
     if not path.exists():
-        told = json.dumps({**plan, **(also or {})}, indent=1, ensure_ascii=False)
-        write_text(path, told + "\n")
+        text = json.dumps({**plan, **(also or {})}, indent=1, ensure_ascii=False)
+        write_text(path, text + "\n")
         return
-    started, now = read_plan(folder), json.loads(json.dumps(plan))  # tuples are lists there
+    started, now = read_plan(folder), json.loads(json.dumps(plan))  # JSON turns tuples into lists
     if differ := [key for key in now if started.get(key) != now[key]]:
         key = differ[0]
         raise ValueError(
             f"{folder} was started with another {', '.join(differ)} ({key}: "
-            f"{_difference(started.get(key), now[key])}). Go on with what it was started "
-            "with, or give another folder."
+            f"{_difference(started.get(key), now[key])}). Resume it with the same settings, or "
+            "give another folder."
         )
 
 
 def _clear(folder: Path) -> None:
-    """Delete what killed writers left behind: unfinished files that nobody wrote to for a day.
+    """Delete unfinished files of killed writers: those not written to for a day.
 
-    A writer that lives writes all the time. Should one sleep for a day and wake, its file cannot
-    be put in its place, and it says so: nothing wrong is kept.
+    A live writer writes all the time. If one is suspended for a day, it can no longer rename its
+    file and raises an error, so no wrong file remains.
     """
     for path in folder.rglob(".*.part"):
         with contextlib.suppress(OSError):  # another process may be clearing too
             age = time.time() - path.stat().st_mtime
-            if UNFINISHED.fullmatch(path.name) and age > FORGOTTEN:
+            if UNFINISHED.fullmatch(path.name) and age > ABANDONED_AFTER:
                 path.unlink()
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """What a folder was begun with."""
+    """The settings that a folder was started with."""
     path = folder / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run: it holds no run.json.")
@@ -56,13 +56,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
         plan = None
     if not isinstance(plan, dict):
         raise ValueError(
-            f"{path} is damaged: delete it and run the same again; finished pieces are kept."
+            f"{path} is damaged: delete it and run the same command; finished pieces are kept."
         )
     return StrictDict(f"{path} has no entry", plan)
 
 
 def _difference(before: object, now: object) -> str:
-    """The part in which two settings differ."""
+    """The part of a setting that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):

@@ -1,4 +1,4 @@
-"""Which process is at work on a file: by a lock on a small file beside it."""
+"""Locks that show which process is working on a file."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where nobody is seen at work
+except ImportError:  # Windows, where locks are never seen
     fcntl = None
 
 
 @contextmanager
-def sign_of_life(path: Path) -> Iterator[None]:
-    """Within the block, `who_is_at(path)` finds this process.
+def hold_lock(path: Path) -> Iterator[None]:
+    """Within the block, `lock_owner(path)` names this process.
 
-    The sign is a lock on a small file, which ends with the process however it ends. On a file
-    system without locks there is none, and nothing else changes.
+    The operating system releases the lock when the process ends, however it ends. On a file system
+    without locks, no lock is taken and the block runs as usual.
     """
     file = None
     with contextlib.suppress(OSError):
@@ -27,8 +27,8 @@ def sign_of_life(path: Path) -> Iterator[None]:
         file = path.open("w", encoding="utf-8")
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        began = datetime.now().strftime("%Y-%m-%d %H:%M")
-        file.write(f"{socket.gethostname()}, process {os.getpid()}, since {began}")
+        start = datetime.now().strftime("%Y-%m-%d %H:%M")
+        file.write(f"{socket.gethostname()}, process {os.getpid()}, since {start}")
         file.flush()
     try:
         yield
@@ -36,14 +36,14 @@ def sign_of_life(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         if file is not None:
-            with contextlib.suppress(OSError):  # a full disk may refuse the text once more
+            with contextlib.suppress(OSError):  # on a full disk, writing the text may fail again
                 file.close()
 
 
-def who_is_at(path: Path) -> str | None:
-    """Host, process and beginning of whoever gives a sign of life here; None: nobody that is seen.
+def lock_owner(path: Path) -> str | None:
+    """Host, process and start time of the process that holds this lock; None: no lock seen.
 
-    Over a network that needs a file system whose locks reach all hosts, such as NFS 4.
+    Across hosts, this needs a network file system that shares locks, such as NFS 4.
     """
     if fcntl is None:
         return None
@@ -52,16 +52,16 @@ def who_is_at(path: Path) -> str | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read() or "a process that has just begun"
+                return file.read() or "a process that has just started"
     except OSError:
         return None
     return None
 
 
-def clear_signs(folder: Path) -> None:
-    """Remove what killed processes left; those that live keep theirs."""
+def remove_stale_locks(folder: Path) -> None:
+    """Remove the lock files of processes that have ended."""
     for path in folder.glob("*"):
-        if who_is_at(path) is None:
+        if lock_owner(path) is None:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):

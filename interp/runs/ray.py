@@ -1,8 +1,8 @@
-"""Work shared among processes: signs of life for those who watch, and Ray to hand jobs out.
+"""Running jobs on a Ray cluster.
 
-A job is done when its file is there. That is the whole ledger: what an actor says, who holds a sign
-of life and what the clocks show decide nothing, so nobody's death can spoil a result. No job
-belongs to an actor. Each goes to one that is free, and goes to another if that one is lost.
+A job is done when its file exists, and nothing else counts: not what an actor reports, not locks,
+not clocks. So a lost actor cannot spoil a result. No job belongs to an actor: a job goes to a free
+actor, and to another one if that actor is lost.
 """
 
 import contextlib
@@ -17,130 +17,131 @@ from pathlib import Path
 from typing import Any
 
 _ATTEMPTS = 5
-"""Actors that one job, or the opening of the model, may cost before the run stops."""
+"""Actors that may be lost to one job, or to opening the model, before the run stops."""
 
-_UNSEEN = 90.0
-"""Seconds after which a file that an actor wrote must be seen here; network folders are slow."""
+_VISIBLE_WITHIN = 90.0
+"""Seconds until a file that an actor wrote must be visible here; network folders are slow."""
 
-_OPENING = 3600.0
-"""Seconds in which some actor must have found a place and opened the model."""
+_READY_WITHIN = 3600.0
+"""Seconds until at least one actor must have started and opened the model."""
 
-_TICK = 1.0
-"""Seconds between looks at the cluster."""
+_POLL = 1.0
+"""Seconds between checks of the cluster."""
 
 
 @dataclass(frozen=True)
 class Ray:
-    """Where the actors of a run live, and what each of them gets.
+    """The cluster on which actors run, and the resources of each actor.
 
-    >>> where = interp.runs.Ray(actors=4, num_gpus=0.5)  # for `interp.collect(..., ray=where)`
-    >>> where.address is None, where.num_cpus  # two GPUs of this machine, or of its cluster
+    >>> ray = interp.runs.Ray(actors=4, num_gpus=0.5)  # for `interp.collect(..., ray=ray)`
+    >>> ray.address is None, ray.num_cpus  # two GPUs of this machine, or of its cluster
     (True, 1.0)
     """
 
     address: str | None = None
-    """A running cluster, such as "auto" or "10.0.0.1:6379". None: what ray.init() finds, which is
-    the cluster that this program was submitted to, or else this machine."""
+    """A running cluster, such as "auto" or "10.0.0.1:6379". None: what ray.init() finds: the
+    cluster that this program was submitted to, else this machine."""
 
     actors: int | None = None
-    """Processes that hold the model; None: as many as there is room for, also when nodes join."""
+    """Processes that hold the model; None: as many as fit, also when nodes join."""
 
     num_cpus: float = 1.0
-    """CPUs of each actor, which is also how many threads it computes with."""
+    """CPUs of each actor, which is also its number of threads."""
 
     num_gpus: float | None = None
-    """GPUs of each actor; 0.5 puts two on one. None: one if the cluster has any, else none."""
+    """GPUs of each actor; 0.5 puts two actors on a GPU. None: one if the cluster has any, else
+    none."""
 
     patience: float = 3600.0
-    """Seconds for one piece; then it goes to another actor, with twice the time."""
+    """Seconds for one piece; after that, another actor gets it, with twice the time."""
 
     open: Callable[[], Any] | None = None
-    """Opens the model in each actor. None: as `load(name)` does, which takes no more than a name,
-    so give a function for a model that was opened with other options or wrapped."""
+    """Opens the model in each actor. None: `load` with the model's name, attention and dtype; give
+    a function for a model that was wrapped or opened with other options."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do that leaves one file behind, equal whoever does it and however often."""
+    """Work that writes one file, the same in any process and however often it is repeated."""
 
     name: str
-    """What it is called in a message."""
+    """Its name in messages."""
 
     path: Path
-    """The file, which is there when the job is done; a path that every node understands."""
+    """The file, which exists once the job is done; a path that is valid on every node."""
 
     work: Callable[[Any], None]
-    """Does it, with a model that is open already."""
+    """Does the job, given an open model."""
 
     size: int = 1
-    """How far it moves a progress bar."""
+    """Steps of the progress bar."""
 
     to_send: Callable[[], Callable[[Any], None]] | None = None
-    """Makes what an actor is sent in place of `work`, where that would carry along more than the
-    actor needs, such as the text of all jobs."""
+    """Makes the callable to send to an actor instead of `work`, if `work` would carry more data
+    than the actor needs, such as the text of all jobs."""
 
     def sent(self) -> Callable[[Any], None]:
-        """What an actor calls with the model that it holds."""
+        """The callable that an actor runs on its model."""
         return self.work if self.to_send is None else self.to_send()
 
 
-# ---------------------------------------------------------------- Ray
+# ---------------------------------------------------------------- actors
 
 
 class _Actor:
-    """Holds a model in a process of its own."""
+    """Holds a model in its own process."""
 
-    def __init__(self, opens: Callable[[], Any]) -> None:
-        self._opens = opens
-        self._held: Any = None
+    def __init__(self, open_model: Callable[[], Any]) -> None:
+        self._open_model = open_model
+        self._model: Any = None
 
     def open(self) -> None:
-        self._held = self._opens()
+        self._model = self._open_model()
 
     def run(self, work: Callable[[Any], None]) -> list[UserWarning]:
-        """What was warned of, which nobody would read here."""
+        """Run `work` on the model; returns its warnings, which nobody would see in an actor."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            work(self._held)
-        return [each.message for each in caught if isinstance(each.message, UserWarning)]
+            work(self._model)
+        return [entry.message for entry in caught if isinstance(entry.message, UserWarning)]
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What an actor is at."""
+    """The current call of an actor."""
 
     actor: Any
 
     job: Job | None
-    """None: it opens the model."""
+    """None: the actor is opening the model."""
 
-    until: float
-    """When patience ends, on the clock that nobody can set."""
+    deadline: float
+    """When patience ends, on the monotonic clock."""
 
 
-class Crew:
-    """Actors that hold a model and take jobs one by one; used in a `with` block."""
+class ActorPool:
+    """Actors that hold a model and take jobs one by one; use it in a `with` block."""
 
-    holds: Any
-    """What the actors hold, in words that tell two crews apart; see `interp.runs.jobs`."""
+    identity: Any
+    """Identity of the model that the actors hold; see `NeuronModel.identity`."""
 
-    def __init__(self, settings: Ray, opens: Callable[[], Any], holds: Any = None) -> None:
+    def __init__(self, settings: Ray, open_model: Callable[[], Any], identity: Any = None) -> None:
         if min(settings.num_cpus, settings.num_gpus or 0) < 0 or settings.patience <= 0:
             raise ValueError(f"CPUs, GPUs and patience must be positive: {settings}.")
-        self._ray = _library()
+        self._ray = _import_ray()
         self._settings = settings
-        self._opens = opens
-        self.holds = holds
+        self._open_model = open_model
+        self.identity = identity
         self._waiting: deque[Job] = deque()
         self._calls: dict[Any, _Call] = {}
         self._free: list[Any] = []
         self._attempts: Counter[Path | None] = Counter()
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         self._connected_here = False
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "ActorPool":
         if not self._ray.is_initialized():
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # telemetry is opt-in
             self._ray.init(
                 address=self._settings.address,
                 include_dashboard=False,
@@ -149,11 +150,11 @@ class Crew:
             )
             self._connected_here = True
         if self._settings.actors is None and self._room() == 0:
-            there = self._ray.cluster_resources()
+            total = self._ray.cluster_resources()
             self.__exit__()
             raise ValueError(
-                f"No node has room for an actor of {self._needs()}; the whole cluster has "
-                f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs. Ask for less."
+                f"No node has room for an actor with {self._needs()}; the whole cluster has "
+                f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs. Ask for less."
             )
         return self
 
@@ -164,13 +165,13 @@ class Crew:
             self._ray.shutdown()
 
     def do(self, jobs: Sequence[Job], done: Callable[[Job], None]) -> None:
-        """Have every job done, and tell `done` of each once its file is seen here.
+        """Run every job, and call `done` with it once its file is visible here.
 
-        An error that a job raises is raised here; ended actors and lost nodes are not errors.
+        An error in a job is raised here; killed actors and lost nodes are not errors.
         """
         try:
             self._do(jobs, done)
-        except BaseException:  # what is left of these jobs is not to meet the next ones
+        except BaseException:  # drop the remaining jobs, so that they do not mix with later ones
             self._waiting.clear()
             for answer, call in list(self._calls.items()):
                 if call.job is not None:
@@ -180,100 +181,100 @@ class Crew:
 
     def _do(self, jobs: Sequence[Job], done: Callable[[Job], None]) -> None:
         self._waiting.extend(jobs)
-        self._heard = time.monotonic()
-        unseen: dict[Path, tuple[Job, float]] = {}
-        while self._waiting or unseen or any(call.job for call in self._calls.values()):
-            self._hire()
+        self._last_event = time.monotonic()
+        invisible: dict[Path, tuple[Job, float]] = {}
+        while self._waiting or invisible or any(call.job for call in self._calls.values()):
+            self._start_actors()
             while self._waiting and self._free:
                 job = self._waiting.popleft()
-                if job.path.exists():  # by an actor before it was lost, or by another run
+                if job.path.exists():  # written by an actor before it was lost, or by another run
                     done(job)
                 else:
-                    self._hand(job)
-            for job in self._answers():
-                unseen[job.path] = (job, time.monotonic() + _UNSEEN)
+                    self._submit(job)
+            for job in self._finished_jobs():
+                invisible[job.path] = (job, time.monotonic() + _VISIBLE_WITHIN)
             self._end_overdue()
-            for path, (job, until) in list(unseen.items()):
+            for path, (job, deadline) in list(invisible.items()):
                 if path.exists():
-                    del unseen[path]
+                    del invisible[path]
                     done(job)
-                elif until < time.monotonic():
+                elif deadline < time.monotonic():
                     raise OSError(
-                        f"An actor has finished {job.name}, and {path} is not seen here: give a "
+                        f"An actor has finished {job.name}, but {path} is not visible here: give a "
                         "folder that all nodes of the cluster share."
                     )
 
-    def _hire(self) -> None:
+    def _start_actors(self) -> None:
         """Start actors while jobs wait and there is room."""
         busy = sum(call.job is not None for call in self._calls.values())
         room = self._room() if self._settings.actors is None else self._settings.actors
-        wanted = min(room, busy + len(self._waiting)) - len(self._calls) - len(self._free)
+        n_new = min(room, busy + len(self._waiting)) - len(self._calls) - len(self._free)
         remote = self._ray.remote(_Actor).options(
             num_cpus=self._settings.num_cpus,
             num_gpus=self._gpus(),
-            max_restarts=0,  # a new actor goes where there is room; one that restarts may wait
+            max_restarts=0,  # a new actor goes where there is room; a restarted one may wait
         )
-        for _ in range(wanted):
-            actor = remote.remote(self._opens)
+        for _ in range(n_new):
+            actor = remote.remote(self._open_model)
             self._calls[actor.open.remote()] = _Call(actor, None, math.inf)
 
-    def _hand(self, job: Job) -> None:
+    def _submit(self, job: Job) -> None:
         actor = self._free.pop()
         patience = self._settings.patience * 2 ** self._attempts[job.path]
-        until = time.monotonic() + patience
-        self._calls[actor.run.remote(job.sent())] = _Call(actor, job, until)
+        deadline = time.monotonic() + patience
+        self._calls[actor.run.remote(job.sent())] = _Call(actor, job, deadline)
 
-    def _answers(self) -> list[Job]:
-        """Wait a moment for whoever has finished: jobs that actors call done."""
-        if not self._calls:  # a cluster without any room, for now
-            time.sleep(_TICK)
+    def _finished_jobs(self) -> list[Job]:
+        """Jobs that actors report as finished; waits a moment for them."""
+        if not self._calls:  # the cluster has no room for now
+            time.sleep(_POLL)
             return []
-        answered, _ = self._ray.wait(list(self._calls), timeout=_TICK)
+        answered, _ = self._ray.wait(list(self._calls), timeout=_POLL)
         finished = []
         for answer in answered:
             call = self._calls.pop(answer)
             try:
-                warned = self._ray.get(answer) or ()
+                messages = self._ray.get(answer) or ()
             except self._ray.exceptions.RayTaskError as error:
                 self._free.append(call.actor)
-                told = isinstance(error.cause, (ValueError, KeyError, OSError))
-                raise (error.cause if told else error) from None
+                is_clear = isinstance(error.cause, (ValueError, KeyError, OSError))
+                raise (error.cause if is_clear else error) from None
             except self._ray.exceptions.RayError as error:  # killed, or its node is lost
-                self._take_back(call, str(error).strip().splitlines()[0])
+                self._requeue(call, str(error).strip().splitlines()[0])
                 continue
             self._free.append(call.actor)
-            self._heard = time.monotonic()
+            self._last_event = time.monotonic()
             self._attempts[None] = 0
-            for each in warned:
-                warnings.warn(each, stacklevel=2)
+            for message in messages:
+                warnings.warn(message, stacklevel=2)
             if call.job is not None:
                 finished.append(call.job)
         return finished
 
     def _end_overdue(self) -> None:
-        """End actors that took too long; and the run, where no actor can be had at all."""
+        """End actors that take too long, and the run if no actor can be started at all."""
         now = time.monotonic()
         for answer, call in list(self._calls.items()):
-            if call.until < now:
+            if call.deadline < now:
                 del self._calls[answer]
-                self._take_back(call, "it took longer than it was given")
+                self._requeue(call, "it exceeded its time limit")
         at_work = self._free or any(call.job for call in self._calls.values())
-        if self._waiting and not at_work and now - self._heard > _OPENING:
+        if self._waiting and not at_work and now - self._last_event > _READY_WITHIN:
             raise TimeoutError(
-                f"No actor of {self._needs()} was ready in {_OPENING:g} seconds: see with `ray "
-                "status` who holds the cluster. Finished pieces are kept."
+                f"No actor with {self._needs()} was ready within {_READY_WITHIN:g} seconds: check "
+                "with `ray status` what occupies the cluster. Finished pieces are kept."
             )
 
-    def _take_back(self, call: _Call, why: str) -> None:
-        """End an actor, and let its job wait for another, unless that has happened too often."""
+    def _requeue(self, call: _Call, why: str) -> None:
+        """End an actor and requeue its job, unless that has happened too often."""
         self._end(call.actor)
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         key = None if call.job is None else call.job.path
         self._attempts[key] += 1
         if self._attempts[key] >= _ATTEMPTS:
             what = "opening the model" if call.job is None else call.job.name
             raise OSError(
-                f"{_ATTEMPTS} actors were lost at {what} ({why}): give each more memory or "
+                f"{_ATTEMPTS} actors were lost during {what} ({why}): give each more memory or "
                 "patience, or smaller batches. Finished pieces are kept."
             )
         if call.job is not None:
@@ -284,14 +285,12 @@ class Crew:
             self._ray.kill(actor)
 
     def _room(self) -> int:
-        """Actors that the living nodes can hold."""
+        """Number of actors that fit on the live nodes."""
         needs = {"CPU": self._settings.num_cpus, "GPU": self._gpus()}
         if not any(needs.values()):
-            raise ValueError(
-                "An actor needs some share of a CPU or GPU: give num_cpus or num_gpus."
-            )
+            raise ValueError("An actor needs a share of a CPU or GPU: give num_cpus or num_gpus.")
         return sum(
-            min(int(node["Resources"].get(each, 0) / n) for each, n in needs.items() if n)
+            min(int(node["Resources"].get(resource, 0) / n) for resource, n in needs.items() if n)
             for node in self._ray.nodes()
             if node["Alive"]
         )
@@ -305,12 +304,12 @@ class Crew:
         return f"{self._settings.num_cpus:g} CPUs and {self._gpus():g} GPUs"
 
 
-def _library() -> Any:
+def _import_ray() -> Any:
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
-            "Ray is not installed: pip install 'polyneuron[ray]', or share the work without it, "
-            "as parts (`interp collect --shard 1/4`)."
+            "Ray is not installed: pip install 'polyneuron[ray]', or split the work without it "
+            "(`interp collect --shard 1/4`)."
         ) from None
     return ray

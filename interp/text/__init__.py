@@ -1,4 +1,4 @@
-"""Text in, tokens out: languages, sources, corpora, tasks."""
+"""From text to tokens: languages, sources, corpora, tasks."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
 """Rows of tokens in several languages, in shards of whole documents.
 
-Every document lies in one shard, and no row holds text of two shards.
+Every document is in one shard, and no row holds text of two shards.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from interp.text.languages import check_languages
 
 @runtime_checkable
 class TextModel(Protocol):
-    """What is asked of a model here; a `NeuronModel` has it."""
+    """The parts of a `NeuronModel` that reading text needs."""
 
     @property
     def special_ids(self) -> tuple[int, ...]: ...
@@ -41,16 +41,16 @@ class Rows:
     """The tokens of one language."""
 
     ids: Int32[Tensor, "row pos"]
-    """Token ids; behind the text of a short row, zeros."""
+    """Token ids, padded with zeros after the text of a short row."""
 
     length: Int64[Tensor, " row"]
-    """Tokens in the row; the rest is padding."""
+    """Number of tokens in the row; the rest is padding."""
 
     shard: Int64[Tensor, " row"]
-    """The shard that all documents of the row are in."""
+    """The shard of all documents in the row."""
 
     source: tuple[str, ...]
-    """Where the first token of each row comes from, such as `de.txt:118`."""
+    """Origin of the first token of each row, such as `de.txt:118`."""
 
     def __repr__(self) -> str:
         return f"Rows({counted(len(self.ids), 'row')} of up to {self.ids.shape[1]:,} tokens)"
@@ -82,10 +82,10 @@ class Corpora:
     """By language, in the order of `languages`."""
 
     languages: tuple[str, ...]
-    """ISO codes; their order is that of every result made from here."""
+    """ISO codes, in the order of every result made from these corpora."""
 
     n_shards: int
-    """Groups of whole documents in each language, equal in size, for the error bars."""
+    """Groups of whole documents in each language, of equal size, for error bars."""
 
     special_ids: tuple[int, ...]
     """Beginning-of-text and other special tokens, which never count."""
@@ -94,11 +94,11 @@ class Corpora:
     """True: blocks of running text without padding. False: each row is one sentence or prompt."""
 
     hygiene: dict[str, Hygiene] = field(default_factory=dict)
-    """Languages found in the lines of the documents taken, before anything was left out; with
+    """Languages detected in the lines of the selected documents, before any were dropped; with
     hygiene="report", in about the first 20,000 lines, which are a random sample."""
 
     too_long: dict[str, int] = field(default_factory=dict)
-    """Sentences left out because they are longer than the model, or `max_length`, allows."""
+    """Number of sentences left out because they exceed `max_length` or the model's limit."""
 
     def __post_init__(self) -> None:
         if tuple(self.rows) != self.languages:
@@ -111,38 +111,38 @@ class Corpora:
                 raise ValueError(f"A row of {code} is in a shard outside 0 to {self.n_shards - 1}.")
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{code} {len(each.ids):,}" for code, each in self.rows.items())
-        longest = max(each.ids.shape[1] for each in self.rows.values())
-        return f"Corpora({rows} rows of up to {longest:,} tokens, in {self.n_shards} shards)"
+        counts = ", ".join(f"{code} {len(rows.ids):,}" for code, rows in self.rows.items())
+        longest = max(rows.ids.shape[1] for rows in self.rows.values())
+        return f"Corpora({counts} rows of up to {longest:,} tokens, in {self.n_shards} shards)"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of tokens, shards, languages and special ids: equal means the same experiment."""
+        """Hash of tokens, shards, languages and special ids; equal for the same data."""
         head = [list(self.languages), self.n_shards, list(self.special_ids), self.packed]
-        seen = hashlib.blake2b(json.dumps(head).encode(), digest_size=16)
+        digest = hashlib.blake2b(json.dumps(head).encode(), digest_size=16)
         for rows in self.rows.values():
-            seen.update(json.dumps(list(rows.ids.shape)).encode())
-            for tensor, kind in ((rows.ids, "<i4"), (rows.length, "<i8"), (rows.shard, "<i8")):
-                seen.update(tensor.cpu().numpy().astype(kind).tobytes())
-        return seen.hexdigest()
+            digest.update(json.dumps(list(rows.ids.shape)).encode())
+            for tensor, dtype in ((rows.ids, "<i4"), (rows.length, "<i8"), (rows.shard, "<i8")):
+                digest.update(tensor.cpu().numpy().astype(dtype).tobytes())
+        return digest.hexdigest()
 
     def keep(
         self, ids: Int[Tensor, "row pos"], length: Int[Tensor, " row"]
     ) -> Bool[Tensor, "row pos"]:
-        """Which tokens count: False on padding, beginning-of-text and other special tokens."""
+        """Mask of tokens that count: False on padding, beginning-of-text and other special ones."""
         position = torch.arange(ids.shape[1], device=ids.device)
         inside = position < rearrange(length.to(ids.device), "row -> row 1")
         special = torch.tensor(self.special_ids, dtype=ids.dtype, device=ids.device)
         return inside & ~torch.isin(ids, special)
 
     def tokens(self) -> dict[str, int]:
-        """Tokens that count, by language."""
+        """Number of tokens that count, by language."""
         return {
             code: int(self.keep(rows.ids, rows.length).sum()) for code, rows in self.rows.items()
         }
 
     def languages_only(self, languages: Sequence[str]) -> "Corpora":
-        """The same rows for some of the languages, in the order asked for."""
+        """The same rows for some of the languages, in the given order."""
         codes = check_languages(languages)
         if missing := [code for code in codes if code not in self.rows]:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""How far languages are from each other, to hold against how many neurons they share.
+"""Distances between languages, to compare with the number of neurons they share.
 
-Few languages have few pairs, and pairs with a language in common go together: `mantel_test` (in
-interp.inference.intervals) says what a correlation with these distances is worth.
+Few languages have few pairs, and pairs that share a language are not independent: `mantel_test` (in
+interp.inference.intervals) gives the significance of a correlation with these distances.
 """
 
 import csv
@@ -18,28 +18,28 @@ from interp.text.languages import LANGUAGES, check_languages
 _INDO_EUROPEAN = (
     *("Armenian", "Baltic", "Germanic", "Hellenic", "Indo-Aryan", "Iranian", "Romance", "Slavic"),
 )
-"""Branches that stand for their family in the list of languages."""
+"""Branches that the list of languages gives instead of their family."""
 
 
 def listed_distances(languages: Sequence[str]) -> Float64[Tensor, "language language"]:
-    """How many of branch, family and script two languages do not have in common: 0 to 3.
+    """How many of branch, family and script differ between two languages: 0 to 3.
 
-    By the list in interp.text.languages, where only Indo-European is divided into branches. Crude,
-    for want of a table: all families are equally far from each other, and Japanese, which uses
-    characters of Chinese among its own, is as far from Chinese as from English.
+    Based on the list in interp.text.languages, where only Indo-European is divided into branches. A
+    crude measure: all families are equally far apart, and Japanese, which uses Chinese characters
+    among its own, is as far from Chinese as from English.
 
     >>> interp.text.listed_distances(["en", "de", "zh"]).tolist()
     [[0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [3.0, 3.0, 0.0]]
     """
     rows = [LANGUAGES[code] for code in check_languages(languages)]
     distance = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for (i, one), (j, other) in itertools.combinations(enumerate(rows), 2):
-        apart = (
-            one.family != other.family or one.family == "isolate",
-            _family(one.family) != _family(other.family) or one.family == "isolate",
-            one.script != other.script,
+    for (i, a), (j, b) in itertools.combinations(enumerate(rows), 2):
+        differs = (
+            a.family != b.family or a.family == "isolate",
+            _family(a.family) != _family(b.family) or a.family == "isolate",
+            a.script != b.script,
         )
-        distance[i, j] = distance[j, i] = sum(apart)
+        distance[i, j] = distance[j, i] = sum(differs)
     return distance
 
 
@@ -50,7 +50,7 @@ def _family(branch: str) -> str:
 def read_distances(
     path: Path | str, languages: Sequence[str], kind: str = "syntactic"
 ) -> Float64[Tensor, "language language"]:
-    """Distances from a table, in the order of the languages; zero on the diagonal.
+    """Distances from a CSV table, in the order of the languages; zero on the diagonal.
 
     The table has the columns lang1 and lang2, one row per pair in either order, and a column for
     each kind of distance, such as those of URIEL: syntactic, phonological, genetic.
@@ -66,17 +66,17 @@ def read_distances(
         table = list(csv.DictReader(file))
     columns = list(table[0]) if table else []
     if table and not {"lang1", "lang2"} <= set(columns):
-        raise ValueError(f"{path} has the columns {', '.join(columns)}, and not lang1 and lang2.")
+        raise ValueError(f"{path} has the columns {', '.join(columns)}, not lang1 and lang2.")
     kinds = [name for name in columns if name not in ("lang1", "lang2")]
     if kind not in kinds:
         raise ValueError(f"{path} has no distance {kind!r}, only {', '.join(kinds) or 'none'}.")
-    known = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
+    by_pair = {frozenset((row["lang1"], row["lang2"])): row[kind] for row in table}
     distance = torch.zeros(len(languages), len(languages), dtype=torch.float64)
-    for (i, one), (j, other) in itertools.combinations(enumerate(languages), 2):
-        found = known.get(frozenset((one, other)))
-        if not found:
-            raise ValueError(f"{path} has no {kind} distance of {one} and {other}: leave one out.")
-        distance[i, j] = distance[j, i] = _number(found, f"{path}, {kind} of {one} and {other}")
+    for (i, a), (j, b) in itertools.combinations(enumerate(languages), 2):
+        text = by_pair.get(frozenset((a, b)))
+        if not text:
+            raise ValueError(f"{path} has no {kind} distance of {a} and {b}: leave one out.")
+        distance[i, j] = distance[j, i] = _number(text, f"{path}, {kind} of {a} and {b}")
     return distance
 
 
@@ -84,4 +84,4 @@ def _number(text: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{where} is {text!r}, which is no number.") from None
+        raise ValueError(f"{where} is {text!r}, which is not a number.") from None

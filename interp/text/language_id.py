@@ -1,4 +1,4 @@
-"""Which language a text is in, and how much of a corpus is in another language than it says."""
+"""Language identification: the language of a text, and the share of foreign text in a corpus."""
 
 import functools
 import math
@@ -13,26 +13,26 @@ from interp.text.languages import VARIANTS, check_languages
 OTHER = "other"
 UNDETERMINED = "und"
 
-# In units of log likelihood per square root of a byte, in which texts of all lengths compare well.
-# On news sentences of 22 languages, a lead of 1.0 takes 0.6 % of good lines for foreign (half of
-# these are foreign indeed) where a bare argmax takes 1.4 %, most of them Indonesian for Malay; of
-# lines in a related language (Bulgarian for Russian, Spanish for Portuguese) 1 % gets through.
+# In log likelihood per square root of a byte, a unit that is comparable across text lengths. On
+# news sentences in 22 languages, a lead of 1.0 calls 0.6 % of good lines foreign (half of these
+# truly are), where a plain argmax calls 1.4 % foreign, mostly Malay as Indonesian; of lines in a
+# related language (Bulgarian for Russian, Spanish for Portuguese), 1 % is missed.
 _LEAD = 1.0
 
-# The first four words of a sentence are taken for foreign in 2.5 % of cases, eight in 0.8 %.
+# The first four words of a sentence are called foreign in 2.5 % of cases, the first eight in 0.8 %.
 _SHORT = 24  # bytes of letters
 
-_LONGEST = 2000  # characters: more cost time and decide nothing
+_LONGEST = 2000  # characters: more would cost time and change nothing
 
 
 def detect_language(texts: Sequence[str], candidates: Sequence[str] | None = None) -> list[str]:
-    """The language of each text, as ISO code; `und` where there are no letters to tell by.
+    """The language of each text, as an ISO code; `und` if there are no letters to go by.
 
-    All languages compete first. With `candidates`, the answer is one of them, unless some other
-    language is clearly ahead of them all: then it is `other`. (A detector that is only offered the
-    candidates calls every Dutch text German.) Variants count as their language, Cantonese as `zh`
-    and Nynorsk as `no`, but Malay and Indonesian are kept apart. About one sentence in a hundred is
-    wrong, and one in ten of three or four words.
+    All languages compete first. With `candidates`, the result is one of them, unless some other
+    language is clearly ahead of them all: then it is `other`. (A detector restricted to the
+    candidates would call every Dutch text German.) Variants count as their language, Cantonese as
+    `zh` and Nynorsk as `no`, but Malay and Indonesian are separate. About 1 % of sentences are
+    wrong, and 10 % of those of three or four words.
 
     >>> interp.detect_language(["Wo ist der Bahnhof?", "Où est la gare ?", "1 + 1 = 2"])
     ['de', 'fr', 'und']
@@ -49,25 +49,25 @@ def detect_language(texts: Sequence[str], candidates: Sequence[str] | None = Non
 
 @dataclass(frozen=True)
 class Hygiene:
-    """In which languages the lines of a corpus of one language are."""
+    """The languages detected in the lines of a corpus of one language."""
 
     language: str
-    """The language that the corpus is said to be in."""
+    """The nominal language of the corpus."""
 
     lines: Mapping[str, int] = field(default_factory=dict)
-    """Lines by language found; `und` are too short to tell, or have no letters."""
+    """Detected language → number of lines; `und`: too short, or without letters."""
 
     characters: Mapping[str, int] = field(default_factory=dict)
-    """Characters of those lines."""
+    """Detected language → characters in those lines."""
 
     @property
     def foreign_lines(self) -> dict[str, float]:
-        """Share of the lines by foreign language, largest first; `und` is not foreign."""
+        """Foreign language → share of the lines, largest first; `und` is not foreign."""
         return self._foreign(self.lines)
 
     @property
     def foreign_characters(self) -> dict[str, float]:
-        """Share of the characters by foreign language, largest first."""
+        """Foreign language → share of the characters, largest first."""
         return self._foreign(self.characters)
 
     def _foreign(self, counts: Mapping[str, int]) -> dict[str, float]:
@@ -80,7 +80,7 @@ class Hygiene:
         if self.language != other.language:
             raise ValueError(
                 f"One report is about {self.language}, the other about {other.language}: only "
-                "reports about one language add up."
+                "reports about the same language can be added."
             )
         return Hygiene(
             self.language,
@@ -93,40 +93,41 @@ class Hygiene:
 
     def __str__(self) -> str:
         lines, characters = sum(self.foreign_lines.values()), sum(self.foreign_characters.values())
-        found = ", ".join(f"{code} {share:.1%}" for code, share in self.foreign_lines.items())
+        shares = ", ".join(f"{code} {share:.1%}" for code, share in self.foreign_lines.items())
         return (
             f"{self.language}: {lines:.1%} of {sum(self.lines.values()):,} lines "
-            f"({characters:.1%} of characters) in other languages" + (f": {found}" if found else "")
+            f"({characters:.1%} of characters) in other languages"
+            + (f": {shares}" if shares else "")
         )
 
 
 def hygiene(texts: Iterable[str], language: str) -> Hygiene:
-    """How much of the texts is in other languages than this one, line by line.
+    """How much of the texts is in languages other than this one, line by line.
 
-    A line is foreign when some other language is clearly ahead of this one. Lines with less than 24
-    bytes of letters (four or five words) are `und`: they tell too little to be blamed.
+    A line is foreign if some other language is clearly ahead of this one. Lines with fewer than 24
+    bytes of letters (four or five words) are `und`: too short to judge.
     """
     return drop_foreign(texts, language)[1]
 
 
 def drop_foreign(texts: Iterable[str], language: str) -> tuple[list[str], Hygiene]:
-    """The texts without the lines in other languages, and the report on all lines.
+    """The texts without their foreign lines, and a report on all lines.
 
-    A text that loses all its lines becomes the empty string, so that the results still line up.
+    A text that loses all its lines becomes the empty string, so that texts keep their index.
     """
     check_languages([language])
     lines, characters = Counter[str](), Counter[str]()
     cleaned = []
     for text in texts:
-        kept = []
+        kept_lines = []
         for line in text.split("\n"):
             label = _line_language(line, language)
             if line.strip():
                 lines[label] += 1
                 characters[label] += len(line)
             if label in (language, UNDETERMINED):
-                kept.append(line)
-        cleaned.append("\n".join(kept).strip())
+                kept_lines.append(line)
+        cleaned.append("\n".join(kept_lines).strip())
     return cleaned, Hygiene(language, dict(lines), dict(characters))
 
 
@@ -135,16 +136,16 @@ def _line_language(line: str, expected: str) -> str:
     if len(letters.encode("utf-8", "surrogatepass")) < _SHORT:
         return UNDETERMINED
     scores = _scores(line)
-    found = _decide(scores, (expected,))
-    return _decide(scores, None) if found == OTHER else found
+    label = _decide(scores, (expected,))
+    return _decide(scores, None) if label == OTHER else label
 
 
 def _decide(scores: dict[str, float], allowed: Sequence[str] | None) -> str:
-    """The leader; or the best of those allowed, or `other` where they are all far behind."""
+    """The language with the best score, or the best one allowed, or `other` if they trail far."""
     if not scores:
         return UNDETERMINED
     leader = max(scores, key=scores.__getitem__)
-    if leader == "zxx":  # the detector's word for numbers, links and code
+    if leader == "zxx":  # the detector's code for numbers, links and program code
         return UNDETERMINED
     if allowed is None or leader in allowed:
         return leader
@@ -153,21 +154,21 @@ def _decide(scores: dict[str, float], allowed: Sequence[str] | None) -> str:
 
 
 def _scores(text: str) -> dict[str, float]:
-    """Log likelihood of every language per square root of a byte; empty when nothing tells."""
+    """Log likelihood of every language per square root of a byte; empty if undetermined."""
     text = text[:_LONGEST]
     if not any(map(str.isalpha, text)):
         return {}
     scale = 1 / math.sqrt(len(text.encode("utf-8", "surrogatepass")))
     scores: dict[str, float] = {}
     ranked = _identifier().rank(text)
-    if ranked[0][1] == ranked[-1][1]:  # no feature in it: every language alike
+    if ranked[0][1] == ranked[-1][1]:  # no known feature: all languages score the same
         return {}
-    for label, score in ranked:  # best first, so that the better of two variants speaks for both
+    for label, score in ranked:  # best first, so that a language gets its best variant's score
         scores.setdefault(VARIANTS.get(label, label), score * scale)
     return scores
 
 
 @functools.cache
 def _identifier() -> LanguageIdentifier:
-    """The detector, read from its package on first use (0.4 s); shared, and never restricted."""
+    """The detector, loaded from its package on first use (0.4 s); never restrict its languages."""
     return LanguageIdentifier.from_model_file(MODEL_FILE)

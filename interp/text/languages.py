@@ -1,4 +1,4 @@
-"""The languages: code, name, script, family and color; the same everywhere."""
+"""The known languages: code, name, script, family and color, the same everywhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Language:
-    """One language, as files, figures and tables name it."""
+    """One language, as named in files, figures and tables."""
 
     code: str
     """ISO 639-1, such as `fr`."""
 
     name: str
-    """In English."""
+    """English name."""
 
     endonym: str
-    """In the language itself."""
+    """Name in the language itself."""
 
     script: str
     """Usual script, in English: Latin, Cyrillic, Han, ..."""
 
     family: str
-    """Language family; Indo-European is so large that its branches (Germanic, ...) stand for it."""
+    """Language family; for Indo-European, which is so large, its branch (Germanic, ...)."""
 
     color: str
-    """Hex, the same in every figure, dark enough to read on white, in gray too."""
+    """Hex, the same in every figure; readable on white, also in grayscale."""
 
 
-# Colors: the first eight follow the color-blind-safe set of Okabe and Ito, two of its pale ones
-# changed for indigo and wine. Each of the rest is the one farthest from all before it, as seen with
-# full vision and with each of the three kinds of color blindness. With more than about ten
-# languages in one figure no palette is enough: the label has to say it.
+# Colors: the first eight follow the color-blind-safe set of Okabe and Ito, with two pale colors
+# replaced by indigo and wine. Each later color is the one farthest from all earlier ones, as seen
+# with full vision and with each of the three kinds of color blindness. With more than about ten
+# languages in one figure no palette is enough: labels must identify them.
 _ROWS = (
     Language("en", "English", "English", "Latin", "Germanic", "#0072b2"),
     Language("de", "German", "Deutsch", "Latin", "Germanic", "#d55e00"),
@@ -106,7 +106,7 @@ _ROWS = (
 )
 
 LANGUAGES: Mapping[str, Language] = MappingProxyType({row.code: row for row in _ROWS})
-"""Every language known here, by code; the order is that of legends and tables."""
+"""Every known language by code, in the order of legends and tables."""
 
 VARIANTS: Mapping[str, str] = MappingProxyType(
     {
@@ -123,25 +123,25 @@ VARIANTS: Mapping[str, str] = MappingProxyType(
         "in": "id",
     }
 )
-"""Codes of written variants, and old codes, with the language they are counted as.
+"""Codes of written variants, and old codes → the language they count as.
 
 Malay (`ms`) is not a variant of Indonesian (`id`): models are trained on both and differ on them.
 """
 
 
 def language(code: str) -> Language:
-    """The language with this code; an unknown code is refused with the nearest known ones."""
+    """The language with this code; for an unknown code, the error names the nearest ones."""
     if code in LANGUAGES:
         return LANGUAGES[code]
-    near = " or ".join(f"{each} ({LANGUAGES[each].name})" for each in _nearest(code))
+    nearest = " or ".join(f"{near} ({LANGUAGES[near].name})" for near in _nearest(code))
     raise ValueError(
-        f"{code!r} is not the code of a language known here; did you mean {near}? "
+        f"{code!r} is not a known language code; did you mean {nearest}? "
         f"Known codes: {', '.join(LANGUAGES)}."
     )
 
 
 def check_languages(codes: Sequence[str]) -> tuple[str, ...]:
-    """The codes as a tuple, after refusing none at all, unknown ones and repetitions."""
+    """The codes as a tuple; refuses an empty list, unknown codes and repetitions."""
     if isinstance(codes, str):
         raise ValueError(
             f"Languages were given as the one string {codes!r}; give a list of codes, "
@@ -151,29 +151,29 @@ def check_languages(codes: Sequence[str]) -> tuple[str, ...]:
         raise ValueError("No language was given; give at least one code, such as ['en', 'fr'].")
     for code in codes:
         language(code)
-    twice = sorted({code for code in codes if list(codes).count(code) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is given more than once; name each language once.")
+    repeated = sorted({code for code in codes if list(codes).count(code) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is given more than once; name each language once.")
     return tuple(codes)
 
 
 def _nearest(text: str) -> list[str]:
-    """Codes that were perhaps meant, best first: at least one, at most three."""
-    wanted = text.strip().casefold()
-    base = wanted.replace("_", "-").split("-")[0]
-    for exact in (wanted, base):
+    """Codes that the text may mean, best first: at least one, at most three."""
+    query = text.strip().casefold()
+    base = query.replace("_", "-").split("-")[0]
+    for exact in (query, base):
         if exact in LANGUAGES:
             return [exact]
         if exact in VARIANTS:
             return [VARIANTS[exact]]
 
-    def likeness(row: Language) -> float:
+    def similarity(row: Language) -> float:
         words = (row.code, row.name.casefold(), row.endonym.casefold())
-        if len(wanted) > 2 and any(word.startswith(wanted) for word in words):
+        if len(query) > 2 and any(word.startswith(query) for word in words):
             return 1.0
-        return max(SequenceMatcher(None, wanted, word).ratio() for word in words)
+        return max(SequenceMatcher(None, query, word).ratio() for word in words)
 
-    scores = {row.code: likeness(row) for row in _ROWS}
+    scores = {row.code: similarity(row) for row in _ROWS}
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)  # stable: ties in table order
     return [code for code in ranked[:3] if scores[code] >= 0.8 * scores[ranked[0]]]
 
@@ -205,10 +205,10 @@ _OPENINGS = {
 
 
 def naming_prompt(code: str, words: Literal["own", "english"] = "own") -> str:
-    """A line that announces text in the language, for models without instruction tuning too.
+    """A line that announces text in the language; it also suits models without instruction tuning.
 
-    "own": in that language, which shows it as well as names it. "english": in English, for any
-    language known here.
+    "own": in that language, which demonstrates it as well as naming it. "english": in English, for
+    any known language.
 
     >>> print(interp.text.naming_prompt("de"))
     Hier steht ein Text auf Deutsch:
@@ -222,7 +222,7 @@ def naming_prompt(code: str, words: Literal["own", "english"] = "own") -> str:
         raise ValueError(f"words is own or english, not {words!r}.")
     if code not in _OPENINGS:
         raise ValueError(
-            f"No opening line in {name} is known here, only in {', '.join(_OPENINGS)}; use "
+            f"There is no naming prompt in {name}, only in {', '.join(_OPENINGS)}; use "
             'words="english", or write one.'
         )
     return _OPENINGS[code] + "\n"

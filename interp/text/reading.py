@@ -1,4 +1,4 @@
-"""Text per language → rows of tokens in shards, the same wherever it is read."""
+"""Reading text into rows of tokens in shards, reproducibly on any machine."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,8 +14,8 @@ from interp.text.languages import check_languages
 from interp.text.sampling import Dealer, Reader, Shard, Text, check_choice, digest
 from interp.text.sources import Cut, Prompts, TextSource
 
-# How much text is held for a budget of tokens, at first: most tokenizers need less than this for a
-# token. Where it was too little, the source is read again with four times as much.
+# Text to read for a given number of tokens; most tokenizers use fewer bytes per token. If it turns
+# out too little, the source is read again with four times as much.
 _BYTES_PER_TOKEN = 12
 
 
@@ -35,15 +35,15 @@ def read_corpora(
     seed: int = 0,
     progress: bool = True,
 ) -> Corpora:
-    """Running text in blocks of `block_length` tokens, as many in every shard of a language.
+    """Running text in blocks of `block_length` tokens, equally many in each shard of a language.
 
-    Documents of a shard follow one another without padding; the rest that fills no block is left
-    out. `tokens` is the most to take per language: languages with less text give what they have.
-    `document` says what belongs together in text files; take "block" where a file separates
-    articles by blank lines, since error bars assume that documents do not depend on each other.
-    `held_out` is the share of documents that "train" leaves to "held_out": two calls that agree on
-    it and on `document` have no document in common, whatever else differs. `seed` decides on order
-    and shards, not on that. Look at `.hygiene` for text in other languages; "drop" leaves it out.
+    The documents of a shard are concatenated without padding; an incomplete last block is dropped.
+    `tokens` is the maximum per language: languages with less text give what they have. `document`
+    says what one document of a text file is; use "block" if blank lines separate articles, since
+    error bars assume that documents are independent. `held_out` is the share of documents in the
+    "held_out" split: "train" and "held_out" of two calls with equal `held_out` and `document` never
+    share a document. `seed` decides order and shards, not the split. `.hygiene` reports text in
+    other languages; hygiene="drop" leaves it out.
 
     >>> text = interp.read_corpora("babel", ["fr"], model, block_length=64, tokens=640, n_shards=5)
     >>> text.rows["fr"].ids.shape
@@ -63,21 +63,21 @@ def read_corpora(
             raise ValueError(
                 f"{tokens:,} tokens in {n_shards} shards are {tokens // n_shards:,} each, less "
                 f"than one block of {block_length}: ask for {n_shards * block_length:,} or more, "
-                "for fewer shards or for shorter blocks."
+                "fewer shards or shorter blocks."
             )
     reader = Reader(source, document, split, held_out, hygiene, seed)
     body = block_length - (bos == "block")
-    rows, found = {}, {}
+    rows, reports = {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
-        wanted = None if n_blocks is None else n_blocks * body
-        dealer, report = _fill(reader, code, model, n_shards, bos, wanted)
+        n_tokens = None if n_blocks is None else n_blocks * body
+        dealer, report = _fill(reader, code, model, n_shards, bos, n_tokens)
         n = dealer.fewest // body
         if n == 0:
             raise ValueError(_too_short(code, dealer, body, block_length))
         first = model.bos_id if bos == "block" else None
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, first)
-        found |= {code: report} if report else {}
-    return Corpora(rows, codes, n_shards, _special(model), True, found)
+        reports |= {code: report} if report else {}
+    return Corpora(rows, codes, n_shards, _special(model), True, reports)
 
 
 def read_sentences(
@@ -95,10 +95,10 @@ def read_sentences(
     seed: int = 0,
     progress: bool = True,
 ) -> Corpora:
-    """One row per line (or JSON row, or list item), padded on the right; equal lines count once.
+    """One row per line (or JSON row, or list item), padded on the right; duplicates count once.
 
-    At most `sentences` per language are taken, in random order. Rows longer than `max_length`
-    tokens (None: than the model allows) are left out, never cut, and counted in `too_long`.
+    Takes at most `sentences` per language, in random order. Rows longer than `max_length` tokens
+    (None: the model's limit) are dropped, never truncated, and counted in `too_long`.
 
     >>> lines = {"en": ["It is late.", "It is very late by now."]}
     >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=2)
@@ -113,23 +113,23 @@ def read_sentences(
     _check_bos(bos, model)
     if sentences is not None and sentences < n_shards:
         raise ValueError(
-            f"{sentences} sentences cannot fill {n_shards} shards; ask for more, or for fewer "
+            f"{sentences} sentences cannot fill {n_shards} shards; ask for more sentences or fewer "
             "shards."
         )
     reader = Reader(source, "line", split, held_out, hygiene, seed)
-    rows, found, too_long = {}, {}, {}
+    rows, reports, too_long = {}, {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
-        taken, too_long[code], report = _sentences(reader, code, model, bos, longest, sentences)
-        if len(taken) < n_shards:
+        encoded, too_long[code], report = _sentences(reader, code, model, bos, longest, sentences)
+        if len(encoded) < n_shards:
             raise ValueError(
-                f"{code} has {len(taken)} sentences of at most {longest} tokens "
+                f"{code} has {len(encoded)} sentences of at most {longest} tokens "
                 f"({too_long[code]} are longer), too few for {n_shards} shards: add text, or use "
                 f"fewer shards.{_dropped(reader, report)}"
             )
-        shard = [place % n_shards for place in range(len(taken))]
-        rows[code] = _padded(taken, shard)
-        found |= {code: report} if report else {}
-    return Corpora(rows, codes, n_shards, _special(model), False, found, too_long)
+        shard = [row % n_shards for row in range(len(encoded))]
+        rows[code] = _padded(encoded, shard)
+        reports |= {code: report} if report else {}
+    return Corpora(rows, codes, n_shards, _special(model), False, reports, too_long)
 
 
 def prompt_rows(
@@ -152,10 +152,10 @@ def prompt_rows(
         raise ValueError(
             f"{len(prompts.ids)} prompts cannot fill {n_shards} shards; use fewer shards."
         )
-    order = sorted(range(len(prompts.ids)), key=lambda place: digest(prompts.ids[place], b"0"))
+    order = sorted(range(len(prompts.ids)), key=lambda prompt: digest(prompts.ids[prompt], b"0"))
     shard = [0] * len(order)
-    for place, prompt in enumerate(order):
-        shard[prompt] = place % n_shards
+    for rank, prompt in enumerate(order):
+        shard[prompt] = rank % n_shards
     rows = {}
     for code, texts in prompts.texts.items():
         encoded = []
@@ -165,70 +165,70 @@ def prompt_rows(
                     f"Prompt {id!r} has {len(ids)} tokens in {code}; the model takes 1 to "
                     f"{model.max_length}."
                 )
-            encoded.append((id, ids))  # the same in every language
+            encoded.append((id, ids))  # ids are the same in every language
         rows[code] = _padded(encoded, shard)
     return Corpora(rows, prompts.languages, n_shards, _special(model), False)
 
 
 def _fill(
-    reader: Reader, language: str, model: TextModel, n_shards: int, bos: Bos, wanted: int | None
+    reader: Reader, language: str, model: TextModel, n_shards: int, bos: Bos, n_tokens: int | None
 ) -> tuple[Dealer, Hygiene | None]:
-    """Shards with `wanted` tokens each, or with all the text there is."""
-    enough = None if wanted is None else wanted * n_shards * _BYTES_PER_TOKEN
+    """Shards with at least `n_tokens` tokens each, or with all the text there is."""
+    budget = None if n_tokens is None else n_tokens * n_shards * _BYTES_PER_TOKEN
     while True:
-        chosen, complete = reader.first(language, enough, lambda text: len(text.encode()))
-        dealer, found, n = Dealer(n_shards), None, 0
-        for batch, report in reader.clean(language, chosen):
-            found = _added(found, report)
+        documents, complete = reader.first(language, budget, lambda text: len(text.encode()))
+        dealer, report, n = Dealer(n_shards), None, 0
+        for batch, batch_report in reader.clean(language, documents):
+            report = _sum(report, batch_report)
             encoded = _encode(model, [document.text for document in batch], bos)
             for (text, origin), ids in zip(batch, encoded, strict=True):
                 dealer.deal(Text(len(text.encode()), np.asarray(ids, dtype=np.int32), origin))
                 n += 1
-            if wanted is not None and dealer.fewest >= wanted:
-                return dealer, found
-        if complete or enough is None:
+            if n_tokens is not None and dealer.fewest >= n_tokens:
+                return dealer, report
+        if complete or budget is None:
             break
-        enough *= 4
+        budget *= 4
     if n < n_shards:
         raise ValueError(
-            f"{language} has {n} different documents for {n_shards} shards (one document lies in "
+            f"{language} has {n} different documents for {n_shards} shards (each document is in "
             f"one shard): " + (f"use n_shards={n} or fewer, or " if n else "") + "add text."
-            f"{_dropped(reader, found)}"
+            f"{_dropped(reader, report)}"
         )
-    return dealer, found
+    return dealer, report
 
 
 def _sentences(
-    reader: Reader, language: str, model: TextModel, bos: Bos, longest: int, wanted: int | None
+    reader: Reader, language: str, model: TextModel, bos: Bos, longest: int, n: int | None
 ) -> tuple[list[tuple[str, list[int]]], int, Hygiene | None]:
-    """The first `wanted` sentences with their origins, how many were too long, and the report."""
-    enough = None if wanted is None else 2 * wanted
+    """The first `n` sentences with their origins, the number of too long ones, and the report."""
+    budget = None if n is None else 2 * n
     while True:
-        chosen, complete = reader.first(language, enough, lambda text: 1)
-        taken: list[tuple[str, list[int]]] = []
-        too_long, found = 0, None
-        for batch, report in reader.clean(language, chosen):
-            found = _added(found, report)
+        documents, complete = reader.first(language, budget, lambda text: 1)
+        sentences: list[tuple[str, list[int]]] = []
+        too_long, report = 0, None
+        for batch, batch_report in reader.clean(language, documents):
+            report = _sum(report, batch_report)
             encoded = _encode(model, [document.text for document in batch], bos)
             for document, ids in zip(batch, encoded, strict=True):
-                if len(taken) == wanted:
-                    return taken, too_long, found
+                if len(sentences) == n:
+                    return sentences, too_long, report
                 too_long += len(ids) > longest
                 if 1 <= len(ids) <= longest:
-                    taken.append((document.origin, ids))
-        if complete or enough is None or len(taken) == wanted:
-            return taken, too_long, found
-        enough *= 4
+                    sentences.append((document.origin, ids))
+        if complete or budget is None or len(sentences) == n:
+            return sentences, too_long, report
+        budget *= 4
 
 
-def _added(found: Hygiene | None, report: Hygiene | None) -> Hygiene | None:
-    if found is None or report is None:
-        return found or report
-    return found + report
+def _sum(a: Hygiene | None, b: Hygiene | None) -> Hygiene | None:
+    if a is None or b is None:
+        return a or b
+    return a + b
 
 
-def _dropped(reader: Reader, found: Hygiene | None) -> str:
-    return f" Left out as foreign: {found}." if reader.care == "drop" and found else ""
+def _dropped(reader: Reader, report: Hygiene | None) -> str:
+    return f" Left out as foreign: {report}." if reader.care == "drop" and report else ""
 
 
 def _encode(model: TextModel, texts: Sequence[str], bos: Bos) -> list[list[int]]:
@@ -239,19 +239,19 @@ def _encode(model: TextModel, texts: Sequence[str], bos: Bos) -> list[list[int]]
 
 
 def _packed(shards: Sequence[Shard], n: int, body: int, first: int | None) -> Rows:
-    """The first `n` blocks of every shard, each led by the token `first` if there is one."""
-    lead = 0 if first is None else 1
-    ids = np.zeros((len(shards) * n, lead + body), dtype=np.int32)
+    """The first `n` blocks of every shard, each starting with the token `first`, if given."""
+    offset = 0 if first is None else 1
+    ids = np.zeros((len(shards) * n, offset + body), dtype=np.int32)
     if first is not None:
         ids[:, 0] = first
     source = []
     for index, shard in enumerate(shards):
         stream = np.concatenate([text.ids for text in shard.texts])[: n * body]
-        ids[index * n : (index + 1) * n, lead:] = stream.reshape(n, body)
+        ids[index * n : (index + 1) * n, offset:] = stream.reshape(n, body)
         source += [shard.origin(block * body) for block in range(n)]
     return Rows(
         torch.from_numpy(ids),
-        torch.full((len(ids),), lead + body),
+        torch.full((len(ids),), offset + body),
         torch.arange(len(shards)).repeat_interleave(n),
         tuple(source),
     )
@@ -271,20 +271,21 @@ def _padded(sentences: Sequence[tuple[str, list[int]]], shard: Sequence[int]) ->
 
 
 def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> str:
-    """The sentence about a shard without a block, with settings that would do."""
+    """Message about a shard that fills no block, with settings that would work."""
     n_shards, fewest = len(dealer.shards), dealer.fewest
     remedies = [f"block_length={fewest + block_length - body} or less"] if fewest else []
     for fewer in range(n_shards - 1, 0, -1):
-        again = Dealer(fewer)
+        alternative = Dealer(fewer)
         for text in dealer.dealt:
-            again.deal(text)
-        if again.fewest >= body:
+            alternative.deal(text)
+        if alternative.fewest >= body:
             remedies.append(f"n_shards={fewer}")
             break
     total = sum(len(text.ids) for text in dealer.dealt)
     return (
-        f"{language} has {total:,} tokens, and the smallest of its {n_shards} shards {fewest:,}, "
-        f"less than one block of {block_length}: use {', '.join([*remedies, 'or add text'])}."
+        f"{language} has {total:,} tokens, and the smallest of its {n_shards} shards has "
+        f"{fewest:,}, less than one block of {block_length}: use "
+        f"{', '.join([*remedies, 'or add text'])}."
     )
 
 

@@ -1,7 +1,7 @@
-"""Which documents are taken, in which order, and to which shard each is dealt.
+"""Hash-based sampling of documents, and their assignment to shards.
 
-A document's hash alone says on which side of the train/held-out split it lies and where it comes in
-the order, so files, lines, processes and machines make no difference.
+Only a document's hash decides its side of the train/held-out split and its position in the order,
+so the result does not depend on files, line numbers, processes or machines.
 """
 
 import hashlib
@@ -16,23 +16,23 @@ import numpy as np
 
 from interp.results.words import Care, Split
 from interp.text.language_id import Hygiene, drop_foreign
-from interp.text.sources import Cut, Document, TextSource, place, read_documents
+from interp.text.sources import Cut, Document, TextSource, read_documents, text_location
 
-_BATCH = 256  # documents that are looked at together
+_BATCH = 256  # documents processed together
 
-# Lines looked at for a report: documents come in random order, so the first ones are a fair sample,
-# to a standard error of 0.4 % or less. One line takes about 50 microseconds.
+# Lines checked for a report. Documents come in random order, so the first ones are a random sample,
+# with a standard error of at most 0.4 %. One line takes about 50 microseconds.
 _SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Which documents of a source are wanted, and in which order."""
+    """Selects documents of a source and puts them in order."""
 
     source: TextSource
 
     cut: Cut
-    """What is one document of a text file."""
+    """What one document of a text file is."""
 
     split: Split
 
@@ -42,7 +42,7 @@ class Reader:
     care: Care
 
     seed: int
-    """Decides on the order, not on the split."""
+    """Decides the order, not the split."""
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
@@ -50,88 +50,88 @@ class Reader:
         for name, choices in (("cut", Cut), ("split", Split), ("care", Care)):
             check_choice(getattr(self, name), choices)
 
-    def wants(self, text: str) -> bool:
-        """Whether the text is on our side of the split, which its hash alone decides."""
+    def in_split(self, text: str) -> bool:
+        """Whether the text is in the requested split, which only its hash decides."""
         if self.split == "all":
             return True
-        drawn = int.from_bytes(digest(text, b"split")[:8], "big") / 2**64
-        return (drawn < self.held_out) == (self.split == "held_out")
+        fraction = int.from_bytes(digest(text, b"split")[:8], "big") / 2**64
+        return (fraction < self.held_out) == (self.split == "held_out")
 
     def first(
-        self, language: str, enough: int | None, size: Callable[[str], int]
+        self, language: str, budget: int | None, size: Callable[[str], int]
     ) -> tuple[list[Document], bool]:
-        """The first documents in hash order until their sizes reach `enough`; are these all?
+        """The first documents in hash order with `budget` in total size; True if these are all.
 
-        None takes all. One pass. Only the texts chosen so far are held, never the file: a text that
-        comes later in the order than all of them is not kept, and neither is its hash, because if
-        it comes again it will again be late. What that costs: nobody counts how many documents
-        there are, and a source whose tokens are longer than expected is read twice.
+        None: no limit. One pass, which keeps only the texts selected so far in memory: a text that
+        comes later in the order than all of them is dropped, with its hash, since a duplicate would
+        be dropped too. The cost: documents are not counted, and a source whose tokens are longer
+        than expected is read twice.
         """
-        limit = math.inf if enough is None else enough
-        chosen: dict[int, Document] = {}
-        heap: list[int] = []  # the latest on top: orders with their signs changed
-        total, complete, seen = 0, True, 0
+        limit = math.inf if budget is None else budget
+        selected: dict[int, Document] = {}
+        heap: list[int] = []  # negated orders, so that the latest is on top
+        total, complete, n_read = 0, True, 0
         for document in read_documents(self.source, language, self.cut):
-            seen += 1
-            if not self.wants(document.text):
+            n_read += 1
+            if not self.in_split(document.text):
                 continue
             order = int.from_bytes(digest(document.text, str(self.seed).encode()), "big")
-            if order in chosen:
+            if order in selected:
                 continue
             if total >= limit and order > -heap[0]:
                 complete = False
                 continue
-            chosen[order] = document
+            selected[order] = document
             heapq.heappush(heap, -order)
             total += size(document.text)
-            while total - (last := size(chosen[-heap[0]].text)) >= limit:
-                del chosen[-heapq.heappop(heap)]
+            while total - (last := size(selected[-heap[0]].text)) >= limit:
+                del selected[-heapq.heappop(heap)]
                 total, complete = total - last, False
-        if not chosen:
+        if not selected:
             which = "" if self.split == "all" else f" in the {self.split} split"
             raise ValueError(
-                f"There is no text in {language}{which}: {place(self.source, language)} has {seen} "
-                "documents that are not empty. Add text"
+                f"There is no text in {language}{which}: {text_location(self.source, language)} "
+                f"has {n_read} documents that are not empty. Add text"
                 + (f", or change held_out from {self.held_out}." if which else ".")
             )
-        return [chosen[order] for order in sorted(chosen)], complete
+        return [selected[order] for order in sorted(selected)], complete
 
     def clean(
-        self, language: str, chosen: Sequence[Document]
+        self, language: str, documents: Sequence[Document]
     ) -> Iterator[tuple[list[Document], Hygiene | None]]:
-        """The documents in batches, without foreign lines if so asked, with reports on each batch.
+        """Batches of documents with a report each, without foreign lines if requested.
 
-        A document that changes must still be on our side of the split, and new.
+        A document that loses lines is dropped if it leaves the requested split or is a duplicate.
         """
-        known: set[bytes] = set()
+        seen: set[bytes] = set()
         n_lines = 0
-        for start in range(0, len(chosen), _BATCH):
-            batch = list(chosen[start : start + _BATCH])
+        for start in range(0, len(documents), _BATCH):
+            batch = list(documents[start : start + _BATCH])
             if self.care == "off" or (self.care == "report" and n_lines >= _SAMPLE):
                 yield batch, None
                 continue
             texts, report = drop_foreign([document.text for document in batch], language)
             n_lines += sum(report.lines.values())
             if self.care == "drop":
-                left = []
+                cleaned = []
                 for text, document in zip(texts, batch, strict=True):
                     key = digest(text, b"known")
-                    same = text == document.text
-                    if text and key not in known and (same or self.wants(text)):
-                        known.add(key)
-                        left.append(Document(text, document.origin))
-                batch = left
+                    unchanged = text == document.text
+                    if text and key not in seen and (unchanged or self.in_split(text)):
+                        seen.add(key)
+                        cleaned.append(Document(text, document.origin))
+                batch = cleaned
             yield batch, report
 
 
-def check_choice(given: str, choices: Any) -> None:
-    """Refuse what is not one of a Literal's words."""
-    if given not in choices.__args__:
-        raise ValueError(f"{given!r} was given; choose from {', '.join(choices.__args__)}.")
+def check_choice(value: str, choices: Any) -> None:
+    """Refuse a value that is not one of a Literal's words."""
+    if value not in choices.__args__:
+        raise ValueError(f"{value!r} was given; choose from {', '.join(choices.__args__)}.")
 
 
 def digest(text: str, key: bytes) -> bytes:
-    """16 bytes that stand for a text; each key gives others."""
+    """A hash of 16 bytes; each key gives an independent one."""
     return hashlib.blake2b(text.encode(), digest_size=16, key=key).digest()
 
 
@@ -144,11 +144,11 @@ class Text(NamedTuple):
     ids: np.ndarray
 
     origin: str
-    """Where it was found."""
+    """Where it comes from, such as `de.txt:118`."""
 
 
 class Shard:
-    """Documents of one shard, in their order."""
+    """The documents of one shard, in order."""
 
     def __init__(self) -> None:
         self.texts: list[Text] = []
@@ -165,10 +165,10 @@ class Shard:
 
 
 class Dealer:
-    """Deals documents, each to the shard with the fewest bytes so far.
+    """Assigns each document to the shard with the fewest bytes so far.
 
-    Bytes and not tokens, so that the same text is dealt alike for every model. Equal shards lose
-    less text to equal counts, and their error bars need no weights.
+    Bytes rather than tokens, so that shards are the same for every model. Shards of similar size
+    lose less text when all are cut to equal length, and error bars need no weights.
     """
 
     def __init__(self, n_shards: int) -> None:
@@ -178,7 +178,7 @@ class Dealer:
 
     @property
     def fewest(self) -> int:
-        """Tokens of the shard that has fewest."""
+        """Number of tokens in the smallest shard."""
         return min(shard.n_tokens for shard in self.shards)
 
     def deal(self, text: Text) -> None:

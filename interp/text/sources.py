@@ -1,4 +1,4 @@
-"""Where text comes from: files, lists and hub datasets, document by document; prompts."""
+"""Sources of text: files, lists and hub datasets, read document by document; and prompts."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from interp.results.display import counted, listed
 from interp.text.languages import check_languages
 
 Cut = Literal["line", "block"]
-"""What is one document of a text file: a line, or lines up to the next blank one."""
+"""What one document of a text file is: a line, or all lines up to the next blank one."""
 
 _BABEL = Path(__file__).parents[1] / "babel"
 _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
@@ -22,7 +22,7 @@ _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset of the Hugging Face hub (or a local folder in its layout), read as a stream.
+    """A dataset on the Hugging Face hub (or a local folder in its layout), read as a stream.
 
     >>> configs = {"fr": "20231101.fr"}
     >>> wikipedia = interp.text.HubDataset("wikimedia/wikipedia", configs, rows=10_000)
@@ -40,13 +40,13 @@ class HubDataset:
     """The column that holds the text; each row is one document."""
 
     split: str = "train"
-    """The dataset's own split; ours is made within it."""
+    """The dataset's own split; train and held-out text are split within it."""
 
     revision: str | None = None
-    """Commit of the dataset. None takes the newest, which may be another one tomorrow."""
+    """Commit of the dataset. None: the newest, which may change."""
 
     rows: int | None = None
-    """Read this many rows of each language, from the start; None reads (and downloads) them all."""
+    """Number of rows to read per language, from the start. None: read (and download) all."""
 
 
 TextSource = str | Path | HubDataset | Mapping[str, Sequence[str]]
@@ -54,29 +54,29 @@ TextSource = str | Path | HubDataset | Mapping[str, Sequence[str]]
 
 
 class Document(NamedTuple):
-    """A piece of text whose tokens go together: it is never divided among shards or splits."""
+    """A text that is never divided among shards or splits."""
 
     text: str
-    """In Unicode form NFC, without white space at its ends, never empty."""
+    """In Unicode form NFC, stripped of whitespace at both ends, never empty."""
 
     origin: str
-    """Where it was found, such as `de.txt:118`."""
+    """Where it comes from, such as `de.txt:118`."""
 
 
 def read_documents(source: TextSource, language: str, cut: Cut = "line") -> Iterator[Document]:
-    """The documents of one language, in the order of the source, read as they are asked for.
+    """The documents of one language, in the order of the source, read lazily.
 
-    `cut` is about text files. A row of JSON lines or of a dataset is one document, and so is an
-    item of a list. NFC, because the same word typed in two ways is not two words.
+    `cut` applies to text files. A row of JSON lines or of a dataset is one document, and so is an
+    item of a list. NFC, so that a word typed in two ways is the same word.
     """
-    for text, origin in _pieces(source, language, cut):
-        normal = unicodedata.normalize("NFC", text).strip()
-        if normal:
-            yield Document(normal, origin)
+    for text, origin in _raw_documents(source, language, cut):
+        normalized = unicodedata.normalize("NFC", text).strip()
+        if normalized:
+            yield Document(normalized, origin)
 
 
-def place(source: TextSource, language: str) -> str:
-    """Where a language's text is looked for, in words for messages."""
+def text_location(source: TextSource, language: str) -> str:
+    """Where a language's text is read from, for messages."""
     if isinstance(source, Mapping):
         return f"the list of {language}"
     if isinstance(source, HubDataset):
@@ -92,7 +92,7 @@ class Prompts:
     """One per prompt, in natural order (2 before 10)."""
 
     texts: dict[str, tuple[str, ...]]
-    """Language → the prompts, in the order of `ids`."""
+    """Language → prompts, in the order of `ids`."""
 
     def __repr__(self) -> str:
         return f"Prompts({counted(len(self.ids), 'prompt')} in {listed(self.languages)})"
@@ -114,57 +114,57 @@ def read_prompts(
     field: str = "text",
     incomplete: Literal["refuse", "drop"] = "refuse",
 ) -> Prompts:
-    """Prompts that say the same in every language, from files that agree on ids.
+    """Translated prompts, from files with the same ids in every language.
 
     In <language>.jsonl each row has an `id` and a text in `field`; in <language>.txt and in lists
-    the line number is the id. Texts stay as they are, spaces at their ends included. A prompt that
-    some language lacks is an error, or is left out with `incomplete="drop"`.
+    the line number is the id. Texts are not changed, not even spaces at their ends. A prompt
+    missing in some language is an error, or is left out with `incomplete="drop"`.
 
     >>> prompts = interp.read_prompts({"en": ["one", "two"], "de": ["eins", "zwei"]}, ["en", "de"])
     >>> prompts.ids, prompts.texts["de"]
     (('1', '2'), ('eins', 'zwei'))
     """
     codes = check_languages(languages)
-    found = {code: _identified(source, code, field) for code in codes}
-    everywhere = set.intersection(*(set(texts) for texts in found.values()))
-    anywhere = set.union(*(set(texts) for texts in found.values()))
-    if not everywhere:
-        counts = ", ".join(f"{code} has {len(texts)}" for code, texts in found.items())
-        raise ValueError(f"No prompt is there in every language ({counts}): the ids must agree.")
-    if anywhere != everywhere and incomplete == "refuse":
-        gap = sorted(anywhere - everywhere, key=_natural)[0]
-        without = [code for code, texts in found.items() if gap not in texts]
+    by_language = {code: _texts_by_id(source, code, field) for code in codes}
+    shared_ids = set.intersection(*(set(texts) for texts in by_language.values()))
+    all_ids = set.union(*(set(texts) for texts in by_language.values()))
+    if not shared_ids:
+        counts = ", ".join(f"{code} has {len(texts)}" for code, texts in by_language.items())
+        raise ValueError(f"No prompt exists in every language ({counts}): the ids must agree.")
+    if all_ids != shared_ids and incomplete == "refuse":
+        missing = sorted(all_ids - shared_ids, key=_natural)[0]
+        without = [code for code, texts in by_language.items() if missing not in texts]
         raise ValueError(
-            f"{len(anywhere - everywhere)} of {len(anywhere)} prompts are not there in every "
-            f"language: {', '.join(without)} lacks {gap!r}. Complete the files, or leave such "
-            'prompts out with incomplete="drop".'
+            f"{len(all_ids - shared_ids)} of {len(all_ids)} prompts are not in every language: "
+            f"{', '.join(without)} lacks {missing!r}. Complete the files, or leave such prompts "
+            'out with incomplete="drop".'
         )
-    ids = tuple(sorted(everywhere, key=_natural))
-    return Prompts(ids, {code: tuple(found[code][id] for id in ids) for code in codes})
+    ids = tuple(sorted(shared_ids, key=_natural))
+    return Prompts(ids, {code: tuple(by_language[code][id] for id in ids) for code in codes})
 
 
 def _natural(id: str) -> list[tuple[int, str]]:
-    """A sorting key by which 2 comes before 10."""
+    """A sort key that puts 2 before 10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", id)
     ] + [(-2, id)]
 
 
-def _identified(source: TextSource, language: str, field: str) -> dict[str, str]:
+def _texts_by_id(source: TextSource, language: str, field: str) -> dict[str, str]:
     """Prompt id → text, in one language."""
     texts: dict[str, str] = {}
     for id, text, origin in _rows_with_ids(source, language, field):
         if not text.strip():
             continue
         if id in texts:
-            raise ValueError(f"{origin} repeats the id {id!r}; each prompt needs its own.")
+            raise ValueError(f"{origin} repeats the id {id!r}; ids must be unique.")
         texts[id] = text
     return texts
 
 
 def _rows_with_ids(source: TextSource, language: str, field: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(source, Mapping):
-        for number, (text, origin) in enumerate(_listed(source, language), start=1):
+        for number, (text, origin) in enumerate(_list_items(source, language), start=1):
             yield str(number), text, origin
         return
     if isinstance(source, HubDataset):
@@ -176,13 +176,15 @@ def _rows_with_ids(source: TextSource, language: str, field: str) -> Iterator[tu
         return
     for row, origin in _json_rows(path):
         if not isinstance(row.get("id"), str | int):
-            raise ValueError(f'{origin} has no "id": each prompt needs one, the same everywhere.')
+            raise ValueError(
+                f'{origin} has no "id": each prompt needs one, the same in every language.'
+            )
         yield str(row["id"]), _text_of(row, field, origin), origin
 
 
-def _pieces(source: TextSource, language: str, cut: Cut) -> Iterator[tuple[str, str]]:
+def _raw_documents(source: TextSource, language: str, cut: Cut) -> Iterator[tuple[str, str]]:
     if isinstance(source, Mapping):
-        return _listed(source, language)
+        return _list_items(source, language)
     if isinstance(source, HubDataset):
         return _hub_rows(source, language)
     path = _find(_folder(source, "parallel"), language)
@@ -193,9 +195,9 @@ def _pieces(source: TextSource, language: str, cut: Cut) -> Iterator[tuple[str, 
     return _blocks(path)
 
 
-def _listed(source: Mapping[str, Sequence[str]], language: str) -> Iterator[tuple[str, str]]:
+def _list_items(source: Mapping[str, Sequence[str]], language: str) -> Iterator[tuple[str, str]]:
     if language not in source:
-        raise ValueError(f"The texts given hold no {language!r}, only {', '.join(source) or '-'}.")
+        raise ValueError(f"The given texts hold no {language!r}, only {', '.join(source) or '-'}.")
     texts = source[language]
     if isinstance(texts, str):
         raise ValueError(f"The text of {language} is one string; give a list of documents.")
@@ -203,7 +205,7 @@ def _listed(source: Mapping[str, Sequence[str]], language: str) -> Iterator[tupl
         origin = f"{language}[{number}]"
         if not isinstance(text, str):
             raise ValueError(f"{origin} is {type(text).__name__}, not text.")
-        yield _sound(text, origin), origin
+        yield _encodable(text, origin), origin
 
 
 def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
@@ -211,7 +213,7 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
         folder = _BABEL / part
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"The shipped {part} texts are missing ({folder}): install the package again."
+                f"The shipped {part} texts are missing ({folder}): reinstall the package."
             )
         return folder
     folder = Path(source)
@@ -226,21 +228,21 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
 
 def _find(folder: Path, language: str) -> Path:
     paths = [folder / f"{language}{suffix}" for suffix in _SUFFIXES]
-    there = [path for path in paths if path.is_file()]
-    if len(there) > 1:
-        names = " and ".join(path.name for path in there)
-        raise ValueError(f"{folder} holds {names}: keep one, or it is unclear which to read.")
-    if not there:
+    existing = [path for path in paths if path.is_file()]
+    if len(existing) > 1:
+        names = " and ".join(path.name for path in existing)
+        raise ValueError(f"{folder} holds {names}: keep one, since it is unclear which to read.")
+    if not existing:
         others = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
         raise FileNotFoundError(
             f"{folder} holds no text in {language!r}: expected {language}.txt, .txt.gz, .jsonl or "
             f".jsonl.gz; there is {', '.join(others) or 'no such file'}."
         )
-    return there[0]
+    return existing[0]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and lines without their ends, decoded one by one, never all in memory."""
+    """Line numbers from 1, and lines without line breaks, decoded one by one to save memory."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -254,7 +256,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
-            f"{path} is not a whole gzip file ({error}): copy or compress it again."
+            f"{path} is not a complete gzip file ({error}): copy or compress it again."
         ) from None
 
 
@@ -296,29 +298,29 @@ def _text_of(row: Mapping[str, Any], field: str, origin: str) -> str:
             f"{origin}: the text is expected in {field!r}, which {what}; the row has "
             f"{', '.join(row) or 'nothing'}."
         )
-    return _sound(row[field], origin)
+    return _encodable(row[field], origin)
 
 
-def _sound(text: str, origin: str) -> str:
-    """The text, unless it holds half a surrogate pair, which no encoding can write."""
+def _encodable(text: str, origin: str) -> str:
+    """The text; refused if it holds half a surrogate pair, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{origin} holds half a character ({text[error.start]!r}): it was cut inside an "
-            "escaped pair; mend or remove it."
+            "escaped surrogate pair; repair or remove it."
         ) from None
     return text
 
 
 def _hub_rows(source: HubDataset, language: str) -> Iterator[tuple[str, str]]:
-    import datasets  # takes a second, and only this source needs it
+    import datasets  # the import takes a second, and only this source needs it
 
     from interp.models.hub import check_reachable
 
     if language not in source.configs:
         raise ValueError(
-            f"{source.name} was given no configuration for {language!r}, only for "
+            f"{source.name} has no configuration for {language!r}, only for "
             f"{', '.join(source.configs) or 'none'}; add it to `configs`."
         )
     config = source.configs[language]

@@ -1,20 +1,20 @@
-"""Tasks: the same questions in several languages, from Babel's own or from files of known forms.
+"""Tasks: the same questions in several languages, from Babel or from files in known formats.
 
-A folder holds <language>.jsonl, one row per item, the same ids in every language. The columns say
-which of these forms it is:
+A folder holds <language>.jsonl, one row per item, with the same ids in every language. The columns
+decide the format; "generated" means that the model writes the answer instead of choosing it:
 
-    text endings answer                     prompts with endings, as Babel's are
+    text endings answer                     prompts with endings, as in Babel
     premise hypothesis label                XNLI, with the prompt of Wang et al. (2024)
-    premise choice1 choice2 question label  XCOPA: cause or effect, joined by a word of the language
-    sentence1 sentence2 label               PAWS-X: do both say the same
+    premise choice1 choice2 question label  XCOPA: cause or effect, joined by a conjunction
+    sentence1 sentence2 label               PAWS-X: do both mean the same
     prompt candidates answer_index          facts with a <mask>, such as BMLAMA (mLAMA, mParaRel)
-    subject question rephrase target        MzsRE: an edited fact, told and asked again; written
-    context question answer                 XQuAD and MLQA: a question about a text; written
-    question answer                         MGSM: a number, written
+    subject question rephrase target        MzsRE: an edited fact, stated, then asked; generated
+    context question answer                 XQuAD and MLQA: a question about a text; generated
+    question answer                         MGSM: a number; generated
     text label                              SIB-200: the topic of a sentence
 
-XNLI, PAWS-X, questions and topics have an English frame in every language, as Wang et al. have it.
-How well a model does depends on the frame: compare interventions, or models, under the same one.
+XNLI, PAWS-X, questions and topics have an English template in every language, as in Wang et al.
+Accuracy depends on the template: compare interventions, or models, under the same one.
 """
 
 import json
@@ -32,7 +32,7 @@ _BABEL = Path(__file__).parents[1] / "babel" / "prompts"
 _MASK = "<mask>"
 _LABELS = {"entailment": " true", "contradiction": " false", "neutral": " inconclusive"}
 _UNSPACED = ("zh", "ja", "th")  # written without spaces between words
-_JOINED = {
+_CONJUNCTIONS = {
     "en": (" because", " so"),
     "id": (" karena", " maka"),
     "it": (" perché", " quindi"),
@@ -42,7 +42,7 @@ _JOINED = {
     "vi": (" bởi vì", " vì vậy"),
     "zh": ("，因为", "，所以"),  # noqa: RUF001
 }
-"""What comes between a premise and its cause, and between a premise and its effect."""
+"""Conjunctions between a premise and its cause, and between a premise and its effect."""
 
 
 class Item(NamedTuple):
@@ -57,19 +57,19 @@ class Item(NamedTuple):
     """The same in every language."""
 
     prompt: str
-    """What the model reads."""
+    """The text that the model reads."""
 
     options: tuple[str, ...]
-    """What may follow the prompt, spaces at the beginning included; one alone is to be written."""
+    """Continuations of the prompt, including leading spaces; a single one must be generated."""
 
     answer: int
-    """Which option is right."""
+    """Index of the correct option."""
 
     held_out: bool = False
-    """The model was never told the answer in this language; only the makers of a model know."""
+    """True if the training text omits the answer in this language; only a model's makers know."""
 
     group: str = ""
-    """Items of one group go together, such as hypotheses about one premise; empty: it is alone."""
+    """Name shared by dependent items, such as hypotheses about one premise; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Task:
     """ISO code of the language of the questions."""
 
     items: tuple[Item, ...]
-    """In the order of every result."""
+    """Items, in the order of every result."""
 
     def __post_init__(self) -> None:
         check_languages([self.language])
@@ -100,12 +100,12 @@ class Task:
             if item.id in seen:
                 raise ValueError(f"{self.name} in {self.language} repeats the id {item.id!r}.")
             seen.add(item.id)
-            if not all(isinstance(each, str) for each in (item.id, item.prompt, *item.options)):
-                raise TypeError(f"{item.id!r} has a prompt or an option that is no text")
+            if not all(isinstance(text, str) for text in (item.id, item.prompt, *item.options)):
+                raise TypeError(f"{item.id!r} has a prompt or an option that is not text")
             if not 0 <= item.answer < len(item.options):
                 raise ValueError(
                     f"{item.id!r} of {self.name} in {self.language} has {len(item.options)} "
-                    f"options, and its answer is number {item.answer}, counted from zero."
+                    f"options, but its answer is index {item.answer}, counted from zero."
                 )
 
     def __repr__(self) -> str:
@@ -119,9 +119,9 @@ class Task:
 def align_tasks(
     tasks: Sequence[Task], incomplete: Literal["refuse", "drop"] = "refuse"
 ) -> tuple[Task, ...]:
-    """The same items in every language, in the order of the first.
+    """The same items in every language, in the order of the first task.
 
-    An item that some language lacks is an error that names it, or is left out with "drop".
+    An item missing in some language is an error that names it, or is left out with "drop".
 
     >>> english = interp.read_task("babel/statements", "en")
     >>> german = interp.read_task("babel/statements", "de").where(lambda item: "young" in item.id)
@@ -129,20 +129,20 @@ def align_tasks(
     [7, 7]
     """
     check_languages([task.language for task in tasks])
-    found = [{item.id: item for item in task.items} for task in tasks]
-    everywhere = set.intersection(*(set(items) for items in found))
-    for task, items in zip(tasks, found, strict=True):
-        missing = sorted(set().union(*found) - set(items))
+    items_by_id = [{item.id: item for item in task.items} for task in tasks]
+    shared_ids = set.intersection(*(set(items) for items in items_by_id))
+    for task, items in zip(tasks, items_by_id, strict=True):
+        missing = sorted(set().union(*items_by_id) - set(items))
         if missing and incomplete == "refuse":
             raise ValueError(
                 f"{task.name} in {task.language} lacks {len(missing)} items that other languages "
                 f"have, such as {', '.join(map(repr, missing[:3]))}: complete it, or leave them "
                 'out with align_tasks(tasks, "drop").'
             )
-    order = [id for id in found[0] if id in everywhere]
+    order = [id for id in items_by_id[0] if id in shared_ids]
     return tuple(
         Task(task.name, task.language, tuple(items[id] for id in order))
-        for task, items in zip(tasks, found, strict=True)
+        for task, items in zip(tasks, items_by_id, strict=True)
     )
 
 
@@ -166,27 +166,27 @@ def prompts_of(tasks: Sequence[Task]) -> Prompts:
 
 def read_task(source: str | Path, language: str) -> Task:
     """One language of a task: "babel/fact_completion", "babel/statements", "babel/word_translation"
-    (all of them: "babel"), or a folder of <language>.jsonl in one of the forms above.
+    ("babel": all three), or a folder of <language>.jsonl in one of the formats above.
 
-    The columns of the first row decide on the form; a column that a later row lacks is an error.
+    The columns of the first row decide the format; a column missing in a later row is an error.
 
     >>> item = interp.read_task("babel/fact_completion", "de").items[0]
     >>> item.prompt, item.options[item.answer]
     ('Das Gegenteil von nutzlos ist', ' nützlich.')
     """
     check_languages([language])
-    name, wanted = str(source).rstrip("/"), None
+    name, babel_task = str(source).rstrip("/"), None
     if name == "babel" or name.startswith("babel/"):
-        folder, wanted = _BABEL, name.removeprefix("babel").removeprefix("/")
+        folder, babel_task = _BABEL, name.removeprefix("babel").removeprefix("/")
     else:
         folder, name = Path(source), Path(source).name
     rows = _read_rows(folder / f"{language}.jsonl")
-    if wanted:
-        kinds = sorted({row["id"].split("/")[0] for row in rows})
-        rows = [row for row in rows if row["id"].startswith(f"{wanted}/")]
+    if babel_task:
+        babel_tasks = sorted({row["id"].split("/")[0] for row in rows})
+        rows = [row for row in rows if row["id"].startswith(f"{babel_task}/")]
         if not rows:
-            raise ValueError(f"Babel has no task {wanted!r}, only {', '.join(kinds)}.")
-    for columns, read in _FORMS.items():
+            raise ValueError(f"Babel has no task {babel_task!r}, only {', '.join(babel_tasks)}.")
+    for columns, read in _FORMATS.items():
         if set(columns) <= set(rows[0]):
             for row in rows:
                 if missing := [column for column in ("id", *columns) if column not in row]:
@@ -196,18 +196,18 @@ def read_task(source: str | Path, language: str) -> Task:
                     )
             with _well_formed(folder / f"{language}.jsonl", columns):
                 return Task(name, language, tuple(read(rows, language)))
-    forms = "; ".join(" ".join(columns) for columns in _FORMS)
+    formats = "; ".join(" ".join(columns) for columns in _FORMATS)
     raise ValueError(
-        f"{folder / language}.jsonl has the columns {', '.join(rows[0])}, which is no form that is "
-        f"known. Known are: {forms}."
+        f"{folder / language}.jsonl has the columns {', '.join(rows[0])}, which is not a known "
+        f"format. Known formats: {formats}."
     )
 
 
 def read_editing(folder: str | Path, told_in: str, asked_in: str) -> Task:
-    """MzsRE across languages: a new fact is told in one, asked about and to be written in another.
+    """MzsRE across languages: a new fact is stated in one language, asked and answered in another.
 
-    The fact stands in the prompt, as question and answer, and is asked in other words. With one
-    language for both it is what `read_task` reads.
+    The prompt states the fact as a question with its answer, then asks it in other words. With the
+    same language for both, this equals `read_task`.
 
     >>> row = '{"id": "7", "subject": "Ada", "question": "%s", "rephrase": "%s", "target": "Ben"}'
     >>> _ = (folder / "en.jsonl").write_text(row % ("Who taught Ada?", "Whose pupil was Ada?"))
@@ -216,36 +216,36 @@ def read_editing(folder: str | Path, told_in: str, asked_in: str) -> Task:
     Who taught Ada? Ben
     Von wem lernte Ada?
     """
-    known, asked = (_read_rows(Path(folder) / f"{code}.jsonl") for code in (told_in, asked_in))
+    facts, questions = (_read_rows(Path(folder) / f"{code}.jsonl") for code in (told_in, asked_in))
     name = Path(folder).name if told_in == asked_in else f"{Path(folder).name} from {told_in}"
     with _well_formed(Path(folder), ("id", "subject", "question", "rephrase", "target")):
-        told = {row["id"]: row for row in known}
-        if missing := [row["id"] for row in asked if row["id"] not in told]:
+        fact_by_id = {row["id"]: row for row in facts}
+        if missing := [row["id"] for row in questions if row["id"] not in fact_by_id]:
             raise ValueError(
-                f"{len(missing)} facts are not told in {told_in}, such as {missing[0]!r}: both "
+                f"{len(missing)} facts are missing in {told_in}, such as {missing[0]!r}: both "
                 "languages need the same ids."
             )
-        items = [_edited(told[row["id"]], told_in, row, asked_in) for row in asked]
+        items = [_edited(fact_by_id[row["id"]], told_in, row, asked_in) for row in questions]
         return Task(name, asked_in, tuple(items))
 
 
 @contextmanager
 def _well_formed(path: Path, columns: Sequence[str]) -> Iterator[None]:
-    """Within the block, values of another type than a form has become one sentence."""
+    """Within the block, errors from values of the wrong type become one clear message."""
     try:
         yield
     except (TypeError, AttributeError, LookupError) as error:
         raise ValueError(
-            f"{path} has values in {', '.join(columns)} that are not of their form "
-            f"({error}): ids, prompts and options are text, answers are numbers or labels."
+            f"{path} has values of the wrong type in {', '.join(columns)} ({error}): ids, prompts "
+            "and options are text, answers are numbers or labels."
         ) from None
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        there = sorted(each.stem for each in path.parent.glob("*.jsonl"))
+        existing = sorted(file.stem for file in path.parent.glob("*.jsonl"))
         raise FileNotFoundError(
-            f"{path} is missing; {path.parent} holds {', '.join(there) or 'no .jsonl files'}."
+            f"{path} is missing; {path.parent} holds {', '.join(existing) or 'no .jsonl files'}."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -269,13 +269,13 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- formats
 
 Rows = Sequence[dict[str, Any]]
 
 
 def _endings(rows: Rows, language: str) -> list[Item]:
-    """A row may also say `held_out`, and the `group` of items that it goes with."""
+    """A row may also have `held_out` and `group`."""
     return [
         Item(
             row["id"],
@@ -290,7 +290,7 @@ def _endings(rows: Rows, language: str) -> list[Item]:
 
 
 def _inference(rows: Rows, language: str) -> list[Item]:
-    """The prompt of Wang et al. (2024), in English; the answers as it spells them."""
+    """The English prompt of Wang et al. (2024), with answers in its wording."""
     labels = list(_LABELS)
     return [
         Item(
@@ -306,17 +306,17 @@ def _inference(rows: Rows, language: str) -> list[Item]:
 
 
 def _plausible(rows: Rows, language: str) -> list[Item]:
-    """The premise without its full stop, a word for because or so, and either choice."""
-    if language not in _JOINED:
+    """The premise without its full stop, the word for "because" or "so", and either choice."""
+    if language not in _CONJUNCTIONS:
         raise ValueError(
-            f"There are no words for because and so in {language!r} here, only in "
-            f"{', '.join(_JOINED)}: give prompts with endings instead."
+            f'The words for "because" and "so" are not known in {language!r}, only in '
+            f"{', '.join(_CONJUNCTIONS)}: give prompts with endings instead."
         )
     items = []
     for row in rows:
-        joined = _JOINED[language][row["question"] == "effect"]
-        choices = [_uncapitalised(row[name]) for name in ("choice1", "choice2")]
-        prompt = row["premise"].rstrip(" .!\u3002\uff01") + joined
+        conjunction = _CONJUNCTIONS[language][row["question"] == "effect"]
+        choices = [_uncapitalized(row[name]) for name in ("choice1", "choice2")]
+        prompt = row["premise"].rstrip(" .!\u3002\uff01") + conjunction
         options = tuple(_gap(language) + choice for choice in choices)
         items.append(Item(row["id"], prompt, options, row["label"]))
     return items
@@ -336,9 +336,9 @@ def _paraphrase(rows: Rows, language: str) -> list[Item]:
 
 
 def _fact(rows: Rows, language: str) -> list[Item]:
-    """What stands before the mask is the prompt; a candidate and what follows it are an option.
+    """The prompt is the text before the mask; an option is a candidate plus the text after it.
 
-    A space before the mask goes to the option, as the tokenizer of running text has it.
+    A space before the mask belongs to the option, as tokenizers treat running text.
     """
     items = []
     for row in rows:
@@ -356,9 +356,9 @@ def _edited_fact(rows: Rows, language: str) -> list[Item]:
     return [_edited(row, language, row, language) for row in rows]
 
 
-def _edited(told: dict[str, Any], told_in: str, asked: dict[str, Any], asked_in: str) -> Item:
-    prompt = f"{told['question']}{_gap(told_in)}{told['target']}\n{asked['rephrase']}"
-    return Item(asked["id"], prompt, (_gap(asked_in) + asked["target"],), 0)
+def _edited(fact: dict[str, Any], told_in: str, question: dict[str, Any], asked_in: str) -> Item:
+    prompt = f"{fact['question']}{_gap(told_in)}{fact['target']}\n{question['rephrase']}"
+    return Item(question["id"], prompt, (_gap(asked_in) + question["target"],), 0)
 
 
 def _question(rows: Rows, language: str) -> list[Item]:
@@ -377,7 +377,7 @@ def _text_question(rows: Rows, language: str) -> list[Item]:
 
 
 def _topic(rows: Rows, language: str) -> list[Item]:
-    """The topics are those that occur, in alphabetical order."""
+    """The options are the topics that occur, in alphabetical order."""
     labels = sorted({row["label"] for row in rows})
     options = tuple(f" {label}" for label in labels)
     return [
@@ -387,16 +387,16 @@ def _topic(rows: Rows, language: str) -> list[Item]:
 
 
 def _gap(language: str) -> str:
-    """What stands between a question and its answer."""
+    """The separator between a question and its answer."""
     return "" if language in _UNSPACED else " "
 
 
-def _uncapitalised(text: str) -> str:
-    """As in the middle of a sentence; a single capital may be a name, or the English I."""
+def _uncapitalized(text: str) -> str:
+    """Lower-case the first letter; a one-letter word may be a name, or the English I."""
     return text if text[1:2] in ("", " ", "'", "\u2019") else text[0].lower() + text[1:]
 
 
-_FORMS: dict[tuple[str, ...], Callable[[Rows, str], list[Item]]] = {
+_FORMATS: dict[tuple[str, ...], Callable[[Rows, str], list[Item]]] = {
     ("text", "endings", "answer"): _endings,
     ("premise", "hypothesis", "label"): _inference,
     ("premise", "choice1", "choice2", "question", "label"): _plausible,
@@ -407,4 +407,4 @@ _FORMS: dict[tuple[str, ...], Callable[[Rows, str], list[Item]]] = {
     ("question", "answer"): _question,
     ("text", "label"): _topic,
 }
-"""Columns that a form has, and what makes items of its rows; the first that fits."""
+"""Columns of a format → function that turns its rows into items; the first match is used."""

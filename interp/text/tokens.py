@@ -1,4 +1,4 @@
-"""Rows of tokens: of a prompt, checked; padded to one width; sorted into batches."""
+"""Rows of tokens: encoding prompts, padding, batching by length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
@@ -11,13 +11,13 @@ from interp.models.neuron_model import NeuronModel
 from interp.results.words import Start
 
 Prompt = str | Sequence[int] | Int[Tensor, " pos"]
-"""Text, read without special tokens, or token ids, which may begin with a beginning-of-text one."""
+"""Text, encoded without special tokens, or token ids, which may start with a special token."""
 
 
 def prompt_ids(model: NeuronModel, prompt: Prompt, start: Start = "none") -> list[int]:
-    """The tokens of a prompt; text begins with the token that `start` names.
+    """The tokens of a prompt; `start` names the token to prepend to text.
 
-    Refused if there are none, more than the model reads, or ids outside its vocabulary.
+    Refuses an empty prompt, one longer than the model's limit, and ids outside its vocabulary.
     """
     if isinstance(prompt, str):
         ids = [*start_ids(model, start), *model.encode(prompt)]
@@ -25,8 +25,8 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, start: Start = "none") -> lis
         ids = list(map(int, prompt))
     if not 0 < len(ids) <= model.max_length:
         raise ValueError(
-            f"The prompt {str(prompt)[:40]!r} has {len(ids)} tokens: give 1 to {model.max_length} "
-            f"tokens, which is what {model.name} reads."
+            f"The prompt {str(prompt)[:40]!r} has {len(ids)} tokens: give 1 to {model.max_length}, "
+            f"the limit of {model.name}."
         )
     for id in ids:
         checked_id(id, model)
@@ -36,14 +36,14 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, start: Start = "none") -> lis
 def checked_id(id: int, model: NeuronModel) -> int:
     """Refuse an id outside the vocabulary."""
     if not 0 <= id < model.n_vocab:
-        raise ValueError(f"{id} is no token of {model.name}, which has {model.n_vocab:,}.")
+        raise ValueError(f"{id} is not a token of {model.name}, which has {model.n_vocab:,}.")
     return int(id)
 
 
 def start_ids(model: NeuronModel, start: Start) -> list[int]:
-    """The token before every text, if any."""
+    """The token to prepend to every text, if any."""
     if start not in get_args(Start):
-        raise ValueError(f"start is one of {', '.join(get_args(Start))}, not {start!r}.")
+        raise ValueError(f"start must be one of {', '.join(get_args(Start))}, not {start!r}.")
     special = {"bos": model.bos_id, "eos": getattr(model.tokenizer, "eos_token_id", None)}
     if start == "auto":
         return [id for id in special.values() if id is not None][:1]
@@ -52,7 +52,7 @@ def start_ids(model: NeuronModel, start: Start) -> list[int]:
     id = special[start]
     if id is None:
         raise ValueError(
-            f"start is {start!r}, and the tokenizer of {model.name} has no such token: "
+            f"start is {start!r}, but the tokenizer of {model.name} has no such token: "
             'use start="auto".'
         )
     return [id]
@@ -61,21 +61,21 @@ def start_ids(model: NeuronModel, start: Start) -> list[int]:
 def padded(
     rows: Sequence[Sequence[int]], side: Literal["left", "right"]
 ) -> tuple[Int64[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Rows of tokens padded to one width, and a mask that is False on the padding."""
+    """Rows of tokens padded to the same width, and a mask that is False on padding."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for row, tokens in enumerate(rows):
-        here = slice(width - len(tokens), None) if side == "left" else slice(len(tokens))
-        ids[row, here] = torch.tensor(tokens, dtype=torch.int64)
-        mask[row, here] = True
+        span = slice(width - len(tokens), None) if side == "left" else slice(len(tokens))
+        ids[row, span] = torch.tensor(tokens, dtype=torch.int64)
+        mask[row, span] = True
     return ids, mask
 
 
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Numbers of the rows, shortest first, in batches of at most so many padded tokens.
+    """Batches of row indices, shortest rows first, of at most `tokens_per_batch` padded tokens.
 
-    A row longer than that has a batch of its own.
+    A longer row gets its own batch.
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
