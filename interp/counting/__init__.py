@@ -1,4 +1,4 @@
-"""One pass over text, and what it leaves of every neuron."""
+"""Collect statistics of every neuron in one pass over text."""
 
 import lazy_loader
 
