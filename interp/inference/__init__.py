@@ -1,4 +1,4 @@
-"""How sure a number is: intervals, permutation tests, claims."""
+"""Statistical inference: intervals, permutation tests, claims and their verdicts."""
 
 import lazy_loader
 
