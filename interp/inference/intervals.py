@@ -172,7 +172,7 @@ def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, fl
     """Wilson's (1927) interval for a share of `n` independent trials.
 
     Valid for few trials and for shares of zero and one. For dependent trials, give their effective
-    number as `n`. Zero to one: there was no trial.
+    number as `n`. Without a trial: zero to one.
     """
     _check_level(level)
     if not n:

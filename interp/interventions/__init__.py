@@ -1,4 +1,4 @@
-"""Change what neurons give, in a `with` block or for good."""
+"""Edit unit activations, in a `with` block or in a checkpoint."""
 
 import lazy_loader
 
