@@ -1,4 +1,4 @@
-"""Collect statistics of every neuron in one pass over text."""
+"""One pass over text, and the statistics of every neuron that it yields."""
 
 import lazy_loader
 

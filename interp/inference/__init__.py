@@ -1,4 +1,4 @@
-"""Statistical inference: intervals, permutation tests, claims and their verdicts."""
+"""Statistical inference: confidence intervals, permutation tests, claims."""
 
 import lazy_loader
 

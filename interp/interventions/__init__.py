@@ -1,4 +1,4 @@
-"""Edit unit activations, in a `with` block or in a checkpoint."""
+"""Edits of neuron outputs, inside a `with` block or baked into a checkpoint."""
 
 import lazy_loader
 
