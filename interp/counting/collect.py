@@ -247,7 +247,7 @@ class _Piece:
 
     @property
     def n_tokens(self) -> int:
-        """As the progress bar counts them, special tokens included."""
+        """Tokens as the progress bar counts them, including special tokens."""
         return int(self.rows.length.sum())
 
     def read(self, model: NeuronModel, seen: Callable[[int], object] | None = None) -> None:

@@ -46,7 +46,9 @@ class _Product(NamedTuple):
 PRODUCTS = {
     "firing": _Product("how often every neuron fires", "", ""),
     "moments": _Product(
-        "mean and spread of every activation", "moments=True", "`interp collect --moments`"
+        "mean and standard deviation of every activation",
+        "moments=True",
+        "`interp collect --moments`",
     ),
     "signs": _Product(
         "which neurons fire at the last token of each prompt", 'signs="gate"', "`interp share TASK`"
@@ -96,7 +98,7 @@ class Verification:
     """Not finished, and no process is known to be reading them."""
 
     bad: dict[tuple[int, str], str]
-    """Damaged, and how; delete the files."""
+    """Damaged, and what is wrong; delete the files."""
 
     def __repr__(self) -> str:
         names = ("done", "running", "missing", "bad")
@@ -228,7 +230,7 @@ class Run:
     # ------------------------------------------------------------ pieces
 
     def status(self) -> Progress:
-        """Which pieces are finished, judging by their files."""
+        """Which pieces are finished: those whose files exist."""
         folder = self._folder
         plan = read_plan(folder)
         stop = folder / "stopped.json"

@@ -235,7 +235,7 @@ class ActivationMoments(Saved):
 
     @property
     def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
-        """Mean of act(gate): what a gated neuron multiplies its input by."""
+        """Mean of act(gate): what a gated neuron's linear branch is multiplied by."""
         return self._mean(0)
 
     @property
@@ -245,7 +245,7 @@ class ActivationMoments(Saved):
 
     @property
     def output_mean(self) -> Float64[Tensor, "language layer neuron"]:
-        """Mean of the neuron's output: act(gate), times the linear branch where there is one."""
+        """Mean of the neuron's output: act(gate), times the linear branch if there is one."""
         return self._mean(2)
 
     @property

@@ -89,7 +89,7 @@ class ContextsCounter:
     def __init__(
         self, model: NeuronModel, n: int, rows: Rows, number: Int64[Tensor, " row"]
     ) -> None:
-        """`rows` are the shard's rows; `number` holds their indices among all of the language."""
+        """`rows` are the shard's rows; `number` holds their indices in the language."""
         self._n, self._rows, self._number = n, rows, number
         self._best = [
             _Best.none(model.d_mlp, n, model.layer_device(layer)) for layer in range(model.n_layers)

@@ -99,8 +99,7 @@ def jackknife_shards(
     sizes = {name: len(shards) for name, shards in sums.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
-            f"The sums have different numbers of shards: {sizes}. Give at least one sum, all with "
-            "the same shards."
+            f"The numbers of shards are {sizes}: give one sum or more, all with the same shards."
         )
 
     def without(shard: int | None) -> Tensor:

@@ -35,7 +35,7 @@ TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-"""Largest difference of logits between checkpoint and hooks, as a share of their size."""
+"""Differences of logits up to this share of their size count as rounding."""
 
 
 def bake(
