@@ -359,7 +359,7 @@ class _Reading:
 def _reader(
     reading: _Reading, model: NeuronModel, ray: Ray | Crew | None
 ) -> Iterator[Callable[[Sequence[tuple[int, str]], Any], None]]:
-    """Reads pieces: one by one in this process, or on Ray, each by an actor that is free."""
+    """Reads pieces: here, one after the other, or on Ray, each by whichever actor is free."""
     with hired(model, ray) as crew:
 
         def read_all(pieces: Sequence[tuple[int, str]], bar: Any) -> None:

@@ -47,7 +47,7 @@ def load_piece(path: Path) -> artifacts.Artifact:
 # ---------------------------------------------------------------- merging
 
 
-def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
+def put_together(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     """Write the results that the plan asks for, from the pieces of the first `n_shards` shards."""
     languages, wanted = tuple(plan["languages"]), plan["wanted"]
     origin = {**plan, "shards_read": n_shards}

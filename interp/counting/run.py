@@ -16,8 +16,8 @@ from interp.counting.pieces import (
     in_order,
     load_piece,
     piece_path,
+    put_together,
     sign_path,
-    write_results,
 )
 from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
 from interp.counting.top_contexts import TopContexts
@@ -264,8 +264,8 @@ class Run:
                 load_piece(piece_path(folder, *piece))
             except (ValueError, FileNotFoundError) as error:
                 bad[piece] = str(error)
-        owners = {piece: who_is_at(sign_path(folder, *piece)) for piece in state.missing}
-        running = {piece: owner for piece, owner in owners.items() if owner is not None}
+        seen = {piece: who_is_at(sign_path(folder, *piece)) for piece in state.missing}
+        running = {piece: who for piece, who in seen.items() if who is not None}
         return Verification(
             tuple(piece for piece in state.done if piece not in bad),
             running,
@@ -288,7 +288,7 @@ class Run:
         if state.missing:
             raise ValueError(self._unfinished(state))
         n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
-        write_results(folder, plan, n_shards)
+        put_together(folder, plan, n_shards)
         clear_signs(folder / SIGNS_OF_LIFE)
         for name in PRODUCTS:
             self.__dict__.pop(name, None)  # results loaded earlier are out of date
