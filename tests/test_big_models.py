@@ -170,7 +170,7 @@ class TestMemoryRunsOut:
         with (
             memory_for(model, 0),
             pytest.warns(UserWarning, match="too small"),
-            pytest.raises(ValueError, match=r"one row of 20 tokens is too much.*shard 0 of en"),
+            pytest.raises(ValueError, match=r"one row of 20 tokens does not fit.*shard 0 of en"),
         ):
             interp.collect(model, text(), tmp_path, progress=False)
 

@@ -168,7 +168,7 @@ def test_claims_are_tallied_by_verdict():
     assert tally([]) == "0 claims"
     assert tally([CLAIM]) == "1 claim: 1 holds"
     assert tally([CLAIM, no, CLAIM]) == "3 claims: 2 hold, 1 does not"
-    assert tally([unsure, no, no]) == "3 claims: 2 do not, 1 cannot be told"
+    assert tally([unsure, no, no]) == "3 claims: 2 do not, 1 undecided"
 
 
 # ---------------------------------------------------------------- stated, then measured
@@ -236,18 +236,20 @@ def test_a_statement_without_measurement_and_the_reverse_are_refused_by_name(tmp
 
 
 def test_statements_that_cannot_be_judged_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="near holds 'over 0', which is no rule: write above or"):
+    with pytest.raises(ValueError, match="near: holds = 'over 0' is not a rule: write above or"):
         statements(tmp_path, STATED.replace("above control", "over 0"))
-    with pytest.raises(ValueError, match="few holds 'below all', which is no rule"):
+    with pytest.raises(ValueError, match="few: holds = 'below all' is not a rule"):
         statements(tmp_path, STATED.replace("below 0.5", "below all"))
     with pytest.raises(ValueError, match=r"claims\.toml: .*'bar'.*A statement has says, source"):
         statements(tmp_path, STATED + "bar = 1\n")
-    with pytest.raises(FileNotFoundError, match="is missing: statements are a TOML file"):
+    with pytest.raises(FileNotFoundError, match="is missing: write a TOML file"):
         read_statements(tmp_path / "none.toml")
     found = statements(tmp_path)
-    with pytest.raises(ValueError, match="near: it is not said what 'code' stands for"):
+    with pytest.raises(ValueError, match="near: no value is given for 'code'"):
         judged(found, {"few": None, "near": Measurement(1.0, 0.0, words={"n": "7"})}, "here")
-    with pytest.raises(ValueError, match=r"few has no control, and 0\.2 was measured: name it"):
+    with pytest.raises(
+        ValueError, match=r"few names no control, but 0\.2 was measured as one: name it"
+    ):
         judged(found, {"few": Measurement(1.0, 0.2), "near": None}, "here")
 
 

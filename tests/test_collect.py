@@ -507,7 +507,7 @@ def test_an_unfinished_run_says_what_is_missing_instead_of_results(model, corpor
     keep = Keep(moments=True)
     run = collect(model, corpora, tmp_path, part=(1, 2), keep=keep, progress=False)
     for name in ("firing", "moments"):
-        with pytest.raises(ValueError, match=r"8 of 15 pieces; the first that is missing"):
+        with pytest.raises(ValueError, match=r"8 of 15 pieces; the first missing one"):
             getattr(run, name)
     collect(model, corpora, tmp_path, part=(2, 2), keep=keep, progress=False)
     with pytest.raises(ValueError, match=r"call run\.merge\(\), or `interp merge"):
@@ -545,9 +545,9 @@ def test_a_part_needs_a_folder_and_reads_all_it_is_given(model, corpora, tmp_pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"special_tokens": True}, "special_tokens=True changes sentence means alone"),
-        ({"signs_above": 0.5}, "signs_above=0.5 changes signs alone"),
-        ({"contexts": -1}, "-1 contexts cannot be kept"),
+        ({"special_tokens": True}, "special_tokens=True affects sentence means only"),
+        ({"signs_above": 0.5}, "signs_above=0.5 affects signs only"),
+        ({"contexts": -1}, "contexts is -1"),
     ],
 )
 def test_what_would_change_nothing_is_refused(options, said):

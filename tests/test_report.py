@@ -221,7 +221,7 @@ def test_the_scoreboard_says_verdict_value_interval_control_rule_and_command(tmp
     for said in ("0.2", "0.1 to 0.3", "nats per token", "whole interval is above 0"):
         assert said in row[2]
     assert row[3] == "0.012random neurons"
-    assert "3 claims: 1 holds, 1 does not, 1 cannot be told." in page.text
+    assert "3 claims: 1 holds, 1 does not, 1 undecided." in page.text
     assert "Somebody (2024) 2 claims: 1 holds, 1 does not" in page.text
     assert page.text.count("python -m nothing") == 2  # once for each source
 

@@ -116,7 +116,7 @@ def test_categories_at_the_end_of_a_prompt_follow_the_source(models):
 
 def test_signs_that_cannot_be_are_refused(models, tmp_path):
     model = models["llama"]
-    with pytest.raises(ValueError, match="What must be exceeded to fire is nan"):
+    with pytest.raises(ValueError, match="The firing threshold is nan"):
         collected(model, tmp_path / "nan", above=math.nan)
     first = tmp_path / "first"
     collected(model, first)
@@ -128,7 +128,9 @@ def test_a_model_in_16_bits_says_what_that_does_to_signs(tmp_path):
     folder = tiny_models.build("llama", tmp_path / "model")
     for dtype in (torch.bfloat16, torch.float16):
         model = load(folder, dtype=dtype)
-        with pytest.warns(UserWarning, match=rf"is in {dtype}: whether a neuron close .* fires"):
+        with pytest.warns(
+            UserWarning, match=rf"is in {dtype}: rounding decides whether a neuron close .* fires"
+        ):
             signs = collected(model, tmp_path / str(dtype))
         assert len(signs.prompts) == 3
         with pytest.warns(UserWarning, match="whether a neuron close to the threshold fires"):

@@ -191,7 +191,7 @@ def warned(program: str, *flags: str) -> list[str]:
 def test_the_program_shows_our_warnings_alone():
     found = warned(WARNS.replace("        OURS\n", OUT_OF_MEMORY))
     assert found == ["interp.counting.stats", found[1]]
-    assert found[1].startswith("Memory was too small for a batch of 9 tokens")
+    assert found[1].startswith("Out of memory on a batch of 9 tokens")
 
 
 def test_who_asks_for_warnings_sees_all():

@@ -219,7 +219,7 @@ def test_wrong_counts_are_refused_wherever_they_are(tmp_path: Path):
     counts = made_up()
     fired = counts.fired.clone()
     fired[3, 1, 2, 5] = 1000
-    told = "more tokens than were read"
+    told = "exceeds the number of tokens read"
     with pytest.raises(ValueError, match=told):
         FiringStats(fired=fired, tokens=counts.tokens, languages=LANGUAGES)
     tensors = {"fired": fired, "tokens": counts.tokens}
@@ -231,7 +231,7 @@ def test_wrong_counts_are_refused_wherever_they_are(tmp_path: Path):
         with pytest.raises(ValueError, match=told):
             _ = large.rate
         artifacts.save(path, "FiringStats", tensors | {"fired": fired[0]}, labels, {})
-        with pytest.raises(ValueError, match="do not go together"):
+        with pytest.raises(ValueError, match="do not fit together"):
             FiringStats.load(path)
     with pytest.raises(ValueError, match="No token was read in en"):
         counts.languages_only(["en"]).shards([])

@@ -151,7 +151,7 @@ def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys
 
 def test_sixteen_bits_are_said_to_round_signs_and_gradients(place, tmp_path, capsys):
     opened = ModelChoice(str(place / "model"), dtype="bfloat16")
-    made, signs = str(place / "made"), "is in torch.bfloat16: whether a neuron close"
+    made, signs = str(place / "made"), "is in torch.bfloat16: rounding decides"
     with pytest.warns(UserWarning, match=signs):
         Share(made, opened, CODES, n_shards=1, n_draws=0, out=tmp_path / "share").run()
     assert (tmp_path / "share" / "profile.csv").exists()

@@ -471,7 +471,7 @@ def test_scores_that_are_no_pairs_are_refused(generator: torch.Generator):
     missing[2] = math.nan
     for test in (paired_bootstrap, permutation_test):
         unchecked = getattr(test, "__wrapped__", test)
-        with pytest.raises(ValueError, match="6 scores of one and 5 of the other"):
+        with pytest.raises(ValueError, match="a has 6 scores and b has 5"):
             unchecked(a, b[:5], generator)
         with pytest.raises(ValueError, match="There are no examples"):
             test(a[:0], b[:0], generator)
@@ -488,7 +488,7 @@ def test_scores_that_are_no_pairs_are_refused(generator: torch.Generator):
         unchecked(a, torch.arange(4))
     with pytest.raises(ValueError, match="1 resamples have no spread"):
         paired_bootstrap(a, b, generator, n_resamples=1)
-    with pytest.raises(ValueError, match="0 permutations show nothing"):
+    with pytest.raises(ValueError, match="n_permutations is 0"):
         permutation_test(*some_scores(29, 15), generator, n_permutations=0)
 
 
@@ -589,9 +589,9 @@ def test_matrices_that_cannot_be_compared_are_refused(generator: torch.Generator
             mantel_test(wrong, distance, generator)
     with pytest.raises(ValueError, match="The distance is the same for all pairs"):
         mantel_test(matrix, torch.full((4, 4), 0.1).double(), generator)
-    with pytest.raises(ValueError, match="2 languages have no pairs to compare"):
+    with pytest.raises(ValueError, match="2 languages are too few"):
         mantel_test(matrix[:2, :2], distance[:2, :2], generator)
-    with pytest.raises(ValueError, match="0 permutations show nothing"):
+    with pytest.raises(ValueError, match="n_permutations is 0"):
         mantel_test(matrix, distance, generator, n_permutations=0)
 
 

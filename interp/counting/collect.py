@@ -1,8 +1,8 @@
-"""One pass over text, in pieces that survive a kill and may be read by anyone, in any order.
+"""Collect statistics in one pass over text, in pieces that can be resumed and read in parallel.
 
-A piece is one shard of one language, see `interp.counting.pieces`. Counts are integers and the
-order inside a piece depends on its rows alone, so one process, twenty jobs and a run that was
-killed nine times leave the same bytes behind.
+A piece is one shard of one language, see `interp.counting.pieces`. Counts are integers, and the
+order within a piece depends only on its rows, so one process, twenty parallel jobs and a run killed
+nine times write the same bytes.
 """
 
 import json
@@ -47,7 +47,7 @@ from interp.text.corpora import Corpora, Rows
 
 @dataclass(frozen=True)
 class Keep:
-    """What a run keeps, beside the firing counts that every run keeps.
+    """What a run keeps besides firing counts, which every run keeps.
 
     >>> keep = interp.Keep(moments=True, contexts=2)
     >>> interp.collect(model, text, keep=keep, progress=False).kept
@@ -55,59 +55,59 @@ class Keep:
     """
 
     moments: bool = False
-    """Mean and spread of act(gate) and of the neuron's output, per language."""
+    """Mean and standard deviation of act(gate) and of the neuron's output, per language."""
 
     sentence_means: tuple[Kind, ...] = ()
-    """Sites whose units are averaged over the tokens of each row; for rows that are sentences."""
+    """Sites whose units are averaged over the tokens of each row; rows must be sentences."""
 
     special_tokens: bool = False
-    """Let special tokens in a row, such as beginning-of-text, count in its sentence means, as the
-    code of Kojima et al. (2024) does wherever the tokenizer adds some. They are in a row only if
-    the text was read so (bos="document"). What a first token gives can be far larger than the rest,
-    and then it decides the mean. Firing counts and moments leave special tokens out."""
+    """Include special tokens, such as beginning-of-text, in sentence means, as the code of Kojima
+    et al. (2024) does if the tokenizer adds them. Rows contain them only if the text was read with
+    bos="document". Activations at the first token can be so large that they dominate the mean.
+    Firing counts and moments always leave special tokens out."""
 
     signs: FiresBy | None = None
-    """Whose sign at the last token of each row says which neurons fire there: the gate's or the
-    output's; for rows that are parallel prompts."""
+    """Which neurons fire at the last token of each row, by the sign of the gate or of the output;
+    rows must be parallel prompts."""
 
     signs_above: float = 0.0
-    """Threshold that the gate or output must exceed to fire; of `signs` alone."""
+    """Threshold that the gate or output must exceed to fire; affects `signs` only."""
 
     contexts: int = 0
-    """For each neuron, the so many rows of each language in which its gate is highest, see
-    `interp.counting.top_contexts`; their tokens are kept too."""
+    """Number of rows to keep per neuron and language: those where its gate is highest, with their
+    tokens, see `interp.counting.top_contexts`."""
 
     def __post_init__(self) -> None:
         if self.special_tokens and not self.sentence_means:
             raise ValueError(
-                "special_tokens=True changes sentence means alone, and none are kept: name their "
+                "special_tokens=True affects sentence means only, and none are kept: name their "
                 'sites too, such as sentence_means=("pre",).'
             )
         if self.signs_above and self.signs is None:
             raise ValueError(
-                f"signs_above={self.signs_above:g} changes signs alone, and none are kept: add "
+                f"signs_above={self.signs_above:g} affects signs only, and none are kept: add "
                 'signs="gate" or signs="output".'
             )
         if self.contexts < 0:
-            raise ValueError(f"{self.contexts} contexts cannot be kept: ask for one or more.")
+            raise ValueError(f"contexts is {self.contexts}; it must be 0 or more.")
 
     def plan(self) -> dict[str, Any]:
-        """The entry of run.json. Options that came later are named only where they are used, so
-        that older runs can go on."""
-        said: dict[str, Any] = {
+        """The entry in run.json. Options added later are written only if they are used, so that
+        older runs can be resumed."""
+        entry: dict[str, Any] = {
             "moments": self.moments,
             "sentence_means": list(self.sentence_means),
             "signs": self.signs is not None,
         }
         if self.special_tokens:
-            said["special_tokens"] = True
+            entry["special_tokens"] = True
         if self.contexts:
-            said["contexts"] = self.contexts
+            entry["contexts"] = self.contexts
         if self.signs == "output":
-            said["signs_of"] = self.signs
+            entry["signs_of"] = self.signs
         if self.signs_above:
-            said["signs_above"] = self.signs_above
-        return said
+            entry["signs_above"] = self.signs_above
+        return entry
 
 
 FIRING_ALONE = Keep()
@@ -129,14 +129,14 @@ def collect(
 ) -> Run:
     """Count how often every neuron fires in every language, and keep what else is asked for.
 
-    The results are in the folder `out`, and the same call continues where it was interrupted;
-    without `out` they last as long as the `Run` does. `stop_when` sees the counts after each round
-    of shards (one of every language) and ends the run by saying True; the shards come in random
-    order, so what was read is a fair sample of the text. `settings` are stored with every result.
+    Results are written to the folder `out`, and the same call resumes an interrupted run; without
+    `out` they last as long as the `Run`. `stop_when` receives the counts after each round of shards
+    (one per language) and ends the run by returning True; shards come in random order, so what was
+    read is a fair sample of the text. `settings` are stored with every result.
 
-    With `part=(i, n)` the i-th of n parts is read alone, counted from 1; other processes may read
-    the others, at any time, and `Run.merge` makes the results once all are there. With `ray`,
-    actors read the pieces, on this machine or, as `Ray` says, on a cluster, whose nodes must share
+    With `part=(i, n)` only the i-th of n parts is read, counted from 1; other processes may read
+    the other parts at any time, and `Run.merge` makes the results once all are finished. With
+    `ray`, actors read the pieces, on this machine or on a cluster (see `Ray`) whose nodes share
     `out` and have this version of the library.
 
     >>> run = interp.collect(model, text, folder, progress=False)
@@ -156,13 +156,13 @@ def collect(
     reading = _Reading(shared, corpora, keep, tokens_per_batch)
     reading.start(model, stops_early=stop_when is not None, settings=settings or {})
     pieces = in_order(corpora.n_shards, corpora.languages)[first - 1 :: n_parts]
-    # Whether to stop is asked after each round; where nobody asks, all is one round.
+    # `stop_when` is called after each round; without it, all pieces are one round.
     per_round = len(corpora.languages) if stop_when is not None else max(1, len(pieces))
     bar = _bar(corpora, pieces, progress)
     with _reader(reading, model, ray) as read:
-        for begins in range(0, len(pieces), per_round):
-            read(pieces[begins : begins + per_round], bar)
-            n_shards = (begins + per_round) // len(corpora.languages)
+        for start in range(0, len(pieces), per_round):
+            read(pieces[start : start + per_round], bar)
+            n_shards = (start + per_round) // len(corpora.languages)
             if stop_when is not None and stop_when(reading.firing(n_shards)):
                 reading.stop(n_shards)
                 break
@@ -172,7 +172,7 @@ def collect(
 
 
 def _check(corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
-    """Refuse what does not go together, before anything is read."""
+    """Refuse incompatible options, before anything is read."""
     if keep.sentence_means and corpora.packed:
         raise ValueError(
             "Sentence means need rows that are sentences, and these are packed blocks: read the "
@@ -192,7 +192,7 @@ def _check(corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
 def _check_part(
     part: tuple[int, int] | None, out: Path | str | None, stop_when: object
 ) -> tuple[int, int]:
-    """The part to read: all is the first of one."""
+    """The part to read. None: everything, which is part 1 of 1."""
     if part is None:
         return 1, 1
     index, n_parts = part
@@ -204,8 +204,8 @@ def _check_part(
         raise ValueError("A part needs the folder that all parts share: give `out` as well.")
     if stop_when is not None:
         raise ValueError(
-            "part and stop_when exclude each other: whether to stop can only be told from all "
-            "parts together. Leave one out."
+            "part and stop_when exclude each other: whether to stop depends on all parts "
+            "together. Leave one out."
         )
     return index, n_parts
 
@@ -215,7 +215,7 @@ def _check_part(
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """One shard of one language and how it is read; with no text of others, so it can be sent."""
+    """One shard of one language and how to read it; holds no other text, so it is cheap to send."""
 
     folder: Path
 
@@ -227,7 +227,7 @@ class _Piece:
     """The rows of this piece alone."""
 
     number: Int64[Tensor, " row"]
-    """Their numbers among all rows of the language."""
+    """Their indices among all rows of the language."""
 
     keep: Keep
 
@@ -247,11 +247,11 @@ class _Piece:
 
     @property
     def n_tokens(self) -> int:
-        """As the progress bar counts them, special ones included."""
+        """Tokens as the progress bar counts them, including special tokens."""
         return int(self.rows.length.sum())
 
     def read(self, model: NeuronModel, seen: Callable[[int], object] | None = None) -> None:
-        """Write its file, unless it is there and whole; `seen` is called with tokens as they go."""
+        """Write the piece's file unless a valid one exists; `seen` gets each batch's tokens."""
         seen = seen or _ignore
         if self.path.exists():
             load_piece(self.path)
@@ -260,7 +260,9 @@ class _Piece:
         with hold_lock(sign_path(self.folder, self.shard, self.language)):
             counters = self._counters(model)
             self._observe(model, counters, seen)
-            tensors = {name: made for one in counters for name, made in one.tensors().items()}
+            tensors = {
+                name: tensor for counter in counters for name, tensor in counter.tensors().items()
+            }
             by_row = self.keep.sentence_means or self.keep.signs or self.keep.contexts
             sources = list(self.rows.source) if by_row else []
             labels = {"shard": self.shard, "language": self.language, "sources": sources}
@@ -309,7 +311,7 @@ class _Reading:
     tokens_per_batch: int
 
     def start(self, model: NeuronModel, stops_early: bool, settings: Mapping[str, Any]) -> None:
-        """Begin the folder, or make sure that it was begun with the very same things."""
+        """Create the run folder, or check that it was created with the same plan."""
         corpora = self.corpora
         plan = {
             "model": model.identity,
@@ -324,8 +326,8 @@ class _Reading:
             "stops_early": stops_early,
             "versions": artifacts.provenance()["versions"],
         }
-        also = artifacts.provenance(**settings) | {"name": model.name}
-        begin(self.folder, plan, also)
+        origin = artifacts.provenance(**settings) | {"name": model.name}
+        begin(self.folder, plan, origin)
 
     def piece(self, shard: int, language: str) -> _Piece:
         rows = self.corpora.rows[language]
@@ -366,7 +368,7 @@ def _reader(
                 piece = reading.piece(shard, language)
                 if pool is None or piece.path.exists():
                     piece.read(model, bar.update)
-                else:  # the text is cut out when it is sent, so that it is not all here twice
+                else:  # the text is cut out when it is sent, so that memory does not hold it twice
                     read = partial(_read_piece, reading, shard, language)
                     cut = partial(_cut_out, reading, shard, language)
                     jobs.append(Job(piece.name, piece.path, read, piece.n_tokens, to_send=cut))
@@ -381,12 +383,12 @@ def _read_piece(reading: _Reading, shard: int, language: str, model: NeuronModel
 
 
 def _cut_out(reading: _Reading, shard: int, language: str) -> Callable[[NeuronModel], None]:
-    """What an actor needs for one piece, which is not the text of all the others."""
+    """What an actor needs to read one piece, without the text of the others."""
     return reading.piece(shard, language).read
 
 
 def _ignore(n_tokens: int) -> None:
-    """Where no progress is shown."""
+    """Used if no progress is shown."""
 
 
 def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:

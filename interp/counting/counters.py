@@ -1,7 +1,7 @@
-"""What is counted during a pass over text.
+"""Observers that count during a pass over text.
 
-A counter belongs to one shard of one language. It is allocated whole, layer by layer where the
-layer lives, and does not grow with the text; `tensors()` shares no memory with it.
+A counter belongs to one shard of one language. It is allocated in full, each layer on that layer's
+device, and does not grow with the text; `tensors()` shares no memory with it.
 """
 
 import math
@@ -20,7 +20,7 @@ from interp.results.words import FiresBy, Kind
 
 
 class FiringCounter:
-    """Tokens on which each gate is above zero."""
+    """Counts the tokens on which each gate is above zero."""
 
     kinds: tuple[Kind, ...] = ("pre",)
 
@@ -46,7 +46,7 @@ class FiringCounter:
             raise ValueError(
                 f"Layers disagree on how many tokens they saw: {self._tokens.tolist()}."
             )
-        fired = torch.stack([each.cpu() for each in self._fired])
+        fired = torch.stack([counts.cpu() for counts in self._fired])
         return {"firing.fired": fired, "firing.tokens": self._tokens[:1].clone()}
 
 
@@ -73,7 +73,7 @@ class MomentsCounter:
         keep = rearrange(batch.keep, "batch pos -> (batch pos)")
         if not batch.whole:
             flat = flat[keep]
-        # Products with ones; a norm over the first axis takes eighteen times as long on a CPU.
+        # Sums as products with ones: a norm over the first axis is eighteen times slower on a CPU.
         ones = torch.ones(len(flat), device=flat.device)
         total, squares = ones @ flat, ones @ (flat * flat)
         first = 0 if kind == "pre" else 2
@@ -87,15 +87,15 @@ class MomentsCounter:
 
     def tensors(self) -> dict[str, Tensor]:
         return {
-            "moments.sums": torch.stack([each.cpu() for each in self._sums], dim=1),
+            "moments.sums": torch.stack([sums.cpu() for sums in self._sums], dim=1),
             "moments.tokens": torch.tensor([self._tokens]),
         }
 
 
 class SentenceMeansCounter:
-    """Mean over the tokens of each row, for every unit of the sites asked for.
+    """Mean over the tokens of each row, for every unit of the requested sites.
 
-    With `special_tokens`, beginning-of-text and other special tokens of the row count too.
+    With `special_tokens`, the row's beginning-of-text and other special tokens count too.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class SentenceMeansCounter:
     ) -> None:
         counted = batch.keep
         if self._special_tokens:
-            place = torch.arange(batch.keep.shape[1], device=values.device)
-            counted = place < rearrange(batch.length, "batch -> batch 1")
+            position = torch.arange(batch.keep.shape[1], device=values.device)
+            counted = position < rearrange(batch.length, "batch -> batch 1")
         weight = counted / reduce(counted.float(), "batch pos -> batch 1", "sum")
         means = einsum(weight, values.float(), "batch pos, batch pos unit -> batch unit")
         self._means[kind, layer][list(batch.rows)] = means.cpu()
@@ -142,7 +142,7 @@ class SignsCounter:
     ) -> None:
         self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
         if not math.isfinite(threshold):
-            raise ValueError(f"What must be exceeded to fire is {threshold}: give a number.")
+            raise ValueError(f"The firing threshold is {threshold}: give a finite number.")
         warn_of_rounded_signs(model)
         self._threshold = threshold
         self._bits = torch.zeros(n_rows, model.n_layers, -(-model.d_mlp // 8), dtype=torch.uint8)
@@ -150,8 +150,8 @@ class SignsCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        every = torch.arange(len(batch.rows), device=values.device)
-        last = values[every, batch.length.long() - 1]
+        rows = torch.arange(len(batch.rows), device=values.device)
+        last = values[rows, batch.length.long() - 1]
         self._bits[list(batch.rows), layer] = pack_bits(last > self._threshold).cpu()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -161,17 +161,17 @@ class SignsCounter:
 def firing_kind(fires_by: FiresBy) -> Kind:
     """The site whose values say whether a neuron fires."""
     if fires_by not in get_args(FiresBy):
-        raise ValueError(f"Neurons fire by {' or '.join(get_args(FiresBy))}, not by {fires_by!r}.")
+        raise ValueError(f"fires_by is {' or '.join(get_args(FiresBy))}, not {fires_by!r}.")
     return "pre" if fires_by == "gate" else "post"
 
 
 def warn_of_rounded_signs(model: NeuronModel) -> None:
-    """Say what 16 bits do to the question whether a neuron fires; nothing in float32 or finer."""
+    """Warn that in 16 bits rounding decides whether some neurons fire; silent in float32."""
     if model.dtype in (torch.float16, torch.bfloat16):
         warnings.warn(
-            f"{model.name} is in {model.dtype}: whether a neuron close to the threshold fires is "
-            "rounding. Of Babel's gates about 2 in 1,000 change sides in bfloat16 and 3 in 10,000 "
-            "in float16, and of categories of sharing two to three times as many. Load it with "
-            "dtype=torch.float32 (--dtype float32) for numbers you report.",
+            f"{model.name} is in {model.dtype}: rounding decides whether a neuron close to the "
+            "threshold fires. In Babel about 2 in 1,000 gates change sign in bfloat16 and 3 in "
+            "10,000 in float16, and two to three times as many sharing categories change. Load it "
+            "with dtype=torch.float32 (--dtype float32) for numbers you report.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""How often each neuron fires, shard by shard and language by language: in memory or on disk."""
+"""Firing counts by shard and language, in memory or on disk."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @runtime_checkable
 class Counts(Protocol):
-    """Where `FiringStats` gets its numbers from. Shards and languages go by their numbers."""
+    """Source of the counts in `FiringStats`; shards and languages are given by index."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shards, languages, layers, and neurons per layer."""
+        """(shards, languages, layers, neurons per layer)."""
         ...
 
     def read(self, shard: int, language: int) -> Int64[Tensor, "layer neuron"]:
@@ -24,21 +24,21 @@ class Counts(Protocol):
         ...
 
     def total(self, language: int) -> Int64[Tensor, "layer neuron"]:
-        """Sum over the shards."""
+        """Counts of one language, summed over shards."""
         ...
 
     def select(self, shards: Sequence[int], languages: Sequence[int]) -> "Counts":
-        """Some of the shards and languages, in the order given."""
+        """A subset of the shards and languages, in the order given."""
         ...
 
     def whole(self) -> Int64[Tensor, "shard language layer neuron"]:
-        """All of them, in memory."""
+        """All counts, in memory."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Counts that are one tensor."""
+    """Counts held as one tensor."""
 
     fired: Int64[Tensor, "shard language layer neuron"]
 
@@ -61,7 +61,7 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class _Files:
-    """All counts of a run, and how to read one shard of one language."""
+    """All counts of a run, read one shard of one language at a time."""
 
     fetch: Callable[[int, int], Tensor]
 
@@ -70,7 +70,7 @@ class _Files:
     layers_and_neurons: tuple[int, int]
 
     totals: dict[int, Tensor] = field(default_factory=dict)
-    """Sums over all shards, by language, once they are known."""
+    """Sums over all shards, by language, computed on first use."""
 
     def read(self, shard: int, language: int) -> Int64[Tensor, "layer neuron"]:
         counts = self.fetch(shard, language)
@@ -78,13 +78,13 @@ class _Files:
         return counts
 
     def total(self, shards: Sequence[int], language: int) -> Int64[Tensor, "layer neuron"]:
-        """Over some shards; where few are left out, they are taken from the sum of all."""
-        every = range(len(self.tokens))
-        rest = [shard for shard in every if shard not in shards]
-        if len(shards) + len(rest) > len(every) or len(rest) >= len(shards):
+        """Sum over some shards; if few are left out, the sum of all minus those."""
+        all_shards = range(len(self.tokens))
+        rest = [shard for shard in all_shards if shard not in shards]
+        if len(shards) + len(rest) > len(all_shards) or len(rest) >= len(shards):
             return self._sum(shards, language)
         if language not in self.totals:
-            self.totals[language] = self._sum(every, language)
+            self.totals[language] = self._sum(all_shards, language)
         return self.totals[language] - self._sum(rest, language)
 
     def _sum(self, shards: Iterable[int], language: int) -> Tensor:
@@ -96,15 +96,15 @@ class _Files:
 
 @dataclass(frozen=True, eq=False)
 class OnDisk:
-    """Some shards and languages of counts that are read, and checked, whenever they are needed."""
+    """A subset of the shards and languages of a run, read and checked on every use."""
 
     files: _Files
 
     shards: tuple[int, ...]
-    """Their numbers in the run."""
+    """Their indices in the run."""
 
     languages: tuple[int, ...]
-    """Their numbers in the run."""
+    """Their indices in the run."""
 
     @staticmethod
     def of(
@@ -112,7 +112,7 @@ class OnDisk:
         tokens: Int64[Tensor, "shard language"],
         layers_and_neurons: tuple[int, int],
     ) -> "OnDisk":
-        """All counts of a run, which `read` gets by the numbers of a shard and a language."""
+        """All counts of a run, read with `read(shard, language)`."""
         n_shards, n_languages = tokens.shape
         files = _Files(read, tokens, layers_and_neurons)
         return OnDisk(files, tuple(range(n_shards)), tuple(range(n_languages)))
@@ -141,7 +141,7 @@ class OnDisk:
         return fired
 
 
-def check_counts(fired: Int64[Tensor, "*axes"], most: Int64[Tensor, "*of_axes"]) -> None:
-    """Refuse counts below zero or above `most`, the tokens that were read."""
-    if (fired < 0).any() or (fired > most).any():
-        raise ValueError("A neuron fires on fewer than zero or on more tokens than were read.")
+def check_counts(fired: Int64[Tensor, "*axes"], tokens: Int64[Tensor, "*of_axes"]) -> None:
+    """Refuse counts below zero or above the number of tokens read."""
+    if (fired < 0).any() or (fired > tokens).any():
+        raise ValueError("A firing count is negative or exceeds the number of tokens read.")

@@ -1,7 +1,7 @@
-"""Run a model over rows of tokens and hand out one layer of one batch at a time.
+"""Run a model over rows of tokens and pass each layer's activations to observers.
 
-Nothing is stored here: an observer sees each tensor once, on the device where it was made, and
-keeps what it needs. The forward pass ends as soon as the last tensor asked for was seen.
+Nothing is stored here: an observer sees each tensor once, on the device that computed it, and keeps
+what it needs. The forward pass ends as soon as the last requested tensor has been seen.
 """
 
 import warnings
@@ -25,7 +25,7 @@ class Batch:
     """Some rows of one language and one shard."""
 
     rows: tuple[int, ...]
-    """Their numbers among the rows that are read together, for results kept per row."""
+    """Index of each row among all rows being read, for results kept per row."""
 
     ids: Int[Tensor, "batch pos"]
     """Token ids, padded on the right."""
@@ -34,13 +34,13 @@ class Batch:
     """False on padding, beginning-of-text and other special tokens: those never count."""
 
     length: Int[Tensor, " batch"]
-    """Real tokens of each row."""
+    """Tokens in each row, without padding."""
 
     sources: tuple[str, ...]
     """Where each row comes from, for error messages."""
 
     whole: bool
-    """All tokens count, so that nothing needs to be masked."""
+    """Every token counts, so nothing needs to be masked."""
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
@@ -53,10 +53,10 @@ class Batch:
         )
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """The first rows and the others, padded as they are here."""
+        """The first half of the rows and the rest, with the same padding."""
         middle = len(self.rows) // 2
 
-        def some(part: slice) -> Batch:
+        def subset(part: slice) -> Batch:
             return replace(
                 self,
                 rows=self.rows[part],
@@ -66,15 +66,15 @@ class Batch:
                 sources=self.sources[part],
             )
 
-        return some(slice(middle)), some(slice(middle, None))
+        return subset(slice(middle)), subset(slice(middle, None))
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Something that looks at activations while they are there."""
+    """Receives activations during a forward pass."""
 
     kinds: tuple[Kind, ...]
-    """The sites it wants to see, in every layer."""
+    """The sites it receives, in every layer."""
 
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
@@ -82,78 +82,78 @@ class Observer(Protocol):
 
 
 def batches(corpora: Corpora, language: str, shard: int, tokens_per_batch: int) -> Iterator[Batch]:
-    """The rows of one shard, shortest first, in batches of at most so many padded tokens.
+    """The rows of one shard, shortest first, in batches of at most `tokens_per_batch` tokens,
+    padding included.
 
-    The order depends on the rows alone, so a shard is summed in the same order wherever it is read.
+    The order depends only on the rows, so a shard is always summed in the same order.
     """
     rows = corpora.rows[language]
     chosen = (rows.shard == shard).nonzero().flatten()
     order = rows.length[chosen].argsort(stable=True)
-    waiting: list[int] = []
-    for place in order.tolist():
-        longest = int(rows.length[chosen[place]])
-        if waiting and (len(waiting) + 1) * longest > tokens_per_batch:
-            yield _batch(corpora, language, chosen, waiting)
-            waiting = []
-        waiting.append(place)
-    if waiting:
-        yield _batch(corpora, language, chosen, waiting)
+    pending: list[int] = []
+    for index in order.tolist():
+        longest = int(rows.length[chosen[index]])
+        if pending and (len(pending) + 1) * longest > tokens_per_batch:
+            yield _batch(corpora, language, chosen, pending)
+            pending = []
+        pending.append(index)
+    if pending:
+        yield _batch(corpora, language, chosen, pending)
 
 
-def _batch(corpora: Corpora, language: str, chosen: Tensor, places: list[int]) -> Batch:
+def _batch(corpora: Corpora, language: str, chosen: Tensor, indices: list[int]) -> Batch:
     rows = corpora.rows[language]
-    picked = chosen[places]
+    picked = chosen[indices]
     length = rows.length[picked]
     ids = rows.ids[picked, : int(length.max())].long()
     keep = corpora.keep(ids, length)
     sources = tuple(rows.source[row] for row in picked.tolist())
-    return Batch(tuple(places), ids, keep, length, sources, bool(keep.all()))
+    return Batch(tuple(indices), ids, keep, length, sources, bool(keep.all()))
 
 
 Delivered = tuple[int, Kind, int]
-"""Number of an observer, and the site and layer that it was given."""
+"""A delivered activation: index of the observer, site and layer."""
 
 
 @torch.inference_mode()
 def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> None:
-    """One forward pass without the unembedding; each observer sees the sites it asked for.
+    """Run one forward pass without the unembedding; each observer receives the sites it asks for.
 
-    Where memory runs out, the rows are read in halves, and so are later batches of that size: the
-    batch size is found by trial. What an observer saw before that it is not shown again. Counts
-    and means of rows do not change by it, unless a gate is so close to zero that the rounding of
-    another batch size decides on its sign; moments are sums in float32 over a batch, and change in
-    the last digits.
+    If memory runs out, this batch and later ones of its size are split in halves; an activation
+    delivered before the failure is not delivered again. Counts and row means do not change, unless
+    a gate is so close to zero that rounding, which depends on the batch size, decides its sign.
+    Moments are float32 sums over a batch, so their last digits change.
 
-    Raises ValueError when an activation is NaN or infinite, naming layer and rows.
+    Raises ValueError if an activation is NaN or infinite, naming its layer and text.
     """
-    waiting = [_Delivery(model, batch.to(model.device), observers, frozenset())]
-    while waiting:
-        delivery = waiting.pop()
+    pending = [_Delivery(model, batch.to(model.device), observers, frozenset())]
+    while pending:
+        delivery = pending.pop()
         n_rows, n_tokens = len(delivery.batch.rows), delivery.batch.ids.numel()
         if n_rows == 1 or model.ran_out_at is None or n_tokens < model.ran_out_at:
             if delivery.fits_in_memory():
                 continue
             if n_rows == 1:
                 raise ValueError(
-                    f"{delivery.batch.sources[0]}: one row of {n_tokens:,} tokens is too much for "
-                    f"the memory of {model.device}. Use shorter rows, load the model with "
+                    f"{delivery.batch.sources[0]}: one row of {n_tokens:,} tokens does not fit "
+                    f"in the memory of {model.device}. Use shorter rows, load the model with "
                     "dtype=torch.bfloat16, or spread it with device_map."
                 )
             model.ran_out_at = n_tokens
             warnings.warn(
-                f"Memory was too small for a batch of {n_tokens:,} tokens: batches of that size "
-                "are read in halves from now on.",
+                f"Out of memory on a batch of {n_tokens:,} tokens: batches of that size are split "
+                "in halves from now on.",
                 stacklevel=2,
             )
-        waiting += reversed(delivery.halves())  # the first half is next
+        pending += reversed(delivery.halves())  # the first half is next
 
 
 class _EndOfPass(Exception):
-    """Leaves a forward pass from inside a hook."""
+    """Raised in a hook to end the forward pass early."""
 
 
 class _Delivery:
-    """One pass over a batch: hands every activation asked for to the observers that lack it."""
+    """One forward pass over a batch; passes each activation to the observers that still need it."""
 
     def __init__(
         self,
@@ -175,16 +175,16 @@ class _Delivery:
         return len(self.kinds) * self.model.n_layers
 
     def halves(self) -> list["_Delivery"]:
-        """The same for the first rows and for the others, less what was delivered for both."""
+        """One delivery for each half of the rows; activations already delivered are skipped."""
         return [
             _Delivery(self.model, half, self.observers, self.delivered)
             for half in self.batch.halves()
         ]
 
     def fits_in_memory(self) -> bool:
-        """Run the pass. False: memory ran out, and some observers may have been served.
+        """Run the pass. False: memory ran out; some observers may already have been served.
 
-        The caller goes on only when this has returned, and nothing holds the pass's tensors.
+        The caller retries only after this returns, when nothing holds the pass's tensors any more.
         """
         hooks = [
             (self.model.site(layer, kind), self._hook(kind, layer))
@@ -205,8 +205,8 @@ class _Delivery:
             raise ValueError(_first_bad_layer(self.model, self.batch, self.kinds))
         if self.n_seen != self.n_expected:
             raise ValueError(
-                f"{self.n_seen} of {self.n_expected} activations of {self.model.name} were seen: "
-                f"hooks do not fire. Run `interp doctor {self.model.name}` to see which."
+                f"Only {self.n_seen} of {self.n_expected} activations of {self.model.name} were "
+                f"seen: run `interp doctor {self.model.name}` to see which hooks do not fire."
             )
         return True
 
@@ -215,7 +215,7 @@ class _Delivery:
             if values.ndim == 4:
                 values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
             self._deliver(kind, layer, values)
-            # NaN in one neuron makes every neuron above it NaN: the last layer stands for all.
+            # A NaN makes every later layer NaN, so checking the last layer is enough.
             if layer == self.model.n_layers - 1 and not values.sum().isfinite():
                 self.finite = False
                 raise _EndOfPass
@@ -226,18 +226,18 @@ class _Delivery:
         return run
 
     def _deliver(self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"]) -> None:
-        here = self.batch.to(values.device)
-        for number, observer in enumerate(self.observers):
-            if kind in observer.kinds and (number, kind, layer) not in self.delivered:
-                observer.update(kind, layer, values, here)
-                self.delivered.add((number, kind, layer))
+        batch = self.batch.to(values.device)
+        for index, observer in enumerate(self.observers):
+            if kind in observer.kinds and (index, kind, layer) not in self.delivered:
+                observer.update(kind, layer, values, batch)
+                self.delivered.add((index, kind, layer))
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
-    """Whether it is that, by type on a GPU and by words on a CPU or a Mac."""
-    words = ("DefaultCPUAllocator", "not enough memory", "out of memory")
+    """Whether memory ran out: shown by the type on a GPU, by the message on a CPU or a Mac."""
+    phrases = ("DefaultCPUAllocator", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        phrase in str(error) for phrase in words
+        phrase in str(error) for phrase in phrases
     )
 
 
@@ -247,16 +247,16 @@ def _attention_mask(batch: Batch) -> Int[Tensor, "batch pos"]:
 
 
 def _first_bad_layer(model: NeuronModel, batch: Batch, kinds: tuple[Kind, ...]) -> str:
-    """Look again, at every layer, to say where NaN or infinity begins."""
+    """Repeat the pass and check every layer, to report where NaN or infinity first appears."""
     bad: list[tuple[int, str, int]] = []
 
     def hook_for(kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
-        def look(values: Tensor, hook: Any) -> None:
+        def check(values: Tensor, hook: Any) -> None:
             finite = values.isfinite().flatten(1).all(dim=1)
             if not finite.all():
                 bad.append((layer, kind, int((~finite).nonzero()[0])))
 
-        return look
+        return check
 
     hooks = [
         (model.site(layer, kind), hook_for(kind, layer))
@@ -266,10 +266,10 @@ def _first_bad_layer(model: NeuronModel, batch: Batch, kinds: tuple[Kind, ...]) 
     with model.hooks(hooks):
         model.body(batch.ids, None if batch.whole else _attention_mask(batch))
     if not bad:
-        return f"{model.name} gave an activation that is too large to add up in {model.dtype}."
+        return f"The sum of an activation of {model.name} overflows {model.dtype}."
     layer, kind, row = min(bad)
     return (
-        f"{model.name} gave a NaN or infinite activation in layer {layer} ({kind}) on the text "
-        f"{batch.sources[row]}. Weights may be damaged, or {model.dtype} too narrow: load the "
+        f"{model.name} has a NaN or infinite activation in layer {layer} ({kind}) on the text "
+        f"{batch.sources[row]}. Its weights may be damaged, or {model.dtype} too narrow: load the "
         "model with dtype=torch.float32 or bfloat16."
     )

@@ -1,7 +1,7 @@
-"""The pieces of a run, and how its results are put together from them.
+"""The pieces of a run, and how they are merged into its results.
 
-A piece is one shard of one language. It is a file, written whole or not at all, and the folder of
-files is the ledger: what is there is done.
+A piece is one shard of one language, in a file that is written atomically. A piece is finished if
+and only if its file exists.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ SIGNS_OF_LIFE = "running"
 
 
 def in_order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
-    """All pieces as they are read: a round of every language, shard by shard."""
+    """All pieces in reading order: shard by shard, and all languages of each shard."""
     return [(shard, language) for shard in range(n_shards) for language in languages]
 
 
@@ -44,11 +44,11 @@ def load_piece(path: Path) -> artifacts.Artifact:
         ) from None
 
 
-# ---------------------------------------------------------------- putting them together
+# ---------------------------------------------------------------- merging
 
 
 def put_together(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
-    """Write the results that the plan asks for, from the pieces of the first shards."""
+    """Write the results that the plan asks for, from the pieces of the first `n_shards` shards."""
     languages, wanted = tuple(plan["languages"]), plan["wanted"]
     origin = {**plan, "shards_read": n_shards}
     if wanted["moments"]:
@@ -73,8 +73,8 @@ def _pieces(
 
 
 def read_firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
-    """Counts of the first shards, from their pieces, which are read again and again if the counts
-    are too many for the memory."""
+    """Firing counts of the first `n_shards` shards; if they are too large for memory, their pieces
+    are read again on every use."""
     tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
     shape: Sequence[int] = ()
     for shard, language in in_order(n_shards, languages):
@@ -88,13 +88,13 @@ def read_firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> Firi
 
 
 def _outline(path: Path) -> tuple[int, list[int]]:
-    """Tokens of a piece, and layers and neurons; whoever reads the counts checks the piece."""
+    """Tokens of a piece, and (layers, neurons); its checksum is verified when counts are read."""
     try:
         with safe_open(path, framework="pt") as file:
             shape = file.get_slice("firing.fired").get_shape()
             return int(file.get_tensor("firing.tokens")[0]), shape
     except (SafetensorError, OSError):
-        load_piece(path)  # says what is wrong with it
+        load_piece(path)  # its error says what is wrong
         raise
 
 
@@ -119,19 +119,19 @@ def _signs(
     languages: tuple[str, ...],
     plan: Mapping[str, Any],
 ) -> FiringSigns:
-    found: dict[str, dict[int, Tensor]] = {}
+    by_prompt: dict[str, dict[int, Tensor]] = {}
     for _, row, piece in pieces:
         for prompt, bits in zip(piece.labels["sources"], piece.tensors["signs.bits"], strict=True):
-            found.setdefault(prompt, {})[row] = bits
-    partial = [prompt for prompt, rows in found.items() if len(rows) < len(languages)]
+            by_prompt.setdefault(prompt, {})[row] = bits
+    partial = [prompt for prompt, rows in by_prompt.items() if len(rows) < len(languages)]
     if partial:
         raise ValueError(
-            f"Prompt {partial[0]} is not there in all of {', '.join(languages)}: parallel prompts "
+            f"Prompt {partial[0]} is missing in some of {', '.join(languages)}: parallel prompts "
             "have the same ids in every language."
         )
-    prompts = tuple(sorted(found))
+    prompts = tuple(sorted(by_prompt))
     bits = torch.stack(
-        [torch.stack([found[p][row] for row in range(len(languages))]) for p in prompts]
+        [torch.stack([by_prompt[p][row] for row in range(len(languages))]) for p in prompts]
     )
     fires_by = plan["wanted"].get("signs_of", "gate")
     threshold = plan["wanted"].get("signs_above", 0.0)

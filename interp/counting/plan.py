@@ -1,8 +1,7 @@
-"""What a run will take, said before anything is loaded: from a model's config and the run's sizes.
+"""What a run will cost in memory, disk and FLOPs, from a model's config and the run's sizes.
 
-Counts of bytes on disk are exact but for the headers of the files. Memory and work are estimates,
-from shapes that are known and a few numbers that are measured or assumed; `RunPlan.to_frame` says
-which is which.
+Disk sizes are exact except for file headers. Memory and work are estimates from known shapes and a
+few measured or assumed constants; `RunPlan.to_frame` says which.
 """
 
 import math
@@ -19,35 +18,34 @@ from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, html_table
 
 _HEADER = 1024
-"""Assumed bytes of a file before its tensors: names, shapes, labels, provenance."""
+"""Assumed bytes of a file's header: names, shapes, labels, provenance."""
 
 _SOURCE = 24
-"""Assumed bytes of the name of a row, such as `de.txt:118`, in a piece."""
+"""Assumed bytes of a row's source, such as `de.txt:118`, in a piece."""
 
 _ROW = 200
-"""Assumed bytes that a row of text takes in memory beside its tokens: its name and numbers."""
+"""Assumed bytes of a row of text in memory, besides its tokens: its source and numbers."""
 
 _READING = 20
-"""Assumed bytes per token of the language that is being read: its documents, and their tokens
-twice."""
+"""Assumed bytes per token of the language being read: its documents, and their tokens twice."""
 
 _WORKSPACE = 48 << 20
-"""Measured: what torch keeps for its kernels, on a CPU."""
+"""Measured: bytes that torch keeps for its kernels on a CPU."""
 
 _MLP_COPIES, _RESIDUAL_COPIES = 4, 6
-"""Measured: how many tensors as wide as the MLP, and as wide as the residual stream, are held at
-the fullest moment of a layer."""
+"""Measured: tensors as wide as the MLP, and as wide as the residual stream, held at the peak of a
+layer."""
 
 
 @dataclass(frozen=True)
 class PieceSizes:
-    """Bytes of the tensors of one piece, which is one shard of one language."""
+    """Bytes of the tensors of one piece: one shard of one language."""
 
     firing: int
-    """Counts of firing."""
+    """Firing counts."""
 
     moments: int
-    """Sums for means and deviations."""
+    """Sums for means and standard deviations."""
 
     means: int
     """Sentence means."""
@@ -59,10 +57,10 @@ class PieceSizes:
     """The strongest contexts of each neuron."""
 
     text: int
-    """The rows that contexts are in."""
+    """The rows that the contexts are in."""
 
     names: int
-    """The names of the rows, where something is kept for each row."""
+    """Sources of the rows, if any result is kept per row."""
 
     @property
     def tensors(self) -> int:
@@ -70,7 +68,7 @@ class PieceSizes:
 
     @staticmethod
     def of(model: NeuronModel, keep: Keep, rows: int, row_tokens: int) -> "PieceSizes":
-        """Sizes for so many rows."""
+        """Sizes for `rows` rows of `row_tokens` tokens."""
         neurons = model.n_layers * model.d_mlp
         units = sum(model.width(0, kind) for kind in keep.sentence_means) * model.n_layers
         by_row = bool(keep.sentence_means or keep.signs or keep.contexts)
@@ -87,13 +85,13 @@ class PieceSizes:
 
 @dataclass(frozen=True)
 class ResultSizes:
-    """Bytes of the tensors that the pieces are put together to; zero: not asked for."""
+    """Bytes of the tensors of the merged results. Zero: not requested."""
 
     firing: int
-    """Counts of firing."""
+    """Firing counts."""
 
     moments: int
-    """Sums for means and deviations."""
+    """Sums for means and standard deviations."""
 
     signs: int
     """One bit per prompt and neuron."""
@@ -103,7 +101,7 @@ class ResultSizes:
 
     @staticmethod
     def of(piece: PieceSizes, n_languages: int, n_shards: int) -> "ResultSizes":
-        """Sizes of what so many pieces become."""
+        """Sizes of the results merged from all pieces."""
         n_pieces = n_languages * n_shards
         return ResultSizes(
             firing=n_pieces * (piece.firing + 8),
@@ -118,13 +116,13 @@ class ResultSizes:
 
     @property
     def files(self) -> int:
-        """How many files they are in: one each, and counts always."""
+        """Number of files: one per result; firing counts always have one."""
         return 1 + sum(1 for size in (self.moments, self.signs, self.contexts) if size)
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What `collect` will take. Bytes are plain bytes; memory is above the imported library's.
+    """What `collect` will cost. Sizes are in bytes; memory excludes the imported library.
 
     >>> plan = interp.counting.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
     >>> f"{plan.disk / 2**20:.1f} MiB for {plan.neurons:,} neurons"
@@ -137,47 +135,47 @@ class RunPlan:
     """The model's name."""
 
     architecture: str
-    """The class that Hugging Face opens it with."""
+    """The Hugging Face class that loads it."""
 
     n_layers: int
-    """Layers."""
+    """Number of layers."""
 
     d_mlp: int
     """Neurons per layer."""
 
     gated: bool
-    """Whether the MLP has a linear branch beside the gate."""
+    """Whether the MLP has a linear branch besides the gate."""
 
     dtype: torch.dtype
-    """What the weights and activations are in."""
+    """Dtype of weights and activations."""
 
     parameters: int
-    """Numbers in the model, embeddings included."""
+    """Number of parameters, embeddings included."""
 
     n_languages: int
-    """Languages."""
+    """Number of languages."""
 
     n_shards: int
-    """Shards of each language."""
+    """Shards per language."""
 
     rows: int
-    """Rows of text in a piece, which is one shard of one language."""
+    """Rows of text per piece: one shard of one language."""
 
     row_tokens: int
-    """Tokens in a row of text."""
+    """Tokens per row."""
 
     weights: int
-    """Bytes of the weights, wherever they are."""
+    """Bytes of the weights, on any device."""
 
     activations: int
-    """Bytes of one forward pass and of what counting it needs, at their fullest, on the device."""
+    """Peak bytes of one forward pass and of counting it, on the device."""
 
     piece: PieceSizes
     """Bytes of one piece."""
 
     flops: float
-    """Floating-point operations of all forward passes, without the unembedding, which is not run;
-    an addition and a multiplication are two. Attention counts the tokens before each alone."""
+    """Floating-point operations of all forward passes; a multiply-add counts as two. Excludes the
+    unembedding, which is not run, and attention to later tokens."""
 
     @property
     def neurons(self) -> int:
@@ -190,31 +188,31 @@ class RunPlan:
 
     @property
     def counters(self) -> int:
-        """Bytes of the sums of the piece that is being read, each beside its layer."""
+        """Bytes of the counters of the piece being read, each on its layer's device."""
         return self.piece.tensors
 
     @property
     def text(self) -> int:
-        """Bytes of all text as tokens, on the CPU."""
+        """CPU bytes of all text as tokens."""
         return self.n_languages * (4 * self.tokens + _ROW * self.rows * self.n_shards)
 
     @property
     def reading(self) -> int:
-        """Bytes of the language that is being tokenized, on the CPU, before the first pass."""
+        """CPU bytes needed to tokenize one language, before the first pass."""
         return _READING * self.tokens
 
     @property
     def results(self) -> int:
-        """Bytes that putting the pieces together needs at its fullest, on the CPU."""
+        """Peak CPU bytes of merging the pieces."""
         whole = ResultSizes.of(self.piece, self.n_languages, self.n_shards)
-        # Comparing counts with tokens makes one byte of each; too many are copied by the piece.
+        # Checking takes a byte per count; counts too large for memory are copied piece by piece.
         in_memory = whole.firing <= IN_MEMORY
         counts = whole.firing + whole.firing // 8 if in_memory else 2 * self.piece.tensors
         return max(counts, whole.moments, whole.signs, whole.contexts) + self.piece.tensors
 
     @property
     def disk(self) -> int:
-        """Bytes of the folder of the run: pieces, and what they are put together to."""
+        """Bytes of the run folder: pieces and merged results."""
         whole = ResultSizes.of(self.piece, self.n_languages, self.n_shards)
         n_pieces = self.n_languages * self.n_shards
         pieces = n_pieces * (self.piece.tensors + 8 + self.piece.names)
@@ -222,21 +220,19 @@ class RunPlan:
 
     @property
     def memory(self) -> int:
-        """Bytes at the fullest moment, where model and statistics are on one machine's CPU."""
-        most = max(self.reading, self.passing, self.results + _WORKSPACE)
-        return self.weights + self.text + most
+        """Peak bytes if model and statistics are all on one machine's CPU."""
+        peak = max(self.reading, self.passing, self.results + _WORKSPACE)
+        return self.weights + self.text + peak
 
     @property
     def passing(self) -> int:
-        """Bytes of a pass with its counters; on a GPU, with the weights, all that is on it."""
+        """Bytes of a pass and its counters: with the weights, everything on a GPU."""
         return self.activations + self.counters
 
     def hours(self, teraflops: float) -> float:
-        """Of forward passes on hardware that does so many useful 10¹² operations per second."""
+        """Hours of forward passes at `teraflops` · 10¹² useful operations per second."""
         if not teraflops > 0:
-            raise ValueError(
-                f"A throughput of {teraflops} TFLOP/s reads nothing: give more than 0."
-            )
+            raise ValueError(f"teraflops is {teraflops}: give a number above 0.")
         return self.flops / teraflops / 1e12 / 3600
 
     def to_frame(self) -> pd.DataFrame:
@@ -248,13 +244,13 @@ class RunPlan:
         return [
             ("neurons", self.neurons, "", f"config: {self.n_layers} layers of {self.d_mlp:,}"),
             ("parameters", self.parameters, "", "config"),
-            ("weights", self.weights, "bytes", f"config, in {name}; less where quantized"),
+            ("weights", self.weights, "bytes", f"config, in {name}; less if quantized"),
             ("activations", self.activations, "bytes", "shapes, and copies measured on a CPU"),
             ("counters", self.counters, "bytes", "what is kept per neuron, one piece"),
             ("text in memory", self.text, "bytes", f"4 per token, {_ROW} assumed per row"),
             ("text being read", self.reading, "bytes", f"{_READING} assumed per token, 1 language"),
             ("results while merging", self.results, "bytes", "what is kept, all pieces"),
-            ("memory at the fullest", self.memory, "bytes", "on one CPU, above the library's own"),
+            ("peak memory", self.memory, "bytes", "on one CPU, without the library"),
             ("memory on a GPU", self.weights + self.passing, "bytes", "weights, pass, counters"),
             ("disk", self.disk, "bytes", f"what is kept, {_HEADER} assumed per file"),
             ("tokens", self.tokens * self.n_languages, "", "of all languages"),
@@ -302,12 +298,12 @@ def plan_run(
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> RunPlan:
-    """What collecting `tokens` tokens in each of `n_languages` languages takes.
+    """What it costs to collect `tokens` tokens in each of `n_languages` languages.
 
-    A name is looked up as `load` does, and its config alone is read; a model that is open already
-    will do too. `row_tokens` is the block length, or the mean length of a sentence or prompt.
-    Memory is that of one process that does all. Quantized weights count as if they were whole, and
-    where layers are offloaded they are not all in memory at once.
+    A name is resolved as in `load`, and only its config is read; a loaded model works too.
+    `row_tokens` is the block length, or the mean length of a sentence or prompt. Memory is that of
+    one process that reads everything. Quantized weights count at full size, and offloaded layers
+    as if all were in memory.
 
     >>> plan = interp.counting.plan_run("babel", n_languages=6, tokens=1_000_000)
     >>> print(plan)
@@ -349,7 +345,7 @@ def plan_run(
 
 
 def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_batch: int) -> int:
-    """What a layer holds at its fullest: when gate and linear branch are multiplied."""
+    """Peak bytes of a layer, reached where gate and linear branch are multiplied."""
     tokens = max(row_tokens, tokens_per_batch // row_tokens * row_tokens)
     width = torch.empty(0, dtype=model.dtype).element_size()
     held = width * (_MLP_COPIES * model.d_mlp + _RESIDUAL_COPIES * model.d_model)
@@ -359,20 +355,20 @@ def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_bat
 
 
 def _flops(model: NeuronModel, row_tokens: int) -> float:
-    """Per token: two for each number in a matrix that is no embedding, and those of attention."""
+    """FLOPs per token: two per weight of a matrix that is not an embedding, plus attention."""
     language_model = model.bridge.original_model
     inner = [
         module for module in language_model.modules() if isinstance(module, torch.nn.Embedding)
     ]
     outer = language_model.get_output_embeddings()
-    tables = {id(each) for module in (*inner, outer) if module for each in module.parameters()}
+    tables = {id(table) for module in (*inner, outer) if module for table in module.parameters()}
     matrices = sum(
-        each.numel()
-        for each in model._parameters.values()
-        if each.ndim >= 2 and id(each) not in tables
+        parameter.numel()
+        for parameter in model._parameters.values()
+        if parameter.ndim >= 2 and id(parameter) not in tables
     )
-    before = (row_tokens + 1) / 2
-    return 2.0 * matrices + 4.0 * before * model.n_layers * model.width(0, "q")
+    context = (row_tokens + 1) / 2  # mean number of tokens attended to
+    return 2.0 * matrices + 4.0 * context * model.n_layers * model.width(0, "q")
 
 
 def _check(n_languages: int, n_shards: int, row_tokens: int, tokens_per_batch: int) -> None:
@@ -388,7 +384,7 @@ def _check(n_languages: int, n_shards: int, row_tokens: int, tokens_per_batch: i
 
 
 def _readable(value: int | float, unit: str) -> str:
-    """Three digits that count."""
+    """Bytes and FLOPs with three significant digits."""
     if unit != "bytes":
         return f"{value:,}" if isinstance(value, int) else f"{value:.3g} {unit}"
     for name in ("B", "KiB", "MiB", "GiB"):

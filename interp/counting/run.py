@@ -1,4 +1,4 @@
-"""What one pass over text left: its results, and how far it is."""
+"""A run folder: the results of one pass over text, and its progress."""
 
 import json
 import shutil
@@ -27,26 +27,28 @@ from interp.results.display import html_table, listed
 from interp.runs.folder import read_plan
 from interp.runs.locks import lock_owner, remove_stale_locks
 
-_MOST = 1_000_000  # pieces; a file that speaks of more is damaged, and counting them would not end
+_MAX_PIECES = 1_000_000  # a file that names more is damaged, and listing them would take forever
 
 
 class _Product(NamedTuple):
-    """Something that a run can keep."""
+    """A result that a run can keep."""
 
     title: str
     """What it is."""
 
     keep: str
-    """What keeps it, in Python."""
+    """The argument of `Keep` that requests it."""
 
     command: str
-    """The command that keeps it."""
+    """The command that requests it."""
 
 
 PRODUCTS = {
     "firing": _Product("how often every neuron fires", "", ""),
     "moments": _Product(
-        "mean and spread of every activation", "moments=True", "`interp collect --moments`"
+        "mean and standard deviation of every activation",
+        "moments=True",
+        "`interp collect --moments`",
     ),
     "signs": _Product(
         "which neurons fire at the last token of each prompt", 'signs="gate"', "`interp share TASK`"
@@ -60,21 +62,21 @@ PRODUCTS = {
         "`interp collect --sentences pre`",
     ),
 }
-"""By their names in `Run`."""
+"""By attribute name in `Run`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Which pieces of a run are finished."""
 
     done: tuple[tuple[int, str], ...]
     """Finished pieces, as (shard, language)."""
 
     missing: tuple[tuple[int, str], ...]
-    """Pieces still to be read."""
+    """Pieces yet to be read."""
 
     stopped_after: int | None
-    """Shards per language after which a stopping rule ended the run; None: it reads all."""
+    """Shards per language after which `stop_when` ended the run. None: it reads all shards."""
 
     def __repr__(self) -> str:
         ended = "" if self.stopped_after is None else f", stopped after {self.stopped_after} shards"
@@ -83,20 +85,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Verification:
-    """The state of every piece of a run; pieces are named as (shard, language)."""
+    """State of every piece of a run; a piece is (shard, language)."""
 
     done: tuple[tuple[int, str], ...]
-    """Finished, and whole by their checksum."""
+    """Finished, with the right checksum."""
 
     running: dict[tuple[int, str], str]
-    """Being read now, and by which process; known only where file locks reach, see
+    """Being read now, and by which process; known only where file locks work, see
     `interp.runs.locks`."""
 
     missing: tuple[tuple[int, str], ...]
-    """No process is known to read them."""
+    """Not finished, and no process is known to be reading them."""
 
     bad: dict[tuple[int, str], str]
-    """There, but not whole, and what is wrong with them; delete the files."""
+    """Damaged, and what is wrong; delete the files."""
 
     def __repr__(self) -> str:
         names = ("done", "running", "missing", "bad")
@@ -105,7 +107,7 @@ class Verification:
 
 
 class TemporaryFolder:
-    """A folder that is removed when the last object that refers to this one is gone."""
+    """A folder that is deleted when nothing refers to this object any more."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="interp-"))
@@ -113,9 +115,9 @@ class TemporaryFolder:
 
 
 class Run:
-    """What one pass over text left. A result is read from its file when it is first used.
+    """Results of one pass over text; each is read from its file on first use.
 
-    `collect` gives one, and `Run.open(folder)` opens one that is on disk.
+    `collect` returns one, and `Run.open(folder)` opens one from disk.
 
     >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
     >>> run
@@ -150,14 +152,14 @@ class Run:
 
     @property
     def folder(self) -> Path | None:
-        """Where the files are; None: in a temporary folder, which goes when the run does."""
+        """Where the files are. None: in a temporary folder, which lasts as long as this object."""
         return self._folder if self._temporary is None else None
 
     # ------------------------------------------------------------ results
 
     @cached_property
     def firing(self) -> FiringStats:
-        """How often every neuron fires in every language; every run keeps that."""
+        """How often every neuron fires in every language; kept by every run."""
         stats = FiringStats.load(self._file("firing"))
         if self._temporary is None:
             return stats
@@ -165,7 +167,7 @@ class Run:
 
     @cached_property
     def moments(self) -> ActivationMoments:
-        """Mean and spread of act(gate) and of the neuron's output, with `Keep(moments=True)`."""
+        """Means and deviations of act(gate) and of the output, with `Keep(moments=True)`."""
         return ActivationMoments.load(self._file("moments"))
 
     @cached_property
@@ -180,8 +182,8 @@ class Run:
 
     @cached_property
     def sentence_means(self) -> SentenceMeans:
-        """Mean of every unit on each sentence, with `Keep(sentence_means=("pre",))`; on disk, to
-        be read one site at a time."""
+        """Mean of every unit on each sentence, with `Keep(sentence_means=("pre",))`; on disk, read
+        one site at a time."""
         self._check_kept("sentence_means")
         plan, state = read_plan(self._folder), self.status()
         if state.missing:
@@ -205,7 +207,7 @@ class Run:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The results that were asked for, by their names here.
+        """Names of the results that this run keeps.
 
         >>> interp.collect(model, text, progress=False).kept
         ('firing',)
@@ -221,27 +223,27 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Model, text, settings and versions that the results were made with."""
+        """Model, text, settings and versions behind the results."""
         path = self._file("firing")
         return dict(artifacts.load(path, "FiringStats", lazy=("fired",)).provenance)
 
     # ------------------------------------------------------------ pieces
 
     def status(self) -> Progress:
-        """Which pieces are finished, by their files."""
+        """Which pieces are finished: those whose files exist."""
         folder = self._folder
         plan = read_plan(folder)
         stop = folder / "stopped.json"
         try:
             stopped_after = int(json.loads(stop.read_text())["shards"]) if stop.exists() else None
             n_shards = plan["n_shards"] if stopped_after is None else stopped_after
-            if n_shards * len(plan["languages"]) > _MOST:
+            if n_shards * len(plan["languages"]) > _MAX_PIECES:
                 raise ValueError(f"{len(plan['languages'])} languages in {n_shards:,} shards")
             pieces = in_order(n_shards, plan["languages"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
-                f"{folder} is damaged: its run.json or stopped.json says nothing that can be read "
-                f"({error}). Delete the one that is wrong and run the same again; pieces are kept."
+                f"{folder} is damaged: its run.json or stopped.json cannot be read ({error}). "
+                "Delete the damaged one and run the same command again; finished pieces are kept."
             ) from None
         done = tuple(piece for piece in pieces if piece_path(folder, *piece).exists())
         finished = set(done)
@@ -249,7 +251,7 @@ class Run:
         return Progress(done, missing, stopped_after)
 
     def verify(self) -> Verification:
-        """The state of every piece; each finished one is read and checked.
+        """State of every piece; finished ones are read and checked.
 
         >>> run = interp.collect(model, text, folder, part=(1, 15), progress=False)
         >>> run.verify()
@@ -272,9 +274,9 @@ class Run:
         )
 
     def merge(self) -> "Run":
-        """Put the pieces together once all are there; the same pieces give the same bytes.
+        """Write the results from the pieces, once all are finished; same pieces, same bytes.
 
-        `collect` does it at the end, unless it read a part alone.
+        `collect` calls this at the end, unless it read only a part.
 
         >>> for index in (1, 2, 3):
         ...     run = interp.collect(model, text, folder, part=(index, 3), progress=False)
@@ -289,13 +291,13 @@ class Run:
         put_together(folder, plan, n_shards)
         remove_stale_locks(folder / SIGNS_OF_LIFE)
         for name in PRODUCTS:
-            self.__dict__.pop(name, None)  # what was read before is out of date
+            self.__dict__.pop(name, None)  # results loaded earlier are out of date
         return self
 
     # ------------------------------------------------------------ showing and refusing
 
     def __repr__(self) -> str:
-        place = f"in {self._folder}" if self._temporary is None else "in a temporary folder"
+        location = f"in {self._folder}" if self._temporary is None else "in a temporary folder"
         try:
             languages = read_plan(self._folder)["languages"]
             contents = ", ".join(self.kept)
@@ -303,8 +305,8 @@ class Run:
                 state = self.status()
                 contents = f"{len(state.done)} of {len(state.done) + len(state.missing)} pieces"
         except (ValueError, OSError, KeyError, TypeError):
-            return f"Run({place})"
-        return f"Run({listed(languages)}; {contents}; {place})"
+            return f"Run({location})"
+        return f"Run({listed(languages)}; {contents}; {location})"
 
     def _repr_html_(self) -> str:
         kept = self.kept
@@ -312,13 +314,13 @@ class Run:
             [f".{name}", product.title, "kept" if name in kept else f"Keep({product.keep})"]
             for name, product in PRODUCTS.items()
         ]
-        return html_table(repr(self), ["", "what it is", "kept, or what keeps it"], rows)
+        return html_table(repr(self), ["", "what it is", "kept, or how to keep it"], rows)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
 
     def _file(self, name: str) -> Path:
-        """The file of a result, refused with a sentence where it is not there."""
+        """Path of a result's file; an error that says what to do if it is missing."""
         self._check_kept(name)
         path = self._path(name)
         if path.is_file() or not (self._folder / "run.json").exists():
@@ -327,16 +329,16 @@ class Run:
         if state.missing:
             raise ValueError(self._unfinished(state))
         raise ValueError(
-            f"All pieces of {self._folder} are there and not yet put together: call run.merge(), "
-            f"or `interp merge {self._folder}`."
+            f"All pieces of {self._folder} are finished but not merged: call run.merge(), or run "
+            f"`interp merge {self._folder}`."
         )
 
     def _check_kept(self, name: str) -> None:
         if name not in self.kept:
             product = PRODUCTS[name]
-            where = "This run" if self._temporary is not None else str(self._folder)
+            subject = "This run" if self._temporary is not None else str(self._folder)
             raise ValueError(
-                f"{where} kept no {name.replace('_', ' ')}: collect with "
+                f"{subject} kept no {name.replace('_', ' ')}: collect with "
                 f"keep=interp.Keep({product.keep}), or {product.command}, into another folder."
             )
 
@@ -344,6 +346,6 @@ class Run:
         shard, language = state.missing[0]
         return (
             f"{self._folder} has {len(state.done)} of {len(state.done) + len(state.missing)} "
-            f"pieces; the first that is missing is shard {shard} of {language}. Run the same "
+            f"pieces; the first missing one is shard {shard} of {language}. Run the same "
             "`interp collect` again, or the parts that did not finish."
         )

@@ -1,4 +1,4 @@
-"""What a pass over text leaves behind: sums, small enough to keep and exact enough to prove."""
+"""Per-neuron statistics of one pass over text: firing counts, moments, sign bits, means."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from interp.results.saved import Saved
 from interp.results.words import FiresBy, Kind
 
 IN_MEMORY = 1 << 30
-"""Bytes up to which counts are held in memory; more stay on disk."""
+"""Counts of up to this many bytes are held in memory; larger ones stay on disk."""
 
 _COLLECT = "interp.collect(model, corpora, out=...), or `interp collect` on the command line"
 
@@ -28,9 +28,8 @@ _COLLECT = "interp.collect(model, corpora, out=...), or `interp collect` on the 
 class FiringStats(Saved):
     """How often each neuron fires in each language, kept per shard of documents.
 
-    More than a gigabyte of counts stays in the file that `load` reads, which must then stay as it
-    is: what is asked for is read, one shard of one language at a time, and `fired` is all of them
-    at once.
+    Counts above 1 GiB stay in the file that `load` opened, which must not change meanwhile. They
+    are read on demand, one shard of one language at a time; `fired` reads them all at once.
 
     >>> stats.languages, stats.tokens.sum(0).tolist()
     (('en', 'de', 'zh'), [640, 640, 640])
@@ -44,10 +43,10 @@ class FiringStats(Saved):
     made_by = _COLLECT
 
     counts: Counts
-    """Tokens on which a neuron's gate is above zero: in memory, or on disk if they are many."""
+    """Tokens on which a neuron's gate is above zero; in memory, or on disk if too large."""
 
     tokens: Int64[Tensor, "shard language"]
-    """Tokens read."""
+    """Number of tokens read."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
@@ -92,12 +91,12 @@ class FiringStats(Saved):
 
     @property
     def fired(self) -> Int64[Tensor, "shard language layer neuron"]:
-        """Tokens on which the neuron's gate is above zero. All counts at once, in memory."""
+        """Tokens on which the neuron's gate is above zero; loads all counts into memory."""
         return self.counts.whole()
 
     @property
     def total(self) -> Int64[Tensor, "language layer neuron"]:
-        """Tokens on which the neuron fires, in all shards together."""
+        """Tokens on which the neuron fires, summed over shards."""
         return torch.stack([self.counts.total(row) for row in range(len(self.languages))])
 
     @property
@@ -109,35 +108,35 @@ class FiringStats(Saved):
         return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
 
     def shards(self, shards: Sequence[int]) -> "FiringStats":
-        """The same statistics from some of the shards."""
+        """The same statistics for a subset of the shards."""
         counts = self.counts.select(shards, range(len(self.languages)))
         return FiringStats(counts, self.tokens[list(shards)], self.languages)
 
     def without(self, shard: int) -> "FiringStats":
-        """Leave one shard out, as a delete-one jackknife does."""
-        return self.shards([number for number in range(self.n_shards) if number != shard])
+        """All shards but one, as a delete-one jackknife needs them."""
+        return self.shards([other for other in range(self.n_shards) if other != shard])
 
     def languages_only(self, languages: Sequence[str]) -> "FiringStats":
-        """Some of the languages, in the order given."""
+        """A subset of the languages, in the order given."""
         rows = self._rows(languages)
         counts = self.counts.select(range(self.n_shards), rows)
         return FiringStats(counts, self.tokens[:, rows], tuple(languages))
 
     def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
-        """Some neurons alone, by layer and number in the layer, as if they were one layer."""
+        """Only these neurons, by layer and index in the layer, as if they formed one layer."""
         fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
         for shard, row in itertools.product(*map(range, self.tokens.shape)):
             fired[shard, row, 0] = self.counts.read(shard, row)[layer, neuron]
         return FiringStats(fired, self.tokens, self.languages)
 
     def merge(self, other: "FiringStats") -> "FiringStats":
-        """Both sets of shards; the texts must be different, or tokens count twice."""
-        mine, theirs = self.counts.shape[2:], other.counts.shape[2:]
-        if self.languages != other.languages or mine != theirs:
+        """The shards of both; the texts must differ, or tokens are counted twice."""
+        shape, other_shape = self.counts.shape[2:], other.counts.shape[2:]
+        if self.languages != other.languages or shape != other_shape:
             raise ValueError(
-                f"Cannot merge {mine} neurons of {', '.join(self.languages)}"
-                f" with {theirs} of {', '.join(other.languages)}: both runs "
-                "must use one model and the same languages in the same order."
+                f"Cannot merge {shape} neurons of {', '.join(self.languages)}"
+                f" with {other_shape} of {', '.join(other.languages)}: both runs "
+                "must use the same model and the same languages in the same order."
             )
         return FiringStats(
             fired=torch.cat([self.fired, other.fired]),
@@ -170,7 +169,7 @@ class FiringStats(Saved):
             raise ValueError(
                 f"The file holds counts of shape {tuple(fired.shape)} in {fired.dtype}, tokens of "
                 f"shape {tuple(tokens.shape)} in {tokens.dtype} and {len(languages)} languages, "
-                "which do not go together: make it anew."
+                "which do not fit together: make the file again."
             )
         if isinstance(fired, Tensor):
             return FiringStats(fired, tokens, languages)
@@ -190,8 +189,8 @@ def read_counts(
     languages: tuple[str, ...],
     shape: Sequence[int],
 ) -> FiringStats:
-    """Counts that `read` gets by the numbers of a shard and a language: now, or if they are more
-    than `IN_MEMORY`, whenever they are asked for. `shape` is layers and neurons per layer."""
+    """Statistics from `read(shard, language)`, called now, or on demand if the counts exceed
+    `IN_MEMORY`. `shape` is (layers, neurons per layer)."""
     n_layers, d_mlp = shape
     counts = OnDisk.of(read, tokens, (n_layers, d_mlp))
     n_bytes = math.prod(counts.shape) * torch.int64.itemsize
@@ -206,7 +205,7 @@ def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, .
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationMoments(Saved):
-    """Mean and spread of what each neuron's gate and the neuron itself give, per language.
+    """Mean and standard deviation of each neuron's act(gate) and of its output, per language.
 
     >>> moments.gate_mean.shape
     torch.Size([3, 6, 2048])
@@ -222,7 +221,7 @@ class ActivationMoments(Saved):
     """Sums over tokens of act(gate), its square, the neuron's output, and its square."""
 
     tokens: Int64[Tensor, " language"]
-    """Tokens read."""
+    """Number of tokens read."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
@@ -236,22 +235,22 @@ class ActivationMoments(Saved):
 
     @property
     def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
-        """Mean of act(gate): what a gated neuron multiplies its input by."""
+        """Mean of act(gate): what a gated neuron's linear branch is multiplied by."""
         return self._mean(0)
 
     @property
     def gate_deviation(self) -> Float64[Tensor, "language layer neuron"]:
-        """Standard deviation of act(gate) over tokens; resolved to a thousandth of the mean."""
+        """Standard deviation of act(gate) over tokens; below 0.1 % of the mean it is rounding."""
         return self._deviation(0)
 
     @property
     def output_mean(self) -> Float64[Tensor, "language layer neuron"]:
-        """Mean of the neuron's output: act(gate), times the linear branch where there is one."""
+        """Mean of the neuron's output: act(gate), times the linear branch if there is one."""
         return self._mean(2)
 
     @property
     def output_deviation(self) -> Float64[Tensor, "language layer neuron"]:
-        """Standard deviation of the output over tokens; resolved to a thousandth of the mean."""
+        """Standard deviation of the output over tokens; below 0.1 % of the mean it is rounding."""
         return self._deviation(2)
 
     def _mean(self, moment: int) -> Tensor:
@@ -264,7 +263,7 @@ class ActivationMoments(Saved):
 
 @dataclass(frozen=True, kw_only=True)
 class FiringSigns(Saved):
-    """Which neurons fire at the last token of each prompt, one bit each.
+    """Which neurons fire at the last token of each prompt, one bit per neuron.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
@@ -278,7 +277,7 @@ class FiringSigns(Saved):
     made_by = _COLLECT
 
     bits: UInt8[Tensor, "prompt language layer byte"]
-    """Eight neurons to a byte, the first in the lowest bit."""
+    """Eight neurons per byte, the first in the lowest bit."""
 
     prompts: tuple[str, ...]
     """The prompts' ids, the same in every language."""
@@ -287,13 +286,13 @@ class FiringSigns(Saved):
     """ISO codes, in the order of the language axis."""
 
     d_mlp: int
-    """Neurons per layer; the last byte may have bits to spare."""
+    """Neurons per layer; the last byte may have unused bits."""
 
     fires_by: FiresBy = "gate"
-    """What is compared with the threshold."""
+    """The value compared with the threshold."""
 
     threshold: float = 0.0
-    """What it must exceed to count as firing."""
+    """The neuron fires where the value exceeds this."""
 
     def __repr__(self) -> str:
         return (
@@ -303,14 +302,14 @@ class FiringSigns(Saved):
         )
 
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
-        """One layer, unpacked."""
+        """One layer's bits, unpacked."""
         return unpack_bits(self.bits[:, :, layer], self.d_mlp)
 
 
 def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
-    """Eight booleans to a byte, the first in the lowest bit; spare bits are zero."""
-    spare = -fires.shape[-1] % 8
-    padded = torch.nn.functional.pad(fires, (0, spare)).to(torch.uint8)
+    """Eight booleans per byte, the first in the lowest bit; unused bits are zero."""
+    n_unused = -fires.shape[-1] % 8
+    padded = torch.nn.functional.pad(fires, (0, n_unused)).to(torch.uint8)
     grouped = rearrange(padded, "... (byte bit) -> ... byte bit", bit=8)
     weight = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=fires.device)
     return (grouped * weight).sum(dim=-1, dtype=torch.uint8)
@@ -319,13 +318,13 @@ def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byt
 def unpack_bits(bits: UInt8[Tensor, "*batch byte"], n: int) -> Bool[Tensor, "*batch neuron"]:
     """The first `n` booleans of each row of bytes."""
     shift = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    opened = (rearrange(bits, "... byte -> ... byte 1") >> shift) & 1
-    return rearrange(opened, "... byte bit -> ... (byte bit)")[..., :n].bool()
+    unpacked = (rearrange(bits, "... byte -> ... byte 1") >> shift) & 1
+    return rearrange(unpacked, "... byte bit -> ... (byte bit)")[..., :n].bool()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceMeans:
-    """What every unit gives on every sentence, on disk: one site of one layer is read at a time.
+    """Mean of every unit over each sentence; on disk, read one site of one layer at a time.
 
     >>> means.kinds, means.languages, len(means.labels)
     (('pre',), ('en', 'de', 'zh'), 60)
@@ -337,7 +336,7 @@ class SentenceMeans:
     """Files of the finished run."""
 
     labels: Int64[Tensor, " sentence"]
-    """Index into `languages` of each sentence."""
+    """Language of each sentence, as an index into `languages`."""
 
     languages: tuple[str, ...]
     """ISO codes."""
@@ -346,13 +345,13 @@ class SentenceMeans:
     """The sites that were kept."""
 
     owner: object = field(default=None, repr=False, compare=False)
-    """Held so that the files stay: the temporary folder that they are in, if they are in one."""
+    """The temporary folder that holds the files, if any: it exists as long as this reference."""
 
     def __repr__(self) -> str:
         sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()
-        each = (f"{code} {size:,}" for code, size in zip(self.languages, sizes, strict=True))
+        sentences = (f"{code} {size:,}" for code, size in zip(self.languages, sizes, strict=True))
         return (
-            f"SentenceMeans({listed(each)} sentences; at {listed(self.kinds)}; "
+            f"SentenceMeans({listed(sentences)} sentences; at {listed(self.kinds)}; "
             f"in {counted(len(self.pieces), 'file')})"
         )
 
@@ -363,7 +362,7 @@ class SentenceMeans:
         return sum(name.startswith(f"means.{self.kinds[0]}.") for name in names)
 
     def read(self, kind: Kind, layer: int) -> Float[Tensor, "sentence unit"]:
-        """Mean over the sentence's tokens, for each unit of a site."""
+        """Mean over each sentence's tokens, for every unit of a site."""
         if kind not in self.kinds:
             raise ValueError(f"No means of {kind!r} were kept, only of {', '.join(self.kinds)}.")
         name, parts = f"means.{kind}.{layer}", []

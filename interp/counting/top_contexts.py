@@ -1,8 +1,8 @@
-"""Where each neuron fires most: its strongest tokens in every language, with the text around them.
+"""Where each neuron fires most: its strongest tokens in every language, with their rows of text.
 
-The strength is the gate before the activation function, the number whose sign says whether the
-neuron fires: on a gated MLP the neuron's output has another sign as often as not. Of every row of
-text only the strongest token counts, so a line that repeats itself takes one place and not all.
+Strength is the gate's pre-activation, whose sign says whether the neuron fires; on a gated MLP the
+sign of the output differs from it about half of the time. Only the strongest token of each row
+counts, so a row that repeats itself takes one rank, not all of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +21,8 @@ from interp.results.saved import Saved
 from interp.results.words import Kind
 from interp.text.corpora import Rows
 
-# A context has one key, the same wherever it is found: its gate, and as payload how far its row is
-# from the last that can be. The largest keys are the strongest contexts; of equal ones, the first.
+# A context's key is its gate, with `_LAST_ROW` minus its row number as the payload. The largest
+# keys are the strongest contexts; of equal gates the earlier row wins, in any order of reading.
 _ROW_BITS = 32
 _LAST_ROW = (1 << _ROW_BITS) - 1
 
@@ -41,23 +41,23 @@ class TopContexts(Saved):
     made_by = "interp.collect(model, corpora, out, keep=interp.Keep(contexts=8))"
 
     gate: Float32[Tensor, "language layer neuron rank"]
-    """The gate before its activation function, highest first; above zero. Zero: the neuron fires in
-    fewer rows than there are ranks."""
+    """The gate's pre-activation, highest first; above zero. Zero: the neuron fires in fewer rows
+    than there are ranks."""
 
     row: Int32[Tensor, "language layer neuron rank"]
-    """Row of `ids` that the token is in, another one at each rank; -1: none."""
+    """Row of `ids` that holds the token, different at each rank; -1: none."""
 
     position: Int32[Tensor, "language layer neuron rank"]
-    """Place of the token in its row; -1: none."""
+    """Position of the token in its row; -1: none."""
 
     ids: Int32[Tensor, "row pos"]
-    """Token ids of the rows that any context is in; behind the text of a short row, zeros."""
+    """Token ids of the rows that hold a context; short rows are padded with zeros."""
 
     length: Int64[Tensor, " row"]
     """Tokens in the row."""
 
     number: Int64[Tensor, " row"]
-    """The row's number among the rows of its language, `corpora.rows[language]`."""
+    """The row's index in the rows of its language, `corpora.rows[language]`."""
 
     sources: tuple[str, ...]
     """Where the first token of each row comes from, such as `de.txt:118`."""
@@ -74,11 +74,11 @@ class TopContexts(Saved):
 
     @property
     def n(self) -> int:
-        """Contexts kept per neuron and language, at most."""
+        """Maximum number of contexts per neuron and language."""
         return self.gate.shape[3]
 
 
-# ---------------------------------------------------------------- in the pass over text
+# ---------------------------------------------------------------- during the pass over text
 
 
 class ContextsCounter:
@@ -89,7 +89,7 @@ class ContextsCounter:
     def __init__(
         self, model: NeuronModel, n: int, rows: Rows, number: Int64[Tensor, " row"]
     ) -> None:
-        """`rows` are those of the shard; `number` is what each has among all of its language."""
+        """`rows` are the shard's rows; `number` holds their indices in the language."""
         self._n, self._rows, self._number = n, rows, number
         self._best = [
             _Best.none(model.d_mlp, n, model.layer_device(layer)) for layer in range(model.n_layers)
@@ -99,26 +99,26 @@ class ContextsCounter:
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         if not batch.whole:
-            hidden = rearrange(~batch.keep, "batch pos -> batch pos 1")
-            values = values.masked_fill(hidden, -torch.inf)
+            ignored = rearrange(~batch.keep, "batch pos -> batch pos 1")
+            values = values.masked_fill(ignored, -torch.inf)
         gate = rearrange(values.amax(dim=1), "batch neuron -> neuron batch")
         number = self._number[list(batch.rows)].to(values.device)
         best = self._best[layer]
-        keys, place = torch.cat([best.keys, _keys(gate.float(), number)], dim=1).topk(self._n)
-        position = best.position.gather(1, place.clamp_max(self._n - 1)).masked_fill(keys == 0, -1)
-        # Where in the row it was is looked for in those alone that are new among the strongest:
-        # a maximum with its place takes ten times as long as the maximum alone.
-        neuron, rank = ((place >= self._n) & (keys > 0)).nonzero(as_tuple=True)
-        row = place[neuron, rank] - self._n
-        of_new = values[row, :, neuron].max(dim=1).indices  # of equal ones, the first
-        position[neuron, rank] = of_new.int()
+        keys, index = torch.cat([best.keys, _keys(gate.float(), number)], dim=1).topk(self._n)
+        position = best.position.gather(1, index.clamp_max(self._n - 1)).masked_fill(keys == 0, -1)
+        # Only contexts that are new among the strongest have their positions looked up: a maximum
+        # with its index takes ten times as long as the maximum alone.
+        neuron, rank = ((index >= self._n) & (keys > 0)).nonzero(as_tuple=True)
+        row = index[neuron, rank] - self._n
+        new_position = values[row, :, neuron].max(dim=1).indices  # ties: the first
+        position[neuron, rank] = new_position.int()
         self._best[layer] = _Best(keys, position)
 
     def tensors(self) -> dict[str, Tensor]:
-        """With the rows themselves, so that whoever merges the pieces needs no text."""
+        """Includes the rows themselves, so that merging pieces needs no text."""
         return {
-            "contexts.keys": torch.stack([each.keys.cpu() for each in self._best]),
-            "contexts.position": torch.stack([each.position.cpu() for each in self._best]),
+            "contexts.keys": torch.stack([best.keys.cpu() for best in self._best]),
+            "contexts.position": torch.stack([best.position.cpu() for best in self._best]),
             "contexts.ids": self._rows.ids.clone(),
             "contexts.length": self._rows.length.clone(),
             "contexts.number": self._number.clone(),
@@ -142,9 +142,9 @@ class _Best:
 def merge_contexts(
     pieces: Iterable[tuple[int, Mapping[str, Tensor], Sequence[str]]], languages: tuple[str, ...]
 ) -> TopContexts:
-    """The strongest of all pieces; each is the index of its language, tensors, and rows' sources.
+    """The strongest contexts of all pieces; a piece is (language index, tensors, row sources).
 
-    Holds the contexts, and as much text as they are in.
+    Holds the tensors of all pieces in memory.
     """
     best: dict[int, _Best] = {}
     texts: list[list[tuple[Mapping[str, Tensor], Sequence[str]]]] = [[] for _ in languages]
@@ -152,15 +152,15 @@ def merge_contexts(
         keys, position = tensors["contexts.keys"], tensors["contexts.position"]
         if language in best:
             n = keys.shape[2]
-            keys, place = torch.cat([best[language].keys, keys], dim=2).topk(n)
-            position = torch.cat([best[language].position, position], dim=2).gather(2, place)
+            keys, index = torch.cat([best[language].keys, keys], dim=2).topk(n)
+            position = torch.cat([best[language].position, position], dim=2).gather(2, index)
         best[language] = _Best(keys, position)
         texts[language].append((tensors, sources))
-    width = max(int(some[0][0]["contexts.ids"].shape[1]) for some in texts)
+    width = max(int(text[0][0]["contexts.ids"].shape[1]) for text in texts)
     parts: list[_Part] = []
-    for language, some in enumerate(texts):
+    for language, text in enumerate(texts):
         first_row = sum(len(part.ids) for part in parts)
-        parts.append(_part(best[language], some, first_row, width))
+        parts.append(_part(best[language], text, first_row, width))
     return TopContexts(
         **{name: torch.stack([getattr(part, name) for part in parts]) for name in _AXES},
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TEXT},
@@ -175,7 +175,7 @@ _TEXT = ("ids", "length", "number")
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Contexts of one language, and the rows that they are in; fields as in `TopContexts`."""
+    """Contexts of one language and the rows that hold them; fields as in `TopContexts`."""
 
     gate: Tensor
     row: Tensor
@@ -200,17 +200,17 @@ def _part(
     first_row: int,
     width: int,
 ) -> _Part:
-    """Gates and rows of the strongest; of the text, only rows in which there is one are kept."""
+    """The strongest contexts of one language, with only those rows of text that hold one."""
     none = best.keys == 0
     gate = in_order(order_of(best.keys, _ROW_BITS).int()).view(torch.float32)
-    holder = _LAST_ROW - payload_of(best.keys, _ROW_BITS)
-    used = holder[~none].unique()
-    row = torch.searchsorted(used, holder) + first_row
+    number_of = _LAST_ROW - payload_of(best.keys, _ROW_BITS)
+    used = number_of[~none].unique()
+    row = torch.searchsorted(used, number_of) + first_row
     number, length, ids = (
         torch.cat([tensors[f"contexts.{name}"] for tensors, _ in texts])
         for name in ("number", "length", "ids")
     )
-    sources = [source for _, some in texts for source in some]
+    sources = [source for _, row_sources in texts for source in row_sources]
     order = number.argsort()
     chosen = order[torch.searchsorted(number[order], used)]
     return _Part(
@@ -220,40 +220,41 @@ def _part(
         torch.nn.functional.pad(ids[chosen], (0, width - ids.shape[1])),
         length[chosen],
         used,
-        tuple(sources[place] for place in chosen.tolist()),
+        tuple(sources[index] for index in chosen.tolist()),
     )
 
 
-# ---------------------------------------------------------------- what a neuron does around them
+# ---------------------------------------------------------------- gates around contexts
 
 
 class _Around:
-    """Picks the gates around contexts out of the rows that are read."""
+    """Collects the gates around contexts from the rows being read."""
 
     kinds: tuple[Kind, ...] = ("pre",)
 
-    def __init__(self, layer: Tensor, neuron: Tensor, row: Tensor, places: Tensor) -> None:
-        self._layer, self._neuron, self._row, self._places = layer, neuron, row, places
-        self.gate = torch.full(places.shape, torch.nan)
+    def __init__(self, layer: Tensor, neuron: Tensor, row: Tensor, positions: Tensor) -> None:
+        self._layer, self._neuron, self._row, self._positions = layer, neuron, row, positions
+        self.gate = torch.full(positions.shape, torch.nan)
 
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         rows = torch.tensor(batch.rows)
-        of_row = torch.full((int(rows.max()) + 2,), -1)
-        of_row[rows] = torch.arange(len(rows))
-        here = of_row[self._row.clamp_max(len(of_row) - 1)]  # the last entry is of no row
-        mine = ((self._layer == layer) & (here >= 0)).nonzero().flatten()
-        if not len(mine):
+        batch_index = torch.full((int(rows.max()) + 2,), -1)
+        batch_index[rows] = torch.arange(len(rows))
+        index = batch_index[self._row.clamp_max(len(batch_index) - 1)]  # the last entry: no row
+        context = ((self._layer == layer) & (index >= 0)).nonzero().flatten()
+        if not len(context):
             return
-        places = self._places[mine]
-        found = values.cpu()[
-            rearrange(here[mine], "context -> context 1"),
-            places.clamp(0, values.shape[1] - 1),
-            rearrange(self._neuron[mine], "context -> context 1"),
+        index, positions = index[context], self._positions[context]
+        gates = values.cpu()[
+            rearrange(index, "context -> context 1"),
+            positions.clamp(0, values.shape[1] - 1),
+            rearrange(self._neuron[context], "context -> context 1"),
         ].float()
-        inside = (places >= 0) & (places < rearrange(batch.length[here[mine]].cpu(), "n -> n 1"))
-        self.gate[mine] = found.masked_fill(~inside, torch.nan)
+        length = rearrange(batch.length[index].cpu(), "context -> context 1")
+        inside = (positions >= 0) & (positions < length)
+        self.gate[context] = gates.masked_fill(~inside, torch.nan)
 
 
 def gates_around(
@@ -266,11 +267,11 @@ def gates_around(
 ) -> Float32[Tensor, "language chosen rank window"]:
     """Gates of the chosen neurons on the tokens around each of their contexts.
 
-    The window runs from `before` tokens before the context to `after` tokens behind it; neurons
-    come layer by layer. The rows are read whole, as in the pass over text, so at the context itself
-    this is its gate, to rounding. NaN: the row has no such token, or there is no context.
+    The window runs from `before` tokens before the context to `after` tokens after it; neurons are
+    in layer order. Whole rows are read, as in the pass over text, so the value at the context is
+    its stored gate, up to rounding. NaN: the row has no such token, or there is no context.
 
-    Costs a forward pass of the rows that contexts of chosen neurons are in.
+    Costs a forward pass over the rows that hold the contexts of chosen neurons.
 
     >>> contexts = interp.collect(model, text, keep=interp.Keep(contexts=2)).contexts
     >>> chosen = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
@@ -278,29 +279,30 @@ def gates_around(
     >>> interp.counting.gates_around(model, contexts, chosen, before=2, after=1).shape
     torch.Size([3, 10, 2, 4])
     """
-    place = chosen.nonzero()
-    row = contexts.row[:, place[:, 0], place[:, 1]].long()
-    position = contexts.position[:, place[:, 0], place[:, 1]].long()
+    layers, neurons = chosen.nonzero(as_tuple=True)
+    row = contexts.row[:, layers, neurons].long()
+    position = contexts.position[:, layers, neurons].long()
     shape = (*row.shape, before + 1 + after)
-    there = row >= 0
+    exists = row >= 0
     layer, neuron = (
-        rearrange(each, "chosen -> 1 chosen 1").expand(row.shape)[there] for each in place.unbind(1)
+        rearrange(index, "chosen -> 1 chosen 1").expand(row.shape)[exists]
+        for index in (layers, neurons)
     )
     window = torch.arange(-before, after + 1)
     around = _Around(
-        layer, neuron, row[there], rearrange(position[there], "context -> context 1") + window
+        layer, neuron, row[exists], rearrange(position[exists], "context -> context 1") + window
     )
-    for batch in _batches(contexts, row[there].unique(), tokens_per_batch):
+    for batch in _batches(contexts, row[exists].unique(), tokens_per_batch):
         observe(model, batch, [around])
     gate = torch.full(shape, torch.nan)
-    gate[there] = around.gate
+    gate[exists] = around.gate
     return gate
 
 
 def _batches(
     contexts: TopContexts, rows: Int64[Tensor, " row"], tokens_per_batch: int
 ) -> Iterable[Batch]:
-    """Rows in batches of about one length, of at most so many padded tokens."""
+    """Batches of rows of similar length, of at most `tokens_per_batch` tokens with padding."""
     order = rows[contexts.length[rows].argsort(stable=True)]
     start = 0
     while start < len(order):

@@ -1,12 +1,12 @@
-"""How sure a number is: error bars over shards of documents or over examples, and permutations.
+"""Estimates with intervals, over shards of documents or over examples.
 
-Tokens of one document go together, so a neuron that fires on a topic fires in bursts. Error bars
-that take tokens for independent draws are far too small; shards of random documents are
-independent, and the statistic without each of them shows how much it depends on which documents
-were read. That needs no further pass over the text.
+Tokens of one document are dependent: a neuron that fires on a topic fires in bursts. Error bars
+that treat tokens as independent are far too small. Shards of random documents are independent, and
+the statistic without each of them shows how much it depends on which documents were read. That
+needs no further pass over the text.
 
-Examples can go together as well: several prompts about one fact, several questions on one text.
-Where they do, `clusters` says so, one number per example, the same for those that go together.
+Examples can be dependent too: several prompts about one fact, several questions on one text. If
+they are, pass `clusters`: one number per example, equal for dependent examples.
 """
 
 import math
@@ -22,19 +22,19 @@ from torch import Tensor
 from interp.counting.stats import FiringStats
 from interp.results.bars import tqdm
 
-ENTRIES_AT_ONCE = 1 << 22  # bounds the memory of resampling
+ENTRIES_AT_ONCE = 1 << 22  # limits the memory of resampling
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, or a tensor of them, with its uncertainty; in the unit of the number.
+    """A number, or a tensor of them, with its uncertainty, all in the same unit.
 
     >>> interp.Estimate(*map(torch.tensor, (0.5, 0.1, 0.3, 0.7)), level=0.95)
     0.5 (0.3 to 0.7 at 95 %)
     """
 
     value: Float[Tensor, "*shape"]
-    """The statistic over everything there is."""
+    """The statistic on all data."""
 
     standard_error: Float[Tensor, "*shape"]
     """Standard deviation of `value` over repetitions with other documents or examples."""
@@ -46,7 +46,7 @@ class Estimate:
     """Upper end of the interval."""
 
     level: float
-    """Share of repetitions whose interval holds the truth, such as 0.95; one number at a time."""
+    """Share of repetitions whose interval covers the truth, such as 0.95, for each number alone."""
 
     def __repr__(self) -> str:
         at = f"{100 * self.level:g} %"
@@ -66,11 +66,11 @@ def jackknife(
         standard error² = (n - 1) / n · Σ (sᵢ - s̄)²,
 
     and the interval is value ± t · standard error, t from Student's distribution with n - 1
-    degrees of freedom. All shards weigh the same, so they should be of about the same size.
+    degrees of freedom. Shards have equal weight, so they should have about the same size.
 
-    Zero: the shards agree. NaN: the statistic is NaN or infinite on the whole or without some
-    shard. Right for smooth statistics (rates, entropies, means, differences); whether a neuron is
-    selected is a jump, for which `selection_frequency` is the honest summary.
+    Zero: the shards agree. NaN: the statistic is NaN or infinite on all shards or without one of
+    them. Valid for smooth statistics (rates, entropies, means, differences). Whether a neuron is
+    selected is not smooth: report `selection_frequency` instead.
 
     Costs one evaluation per shard, and three times the memory of the statistic.
 
@@ -89,24 +89,24 @@ def jackknife_shards(
     statistic: Callable[[dict[str, Tensor]], Tensor],
     level: float = 0.95,
 ) -> Estimate:
-    """`jackknife` for a statistic of other sums than firing: losses, hits, tokens, moments.
+    """`jackknife` for statistics of other sums than firing counts: losses, hits, tokens, moments.
 
-    `sums` holds, per name, a sum for each shard. The statistic sees the totals, without the shard
-    axis: `lambda total: total["loss"] / total["tokens"]`.
+    `sums` holds one sum per shard under each name. The statistic receives the totals, without the
+    shard axis: `lambda total: total["loss"] / total["tokens"]`.
 
-    Zero, NaN and cost are those of `jackknife`.
+    Zero, NaN and cost: as in `jackknife`.
     """
-    sizes = {name: len(each) for name, each in sums.items()}
+    sizes = {name: len(shards) for name, shards in sums.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
-            f"The shards of the sums are {sizes}: give one sum or more, all with the same shards."
+            f"The numbers of shards are {sizes}: give one sum or more, all with the same shards."
         )
 
     def without(shard: int | None) -> Tensor:
         if shard is None:
-            return statistic({name: each.sum(dim=0) for name, each in sums.items()})
-        # Not the total less the shard: a difference of floats would not forget a large shard.
-        parts = {name: (each[:shard], each[shard + 1 :]) for name, each in sums.items()}
+            return statistic({name: shards.sum(dim=0) for name, shards in sums.items()})
+        # Not the total minus the shard: rounding would leave a trace of a large shard.
+        parts = {name: (shards[:shard], shards[shard + 1 :]) for name, shards in sums.items()}
         return statistic({name: a.sum(dim=0) + b.sum(dim=0) for name, (a, b) in parts.items()})
 
     return _leave_one_out(without, next(iter(sizes.values())), level)
@@ -119,15 +119,15 @@ def selection_frequency(
 ) -> Float[Tensor, "language layer neuron"]:
     """Share of the delete-one-shard replicates in which each neuron is selected.
 
-    One: whichever shard is left out. Zero: never. In between: its place hangs on single shards.
-    `select` returns the mask: `lambda stats: select_by_entropy(stats).mask`.
+    One: selected whichever shard is left out. Zero: never selected. In between: it depends on
+    single shards. `select` returns the mask: `lambda stats: select_by_entropy(stats).mask`.
 
-    Replicates share all but one shard, so this is no probability that a run on other text would
-    select the neuron; for that see `interp.selections.agreement.predicted_agreement`.
+    Replicates share most of their shards, so this is not the probability that a run on other text
+    selects the neuron; for that see `interp.selections.agreement.predicted_agreement`.
 
     >>> select = lambda part: interp.select_by_entropy(part).mask
-    >>> often = interp.inference.selection_frequency(stats, select)
-    >>> often.shape, often.max().item()
+    >>> frequency = interp.inference.selection_frequency(stats, select)
+    >>> frequency.shape, frequency.max().item()
     (torch.Size([3, 6, 2048]), 1.0)
     """
     _check_shards(stats.n_shards)
@@ -153,9 +153,9 @@ def mean_over_examples(
         standard error² = C / (C - 1) · Σ over clusters (Σ in the cluster (xᵢ - x̄))² / n²,
 
     and t is from Student's distribution with C - 1 degrees of freedom. Without `clusters` each
-    example is its own, and the standard error is the standard deviation over √n.
+    example is its own cluster, and the standard error is the standard deviation over √n.
 
-    Zero: the examples, or the sums of the clusters, agree. NaN: some value is NaN.
+    Zero: all examples, or all cluster sums, are equal. NaN: some value is NaN.
     """
     _check_level(level)
     number, n_clusters = _clusters(len(values), clusters)
@@ -168,10 +168,10 @@ def mean_over_examples(
 
 
 def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, float]:
-    """The interval of Wilson (1927) for a share of `n` independent trials; right for few, and for
-    none or all of them. `n` may be the number of independent ones that dependent trials amount to.
+    """Wilson's (1927) interval for a share of `n` independent trials.
 
-    Zero and one: there was no trial.
+    Valid for few trials and for shares of zero and one. For dependent trials, give their effective
+    number as `n`. Without a trial: zero to one.
     """
     _check_level(level)
     if not n:
@@ -179,7 +179,7 @@ def wilson(share: float, n: int | float, level: float = 0.95) -> tuple[float, fl
     z = NormalDist().inv_cdf(0.5 + level / 2)
     middle, spread = share + z * z / (2 * n), share * (1 - share) / n + z * z / (4 * n * n)
     low, high = ((middle + sign * z * math.sqrt(spread)) / (1 + z * z / n) for sign in (-1, 1))
-    # At a share of zero or one that is the bound, too, but for rounding.
+    # At a share of zero or one these bounds equal the share, up to rounding.
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
@@ -189,9 +189,9 @@ def clustered_share(
     """Pooled share of hits with Wilson's interval; each pair is a cluster, such as one language.
 
     Neurons of one language share its vocabulary and succeed or fail together. So the number of
-    trials is divided by the design effect: the variance of the share between clusters over what
-    independent trials would give, but at least one. NaN: no trials. Zero and one have intervals,
-    too; with all clusters alike, they are those of independent trials.
+    trials is divided by the design effect, at least one: the variance of the share between clusters
+    over that of independent trials. NaN: no trials. Shares of zero and one have intervals too; if
+    all clusters agree, these are those of independent trials.
     """
     total = sum(trials)
     if total == 0:
@@ -212,14 +212,14 @@ def paired_bootstrap(
     n_resamples: int = 10_000,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean of a - b over examples that both have, with a percentile interval.
+    """Mean of a - b over paired examples, with a percentile bootstrap interval.
 
-    Clusters of examples are drawn anew with replacement, as many as there are, `n_resamples` times;
-    the standard error and the interval are the standard deviation and the quantiles of the mean
-    difference of the drawn examples. Right for scores of any distribution, such as correct or not;
-    with fewer than about 20 clusters the interval is too narrow.
+    Clusters of examples are resampled with replacement `n_resamples` times; the standard error and
+    the interval are the standard deviation and the quantiles of the resampled mean difference.
+    Valid for scores of any distribution, such as correct or not; with fewer than about 20 clusters
+    the interval is too narrow.
 
-    Zero: the same difference in every example.
+    Zero: the difference is the same in every example.
     """
     _check_level(level)
     difference = paired_difference(a, b)
@@ -240,7 +240,7 @@ def paired_bootstrap(
 def _leave_one_out(
     statistic: Callable[[int | None], Tensor], n_shards: int, level: float
 ) -> Estimate:
-    """Delete-one-shard jackknife; `statistic(None)` is of the whole."""
+    """Delete-one-shard jackknife; `statistic(None)` uses all shards."""
     _check_level(level)
     _check_shards(n_shards)
     value = statistic(None).double()
@@ -250,42 +250,42 @@ def _leave_one_out(
         if replicate.shape != value.shape:
             raise ValueError(
                 f"The statistic has shape {tuple(value.shape)} on all shards and "
-                f"{tuple(replicate.shape)} without shard {shard}: it must not change its shape."
+                f"{tuple(replicate.shape)} without shard {shard}: its shape must not change."
             )
-        # Welford's update: no second look at the replicates, no difference of large sums.
-        before = replicate - mean
-        mean = mean + before / (shard + 1)
-        squares = squares + before * (replicate - mean)
+        # Welford's update: no second pass over the replicates, no difference of large sums.
+        deviation = replicate - mean
+        mean = mean + deviation / (shard + 1)
+        squares = squares + deviation * (replicate - mean)
     error = (squares * (n_shards - 1) / n_shards).sqrt()
     error = error.masked_fill(~value.isfinite(), torch.nan)
     return _with_interval(value, error, n_shards - 1, level)
 
 
-def _with_interval(value: Tensor, error: Tensor, freedom: int, level: float) -> Estimate:
-    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
-    return Estimate(value, error, value - reach, value + reach, level)
+def _with_interval(value: Tensor, error: Tensor, degrees_of_freedom: int, level: float) -> Estimate:
+    half_width = float(stdtrit(degrees_of_freedom, (1 + level) / 2)) * error
+    return Estimate(value, error, value - half_width, value + half_width, level)
 
 
 def paired_difference(a: Tensor, b: Tensor) -> Float64[Tensor, " example"]:
     if a.shape != b.shape:
         raise ValueError(
-            f"There are {len(a)} scores of one and {len(b)} of the other: a paired comparison "
-            "needs both scores of every example, in the same order."
+            f"a has {len(a)} scores and b has {len(b)}: a paired comparison needs both scores of "
+            "every example, in the same order."
         )
     difference = a.double().cpu() - b.double().cpu()
     if not len(difference):
-        raise ValueError("There are no examples: give the two scores of each.")
-    wrong = int((~difference.isfinite()).sum())
-    if wrong:
+        raise ValueError("There are no examples: give both scores of at least one.")
+    n_bad = int((~difference.isfinite()).sum())
+    if n_bad:
         raise ValueError(
-            f"{wrong} of {len(difference)} differences are NaN or infinite: leave those examples "
-            "out, and say so."
+            f"{n_bad} of {len(difference)} differences are NaN or infinite: leave those examples "
+            "out, and report it."
         )
     return difference
 
 
 def _clusters(n_examples: int, clusters: Tensor | None) -> tuple[Int64[Tensor, " example"], int]:
-    """The cluster of each example, numbered from zero, and how many clusters there are."""
+    """Cluster index of each example, and the number of clusters."""
     if clusters is None:
         number, n_clusters = torch.arange(n_examples), n_examples
     elif len(clusters) != n_examples:
@@ -305,9 +305,9 @@ def _clusters(n_examples: int, clusters: Tensor | None) -> tuple[Int64[Tensor, "
 
 
 def row_chunks(n_rows: int, n_columns: int) -> list[int]:
-    """Sizes that add up to `n_rows`, each with few enough entries."""
-    most = max(1, ENTRIES_AT_ONCE // n_columns)
-    return [min(most, n_rows - start) for start in range(0, n_rows, most)]
+    """Chunk sizes that add up to `n_rows`, with at most `ENTRIES_AT_ONCE` entries in a chunk."""
+    largest = max(1, ENTRIES_AT_ONCE // n_columns)
+    return [min(largest, n_rows - start) for start in range(0, n_rows, largest)]
 
 
 def _check_level(level: float) -> None:

@@ -1,14 +1,14 @@
 """Write an intervention into a checkpoint that every Hugging Face program can load.
 
-An edit makes a unit give factor · what it gave + shift. Two places of a model are the two ends of a
-matrix, so the matrix and its bias can do the same without a hook:
+An edit sets a unit to factor · activation + shift. If the unit is an input or output of a matrix,
+the matrix and its bias can do the same without a hook:
 
     a unit that a projection reads:    column · factor,  bias + column · shift
     a unit that a projection writes:   row · factor,     bias · factor + shift
 
-The first is how neurons are switched off, scaled or held constant at their output, the second how
-gates, queries, keys, values and what a layer writes are. It holds at every position, so an edit of
-the prompt alone, or of what is generated, stays a hook (`intervene`).
+The first switches neurons off, scales them or holds their output constant; the second does so for
+gates, queries, keys, values and what a layer writes. A weight acts at every position, so an edit of
+only the prompt, or only of generated tokens, needs hooks (`intervene`).
 """
 
 import json
@@ -35,7 +35,7 @@ TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-"""How far, as a share of their size, rounding may put logits of checkpoint and hooks apart."""
+"""Differences of logits up to this share of their size count as rounding."""
 
 
 def bake(
@@ -46,16 +46,16 @@ def bake(
     prompt: str | None = None,
     note: str = "",
 ) -> Path:
-    """Save the model with the edit in its weights, as a new folder, and return the folder.
+    """Save the model with the edit in its weights to a new folder, and return the folder.
 
-    What is written is the model as it is in memory, in its dtype; the model itself stays as it is.
-    The folder is read back, and its logits on `prompt` (None: random tokens) are compared with
-    those of the hooked model: beyond `TOLERANCE` nothing is left of it. That needs memory for the
-    model a second time. `note` goes on the card: whose units these are, or the command.
+    The model is saved as it is in memory, in its dtype, and is not changed itself. The folder is
+    loaded again, and its logits on `prompt` (None: random tokens) are compared with those of the
+    hooked model; if they differ by more than `TOLERANCE`, the folder is deleted. This needs memory
+    for a second copy of the model. `note` goes on the card: whose units these are, or the command.
 
-    Exact are factors everywhere outside the residual stream, and shifts where the architecture has
-    a bias, or a switch for one in its config (`mlp_bias`, `attention_bias`). At "act" of a gated
-    MLP, before the product, a constant can be written and a push cannot.
+    Factors are exact everywhere outside the residual stream, and shifts where the architecture has
+    a bias, or a config option for one (`mlp_bias`, `attention_bias`). At "act" of a gated MLP,
+    before the product, a constant can be written but a push cannot.
 
     >>> baked = interp.bake(model, neurons["de"], interp.deactivate, folder / "without-german")
     >>> interp.load(baked)
@@ -74,7 +74,8 @@ def bake(
     temporary = out.with_name(f".{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir(parents=True)
-        size = sum(each.numel() * each.element_size() for each in model._parameters.values())
+        parameters = model._parameters.values()
+        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         if (free := shutil.disk_usage(temporary).free) < size:
             raise OSError(f"it needs {size:,} bytes and {free:,} are free there")
         checkpoint.save_pretrained(temporary)
@@ -102,12 +103,12 @@ def bake(
 
 
 def _refuse(model: NeuronModel, out: Path) -> None:
-    """What no checkpoint can be written from, or to."""
+    """Refuse a model that cannot be baked, or a folder that exists."""
     if out.exists() or out.is_symlink():
         raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
     if not hasattr(model.bridge, "original_model"):
         raise ValueError(
-            f"{model.name} is a HookedTransformer, whose weights are in a form of its own: open "
+            f"{model.name} is a HookedTransformer, whose weights have a format of their own: open "
             "the checkpoint with load(name) and bake that."
         )
     if model.fingerprint["processing"] != "none":
@@ -140,7 +141,7 @@ def _prompt_ids(model: NeuronModel, prompt: str | None) -> Int[Tensor, "batch po
 
 
 def _distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) -> float:
-    """Root of the mean squared difference, as a share of that of the reference; zero: equal."""
+    """Root mean square of the difference, relative to that of the reference. Zero: equal."""
     reference = reference.double().cpu()
     return ((logits.double().cpu() - reference).norm() / reference.norm()).item()
 
@@ -149,7 +150,7 @@ def _distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) -
 def _compare(
     model: NeuronModel, folder: Path, ids: Tensor, hooked: Float[Tensor, "batch pos vocab"]
 ) -> float:
-    """Open the folder as anybody would: how far its logits are from those of the hooked model."""
+    """Load the folder with Hugging Face, and return how far its logits are from the hooked ones."""
     original = model.bridge.original_model
     devices = {parameter.device for parameter in model._parameters.values()}
     device = devices.pop() if len(devices) == 1 else torch.device("cpu")
@@ -160,8 +161,8 @@ def _compare(
     distance, tolerance = _distance(logits, hooked), TOLERANCE[model.dtype]
     if not distance <= tolerance:
         raise ValueError(
-            f"The checkpoint does not do what the hooks do: its logits are {distance:.1e} of "
-            f"their size away, and {tolerance:.0e} is rounding in {model.dtype}. Use intervene, "
-            f"and please report the architecture ({model.architecture})."
+            f"The checkpoint does not do what the hooks do: their logits differ by {distance:.1e} "
+            f"of their size, and up to {tolerance:.0e} is rounding in {model.dtype}. Use "
+            f"intervene, and please report the architecture ({model.architecture})."
         )
     return distance

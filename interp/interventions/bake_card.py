@@ -1,4 +1,4 @@
-"""What a baked folder says of itself: facts, unit by unit, and a card with the same in words."""
+"""Metadata of a baked folder: facts in JSON, unit by unit, and a model card."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from interp.results import artifacts
 
 FORMAT = "polyneuron bake 1"
 FACTS = "interp_bake.json"
-"""The file in a baked folder that says what was done, unit by unit."""
+"""The file in a baked folder that records what was done, unit by unit."""
 
 _CARD = """---
 library_name: transformers
@@ -27,7 +27,7 @@ tags: [polyneuron]
 # {title}
 
 {source[name]} with {n_units} of its units edited: **{edit[name]}**, at every position. The edit is
-in the weights, so any program runs it that runs the source, whose terms hold here too.
+in the weights, so every program that runs the source runs this model. The source's terms apply.
 
 {remarks}| site | units by layer |
 | --- | --- |
@@ -45,9 +45,9 @@ Every unit and value is in `{file}`.
 
 ## Check it
 
-After writing, the folder was opened again and compared with the source under hooks. On the prompt
-"{check[prompt]}" their logits are {check[distance]:.1e} apart, as a share of their size (up to
-{check[tolerance]:.0e} is rounding), and the edit moves them by {check[effect]:.1e}.
+After saving, the folder was loaded again and compared with the source under hooks. On the prompt
+"{check[prompt]}" their logits differ by {check[distance]:.1e} of their size (up to
+{check[tolerance]:.0e} is rounding), and the edit changes them by {check[effect]:.1e}.
 
 ```python
 import interp
@@ -64,7 +64,7 @@ with torch.no_grad(), interp.intervene(source, units, edit):
 
 
 def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]], Edit]:
-    """The units and the edit of a baked folder, such that `intervene` does on its source the same.
+    """The units and the edit of a baked folder: `intervene` with them on its source is equivalent.
 
     Values of units that were not chosen are zero.
     """
@@ -77,7 +77,7 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
         raise ValueError(f"{path} is damaged: bake the folder again.") from None
     if facts.get("format") != FORMAT:
         raise ValueError(
-            f"The format of {path} is {facts.get('format')!r}, and this version reads {FORMAT!r}: "
+            f"The format of {path} is {facts.get('format')!r}, but this version reads {FORMAT!r}: "
             "use the version that its card names."
         )
     units, shift = {}, {}
@@ -98,7 +98,7 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
 def selection_hash(
     units: Mapping[Site, Bool[Tensor, "layer unit"]], edit: Edit | None = None
 ) -> str:
-    """Hash of which units are chosen at which sites; with an edit, of what becomes of them too."""
+    """Hash of the chosen units and their sites; with an edit, also of its factor and values."""
     digest = blake2b(digest_size=16)
     if edit is not None:
         digest.update(repr(float(edit.factor)).encode())
@@ -111,7 +111,7 @@ def selection_hash(
 
 
 def facts_of(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> dict[str, Any]:
-    """What is done, for people and programs."""
+    """What was done, for people and programs."""
     units = {}
     for site, mask in chosen.items():
         layers = mask.any(dim=1).nonzero().flatten().tolist()
@@ -137,7 +137,7 @@ def facts_of(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> d
 
 
 def card_of(facts: Mapping[str, Any], title: str) -> str:
-    """The same facts in words."""
+    """The model card: the same facts in words."""
     source, earlier = facts["source"]["name"], facts["source was itself baked"]
     counts = {
         site: {layer: len(ids) for layer, ids in stored["by layer"].items()}
@@ -149,12 +149,12 @@ def card_of(facts: Mapping[str, Any], title: str) -> str:
     if facts["config"]:
         remarks.append(
             f"The config has {' and '.join(facts['config'])} on, for biases that hold constants: a "
-            "program that ignores it loses them."
+            "program that ignores this loses them."
         )
     if facts["check"]["effect"] <= facts["check"]["tolerance"]:
         remarks.append(
-            "The edit moves the logits of the prompt below by so little that comparing them could "
-            "not show a mistake: repeat it in float32, or on text to which the units respond."
+            "The edit changes the logits of the prompt below so little that comparing them could "
+            "not reveal a mistake: bake in float32, or with a prompt to which the units respond."
         )
     on_hub = source != "babel" and not Path(source).is_dir()
     return _CARD.format(
@@ -162,10 +162,12 @@ def card_of(facts: Mapping[str, Any], title: str) -> str:
         base=f"base_model: {source}\n" if on_hub else "",
         title=title,
         n_units=sum(sum(by_layer.values()) for by_layer in counts.values()),
-        remarks="".join(f"{each}\n\n" for each in remarks),
+        remarks="".join(f"{remark}\n\n" for remark in remarks),
         selection=facts["selection hash"],
         values=facts["edit hash"],
-        versions=", ".join(f"{key} {each}" for key, each in facts["made by"]["versions"].items()),
+        versions=", ".join(
+            f"{name} {version}" for name, version in facts["made by"]["versions"].items()
+        ),
         counts="\n".join(
             f"| {site} | {', '.join(f'{layer}: {n}' for layer, n in by_layer.items())} |"
             for site, by_layer in counts.items()

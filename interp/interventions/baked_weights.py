@@ -1,4 +1,4 @@
-"""The weights of a checkpoint with an edit in them: which matrix, which of its rows, which bias."""
+"""Write an edit into the weights of a checkpoint: into which matrix, rows and bias."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -15,23 +15,23 @@ from interp.models.neuron_model import NeuronModel
 
 _MLP = ("pre", "pre_linear", "post", "act", "mlp_out")
 _ATTENTION = ("q", "k", "v", "attn_out")
-# `intervene` edits act before post. An edit of what a matrix reads goes in front of those already
-# in the matrix, so here the last one comes first; only then what the matrix writes is edited.
+# `intervene` edits act before post. An edit of a matrix's input acts before the edits already in
+# the matrix, so here post comes before act; edits of the matrix's output follow.
 _ORDER = (*_MLP, *_ATTENTION, "resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a projection's numbers are in the checkpoint."""
+class _Location:
+    """Where a projection is stored in the checkpoint."""
 
     weight: str
     """Name of its weight."""
 
     rows: Int[Tensor, " unit"]
-    """Which outputs of the stored matrix are its own; several projections may share one matrix."""
+    """Its outputs among those of the stored matrix, which several projections may share."""
 
     transposed: bool
-    """Whether the matrix is stored as input by output, as GPT-2 does."""
+    """Whether the matrix is stored as input by output, as in GPT-2."""
 
     @property
     def bias(self) -> str:
@@ -39,9 +39,9 @@ class _Place:
 
 
 def edited(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> tuple[Any, list[str]]:
-    """A plain Hugging Face model with the edit in it, and what had to be switched on in its config.
+    """A plain Hugging Face model with the edit in it, and the config options it switches on.
 
-    It shares every weight that is not edited with the model, and runs nothing yet.
+    It shares every weight that is not edited with the model; no forward pass is run.
     """
     weights = _Weights(model)
     for site in sorted(chosen, key=_ORDER.index):
@@ -58,12 +58,12 @@ class _Weights:
         self.config = copy.deepcopy(model.bridge.original_model.config)
         self.tensors = {name: tensor.detach() for name, tensor in model._parameters.items()}
         self.biases: list[str] = []
-        """Those that the checkpoint did not have."""
+        """Names of biases that the checkpoint did not have."""
         self.switches: list[str] = []
-        """What had to be true in its config for them."""
+        """Config options that switch these biases on."""
 
     def edit(self, site: Site, layer: int, ids: Int[Tensor, " unit"], edit: Edit) -> None:
-        """Do to these units of a site what the edit does."""
+        """Apply the edit to these units of a site."""
         shift = edit.shift[site][layer].cpu()[ids] if site in edit.shift else None
         if shift is not None and not shift.any():
             shift = None
@@ -83,7 +83,7 @@ class _Weights:
         for name in self.biases:
             if name not in expected:
                 raise self._no_bias(name)
-        for name, tensor in expected.items():  # where one layer has a bias, so has every other
+        for name, tensor in expected.items():  # one layer with a bias means all have one
             if self.switches and name not in self.tensors and name.endswith("bias"):
                 self.tensors[name] = torch.zeros(tensor.shape, dtype=self.model.dtype)
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in expected}
@@ -98,26 +98,26 @@ class _Weights:
         return plain
 
     def _edit_inputs(self, layer: int, ids: Tensor, factor: Tensor, shift: Tensor | None) -> None:
-        """Change what the output projection of an MLP reads."""
-        place = self._place(layer, "post")
-        weight = self._copy(place.weight, place.transposed)
+        """Edit what the output projection of an MLP reads."""
+        location = self._location(layer, "post")
+        weight = self._copy(location.weight, location.transposed)
         ids = ids.to(weight.device)
         if shift is not None:
             constant = weight[:, ids].double() @ shift.to(weight.device).double()
-            bias = self._bias(place, "post", weight)
+            bias = self._bias(location, "post", weight)
             bias += constant
         weight[:, ids] *= factor.to(weight)
 
     def _edit_outputs(
         self, layer: int, site: Site, ids: Tensor, factor: float, shift: Tensor | None
     ) -> None:
-        """Change what a projection writes."""
-        place = self._place(layer, site)
-        weight = self._copy(place.weight, place.transposed)
-        rows = place.rows[ids].to(weight.device)
+        """Edit what a projection writes."""
+        location = self._location(layer, site)
+        weight = self._copy(location.weight, location.transposed)
+        rows = location.rows[ids].to(weight.device)
         weight[rows] *= factor
-        if shift is not None or place.bias in self.tensors:
-            bias = self._bias(place, site, weight)
+        if shift is not None or location.bias in self.tensors:
+            bias = self._bias(location, site, weight)
             bias[rows] *= factor
             if shift is not None:
                 bias[rows] += shift.to(bias)
@@ -125,12 +125,12 @@ class _Weights:
     def _hold_gates(self, layer: int, ids: Tensor, edit: Edit, shift: Tensor) -> None:
         """Hold act(gate) of a gated MLP at a constant.
 
-        The gate is held at one, and what act makes of one is taken out of the column again.
+        The gate is held at one, and the output column is multiplied by constant / act(1).
         """
         if edit.factor != 0:
             raise ValueError(
-                f"{edit.name} at act adds to the gates of {self.model.architecture}, and the "
-                "neuron's linear input is multiplied by the sum, which no weight can hold: "
+                f"{edit.name} at act adds to act(gate) of {self.model.architecture} before the "
+                "product with the linear branch, which no weight can express: "
                 "edit at post, replace the gates by constants, or use intervene."
             )
         self._edit_outputs(layer, "pre", ids, 0.0, torch.ones(len(ids)))
@@ -139,52 +139,55 @@ class _Weights:
 
     def _no_bias(self, name: str) -> ValueError:
         return ValueError(
-            f"{self.model.architecture} has no {name} to hold a constant, nor a switch for one in "
-            "its config: only a factor, as of deactivate and scale, can be written there; "
+            f"{self.model.architecture} has no {name} to hold a constant, nor can its config "
+            "switch one on: only a factor (deactivate, scale) can be written there; "
             "for constants use intervene."
         )
 
     def _copy(self, name: str, transposed: bool) -> Tensor:
-        """A tensor of the checkpoint to change, output by input if it is a matrix."""
+        """A copy of a tensor to change, output by input if it is a matrix."""
         self.tensors[name] = self.tensors[name].clone()
         return self.tensors[name].T if transposed else self.tensors[name]
 
-    def _bias(self, place: _Place, site: Site, weight: Tensor) -> Tensor:
-        """The bias to change; one of zeros where the config can switch it on."""
-        if place.bias not in self.tensors:
+    def _bias(self, location: _Location, site: Site, weight: Tensor) -> Tensor:
+        """The bias to change; zeros if the config must switch it on first."""
+        if location.bias not in self.tensors:
             switch = "attention_bias" if site in _ATTENTION else "mlp_bias"
             if not hasattr(self.config, switch):
-                raise self._no_bias(place.bias)
+                raise self._no_bias(location.bias)
             if not getattr(self.config, switch):
                 setattr(self.config, switch, True)
                 self.switches.append(switch)
-            self.tensors[place.bias] = weight.new_zeros(len(weight))
-            self.biases.append(place.bias)
-        return self._copy(place.bias, transposed=False)
+            self.tensors[location.bias] = weight.new_zeros(len(weight))
+            self.biases.append(location.bias)
+        return self._copy(location.bias, transposed=False)
 
-    def _place(self, layer: int, site: Site) -> _Place:
-        """Where the projection that reads ("post") or writes (all others) a site is stored."""
+    def _location(self, layer: int, site: Site) -> _Location:
+        """Where the projection that reads a site ("post") or writes it (all others) is stored."""
         module = self._module(layer, site)
         transposed = not hasattr(module, "in_features")
         weight = module.weight
         for name, parameter in self.model._parameters.items():
             if parameter is weight:
-                return _Place(name, torch.arange(weight.shape[1 if transposed else 0]), transposed)
-        for name, rows, turned in self._shared_rows(layer, site):
-            stored = self.model._parameters[name].T if turned else self.model._parameters[name]
+                return _Location(
+                    name, torch.arange(weight.shape[1 if transposed else 0]), transposed
+                )
+        for name, rows, stored_transposed in self._shared_rows(layer, site):
+            stored = self.model._parameters[name]
+            stored = stored.T if stored_transposed else stored
             if torch.equal(stored[rows], weight.T if transposed else weight):
-                return _Place(name, rows, turned)
+                return _Location(name, rows, stored_transposed)
         raise ValueError(
-            f"{self.model.architecture} stores what writes {site} mixed with other weights, in an "
-            "order that is not known here: use intervene."
+            f"{self.model.architecture} stores the projection that writes {site} mixed with other "
+            "weights, in an unknown order: use intervene."
         )
 
     def _module(self, layer: int, site: Site) -> Any:
         """The projection itself, as the model runs it."""
         if site in ("resid_pre", "resid_post"):
             raise ValueError(
-                f"{site} is the sum of all that layers wrote, and no one weight writes it: edit "
-                "what a layer adds (mlp_out, attn_out), or use intervene."
+                f"{site} is a sum over layers that no single weight writes: edit what a layer adds "
+                "(mlp_out, attn_out), or use intervene."
             )
         block = self.model.bridge.blocks[layer]
         if site in ("post", "act"):
@@ -206,13 +209,13 @@ class _Weights:
     def _shared_rows(self, layer: int, site: Site) -> Iterator[tuple[str, Tensor, bool]]:
         """Where in the layer's larger matrices the projection may be, in the two usual orders.
 
-        One after the other (gate, up; q, k, v), or so within each head. Whether it is there is for
-        the numbers to say.
+        Projections are concatenated (gate, up; q, k, v), as a whole or within each head. The caller
+        compares the numbers to see which applies.
         """
         parts = ("q", "k", "v") if site in ("q", "k", "v") else ("pre", "pre_linear")
         widths = [self.model.width(layer, part) for part in parts]
-        one_after_the_other = torch.arange(sum(widths)).split(widths)
-        orders = [one_after_the_other[parts.index(site)]]
+        concatenated = torch.arange(sum(widths)).split(widths)
+        orders = [concatenated[parts.index(site)]]
         if len(set(widths)) == 1:
             heads = rearrange(
                 torch.arange(sum(widths)),

@@ -1,12 +1,12 @@
-"""Change what chosen units give, within a `with` block that leaves nothing behind.
+"""Edits of chosen units' activations, for the duration of a `with` block.
 
-Every edit is the same small formula at one place of the model: a chosen unit gives
+Every edit is the same small formula at one site of the model: a chosen unit's activation becomes
 
-    factor · what it gave + shift.
+    factor · activation + shift.
 
 Zero for both switches it off, a factor of zero and a shift set it to a constant, a factor of one
-and a shift push it. A value belongs to the place where it was measured: a mean of act(gate) is
-never written where the product of gate and linear branch is.
+and a shift push it. A value is only written at the site where it was measured: a mean of act(gate)
+never replaces the product of gate and linear branch.
 """
 
 import math
@@ -28,39 +28,39 @@ from interp.results.words import Kind, Tokens
 from interp.text.tokens import prompt_ids
 
 Site = Kind | Literal["act"]
-"""A place of the model, or "act": act(gate), before it is multiplied by the linear branch.
+"""A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch.
 
-q, k, v, pre and pre_linear are what linear layers give, bias included, before any norm or rotation.
-attn_out and mlp_out are what is added to the residual stream: what the output projection gives, and
-on Gemma-2 and 3 that after one more norm.
+q, k, v, pre and pre_linear are outputs of linear layers, bias included, before any norm or
+rotation. attn_out and mlp_out are what is added to the residual stream: the result of the output
+projection, on Gemma-2 and 3 after one more norm.
 """
 
 Values = Float[Tensor, "layer unit"]
-"""One number for each unit of a site; only those of chosen units are used."""
+"""One number per unit of a site; only those of chosen units are used."""
 
 Units = Bool[Tensor, "layer unit"] | Mapping[Site, Bool[Tensor, "layer unit"]]
-"""Which units are chosen, at one site or at each of several. Heads follow one another."""
+"""Masks of chosen units, at one site or at each of several. Heads are concatenated."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What chosen units give: `factor` times what they gave, plus `shift`.
+    """Sets chosen units to `factor` times their activation, plus `shift`.
 
     >>> interp.Edit("halve", factor=0.5)
     Edit('halve', factor 0.5)
     """
 
     name: str
-    """What is done, for tables and cards."""
+    """Short description, for tables and cards."""
 
     factor: float = 1.0
-    """Zero: what the unit gave is forgotten. One: it is kept."""
+    """Zero: the activation is discarded. One: it is kept."""
 
     shift: Mapping[Site, Values] = field(default_factory=dict)
-    """Added at each site; a site that is not there gets nothing."""
+    """Added at each site; nothing is added at sites that are missing."""
 
     site: Site = "post"
-    """Where the units are that are given to `intervene` as one mask."""
+    """Site of the units, if they are given as a single mask."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.factor):
@@ -79,11 +79,11 @@ class Edit:
 
 
 deactivate = Edit("deactivate", factor=0.0)
-"""Chosen units give zero: they are switched off."""
+"""Sets chosen units to zero: switches them off."""
 
 
 def scale(factor: float) -> Edit:
-    """Chosen units give `factor` times what they gave; one: nothing changes, zero: off.
+    """Multiplies chosen units by `factor`. One: nothing changes. Zero: off.
 
     >>> interp.scale(2.0)
     Edit('scale by 2', factor 2)
@@ -92,10 +92,10 @@ def scale(factor: float) -> Edit:
 
 
 def override(values: Values | Mapping[Site, Values], site: Site = "post") -> Edit:
-    """Chosen units give constants, measured at that site (Kojima et al., 2024).
+    """Sets chosen units to constants that were measured at `site` (Kojima et al., 2024).
 
-    A mapping holds the constants of several sites, as `sentence_medians` makes it; `site` is then
-    of no use.
+    A mapping gives the constants of several sites, as `sentence_medians` does; `site` then has no
+    effect.
 
     >>> interp.override(torch.full((6, 2048), 0.1))
     Edit('override', factor 0, shift at post)
@@ -106,9 +106,9 @@ def override(values: Values | Mapping[Site, Values], site: Site = "post") -> Edi
 
 
 def replace(moments: ActivationMoments, language: str, site: Site = "act") -> Edit:
-    """Chosen neurons give their mean over the language's tokens, whatever they read.
+    """Sets chosen neurons to their mean over the language's tokens, on any input.
 
-    At "act" only the gate is held there: the neuron's output still follows its linear branch.
+    At "act" only the gate is held: the neuron's output still follows its linear branch.
 
     >>> interp.replace(moments, "de")
     Edit('replace with de', factor 0, shift at act)
@@ -121,7 +121,7 @@ def replace(moments: ActivationMoments, language: str, site: Site = "act") -> Ed
 def add(
     moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
 ) -> Edit:
-    """Chosen neurons give `strength` times their mean in the language on top of what they gave.
+    """Adds to chosen neurons `strength` times their mean in the language.
 
     >>> interp.add(moments, "de", strength=0.5)
     Edit('add 0.5 de', factor 1, shift at act)
@@ -133,28 +133,28 @@ def add(
 def difference_of_means(
     moments: ActivationMoments, language: str, strength: float = 1.0, site: Site = "act"
 ) -> Edit:
-    """As `add`, with the mean in the language minus the mean of its means in the others.
+    """As `add`, with the mean in the language minus the mean of the other languages' means.
 
     >>> interp.difference_of_means(moments, "de", strength=2.0)
     Edit('2 towards de', factor 1, shift at act)
     """
-    mine = language_mean(moments, language, site)
+    own = language_mean(moments, language, site)
     others = [code for code in moments.languages if code != language]
     if not others:
-        raise ValueError(f"There is no language but {language} in these moments to differ from.")
+        raise ValueError(f"These moments have no language but {language}: a difference needs two.")
     rest = torch.stack([language_mean(moments, code, site) for code in others]).mean(dim=0)
-    return push({site: mine - rest}, strength, f"{strength:g} towards {language}")
+    return push({site: own - rest}, strength, f"{strength:g} towards {language}")
 
 
 def push(values: Mapping[Site, Values], strength: float = 1.0, name: str = "push") -> Edit:
-    """Chosen units give `strength` times these values on top of what they gave, at any site.
+    """Adds to chosen units `strength` times these values, at any site.
 
     >>> interp.push({"resid_post": torch.ones(6, 256)}, strength=0.1)
     Edit('push', factor 1, shift at resid_post)
     """
     if not math.isfinite(strength):
         raise ValueError(f"{name}: the strength is {strength}; give a finite number.")
-    shift: dict[Site, Values] = {site: strength * each for site, each in values.items()}
+    shift: dict[Site, Values] = {site: strength * value for site, value in values.items()}
     sites: list[Site] = [*shift, "post"]
     return Edit(name, 1.0, shift, sites[0])
 
@@ -176,8 +176,8 @@ def language_mean(
 def sentence_medians(means: SentenceMeans, language: str) -> dict[Site, Values]:
     """Median over the language's sentences of each unit's mean over a sentence, at every site.
 
-    What Kojima et al. (2024) override units with. Of an even number of sentences, the mean of the
-    middle two.
+    Kojima et al. (2024) override units with these. For an even number of sentences, the mean of
+    the middle two.
 
     >>> interp.override(interp.interventions.sentence_medians(means, "de"))
     Edit('override', factor 0, shift at pre)
@@ -186,26 +186,26 @@ def sentence_medians(means: SentenceMeans, language: str) -> dict[Site, Values]:
         raise ValueError(
             f"{language!r} is not in these means, which cover {', '.join(means.languages)}."
         )
-    mine = means.labels == means.languages.index(language)
-    if not mine.any():
+    in_language = means.labels == means.languages.index(language)
+    if not in_language.any():
         raise ValueError(f"There is no sentence in {language} among these means.")
     return {
         kind: torch.stack(
-            [_median(means.read(kind, layer)[mine]) for layer in range(means.n_layers)]
+            [_median(means.read(kind, layer)[in_language]) for layer in range(means.n_layers)]
         )
         for kind in means.kinds
     }
 
 
 def _median(values: Tensor) -> Tensor:
-    """Of each column; `torch.quantile` takes no more than 16 million numbers."""
+    """Median of each column; `torch.quantile` takes at most 16 million numbers."""
     ordered, n = values.sort(dim=0).values, len(values)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Which units give what, at which tokens: data, which can be sent, stored and compared.
+    """An edit of chosen units at chosen tokens, as data to send, store and compare.
 
     >>> off = neurons.change("de", interp.deactivate)
     >>> off.plan["edit"]["name"]
@@ -219,10 +219,10 @@ class Change:
     """One mask at `edit.site`, or a mask for each of several sites."""
 
     edit: Edit
-    """What they give."""
+    """What is done to them."""
 
     tokens: Tokens = "all"
-    """At which tokens; other than "all" needs passes through `model.body`, `logits` or
+    """Tokens to edit; anything but "all" works only in passes through `model.body`, `logits` or
     `generate`."""
 
     @property
@@ -237,7 +237,7 @@ class Change:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All that it changes, in JSON: masks and values by their hashes."""
+        """Everything it changes, as JSON: masks and values by their hashes."""
         edit = {"name": self.edit.name, "factor": self.edit.factor}
         shift = {site: artifacts.hash_of(values) for site, values in self.edit.shift.items()}
         units = {
@@ -271,12 +271,12 @@ class Change:
                 _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
 
     def hooks(self, model: NeuronModel) -> list[tuple[str, Hook]]:
-        """Hook names and functions, as TransformerLens takes them: one for each site of each layer
-        where units are chosen."""
+        """Hook names and functions for TransformerLens, one for each site and layer with chosen
+        units."""
         self.check(model)
         hooks: list[tuple[str, Hook]] = []
         masks = self.masks
-        # Where sites meet, in the order of the computation: the linear branch, act, the product.
+        # At a shared hook point, in the order of the computation: linear branch, act, product.
         for site in sorted(masks, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
             for layer in masks[site].any(dim=1).nonzero().flatten().tolist():
                 hook = _EditHook(model, self.edit, site, layer, masks[site][layer], self.tokens)
@@ -294,14 +294,14 @@ def intervene(
     tokens: Tokens = "all",
     check: str | None = None,
 ) -> Iterator[None]:
-    """Apply one change for the duration of a `with` block; on exit, even on error, it is gone.
+    """Apply one change for the duration of a `with` block; on exit, even on error, it is removed.
 
-    Blocks nest: the inner edit changes what the outer one made. One exception: at "act", `replace`
-    and `add` multiply by the linear branch as it is when this block reads it, so edit `pre_linear`
-    outside, not inside.
+    Blocks nest: the inner edit changes the result of the outer one. One exception: at "act",
+    `replace` and `add` multiply by the linear branch as this block reads it, so edit `pre_linear`
+    in an outer block, not in an inner one.
 
-    With `check`, the logits of that prompt are compared before and under the edit, and a warning
-    says so if nothing changes: two forward passes more.
+    With `check`, that prompt's logits are computed with and without the edit, and a warning says
+    so if they are equal. Costs two forward passes.
 
     >>> ids = torch.tensor([model.encode("Guten Morgen")])
     >>> before = model.logits(ids)
@@ -315,8 +315,8 @@ def intervene(
     hooks = change.hooks(model)
     if check is not None and not _changes_logits(model, change, check):
         warnings.warn(
-            f"{edit.name} on {change.n_units} units changes nothing on {check!r}: they give that "
-            f"already, or their hooks do not fire (`interp doctor {model.name}` tells).",
+            f"{edit.name} on {change.n_units} units changes nothing on {check!r}: they have these "
+            f"values already, or their hooks do not fire (run `interp doctor {model.name}`).",
             stacklevel=3,  # the line of the with statement
         )
     with model.hooks(hooks):
@@ -324,7 +324,7 @@ def intervene(
 
 
 def _by_site(given: Any, site: Site) -> dict[Site, Any]:
-    """One tensor for one site, or what is given for several."""
+    """The tensor of each site, from one tensor or from a mapping."""
     return dict(given) if isinstance(given, Mapping) else {site: given}
 
 
@@ -334,22 +334,22 @@ def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> No
     expected = (model.n_layers, model.width(0, kind))
     if tuple(given.shape) != expected:
         raise ValueError(
-            f"{what} at {site} has shape {tuple(given.shape)}, and {model.name} has {expected[0]} "
+            f"{what} at {site} has shape {tuple(given.shape)}, but {model.name} has {expected[0]} "
             f"layers of {expected[1]} units there: use the model it was made with."
         )
 
 
 def _kind(site: Site) -> Kind:
-    """Where a site is written: act(gate) has no hook of its own, so it is at the product."""
+    """Where a site is edited: act(gate) has no hook point of its own, so the product is edited."""
     return "post" if site == "act" else site
 
 
 @torch.no_grad()
 def _changes_logits(model: NeuronModel, change: Change, prompt: str) -> bool:
-    """Whether any logit of the prompt is another one under the change."""
+    """Whether the change alters any logit of the prompt."""
     ids = torch.tensor([prompt_ids(model, prompt)])
     before = model.logits(ids)
-    # Nothing of a prompt is generated; that an edit of the prompt changes it shows that hooks fire.
+    # A prompt has no generated tokens; editing all of them shows whether hooks fire.
     tokens: Tokens = "all" if change.tokens == "generated" else change.tokens
     with model.hooks(Change(change.units, change.edit, tokens).hooks(model)):
         return not torch.equal(before, model.logits(ids))
@@ -379,25 +379,25 @@ class _EditHook:
         self._linear: Tensor | None = None
 
     def keep_linear(self, values: Tensor, hook: Any) -> None:
-        """See the linear branch: a constant c at act(gate) is c · linear at the output."""
+        """Record the linear branch: a constant c at act(gate) is c · linear at the output."""
         self._linear = values
 
     def __call__(self, values: Tensor, hook: Any) -> Tensor:
-        here = None
+        edited = None
         if self._tokens != "all":
-            here = self._model.positions(values.shape[1], self._tokens)
-            if not here.any():
+            edited = self._model.positions(values.shape[1], self._tokens)
+            if not edited.any():
                 return values
         flat = values
         if values.ndim == 4:
             flat = rearrange(values, "batch pos head unit -> batch pos (head unit)")
-        units = self._units.to(flat.device)  # an offloaded layer may run elsewhere than it rests
+        units = self._units.to(flat.device)  # an offloaded layer may be stored elsewhere
         old = flat.index_select(-1, units)
         new = torch.zeros_like(old) if self._factor == 0 else self._factor * old
         if self._shift is not None:
             new = new + self._added(units, old)
-        if here is not None and not here.all():
-            new = new.where(rearrange(here, "batch pos -> batch pos 1").to(new.device), old)
+        if edited is not None and not edited.all():
+            new = new.where(rearrange(edited, "batch pos -> batch pos 1").to(new.device), old)
         return flat.index_copy(-1, units, new).view_as(values)
 
     def _added(self, units: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What any claim of steering is compared with: naming the language, a residual push."""
+"""A baseline for steering: push the residual stream by the difference of language means."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ from interp.text.corpora import Corpora
 
 @dataclass(frozen=True, eq=False)
 class ResidualMeans:
-    """Means of the residual stream over the tokens of each language, behind each layer."""
+    """Means of the residual stream over the tokens of each language, after each layer."""
 
     mean: Float64[Tensor, "language layer unit"]
-    """In the unit of the stream itself; special tokens do not count."""
+    """In the unit of the residual stream; special tokens do not count."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
@@ -35,14 +35,16 @@ class ResidualMeans:
     ) -> tuple[dict[Site, Bool[Tensor, "layer unit"]], Edit]:
         """Units and edit for `intervene(model, *means.towards(...))`: a push in one layer.
 
-        Adds `strength` times the language's mean minus the mean of the means of the others.
+        Adds `strength` times the language's mean minus the mean of the other languages' means.
         """
         if language not in self.languages:
             raise ValueError(
                 f"{language!r} is not in these means, which cover {', '.join(self.languages)}."
             )
         if len(self.languages) < 2:
-            raise ValueError(f"There is no language but {language} in these means to differ from.")
+            raise ValueError(
+                f"These means have no language but {language}: a difference needs two."
+            )
         n_layers = self.mean.shape[1]
         if not 0 <= layer < n_layers:
             raise ValueError(f"Layer {layer} does not exist: these means are of {n_layers} layers.")
@@ -53,12 +55,12 @@ class ResidualMeans:
         chosen[layer] = True
         values = torch.zeros(self.mean.shape[1:])
         values[layer] = (self.mean[row, layer] - rest).float()
-        name = f"{strength:g} towards {language} behind layer {layer}"
+        name = f"{strength:g} towards {language} after layer {layer}"
         return {"resid_post": chosen}, push({"resid_post": values}, strength, name)
 
 
 class _ResidualSums:
-    """Adds up the residual stream behind every layer, over one language."""
+    """Sums the residual stream after every layer, over one language."""
 
     kinds: tuple[Kind, ...] = ("resid_post",)
 
@@ -70,8 +72,8 @@ class _ResidualSums:
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
         keep = batch.keep.to(values.device, torch.float32)
-        here = einsum(values.float(), keep, "batch pos unit, batch pos -> unit")
-        self.sums[layer] += here.double().cpu()
+        total = einsum(values.float(), keep, "batch pos unit, batch pos -> unit")
+        self.sums[layer] += total.double().cpu()
         if layer == 0:
             self.n_tokens += int(batch.keep.sum())
 
@@ -79,14 +81,14 @@ class _ResidualSums:
 def residual_means(
     model: NeuronModel, corpora: Corpora, tokens_per_batch: int = 8192, progress: bool = True
 ) -> ResidualMeans:
-    """The means of all layers in one pass over the text.
+    """Means of all layers, from one pass over the text.
 
     >>> means = interp.interventions.residual_means(model, text, progress=False)
     >>> means.mean.shape
     torch.Size([3, 6, 256])
     >>> units, edit = means.towards("de", layer=3)
     >>> edit.name
-    '1 towards de behind layer 3'
+    '1 towards de after layer 3'
     """
     means = []
     languages = tqdm(

@@ -1,4 +1,4 @@
-"""Names of interventions, and what each of them changes: what every evaluation takes."""
+"""Named interventions and their changes, as all evaluations take them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,11 +8,11 @@ from interp.interventions.edits import Change
 from interp.models.neuron_model import NeuronModel
 
 Changes = Change | Sequence[Change] | None
-"""What holds at once: one change, several (the first outside the second), or none."""
+"""Changes that apply together: one, several (the first is outermost), or none."""
 
 
 Under = Mapping[str, Changes]
-"""Names of interventions, and what each changes; None: the model as it is."""
+"""Changes by name of the intervention. None: the unmodified model."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def listed_changes(changes: Changes) -> tuple[Change, ...]:
 
 
 def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...]]:
-    """The changes of each intervention, after refusing what does not fit the model."""
+    """The changes of each intervention, after checking that they fit the model."""
     if not isinstance(under, Mapping) or not under:
         raise ValueError(
             'There is no intervention: give names and changes, such as {"nothing": None, '
@@ -37,9 +37,9 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...
         )
     named = {}
     for name, changes in under.items():
-        several = [] if changes is None else changes
-        several = list(several) if isinstance(several, Sequence) else [several]
-        if wrong := [each for each in several if not isinstance(each, Change)]:
+        given = [] if changes is None else changes
+        given = list(given) if isinstance(given, Sequence) else [given]
+        if wrong := [change for change in given if not isinstance(change, Change)]:
             raise ValueError(
                 f"{name!r} is {type(wrong[0]).__name__}: give an interp.Change, several in a list, "
                 'or None, such as neurons.change("de", interp.deactivate).'
@@ -51,5 +51,5 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...
 
 
 def plan_of(under: Mapping[str, Sequence[Change]]) -> dict[str, list[dict[str, Any]]]:
-    """All that interventions change, in JSON."""
+    """Everything that interventions change, as JSON."""
     return {name: [change.plan for change in changes] for name, changes in under.items()}
