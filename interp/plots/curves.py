@@ -45,7 +45,7 @@ _PIVOT: dict[str, Any] = {"linestyle": "--", "marker": "", "linewidth": 0.9}
 def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How many neurons of each language are in each layer.
 
-    From `layer_profile_table(selection)`: columns layer, language, neurons, low, high. The interval
+    From `NeuronSelection.layer_frame()`: columns layer, language, neurons, low, high. The interval
     is left out where low and high are blank.
     """
     table = check(

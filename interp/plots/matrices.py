@@ -74,8 +74,8 @@ def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Jaccard of the neurons of two languages below the diagonal, what chance would give above.
 
-    From `overlap_table(selection)`. On the diagonal stands how many neurons a language has; bold
-    is what lies above the 95 % interval of chance, italic what lies below it.
+    From `NeuronSelection.overlap_frame()`. The diagonal shows the number of neurons of a language.
+    Bold is above the 95 % interval of chance, italic below it.
     """
     values = ("jaccard", "common", "chance", "chance_low", "chance_high")
     table = check(frame, "overlap", ("language", "other"), values)
