@@ -210,8 +210,8 @@ def _layout(means: SentenceMeans) -> tuple[int, tuple[tuple[Kind, int], ...]]:
             f"Units per layer are {widths}: a site must have the same number of units in every "
             "layer."
         )
-    sites = tuple((kind, per_layer[0]) for kind, per_layer in widths.items())
-    return len(widths[means.kinds[0]]), sites
+    n_layers = len(widths[means.kinds[0]])
+    return n_layers, tuple((kind, per_layer[0]) for kind, per_layer in widths.items())
 
 
 def top_and_bottom(

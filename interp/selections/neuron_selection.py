@@ -257,8 +257,8 @@ class NeuronSelection:
                 },
             },
         )
-        once = torch.ones(n, n, dtype=torch.bool).triu().flatten()  # each pair and the diagonal
-        return frame[once.numpy()].reset_index(drop=True)
+        once = torch.ones(n, n).triu().flatten().nonzero().flatten()  # each pair and the diagonal
+        return frame.take(once.tolist()).reset_index(drop=True)
 
     def random_like(
         self, generator: torch.Generator, exclude: Bool[Tensor, "layer neuron"] | None = None
