@@ -322,7 +322,7 @@ def test_triples_are_sorted_and_come_back():
 
 @pytest.mark.parametrize("wrong", [(4, 0, 0), (0, 3, 0), (0, 0, 50), (-1, 0, 0), (0, 0)])
 def test_a_place_that_the_model_lacks_is_refused(wrong: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"is no \(language, layer, neuron\) of 4 languages, 3"):
+    with pytest.raises(ValueError, match=r"is not a \(language, layer, neuron\) of 4 languages, 3"):
         NeuronSelection.from_triples([(0, 0, 0), wrong], FOUR, 3, 50)
 
 
@@ -375,7 +375,7 @@ def test_a_random_control_may_take_all_that_is_left_and_no_more():
     assert selection.random_like(seeded(0), mask[0])["en"][1, 3:].all()
     barred = mask[0].clone()
     barred[1, 4] = True
-    with pytest.raises(ValueError, match="en has 3 neurons in layer 1, and only 2 of 6 are left"):
+    with pytest.raises(ValueError, match="en has 3 neurons in layer 1, but only 2 of 6 are left"):
         selection.random_like(seeded(0), barred)
 
 
@@ -820,7 +820,7 @@ def test_a_random_control_has_as_many_units_at_every_site():
     clear = sparse.random_like(seeded(0), exclude=sparse.union())
     assert not (clear.union() & sparse.union()).any()
     barred[:, :4] = True
-    with pytest.raises(ValueError, match="neurons in layer 0 at q, and only 0 of 4 are left"):
+    with pytest.raises(ValueError, match="neurons in layer 0 at q, but only 0 of 4 are left"):
         selection.random_like(seeded(0), exclude=barred)
 
 

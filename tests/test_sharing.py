@@ -436,7 +436,7 @@ def test_signs_that_cannot_be_divided_are_refused(generator: torch.Generator):
         sharing_profile(signs, generator, languages=("en",))
     with pytest.raises(ValueError, match="there is 1: give two or more"):
         profile_of(fires[:, :1])
-    with pytest.raises(ValueError, match="There are no prompts"):
+    with pytest.raises(ValueError, match="The signs have no prompts"):
         profile_of(fires[:0])
     unchecked = getattr(sharing_profile, "__wrapped__", sharing_profile)
     with pytest.raises(ValueError, match="There are 4 prompts and 3 cluster numbers"):
