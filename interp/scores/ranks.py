@@ -280,7 +280,7 @@ def _sums_of_arrays(
         below = (changes * rank[:size]).cummax(dim=1).values  # positives in lower tie groups
         precision = (size - below) / (n_sentences - begin).double()
         sums[0, language] = precision.sum(dim=1)
-        # The sum of the midpoints of their tie groups, minus the pairs of two positives.
+        # Midpoints of tie groups count all sentences below; size² / 2 of these are positives.
         sums[1, language] = ((begin + end).sum(dim=1) - size * size) / 2
     return sums
 

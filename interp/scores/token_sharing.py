@@ -77,7 +77,7 @@ class TokenSharing:
     their `kept_over_tokens`."""
 
     drawn: Float64[Tensor, "prompt layer category"]
-    """Expected number of neurons in each category at random tokens, whatever theirs at the last."""
+    """Expected number of neurons in each category at random tokens, whatever it is at the last."""
 
     never: Int64[Tensor, "prompt language layer"]
     """Number of neurons that fire at no token of the prompt."""

@@ -139,7 +139,7 @@ class NeuronSelection:
         return dict(zip(kinds, self._split(self[language]), strict=True))
 
     def change(self, language: str, edit: Edit, tokens: Tokens = "all") -> Change:
-        """The edit, applied to the language's units at every site of the selection.
+        """A change that applies the edit to the language's units at every site of the selection.
 
         For a selection of neurons alone it applies at the site of the edit, which may be "act".
         """

@@ -64,7 +64,7 @@ class Stability:
     """ISO codes, in the order of the language axis."""
 
     level: float
-    """Confidence level of the interval, such as 0.95."""
+    """Level of the interval, such as 0.95."""
 
     def __repr__(self) -> str:
         rows = zip(self.changes, self.jaccard.nanmean(1), self.chance.nanmean(1), strict=True)
