@@ -46,11 +46,11 @@ def profile() -> pd.DataFrame:
         return interp.select_by_entropy(part, FRACTION)
 
     interval = jackknife(stats, lambda part: found(part).layer_profile().double())
-    return plots.layer_profile_table(found(stats), interval)
+    return found(stats).layer_frame(interval)
 
 
 def common() -> pd.DataFrame:
-    return plots.overlap_table(interp.select_by_entropy(counts(), FRACTION))
+    return interp.select_by_entropy(counts(), FRACTION).overlap_frame()
 
 
 def training() -> pd.DataFrame:

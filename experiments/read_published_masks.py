@@ -20,7 +20,6 @@ import torch
 
 import interp
 from experiments.runner import Experiment, Record
-from interp import plots
 from interp.inference.claims import Measurement
 from interp.plots.style import Table
 
@@ -134,7 +133,7 @@ def main(config: Config, record: Record) -> None:
     sizes, pairs = [], []
     for model, selection in read_masks(config.masks).items():
         sizes.append(sizes_of(model, selection))
-        overlap: Table = plots.overlap_table(selection)
+        overlap: Table = selection.overlap_frame()
         two = overlap[overlap["language"] != overlap["other"]].assign(model=model)
         pairs.append(two)
         measured = measures(selection, two, config.fraction)

@@ -1,4 +1,4 @@
-"""Draw every figure of this folder anew from the table beside it, and say which files changed.
+"""Redraw every figure of this folder from its table, and print the files that changed.
 
 python figures/redraw.py               # this folder
 python figures/redraw.py FOLDER ...    # others
@@ -22,4 +22,4 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(each) for each in sys.argv[1:]] or [Path(__file__).parent])
+    main([Path(folder) for folder in sys.argv[1:]] or [Path(__file__).parent])

@@ -124,7 +124,7 @@ profile = interp.jackknife(
     stats,
     lambda part: interp.select_by_entropy(part, fraction=0.03).layer_profile().double(),
 )
-ax = interp.plots.layer_profile(interp.plots.layer_profile_table(neurons, profile))
+ax = interp.plots.layer_profile(neurons.layer_frame(profile))
 
 # %% [markdown]
 # Would another text give the same neurons? The selections of two halves of the documents foretell
@@ -145,7 +145,7 @@ print(f"times as much text for a Jaccard of 0.9: {more:.0f}")
 # chance gives to sets of these sizes; bold lies beyond the interval of chance.
 
 # %%
-ax = interp.plots.overlap(interp.plots.overlap_table(neurons))
+ax = interp.plots.overlap(neurons.overlap_frame())
 
 # %% [markdown]
 # Second, example by example, as Wang et al. (2024) ask: at the last token of a prompt, does a

@@ -452,7 +452,7 @@ def test_one_half_alone_is_the_half_of_both():
         [0, 0, 1, 0, 1, 0],
         [0, 0, 1, 1, 0, 0],
     ]
-    with pytest.raises(ValueError, match="which is one of both, top, bottom, not 'left'"):
+    with pytest.raises(ValueError, match="which is 'left': give one of both, top, bottom"):
         inspect.unwrap(top_and_bottom)(score, 2, "left")  # past the tests' own check of types
 
 
@@ -600,5 +600,5 @@ def test_adjusted_p_values_find_the_planted_units(generator: torch.Generator):
 @pytest.mark.parametrize("numbers", [(10, 0, 5), (10, 10, 5), (10, 3, 0)])
 def test_a_null_of_nothing_is_refused(numbers: tuple[int, int, int], generator: torch.Generator):
     n_sentences, n_positive, draws = numbers
-    with pytest.raises(ValueError, match="there must be a positive, a negative and a draw"):
+    with pytest.raises(ValueError, match="give at least one positive, one negative and one draw"):
         null_precision(n_sentences, n_positive, generator, draws)

@@ -307,7 +307,7 @@ def test_a_fraction_that_always_holds_neurons_for_everybody_is_refused():
     rate[:, 0, :3] = 0.9
     with pytest.raises(ValueError, match=r"Even at weight 0 a fraction of 1\.0 holds neurons"):
         heaviest_weight(rate, fraction=1.0, busy_quantile=0.5)
-    with pytest.raises(ValueError, match="There is one language"):
+    with pytest.raises(ValueError, match="There is only one language"):
         entropy_less_peak(rate[:1], 0.1)
     with pytest.raises(ValueError, match=r"The fraction 0\.01 of 10 neurons is 0 neurons"):
         select_by_entropy_less_peak(rate, 0.1)
@@ -375,7 +375,7 @@ def test_moments_of_another_model_are_refused(model: NeuronModel):
         tokens=torch.tensor([5]),
         languages=("aa",),
     )
-    with pytest.raises(ValueError, match="The moments are of 2 layers of 10 neurons"):
+    with pytest.raises(ValueError, match="The moments have 2 layers of 10 neurons"):
         mean_removal_effect(moments, model)
 
 
@@ -421,5 +421,5 @@ def test_shares_and_counts_that_are_none_are_refused():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=rf"The share is {share}"):
             cumulative_mass(fired, share)
-    with pytest.raises(ValueError, match="fewer than no tokens"):
+    with pytest.raises(ValueError, match="values of fired are negative"):
         cumulative_mass(-fired)

@@ -444,7 +444,7 @@ WRONG = {
     "plan {place}/model --contexts -1": "-1 contexts",
     "plan {place}/model --languages": "No language was given",
     "plan {place}/model --out {odd}": "it is a folder",
-    "import {mask} --languages de --neurons -1": "A layer of -1 neurons",
+    "import {mask} --languages de --neurons -1": "d_mlp is -1",
     "report {odd}/empty": "holds nothing that a report can show",
     "status {odd}/loop": "is not a run",
 }

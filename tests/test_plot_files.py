@@ -137,7 +137,7 @@ def test_a_matrix_of_the_model_as_it_is_and_a_blank_language_are_refused():
         plots.perplexity_matrix(table[table["off"] == "nothing"])
     with pytest.raises(ValueError, match=r"Column language .* is blank"):
         plots.layer_profile(profile_table().replace({"language": {"de": math.nan}}))
-    with pytest.raises(ValueError, match="dormant is no category of sharing; there are silent"):
+    with pytest.raises(ValueError, match="dormant is not a category of sharing: give silent"):
         plots.sharing(sharing_table().replace({"category": {"silent": "dormant"}}))
-    with pytest.raises(ValueError, match="a zero or less"):
+    with pytest.raises(ValueError, match="zero or less"):
         plots.loss_against_fraction(fraction_table().assign(fraction=[0.0] * 3 + [0.1] * 3))

@@ -24,19 +24,17 @@ def some_selection(generator: torch.Generator) -> NeuronSelection:
 
 def test_the_table_of_layers_counts_each_language_s_neurons(generator: torch.Generator):
     selection = some_selection(generator)
-    table = plots.layer_profile_table(selection)
+    table = selection.layer_frame()
     assert table["low"].isna().all()
     for row in table.to_dict("records"):
         assert row["neurons"] == selection[row["language"]][row["layer"]].sum()
     profile = selection.layer_profile().double()
-    wide = plots.layer_profile_table(
-        selection, Estimate(profile, profile, profile - 1, profile + 2, 0.95)
-    )
+    wide = selection.layer_frame(Estimate(profile, profile, profile - 1, profile + 2, 0.95))
     assert (wide["neurons"] - wide["low"]).eq(1).all()
     assert (wide["high"] - wide["neurons"]).eq(2).all()
     small = profile[:2]
     with pytest.raises(ValueError, match="3 languages and 2 layers"):
-        plots.layer_profile_table(selection, Estimate(small, small, small, small, 0.95))
+        selection.layer_frame(Estimate(small, small, small, small, 0.95))
 
 
 def test_the_table_of_overlaps_has_each_pair_once_with_what_chance_gives_this_pair(
@@ -44,7 +42,7 @@ def test_the_table_of_overlaps_has_each_pair_once_with_what_chance_gives_this_pa
 ):
     selection = some_selection(generator)
     selection.mask[2] &= torch.rand(2, 30, generator=generator) < 0.3  # sizes differ
-    rows = plots.overlap_table(selection).set_index(["language", "other"])
+    rows = selection.overlap_frame().set_index(["language", "other"])
     assert list(rows.index) == list(itertools.combinations_with_replacement(CODES, 2))
     for (one, other), row in rows.iterrows():
         both, either = selection[one] & selection[other], selection[one] | selection[other]
@@ -79,9 +77,7 @@ def test_the_best_setting_of_each_size_is_best_on_the_mean_over_languages():
     assert best["size"].tolist() == [0, 0, 0.03, 0.03, 0.1, 0.1]
     assert best["score"].tolist() == [0.1, 0.0, 0.2, 0.2, 0.5, 0.5]
     assert plots.best_of_each_size(sweep, "precision units")["size"].tolist() == [0, 0, 2000, 2000]
-    with pytest.raises(ValueError, match="'behind layer 3, strength 1' names no size"):
+    with pytest.raises(ValueError, match="'behind layer 3, strength 1' does not give the size"):
         plots.best_of_each_size(sweep, "residual push")
-    with pytest.raises(
-        ValueError, match="'prayer' was not tried in this sweep, only no edit, LAPE"
-    ):
+    with pytest.raises(ValueError, match="'prayer' is not in this sweep, which has no edit, LAPE"):
         plots.best_of_each_size(sweep, "prayer")

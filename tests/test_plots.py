@@ -297,7 +297,7 @@ def test_sums_of_categories_are_means_over_languages_from_least_to_largest():
         over = table[table["category"] == name].groupby("layer")["value"]
         assert close(drawn(ax, name), over.mean())
         assert close(strokes(ax, ink), list(zip(over.min(), over.max(), strict=True)))
-    assert ax.get_ylabel() == "Given to the answer\n(probability)"
+    assert ax.get_ylabel() == "Contribution to the answer\n(probability)"
 
 
 def test_accuracy_lost_has_a_panel_for_each_task_and_random_neurons_beside():

@@ -216,9 +216,9 @@ def test_an_exported_mask_has_the_published_bytes_of_tensor_data(model: str, tmp
 
 @needs_masks
 def test_the_file_does_not_name_its_languages_and_the_caller_must(tmp_path: Path):
-    with pytest.raises(ValueError, match="holds 6 languages, and 7 are named"):
+    with pytest.raises(ValueError, match="holds 6 languages, but 7 are named"):
         NeuronSelection.from_lape_pth(MASKS / "BLOOM-7B.neuron.pth", LANGUAGES, 16384)
-    with pytest.raises(ValueError, match=r"and a layer has 11008: give the model's d_mlp"):
+    with pytest.raises(ValueError, match=r"but a layer has 11008: give the model's d_mlp"):
         NeuronSelection.from_lape_pth(MASKS / "BLOOM-7B.neuron.pth", LANGUAGES[:6], 11008)
 
 

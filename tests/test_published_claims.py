@@ -19,7 +19,6 @@ from experiments.read_published_masks import (
     shares,
 )
 from experiments.runner import stated
-from interp import plots
 from interp.inference.claims import Claim, judged, load_claims
 from interp.selections.neuron_selection import NeuronSelection
 
@@ -88,7 +87,7 @@ def claimed(selection: NeuronSelection, pairs: pd.DataFrame) -> dict[str, Claim]
 
 
 def test_the_place_of_a_pair_is_its_rank_by_jaccard():
-    pairs = plots.overlap_table(by_hand())
+    pairs = by_hand().overlap_frame()
     pairs = pairs[pairs["language"] != pairs["other"]]
     assert rank(pairs, ("fr", "es")) == 1
     assert rank(pairs, ("vi", "id"), ("fr", "es")) == 1

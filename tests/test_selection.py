@@ -214,7 +214,7 @@ def test_a_fraction_that_leaves_no_neuron_is_refused(fraction: float):
 def test_a_selection_names_each_language_once():
     mask = torch.zeros(2, 1, 3, dtype=torch.bool)
     for languages in [("en",), ("en", "en"), ("en", "de", "fr")]:
-        with pytest.raises(ValueError, match=r"2 languages and the names are en.*none twice"):
+        with pytest.raises(ValueError, match=r"2 languages but the names are en.*none twice"):
             NeuronSelection(mask, languages)
 
 
@@ -322,7 +322,7 @@ def test_triples_are_sorted_and_come_back():
 
 @pytest.mark.parametrize("wrong", [(4, 0, 0), (0, 3, 0), (0, 0, 50), (-1, 0, 0), (0, 0)])
 def test_a_place_that_the_model_lacks_is_refused(wrong: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"is no \(language, layer, neuron\) of 4 languages, 3"):
+    with pytest.raises(ValueError, match=r"is not a \(language, layer, neuron\) of 4 languages, 3"):
         NeuronSelection.from_triples([(0, 0, 0), wrong], FOUR, 3, 50)
 
 
@@ -375,7 +375,7 @@ def test_a_random_control_may_take_all_that_is_left_and_no_more():
     assert selection.random_like(seeded(0), mask[0])["en"][1, 3:].all()
     barred = mask[0].clone()
     barred[1, 4] = True
-    with pytest.raises(ValueError, match="en has 3 neurons in layer 1, and only 2 of 6 are left"):
+    with pytest.raises(ValueError, match="en has 3 neurons in layer 1, but only 2 of 6 are left"):
         selection.random_like(seeded(0), barred)
 
 
@@ -426,8 +426,8 @@ GOOD = {
         ({"languages": ["en"]}, "the languages that have neurons differ"),
         ({"languages": ["en", "fr"]}, "the languages that have neurons differ"),
         ({"languages": ["en", "de", "de"]}, "none twice"),
-        ({"n_units": 3}, r"\(1, 1, 3\) is no \(language, layer, neuron\)"),
-        ({"n_layers": 1}, r"\(1, 1, 3\) is no"),
+        ({"n_units": 3}, r"\(1, 1, 3\) is not a \(language, layer, neuron\)"),
+        ({"n_layers": 1}, r"\(1, 1, 3\) is not a"),
         ({"n_layers": "two"}, "that can be read"),
         ({"n_units": -1}, "that can be read"),
         ({"neurons": {"en": {"0": [1.5]}, "de": {}}}, "that can be read"),
@@ -443,7 +443,7 @@ def test_a_json_file_that_is_no_selection_is_refused(
     path.write_text(json.dumps(GOOD))
     assert NeuronSelection.from_json(path).triples() == [(0, 0, 1), (1, 1, 3)]
     path.write_text(json.dumps(GOOD | change))
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is no selection.*{message}"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is not a selection.*{message}"):
         NeuronSelection.from_json(path)
 
 
@@ -456,7 +456,7 @@ def test_json_files_that_are_cut_lack_a_key_or_are_missing_are_refused(tmp_path:
     whole = json.dumps(GOOD)
     for content in [whole[:-1].encode(), b"", b"[]", b"\xff\xfe", b"3"]:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is no selection that can be read"):
+        with pytest.raises(ValueError, match="is not a selection that can be read"):
             NeuronSelection.from_json(path)
     with pytest.raises(FileNotFoundError, match=r"is missing\. Make it with"):
         NeuronSelection.from_json(tmp_path / "none")
@@ -490,9 +490,9 @@ def test_the_published_format_stores_ids_and_not_the_mask(tmp_path: Path):
 def test_languages_of_the_published_format_are_never_guessed(tmp_path: Path):
     path = tmp_path / "mask.pth"
     some_selection(seed=13).to_lape_pth(path)
-    with pytest.raises(ValueError, match=r"holds 4 languages, and 2 are named \(en, de\)"):
+    with pytest.raises(ValueError, match=r"holds 4 languages, but 2 are named \(en, de\)"):
         NeuronSelection.from_lape_pth(path, ("en", "de"), 50)
-    with pytest.raises(ValueError, match=r"of en, and a layer has 10: give the model's d_mlp"):
+    with pytest.raises(ValueError, match=r"of en, but a layer has 10: give the model's d_mlp"):
         NeuronSelection.from_lape_pth(path, FOUR, 10)
 
 
@@ -517,7 +517,9 @@ class _Surprise:
 )
 def test_other_tensors_than_the_published_format_are_refused(content: object, tmp_path: Path):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="is no list by language of lists by layer of int64 ids"):
+    with pytest.raises(
+        ValueError, match="is not a list by language of lists by layer of int64 ids"
+    ):
         NeuronSelection.from_lape_pth(tmp_path / "x.pth", ("en",), 50)
 
 
@@ -647,7 +649,7 @@ def test_the_seed_decides_the_predicted_agreement():
 
 def test_one_shard_has_no_halves():
     stats = World(seed=4, n_neurons=200).read(1, 40)
-    with pytest.raises(ValueError, match="There is 1 shard, and two halves need two or more"):
+    with pytest.raises(ValueError, match="have 1 shard, but two halves need two or more"):
         predicted_agreement(stats, select_by_entropy, seeded(0))
 
 
@@ -698,7 +700,7 @@ def test_the_text_needed_follows_from_the_agreement():
     assert text_for_agreement(0.95, 0.95) == pytest.approx(1)
     assert text_for_agreement(1.0, 0.95) == 0
     assert text_for_agreement(0.8, 0.95) > text_for_agreement(0.9, 0.95) > 1
-    with pytest.raises(ValueError, match="must be shares"):
+    with pytest.raises(ValueError, match="give shares"):
         text_for_agreement(1.2, 0.95)
 
 
@@ -749,7 +751,7 @@ def test_units_of_several_sites_come_back_from_json_by_site(tmp_path: Path):
     for wrong in ({"q": [4]}, {"k": [0]}, {"pre": [-1]}):
         stored["neurons"]["en"]["0"] = wrong
         path.write_text(json.dumps(stored))
-        with pytest.raises(ValueError, match=r"that can be read .* are no units of"):
+        with pytest.raises(ValueError, match=r"that can be read .* are not units of"):
             NeuronSelection.from_json(path)
 
 
@@ -784,7 +786,7 @@ def test_the_neurons_of_a_selection_are_those_chosen_at_any_of_their_places(tmp_
         assert neurons.mask[row, layer, neuron] == (chosen[4 + neuron] | chosen[10 + neuron])
     assert some_selection(seed=1).neurons() == some_selection(seed=1)
     attention = NeuronSelection(selection.mask[..., :4], ("en", "de"), (("q", 4),))
-    with pytest.raises(ValueError, match="has units of q, and no neurons of the MLP"):
+    with pytest.raises(ValueError, match="has units of q, but no neurons of the MLP"):
         attention.neurons()
     for refused in (attention, selection):
         with pytest.raises(ValueError, match="the published format holds neurons of the MLP alone"):
@@ -818,7 +820,7 @@ def test_a_random_control_has_as_many_units_at_every_site():
     clear = sparse.random_like(seeded(0), exclude=sparse.union())
     assert not (clear.union() & sparse.union()).any()
     barred[:, :4] = True
-    with pytest.raises(ValueError, match="neurons in layer 0 at q, and only 0 of 4 are left"):
+    with pytest.raises(ValueError, match="neurons in layer 0 at q, but only 0 of 4 are left"):
         selection.random_like(seeded(0), exclude=barred)
 
 

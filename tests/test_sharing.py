@@ -428,18 +428,18 @@ def test_what_has_no_categories_is_refused():
 def test_signs_that_cannot_be_divided_are_refused(generator: torch.Generator):
     fires = some_fires(20, (4, 3, 2, 13))
     signs = pack(fires)
-    with pytest.raises(ValueError, match="sw, th are asked for, and the signs are of en, de, fr"):
+    with pytest.raises(ValueError, match="sw, th requested, but the signs have en, de, fr"):
         sharing_profile(signs, generator, languages=("en", "sw", "th"))
-    with pytest.raises(ValueError, match=r"en, de, en are asked for, .* none twice"):
+    with pytest.raises(ValueError, match=r"en, de, en requested, .* none twice"):
         sharing_profile(signs, generator, languages=("en", "de", "en"))
     with pytest.raises(ValueError, match="there is 1: give two or more"):
         sharing_profile(signs, generator, languages=("en",))
     with pytest.raises(ValueError, match="there is 1: give two or more"):
         profile_of(fires[:, :1])
-    with pytest.raises(ValueError, match="There are no prompts"):
+    with pytest.raises(ValueError, match="The signs have no prompts"):
         profile_of(fires[:0])
     unchecked = getattr(sharing_profile, "__wrapped__", sharing_profile)
-    with pytest.raises(ValueError, match="There are 4 prompts and clusters for 3"):
+    with pytest.raises(ValueError, match="There are 4 prompts and 3 cluster numbers"):
         unchecked(signs, generator, clusters=torch.arange(3))
     for wrong in (
         FiringSigns(

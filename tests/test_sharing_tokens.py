@@ -224,7 +224,7 @@ def test_tokens_of_what_are_no_parallel_prompts_are_refused(models, tmp_path):
     rows = prompt_rows(PROMPTS, model)
     with pytest.raises(ValueError, match="by gate or output, not by 'value'"):
         getattr(firing_kind, "__wrapped__", firing_kind)("value")
-    with pytest.raises(ValueError, match="There are 3 prompts and clusters for 2"):
+    with pytest.raises(ValueError, match="There are 3 prompts and 2 cluster numbers"):
         getattr(sharing_over_tokens, "__wrapped__", sharing_over_tokens)(
             model, rows, clusters=torch.arange(2)
         )

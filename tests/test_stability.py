@@ -253,11 +253,11 @@ def test_a_neuron_of_two_languages_becomes_exclusive_once_one_is_left_out():
 
 
 def test_two_languages_must_stay():
-    with pytest.raises(ValueError, match="Without en, de there are 1 of en, de, zh left"):
+    with pytest.raises(ValueError, match="Without en, de, 1 of en, de, zh remain"):
         without_languages(select, THREE, [("en", "de")])
-    with pytest.raises(ValueError, match="fr: not among en, de, zh"):
+    with pytest.raises(ValueError, match="fr cannot be left out: give some of en, de, zh"):
         without_languages(select, THREE, [("fr",)])
-    with pytest.raises(ValueError, match="There is no change to compare with"):
+    with pytest.raises(ValueError, match="There are no changes to compare"):
         across_changes(some_stats(), select, {})
 
 

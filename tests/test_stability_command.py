@@ -90,7 +90,7 @@ def test_settings_are_those_that_the_method_has(runs, tmp_path: Path, capsys):
 
 def test_a_setting_that_selects_nothing_is_left_out_and_said_to_be(runs, tmp_path: Path, capsys):
     Stability(tmp_path / "news", fraction=0.05, fractions=(0.9,), busy_quantiles=(), splits=2).run()
-    assert "fraction 0.9 is left out: 720 neurons are asked for" in capsys.readouterr().out
+    assert "fraction 0.9 is left out: 720 neurons are requested" in capsys.readouterr().out
     found = table(tmp_path / "news" / "stability.csv")
     assert "fraction 0.9" not in found.index.get_level_values(0)
 

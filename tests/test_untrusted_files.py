@@ -612,5 +612,5 @@ class TestBombs:
         path = tmp_path / "neurons.pth"
         torch.save([[torch.zeros(1, dtype=torch.int64).expand(10**13)]], path)
         assert path.stat().st_size < 10_000
-        with pytest.raises(ValueError, match="no list by language"):
+        with pytest.raises(ValueError, match="not a list by language"):
             NeuronSelection.from_lape_pth(path, ("en",), 3)

@@ -1,9 +1,9 @@
-"""Figures for papers: one function per figure, a table in, Axes out.
+"""Figures for papers: one function per figure, from a table to Axes.
 
-Every function takes the table as it stands in the CSV, one row per mark, and draws nothing that is
-not in it. Languages are labeled as the table names them, by code, English name or own name, and
-have their color in each case: `with_names(table, "endonym")`. With an Axes of your own, your style
-holds; without, a new figure as wide as one or two columns of a paper is made.
+Every function takes the table of the CSV, one row per mark, and draws nothing that is not in it.
+Languages are labeled as in the table, by code, English name or own name
+(`with_names(table, "endonym")`), with the same colors in each case. If you pass an Axes, your style
+applies; otherwise a new figure is made, as wide as one or two columns of a paper.
 """
 
 from interp.plots.curves import (
@@ -19,12 +19,7 @@ from interp.plots.matrices import moved_by_layer, overlap, patching, perplexity_
 from interp.plots.methods import method_comparison, stability_against_tokens
 from interp.plots.style import DOUBLE, SINGLE, own_style
 from interp.plots.switching import language_switching, switching_against_size
-from interp.plots.tables import (
-    best_of_each_size,
-    layer_profile_table,
-    overlap_table,
-    with_names,
-)
+from interp.plots.tables import best_of_each_size, with_names
 from interp.plots.tasks import accuracy_lost
 
 __all__ = [
@@ -37,13 +32,11 @@ __all__ = [
     "curve_of_training",
     "language_switching",
     "layer_profile",
-    "layer_profile_table",
     "lens",
     "loss_against_fraction",
     "method_comparison",
     "moved_by_layer",
     "overlap",
-    "overlap_table",
     "own_style",
     "patching",
     "perplexity_matrix",

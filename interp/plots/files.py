@@ -1,4 +1,4 @@
-"""Figures on disk: the table, and the drawings that it gives to the byte."""
+"""Figures on disk: a table, and the drawings made from it, reproducible to the byte."""
 
 import io
 from collections.abc import Callable
@@ -35,14 +35,14 @@ FIGURES: dict[str, Draw] = {
         methods.stability_against_tokens,
     )
 }
-"""What can be drawn, by name; a file is drawn by the one that its name begins with."""
+"""Figures by name; a file is drawn by the function that its name begins with."""
 
 
 def save(frame: pd.DataFrame, path: Path | str) -> None:
-    """Write the table and what it gives: path.csv, path.pdf, path.png.
+    """Write the table and its drawings: path.csv, path.pdf, path.png.
 
-    The name of the file says which figure it is: `perplexity_matrix`, or with more behind a hyphen,
-    `perplexity_matrix-bloom`. Drawn is the table as it is read back, so `redraw` gives the same.
+    The file name selects the figure: `perplexity_matrix`, or with a suffix after a hyphen,
+    `perplexity_matrix-bloom`. It draws the table as read back, so `redraw` gives the same bytes.
     """
     path = Path(path)
     text = frame.to_csv(index=False, lineterminator="\n")
@@ -53,7 +53,7 @@ def save(frame: pd.DataFrame, path: Path | str) -> None:
 
 
 def redraw(table: Path | str) -> tuple[Path, ...]:
-    """Draw a saved table anew; those of its drawings that were not there or had other bytes."""
+    """Redraw a saved table; returns the drawings that were missing or had different bytes."""
     table = Path(table)
     if not table.is_file():
         raise FileNotFoundError(f"{table} is missing. Make it with interp.plots.save.")
@@ -69,7 +69,7 @@ def redraw(table: Path | str) -> tuple[Path, ...]:
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Write path.pdf (vectors, fonts embedded) and path.png, without dates and versions.
 
-    For figures of several panels; what is to be redrawn from its table is for `save`.
+    For figures of several panels; use `save` for figures that are redrawn from a table.
     """
     path = Path(path)
     for ending, content in _contents(figure).items():
@@ -77,7 +77,7 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 
 
 def read_table(source: Path | str | io.StringIO) -> pd.DataFrame:
-    """A table as it was written; nothing at all where the file is empty."""
+    """A table as it was written; an empty frame if the file is empty."""
     try:
         return pd.read_csv(source)
     except pd.errors.EmptyDataError:
@@ -88,8 +88,8 @@ def _draw(name: str, frame: pd.DataFrame) -> dict[str, bytes]:
     draw = FIGURES.get(name.split("-")[0])
     if draw is None:
         raise ValueError(
-            f"{name!r} does not say which figure it is; begin it with one of "
-            f"{', '.join(FIGURES)}, and put what is special about it behind a hyphen."
+            f"{name!r} does not say which figure it is: begin it with one of "
+            f"{', '.join(FIGURES)}, and put the rest after a hyphen."
         )
     figure = draw(frame).get_figure()
     assert isinstance(figure, Figure)

@@ -1,4 +1,4 @@
-"""Fonts for the names of languages: which are there, and what is shown where none is."""
+"""Fonts for the names of languages, and codes for names that no installed font can write."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from matplotlib.ft2font import FT2Font
 from interp.text.languages import LANGUAGES, Language
 
 FIRST = "DejaVu Sans"
-"""Comes with matplotlib, so figures with Latin labels are the same everywhere. It has Cyrillic,
-Greek, Arabic, Hebrew, Armenian, Georgian and Lao too."""
+"""Comes with matplotlib, so figures with Latin labels are the same everywhere. It also has
+Cyrillic, Greek, Arabic, Hebrew, Armenian, Georgian and Lao."""
 
 FALLBACKS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR"),
@@ -23,26 +23,26 @@ FALLBACKS = (
     *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
     *("WenQuanYi Micro Hei", "IPAGothic", "Lohit Devanagari", "FreeSans"),
 )
-"""What is looked for, in this order, for the characters that the first font lacks: Noto, then
-what macOS, Windows and Linux bring."""
+"""Fonts for characters that the first font lacks, in this order: Noto, then those that come with
+macOS, Windows and Linux."""
 
 
 def families() -> list[str]:
-    """The first font and those of the fallbacks that are installed."""
+    """The first font and the installed fallbacks."""
     _learn_new_fonts()
     known = set(font_manager.fontManager.get_font_names())
     return [FIRST, *(name for name in FALLBACKS if name in known)]
 
 
 def named(text: str) -> Language | None:
-    """The language with this code, English name or own name; None: no language has it."""
+    """The language with this code, English name or own name, or None."""
     return _by_name().get(text)
 
 
 def shown(labels: Sequence[str]) -> list[str]:
-    """The labels; in place of a language's name that no font can write, its code.
+    """The labels, with a language's code instead of a name that no font can write.
 
-    One warning names all that were replaced.
+    One warning lists all replaced names.
     """
     replaced, result = [], []
     for label in labels:
@@ -84,7 +84,7 @@ def _characters(family: str) -> frozenset[int]:
 
 @cache
 def _learn_new_fonts() -> None:
-    """Make known the fonts that were installed after matplotlib had made its list of them."""
+    """Add fonts that were installed after matplotlib built its font list."""
     manager = font_manager.fontManager
     known = {Path(entry.fname) for entry in manager.ttflist}
     stems = tuple(name.replace(" ", "").removesuffix("JP").removesuffix("SC") for name in FALLBACKS)

@@ -16,15 +16,15 @@ from interp.plots.style import DOUBLE, SINGLE, SMALL, Table, canvas, check, in_o
 from interp.results.words import NOTHING
 
 _GAP = 0.3  # columns between the matrix and the random neurons
-_MOST_WITH_NUMBERS = 14  # more columns than these leave no room for numbers, even in two
+_MOST_WITH_NUMBERS = 14  # more columns leave no room for numbers, even at double width
 
 
 def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Rise of the loss on each language read (columns), with one language's neurons off (rows).
 
-    From `PerplexityMatrix.to_frame()`. In each cell the rise in nats per token and half of its 95 %
-    interval; white is zero. The language itself is framed; beside the matrix stands what as many
-    random neurons do to that language.
+    From `PerplexityMatrix.to_frame()`. Each cell shows the rise in nats per token and half of its
+    95 % interval; white is zero. The language itself is framed; the column to the right shows the
+    effect on it of as many random neurons.
     """
     values = ("increase", "increase_low", "increase_high", "random")
     values += ("random_low", "random_high", "own", "neurons")
@@ -60,37 +60,37 @@ def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         names = list(dict.fromkeys([*off, *read]))
         labels = dict(zip(names, fonts.shown(names), strict=True))
         sizes = [int(rows.loc[rows["off"] == name, "neurons"].iloc[0]) for name in off]
-        beside = [f"{labels[name]} ({n:,})" for name, n in zip(off, sizes, strict=True)]
-        below, at = [labels[name] for name in read], [float(place) for place in range(len(read))]
+        row_labels = [f"{labels[name]} ({n:,})" for name, n in zip(off, sizes, strict=True)]
+        column_labels, x = [labels[name] for name in read], [float(i) for i in range(len(read))]
         if has_random:
-            below, at = [*below, "random"], [*at, len(read) + _GAP]
-        _frame(ax, below, beside, at)
-        ax.set(xlabel="Language read", ylabel="Neurons off (how many)")
-        told = "\n± half of the 95 % interval" if with_numbers else ""
-        ax.set_title(f"Rise of the loss, nats per token{told}")
+            column_labels, x = [*column_labels, "random"], [*x, len(read) + _GAP]
+        _frame(ax, column_labels, row_labels, x)
+        ax.set(xlabel="Language read", ylabel="Neurons off (number)")
+        note = "\n± half of the 95 % interval" if with_numbers else ""
+        ax.set_title(f"Rise of the loss, nats per token{note}")
     return ax
 
 
 def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Jaccard of the neurons of two languages below the diagonal, what chance would give above.
+    """Jaccard of the neurons of two languages below the diagonal, its value by chance above.
 
-    From `overlap_table(selection)`. On the diagonal stands how many neurons a language has; bold
-    is what lies above the 95 % interval of chance, italic what lies below it.
+    From `NeuronSelection.overlap_frame()`. The diagonal shows the number of neurons of a language.
+    Bold is above the 95 % interval of chance, italic below it.
     """
     values = ("jaccard", "common", "chance", "chance_low", "chance_high")
     table = check(frame, "overlap", ("language", "other"), values)
     names = in_order(table[["language", "other"]].stack())
-    place = {name: index for index, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     shares, counts = np.full((len(names), len(names)), np.nan), {}
     looks: dict[tuple[int, int], dict[str, Any]] = {}
     columns = [table[name].tolist() for name in ("language", "other", *values)]
     for one, other, jaccard, common, chance, low, high in zip(*columns, strict=True):
-        early, late = sorted((place[str(one)], place[str(other)]))
+        early, late = sorted((index_of[str(one)], index_of[str(other)]))
         if early == late:
             counts[early] = common
         elif not np.isnan(shares[late, early]):
             raise ValueError(
-                f"The table for overlap has {one} and {other} in both orders: keep each pair once."
+                f"The table for overlap has {one} and {other} in both orders: keep one of them."
             )
         else:
             shares[late, early], shares[early, late] = jaccard, chance
@@ -99,7 +99,7 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             elif jaccard < low:
                 looks[late, early] = {"style": "italic"}
     if np.isnan(shares).all():
-        raise ValueError("The table for overlap has no pair of two languages: give two or more.")
+        raise ValueError("The table for overlap has only one language: give two or more.")
     paint = _Paint(mpl.colormaps["Blues"], Normalize(0, float(np.nanmax(shares)) or 1.0))
     with canvas(ax, *_size(float(len(names)), len(names))) as ax:
         mesh = _cells(ax, shares, 0.0, paint)
@@ -116,17 +116,17 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         _frame(ax, labels, labels, range(len(names)))
         ax.set_xlabel("On the diagonal: neurons of the language")
         ax.set_title(
-            "Jaccard found (below) and by chance (above)\n"
+            "Jaccard measured (below) and by chance (above)\n"
             "bold, italic: above, below its 95 % interval"
         )
     return ax
 
 
 def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """What patches change in the log-probability of answers: layers across, tokens or parts down.
+    """Change in the log-probability of answers by patching: layers across, tokens or parts down.
 
-    From `PatchingResult.to_frame()`, or some of its rows. Of source, part, span and answer those
-    that vary name the rows, as the label beside them says; white is no change.
+    From `PatchingResult.to_frame()`, or some of its rows. Whichever of source, part, span and
+    answer vary name the rows, and the axis label lists them; white is no change.
     """
     names = ("source", "part", "span", "answer")
     keys = (*names, "place", "layer", "extent")
@@ -134,9 +134,9 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     varying = [name for name in names if table[name].nunique() > 1]
     shown = varying or ["part"]
     label = table[shown].astype(str).agg(", ".join, axis=1)
-    # A token may be there twice.
-    of_row = [table["source"], table["part"], table["place"], table["answer"]]
-    number = table.groupby(of_row, sort=False).ngroup()
+    # Grouped by place, because a prompt may have the same token twice.
+    row_keys = [table["source"], table["part"], table["place"], table["answer"]]
+    number = table.groupby(row_keys, sort=False).ngroup()
     rows = label.groupby(number).first()
     table = table.assign(row=number)
     values = table.pivot(index="row", columns="layer", values="change")
@@ -147,7 +147,7 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         [str(name) for name in rows],
         values.columns.tolist(),
         "Patched from this layer on" if is_from else "Layer patched",
-        "Change of log-probability (nats)",
+        "Change in log-probability (nats)",
         ax,
     )
     ax.set_ylabel(", ".join(shown).capitalize())
@@ -155,11 +155,11 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def moved_by_layer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How much of the concept and of the language comes over from the source, layer by layer.
+    """How much of the concept and of the language a patch transfers from the source, by layer.
 
     From moved-*.csv of experiments/patch_across_languages.py: columns row, layer, moved, low, high.
-    In each cell the share gained and half of its 95 % interval; white is zero. Rows of the last
-    token are patched in one layer alone, rows of the subject from that layer on.
+    Each cell shows the share gained and half of its 95 % interval; white is zero. Rows of the last
+    token are patched in one layer only, rows of the subject from that layer on.
     """
     table = check(frame, "moved_by_layer", ("row", "layer"), ("moved", "layer", "low", "high"))
     rows = in_order(table["row"])
@@ -167,14 +167,14 @@ def moved_by_layer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         name: table.pivot(index="row", columns="layer", values=name).reindex(index=rows)
         for name in ("moved", "low", "high")
     }
-    values = {name: each.to_numpy(dtype=np.float64) for name, each in wide.items()}
+    values = {name: frame.to_numpy(dtype=np.float64) for name, frame in wide.items()}
     return _by_layer(
         values["moved"],
         (values["high"] - values["low"]) / 2,
         rows,
         wide["moved"].columns.tolist(),
-        "Layer patched (last: this one alone; subject: from this one on)",
-        "Share that comes over from the source",
+        "Layer patched (last: this layer only; subject: from this layer on)",
+        "Share transferred from the source",
         ax,
     )
 
@@ -184,16 +184,16 @@ def _by_layer(
     reach: Float[np.ndarray, "row layer"] | None,
     rows: list[str],
     layers: list[int],
-    below: str,
+    xlabel: str,
     title: str,
     ax: Axes | None,
 ) -> Axes:
-    """A heat map around zero; where there is room, with its numbers and half of their intervals."""
+    """A heat map around zero; if there is room, with numbers and half of their intervals."""
     bound = float(np.nanmax(np.abs(values))) or 1.0
     paint = _Paint(mpl.colormaps["RdBu_r"], TwoSlopeNorm(0, -bound, bound))
-    beside = 0.12 + 0.075 * max(map(len, rows))  # inches
-    width = SINGLE if beside + max(0.4 * len(layers), 2.2) <= SINGLE else DOUBLE
-    with_numbers = beside + 0.34 * len(layers) <= DOUBLE
+    margin = 0.12 + 0.075 * max(map(len, rows))  # inches, for the labels of the rows
+    width = SINGLE if margin + max(0.4 * len(layers), 2.2) <= SINGLE else DOUBLE
+    with_numbers = margin + 0.34 * len(layers) <= DOUBLE
     height = 0.3 if reach is not None else 0.2
     with canvas(ax, width, max(0.8 + height * len(rows), 1.5)) as ax:
         mesh = _cells(ax, values, 0.0, paint)
@@ -208,9 +208,9 @@ def _by_layer(
         shown = list(range(0, len(layers), step))
         _frame(ax, [str(layers[column]) for column in shown], fonts.shown(rows), shown)
         ax.set_xlim(-0.55, len(layers) - 0.45)
-        ax.set_xlabel(below)
-        told = with_numbers and reach is not None
-        ax.set_title(f"{title}, ± half of its 95 % interval" if told else title)
+        ax.set_xlabel(xlabel)
+        with_reach = with_numbers and reach is not None
+        ax.set_title(f"{title}, ± half of its 95 % interval" if with_reach else title)
     return ax
 
 
@@ -218,13 +218,13 @@ def _by_layer(
 
 
 class _Paint:
-    """Color of a number, and of the ink that can be read on it."""
+    """The color of a number, and of the text that can be read on it."""
 
     def __init__(self, cmap: Colormap, norm: Normalize):
         self.cmap, self.norm = cmap.with_extremes(bad="#eeeeee"), norm
 
     def ink(self, value: float) -> str:
-        """Whichever of white and black has the higher contrast, by the formula of WCAG 2."""
+        """White or black, whichever has the higher contrast by the formula of WCAG 2."""
         linear = [
             part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
             for part in self.cmap(self.norm(value))[:3]
@@ -256,7 +256,7 @@ def _own(
 
 
 def _cells(ax: Axes, values: Float[np.ndarray, "row column"], left: float, paint: _Paint) -> Any:
-    """Squares of one color each, as shapes and not as an image, which viewers would blur."""
+    """Squares of one color each, drawn as shapes, because viewers blur images."""
     n_rows, n_columns = values.shape
     return ax.pcolormesh(
         left - 0.5 + np.arange(n_columns + 1),
@@ -277,38 +277,38 @@ def _write(
     digits: int,
     paint: _Paint,
     reach: float = math.nan,
-    **more: Any,
+    **extra: Any,
 ) -> None:
     if math.isnan(value):
         return
     look: dict[str, Any] = {"ha": "center", "va": "center", "color": paint.ink(value)}
     with_reach = not math.isnan(reach)
     text = f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
-    ax.text(x, y - 0.16 * with_reach, text, fontsize=SMALL, **look | more)
+    ax.text(x, y - 0.16 * with_reach, text, fontsize=SMALL, **look | extra)
     if with_reach:
         ax.text(x, y + 0.22, f"±{reach:.{digits}f}", fontsize=SMALL - 1, **look)
 
 
 def _mark_negative(ax: Axes, values: Float[np.ndarray, "row column"], paint: _Paint) -> None:
-    """A dash in cells without a number that are clearly below zero: in gray both ends are dark."""
-    below = np.argwhere(values < -0.1 * np.nanmax(np.abs(values)))
-    inks = np.array([paint.ink(float(values[row, column])) for row, column in below], dtype=str)
+    """A dash in cells without a number that are clearly below zero: in gray both ends look dark."""
+    negative = np.argwhere(values < -0.1 * np.nanmax(np.abs(values)))
+    inks = np.array([paint.ink(float(values[row, column])) for row, column in negative], dtype=str)
     for ink in ("white", "black"):
-        y, x = below[inks == ink].T
+        y, x = negative[inks == ink].T
         ax.plot(x, y, "_", markersize=2.5, color=ink, label="_below zero", zorder=3)
 
 
 def _size(columns: float, n_rows: int) -> tuple[float, float]:
-    """Inches: one column of the paper while the cells are wide enough for their numbers."""
+    """Width and height in inches: one column of the paper if the numbers fit into the cells."""
     width = SINGLE if columns <= 7.5 else DOUBLE
     return width, max(0.7 + n_rows * min(0.36, (width - 0.7) / columns), 1.7)
 
 
-def _frame(ax: Axes, below: list[str], beside: list[str], at: Any) -> None:
-    slanted = max(map(len, below)) > 7
+def _frame(ax: Axes, column_labels: list[str], row_labels: list[str], x: Any) -> None:
+    slanted = max(map(len, column_labels)) > 7
     turn: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(list(at), below, **(turn if slanted else {}))
-    ax.set_yticks(range(len(beside)), beside)
-    ax.set(xlim=(-0.55, max(at) + 0.55), ylim=(len(beside) - 0.45, -0.55))
+    ax.set_xticks(list(x), column_labels, **(turn if slanted else {}))
+    ax.set_yticks(range(len(row_labels)), row_labels)
+    ax.set(xlim=(-0.55, max(x) + 0.55), ylim=(len(row_labels) - 0.45, -0.55))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""What the figures share: sizes, a style that is nobody else's, checks at the door, lines."""
+"""Shared by all figures: sizes, a style of their own, checks of tables, lines and legends."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from matplotlib.transforms import ScaledTranslation
 from interp.plots import fonts
 
 SINGLE = 3.3
-"""Inches: one column of a paper with two."""
+"""Inches: the width of one column of a two-column paper."""
 
 DOUBLE = 6.9
-"""Inches: both columns."""
+"""Inches: the width of both columns."""
 
 SMALL = 6.0
-"""Points: numbers in cells and notes."""
+"""Points: the font size of numbers in cells and of notes."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
-"""One for each language of a figure, in order; they tell lines apart where colors do not."""
+"""One for each language of a figure, in order; they distinguish lines where colors do not."""
 
 STYLE: dict[str, Any] = {
     "axes.labelsize": 8,
@@ -45,7 +45,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 7,
     "lines.linewidth": 1.1,
     "lines.markersize": 3.6,
-    "pdf.fonttype": 42,  # fonts embedded as they are: text that can be searched and edited
+    "pdf.fonttype": 42,  # embeds TrueType fonts: text can be searched and edited
     "savefig.dpi": 300,
     "xtick.labelsize": 7,
     "xtick.major.size": 2.5,
@@ -58,21 +58,21 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours, whatever was set before and is again afterwards."""
+    """Matplotlib's defaults plus ours within the block; restores the caller's style afterwards."""
     with mpl_style.context(["default", STYLE, {"font.family": fonts.families()}]):
         try:
             yield
         finally:
-            # The first figure of a notebook loads a back end that shows figures; that has to stay.
+            # A notebook's first figure loads a backend that shows figures; it must stay active.
             interactive = mpl.is_interactive()
     mpl.interactive(interactive)
 
 
 @contextmanager
 def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
-    """The Axes given, in the caller's style; or those of a new figure, in ours.
+    """The given Axes, in the caller's style, or the Axes of a new figure, in ours.
 
-    A figure that could not be finished is closed.
+    On an error the new figure is closed.
     """
     with ExitStack() as stack:
         if ax is None:
@@ -81,7 +81,7 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
             undo = stack.enter_context(ExitStack())
             undo.callback(plt.close, figure)
             for axis in (ax.xaxis, ax.yaxis):
-                axis.get_major_ticks(1)  # later ones, made while drawing, take after the first
+                axis.get_major_ticks(1)  # ticks made later, while drawing, copy the first one
             yield ax
             undo.pop_all()
         else:
@@ -91,19 +91,17 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
 
 
 Table = Any
-"""A data frame past its check; what pyright infers of those is more often wrong than right."""
+"""A checked data frame; pyright's inference on data frames is more often wrong than right."""
 
 
 def check(frame: pd.DataFrame, what: str, keys: Sequence[str], values: Sequence[str]) -> Table:
-    """The table, or one sentence on why this figure cannot be drawn from it.
+    """The table; raises ValueError if the figure cannot be drawn from it.
 
-    `keys` say which mark a row is, `values` are its numbers; without the first the rest is nothing.
+    `keys` identify the mark of a row, `values` are its numbers; the first value is required.
     """
     table: Table = frame
     if frame.empty:
-        raise ValueError(
-            f"The table for {what} has no rows: run what writes it again, or take another file."
-        )
+        raise ValueError(f"The table for {what} has no rows: write it again, or use another file.")
     if missing := [name for name in (*keys, *values) if name not in table]:
         raise ValueError(
             f"The table for {what} has no column {', '.join(missing)}; it has "
@@ -131,14 +129,14 @@ def check(frame: pd.DataFrame, what: str, keys: Sequence[str], values: Sequence[
 
 
 def in_order(column: Table) -> list[str]:
-    """What a column holds, in the order in which it first does."""
-    return [str(each) for each in column.drop_duplicates()]
+    """The distinct values of a column, in order of first appearance."""
+    return [str(value) for value in column.drop_duplicates()]
 
 
 def color(label: str) -> str:
-    """The language's, by whichever of its names; gray for what is no language."""
-    known = fonts.named(label)
-    return known.color if known else "#777777"
+    """The color of the language with this code or name; gray if it is not a language."""
+    language = fonts.named(label)
+    return language.color if language else "#777777"
 
 
 def line(
@@ -148,7 +146,7 @@ def line(
     interval: tuple[Float[np.ndarray, " mark"], Float[np.ndarray, " mark"]] | None = None,
     **look: Any,
 ) -> None:
-    """A line through the values, with an upright stroke from low to high where both are known."""
+    """A line through the values, with a vertical line from low to high where both are known."""
     (drawn,) = ax.plot(x, value, **look)
     if interval is not None:
         low, high = interval
@@ -169,32 +167,32 @@ def numbers(table: Table, name: str) -> Float[np.ndarray, " mark"]:
 
 
 def by_language(
-    table: Table, column: str = "language", n_places: int = 0
+    table: Table, column: str = "language", n_points: int = 0
 ) -> Iterator[tuple[Table, float, dict[str, Any]]]:
-    """The rows of each language, how far aside it is drawn (-0.5 to 0.5), and how it looks.
+    """The rows of each language, its horizontal offset (-0.5 to 0.5), and its line style.
 
-    Their order is that of the table; the marks of one place stand side by side. Of many places on
-    a line only some are marked, other ones for each language.
+    In the order of the table. The offsets put marks with equal x side by side. On a line with many
+    points only some get markers, different ones for each language.
     """
-    step = 1 + n_places // 16
+    step = 1 + n_points // 16
     names = in_order(table[column])
     looks = zip(names, fonts.shown(names), itertools.cycle(MARKERS), strict=False)
-    for place, (name, label, marker) in enumerate(looks):
+    for number, (name, label, marker) in enumerate(looks):
         look: dict[str, Any] = {"color": color(name), "marker": marker, "label": label}
-        look["markevery"] = (place % step, step)
-        yield table[table[column] == name], (place - (len(names) - 1) / 2) / len(names), look
+        look["markevery"] = (number % step, step)
+        yield table[table[column] == name], (number - (len(names) - 1) / 2) / len(names), look
 
 
 def key(label: str, **look: Any) -> Line2D:
-    """A line of the legend that says what a kind of mark means, whatever its color."""
+    """A legend entry that explains a kind of mark, whatever its color."""
     return Line2D([], [], label=label, **{"color": mpl.rcParams["text.color"]} | look)
 
 
 def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> None:
-    """Legends over the drawing, which they cannot cover: what is labeled, and below it the keys.
+    """Legends above the Axes, where they cannot cover it: labeled marks, and below them the keys.
 
-    As many columns as there is room for; the first begins so many points above the Axes. Without
-    anything to tell there is no legend.
+    They use as many columns as fit; the lowest legend starts `points` above the Axes. If nothing
+    is labeled and there are no keys, no legend is drawn.
     """
     figure = ax.figure.get_figure(root=True)
     room = 72 * (figure.get_figwidth() * ax.get_position().width + 0.05)
@@ -203,7 +201,7 @@ def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> 
     groups = (list(keys), list(ax.get_legend_handles_labels()[0]))
     groups = [handles for handles in groups if handles]
     for handles in groups:
-        n_columns = _columns([str(each.get_label()) for each in handles], font, room)
+        n_columns = _columns([str(handle.get_label()) for handle in handles], font, room)
         legend = ax.legend(
             handles=handles,
             loc="lower left",
@@ -217,21 +215,21 @@ def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> 
             handlelength=1.6,
             handletextpad=0.4,
         )
-        if handles is not groups[-1]:  # the next one takes its place, and this one has to stay
+        if handles is not groups[-1]:  # ax.legend replaces the previous legend unless it is added
             ax.add_artist(legend)
             legend.set_clip_path(None)
         points += 1.65 * size * -(-len(handles) // n_columns)
 
 
 def _columns(labels: Sequence[str], font: FontProperties, room: float) -> int:
-    """The most columns in which labels with their marks fit into so many points, rows being even.
+    """The largest number of columns in which labels with their marks fit into `room` points.
 
-    Columns are filled one after another.
+    Columns are filled one after another, as evenly as possible.
     """
     size = font.get_size_in_points()
-    # Mark, gap and the space to the next column, in the units in which `legend_above` gives them;
-    # on the screen letters are a little wider than their outlines.
-    letters = [TextPath((0, 0), each, prop=font).get_extents().width for each in labels]
+    # Mark, gap and the space to the next column, in the units of `legend_above`; on the screen
+    # letters are slightly wider than their outlines.
+    letters = [TextPath((0, 0), label, prop=font).get_extents().width for label in labels]
     widths = [3.0 * size + 1.04 * width for width in letters]
     n = len(labels)
     for n_columns in dict.fromkeys(-(-n // n_rows) for n_rows in range(1, n)):
@@ -242,7 +240,7 @@ def _columns(labels: Sequence[str], font: FontProperties, room: float) -> int:
 
 
 def from_zero(ax: Axes) -> None:
-    """What cannot be negative stands on zero, with room below it for half a marker."""
+    """Start the y-axis at zero, for quantities that cannot be negative, with room for markers."""
     top = ax.get_ylim()[1]
     ax.set_ylim(-0.03 * top, top)
     zero_line(ax)

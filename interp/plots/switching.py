@@ -1,4 +1,4 @@
-"""Writing in another language: which ways lead there, and how many units it takes."""
+"""Writing in another language: success by way of asking for it, and by number of units."""
 
 import textwrap
 from typing import Any
@@ -28,24 +28,24 @@ _RATES = ("good", "good_low", "good_high", "rate", "rate_low", "rate_high")
 
 
 def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """For each way to ask for a language, the share of texts that are in it, and those also good.
+    """For each way to ask for a language, the share of texts in it, and of texts in it and good.
 
-    From the final.csv of experiments/steer_language.py; a group per way, with its setting below.
-    Hollow: in the language; filled: in the language and good text. Strokes are 95 % intervals.
+    From the final.csv of experiments/steer_language.py; a group per way, labeled with its setting.
+    Hollow: in the language; filled: in the language and good text. Vertical lines: 95 % intervals.
     """
-    # No setting is a blank in the file, which is read as NaN.
-    blank: Table = frame.copy()
-    if "setting" in blank:  # a column of nothing but blanks is one of numbers
-        blank["setting"] = blank["setting"].astype(object).where(blank["setting"].notna(), "")
-    table = check(blank, "language_switching", ("way", "setting", "to"), _RATES)
+    # A blank setting is read from the file as NaN.
+    filled: Table = frame.copy()
+    if "setting" in filled:  # a column with only blanks is read as numbers
+        filled["setting"] = filled["setting"].astype(object).where(filled["setting"].notna(), "")
+    table = check(filled, "language_switching", ("way", "setting", "to"), _RATES)
     ways = table[["way", "setting"]].drop_duplicates().to_numpy().tolist()
     n_languages = len(in_order(table["to"]))
     few = len(ways) <= 4 and len(ways) * n_languages <= 20
     width = SINGLE if few else DOUBLE
     with canvas(ax, width, 2.6) as ax:
-        for rows, aside, look in by_language(table, "to"):
-            x = np.array([float(ways.index(list(each))) for each in _pairs(rows)])
-            x += 0.84 * aside
+        for rows, offset, look in by_language(table, "to"):
+            x = np.array([float(ways.index(list(pair))) for pair in _pairs(rows)])
+            x += 0.84 * offset
             _both_rates(ax, x, rows, look | {"linestyle": ""}, apart=min(0.18 / n_languages, 0.04))
         characters = int(width * 17 / len(ways))
         ax.set_xticks(
@@ -60,20 +60,20 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def switching_against_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The same against the size of the sets, for one way; sizes stand side by side, not to scale.
+    """The same rates by size of the sets, for one way; sizes are evenly spaced, not to scale.
 
-    From `best_of_each_size(sweep, way)`; size zero is the model as it is.
+    From `best_of_each_size(sweep, way)`; size zero is the unedited model.
     """
     table = check(frame, "switching_against_size", ("size", "to"), (*_RATES, "size"))
     sizes = sorted(table["size"].unique().tolist())
     n_languages = len(in_order(table["to"]))
     crowded = len(sizes) * n_languages > 16
     with canvas(ax, DOUBLE if crowded else SINGLE, 2.4) as ax:
-        for rows, aside, look in by_language(table.sort_values("size", kind="stable"), "to"):
-            x = np.array([float(sizes.index(each)) for each in rows["size"]])
-            x += 0.7 * aside
+        for rows, offset, look in by_language(table.sort_values("size", kind="stable"), "to"):
+            x = np.array([float(sizes.index(size)) for size in rows["size"]])
+            x += 0.7 * offset
             _both_rates(ax, x, rows, look, apart=min(0.16 / n_languages, 0.04))
-        ax.set_xticks(range(len(sizes)), [_size_label(each) for each in sizes])
+        ax.set_xticks(range(len(sizes)), [_size_label(size) for size in sizes])
         shares = max(sizes) <= 1
         ax.set_xlabel("Share of all neurons (%)" if shares else "Units per language")
         ax.set(ylim=(-0.03, 1.03), ylabel="Share of texts")
@@ -81,7 +81,7 @@ def switching_against_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-# ---------------------------------------------------------------- what they share
+# ---------------------------------------------------------------- shared by both
 
 
 def _pairs(rows: Table) -> list[tuple[str, str]]:
@@ -91,18 +91,18 @@ def _pairs(rows: Table) -> list[tuple[str, str]]:
 def _both_rates(
     ax: Axes, x: Float[np.ndarray, " mark"], rows: Table, look: dict[str, Any], apart: float
 ) -> None:
-    """The rate hollow and a little to the left, the rate of good texts filled, to the right."""
+    """The rate of texts hollow, slightly to the left; of good texts filled, to the right."""
     rate = look | {"markerfacecolor": ax.get_facecolor(), "linestyle": "", "label": "_rate"}
     rate["markeredgewidth"] = 0.8
-    for column, where, drawn in (("rate", x - apart, rate), ("good", x + apart, look)):
+    for column, x_of_rate, style in (("rate", x - apart, rate), ("good", x + apart, look)):
         interval = (numbers(rows, f"{column}_low"), numbers(rows, f"{column}_high"))
-        line(ax, where, numbers(rows, column), interval, **drawn)
+        line(ax, x_of_rate, numbers(rows, column), interval, **style)
 
 
 def _keys() -> list[Line2D]:
     look: dict[str, Any] = {"marker": "o", "linestyle": ""}
     hollow = key("in the language", markerfacecolor="none", markeredgewidth=0.8, **look)
-    return [hollow, key("in it and good", **look)]
+    return [hollow, key("in the language and good", **look)]
 
 
 def _wrapped(way: str, setting: str, characters: int) -> str:

@@ -1,4 +1,4 @@
-"""Tasks with neurons switched off: what each language loses."""
+"""Accuracy on tasks with neurons switched off."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ from interp.results.words import NOTHING
 def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy lost in each language with one language's neurons off.
 
-    From the evaluate.csv of `interp evaluate`: a panel for each task, one below the other, and the
-    first of them is returned. Hollow: as many random neurons in every layer. An Axes of yours holds
-    one task.
+    From the evaluate.csv of `interp evaluate`: one panel per task, stacked vertically; returns the
+    first panel. Hollow: as many random neurons in every layer. If you pass an Axes, the table must
+    have one task.
     """
     values = ("drop", "drop_low", "drop_high", "random", "accuracy")
     table = check(frame, "accuracy_lost", ("task", "language", "off"), values)
@@ -38,7 +38,7 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if ax is not None:
         if len(tasks) > 1:
             raise ValueError(
-                f"One Axes holds one task, and the table for accuracy_lost has {len(tasks)}: give "
+                f"One Axes holds one task, but the table for accuracy_lost has {len(tasks)}: give "
                 f"the rows of one of {', '.join(tasks)}."
             )
         with canvas(ax, DOUBLE, 2.5) as ax:
@@ -66,12 +66,12 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _panel(ax: Axes, table: Table, task: str) -> None:
-    """One task: languages read from left to right, in each a mark for every set that is off."""
+    """One task: languages read from left to right, each with a mark for every set that is off."""
     untouched = table[table["off"] == NOTHING].set_index("language")["accuracy"]
     changed = table[table["off"] != NOTHING]
     codes = in_order(table["language"])
-    for rows, aside, look in by_language(changed, "off"):
-        x = np.array([float(codes.index(code)) for code in rows["language"]]) + 0.8 * aside
+    for rows, offset, look in by_language(changed, "off"):
+        x = np.array([float(codes.index(code)) for code in rows["language"]]) + 0.8 * offset
         filled: dict[str, Any] = look | {"linestyle": ""}
         hollow = filled | {"markerfacecolor": "none", "label": "_random", "markeredgewidth": 0.8}
         random = untouched.reindex(rows["language"]).to_numpy() - numbers(rows, "random")
@@ -88,7 +88,7 @@ def _panel(ax: Axes, table: Table, task: str) -> None:
 
 
 def _explain(ax: Axes) -> None:
-    """The languages whose neurons are off, and what filled and hollow marks are."""
+    """Legend: the languages whose neurons are off, and what filled and hollow marks mean."""
     filled = key("neurons of the language off", marker="o", linestyle="")
     hollow = key("as many random neurons off", marker="o", linestyle="", markerfacecolor="none")
     legend_above(ax, [filled, hollow])

@@ -41,7 +41,7 @@ _LONG = 16  # rows; longer tables are folded
 class Picture:
     """A figure of a report, and the numbers that it was drawn from.
 
-    >>> table = interp.plots.layer_profile_table(neurons)
+    >>> table = neurons.layer_frame()
     >>> picture = interp.reports.Picture(interp.plots.layer_profile, "Neurons per layer.", table)
     >>> section = interp.reports.Section("Where are they?", pictures=(picture,))
     >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
@@ -63,7 +63,7 @@ class Picture:
 class Section:
     """One question of a report, and its results.
 
-    >>> table = interp.plots.overlap_table(neurons)
+    >>> table = neurons.overlap_frame()
     >>> section = interp.reports.Section("How much is shared?", tables={"Neurons in common": table})
     >>> interp.write_report(folder / "report.html", "Neurons of Babel", [section]).name
     'report.html'

@@ -216,7 +216,7 @@ def selection_section(file: Path) -> Section:
             " Kept: how often a neuron is selected again when one group of documents is left out."
         )
         interval = jackknife(stats, lambda part: select(part).layer_profile().double())
-    profile = plots.layer_profile_table(selection, interval)
+    profile = selection.layer_frame(interval)
     strokes = ", with 95 % intervals over documents" if interval is not None else ""
     caption = f"Neurons of each language in each layer{strokes}."
     pictures = [Picture(plots.layer_profile, caption, profile)]
@@ -225,7 +225,7 @@ def selection_section(file: Path) -> Section:
             "Overlap of two languages: the Jaccard index of their neurons below the diagonal, that "
             "of random sets of the same size per layer above it, the number of neurons on it."
         )
-        shared = plots.overlap_table(selection)
+        shared = selection.overlap_frame()
         pictures.append(Picture(plots.overlap, caption, shared))
     tables = {"Neurons of each language.": pandas.DataFrame(table)}
     return Section(BELONGING, text, tuple(pictures), tables, origin)

@@ -2,13 +2,13 @@
 
 Kojima et al. (2024), "On the Multilingual Ability of Decoder-based Pre-trained Language Models:
 Finding and Controlling Language-Specific Neurons". A unit's response to a sentence ranks all
-sentences; sentences of one language are the positives, all others the negatives. A language is no
-more than a label here: relations, styles or programming languages do as well.
+sentences; sentences of one language are the positives, all others the negatives. A language is
+just a label here: relations, styles or programming languages work as well.
 
-Their means over a sentence count whatever the tokenizer puts before it: <s> with LLaMA, </s> with
-XGLM, nothing with BLOOM. For the first two read the sentences with `bos="document"` and collect
-with `Keep(special_tokens=True)`; for BLOOM leave both out, as is the default. What stands before
-every text gives next to the same in each, and moves the mean of a short sentence more.
+The authors' sentence means include the token that the tokenizer prepends: <s> with LLaMA, </s> with
+XGLM, nothing with BLOOM. To match them, read the sentences with `bos="document"` and collect with
+`Keep(special_tokens=True)` for the first two; for BLOOM keep the defaults. A unit's response to the
+prepended token is nearly the same in every text, and shifts the mean of a short sentence more.
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ def average_precision(
 ) -> Float64[Tensor, "language unit"]:
     """Mean precision at the positives, from the highest response down.
 
-    For a sentence of the language, precision is the share of the language among all sentences
-    that respond as much or more. Sentences that tie are taken together, as scikit-learn's
-    `average_precision_score` does, and -0.0 ties with 0.0.
+    Precision at a sentence of the language is the share of the language among all sentences with
+    an equal or higher response. Tied sentences count together, as in scikit-learn's
+    `average_precision_score`, and -0.0 ties with 0.0.
 
     One: every positive responds more than every negative. The share of positives: a constant unit,
-    and about what chance gives. Least: every positive below every negative, the mean over i = 1 … n
-    of i / (N - n + i) with n of N sentences positive (0.0886 for 500 of 3000).
+    and about what chance gives. Minimum: every positive is below every negative, which gives the
+    mean over i = 1 … n of i / (N - n + i) with n of N sentences positive (0.0886 for 500 of 3000).
 
     Exact in all floating-point types; float64 costs about three times as much as the narrower ones.
 
@@ -60,19 +60,19 @@ def roc_area(
 ) -> Float64[Tensor, "language unit"]:
     """Area under the ROC curve: how often a positive responds more than a negative; ties are half.
 
-    One: always. A half: chance, and a constant unit. Zero: never. NaN: there is one language only,
-    so that nothing is negative. Unlike average precision it does not depend on the share of
-    positives, and it weighs a mistake at the bottom as much as one at the top.
+    One: always. A half: chance, and a constant unit. Zero: never. NaN: there is only one language,
+    so there are no negatives. Unlike average precision it does not depend on the share of
+    positives, and a mistake at the bottom weighs as much as one at the top.
     """
     return precision_and_area(responses, labels, n_languages)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Saved):
-    """How well every unit of some sites detects each language, and what it gives on it.
+    """How well every unit of some sites detects each language, and its activation on that language.
 
-    The units of a layer's sites stand one after the other on one axis, so a selection over
-    `[language layer unit]` compares all of them; `units` says where each site is.
+    The units of a layer's sites are concatenated on one axis, so a selection over
+    `[language layer unit]` compares all of them; `units` returns the slice of one site.
 
     >>> precision = interp.measure_precision(means)
     >>> precision.units("pre"), precision.percentile(50.0).shape
@@ -83,19 +83,19 @@ class Precision(Saved):
     made_by = "interp.measure_precision(means)"
 
     average_precision: Float64[Tensor, "language layer unit"]
-    """Of the language's sentences among all; see `average_precision`."""
+    """Average precision for the language's sentences among all; see `average_precision`."""
 
     roc_area: Float64[Tensor, "language layer unit"]
-    """See `roc_area`."""
+    """Area under the ROC curve; see `roc_area`."""
 
     percentiles: Float32[Tensor, "percent language layer unit"]
-    """Of the response, in the unit of the activation, over the language's own sentences."""
+    """Percentiles of the response over the language's own sentences, in activation units."""
 
     percents: tuple[float, ...]
     """Which percentiles: 50 is the median."""
 
     sentences: Int64[Tensor, " language"]
-    """Sentences of each language."""
+    """Number of sentences in each language."""
 
     languages: tuple[str, ...]
     """ISO codes, or other labels, in the order of the language axis."""
@@ -112,9 +112,10 @@ class Precision(Saved):
             and sum(width for _, width in self.sites) == n_units
         ):
             raise ValueError(
-                f"Shapes disagree: average precision {tuple(self.average_precision.shape)}, area "
-                f"{tuple(self.roc_area.shape)}, percentiles {tuple(self.percentiles.shape)} of "
-                f"{self.percents}, languages {', '.join(self.languages)}, sites {self.sites}."
+                f"Shapes disagree: average precision {tuple(self.average_precision.shape)}, "
+                f"ROC area {tuple(self.roc_area.shape)}, percentiles "
+                f"{tuple(self.percentiles.shape)} of {self.percents}, "
+                f"languages {', '.join(self.languages)}, sites {self.sites}."
             )
 
     def __repr__(self) -> str:
@@ -125,7 +126,7 @@ class Precision(Saved):
         return f"Precision({n_layers} layers of {sites}; {sentences} sentences)"
 
     def units(self, kind: str) -> slice:
-        """Where the units of a site are on the unit axis."""
+        """The slice of the unit axis that holds a site's units."""
         start = 0
         for name, width in self.sites:
             if name == kind:
@@ -136,7 +137,7 @@ class Precision(Saved):
         )
 
     def percentile(self, percent: float = 50.0) -> Float32[Tensor, "language layer unit"]:
-        """What a unit gives on a language: the median, with which Kojima et al. override it."""
+        """A percentile of each unit's response; Kojima et al. override units with the median."""
         if percent not in self.percents:
             raise ValueError(
                 f"Percentile {percent} was not measured, only {', '.join(map(str, self.percents))}."
@@ -150,10 +151,10 @@ def measure_precision(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Precision:
-    """Score every unit of every site that was kept, one site of one layer at a time.
+    """Score every unit of every recorded site, one site of one layer at a time.
 
     Memory: the result (about 24 bytes per language and unit), and twice one site of one layer.
-    `device` is where the sorting is done.
+    Sorting runs on `device`.
 
     >>> interp.measure_precision(means)
     Precision(6 layers of pre 2,048; en 20, de 20, zh 20 sentences)
@@ -169,9 +170,9 @@ def measure_precision(
     for layer in layers:
         start = 0
         for kind, width in sites:
-            here = (..., layer, slice(start, start + width))
-            # Handed on without a name, so that it is gone before the next one is read.
-            scores[here], percentiles[here] = _measure_site(
+            index = (..., layer, slice(start, start + width))
+            # The responses get no name, so they are freed before the next site is read.
+            scores[index], percentiles[index] = _measure_site(
                 means.read(kind, layer).to(device), means.labels, n_languages, percents
             )
             start += width
@@ -197,38 +198,39 @@ def _measure_site(
 
 
 def _layout(means: SentenceMeans) -> tuple[int, tuple[tuple[Kind, int], ...]]:
-    """Layers, and kind and width of each site, from the header of the first file."""
+    """Number of layers, and kind and width of each site, from the header of the first file."""
     widths: dict[Kind, list[int]] = {kind: [] for kind in means.kinds}
     with safe_open(means.pieces[0], framework="pt") as file:
         names = set(file.keys())
-        for kind, found in widths.items():
-            while (name := f"means.{kind}.{len(found)}") in names:
-                found.append(file.get_slice(name).get_shape()[1])
-    if any(len(set(found)) != 1 for found in widths.values()):
+        for kind, per_layer in widths.items():
+            while (name := f"means.{kind}.{len(per_layer)}") in names:
+                per_layer.append(file.get_slice(name).get_shape()[1])
+    if any(len(set(per_layer)) != 1 for per_layer in widths.values()):
         raise ValueError(
-            f"Units per layer are {widths}: to stand on one axis, a site must have as many units "
-            "in every layer."
+            f"Units per layer are {widths}: a site must have the same number of units in every "
+            "layer."
         )
-    return len(widths[means.kinds[0]]), tuple((kind, found[0]) for kind, found in widths.items())
+    n_layers = len(widths[means.kinds[0]])
+    return n_layers, tuple((kind, per_layer[0]) for kind, per_layer in widths.items())
 
 
 def top_and_bottom(
     score: Float[Tensor, "language unit"], n: int, which: Half = "both"
 ) -> Bool[Tensor, "language unit"]:
-    """Per language the n/2 units of the highest score and the n/2 of the lowest.
+    """Per language, the n/2 units with the highest score and the n/2 with the lowest.
 
     Kojima et al. take both: units that respond to the language, and units that respond to
-    everything else. `which` gives one of the two halves alone, n/2 units. Ties are common at one
-    and at the minimum, and theirs fall by chance; here they go to the lower unit, first at the top,
-    then at the bottom among the units that are left.
+    everything else. `which` selects one half alone, n/2 units. Ties are common at one and at the
+    minimum. The authors break them arbitrarily; here the lower unit wins, first at the top, then
+    at the bottom among the remaining units.
     """
     n_units = score.shape[1]
     if which not in get_args(Half):
-        raise ValueError(f"which is one of {', '.join(get_args(Half))}, not {which!r}.")
+        raise ValueError(f"which is {which!r}: give one of {', '.join(get_args(Half))}.")
     if n % 2 or not 2 <= n <= n_units:
         raise ValueError(
-            f"n is {n} of {n_units:,} units: give an even number from 2 to {n_units:,}; half of "
-            "it is taken from the top and half from the bottom."
+            f"n is {n} of {n_units:,} units: give an even number from 2 to {n_units:,}, half for "
+            "the top and half for the bottom."
         )
     if not score.isfinite().all():
         raise ValueError(
@@ -245,16 +247,16 @@ def top_and_bottom(
 def adjusted_p_values(
     precision: Precision, tail: Tail, generator: torch.Generator, draws: int = 2000
 ) -> Float64[Tensor, "language layer unit"]:
-    """Benjamini and Hochberg's adjusted p-values, over all units, for each language by itself.
+    """Benjamini-Hochberg adjusted p-values over all units, for each language separately.
 
-    Of the units at or below 0.05, at most a twentieth are there by chance, on average, where the
-    assumptions of `null_precision` hold. With k of N units at the floor of `null_p_values`, no
+    Where the assumptions of `null_precision` hold, on average at most a twentieth of the units at
+    or below 0.05 are there by chance. With k of N units at the minimum of `null_p_values`, no
     adjusted value is below N / (k (1 + draws)).
     """
     from scipy.stats import false_discovery_control  # takes a second to load
 
     n_sentences = int(precision.sentences.sum())
-    nulls: dict[int, Tensor] = {}  # languages of one size share one
+    nulls: dict[int, Tensor] = {}  # by number of positives: languages of equal size share a null
     adjusted = torch.empty_like(precision.average_precision)
     for row, size in enumerate(precision.sentences.tolist()):
         if size not in nulls:

@@ -1,11 +1,11 @@
-"""What LAPE and average precision are compared with: the rivals, from the papers that propose them.
+"""Baselines for LAPE and average precision: rival methods, from the papers that propose them.
 
-Most are a score, [language layer neuron], of which `highest` takes as many neurons per language as
-are asked for. A language is no more than a label here. In the order of the file:
+Most are a score, [language layer neuron], from which `highest` takes n neurons per language. A
+language is just a label here. In the order of the file:
 
 - random, the level that every method must beat: `random_score`;
 - activation probability alone, LAP (Tang et al., 2024): `highest(stats.rate, n)`. A neuron that is
-  busy everywhere leads in every language: nothing divides by the others;
+  busy everywhere ranks high in every language, because nothing compares it with the others;
 - entropy of mean values, LAVE (Tang et al., 2024): `value_entropy`;
 - parameter variation (Tang et al., 2024): `parameter_variation`;
 - share of responses above a percentile (Mondal et al., 2025): `share_above_percentile`;
@@ -31,7 +31,7 @@ from interp.scores.ranks import positive_percentiles, sentences_per_language
 def highest(
     score: Float[Tensor, "language layer neuron"], n: int
 ) -> Bool[Tensor, "language layer neuron"]:
-    """Per language the n neurons of the highest score, over all layers at once.
+    """Per language, the n neurons with the highest score over all layers.
 
     Ties at the cut go to the lower layer, then to the lower neuron.
     """
@@ -52,10 +52,9 @@ def highest(
 def random_score(
     n_languages: int, n_layers: int, n_units: int, generator: torch.Generator
 ) -> Float64[Tensor, "language layer neuron"]:
-    """Uniform noise between zero and one, each language by itself.
+    """Uniform noise between zero and one, for each language separately.
 
-    Of all neurons, whatever the layer. A control with as many neurons per layer as a given
-    selection has is `NeuronSelection.random_like`.
+    It ignores layers; for a control of the same size per layer use `NeuronSelection.random_like`.
     """
     shape = (n_languages, n_layers, n_units)
     return torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -64,7 +63,7 @@ def random_score(
 def random_units(
     pool: Bool[Tensor, "layer unit"], size: Int64[Tensor, " layer"], generator: torch.Generator
 ) -> Bool[Tensor, "layer unit"]:
-    """So many units of each layer, drawn from the pool, all with the same chance."""
+    """`size` random units of each layer, drawn uniformly from the pool."""
     noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
     rank = noise.masked_fill(~pool, 2.0).argsort(dim=-1, stable=True).argsort(dim=-1)
     return rank < rearrange(size, "layer -> layer 1")
@@ -75,32 +74,34 @@ def value_entropy(
 ) -> Float64[Tensor, "layer neuron"]:
     """LAVE: entropy, in nats, of how a neuron's mean activation divides among languages.
 
-    LAPE with `ActivationMoments.gate_mean` in the place of the rate. Zero: its mean is positive in
-    one language alone. `log(n_languages)`: equal in all. NaN: positive in none.
+    LAPE with `ActivationMoments.gate_mean` instead of the rate. Zero: its mean is positive in one
+    language alone. `log(n_languages)`: equal in all. NaN: positive in none.
 
     A negative mean counts as zero, which the paper leaves open (its code is not public). SiLU and
-    GELU give a little less than zero where a neuron is off, so a negative mean says that it is
-    mostly off in that language; its size says nothing about the language, and without its sign
-    neurons that are off everywhere would pass for shared ones.
+    GELU are slightly below zero where a neuron is off, so a negative mean says that it is mostly
+    off in that language. Its size says nothing about the language, and taking absolute values
+    would make neurons that are off everywhere look shared.
     """
     if not mean.isfinite().all():
         raise ValueError(
             f"{int((~mean.isfinite()).sum()):,} of {mean.numel():,} means are NaN or infinite: "
-            "give ActivationMoments.gate_mean, over more than no tokens."
+            "give ActivationMoments.gate_mean, over at least one token per language."
         )
     return language_entropy(mean.clamp_min(0))
 
 
 def parameter_variation(before: NeuronModel, after: NeuronModel) -> Float64[Tensor, "layer neuron"]:
-    """How far tuning on a language moved each neuron's weights, in units of their own length.
+    """How far tuning on a language moved each neuron's weights, relative to their norm.
 
-    |w_after - w_before| / |w_before|, where w is all that belongs to the neuron: its weights from
-    the residual stream (gate and linear branch) and to it, without biases. Zero: not moved. One:
-    moved by as much as it is long. NaN: no weights before, none after.
+    |w_after - w_before| / |w_before|, where w holds all weights of the neuron: those that read from
+    the residual stream (gate and linear branch) and those that write to it, without biases. Zero:
+    not moved. One: moved by its own norm. NaN: all weights are zero before and after.
 
-    One pair of models gives one language's row of a score: stack those of several languages.
+    One pair of models gives one language's row of a score: stack the rows of several languages.
     """
-    shapes = [(each.n_layers, each.d_mlp, each.d_model, each.gated) for each in (before, after)]
+    shapes = [
+        (model.n_layers, model.d_mlp, model.d_model, model.gated) for model in (before, after)
+    ]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{before.name} and {after.name} differ in (layers, neurons, residual width, gated): "
@@ -124,43 +125,44 @@ def share_above_percentile(
 ) -> Float64[Tensor, "language unit"]:
     """Share of a language's sentences on which a unit responds above its own 90th percentile.
 
-    The percentile is that of the unit over the sentences of all languages, so languages with more
-    sentences weigh more in it. Zero: never above. About 0.1: as all languages do. 0.1 / p, or one
-    if that is less, with p the language's share of the sentences: all its high responses are here.
+    The percentile is taken over the sentences of all languages, so languages with more sentences
+    weigh more in it. Zero: never above. About 0.1: the same as all languages. 0.1 / p, or one if
+    that is less, with p the language's share of the sentences: all high responses are in this
+    language.
 
     Departs from Mondal et al. (2025), "Language-specific Neurons Do Not Facilitate Cross-Lingual
     Transfer". Their code takes the share of tokens above the percentile of the same neuron in the
-    same language. That share is 0.1 for every neuron, whatever it does, but for the batches over
-    which the percentile was averaged; so it can select nothing. Ours is of sentence means, the
-    finest responses that are kept. Of tokens, it would need the thresholds before the pass over the
-    text, and a count of its own; `highest` takes either share.
+    same language. That share is 0.1 for every neuron, whatever it does, except that the percentile
+    is averaged over batches; so it cannot select anything. Ours uses sentence means, the finest
+    responses that are recorded. Counting tokens would need the thresholds before the pass over the
+    text, and a separate counter; `highest` takes either share.
     """
     sentences_per_language(responses, labels, n_languages)
-    bar = positive_percentiles(responses, torch.zeros_like(labels), 1, (percent,))[0]
-    above = responses.double() > bar
-    shares = [above[(labels == language).to(above.device)] for language in range(n_languages)]
-    return torch.stack([reduce(each.double(), "sentence unit -> unit", "mean") for each in shares])
+    threshold = positive_percentiles(responses, torch.zeros_like(labels), 1, (percent,))[0]
+    above = responses.double() > threshold
+    rows = [above[(labels == language).to(above.device)] for language in range(n_languages)]
+    return torch.stack([reduce(row.double(), "sentence unit -> unit", "mean") for row in rows])
 
 
 def entropy_less_peak(
     rate: Float[Tensor, "language layer neuron"], weight: float
 ) -> Float64[Tensor, "layer neuron"]:
-    """Entropy of firing, less a reward for firing often somewhere; low is specific.
+    """Entropy of firing, minus a reward for firing often in some language; low is specific.
 
     With K languages, H LAPE's entropy and p the rates,
 
         H / log K  -  weight · max p / (h / K),        h = 1 + 1/2 + … + 1/K.
 
     Zhang et al. (2025), "How does Alignment Enhance LLMs' Multilingual Capabilities? A Language
-    Neurons Perspective". The reward stands in the place of LAPE's busy bar: a weight of zero is
-    LAPE without it. NaN: the neuron never fires.
+    Neurons Perspective". The reward replaces LAPE's busy threshold: a weight of zero is LAPE
+    without that threshold. NaN: the neuron never fires.
     """
     n_languages = len(rate)
     if n_languages < 2:
-        raise ValueError("There is one language, and its entropy is zero: give two or more.")
+        raise ValueError("There is only one language, so all entropies are zero: give two or more.")
     if not 0 <= weight < math.inf:
         raise ValueError(f"The weight of the reward is {weight}: give zero or more.")
-    harmonic = sum(1 / place for place in range(1, n_languages + 1))
+    harmonic = sum(1 / k for k in range(1, n_languages + 1))
     peak = reduce(rate.double(), "language layer neuron -> layer neuron", "max")
     spread = language_entropy(rate) / math.log(n_languages)
     return spread - weight * peak * n_languages / harmonic
@@ -172,11 +174,12 @@ def select_by_entropy_less_peak(
     fraction: float = 0.01,
     busy_quantile: float = 0.95,
 ) -> Bool[Tensor, "language layer neuron"]:
-    """The fraction of all neurons with the least `entropy_less_peak`, in every language they suit.
+    """The given fraction of all neurons with the lowest `entropy_less_peak`, by language.
 
-    A neuron belongs to the languages in which it is busy (LAPE's `busy_threshold`), which may be
-    none: a rare neuron is chosen for its entropy, and belongs nowhere. Neurons that never fire are
-    chosen last. Ties at the cut go to the lower layer, then to the lower neuron.
+    A neuron belongs to the languages in which it is busy (LAPE's `busy_threshold`). There may be
+    none: a neuron that rarely fires can be chosen for its entropy and belong to no language.
+    Neurons that never fire are chosen last. Ties at the cut go to the lower layer, then to the
+    lower neuron.
     """
     score = entropy_less_peak(rate, weight)
     score = score.masked_fill(score.isnan(), math.inf)
@@ -197,11 +200,12 @@ def heaviest_weight(
     most: float = 0.2,
     precision: float = 1e-3,
 ) -> float:
-    """The weight that Zhang et al. (2025) use: the heaviest that selects no neuron for everybody.
+    """The weight of Zhang et al. (2025): the largest that selects no neuron busy in all languages.
 
-    Halves the interval from zero to `most` until it is narrower than `precision`; `most` itself, if
-    even that will do. The number of neurons that are busy in all languages need not grow evenly
-    with the weight, so this is one weight at which it leaves zero, as it is with the authors.
+    Bisects the interval from zero to `most` until it is narrower than `precision`; returns `most`
+    if that already qualifies. The number of selected neurons that are busy in all languages need
+    not be monotonic in the weight, so this is one weight at which it leaves zero, as in the
+    authors' code.
     """
 
     def selects_for_all(weight: float) -> bool:
@@ -210,7 +214,7 @@ def heaviest_weight(
 
     if selects_for_all(0.0):
         raise ValueError(
-            f"Even at weight 0 a fraction of {fraction} holds neurons that are busy in all "
+            f"Even at weight 0 a fraction of {fraction} includes neurons that are busy in all "
             f"{len(rate)} languages: lower the fraction or raise busy_quantile ({busy_quantile})."
         )
     if not selects_for_all(most):
@@ -228,54 +232,54 @@ def removal_effect(
     """How far the MLP's output moves, at each position, when one neuron is switched off.
 
     PLND (Zhao et al., 2024, "How do Large Language Models Handle Multilingualism?") calls a neuron
-    important where the layer's output without it differs most, in Euclidean length. One neuron
-    adds its output times its row of W_out, so that length is |output| · |row|: exact for every
-    neuron at once, with no further forward pass. Zero: it is silent, or writes nothing.
+    important where removing it changes the layer's output most, in Euclidean norm. One neuron
+    adds its output times its row of W_out, so that norm is |output| · |row|: exact for every
+    neuron at once, with no extra forward pass. Zero: it is silent, or writes nothing.
 
-    Of the MLP alone: a norm behind the MLP (Gemma 2 and 3) changes what reaches the residual
-    stream. The authors' code sums |up projection| instead and leaves the row out.
+    This is the effect on the MLP's own output: a norm after the MLP (Gemma 2 and 3) changes what
+    reaches the residual stream. The authors' code sums |up projection| instead, without the row.
     """
-    length = w_out.detach().float().norm(dim=1).to(output.device)
-    return output.float().abs() * length
+    norm = w_out.detach().float().norm(dim=1).to(output.device)
+    return output.float().abs() * norm
 
 
 def mean_removal_effect(
     moments: ActivationMoments, model: NeuronModel
 ) -> Float64[Tensor, "language layer neuron"]:
-    """Root of the mean over a language's tokens of `removal_effect` squared.
+    """Root mean square of `removal_effect` over a language's tokens.
 
-    Times the root of the number of tokens it is the length of the whole text's change, all tokens
-    as one vector: the paper's importance, with the language's text as one document. The paper asks
-    that a neuron be important in every document, which sums over the language cannot show.
+    Times the square root of the number of tokens, it is the norm of the change over the whole text,
+    all tokens as one vector: the paper's importance, with the language's text as one document. The
+    paper requires a neuron to be important in every document, which sums per language cannot show.
     """
     n_layers, n_units = moments.sums.shape[2:]
     if (model.n_layers, model.d_mlp) != (n_layers, n_units):
         raise ValueError(
-            f"The moments are of {n_layers} layers of {n_units} neurons, and {model.name} has "
+            f"The moments have {n_layers} layers of {n_units} neurons, but {model.name} has "
             f"{model.n_layers} of {model.d_mlp}: use the model they were collected with."
         )
-    length = torch.stack(
+    norm = torch.stack(
         [model.w_out(layer).detach().cpu().double().norm(dim=1) for layer in range(n_layers)]
     )
     tokens = rearrange(moments.tokens, "language -> language 1 1")
-    return (moments.sums[3] / tokens).sqrt() * length
+    return (moments.sums[3] / tokens).sqrt() * norm
 
 
 def cumulative_mass(
     fired: Int64[Tensor, "language layer neuron"], share: float = 0.95
 ) -> Bool[Tensor, "language layer neuron"]:
-    """Per language and layer, the fewest neurons that make up `share` of all firing.
+    """Per language and layer, the smallest set of neurons that makes up `share` of all firing.
 
-    Neuron Specialization (Tan et al., 2024): from the neuron that fires most down, until what was
-    taken reaches the share. `fired` counts tokens, such as `FiringStats.fired` summed over shards.
-    Sets are large, and as many neurons as a layer's firing is spread over: this measures use, not
+    Neuron Specialization (Tan et al., 2024): takes neurons from the most active down until they
+    reach the share. `fired` counts tokens, such as `FiringStats.fired` summed over shards. The sets
+    are large, and grow with how widely a layer's firing is spread: this measures use, not
     specificity. One: all neurons that ever fire. A layer that never fires has none. Ties at the cut
     go to the lower neuron.
     """
     if not 0 < share <= 1:
         raise ValueError(f"The share is {share}: give a number above 0 and up to 1, such as 0.95.")
     if (fired < 0).any():
-        raise ValueError("Some neurons fired on fewer than no tokens: give counts.")
+        raise ValueError("Some values of fired are negative: give counts of tokens.")
     ordered, order = fired.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
     total = reduce(fired, "language layer neuron -> language layer 1", "sum")
@@ -284,9 +288,9 @@ def cumulative_mass(
 
 
 def _weights(model: NeuronModel, layer: int) -> list[Float[Tensor, "neuron d_model"]]:
-    """All weights of a layer's neurons, one row for each neuron."""
+    """All weights of a layer's neurons, one row per neuron."""
     w_gate = model.w_gate(layer)
     incoming = [model.w_in(layer)] + ([] if w_gate is None else [w_gate])
-    return [rearrange(each, "d_model neuron -> neuron d_model") for each in incoming] + [
+    return [rearrange(weight, "d_model neuron -> neuron d_model") for weight in incoming] + [
         model.w_out(layer)
     ]

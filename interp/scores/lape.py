@@ -1,9 +1,9 @@
 """LAPE: entropy of how a neuron's firing divides among languages, and when a neuron counts as busy.
 
 Tang et al. (2024), "Language-Specific Neurons: The Key to Multilingual Capabilities in Large
-Language Models". Low entropy alone is no sign of a language: a neuron that fired once in the whole
-corpus has none. So the authors also ask that the neuron be busy somewhere; `busy_threshold` is
-their bar. Both work in float64, where the authors' code works in float32.
+Language Models". Low entropy alone does not show a language: a neuron that fired once in the whole
+corpus has zero entropy. So the authors also require that the neuron be busy in some language, above
+`busy_threshold`. Both work in float64, where the authors' code works in float32.
 """
 
 import math
@@ -20,12 +20,12 @@ def language_entropy(
 ) -> Float[Tensor, "layer neuron"]:
     """Entropy, in nats, of how a neuron's firing divides among languages; float64.
 
-    Zero: it fires for one language alone. `log(n_languages)`: for all alike.
+    Zero: it fires for one language alone. `log(n_languages)`: for all equally.
     NaN: it never fires, so there is nothing to divide. (The authors' code calls that zero, and
     relies on the busy threshold to remove it again.)
 
-    Neurons with equal rates have equal entropies to the last bit, wherever they sit and in
-    whichever order the languages come, so that ties are ties.
+    Neurons with equal rates have bitwise equal entropies, whatever their position and the order of
+    the languages, so ties stay ties.
 
     >>> rate = torch.tensor([[[0.2, 0.2, 0.0]], [[0.0, 0.2, 0.0]]])  # two languages, three neurons
     >>> interp.language_entropy(rate)
@@ -38,29 +38,29 @@ def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float
     """The rate that a neuron must exceed to count as busy, over all languages and layers at once.
 
     With n rates it is the `round(quantile * n)`-th smallest, an order statistic and not an
-    interpolated quantile (Tang et al., 2024, take 0.95). Largest rate: nothing is busy.
+    interpolated quantile (Tang et al., 2024, use 0.95). The largest rate: no neuron is busy.
     """
-    place = round(quantile * rate.numel()) if math.isfinite(quantile) else 0
-    if not 1 <= place <= rate.numel():
+    rank = round(quantile * rate.numel()) if math.isfinite(quantile) else 0
+    if not 1 <= rank <= rate.numel():
         raise ValueError(
-            f"The quantile {quantile} of {rate.numel():,} rates is none of them: give a number "
-            "between 0 and 1, such as 0.95."
+            f"The quantile {quantile} does not pick any of the {rate.numel():,} rates: give a "
+            "number between 0 and 1, such as 0.95."
         )
     _check(rate)
-    return np.partition(rate.double().cpu().numpy(), place - 1, axis=None)[place - 1].item()
+    return np.partition(rate.double().cpu().numpy(), rank - 1, axis=None)[rank - 1].item()
 
 
 def _layer_entropy(rate: Float[Tensor, "language neuron"]) -> Float[Tensor, " neuron"]:
     _check(rate)
     # Sorted and added one by one: the rounding depends neither on the order of the languages nor
-    # on how a reduction is cut up for the processor.
+    # on how a reduction is split up on the processor.
     ordered = rate.double().sort(dim=0).values
     total = torch.zeros_like(ordered[0])
-    for each in ordered:
-        total = total + each
+    for language_rate in ordered:
+        total = total + language_rate
     entropy = torch.zeros_like(total)
-    for each in ordered:
-        share = each / total
+    for language_rate in ordered:
+        share = language_rate / total
         entropy = entropy - torch.xlogy(share, share)
     return entropy
 
@@ -70,7 +70,7 @@ def _check(rate: Float[Tensor, "*axes"]) -> None:
     if wrong:
         raise ValueError(
             f"{wrong:,} of {rate.numel():,} rates are NaN, infinite or negative: a rate is the "
-            "number of tokens on which a neuron fires, divided by the tokens read (more than none)."
+            "number of tokens on which a neuron fires, divided by the number read, at least one."
         )
 
 
@@ -90,7 +90,7 @@ def least_entropy(
     n_candidates = int(candidate.sum())
     if n_candidates < n_chosen:
         raise ValueError(
-            f"{n_chosen:,} neurons are asked for (a fraction of {fraction}) and only "
+            f"{n_chosen:,} neurons are requested (a fraction of {fraction}), but only "
             f"{n_candidates:,} of {n_layers * n_units:,} are busy in some language: lower "
             f"fraction or busy_quantile ({busy_quantile})."
         )

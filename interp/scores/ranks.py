@@ -1,7 +1,7 @@
-"""Ranks of many units' responses at once, and what chance gives: the ground of average precision.
+"""Ranks of many units' responses at once, and null distributions: the basis of average precision.
 
-All languages are scored from one sort per unit, of keys that order as the responses do and carry
-the sentence's label along: see `sort_keys`.
+All languages are scored from one sort per unit. The sort keys have the order of the responses and
+carry the sentence's label: see `sort_keys`.
 """
 
 import functools
@@ -31,19 +31,19 @@ Tail = Literal["detectors", "anti-detectors"]
 _LABEL_BITS = 16
 _LABELS = (1 << _LABEL_BITS) - 1
 _ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Responses that are worked on at once: about 100 MB on a CPU, 2 GB on a GPU."""
+"""Responses processed at once: about 100 MB on a CPU, 2 GB on a GPU."""
 
 _ROUNDING = 1e-12
-"""Two average precisions this close are the same one, summed in another order."""
+"""Average precisions this close are equal; they differ only in the order of summation."""
 
 
 def sentences_per_language(
     responses: Float[Tensor, "sentence unit"], labels: Int[Tensor, " _"], n_languages: int
 ) -> list[int]:
-    """Sentences per language; refuses what cannot be ranked."""
+    """Number of sentences per language; raises ValueError for responses that cannot be ranked."""
     if len(labels) != len(responses):
         raise ValueError(
-            f"There are {len(labels):,} labels and responses to {len(responses):,} sentences: give "
+            f"There are {len(labels):,} labels for responses to {len(responses):,} sentences: give "
             "one label for each sentence."
         )
     if not 1 <= n_languages <= _LABELS + 1:
@@ -51,20 +51,20 @@ def sentences_per_language(
     wrong = labels[(labels < 0) | (labels >= n_languages)]
     if len(wrong):
         raise ValueError(
-            f"{len(wrong):,} labels are no language, such as {int(wrong[0])}: with {n_languages} "
-            f"languages labels are whole numbers from 0 to {n_languages - 1}."
+            f"{len(wrong):,} labels are not a language, such as {int(wrong[0])}: with "
+            f"{n_languages} languages give whole numbers from 0 to {n_languages - 1}."
         )
     sizes = torch.bincount(labels, minlength=n_languages).tolist()
     if 0 in sizes:
         raise ValueError(
-            f"Language {sizes.index(0)} of {n_languages} has no sentence, so there is nothing to "
-            "detect: leave it out or give it sentences."
+            f"Language {sizes.index(0)} of {n_languages} has no sentences, so there is nothing to "
+            "detect: leave it out or add sentences."
         )
     wrong_units = (~responses.isfinite()).any(dim=0)
     if wrong_units.any():
         raise ValueError(
             f"{int(wrong_units.sum()):,} of {responses.shape[1]:,} units respond with NaN or "
-            f"infinity, the first of them unit {int(wrong_units.nonzero()[0])}: load the model "
+            f"infinity, the first is unit {int(wrong_units.nonzero()[0])}: load the model "
             "with dtype=torch.float32 or bfloat16 and collect again."
         )
     return sizes
@@ -80,7 +80,7 @@ def positive_percentiles(
     if not percents or not all(0 <= percent <= 100 for percent in percents):
         raise ValueError(f"Percents are {percents}: give numbers from 0 to 100, such as (50, 90).")
     sentences_per_language(responses, labels, n_languages)
-    found = torch.empty(
+    result = torch.empty(
         len(percents), n_languages, responses.shape[1], dtype=torch.float64, device=responses.device
     )
     for language in range(n_languages):
@@ -88,10 +88,10 @@ def positive_percentiles(
         wide = positive.to(torch.promote_types(positive.dtype, torch.float32))
         ordered = _sort(rearrange(wide, "sentence unit -> unit sentence").contiguous()).double()
         for row, percent in enumerate(percents):
-            place = (ordered.shape[1] - 1) * percent / 100
-            low, high = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
-            found[row, language] = low + (high - low) * (place % 1)
-    return found
+            rank = (ordered.shape[1] - 1) * percent / 100
+            low, high = ordered[:, math.floor(rank)], ordered[:, math.ceil(rank)]
+            result[row, language] = low + (high - low) * (rank % 1)
+    return result
 
 
 def precision_and_area(
@@ -108,44 +108,45 @@ def precision_and_area(
     return _divide(sums, sizes)
 
 
-# ---------------------------------------------------------------- what chance gives
+# ---------------------------------------------------------------- null distributions
 
 
 def null_precision(
     n_sentences: int, n_positive: int, generator: torch.Generator, draws: int = 2000
 ) -> Float64[Tensor, " draw"]:
-    """Average precision of units that have nothing to do with a language, in rising order.
+    """Average precision of units that are unrelated to a language, in ascending order.
 
-    Each draw puts the positives at random ranks, all different. So this depends on the two numbers
-    alone, and one null serves all units and all languages of that size. Its mean, with H the sum of
-    1 / i for i = 1 … N, is (H + (n - 1) (N - H) / (N - 1)) / N, slightly above n / N.
+    Each draw puts the positives at distinct random ranks. So this depends on the two numbers alone,
+    and one null serves all units and all languages of that size. Its mean, with H the sum of 1 / i
+    for i = 1 … N, is (H + (n - 1) (N - H) / (N - 1)) / N, slightly above n / N.
 
-    It assumes that sentences are exchangeable: sentences of one document, and translations of
-    each other, go together, and then real units stray further than this says. It does not hold for
-    units with many ties, such as one that gives zero on most sentences (`permutation_p_values`).
+    It assumes exchangeable sentences. Sentences of one document and translations of each other are
+    correlated, and real units then vary more than this null. It does not hold for units with many
+    ties, such as one that gives zero on most sentences (use `permutation_p_values`).
     """
     if not 0 < n_positive < n_sentences or draws < 1:
         raise ValueError(
-            f"{n_positive} positives of {n_sentences} sentences, {draws} draws: there must be a "
-            "positive, a negative and a draw."
+            f"{n_positive} positives of {n_sentences} sentences, {draws} draws: give at least one "
+            "positive, one negative and one draw."
         )
     labels = (torch.arange(n_sentences) < n_positive).long()
-    sizes, found = [n_sentences - n_positive, n_positive], []
+    sizes, precisions = [n_sentences - n_positive, n_positive], []
     for chunk in torch.arange(draws).split(max(1, _ENTRIES["cpu"] // n_sentences)):
-        # Drawn from so many numbers that two are hardly ever the same.
+        # The range is so large that ties are very rare.
         drawn = torch.randint(1 << 46, (len(chunk), n_sentences), generator=generator)
         keys = pack(drawn, labels, _LABEL_BITS)
-        found.append(_sums(_sort(keys), sizes)[0, 1] / n_positive)
-    return torch.cat(found).sort().values
+        precisions.append(_sums(_sort(keys), sizes)[0, 1] / n_positive)
+    return torch.cat(precisions).sort().values
 
 
 def null_p_values(
     observed: Float64[Tensor, "*axes"], null: Float64[Tensor, " draw"], tail: Tail
 ) -> Float64[Tensor, "*axes"]:
-    """Chance of an average precision as high (detectors) or as low (anti-detectors) as observed.
+    """Probability, under the null, of average precision at least as extreme as observed.
 
-    (1 + draws as extreme) / (1 + draws), so never below 1 / (1 + draws): valid however few the
-    draws, but among a million units many must reach the floor before any counts as found.
+    Extreme means as high for detectors, as low for anti-detectors. (1 + draws as extreme) /
+    (1 + draws), so never below 1 / (1 + draws): valid for any number of draws, but among a million
+    units many must reach this minimum before any is significant after adjustment.
     """
     null = null.to(observed.device)
     if tail == "detectors":
@@ -163,26 +164,26 @@ def permutation_p_values(
     generator: torch.Generator,
     draws: int = 2000,
 ) -> Float64[Tensor, "language unit"]:
-    """The same for units with ties: each unit's own responses, with the labels dealt out anew.
+    """Permutation test for units with ties: each unit's own responses, with the labels shuffled.
 
-    The ties stay as they are, so this is exact for any unit, and it assumes what `null_precision`
-    does of the sentences. All units see the same permutations. Costs a scan of all responses per
-    draw, where `null_precision` costs none: for some thousand units, not for a million.
+    Keeps the ties, so it is exact for any unit. It makes the same assumption about sentences as
+    `null_precision`. All units share the same permutations. Costs a scan of all responses per draw,
+    where `null_precision` costs none: for some thousand units, not for a million.
     """
     sizes = sentences_per_language(responses, labels, n_languages)
-    dealt = torch.stack(
+    shuffled = torch.stack(
         [labels[torch.randperm(len(labels), generator=generator)] for _ in range(draws)]
     )
     observed = precision_and_area(responses, labels, n_languages)[0]
     extreme = torch.zeros_like(observed)
     sign = 1 if tail == "detectors" else -1
-    nobody = torch.zeros_like(labels)
+    unlabeled = torch.zeros_like(labels)
     for units in _chunks(responses):
-        values = _sorted_keys(responses[:, units], nobody)
-        bar = sign * observed[:, units] - _ROUNDING
-        for row in dealt.to(values):
+        values = _sorted_keys(responses[:, units], unlabeled)
+        limit = sign * observed[:, units] - _ROUNDING
+        for row in shuffled.to(values):
             precision = _divide(_sums(values | row, sizes), sizes)[0]
-            extreme[:, units] += sign * precision >= bar
+            extreme[:, units] += sign * precision >= limit
     return (1 + extreme) / (1 + draws)
 
 
@@ -198,7 +199,7 @@ def _chunks(responses: Float[Tensor, "sentence unit"]) -> list[slice]:
 def _divide(
     sums: Float64[Tensor, "score language unit"], sizes: list[int]
 ) -> Float64[Tensor, "score language unit"]:
-    """Sums over the positives to means, and sums over pairs to shares of all pairs."""
+    """Turns sums over positives into means, and sums over pairs into shares of all pairs."""
     positive = rearrange(torch.tensor(sizes).to(sums), "language -> language 1")
     precision, pairs = sums
     return torch.stack([precision / positive, pairs / (positive * (sum(sizes) - positive))])
@@ -207,7 +208,7 @@ def _divide(
 def _sorted_keys(
     responses: Float[Tensor, "sentence unit"], labels: Int[Tensor, " sentence"]
 ) -> Int[Tensor, "unit sentence"]:
-    """Keys that order as the responses do and end in the label, in rising order for each unit."""
+    """Keys in the order of the responses, with the label in the low bits; sorted for each unit."""
     responses = responses.detach().contiguous()
     if responses.dtype == torch.float64:
         return _sorted_ranks(responses, labels)
@@ -226,7 +227,7 @@ def _sorted_keys(
 def _sorted_ranks(
     responses: Float64[Tensor, "sentence unit"], labels: Int[Tensor, " sentence"]
 ) -> Int64[Tensor, "unit sentence"]:
-    """Keys of float64, which has no room for a label: ranks among the unit's different values."""
+    """Keys for float64, which has no room for a label: ranks among the unit's distinct values."""
     values = rearrange(responses, "sentence unit -> unit sentence").contiguous()
     if values.device.type == "cpu":
         order = torch.from_numpy(np.argsort(values.numpy(), axis=1))
@@ -238,8 +239,8 @@ def _sorted_ranks(
 
 
 def _sort(values: Tensor) -> Tensor:
-    """Every row in rising order. NumPy sorts whole numbers on a CPU twenty times as fast as torch,
-    which always makes indices too."""
+    """Each row in ascending order. On a CPU, NumPy sorts integers twenty times as fast as torch,
+    which always computes indices too."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(dim=-1).values
@@ -248,7 +249,7 @@ def _sort(values: Tensor) -> Tensor:
 def _sums(
     keys: Int[Tensor, "unit sentence"], sizes: list[int]
 ) -> Float64[Tensor, "score language unit"]:
-    """Over a language's sentences: precision, and negatives below (those that tie are half)."""
+    """Per language, sums over its sentences: precision, and negatives below (ties count half)."""
     compiled = _compiled() if keys.device.type == "cpu" else None
     if compiled is None:
         return _sums_of_arrays(keys, sizes)
@@ -260,26 +261,26 @@ def _sums(
 def _sums_of_arrays(
     keys: Int[Tensor, "unit sentence"], sizes: list[int]
 ) -> Float64[Tensor, "score language unit"]:
-    """The same, without a loop over units or sentences: without numba, and on a GPU."""
+    """`_sums` without a loop over units or sentences: without numba, and on a GPU."""
     n_units, n_sentences = keys.shape
     value, label = order_of(keys, _LABEL_BITS), payload_of(keys, _LABEL_BITS).flatten()
-    place = torch.arange(n_sentences, dtype=torch.int32, device=keys.device)
+    rank = torch.arange(n_sentences, dtype=torch.int32, device=keys.device)
     differs = value[:, 1:] != value[:, :-1]
     first = torch.nn.functional.pad(differs, (1, 0))
     last = torch.nn.functional.pad(differs, (0, 1))
-    # Where each sentence's tie group starts, and where it stops.
-    start = (first * place).cummax(dim=1).values.flatten()
-    stop = n_sentences - (last * place.flip(0)).flip(1).cummax(dim=1).values.flip(1).flatten()
+    # The start and the end of each sentence's tie group.
+    start = (first * rank).cummax(dim=1).values.flatten()
+    stop = n_sentences - (last * rank.flip(0)).flip(1).cummax(dim=1).values.flip(1).flatten()
     sums = torch.empty(2, len(sizes), n_units, dtype=torch.float64, device=keys.device)
     for language, size in enumerate(sizes):
-        mine = (label == language).nonzero().squeeze(1)
-        begin = rearrange(start[mine], "(unit sentence) -> unit sentence", unit=n_units)
-        end = rearrange(stop[mine], "(unit sentence) -> unit sentence", unit=n_units)
+        positive = (label == language).nonzero().squeeze(1)
+        begin = rearrange(start[positive], "(unit sentence) -> unit sentence", unit=n_units)
+        end = rearrange(stop[positive], "(unit sentence) -> unit sentence", unit=n_units)
         changes = torch.nn.functional.pad(begin[:, 1:] != begin[:, :-1], (1, 0))
-        below = (changes * place[:size]).cummax(dim=1).values  # of the language, in lower groups
+        below = (changes * rank[:size]).cummax(dim=1).values  # positives in lower tie groups
         precision = (size - below) / (n_sentences - begin).double()
         sums[0, language] = precision.sum(dim=1)
-        # Twice the sum of the middles of their groups, less what they have of each other.
+        # Midpoints of tie groups count all sentences below; size² / 2 of these are positives.
         sums[1, language] = ((begin + end).sum(dim=1) - size * size) / 2
     return sums
 
@@ -292,7 +293,7 @@ def _compiled() -> tuple[Callable[..., None], Callable[..., None]] | None:
     except ImportError:
         return None
     compile = numba.njit(nogil=True, error_model="numpy")
-    # Unwrapped, because tests run with a type checker around every function.
+    # Unwrapped, because in tests a type checker wraps every function.
     return compile(inspect.unwrap(pack_in_a_loop)), compile(inspect.unwrap(_scan))
 
 
@@ -310,17 +311,17 @@ def _scan(keys, sizes, sums) -> None:
             value = keys[unit, start] >> _LABEL_BITS
             while start > 0 and keys[unit, start - 1] >> _LABEL_BITS == value:
                 start -= 1
-            for place in range(start, stop):
-                tied[keys[unit, place] & _LABELS] += 1
-            for place in range(start, stop):
-                language = keys[unit, place] & _LABELS
-                found = tied[language]
-                if found:  # else this language was dealt with at an earlier place
+            for rank in range(start, stop):
+                tied[keys[unit, rank] & _LABELS] += 1
+            for rank in range(start, stop):
+                language = keys[unit, rank] & _LABELS
+                positives = tied[language]
+                if positives:  # zero: this language was handled at an earlier rank of the group
                     tied[language] = 0
-                    seen[language] += found
+                    seen[language] += positives
                     precision = seen[language] / (n_sentences - start)
                     negatives_below = start - (sizes[language] - seen[language])
-                    half = 0.5 * (stop - start - found)
-                    sums[0, language, unit] += found * precision
-                    sums[1, language, unit] += found * (negatives_below + half)
+                    half = 0.5 * (stop - start - positives)
+                    sums[0, language, unit] += positives * precision
+                    sums[1, language, unit] += positives * (negatives_below + half)
             stop = start

@@ -2,23 +2,22 @@
 
 Wang et al. (2024), "Sharing Matters: Analysing Neurons Across Languages and Tasks in LLMs". An
 example is one prompt in every language; a neuron's category on it says in how many languages it
-fires at the last token. The more languages, the fewer neurons can fire for all, by arithmetic
-alone, and a neuron that always fires is always shared. So each share stands beside what chance
-would give, which the authors leave out: the same firing rates in languages that know nothing of
-each other.
+fires at the last token. By arithmetic alone, fewer neurons fire for all languages as languages are
+added, and a neuron that always fires is always shared. So every share comes with a chance baseline,
+which the authors leave out: languages that fire independently at the same rates.
 """
 
 from enum import IntEnum
 
 import torch
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 
 class Sharing(IntEnum):
     """In how many of the languages a neuron fires.
 
-    >>> [each.name for each in interp.Sharing]
+    >>> [category.name for category in interp.Sharing]
     ['SILENT', 'SPECIFIC', 'PARTLY_SHARED', 'ALL_SHARED']
     """
 
@@ -29,21 +28,20 @@ class Sharing(IntEnum):
 
 
 CATEGORIES = tuple(category.name.lower().replace("_", " ") for category in Sharing)
-"""Their names in tables and figures."""
+"""Names of the categories in tables and figures."""
 
 
 def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor, "*unit"]:
     """The `Sharing` category of each unit on one example, or on each of many.
 
     Silent: active in no language. Specific: in one. All-shared: in all. Partly shared: in between,
-    which with two languages is empty.
+    so with two languages never.
 
-    Active is what the caller says: `gate > 0`, or `output > threshold`, as `Keep` of `collect`
-    chooses for `FiringSigns`. Of one of their prompts it is
-    `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
+    The caller defines active: `gate > 0`, or `output > threshold`, as `Keep` of `collect` does for
+    `FiringSigns`. For one of their prompts it is `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
 
     >>> active = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()  # three languages
-    >>> [interp.Sharing(each).name for each in interp.sharing_categories(active).tolist()]
+    >>> [interp.Sharing(code).name for code in interp.sharing_categories(active).tolist()]
     ['ALL_SHARED', 'PARTLY_SHARED', 'SPECIFIC', 'SILENT']
     """
     if active.dtype != torch.bool:
@@ -60,35 +58,41 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
 def chance_of_categories(
     rate: Float[Tensor, " language *unit"],
 ) -> Float64[Tensor, " category *unit"]:
-    """The chance of each category where languages fire independently, each at its own rate.
+    """The probability of each category if languages fire independently, each at its own rate.
 
-    The number of languages that fire then has the Poisson-binomial distribution, which is built
-    here one language at a time, without approximation.
+    The number of languages that fire then has the Poisson-binomial distribution, computed exactly,
+    one language at a time.
 
-    Rates of zero and one leave no chance: one category has probability 1.
+    If all rates are zero or one, one category has probability 1.
     """
     check_several(len(rate))
     wrong = int((~((rate >= 0) & (rate <= 1))).sum())
     if wrong:
         raise ValueError(f"{wrong:,} of {rate.numel():,} rates are NaN, below zero or above one.")
-    # Row n of `number` is the chance that n of the languages so far fire.
+    # Row n of `number` is the probability that n of the languages so far fire.
     number = torch.zeros(len(rate) + 1, *rate.shape[1:], dtype=torch.float64, device=rate.device)
     number[0] = 1
-    for each in rate.double():
-        one_more = number[:-1] * each
-        number = number * (1 - each)
+    for language_rate in rate.double():
+        one_more = number[:-1] * language_rate
+        number = number * (1 - language_rate)
         number[1:] += one_more
     return torch.stack([number[0], number[1], number[2:-1].sum(dim=0), number[-1]])
 
 
-# ---------------------------------------------------------------- one layer, on packed bits
-
-
-# ---------------------------------------------------------------- at the door
+def clusters_of(clusters: Int64[Tensor, " _"] | None, n_prompts: int) -> Int64[Tensor, " prompt"]:
+    """The given clusters, one number per prompt; by default each prompt is its own."""
+    if clusters is None:
+        return torch.arange(n_prompts)
+    if len(clusters) != n_prompts:
+        raise ValueError(
+            f"There are {n_prompts} prompts and {len(clusters)} cluster numbers: give one for each "
+            "prompt."
+        )
+    return clusters.clone()
 
 
 def check_several(n_languages: int) -> None:
     if n_languages < 2:
         raise ValueError(
-            f"Sharing is between languages, and there is {n_languages}: give two or more."
+            f"Sharing compares languages, and there is only {n_languages}: give two or more."
         )

@@ -1,4 +1,4 @@
-"""Sharing categories over many prompts, beside what chance would give, layer by layer."""
+"""Sharing categories over many prompts, with chance baselines, layer by layer."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,15 +17,21 @@ from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
-from interp.scores.sharing import CATEGORIES, Sharing, chance_of_categories, check_several
+from interp.scores.sharing import (
+    CATEGORIES,
+    Sharing,
+    chance_of_categories,
+    check_several,
+    clusters_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharingProfile(Saved):
-    """How the neurons of each layer divide among the categories, example by example.
+    """How the neurons of each layer divide among the categories, prompt by prompt.
 
-    The axis "category" has the order of `Sharing`. Intervals are over examples, or clusters of
-    them: they say what other prompts of the same kind would give, in the same languages.
+    The axis "category" has the order of `Sharing`. Intervals are over prompts, or clusters of
+    them: they generalize to other prompts of the same kind, in the same languages.
 
     >>> bits = torch.tensor([[[[7]], [[3]]], [[[1]], [[1]]]], dtype=torch.uint8)
     >>> prompts, codes = ("sum", "product"), ("en", "de")
@@ -41,28 +47,28 @@ class SharingProfile(Saved):
     made_by = "interp.sharing_profile(signs, generator)"
 
     count: Int64[Tensor, "prompt layer category"]
-    """Neurons in each category; they add up to `d_mlp`."""
+    """Number of neurons in each category; adds up to `d_mlp`."""
 
     kept: Int64[Tensor, "layer category"]
-    """Neurons that are in the category on every prompt."""
+    """Number of neurons that are in the category on every prompt."""
 
     common: Int64[Tensor, "prompt language language layer"]
-    """Neurons that fire in both languages; for a language with itself, all that fire in it."""
+    """Number of neurons that fire in both languages; on the diagonal, all that fire in it."""
 
     expected: Float64[Tensor, "prompt layer category"]
-    """Share that independent languages would give; see `independent` and `excess`."""
+    """Share expected if languages were independent; see `independent` and `excess`."""
 
     shuffled: Float64[Tensor, "draw layer category"]
-    """Shares with the prompts dealt out anew in each language, mean over prompts."""
+    """Shares with the prompts shuffled in each language separately, mean over prompts."""
 
     shuffled_kept: Int64[Tensor, "draw layer category"]
-    """`kept` of the same draws."""
+    """`kept` for the same draws."""
 
     shuffled_overlap: Float64[Tensor, "draw language language"]
-    """`overlap` of the same draws."""
+    """`overlap` for the same draws."""
 
     clusters: Int64[Tensor, " prompt"]
-    """The same number for prompts that go together."""
+    """Cluster of each prompt: the same number for prompts that go together."""
 
     prompts: tuple[str, ...]
     """The prompts' ids."""
@@ -74,17 +80,17 @@ class SharingProfile(Saved):
     """Neurons per layer."""
 
     fires_by: FiresBy = "gate"
-    """By what neurons fire."""
+    """Which activation decides whether a neuron fires."""
 
     threshold: float = 0.0
-    """What that must exceed."""
+    """A neuron fires where that activation exceeds this value."""
 
     def __repr__(self) -> str:
         shares = self._shares.mean(dim=(0, 1)).tolist()
         named = (f"{name} {share:.2f}" for name, share in zip(CATEGORIES, shares, strict=True))
         return (
             f"SharingProfile({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
-            f"{len(self.kept)} layers of {self.d_mlp:,} neurons, of which {listed(named)})"
+            f"{len(self.kept)} layers of {self.d_mlp:,} neurons: {listed(named)})"
         )
 
     def share(self, level: float = 0.95) -> Estimate:
@@ -96,46 +102,46 @@ class SharingProfile(Saved):
         """Share in each category if languages fired independently, each neuron at its own rates.
 
         `chance_of_categories` of each neuron's rate over the prompts in each language, averaged
-        over neurons. It is also, exactly, the mean of `shuffled` over all shuffles there are.
+        over neurons. It is exactly the mean of `shuffled` over all possible shuffles.
         """
         return self.expected.mean(dim=0)
 
     @property
     def interchangeable(self) -> Float64[Tensor, "layer category"]:
-        """Share in each category if it did not matter either which neuron fires.
+        """Share in each category if, in addition, the neurons of a layer were interchangeable.
 
-        Keeps only how many neurons of a layer fire on each prompt in each language. What
-        `independent` has beyond this comes from neurons that fire often in all languages, what
-        the true share has beyond `independent` from firing on the same prompts.
+        Keeps only how many neurons of a layer fire on each prompt in each language. The difference
+        from this to `independent` comes from neurons that fire often in all languages, and from
+        `independent` to the true share from firing on the same prompts.
         """
         rate = rearrange(self._active, "prompt language layer -> language prompt layer")
         return reduce(chance_of_categories(rate), "category prompt layer -> layer category", "mean")
 
     def excess(self, level: float = 0.95) -> Estimate:
-        """Share less `independent`: [layer category].
+        """Share minus `independent`: [layer category].
 
         Zero: firing rates explain it all. Otherwise the translations of a prompt share something
-        that other prompts do not, which may be its form or subject as well as its meaning.
+        that other prompts do not: its form or subject, or its meaning.
 
-        The standard error counts that the rates are measured on the same prompts, to first order
-        (an infinitesimal jackknife). For that reason, too, n prompts show about 1/n less excess
-        than there is: for two languages exactly so.
+        The standard error accounts, to first order, for measuring the rates on the same prompts
+        (an infinitesimal jackknife). For the same reason, n prompts underestimate the excess by a
+        factor of about 1 - 1/n: exactly so for two languages.
         """
         return mean_over_examples(self._shares - self.expected, self.clusters, level)
 
     @property
     def repeatability(self) -> Float64[Tensor, "layer category"]:
-        """Neurons in the category on every prompt over the mean number in it on one.
+        """Neurons in the category on every prompt, divided by the mean number on one prompt.
 
-        One: always the same neurons. Zero: none keeps the category. NaN: it is empty. It can only
-        fall as prompts are added, so compare equal numbers of prompts; being an extreme it has no
-        interval.
+        One: always the same neurons. Zero: no neuron keeps the category. NaN: it is empty. It can
+        only fall as prompts are added, so compare equal numbers of prompts; as an extreme it has
+        no interval.
         """
         return self.kept / self.count.double().mean(dim=0)
 
     @property
     def shuffled_repeatability(self) -> Float64[Tensor, "draw layer category"]:
-        """`repeatability` of the shuffled prompts."""
+        """`repeatability` for the shuffled prompts."""
         return self.shuffled_kept / (self.shuffled * self.d_mlp)
 
     def active(self, level: float = 0.95) -> Estimate:
@@ -143,11 +149,12 @@ class SharingProfile(Saved):
         return mean_over_examples(self._active, self.clusters, level)
 
     def overlap(self, layer: int | None = None, level: float = 0.95) -> Estimate:
-        """Neurons that fire in both languages over those that fire in either: [language language].
+        """Mean over prompts of the Jaccard index of two languages' neurons: [language language].
 
-        The mean over prompts of the Jaccard index, of one layer or of all layers together. One:
-        the same neurons. NaN: on some prompt no neuron fires in either. Languages in which more
-        neurons fire overlap more by chance: `shuffled_overlap` says how much.
+        Neurons that fire in both, divided by those that fire in either, in one layer or in all
+        layers together. One: the same neurons. NaN: on some prompt no neuron fires in either.
+        Languages in which more neurons fire overlap more by chance; `shuffled_overlap` is that
+        baseline.
         """
         if layer is None:
             common = reduce(self.common, "prompt one other layer -> prompt one other", "sum")
@@ -193,15 +200,15 @@ def sharing_profile(
     clusters: Int64[Tensor, " prompt"] | None = None,
     n_draws: int = 20,
 ) -> SharingProfile:
-    """Categories, overlaps and what chance would give, from the signs of parallel prompts.
+    """Categories, overlaps and their chance baselines, from the signs of parallel prompts.
 
-    `languages` takes some of them; shares of different numbers of languages cannot be compared
+    `languages` selects some of them; shares over different numbers of languages cannot be compared
     without their baselines. `clusters` gives one number per prompt, the same for prompts that go
-    together (phrasings of a fact, questions on a text). `n_draws` shuffles, drawn from `generator`,
-    permute the prompts in each language by itself: every neuron keeps its rates and its company
-    within the language, and only the alignment of the prompts is lost. Their mean share is known
-    without drawing (`independent`); the draws show its spread, and the overlap and repeatability
-    of chance.
+    together (phrasings of a fact, questions on a text). `n_draws` shuffles from `generator` permute
+    the prompts in each language separately. Every neuron keeps its rates and the neurons it fires
+    with in each language, and only the alignment of prompts across languages is lost. The mean
+    share of shuffles is known exactly (`independent`); the draws add its spread, and the overlap
+    and repeatability by chance.
 
     Works on the packed bits, one layer at a time.
 
@@ -215,23 +222,20 @@ def sharing_profile(
     languages = signs.languages if languages is None else tuple(languages)
     rows = _check_signs(signs, languages)
     n_prompts, n_layers = len(signs.prompts), signs.bits.shape[2]
-    if clusters is None:
-        clusters = torch.arange(n_prompts)
-    elif len(clusters) != n_prompts:
-        raise ValueError(f"There are {n_prompts} prompts and clusters for {len(clusters)}.")
+    clusters = clusters_of(clusters, n_prompts)
     if n_draws < 0:
-        raise ValueError(f"n_draws is {n_draws}: draw no shuffle, 0, or more.")
-    # One order for all layers: a prompt moves as a whole.
+        raise ValueError(f"n_draws is {n_draws}: give 0 for no shuffles, or more.")
+    # The same order in all layers: a prompt moves as a whole.
     orders = torch.rand(n_draws, len(rows), n_prompts, generator=generator).argsort(dim=-1).numpy()
     layers: list[_Layer] = []
     shuffled_common = torch.zeros(n_draws, n_prompts, len(rows), len(rows), dtype=torch.int64)
     for layer in range(n_layers):
-        of_layer, common = _of_layer(signs.bits[:, rows, layer].cpu(), orders, signs.d_mlp)
-        layers.append(of_layer)
+        result, common = _of_layer(signs.bits[:, rows, layer].cpu(), orders, signs.d_mlp)
+        layers.append(result)
         shuffled_common += common
 
     def stacked(name: str, dim: int) -> Tensor:
-        return torch.stack([getattr(of_layer, name) for of_layer in layers], dim=dim)
+        return torch.stack([getattr(layer, name) for layer in layers], dim=dim)
 
     return SharingProfile(
         count=stacked("count", dim=1),
@@ -241,7 +245,7 @@ def sharing_profile(
         shuffled=stacked("shuffled", dim=1),
         shuffled_kept=stacked("shuffled_kept", dim=1),
         shuffled_overlap=_jaccard(shuffled_common).mean(dim=1),
-        clusters=clusters.clone(),
+        clusters=clusters,
         prompts=signs.prompts,
         languages=languages,
         d_mlp=signs.d_mlp,
@@ -252,7 +256,7 @@ def sharing_profile(
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """What `SharingProfile` holds of one layer, under the same names."""
+    """The fields of `SharingProfile` for one layer, under the same names."""
 
     count: Int64[Tensor, "prompt category"]
     kept: Int64[Tensor, " category"]
@@ -267,7 +271,7 @@ def _of_layer(
     orders: Int64[np.ndarray, "draw language prompt"],
     d_mlp: int,
 ) -> tuple[_Layer, Int64[Tensor, "draw prompt language language"]]:
-    """One layer, and its `common` of the shuffled prompts."""
+    """The fields of one layer, and its `common` for the shuffled prompts."""
     n_prompts, n_languages, _ = bits.shape
     bits = rearrange(bits, "prompt language byte -> language prompt byte").contiguous()
     words = _words(bits)
@@ -277,10 +281,10 @@ def _of_layer(
     pairs = (n_languages, n_languages)
     shuffled_common = torch.zeros(len(orders), n_prompts, *pairs, dtype=torch.int64)
     for draw, order in enumerate(orders):
-        dealt = np.take_along_axis(words, rearrange(order, "row prompt -> row prompt 1"), 1)
-        tally, shuffled_kept[draw] = _tally(dealt, d_mlp)
+        permuted = np.take_along_axis(words, rearrange(order, "row prompt -> row prompt 1"), 1)
+        tally, shuffled_kept[draw] = _tally(permuted, d_mlp)
         shuffled[draw] = tally.double().mean(dim=0) / d_mlp
-        shuffled_common[draw] = _in_both(dealt)
+        shuffled_common[draw] = _in_both(permuted)
     layer = _Layer(
         count=count,
         kept=kept,
@@ -295,7 +299,7 @@ def _of_layer(
 def _words(
     bits: UInt8[Tensor, "language prompt byte"],
 ) -> UInt64[np.ndarray, "language prompt word"]:
-    """Eight bytes to a word: what is counted is the same, and there is less to go through."""
+    """The bits as 64-bit words, zero-padded: the same counts, from fewer elements."""
     padded = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
     return padded.numpy().view(np.uint64)
 
@@ -303,24 +307,24 @@ def _words(
 def _tally(
     words: UInt64[np.ndarray, "language prompt word"], d_mlp: int
 ) -> tuple[Int64[Tensor, "prompt category"], Int64[Tensor, " category"]]:
-    """Neurons in each category on each prompt, and those that are in it on all prompts."""
+    """Number of neurons in each category on each prompt, and on all prompts."""
     once, twice = words[0], np.zeros_like(words[0])
-    for each in words[1:]:
-        twice = twice | (once & each)
-        once = once | each
-    every = np.bitwise_and.reduce(words, axis=0)
-    # Spare bits are zero, so the silent neurons are counted as those that do not fire.
-    categories = (once & ~twice, twice & ~every, every)
-    count = [d_mlp - _ones(once), *(_ones(each) for each in categories)]
+    for fires in words[1:]:
+        twice = twice | (once & fires)
+        once = once | fires
+    always = np.bitwise_and.reduce(words, axis=0)
+    # Padding bits are zero, so silent neurons are counted as d_mlp minus those that fire.
+    categories = (once & ~twice, twice & ~always, always)
+    count = [d_mlp - _ones(once), *(_ones(category) for category in categories)]
     kept = [d_mlp - _ones(np.bitwise_or.reduce(once, axis=0))]
-    kept += [_ones(np.bitwise_and.reduce(each, axis=0)) for each in categories]
+    kept += [_ones(np.bitwise_and.reduce(category, axis=0)) for category in categories]
     return torch.from_numpy(np.stack(count, axis=-1)), torch.from_numpy(np.stack(kept))
 
 
 def _in_both(
     words: UInt64[np.ndarray, "language prompt word"],
 ) -> Int64[Tensor, "prompt language language"]:
-    """Neurons that fire in both languages of each pair."""
+    """Number of neurons that fire in both languages of each pair."""
     n_languages, n_prompts = words.shape[:2]
     common = torch.zeros(n_prompts, n_languages, n_languages, dtype=torch.int64)
     for one, other in itertools.combinations_with_replacement(range(n_languages), 2):
@@ -336,30 +340,30 @@ def _ones(words: UInt64[np.ndarray, "*prompt word"]) -> Int64[np.ndarray, "*prom
 def _expected(
     bits: UInt8[Tensor, "language prompt byte"], d_mlp: int
 ) -> Float64[Tensor, "prompt category"]:
-    """What independent languages would give, as a sum of what each prompt has to do with it.
+    """Shares expected of independent languages, with each prompt's first-order influence on them.
 
-    The mean over prompts is the value at the measured rates. A prompt's own part is its first-order
-    effect through the rates, so that the spread of these parts carries the uncertainty of the
-    rates. The chance of a category is linear in each rate, so its slope is the chance with a rate
-    of one less that with a rate of zero.
+    The mean over prompts is the value at the measured rates. The deviation of a prompt is its
+    first-order effect through the rates, so the spread over prompts carries the uncertainty of the
+    rates. The probability of a category is linear in each rate, so its slope is the probability at
+    rate one minus that at rate zero.
     """
     n_languages, n_prompts, n_bytes = bits.shape
     rate = torch.zeros(n_languages, n_bytes, 8, dtype=torch.float64)
     for row, bit in itertools.product(range(n_languages), range(8)):
         rate[row, :, bit] = _plane(bits[row], bit).sum(dim=0).double() / n_prompts
-    own = torch.zeros(n_prompts, len(Sharing), dtype=torch.float64)
+    influence = torch.zeros(n_prompts, len(Sharing), dtype=torch.float64)
     for row in range(n_languages):
         always, never = rate.clone(), rate.clone()
         always[row], never[row] = 1, 0
         slope = (chance_of_categories(always) - chance_of_categories(never)).float()
         for bit in range(8):
-            own += _plane(bits[row], bit) @ slope[..., bit].T
+            influence += _plane(bits[row], bit) @ slope[..., bit].T
     chance = rearrange(chance_of_categories(rate), "category byte bit -> category (byte bit)")
-    return chance[:, :d_mlp].mean(dim=1) + (own - own.mean(dim=0)) / d_mlp
+    return chance[:, :d_mlp].mean(dim=1) + (influence - influence.mean(dim=0)) / d_mlp
 
 
 def _plane(bits: UInt8[Tensor, "prompt byte"], bit: int) -> Float[Tensor, "prompt byte"]:
-    """Every eighth neuron; small enough for the processor's cache, where a whole layer is not."""
+    """Every eighth neuron: small enough for the processor's cache, unlike a whole layer."""
     return ((bits >> bit) & 1).float()
 
 
@@ -372,22 +376,23 @@ def _jaccard(
 
 
 def _check_signs(signs: FiringSigns, languages: tuple[str, ...]) -> list[int]:
-    """Which rows of the signs are asked for."""
+    """The rows of the requested languages."""
     n_prompts, n_languages, _, n_bytes = signs.bits.shape
-    named = (len(signs.prompts), len(signs.languages), -(-signs.d_mlp // 8))
+    expected = (len(signs.prompts), len(signs.languages), -(-signs.d_mlp // 8))
     spare = 0xFF & (0xFF << (signs.d_mlp - 1) % 8 + 1)
-    if named != (n_prompts, n_languages, n_bytes) or (signs.bits[..., -1] & spare).any():
+    if expected != (n_prompts, n_languages, n_bytes) or (signs.bits[..., -1] & spare).any():
         raise ValueError(
-            f"The bits have shape {tuple(signs.bits.shape)}, or spare bits that are not zero, and "
-            f"the names are of {named[0]} prompts, {named[1]} languages and {signs.d_mlp} neurons."
+            f"The bits have shape {tuple(signs.bits.shape)}, or padding bits that are not zero, "
+            f"but the names list {expected[0]} prompts, {expected[1]} languages and {signs.d_mlp} "
+            "neurons."
         )
     if not n_prompts:
-        raise ValueError("There are no prompts to divide the neurons on: collect some.")
-    missing = [each for each in languages if each not in signs.languages]
+        raise ValueError("The signs have no prompts: collect some.")
+    missing = [code for code in languages if code not in signs.languages]
     if missing or len(set(languages)) < len(languages):
         raise ValueError(
-            f"{', '.join(missing or languages)} are asked for, and the signs are of "
+            f"{', '.join(missing or languages)} requested, but the signs have "
             f"{', '.join(signs.languages)}: name some of these, none twice."
         )
     check_several(len(languages))
-    return [signs.languages.index(each) for each in languages]
+    return [signs.languages.index(code) for code in languages]

@@ -1,8 +1,8 @@
 """Sharing over the tokens of a prompt: does a neuron keep the category it has at the last one?
 
-Translations differ in length and their tokens do not go together. So one token is drawn from each
-language's version of a prompt, all of them alike. How often a neuron has a category then follows
-from how often it fires in each version, by `chance_of_categories`, and nothing need be drawn.
+Translations differ in length, and their tokens do not align. So consider one token drawn uniformly
+from each language's version of a prompt. How often a neuron has a category then follows exactly
+from how often it fires in each version, by `chance_of_categories`, without drawing anything.
 """
 
 from collections.abc import Sequence
@@ -25,62 +25,65 @@ from interp.scores.sharing import (
     CATEGORIES,
     Sharing,
     chance_of_categories,
+    clusters_of,
     sharing_categories,
 )
 from interp.text.corpora import Corpora
 
 
 def kept_over_tokens(fires: Sequence[Bool[Tensor, " _pos *unit"]]) -> Float64[Tensor, "*unit"]:
-    """How often each unit has, over the tokens of a prompt, the category that it has at the end.
+    """How often each unit has, over the tokens of a prompt, the category it has at the last token.
 
-    `fires` has each language's version of the prompt, with as many tokens as it has there. The
-    share of the ways to take one token of each version, the last ones included, in which the unit's
-    category is that at the last ones. One: at all of them.
+    `fires` holds one tensor per language, for all tokens of its version of the prompt. Of all ways
+    to take one token from each version, last tokens included, this is the share in which the unit
+    has its category at the last tokens. One: in all of them.
 
     >>> en = torch.tensor([[True], [False], [True], [True]])  # four tokens, one unit
     >>> de = torch.tensor([[True], [True]])
     >>> interp.scores.kept_over_tokens([en, de]).tolist()
     [0.75]
     """
-    last = sharing_categories(torch.stack([each[-1] for each in fires]))
-    rate = torch.stack([each.double().mean(dim=0) for each in fires])
-    return _of_their_own(chance_of_categories(rate), last)
+    last = sharing_categories(torch.stack([language[-1] for language in fires]))
+    rate = torch.stack([language.double().mean(dim=0) for language in fires])
+    return _chance_of_own(chance_of_categories(rate), last)
 
 
-def _of_their_own(
+def _chance_of_own(
     chance: Float64[Tensor, " category *unit"], category: Tensor
 ) -> Float64[Tensor, "*unit"]:
+    """Each unit's chance of its own category."""
     return chance.gather(0, rearrange(category, "... -> 1 ...").long())[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSharing:
-    """Categories at the last token beside those at other tokens of the same prompts.
+    """Categories at the last token compared with those at other tokens of the same prompts.
 
     The axis "category" has the order of `Sharing`.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> lists = {"en": ["One and one is"], "de": ["Eins und eins ist"]}
     >>> rows = interp.text.prompt_rows(interp.read_prompts(lists, ["en", "de"]), exact)
-    >>> found = interp.scores.sharing_over_tokens(exact, rows)
-    >>> found.count.sum(-1).tolist()
+    >>> sharing = interp.scores.sharing_over_tokens(exact, rows)
+    >>> sharing.count.sum(-1).tolist()
     [[2048, 2048, 2048, 2048, 2048, 2048]]
     """
 
     count: Int64[Tensor, "prompt layer category"]
-    """Neurons in each category at the last token; they add up to `d_mlp`."""
+    """Number of neurons in each category at the last token; adds up to `d_mlp`."""
 
     kept: Float64[Tensor, "prompt layer category"]
-    """Sum over these of `kept_over_tokens`: how many of them have it at tokens drawn at random."""
+    """Expected number of those neurons that have the category at random tokens too: the sum of
+    their `kept_over_tokens`."""
 
     drawn: Float64[Tensor, "prompt layer category"]
-    """How many neurons have it at tokens drawn at random, whatever they have at the last."""
+    """Expected number of neurons in each category at random tokens, whatever it is at the last."""
 
     never: Int64[Tensor, "prompt language layer"]
-    """Neurons that fire at no token of the prompt."""
+    """Number of neurons that fire at no token of the prompt."""
 
     clusters: Int64[Tensor, " prompt"]
-    """The same number for prompts that go together."""
+    """Cluster of each prompt: the same number for prompts that go together."""
 
     prompts: tuple[str, ...]
     """The prompts' ids."""
@@ -98,11 +101,11 @@ class TokenSharing:
         )
 
     def keeps(self, level: float = 0.95) -> Estimate:
-        """Of the neurons in a category at the last token, the share that have it at tokens drawn.
+        """Of the neurons in a category at the last token, the share that have it at random tokens.
 
-        [layer category]. One: at all tokens. `by_chance`: it does not matter where they are at the
-        last token. NaN: no neuron is in it on any prompt. A ratio of means, with the interval of
-        its first-order error.
+        [layer category]. One: at all tokens. `by_chance`: the category at the last token tells
+        nothing about other tokens. NaN: no neuron is in it on any prompt. A ratio of means, with
+        the interval of its first-order error.
         """
         size = self.count.double().mean(dim=0)
         ratio = self.kept.mean(dim=0) / size
@@ -112,7 +115,7 @@ class TokenSharing:
 
     @property
     def by_chance(self) -> Float64[Tensor, "layer category"]:
-        """Share of all neurons that have the category at tokens drawn."""
+        """Share of all neurons that have the category at random tokens."""
         return self.drawn.mean(dim=0) / self.d_mlp
 
     def never_fires(self, level: float = 0.95) -> Estimate:
@@ -120,7 +123,7 @@ class TokenSharing:
         return mean_over_examples(self.never.double() / self.d_mlp, self.clusters, level)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """One row per layer and category; `never_fires` is the layer's, mean over languages."""
+        """One row per layer and category; `never_fires` is per layer, mean over languages."""
         keeps, share = self.keeps(level), self.count.double().mean(dim=0) / self.d_mlp
         never = reduce(self.never_fires(level).value, "language layer -> layer 1", "mean")
         return tidy(
@@ -147,11 +150,11 @@ def sharing_over_tokens(
     clusters: Int64[Tensor, " prompt"] | None = None,
     tokens_per_batch: int = 4096,
 ) -> TokenSharing:
-    """One pass over parallel prompts (`prompt_rows`): what becomes of their categories elsewhere.
+    """One pass over parallel prompts (`prompt_rows`): do categories hold at other tokens?
 
-    Tokens count as in `Corpora.keep`: no beginning-of-text. A shard of prompts is in memory at a
-    time, with four bytes for each prompt, language and neuron. `clusters` as in `sharing_profile`,
-    for the prompts in the order of the rows.
+    Counts the tokens of `Corpora.keep`, so no beginning-of-text token. One shard of prompts is in
+    memory at a time, at four bytes per prompt, language and neuron. `clusters` as in
+    `sharing_profile`, for the prompts in the order of the rows.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> lists = {"en": ["One is", "Two is"], "de": ["Eins ist", "Zwei ist"]}
@@ -160,38 +163,35 @@ def sharing_over_tokens(
     ['layer', 'category', 'share', 'keeps', 'low', 'high', 'by_chance', 'never_fires', ...]
     """
     if corpora.packed:
-        raise ValueError("Rows must be prompts, and these are packed blocks: see prompt_rows.")
+        raise ValueError("Rows must be prompts, but these are packed blocks: use prompt_rows.")
     warn_of_rounded_signs(model)
     rows = corpora.rows[corpora.languages[0]]
     for code in corpora.languages:
         if corpora.rows[code].source != rows.source:
             raise ValueError(
-                f"{code} has other prompts than {corpora.languages[0]}, or in another order: "
+                f"{code} and {corpora.languages[0]} have different prompts, or a different order: "
                 "make the rows with prompt_rows."
             )
     n_prompts = len(rows.source)
-    if clusters is None:
-        clusters = torch.arange(n_prompts)
-    elif len(clusters) != n_prompts:
-        raise ValueError(f"There are {n_prompts} prompts and clusters for {len(clusters)}.")
+    clusters = clusters_of(clusters, n_prompts)
     shape = (n_prompts, model.n_layers, len(Sharing))
     count = torch.zeros(shape, dtype=torch.int64)
     kept, drawn = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
     never = torch.zeros(n_prompts, len(corpora.languages), model.n_layers, dtype=torch.int64)
     for shard in range(corpora.n_shards):
-        mine = (rows.shard == shard).nonzero().flatten()
+        prompts = (rows.shard == shard).nonzero().flatten()
         counters = []
         for code in corpora.languages:
-            counter = _TokenCounter(model, firing_kind(fires_by), threshold, len(mine))
+            counter = _TokenCounter(model, firing_kind(fires_by), threshold, len(prompts))
             for batch in batches(corpora, code, shard, tokens_per_batch):
                 observe(model, batch, [counter])
             counters.append(counter)
-        for place, prompt in enumerate(mine.tolist()):
-            rate = torch.stack([each.rate[place] for each in counters])
-            category = sharing_categories(torch.stack([each.last[place] for each in counters]))
+        for row, prompt in enumerate(prompts.tolist()):
+            rate = torch.stack([counter.rate[row] for counter in counters])
+            category = sharing_categories(torch.stack([counter.last[row] for counter in counters]))
             chance = chance_of_categories(rate)
-            own = _of_their_own(chance, category)
-            inside = torch.stack([category == each for each in Sharing], dim=-1)
+            own = _chance_of_own(chance, category)
+            inside = torch.stack([category == value for value in Sharing], dim=-1)
             count[prompt] = reduce(inside.long(), "layer neuron category -> layer category", "sum")
             inside = inside * rearrange(own, "layer neuron -> layer neuron 1")
             kept[prompt] = reduce(inside, "layer neuron category -> layer category", "sum")
@@ -202,7 +202,7 @@ def sharing_over_tokens(
         kept=kept,
         drawn=drawn,
         never=never,
-        clusters=clusters.clone(),
+        clusters=clusters,
         prompts=rows.source,
         languages=corpora.languages,
         d_mlp=model.d_mlp,
@@ -210,7 +210,7 @@ def sharing_over_tokens(
 
 
 class _TokenCounter:
-    """For each row, the share of tokens at which every neuron fires, and whether at the last."""
+    """For each row and neuron: the share of tokens at which it fires, and whether at the last."""
 
     def __init__(self, model: NeuronModel, kind: Kind, threshold: float, n_rows: int) -> None:
         self.kinds: tuple[Kind, ...] = (kind,)
@@ -225,6 +225,6 @@ class _TokenCounter:
         counted = fires & rearrange(batch.keep, "batch pos -> batch pos 1")
         tokens = reduce(batch.keep.long(), "batch pos -> batch 1", "sum")
         fired = reduce(counted.long(), "batch pos neuron -> batch neuron", "sum")
-        every = torch.arange(len(batch.rows), device=values.device)
+        row = torch.arange(len(batch.rows), device=values.device)
         self.rate[list(batch.rows), layer] = (fired / tokens).float().cpu()
-        self.last[list(batch.rows), layer] = fires[every, batch.length.long() - 1].cpu()
+        self.last[list(batch.rows), layer] = fires[row, batch.length.long() - 1].cpu()

@@ -1,7 +1,7 @@
 """Would another run select the same neurons, and if not, how much more text would it take?
 
-The answer comes from the run itself: its shards are split into halves, and what two halves do not
-share foretells what two whole runs would not.
+The answer comes from the run itself: its shards are split into halves, and the disagreement of two
+halves predicts that of two whole runs.
 """
 
 import math
@@ -20,14 +20,14 @@ def half_selections(
     generator: torch.Generator,
     splits: int = 8,
 ) -> Iterator[tuple[NeuronSelection, NeuronSelection]]:
-    """What is selected from two random halves of the shards, `splits` times.
+    """The selections from two random halves of the shards, `splits` times.
 
-    Of an odd number of shards one is in neither half.
+    With an odd number of shards, one is in neither half.
     """
     if stats.n_shards < 2:
         raise ValueError(
-            f"There is {stats.n_shards} shard, and two halves need two or more: collect with "
-            "n_shards=20."
+            f"The statistics have {stats.n_shards} shard, but two halves need two or more: collect "
+            "with n_shards=20."
         )
     half = stats.n_shards // 2
     for _ in range(splits):
@@ -41,20 +41,20 @@ def predicted_agreement(
     generator: torch.Generator,
     splits: int = 8,
 ) -> float:
-    """Jaccard to expect between this selection and one from as much other text of the same kind.
+    """Expected Jaccard between this selection and one from as much other text of the same kind.
 
-    The shards are split at random into two halves, `splits` times, and selected from separately.
-    Averaged over languages and splits, the two selections share D = 2 |A ∩ B| / (|A| + |B|) of
-    their neurons (Dice). What they do not share has crossed a cut, and how many do is in
-    proportion to the noise in the rates, which falls with the root of the amount of text. So
-    between two runs of all n shards, where a half has h = n // 2,
+    The shards are split at random into two halves, `splits` times, and neurons are selected from
+    each. Averaged over languages and splits, the two selections share D = 2 |A ∩ B| / (|A| + |B|)
+    of their neurons (Dice). Neurons that they do not share have crossed a cut; their number is
+    proportional to the noise in the rates, which falls with the square root of the amount of text.
+    So between two runs of all n shards, where a half has h = n // 2,
 
         D_whole = 1 - (1 - D_half) · √(h / n)        and        J = D_whole / (2 - D_whole).
 
-    √(h / n) is 1/√2 for even n. In simulations with known truth and bursty text this lay within
-    0.06 of the Jaccard of two independent runs from 0.5 up, and 0.03 to 0.06 too high at 0.3; it
-    knows nothing of text of another kind, on which runs agree far less. A language without
-    neurons in both halves of a split is left out of its average. One: the halves agree wholly.
+    √(h / n) is 1/√2 for even n. In simulations with known truth and bursty text this was within
+    0.06 of the Jaccard of two independent runs from 0.5 up, and 0.03 to 0.06 too high at 0.3. It
+    does not cover text of another kind, on which runs agree far less. A language without neurons
+    in both halves of a split is left out of that split's average. One: the halves fully agree.
 
     >>> round(interp.selections.predicted_agreement(stats, interp.select_by_entropy, generator), 1)
     0.6
@@ -69,21 +69,22 @@ def predicted_agreement(
 
 
 def text_for_agreement(agreement: float, wanted: float = 0.95) -> float:
-    """How many times the text would be needed for two runs to agree to a Jaccard of `wanted`.
+    """How many times as much text two runs need to reach a Jaccard of `wanted`.
 
-    What two selections do not share, 1 - D with D = 2 J / (1 + J), falls with the root of the text
-    (see `predicted_agreement`), so the text must grow by the square of the ratio. One: it is
-    enough as it is. Below one: less would have been enough. Zero: they agree wholly already.
+    Their disagreement, 1 - D with D = 2 J / (1 + J), falls with the square root of the amount of
+    text (see `predicted_agreement`), so the text must grow by the square of the ratio. One: this
+    text is just enough. Below one: less would have been enough. Zero: they fully agree already.
 
     >>> round(interp.selections.text_for_agreement(0.8, wanted=0.95), 1)
     18.8
     """
     if not (0 <= agreement <= 1 and 0 < wanted < 1):
         raise ValueError(
-            f"Agreement {agreement} and wanted {wanted} must be shares, wanted between 0 and 1."
+            f"agreement is {agreement} and wanted is {wanted}: give shares, wanted strictly "
+            "between 0 and 1."
         )
-    have, want = (1 - 2 * jaccard / (1 + jaccard) for jaccard in (agreement, wanted))
-    return (have / want) ** 2
+    now, then = (1 - 2 * jaccard / (1 + jaccard) for jaccard in (agreement, wanted))
+    return (now / then) ** 2
 
 
 def until_stable(
@@ -91,8 +92,8 @@ def until_stable(
 ) -> Callable[[FiringStats], bool]:
     """A rule for `collect`: stop once another run is predicted to reach this Jaccard.
 
-    It asks `predicted_agreement` of the selection by entropy, from four shards on; equal statistics
-    get equal answers.
+    It applies `predicted_agreement` to the selection by entropy, from four shards on. Equal
+    statistics give equal answers.
 
     >>> rule = interp.selections.until_stable(jaccard=0.1)
     >>> run = interp.collect(model, text, stop_when=rule, progress=False)
@@ -111,7 +112,7 @@ def until_stable(
         generator = torch.Generator().manual_seed(seed)
         try:
             return predicted_agreement(stats, select, generator) >= jaccard
-        except ValueError:  # half the shards may be too little to select from; more may come
+        except ValueError:  # half the shards may be too few to select from; more may come
             return False
 
     return is_stable

@@ -1,6 +1,6 @@
-"""Selections as files: JSON that people can read, and the format of the published masks.
+"""Selections as files: readable JSON, and the format of the published masks.
 
-What a file holds is lists of ids; what they mean is for `interp.selections.neuron_selection`.
+Files hold lists of ids; `interp.selections.neuron_selection` gives them their meaning.
 """
 
 import io
@@ -26,10 +26,10 @@ Sites = tuple[tuple[str, int], ...]
 
 
 class Listed(NamedTuple):
-    """What a JSON file says, in the order that `NeuronSelection.from_triples` takes it."""
+    """The contents of a JSON file, in the order of `NeuronSelection.from_triples`."""
 
     triples: list[tuple[int, int, int]]
-    """Index of the language, layer, neuron."""
+    """(Index of the language, layer, neuron)."""
 
     languages: tuple[str, ...]
     n_layers: int
@@ -44,9 +44,9 @@ def write_json(
     sites: Sites,
     provenance: Mapping[str, Any],
 ) -> None:
-    """One line per language and layer; empty layers left out.
+    """Write one line per language and layer, without empty layers.
 
-    Of the neurons alone a line lists ids, of several sites the ids at each.
+    For the neurons alone a line lists ids; for several sites, the ids at each site.
     """
     blocks = []
     for language, layers in zip(languages, mask, strict=True):
@@ -74,7 +74,7 @@ def write_json(
 
 
 def read_json(path: Path | str) -> Listed:
-    """What `write_json` wrote, or somebody else in that form; read it within `readable`."""
+    """Read the format of `write_json`; call it within `readable`."""
     stored = json.loads(Path(path).read_text(encoding="utf-8"))
     if stored["format"] != FORMAT:
         raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
@@ -89,32 +89,32 @@ def read_json(path: Path | str) -> Listed:
         (row, int(layer), neuron)
         for row, language in enumerate(languages)
         for layer, neurons in stored["neurons"][language].items()
-        for neuron in (_on_one_axis(neurons, sites) if sites else neurons)
+        for neuron in (_unit_indices(neurons, sites) if sites else neurons)
     ]
     return Listed(triples, languages, stored["n_layers"], stored["n_units"], sites)
 
 
 @contextmanager
 def readable(path: Path | str) -> Iterator[None]:
-    """Within the block, whatever a damaged file provokes becomes one sentence about it."""
+    """Turns errors that a damaged file causes in the block into one message about the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing. Make it with NeuronSelection.to_json.")
     try:
         yield
     except KeyError as error:
         raise ValueError(
-            f"{path} is no selection: it has no {error}; a selection has format, languages, "
+            f"{path} is not a selection: it has no {error}; a selection has format, languages, "
             "n_layers, n_units and neurons."
         ) from None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is no selection that can be read ({error}): write it with "
+            f"{path} is not a selection that can be read ({error}): write it with "
             "NeuronSelection.to_json."
         ) from None
 
 
 def write_lape(path: Path | str, mask: Bool[Tensor, "language layer neuron"]) -> None:
-    """The published format (Tang et al., 2024): a list by language of lists by layer of ids."""
+    """Write the published format (Tang et al., 2024): for each language a list of ids by layer."""
     lists = [[chosen.nonzero().flatten() for chosen in layers] for layers in mask]
     buffer = io.BytesIO()
     torch.save(lists, buffer)
@@ -124,13 +124,13 @@ def write_lape(path: Path | str, mask: Bool[Tensor, "language layer neuron"]) ->
 def read_lape(
     path: Path | str, languages: Sequence[str], d_mlp: int
 ) -> Bool[Tensor, "language layer neuron"]:
-    """What `write_lape` or its authors wrote; tensors alone are taken from the file."""
+    """Read the published format; loads nothing but tensors from the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: give the path of a mask file (.pth).")
     try:
         compressed = zipfile.is_zipfile(path) and _is_compressed(Path(path))
         lists: Any = None if compressed else torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever a damaged archive or a foreign object provokes
+    except Exception as error:  # a damaged archive or a foreign object can raise anything
         raise ValueError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): it must be a "
             "list by language of lists by layer of id tensors, saved with torch.save."
@@ -138,24 +138,24 @@ def read_lape(
     if compressed:
         raise ValueError(
             f"{path} is an archive with compressed parts, which torch.save does not write and "
-            "which may unfold without end: save it again with torch.save."
+            "which could expand without limit: save it again with torch.save."
         )
     if not _is_lape(lists):
-        raise ValueError(f"{path} is no list by language of lists by layer of int64 ids.")
+        raise ValueError(f"{path} is not a list by language of lists by layer of int64 ids.")
     if len(lists) != len(languages):
         raise ValueError(
-            f"{path} holds {len(lists)} languages, and {len(languages)} are named "
-            f"({', '.join(languages)}): name those of the file, in its order."
+            f"{path} holds {len(lists)} languages, but {len(languages)} are named "
+            f"({', '.join(languages)}): name the languages of the file, in its order."
         )
     if d_mlp < 1:
-        raise ValueError(f"A layer of {d_mlp} neurons is none: give the model's d_mlp.")
+        raise ValueError(f"d_mlp is {d_mlp}: give the model's number of neurons per layer.")
     mask = torch.zeros(len(lists), len(lists[0]), d_mlp, dtype=torch.bool)
     for language, layers, row in zip(languages, lists, mask, strict=True):
         for layer, ids in enumerate(layers):
             if len(ids) and not 0 <= ids.min() <= ids.max() < d_mlp:
                 raise ValueError(
                     f"{path} has neurons {ids.min()} to {ids.max()} in layer {layer} of "
-                    f"{language}, and a layer has {d_mlp}: give the model's d_mlp."
+                    f"{language}, but a layer has {d_mlp}: give the model's d_mlp."
                 )
             row[layer, ids] = True
     return mask
@@ -166,20 +166,20 @@ def _neurons_only(sites: Sites) -> bool:
 
 
 def _ids(chosen: Bool[Tensor, " neuron"], sites: Sites) -> list[int] | dict[str, list[int]]:
-    """Of one layer; with other sites than the neurons alone, for each site that has any."""
+    """Ids of one layer; if there are other sites than the neurons, for each site with any."""
     if _neurons_only(sites):
         return chosen.nonzero().flatten().tolist()
     parts = zip(sites, chosen.split([width for _, width in sites]), strict=True)
     return {kind: part.nonzero().flatten().tolist() for (kind, _), part in parts if part.any()}
 
 
-def _on_one_axis(units: dict[str, list[int]], sites: Sites) -> list[int]:
-    """Places on the unit axis, from ids at each site."""
+def _unit_indices(units: dict[str, list[int]], sites: Sites) -> list[int]:
+    """Indices on the unit axis, from ids at each site."""
     widths = dict(sites)
     starts = dict(zip(widths, accumulate(widths.values(), initial=0), strict=False))
     for kind, ids in units.items():
         if kind not in widths or not all(0 <= id < widths[kind] for id in ids):
-            raise ValueError(f"{ids} are no units of {kind!r}, and the sites are {sites}")
+            raise ValueError(f"{ids} are not units of {kind!r}; the sites are {sites}")
     return [starts[kind] + id for kind, ids in units.items() for id in ids]
 
 
@@ -188,7 +188,7 @@ def _is_compressed(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
     except (zipfile.BadZipFile, OSError, NotImplementedError):
-        return False  # torch says what is wrong with it
+        return False  # torch.load reports what is wrong
 
 
 def _is_lape(lists: object) -> bool:
@@ -202,7 +202,7 @@ def _is_lape(lists: object) -> bool:
             and ids.dtype == torch.int64
             and ids.device.type == "cpu"
             and ids.layout == torch.strided
-            and ids.is_contiguous()  # else a file of one number may repeat it without end
+            and ids.is_contiguous()  # strides could expand one stored number without limit
             for layers in lists
             for ids in layers
         )

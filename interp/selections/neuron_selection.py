@@ -1,32 +1,37 @@
-"""Which neurons belong to which language: a set for each, compared with others and handed on."""
+"""Which neurons belong to which language: a set for each, to compare, tabulate and save."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.inference.intervals import Estimate
 from interp.interventions.edits import Change, Edit, Site
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Shaded, html_table, listed
+from interp.results.frames import tidy
 from interp.results.words import Kind, Tokens
 from interp.scores.baselines import random_units
-from interp.selections import formats as exchange
+from interp.selections import formats
+from interp.selections.chance import jaccard_by_chance
 
-FORMAT = exchange.FORMAT
-"""How a selection's JSON file says what it is."""
+FORMAT = formats.FORMAT
+"""The format line of a selection's JSON file."""
 
 NEURON_SITES = ("pre", "pre_linear", "post")
-"""Where the neurons of the MLP are: what the gate gets, the linear branch, and what they give."""
+"""Sites of the MLP's neurons: the gate's pre-activation, the linear branch, the output."""
 
 
 @dataclass(frozen=True)
 class NeuronSelection:
-    """A set of neurons for each language; or of other units, where several sites were searched.
+    """A set of neurons for each language, or of other units where several sites were searched.
 
     >>> neurons["zh"].shape, int(neurons.union().sum())
     (torch.Size([6, 2048]), 369)
@@ -39,14 +44,14 @@ class NeuronSelection:
 
     mask: Bool[Tensor, "language layer neuron"]
     """True where the neuron belongs to the language; a neuron may belong to several. The last axis
-    holds the units of all sites, one site after the other."""
+    holds the units of all sites, concatenated."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
     sites: tuple[tuple[str, int], ...] = ()
-    """Kind and width of each site, in the order of the last axis; by default the neurons alone,
-    which are at "post"."""
+    """Kind and width of each site, in the order of the last axis; by default the MLP's neurons
+    alone, at "post"."""
 
     def __post_init__(self) -> None:
         if not self.sites:
@@ -58,27 +63,27 @@ class NeuronSelection:
             or not set(kinds) <= set(get_args(Kind))
         ):
             raise ValueError(
-                f"The sites are {self.sites}, and the mask has {self.mask.shape[2]} units per "
+                f"The sites are {self.sites}, but the mask has {self.mask.shape[2]} units per "
                 f"layer: give kind and width of each, none twice, of {', '.join(get_args(Kind))}."
             )
         if len(self.languages) != len(self.mask) or len(set(self.languages)) != len(self.mask):
             raise ValueError(
-                f"The mask has {len(self.mask)} languages and the names are "
+                f"The mask has {len(self.mask)} languages but the names are "
                 f"{', '.join(self.languages) or 'none'}: give one name for each, none twice."
             )
 
     def __repr__(self) -> str:
         sizes = listed(f"{code} {size:,}" for code, size in self.counts().items())
-        every, what = self.n_layers * self.n_units, "neurons"
+        total, what = self.n_layers * self.n_units, "neurons"
         if not self.neurons_only:
             what = f"units ({', '.join(f'{kind} {width:,}' for kind, width in self.sites)})"
         return (
-            f"NeuronSelection({sizes}; together {int(self.union().sum()):,} of {every:,} {what} "
+            f"NeuronSelection({sizes}; together {int(self.union().sum()):,} of {total:,} {what} "
             f"in {self.n_layers} layers)"
         )
 
     def _repr_html_(self) -> str:
-        """How many each language has in each layer."""
+        """A table of neurons per language and layer."""
         profile = self.layer_profile()
         most = max(1, int(profile.max()))
         rows = [
@@ -99,15 +104,15 @@ class NeuronSelection:
         return self.mask[self._index(language)]
 
     def __and__(self, other: "NeuronSelection") -> "NeuronSelection":
-        """Neurons that both selections give to the language."""
+        """For each language, the neurons in both selections."""
         return replace(self, mask=self.mask & self._mask_of(other))
 
     def __or__(self, other: "NeuronSelection") -> "NeuronSelection":
-        """Neurons that either selection gives to the language."""
+        """For each language, the neurons in either selection."""
         return replace(self, mask=self.mask | self._mask_of(other))
 
     def __sub__(self, other: "NeuronSelection") -> "NeuronSelection":
-        """Neurons that this selection gives to the language and the other does not."""
+        """For each language, the neurons in this selection and not in the other."""
         return replace(self, mask=self.mask & ~self._mask_of(other))
 
     def __invert__(self) -> "NeuronSelection":
@@ -125,26 +130,26 @@ class NeuronSelection:
 
     @property
     def neurons_only(self) -> bool:
-        """No site was searched but the MLP's neurons; what they give is edited at act or post."""
+        """True if only the MLP's neurons were searched; their output is edited at act or post."""
         return self.sites == (("post", self.n_units),)
 
     def units(self, language: str) -> dict[Site, Bool[Tensor, "layer unit"]]:
-        """The language's units at each site of the selection, as `intervene` takes them."""
+        """The language's units at each site of the selection, in the form `intervene` takes."""
         kinds: list[Any] = [kind for kind, _ in self.sites]
         return dict(zip(kinds, self._split(self[language]), strict=True))
 
     def change(self, language: str, edit: Edit, tokens: Tokens = "all") -> Change:
-        """The language's units under this edit, at every site of the selection.
+        """A change that applies the edit to the language's units at every site of the selection.
 
-        Of a selection of neurons, at the site of the edit, which may be "act".
+        For a selection of neurons alone it applies at the site of the edit, which may be "act".
         """
         units = self[language] if self.neurons_only else self.units(language)
         return Change(units, edit, tokens)
 
     def neurons(self) -> "NeuronSelection":
-        """The neurons of the MLP alone: those that are chosen at pre, pre_linear or post.
+        """The MLP's neurons alone: those selected at pre, pre_linear or post.
 
-        So selections of different sites can be compared where they meet.
+        This makes selections from different sites comparable.
         """
         parts = [
             part
@@ -153,7 +158,7 @@ class NeuronSelection:
         ]
         if not parts:
             raise ValueError(
-                f"This selection has units of {', '.join(kind for kind, _ in self.sites)}, and no "
+                f"This selection has units of {', '.join(kind for kind, _ in self.sites)}, but no "
                 "neurons of the MLP: collect the site pre or post as well."
             )
         return NeuronSelection(torch.stack(parts).any(dim=0), self.languages)
@@ -164,12 +169,12 @@ class NeuronSelection:
         return replace(self, mask=self.mask[rows], languages=tuple(languages))
 
     def counts(self) -> dict[str, int]:
-        """Neurons per language."""
+        """Number of neurons per language."""
         sizes = self.layer_profile().sum(dim=1).tolist()
         return dict(zip(self.languages, sizes, strict=True))
 
     def languages_per_neuron(self) -> Int[Tensor, "layer neuron"]:
-        """To how many languages each neuron belongs."""
+        """The number of languages that each neuron belongs to."""
         return reduce(self.mask.long(), "language layer neuron -> layer neuron", "sum")
 
     def union(self) -> Bool[Tensor, "layer neuron"]:
@@ -181,20 +186,20 @@ class NeuronSelection:
         return self.languages_per_neuron() >= at_least
 
     def layer_profile(self) -> Int[Tensor, "language layer"]:
-        """Neurons per language and layer."""
+        """Number of neurons per language and layer."""
         return reduce(self.mask.long(), "language layer neuron -> language layer", "sum")
 
     def overlap(self) -> Int[Tensor, "language language"]:
-        """Neurons that two languages have in common; on the diagonal, neurons of the language."""
+        """Number of neurons that two languages share; on the diagonal, neurons of the language."""
         common = torch.zeros(len(self.languages), len(self.languages), dtype=torch.float64)
         for layer in self.mask.unbind(dim=1):
             common += layer.double() @ layer.double().T
         return common.long()
 
     def jaccard(self) -> Float[Tensor, "language language"]:
-        """Shared neurons of two languages divided by their union.
+        """Neurons shared by two languages, divided by their union.
 
-        Zero: none in common. One: the same neurons. NaN: both have none.
+        Zero: no shared neurons. One: the same neurons. NaN: neither language has any.
         """
         common = self.overlap().double()
         size = common.diagonal()
@@ -204,35 +209,86 @@ class NeuronSelection:
             - common
         )
 
+    def layer_frame(self, interval: Estimate | None = None) -> pd.DataFrame:
+        """One row per layer and language: columns layer, language, neurons, low, high.
+
+        `interval`: [language layer], for example from `jackknife` of a function that selects and
+        returns `layer_profile().double()`; without it low and high are blank. Intervals are cut
+        off at zero, because counts cannot be negative.
+        """
+        profile = self.layer_profile()
+        if interval is not None and interval.low.shape != profile.shape:
+            raise ValueError(
+                f"The interval has shape {tuple(interval.low.shape)}, but the selection has "
+                f"{len(self.languages)} languages and {self.n_layers} layers."
+            )
+        frame = tidy(
+            {"language": self.languages, "layer": range(self.n_layers)},
+            {
+                "neurons": profile,
+                "low": math.nan if interval is None else interval.low.clamp_min(0),
+                "high": math.nan if interval is None else interval.high,
+            },
+        )
+        return frame.reindex(columns=["layer", "language", "neurons", "low", "high"])
+
+    def overlap_frame(self) -> pd.DataFrame:
+        """One row per pair of languages, each with itself too: neurons in common, their Jaccard.
+
+        Also the mean Jaccard of random neurons, as many per layer, and its 95 % interval; both are
+        blank for a language with itself.
+        """
+        n, widths = len(self.languages), [width for _, width in self.sites]
+        by_chance = [
+            jaccard_by_chance(mask.expand_as(self.mask), self.mask, widths) for mask in self.mask
+        ]
+        itself = torch.eye(n, dtype=torch.bool)
+        ends = {"chance": "value", "chance_low": "low", "chance_high": "high"}
+        frame = tidy(
+            {"language": self.languages, "other": self.languages},
+            {
+                "common": self.overlap(),
+                "jaccard": self.jaccard(),
+                **{
+                    column: torch.stack([getattr(row, end) for row in by_chance]).masked_fill(
+                        itself, torch.nan
+                    )
+                    for column, end in ends.items()
+                },
+            },
+        )
+        once = torch.ones(n, n).triu().flatten().nonzero().flatten()  # each pair and the diagonal
+        return frame.take(once.tolist()).reset_index(drop=True)
+
     def random_like(
         self, generator: torch.Generator, exclude: Bool[Tensor, "layer neuron"] | None = None
     ) -> "NeuronSelection":
-        """A control: as many neurons per language, layer and site, drawn at random.
+        """A random control of the same size per language, layer and site.
 
-        With `exclude`, drawn from the other neurons; `selection.union()` keeps the control clear
-        of every selected neuron.
+        With `exclude`, it draws from the other neurons only: `exclude=selection.union()` avoids
+        every selected neuron.
         """
-        barred = torch.zeros_like(self.mask[0]) if exclude is None else exclude
-        for (kind, width), masks, closed in zip(
-            self.sites, self._split(self.mask), self._split(barred), strict=True
+        excluded = torch.zeros_like(self.mask[0]) if exclude is None else exclude
+        for (kind, width), masks, barred in zip(
+            self.sites, self._split(self.mask), self._split(excluded), strict=True
         ):
-            room = width - reduce(closed.long(), "layer unit -> layer", "sum")
+            available = width - reduce(barred.long(), "layer unit -> layer", "sum")
             sizes = reduce(masks.long(), "language layer unit -> language layer", "sum")
-            if (sizes > room).any():
-                row, layer = (sizes > room).nonzero()[0].tolist()
+            if (sizes > available).any():
+                row, layer = (sizes > available).nonzero()[0].tolist()
                 where = "" if self.neurons_only else f" at {kind}"
                 raise ValueError(
                     f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
-                    f"{where}, and only {room[layer]} of {width} are left to draw from: exclude "
-                    "fewer."
+                    f"{where}, but only {available[layer]} of {width} are left to draw from: "
+                    "exclude fewer."
                 )
         drawn = [
             torch.cat(
                 [
                     random_units(
-                        ~closed, reduce(mask.long(), "layer unit -> layer", "sum"), generator
+                        ~barred, reduce(mask.long(), "layer unit -> layer", "sum"), generator
                     )
-                    for mask, closed in zip(self._split(masks), self._split(barred), strict=True)
+                    for mask, barred in zip(self._split(masks), self._split(excluded), strict=True)
                 ],
                 dim=-1,
             )
@@ -241,17 +297,17 @@ class NeuronSelection:
         return replace(self, mask=torch.stack(drawn))
 
     def check_model(self, model: NeuronModel) -> None:
-        """Refuse a model of another size, before a wrong neuron is touched."""
+        """Raise ValueError if the model has a different size, before any wrong neuron is edited."""
         for name, width in self.sites:
-            (kind,) = (each for each in get_args(Kind) if each == name)
-            model.site(0, kind)  # refuses a site that this model does not have
-            found = model.width(0, kind)
-            if (model.n_layers, found) != (self.n_layers, width):
+            (kind,) = (known for known in get_args(Kind) if known == name)
+            model.site(0, kind)  # raises for a site that this model does not have
+            model_width = model.width(0, kind)
+            if (model.n_layers, model_width) != (self.n_layers, width):
                 what = "neurons" if self.neurons_only else f"units at {kind}"
                 raise ValueError(
-                    f"This selection is for {self.n_layers} layers of {width} {what}, and "
-                    f"{model.name} has {model.n_layers} of {found}: use the model it was made "
-                    "with."
+                    f"This selection is for {self.n_layers} layers of {width} {what}, but "
+                    f"{model.name} has {model.n_layers} of {model_width}: use the model it was "
+                    "made with."
                 )
 
     def triples(self) -> list[tuple[int, int, int]]:
@@ -266,58 +322,58 @@ class NeuronSelection:
         n_units: int,
         sites: tuple[tuple[str, int], ...] = (),
     ) -> "NeuronSelection":
-        """The selection that holds these (index of the language, layer, neuron)."""
+        """The selection of these (index of the language, layer, neuron)."""
         mask = torch.zeros(len(languages), n_layers, n_units, dtype=torch.bool)
         for triple in triples:
             if len(triple) != 3 or not all(
-                type(place) is int and 0 <= place < size
-                for place, size in zip(triple, mask.shape, strict=True)
+                type(index) is int and 0 <= index < size
+                for index, size in zip(triple, mask.shape, strict=True)
             ):
                 raise ValueError(
-                    f"{tuple(triple)} is no (language, layer, neuron) of {len(languages)} "
-                    f"languages, {n_layers} layers and {n_units} neurons per layer: count from "
-                    "zero, in whole numbers."
+                    f"{tuple(triple)} is not a (language, layer, neuron) of {len(languages)} "
+                    f"languages, {n_layers} layers and {n_units} neurons per layer: give whole "
+                    "numbers, counted from zero."
                 )
             mask[tuple(triple)] = True
         return NeuronSelection(mask, tuple(languages), sites)
 
     def to_json(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-        """A file that people can read: one line per language and layer; empty layers left out.
+        """Write a readable file: one line per language and layer, without empty layers.
 
-        With several sites a line holds the units of each, counted from zero at every site.
+        With several sites a line lists the units of each site, counted from zero at every site.
         """
-        exchange.write_json(path, self.mask, self.languages, self.sites, provenance or {})
+        formats.write_json(path, self.mask, self.languages, self.sites, provenance or {})
 
     @staticmethod
     def from_json(path: Path | str) -> "NeuronSelection":
-        """Read what `to_json` wrote, or somebody else wrote in that form."""
-        with exchange.readable(path):
-            return NeuronSelection.from_triples(*exchange.read_json(path))
+        """Read a file in the format of `to_json`."""
+        with formats.readable(path):
+            return NeuronSelection.from_triples(*formats.read_json(path))
 
     def to_lape_pth(self, path: Path | str) -> None:
-        """The published format (Tang et al., 2024): a list by language of lists by layer of ids.
+        """Write the published format (Tang et al., 2024): ids, per language and layer.
 
-        The file does not say which language is which, nor how many neurons a layer has, and it
-        holds neurons of the MLP alone.
+        The file records neither the names of the languages nor the number of neurons per layer, and
+        it holds neurons of the MLP alone.
         """
         kinds = [kind for kind, _ in self.sites]
         if len(kinds) != 1 or kinds[0] not in NEURON_SITES:
             raise ValueError(
-                f"This selection has units of {', '.join(kinds)}, and the "
+                f"This selection has units of {', '.join(kinds)}, but the "
                 "published format holds neurons of the MLP alone: export selection.neurons()."
             )
-        exchange.write_lape(path, self.mask)
+        formats.write_lape(path, self.mask)
 
     @staticmethod
     def from_lape_pth(path: Path | str, languages: Sequence[str], d_mlp: int) -> "NeuronSelection":
-        """Read the published format; the languages, in the file's order, are the caller's to name.
+        """Read the published format; `languages` names the file's languages, in its order.
 
         The authors' files hold en zh fr es vi id, and ja after them for LLaMA-2 7B and 13B only.
         """
-        return NeuronSelection(exchange.read_lape(path, languages, d_mlp), tuple(languages))
+        return NeuronSelection(formats.read_lape(path, languages, d_mlp), tuple(languages))
 
     def _split(self, units: Bool[Tensor, "*axes unit"]) -> tuple[Bool[Tensor, "*axes _"], ...]:
-        """The parts that belong to each site."""
+        """One part for each site."""
         return units.split([width for _, width in self.sites], dim=-1)
 
     def _index(self, language: str) -> int:
@@ -333,24 +389,24 @@ class NeuronSelection:
                 f"One selection has {self.n_layers} layers of {self.n_units} neurons for "
                 f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_units} for "
                 f"{', '.join(other.languages)}: they must be of one model and have the same "
-                "languages in the same order (see restrict)."
+                "languages in the same order (see languages_only)."
             )
         if self.sites != other.sites:
             raise ValueError(
-                f"One selection has units of {self.sites}, the other of {other.sites}: compare the "
-                "neurons that both have, selection.neurons()."
+                f"One selection has units of {self.sites}, the other of {other.sites}: compare "
+                "their neurons, selection.neurons()."
             )
         return other.mask
 
 
 def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " language"]:
-    """How far two selections agree on each language: common neurons divided by the union.
+    """Agreement of two selections on each language: common neurons divided by the union.
 
-    Zero: on none. One: on all. NaN: neither has a neuron for the language.
+    Zero: on no neuron. One: on all. NaN: neither selects a neuron for the language.
 
     >>> control = neurons.random_like(generator, exclude=neurons.union())
     >>> interp.selections.jaccard_between(neurons, control).tolist()
     [0.0, 0.0, 0.0]
     """
-    both, either = (list(each.counts().values()) for each in (a & b, a | b))
+    both, either = (list(selection.counts().values()) for selection in (a & b, a | b))
     return torch.tensor(both).double() / torch.tensor(either).double()

@@ -1,9 +1,9 @@
-"""How far a selection hangs on what was chosen: the text, the settings, the languages.
+"""How far a selection depends on the text, the settings and the languages.
 
-One measure throughout: the Jaccard of two selections, language by language, beside what chance
-gives to sets of those sizes and the most that those sizes allow. What another run on as much other
-text would share is `interp.selections.predicted_agreement`; which neurons come and go with single
-shards is `interp.inference.selection_frequency`.
+One measure throughout: the Jaccard of two selections, language by language, with its value by
+chance and its maximum for sets of those sizes. For the expected agreement with another run on as
+much other text see `interp.selections.predicted_agreement`; for the neurons that come and go with
+single shards see `interp.inference.selection_frequency`.
 """
 
 import math
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange
@@ -24,32 +23,30 @@ from interp.inference.intervals import Estimate, jackknife
 from interp.results.display import listed
 from interp.results.frames import tidy
 from interp.selections.agreement import half_selections
+from interp.selections.chance import jaccard_by_chance
 from interp.selections.neuron_selection import NeuronSelection, jaccard_between
 from interp.selections.select import select_by_entropy
 
 Select = Callable[[FiringStats], NeuronSelection]
 
-_NEGLIGIBLE = 1e-16
-"""Probabilities below this are left out of a distribution."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stability:
-    """A selection beside others that could have been made in its place.
+    """Agreement of a selection with others that could have been made instead.
 
-    >>> found = interp.selections.measure_stability(stats, interp.select_by_entropy, generator)
-    >>> found.changes
+    >>> stability = interp.selections.measure_stability(stats, interp.select_by_entropy, generator)
+    >>> stability.changes
     ('half of the text', 'one shard left out', 'without en', 'without de', 'without zh')
-    >>> list(found.to_frame())
+    >>> list(stability.to_frame())
     ['change', 'language', 'jaccard', 'low', 'high', 'chance', 'most']
     """
 
     changes: tuple[str, ...]
-    """What is different, one line of the result each."""
+    """What each other selection changes, one row of the result each."""
 
     jaccard: Float64[Tensor, "change language"]
-    """Neurons in both selections divided by those in either. NaN: neither has any, or the change
-    leaves the language out."""
+    """Neurons in both selections divided by those in either. NaN: both are empty, or the change
+    leaves out the language."""
 
     low: Float64[Tensor, "change language"]
     """Lower end of the interval of the Jaccard; see the function that made it."""
@@ -58,20 +55,20 @@ class Stability:
     """Upper end of the interval."""
 
     chance: Float64[Tensor, "change language"]
-    """Mean Jaccard of random sets, as many neurons per layer; see `chance_jaccard`."""
+    """Mean Jaccard of random sets of the same size per layer; see `chance_jaccard`."""
 
     most: Float64[Tensor, "change language"]
-    """The smaller of the two sets divided by the larger: no Jaccard of such sizes is above it."""
+    """The maximum Jaccard for sets of these sizes: the smaller set divided by the larger."""
 
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
     level: float
-    """Of the interval, such as 0.95."""
+    """Level of the interval, such as 0.95."""
 
     def __repr__(self) -> str:
         rows = zip(self.changes, self.jaccard.nanmean(1), self.chance.nanmean(1), strict=True)
-        lines = listed((f"{name} {found:.2f} ({chance:.2f})" for name, found, chance in rows), 6)
+        lines = listed((f"{name} {mean:.2f} ({chance:.2f})" for name, mean, chance in rows), 6)
         return f"Stability({listed(self.languages)}; mean Jaccard (by chance): {lines})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -89,16 +86,17 @@ def measure_stability(
     splits: int = 8,
     level: float = 0.95,
 ) -> Stability:
-    """Half of the text, one shard less, and each of the changes, one below the other.
+    """Agreement on half of the text, with one shard left out, and under each of the changes.
 
-    `changes` are other ways to select, such as `entropy_settings()`; without any, each language is
-    left out (`without_languages`). Costs 1 + n_changes selections per shard, and two per split.
+    `changes` are other ways to select, such as `entropy_settings()`; by default each language is
+    left out once (`without_languages`). Costs 1 + n_changes selections per shard, and two per
+    split.
 
-    >>> ways = interp.selections.entropy_settings(fractions=(0.02, 0.05), busy_quantiles=())
-    >>> found = interp.selections.measure_stability(
-    ...     stats, interp.select_by_entropy, generator, changes=ways
+    >>> settings = interp.selections.entropy_settings(fractions=(0.02, 0.05), busy_quantiles=())
+    >>> stability = interp.selections.measure_stability(
+    ...     stats, interp.select_by_entropy, generator, changes=settings
     ... )
-    >>> found.changes
+    >>> stability.changes
     ('half of the text', 'one shard left out', 'fraction 0.02', 'fraction 0.05')
     """
     others = without_languages(select, stats.languages) if changes is None else changes
@@ -111,10 +109,10 @@ def measure_stability(
 
 
 def stacked(parts: Sequence[Stability]) -> Stability:
-    """Several results, of one selection and level, one below the other."""
+    """The rows of several results for one selection, in one result."""
     first = parts[0]
-    if any((each.languages, each.level) != (first.languages, first.level) for each in parts):
-        raise ValueError("Results of other languages or of another level cannot be put together.")
+    if any((part.languages, part.level) != (first.languages, first.level) for part in parts):
+        raise ValueError("Results with different languages or levels cannot be combined.")
     names = ("jaccard", "low", "high", "chance", "most")
     tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     changes = tuple(change for part in parts for change in part.changes)
@@ -128,19 +126,19 @@ def across_halves(
     splits: int = 8,
     level: float = 0.95,
 ) -> Stability:
-    """Selections from two random halves of the shards: mean over splits, and their quantiles.
+    """Agreement of two random halves of the shards: mean and quantiles over splits.
 
-    The quantiles say how much the halves differ by, and are no interval of the mean: the splits
-    are of one text. Two halves agree less than two whole runs would.
+    The quantiles show the spread over splits. They are not a confidence interval of the mean,
+    because all splits share one text. Two halves agree less than two whole runs would.
     """
     pairs = list(half_selections(stats, select, generator, splits))
     return _over_pairs("half of the text", pairs, level)
 
 
 def across_shards(stats: FiringStats, select: Select, level: float = 0.95) -> Stability:
-    """The selection and those without one shard each: mean over shards, and their quantiles.
+    """Agreement with the selection without one shard: mean and quantiles over shards.
 
-    As near to one as it may be, this is no agreement of two runs: all but one shard are the same.
+    However close to one, this is not the agreement of two runs: all but one shard are the same.
     """
     whole = select(stats)
     pairs = [(whole, select(stats.without(shard))) for shard in range(stats.n_shards)]
@@ -150,30 +148,27 @@ def across_shards(stats: FiringStats, select: Select, level: float = 0.95) -> St
 def across_changes(
     stats: FiringStats, select: Select, changes: Mapping[str, Select], level: float = 0.95
 ) -> Stability:
-    """The selection beside other ways to select from the same text, with `jackknife` intervals.
+    """Agreement with other ways to select from the same text, with `jackknife` intervals.
 
-    Languages that a change leaves out are NaN. Intervals end at zero and one.
+    NaN where a change leaves out the language. Intervals are clipped to zero and one.
     """
     if not changes:
-        raise ValueError(
-            "There is no change to compare with: give one, such as entropy_settings()."
-        )
+        raise ValueError("There are no changes to compare: give some, such as entropy_settings().")
 
     def agreement(part: FiringStats) -> Float64[Tensor, "change language"]:
-        mine = select(part)
-        found = [_on_common(mine, change(part), jaccard_between) for change in changes.values()]
-        return torch.stack(found)
+        selection, others = select(part), [change(part) for change in changes.values()]
+        return torch.stack([_on_common(selection, other, jaccard_between) for other in others])
 
     jaccard = jackknife(stats, agreement, level)
-    mine, others = select(stats), [change(stats) for change in changes.values()]
+    selection, others = select(stats), [change(stats) for change in changes.values()]
     return Stability(
         changes=tuple(changes),
         jaccard=jaccard.value,
         low=jaccard.low.clamp(0, 1),
         high=jaccard.high.clamp(0, 1),
-        chance=torch.stack([_on_common(mine, other, _mean_by_chance) for other in others]),
-        most=torch.stack([_on_common(mine, other, _most) for other in others]),
-        languages=mine.languages,
+        chance=torch.stack([_on_common(selection, other, _mean_by_chance) for other in others]),
+        most=torch.stack([_on_common(selection, other, _most) for other in others]),
+        languages=selection.languages,
         level=level,
     )
 
@@ -184,53 +179,54 @@ def across_runs(
     select: Select,
     level: float = 0.95,
 ) -> Stability:
-    """The selection beside those from other runs of the model: another corpus, another seed.
+    """Agreement with selections from other runs of the model: another corpus, another seed.
 
-    Both select from the languages that both have, so that nothing differs but the text; the
-    others are NaN. The jackknife leaves out a shard of either run: errors of two texts add up as
-    squares, and t has the degrees of freedom of the run with fewer shards.
+    Both select from the languages that both runs have, so only the text differs; other languages
+    are NaN. The jackknife leaves out one shard of either run: the squared errors of the two texts
+    add up, and t has the degrees of freedom of the run with fewer shards.
 
     >>> one, other = stats.shards([0, 1]), stats.shards([2, 3, 4])
-    >>> found = interp.selections.across_runs(one, {"other text": other}, interp.select_by_entropy)
-    >>> found.changes, found.jaccard.shape
+    >>> runs = {"other text": other}
+    >>> stability = interp.selections.across_runs(one, runs, interp.select_by_entropy)
+    >>> stability.changes, stability.jaccard.shape
     (('other text',), torch.Size([1, 3]))
     """
     if not others:
-        raise ValueError("There is no other run to compare with: give one.")
-    return stacked([_beside(stats, name, other, select, level) for name, other in others.items()])
+        raise ValueError("There are no other runs to compare with: give one or more.")
+    return stacked([_with_run(stats, name, run, select, level) for name, run in others.items()])
 
 
-def _beside(
+def _with_run(
     stats: FiringStats, name: str, other: FiringStats, select: Select, level: float
 ) -> Stability:
-    """One line of `across_runs`."""
+    """One row of `across_runs`."""
     common = tuple(code for code in stats.languages if code in other.languages)
     if len(common) < 2:
         raise ValueError(
             f"{name} has {', '.join(other.languages)}, and this run {', '.join(stats.languages)}: "
-            "to select anything, two languages must be in both."
+            "to select neurons, both runs must share at least two languages."
         )
-    mine, theirs = (_only(each, common) for each in (stats, other))
-    one, two = select(mine), select(theirs)
+    a, b = (_only(run, common) for run in (stats, other))
+    in_a, in_b = select(a), select(b)
     errors = [
-        jackknife(mine, lambda part: jaccard_between(select(part), two), level).standard_error,
-        jackknife(theirs, lambda part: jaccard_between(one, select(part)), level).standard_error,
+        jackknife(a, lambda part: jaccard_between(select(part), in_b), level).standard_error,
+        jackknife(b, lambda part: jaccard_between(in_a, select(part)), level).standard_error,
     ]
-    freedom = min(mine.n_shards, theirs.n_shards) - 1
+    freedom = min(a.n_shards, b.n_shards) - 1
     reach = torch.hypot(*errors) * float(stdtrit(freedom, (1 + level) / 2))
-    jaccard = jaccard_between(one, two).double()
-    found = {
+    jaccard = jaccard_between(in_a, in_b).double()
+    on_common = {
         "jaccard": jaccard,
         "low": (jaccard - reach).clamp(0, 1),
         "high": (jaccard + reach).clamp(0, 1),
-        "chance": _mean_by_chance(one, two),
-        "most": _most(one, two),
+        "chance": _mean_by_chance(in_a, in_b),
+        "most": _most(in_a, in_b),
     }
     rows = [stats.languages.index(code) for code in common]
-    every = {key: torch.full((1, len(stats.languages)), math.nan).double() for key in found}
-    for key, values in found.items():
-        every[key][0, rows] = values
-    return Stability(changes=(name,), languages=stats.languages, level=level, **every)
+    on_all = {key: torch.full((1, len(stats.languages)), math.nan).double() for key in on_common}
+    for key, values in on_common.items():
+        on_all[key][0, rows] = values
+    return Stability(changes=(name,), languages=stats.languages, level=level, **on_all)
 
 
 def entropy_settings(
@@ -239,26 +235,30 @@ def entropy_settings(
     fractions: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
     busy_quantiles: Sequence[float] = (0.9, 0.95, 0.98, 0.99),
 ) -> dict[str, Select]:
-    """Selections by entropy with one of the two settings changed and the other as it is.
+    """Selections by entropy, with one of the two settings changed at a time.
 
     >>> fractions, quantiles = (0.01, 0.02), (0.9, 0.95)
-    >>> ways = interp.selections.entropy_settings(fractions=fractions, busy_quantiles=quantiles)
-    >>> list(ways)
+    >>> settings = interp.selections.entropy_settings(fractions=fractions, busy_quantiles=quantiles)
+    >>> list(settings)
     ['fraction 0.02', 'busy quantile 0.9']
-    >>> int(ways["fraction 0.02"](stats).union().sum())
+    >>> int(settings["fraction 0.02"](stats).union().sum())
     246
     """
-    settings = {
-        f"fraction {each:g}": (each, busy_quantile) for each in fractions if each != fraction
-    } | {
-        f"busy quantile {each:g}": (fraction, each)
-        for each in busy_quantiles
-        if each != busy_quantile
+    by_fraction = {
+        f"fraction {value:g}": partial(
+            select_by_entropy, fraction=value, busy_quantile=busy_quantile
+        )
+        for value in fractions
+        if value != fraction
     }
-    return {
-        name: partial(select_by_entropy, fraction=share, busy_quantile=quantile)
-        for name, (share, quantile) in settings.items()
+    by_quantile = {
+        f"busy quantile {value:g}": partial(
+            select_by_entropy, fraction=fraction, busy_quantile=value
+        )
+        for value in busy_quantiles
+        if value != busy_quantile
     }
+    return by_fraction | by_quantile
 
 
 def without_languages(
@@ -266,94 +266,54 @@ def without_languages(
 ) -> dict[str, Select]:
     """The same way to select, from fewer languages: each left out once, or groups of them.
 
-    Read the other way, a line says what changes for the others once those languages are added.
-    Two must stay: an entropy over one language is zero for every neuron.
+    Conversely, a row shows what adding those languages changes for the others. At least two must
+    remain: an entropy over one language is zero for every neuron.
 
-    >>> ways = interp.selections.without_languages(interp.select_by_entropy, stats.languages)
-    >>> list(ways)
+    >>> changes = interp.selections.without_languages(interp.select_by_entropy, stats.languages)
+    >>> list(changes)
     ['without en', 'without de', 'without zh']
-    >>> ways["without de"](stats).languages
+    >>> changes["without de"](stats).languages
     ('en', 'zh')
     """
     groups = [(code,) for code in languages] if left_out is None else left_out
-    found: dict[str, Select] = {}
+    changes: dict[str, Select] = {}
     for group in groups:
         if unknown := [code for code in group if code not in languages]:
-            raise ValueError(f"{', '.join(unknown)}: not among {', '.join(languages)}.")
-        stay = tuple(code for code in languages if code not in group)
-        if len(stay) < 2:
             raise ValueError(
-                f"Without {', '.join(group)} there are {len(stay)} of {', '.join(languages)} left: "
-                "leave two or more."
+                f"{', '.join(unknown)} cannot be left out: give some of {', '.join(languages)}."
             )
-        found[f"without {', '.join(group)}"] = partial(_of_languages, select, stay)
-    return found
+        remaining = tuple(code for code in languages if code not in group)
+        if len(remaining) < 2:
+            raise ValueError(
+                f"Without {', '.join(group)}, {len(remaining)} of {', '.join(languages)} remain: "
+                "keep two or more."
+            )
+        changes[f"without {', '.join(group)}"] = partial(_of_languages, select, remaining)
+    return changes
 
 
 def chance_jaccard(a: NeuronSelection, b: NeuronSelection, level: float = 0.95) -> Estimate:
     """The Jaccard of two random selections with as many neurons per language, layer and site.
 
-    Exact: within a layer the number in common is hypergeometric, and layers add up. `value` is the
-    mean, `standard_error` the standard deviation; with the probability `level` two such selections
-    have a Jaccard between `low` and `high`, both included. NaN: neither has a neuron.
+    Exact; see `jaccard_by_chance`. `value` is the mean, `standard_error` the standard deviation;
+    with probability `level` two such selections have a Jaccard from `low` to `high`, both included.
+    NaN: both are empty.
 
     >>> two_of_four = torch.tensor([[[True, True, False, False]]])
     >>> one = interp.NeuronSelection(two_of_four, ("en",))
     >>> interp.selections.chance_jaccard(one, one).value
     tensor([0.3889], dtype=torch.float64)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"The level is {level}: give a share between 0 and 1, such as 0.95.")
-    _ = a & b  # refuses selections that do not go together
-    sizes = [[_sizes(each, row) for row in range(len(a.languages))] for each in (a, b)]
-    widths = [width for _ in range(a.n_layers) for _, width in a.sites]
-    found = [
-        _chance(np.array(mine), np.array(other), widths, level)
-        for mine, other in zip(*sizes, strict=True)
-    ]
-    value, error, low, high = torch.tensor(found, dtype=torch.float64).unbind(dim=1)
-    return Estimate(value, error, low, high, level)
-
-
-def _sizes(selection: NeuronSelection, row: int) -> list[int]:
-    """Neurons of one language in every layer, and there at every site."""
-    widths = [width for _, width in selection.sites]
-    return [int(part.sum()) for layer in selection.mask[row] for part in layer.split(widths)]
-
-
-def _chance(
-    mine: np.ndarray, other: np.ndarray, widths: list[int], level: float
-) -> tuple[float, float, float, float]:
-    """Mean, standard deviation and both ends of the interval, of one language."""
-    from scipy.stats import hypergeom  # takes a second to load
-
-    total = int(mine.sum() + other.sum())
-    if not total:
-        return math.nan, math.nan, math.nan, math.nan
-    first, probability = 0, np.ones(1)
-    for n, m, width in zip(mine, other, widths, strict=True):
-        least, greatest = max(0, n + m - width), min(n, m)
-        here = hypergeom.pmf(np.arange(least, greatest + 1), width, n, m)
-        probability = np.convolve(probability, here)
-        kept = np.flatnonzero(probability > _NEGLIGIBLE)
-        first += least + kept[0]
-        probability = probability[kept[0] : kept[-1] + 1]
-    common = first + np.arange(len(probability))
-    jaccard, probability = common / (total - common), probability / probability.sum()
-    mean = float(probability @ jaccard)
-    deviation = math.sqrt(float(probability @ (jaccard - mean) ** 2))
-    below = probability.cumsum()
-    ends = [np.searchsorted(below, share - 1e-12) for share in ((1 - level) / 2, (1 + level) / 2)]
-    low, high = (float(jaccard[min(end, len(jaccard) - 1)]) for end in ends)
-    return mean, deviation, low, high
+    _ = a & b  # raises for selections with different axes
+    return jaccard_by_chance(a.mask, b.mask, [width for _, width in a.sites], level)
 
 
 def _over_pairs(
     change: str, pairs: Sequence[tuple[NeuronSelection, NeuronSelection]], level: float
 ) -> Stability:
-    """One line: mean and quantiles over pairs of selections of the same kind."""
+    """One row: mean and quantiles over pairs of selections of the same kind."""
     if not pairs:
-        raise ValueError("There are no two selections to compare: take one split or more.")
+        raise ValueError("There are no selections to compare: give splits of one or more.")
     jaccard = torch.stack([jaccard_between(a, b) for a, b in pairs])
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = jaccard.nanquantile(ends, dim=0)
@@ -374,27 +334,27 @@ def _mean_by_chance(a: NeuronSelection, b: NeuronSelection) -> Float64[Tensor, "
 
 
 def _most(a: NeuronSelection, b: NeuronSelection) -> Float64[Tensor, " language"]:
-    sizes = torch.tensor([list(each.counts().values()) for each in (a, b)]).double()
+    sizes = torch.tensor([list(selection.counts().values()) for selection in (a, b)]).double()
     return sizes.amin(dim=0) / sizes.amax(dim=0)
 
 
 def _on_common(
-    mine: NeuronSelection,
+    selection: NeuronSelection,
     other: NeuronSelection,
     measure: Callable[[NeuronSelection, NeuronSelection], Tensor],
 ) -> Float64[Tensor, " language"]:
     """The measure on the languages of both; NaN on those that the other does not have."""
-    common = [code for code in mine.languages if code in other.languages]
-    found = torch.full((len(mine.languages),), math.nan, dtype=torch.float64)
-    rows = [mine.languages.index(code) for code in common]
-    found[rows] = measure(mine.languages_only(common), other.languages_only(common)).double()
-    return found
+    common = [code for code in selection.languages if code in other.languages]
+    values = torch.full((len(selection.languages),), math.nan, dtype=torch.float64)
+    rows = [selection.languages.index(code) for code in common]
+    values[rows] = measure(selection.languages_only(common), other.languages_only(common)).double()
+    return values
 
 
 def _of_languages(
     select: Select, languages: tuple[str, ...], stats: FiringStats
 ) -> NeuronSelection:
-    """Select as if only these languages had been read."""
+    """The selection from these languages alone."""
     return select(_only(stats, languages))
 
 
