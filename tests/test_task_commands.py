@@ -225,7 +225,7 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
         Attribute(str(place / "made"), choice(place), CODES, items=3, steps=16, out=tmp_path).run()
     done[0].unlink()
     done[1].rename(done[0])
-    with pytest.raises(ValueError, match="is of the item 'item-1', not 'item-0'"):
+    with pytest.raises(ValueError, match="holds item 'item-1', not 'item-0'"):
         command.run()
 
 
