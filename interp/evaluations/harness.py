@@ -30,8 +30,8 @@ class HarnessScores:
     >>> import pandas as pd
     >>> right = {"nothing": (1.0, 1.0, 0.0), "off": (1.0, 0.0, 0.0)}  # three examples
     >>> named = {"task": "sums", "metric": "acc", "filter": "none"}
-    >>> rows = [{"intervention": way, **named, "doc": doc, "value": value}
-    ...         for way, values in right.items() for doc, value in enumerate(values)]
+    >>> rows = [{"intervention": name, **named, "doc": doc, "value": value}
+    ...         for name, values in right.items() for doc, value in enumerate(values)]
     >>> samples = pd.DataFrame(rows)
     >>> keys = ["intervention", *named]
     >>> scores = samples.groupby(keys, as_index=False)["value"].mean()
@@ -51,9 +51,9 @@ class HarnessScores:
     number per example; others, such as corpus BLEU, are only in `scores`."""
 
     def __repr__(self) -> str:
-        tasks, ways = (self.scores[name].unique() for name in ("task", "intervention"))
+        tasks, under = (listed(self.scores[name].unique()) for name in ("task", "intervention"))
         examples = len(self.samples.drop_duplicates(["task", "doc"]))
-        return f"HarnessScores({listed(tasks)}; {listed(ways)}; {counted(examples, 'example')})"
+        return f"HarnessScores({tasks}; {under}; {counted(examples, 'example')})"
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """The scores, with intervals over examples, and differences from the first intervention.

@@ -207,11 +207,11 @@ def language_rates(
 ) -> GeneratedLanguages:
     """Language and quality of any texts; the loss only if a model is given.
 
-    All known languages compete equally, also those not asked for, and broken text is assigned to
-    the language it resembles most. Of natural texts of 64 tokens, 99 % or more are recognized
+    All known languages compete equally, including those not asked for, and broken text is assigned
+    to the language it resembles most. Of natural texts of 64 tokens, 99 % or more are identified
     correctly, of Indonesian ones 98 % (the rest as Malay). `guard`: one for all languages, or one
     per language; None: the defaults. With `ray`, actors measure the loss, on nodes that share
-    `out`, where it is saved; the caller must keep the texts the same for one `out`.
+    `out`, where it is saved; the caller must give the same texts with the same `out`.
 
     >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
     >>> rates = interp.evaluations.language_rates(texts, ["de", "fr"])
@@ -321,7 +321,7 @@ def natural_guard(
     tokens_per_batch: int = 4096,
     progress: bool = True,
 ) -> dict[str, Guard]:
-    """A guard per language, with this quantile of the loss of its natural texts as the bound.
+    """A guard per language; its bound on the loss is a quantile over natural texts.
 
     The bound on repetition is the same quantile, but never stricter than the default: Chinese
     hardly repeats anything. Texts are cut to `max_tokens` tokens first: give the `max_new_tokens`
@@ -369,7 +369,7 @@ def _losses(
     out: Path | str | None,
     ray: Ray | Crew | None,
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
-    """Tokens of each text, and its nats per token; beyond the context, only its head is judged."""
+    """Tokens of each text, and nats per token, of its head if it is longer than the context."""
     refuse_edited(model, _JUDGES)
     first = start_ids(model, start)
     encoded = model.encode_batch(texts)

@@ -55,7 +55,7 @@ class Losses(Saved):
 
     bytes: Int64[Tensor, "shard read"]
     """Bytes of UTF-8 in the text of these tokens. Where a row begins or ends within a character,
-    that fragment counts as one byte or as one per byte: an error of two bytes at most."""
+    the fragment counts as one byte or in full: an error of two bytes at most."""
 
     interventions: tuple[str, ...]
     """Names along `off`; the first is what the others are compared with."""
@@ -239,7 +239,7 @@ def _prepared(
     tokens_per_batch: int,
     interventions: Mapping[str, tuple[Change, ...]],
 ) -> Callable[[NeuronModel], None]:
-    """The work of one piece with its own text alone, which is all that is sent to an actor."""
+    """The work of one piece, with its own text only, so that an actor is sent no more than that."""
     text = list(batches(corpora, language, shard, tokens_per_batch))
     return partial(_read_and_save, path, language, shard, text, interventions)
 

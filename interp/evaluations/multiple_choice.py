@@ -72,11 +72,11 @@ def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[
             if len(first) + len(ids) > model.max_length:
                 raise ValueError(
                     f"{where} has {len(first) + len(ids)} tokens with the option {option[:40]!r}, "
-                    f"and {model.name} reads {model.max_length}: leave it out with task.where."
+                    f"but {model.name} reads {model.max_length}: leave it out with task.where."
                 )
         if not first and begin == 0:
             raise ValueError(
-                f"{where} begins with its options, and {model.name} has no start token to put "
+                f"{where} begins with its options, but {model.name} has no start token to put "
                 "before them: give a prompt of at least one word."
             )
         encoded.append(Encoded(rows, len(first) + begin, item.id))

@@ -58,7 +58,7 @@ class DiagonalDominance:
     """Mean of `own_minus_others`; its interval is over documents, for these languages."""
 
     test: PermutationTest
-    """Could that mean be chance? Permutation test over the languages' labels of the neuron sets. If
+    """Could that mean be chance? Permutation test over the language labels of the neuron sets. If
     sets and languages were unrelated, the mean over relabelings would be zero. That some sets do
     more harm, and some languages suffer more, is the same in every relabeling."""
 
@@ -317,9 +317,9 @@ def perplexity_matrix(
     as `{code: replace(moments, code) for code in selection.languages}`. Each of the `n_draws`
     random controls costs as much as the matrix; None for `generator`: seed 0.
 
-    With K languages, this makes 1 + (1 + n_draws) · K passes over the text, fewer if languages have
-    no neurons. With `out`, every shard of every language is saved there as soon as it is done, the
-    same call resumes, and the result is in `matrix.safetensors`; processes with the same `out`
+    With K languages, this makes 1 + (1 + n_draws) · K passes over the text, fewer if some languages
+    have no neurons. With `out`, every shard of every language is saved there as soon as it is done,
+    the same call resumes, and the result is in `matrix.safetensors`; processes with the same `out`
     share the work. With `ray`, actors read the pieces, on nodes that share `out`.
 
     >>> two = ["de", "zh"]
@@ -380,7 +380,7 @@ def perplexity_matrix(
 def own_minus_others(
     square: Float64[Tensor, "*batch off read"],
 ) -> Float64[Tensor, "*batch language"]:
-    """Each language's own cell less the mean of the other cells of its row."""
+    """Each language's own cell minus the mean of the other cells of its row."""
     own = square.diagonal(dim1=-2, dim2=-1)
     return own - (reduce(square, "... off read -> ... off", "sum") - own) / (square.shape[-1] - 1)
 
@@ -416,7 +416,7 @@ def _relabeling_test(
 
 
 def _named(codes: Sequence[str], chosen: Bool[Tensor, " language"]) -> tuple[str, ...]:
-    return tuple(code for code, is_in in zip(codes, chosen.tolist(), strict=True) if is_in)
+    return tuple(code for code, yes in zip(codes, chosen.tolist(), strict=True) if yes)
 
 
 # ---------------------------------------------------------------- checks

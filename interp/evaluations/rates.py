@@ -23,8 +23,8 @@ def repetition(text: str) -> float:
 class Rate:
     """A share with the interval of Wilson (1927), which is valid for small and for zero counts.
 
-    It assumes that texts are independent: those of one prompt are; of several prompts, texts of the
-    same prompt are more alike.
+    It assumes independent texts. Those of one prompt are; of several prompts, texts of the same
+    prompt are more alike.
     """
 
     count: int

@@ -60,8 +60,9 @@ class SteeringRates:
 
     >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
     >>> guards = {"de": interp.evaluations.Guard()}
-    >>> rates = interp.evaluations.SteeringRates(rates={"de": {"no edit": written}}, guards=guards)
-    >>> rates.to_frame()[["to", "condition", "language"]].values.tolist()[0]
+    >>> rates = {"de": {"no edit": written}}
+    >>> steered = interp.evaluations.SteeringRates(rates=rates, guards=guards)
+    >>> steered.to_frame()[["to", "condition", "language"]].values.tolist()[0]
     ['de', 'no edit', 'de']
     """
 
@@ -87,9 +88,9 @@ class SteeringRates:
         )
 
     def table(self) -> str:
-        """For a terminal: the share of good texts in the target language, and of any texts in it."""
+        """For a terminal: share of good texts in the language, of all in it, and median loss."""
         names = list(next(iter(self.rates.values())))
-        lines = ["Share of good texts in the language (of any in it), median nats per token:\n"]
+        lines = ["Share of good texts in the language (good or not), median nats per token:\n"]
         lines.append("to  " + "".join(f"{name:>24}" for name in names))
         for code, row in self.rates.items():
             cells = []
@@ -292,8 +293,8 @@ def steering_rates(
 ) -> SteeringRates:
     """Write texts under every condition, with the same seeds, and judge them by the guards.
 
-    With `out`, every condition is saved there as soon as it is done, and the same call resumes; with
-    `ray`, actors write, on nodes that share `out`.
+    With `out`, every condition is saved there as soon as it is done, and the same call resumes;
+    with `ray`, actors write, on nodes that share `out`.
     """
     check_under(
         model, {f"{condition.to} {condition.name}": condition.changes for condition in conditions}

@@ -177,7 +177,7 @@ class _Draw:
         if logits.isnan().any():
             raise ValueError(
                 "The model gives NaN for the next token: the edit pushes activations beyond the "
-                "range of the dtype. Lower the strength, or load the model with dtype=torch.float32."
+                "range of the dtype. Lower the strength, or load with dtype=torch.float32."
             )
         if self._temperature == 0:
             token = logits.argmax(dim=-1, keepdim=True)
@@ -209,7 +209,10 @@ def _continue(
         return out[:, ids.shape[1] :]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     uniform = torch.stack(
-        [torch.rand(max_new_tokens, generator=each, dtype=torch.float64) for each in generators]
+        [
+            torch.rand(max_new_tokens, generator=generator, dtype=torch.float64)
+            for generator in generators
+        ]
     )
     draw: Any = _Draw(uniform, temperature)
     out = model.generate(
