@@ -366,7 +366,7 @@ def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, cap
     )
     command.run()
     shown = capsys.readouterr().out
-    assert "random neurons in every layer" in shown
+    assert "a random\ncontrol of the same size per layer" in shown
     frame = pd.read_csv(tmp_path / "evaluate.csv")
     assert list(frame["off"]) == ["nothing", "en", "de"] * 2
     assert list(frame["language"]) == ["en"] * 3 + ["de"] * 3
