@@ -50,7 +50,7 @@ from interp.evaluations.category_attribution import (
     attribute_categories,
     enrichment,
 )
-from interp.evaluations.multiple_choice import told_apart
+from interp.evaluations.multiple_choice import drop_ambiguous
 from interp.inference.permutation import mantel_test
 from interp.results.words import FiresBy
 from interp.runs.folder import begin
@@ -315,7 +315,7 @@ def asked_about(
     """Items that every language was told, whose options differ in their first token: what-ifs at
     the last token choose among these."""
     held_out = {item.id for task in tasks for item in task.items if item.held_out}
-    apart = told_apart(model, tasks)
+    apart = drop_ambiguous(model, tasks)
     kept = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
     return tuple(task.where(lambda item: item.id in kept) for task in apart)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.evaluations.category_ablation import CategoryAblation, ablate_categories
-from interp.evaluations.multiple_choice import choose, encode_items, told_apart
+from interp.evaluations.multiple_choice import choose, drop_ambiguous, encode_items
 from interp.evaluations.neuron_sets import (
     EQUAL,
     RANDOM,
@@ -253,7 +253,8 @@ def test_options_that_begin_alike_are_one_at_the_last_token(model):
         ablate_categories(model, alike, seeded(), tokens="last", progress=False)
     mixed = [alike[0], *tasks[1:]]  # one language is enough
     mixed[0] = Task("made", "en", (alike[0].items[0], tasks[0].items[1]))
-    assert [[item.id for item in task.items] for task in told_apart(model, mixed)] == [["2"]] * 3
+    left = drop_ambiguous(model, mixed)
+    assert [[item.id for item in task.items] for task in left] == [["2"]] * 3
 
 
 # ---------------------------------------------------------------- statistics

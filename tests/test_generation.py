@@ -277,7 +277,7 @@ def test_without_a_first_token_the_last_one_stands_in(without: Callable[..., Neu
 
 def test_with_no_token_to_begin_from_a_prompt_is_asked_for(without: Callable[..., NeuronModel]):
     model = without("bos_token_id", "eos_token_id")
-    with pytest.raises(ValueError, match=r"nothing to begin from: .* give prompts of a word"):
+    with pytest.raises(ValueError, match=r"nothing to start from: .* give prompts of at least"):
         write(model)
     assert len(write(model, ["the"]).texts) == 4
 
@@ -292,8 +292,8 @@ def test_with_no_token_to_begin_from_a_prompt_is_asked_for(without: Callable[...
         ({"tokens_per_batch": 0}, "tokens_per_batch is 0"),
         ({"temperature": -0.1}, "temperature is -0.1: give zero"),
         ({"temperature": math.nan}, "temperature is nan"),
-        ({"prompts": []}, r'\[""\] stands for none'),
-        ({"prompts": "the dog"}, "one string 'the dog'; give a list"),
+        ({"prompts": []}, r'\[""\] for unconditional samples'),
+        ({"prompts": "the dog"}, "string 'the dog': give a list"),
     ],
 )
 def test_what_cannot_be_written_is_refused(llama: NeuronModel, given: Any, sentence: str):
@@ -367,7 +367,9 @@ def test_natural_text_passes_and_other_languages_are_kept_apart():
     assert {code: found.good(code).count for code in counts} == {**counts, "other": 0, "und": 0}
     assert found.passes.tolist() == [True] * 4 + [False] * 3
     assert found.steering_score("de") == pytest.approx(2 * (3 / 7) / (1 + 3 / 7))
-    with pytest.raises(ValueError, match="'nl' was not asked for; there are de, en, other and und"):
+    with pytest.raises(
+        ValueError, match="'nl' is not in this result, which covers de, en, other and und"
+    ):
         found.rate("nl")
 
 
@@ -548,7 +550,7 @@ def test_a_guard_is_measured_on_text_as_long_as_what_it_judges(llama: NeuronMode
     assert guards["de"].min_bytes == 10
     loop = natural_guard(llama, {"de": ["a" * 50] * 20}, max_tokens=40)
     assert loop["de"].max_repetition == repetition("a" * 40)
-    with pytest.raises(ValueError, match="3 texts of de are too few"):
+    with pytest.raises(ValueError, match="3 texts in de are too few"):
         natural_guard(llama, {"de": GERMAN})
     with pytest.raises(ValueError, match="quantile is 99"):
         natural_guard(llama, {"de": texts}, quantile=99.0)

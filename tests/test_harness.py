@@ -138,7 +138,7 @@ def test_the_model_and_its_tokenizer_stay_as_they_are(place, model, intervention
 
 
 def test_what_cannot_be_run_is_refused(model, monkeypatch):
-    with pytest.raises(ValueError, match="give a list of one task name or more"):
+    with pytest.raises(ValueError, match="give a list of one or more task names"):
         run_harness(model, [])
     monkeypatch.setattr(harness.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"pip install polyneuron\[eval\]"):

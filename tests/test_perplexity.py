@@ -815,8 +815,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(
         "use the model it was made with": (open_model("bloom"), selection, text, {}),
         "n_draws is -1": (model, selection, text, {"n_draws": -1}),
         "2 shards or more": (model, selection, corpora_of({"en": [[5, 6]]}, 1), {}),
-        "knows 274": (model, selection, corpora_of({"en": [[5, 999]] * 2}), {}),
-        "takes 64: read the text in shorter": (
+        "has 274 tokens": (model, selection, corpora_of({"en": [[5, 999]] * 2}), {}),
+        "takes at most 64: read the text in shorter": (
             model,
             selection,
             corpora_of({"en": [[5] * 70] * 2}),
@@ -858,7 +858,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_where(tmp_path, text):
 
 def test_results_that_do_not_fit_together_are_refused():
     losses = made_matrix(torch.eye(2)).losses
-    with pytest.raises(ValueError, match="3 interventions and 2 languages, and 3 and 1 are named"):
+    with pytest.raises(ValueError, match="3 interventions and 2 languages, but 3 and 1 names"):
         Losses(
             nats=losses.nats,
             tokens=losses.tokens,

@@ -181,7 +181,7 @@ def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path)
     found = goes_on(write, out, others)
     with intervene(model, neurons, deactivate):
         assert generate_texts(model, prompts, **settings)["nothing"] == found["off"]
-        with pytest.raises(ValueError, match="the plan is in `under`"):
+        with pytest.raises(ValueError, match="only the changes in `under`"):
             write(tmp_path / "other")
     assert write(None) == found
     untouched = generate_texts(model, prompts, **settings)["nothing"]

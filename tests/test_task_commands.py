@@ -225,7 +225,7 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
         Attribute(str(place / "made"), choice(place), CODES, items=3, steps=16, out=tmp_path).run()
     done[0].unlink()
     done[1].rename(done[0])
-    with pytest.raises(ValueError, match="is of the item 'item-1', not 'item-0'"):
+    with pytest.raises(ValueError, match="holds item 'item-1', not 'item-0'"):
         command.run()
 
 
@@ -366,7 +366,7 @@ def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, cap
     )
     command.run()
     shown = capsys.readouterr().out
-    assert "random neurons in every layer" in shown
+    assert "a random\ncontrol of the same size per layer" in shown
     frame = pd.read_csv(tmp_path / "evaluate.csv")
     assert list(frame["off"]) == ["nothing", "en", "de"] * 2
     assert list(frame["language"]) == ["en"] * 3 + ["de"] * 3

@@ -224,7 +224,9 @@ def test_results_are_compared_item_by_item(generator):
     # a: 1 - 1, b: 1 - 0, c: 1 - 1, d: 0 - 0
     assert found.low.item() == 0
     assert found.high.item() == 0.75
-    with pytest.raises(ValueError, match="2 items are in one result alone, such as 'd', 'e'"):
+    with pytest.raises(
+        ValueError, match="2 items are in only one of the results, such as 'd', 'e'"
+    ):
         compare_answers(one, written([True] * 4, "abce", "off"), generator)
 
 

@@ -1,4 +1,4 @@
-"""What tasks lose with each language's units changed, beside random units: item by item, paired."""
+"""Task accuracy lost by changing each language's units, against random units; paired by item."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from interp.text.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAblation:
-    """Answers of the model as it is, with each language's units changed, and with random ones.
+    """Answers of the untouched model, with each language's units changed, and with random units.
 
     >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)
     >>> german = neurons.languages_only(["de"])
@@ -34,13 +34,13 @@ class TaskAblation:
     """
 
     answers: tuple[Mapping[str, Choices | Written], ...]
-    """For each task, the result under each intervention: "nothing", a language, "de random 0"."""
+    """For each task, the result of each intervention: "nothing", "de", "de random 0" and so on."""
 
     sizes: Mapping[str, int]
-    """Units of each language that has any."""
+    """Number of units per language; languages without units are left out."""
 
     n_draws: int
-    """Sets of random units for each language, as many in every layer as the language has."""
+    """Random controls per language, each of the same size per layer."""
 
     seed: int
     """Seeds the bootstrap."""
@@ -51,10 +51,10 @@ class TaskAblation:
         return f"TaskAblation({tasks}; off: {', '.join(self.sizes)}; {draws})"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each task and language off, the model as it is first.
+        """One row per task and language switched off; each task begins with the untouched model.
 
-        `drop` is the accuracy lost, `excess` what of it random units do not lose as well; both are
-        paired over items, with 95 % intervals of a bootstrap over groups of items.
+        `drop` is the accuracy lost, `excess` the accuracy lost beyond random units. Both are paired
+        over items, with 95 % intervals from a bootstrap over groups of items.
         """
         return pd.concat([self._frame_of(task) for task in self.answers], ignore_index=True)
 
@@ -82,17 +82,17 @@ class TaskAblation:
         return torch.stack(draws).mean(dim=0)
 
     def table(self) -> str:
-        """For a terminal: accuracy, and what each language's units take from it."""
+        """For a terminal: accuracy, and how it changes without each language's units."""
         frame = self.to_frame()
         head = f"{'task':<26}{'read':<6}{'n':>4}  {'as it is':>8}"
         lines = [
-            "Accuracy, and what is lost with a language's neurons off (in brackets: with as many",
-            "random neurons in every layer):\n",
+            "Accuracy, and its change with a language's neurons off (in parentheses: with a random",
+            "control of the same size per layer):\n",
             head + "".join(f"{language:>18}" for language in self.sizes),
         ]
         for task, code in frame[["task", "language"]].drop_duplicates().itertuples(index=False):
-            here = (frame["task"] == task) & (frame["language"] == code)
-            rows = frame[here].set_index("off")
+            selected = (frame["task"] == task) & (frame["language"] == code)
+            rows = frame[selected].set_index("off")
             base = rows.loc[NOTHING]
             cells = []
             for language in self.sizes:
@@ -101,7 +101,7 @@ class TaskAblation:
                 cells.append(f"{-row['drop']:+.3f}{star} ({row['random'] - base['accuracy']:+.3f})")
             head = f"{task:<26}{code:<6}{base['n']:>4}  {base['accuracy']:>8.3f}"
             lines.append(head + "".join(f"{cell:>18}" for cell in cells))
-        lines.append("* the 95 % interval of the paired difference, over items, is clear of zero\n")
+        lines.append("* the 95 % interval of the paired difference, over items, excludes zero\n")
         return "\n".join(lines)
 
 
@@ -119,19 +119,19 @@ def ablate_tasks(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> TaskAblation:
-    """Do tasks as the model is, with each language's units under the edit, and with random units.
+    """Run tasks with the untouched model, with each language's units edited, and with random units.
 
-    Items with several options are chosen from, items with one are to be written. With `out`, the
-    answers to each task under each intervention are kept there, and the same call resumes.
+    Items with several options are multiple choice; for items with one, the model writes the answer.
+    With `out`, answers are saved there per task and intervention, and the same call resumes.
 
     >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)
     >>> german = neurons.languages_only(["de"])
-    >>> found = interp.evaluations.ablate_tasks(model, [days], german, n_draws=1, progress=False)
-    >>> found.to_frame()["off"].tolist()
+    >>> ablation = interp.evaluations.ablate_tasks(model, [days], german, n_draws=1, progress=False)
+    >>> ablation.to_frame()["off"].tolist()
     ['nothing', 'de']
     """
     if n_draws < 1:
-        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+        raise ValueError(f"n_draws is {n_draws}: give 1 or more.")
     generator = torch.Generator().manual_seed(seed)
     draws = [selection.random_like(generator, exclude=selection.union()) for _ in range(n_draws)]
     sizes = {language: size for language, size in selection.counts().items() if size}

@@ -1,18 +1,18 @@
 """Does a task need the neurons that its prompts share between languages? Switch them off and see.
 
-For each example, the neurons are sorted by the number of languages in which they fire at the last
-token of the prompt (`Sharing`), and each category is switched off in turn, as Wang et al. (2024)
-do. Categories differ greatly in size, so that comparison alone says little: it stands here beside
-as many random neurons as each category has, and beside equally many neurons of every category, in
-every layer as many as the smallest category has there.
+For each example, neurons are sorted by the number of languages in which they fire at the last token
+of the prompt (`Sharing`), and each category is switched off in turn, as in Wang et al. (2024).
+Categories differ greatly in size, so that comparison alone says little. There are two controls:
+random neurons of the same size per layer as each category, and equal-sized sets, which take from
+every category as many neurons per layer as the smallest category has there.
 
-Two questions are told apart:
+Neurons can be off at two sets of tokens:
 
-- "all": the neurons are off at every token, of the prompt and of the options, which is what the
-  paper says it does. The choice is among whole options, as in `choose`.
-- "last": they are off at the last token of the prompt alone, where they were sorted. All sets are
-  asked in one pass (`Ending`), and the choice is among the first tokens of the options, which is
-  what attributions explain; options that begin with the same token count as one.
+- "all": at every token of the prompt and the options, which is what the paper says it does. The
+  choice is among whole options, as in `choose`.
+- "last": only at the last token of the prompt, where they were sorted. All sets run in one pass
+  (`Ending`), and the choice is among the first tokens of the options, which is what attributions
+  explain. Options that begin with the same token count as one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from interp.counting.counters import firing_kind, warn_of_rounded_signs
-from interp.evaluations.multiple_choice import Encoded, begin_alike, encode_items
+from interp.evaluations.multiple_choice import Encoded, ambiguous_ids, encode_items
 from interp.evaluations.neuron_sets import (
     RANDOM,
     Condition,
@@ -54,12 +54,12 @@ from interp.scores.sharing import sharing_categories
 from interp.text.tasks import Task, align_tasks
 
 Tokens = Literal["all", "last"]
-"""Where neurons are off: at every token, or at the last one of the prompt."""
+"""Where neurons are off: at every token, or only at the last token of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CategoryAblation(Saved):
-    """How well a task is done with each category of neurons off, example by example.
+    """Task accuracy with each category of neurons off, example by example.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -74,51 +74,51 @@ class CategoryAblation(Saved):
     made_by = "interp.evaluations.ablate_categories(model, tasks, generator)"
 
     correct: Float64[Tensor, "prompt condition language"]
-    """One: the answer was chosen. The mean over draws where neurons were drawn."""
+    """One: the right answer was chosen. The mean over draws where neurons were drawn."""
 
     probability: Float64[Tensor, "prompt condition language"]
-    """Of the answer behind the prompt ("all"), or of its first token ("last"); mean over draws."""
+    """Of the answer after the prompt ("all"), or of its first token ("last"); mean over draws."""
 
     neurons: Int64[Tensor, "prompt condition"]
-    """How many neurons were off, over all layers."""
+    """Number of neurons off, over all layers."""
 
     chance: Float64[Tensor, "prompt language"]
-    """One over the number of options that can be told apart."""
+    """One over the number of distinguishable options."""
 
     tokens: Tokens
     """At which tokens the neurons were off."""
 
     conditions: tuple[Condition, ...]
-    """The first is the model as it is."""
+    """The first is the untouched model."""
 
     prompts: tuple[str, ...]
-    """The items' ids."""
+    """Item ids."""
 
     groups: tuple[str, ...]
-    """Items of one group go together; their own id where they are alone."""
+    """Group of each item, for intervals; an item without a group is its own."""
 
     task: str
     """Name of the task."""
 
     languages: tuple[str, ...]
-    """ISO codes: between these languages neurons are shared or not."""
+    """ISO codes of the languages between which neurons are shared or not."""
 
     fires_by: FiresBy = "gate"
-    """By what neurons fire."""
+    """The value whose sign decides whether a neuron fires."""
 
     def __repr__(self) -> str:
-        place = "every token" if self.tokens == "all" else "the last token"
+        position = "every token" if self.tokens == "all" else "the last token"
         return (
             f"CategoryAblation({self.task}: {counted(len(self.prompts), 'prompt')} in "
             f"{listed(self.languages)}; {counted(len(self.conditions) - 1, 'way')} to switch off "
-            f"at {place}; with nothing off {self.correct[:, 0].mean().item():.2f} right, by chance "
-            f"{self.chance.mean().item():.2f})"
+            f"at {position}; accuracy {self.correct[:, 0].mean().item():.2f} with nothing off, "
+            f"{self.chance.mean().item():.2f} by chance)"
         )
 
     def accuracy(self, language: str | None = None, level: float = 0.95) -> Estimate:
-        """Share of examples answered: [condition], in one language or over all of them.
+        """Share of examples answered correctly: [condition], in one language or over all of them.
 
-        Intervals are over examples. Over all languages, an example's score is its mean.
+        Intervals are over examples. Over all languages, an example's score is its mean over them.
         """
         return self._mean(self._of(self.correct, language), level)
 
@@ -127,22 +127,22 @@ class CategoryAblation(Saved):
         return self._mean(self._of(self.probability, language), level)
 
     def accuracy_drop(self, language: str | None = None, level: float = 0.95) -> Estimate:
-        """By how much accuracy falls below that of the model as it is: [condition]; paired."""
+        """Accuracy lost relative to the untouched model: [condition]; paired."""
         return self._drop(self.correct, language, level)
 
     def probability_drop(self, language: str | None = None, level: float = 0.95) -> Estimate:
-        """By how much the probability of the answer falls: [condition]; paired."""
+        """Probability of the answer lost relative to the untouched model: [condition]; paired."""
         return self._drop(self.probability, language, level)
 
     def accuracy_excess(self, language: str | None = None, level: float = 0.95) -> Estimate:
-        """The drop less that with as many random neurons off: [condition]; paired.
+        """The drop minus that of a random control of the same size: [condition]; paired.
 
-        Zero for the random neurons themselves, and for nothing.
+        Zero for the random controls themselves, and for nothing off.
         """
         return self._excess(self.correct, language, level)
 
     def probability_excess(self, language: str | None = None, level: float = 0.95) -> Estimate:
-        """As `accuracy_excess`, of the probability of the answer."""
+        """As `accuracy_excess`, for the probability of the answer."""
         return self._excess(self.probability, language, level)
 
     def _of(self, values: Tensor, language: str | None) -> Float64[Tensor, "prompt condition"]:
@@ -158,23 +158,23 @@ class CategoryAblation(Saved):
         return mean_over_examples(values, group_numbers(self.groups), level)
 
     def _drop(self, values: Tensor, language: str | None, level: float) -> Estimate:
-        mine = self._of(values, language)
-        return self._mean(mine[:, :1] - mine, level)
+        score = self._of(values, language)
+        return self._mean(score[:, :1] - score, level)
 
     def _excess(self, values: Tensor, language: str | None, level: float) -> Estimate:
-        """What random neurons of the same size leave, less what these leave."""
-        mine = self._of(values, language)
+        """The score with random neurons of the same size, minus the score with these."""
+        score = self._of(values, language)
         control = [
-            self.conditions.index(Condition(RANDOM, size)) if size else place
-            for place, (_, size) in enumerate(self.conditions)
+            self.conditions.index(Condition(RANDOM, size)) if size else index
+            for index, (_, size) in enumerate(self.conditions)
         ]
-        return self._mean(mine[:, control] - mine, level)
+        return self._mean(score[:, control] - score, level)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
         """One row per condition, for all languages together and for each.
 
-        `size` tells both comparisons apart: by the name of a category, with all of its neurons
-        off, which confounds what they do with how many they are; or equal.
+        `size` names the comparison. A category: as many neurons are off as it has, which confounds
+        what they do with how many there are. "equal": as many of every category.
         """
         quantities = {
             "accuracy": self.accuracy,
@@ -220,16 +220,16 @@ def ablate_categories(
 ) -> CategoryAblation:
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
-    The tasks are one task in two languages or more, with the same items (`align`). A neuron fires
-    where its gate is above zero, or its output, as `fires_by` says. Random neurons and equal counts
-    are drawn `n_draws` times from `generator`, layer by layer, the random ones from all neurons of
-    the layer. With K languages and the 4 categories (with two languages nothing is partly shared),
-    an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons: each K · options
-    rows of tokens with "all", and K positions with "last". Options whose first tokens are all the
-    same cannot be told apart at the last token: such items are refused.
+    `tasks` is one task in two or more languages, with the same items (`align_tasks`). A neuron
+    fires where its gate, or its output, is above zero, as `fires_by` says. Random and equal-sized
+    sets are drawn `n_draws` times from `generator`, layer by layer, the random ones from all
+    neurons of the layer. With K languages and 4 categories (two languages have no partly shared
+    neurons), an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons; a set
+    costs K · options rows of tokens with "all", and K positions with "last". With "last", an item
+    whose options all begin with the same token is refused.
 
-    With `out`, each item is kept there, the same call goes on where it was interrupted, and
-    processes with the same `out` share the items; with `ray`, actors do, on nodes that share it.
+    With `out`, each item is saved there, the same call resumes, and processes with the same `out`
+    share the items; with `ray`, actors do, on nodes that share it.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -243,7 +243,7 @@ def ablate_categories(
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
     if len(tasks) < 2:
-        raise ValueError("Sharing is between languages: give the task in two or more of them.")
+        raise ValueError("Sharing is between languages: give the task in two or more languages.")
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
     if tokens == "last":
@@ -254,21 +254,21 @@ def ablate_categories(
         _begin(Path(out), model, tasks, generator, setting, start)
     items, jobs = tasks[0].items, []
     states = generator_states(model, conditions, n_draws, generator, len(items))
-    with folder_for(out) as folder, bar(len(items), "switching off", progress) as seen:
+    with folder_for(out) as folder, bar(len(items), "switching off", progress) as progress_bar:
         for number, (item, state) in enumerate(zip(items, states, strict=True)):
             path = folder / "pieces" / f"{number:05d}.safetensors"
-            mine = [every[number] for every in encoded]
+            item_in_languages = [encoded_items[number] for encoded_items in encoded]
             answers = {task.language: task.items[number].answer for task in tasks}
-            work = partial(_ablate, path, mine, answers, state, setting)
+            work = partial(_ablate, path, item_in_languages, answers, state, setting)
             jobs.append(Job(f"item {item.id}", path, work))
-        pieces = finish(jobs, _load_piece, seen, model, ray)
+        pieces = finish(jobs, _load_piece, progress_bar, model, ray)
     correct, probability, neurons = (
         torch.stack([piece[name] for piece in pieces])
         for name in ("correct", "probability", "neurons")
     )
     guesses = [
-        [1 / _n_told_apart(item, tokens) for item in of_all_languages]
-        for of_all_languages in zip(*encoded, strict=True)
+        [1 / _n_distinct(item, tokens) for item in item_in_languages]
+        for item_in_languages in zip(*encoded, strict=True)
     ]
     return CategoryAblation(
         correct=correct,
@@ -287,7 +287,7 @@ def ablate_categories(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What is the same for every item."""
+    """Settings that are the same for every item."""
 
     conditions: tuple[Condition, ...]
     n_draws: int
@@ -319,9 +319,9 @@ def _begin(
 
 def _check(tokens: str, n_draws: int) -> None:
     if tokens not in get_args(Tokens):
-        raise ValueError(f"tokens is one of {', '.join(get_args(Tokens))}, not {tokens!r}.")
+        raise ValueError(f"tokens is {tokens!r}: give one of {', '.join(get_args(Tokens))}.")
     if n_draws < 1:
-        raise ValueError(f"n_draws is {n_draws}: draw 1 random set or more.")
+        raise ValueError(f"n_draws is {n_draws}: give 1 or more.")
 
 
 @torch.no_grad()
@@ -333,31 +333,31 @@ def _ablate(
     setting: _Setting,
     model: NeuronModel,
 ) -> None:
-    """One item in every language, into its file; the random sets are drawn from this state."""
+    """Save the scores of one item in every language; random sets are drawn from `state`."""
     endings = [end_of_prompt(model, encoded) for encoded in item]
     generator = torch.Generator()
     generator.set_state(state)
     category = categories_at(endings, setting.fires_by)
     sets, owner = draw_sets(category, setting.conditions, setting.n_draws, generator)
-    rights, chances = [], []
-    for one, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
+    correct, probabilities = [], []
+    for encoded, (language, answer), ending in zip(item, answers.items(), endings, strict=True):
         if setting.tokens == "all":
-            likelihood = _whole_options(model, one, sets, setting.tokens_per_batch)
+            likelihood = _whole_options(model, encoded, sets, setting.tokens_per_batch)
         else:
-            likelihood = _first_tokens(ending, one, sets)
+            likelihood = _first_tokens(ending, encoded, sets)
         if not likelihood.isfinite().all():
             raise ValueError(
-                f"{model.name} gives NaN or no chance at all to an option of {one.id!r} in "
+                f"{model.name} gives NaN or probability zero to an option of {encoded.id!r} in "
                 f"{language}: load it with dtype=torch.float32."
             )
-        # Options with the same first token are equally likely: they are one.
+        # Options with the same first token are equally likely, so they count as one.
         right = likelihood[:, answer] == likelihood.max(dim=1).values
-        rights.append(per_condition(right.double(), owner))
-        chances.append(per_condition(likelihood[:, answer].exp(), owner))
+        correct.append(per_condition(right.double(), owner))
+        probabilities.append(per_condition(likelihood[:, answer].exp(), owner))
     size = reduce(sets.double(), "set layer neuron -> set", "sum")
     tensors = {
-        "correct": torch.stack(rights, dim=1),
-        "probability": torch.stack(chances, dim=1),
+        "correct": torch.stack(correct, dim=1),
+        "probability": torch.stack(probabilities, dim=1),
         "neurons": per_condition(size, owner).round().long(),
     }
     artifacts.save(path, "SwitchOffPiece", tensors, {"item": item[0].id}, {})
@@ -368,16 +368,16 @@ def _load_piece(path: Path) -> dict[str, Tensor]:
 
 
 def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:
-    """The last token of the prompt, ready for what-ifs, with the gates and outputs there."""
+    """The last token of the prompt, ready to run edited variants, with its gates and outputs."""
     return Ending(model, torch.tensor(item.rows[0][: item.begin]), kinds=("pre", "post"))
 
 
 def categories_at(
     endings: Sequence[Ending], fires_by: FiresBy = "gate"
 ) -> UInt8[Tensor, "layer neuron"]:
-    """In how many of these prompts, one per language, each neuron fires at the last token."""
+    """`Sharing` category of each neuron at the last token of these prompts, one per language."""
     kind = firing_kind(fires_by)
-    values = [rearrange(each.values[kind], "layer 1 neuron -> layer neuron") for each in endings]
+    values = [rearrange(end.values[kind], "layer 1 neuron -> layer neuron") for end in endings]
     return sharing_categories(torch.stack(values).cpu() > 0)
 
 
@@ -387,20 +387,20 @@ def _whole_options(
     sets: Bool[Tensor, "set layer neuron"],
     tokens_per_batch: int,
 ) -> Float64[Tensor, "set option"]:
-    """Nats of each option with each set off at every token: the sets are a batch."""
+    """Log-likelihood (nats) of each option with each set off at every token; sets are batched."""
     columns = []
     for row in item.rows:
         parts = []
-        for some in sets.split(max(1, tokens_per_batch // len(row))):
-            with model.hooks(_switches(model, some)):
-                nats = model.losses(repeat(torch.tensor(row), "pos -> set pos", set=len(some)))
+        for batch in sets.split(max(1, tokens_per_batch // len(row))):
+            with model.hooks(_switches(model, batch)):
+                nats = model.losses(repeat(torch.tensor(row), "pos -> set pos", set=len(batch)))
             parts.append(-nats[:, item.begin - 1 :].double().sum(dim=1).cpu())
         columns.append(torch.cat(parts))
     return torch.stack(columns, dim=1)
 
 
 def _switches(model: NeuronModel, sets: Bool[Tensor, "set layer neuron"]) -> list[tuple[str, Hook]]:
-    """Row i of the batch has set i off."""
+    """Hooks that switch off set i in row i of the batch."""
 
     def hook_for(layer: int) -> Hook:
         off = rearrange(sets[:, layer], "set neuron -> set 1 neuron")
@@ -416,7 +416,7 @@ def _switches(model: NeuronModel, sets: Bool[Tensor, "set layer neuron"]) -> lis
 def _first_tokens(
     ending: Ending, item: Encoded, sets: Bool[Tensor, "set layer neuron"]
 ) -> Float64[Tensor, "set option"]:
-    """Nats of each option's first token with each set off at the last token of the prompt."""
+    """Log-likelihood (nats) of each option's first token; sets are off at the last prompt token."""
 
     def edit_for(layer: int) -> Edit:
         def edit(
@@ -435,14 +435,14 @@ def _first_tokens(
     return likelihood
 
 
-def _n_told_apart(item: Encoded, tokens: Tokens) -> int:
+def _n_distinct(item: Encoded, tokens: Tokens) -> int:
     return len(item.rows if tokens == "all" else set(item.first_tokens))
 
 
 def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], start: Start) -> None:
-    if same := sorted(begin_alike(model, tasks, start)):
+    if same := sorted(ambiguous_ids(model, tasks, start)):
         raise ValueError(
             f"All options of {len(same)} items of {tasks[0].name}, such as {same[0]!r}, begin with "
-            "the same token in some language: leave them out with told_apart(model, tasks), or use "
-            'tokens="all".'
+            "the same token in some language: leave them out with drop_ambiguous(model, tasks), or "
+            'use tokens="all".'
         )

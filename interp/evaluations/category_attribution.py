@@ -1,9 +1,9 @@
-"""What the neurons that prompts share between languages have to do with the answers to a task.
+"""How much each sharing category of neurons contributes to the answers to a task.
 
 Integrated gradients of every neuron at the last token of a prompt, for the first token of the
-answer, added up by the category of sharing that the neuron has on this example. Single values are
-not kept: an example leaves four numbers per layer and language. And, without a word about the
-answer, how often each category is among the neurons that move the residual stream most.
+answer, summed by the neuron's sharing category on that example. Only the sums are kept: four
+numbers per example, layer and language. Also, regardless of the answer, how often each category is
+among the neurons that move the residual stream most.
 """
 
 import itertools
@@ -41,7 +41,7 @@ from interp.text.tasks import Task, align_tasks
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CategorySums(Saved):
-    """Attributions of the answer, added up by category; the category axis is that of `Sharing`.
+    """Attributions of the answer, summed by category; the category axis is that of `Sharing`.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -56,35 +56,35 @@ class CategorySums(Saved):
     made_by = "interp.evaluations.attribute_categories(model, tasks)"
 
     sums: Float64[Tensor, "prompt language category layer"]
-    """What the neurons of a category do together, in units of the quantity."""
+    """Total attribution of the category's neurons, in units of the quantity."""
 
     neurons: Int64[Tensor, "prompt category layer"]
-    """How many neurons are in it; a layer's add up to its width."""
+    """Number of neurons in the category; those of a layer add up to its width."""
 
     change: Float64[Tensor, "prompt language layer"]
-    """What the whole layer does: the quantity less that with the layer at zero. A layer's sums add
-    up to it, but for the error of the path."""
+    """Effect of the whole layer: the quantity minus its value with the layer at zero. A layer's
+    sums add up to it, up to the error of the integration."""
 
     score: Float64[Tensor, "prompt language"]
     """The quantity itself."""
 
     quantity: Quantity
-    """What is explained, of the answer's first token."""
+    """What is explained about the answer's first token."""
 
     prompts: tuple[str, ...]
-    """The items' ids."""
+    """Item ids."""
 
     groups: tuple[str, ...]
-    """Items of one group go together; their own id where they are alone."""
+    """Group of each item, for intervals; an item without a group is its own."""
 
     task: str
     """Name of the task."""
 
     languages: tuple[str, ...]
-    """ISO codes: between these languages neurons are shared or not."""
+    """ISO codes of the languages between which neurons are shared or not."""
 
     fires_by: FiresBy = "gate"
-    """By what neurons fire."""
+    """The value whose sign decides whether a neuron fires."""
 
     def __repr__(self) -> str:
         return (
@@ -98,9 +98,9 @@ class CategorySums(Saved):
         return mean_over_examples(self.sums, group_numbers(self.groups), level)
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """One row per language, layer and category; `share` is of the layer's `change`.
+        """One row per language, layer and category; `share` is a fraction of the layer's `change`.
 
-        `neurons` is the mean number in the category, to hold the share against.
+        `neurons` is the mean number of neurons in the category, to compare the share with.
         """
         in_rows = "language category layer -> language layer category"
         columns = {
@@ -135,12 +135,12 @@ def attribute_categories(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> CategorySums:
-    """Integrated gradients of each item of a task in two languages or more, added up by category.
+    """Integrated gradients of each item of a task in two or more languages, summed by category.
 
-    With `folder`, each item is kept there as soon as it is done and is not done again; whoever
-    calls sees to it that model, steps, quantity and fires_by are the same. Processes with the same
-    folder share the items; with `ray`, actors on nodes that share it do. An item costs, in each
-    language, two passes over the prompt and what `integrated_gradients` costs.
+    With `folder`, each item is saved there as soon as it is done and is not computed again; the
+    caller must keep model, steps, quantity and fires_by the same. Processes with the same folder
+    share the items; with `ray`, actors do, on nodes that share it. In each language, an item costs
+    two passes over the prompt plus `integrated_gradients`.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -152,23 +152,23 @@ def attribute_categories(
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
     if len(tasks) < 2:
-        raise ValueError("Sharing is between languages: give the task in two or more of them.")
+        raise ValueError("Sharing is between languages: give the task in two or more languages.")
     warn_of_rounded_signs(model)
     encoded = [encode_items(model, task, start) for task in tasks]
     items = tasks[0].items
     jobs = []
     with (
-        folder_for(folder) as place,
-        tqdm(total=len(items), desc="attributing", unit="item", disable=not progress) as seen,
+        folder_for(folder) as directory,
+        tqdm(total=len(items), desc="attributing", unit="item", disable=not progress) as bar,
     ):
         for number, item in enumerate(items):
-            path = place / f"{number:05d}.safetensors"
+            path = directory / f"{number:05d}.safetensors"
             answers = [task.items[number].answer for task in tasks]
-            rows = [every[number] for every in encoded]
-            made = partial(_attribute, path, rows, answers, steps, quantity, fires_by)
-            jobs.append(Job(f"item {item.id}", path, made))
+            rows = [encoded_items[number] for encoded_items in encoded]
+            work = partial(_attribute, path, rows, answers, steps, quantity, fires_by)
+            jobs.append(Job(f"item {item.id}", path, work))
         ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
-        pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), seen, model, ray)
+        pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), bar, model, ray)
     return CategorySums(
         **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
         quantity=quantity,
@@ -189,11 +189,11 @@ def _attribute(
     fires_by: FiresBy,
     model: NeuronModel,
 ) -> None:
-    """One item in every language, into its file."""
+    """Save the sums of one item in every language."""
     piece = _piece(model, rows, answers, steps, quantity, fires_by)
     if not piece["sums"].isfinite().all():
         raise ValueError(
-            f"{model.name} gives NaN or infinite contributions to {rows[0].id!r}: weights may be "
+            f"{model.name} gives NaN or infinite attributions for {rows[0].id!r}: weights may be "
             f"damaged, or {model.dtype} too narrow. Load the model with dtype=torch.float32."
         )
     artifacts.save(path, "CategorySumsPiece", piece, {"item": rows[0].id}, {})
@@ -203,8 +203,8 @@ def _load_piece(path: Path, item: str) -> dict[str, Tensor]:
     stored = artifacts.load(path, "CategorySumsPiece")
     if stored.labels["item"] != item:
         raise ValueError(
-            f"{path} is of the item {stored.labels['item']!r}, not {item!r}: the task has changed; "
-            "give another folder."
+            f"{path} holds item {stored.labels['item']!r}, not {item!r}: the task has changed. "
+            "Give another folder."
         )
     return stored.tensors
 
@@ -217,18 +217,18 @@ def _piece(
     quantity: Quantity,
     fires_by: FiresBy,
 ) -> dict[str, Tensor]:
-    """One item in every language."""
+    """The sums of one item in every language."""
     category = categories_at([end_of_prompt(model, row) for row in rows], fires_by)
-    found = []
+    attributions = []
     for row, answer in zip(rows, answers, strict=True):
         ids = row.rows[answer]
         prompt, target = ids[: row.begin], ids[row.begin]
-        found.append(integrated_gradients(model, prompt, target, steps, quantity))
+        attributions.append(integrated_gradients(model, prompt, target, steps, quantity))
     return {
-        "sums": torch.stack([sums_by_category(each, category) for each in found]),
-        "neurons": torch.stack([(category == each).sum(dim=1) for each in Sharing]),
-        "change": torch.stack([each.change.double() for each in found]),
-        "score": torch.tensor([each.score for each in found], dtype=torch.float64),
+        "sums": torch.stack([sums_by_category(values, category) for values in attributions]),
+        "neurons": torch.stack([(category == sharing).sum(dim=1) for sharing in Sharing]),
+        "change": torch.stack([values.change.double() for values in attributions]),
+        "score": torch.tensor([values.score for values in attributions], dtype=torch.float64),
     }
 
 
@@ -237,28 +237,28 @@ def _piece(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Enrichment:
-    """How much more often categories are among the largest contributions than elsewhere.
+    """How over-represented each category is among the largest contributions, mean over languages.
 
-    One: as often as chance gives. The mean over languages; NaN: the category is empty there, or,
-    of `firing`, none of its neurons hands on anything in any language.
+    One: as often there as by chance. NaN: the category is empty in that layer or, for
+    `firing`, none of its neurons contributes in any language.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> found = interp.evaluations.enrichment(exact, two, progress=False)
-    >>> found.to_frame().query("layer == 5")["category"].tolist()
+    >>> ratios = interp.evaluations.enrichment(exact, two, progress=False)
+    >>> ratios.to_frame().query("layer == 5")["category"].tolist()
     ['silent', 'specific', 'partly shared', 'all shared']
     """
 
     units: Float64[Tensor, "prompt layer category"]
-    """Share of the top that is in the category, over its share of all neurons; so have it Wang et
-    al. (2024). Where neurons that do not fire hand on zero, that alone lifts those that do."""
+    """Share of the top that is in the category, over its share of all neurons (Wang et al., 2024).
+    Where neurons that do not fire output zero, that alone raises the ratio of those that do."""
 
     firing: Float64[Tensor, "prompt layer category"]
-    """Over its share of the neurons that hand on something other than zero."""
+    """The same, over its share of the neurons whose output is not zero."""
 
     groups: tuple[str, ...]
-    """Items of one group go together; their own id where they are alone."""
+    """Group of each item, for intervals; an item without a group is its own."""
 
     def __repr__(self) -> str:
         n_prompts, n_layers, _ = self.units.shape
@@ -270,13 +270,13 @@ class Enrichment:
         )
 
     def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
-        """Over the prompts that have a ratio; NaN where fewer than two of them, or groups, do."""
+        """Mean over prompts that have a ratio; NaN: fewer than two prompts or groups have one."""
         values = getattr(self, base)[:, layer, category]
         known = (~values.isnan()).nonzero().flatten().tolist()
-        groups = group_numbers([self.groups[place] for place in known])
+        groups = group_numbers([self.groups[index] for index in known])
         if len(groups.unique()) < 2:
-            nothing = torch.full((), torch.nan, dtype=torch.float64)
-            return Estimate(nothing, nothing, nothing, nothing, 0.95)
+            nan = torch.full((), torch.nan, dtype=torch.float64)
+            return Estimate(nan, nan, nan, nan, 0.95)
         return mean_over_examples(values[known], groups)
 
     def to_frame(self) -> pd.DataFrame:
@@ -286,7 +286,7 @@ class Enrichment:
             row: dict[str, object] = {"layer": layer, "category": CATEGORIES[category]}
             for base in ("units", "firing"):
                 columns = interval_columns(base, self.mean(layer, category, base))
-                row |= {name: each.item() for name, each in columns.items()}
+                row |= {name: value.item() for name, value in columns.items()}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -302,19 +302,19 @@ def enrichment(
 ) -> Enrichment:
     """Is a category over-represented among the neurons that move the residual stream most?
 
-    The top are, in every layer and language, the share `top_share` of neurons of the highest
-    `contribution_score` at the last token of the prompt (the paper takes 800 of 16,384), less
-    those of score zero.
+    The top is, in every layer and language, the fraction `top_share` of neurons with the highest
+    `contribution_score` at the last token of the prompt (the paper takes 800 of 16,384), without
+    those that score zero.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> two = [task.where(lambda item: "capital:united" in item.id) for task in tasks]
-    >>> found = interp.evaluations.enrichment(exact, two, progress=False)
-    >>> found.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
+    >>> ratios = interp.evaluations.enrichment(exact, two, progress=False)
+    >>> ratios.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
     True
     """
     if not 0 < top_share <= 1:
-        raise ValueError(f"top_share is {top_share}: give a share of a layer, such as 0.05.")
+        raise ValueError(f"top_share is {top_share}: give a fraction of a layer, such as 0.05.")
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
     warn_of_rounded_signs(model)
@@ -322,19 +322,19 @@ def enrichment(
     n_top = max(1, round(top_share * model.d_mlp))
     units, firing = [], []
     items = tasks[0].items
-    for place in tqdm(range(len(items)), "contributions", disable=not progress):
-        endings = [end_of_prompt(model, every[place]) for every in encoded]
+    for number in tqdm(range(len(items)), "contributions", disable=not progress):
+        endings = [end_of_prompt(model, encoded_items[number]) for encoded_items in encoded]
         category = categories_at(endings, fires_by)
-        inside = torch.stack([category == each for each in Sharing])
-        values = torch.stack([each.values["post"] for each in endings])
+        inside = torch.stack([category == sharing for sharing in Sharing])
+        values = torch.stack([ending.values["post"] for ending in endings])
         score = contribution_score(
             model, rearrange(values, "language layer 1 neuron -> language layer neuron")
         )
-        hands_on = score > 0
-        top = (score.argsort(dim=-1, descending=True).argsort(dim=-1) < n_top) & hands_on
+        contributes = score > 0
+        top = (score.argsort(dim=-1, descending=True).argsort(dim=-1) < n_top) & contributes
         shares = _shares_of(inside, top)
         units.append((shares / _shares_of(inside, torch.ones_like(top))).nanmean(dim=0))
-        firing.append((shares / _shares_of(inside, hands_on)).nanmean(dim=0))
+        firing.append((shares / _shares_of(inside, contributes)).nanmean(dim=0))
     groups = tuple(item.group or item.id for item in items)
     return Enrichment(units=torch.stack(units), firing=torch.stack(firing), groups=groups)
 
@@ -342,8 +342,10 @@ def enrichment(
 def _shares_of(
     inside: Bool[Tensor, "category layer neuron"], base: Bool[Tensor, "language layer neuron"]
 ) -> Float64[Tensor, "language layer category"]:
-    """Of a base of neurons, the share that is in each category."""
+    """Fraction of the base neurons that is in each category."""
     number = einsum(
-        base.double(), inside.double(), "one layer neuron, each layer neuron -> one layer each"
+        base.double(),
+        inside.double(),
+        "language layer neuron, category layer neuron -> language layer category",
     )
     return number / reduce(base.double(), "language layer neuron -> language layer 1", "sum")

@@ -1,7 +1,7 @@
 """Any task of the Language Model Evaluation Harness (EleutherAI's lm-eval), under any intervention.
 
-The harness runs the very module that the hooks are in, so its batching, request types and chat
-templates work as they are. It is an extra: pip install polyneuron[eval].
+The harness runs the module that carries the hooks, so its batching, request types and chat
+templates work unchanged. It is an optional dependency: pip install polyneuron[eval].
 """
 
 import copy
@@ -25,20 +25,20 @@ from interp.results.words import NOTHING
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HarnessScores:
-    """What the harness measured.
+    """Scores that the harness measured, and the value of every example.
 
     >>> import pandas as pd
     >>> right = {"nothing": (1.0, 1.0, 0.0), "off": (1.0, 0.0, 0.0)}  # three examples
     >>> named = {"task": "sums", "metric": "acc", "filter": "none"}
-    >>> rows = [{"intervention": way, **named, "doc": doc, "value": value}
-    ...         for way, values in right.items() for doc, value in enumerate(values)]
+    >>> rows = [{"intervention": name, **named, "doc": doc, "value": value}
+    ...         for name, values in right.items() for doc, value in enumerate(values)]
     >>> samples = pd.DataFrame(rows)
     >>> keys = ["intervention", *named]
     >>> scores = samples.groupby(keys, as_index=False)["value"].mean()
-    >>> found = interp.evaluations.HarnessScores(scores=scores, samples=samples)
-    >>> found
+    >>> results = interp.evaluations.HarnessScores(scores=scores, samples=samples)
+    >>> results
     HarnessScores(sums; nothing, off; 3 examples)
-    >>> found.to_frame()["difference"].round(2).tolist()
+    >>> results.to_frame()["difference"].round(2).tolist()
     [0.0, -0.33]
     """
 
@@ -47,41 +47,41 @@ class HarnessScores:
     `value` as it prints it."""
 
     samples: pd.DataFrame
-    """One row per intervention, task, metric, filter and example (`doc`), for metrics that have one
-    number for each; others, such as BLEU of a whole corpus, are in `scores` alone."""
+    """One row per intervention, task, metric, filter and example (`doc`), for metrics with one
+    number per example; others, such as corpus BLEU, are only in `scores`."""
 
     def __repr__(self) -> str:
-        tasks, ways = (self.scores[name].unique() for name in ("task", "intervention"))
+        tasks, under = (listed(self.scores[name].unique()) for name in ("task", "intervention"))
         examples = len(self.samples.drop_duplicates(["task", "doc"]))
-        return f"HarnessScores({listed(tasks)}; {listed(ways)}; {counted(examples, 'example')})"
+        return f"HarnessScores({tasks}; {under}; {counted(examples, 'example')})"
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """The scores, with intervals over examples, and what each differs from the first by.
+        """The scores, with intervals over examples, and differences from the first intervention.
 
         `low` and `high` are of the mean over examples; `difference` is paired: the same examples
-        under both interventions. NaN: the metric is no mean over examples, or there is but one.
+        under both. NaN: the metric is not a mean over examples, or there is only one example.
         """
         keys = ["task", "metric", "filter"]
         first = self.scores["intervention"].iloc[0]
         rows = []
         for row in self.scores.to_dict("records"):
             named = {key: row[key] for key in keys}
-            mine, base = (self._examples(name, named) for name in (row["intervention"], first))
-            columns = _interval("", mine, level)
+            values, base = (self._examples(name, named) for name in (row["intervention"], first))
+            columns = _interval("", values, level)
             if not math.isclose(columns.pop(""), row["value"], rel_tol=1e-6, abs_tol=1e-9):
-                columns = dict.fromkeys(columns, math.nan)  # such as perplexity, or a sum
-            columns |= _interval("difference", mine - base, level)
+                columns = dict.fromkeys(columns, math.nan)  # not a mean, such as perplexity
+            columns |= _interval("difference", values - base, level)
             if math.isnan(columns["low"]):
                 columns |= dict.fromkeys(list(columns), math.nan)
             rows.append({**row, **columns})
         return pd.DataFrame(rows)
 
     def _examples(self, intervention: str, named: Mapping[str, Any]) -> pd.Series:
-        """One metric by example, in the order of their numbers."""
-        here = self.samples["intervention"] == intervention
+        """One metric per example, ordered by example number."""
+        selected = self.samples["intervention"] == intervention
         for key, value in named.items():
-            here &= self.samples[key] == value
-        docs, values = (self.samples.loc[here, name].tolist() for name in ("doc", "value"))
+            selected &= self.samples[key] == value
+        docs, values = (self.samples.loc[selected, name].tolist() for name in ("doc", "value"))
         return pd.Series(values, index=docs, dtype="float64").sort_index()
 
 
@@ -96,16 +96,16 @@ def run_harness(
     batch_size: int = 16,
     **settings: Any,
 ) -> HarnessScores:
-    """Tasks by their harness names, under each intervention, the first of which is compared with.
+    """Run harness tasks, by name, under each intervention; the first intervention is the reference.
 
-    Changes must be at all tokens (tokens="all"), since the harness does not say what is prompt.
-    `include_path` is a folder of task files (YAML) of your own; then only these are known, and
-    nothing is downloaded unless they say so. `settings` go to `lm_eval.simple_evaluate`, such as
-    `apply_chat_template=True`.
+    Changes must be at all tokens (tokens="all"), since the harness does not mark the prompt.
+    `include_path` is a folder of your own task files (YAML); then only these are available, and
+    nothing is downloaded unless they ask for it. `settings`, such as `apply_chat_template=True`, go
+    to `lm_eval.simple_evaluate`.
 
-    Numbers are the harness's own: it lets the tokenizer begin a text, and where that puts a
-    beginning-of-text token, a text that is read as a whole gets a second one, which is then
-    predicted and counts.
+    The numbers are the harness's own. It lets the tokenizer add special tokens; where that adds a
+    beginning-of-text token, a text that is scored as a whole gets a second one, which is predicted
+    and counted.
 
     >>> import json
     >>> row = {"text": "One plus one is", "options": [" two", " three"], "answer": 0}
@@ -125,15 +125,15 @@ def run_harness(
             "it with interp.load(name)."
         )
     if isinstance(tasks, str) or not tasks:
-        raise ValueError(f"tasks is {tasks!r}: give a list of one task name or more.")
+        raise ValueError(f"tasks is {tasks!r}: give a list of one or more task names.")
     named = check_under(model, {NOTHING: None} if under is None else under)
-    if other := {each.tokens for changes in named.values() for each in changes} - {"all"}:
+    if other := {change.tokens for changes in named.values() for change in changes} - {"all"}:
         raise ValueError(
-            f'The harness does not say what is prompt: give changes with tokens="all", not '
+            f'The harness does not mark the prompt: give changes with tokens="all", not '
             f"{other.pop()!r}."
         )
     lm_eval, models, managers = _harness()
-    # The harness writes a padding token into its tokenizer.
+    # The harness sets a padding token on its tokenizer, so it gets a copy.
     wrapped = models.HFLM(
         pretrained=model.bridge.original_model,
         tokenizer=copy.deepcopy(model.tokenizer),
@@ -147,7 +147,7 @@ def run_harness(
     scores, samples = [], []
     for name, changes in named.items():
         with applied(changes, model):
-            found = lm_eval.simple_evaluate(
+            output = lm_eval.simple_evaluate(
                 model=wrapped,
                 tasks=list(tasks),
                 task_manager=manager,
@@ -157,8 +157,8 @@ def run_harness(
                 log_samples=True,
                 **settings,
             )
-        scores += _scores(name, found["results"])
-        samples += _samples(name, found["samples"])
+        scores += _scores(name, output["results"])
+        samples += _samples(name, output["samples"])
     columns = ["intervention", "task", "metric", "filter", "doc", "value"]
     return HarnessScores(
         scores=pd.DataFrame(scores), samples=pd.DataFrame(samples, columns=columns)
@@ -166,27 +166,26 @@ def run_harness(
 
 
 def _harness() -> tuple[Any, Any, Any]:
-    """The package, its models and its tasks."""
+    """The package, its model module and its task module."""
     try:
         names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
         package, models, tasks = map(importlib.import_module, names)
     except ImportError:
         raise ImportError(
-            "Tasks of the harness need lm-eval, which is not installed: pip install "
-            "polyneuron[eval]"
+            "Harness tasks need lm-eval, which is not installed: pip install polyneuron[eval]"
         ) from None
     return package, models, tasks
 
 
 def _scores(intervention: str, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Entries such as "acc,none"; those of standard errors and names are left out."""
+    """Entries such as "acc,none"; standard errors and names are left out."""
     rows = []
     for task, entries in results.items():
         for key, value in entries.items():
-            metric, comma, kept = key.partition(",")
+            metric, comma, filtered = key.partition(",")
             if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
                 named = {"intervention": intervention, "task": task, "metric": metric}
-                rows.append({**named, "filter": kept, "value": float(value)})
+                rows.append({**named, "filter": filtered, "value": float(value)})
     return rows
 
 
@@ -210,6 +209,6 @@ def _interval(name: str, values: pd.Series, level: float) -> dict[str, float]:
     columns = (name, f"{name}_low".lstrip("_"), f"{name}_high".lstrip("_"))
     if len(values) < 2:
         return dict.fromkeys(columns, math.nan)
-    found = mean_over_examples(torch.tensor(values.to_list(), dtype=torch.float64), level=level)
-    each = (found.value.item(), found.low.item(), found.high.item())
-    return dict(zip(columns, each, strict=True))
+    mean = mean_over_examples(torch.tensor(values.to_list(), dtype=torch.float64), level=level)
+    numbers = (mean.value.item(), mean.low.item(), mean.high.item())
+    return dict(zip(columns, numbers, strict=True))

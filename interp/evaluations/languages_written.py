@@ -1,9 +1,9 @@
-"""Let a model write, and say in which languages it wrote and whether what it wrote is still text.
+"""Generate texts, detect their languages, and check that they are still text.
 
-A language rate alone can be had for nothing: "Englisch" a hundred times over is German. So each
-rate stands beside a guard on length, repetition and loss under the untouched model. Controls: no
-edit; as many random units (`NeuronSelection.random_like`); `naming_prompt`, which names the
-language; and `ResidualMeans.towards`, a push of the residual stream in one layer.
+A language rate alone is easily reached: "Englisch" a hundred times over is German. So each rate
+comes with a guard on length, repetition and loss under the untouched model. Baselines: no edit; as
+many random units (`NeuronSelection.random_like`); a prompt that names the language
+(`naming_prompt`); and a push of the residual stream in one layer (`ResidualMeans.towards`).
 """
 
 import math
@@ -31,40 +31,40 @@ from interp.text.language_id import OTHER, UNDETERMINED, detect_language
 from interp.text.languages import check_languages
 from interp.text.tokens import by_length, padded, start_ids
 
-_ENOUGH = 20  # natural texts, for a bound that is to hold for nearly all of them
-_JUDGES = "texts are judged by the untouched model, or the edit would praise itself"
+_MIN_TEXTS = 20  # natural texts needed to measure a bound that nearly all of them meet
+_JUDGES = "texts are judged by the untouched model, so that the edit does not judge itself"
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What a text must be like to count as text and not as noise in the right language.
+    """Bounds that a text must meet to count as text, not as noise in the right language.
 
-    `natural_guard` measures the bounds on natural text. Those given here as defaults hold for
-    99 % of pairs of news sentences in ten languages, and ask nothing of the loss.
+    `natural_guard` measures them on natural text. The defaults hold for 99 % of pairs of news
+    sentences in ten languages, and do not bound the loss.
 
     >>> interp.evaluations.Guard(min_bytes=40).max_repetition
     0.25
     """
 
     min_bytes: int = 24
-    """Shorter texts fail (in UTF-8): four words, or eight Chinese characters."""
+    """Texts with fewer bytes of UTF-8 fail: 24 is four words, or eight Chinese characters."""
 
     max_repetition: float = 0.25
-    """Texts that repeat more of themselves fail; see `repetition`."""
+    """Texts that repeat themselves more fail; see `repetition`."""
 
     max_loss: float = math.inf
-    """Texts that the untouched model finds less likely fail; nats per token."""
+    """Texts with a higher loss under the untouched model fail; nats per token."""
 
     natural: float = math.nan
-    """Share of the natural texts that pass, which is the most a good model can reach."""
+    """Share of natural texts that pass, which is the most a good model can reach."""
 
     natural_loss: float = math.nan
-    """Median loss of the natural texts, to hold the median of generated ones against."""
+    """Median loss of natural texts, to compare the median of generated ones with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GeneratedLanguages(Saved):
-    """In which languages texts are, and how good each of them is.
+    """Language and quality of each text.
 
     >>> interp.evaluations.language_rates(["Der Zug fährt heute erst am Abend."], ["de", "fr"])
     GeneratedLanguages(1 text: de 1; 1 good)
@@ -74,10 +74,10 @@ class GeneratedLanguages(Saved):
     made_by = "interp.evaluations.language_rates(texts, languages)"
 
     texts: tuple[str, ...]
-    """What was judged."""
+    """The texts that were judged."""
 
     found: tuple[str, ...]
-    """The language of each text among all languages known; `und` where there are no letters."""
+    """Detected language of each text, among all known languages; `und`: the text has no letters."""
 
     languages: tuple[str, ...]
     """The languages asked for; all others count as `other`."""
@@ -86,32 +86,32 @@ class GeneratedLanguages(Saved):
     """Length of each text."""
 
     tokens: Int64[Tensor, " text"]
-    """Its length for the model that judged it; zero where none did."""
+    """Length of each text in tokens of the model that judged it; zero: no model did."""
 
     repetition: Float64[Tensor, " text"]
-    """See the function of that name."""
+    """Share of repeated windows; see the function `repetition`."""
 
     loss: Float64[Tensor, " text"]
-    """Nats per token under the untouched model, read without a prompt; NaN where none judged it,
-    or there is no token to judge."""
+    """Nats per token under the untouched model, without the prompt; NaN: no model judged the text,
+    or it has no token to judge."""
 
     passes: Bool[Tensor, " text"]
-    """Whether it passes the guard of its language; False for a language not asked for."""
+    """Whether the text passes the guard of its language; False for languages not asked for."""
 
     def __repr__(self) -> str:
         counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
-        found = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
+        by_code = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
         texts = counted(len(self.texts), "text")
-        return f"GeneratedLanguages({texts}: {found or 'none'}; {int(self.passes.sum()):,} good)"
+        return f"GeneratedLanguages({texts}: {by_code or 'none'}; {int(self.passes.sum()):,} good)"
 
     @property
     def loss_per_byte(self) -> Float64[Tensor, " text"]:
-        """Nats per byte of UTF-8, which compares across tokenizers."""
+        """Nats per byte of UTF-8, comparable across tokenizers."""
         size = torch.tensor([_n_bytes(text) for text in self.texts], dtype=torch.float64)
         return self.loss * self.tokens / size
 
     def rate(self, language: str) -> Rate:
-        """Share of the texts that are in the language; also of `other` and `und`."""
+        """Share of the texts in the language, which may also be `other` or `und`."""
         return Rate(int(self._in(language).sum()), len(self.texts))
 
     def good(self, language: str) -> Rate:
@@ -120,19 +120,19 @@ class GeneratedLanguages(Saved):
 
     def quality(self, language: str) -> Rate:
         """Of the texts in the language, the share that passes its guard."""
-        mine = self._in(language)
-        return Rate(int((mine & self.passes).sum()), int(mine.sum()))
+        matches = self._in(language)
+        return Rate(int((matches & self.passes).sum()), int(matches.sum()))
 
     def steering_score(self, language: str) -> float:
-        """Harmonic mean of control (`rate`) and quality (`quality`), as `steering_score` says."""
+        """Harmonic mean of control (`rate`) and `quality`; see the function `steering_score`."""
         quality = self.quality(language)
         return steering_score(self.rate(language).value, quality.value if quality.of else 0.0)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per language, `other` and `und` last; medians are over its texts."""
+        """One row per language, `other` and `und` last; medians are over the texts in it."""
         rows = []
         for language in (*self.languages, OTHER, UNDETERMINED):
-            rate, good, mine = self.rate(language), self.good(language), self._in(language)
+            rate, good, matches = self.rate(language), self.good(language), self._in(language)
             rows.append(
                 {
                     "language": language,
@@ -141,11 +141,11 @@ class GeneratedLanguages(Saved):
                     **dict(zip(("rate_low", "rate_high"), rate.interval, strict=True)),
                     "good": good.value,
                     **dict(zip(("good_low", "good_high"), good.interval, strict=True)),
-                    "characters": _median(self.characters[mine].double()),
-                    "tokens": _median(self.tokens[mine].double()),
-                    "repetition": _median(self.repetition[mine]),
-                    "loss": _median(self.loss[mine]),
-                    "loss_per_byte": _median(self.loss_per_byte[mine]),
+                    "characters": _median(self.characters[matches].double()),
+                    "tokens": _median(self.tokens[matches].double()),
+                    "repetition": _median(self.repetition[matches]),
+                    "loss": _median(self.loss[matches]),
+                    "loss_per_byte": _median(self.loss_per_byte[matches]),
                 }
             )
         return pd.DataFrame(rows)
@@ -168,8 +168,8 @@ class GeneratedLanguages(Saved):
     def _in(self, language: str) -> Bool[Tensor, " text"]:
         if language not in (*self.languages, OTHER, UNDETERMINED):
             raise ValueError(
-                f"{language!r} was not asked for; there are {', '.join(self.languages)}, {OTHER} "
-                f"and {UNDETERMINED}."
+                f"{language!r} is not in this result, which covers {', '.join(self.languages)}, "
+                f"{OTHER} and {UNDETERMINED}."
             )
         own = (*self.languages, UNDETERMINED)
         named = [code if code in own else OTHER for code in self.found]
@@ -179,10 +179,10 @@ class GeneratedLanguages(Saved):
 def steering_score(control: float, quality: float) -> float:
     """Harmonic mean of control and quality, 2 · control · quality / (control + quality).
 
-    Control: share of texts in the language wanted. Quality: share of those that are still good
-    (here: pass the guard). One: all texts are, and all are good. Zero: none is, or none is good.
-    It is never above twice the smaller of the two. CLaS-Bench (2026) has a judge's rating of
-    relevance for quality; a guard tells text from noise, and not whether it says anything true.
+    Control: share of texts in the target language. Quality: share of those that are good (here:
+    that pass the guard). One: all texts are in the language and good. Zero: none is in it, or none
+    of those is good. Never above twice the smaller of the two. CLaS-Bench (2026) takes a judge's
+    rating of relevance as quality; a guard distinguishes text from noise, not true from false.
 
     >>> round(interp.evaluations.steering_score(control=0.9, quality=0.6), 3)
     0.72
@@ -205,43 +205,45 @@ def language_rates(
     out: Path | str | None = None,
     ray: Ray | ActorPool | None = None,
 ) -> GeneratedLanguages:
-    """Language and quality of texts, whoever wrote them; the loss only with a model.
+    """Language and quality of any texts; the loss only if a model is given.
 
-    All languages compete, and none gets the benefit of the doubt, the ones asked for no more than
-    others: broken text goes to whatever language it resembles most. Of natural text of 64 tokens,
-    99 % or more is recognized so, of Indonesian 98 % (the rest is taken for Malay). `guard`: one
-    for all languages, or one for each; None: the defaults. With `ray`, actors measure the loss, on
-    nodes that share `out`, where it is kept; whoever calls sees to it that the texts are the same.
+    All known languages compete equally, including those not asked for, and broken text is assigned
+    to the language it resembles most. Of natural texts of 64 tokens, 99 % or more are identified
+    correctly, of Indonesian ones 98 % (the rest as Malay). `guard`: one for all languages, or one
+    per language; None: the defaults. With `ray`, actors measure the loss, on nodes that share
+    `out`, where it is saved; the caller must give the same texts with the same `out`.
 
     >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
-    >>> found = interp.evaluations.language_rates(texts, ["de", "fr"])
-    >>> found.found, found.rate("de").value, found.rate("other").value
+    >>> rates = interp.evaluations.language_rates(texts, ["de", "fr"])
+    >>> rates.found, rates.rate("de").value, rates.rate("other").value
     (('de', 'en'), 0.5, 0.5)
     """
     codes = check_languages(languages)
     guards = _guards(guard, codes)
-    if model is None and any(math.isfinite(each.max_loss) for each in guards.values()):
+    if model is None and any(math.isfinite(bounds.max_loss) for bounds in guards.values()):
         raise ValueError("The guard bounds the loss: give the model to measure it with.")
-    found = detect_language(texts)
+    detected = detect_language(texts)
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
         tokens, loss = _losses(model, texts, start, tokens_per_batch, progress, out, ray)
-    repeated = [repetition(text) for text in texts]
+    repetitions = [repetition(text) for text in texts]
     passes = [
         code in guards
         and _n_bytes(text) >= guards[code].min_bytes
-        and again <= guards[code].max_repetition
+        and repeated <= guards[code].max_repetition
         and (nats <= guards[code].max_loss or model is None)
-        for text, code, again, nats in zip(texts, found, repeated, loss.tolist(), strict=True)
+        for text, code, repeated, nats in zip(
+            texts, detected, repetitions, loss.tolist(), strict=True
+        )
     ]
     return GeneratedLanguages(
         texts=tuple(texts),
-        found=tuple(found),
+        found=tuple(detected),
         languages=codes,
         characters=torch.tensor([len(text) for text in texts], dtype=torch.int64),
         tokens=tokens,
-        repetition=torch.tensor(repeated, dtype=torch.float64),
+        repetition=torch.tensor(repetitions, dtype=torch.float64),
         loss=loss,
         passes=torch.tensor(passes, dtype=torch.bool),
     )
@@ -264,15 +266,15 @@ def generated_languages(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> dict[str, GeneratedLanguages]:
-    """Let the model write under each intervention; judge the texts with the model as it is.
+    """Generate texts under each intervention; judge them with the untouched model.
 
-    `generate_texts` does the first half and keeps prompts and seeds, `language_rates` the second.
+    Runs `generate_texts`, whose own result has prompts and seeds too, and then `language_rates`.
 
     >>> under = {"off": neurons.change("de", interp.deactivate)}
-    >>> found = interp.generated_languages(
+    >>> judged = interp.generated_languages(
     ...     model, ["de"], under, n=2, max_new_tokens=4, progress=False
     ... )
-    >>> len(found["off"].texts), found["off"].rate("de").of
+    >>> len(judged["off"].texts), judged["off"].rate("de").of
     (2, 2)
     """
     guards = _guards(guard, check_languages(languages))
@@ -294,17 +296,17 @@ def generated_languages(
         )
         return {
             name: language_rates(
-                found.texts,
+                generated.texts,
                 languages,
                 guards,
                 model,
                 start=start,
                 tokens_per_batch=tokens_per_batch,
                 progress=progress,
-                out=None if out is None else Path(out) / "judged" / f"{place:02d}",
+                out=None if out is None else Path(out) / "judged" / f"{index:02d}",
                 ray=pool,
             )
-            for place, (name, found) in enumerate(written.items())
+            for index, (name, generated) in enumerate(written.items())
         }
 
 
@@ -319,12 +321,12 @@ def natural_guard(
     tokens_per_batch: int = 4096,
     progress: bool = True,
 ) -> dict[str, Guard]:
-    """A guard for each language, with the loss that this share of its natural texts keeps below.
+    """A guard per language; its bound on the loss is a quantile over natural texts.
 
-    The bound on repetition is found likewise, but is never stricter than the default: Chinese
+    The bound on repetition is the same quantile, but never stricter than the default: Chinese
     hardly repeats anything. Texts are cut to `max_tokens` tokens first: give the `max_new_tokens`
-    of what will be judged, since longer text repeats more and is predicted better. They should
-    begin where documents or sentences do. Several hundred of them make good bounds.
+    of the texts to judge, since longer text repeats more and is predicted better. They should begin
+    where documents or sentences do. Several hundred of them make good bounds.
 
     >>> texts = {"de": [f"Im Jahr {year} war der Winter sehr kalt." for year in range(1900, 1930)]}
     >>> interp.evaluations.natural_guard(model, texts, progress=False)["de"].max_repetition
@@ -334,13 +336,13 @@ def natural_guard(
         raise ValueError(f"The quantile is {quantile}: give a share above 0, at most 1.")
     guards = {}
     for code, given in texts.items():
-        if len(given) < _ENOUGH:
+        if len(given) < _MIN_TEXTS:
             raise ValueError(
-                f"{len(given)} texts of {code} are too few to measure a bound: give at least "
-                f"{_ENOUGH}, better some hundred."
+                f"{len(given)} texts in {code} are too few to measure a bound: give at least "
+                f"{_MIN_TEXTS}, better several hundred."
             )
         cut = [model.decode(ids[:max_tokens]).rstrip("\ufffd") for ids in model.encode_batch(given)]
-        found = language_rates(
+        judged = language_rates(
             cut,
             [code],
             None,
@@ -349,12 +351,12 @@ def natural_guard(
             tokens_per_batch=tokens_per_batch,
             progress=progress,
         )
-        again = max(Guard.max_repetition, float(found.repetition.quantile(quantile)))
-        nats = float(found.loss.nanquantile(quantile))
-        long = torch.tensor([_n_bytes(text) >= min_bytes for text in cut])
-        good = long & (found.repetition <= again) & (found.loss <= nats)
-        share = float(good.double().mean())
-        guards[code] = Guard(min_bytes, again, nats, share, _median(found.loss))
+        max_repetition = max(Guard.max_repetition, float(judged.repetition.quantile(quantile)))
+        max_loss = float(judged.loss.nanquantile(quantile))
+        passes = torch.tensor([_n_bytes(text) >= min_bytes for text in cut])
+        passes &= (judged.repetition <= max_repetition) & (judged.loss <= max_loss)
+        share = float(passes.double().mean())
+        guards[code] = Guard(min_bytes, max_repetition, max_loss, share, _median(judged.loss))
     return guards
 
 
@@ -367,7 +369,7 @@ def _losses(
     out: Path | str | None,
     ray: Ray | ActorPool | None,
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
-    """Tokens of each text, and its nats per token; of a text beyond the context, of its head."""
+    """Tokens of each text, and nats per token, of its head if it is longer than the context."""
     refuse_edited(model, _JUDGES)
     first = start_ids(model, start)
     encoded = model.encode_batch(texts)
@@ -380,20 +382,20 @@ def _losses(
         for batch in by_length([len(rows[text]) for text in readable], tokens_per_batch)
     ]
     jobs = []
-    with folder_for(out) as folder, bar(len(readable), "judging", progress) as seen:
-        for number, here in enumerate(batches):
+    with folder_for(out) as folder, bar(len(readable), "judging", progress) as progress_bar:
+        for number, batch in enumerate(batches):
             path = folder / "pieces" / f"{number:05d}.safetensors"
-            work = partial(_judge, path, [rows[text] for text in here])
-            jobs.append(Job(f"judging batch {number}", path, work, len(here)))
-        pieces = finish(jobs, _load_judged, seen, model, ray)
-    for here, nats in zip(batches, pieces, strict=True):
-        loss[here] = nats
+            work = partial(_judge, path, [rows[text] for text in batch])
+            jobs.append(Job(f"judging batch {number}", path, work, len(batch)))
+        pieces = finish(jobs, _load_judged, progress_bar, model, ray)
+    for batch, nats in zip(batches, pieces, strict=True):
+        loss[batch] = nats
     return tokens, loss
 
 
 @torch.inference_mode()
 def _judge(path: Path, rows: Sequence[list[int]], model: NeuronModel) -> None:
-    """Nats per token of one batch, into its file."""
+    """Save nats per token of the texts of one batch."""
     ids, mask = padded(rows, "right")
     nats = model.losses(ids, mask).double().cpu()
     loss = nats.where(mask[:, 1:], 0.0).sum(dim=1) / mask[:, 1:].sum(dim=1)
@@ -407,12 +409,13 @@ def _load_judged(path: Path) -> Float64[Tensor, " text"]:
 def _guards(
     given: Guard | Mapping[str, Guard] | None, languages: Sequence[str]
 ) -> dict[str, Guard]:
-    """A guard for each language."""
+    """The guard of each language."""
     if given is None or isinstance(given, Guard):
         return dict.fromkeys(languages, given or Guard())
     if missing := [code for code in languages if code not in given]:
         raise ValueError(
-            f"There is no guard for {', '.join(missing)}: measure one, or give Guard()."
+            f"There is no guard for {', '.join(missing)}: measure it with natural_guard, or give "
+            "Guard()."
         )
     return {code: given[code] for code in languages}
 
@@ -422,5 +425,5 @@ def _n_bytes(text: str) -> int:
 
 
 def _median(values: Float64[Tensor, " text"]) -> float:
-    """NaN of none; texts without a loss do not count."""
+    """Median; texts without a loss do not count. NaN: there are no texts."""
     return float(values.nanquantile(0.5)) if len(values) else math.nan

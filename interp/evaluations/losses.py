@@ -1,10 +1,10 @@
-"""What text costs a model, in nats: by language, by shard, and under several interventions.
+"""Cross-entropy of text, in nats: by language, by shard, and under several interventions.
 
-A token's loss is minus the natural logarithm of the probability that the model gives it after
-those before it in its row. Every token that `Corpora.keep` counts has one, except the first of a
-row, which nothing comes before. Averages are of logarithms, so that single tokens or rows cannot
-take them over (Tang et al., 2024, print the same; others average perplexities): nats per token, or
-bits per byte to compare languages and tokenizers. A perplexity is the exponential of such a mean.
+A token's loss is minus the natural logarithm of the probability that the model gives it after the
+tokens before it in its row. Every token that `Corpora.keep` counts has a loss, except the first of
+a row. Averages are over losses, not perplexities, so that single tokens or rows cannot dominate
+them (Tang et al., 2024, report the same; others average perplexities): nats per token, or bits per
+byte to compare languages and tokenizers. A perplexity is the exponential of such a mean.
 """
 
 import math
@@ -37,7 +37,7 @@ from interp.text.corpora import Corpora
 
 @dataclass(frozen=True, kw_only=True)
 class Losses(Saved):
-    """How many nats text costs, by language and under several interventions.
+    """Loss of text in nats, by language and under several interventions.
 
     >>> losses = interp.evaluations.losses_under(model, text, {"nothing": None}, progress=False)
     >>> losses.tokens.sum(dim=0).tolist(), losses.perplexity.shape
@@ -48,14 +48,14 @@ class Losses(Saved):
     made_by = "interp.evaluations.losses_under(model, corpora, under)"
 
     nats: Float64[Tensor, "shard off read"]
-    """Sum over the tokens of a shard; `off` are the interventions, `read` the languages."""
+    """Sum over the tokens of a shard; `off` are the interventions, `read` the languages read."""
 
     tokens: Int64[Tensor, "shard read"]
     """Tokens predicted."""
 
     bytes: Int64[Tensor, "shard read"]
     """Bytes of UTF-8 in the text of these tokens. Where a row begins or ends within a character,
-    the part of it counts as one byte or as one for each of its own: two bytes wrong at most."""
+    the fragment counts as one byte or in full: an error of two bytes at most."""
 
     interventions: tuple[str, ...]
     """Names along `off`; the first is what the others are compared with."""
@@ -67,8 +67,8 @@ class Losses(Saved):
         n_off, n_read = self.nats.shape[1:]
         if (len(self.interventions), len(self.languages)) != (n_off, n_read):
             raise ValueError(
-                f"nats has {n_off} interventions and {n_read} languages, and "
-                f"{len(self.interventions)} and {len(self.languages)} are named."
+                f"nats has {n_off} interventions and {n_read} languages, but "
+                f"{len(self.interventions)} and {len(self.languages)} names are given."
             )
         if not self.nats.isfinite().all():
             shard, off, read = (~self.nats.isfinite()).nonzero()[0].tolist()
@@ -80,13 +80,13 @@ class Losses(Saved):
     def __repr__(self) -> str:
         return (
             f"Losses({listed(self.interventions)}; read: {listed(self.languages)}; "
-            f"{ranged(self.tokens.sum(dim=0).tolist())} tokens of each in "
+            f"{ranged(self.tokens.sum(dim=0).tolist())} tokens of each language in "
             f"{counted(len(self.tokens), 'shard')})"
         )
 
     @property
     def loss(self) -> Float64[Tensor, "off read"]:
-        """Nats per token. Zero: every token was certain; the logarithm of n: as by guessing in n.
+        """Nats per token. Zero: every token was certain. log n: as by guessing among n tokens.
 
         NaN: no token was predicted.
         """
@@ -104,14 +104,14 @@ class Losses(Saved):
 
     @property
     def increase(self) -> Estimate:
-        """Nats per token more than under the first intervention: [off read], 95 % intervals.
+        """Increase over the first intervention, in nats per token: [off read], 95 % intervals.
 
         Paired: the same shards under both. The first row is zero.
         """
         return nats_per_token(self.nats - self.nats[:, :1], self.tokens)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each intervention and language, with the interval of the increase."""
+        """One row per intervention and language, with the interval of the increase."""
         return tidy(
             {"intervention": self.interventions, "read": self.languages},
             {
@@ -137,9 +137,9 @@ def losses_under(
 ) -> Losses:
     """Cross-entropy of the text under each intervention, the first of which is the reference.
 
-    Interventions without a change are read once. With `out`, every shard of every language is kept
-    there as soon as it is done, the same call resumes, and processes with the same `out` share the
-    work; with `ray`, actors read, on nodes that share `out`.
+    Interventions without a change share one pass. With `out`, every shard of every language is
+    saved there as soon as it is done, the same call resumes, and processes with the same `out`
+    share the work; with `ray`, actors read, on nodes that share `out`.
 
     >>> edits = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
     >>> losses = interp.evaluations.losses_under(model, text, edits, progress=False)
@@ -173,7 +173,7 @@ def read_all(
     progress: bool,
     ray: Ray | ActorPool | None,
 ) -> Losses:
-    """Every shard of every language, each read once or taken from the folder."""
+    """Losses of every shard of every language, computed or loaded from the folder."""
     names = tuple(interventions)
     if out is not None:
         plan = {"model": model.identity, "corpora": corpora.fingerprint}
@@ -188,11 +188,17 @@ def read_all(
                 path = folder / "pieces" / f"{shard:04d}-{code}.safetensors"
                 rows = corpora.rows[code]
                 work = partial(
-                    _to_read, path, corpora, code, shard, tokens_per_batch, interventions
+                    _prepared, path, corpora, code, shard, tokens_per_batch, interventions
                 )
                 n_tokens = passes * int(rows.length[rows.shard == shard].sum())
                 jobs.append(
-                    Job(f"shard {shard} of {code}", path, partial(_do, work), n_tokens, work)
+                    Job(
+                        f"shard {shard} of {code}",
+                        path,
+                        partial(_prepare_and_read, work),
+                        n_tokens,
+                        work,
+                    )
                 )
         with tqdm(
             total=sum(job.size for job in jobs),
@@ -207,8 +213,8 @@ def read_all(
     assert all(piece.interventions == names for piece in pieces)
 
     def axes(name: str, pattern: str) -> Tensor:
-        every = torch.stack([getattr(piece, name) for piece in pieces])
-        return rearrange(every, pattern, read=len(corpora.languages)).contiguous()
+        stacked = torch.stack([getattr(piece, name) for piece in pieces])
+        return rearrange(stacked, pattern, read=len(corpora.languages)).contiguous()
 
     return Losses(
         nats=axes("nats", "(shard read) 1 off 1 -> shard off read"),
@@ -219,11 +225,13 @@ def read_all(
     )
 
 
-def _do(make: Callable[[], Callable[[NeuronModel], None]], model: NeuronModel) -> None:
-    make()(model)
+def _prepare_and_read(
+    prepare: Callable[[], Callable[[NeuronModel], None]], model: NeuronModel
+) -> None:
+    prepare()(model)
 
 
-def _to_read(
+def _prepared(
     path: Path,
     corpora: Corpora,
     language: str,
@@ -231,20 +239,20 @@ def _to_read(
     tokens_per_batch: int,
     interventions: Mapping[str, tuple[Change, ...]],
 ) -> Callable[[NeuronModel], None]:
-    """What an actor needs for one piece, which is not the text of all the others."""
-    chosen = list(batches(corpora, language, shard, tokens_per_batch))
-    return partial(_read_there, path, language, shard, chosen, interventions)
+    """The work of one piece, with its own text only, so that an actor is sent no more than that."""
+    text = list(batches(corpora, language, shard, tokens_per_batch))
+    return partial(_read_and_save, path, language, shard, text, interventions)
 
 
-def _read_there(
+def _read_and_save(
     path: Path,
     language: str,
     shard: int,
-    chosen: Sequence[Batch],
+    text: Sequence[Batch],
     interventions: Mapping[str, tuple[Change, ...]],
     model: NeuronModel,
 ) -> None:
-    _read(model, language, shard, chosen, interventions).save(path)
+    _read(model, language, shard, text, interventions).save(path)
 
 
 @torch.inference_mode()
@@ -252,11 +260,11 @@ def _read(
     model: NeuronModel,
     language: str,
     shard: int,
-    chosen: Sequence[Batch],
+    text: Sequence[Batch],
     interventions: Mapping[str, tuple[Change, ...]],
 ) -> Losses:
     """One shard of one language under every intervention: the same batches for all."""
-    n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in chosen)
+    n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in text)
     sums: list[Tensor] = []
     untouched: Tensor | None = None
     for name, changes in interventions.items():
@@ -265,7 +273,7 @@ def _read(
             continue
         total = torch.zeros((), dtype=torch.float64)
         with applied(changes, model):
-            for batch in chosen:
+            for batch in text:
                 nats = _nats(model, batch)
                 if not nats.isfinite().all():
                     row = int((~nats.isfinite()).nonzero()[0])
@@ -281,14 +289,14 @@ def _read(
     return Losses(
         nats=rearrange(torch.stack(sums), "off -> 1 off 1"),
         tokens=torch.tensor([[n_tokens]]),
-        bytes=torch.tensor([[sum(_n_bytes(model, batch) for batch in chosen)]]),
+        bytes=torch.tensor([[sum(_n_bytes(model, batch) for batch in text)]]),
         interventions=tuple(interventions),
         languages=(language,),
     )
 
 
 def _nats(model: NeuronModel, batch: Batch) -> Float64[Tensor, " batch"]:
-    """The loss of each row, summed over its tokens that count and have one before them."""
+    """Loss of each row, summed over the tokens that count, except the row's first."""
     longest = batch.ids.shape[1]
     mask = None
     if (batch.length < longest).any():
@@ -298,11 +306,13 @@ def _nats(model: NeuronModel, batch: Batch) -> Float64[Tensor, " batch"]:
 
 
 def _n_bytes(model: NeuronModel, batch: Batch) -> int:
-    """Bytes of the text of what is predicted: of all that counts, less what comes first."""
+    """Bytes of text in the tokens predicted: all that count, except each row's first."""
 
     def size(ids: Tensor) -> int:
         text = model.decode(ids.tolist())
-        return len(text.encode()) - 2 * text.count("\ufffd")  # part of a character: one byte
+        return len(text.encode()) - 2 * text.count(
+            "\ufffd"
+        )  # a fragment of a character is one byte
 
     return sum(
         size(ids[keep]) - size(ids[:1][keep[:1]])
@@ -317,18 +327,18 @@ def check_text(model: NeuronModel, corpora: Corpora) -> None:
     for code, rows in corpora.rows.items():
         if int(rows.ids.max()) >= model.n_vocab:
             raise ValueError(
-                f"{code} has token {int(rows.ids.max())}, and {model.name} knows {model.n_vocab}: "
-                "read the text with the tokenizer of this model."
+                f"The text in {code} has token id {int(rows.ids.max())}, but the vocabulary "
+                f"of {model.name} has {model.n_vocab} tokens: read the text with its tokenizer."
             )
         if int(rows.length.max()) > model.max_length:
             raise ValueError(
-                f"A row of {code} has {int(rows.length.max())} tokens, and {model.name} takes "
-                f"{model.max_length}: read the text in shorter blocks."
+                f"A row of {code} has {int(rows.length.max())} tokens, but {model.name} takes at "
+                f"most {model.max_length}: read the text in shorter blocks."
             )
         if not corpora.keep(rows.ids, rows.length)[:, 1:].any():
             raise ValueError(
-                f"No token of {code} can be predicted: its rows hold one token each, or special "
-                "tokens alone."
+                f"No token of {code} can be predicted: its rows hold one token each, or only "
+                "special tokens."
             )
 
 
@@ -337,5 +347,5 @@ def _load_piece(path: Path) -> Losses:
         return Losses.load(path)
     except ValueError as error:
         raise ValueError(
-            f"{error} Delete that file and run the same again: only this piece is read again."
+            f"{error} Delete that file and run the same call again: only this piece is read again."
         ) from None

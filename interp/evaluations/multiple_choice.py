@@ -1,10 +1,10 @@
-"""Tasks in several languages: choose among options, or write the answer; right or wrong, per item.
+"""Tasks in several languages, scored item by item: multiple choice, or exact match of the answer.
 
-An option is as good as it is likely behind the prompt. Prompt and option are tokenized together, as
-running text is, so that the tokens at the seam are those the model knows. An option's tokens are
-those behind the longest beginning that the prompt and all prompts with an option share: the prompt,
-but for a last token that some option merges with, which then counts for every option. Without
-normalization the choice is therefore that of the likeliest whole text, wherever the seam lies.
+An option's score is its log-likelihood after the prompt. Prompt and option are tokenized together,
+as running text is, so that the tokens at the boundary are those the model knows. An option's tokens
+are those after the longest prefix that the prompt and all prompts with an option share: the prompt,
+except for a last token that merges with some option, which then counts for every option. So without
+normalization the choice is the likeliest whole text, wherever the boundary lies.
 """
 
 import math
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote  # names that differ stay different files
+from urllib.parse import quote  # different names stay different files
 
 import torch
 
@@ -37,16 +37,16 @@ Result = TypeVar("Result", Choices, Written)
 
 @dataclass(frozen=True)
 class Encoded:
-    """An item in tokens."""
+    """A tokenized item."""
 
     rows: tuple[tuple[int, ...], ...]
     """For each option, the tokens of prompt and option, beginning-of-text included."""
 
     begin: int
-    """Where the options' tokens begin; the token before is the last of the prompt."""
+    """Index of the options' first token; the token before it is the last of the prompt."""
 
     id: str
-    """The item's."""
+    """Item id."""
 
     @property
     def first_tokens(self) -> tuple[int, ...]:
@@ -55,15 +55,15 @@ class Encoded:
 
 
 def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[Encoded]:
-    """Every item in tokens, cut as the head of this file says; refused where nothing is left."""
+    """Every item in tokens, split as the module docstring says; an empty option is an error."""
     first = tuple(start_ids(model, start))
     texts = [item.prompt + ending for item in task.items for ending in ("", *item.options)]
-    every = iter(model.encode_batch(texts))
+    encoded_texts = iter(model.encode_batch(texts))
     encoded = []
     for item in task.items:
-        prompt = next(every)
-        options = [next(every) for _ in item.options]
-        begin = min(_shared(prompt, ids) for ids in options)
+        prompt = next(encoded_texts)
+        options = [next(encoded_texts) for _ in item.options]
+        begin = min(_shared_prefix(prompt, ids) for ids in options)
         rows = tuple((*first, *ids) for ids in options)
         where = f"{item.id!r} of {task.name} in {task.language}"
         for option, ids in zip(item.options, options, strict=True):
@@ -72,27 +72,27 @@ def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[
             if len(first) + len(ids) > model.max_length:
                 raise ValueError(
                     f"{where} has {len(first) + len(ids)} tokens with the option {option[:40]!r}, "
-                    f"and {model.name} reads {model.max_length}: leave it out with task.where."
+                    f"but {model.name} reads {model.max_length}: leave it out with task.where."
                 )
         if not first and begin == 0:
             raise ValueError(
-                f"{where} begins with its options, and {model.name} has no token to put before "
-                "them: give a prompt of a word or more."
+                f"{where} begins with its options, but {model.name} has no start token to put "
+                "before them: give a prompt of at least one word."
             )
         encoded.append(Encoded(rows, len(first) + begin, item.id))
     return encoded
 
 
-def told_apart(
+def drop_ambiguous(
     model: NeuronModel, tasks: Sequence[Task], start: Start = "auto"
 ) -> tuple[Task, ...]:
-    """The items whose options do not all begin with the same token, in any of the languages."""
-    same = begin_alike(model, tasks, start)
-    return tuple(task.where(lambda item: item.id not in same) for task in tasks)
+    """The tasks without items whose options all begin with the same token in some language."""
+    ambiguous = ambiguous_ids(model, tasks, start)
+    return tuple(task.where(lambda item: item.id not in ambiguous) for task in tasks)
 
 
-def begin_alike(model: NeuronModel, tasks: Sequence[Task], start: Start = "auto") -> set[str]:
-    """Ids of the items whose options all begin with the same token, in some of the languages."""
+def ambiguous_ids(model: NeuronModel, tasks: Sequence[Task], start: Start = "auto") -> set[str]:
+    """Ids of the items whose options all begin with the same token in some language."""
     return {
         item.id
         for task in tasks
@@ -113,26 +113,26 @@ def choose(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> list[Choices]:
-    """Multiple choice: one result for each task and intervention, interventions within tasks.
+    """Multiple choice: one result per task and intervention, ordered by task, then intervention.
 
-    A change with tokens="last" would meet the last token of an option: for what-ifs at the last
-    token of a prompt see `interp.evaluations.category_ablation`. With `out`, each result is kept
+    A change with tokens="last" would apply at the last token of an option; for edits at the last
+    token of a prompt, see `interp.evaluations.category_ablation`. With `out`, each result is saved
     there and the same call resumes; with `ray`, actors answer, on nodes that share `out`.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
     >>> under = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
-    >>> found = interp.evaluations.choose(model, [days], under, progress=False)
-    >>> [(each.language, each.intervention) for each in found]
+    >>> results = interp.evaluations.choose(model, [days], under, progress=False)
+    >>> [(result.language, result.intervention) for result in results]
     [('de', 'nothing'), ('de', 'off')]
     """
     for task in tasks:
-        encode_items(model, task, start)  # refuses an item before anything is run
+        encode_items(model, task, start)  # raises before anything is run
         for item in task.items:
             if len(item.options) < 2:
                 raise ValueError(
-                    f"{item.id!r} of {task.name} in {task.language} has one option, which leaves "
-                    "no choice: give two or more, or see whether it is written (exact_match)."
+                    f"{item.id!r} of {task.name} in {task.language} has one option, so there "
+                    "is nothing to choose: give two or more, or use exact_match."
                 )
     work = partial(_choose, normalize, start, tokens_per_batch)
     plan = {"normalize": normalize, "start": start, "tokens_per_batch": tokens_per_batch}
@@ -152,15 +152,15 @@ def exact_match(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> list[Written]:
-    """Does the model write the answer, taking the likeliest token each time? As `choose` otherwise.
+    """Does the model write the answer, decoding greedily? Otherwise like `choose`.
 
-    What it writes is cut at `stop`: the end of the line, or, for reasoning in several lines, what
-    comes before the next question. The answer is the right option; the others do not matter.
+    The text is cut at `stop`: the end of the line or, for reasoning over several lines, whatever
+    begins the next question. The answer is the right option; the other options do not matter.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (found,) = interp.evaluations.exact_match(model, [days], max_new_tokens=6, progress=False)
-    >>> len(found.texts), found.accuracy().value.item() > 0.5
+    >>> (result,) = interp.evaluations.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> len(result.texts), result.accuracy().value.item() > 0.5
     (7, True)
     """
     settings = {"max_new_tokens": max_new_tokens, "start": start}
@@ -181,21 +181,24 @@ def answers_under(
     progress: bool,
     ray: Ray | ActorPool | None,
 ) -> list[Result]:
-    """A result for each task and intervention, made here, by actors, or taken from the folder."""
+    """One result per task and intervention, computed here or by actors, or loaded from `out`."""
     named = check_under(model, {NOTHING: None} if under is None else under)
     if out is not None:
         items = [[task.name, task.language, artifacts.hash_of(task.items)] for task in tasks]
-        whole = {"model": model.identity, "tasks": items, "under": plan_of(named), **plan}
-        begin(Path(out), whole, artifacts.provenance())
+        full_plan = {"model": model.identity, "tasks": items, "under": plan_of(named), **plan}
+        begin(Path(out), full_plan, artifacts.provenance())
     jobs = []
-    with folder_for(out) as folder, bar(len(tasks) * len(named), "answering", progress) as seen:
-        for place, task in enumerate(tasks):
-            slug = f"{place:02d}-{quote(task.name, safe='')}-{task.language}"
+    with (
+        folder_for(out) as folder,
+        bar(len(tasks) * len(named), "answering", progress) as progress_bar,
+    ):
+        for index, task in enumerate(tasks):
+            slug = f"{index:02d}-{quote(task.name, safe='')}-{task.language}"
             for name, changes in named.items():
                 path = folder / "answers" / f"{slug}-{quote(name, safe='')}.safetensors"
                 job = partial(_answer, path, work, task, name, changes)
                 jobs.append(Job(f"{slug} with {name}", path, job))
-        return finish(jobs, load, seen, model, ray)
+        return finish(jobs, load, progress_bar, model, ray)
 
 
 def _answer(
@@ -206,7 +209,7 @@ def _answer(
     changes: Sequence[Change],
     model: NeuronModel,
 ) -> None:
-    """One task under one intervention, into its file."""
+    """Save the result of one task under one intervention."""
     with applied(changes, model):
         work(task, name, model).save(path)
 
@@ -230,7 +233,7 @@ def _write_answers(
 ) -> Written:
     prompts = [item.prompt for item in task.items]
     written = generate_texts(model, prompts, n=1, temperature=0.0, progress=False, **settings)
-    # What stands before the first word is no line of its own.
+    # Space before the first word does not count as a line.
     texts = tuple(text.lstrip().split(stop, 1)[0].rstrip() for text in written[NOTHING].texts)
     answers = tuple(item.options[item.answer].strip() for item in task.items)
     right = [is_answer(text, answer) for text, answer in zip(texts, answers, strict=True)]
@@ -247,39 +250,39 @@ def _write_answers(
 
 
 def is_answer(text: str, answer: str) -> bool:
-    """Whether a text is the answer, but for case, width, and punctuation or spaces at its ends.
+    """Whether a text is the answer, ignoring case, width, and punctuation or spaces at its ends.
 
-    Where the answer is a number, whether the last number in the text equals it: commas separate
+    If the answer is a number, whether the last number in the text equals it: commas separate
     thousands, a point the decimals, and digits of every script count.
     """
     number = _last_number(answer)
     if number is not None and _NUMBER.fullmatch(answer.strip()):
         return _last_number(text) == number
-    return _bare(text) == _bare(answer)
+    return _normalized(text) == _normalized(answer)
 
 
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = _NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def _bare(text: str) -> str:
+def _normalized(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold()
-    outer = {each for each in text if unicodedata.category(each)[0] in "PZ" or each.isspace()}
+    outer = {char for char in text if unicodedata.category(char)[0] in "PZ" or char.isspace()}
     return text.strip("".join(outer))
 
 
-# ---------------------------------------------------------------- inside
+# ---------------------------------------------------------------- helpers
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the beginning that two lists have in common."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+def _shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest common prefix of two lists."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
-            return place
+            return index
     return min(len(one), len(other))
 
 
@@ -289,29 +292,33 @@ def _log_likelihoods(
     rows: Sequence[tuple[Sequence[int], int]],
     tokens_per_batch: int,
 ) -> list[float]:
-    """Of each row of tokens, from its given place on; rows of one length go together."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]), reverse=True)
-    found = [math.nan] * len(rows)
+    """Log-likelihood of each row of tokens from its given index on; rows are batched by length."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]), reverse=True)
+    likelihoods = [math.nan] * len(rows)
     while order:
-        together = order[: max(1, tokens_per_batch // len(rows[order[0]][0]))]
-        order = order[len(together) :]
-        ids, mask = padded([list(rows[place][0]) for place in together], "right")
+        batch = order[: max(1, tokens_per_batch // len(rows[order[0]][0]))]
+        order = order[len(batch) :]
+        ids, mask = padded([list(rows[row][0]) for row in batch], "right")
         losses = model.losses(ids, None if mask.all() else mask).cpu().double()
-        for place, nats in zip(together, losses, strict=True):
-            found[place] = -nats[rows[place][1] - 1 :].sum().item()  # zeros on padding
-    return found
+        for row, nats in zip(batch, losses, strict=True):
+            likelihoods[row] = -nats[rows[row][1] - 1 :].sum().item()  # zeros on padding
+    return likelihoods
 
 
 def _choices(
-    task: Task, items: Sequence[Encoded], name: str, found: Sequence[float], normalize: Normalize
+    task: Task,
+    items: Sequence[Encoded],
+    name: str,
+    likelihoods: Sequence[float],
+    normalize: Normalize,
 ) -> Choices:
     shape = (len(items), max(len(item.rows) for item in items))
     likelihood = torch.full(shape, math.nan, dtype=torch.float64)
     tokens, n_bytes = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
-    every = iter(found)
+    remaining = iter(likelihoods)
     for row, (item, encoded) in enumerate(zip(task.items, items, strict=True)):
         for column, (option, ids) in enumerate(zip(item.options, encoded.rows, strict=True)):
-            nats = next(every)
+            nats = next(remaining)
             if not math.isfinite(nats):
                 raise ValueError(
                     f"Option {option!r} of {item.id!r} ({task.name}, {task.language}) has the "

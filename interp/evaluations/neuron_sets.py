@@ -1,4 +1,4 @@
-"""Which neurons are off while a task is done: categories of sharing, random ones, equal numbers."""
+"""Sets of neurons to switch off during a task: sharing categories, random and equal-sized sets."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,14 +21,14 @@ class Condition(NamedTuple):
     """One way to switch neurons off."""
 
     off: str
-    """What is off: a category of sharing, random neurons, or nothing."""
+    """What is off: a sharing category, random neurons, or nothing."""
 
     size: str
-    """How many: all that a category has, by its name, or equally many of each; "" of nothing."""
+    """How many: as many as the category of this name has; "equal": as many of each; "": none."""
 
 
 def conditions_for(n_languages: int) -> tuple[Condition, ...]:
-    """Nothing; each category and as many random neurons; equally many of each, and random ones."""
+    """Nothing; each category and a random control of its size; equal-sized sets of all of these."""
     names = {category: category.name.lower().replace("_", " ") for category in Sharing}
     if n_languages == 2:
         names.pop(Sharing.PARTLY_SHARED)
@@ -43,7 +43,7 @@ def draw_sets(
     n_draws: int,
     generator: torch.Generator,
 ) -> tuple[Bool[Tensor, "set layer neuron"], Int64[Tensor, " set"]]:
-    """The neurons of every condition, once or once for each draw, and whose set it is."""
+    """The sets of every condition, `n_draws` if drawn at random, and the condition of each set."""
     pools = {
         off: category == Sharing[off.upper().replace(" ", "_")]
         for off, _ in conditions
@@ -53,15 +53,15 @@ def draw_sets(
         off: reduce(pool.long(), "layer neuron -> layer", "sum") for off, pool in pools.items()
     }
     sizes[EQUAL] = torch.stack(list(sizes.values())).amin(dim=0)
-    every = torch.ones_like(category, dtype=torch.bool)
+    all_neurons = torch.ones_like(category, dtype=torch.bool)
     sets, owner = [], []
     for number, (off, size) in enumerate(conditions):
         if off == NOTHING:
-            drawn = [~every]
+            drawn = [~all_neurons]
         elif off == size:
             drawn = [pools[off]]
         else:
-            pool = pools.get(off, every)
+            pool = pools.get(off, all_neurons)
             drawn = [random_units(pool, sizes[size], generator) for _ in range(n_draws)]
         sets += drawn
         owner += [number] * len(drawn)
@@ -75,14 +75,14 @@ def generator_states(
     generator: torch.Generator,
     n_items: int,
 ) -> Iterator[UInt8[Tensor, " byte"]]:
-    """The generator's state before each item: whoever does an item, its draws are the same."""
-    every = torch.ones(model.n_layers, model.d_mlp, dtype=torch.bool)
-    none = every.sum(dim=1) * 0
+    """The generator's state before each item, so that its draws are the same in any process."""
+    all_neurons = torch.ones(model.n_layers, model.d_mlp, dtype=torch.bool)
+    none = all_neurons.sum(dim=1) * 0
     drawn = sum(off not in (NOTHING, size) for off, size in conditions)
     for _ in range(n_items):
         yield generator.get_state()
         for _ in range(drawn * n_draws):
-            random_units(every, none, generator)
+            random_units(all_neurons, none, generator)
 
 
 def per_condition(

@@ -1,7 +1,7 @@
 """Turn language A's neurons off, read language B: how much worse is the text predicted?
 
-Differences are paired: the same shards of documents, with and without. Their intervals are over
-documents, that is over other text of the kind that was read, not over other random neurons.
+Differences are paired: the same shards of documents, with and without the edit. Their intervals
+are over documents: they hold for other text of the same kind, not for other random neurons.
 """
 
 import itertools
@@ -39,8 +39,8 @@ from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 
-_MOST_RELABELINGS = 9999
-"""Up to 7 languages have no more than these, and all are tried; beyond, as many are drawn."""
+_MAX_RELABELINGS = 9999
+"""Up to 7 languages have fewer, and all are tried; with more languages, this many are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +48,19 @@ class DiagonalDominance:
     """Do a language's neurons matter to that language more than to the others?"""
 
     languages: tuple[str, ...]
-    """Those that have neurons and were read; nothing else is compared."""
+    """Languages that have neurons and were read; no others are compared."""
 
     own_minus_others: Estimate
-    """[language] Increase on the language itself minus the mean of those on the others, when its
-    neurons are off: nats per token."""
+    """[language] With its neurons off, the increase on the language itself minus the mean increase
+    on the others: nats per token."""
 
     mean: Estimate
-    """The mean of these over languages; its interval is over documents, for these languages."""
+    """Mean of `own_minus_others`; its interval is over documents, for these languages."""
 
     test: PermutationTest
-    """Could that mean be chance? The names of the sets of neurons are dealt out anew: were sets
-    and languages strangers, each set would go with each language alike, and the mean would be zero.
-    That some sets do more harm, and some languages suffer more, is in every relabeling."""
+    """Could that mean be chance? Permutation test over the language labels of the neuron sets. If
+    sets and languages were unrelated, the mean over relabelings would be zero. That some sets do
+    more harm, and some languages suffer more, is the same in every relabeling."""
 
     largest_in_row: tuple[str, ...]
     """Languages whose neurons increase no other language's loss as much as their own."""
@@ -88,7 +88,7 @@ class DiagonalDominance:
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityMatrix(Saved):
-    """Language A's neurons off, language B read, beside as many random neurons.
+    """Loss on language B with language A's neurons off, and with a random control of the same size.
 
     >>> german, text_in_german = neurons.languages_only(["de"]), text.languages_only(["de"])
     >>> interp.perplexity_matrix(model, german, text_in_german, n_draws=1, progress=False)
@@ -99,14 +99,14 @@ class PerplexityMatrix(Saved):
     made_by = "interp.perplexity_matrix(model, selection, corpora, out=...)"
 
     losses: Losses
-    """With nothing changed, then with the neurons of each language of the selection."""
+    """With nothing changed, then with each language's neurons of the selection changed."""
 
     random: Float64[Tensor, "shard draw off read"]
-    """Nats with random neurons in the place of each language's, as many in every layer, drawn
-    among those of no language; none where n_draws was 0."""
+    """Nats with random neurons instead of each language's, as many in every layer, drawn from those
+    of no language; empty if n_draws was 0."""
 
     neurons: tuple[int, ...]
-    """Neurons of each language of the selection; zero: its rows are those of the model as it is."""
+    """Number of neurons of each language; zero: its row equals that of the untouched model."""
 
     edit: tuple[str, ...]
     """What is done to each language's neurons, such as "deactivate"."""
@@ -118,9 +118,9 @@ class PerplexityMatrix(Saved):
             len(self.neurons) == len(self.edit) == n_off
         ):
             raise ValueError(
-                f"The losses are of {shards} shards, {off - 1} sets of neurons and {read} "
-                f"languages, the random ones of {n_shards}, {n_off} and {n_read}, and "
-                f"{len(self.neurons)} sizes and {len(self.edit)} edits are given."
+                f"The losses have {shards} shards, {off - 1} sets of neurons and {read} "
+                f"languages, the random controls {n_shards}, {n_off} and {n_read}, and "
+                f"{len(self.neurons)} sizes and {len(self.edit)} edits are given: these must agree."
             )
 
     def __repr__(self) -> str:
@@ -130,8 +130,8 @@ class PerplexityMatrix(Saved):
         )
 
     def _repr_html_(self) -> str | None:
-        """The increases with their intervals, and beside them what random neurons do to the row's
-        own language; None where there is one shard, and so no interval."""
+        """Increases with intervals, and the random control on each row's own language; None if
+        there is only one shard, and so no interval."""
         if len(self.losses.tokens) < 2:
             return None
         more, control = self.increase, self.control
@@ -139,15 +139,15 @@ class PerplexityMatrix(Saved):
         rows: list[list[str | Shaded]] = []
         for row, code in enumerate(self.off):
             cells = [
-                Shaded(_with_reach(more, row, column), more.value[row, column].item() / most)
+                Shaded(_cell(more, row, column), more.value[row, column].item() / most)
                 for column in range(len(self.languages))
             ]
             own = self.languages.index(code) if code in self.languages else None
-            by_chance = "" if own is None else _with_reach(control, row, own)
-            rows.append([code, f"{self.neurons[row]:,}", *cells, by_chance])
-        said = f"{self!r}: nats per token more than with nothing off, 95 % intervals"
+            random = "" if own is None else _cell(control, row, own)
+            rows.append([code, f"{self.neurons[row]:,}", *cells, random])
+        caption = f"{self!r}: increase over nothing off, in nats per token, with 95 % intervals"
         columns = ["off", "neurons", *self.languages, "own, random neurons"]
-        return html_table(said, columns, rows)
+        return html_table(caption, columns, rows)
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class PerplexityMatrix(Saved):
 
     @property
     def increase(self) -> Estimate:
-        """Nats per token more than with nothing changed: [off read], with 95 % intervals."""
+        """Increase over nothing changed, in nats per token: [off read], with 95 % intervals."""
         return nats_per_token(self.losses.nats[:, 1:] - self.losses.nats[:, :1], self.losses.tokens)
 
     @property
@@ -171,12 +171,12 @@ class PerplexityMatrix(Saved):
 
     @property
     def control(self) -> Estimate:
-        """The increase with random neurons, mean over draws: [off read]. NaN: there are none."""
+        """The increase with random neurons, mean over draws: [off read]. NaN: no draws."""
         return nats_per_token(self._random_more.mean(dim=1), self.losses.tokens)
 
     @property
     def excess(self) -> Estimate:
-        """The increase less that of the control, paired: [off read]. NaN: there is no control."""
+        """The increase minus that of the control, paired: [off read]. NaN: there is no control."""
         more = self.losses.nats[:, 1:] - self.losses.nats[:, :1]
         return nats_per_token(more - self._random_more.mean(dim=1), self.losses.tokens)
 
@@ -187,15 +187,14 @@ class PerplexityMatrix(Saved):
     def diagonal(self, generator: torch.Generator | None = None) -> DiagonalDominance:
         """Own language against others, among the languages that have neurons and were read.
 
-        The generator draws relabelings where there are more than 7 languages; None: one with
-        seed 0.
+        `generator` draws the relabelings if there are more than 7 languages; None: seed 0.
         """
         sizes = dict(zip(self.off, self.neurons, strict=True))
         codes = tuple(code for code in self.off if sizes[code] and code in self.languages)
         if len(codes) < 2:
             raise ValueError(
-                f"{len(codes)} languages have neurons and were read ({', '.join(codes)}): own "
-                "against others needs two or more."
+                f"{len(codes)} languages have neurons and were read ({', '.join(codes)}): "
+                "comparing own with others needs two or more."
             )
         rows = [self.losses.interventions.index(code) for code in codes]
         columns = [self.languages.index(code) for code in codes]
@@ -213,49 +212,50 @@ class PerplexityMatrix(Saved):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each cell, those of the model as it is first; intervals in columns _low, _high.
+        """One row per cell, the untouched model first; intervals in columns _low and _high.
 
-        `random` is the mean over draws, `excess` what remains of the increase beyond it.
+        `random` is the increase with random neurons, `excess` what is beyond that.
         """
         frame = self.losses.to_frame().rename(columns={"intervention": "off"})
         frame.insert(2, "own", frame["off"] == frame["read"])
         frame.insert(3, "neurons", [size for size in (0, *self.neurons) for _ in self.languages])
         for name, estimate in (("random", self.control), ("excess", self.excess)):
-            for column, each in interval_columns(name, estimate).items():
-                first = [math.nan] * len(self.languages)
-                frame[column] = [*first, *each.flatten().tolist()]
+            for column, values in interval_columns(name, estimate).items():
+                untouched = [math.nan] * len(self.languages)
+                frame[column] = [*untouched, *values.flatten().tolist()]
         return frame
 
     def table(self) -> str:
         """For a terminal: increases, half-widths of their intervals, the control, and the test."""
         lines = [
-            "Nats per token more, with a language's neurons off (± half of the 95 % interval):"
+            "Increase in nats per token, a language's neurons off (± half of the 95 % interval):"
         ]
         lines += ["", "off  neurons  " + "".join(f"{code:>15}" for code in self.languages)]
         lines[-1] += "   random"
         increase, control = self.increase, self.control
         for row, code in enumerate(self.off):
-            reach = (increase.high - increase.low)[row] / 2
-            cells = [
-                f"{a:+8.3f} ±{b:5.3f}" for a, b in zip(increase.value[row], reach, strict=True)
-            ]
+            half_widths = (increase.high - increase.low)[row] / 2
+            cells = "".join(
+                f"{a:+8.3f} ±{b:5.3f}"
+                for a, b in zip(increase.value[row], half_widths, strict=True)
+            )
             own = self.languages.index(code) if code in self.languages else None
             random = math.nan if own is None else control.value[row, own].item()
-            chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
-            lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{chance}")
-        found = self.diagonal()
-        mean = found.mean
+            by_chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
+            lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{by_chance}")
+        dominance = self.diagonal()
+        mean, test = dominance.mean, dominance.test
         return "\n".join(
             [
                 *lines,
-                "random: as many random neurons in every layer, the same language read, mean over "
+                "random: a random control of the same size per layer, own language read, mean over "
                 "draws",
                 "",
                 f"Own language against the others: {mean.value.item():+.3f} nats "
                 f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
-                f"p = {found.test.p_value:.2g} over {found.test.n_arrangements:,} relabelings.",
-                f"The own language suffers most in {len(found.largest_in_row)} of "
-                f"{len(found.languages)} rows.",
+                f"p = {test.p_value:.2g} over {test.n_arrangements:,} relabelings.",
+                f"The own language suffers most in {len(dominance.largest_in_row)} of "
+                f"{len(dominance.languages)} rows.",
             ]
         )
 
@@ -290,8 +290,8 @@ class PerplexityMatrix(Saved):
         )
 
 
-def _with_reach(estimate: Estimate, row: int, column: int) -> str:
-    """A cell of a table; nothing where there is no number."""
+def _cell(estimate: Estimate, row: int, column: int) -> str:
+    """Text of a table cell, value and half-width; empty: NaN."""
     value, high = estimate.value[row, column].item(), estimate.high[row, column].item()
     return "" if math.isnan(value) else f"{value:z.3f} ± {high - value:.3f}"
 
@@ -310,18 +310,17 @@ def perplexity_matrix(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> PerplexityMatrix:
-    """Each language's neurons off in turn, and every language of the corpora read.
+    """Switch each language's neurons off in turn, and read every language of the corpora.
 
-    The languages read may be others than those of the selection; read text that the selection was
-    not made from. `edit` is one for all, or one per language where it has values, such as
-    `{code: replace(moments, code) for code in selection.languages}`. The control costs as much as
-    the matrix for each of its `n_draws`; None for `generator`: one with seed 0.
+    The languages read may differ from those of the selection; read held-out text, which the
+    selection was not made from. `edit` is one for all, or one per language if it holds values, such
+    as `{code: replace(moments, code) for code in selection.languages}`. Each of the `n_draws`
+    random controls costs as much as the matrix; None for `generator`: seed 0.
 
-    With K languages, (1 + (1 + n_draws) · K) passes over the text, without those for languages that
-    have no neurons. With `out`, every shard of every language is kept there as soon as it is
-    done, the same call goes on where it was interrupted, and `matrix.safetensors` is the result;
-    processes with the same `out` share the work. With `ray`, actors read the pieces, on nodes that
-    share `out`.
+    With K languages, this makes 1 + (1 + n_draws) · K passes over the text, fewer if some languages
+    have no neurons. With `out`, every shard of every language is saved there as soon as it is done,
+    the same call resumes, and the result is in `matrix.safetensors`; processes with the same `out`
+    share the work. With `ray`, actors read the pieces, on nodes that share `out`.
 
     >>> two = ["de", "zh"]
     >>> matrix = interp.perplexity_matrix(
@@ -331,7 +330,7 @@ def perplexity_matrix(
     ('de', 'zh')
     """
     if n_draws < 0:
-        raise ValueError(f"n_draws is {n_draws}: draw 0 random sets (no control) or more.")
+        raise ValueError(f"n_draws is {n_draws}: give 0 (no control) or more.")
     if corpora.n_shards < 2:
         raise ValueError("An interval needs 2 shards or more: read the corpora with n_shards=20.")
     edits = _by_language(edit, selection.languages)
@@ -341,8 +340,8 @@ def perplexity_matrix(
     for number, drawn in enumerate([selection, *draws]):
         for code in selection.languages:
             name = f"random {number}: {code}" if number else code
-            some = bool(drawn[code].any())
-            under[name] = drawn.change(code, edits[code], tokens) if some else None
+            has_neurons = bool(drawn[code].any())
+            under[name] = drawn.change(code, edits[code], tokens) if has_neurons else None
     named = check_under(model, under)
     check_text(model, corpora)
     sizes = selection.counts()
@@ -351,18 +350,18 @@ def perplexity_matrix(
             f"The selection has no neurons for {', '.join(empty)}: those rows are exactly zero.",
             stacklevel=2,
         )
-    every = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
+    losses = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
     n_off = len(selection.languages)
     matrix = PerplexityMatrix(
         losses=Losses(
-            nats=every.nats[:, : n_off + 1].clone(),
-            tokens=every.tokens,
-            bytes=every.bytes,
-            interventions=every.interventions[: n_off + 1],
-            languages=every.languages,
+            nats=losses.nats[:, : n_off + 1].clone(),
+            tokens=losses.tokens,
+            bytes=losses.bytes,
+            interventions=losses.interventions[: n_off + 1],
+            languages=losses.languages,
         ),
         random=rearrange(
-            every.nats[:, n_off + 1 :],
+            losses.nats[:, n_off + 1 :],
             "shard (draw off) read -> shard draw off read",
             draw=n_draws,
             off=n_off,
@@ -381,7 +380,7 @@ def perplexity_matrix(
 def own_minus_others(
     square: Float64[Tensor, "*batch off read"],
 ) -> Float64[Tensor, "*batch language"]:
-    """Each language's own cell less the mean of the other cells of its row."""
+    """Each language's own cell minus the mean of the other cells of its row."""
     own = square.diagonal(dim1=-2, dim2=-1)
     return own - (reduce(square, "... off read -> ... off", "sum") - own) / (square.shape[-1] - 1)
 
@@ -393,20 +392,20 @@ def _own_minus_others(total: dict[str, Tensor]) -> Float64[Tensor, " language"]:
 def _relabeling_test(
     square: Float64[Tensor, "language language"], generator: torch.Generator
 ) -> PermutationTest:
-    """Mean of own minus others, against the same with the rows' languages dealt out anew."""
+    """Permutation test of the mean of own minus others: the rows' languages are permuted."""
     n_languages = len(square)
     rows = torch.arange(n_languages)
-    exact = math.factorial(n_languages) <= _MOST_RELABELINGS
-    if exact:  # the first is the order as it is
+    exact = math.factorial(n_languages) <= _MAX_RELABELINGS
+    if exact:  # the first is the observed order
         orders = torch.tensor(list(itertools.permutations(range(n_languages))))
     else:
-        noise = torch.rand(_MOST_RELABELINGS, n_languages, generator=generator)
+        noise = torch.rand(_MAX_RELABELINGS, n_languages, generator=generator)
         orders = torch.cat([rearrange(rows, "row -> 1 row"), noise.argsort(dim=1)])
     own = square[rows, orders]
     others = (square.sum(dim=1) - own) / (n_languages - 1)
     arranged = (own - others).mean(dim=1)
     strength = arranged.abs()
-    rounding = 1e-9 * square.abs().max()  # equal sums of large terms count as equal
+    rounding = 1e-9 * square.abs().max()  # ties, up to rounding of large terms
     return PermutationTest(
         arranged[0].item(),
         (strength >= strength[0] - rounding).double().mean().item(),
@@ -420,7 +419,7 @@ def _named(codes: Sequence[str], chosen: Bool[Tensor, " language"]) -> tuple[str
     return tuple(code for code, yes in zip(codes, chosen.tolist(), strict=True) if yes)
 
 
-# ---------------------------------------------------------------- at the door
+# ---------------------------------------------------------------- checks
 
 
 def _by_language(edit: Edit | Mapping[str, Edit], languages: Sequence[str]) -> dict[str, Edit]:

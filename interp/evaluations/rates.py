@@ -1,4 +1,4 @@
-"""How many of so many, with an interval; and how much a text repeats itself."""
+"""A rate with its interval, and how much a text repeats itself."""
 
 import math
 from dataclasses import dataclass
@@ -9,31 +9,32 @@ _WINDOW = 6  # characters: more than a word of Latin letters with its space, a p
 
 
 def repetition(text: str) -> float:
-    """Share of the text's windows of six characters that stood in it before.
+    """Share of the text's six-character windows that occur earlier in it.
 
-    Zero: none; near one: the same again and again. It grows with length, so compare texts of like
-    length: of 300 characters of news, it is below 0.2 in 99 % of cases. Texts of five characters
-    have none.
+    Zero: none does. Near one: the same text over and over. It grows with length, so compare texts
+    of similar length: for 300 characters of news it is below 0.2 in 99 % of cases. Texts of up to
+    five characters score zero.
     """
-    windows = [text[at : at + _WINDOW] for at in range(len(text) - _WINDOW + 1)]
+    windows = [text[start : start + _WINDOW] for start in range(len(text) - _WINDOW + 1)]
     return 1 - len(set(windows)) / len(windows) if windows else 0.0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Some of so many, with the interval of Wilson (1927), which is right for few and for none.
+    """A share with the interval of Wilson (1927), which is valid for small and for zero counts.
 
-    It takes texts for independent draws: those of one prompt are, those of several are more alike.
+    It assumes independent texts. Those of one prompt are; of several prompts, texts of the same
+    prompt are more alike.
     """
 
     count: int
-    """How many."""
+    """The numerator."""
 
     of: int
-    """Of how many."""
+    """The denominator."""
 
     level: float = 0.95
-    """Share of intervals that hold the true rate."""
+    """Confidence level: the share of intervals that contain the true rate."""
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -42,10 +43,10 @@ class Rate:
 
     @property
     def value(self) -> float:
-        """NaN of none."""
+        """The share; NaN where `of` is zero."""
         return self.count / self.of if self.of else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end; zero and one of none."""
+        """Lower and upper end; zero and one where `of` is zero."""
         return wilson(self.value, self.of, self.level)

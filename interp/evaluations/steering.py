@@ -1,4 +1,4 @@
-"""Steering towards languages: neurons, random neurons, a prompt that names it, a residual push."""
+"""Steering towards a language: neurons, random neurons, a prompt naming it, a residual push."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -36,20 +36,20 @@ class Condition:
     """One way to make the model write in a language."""
 
     to: str
-    """The language that is wanted; empty: the condition is compared with for every language."""
+    """Target language; empty: a baseline for every language."""
 
     name: str
     """Such as "neurons", "random neurons", "named in prompt"."""
 
     changes: Changes = None
-    """What is changed while it writes."""
+    """What is changed while the model writes."""
 
     prompt: str = ""
-    """What every text begins with."""
+    """Prompt of every text."""
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All that it depends on, in JSON."""
+        """Everything the condition depends on, ready for JSON."""
         (changes,) = plan_of({"": listed_changes(self.changes)}).values()
         return {"to": self.to, "name": self.name, "prompt": self.prompt, "changes": changes}
 
@@ -60,23 +60,24 @@ class SteeringRates:
 
     >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
     >>> guards = {"de": interp.evaluations.Guard()}
-    >>> found = interp.evaluations.SteeringRates(rates={"de": {"no edit": written}}, guards=guards)
-    >>> found.to_frame()[["to", "condition", "language"]].values.tolist()[0]
+    >>> rates = {"de": {"no edit": written}}
+    >>> steered = interp.evaluations.SteeringRates(rates=rates, guards=guards)
+    >>> steered.to_frame()[["to", "condition", "language"]].values.tolist()[0]
     ['de', 'no edit', 'de']
     """
 
     rates: Mapping[str, Mapping[str, GeneratedLanguages]]
-    """For each language that was wanted, the texts of each condition."""
+    """For each target language, the texts of each condition."""
 
     guards: Mapping[str, Guard]
-    """What a text had to pass to count."""
+    """Guard of each language, which a text must pass to count as good."""
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each language found, condition and language wanted."""
+        """One row per detected language, condition and target language."""
         return self._joined(lambda texts: texts.to_frame())
 
     def texts_frame(self) -> pd.DataFrame:
-        """A row for each text."""
+        """One row per text."""
         return self._joined(lambda texts: texts.texts_frame())
 
     def _joined(self, frame: Any) -> pd.DataFrame:
@@ -87,16 +88,16 @@ class SteeringRates:
         )
 
     def table(self) -> str:
-        """For a terminal: the share of good texts in the target language, and of all in it."""
+        """For a terminal: share of good texts in the language, of all in it, and median loss."""
         names = list(next(iter(self.rates.values())))
-        lines = ["Share of good texts in the language (of all in it), median nats per token:\n"]
+        lines = ["Share of good texts in the language (good or not), median nats per token:\n"]
         lines.append("to  " + "".join(f"{name:>24}" for name in names))
         for code, row in self.rates.items():
             cells = []
             for texts in row.values():
-                good, every = texts.good(code).value, texts.rate(code).value
+                good, rate = texts.good(code).value, texts.rate(code).value
                 median = float(texts.loss.nanquantile(0.5))
-                cells.append(f"{good:.2f} ({every:.2f}) {median:5.2f}")
+                cells.append(f"{good:.2f} ({rate:.2f}) {median:5.2f}")
             lines.append(f"{code:<4}" + "".join(f"{cell:>24}" for cell in cells))
         losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
         return "\n".join([*lines, f"median loss of natural text, nats per token: {losses}"])
@@ -114,16 +115,16 @@ def conditions_towards(
     others_off: bool = False,
     prompt: str = "",
 ) -> list[Condition]:
-    """For each language that has an edit: its neurons, random ones, its name, a residual push.
+    """For each language with an edit: its neurons, random ones, its name, a residual push.
 
-    Before them comes the model as it is. With `others_off`, the neurons of other languages that are
-    not the target's too give zero.
+    The untouched model comes first. With `others_off`, neurons of other languages output zero,
+    unless they are the target's too.
     """
 
     def changes(chosen: NeuronSelection, code: str) -> list[Change]:
-        mine = chosen.change(code, edits[code], tokens)
+        change = chosen.change(code, edits[code], tokens)
         others = chosen.union() & ~chosen[code]
-        return [Change(others, deactivate, tokens), mine] if others_off else [mine]
+        return [Change(others, deactivate, tokens), change] if others_off else [change]
 
     conditions = [Condition(to="", name="no edit", prompt=prompt)]
     for code in edits:
@@ -163,17 +164,17 @@ def steer_towards(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> SteeringRates:
-    """Steer towards every language that has an edit, and compare with every other way of asking.
+    """Steer towards every language that has an edit, and compare with the baselines.
 
-    `text` is natural text in the languages of the selection, for the guards and the push of the
-    residual stream, which is at `layer`; None: midway. See `conditions_towards`.
+    `text` is natural text in the languages of the selection, for the guards and for the push of the
+    residual stream at `layer` (None: the middle). See `conditions_towards`.
 
     >>> towards = {"de": interp.difference_of_means(moments, "de")}
     >>> settings = {"n": 1, "max_new_tokens": 12, "progress": False}
-    >>> found = interp.evaluations.steer_towards(
+    >>> steered = interp.evaluations.steer_towards(
     ...     model, towards, neurons, neurons.random_like(generator), "babel", **settings
     ... )
-    >>> list(found.rates["de"])
+    >>> list(steered.rates["de"])
     ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
     """
     natural = natural_texts(model, text, selection.languages, max_new_tokens)
@@ -224,7 +225,7 @@ def steer_towards(
 def natural_texts(
     model: NeuronModel, text: str, languages: Sequence[str], n_tokens: int
 ) -> dict[str, list[str]]:
-    """Lines of natural text, joined until they have so many tokens: what good output looks like."""
+    """Natural texts of `n_tokens` tokens, joined from lines: what good output looks like."""
     corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000)
     texts = {}
     for code in languages:
@@ -248,9 +249,9 @@ def measure_natural(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> tuple[dict[str, Guard], ResidualMeans]:
-    """What natural text is like: a guard for each language, and means of the residual stream.
+    """Guards and means of the residual stream, measured on natural text in each language.
 
-    With `out`, both are kept there and read again.
+    With `out`, both are saved there, and the same call loads them.
     """
     if out is not None:
         plan = {"model": model.identity, "corpora": corpora.fingerprint}
@@ -260,16 +261,19 @@ def measure_natural(
         "guards": partial(_measure_guards, natural, max_tokens),
         "residual": partial(_measure_residual, corpora),
     }
-    with folder_for(out) as folder, bar(len(works), "measuring natural text", progress) as seen:
+    with (
+        folder_for(out) as folder,
+        bar(len(works), "measuring natural text", progress) as progress_bar,
+    ):
         jobs = []
         for name, work in works.items():
             path = folder / "pieces" / f"{name}.safetensors"
-            jobs.append(Job(name, path, partial(_keep, work, path)))
+            jobs.append(Job(name, path, partial(_save_piece, work, path)))
         load = partial(artifacts.load, kind="NaturalPiece")
-        guards, residual = (piece.tensors for piece in finish(jobs, load, seen, model, ray))
+        guards, residual = (piece.tensors for piece in finish(jobs, load, progress_bar, model, ray))
     bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
     return (
-        {code: Guard(int(least), *others) for code, (least, *others) in bounds.items()},
+        {code: Guard(int(min_bytes), *rest) for code, (min_bytes, *rest) in bounds.items()},
         ResidualMeans(mean=residual["mean"], languages=corpora.languages),
     )
 
@@ -287,12 +291,14 @@ def steering_rates(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> SteeringRates:
-    """Write under every condition, with the same seeds, and judge the texts by the guards.
+    """Write texts under every condition, with the same seeds, and judge them by the guards.
 
-    With `out`, every condition is kept there as soon as it is done, and the same call resumes; with
-    `ray`, actors write, on nodes that share `out`.
+    With `out`, every condition is saved there as soon as it is done, and the same call resumes;
+    with `ray`, actors write, on nodes that share `out`.
     """
-    check_under(model, {f"{each.to} {each.name}": each.changes for each in conditions})
+    check_under(
+        model, {f"{condition.to} {condition.name}": condition.changes for condition in conditions}
+    )
     settings = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if out is not None:
         plan = {"model": model.identity, "texts": settings}
@@ -300,26 +306,26 @@ def steering_rates(
         plan["conditions"] = [condition.plan for condition in conditions]
         begin(Path(out), plan, artifacts.provenance())
     jobs = []
-    with folder_for(out) as folder, bar(len(conditions), "writing", progress) as seen:
+    with folder_for(out) as folder, bar(len(conditions), "writing", progress) as progress_bar:
         for number, condition in enumerate(conditions):
             path = folder / "pieces" / f"{number:04d}.safetensors"
             work = partial(_write_and_judge, guards, condition, settings, path)
             name = f"{condition.to} {condition.name}".strip()
             jobs.append(Job(name, path, work))
-        texts = finish(jobs, GeneratedLanguages.load, seen, model, ray)
-    wanted = dict.fromkeys(condition.to for condition in conditions if condition.to)
+        texts = finish(jobs, GeneratedLanguages.load, progress_bar, model, ray)
+    targets = dict.fromkeys(condition.to for condition in conditions if condition.to)
     rates = {
         to: {
             condition.name: written
             for condition, written in zip(conditions, texts, strict=True)
             if condition.to in ("", to)
         }
-        for to in wanted
+        for to in targets
     }
     return SteeringRates(rates=rates, guards=guards)
 
 
-def _keep(measure: Any, path: Path, model: NeuronModel) -> None:
+def _save_piece(measure: Any, path: Path, model: NeuronModel) -> None:
     artifacts.save(path, "NaturalPiece", measure(model), {}, {})
 
 
@@ -342,7 +348,7 @@ def _write_and_judge(
     path: Path,
     model: NeuronModel,
 ) -> None:
-    """Texts of one condition, written under its changes and judged without them."""
+    """Save the texts of one condition, written under its changes and judged without them."""
     written = generated_languages(
         model,
         tuple(guards),

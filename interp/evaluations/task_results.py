@@ -1,7 +1,7 @@
-"""What a model did on a task, item by item: how likely it finds each option, or what it writes.
+"""Results of a task, item by item: the log-likelihood of each option, or the text written.
 
-One result is of one task in one language under one intervention. Accuracies come with intervals
-over items, or over groups of items that go together; differences are paired.
+A result covers one task in one language under one intervention. Accuracies come with intervals
+over items, or over groups of related items; differences are paired.
 """
 
 import math
@@ -21,12 +21,12 @@ from interp.results.words import Normalize
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choices(Saved):
-    """How likely each option of each item is, in one language under one intervention.
+    """Log-likelihood of each option of each item, in one language under one intervention.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (found,) = interp.evaluations.choose(model, [days], progress=False)
-    >>> found.chosen.shape, found.accuracy().value.item() > found.chance
+    >>> (result,) = interp.evaluations.choose(model, [days], progress=False)
+    >>> result.chosen.shape, result.accuracy().value.item() > result.chance
     (torch.Size([7]), True)
     """
 
@@ -34,25 +34,25 @@ class Choices(Saved):
     made_by = "interp.evaluations.choose(model, tasks)"
 
     log_likelihood: Float64[Tensor, "item option"]
-    """Nats of the option's tokens behind the prompt; NaN: the item has no such option."""
+    """Nats of the option's tokens after the prompt; NaN: the item has no such option."""
 
     tokens: Int64[Tensor, "item option"]
-    """Tokens of the option; zero: there is none."""
+    """Tokens of the option; zero: the item has no such option."""
 
     bytes: Int64[Tensor, "item option"]
-    """Bytes of the option in UTF-8; zero: there is none."""
+    """Bytes of the option in UTF-8; zero: the item has no such option."""
 
     answer: Int64[Tensor, " item"]
-    """Which option is right."""
+    """Index of the right option."""
 
     normalize: Normalize
-    """What decides; `dataclasses.replace(choices, normalize="bytes")` costs no pass."""
+    """Normalization of scores; `dataclasses.replace(choices, normalize="bytes")` costs no pass."""
 
     ids: tuple[str, ...]
-    """The items."""
+    """Item ids."""
 
     groups: tuple[str, ...]
-    """Items of one group go together; their own id where they are alone."""
+    """Group of each item, for intervals; an item without a group is its own."""
 
     task: str
     """Name of the task."""
@@ -61,27 +61,27 @@ class Choices(Saved):
     """ISO code."""
 
     intervention: str
-    """Name of what was done to the model."""
+    """Name of the intervention."""
 
     def __post_init__(self) -> None:
         if self.normalize not in get_args(Normalize):
             raise ValueError(
-                f"normalize is one of {', '.join(get_args(Normalize))}, not {self.normalize!r}."
+                f"normalize is {self.normalize!r}: give one of {', '.join(get_args(Normalize))}."
             )
 
     def __repr__(self) -> str:
-        right, by_chance = _how_many(self), f"{self.chance * len(self.ids):.3g}"
+        right, by_chance = _summary(self), f"{self.chance * len(self.ids):.3g}"
         return f"Choices({right}, {by_chance} by guessing)"
 
     @property
     def score(self) -> Float64[Tensor, "item option"]:
-        """The log-likelihood, over what `normalize` says; NaN: there is no such option."""
+        """The log-likelihood, normalized as `normalize` says; NaN: there is no such option."""
         by = {"tokens": self.tokens, "bytes": self.bytes}.get(self.normalize)
         return self.log_likelihood if by is None else self.log_likelihood / by
 
     @property
     def chosen(self) -> Int64[Tensor, " item"]:
-        """The option of the highest score; the first of equals."""
+        """Index of the option with the highest score; the first in a tie."""
         return self.score.nan_to_num(nan=-math.inf).argmax(dim=1)
 
     @property
@@ -90,7 +90,7 @@ class Choices(Saved):
 
     @property
     def probability(self) -> Float64[Tensor, " item"]:
-        """Share of the answer among the options: the softmax of their scores."""
+        """Probability of the answer among the options: the softmax of their scores."""
         share = self.score.nan_to_num(nan=-math.inf).softmax(dim=1)
         return share.gather(1, self.answer[:, None])[:, 0]
 
@@ -101,7 +101,7 @@ class Choices(Saved):
 
     @property
     def commonest(self) -> float:
-        """Accuracy of choosing by place: the share of the place where answers are most often."""
+        """Majority baseline: accuracy of always choosing the index that is right most often."""
         return self.answer.bincount().max().item() / len(self.answer)
 
     def accuracy(self, level: float = 0.95) -> Estimate:
@@ -109,12 +109,12 @@ class Choices(Saved):
         return share_correct(self.correct, self.groups, level)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per item; scores are those of the chosen option and of the answer."""
+        """One row per item; `score` is that of the chosen option, `answer_score` of the answer."""
         best = self.score.gather(1, self.chosen[:, None])[:, 0]
         right = self.score.gather(1, self.answer[:, None])[:, 0]
         columns = {"chosen": self.chosen, "answer": self.answer, "correct": self.correct}
         columns |= {"probability": self.probability, "score": best, "answer_score": right}
-        return _per_item(self, {name: each.tolist() for name, each in columns.items()})
+        return _per_item(self, {name: values.tolist() for name, values in columns.items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,8 +124,8 @@ class Written(Saved):
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> capitals = task.where(lambda item: "capital:serbia" in item.id)
     >>> settings = {"max_new_tokens": 6, "progress": False}
-    >>> (found,) = interp.evaluations.exact_match(model, [capitals], **settings)
-    >>> found.ids[0], found.texts[0], found.answers[0]
+    >>> (result,) = interp.evaluations.exact_match(model, [capitals], **settings)
+    >>> result.ids[0], result.texts[0], result.answers[0]
     ('fact_completion/capital:serbia:belgrade', 'Belgrad.', 'Belgrad.')
     """
 
@@ -133,19 +133,19 @@ class Written(Saved):
     made_by = "interp.evaluations.exact_match(model, tasks)"
 
     correct: Bool[Tensor, " item"]
-    """Whether it is the answer; see `is_answer`."""
+    """Whether the text is the answer; see `is_answer`."""
 
     texts: tuple[str, ...]
-    """What it wrote, up to where it was stopped."""
+    """The text written, up to the stop string."""
 
     answers: tuple[str, ...]
-    """What it should have written."""
+    """The right answers."""
 
     ids: tuple[str, ...]
-    """The items."""
+    """Item ids."""
 
     groups: tuple[str, ...]
-    """Items of one group go together; their own id where they are alone."""
+    """Group of each item, for intervals; an item without a group is its own."""
 
     task: str
     """Name of the task."""
@@ -154,13 +154,13 @@ class Written(Saved):
     """ISO code."""
 
     intervention: str
-    """Name of what was done to the model."""
+    """Name of the intervention."""
 
     def __repr__(self) -> str:
-        return f"Written({_how_many(self)})"
+        return f"Written({_summary(self)})"
 
     def accuracy(self, level: float = 0.95) -> Estimate:
-        """Share of the items that are answered; see `share_correct`."""
+        """Share of the items answered correctly; see `share_correct`."""
         return share_correct(self.correct, self.groups, level)
 
     def to_frame(self) -> pd.DataFrame:
@@ -172,7 +172,7 @@ class Written(Saved):
 Result = Choices | Written
 
 
-def _how_many(result: Result) -> str:
+def _summary(result: Result) -> str:
     right = int(result.correct.sum())
     what = f"{result.task} in {result.language}, {result.intervention}"
     return f"{what}: {right:,} of {len(result.ids):,} right"
@@ -181,19 +181,19 @@ def _how_many(result: Result) -> str:
 def share_correct(
     correct: Bool[Tensor, " item"], groups: Sequence[str], level: float = 0.95
 ) -> Estimate:
-    """The share, with its standard error over groups and the interval of Wilson (1927).
+    """The share correct, with its standard error over groups and the interval of Wilson (1927).
 
-    Wilson's interval is right for few items and for none or all of them correct. Where items go
-    together it is that of as many independent items as have the same standard error, and of as many
-    as there are groups where that is zero.
+    Wilson's interval is valid for few items, and if none or all are correct. For grouped items it
+    uses the effective number: that of independent items with the same standard error or, where that
+    error is zero, the number of groups.
     """
     clusters = group_numbers(groups)
-    found = mean_over_examples(correct.double(), clusters, level)
-    p, n_groups = found.value.item(), len(clusters.unique())
-    variance = found.standard_error.item() ** 2 * (n_groups - 1) / n_groups
+    mean = mean_over_examples(correct.double(), clusters, level)
+    p, n_groups = mean.value.item(), len(clusters.unique())
+    variance = mean.standard_error.item() ** 2 * (n_groups - 1) / n_groups
     n = p * (1 - p) / variance if variance > 0 else n_groups
     low, high = torch.tensor(wilson(p, n, level), dtype=torch.float64)
-    return Estimate(found.value, found.standard_error, low, high, level)
+    return Estimate(mean.value, mean.standard_error, low, high, level)
 
 
 def compare_answers(
@@ -201,21 +201,21 @@ def compare_answers(
 ) -> Estimate:
     """Accuracy of one minus that of the other, on the same items: a paired bootstrap over groups.
 
-    Of two interventions, or of two languages, whose items are paired by id.
+    The results differ in intervention or in language; items are paired by id.
 
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
     >>> days = [task.where(lambda item: "day_after" in item.id) for task in tasks]
     >>> english, german = interp.evaluations.choose(model, days, progress=False)
-    >>> found = interp.evaluations.compare_answers(english, german, generator)
-    >>> (found.low <= 0 <= found.high).item()
+    >>> difference = interp.evaluations.compare_answers(english, german, generator)
+    >>> (difference.low <= 0 <= difference.high).item()
     True
     """
-    order = {id: place for place, id in enumerate(other.ids)}
+    order = {id: index for index, id in enumerate(other.ids)}
     missing = sorted(set(one.ids) ^ set(other.ids))
     if missing:
         raise ValueError(
-            f"{len(missing)} items are in one result alone, such as "
-            f"{', '.join(map(repr, missing[:3]))}: compare the same items (see align)."
+            f"{len(missing)} items are in only one of the results, such as "
+            f"{', '.join(map(repr, missing[:3]))}: compare the same items (see align_tasks)."
         )
     paired = other.correct[[order[id] for id in one.ids]]
     return paired_bootstrap(
@@ -224,30 +224,31 @@ def compare_answers(
 
 
 def accuracy_table(results: Sequence[Result], level: float = 0.95) -> pd.DataFrame:
-    """One row per result: accuracy with its interval, and what guessing would give.
+    """One row per result: accuracy with its interval, and the accuracy of guessing.
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> found = interp.evaluations.choose(model, [days], progress=False)
-    >>> interp.evaluations.accuracy_table(found)[["task", "language", "chance", "n"]]
+    >>> results = interp.evaluations.choose(model, [days], progress=False)
+    >>> interp.evaluations.accuracy_table(results)[["task", "language", "chance", "n"]]
                         task language    chance  n
     0  babel/fact_completion       de  0.166667  7
     """
     rows = []
-    for each in results:
-        found = each.accuracy(level)
-        ends = {"low": found.low.item(), "high": found.high.item()}
+    for result in results:
+        accuracy = result.accuracy(level)
+        ends = {"low": accuracy.low.item(), "high": accuracy.high.item()}
         guess = {"chance": 0.0, "commonest": 0.0}
-        if isinstance(each, Choices):
-            guess = {"chance": each.chance, "commonest": each.commonest}
-        named = {name: getattr(each, name) for name in ("task", "language", "intervention")}
-        rows.append({**named, "accuracy": found.value.item(), **ends, **guess, "n": len(each.ids)})
+        if isinstance(result, Choices):
+            guess = {"chance": result.chance, "commonest": result.commonest}
+        row = {name: getattr(result, name) for name in ("task", "language", "intervention")}
+        row |= {"accuracy": accuracy.value.item(), **ends, **guess, "n": len(result.ids)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def group_numbers(groups: Sequence[str]) -> Int64[Tensor, " item"]:
-    """Groups as numbers, for intervals: the same number for items that go together."""
-    number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    """Groups as integers, for intervals: items of one group share a number."""
+    number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     return torch.tensor([number[group] for group in groups], dtype=torch.int64)
 
 

@@ -1,4 +1,4 @@
-"""Let a model write: sampled or greedy, every text from its own seed; and translations."""
+"""Text generation, sampled or greedy, with a seed for every text; and translation."""
 
 import importlib
 import math
@@ -32,19 +32,19 @@ from interp.text.tokens import by_length, padded, start_ids
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """What a model wrote; entry by entry, one text."""
+    """Texts that a model wrote; every field has one entry per text."""
 
     texts: tuple[str, ...]
-    """What follows the prompt, without special tokens; no part of a character at its end."""
+    """What follows the prompt, without special tokens or an incomplete character at its end."""
 
     prompts: tuple[str, ...]
-    """The prompt of each text; empty where it was begun from nothing."""
+    """Prompt of each text; empty: an unconditional sample."""
 
     seeds: tuple[int, ...]
-    """What each text was drawn with."""
+    """Seed of each text."""
 
     ended: tuple[bool, ...]
-    """True: the model ended it. False: it was cut at `max_new_tokens`."""
+    """True: the model ended the text. False: it was cut at `max_new_tokens`."""
 
     def __repr__(self) -> str:
         prompts = counted(len(set(self.prompts)), "prompt")
@@ -72,14 +72,14 @@ def generate_texts(
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> dict[str, Generated]:
-    """`n` texts for each prompt, under each intervention; "" is no prompt.
+    """`n` texts per prompt under each intervention; the prompt "" gives unconditional samples.
 
-    Tokens are drawn from softmax(logits / temperature) with nothing cut off, whatever the
-    checkpoint recommends; at temperature zero the likeliest is taken. Text i is drawn with seed
-    `seed + i` and depends on no other text of its batch, but for rounding. Two edits compared with
-    the same seeds are compared with the same luck.
+    Tokens are sampled from softmax(logits / temperature), without top-k or top-p, whatever the
+    checkpoint recommends; temperature zero is greedy. Text i is sampled with seed `seed + i` and
+    does not depend on the other texts of its batch, except for rounding. So interventions compared
+    with the same seeds share their random numbers.
 
-    With `out`, every batch is kept there and the same call resumes; with `ray`, actors write the
+    With `out`, every batch is saved there and the same call resumes; with `ray`, actors write the
     batches, on nodes that share `out`.
 
     >>> settings = {"max_new_tokens": 8, "progress": False}
@@ -94,47 +94,47 @@ def generate_texts(
     encoded = [[*first, *ids] for ids in model.encode_batch(prompts)]
     _check_lengths(model, encoded, prompts, max_new_tokens)
 
-    which = [row for row in range(len(prompts)) for _ in range(n)]
-    seeds = tuple(range(seed, seed + len(which)))
+    prompt_of = [row for row in range(len(prompts)) for _ in range(n)]
+    seeds = tuple(range(seed, seed + len(prompt_of)))
     if temperature > 0 and isinstance(model, HookedTransformerModel):
-        tokens_per_batch = 1  # it draws from one stream of chance, so each text needs its own run
-    lengths = [len(encoded[row]) + max_new_tokens for row in which]
+        tokens_per_batch = 1  # it samples from the global generator, so each text needs its own run
+    lengths = [len(encoded[row]) + max_new_tokens for row in prompt_of]
     batches = list(by_length(lengths, tokens_per_batch))
     if out is not None:
-        refuse_edited(model, "a folder holds what its plan says, and the plan is in `under`")
+        refuse_edited(model, "a folder records only the changes in `under`")
         plan = {"model": model.identity, "n": n, "seed": seed}
         plan["prompts"] = artifacts.hash_of(encoded)
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         edits = {"tokens_per_batch": tokens_per_batch, "under": plan_of(named)}
         begin(Path(out), plan | settings | edits, artifacts.provenance())
     jobs = []
-    total = len(named) * len(which)
-    with folder_for(out) as folder, bar(total, "writing", progress) as seen:
-        for place, (name, changes) in enumerate(named.items()):
+    total = len(named) * len(prompt_of)
+    with folder_for(out) as folder, bar(total, "writing", progress) as progress_bar:
+        for index, (name, changes) in enumerate(named.items()):
             for number, texts in enumerate(batches):
-                path = folder / "pieces" / f"{place:02d}-{number:05d}.safetensors"
-                rows = [encoded[which[text]] for text in texts]
-                chosen = [seeds[text] for text in texts]
-                work = partial(_write, path, rows, chosen, max_new_tokens, temperature, changes)
+                path = folder / "pieces" / f"{index:02d}-{number:05d}.safetensors"
+                rows = [encoded[prompt_of[text]] for text in texts]
+                row_seeds = [seeds[text] for text in texts]
+                work = partial(_write, path, rows, row_seeds, max_new_tokens, temperature, changes)
                 jobs.append(Job(f"batch {number} of {name}", path, work, len(texts)))
-        pieces = iter(finish(jobs, _load_piece, seen, model, ray))
+        pieces = iter(finish(jobs, _load_piece, progress_bar, model, ray))
     order = [text for texts in batches for text in texts]
     by_name = {}
     for name in named:
         texts = [text for _ in batches for text in next(pieces)]
         written = dict(zip(order, texts, strict=True))
         by_name[name] = Generated(
-            texts=tuple(written[text][0] for text in range(len(which))),
-            prompts=tuple(prompts[row] for row in which),
+            texts=tuple(written[text][0] for text in range(len(prompt_of))),
+            prompts=tuple(prompts[row] for row in prompt_of),
             seeds=seeds,
-            ended=tuple(written[text][1] for text in range(len(which))),
+            ended=tuple(written[text][1] for text in range(len(prompt_of))),
         )
     return by_name
 
 
 def _check_settings(prompts: Sequence[str], sizes: Mapping[str, int], temperature: float) -> None:
     if isinstance(prompts, str):
-        raise ValueError(f"Prompts were given as the one string {prompts!r}; give a list.")
+        raise ValueError(f"prompts is the string {prompts!r}: give a list of strings.")
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: give at least 1.")
@@ -151,8 +151,8 @@ def _write(
     changes: Sequence[Change],
     model: NeuronModel,
 ) -> None:
-    """One batch, into its file."""
-    with applied(changes, model), _as_it_is(model):
+    """Write the texts of one batch and save them."""
+    with applied(changes, model), _plain_generation(model):
         ids, mask = padded(rows, "left")
         new = _continue(model, ids, mask, seeds, max_new_tokens, temperature)
     texts, ended = zip(*_decoded(model, new.tolist()), strict=True)
@@ -165,10 +165,10 @@ def _load_piece(path: Path) -> list[tuple[str, bool]]:
 
 
 class _Draw:
-    """Picks each next token and leaves it as the only one possible."""
+    """Logits processor that picks each next token and leaves it as the only one possible."""
 
-    def __init__(self, chance: Float64[Tensor, "batch step"], temperature: float) -> None:
-        self._chance, self._temperature = chance, temperature
+    def __init__(self, uniform: Float64[Tensor, "batch step"], temperature: float) -> None:
+        self._uniform, self._temperature = uniform, temperature
         self._step = 0
 
     def __call__(
@@ -176,16 +176,16 @@ class _Draw:
     ) -> Float[Tensor, "batch vocab"]:
         if logits.isnan().any():
             raise ValueError(
-                "The model gives NaN for the next token: the edit pushes it out of its range of "
-                "numbers. Push less, or load it with dtype=torch.float32."
+                "The model gives NaN for the next token: the edit pushes activations beyond the "
+                "range of the dtype. Lower the strength, or load with dtype=torch.float32."
             )
         if self._temperature == 0:
             token = logits.argmax(dim=-1, keepdim=True)
         else:
             share = torch.softmax(logits.float() / self._temperature, dim=-1)
             below = share.cumsum(dim=-1, dtype=torch.float64)
-            chance = self._chance[:, self._step, None].to(below.device)
-            token = torch.searchsorted(below, chance * below[:, -1:], right=True)
+            uniform = self._uniform[:, self._step, None].to(below.device)
+            token = torch.searchsorted(below, uniform * below[:, -1:], right=True)
             token = token.clamp(max=logits.shape[-1] - 1)
         self._step += 1
         return torch.full_like(logits, -torch.inf).scatter(1, token, 0.0)
@@ -199,7 +199,7 @@ def _continue(
     max_new_tokens: int,
     temperature: float,
 ) -> Int[Tensor, "batch _"]:
-    """The new tokens alone."""
+    """The new tokens, without the prompt."""
     if isinstance(model, HookedTransformerModel):
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -208,10 +208,13 @@ def _continue(
             out = model.generate(ids, mask, max_new_tokens=max_new_tokens, **settings)
         return out[:, ids.shape[1] :]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    chance = torch.stack(
-        [torch.rand(max_new_tokens, generator=each, dtype=torch.float64) for each in generators]
+    uniform = torch.stack(
+        [
+            torch.rand(max_new_tokens, generator=generator, dtype=torch.float64)
+            for generator in generators
+        ]
     )
-    draw: Any = _Draw(chance, temperature)
+    draw: Any = _Draw(uniform, temperature)
     out = model.generate(
         ids, mask, max_new_tokens=max_new_tokens, logits_processor=LogitsProcessorList([draw])
     )
@@ -219,36 +222,36 @@ def _continue(
 
 
 @contextmanager
-def _as_it_is(model: NeuronModel) -> Iterator[None]:
-    """Without the penalties, filters and lengths that a checkpoint recommends for generation."""
-    holder = None if isinstance(model, HookedTransformerModel) else model.bridge.original_model
-    before = getattr(holder, "generation_config", None)
-    if holder is None or before is None:
+def _plain_generation(model: NeuronModel) -> Iterator[None]:
+    """Ignore the penalties, filters and lengths that a checkpoint recommends for generation."""
+    module = None if isinstance(model, HookedTransformerModel) else model.bridge.original_model
+    before = getattr(module, "generation_config", None)
+    if module is None or before is None:
         yield
         return
-    holder.generation_config = GenerationConfig(eos_token_id=list(_end_ids(model)) or None)
+    module.generation_config = GenerationConfig(eos_token_id=list(_end_ids(model)) or None)
     try:
         yield
     finally:
-        holder.generation_config = before
+        module.generation_config = before
 
 
 def _end_ids(model: NeuronModel) -> tuple[int, ...]:
-    """Tokens that end a text: the tokenizer's, and those that the checkpoint names besides."""
-    holder = getattr(model.bridge, "original_model", None)
-    named = getattr(getattr(holder, "generation_config", None), "eos_token_id", None)
+    """Tokens that end a text: the tokenizer's, and any others that the checkpoint names."""
+    module = getattr(model.bridge, "original_model", None)
+    named = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     named = [named] if isinstance(named, int) else named or []
     own = getattr(model.tokenizer, "eos_token_id", None)
     return tuple(sorted({*named, *([] if own is None else [own])}))
 
 
 def _decoded(model: NeuronModel, rows: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
-    """Each text up to its end, and whether it has one."""
-    ends, silent = set(_end_ids(model)), set(model.special_ids)
+    """Each text up to its end-of-text token, and whether it has one."""
+    ends, special = set(_end_ids(model)), set(model.special_ids)
     texts = []
     for ids in rows:
-        end = next((place for place, id in enumerate(ids) if id in ends), None)
-        text = model.decode([id for id in ids[:end] if id not in silent])
+        end = next((index for index, id in enumerate(ids) if id in ends), None)
+        text = model.decode([id for id in ids[:end] if id not in special])
         texts.append((text.rstrip("\ufffd"), False) if end is None else (text, True))
     return texts
 
@@ -257,18 +260,18 @@ def _check_lengths(
     model: NeuronModel, encoded: Sequence[list[int]], prompts: Sequence[str], new: int
 ) -> None:
     if not encoded:
-        raise ValueError('No prompt was given; [""] stands for none.')
+        raise ValueError('prompts is empty: give [""] for unconditional samples.')
     for ids, prompt in zip(encoded, prompts, strict=True):
         if not ids:
             raise ValueError(
-                f"There is nothing to begin from: {model.name} has no beginning-of-text or "
-                "end-of-text token to start with, so give prompts of a word or more."
+                f"There is nothing to start from: {model.name} has no beginning-of-text or "
+                "end-of-text token, so give prompts of at least one word."
             )
         if len(ids) + new > model.max_length:
             raise ValueError(
                 f"The prompt {prompt[:40]!r} has {len(ids)} tokens, and {new} new ones would make "
-                f"{len(ids) + new}: {model.name} reads {model.max_length}. Lower max_new_tokens "
-                "or shorten the prompt."
+                f"{len(ids) + new}: {model.name} takes at most {model.max_length}. Lower "
+                "max_new_tokens or shorten the prompt."
             )
 
 
@@ -279,10 +282,10 @@ def bar(total: int, what: str, show: bool) -> tqdm:
 
 
 def translation_prompt(sentence: str, to: str | None = None) -> str:
-    """A request to translate an English sentence, without the name of the target language.
+    """Prompt to translate an English sentence, without the name of the target language.
 
-    Format 2 of Kojima et al. (2024): only the units forced can tell which language is meant. With
-    `to`, a language code, the language is named, which is the baseline to that.
+    Format 2 of Kojima et al. (2024): only the edited units say which language is meant. With `to`,
+    a language code, the prompt names the language: the baseline.
     """
     if to is None:
         return (
@@ -300,33 +303,33 @@ def translate(
     under: Under | None = None,
     **settings: Any,
 ) -> dict[str, tuple[str, ...]]:
-    """What the model puts on the line of the translation, greedily, under each intervention.
+    """Greedy translations under each intervention: the first line that the model writes.
 
-    At most 128 new tokens, as Kojima et al. (2024); `settings` go to `generate_texts`.
+    At most 128 new tokens, as in Kojima et al. (2024); `settings` go to `generate_texts`.
 
     >>> late = ["It is late."]
-    >>> found = interp.evaluations.translate(model, late, to="de", max_new_tokens=8, progress=False)
-    >>> len(found["nothing"])
+    >>> german = interp.evaluations.translate(model, late, "de", max_new_tokens=8, progress=False)
+    >>> len(german["nothing"])
     1
     """
     prompts = [translation_prompt(sentence, to) for sentence in sentences]
     settings = {"max_new_tokens": 128, "temperature": 0.0, **settings}
     written = generate_texts(model, prompts, 1, under, **settings)
     return {
-        name: tuple(text.split("\n", 1)[0].strip() for text in found.texts)
-        for name, found in written.items()
+        name: tuple(text.split("\n", 1)[0].strip() for text in generated.texts)
+        for name, generated in written.items()
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationScore:
-    """How near translations are to references, over all of them together."""
+    """How close translations are to references, over the whole corpus."""
 
     bleu: float
-    """0 to 100: the same words in the same order."""
+    """0 to 100; 100: the same words in the same order."""
 
     chrf: float
-    """0 to 100: the same runs of up to six characters; comparable where words are not."""
+    """0 to 100; 100: the same character n-grams (n up to six); usable where words are not."""
 
     signature: str
     """How sacrebleu computed BLEU: cite it with the number."""
@@ -335,10 +338,10 @@ class TranslationScore:
 def translation_score(
     translations: Sequence[str], references: Sequence[str], language: str
 ) -> TranslationScore:
-    """BLEU and chrF by sacrebleu, with the tokenizer that it has for the language.
+    """BLEU and chrF by sacrebleu, with its tokenizer for the language.
 
-    Chinese is cut into characters; Japanese and Korean into words by MeCab, which sacrebleu asks
-    for by name where it is missing; the rest as in WMT (13a). Empty translations count.
+    Chinese is split into characters, Japanese and Korean into words by MeCab (sacrebleu says what
+    to install if it is missing), the rest as in WMT (13a). Empty translations count.
 
     >>> cold = ["Es ist sehr kalt."]
     >>> score = interp.evaluations.translation_score(cold, cold, "de")
