@@ -165,7 +165,7 @@ def test_a_second_ctrl_c_changes_nothing(monkeypatch):
         signal.signal(signal.SIGINT, before)
         monkeypatch.undo()
     assert stop.value.code == 130
-    assert "goes on from there" in said[0]
+    assert "run the same command to resume" in said[0]
 
 
 # ---------------------------------------------------------------- Ray
