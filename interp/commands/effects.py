@@ -145,8 +145,8 @@ class Bake:
     """Folder for the checkpoint; it must be new."""
 
     edit: Literal["deactivate", "scale", "replace"] = "deactivate"
-    """Sets the neurons' output. deactivate: to zero; scale: to --strength times its value; replace: to
-    its mean in the language, which needs a run with --moments."""
+    """Sets the neurons' output. deactivate: to zero; scale: to --strength times its value; replace:
+    to its mean in the language, which needs a run with --moments."""
 
     strength: float = 1.0
     """Factor of --edit scale."""

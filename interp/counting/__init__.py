@@ -1,4 +1,4 @@
-"""One pass over text, and what it leaves of every neuron."""
+"""One pass over text, and the statistics of every neuron that it yields."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals, permutation tests, claims."""
+"""Statistical inference: confidence intervals, permutation tests, claims."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Change what neurons give, in a `with` block or for good."""
+"""Edits of neuron outputs, inside a `with` block or baked into a checkpoint."""
 
 import lazy_loader
 

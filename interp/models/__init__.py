@@ -1,4 +1,4 @@
-"""A model whose neurons have names; the one file that imports TransformerLens is load.py."""
+"""Models with named neuron sites; only load.py imports TransformerLens."""
 
 import lazy_loader
 

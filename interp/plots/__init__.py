@@ -1,9 +1,9 @@
 """Figures for papers: one function per figure, a table in, Axes out.
 
-Every function takes the table as it stands in the CSV, one row per mark, and draws nothing that is
-not in it. Languages are labeled as the table names them, by code, English name or own name, and
-have their color in each case: `with_names(table, "endonym")`. With an Axes of your own, your style
-holds; without, a new figure as wide as one or two columns of a paper is made.
+Every function takes the table as stored in the CSV, one row per mark, and draws only what is in
+it. Languages are labeled as the table names them, by code, English name or own name, and keep their
+color whatever the name: `with_names(table, "endonym")`. On an Axes that you pass, your style
+applies; otherwise the function makes a figure as wide as one or two columns of a paper.
 """
 
 from interp.plots.curves import (

@@ -1,4 +1,4 @@
-"""How a result is saved, tabulated and shown."""
+"""How results are saved, tabulated and displayed."""
 
 import lazy_loader
 
