@@ -14,8 +14,8 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-HERE = Path(__file__).parent
-NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path != Path(__file__))
+FOLDER = Path(__file__).parent
+NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__))
 GALLERY = "walkthrough"
 """The notebook that is stored with the outputs of its cells."""
 
@@ -52,12 +52,12 @@ def text_of(notebook: Any) -> str:
 
 def main() -> None:
     for name in NAMES:
-        notebook = build(HERE / f"{name}.py")
+        notebook = build(FOLDER / f"{name}.py")
         if name == GALLERY:
             if "--run" not in sys.argv:
                 continue  # its outputs would be lost
-            notebook = keep_pictures(run(notebook, HERE))
-        (HERE / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
+            notebook = keep_pictures(run(notebook, FOLDER))
+        (FOLDER / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
 
 
 if __name__ == "__main__":
