@@ -136,7 +136,7 @@ def test_ray_with_parts_or_without_ray_is_refused_in_one_sentence(
 ):
     with pytest.raises(SystemExit):
         cli.main(["collect", "--ray", "--shard", "1/2"])
-    assert "no --shard beside it" in capsys.readouterr().err
+    assert "--ray and --shard exclude each other" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'polyneuron\[ray\]'"):
         collect(model, corpora, tmp_path, progress=False, ray=Ray())
