@@ -120,11 +120,7 @@ class Patch:
         show_patching(result)
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part}
-            origin = interp.results.artifacts.provenance(model=model.fingerprint, **settings)
-            result.save(self.out, origin)
-            table = self.out.with_suffix(".csv")
-            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
-            say(f"\nThe result is in {self.out}, its table in {table}.")
+            save_result(result, self.out, model=model.fingerprint, **settings)
 
     def parts(self, model: "interp.NeuronModel") -> Any:
         """The `parts` of `interp.patch`."""
@@ -203,12 +199,7 @@ class Lens:
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         show_lens(result, {reason: len(numbers) for reason, numbers in left_out.items()})
         if self.out is not None:
-            settings = {"model": model.fingerprint, "prompts": self.prompts}
-            origin = interp.results.artifacts.provenance(**settings)
-            result.save(self.out, origin)
-            table = self.out.with_suffix(".csv")
-            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
-            say(f"\nThe result is in {self.out}, its table in {table}.")
+            save_result(result, self.out, model=model.fingerprint, prompts=self.prompts)
 
 
 def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> None:
@@ -226,6 +217,16 @@ def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> Non
             margin = "" if mean is None else f" ±{_margin(mean.low, mean.high, layer, column):6.3f}"
             cells.append(f"{f'{value:.3f}{margin}':>16}")
         say(f"{layer:<7}" + "".join(cells) + f"{result.entropy[:, layer].mean().item():12.2f}")
+
+
+def save_result(
+    result: "interp.prompts.PatchingResult | interp.prompts.Lens", out: Path, **settings: Any
+) -> None:
+    """Save a result with its provenance, and its table (.csv) next to it."""
+    result.save(out, interp.results.artifacts.provenance(**settings))
+    table = out.with_suffix(".csv")
+    interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
+    say(f"\nThe result is in {out}, its table in {table}.")
 
 
 def _margin(low: "torch.Tensor", high: "torch.Tensor", layer: int, column: int) -> float:
