@@ -91,7 +91,7 @@ class OnRay:
     """With --ray: GPUs per actor; by default 1 if available."""
 
     def check(self) -> None:
-        """Refuse options that exclude each other, before a large model is loaded."""
+        """Refuse invalid options before a large model is loaded."""
         if self.ray is None and (self.num_cpus, self.num_gpus) != (1.0, None):
             raise ValueError(
                 "--num-cpus and --num-gpus have no effect without --ray: leave them out."
