@@ -1,12 +1,12 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first, from a lock.
-# PYTHON is any Python 3.11 or newer; with your own GPU build of torch use `make gpu` once.
+# On a fresh machine, run `make demo` or `make test`. Both create .venv first, from a lock.
+# PYTHON is any Python 3.11 or newer. For your own GPU build of torch, run `make gpu` once.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread per test process: two cores, two processes.
+# Two cores, so two test processes of one thread each.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# Each process takes whole files in order, so that what a file builds is built once.
+# Each process takes whole test files in order, so that a file's fixtures are built only once.
 TWO := -n 2 --dist worksteal
 
 .PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce bench gpu clean
@@ -17,7 +17,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(PYTEST) $(TWO)
 
-# Processes killed at random moments and damaged files, by the hundred, and the long notebooks: some minutes.
+# Hundreds of processes killed at random moments, hundreds of damaged files, and the long notebooks: some minutes.
 campaigns: $(VENV)/ready
 	$(PYTEST) $(TWO) -m campaign tests
 
@@ -31,7 +31,7 @@ check: $(VENV)/ready
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
 
-# The CPU part of the benchmarks and their tables; nothing else should run meanwhile: a quarter of an hour on two idle cores.
+# The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
 BENCHMARKS := start collect interventions perplexity attribution patching average_precision
 bench: $(VENV)/ready
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name bench || exit; done
@@ -39,7 +39,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m tests.campaigns.faults bench
 	$(BIN)/python -m benchmarks.tables
 
-# Draws every figure again from its CSV; needs no model.
+# Redraws every figure from its CSV, without a model.
 figures: $(VENV)/ready
 	$(BIN)/python figures/redraw.py
 
@@ -47,15 +47,15 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# What a user gets: the wheel, in an environment and a folder of its own.
+# Tests what a user gets: the wheel, in an empty environment and folder.
 wheel: $(VENV)/ready
 	PYTHON="$(PYTHON)" sh constraints/wheel.sh $(BIN)
 
-# The locks, with the newest of everything; then `make test`, and commit what changed.
+# Rewrites the locks with the newest version of every package; then run `make test` and commit the changes.
 lock: .venv-uv/bin/uv
 	sh constraints/lock.sh $(CURDIR)/$<
 
-# The newest and the lowest versions of everything, and other Pythons: results/versions has the tables.
+# Tests the newest and lowest versions of every package, and other Pythons; tables go to results/versions.
 newest lowest: .venv-uv/bin/uv $(VENV)/ready
 	$(BIN)/python constraints/try_versions.py $@ --uv $<
 
@@ -70,7 +70,7 @@ $(VENV)/ready: pyproject.toml constraints/dev.txt
 	@PYTHON="$(PYTHON)" sh constraints/install.sh $(VENV) constraints/dev.txt
 	@touch $@
 
-# Leaves torch to you: install the build for your GPU into .venv beforehand, or take pip's newest.
+# Leaves torch to you: first install the build for your GPU into .venv, or get pip's newest.
 gpu:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e ".[dev]"

@@ -296,8 +296,8 @@ def sentence_numbers(every: Records) -> dict[str, int]:
     largest = max(abs(row["ratio"] - 1) for row in planned(every["plan"]))
     return {
         r"(?<=Of )\d+(?=\s+injected\s+faults)": total["injected"],
-        r"\d+(?= runs\s+went\s+on and \d+ stopped)": total["equal"],
-        r"(?<=on and )\d+(?= stopped)": total["stopped"],
+        r"\d+(?= runs\s+continued\s+and\s+\d+\s+stopped)": total["equal"],
+        r"(?<=continued and )\d+(?= stopped)": total["stopped"],
         r"(?<=within )\d+(?= % of \w+ measured runs)": round(100 * largest),
     }
 

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Writes the locks anew, with the newest of everything that pyproject.toml allows: `make lock`.
+# Rewrites the locks with the newest versions that pyproject.toml allows: `make lock`.
 #
 #   dev.txt                   `make demo`, `make test`, `make check`
-#   all.txt                   the same versions, and what the other extras need (Ray, lm-eval, JupyterLab)
+#   all.txt                   the same versions, and those of the other extras (Ray, lm-eval, JupyterLab)
 #   transformer-lens-3.9.txt  as dev.txt, with the last TransformerLens that has HookedTransformer
 #
-# One file serves Python 3.11 and newer on every system. torch is pinned by hand in torch.txt, to a release
-# that there is for a CPU. What its builds for GPUs bring along is left out: torch itself pins it.
+# Each file serves Python 3.11 and newer on every system. torch is pinned by hand in torch.txt, to a release
+# that has a CPU build. The dependencies of its GPU builds are left out: torch pins them itself.
 set -eu
 uv=${1:-uv}
 cd "$(dirname "$0")"

@@ -1,14 +1,14 @@
-"""Try the project with other versions than the locked ones, each in an environment of its own.
+"""Test the project with versions other than the locked ones, each in its own environment.
 
-    make newest    # the newest of everything that pyproject.toml allows
-    make lowest    # the lowest of everything that it names
-    make pythons   # the locked versions on the other Pythons that are here: the whole suite
+    make newest    # the newest version of every package that pyproject.toml allows
+    make lowest    # the lowest version of every package that it names
+    make pythons   # the locked versions on the other installed Pythons: the whole suite
 
-The first two run the model-facing tests, commands of every kind and a study, some minutes in all,
-and write results/versions/newest.md: package, locked, tried, and what is deprecated. On Linux they
-take torch's build for GPUs, some gigabytes, as do Pythons for which there is no other.
+The first two take some minutes: they run the model-facing tests, commands of every kind and a
+study, and write results/versions/newest.md: package, locked and tried version, deprecations. On
+Linux they install torch's GPU build, some gigabytes; so does any Python that has no CPU build.
 
-Imports nothing but the standard library: it runs beside environments that may be broken.
+Imports only the standard library, because the environments that it tests may be broken.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TESTS = (
     *("test_model", "test_whatif", "test_collect", "test_interventions", "test_perplexity"),
     *("test_generation", "test_attribution", "test_patching", "test_lens", "test_bake"),
 )
-"""Those that depend most on torch, transformers and TransformerLens."""
+"""The tests that depend most on torch, transformers and TransformerLens."""
 
 COMMANDS = (
     "demo --out {out}/demo",
@@ -52,98 +52,109 @@ WARNING = re.compile(r"^(?P<path>/.*?):\d+: (?P<category>\w*Warning): (?P<text>.
 
 
 def run(command: Sequence[str | Path], log: Path, **environment: str) -> str:
-    """How it went, in a word or two; what it said is in `log`."""
-    began = time.monotonic()
+    """The outcome and the minutes, in a few words; the output goes to `log`."""
+    start = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    with log.open("w", encoding="utf-8") as said:
+    with log.open("w", encoding="utf-8") as output:
         code = subprocess.call(
-            [str(each) for each in command],
+            [str(argument) for argument in command],
             cwd=ROOT,
             env=settings,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
-    took = f"{(time.monotonic() - began) / 60:.1f} min"
-    return f"well, {took}" if code == 0 else f"failed with {code}, {took}: {log.relative_to(ROOT)}"
+    took = f"{(time.monotonic() - start) / 60:.1f} min"
+    return (
+        f"passed, {took}" if code == 0 else f"failed with {code}, {took}: {log.relative_to(ROOT)}"
+    )
 
 
 # ---------------------------------------------------------------- newest, lowest
 
 
 def try_resolution(name: str, uv: str) -> bool:
-    """Install, run, and write the table; whether all went well."""
+    """Install, run, and write the table; True if nothing failed."""
     folder, out = ROOT / f".venv-{name}", OUT / name
     python = folder / "bin" / "python"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
-    how = ["--resolution", "lowest-direct"] if name == "lowest" else ["--upgrade"]
-    install = [uv, "pip", "install", "--python", python, *how, "--editable", ".[dev]"]
-    went = {"environment": run([uv, "venv", "--python", sys.executable, folder], out / "venv.log")}
-    went["installation"] = run(install, out / "install.log")
-    if "failed" in went["installation"]:
-        print(went["installation"])
+    resolution = ["--resolution", "lowest-direct"] if name == "lowest" else ["--upgrade"]
+    install = [uv, "pip", "install", "--python", python, *resolution, "--editable", ".[dev]"]
+    venv = [uv, "venv", "--python", sys.executable, folder]
+    outcomes = {"environment": run(venv, out / "venv.log")}
+    outcomes["installation"] = run(install, out / "install.log")
+    if "failed" in outcomes["installation"]:
+        print(outcomes["installation"])
         return False
-    said = out / "said.json"
-    tests = [f"tests/{each}.py" for each in TESTS]
-    went["tests"] = run(
-        [python, "-m", "pytest", "-n", "2", "--said", said, *tests], out / "tests.log"
+    recorded = out / "said.json"
+    tests = [f"tests/{test}.py" for test in TESTS]
+    outcomes["tests"] = run(
+        [python, "-m", "pytest", "-n", "2", "--said", recorded, *tests], out / "tests.log"
     )
-    print(f"tests: {went['tests']}", flush=True)
+    print(f"tests: {outcomes['tests']}", flush=True)
     interp = str(folder / "bin" / "interp")
-    programs = {each.split()[0]: [interp, *each.format(out=out).split()] for each in COMMANDS}
+    programs = {line.split()[0]: [interp, *line.format(out=out).split()] for line in COMMANDS}
     programs["a study"] = [str(python), *STUDY, str(out / "study")]
     for step, command in programs.items():
-        went[step] = run(command, out / f"{step}.log", PYTHONWARNINGS="default")
-        print(f"{step}: {went[step]}", flush=True)
-    text = table(name, python, went, [*warnings_of_tests(said), *warnings_of_commands(out)])
+        outcomes[step] = run(command, out / f"{step}.log", PYTHONWARNINGS="default")
+        print(f"{step}: {outcomes[step]}", flush=True)
+    warnings = [*warnings_of_tests(recorded), *warnings_of_commands(out)]
+    text = table(name, python, outcomes, warnings)
     (OUT / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
-    return not any("failed" in each for each in went.values())
+    return not any("failed" in outcome for outcome in outcomes.values())
 
 
-def warnings_of_tests(said: Path) -> Iterator[tuple[str, str, str]]:
-    if said.is_file():
-        for path, category, text, _ in json.loads(said.read_text(encoding="utf-8")):
+def warnings_of_tests(recorded: Path) -> Iterator[tuple[str, str, str]]:
+    """Package, category and text of each warning that pytest recorded."""
+    if recorded.is_file():
+        for path, category, text, _ in json.loads(recorded.read_text(encoding="utf-8")):
             yield path.split("/")[0], category, text
 
 
 def warnings_of_commands(out: Path) -> Iterator[tuple[str, str, str]]:
+    """Package, category and text of each warning in the commands' logs."""
     for log in sorted(out.glob("*.log")):
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            if found := WARNING.match(line.strip()):
-                path, where = Path(found["path"]), "site-packages"
-                inside = where in path.parts
-                top = path.parts[path.parts.index(where) + 1] if inside else path.parent.name
-                yield top, found["category"], found["text"]
-            elif "deprecated" in line:  # what a package logs
+            if match := WARNING.match(line.strip()):
+                parts = Path(match["path"]).parts
+                installed = "site-packages" in parts
+                package = parts[parts.index("site-packages") + 1] if installed else parts[-2]
+                yield package, match["category"], match["text"]
+            elif "deprecated" in line:  # logged, not warned
                 yield "(logged)", "", line.strip()
 
 
 def table(
-    name: str, python: Path, went: dict[str, str], said: Sequence[tuple[str, str, str]]
+    name: str,
+    python: Path,
+    outcomes: dict[str, str],
+    warnings: Sequence[tuple[str, str, str]],
 ) -> str:
-    """What was run and how it went; package by package, what was locked and what was tried."""
+    """Step by step, the outcome; package by package, the locked and tried versions and warnings."""
     tried, locked = versions(python), versions(Path(sys.executable))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    words: dict[str, set[str]] = {}
-    for top, category, text in said:
-        words.setdefault(top.replace("_", "-").lower(), set()).add(f"{category} {text}"[:160])
-    names = [re.split(r"[<>=!~ ;\[]", each)[0].replace("_", "-").lower() for each in asked]
+    required = project["dependencies"] + project["optional-dependencies"]["dev"]
+    texts: dict[str, set[str]] = {}
+    for package, category, text in warnings:
+        texts.setdefault(package.replace("_", "-").lower(), set()).add(f"{category} {text}"[:160])
+    names = [re.split(r"[<>=!~ ;\[]", line)[0].replace("_", "-").lower() for line in required]
     lines = [
         f"# {name.capitalize()}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}",
         "",
     ]
-    lines += [f"- {step}: {how}" for step, how in went.items()]
+    lines += [f"- {step}: {outcome}" for step, outcome in outcomes.items()]
     lines += ["", "| package | locked | tried | warnings that point at it |", "|---|---|---|---|"]
-    for each in [*names, *(other for other in sorted(words) if other not in names)]:
-        spoken = "; ".join(sorted(words.get(each, ()))).replace("|", "\\|")
-        lines.append(f"| {each} | {locked.get(each, '')} | {tried.get(each, '')} | {spoken} |")
+    for package in [*names, *(other for other in sorted(texts) if other not in names)]:
+        warned = "; ".join(sorted(texts.get(package, ()))).replace("|", "\\|")
+        cells = [package, locked.get(package, ""), tried.get(package, ""), warned]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def versions(python: Path) -> dict[str, str]:
+    """The version of every package installed in an environment."""
     code = (
         "import importlib.metadata as m, json; print(json.dumps("
         "{d.metadata['Name'].replace('_', '-').lower(): d.version for d in m.distributions()}))"
@@ -155,34 +166,34 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def try_pythons() -> bool:
-    """The whole suite, with the locked versions, on each other Python that is here."""
-    here = ".".join(map(str, sys.version_info[:2]))
+    """Run the whole suite, with the locked versions, on every other installed Python."""
+    running = ".".join(map(str, sys.version_info[:2]))
     lines = []
     for version in PYTHONS:
-        if version == here:
+        if version == running:
             continue
         python = interpreter(version)
         if python is None:
-            lines.append(f"{version}: not installed here")
+            lines.append(f"{version}: not installed")
         else:
             folder, out = ROOT / f".venv-{version}", OUT / version
             install = ["sh", "constraints/install.sh", folder.name, "constraints/dev.txt"]
-            # Where there is no build of torch for a CPU alone, that for GPUs takes some gigabytes.
-            how = run(install, out / "install.log", PYTHON=str(python), NEEDED_MB="12000")
-            if "failed" not in how:
+            # Without a CPU build of torch, its GPU build takes some gigabytes.
+            outcome = run(install, out / "install.log", PYTHON=str(python), NEEDED_MB="12000")
+            if "failed" not in outcome:
                 tests = [folder / "bin" / "python", "-m", "pytest", "-n", "2"]
-                how = run(tests, out / "tests.log")
+                outcome = run(tests, out / "tests.log")
                 last = (out / "tests.log").read_text(encoding="utf-8").strip().splitlines()[-1]
-                how = f"{how} ({last.strip('= ')})"
-            lines.append(f"{version}: {how}")
+                outcome = f"{outcome} ({last.strip('= ')})"
+            lines.append(f"{version}: {outcome}")
         print(lines[-1], flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "pythons.md").write_text("".join(f"- {each}\n" for each in lines), encoding="utf-8")
-    return not any("failed" in each for each in lines)
+    (OUT / "pythons.md").write_text("".join(f"- {line}\n" for line in lines), encoding="utf-8")
+    return not any("failed" in line for line in lines)
 
 
 def interpreter(version: str) -> Path | None:
-    """A Python of this version that runs: the system's, or one of pyenv's."""
+    """A working Python of this version, from the system or from pyenv."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     candidates = [
         shutil.which(f"python{version}"),
@@ -192,10 +203,10 @@ def interpreter(version: str) -> Path | None:
         if candidate is None:
             continue
         try:
-            told = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False)
+            result = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False)
         except OSError:
             continue
-        if told.returncode == 0 and f"Python {version}." in told.stdout:
+        if result.returncode == 0 and f"Python {version}." in result.stdout:
             return Path(candidate)
     return None
 
@@ -203,10 +214,13 @@ def interpreter(version: str) -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=["newest", "lowest", "pythons"])
-    parser.add_argument("--uv", help="the program uv, for newest and lowest")
-    given = parser.parse_args()
-    well = try_pythons() if given.which == "pythons" else try_resolution(given.which, given.uv)
-    raise SystemExit(0 if well else 1)
+    parser.add_argument("--uv", help="path of uv, for newest and lowest")
+    options = parser.parse_args()
+    if options.which == "pythons":
+        passed = try_pythons()
+    else:
+        passed = try_resolution(options.which, options.uv)
+    raise SystemExit(0 if passed else 1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the wheel, by way of the source distribution, and uses it as a stranger would: installed with
-# the locked versions, in an empty environment and an empty folder, with nothing of the checkout.
+# Builds the wheel from the source distribution and uses it as a user would: installed with the locked
+# versions, in an empty environment and an empty folder, without the checkout.
 #
-#     sh constraints/wheel.sh BIN     # BIN: the folder of programs of the environment that builds it
+#     sh constraints/wheel.sh BIN     # BIN: bin/ of the environment that builds the wheel
 set -eu
 cd "$(dirname "$0")/.."
 bin=$(cd "$1" && pwd) lock=$(pwd)/constraints/dev.txt
@@ -27,13 +27,13 @@ use() { env -i HOME="$work" PATH="$work/environment/bin:/usr/bin:/bin" HF_HUB_OF
 
 step "interp babel"
 use interp babel | head -n 3
-step "python: load, and every public name"
+step "python: load the model and every public name"
 use EAGER_IMPORT=1 python -c '
 import interp, pathlib, sys
 assert sys.prefix in interp.__file__, interp.__file__
 print(interp.load("babel"), len(interp.__all__), "names")'
 
-step "a type checker sees the annotations, and a mistake"
+step "a type checker sees the annotations and finds a mistake"
 cat > right.py << 'EOF'
 import interp
 
@@ -48,7 +48,7 @@ EOF
 check() { "$bin/basedpyright" --level error --pythonpath "$work/environment/bin/python" "$1"; }
 check right.py
 if check wrong.py > wrong.log; then
-    echo "The type checker lets a mistake pass: is py.typed in the wheel?"
+    echo "The type checker missed a mistake: is py.typed in the wheel?"
     exit 1
 fi
 grep -q '"int" is not assignable to "str"' wrong.log || { cat wrong.log; exit 1; }
@@ -56,8 +56,8 @@ grep -q '"int" is not assignable to "str"' wrong.log || { cat wrong.log; exit 1;
 step "interp demo"
 use interp demo --out demo > demo.log 2> demo.err || { tail demo.log demo.err; exit 1; }
 tail -n 4 demo.log
-# A warning of ours is for its user; what other packages say of themselves is not.
+# Users should see our warnings, but not those of other packages.
 if tr '\r' '\n' < demo.err | grep 'Warning\|deprecated' | grep -v '/interp/'; then
-    echo "The demo shows its user what other packages say of themselves."
+    echo "The demo shows warnings of other packages."
     exit 1
 fi

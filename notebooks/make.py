@@ -1,9 +1,9 @@
-"""Write each notebook, `name.ipynb`, from `name.py`, which is the one to edit.
+"""Write each notebook, `name.ipynb`, from `name.py`, which is the file to edit.
 
-    python notebooks/make.py                   # those that are kept without outputs
-    python notebooks/make.py --run             # and the walkthrough, run, with its pictures
+    python notebooks/make.py         # the notebooks stored without outputs
+    python notebooks/make.py --run   # also run the walkthrough and store its outputs
 
-A notebook is built from nothing but its text, so that the same text gives the same file.
+A notebook is built only from its text, so that the same text gives the same file.
 """
 
 import sys
@@ -14,16 +14,16 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-HERE = Path(__file__).parent
-NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path != Path(__file__))
+FOLDER = Path(__file__).parent
+NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__))
 GALLERY = "walkthrough"
-"""The notebook that may keep what its cells gave."""
+"""The notebook that is stored with the outputs of its cells."""
 
 
 def build(path: Path) -> Any:
-    """The notebook of a text, with nothing run."""
+    """The notebook of a text file, not run."""
     notebook = jupytext.read(path)
-    notebook.metadata.pop("jupytext")  # pairing is our business, and not the reader's
+    notebook.metadata.pop("jupytext")  # readers do not need the pairing
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem}-{number}"
         cell.metadata.clear()
@@ -31,18 +31,18 @@ def build(path: Path) -> Any:
 
 
 def run(notebook: Any, folder: Path, cell_seconds: int = 300) -> Any:
-    """Run all cells in a fresh kernel; the first that fails raises, with its traceback."""
+    """Run all cells in a fresh kernel; raise at the first that fails, with its traceback."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=cell_seconds, resources=resources).execute()
     return notebook
 
 
 def keep_pictures(notebook: Any) -> Any:
-    """Leave tables, text and pictures, without messages, times and counts."""
+    """Remove messages, times and execution counts; keep tables, text and pictures."""
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
 
@@ -52,12 +52,12 @@ def text_of(notebook: Any) -> str:
 
 def main() -> None:
     for name in NAMES:
-        notebook = build(HERE / f"{name}.py")
+        notebook = build(FOLDER / f"{name}.py")
         if name == GALLERY:
             if "--run" not in sys.argv:
-                continue  # what it shows would be lost
-            notebook = keep_pictures(run(notebook, HERE))
-        (HERE / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
+                continue  # its outputs would be lost
+            notebook = keep_pictures(run(notebook, FOLDER))
+        (FOLDER / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
 
 
 if __name__ == "__main__":

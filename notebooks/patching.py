@@ -11,13 +11,13 @@
 # %% [markdown]
 # # Patching across languages
 #
-# A prompt asks about one thing in one language, another about another thing in another language.
-# Activations of the first are put into the second. Does the answer that follows change its
-# language, its thing, or both, and where in the model (Dumas et al., 2024)?
+# One prompt asks about one concept in one language, another about another concept in another
+# language. We patch activations of the first into the second. Does the answer change its language,
+# its concept, or both, and where in the model (Dumas et al., 2024)?
 #
-# Patching is easily fooled: any push changes an answer. So every patch here stands beside the same
-# patch from a prompt about a third thing, from one in the target's own language, and beside a push
-# of the same length in a random direction.
+# Patching misleads easily, because any push changes an answer. So every patch here has three
+# controls: the same patch from a prompt about a third concept, the same from a prompt in the
+# target's own language, and a push of the same length in a random direction.
 
 # %%
 # %matplotlib inline
@@ -32,15 +32,15 @@ import interp
 from interp.inference.intervals import mean_over_examples
 from interp.prompts.lens import promoted_languages, token_languages
 
-# Babel is stored in 16 bits; differences of probabilities want 32.
+# Babel is stored in 16 bits; differences of probabilities need 32.
 model = interp.load("babel", dtype=torch.float32)
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
 # ## Facts that the model knows
 #
-# What a model does not know cannot be moved. Taken are days and months for which the right answer
-# is the model's first choice. Prompts begin with the token that Babel's texts begin with.
+# A fact that the model does not know cannot be moved. We take days and months for which the right
+# answer is the model's first choice. Prompts begin with Babel's beginning-of-text token.
 
 # %%
 LANGUAGES = ("de", "en")
@@ -68,11 +68,12 @@ facts = {
     for code in LANGUAGES
 }
 known = sorted(set(facts["de"]) & set(facts["en"]))
-print({code: len(each) for code, each in facts.items()}, "known in both:", len(known))
+print({code: len(items) for code, items in facts.items()}, "known in both:", len(known))
 
 # %% [markdown]
-# Each pair of facts of one relation gives a question: the source asks about A in German, the target
-# about B in English. Four answers share what follows: A and B, in German and in English.
+# Each pair of facts with the same relation gives a question: the source asks about A in German, the
+# target about B in English. We compare the probabilities of four answers: A and B, in German and in
+# English.
 
 
 # %%
@@ -82,7 +83,7 @@ def right(code, fact):
 
 
 def subject(code, fact):
-    """What is asked about: the word before the last one."""
+    """The word that the prompt asks about: the last but one."""
     return facts[code][fact].prompt.split()[-2]
 
 
@@ -94,7 +95,7 @@ def relation(fact):
     return fact.split(":")[0]
 
 
-# A word that both languages begin with the same token, such as August, tells nothing.
+# Words that begin with the same token in both languages, such as August, cannot tell them apart.
 known = [
     fact
     for fact in known
@@ -112,7 +113,7 @@ CELLS = ("A in German", "B in German", "A in English", "B in English")
 
 
 def crossing(a, b, **settings):
-    """German A into English B, with A asked in English and a third fact in German as controls."""
+    """Patch German A into English B; controls: A in English, and a third fact in German."""
     third = next(c for c in facts["de"] if relation(c) == relation(a) and c not in (a, b))
     words = (right("de", a), right("de", b), right("en", a), right("en", b))
     return interp.patch(
@@ -133,26 +134,26 @@ one.to_frame().query("source == 'source'").pivot(
 # %% [markdown]
 # ## The residual stream, layer by layer
 #
-# That was one pair. Over all pairs: how much has the share of A grown (the thing has moved), how
-# much that of German (the language has moved)? Means over pairs with intervals; pairs about one
-# target fact go together.
+# That was one pair. Over all pairs: how much does the share of A rise (the concept has moved), and
+# how much that of German (the language has moved)? The table shows means over pairs with
+# intervals, clustered by target fact.
 
 # %%
-MOVED = {"thing": ("A in German", "A in English"), "language": ("A in German", "B in German")}
+MOVED = {"concept": ("A in German", "A in English"), "language": ("A in German", "B in German")}
 clusters = torch.tensor([sorted({b for _, b in pairs}).index(b) for _, b in pairs])
 
 
 def moved(results):
-    """A row for each source, part, place in depth and thing that may move."""
+    """A row for each source, part, layer, and concept or language."""
     rows = []
     for what, answers in MOVED.items():
-        values = [each.share(answers) - each.unpatched_share(answers) for each in results]
+        values = [result.share(answers) - result.unpatched_share(answers) for result in results]
         mean = mean_over_examples(torch.stack(values)[..., 0], clusters)
-        for place in torch.cartesian_prod(*map(torch.arange, mean.value.shape)).tolist():
-            at, (row, part, layer) = tuple(place), place
+        for index in torch.cartesian_prod(*map(torch.arange, mean.value.shape)).tolist():
+            row, part, layer = index
             names = {"source": results[0].sources[row], "part": results[0].parts[part]}
             names |= {"layer": results[0].layers[layer], "moved": what}
-            rows.append(names | {name: getattr(mean, name)[at].item() for name in ENDS})
+            rows.append(names | {name: getattr(mean, name)[tuple(index)].item() for name in ENDS})
     return pd.DataFrame(rows)
 
 
@@ -163,35 +164,35 @@ residual.query("source == 'source'").round(3)
 
 # %%
 def draw(table, title):
-    """What moves, by layer: a panel for the thing and one for the language, a line for a source."""
+    """Plot what moves, by layer: panels for concept and language, a line for each source."""
     with interp.plots.own_style():
         figure, panels = plt.subplots(1, 2, figsize=(6.9, 2.4), sharey=True, layout="constrained")
         for (what, rows), ax in zip(table.groupby("moved", sort=False), panels, strict=True):
             for name, line in rows.groupby("source", sort=False):
-                reach = (line["value"] - line["low"], line["high"] - line["value"])
-                ax.errorbar(line["layer"], line["value"], reach, marker="o", label=name)
+                errors = (line["value"] - line["low"], line["high"] - line["value"])
+                ax.errorbar(line["layer"], line["value"], errors, marker="o", label=name)
             ax.axhline(0, color="0.6", linewidth=0.6)
             ax.set(xlabel="Layer", title=f"{title}: {what} moved")
-        panels[0].set_ylabel("Growth of the share")
-        named = panels[0].get_legend_handles_labels()
-        figure.legend(*named, loc="outside lower center", ncols=4, frameon=False)
+        panels[0].set_ylabel("Rise of the share")
+        entries = panels[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=4, frameon=False)
 
 
 draw(residual, "Last token")
 
 # %% [markdown]
-# Look at the controls first. *A, in English* can move the thing and not the language, and noise
-# should move neither. *C, in German* is about a third thing: what it adds to the share of A is only
-# what B has lost, since the four answers share what follows. The thing has moved as far as the
-# source is above C, the language as far as it is above *A, in English*. Behind the last layer the
-# state is all that the answer is made of: there the source's answer comes out, whatever it
+# Look at the controls first. *A, in English* can move the concept but not the language, and noise
+# should move neither. *C, in German* is about a third concept: it adds to the share of A only what
+# B has lost, because the four shares add up to one. The concept has moved by as much as the source
+# exceeds C, the language by as much as it exceeds *A, in English*. After the last layer, the answer
+# depends on nothing but this state: there a patch gives the source's answer whatever the state
 # carries, and no conclusion follows.
 #
-# ## The tokens that stand for each other
+# ## Corresponding tokens
 #
-# At the last token, thing and language come together. The thing is said earlier, and there the
-# prompts differ in length, so tokens are aligned by the word that both ask about. It is patched in
-# a layer and in all behind it.
+# At the last token, concept and language come together. The concept is named earlier, where the
+# prompts differ in length, so tokens are aligned by the word that both prompts ask about. We patch
+# it in a layer and in all later ones.
 
 # %%
 spans = crossing(a, b, layers="from", at=(subject("en", b),)).spans
@@ -200,16 +201,16 @@ words = moved([crossing(a, b, layers="from", at=(subject("en", b),)) for a, b in
 draw(words, "Subject, from layer")
 
 # %% [markdown]
-# Where the line of the thing falls to zero, the last token has already read what it needs from the
-# subject. In the panel on the right only the subject is German, every other word is English: what
-# moves there is the language that comes with one word. Ask whether it moves without the thing, as
-# the C of the other language does.
+# Where the line of the concept falls to zero, the last token has already read what it needs from
+# the subject. In the right panel only the subject is German, and every other word is English: it
+# shows the language that a single word brings. Check whether it moves without the concept, as with
+# C in German.
 #
 # ## Sets of neurons
 #
-# Do the neurons of the two languages carry the language? They are found by LAPE on other text, and
-# put into the target in all layers at the last token; beside as many random neurons in each
-# layer, and all the other neurons.
+# Do the neurons of the two languages carry the language? LAPE finds them on other text. We patch
+# them in all layers at the last token, and compare with as many random neurons in each layer and
+# with all other neurons.
 
 # %%
 text = interp.read_corpora(
@@ -223,11 +224,11 @@ text = interp.read_corpora(
 )
 run = interp.collect(model, text, progress=False)
 neurons = interp.select_by_entropy(run.firing, fraction=0.03)
-theirs = neurons["de"] | neurons["en"]
-print("neurons of German or English:", int(theirs.sum()), "of", theirs.numel())
+either = neurons["de"] | neurons["en"]
+print("neurons of German or English:", int(either.sum()), "of", either.numel())
 
 # %%
-few, most = {"language neurons": theirs}, {"all other neurons": ~theirs, "all neurons": "post"}
+few, most = {"language neurons": either}, {"all other neurons": ~either, "all neurons": "post"}
 sets = pd.concat(
     [
         moved([crossing(a, b, parts=few, layers="all") for a, b in pairs]),
@@ -237,16 +238,17 @@ sets = pd.concat(
 sets.query("source == 'source'").drop(columns=["source", "layer"]).round(3)
 
 # %% [markdown]
-# An interval that holds zero, or that of the random neurons, is no finding, however the number
-# looks. A set that moves as much as *all neurons* do would carry the whole.
+# If an interval contains zero, or the value for the random neurons, there is no finding, however
+# large the number looks. A set that moves as much as *all neurons* would carry everything.
 #
-# ## How much of the way?
+# ## How much of the answer is recovered?
 #
-# Where source and target are in one language, the way from one answer to the other can be measured:
-# zero, nothing has come over; one, the answer is the source's. Noise shows what a push alone does.
+# If source and target are in the same language, we can measure how far the answer moves from the
+# target's to the source's: zero, not at all; one, all the way. Noise shows the effect of a push
+# alone.
 
 # %%
-way = []
+recovered = []
 for a, b in pairs:
     result = interp.patch(
         model,
@@ -255,29 +257,29 @@ for a, b in pairs:
         {"A": right("en", a), "B": right("en", b)},
         generator=generator,
     )
-    way.append(result.recovered("A", "B")[:, 0, :, 0])
-mean = mean_over_examples(torch.stack(way), clusters)
+    recovered.append(result.recovered("A", "B")[:, 0, :, 0])
+mean = mean_over_examples(torch.stack(recovered), clusters)
 
 
-def written(*place):
-    value, low, high = (getattr(mean, end)[place].item() for end in ENDS)
+def with_interval(*index):
+    value, low, high = (getattr(mean, end)[index].item() for end in ENDS)
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 pd.DataFrame(
     {
-        name: [written(row, layer) for layer in range(model.n_layers)]
+        name: [with_interval(row, layer) for layer in range(model.n_layers)]
         for row, name in enumerate(result.sources)
     }
 ).rename_axis("layer")
 
 # %% [markdown]
-# ## What language does each layer speak?
+# ## Which language does each layer predict?
 #
-# The logit lens reads every layer as if it were the last. How likely is the answer, in the prompt's
-# language and in the other? Questions whose two answers may begin with the same token are left out
-# and counted; German and Chinese have hardly any. At early layers a low probability says that the
-# last norm does not fit there, not that nothing is known.
+# The logit lens reads every layer as if it were the last. How likely is the answer in the prompt's
+# language, and in the other? Questions whose two answers may begin with the same token are left out
+# and counted; German and Chinese have hardly any. A low probability at an early layer means that
+# the final norm does not fit there, not that the layer knows nothing.
 
 # %%
 both = {
@@ -308,17 +310,17 @@ with interp.plots.own_style():
     figure, panels = plt.subplots(1, 2, figsize=(6.9, 2.4), sharey=True, layout="constrained")
     for (code, lens), ax in zip(lenses.items(), panels, strict=True):
         for name, line in lens.to_frame().groupby("language", sort=False):
-            reach = (line["probability"] - line["low"], line["high"] - line["probability"])
-            ax.errorbar(line["layer"], line["probability"], reach, marker="o", label=name)
+            errors = (line["probability"] - line["low"], line["high"] - line["probability"])
+            ax.errorbar(line["layer"], line["probability"], errors, marker="o", label=name)
         ax.set(xlabel="Layer", title=f"Prompt in {code}")
     panels[0].set_ylabel("Probability of the answer")
-    named = panels[0].get_legend_handles_labels()
-    figure.legend(*named, loc="outside lower center", ncols=2, frameon=False)
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False)
 
 # %% [markdown]
-# And what do the language neurons write? Of the tokens that a neuron promotes most, how many belong
-# to its language, by how often they stand in texts of each? Beside it random neurons of the same
-# layers, since tokens of some languages are promoted by any neuron.
+# And which tokens do the language neurons promote? Of the tokens that a neuron promotes most, which
+# share belongs to its language, judged by how often each occurs in texts of each language? The
+# control is random neurons of the same layers, because any neuron promotes tokens of some language.
 
 # %%
 shares = token_languages(text, model)

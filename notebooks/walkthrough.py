@@ -11,13 +11,13 @@
 # %% [markdown]
 # # Language neurons, from text to report
 #
-# Which neurons of a multilingual model belong to a language, which are shared, and what happens
-# when they are changed. All of it on Babel, the small model that comes with the package: no
-# download, no GPU, a minute or two.
+# Which neurons of a multilingual model are specific to a language, which are shared, and what
+# happens when you change them? This notebook uses Babel, the small model that comes with the
+# package: no download, no GPU, a minute or two.
 #
-# Two habits run through everything. A number comes with an interval over documents or prompts, and
-# beside it stands what as many random neurons do. Without the second, nearly anything looks like a
-# finding.
+# Two habits run through everything. Every number has a confidence interval over documents or
+# prompts, and is compared with as many random neurons. Without this control, nearly anything looks
+# like a finding.
 
 # %%
 # %matplotlib inline
@@ -33,26 +33,27 @@ from interp.text.sources import read_documents
 languages = ("en", "de", "fr", "es", "zh", "ja")
 folder = Path(tempfile.mkdtemp())
 generator = torch.Generator().manual_seed(0)
-model = interp.load("babel", dtype=torch.float32)  # on most CPUs faster than the stored 16 bits
+model = interp.load("babel", dtype=torch.float32)  # faster on most CPUs than the stored 16 bits
 model
 
 # %% [markdown]
-# ## 1 Can the hooks be believed?
+# ## 1 Are the hooks correct?
 #
-# A hook may be silent, or sit at another tensor than its name says. The doctor compares hooks with
-# the model's own modules. Look for a line that says FAIL; there should be none.
+# A hook may never run, or read another tensor than its name says. The doctor compares the hooks
+# with the model's own modules. Look for a line that says FAIL; there should be none.
 
 # %%
 interp.doctor(model)
 
 # %% [markdown]
-# ## 2 On how many tokens does every neuron fire?
+# ## 2 On how many tokens does each neuron fire?
 #
-# Babel comes with sentences in six languages. Half of the documents are for finding neurons, the
-# other half for judging them: neurons tried on the text they were found on look too good.
+# Babel comes with sentences in six languages. Half of the documents serve to find neurons, the
+# other half to evaluate them: neurons evaluated on the text they were found on look too good.
 #
-# `n_shards` is the number of random groups of documents. Every interval below comes from leaving
-# one group out at a time, since the tokens of a document are not independent of one another.
+# `n_shards` is the number of random groups of documents. The intervals below are jackknife
+# intervals, which leave out one group at a time, because the tokens of a document are not
+# independent.
 
 # %%
 text = {
@@ -69,12 +70,12 @@ text = {
     )
     for split in ("train", "held_out")
 }
-pd.DataFrame({split: each.tokens() for split, each in text.items()})
+pd.DataFrame({split: corpora.tokens() for split, corpora in text.items()})
 
 # %% [markdown]
-# A neuron fires where its gate is above zero. One pass over the text counts that, and keeps the
-# means of what neurons give and the text on which each fires most, which are needed later. With a
-# folder, a run that is killed continues where it stopped.
+# A neuron fires on a token if its gate is above zero. One pass over the text counts this. It also
+# keeps the mean activations and the text on which each neuron fires most, which we need later. With
+# a folder, a run that is killed can resume where it stopped.
 
 # %%
 keep = interp.Keep(moments=True, contexts=3)
@@ -91,16 +92,17 @@ pd.DataFrame(
 # %% [markdown]
 # ## 3 Which neurons belong to a language?
 #
-# LAPE (Tang et al., 2024): of the neurons that are busy in some language, those whose firing is
-# spread over the fewest. The entropy of the spread is zero for a neuron of one language alone.
+# LAPE (Tang et al., 2024) takes the neurons that are busy in some language, and selects those whose
+# firing is spread over the fewest languages. A neuron that fires for one language alone has zero
+# entropy.
 
 # %%
 neurons = interp.select_by_entropy(stats, fraction=0.03)
 neurons
 
 # %% [markdown]
-# Would they be selected again? *Kept* says how often a neuron is, when one group of documents is
-# left out. It hangs on single groups where it is well below one.
+# Would they be selected again? *Kept* is how often a neuron is still selected when one group of
+# documents is left out. If it is well below one, the selection depends on single groups.
 
 # %%
 frequency = interp.inference.selection_frequency(
@@ -116,8 +118,8 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# Where are they? The bands are jackknife intervals. With a short text they are wide: look at which
-# differences between layers survive them.
+# In which layers are they? The bands are jackknife intervals. They are wide, because the text is
+# short: check which differences between layers exceed them.
 
 # %%
 profile = interp.jackknife(
@@ -127,8 +129,8 @@ profile = interp.jackknife(
 ax = interp.plots.layer_profile(neurons.layer_frame(profile))
 
 # %% [markdown]
-# Would another text give the same neurons? The selections of two halves of the documents foretell
-# it. One would be full agreement.
+# Would another text give the same neurons? The selections from two halves of the documents predict
+# it. A Jaccard of one is full agreement.
 
 # %%
 agreement = interp.selections.predicted_agreement(
@@ -136,22 +138,23 @@ agreement = interp.selections.predicted_agreement(
 )
 more = interp.selections.text_for_agreement(agreement, wanted=0.9)
 print(f"expected Jaccard with a run on as much other text: {agreement:.2f}")
-print(f"times as much text for a Jaccard of 0.9: {more:.0f}")
+print(f"a Jaccard of 0.9 needs {more:.0f} times as much text")
 
 # %% [markdown]
-# ## 4 Who is shared?
+# ## 4 Which neurons are shared?
 #
-# First, neurons of two languages at once. Below the diagonal is what was found, above it what
-# chance gives to sets of these sizes; bold lies beyond the interval of chance.
+# First, the neurons that two languages have in common. Below the diagonal is the measured overlap,
+# above it the overlap of random sets of these sizes; bold values lie outside the interval of
+# chance.
 
 # %%
 ax = interp.plots.overlap(neurons.overlap_frame())
 
 # %% [markdown]
-# Second, example by example, as Wang et al. (2024) ask: at the last token of a prompt, does a
-# neuron fire in all six languages, in some, in one, in none? Solid lines are what is found. Dashed:
-# languages that know nothing of each other, at the same firing rates. Only what lies between the
-# two says that translations share something.
+# Second, example by example, as in Wang et al. (2024): at the last token of a prompt, does a neuron
+# fire in all six languages, in some, in one, or in none? Solid lines are measured. Dashed lines are
+# the baseline: languages that fire independently, at the same rates. Only the gap between the two
+# shows that translations share something.
 
 # %%
 facts = [
@@ -168,11 +171,12 @@ last = shared.to_frame().query("layer == layer.max()")
 last[["category", "share", "independent", "excess", "excess_low", "excess_high"]].round(3)
 
 # %% [markdown]
-# ## 5 Switch them off: who suffers?
+# ## 5 Which language suffers when they are off?
 #
-# Each language's neurons off in turn (rows), every language read (columns), on the other half of
-# the text. If they are a language's own, the framed cells are large and the rest of their row is
-# small. The last column is what as many random neurons do to the same language.
+# We switch each language's neurons off in turn (rows) and measure the loss on every language
+# (columns), on the other half of the text. If the neurons are specific to their language, the
+# framed cells are large and the rest of their row is small. The last column is the effect of as
+# many random neurons on the same language.
 
 # %%
 reading = interp.read_corpora(
@@ -190,27 +194,28 @@ matrix = interp.perplexity_matrix(model, neurons, reading, n_draws=1, progress=F
 ax = interp.plots.perplexity_matrix(matrix.to_frame())
 
 # %% [markdown]
-# One number for the whole picture: own language less the others, averaged over languages. The test
-# deals out the names of the sets anew, so that a set that harms everybody proves nothing. Look at
-# the smallest p-value that so few languages allow.
+# One number for the whole matrix: the effect on the own language minus that on the others, averaged
+# over languages. The permutation test shuffles the labels of the sets, so a set that harms every
+# language proves nothing. Note the smallest p-value that so few languages allow.
 
 # %%
 own = matrix.diagonal()
 own
 
 # %% [markdown]
-# ## 6 Can they switch the language of what is written?
+# ## 6 Can they switch the language of generated text?
 #
-# Babel writes from nothing, under four edits towards German and Japanese: none; the language's
-# neurons pushed by their difference of means; as many random neurons pushed by theirs; and the
-# whole residual stream behind one layer, pushed the same way.
+# Babel writes without a prompt, steered towards German and Japanese in four ways: no edit; the
+# language's neurons pushed by their difference of means; as many random neurons pushed by theirs;
+# and the whole residual stream after one layer, pushed the same way.
 #
-# A text counts as good if a detector that knows many languages finds the one wanted, and it is
-# neither short nor repetitive nor less likely for the untouched model than natural text.
+# A text counts as good if a detector of many languages finds the target language, and the text is
+# neither short, nor repetitive, nor less likely under the unedited model than natural text.
 
 # %%
 natural = {
-    code: [each.text for each in read_documents("babel", code)][:200] for code in ("de", "ja")
+    code: [document.text for document in read_documents("babel", code)][:200]
+    for code in ("de", "ja")
 }
 guards = interp.evaluations.natural_guard(model, natural, max_tokens=24, progress=False)
 means = interp.interventions.residual_means(
@@ -220,7 +225,7 @@ random = neurons.random_like(generator, exclude=neurons.union())
 
 
 def towards(code):
-    """Ways to ask for a language, by name: what is changed while the model writes."""
+    """Ways to steer to a language, by name: the edit in force while the model writes."""
     push = interp.difference_of_means(moments, code, strength=2.0)
     return {
         "no edit": None,
@@ -243,8 +248,8 @@ switching = pd.DataFrame(rows)
 ax = interp.plots.language_switching(switching)
 
 # %% [markdown]
-# The strokes are wide, since there are few texts: say only what they allow. Then read some. A rate
-# says nothing about sense, and neither does the guard.
+# The intervals are wide, because there are few texts: claim no more than they allow. Then read some
+# of the texts. Neither the rate nor the guard says whether they make sense.
 
 # %%
 for way in ("no edit", "language neurons", "residual stream"):
@@ -255,8 +260,8 @@ for way in ("no edit", "language neurons", "residual stream"):
 # %% [markdown]
 # ## 7 Which neurons carry an answer?
 #
-# A fact, asked in German; prompts begin with the token that Babel's texts begin with. First: does
-# it know the answer?
+# We ask about a fact in German. Prompts begin with Babel's beginning-of-text token. First: does the
+# model know the answer?
 
 
 # %%
@@ -272,17 +277,17 @@ for probability, token in zip(best.values.tolist(), best.indices.tolist(), stric
     print(f"{probability:.2f} {model.decode([token])!r}")
 
 # %% [markdown]
-# Integrated gradients: each neuron's share of the answer's probability, at the last token, layer by
-# layer. A layer's shares must add up to what switching the layer off changes; the last column says
-# by how much they miss that.
+# Integrated gradients give each neuron's contribution to the answer's probability, at the last
+# token, layer by layer. The contributions of a layer must add up to the effect of switching that
+# layer off; the last column is the error of this sum.
 
 # %%
 reasons = interp.integrated_gradients(model, prompt, answer)
 reasons.to_frame().round(4)
 
 # %% [markdown]
-# Does an attribution tell what happens? Switch the neurons with the largest shares off, each
-# alone, beside as many drawn at random from the same layers.
+# Do attributions predict effects? We switch off the neurons with the largest contributions, one at
+# a time, and as many random neurons of the same layers.
 
 # %%
 largest = reasons.values >= reasons.values.flatten().topk(100).values.min()
@@ -290,28 +295,28 @@ top = interp.NeuronSelection(largest[None], ("de",))
 drawn = top.random_like(generator, exclude=largest)["de"]
 off = {
     name: interp.prompts.ablation_effect(model, prompt, answer, chosen)[chosen]
-    for name, chosen in (("largest shares", largest), ("random", drawn))
+    for name, chosen in (("largest contributions", largest), ("random", drawn))
 }
 pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4)
 
 # %% [markdown]
-# And are they German? How many of them are among the neurons of German, beside what chance gives
-# to as many in each layer.
+# And are they German neurons? We compare their overlap with the neurons of German to that of random
+# sets of the same size per layer.
 
 # %%
 german = neurons.languages_only(["de"])
-found = interp.selections.jaccard_between(top, german).item()
+overlap = interp.selections.jaccard_between(top, german).item()
 by_chance = interp.selections.chance_jaccard(top, german)
-print(f"Jaccard with the neurons of German: {found:.4f}")
+print(f"Jaccard with the neurons of German: {overlap:.4f}")
 print(f"by chance {by_chance.value.item():.4f}", end=", ")
 print(f"95 % between {by_chance.low.item():.4f} and {by_chance.high.item():.4f}")
 
 # %% [markdown]
-# ## 8 What if a part came from another prompt?
+# ## 8 What if activations came from another prompt?
 #
-# The German prompt asks about Monday, the English one about Thursday. The residual stream behind
-# one layer is taken from the German prompt and put into the English one, at the last token. Does
-# the answer that follows change its day, its language, or both?
+# The German prompt asks about Monday, the English one about Thursday. We patch the residual stream
+# after one layer from the German prompt into the English one, at the last token. Does the answer
+# change its day, its language, or both?
 
 # %%
 crossing = interp.patch(
@@ -328,13 +333,13 @@ moved = crossing.to_frame().pivot_table(
 moved.round(2)
 
 # %% [markdown]
-# The controls say what any German prompt does, and what a push of the same length in a random
-# direction does. One pair of prompts is an anecdote: the notebook on patching averages over many.
+# The controls show the effect of any German prompt, and of a push of the same length in a random
+# direction. One pair of prompts is an anecdote: the notebook on patching averages over many.
 #
 # ## 9 Look at neurons
 #
-# A page with every neuron of a selection: rates with intervals, the text on which it fires most in
-# each language, the tokens that it makes likelier. It is one file that asks nothing of the network;
+# The neuron page shows every neuron of a selection: rates with intervals, the text on which it
+# fires most in each language, and the tokens that it promotes. It is one file that works offline;
 # `page` as the last line of a cell shows it in the notebook.
 
 # %%
@@ -344,10 +349,11 @@ path = page.save(folder / "neurons.html")
 print(f"{page.n_neurons} neurons, {path.stat().st_size / 1024:.0f} KiB: open {path.name}")
 
 # %% [markdown]
-# ## 10 Hand it on
+# ## 10 Report it
 #
-# What was claimed, what came out, and a verdict by a rule that was there before: a claim holds if
-# the whole interval lies beyond its bar. The figures carry the numbers they were drawn from.
+# A report lists each claim, its measurement, and a verdict by a rule fixed in advance: a claim
+# holds if the whole interval lies beyond its threshold. The figures contain the numbers they were
+# drawn from.
 
 # %%
 claim = interp.inference.Claim(
@@ -355,7 +361,7 @@ claim = interp.inference.Claim(
     statement="A language suffers most from its own neurons.",
     source="Tang et al. (2024)",
     on="Babel",
-    how="rise of the own loss less that of the others, mean over languages, in nats per token",
+    how="rise of the own loss minus that of the others, mean over languages, in nats per token",
     command="this notebook",
     value=own.mean.value.item(),
     low=own.mean.low.item(),
@@ -373,8 +379,8 @@ report = interp.write_report(
     "Language neurons of Babel",
     [
         interp.reports.Section(
-            "Who suffers?",
-            "Each language's neurons off in turn, and every language read.",
+            "Which language suffers?",
+            "Each language's neurons off in turn, loss on every language.",
             (
                 interp.reports.Picture(
                     interp.plots.perplexity_matrix, "Nats per token.", matrix.to_frame()
@@ -383,7 +389,7 @@ report = interp.write_report(
         ),
         interp.reports.Section(
             "Can they switch the language?",
-            "Texts begun from nothing, under edits towards two languages.",
+            "Unconditional samples, steered towards two languages.",
             (
                 interp.reports.Picture(
                     interp.plots.language_switching, "Share of texts.", switching
@@ -396,5 +402,5 @@ report = interp.write_report(
 print(f"{report.stat().st_size / 1024:.0f} KiB: open {report.name}")
 
 # %% [markdown]
-# Next: `patching` on what moves from one language to another, `compare_methods` on rivals of LAPE,
-# `your_own_model` on everything but Babel.
+# Next: `patching` shows what moves from one language to another, `compare_methods` compares LAPE
+# with other methods, and `your_own_model` works with models other than Babel.

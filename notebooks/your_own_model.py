@@ -11,12 +11,12 @@
 # %% [markdown]
 # # Your own model, your own text
 #
-# The steps from a model that nothing is known about to a selection of neurons that can be trusted:
-# what it will cost, whether its hooks are sound, how to read text in pieces that survive a kill,
-# and how to see that there is nothing to be found.
+# The steps from an unknown model to a selection of neurons that you can trust: what a run will
+# cost, whether the hooks are correct, how to read text in pieces that survive a kill, and how to
+# recognize that there is nothing to find.
 #
-# So that this runs anywhere, the second cell makes a tiny checkpoint with random weights and saves
-# it to a folder. Put the name of a hub model, or your own folder, in its place.
+# So that this runs anywhere, the second cell makes a tiny checkpoint with random weights. Replace
+# it with the name of a hub model, or with your own folder.
 
 # %%
 # %matplotlib inline
@@ -38,7 +38,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-by_bytes = Tokenizer(models.BPE(vocab={each: id for id, each in enumerate(letters)}, merges=[]))
+vocab = {letter: id for id, letter in enumerate(letters)}
+by_bytes = Tokenizer(models.BPE(vocab=vocab, merges=[]))
 by_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 by_bytes.decoder = decoders.ByteLevel()
 PreTrainedTokenizerFast(tokenizer_object=by_bytes).save_pretrained(folder / "model")
@@ -52,12 +53,12 @@ LlamaForCausalLM(config).save_pretrained(folder / "model")
 name = folder / "model"  # or "bigscience/bloom-560m", "Qwen/Qwen3-0.6B", ...
 
 # %% [markdown]
-# ## Open it, and ask the doctor
+# ## Load it, and run the doctor
 #
-# Any decoder that TransformerLens opens will do. The weights stay as they are, and so does the
-# tokenizer. `attention="native"`, the default, keeps the fused attention of the bare model; what
-# neurons need is seen all the same. The doctor takes two short passes per layer and should be asked
-# once of every new model: look for FAIL.
+# Any decoder that TransformerLens loads works. Weights and tokenizer stay unchanged.
+# `attention="native"`, the default, keeps the fused attention of the bare model, and all neuron
+# sites are still available. Run the doctor once on every new model; it takes two short passes per
+# layer. Look for FAIL.
 
 # %%
 model = interp.load(name)
@@ -65,45 +66,47 @@ diagnosis = interp.doctor(model)
 print(str(diagnosis).replace(model.name, "your model"))
 
 # %% [markdown]
-# A model that you hold already, with its hooks, can be wrapped as it is:
+# You can also wrap a model that you have already loaded, with its hooks:
 #
 #     bridge = TransformerBridge.boot_transformers("gpt2")
 #     model = interp.wrap(bridge)
 #
 # ## Text of your own
 #
-# A folder with a file per language: `.txt` with a document in each line, `.jsonl` with a field
-# "text", either of them packed with gzip. The names of the files are the codes of the languages.
-# Here sentences are written there that come with the package, a few of them to the wrong file.
+# Your text is a folder with one file per language, named by its code: `.txt` with one document per
+# line, or `.jsonl` with a field "text", both optionally gzipped. This cell writes sentences that
+# come with the package, a few of them into the wrong file.
 
 # %%
 corpus = folder / "corpus"
 corpus.mkdir()
-some = {
-    code: [each.text for each in read_documents("babel", code)] for code in ("en", "fr", "zh", "de")
+sentences = {
+    code: [document.text for document in read_documents("babel", code)]
+    for code in ("en", "fr", "zh", "de")
 }
-mine = {code: texts[:300] for code, texts in some.items()}  # the others are for judging
-(corpus / "en.txt").write_text("\n".join([*mine["en"], *mine["de"][:9]]), encoding="utf-8")
+used = {code: texts[:300] for code, texts in sentences.items()}  # the others are held out
+(corpus / "en.txt").write_text("\n".join([*used["en"], *used["de"][:9]]), encoding="utf-8")
 with gzip.open(corpus / "fr.txt.gz", "wt", encoding="utf-8") as file:
-    file.write("\n".join(mine["fr"]))
-rows = [json.dumps({"text": each}, ensure_ascii=False) for each in mine["zh"]]
+    file.write("\n".join(used["fr"]))
+rows = [json.dumps({"text": text}, ensure_ascii=False) for text in used["zh"]]
 (corpus / "zh.jsonl").write_text("\n".join(rows), encoding="utf-8")
 languages = ("en", "fr", "zh")
 
 # %% [markdown]
-# Reading reports lines that are in another language than their file says. A percent of English in
-# everything is common in web text, and it makes neurons of English look shared. With
-# `hygiene="drop"` such lines are left out.
+# Reading reports lines in another language than that of their file. A percent of English in every
+# language is common in web text, and makes neurons of English look shared. `hygiene="drop"` leaves
+# such lines out.
 #
-# Choose `n_shards` once: the groups of documents that intervals come from, and that a job array
-# divides among its jobs. Twenty is a good number, here it is fewer.
+# Choose `n_shards` once: it is the number of random groups of documents, which intervals are
+# computed from and which a job array divides among its jobs. Twenty is a good number; here we use
+# fewer.
 
 # %%
 reading = {"block_length": 64, "n_shards": 6, "tokens": 12_288, "progress": False}
 corpora = interp.read_corpora(corpus, languages, model, **reading)
 for report in corpora.hygiene.values():
     print(report)
-print("tokens that count:", corpora.tokens())
+print("tokens:", corpora.tokens())
 
 # %%
 corpora = interp.read_corpora(corpus, languages, model, hygiene="drop", **reading)
@@ -111,26 +114,27 @@ corpora = interp.read_corpora(corpus, languages, model, hygiene="drop", **readin
 # %% [markdown]
 # ## What will it cost?
 #
-# Time: counting costs a few percent of a bare forward pass, so read a little and extrapolate.
-# Memory: the model, and the counts, which do not grow with the text. On disk, a file of counts for
-# each shard of each language.
+# Time: counting adds at most a few percent to a bare forward pass, so time a little text and
+# extrapolate. Memory: the model and the counts, which do not grow with the text. Disk: one file of
+# counts for each shard of each language.
 
 # %%
 wanted_tokens = 1_000_000  # per language: what you would like to read
 piece = interp.read_corpora(corpus, languages, model, **{**reading, "tokens": 1536})
-before = time.perf_counter()
+start = time.perf_counter()
 interp.collect(model, piece, progress=False)
-per_second = sum(piece.tokens().values()) / (time.perf_counter() - before)
+per_second = sum(piece.tokens().values()) / (time.perf_counter() - start)
 
-weights = sum(each.numel() * each.element_size() for each in model.bridge.parameters())
+parameters = model.bridge.parameters()
+weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 counts = corpora.n_shards * len(languages) * model.n_layers * model.d_mlp * 8
 hours = len(languages) * wanted_tokens / per_second / 3600
 print(f"{model.n_layers} layers of {model.d_mlp:,} neurons, {weights / 2**20:,.1f} MiB of weights")
-print(f"counts: {counts / 2**20:,.1f} MiB on disk, and once in memory when they are merged")
+print(f"counts: {counts / 2**20:,.1f} MiB on disk, and the same in memory for the merge")
 print(f"{hours:.3f} hours for {wanted_tokens:,} tokens of each language")
 
 # %% [markdown]
-# For a model of 7 billion parameters and more, nothing changes but how it is opened:
+# A model of 7 billion parameters or more only needs to be loaded differently:
 #
 #     model = interp.load("meta-llama/Llama-2-7b-hf", dtype=torch.bfloat16)
 #     model = interp.load(name, dtype=torch.bfloat16, device_map="auto")
@@ -138,25 +142,24 @@ print(f"{hours:.3f} hours for {wanted_tokens:,} tokens of each language")
 #
 # The second line spreads the layers over several GPUs, or leaves some of them on the CPU.
 #
-# - Lower `tokens_per_batch` when memory runs out. The numbers may change in the last bits with it,
-#   so a folder that was begun with one value refuses another.
+# - Lower `tokens_per_batch` if memory runs out. It can change results in the last bits, so a folder
+#   started with one value refuses another.
 # - With `stop_when=interp.selections.until_stable(0.95)` a run ends once a repetition on other text
-#   would select nearly the same neurons; that is often long before the text ends.
-# - Attribution and patching want 32 bits for numbers to report, or a look at how much 16 bits move
+#   would select nearly the same neurons; this is often long before the text ends.
+# - To report numbers from attribution and patching, use 32 bits, or check how much 16 bits change
 #   them.
 #
 # ## Read it in pieces
 #
-# A run is a folder. Its pieces are written whole or not at all, so after a kill the same call goes
-# on from there. Three jobs of an array read a third each, in any order, on any machine that sees
-# the folder:
+# A run is a folder. Its pieces are written atomically, so after a kill the same call resumes. Three
+# jobs of an array each read a third, in any order, on any machine that shares the folder:
 #
 #     interp collect MODEL --text corpus/ --languages en fr zh --out runs/mine --shard 1/3
 #     interp collect MODEL --text corpus/ --languages en fr zh --out runs/mine --shard 2/3
 #     interp collect MODEL --text corpus/ --languages en fr zh --out runs/mine --shard 3/3
 #     interp merge runs/mine
 #
-# The same in Python, with the second job late:
+# The same in Python, with the second job last:
 
 # %%
 out = folder / "run"
@@ -165,7 +168,7 @@ for part in (1, 3):
     print(f"after part {part}:", run.status())
 
 # %% [markdown]
-# Merging too early is refused with a sentence that says what is missing.
+# An early merge fails with a message that says what is missing.
 
 # %%
 try:
@@ -177,10 +180,10 @@ except ValueError as refused:
 interp.collect(model, corpora, out, part=(2, 3), progress=False)
 stats = interp.Run.open(out).merge().firing
 at_once = interp.collect(model, corpora, progress=False).firing
-print("the same counts as in one go:", torch.equal(stats.fired, at_once.fired))
+print("the same counts as in one run:", torch.equal(stats.fired, at_once.fired))
 
 # %% [markdown]
-# A folder refuses what it was not begun with: another model, other text, other settings.
+# A folder refuses a model, text or settings other than those it was started with.
 
 # %%
 other = interp.read_corpora(corpus, languages, model, seed=1, **reading)
@@ -190,10 +193,10 @@ except ValueError as refused:
     print(str(refused).replace(str(out), "runs/mine"))
 
 # %% [markdown]
-# ## Find neurons, and ask how far to trust them
+# ## Find neurons, and check how far to trust them
 #
-# LAPE selects from any model, this one with random weights too: each language has bytes of its own,
-# so some neurons fire for one language more than for others, and they do so in any text.
+# LAPE selects neurons from any model, even this one with random weights: each language has its own
+# bytes, so some neurons fire more for one language than for others, on any text.
 
 
 # %%
@@ -207,14 +210,14 @@ print(f"expected Jaccard with another run: {agreement:.2f}")
 neurons
 
 # %% [markdown]
-# That neurons are found again does not make them matter. Switch them off, on text that they were
-# not found on, beside as many random ones. A model with random weights knows no language, so what
-# happens to the loss, of either sign, should not depend on whose neurons are off: this is what
-# nothing looks like. Look at the last interval, whether it holds zero, and at the p-value.
+# Neurons that are found again do not necessarily matter. We switch them off on held-out text, and
+# compare with as many random neurons. A model with random weights knows no language, so the change
+# of the loss, of either sign, should not depend on whose neurons are off. This is what a null
+# result looks like. Check whether the last interval contains zero, and look at the p-value.
 
 # %%
-fresh = {code: some[code][300:] for code in languages}
-test = interp.read_corpora(fresh, languages, model, block_length=64, n_shards=6, tokens=3072)
+held_out = {code: sentences[code][300:] for code in languages}
+test = interp.read_corpora(held_out, languages, model, block_length=64, n_shards=6, tokens=3072)
 matrix = interp.perplexity_matrix(model, neurons, test, n_draws=2, progress=False)
 ax = interp.plots.perplexity_matrix(matrix.to_frame())
 
@@ -222,10 +225,10 @@ ax = interp.plots.perplexity_matrix(matrix.to_frame())
 matrix.diagonal()
 
 # %% [markdown]
-# ## Keep it
+# ## Save it
 #
-# Results know where they come from. A selection is a file that people can read, and it exports to
-# the format of the LAPE authors.
+# Results store their provenance. A selection is a human-readable file, and can be exported to the
+# format of the LAPE authors.
 
 # %%
 neurons.to_json(folder / "neurons.json")
@@ -235,8 +238,8 @@ print("read back:", again == neurons)
 print("\n".join((folder / "neurons.json").read_text().splitlines()[:4]))
 
 # %% [markdown]
-# An edit can be written into a checkpoint that every Hugging Face program opens. It is checked
-# against the hooks before it is left on disk.
+# An edit can be written into a checkpoint that any Hugging Face program can load. It is kept only
+# if its logits match those of the hooked model.
 
 # %%
 baked = interp.bake(model, neurons["fr"], interp.deactivate, folder / "without-french")

@@ -269,7 +269,7 @@ def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         collect(place, "interrupted")
     assert stop.value.code == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
 
 
 def test_a_model_without_mlp_neurons_is_refused(tmp_path, capsys):
@@ -343,7 +343,7 @@ def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, foun
             *("--out", str(out)),
         ]
     )
-    assert "opens anywhere" in capsys.readouterr().out
+    assert "its logits equal the hooked model" in capsys.readouterr().out
     selection = NeuronSelection.from_json(found / "neurons.json")
     model, baked = load(place / "model"), load(out)
     ids = torch.randint(4, model.n_vocab, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -421,7 +421,7 @@ WRONG = {
     "collect {odd}/nan " + READS + " " + NEW: "NaN or infinite activation",
     "collect {place}/model --device tpu": "The device 'tpu' cannot be used here",
     "collect {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",
-    "collect {place}/model --num-cpus 4": "change nothing without --ray",
+    "collect {place}/model --num-cpus 4": "have no effect without --ray",
     "collect {place}/model --tokens-per-batch 0 " + READS: "tokens_per_batch is 0",
     "collect {place}/model " + READS + " --out {odd}/file": "is not a folder, as it must be",
     "collect {place}/model " + READS + " --out {odd}/loop": "is not a folder, as it must be",
@@ -432,12 +432,12 @@ WRONG = {
     "find {found} --method entropy-less-peak --weight -1": "The weight of the reward is -1.0",
     "find {found} --out {odd}": "it is a folder",
     "find {odd}/file": "interp collect",
-    "deactivate {found} {odd}/other --text {place}/text": "(by its weights)",
-    "steer {found} {odd}/other --text {place}/text": "(by its weights)",
-    "bake {found} {odd}/other --language de " + NEW: "(by its weights)",
-    "bake {found} {place}/model --language de --strength 3 " + NEW: "--strength changes nothing",
-    "evaluate {found} {odd}/other --tasks {odd}/task " + NEW: "(by its weights)",
-    "evaluate {found} {place}/model --tasks {odd}/task {odd}/task": "none of them twice",
+    "deactivate {found} {odd}/other --text {place}/text": "(different weights)",
+    "steer {found} {odd}/other --text {place}/text": "(different weights)",
+    "bake {found} {odd}/other --language de " + NEW: "(different weights)",
+    "bake {found} {place}/model --language de --strength 3 " + NEW: "--strength has no effect",
+    "evaluate {found} {odd}/other --tasks {odd}/task " + NEW: "(different weights)",
+    "evaluate {found} {place}/model --tasks {odd}/task {odd}/task": "each only once",
     "attribute {odd}/task {odd}/nan --languages de en " + NEW: "NaN or infinite contributions",
     "patch der die {odd}/nan --answers Hund": "gives NaN",
     "lens {place}/model --limit -1": "--limit is -1",
@@ -465,7 +465,7 @@ def test_a_wrong_input_ends_in_one_sentence(line, place, odd, found, capsys):
 
 def test_between_precisions_neurons_are_still_those_of_the_model(place, odd, found):
     check_found_in(found, load(place / "model", dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="by its architecture"):
+    with pytest.raises(ValueError, match="different architecture"):
         check_found_in(found, load(tiny_models.build("llama", odd / "llama"), dtype=torch.bfloat16))
 
 

@@ -136,7 +136,7 @@ def test_ray_with_parts_or_without_ray_is_refused_in_one_sentence(
 ):
     with pytest.raises(SystemExit):
         cli.main(["collect", "--ray", "--shard", "1/2"])
-    assert "no --shard beside it" in capsys.readouterr().err
+    assert "--ray and --shard exclude each other" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'polyneuron\[ray\]'"):
         collect(model, corpora, tmp_path, progress=False, ray=Ray())
@@ -165,7 +165,7 @@ def test_a_second_ctrl_c_changes_nothing(monkeypatch):
         signal.signal(signal.SIGINT, before)
         monkeypatch.undo()
     assert stop.value.code == 130
-    assert "goes on from there" in said[0]
+    assert "run the same command to resume" in said[0]
 
 
 # ---------------------------------------------------------------- Ray

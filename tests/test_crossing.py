@@ -84,7 +84,7 @@ def test_the_patch_command_prints_and_saves_what_patch_gives(tmp_path, capsys):
     assert found.log_probability[0].allclose(expected.log_probability[0], atol=1e-4)
     assert found.sources == ("source", "noise")
     shown = capsys.readouterr().out
-    assert "target as it is" in shown
+    assert "target, unpatched" in shown
     assert "source: resid_post, layer 0, 0 'last'" in shown
     assert shown.count("noise: resid_post") == model.n_layers
     assert f"{found.probability[0, 0, 3, 0, 1]:.4f}" in shown
@@ -96,7 +96,7 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
         Patch, SOURCE, TARGET, "--answers", *ANSWERS,
         "--layers", "from", "--texts", "Montag", "Thursday",
     )  # fmt: skip
-    assert "layer 2 and on, 0 'Thursday'" in capsys.readouterr().out
+    assert "layer 2 and later, 0 'Thursday'" in capsys.readouterr().out
     model = interp.load("babel")
     mask = torch.zeros(1, model.n_layers, model.d_mlp, dtype=torch.bool)
     mask[:, :, :20] = True
@@ -110,7 +110,7 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
         run(Patch, SOURCE, TARGET, "--answers", *ANSWERS, "--part", "neurons")
     with pytest.raises(ValueError, match='attention="hooked"'):
         run(Patch, SOURCE, TARGET, "--answers", *ANSWERS, "--part", "heads")
-    with pytest.raises(ValueError, match="give one of the two"):
+    with pytest.raises(ValueError, match="exclude each other"):
         run(
             Patch, SOURCE, TARGET, "--answers", *ANSWERS, "--control", "a",
             "--texts", "Montag", "Thursday",

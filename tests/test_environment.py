@@ -131,7 +131,7 @@ def program(path: Path, text: str) -> str:
 
 def test_without_a_python_it_says_so(tmp_path: Path) -> None:
     said = installation(tmp_path, PYTHON="python3-of-nowhere")
-    assert said.startswith("There is no python3-of-nowhere here: install Python 3.11 or newer")
+    assert said.startswith("python3-of-nowhere is not installed: install Python 3.11 or newer")
     broken = program(tmp_path / "broken", "exit 1")
     assert installation(tmp_path, PYTHON=broken).startswith(f"{broken} does not run")
 
@@ -140,12 +140,12 @@ def test_without_a_python_it_says_so(tmp_path: Path) -> None:
 def test_a_python_that_is_too_old_is_named(tmp_path: Path, version: str) -> None:
     old = program(tmp_path / "old", f"echo {version}")
     said = installation(tmp_path, PYTHON=old)
-    assert f"is Python {version}, and 3.11 or newer is needed" in said
+    assert f"is Python {version}, but 3.11 or newer is needed" in said
 
 
 def test_a_disk_without_room_is_seen_beforehand(tmp_path: Path) -> None:
     said = installation(tmp_path, NEEDED_MB="999999999")
-    assert re.search(r"has room for \d+ MB, and an environment needs 999999999 MB", said)
+    assert re.search(r"has room for \d+ MB, but an environment needs 999999999 MB", said)
 
 
 def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_without_the_network_it_says_so(tmp_path: Path) -> None:
     python = tmp_path / "here" / "environment" / "bin" / "python"
     program(python, f'exec {sys.executable} "$@"')
     said = installation(tmp_path, lock, PIP_INDEX_URL="http://127.0.0.1:9/simple")
-    assert said.startswith("Packages cannot be fetched: check the network")
+    assert said.startswith("Packages cannot be downloaded: check the network")
 
 
 def test_any_other_failure_shows_where_the_log_is(tmp_path: Path) -> None:
     python = program(tmp_path / "other", '[ "$1" = -m ] || { echo 3.11; exit; }; exit 1')
     said = installation(tmp_path, PYTHON=python)
-    assert said == "The installation failed: environment/install.log has all of it."
+    assert said == "The installation failed: see environment/install.log."

@@ -134,7 +134,7 @@ def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
     assert stop.value.code == 130
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("interp: interrupted.")  # on a line of its own, below any bar
-    assert "the same command goes on" in said[-1]
+    assert "run the same command to resume" in said[-1]
     assert not [path for path in cut.rglob("*") if path.suffix == ".part"]
     kept = set(contents(cut)) if cut.exists() else set()
     assert kept < set(contents(whole))

@@ -11,7 +11,7 @@ import jupytext
 import nbformat
 import pytest
 
-from notebooks.make import GALLERY, HERE, NAMES, build, keep_pictures, run, text_of
+from notebooks.make import FOLDER, GALLERY, NAMES, build, keep_pictures, run, text_of
 from tests.conftest import LOCK
 
 LONG = ("walkthrough", "compare_methods", "patching")
@@ -25,7 +25,7 @@ MACHINE = re.compile(r"(?<![\w.])(/(?:home|root|tmp|work|usr|opt|var|private|Use
 
 
 def read(name: str):
-    return nbformat.read(HERE / f"{name}.ipynb", nbformat.NO_CONVERT)
+    return nbformat.read(FOLDER / f"{name}.ipynb", nbformat.NO_CONVERT)
 
 
 def shown(notebook) -> str:
@@ -44,16 +44,16 @@ def sources(notebook) -> list[tuple[str, str, str]]:
 
 def test_there_are_the_four_notebooks():
     assert set(NAMES) == {"walkthrough", "patching", "your_own_model", "compare_methods"}
-    assert {path.stem for path in HERE.glob("*.ipynb")} == set(NAMES)
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_in_step_with_its_text(name: str):
     """Otherwise: python notebooks/make.py, with --run for the one that keeps its pictures."""
-    built, stored = build(HERE / f"{name}.py"), read(name)
+    built, stored = build(FOLDER / f"{name}.py"), read(name)
     assert sources(stored) == sources(built)
     if name != GALLERY:
-        assert (HERE / f"{name}.ipynb").read_text(encoding="utf-8") == text_of(built)
+        assert (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8") == text_of(built)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +62,7 @@ def test_a_notebook_reads_back_as_the_text_it_was_made_from(name: str):
         """Without the head, and without the blank lines that a formatter puts between cells."""
         return re.sub(r"\n{2,}", "\n\n", text.split("# ---\n")[-1]).strip()
 
-    text = (HERE / f"{name}.py").read_text(encoding="utf-8")
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     assert body(jupytext.writes(read(name), "py:percent")) == body(text)
 
 
@@ -74,7 +74,7 @@ def test_a_notebook_holds_no_paths_no_messages_and_no_counts(name: str):
         assert cell.get("execution_count") is None or name == GALLERY
         assert name == GALLERY or not cell.get("outputs")
         assert all(output.get("name") != "stderr" for output in cell.get("outputs", ()))
-    assert (HERE / f"{name}.ipynb").stat().st_size < LARGEST
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
 
 
 def test_the_gallery_shows_its_pictures():
@@ -91,7 +91,7 @@ def test_paths_of_a_machine_are_caught():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_imports_public_names_and_defines_nothing_long(name: str):
-    tree = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interp":
             assert not any(each.name.startswith("_") for each in node.names)
@@ -104,7 +104,7 @@ def test_a_notebook_imports_public_names_and_defines_nothing_long(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_number_is_typed_into_the_words_of_a_notebook(name: str):
     """Years, headings, names such as 7B, and code aside: results are printed by cells."""
-    for cell in build(HERE / f"{name}.py").cells:
+    for cell in build(FOLDER / f"{name}.py").cells:
         if cell.cell_type != "markdown":
             continue
         lines = [line for line in cell.source.splitlines() if not line.startswith(("#", "    "))]
@@ -121,7 +121,7 @@ def test_no_number_is_typed_into_the_words_of_a_notebook(name: str):
 )
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    notebook = run(build(HERE / f"{name}.py"), tmp_path)
+    notebook = run(build(FOLDER / f"{name}.py"), tmp_path)
     said = [
         output.text
         for cell in notebook.cells

@@ -545,7 +545,7 @@ def test_the_command_writes_the_page_of_a_run(run, capsys):
 
 
 def test_the_command_says_what_is_missing(model, run, parts, tmp_path):
-    with pytest.raises(ValueError, match=r"called alike \(LAPE, LAPE\)"):
+    with pytest.raises(ValueError, match=r"the same name \(LAPE, LAPE\)"):
         Page(run, selections=(run, run)).run()
     bare = tmp_path / "bare"
     bare.mkdir()

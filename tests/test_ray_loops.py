@@ -262,9 +262,7 @@ def test_ctrl_c_stops_the_actors_keeps_what_is_done_and_says_so(
     signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.endswith(
-        "interrupted. Finished pieces are kept; the same command goes on from there."
-    )
+    assert said.endswith("interrupted. Finished pieces are kept; run the same command to resume.")
     assert not pool._waiting
     assert not [call for call in pool._calls.values() if call.job]
     assert [path.stem for path in out.glob("pieces/*")] == ["00000"]

@@ -69,8 +69,8 @@ def test_the_table_holds_the_text_the_settings_the_languages_and_other_runs(
     nested = select_by_entropy(stats, 0.02, 0.9).counts()["en"] / select(stats).counts()["en"]
     assert found.loc[("fraction 0.02", "en"), "jaccard"] == pytest.approx(nested)
     again = predicted_agreement(stats, select, torch.Generator().manual_seed(0))
-    assert f"a repetition on as much other text would share about {again:.2f}" in shown
-    assert "moves it furthest" in shown
+    assert f"one from as much other text would reach about {again:.2f}" in shown
+    assert "The change with the largest effect is" in shown
 
 
 def test_settings_are_those_that_the_method_has(runs, tmp_path: Path, capsys):
@@ -99,11 +99,11 @@ def test_other_weights_are_named_and_one_shard_is_refused(runs, tmp_path: Path, 
     save_run(tmp_path / "tuned", 2, model="two")
     settings = {"fraction": 0.05, "fractions": (), "busy_quantiles": (), "splits": 2}
     Stability(tmp_path / "news", others=(tmp_path / "wikipedia",), **settings).run()
-    assert "other weights" not in capsys.readouterr().out
+    assert "weights other than" not in capsys.readouterr().out
     Stability(tmp_path / "news", others=(tmp_path / "tuned",), **settings).run()
-    assert "was collected with other weights" in capsys.readouterr().out
+    assert "was collected with weights other than" in capsys.readouterr().out
     runs[0].shards([0]).save(tmp_path / "one" / "firing.safetensors", {})
-    with pytest.raises(ValueError, match="The run has one shard"):
+    with pytest.raises(ValueError, match="The run has only one shard"):
         Stability(tmp_path / "one").run()
 
 
@@ -112,11 +112,11 @@ def test_how_far_to_trust_follows_from_what_a_repetition_would_share(runs):
         runs[0], lambda part: select_by_entropy(part, 0.05, 0.9), torch.Generator().manual_seed(0)
     )
     for again, words in (
-        (0.8, "single neurons can be named"),
-        (0.5, "a single one is no finding"),
+        (0.8, "you can name single neurons"),
+        (0.5, "a single one is not a finding"),
         (0.49, "one draw of many"),
     ):
         assert words in meaning(found, again)
     less = found.jaccard.nanmean(dim=1) / found.most.nanmean(dim=1)  # of what the sizes allow
     furthest = 2 + int(less[2:].argmin())
-    assert f"{found.changes[furthest]} moves it furthest" in meaning(found, 0.5)
+    assert f"largest effect is {found.changes[furthest]}: " in meaning(found, 0.5)

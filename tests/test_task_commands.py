@@ -297,7 +297,7 @@ def test_answers_that_are_no_tokens_and_items_that_are_missing_are_named(place, 
         with pytest.raises(ValueError, match=said):
             command(str(tmp_path / "short"), choice(place), CODES, out=tmp_path / "c").run()
     assert not (tmp_path / "c").exists()
-    with pytest.raises(ValueError, match="gives 2 items here that all go together"):
+    with pytest.raises(ValueError, match="form a single group"):
         Attribute(str(place / "made"), choice(place), CODES, items=2, out=tmp_path / "d").run()
     for command in (
         Attribute(empty, choice(place), CODES, items=0, out=tmp_path / "d"),
@@ -430,12 +430,14 @@ def test_evaluate_goes_on_and_refuses_other_settings(place, tmp_path, monkeypatc
         Evaluate(place / "neurons.json", choice(place), n_draws=0, out=tmp_path).run()
 
 
-def test_what_was_never_told_is_only_asked_when_wanted(place):
+def test_held_out_facts_are_only_asked_when_wanted(place):
     task = read_task("babel/fact_completion", "en")
     held = sum(item.held_out for item in task.items)
     assert held > 0
-    told = Evaluate(place / "neurons.json", choice(place)).taken(task)
-    every = Evaluate(place / "neurons.json", choice(place), held_out=True).taken(task)
-    assert len(told.items) == len(task.items) - held
+    trained = Evaluate(place / "neurons.json", choice(place)).choose_items(task)
+    every = Evaluate(place / "neurons.json", choice(place), held_out=True).choose_items(task)
+    assert len(trained.items) == len(task.items) - held
     assert every.items == task.items
-    assert len(Evaluate(place / "neurons.json", choice(place), items=5).taken(task).items) == 5
+    assert (
+        len(Evaluate(place / "neurons.json", choice(place), items=5).choose_items(task).items) == 5
+    )

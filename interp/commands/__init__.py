@@ -1,1 +1,1 @@
-"""The subcommands of `interp`: options, one call, a print."""
+"""The subcommands of `interp`: each reads options, makes one call, prints the result."""

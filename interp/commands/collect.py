@@ -1,24 +1,24 @@
-"""The subcommands that read text: collect, and what its folder of pieces is asked."""
+"""The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import HERE, ModelChoice, OnRay, say
+from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say
 from interp.commands.options import Positional
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.languages import check_languages, language
 
-_WHO_READS = ("shard", "out", "on")
+_NOT_SETTINGS = ("shard", "out", "on")
+"""Options that change no result: who reads, which part, and into which folder."""
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Count on how many tokens of each language every neuron fires.
+    """Count, for each language, the tokens on which each neuron fires.
 
-    The folder is the ledger: the same command goes on where it stopped, also after a kill. Run it
-    with --shard 1/4 to --shard 4/4 on four machines and `interp merge` it, or with --ray on a
-    cluster.
+    To resume after an interruption, run the same command again. To use four machines, run it with
+    --shard 1/4 to --shard 4/4, then `interp merge`; to use a cluster, run it with --ray.
 
         interp collect                             # babel, on its own sentences
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
@@ -31,14 +31,14 @@ class Collect:
     """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes, the order of all axes.
+    """ISO codes; all axes keep this order.
 
-    LAPE depends on which are there."""
+    LAPE depends on which languages are compared."""
 
     out: Path = Path("results/collect")
     """Folder of the run.
 
-    Pieces while it runs, firing.safetensors when it is finished."""
+    It holds pieces during the run, and firing.safetensors at the end."""
 
     tokens: int | None = None
     """Tokens per language; by default all of the text."""
@@ -47,17 +47,17 @@ class Collect:
     """Tokens per row; rows are packed without padding."""
 
     n_shards: int = 20
-    """Random groups of documents, for intervals.
+    """Random groups of documents, for jackknife intervals.
 
-    These come from leaving one out at a time."""
+    The jackknife leaves out one group at a time."""
 
     split: Split = "all"
-    """all of the documents, or half: train, held_out.
+    """all documents, or half of them: train or held_out.
 
     The other half is for `interp deactivate`."""
 
     bos: Bos = "none"
-    """<bos> before each document, block or none.
+    """<bos> before each document, each block, or none.
 
     It is never counted."""
 
@@ -65,43 +65,44 @@ class Collect:
     """Lines in another language: report, drop, or off."""
 
     moments: bool = False
-    """Keep means and spreads, for edits that set values."""
+    """Also keep means and spreads, for edits that set values."""
 
     sentences: tuple[Kind, ...] = ()
-    """Read line by line, and average the units of these sites, for `interp find --method
+    """Read line by line and average these sites over each line, for `interp find --method
     precision`.
 
-    Kojima et al. search what all linear layers give: pre pre_linear mlp_out q k v attn_out; those
-    in attention need --attention hooked. Lines longer than --block-length tokens are left out."""
+    Kojima et al. search the outputs of all linear layers: pre pre_linear mlp_out q k v attn_out.
+    The sites in attention need --attention hooked. Lines longer than --block-length tokens are
+    left out."""
 
     n_sentences: int | None = None
     """With --sentences: lines per language; by default all.
 
-    They are drawn at random."""
+    Drawn at random."""
 
     special_tokens: bool = False
     """With --sentences --bos document: average <bos> too.
 
-    Kojima et al. do so for models whose tokenizer adds one."""
+    Kojima et al. do this for models whose tokenizer adds one."""
 
     contexts: int = 0
-    """Strongest rows kept per neuron, for `interp page`.
+    """Top rows to keep per neuron, for `interp page`.
 
-    Of each language; 8 are many."""
+    Per language; 8 is plenty."""
 
     tokens_per_batch: int = 4096
-    """Tokens per pass; lower it if memory runs out."""
+    """Tokens per batch; lower it if memory runs out."""
 
     shard: str | None = None
-    """i/n: the i-th of n parts alone; then `interp merge`."""
+    """i/n: read only part i of n; then `interp merge`."""
 
     until_stable: float | None = None
-    """Stop when a repetition would agree to this Jaccard.
+    """Stop once predicted agreement reaches this Jaccard.
 
-    Such as 0.95."""
+    0.95, for example. It is the agreement with a selection from other text of the same size."""
 
-    on: OnRay = HERE
-    """Who reads."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         self.check()
@@ -109,18 +110,17 @@ class Collect:
         corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
-                say(f"{report}. Leave them out with --hygiene drop.")
+                say(f"{report}. Drop them with --hygiene drop.")
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
-            say(f"Lines left out as longer than {self.block_length} tokens: {left_out}")
+            say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
         keep = interp.Keep(
             moments=self.moments,
             sentence_means=self.sentences,
             special_tokens=self.special_tokens,
             contexts=self.contexts,
         )
-        # Who reads which part, and where to, changes no number.
-        settings = {key: each for key, each in asdict(self).items() if key not in _WHO_READS}
+        settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
         )
@@ -137,7 +137,7 @@ class Collect:
         )
         state = run.status()
         if state.missing:
-            say(f"{len(state.done)} pieces are done, {len(state.missing)} missing: {self.out}")
+            say(f"{len(state.done)} pieces are done, {len(state.missing)} are missing: {self.out}")
             return
         stats = run.firing if self.shard is None else run.merge().firing
         if state.stopped_after is not None:
@@ -155,21 +155,21 @@ class Collect:
         self.on.check()
         if self.on.ray is not None and self.shard is not None:
             raise ValueError(
-                "--ray takes no --shard beside it: Ray deals out the work itself. Leave one out."
+                "--ray and --shard exclude each other: Ray divides the work itself. Leave one out."
             )
         if self.shard is not None and self.until_stable is not None:
             raise ValueError(
-                "--shard and --until-stable exclude each other: whether to stop can only be told "
-                "from all parts together. Leave one out."
+                "--shard and --until-stable exclude each other: when to stop depends on all parts "
+                "together. Leave one out."
             )
         if self.sentences and (self.tokens is not None or self.bos == "block"):
             raise ValueError(
-                "--tokens and --bos block are for blocks, and --sentences reads line by line: use "
+                "--tokens and --bos block are for blocks, but --sentences reads line by line: use "
                 "--n-sentences and --bos document."
             )
         if not self.sentences and (self.n_sentences is not None or self.special_tokens):
             raise ValueError(
-                "--n-sentences and --special-tokens go with --sentences and the sites to average, "
+                "--n-sentences and --special-tokens need --sentences with the sites to average, "
                 "such as --sentences pre."
             )
 
@@ -204,7 +204,7 @@ class Collect:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put the pieces of a run together that several processes read.
+    """Merge the pieces of a run that several processes have read.
 
     interp merge runs/bloom
     """
@@ -219,9 +219,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Status:
-    """Say which pieces of a run are done, running, missing or bad.
+    """List which pieces of a run are done, running, missing or bad.
 
-    Every finished piece is read and checked.
+    It reads and checks every finished piece.
 
         interp status runs/bloom
     """
@@ -238,11 +238,11 @@ class Status:
             f"{len(state.missing)} missing, {len(state.bad)} bad."
         )
         if stopped_after is not None:
-            say(f"The run was stable after {stopped_after} shards, and reads no more.")
-        for (shard, code), who in state.running.items():
-            say(f"running: shard {shard} of {code} ({who})")
-        for (shard, code), what in state.bad.items():
-            say(f"bad: shard {shard} of {code}: {what}")
+            say(f"The run was stable after {stopped_after} shards and stopped there.")
+        for (shard, code), owner in state.running.items():
+            say(f"running: shard {shard} of {code} ({owner})")
+        for (shard, code), problem in state.bad.items():
+            say(f"bad: shard {shard} of {code}: {problem}")
         for shard, code in state.missing[:10]:
             say(f"missing: shard {shard} of {code}")
         if len(state.missing) > 10:
@@ -250,7 +250,7 @@ class Status:
 
 
 def show_stats(stats: "interp.FiringStats") -> None:
-    """Tokens and firing per language, each mean rate with its interval over shards."""
+    """Print tokens and mean firing rate per language, with its interval over shards."""
     mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
     say("language          tokens   firing rate  95 % interval")
     rows = zip(

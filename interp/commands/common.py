@@ -1,4 +1,4 @@
-"""What several subcommands of `interp` share: the choice of a model, and saying things."""
+"""What several subcommands of `interp` share: options for the model and for Ray, and printing."""
 
 import json
 import sys
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model, and how it is opened."""
+    """Which model to load, and how."""
 
     model: Positional[str] = "babel"
     """"babel" (shipped), a folder, or a hub name."""
 
     attention: Attention = "native"
-    """hooked: see inside attention; native: faster."""
+    """native: faster; hooked: exposes q, k, v, heads."""
 
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
-    """Of weights: stored, float32, bfloat16, float16.
+    """Weights as stored, float32, bfloat16 or float16.
 
-    Rates differ by a token or so between precisions."""
+    Firing counts differ by a token or so between dtypes."""
 
     device: str | None = None
-    """cpu, cuda, cuda:1, mps; by default a GPU if there is one."""
+    """cpu, cuda, cuda:1, mps; by default a GPU if available."""
 
     def open(self) -> "interp.NeuronModel":
         dtype = torch_dtype(self.dtype)
@@ -38,25 +38,25 @@ class ModelChoice:
 
 
 def torch_dtype(name: str) -> "torch.dtype | None":
-    """The dtype of this name; None: as it is stored."""
+    """The torch dtype of this name; None for "stored"."""
     import torch
 
     return None if name == "stored" else getattr(torch, name)
 
 
 def seeded(seed: int) -> "torch.Generator":
-    """Where randomness comes from."""
+    """A random generator with this seed."""
     import torch
 
     return torch.Generator().manual_seed(seed)
 
 
 def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
-    """Refuse neurons that were found in another model: under their numbers are others there.
+    """Refuse neurons found in another model, where their indices mean other neurons.
 
-    `path` is a selection, or the folder of a run that holds one. Between precisions the weights
-    differ, and the kind of model and its tokenizer are compared. A selection that does not say
-    where it is from, such as an imported one, is believed.
+    `path` is a selection, or the folder of a run that holds one. Weights differ between dtypes, so
+    there only the architecture and the tokenizer are compared. A selection that does not record its
+    model, such as an imported one, is accepted.
     """
     stored: Any = json.loads((path / "neurons.json" if path.is_dir() else path).read_text("utf-8"))
     for key in ("provenance", "settings", "run", "model"):
@@ -68,33 +68,33 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
     keys += ["weights"] if stored.get("dtype") == now["dtype"] else []
     if differ := [key for key in keys if key in stored and stored[key] != now[key]]:
         raise ValueError(
-            f"The neurons in {path} were found in another model than {model.name} (by its "
-            f"{differ[0]}): give the one that they were found in. To try their numbers in another, "
-            "`interp export` them and `interp import` that."
+            f"The neurons in {path} were found in a model other than {model.name} (different "
+            f"{differ[0]}): give that model. To try the same indices in this one, `interp export` "
+            "the selection and `interp import` the result."
         )
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """Whether Ray deals out the work, and to what processes; it changes no number."""
+    """Whether to run on Ray, and with which resources; it changes no result."""
 
     ray: tuple[str, ...] | None = None
-    """On Ray: this machine, or the cluster at an address.
+    """Use Ray on this machine, or on the cluster at an address.
 
-    It hands the work to processes that hold the model. The address is such as auto or
-    10.0.0.1:6379. Needs polyneuron[ray]; all nodes share --out."""
+    Actors hold the model and do the work. An address is auto or 10.0.0.1:6379, for example. Needs
+    polyneuron[ray]; all nodes share --out."""
 
     num_cpus: float = 1.0
-    """With --ray: CPUs per process."""
+    """With --ray: CPUs per actor."""
 
     num_gpus: float | None = None
-    """With --ray: GPUs per process; by default 1 if any."""
+    """With --ray: GPUs per actor; by default 1 if available."""
 
     def check(self) -> None:
-        """Refuse what does not go together, before a large model is loaded."""
+        """Refuse invalid options before a large model is loaded."""
         if self.ray is None and (self.num_cpus, self.num_gpus) != (1.0, None):
             raise ValueError(
-                "--num-cpus and --num-gpus change nothing without --ray: leave them out."
+                "--num-cpus and --num-gpus have no effect without --ray: leave them out."
             )
         if not (self.num_cpus >= 0 and (self.num_gpus is None or self.num_gpus >= 0)):
             raise ValueError(
@@ -102,29 +102,30 @@ class OnRay:
             )
         if self.ray is not None and len(self.ray) > 1:
             raise ValueError(
-                f"--ray takes one address or none, not {' '.join(self.ray)}: put what is no "
-                "address before the options."
+                f"--ray takes one address or none, not {' '.join(self.ray)}: put other arguments "
+                "before the options."
             )
 
     def open(self, choice: ModelChoice) -> "tuple[interp.NeuronModel, interp.runs.Ray | None]":
-        """The model, and who computes with it: its actors, or this process.
+        """The model and, with --ray, how to start its actors; None: this process does the work.
 
-        Beside actors nothing is computed here, and the GPUs are theirs.
+        With actors this process computes nothing: it loads the model on the CPU, and the actors
+        have the GPUs.
         """
         self.check()
         if self.ray is None:
             return choice.open(), None
-        place = Path(choice.model)
-        there = replace(choice, model=str(place.resolve())) if place.is_dir() else choice
+        folder = Path(choice.model)
+        on_actors = replace(choice, model=str(folder.resolve())) if folder.is_dir() else choice
         address = self.ray[0] if self.ray else None
-        given = interp.runs.Ray(
-            address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=there.open
+        ray = interp.runs.Ray(
+            address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=on_actors.open
         )
-        return replace(choice, device="cpu").open(), given
+        return replace(choice, device="cpu").open(), ray
 
 
-HERE = OnRay()
-"""No: this process does it."""
+WITHOUT_RAY = OnRay()
+"""This process does the work."""
 
 
 def say(text: str) -> None:
@@ -133,9 +134,9 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Check that a model's neuron hooks tell the truth.
+    """Check that a model's hooks read and edit the right activations.
 
-    Do this before anything is believed about them; it runs the model once, on a few tokens.
+    Run this before you trust any result on a new model. It needs only a few tokens of text.
 
         interp doctor bigscience/bloom-560m
     """

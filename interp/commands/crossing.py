@@ -1,4 +1,4 @@
-"""The subcommands that look between languages: patch one prompt into another, read every layer."""
+"""The subcommands that ask when a prompt becomes its answer: activation patching, logit lens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patch:
-    """Put activations of one prompt into another, layer by layer.
+    """Patch activations of one prompt into another, layer by layer.
 
-    What would it answer? With --texts, at the tokens of a text in each prompt; else where --at
-    says.
+    It shows how probable each answer becomes. --at says which tokens to patch, or --texts: those
+    of one text in each prompt.
 
         interp patch "Der Tag nach Montag ist" "The day after Thursday is" \\
             --answers " Friday" " Tuesday" " Dienstag"
@@ -32,40 +32,42 @@ class Patch:
     """The prompt whose activations are taken."""
 
     target: Positional[str]
-    """The prompt that they are put into."""
+    """The prompt that they are patched into."""
 
     choice: ModelChoice
-    """Which model; heads and attn_out need --attention hooked."""
+    """The model; heads and attn_out need --attention hooked."""
 
     answers: tuple[str, ...]
-    """What may follow, spaces at the beginning included.
+    """Possible next words, with their leading spaces.
 
-    Their first tokens count."""
+    Only the first token of each counts."""
 
     part: Literal["resid_post", "resid_pre", "mlp_out", "attn_out", "heads", "neurons"] = (
         "resid_post"
     )
-    """resid_post, resid_pre: the residual stream behind or before a layer; mlp_out, attn_out: what
-    these add; heads: each of them; neurons: those of --language in --neurons, beside as many
-    random ones."""
+    """resid_post, resid_pre: the residual stream after or before a layer; mlp_out, attn_out: the
+    output of the MLP or of attention; heads: each head; neurons: those of --language in --neurons,
+    and as many random ones."""
 
     layers: Layers = "each"
-    """each: one alone; from: it and those behind; all."""
+    """each: one layer; from: it and all later ones; all."""
 
     at: Alike = "last"
-    """last token; tokens, words: each with that of the same number; all tokens."""
+    """last token; tokens, words: each, matched by position; all tokens together."""
 
     texts: tuple[str, str] | None = None
-    """One in the source and one in the target."""
+    """A text in the source and one in the target."""
 
     neurons: Path | None = None
     """Folder of a run after `interp find`, or a selection (.json), for --part neurons."""
 
     language: str | None = None
-    """Whose neurons, for --part neurons."""
+    """Language of the neurons, for --part neurons."""
 
     control: str | None = None
-    """Another prompt to patch from, of as many words as --at needs; not with --texts."""
+    """Another prompt to patch from, as a control; not with --texts.
+
+    It must be aligned with the target as --at says."""
 
     noise: bool = False
     """Also move the target as far in a random direction."""
@@ -74,19 +76,22 @@ class Patch:
     """Seeds random directions and random neurons."""
 
     out: Path | None = None
-    """File for the result (.safetensors), its table beside it."""
+    """File for the result (.safetensors), with a table (.csv) next to it."""
 
     def run(self) -> None:
         if self.part == "neurons" and (self.neurons is None or self.language is None):
             raise ValueError(
-                "--part neurons needs --neurons and --language: whose neurons are they?"
+                "--part neurons needs --neurons and --language: say whose neurons to patch."
             )
         if self.texts is not None and self.control is not None:
-            raise ValueError("--control is aligned by --at, not by --texts: give one of the two.")
-        self.ask(self.choice.open())
+            raise ValueError(
+                "--control and --texts exclude each other: a control is aligned by --at. Leave "
+                "one out."
+            )
+        self.patch(self.choice.open())
 
-    def ask(self, model: "interp.NeuronModel") -> None:
-        """Patch, and show and keep what comes of it."""
+    def patch(self, model: "interp.NeuronModel") -> None:
+        """Patch, print the result and save it."""
         from interp.prompts.alignment import joined
         from interp.prompts.targets import target_ids
         from interp.text.tokens import prompt_ids
@@ -115,14 +120,10 @@ class Patch:
         show_patching(result)
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part}
-            origin = interp.results.artifacts.provenance(model=model.fingerprint, **settings)
-            result.save(self.out, origin)
-            table = self.out.with_suffix(".csv")
-            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
-            say(f"\nThe result is in {self.out}, as a table in {table}.")
+            save_result(result, self.out, model=model.fingerprint, **settings)
 
     def parts(self, model: "interp.NeuronModel") -> Any:
-        """What is patched, as `interp.patch` takes it."""
+        """The `parts` of `interp.patch`."""
         if self.part == "heads":
             return interp.prompts.heads(model)
         if self.part != "neurons":
@@ -136,18 +137,18 @@ class Patch:
 
 
 def show_patching(result: "interp.prompts.PatchingResult") -> None:
-    """Probabilities of the answers, a line for each patch; spans are numbered, as some repeat."""
-    behind = " and on" if result.extent == "from" else ""
-    lines = {"target as it is": result.unpatched, "source as it is": result.own[0]}
+    """Print the answers' probabilities, a line per patch; spans are numbered, as some repeat."""
+    later = " and later" if result.extent == "from" else ""
+    lines = {"target, unpatched": result.unpatched, "source, unpatched": result.own[0]}
     for row, source in enumerate(result.sources):
         for column, part in enumerate(result.parts):
             for depth, layer in enumerate(result.layers):
-                where = "all layers" if result.extent == "all" else f"layer {layer}{behind}"
-                for place, span in enumerate(result.spans):
-                    name = f"{source}: {part}, {where}, {place} {span!r}"
-                    lines[name] = result.log_probability[row, column, depth, place]
+                where = "all layers" if result.extent == "all" else f"layer {layer}{later}"
+                for number, span in enumerate(result.spans):
+                    name = f"{source}: {part}, {where}, {number} {span!r}"
+                    lines[name] = result.log_probability[row, column, depth, number]
     width = max(map(len, lines))
-    say("Probability of each answer as what comes next:\n")
+    say("Probability of each answer as the next token:\n")
     say(" " * width + "".join(f"{answer!r:>14}" for answer in result.answers))
     for name, values in lines.items():
         say(f"{name:<{width}}" + "".join(f"{value:14.4f}" for value in values.exp().tolist()))
@@ -155,29 +156,28 @@ def show_patching(result: "interp.prompts.PatchingResult") -> None:
 
 @dataclass(frozen=True)
 class Lens:
-    """Read which language each layer is ready to speak.
+    """Show which language each layer predicts (logit lens).
 
-    The answers of Babel's facts, or of your own, looked for in every layer.
+    It looks in every layer for the answers to Babel's facts, or to your own prompts.
 
         interp lens --languages ja en
     """
 
     choice: ModelChoice
-    """Which model."""
+    """The model."""
 
     prompts: str = "babel/fact_completion"
-    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers, in the
-    prompt's language."""
+    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
 
     languages: tuple[str, ...] = ("de", "en")
-    """That of the prompts, and those that layers may speak besides; two are best, since a fact is
-    left out where two of its answers begin alike."""
+    """First the language of the prompts, then others that layers may predict; two are best,
+    because a fact is left out if its answers in two languages begin alike."""
 
     limit: int | None = None
-    """Prompts to read, from the first; by default all."""
+    """Read only the first N prompts; by default all."""
 
     out: Path | None = None
-    """File for the result (.safetensors), its table beside it."""
+    """File for the result (.safetensors), with a table (.csv) next to it."""
 
     def run(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -197,19 +197,14 @@ class Lens:
             )
         result = interp.logit_lens(model, questions)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
-        show_lens(result, {reason: len(each) for reason, each in left_out.items()})
+        show_lens(result, {reason: len(numbers) for reason, numbers in left_out.items()})
         if self.out is not None:
-            said = {"model": model.fingerprint, "prompts": self.prompts}
-            origin = interp.results.artifacts.provenance(**said)
-            result.save(self.out, origin)
-            table = self.out.with_suffix(".csv")
-            interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
-            say(f"\nThe result is in {self.out}, as a table in {table}.")
+            save_result(result, self.out, model=model.fingerprint, prompts=self.prompts)
 
 
 def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> None:
-    """Probability of the answer in each language, by layer, with half of the 95 % interval."""
-    say(f"Probability that a layer says the answer, over {len(result.kept)} prompts")
+    """Print each language's answer probability by layer, ± half the width of its 95 % interval."""
+    say(f"Mean probability that each layer gives the answer, over {len(result.kept)} prompts")
     reasons = ", ".join(f"{n} whose answers {reason}" for reason, n in left_out.items())
     say(f"(left out: {reasons})\n")
     say("layer  " + "".join(f"{code:>16}" for code in result.languages) + "   entropy (nats)")
@@ -219,10 +214,20 @@ def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> Non
         cells = []
         for column in range(len(result.languages)):
             value = result.probability[:, layer, column].mean().item()
-            reach = "" if mean is None else f" ±{_reach(mean.low, mean.high, layer, column):6.3f}"
-            cells.append(f"{f'{value:.3f}{reach}':>16}")
+            margin = "" if mean is None else f" ±{_margin(mean.low, mean.high, layer, column):6.3f}"
+            cells.append(f"{f'{value:.3f}{margin}':>16}")
         say(f"{layer:<7}" + "".join(cells) + f"{result.entropy[:, layer].mean().item():12.2f}")
 
 
-def _reach(low: "torch.Tensor", high: "torch.Tensor", layer: int, column: int) -> float:
+def save_result(
+    result: "interp.prompts.PatchingResult | interp.prompts.Lens", out: Path, **settings: Any
+) -> None:
+    """Save a result with its provenance, and its table (.csv) next to it."""
+    result.save(out, interp.results.artifacts.provenance(**settings))
+    table = out.with_suffix(".csv")
+    interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
+    say(f"\nThe result is in {out}, its table in {table}.")
+
+
+def _margin(low: "torch.Tensor", high: "torch.Tensor", layer: int, column: int) -> float:
     return (high - low)[layer, column].item() / 2

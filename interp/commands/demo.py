@@ -1,4 +1,4 @@
-"""`interp demo`: the whole flow once, on the shipped model, with no network."""
+"""`interp demo`: the whole workflow on the shipped model, offline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,14 @@ TASK = "babel/fact_completion"
 
 @dataclass(frozen=True)
 class Demo:
-    """Go through everything once, on the shipped model: minutes.
+    """Run the whole workflow on the shipped model; takes minutes.
 
-    Collect, find, switch off, switch the language, share, attribute, patch; last a page of the
-    neurons and a report. No network; run it again after an interruption, and it goes on.
+    It collects, finds, deactivates, steers, shares, attributes and patches, and ends with a page
+    of the neurons and a report. It needs no network. To resume after an interruption, run it again.
     """
 
     out: Path = Path("results/demo")
-    """Folder of the run."""
+    """Folder for all results."""
 
     def run(self) -> None:
         for number, (question, command) in enumerate(self.steps(), start=1):
@@ -35,16 +35,16 @@ class Demo:
         say(f"\nOpen {self.out / 'report.html'} first, then {self.out / 'neurons.html'}.")
 
     def steps(self) -> list[tuple[str, Any]]:
-        """Questions, and the subcommands that answer them, as they could be given one by one."""
-        # Most CPUs compute in 32 bits several times as fast as in the 16 of the file.
+        """Questions and the subcommands that answer them; each can also be run on its own."""
+        # Most CPUs are several times faster in float32 than in the 16 bits of the checkpoint.
         babel = ModelChoice(dtype="float32")
         return [
-            ("Do the hooks of babel tell the truth?", Doctor(babel)),
+            ("Do babel's hooks read and edit the right activations?", Doctor(babel)),
             *self._language_neurons(babel),
             *self._steering(babel),
             *self._tasks(babel),
-            ("What does each of the neurons look like?", Page(self.out)),
-            ("And all of it in one file.", Report((self.out,), out=self.out / "report.html")),
+            ("What does each of these neurons fire on?", Page(self.out)),
+            ("All of this in one file.", Report((self.out,), out=self.out / "report.html")),
         ]
 
     def _language_neurons(self, babel: ModelChoice) -> list[tuple[str, Any]]:
@@ -67,7 +67,7 @@ class Demo:
         folder = self.out / "sentences"
         return [
             (
-                "What does every linear output give on a sentence of each language?",
+                "What do the linear outputs average on the sentences of each language?",
                 Collect(
                     babel,
                     out=folder,
@@ -80,7 +80,7 @@ class Demo:
                 Find(folder, method="precision", n=2000),
             ),
             (
-                "With these held at their medians, in which language does it write?",
+                "With these held at their medians, which language does the model write?",
                 Steer(
                     folder / "neurons-precision.json",
                     babel,
@@ -116,7 +116,7 @@ class Demo:
                 ),
             ),
             (
-                "In which language does each layer speak?",
+                "Which language does each layer predict?",
                 Lens(babel, languages=("de", "en"), out=self.out / "lens.safetensors"),
             ),
         ]

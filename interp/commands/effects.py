@@ -1,11 +1,18 @@
-"""The subcommands that change neurons: switch them off, steer with them, bake them in."""
+"""The subcommands that edit neurons: deactivate in memory, bake into a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    check_found_in,
+    say,
+    seeded,
+)
 from interp.commands.options import Positional
 from interp.results.words import Split
 from interp.text.languages import check_languages, language
@@ -20,24 +27,24 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
 
 
 def run_of(path: Path) -> "interp.Run":
-    """The run that a selection was found in: its folder, or the folder that holds the selection."""
+    """The run that a selection was found in; `path` is its folder, or the selection in it."""
     folder = path if path.is_dir() else path.parent
     try:
         return interp.Run.open(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} is not the folder of a run, and this edit needs the means that a run keeps: "
+            f"{folder} is not the folder of a run, and this edit needs the means stored in one: "
             "give the folder of `interp collect --moments` (for --edit median, --sentences post) "
-            "in which `interp find` left the selection."
+            "where `interp find` saved the selection."
         ) from None
 
 
 @dataclass(frozen=True)
 class Deactivate:
-    """Turn each language's neurons off and read every language.
+    """Measure every language's loss with each language's neurons off.
 
-    Beside it stand as many random neurons in every layer, and a test of the own language against
-    the others. The same command goes on where it was interrupted.
+    The control is as many random neurons in every layer, and a permutation test asks whether a
+    language's own loss rises most. To resume after an interruption, run the same command again.
 
         interp deactivate results/demo
     """
@@ -49,7 +56,7 @@ class Deactivate:
     """The model that the neurons were found in."""
 
     text: str = "babel"
-    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz; better not the text
+    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz; preferably not the text
     that the neurons were found on."""
 
     languages: tuple[str, ...] = ()
@@ -59,17 +66,17 @@ class Deactivate:
     """Tokens per language; by default all of the text."""
 
     block_length: int = 128
-    """Tokens per row, predicted from its own beginning."""
+    """Tokens per row, the only context for prediction."""
 
     n_shards: int = 20
-    """Random groups of documents, for intervals.
+    """Random groups of documents, for jackknife intervals.
 
-    These come from leaving one out at a time."""
+    The jackknife leaves out one group at a time."""
 
     split: Split = "all"
-    """all of the documents, or half: train, held_out.
+    """all documents, or half of them: train or held_out.
 
-    One half, if the other was given to `interp collect`."""
+    Use one half if `interp collect` read the other."""
 
     n_draws: int = 3
     """Sets of random neurons for each language.
@@ -82,8 +89,8 @@ class Deactivate:
     out: Path = Path("results/deactivate")
     """Folder for the matrix."""
 
-    on: OnRay = HERE
-    """Who computes."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
@@ -113,14 +120,14 @@ class Deactivate:
         table = matrix.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(self.out / "matrix.csv", table)
         say(matrix.table())
-        say(f"The matrix is in {self.out / 'matrix.safetensors'}, as a table in matrix.csv.")
+        say(f"The matrix is in {self.out / 'matrix.safetensors'}, its table in matrix.csv.")
 
 
 @dataclass(frozen=True)
 class Bake:
-    """Write an edit of neurons into a checkpoint that opens anywhere.
+    """Write an edit of neurons into a standard checkpoint.
 
-    Any Hugging Face program opens it, and its logits are those of the model with hooks.
+    Any Hugging Face program can load it. Its logits equal those of the hooked model.
 
         interp bake results/demo --language de --out babel-without-german
     """
@@ -132,14 +139,14 @@ class Bake:
     """The model that the neurons were found in."""
 
     language: str
-    """Whose neurons."""
+    """Language of the neurons to edit."""
 
     out: Path
-    """The new folder."""
+    """Folder for the checkpoint; it must be new."""
 
     edit: Literal["deactivate", "scale", "replace"] = "deactivate"
-    """deactivate: they give zero; scale: --strength times what they gave; replace: their mean
-    output in the language, which needs a run with --moments."""
+    """Sets the neurons' output. deactivate: to zero; scale: to --strength times its value; replace:
+    to its mean in the language, which needs a run with --moments."""
 
     strength: float = 1.0
     """Factor of --edit scale."""
@@ -147,7 +154,7 @@ class Bake:
     def run(self) -> None:
         if self.edit != "scale" and self.strength != 1:
             raise ValueError(
-                f"--strength changes nothing with --edit {self.edit}: leave it out, or use --edit "
+                f"--strength has no effect with --edit {self.edit}: leave it out, or use --edit "
                 "scale."
             )
         selection = read_selection(self.neurons)
@@ -164,4 +171,4 @@ class Bake:
         note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
-        say(f"{folder} opens anywhere; its logits equal those of the model with hooks.")
+        say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

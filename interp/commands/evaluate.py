@@ -1,11 +1,11 @@
-"""The subcommand that asks what a task loses with neurons off: evaluate."""
+"""The subcommand that measures task accuracy with neurons off: evaluate."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say
+from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, check_found_in, say
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
 from interp.commands.tasks import check_items
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Do tasks with each language's neurons off, and random ones off.
+    """Measure task accuracy with each language's neurons off.
 
-    Items with several options are chosen from, items with one are to be written. A task in a
-    language is a piece; the same command goes on where it was interrupted.
+    The control is as many random neurons in every layer. An item with several options is multiple
+    choice; an item with one is answered in free text. To resume after an interruption, run the
+    same command again.
 
         interp evaluate results/demo --tasks babel/fact_completion babel/statements
     """
@@ -41,18 +42,18 @@ class Evaluate:
     """Languages of the tasks; by default those of the selection."""
 
     items: int | None = None
-    """The first so many of each task; by default all."""
+    """Only the first N of each task; by default all."""
 
     held_out: bool = False
-    """Also ask what the model was never told in the language.
+    """Also ask facts held out of training in the language.
 
-    Only Babel's tasks know."""
+    Only Babel's tasks mark them."""
 
     normalize: Normalize = "none"
     """What the log-likelihood of an option is divided by."""
 
     max_new_tokens: int = 32
-    """Length of what is written."""
+    """Longest free-text answer, in tokens."""
 
     n_draws: int = 3
     """Sets of random neurons for each language.
@@ -60,13 +61,13 @@ class Evaluate:
     As many in every layer as the language has."""
 
     seed: int = 0
-    """Seeds random neurons and the bootstrap."""
+    """Seeds the random neurons and the bootstrap."""
 
     out: Path = Path("results/evaluate")
     """Folder for the results and evaluate.csv."""
 
-    on: OnRay = HERE
-    """Who computes."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
@@ -75,12 +76,14 @@ class Evaluate:
             raise ValueError(f"--n-draws is {self.n_draws}: draw 1 random set or more.")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             given = " ".join(self.tasks) or "no task"
-            raise ValueError(f"--tasks is {given}: give one or more, none of them twice.")
-        tasks = [self.taken(interp.read_task(name, code)) for name in self.tasks for code in codes]
+            raise ValueError(f"--tasks is {given}: give one or more, each only once.")
+        tasks = [
+            self.choose_items(interp.read_task(name, code)) for name in self.tasks for code in codes
+        ]
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        found = interp.evaluations.ablate_tasks(
+        ablation = interp.evaluations.ablate_tasks(
             model,
             tasks,
             selection,
@@ -91,12 +94,13 @@ class Evaluate:
             out=self.out,
             ray=ray,
         )
-        table = found.to_frame().to_csv(index=False)
+        table = ablation.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(self.out / "evaluate.csv", table)
-        say(found.table())
-        say(f"The table is in {self.out / 'evaluate.csv'}, the items in its folders.")
+        say(ablation.table())
+        say(f"The table is in {self.out / 'evaluate.csv'}, the answers in folders next to it.")
 
-    def taken(self, task: "interp.text.Task") -> "interp.text.Task":
+    def choose_items(self, task: "interp.text.Task") -> "interp.text.Task":
+        """The task with the items that --items and --held-out leave in."""
         check_items(self.items)
-        told = task.where(lambda item: self.held_out or not item.held_out)
-        return interp.text.Task(told.name, told.language, told.items[: self.items])
+        task = task.where(lambda item: self.held_out or not item.held_out)
+        return interp.text.Task(task.name, task.language, task.items[: self.items])

@@ -1,4 +1,4 @@
-"""The subcommand that writes the neuron page."""
+"""The subcommand that writes the neuron page: page."""
 
 import json
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from interp.commands.options import Positional
 
 @dataclass(frozen=True)
 class Page:
-    """Write a page that shows what each selected neuron fires on.
+    """Write an HTML page that shows what each selected neuron fires on.
 
-    Language stands beside language. It is one HTML file that opens anywhere and needs no network;
-    with more than 2000 neurons it is a folder. The run must have kept contexts.
+    The page shows the languages side by side and works offline. It is one file, or a folder for
+    more than 2000 neurons. The run must have kept contexts:
 
         interp collect --contexts 8 --out results/contexts
         interp find results/contexts
@@ -27,26 +27,26 @@ class Page:
     """Folder given to `interp collect --out`."""
 
     selections: tuple[Path, ...] = ()
-    """Which neurons: files of `interp find`; by default neurons.json in the run's folder."""
+    """Selections from `interp find`; by default neurons.json in the run's folder."""
 
     out: Path | None = None
     """The page; by default neurons.html in the run's folder."""
 
     before: int = 24
-    """Tokens shown before each context."""
+    """Tokens shown before each firing token."""
 
     after: int = 12
-    """Tokens shown behind it."""
+    """Tokens shown after it."""
 
     def run(self) -> None:
         run = interp.Run.open(self.run_folder)
         stats, contexts = run.firing, run.contexts
         chosen = self.selections or (self.run_folder,)
-        selections = {_name(each): read_selection(each) for each in chosen}
+        selections = {_name(path): read_selection(path) for path in chosen}
         if len(selections) < len(chosen):
             raise ValueError(
-                f"Two of the selections are called alike ({', '.join(map(_name, chosen))}): give "
-                "them files of different names."
+                f"Two of the selections have the same name ({', '.join(map(_name, chosen))}): "
+                "rename one of the files."
             )
         model = reopen(run.provenance)
         page = interp.neuron_page(
@@ -57,7 +57,7 @@ class Page:
 
 
 def _name(path: Path) -> str:
-    """What a selection is called on the page: as its file is, or by its method."""
+    """The name of a selection on the page: its file's, or its method's for neurons.json."""
     file = path / "neurons.json" if path.is_dir() else path
     if file.stem != "neurons":
         return file.stem.removeprefix("neurons-")

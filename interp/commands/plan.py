@@ -1,4 +1,4 @@
-"""The subcommand that says what a run will take: plan."""
+"""The subcommand that estimates what a run costs: plan."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from interp.text.languages import check_languages
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what `interp collect` will take: memory, disk, work, hours.
+    """Estimate the cost of `interp collect`: memory, disk, work, hours.
 
-    It reads the model's config alone, from a local folder or the hub, and no weights.
+    It reads only the model's config, from a local folder or the hub, never the weights.
 
         interp plan bigscience/bloom-560m --languages en fr zh --tokens 10000000
         interp plan meta-llama/Llama-2-70b-hf --languages 100 --teraflops 400
@@ -25,35 +25,35 @@ class Plan:
     """"babel" (shipped), a folder, or a hub name."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes, or how many."""
+    """ISO codes, or how many languages."""
 
     tokens: int = 10_000_000
     """Tokens per language."""
 
     block_length: int = 256
-    """Tokens per row; with --sentences, the mean of a line."""
+    """Tokens per row; with --sentences, per line on average."""
 
     n_shards: int = 20
-    """Random groups of documents; disk grows with them."""
+    """Random groups of documents; disk use grows with them."""
 
     moments: bool = False
-    """Means and spreads are kept too."""
+    """Also keep means and spreads."""
 
     sentences: tuple[Kind, ...] = ()
-    """Sites whose units are averaged over each line."""
+    """Sites to average over each line."""
 
     contexts: int = 0
-    """Strongest rows kept per neuron and language."""
+    """Top rows to keep per neuron and language."""
 
     tokens_per_batch: int = 4096
-    """Tokens per forward pass."""
+    """Tokens per batch."""
 
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
-    """Of weights: stored, float32, bfloat16, float16."""
+    """Weights as stored, float32, bfloat16 or float16."""
 
     teraflops: float = 100.0
-    """Useful 10¹² operations per second of your hardware, about half of what its maker names in
-    the dtype: for hours. Two CPU cores do about 0.1."""
+    """Speed of your hardware for the estimate of hours, in 10¹² operations per second: about half
+    of what its maker quotes for the dtype. Two CPU cores reach about 0.1."""
 
     out: Path | None = None
     """File for the table (.csv)."""
@@ -63,7 +63,7 @@ class Plan:
         say(str(plan))
         say(
             f"{'hours of passes':<22} {plan.hours(self.teraflops):>15.3g}   at "
-            f"{self.teraflops:g} TFLOP/s (--teraflops); reading text comes on top"
+            f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text"
         )
         if self.out is not None:
             interp.results.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))

@@ -1,4 +1,4 @@
-"""The subcommand that turns the folders of runs into one page to read and to forward: report."""
+"""The subcommand that turns the folders of runs into one HTML report: report."""
 
 import datetime
 import shlex
@@ -12,28 +12,28 @@ from interp.commands.options import Positional
 
 @dataclass(frozen=True)
 class Report:
-    """Write what runs have left into one HTML file.
+    """Write the results of runs into one HTML report.
 
-    Whatever is found in the folders becomes a section, with figures, tables and claims; the file
-    opens anywhere, without a network.
+    Every result in the folders becomes a section, with figures, tables and claims. The file works
+    offline.
 
         interp report results/demo results/deactivate
     """
 
     results: Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold them."""
+    """Folders of runs, or folders that contain them."""
 
     out: Path | None = None
     """The report; by default report.html in the first folder."""
 
     title: str = "Neurons and languages"
-    """What stands above it."""
+    """Title of the report."""
 
     def run(self) -> None:
         from interp.reports.sections import claims_in, models_of, sections_in
 
         if not self.results:
-            raise ValueError("Nothing was given to report on: name the folders of runs.")
+            raise ValueError("There is nothing to report on: name the folders of runs.")
 
         sections, claims = sections_in(self.results), claims_in(self.results)
         first = self.results[0] if self.results[0].is_dir() else self.results[0].parent

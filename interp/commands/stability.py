@@ -1,4 +1,4 @@
-"""The subcommand that says how far a selection can be trusted: stability."""
+"""The subcommand that measures how stable a selection is: stability."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from interp.commands.options import Positional
 from interp.scores.methods import METHODS
 
 Select = Callable[["interp.FiringStats"], "interp.NeuronSelection"]
-"""What chooses neurons from counts."""
+"""A function that selects neurons from firing counts."""
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Say how far a selection hangs on text, settings and languages.
+    """Measure how a selection depends on text, settings and languages.
 
-    One line per change: the other half of the text, a shard less, other settings, a language less,
-    and other runs of the same model, such as on another corpus or with another seed.
+    It prints one line per change: half of the text, one shard less, other settings, one language
+    less, and other runs of the same model, such as on another corpus or with another seed.
 
         interp stability results/demo --fraction 0.03
         interp stability runs/wikipedia --others runs/news
@@ -33,9 +33,10 @@ class Stability:
     """Folders of other runs of the model."""
 
     method: Literal["lape", "lap", "entropy-less-peak", "cumulative-mass"] = "lape"
-    """As in `interp find`, where counts of firing are enough.
+    """As in `interp find`, but only methods that need nothing but firing counts.
 
-    They alone are kept by shard; for other methods, `interp compare` the selections of two runs."""
+    Only firing counts are stored by shard; for other methods, `interp compare` the selections of
+    two runs."""
 
     fraction: float = 0.01
     """Share of all neurons to select; for lap, per language."""
@@ -44,30 +45,31 @@ class Stability:
     """A neuron belongs to a language where it fires more than this share of all rates."""
 
     fractions: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)
-    """Tried in the place of the fraction."""
+    """Values to try instead of --fraction."""
 
     busy_quantiles: tuple[float, ...] = (0.9, 0.95, 0.98, 0.99)
-    """Tried in the place of the busy quantile."""
+    """Values to try instead of --busy-quantile."""
 
     shares: tuple[float, ...] = (0.9, 0.99)
-    """For cumulative-mass: tried in the place of 0.95 of each layer's firing."""
+    """For cumulative-mass: values to try instead of 0.95 of each layer's firing."""
 
     splits: int = 8
-    """Times that the shards are dealt into halves."""
+    """Random splits of the shards into halves."""
 
     seed: int = 0
-    """Deals the halves."""
+    """Seeds the splits."""
 
     out: Path | None = None
-    """File for the table (.csv), language by language; by default stability.csv in the run's
-    folder, and stability-METHOD.csv for other methods than lape."""
+    """File for the table (.csv), by language; by default stability.csv in the run's folder, or
+    stability-METHOD.csv for methods other than lape."""
 
     def run(self) -> None:
         run = interp.Run.open(self.run_folder)
         stats = run.firing
         if stats.n_shards < 2:
             raise ValueError(
-                "The run has one shard, and nothing to compare: collect --n-shards 20."
+                "The run has only one shard, so there is nothing to compare: collect with "
+                "--n-shards 20."
             )
         model = run.provenance.get("model")
         runs: dict[str, interp.FiringStats] = {}
@@ -75,21 +77,21 @@ class Stability:
             other = interp.Run.open(folder)
             runs[f"run {folder.name}"] = other.firing
             if other.provenance.get("model") != model:
-                say(f"{folder} was collected with other weights than {self.run_folder}.")
-        found = self.measure(stats, runs)
-        show(found)
-        again = interp.selections.predicted_agreement(
+                say(f"{folder} was collected with weights other than those of {self.run_folder}.")
+        stability = self.measure(stats, runs)
+        show(stability)
+        agreement = interp.selections.predicted_agreement(
             stats, self.find.select, seeded(self.seed), self.splits
         )
-        say("\n" + meaning(found, again))
+        say("\n" + meaning(stability, agreement))
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
-        interp.results.artifacts.write_text(out, found.to_frame().to_csv(index=False))
-        say(f"The table, language by language, is in {out}.")
+        interp.results.artifacts.write_text(out, stability.to_frame().to_csv(index=False))
+        say(f"The table by language is in {out}.")
 
     @property
     def find(self) -> Find:
-        """The command whose selection is asked about."""
+        """The command that makes the selection."""
         given: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("fraction", "busy_quantile")
@@ -100,7 +102,7 @@ class Stability:
     def measure(
         self, stats: "interp.FiringStats", runs: Mapping[str, "interp.FiringStats"]
     ) -> "interp.selections.Stability":
-        """All lines; a setting that cannot be selected with is left out, and said to be."""
+        """All changes; a change that allows no selection is left out, with a message."""
         from interp.results.bars import tqdm
         from interp.selections.stability import (
             across_changes,
@@ -111,83 +113,86 @@ class Stability:
 
         select = self.find.select
         settings, languages = dict(self.settings()), stats.languages
-        less = interp.selections.without_languages(select, languages) if len(languages) > 2 else {}
-        n_lines = 2 + len(settings) + len(less) + len(runs)
-        with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as seen:
+        leave_one_out = (
+            interp.selections.without_languages(select, languages) if len(languages) > 2 else {}
+        )
+        n_lines = 2 + len(settings) + len(leave_one_out) + len(runs)
+        with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as bar:
             parts = [across_halves(stats, select, seeded(self.seed), self.splits)]
-            seen.update()
+            bar.update()
             parts.append(across_shards(stats, select))
-            seen.update()
-            for changes in [*({name: change} for name, change in settings.items()), less]:
+            bar.update()
+            for changes in [*({name: change} for name, change in settings.items()), leave_one_out]:
                 try:
                     parts += [across_changes(stats, select, changes)] if changes else []
                 except ValueError as error:
                     say(f"{', '.join(changes)} is left out: {error}")
-                seen.update(len(changes))
+                bar.update(len(changes))
             if runs:
                 parts.append(interp.selections.across_runs(stats, runs, select))
         return stacked(parts)
 
     def settings(self) -> Iterator[tuple[str, Select]]:
-        """Each setting that the method has, changed while the others stay."""
-        tried = {
+        """The method with one setting changed at a time, by name."""
+        values_to_try = {
             "fraction": self.fractions,
             "busy_quantile": self.busy_quantiles,
             "share": self.shares,
         }
-        for option, values in tried.items():
+        for option, values in values_to_try.items():
             if option in METHODS[self.method].options:
-                now = getattr(self.find, option)
+                current = getattr(self.find, option)
                 for value in values:
                     changed: dict[str, Any] = {option: value}
-                    if value != now:
+                    if value != current:
                         name = f"{option.replace('_', ' ')} {value:g}"
                         yield name, replace(self.find, **changed).select
 
 
-def show(found: "interp.selections.Stability") -> None:
-    """A line per change: means over languages, then the Jaccard of each language."""
-    width = max(map(len, found.changes))
-    say("Jaccard with the selection as it is; all but the last columns are means over languages.\n")
+def show(stability: "interp.selections.Stability") -> None:
+    """Print a line per change: means over languages, then the Jaccard of each language."""
+    width = max(map(len, stability.changes))
+    say("Jaccard with the unchanged selection: mean over languages, then language by language.\n")
     say(
         f"{'change':<{width}}  Jaccard  95 % interval  chance    most  "
-        + "".join(f"{code:>6}" for code in found.languages)
+        + "".join(f"{code:>6}" for code in stability.languages)
     )
-    for row, change in enumerate(found.changes):
+    for row, change in enumerate(stability.changes):
         jaccard, low, high, chance, most = (
-            getattr(found, name)[row].nanmean().item()
+            getattr(stability, name)[row].nanmean().item()
             for name in ("jaccard", "low", "high", "chance", "most")
         )
-        each = "".join(
+        by_language = "".join(
             f"{value:>6.2f}" if value == value else "     -"
-            for value in found.jaccard[row].tolist()
+            for value in stability.jaccard[row].tolist()
         )
         say(
             f"{change:<{width}}  {jaccard:>7.3f}   {low:.2f} to {high:.2f}  {chance:>6.3f}  "
-            f"{most:>6.3f}  {each}"
+            f"{most:>6.3f}  {by_language}"
         )
-    say("chance: random sets of those sizes; most: what the sizes of the two sets allow")
+    say("chance: random sets of the same sizes; most: the maximum that the sizes allow")
 
 
-def meaning(found: "interp.selections.Stability", again: float) -> str:
-    """One sentence: what a repetition would share, what moves the selection, how to speak of it."""
-    mean, most = found.jaccard.nanmean(dim=1), found.most.nanmean(dim=1)
-    halves, chance = mean[0].item(), found.chance[0].nanmean().item()
-    if again >= 0.8:
-        trust = "with these settings, single neurons can be named"
-    elif again >= 0.5:
-        trust = "most of the neurons would come back, and a single one is no finding"
+def meaning(stability: "interp.selections.Stability", agreement: float) -> str:
+    """Two sentences: how far to trust single neurons, and what changes the selection most."""
+    mean, most = stability.jaccard.nanmean(dim=1), stability.most.nanmean(dim=1)
+    halves, chance = mean[0].item(), stability.chance[0].nanmean().item()
+    if agreement >= 0.8:
+        trust = "with these settings, you can name single neurons"
+    elif agreement >= 0.5:
+        trust = "most of the neurons would come back, but a single one is not a finding"
     else:
-        trust = "the set is one draw of many, so report what it does and not which neurons it holds"
-    said = (
-        f"Two halves of the text share a Jaccard of {halves:.2f} (chance {chance:.2f}), and a "
-        f"repetition on as much other text would share about {again:.2f}: {trust}."
+        trust = "the set is one draw of many, so report what it does, not which neurons it holds"
+    sentence = (
+        f"Selections from two halves of the text have a Jaccard of {halves:.2f} (chance "
+        f"{chance:.2f}), and one from as much other text would reach about {agreement:.2f}: "
+        f"{trust}."
     )
     if len(mean) > 2:  # the first two lines are the same settings on less text
-        furthest = 2 + int((mean[2:] / most[2:]).argmin())
-        said += (
-            f" Of what was changed, {found.changes[furthest]} moves it furthest, to "
-            f"{mean[furthest].item():.2f}, where the sizes of the sets allow "
-            f"{most[furthest].item():.2f}."
+        largest = 2 + int((mean[2:] / most[2:]).argmin())
+        sentence += (
+            f" The change with the largest effect is {stability.changes[largest]}: a Jaccard of "
+            f"{mean[largest].item():.2f}, where the sizes of the sets allow "
+            f"{most[largest].item():.2f}."
         )
-    return said
+    return sentence

@@ -1,11 +1,18 @@
-"""The subcommand that lets a model write with neurons changed."""
+"""The subcommand that lets the model generate text with neurons edited: steer."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import HERE, ModelChoice, OnRay, check_found_in, say, seeded
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    check_found_in,
+    say,
+    seeded,
+)
 from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
 from interp.results.words import Tokens
@@ -14,20 +21,19 @@ from interp.text.languages import check_languages
 
 @dataclass(frozen=True)
 class Steer:
-    """Let the model write with a language's neurons changed.
+    """Generate text with a language's neurons edited.
 
-    Beside it stand the untouched model, as many random neurons, a prompt that names the language,
-    and a push of the residual stream. A rate counts only texts that pass the guard: long enough,
-    not repeating themselves, and as likely for the untouched model as natural text is. Run it
-    again after an interruption, and it goes on.
+    Baselines: the unedited model, as many random neurons, a prompt that names the language, and a
+    push of the residual stream. Only good texts count: long enough, not repetitive, and as likely
+    under the unedited model as natural text. To resume, run the same command again.
 
         interp steer results/demo --to de ja --edit replace
         interp steer results/sentences/neurons-precision.json --to ja --edit median
     """
 
     neurons: Positional[Path]
-    """Folder of a run with --moments after `interp find`, or a selection (.json) in it; for --edit
-    median, of a run with --sentences."""
+    """Folder of a run after `interp find`, or a selection (.json) in it. The run needs --moments,
+    or --sentences for --edit median."""
 
     choice: ModelChoice
     """The model that the neurons were found in."""
@@ -36,72 +42,75 @@ class Steer:
     """Languages to steer to; by default those of the selection."""
 
     edit: Literal["replace", "add", "difference", "median"] = "difference"
-    """difference: the language's mean less that of the others on top; add: its mean on top;
-    replace: its mean instead; median: units of any site at its median (Kojima et al.)."""
+    """difference: add the language's mean minus the mean of the others; add: add its mean;
+    replace: set to its mean; median: set units of any site to its median (Kojima et al.)."""
 
     strength: float = 1.0
-    """How often the mean is added."""
+    """Factor of the added mean, and of the residual push."""
 
     site: Literal["act", "post"] = "act"
-    """Means of act: act(gate); or of post: the output.
+    """act: means of act(gate); post: means of the output.
 
-    Where they were measured, and where they are written."""
+    The means are measured and written at this site."""
 
     others_off: bool = False
     """Also switch off the neurons of other languages.
 
-    Where they are not the target's too."""
+    Except those that the target language has too."""
 
     tokens: Tokens = "all"
-    """Tokens edited: all, prompt, generated, last."""
+    """Tokens to edit: all, prompt, generated, last."""
 
     prompt: str = ""
-    """What every text begins with; by default nothing."""
+    """Beginning of every text; by default empty."""
 
     residual_layer: int | None = None
-    """Where the residual stream is pushed; by default midway."""
+    """Layer of the residual push; by default the middle one."""
 
     text: str = "babel"
-    """Natural text, for the guard and the push."""
+    """Natural text, to judge outputs and for the push."""
 
     n: int = 50
     """Texts per condition."""
 
     max_new_tokens: int = 64
-    """Length of the texts."""
+    """Tokens to generate per text, at most."""
 
     temperature: float = 0.8
-    """Of sampling; zero: the likeliest token."""
+    """Sampling temperature; zero: the likeliest token."""
 
     seed: int = 0
-    """Seeds texts and random neurons."""
+    """Seeds the texts and the random neurons."""
 
     out: Path = Path("results/steer")
     """Folder for rates.csv and texts.csv."""
 
-    on: OnRay = HERE
-    """Who computes."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
         if self.edit != "median":
-            selection = selection.neurons()  # moments are measured at them alone
+            selection = selection.neurons()  # moments are measured only at neurons
         elif self.others_off:
-            raise ValueError("--others-off is for neurons, and --edit median for all units.")
+            raise ValueError(
+                "--others-off switches neurons off, but --edit median is for units of any site: "
+                "leave --others-off out."
+            )
         codes = check_languages(self.to or selection.languages)
         for code in codes:
-            selection[code]  # all languages are there, before a large model is loaded
+            selection[code]  # refuses a missing language before a large model is loaded
         edits = {code: self.edit_towards(code) for code in codes}
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        # Units of all sites can be most of them, which leaves too few others to draw from.
-        barred = None if self.edit == "median" else selection.union()
-        found = interp.evaluations.steer_towards(
+        # A selection of units can hold most of a site, leaving too few others to draw from.
+        excluded = None if self.edit == "median" else selection.union()
+        rates = interp.evaluations.steer_towards(
             model,
             edits,
             selection,
-            selection.random_like(seeded(self.seed), exclude=barred),
+            selection.random_like(seeded(self.seed), exclude=excluded),
             self.text,
             layer=self.residual_layer,
             strength=self.strength,
@@ -115,11 +124,11 @@ class Steer:
             out=self.out,
             ray=ray,
         )
-        for name, frame in (("rates", found.to_frame()), ("texts", found.texts_frame())):
+        for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             path = self.out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))
-        say(found.table())
-        say(f"All rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
+        say(rates.table())
+        say(f"The rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
 
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":

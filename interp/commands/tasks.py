@@ -1,4 +1,4 @@
-"""The subcommands about what languages share in a task: neurons that fire, and what they add."""
+"""The subcommands about sharing on a task: which neurons languages share, and what these add."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import HERE, ModelChoice, OnRay, say, seeded
+from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, seeded
 from interp.commands.options import Positional
 from interp.results.words import FiresBy, Quantity
 from interp.text.languages import check_languages
@@ -23,12 +23,12 @@ BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 
 @dataclass(frozen=True)
 class Share:
-    """Say how many neurons a task's prompts share between languages.
+    """Measure how many neurons languages share on a task's prompts.
 
-    A neuron counts where its gate, or with --fires-by output what it hands on, is above zero at the
-    last token of a prompt. Beside each share stand two baselines: languages that fire
-    independently, each neuron at its own rates, and independently with all neurons alike. The same
-    command goes on where it was interrupted.
+    A neuron fires on a prompt if its gate (or with --fires-by output, its output) is above the
+    threshold at the last token. Each share comes with two baselines: languages that fire
+    independently at each neuron's own rates, and independently with all neurons alike. To resume
+    after an interruption, run the same command again.
 
         interp share babel/fact_completion --languages en de fr es zh ja
         interp share babel/fact_completion --fires-by output --thresholds 0 0.1
@@ -42,18 +42,19 @@ class Share:
     """The model."""
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
-    """Between which; shares depend on how many there are."""
+    """Languages to compare; the shares depend on how many there are."""
 
     fires_by: FiresBy = "gate"
-    """By what a neuron fires.
+    """Whether the gate or the output decides firing.
 
-    Without a linear branch the signs of both are the same."""
+    In an MLP without a linear branch, both have the same sign."""
 
     thresholds: tuple[float, ...] = (0.0,)
-    """What that must exceed; each but the first has a folder above-<threshold> of its own."""
+    """Gate or output must exceed this to fire; results of each threshold but the first are in a
+    subfolder above-<threshold>."""
 
     n_shards: int = 10
-    """Pieces of the work in each language."""
+    """Pieces of work per language."""
 
     n_draws: int = 20
     """Shuffles of the prompts, for the spread of the baselines."""
@@ -64,17 +65,17 @@ class Share:
     out: Path = Path("results/share")
     """Folder for signs, profile.safetensors and profile.csv."""
 
-    on: OnRay = HERE
-    """Who computes."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         from interp.runs.jobs import pool_for
 
         tasks = read_aligned(self.task, self.languages)
-        wrong = [each for each in self.thresholds if not math.isfinite(each)]
-        if wrong or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
+        finite = all(math.isfinite(threshold) for threshold in self.thresholds)
+        if not finite or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
             given = " ".join(map(str, self.thresholds)) or "no number"
-            raise ValueError(f"--thresholds is {given}: give numbers, none of them twice.")
+            raise ValueError(f"--thresholds is {given}: give numbers, each only once.")
         model, ray = self.on.open(self.choice)
         prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
@@ -82,11 +83,11 @@ class Share:
         corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
         with pool_for(model, ray) as pool:
-            for place, threshold in enumerate(self.thresholds):
-                folder = self.out / f"above-{threshold:g}" if place else self.out
+            for number, threshold in enumerate(self.thresholds):
+                folder = self.out / f"above-{threshold:g}" if number else self.out
                 profile = self.profile(model, corpora, groups, threshold, folder, pool)
                 show_profile(profile)
-                say(f"The profile is in {folder / 'profile.safetensors'}, and in profile.csv.\n")
+                say(f"The profile is in {folder}/profile.safetensors, its table in profile.csv.\n")
 
     def profile(
         self,
@@ -97,7 +98,7 @@ class Share:
         folder: Path,
         pool: "interp.runs.ray.ActorPool | None",
     ) -> "interp.scores.SharingProfile":
-        """At one threshold, with its files."""
+        """Measure and save the profile at one threshold."""
         from interp.evaluations.task_results import group_numbers
 
         settings = {"task": self.task, "model": self.choice.model}
@@ -120,34 +121,35 @@ class Share:
 
 
 def show_profile(profile: "interp.scores.SharingProfile") -> None:
-    """The share of each category in each layer, and what independent languages would give."""
+    """Print the share of each category in each layer, and what independent languages would give."""
     from interp.evaluations.category_attribution import CATEGORIES
 
     share, independent = profile.share(), profile.independent
-    reach = (share.high - share.low) / 2
+    margin = (share.high - share.low) / 2
     say(
         f"Share of a layer's neurons in {len(profile.languages)} languages, over "
-        f"{len(profile.prompts)} prompts,\nby {profile.fires_by} above {profile.threshold:g} "
-        "(± half of the 95 % interval; in brackets: firing independently\nat the same rates, and "
-        "with all neurons alike):\n"
+        f"{len(profile.prompts)} prompts,\nfiring by {profile.fires_by} above "
+        f"{profile.threshold:g} (± half of the 95 % interval; in brackets: languages firing\n"
+        "independently at the same rates, and with all neurons alike):\n"
     )
     say("layer" + "".join(f"{name:>30}" for name in CATEGORIES))
     for layer in range(len(profile.kept)):
         cells = []
         for category in interp.Sharing:
-            found, chance = share.value[layer, category], independent[layer, category]
+            value, chance = share.value[layer, category], independent[layer, category]
             alike = profile.interchangeable[layer, category]
-            cells.append(f"{found:.3f} ±{reach[layer, category]:.3f} ({chance:.3f}, {alike:.3f})")
+            cells.append(f"{value:.3f} ±{margin[layer, category]:.3f} ({chance:.3f}, {alike:.3f})")
         say(f"{layer:>5}" + "".join(f"{cell:>30}" for cell in cells))
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """Say what each category of sharing adds to a task's answers.
+    """Attribute a task's answers to the categories of shared neurons.
 
-    Integrated gradients of the first token of the answer, for every neuron at the last token of
-    the prompt, summed by category. A layer's sums add up to what the layer does for the answer.
-    Only sums are kept, one piece per item; the same command goes on where it was interrupted.
+    It computes integrated gradients of the answer's first token for every neuron at the prompt's
+    last token, and sums them by category. The sums of a layer add up to the layer's effect on the
+    answer. Only sums are kept, one piece per item. To resume after an interruption, run the same
+    command again.
 
         interp attribute babel/fact_completion --languages en de fr --items 20
     """
@@ -160,25 +162,25 @@ class Attribute:
     """The model."""
 
     languages: tuple[str, ...] = BABEL_LANGUAGES
-    """Between which languages neurons are shared."""
+    """Languages between which neurons are shared."""
 
     items: int | None = None
-    """Take the first so many items; by default all."""
+    """Only the first N items; by default all."""
 
     steps: int = 20
-    """Points of the path from neurons off to as they are."""
+    """Integration steps from neurons off to fully on."""
 
     quantity: Quantity = "probability"
-    """What is explained, of the answer's first token."""
+    """Quantity to attribute, of the answer's first token."""
 
     fires_by: FiresBy = "gate"
-    """By what a neuron fires, and so has its category."""
+    """Whether the gate or the output decides firing, and so the category."""
 
     out: Path = Path("results/attribute")
     """Folder for the pieces, sums.safetensors and sums.csv."""
 
-    on: OnRay = HERE
-    """Who computes."""
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
 
     def run(self) -> None:
         tasks = read_aligned(self.task, self.languages, self.items)
@@ -191,7 +193,7 @@ class Attribute:
         from interp.runs.folder import begin
 
         begin(self.out, plan)
-        found = interp.evaluations.attribute_categories(
+        sums = interp.evaluations.attribute_categories(
             model,
             tasks,
             self.out / "pieces",
@@ -200,58 +202,58 @@ class Attribute:
             fires_by=self.fires_by,
             ray=ray,
         )
-        found.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
-        frame = found.to_frame()
+        sums.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
+        frame = sums.to_frame()
         interp.results.artifacts.write_text(self.out / "sums.csv", frame.to_csv(index=False))
         show_sums(frame, self.quantity)
-        say(f"The sums are in {self.out / 'sums.safetensors'}, as a table in sums.csv.")
+        say(f"The sums are in {self.out / 'sums.safetensors'}, their table in sums.csv.")
 
 
 def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
-    """Over the languages: what each category does in a layer, in all, and per thousand neurons."""
+    """Print each category's sum in each layer, in total and per thousand neurons."""
     from interp.evaluations.category_attribution import CATEGORIES
 
-    say(f"{quantity} of the answer that the neurons of a category give, mean over prompts and")
-    say("languages (in brackets: for a thousand neurons of the category):\n")
+    say(f"Answer {quantity} attributed to each category's neurons, mean over prompts and languages")
+    say("(in brackets: per thousand neurons of the category):\n")
     say("layer" + "".join(f"{name:>22}" for name in CATEGORIES) + f"{'layer off':>12}")
     for layer, part in frame.groupby("layer"):
         cells = []
         for name in CATEGORIES:
-            here = part["category"] == name
+            rows = part[part["category"] == name]
             value, neurons = (
-                statistics.fmean(part.loc[here, column].tolist()) for column in ("value", "neurons")
+                statistics.fmean(rows[column].tolist()) for column in ("value", "neurons")
             )
-            each = 1000 * value / neurons if neurons > 0 else float("nan")
-            cells.append(f"{value:+.4f} ({each:+.4f})")
+            per_thousand = 1000 * value / neurons if neurons > 0 else float("nan")
+            cells.append(f"{value:+.4f} ({per_thousand:+.4f})")
         total = part["change"].mean()
         say(f"{layer:>5}" + "".join(f"{cell:>22}" for cell in cells) + f"{total:>+12.4f}")
 
 
-# ---------------------------------------------------------------- items of tasks
+# ---------------------------------------------------------------- task items
 
 
 def read_aligned(
     source: str, languages: Sequence[str], n_items: int | None = None
 ) -> tuple["interp.text.Task", ...]:
-    """The same items in every language; refused with the ids that are missing."""
+    """The same items in every language; an item missing from one is an error that names its id."""
     if len(languages) < 2:
-        raise ValueError("Sharing is between languages: name two or more.")
+        raise ValueError("Neurons are shared between languages: name two or more.")
     check_items(n_items)
     tasks = interp.text.align_tasks(
         [interp.read_task(source, code) for code in check_languages(languages)]
     )
-    taken = tuple(
+    tasks = tuple(
         interp.text.Task(task.name, task.language, task.items[:n_items]) for task in tasks
     )
-    if len({item.group or item.id for item in taken[0].items}) < 2:
+    if len({item.group or item.id for item in tasks[0].items}) < 2:
         raise ValueError(
-            f"{source} gives {len(taken[0].items)} items here that all go together, and an "
-            "interval needs two that do not: take more items."
+            f"The {len(tasks[0].items)} items of {source} form a single group, and an interval "
+            "needs two groups or more: take more items."
         )
-    return taken
+    return tasks
 
 
 def check_items(n_items: int | None) -> None:
-    """Refuse to take no item."""
+    """Refuse a number of items below one."""
     if n_items is not None and n_items < 1:
         raise ValueError(f"--items is {n_items}: take 1 or more, or leave it out to take all.")

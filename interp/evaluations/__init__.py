@@ -1,4 +1,4 @@
-"""What an edit does: losses, texts, answers."""
+"""Effects of an edit on losses, generated texts and task answers."""
 
 import lazy_loader
 

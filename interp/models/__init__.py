@@ -1,4 +1,4 @@
-"""Models with access to single neurons; only load.py imports TransformerLens."""
+"""Models with named neuron sites; only load.py imports TransformerLens."""
 
 import lazy_loader
 

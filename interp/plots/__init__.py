@@ -1,9 +1,9 @@
 """Figures for papers: one function per figure, from a table to Axes.
 
-Every function takes the table of the CSV, one row per mark, and draws nothing that is not in it.
-Languages are labeled as in the table, by code, English name or own name
-(`with_names(table, "endonym")`), with the same colors in each case. If you pass an Axes, your style
-applies; otherwise a new figure is made, as wide as one or two columns of a paper.
+Every function takes the table as stored in the CSV, one row per mark, and draws only what is in
+it. Languages are labeled as the table names them, by code, English name or own name, and keep their
+color whatever the name: `with_names(table, "endonym")`. On an Axes that you pass, your style
+applies; otherwise the function makes a figure as wide as one or two columns of a paper.
 """
 
 from interp.plots.curves import (

@@ -1,4 +1,4 @@
-"""What the end of one prompt depends on: attribution, patching, lens."""
+"""What a prompt's next token depends on: attribution, patching, logit lens."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Results and neurons as pages of HTML that open anywhere."""
+"""Results and neurons as self-contained HTML pages."""
 
 import lazy_loader
 

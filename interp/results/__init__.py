@@ -1,4 +1,4 @@
-"""Saving, tabulating and displaying results."""
+"""How results are saved, tabulated and displayed."""
 
 import lazy_loader
 

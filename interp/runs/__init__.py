@@ -1,4 +1,4 @@
-"""Long loops that resume after a kill: folders, jobs, locks, Ray."""
+"""Long runs that can be resumed after a kill: folders, jobs, locks, Ray."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Numbers in, scores out: LAPE, average precision, sharing, baselines."""
+"""Scores from statistics: LAPE, average precision, sharing, baselines."""
 
 import lazy_loader
 

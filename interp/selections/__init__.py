@@ -1,4 +1,4 @@
-"""Scores in, sets of neurons out: algebra, files, stability."""
+"""Sets of neurons selected by score: set algebra, files, stability."""
 
 import lazy_loader
 
