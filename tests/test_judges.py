@@ -269,13 +269,15 @@ def test_the_page_says_what_the_table_says(four):
     table, each, stable = four
     page = findings(table, claimed(table, each, stable))
     lines = page.splitlines()
-    recovery = next(line for line in lines if line.startswith("- Planted neurons found beside"))
+    recovery = next(line for line in lines if line.startswith("- Planted neurons found among"))
     assert "precision of gate 1 (1 to 1), entropy (LAPE) 0.6" in recovery
-    assert "last is random with 0. LAPE is number 2 of 4 with 0.6" in recovery
+    assert "last is random with 0. LAPE ranks 2 of 4 with 0.6" in recovery
     cost = next(line for line in lines if line.startswith("- Points of recovery"))
     assert "random (100), precision of output, both ends (50), entropy (LAPE) (40)." in cost
-    together = [line for line in lines if line.startswith("- Over the 3 methods")]
-    assert any("selectivity and switching go together" in line for line in together)
+    correlations = [line for line in lines if line.startswith("- Across the 3 methods")]
+    assert any(
+        "selectivity and switching have a rank correlation of" in line for line in correlations
+    )
     assert "**holds**" in page
 
 
