@@ -75,6 +75,10 @@ def switching() -> pd.DataFrame:
     return final.loc[~final["way"].str.contains("half of them|nearly all")]
 
 
+def best_of_each_size(way: str) -> pd.DataFrame:
+    return plots.best_of_each_size(table("steer_language/sweep"), way)
+
+
 def stable_methods() -> pd.DataFrame:
     """Seven of the methods, so that the lines stay distinguishable."""
     shown = (
@@ -98,11 +102,7 @@ def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     yield "curve_of_training-babel", training
     yield "language_switching-babel", switching
     for name, way in (("lape", "LAPE neurons"), ("precision", "precision units")):
-        sweep = partial(table, "steer_language/sweep")
-        yield (
-            f"switching_against_size-{name}",
-            lambda sweep=sweep, way=way: plots.best_of_each_size(sweep(), way),
-        )
+        yield f"switching_against_size-{name}", partial(best_of_each_size, way)
     for task in ("fact_completion", "statements", "word_translation"):
         yield f"sharing-{task}", partial(table, f"map_shared_neurons/babel-{task}/profile")
     yield "attribution_sums-demo", lambda: pd.read_csv(STUDIES / "demo" / "attribute" / "sums.csv")

@@ -46,7 +46,7 @@ def measures(
         return mean_over_examples(torch.tensor(more.to_numpy()))
 
     measured: dict[str, Measurement | None] = {}
-    differences = (more_found, effect.apart, written.apart, more_stable)
+    differences = (more_found, effect.difference, written.difference, more_stable)
     for column, difference in zip(JUDGED, differences, strict=True):
         first, second = table.sort_values(column, ascending=False, kind="stable")["method"][:2]
         words = {"first": first, "First": _capital(first), "second": second}
@@ -55,7 +55,7 @@ def measures(
     random = float(table.set_index("method").loc[RANDOM, "selectivity"])
     return measured | {
         "methods-lape-own": Measurement(effect.selectivity(LAPE), random),
-        "methods-kojima-switch": Measurement(written.apart(KOJIMA, RANDOM)),
+        "methods-kojima-switch": Measurement(written.difference(KOJIMA, RANDOM)),
     }
 
 
@@ -66,7 +66,9 @@ def findings(table: Table, claims: Sequence[Claim]) -> str:
     lines += _together(rows.drop(index=RANDOM))
     cost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
     costs = [f"{name} ({100 * value:.0f})" for name, value in cost.items() if value >= 0.05]
-    lines.append(f"Points of recovery lost to decoys, where 5 or more: {_list(costs)}.")
+    lines.append(
+        f"Points of recovery lost to decoys, where 5 or more: {', '.join(costs) or 'none'}."
+    )
     return "\n".join([*(f"- {line}" for line in lines), "", markdown(claims), ""])
 
 
@@ -80,7 +82,7 @@ def _ranking(rows: Table, column: str) -> str:
     ]
     rank = int((order > order[LAPE]).sum()) + 1
     return (
-        f"{_capital(MEASURES[column])}: {_list(first)}; last is {order.index[-1]} with "
+        f"{_capital(MEASURES[column])}: {', '.join(first)}; last is {order.index[-1]} with "
         f"{order.iloc[-1]:.3g}. LAPE ranks {rank} of {len(order)} with {order[LAPE]:.3g}; random "
         f"neurons have {order[RANDOM]:.3g}."
     )
@@ -95,10 +97,6 @@ def _together(rows: Table) -> list[str]:
         if abs(r := float(correlations.loc[one, other])) >= 0.5
     ]
     return lines or ["No two measures rank the methods alike (all rank correlations below 0.5)."]
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _capital(text: str) -> str:

@@ -67,7 +67,7 @@ class Design:
             raise ValueError(
                 f"{len(self.languages)} languages do not make two pairs or more: give 4, 6, 8, ..."
             )
-        if (needed := self._n_features) > self.d_model:
+        if (needed := self.features["filler"].stop) > self.d_model:
             raise ValueError(
                 f"{needed} dimensions are needed and d_model is {self.d_model}: raise it, or lower "
                 f"n_noise ({self.n_noise})."
@@ -93,10 +93,6 @@ class Design:
             slices[name] = slice(start, start + size)
             start += size
         return slices
-
-    @property
-    def _n_features(self) -> int:
-        return self.features["filler"].stop
 
 
 # ---------------------------------------------------------------- the languages

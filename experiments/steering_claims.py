@@ -29,7 +29,7 @@ def setting_of(n_units: int) -> str:
 
 
 def tenfold(units: Sequence[int]) -> tuple[int, int] | None:
-    """The first number of units whose tenfold is also tried, and the tenfold; None: no such pair."""
+    """A number of units and ten times as many, the first pair where both are tried."""
     return next(((few, many) for few, many in permutations(units, 2) if many == 10 * few), None)
 
 

@@ -6,7 +6,7 @@ Neurons are selected on one half of the documents and tested on the other.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -115,19 +115,19 @@ class Study:
         self, model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES
     ) -> interp.SentenceMeans:
         """Means of every unit of these sites on the sentences of the first half."""
-        folder = self.folder(model) / "sentences"
-        sentences = interp.read_sentences(
-            self.source,
-            self.languages,
-            model,
-            sentences=self.n_sentences,
-            n_shards=self.n_shards,
-            split="train",
-            held_out=0.5,
-            progress=False,
-        )
+        sentences = self.read_sentences(model, self.source, split="train", held_out=0.5)
         keep = interp.Keep(sentence_means=present(model, sites))
+        folder = self.folder(model) / "sentences"
         return interp.collect(model, sentences, folder, keep=keep).sentence_means
+
+    def read_sentences(
+        self, model: interp.NeuronModel, source: TextSource, **split: Any
+    ) -> interp.Corpora:
+        """`n_sentences` per language of a text, in shards."""
+        sizes = {"sentences": self.n_sentences, "n_shards": self.n_shards}
+        return interp.read_sentences(
+            source, self.languages, model, **sizes, **split, progress=False
+        )
 
     @property
     def n_sentences(self) -> int | None:

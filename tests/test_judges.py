@@ -144,8 +144,8 @@ def by_hand() -> Effects:
 def test_selectivity_is_the_own_rise_less_that_of_the_others():
     found = by_hand()
     assert found.selectivity(LAPE).value == pytest.approx(0.3)
-    assert found.apart(LAPE, GATE).value == pytest.approx(0.2)
-    assert found.apart(LAPE, GATE).low == pytest.approx(0.2)  # the shards are alike
+    assert found.difference(LAPE, GATE).value == pytest.approx(0.2)
+    assert found.difference(LAPE, GATE).low == pytest.approx(0.2)  # the shards are alike
     row = found.row(LAPE, RANDOM)
     assert row["own"] == pytest.approx(0.325)
     assert row["others"] == pytest.approx(0.025)
@@ -195,8 +195,8 @@ def test_shares_of_texts_are_over_all_languages_and_differences_over_texts():
     row = found.row(KOJIMA)
     assert (row["switching"], row["switching_control"]) == (0.5, 0.0)
     assert row["switching_low"] < 0.5 < row["switching_high"]
-    assert found.apart(LAPE, RANDOM).value == 1
-    half = found.apart(KOJIMA, RANDOM)
+    assert found.difference(LAPE, RANDOM).value == 1
+    half = found.difference(KOJIMA, RANDOM)
     assert half.value == pytest.approx(0.5)
     assert half.standard_error == pytest.approx(math.sqrt(8 / 7 * 0.25 / 8))
     table = found.by_language().set_index(["method", "language"])
