@@ -12,8 +12,8 @@ For each prompt that the model answers correctly, every neuron (or each of a ran
 switched off alone at the last token. The scores should predict how far the answer's log-probability
 falls. Integrated gradients, gradient times activation and the effective score have a sign and are
 ranked against the signed fall; these, contribution and the activation's size are ranked by size
-against the fall's size. Neurons with zero output change nothing, as every score knows, so they are
-left out of the correlations. Intervals are over prompts.
+against the fall's size. Neurons with zero output have no effect and zero scores, so correlations
+leave them out. Intervals are over prompts.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class Config(runner.Config):
     """Points on the path of integrated gradients."""
 
     top: int = 50
-    """Size of two sets that are compared: neurons with the largest effects and highest scores."""
+    """How many neurons with the largest effects and highest scores are compared (`hits`)."""
 
 
 PRESETS = {
@@ -150,17 +150,16 @@ def questions(
 def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
     """Means with intervals over prompts, and paired distances behind integrated gradients."""
     rows = []
-    measures = ("size", "signed", "hits")
     wide = {
         name: frame.pivot_table(index=["language", "id"], columns="score", values=name, sort=False)
-        for name in measures
+        for name in ("size", "signed", "hits")
     }
     for score in frame["score"].unique():
-        for name in measures:
-            if score not in wide[name]:
+        for name, by_score in wide.items():
+            if score not in by_score:
                 continue
-            values = torch.tensor(wide[name][score].to_numpy())
-            best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
+            values = torch.tensor(by_score[score].to_numpy())
+            best = torch.tensor(by_score["integrated gradients"].to_numpy())
             estimates = {OWN: mean_over_examples(values)}
             if score != "integrated gradients":
                 estimates[BEHIND] = paired_bootstrap(best, values, generator)

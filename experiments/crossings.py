@@ -50,7 +50,7 @@ class Crossing(NamedTuple):
     """s and t."""
 
     facts: tuple[int, int]
-    """Numbers of A and B."""
+    """Indices of A and B."""
 
     relation: str
     """The relation asked for; questions of one relation are a cluster."""
@@ -199,9 +199,7 @@ def crossing(
 
 
 def _cells(
-    model: interp.NeuronModel,
-    tokens: Sequence[set[int]],
-    *items_by_language: Sequence[Item],
+    model: interp.NeuronModel, tokens: Sequence[set[int]], *items_by_language: Sequence[Item]
 ) -> dict[str, Sequence[int]]:
     """A and B in either language, and wrong options that begin with other tokens."""
     taken = set().union(*tokens)

@@ -4,7 +4,7 @@ The languages of a neuron follow from the rates alone. Effects are those at one 
 beforehand. The untouched model judges what is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -182,23 +182,18 @@ def about_effects(
         own = per_token(total, which).diagonal()
         return own[codes.index("en")] - own[rest].min()
 
-    measured: dict[str, Measurement | None] = {
+    def measured(statistic: Callable[..., Tensor]) -> Measurement:
+        return Measurement(jackknife_shards(sums, statistic), statistic(total, RANDOM).item())
+
+    return {
         "lape-own-language": Measurement(
             matrix.diagonal().mean, own_minus_others(chance).mean().item()
         ),
         "lape-diagonal": Measurement(share_led(own, rest), share_led(chance, rest)),
         "lape-random": Measurement(jackknife_shards(sums, random_part)),
-        "lape-related": None,
-        "lape-english": None,
+        "lape-related": measured(related) if len(codes) > 2 else None,  # of two there is one pair
+        "lape-english": measured(english) if "en" in codes and len(rest) > 1 else None,
     }
-    for name, statistic, known in (
-        ("lape-related", related, len(codes) > 2),  # with two there is one pair
-        ("lape-english", english, "en" in codes and len(rest) > 1),
-    ):
-        if known:
-            control = statistic(total, RANDOM).item()
-            measured[name] = Measurement(jackknife_shards(sums, statistic), control)
-    return measured
 
 
 def about_size(

@@ -345,12 +345,12 @@ def switching(
             )
         texts += written[NOTHING].texts
     judged = interp.evaluations.language_rates(texts, codes, guards, model, progress=False)
-    wanted = [code for _ in methods for code in codes for _ in range(n)]
-    hits = [code == want for code, want in zip(judged.found, wanted, strict=True)]
+    targets = [code for _ in methods for code in codes for _ in range(n)]
+    hits = [code == target for code, target in zip(judged.found, targets, strict=True)]
     inside = torch.tensor(hits, dtype=torch.bool)
-    axes, by_method = (
-        {"language": len(codes), "text": n},
-        "(method language text) -> method language text",
+    axes = {"language": len(codes), "text": n}
+    inside, good = (
+        rearrange(x, "(method language text) -> method language text", **axes)
+        for x in (inside, inside & judged.passes)
     )
-    inside, good = (rearrange(x, by_method, **axes) for x in (inside, inside & judged.passes))
     return Switching(inside, good, tuple(methods), codes)

@@ -82,13 +82,13 @@ def questions(
 ) -> tuple[list[Question], list[bool]]:
     """Facts asked in a language, with the answer in it and in the pivot; which were held out."""
     tasks = interp.text.align_tasks([interp.read_task(config.facts, c) for c in (code, pivot)])
-    asked, held_out = [], []
+    prompts, held_out = [], []
     for items in list(zip(*(task.items for task in tasks), strict=True))[: config.n_facts]:
         ids = prompt_ids(model, items[0].prompt, "auto")
         own, translated = (item.options[item.answer].strip(" .。」") for item in items)
-        asked.append(Question(ids, {code: own, pivot: translated}))
+        prompts.append(Question(ids, {code: own, pivot: translated}))
         held_out.append(items[0].held_out)
-    return asked, held_out
+    return prompts, held_out
 
 
 def top_table(
@@ -121,10 +121,10 @@ def promoted_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def lens_of(model: interp.NeuronModel, asked: Sequence[Question], what: str) -> Lens | None:
+def lens_of(model: interp.NeuronModel, prompts: Sequence[Question], what: str) -> Lens | None:
     """The lens on these questions; None, with a printed reason, if fewer than two are usable."""
     try:
-        lens = interp.logit_lens(model, asked)
+        lens = interp.logit_lens(model, prompts)
     except ValueError as error:  # no usable fact, or none held out
         print(f"{what}: {error}", flush=True)
         return None
@@ -157,7 +157,7 @@ def measures(
     codes: tuple[str, ...],
     pivot: str,
 ) -> dict[str, Measurement | None]:
-    """Does the model think in the pivot, and do language neurons write their language?"""
+    """Does the model think in the pivot, and do language neurons promote their language?"""
     measured: dict[str, Measurement | None] = dict.fromkeys(
         ("pivot-word-first", "pivot-tokens-first")
     )
@@ -165,12 +165,10 @@ def measures(
         # A fact asked in several languages is one cluster.
         facts = torch.tensor([fact for lens in lenses.values() for fact in lens.kept])
         words = pivot_minus_own(list(lenses.values()))
-        other = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
-        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *other)
+        control = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
+        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *control)
         row = codes.index(pivot)
-        leads = [
-            share[:, :, row] - share[:, :, codes.index(code)] for code, share in spoken.items()
-        ]
+        leads = [x[:, :, row] - x[:, :, codes.index(code)] for code, x in spoken.items()]
         inside = torch.cat([lead[:, middle(lead.shape[1])].mean(dim=1) for lead in leads])
         last = torch.cat([lead[:, -1] for lead in leads]).mean().item()
         measured["pivot-tokens-first"] = Measurement(mean_over_examples(inside, facts), last)
@@ -179,9 +177,7 @@ def measures(
 
 def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
     """Share of the own language in what language neurons promote, minus that of random neurons."""
-    wide = own_share(promoted).pivot_table(
-        index=["owner", "layer"], columns="neurons", values="share"
-    )
+    wide = own_share(promoted, "layer", "neurons")
     random = wide["random neurons"]
     beyond = (wide["language neurons"] - random).dropna().groupby("owner").mean()
     if len(beyond) < 2:
@@ -189,13 +185,14 @@ def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
     return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())), float(random.mean()))
 
 
-def own_share(promoted: pd.DataFrame) -> Any:
-    """The shares of the own language, with one name for all random draws."""
+def own_share(promoted: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
+    """The shares of the own language, mean over random draws, with a row per owner and `index`."""
     own: Any = promoted[promoted["owner"] == promoted["language"]]
-    return own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
+    own = own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
+    return own.pivot_table(index=["owner", index], columns=columns, values="share")
 
 
-class Read(NamedTuple):
+class Lenses(NamedTuple):
     """The lenses of all languages."""
 
     lenses: dict[str, Lens]
@@ -208,27 +205,27 @@ class Read(NamedTuple):
     """Probability of the words, by layer."""
 
 
-def read_layers(model: interp.NeuronModel, config: Config) -> Read:
+def read_layers(model: interp.NeuronModel, config: Config) -> Lenses:
     """Every language but the pivot; all facts, and the held-out ones alone."""
-    codes, read = config.study.languages, Read({}, {}, [])
+    codes, result = config.study.languages, Lenses({}, {}, [])
     for row, code in enumerate(codes):
         if code == config.pivot:
             continue
-        asked, held_out = questions(model, config, code, config.pivot)
-        untold = [question for question, out in zip(asked, held_out, strict=True) if out]
-        for name, facts in (("all", asked), ("held_out", untold)):
+        prompts, held_out = questions(model, config, code, config.pivot)
+        untold = [prompt for prompt, out in zip(prompts, held_out, strict=True) if out]
+        for name, facts in (("all", prompts), ("held_out", untold)):
             if (lens := lens_of(model, facts, f"{code}, {name} facts")) is None:
                 continue
-            read.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
+            result.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
             if name == "all":
-                read.lenses[code] = lens
+                result.lenses[code] = lens
                 lens.save(config.out / f"lens_{code}.safetensors", artifacts.provenance())
         others = [other for other in codes[row:] + codes[:row] if other not in (code, config.pivot)]
         if others:
-            asked, _ = questions(model, config, code, others[0])
-            if (lens := lens_of(model, asked, f"{code} with {others[0]}")) is not None:
-                read.controls[code] = lens
-    return read
+            prompts, _ = questions(model, config, code, others[0])
+            if (lens := lens_of(model, prompts, f"{code} with {others[0]}")) is not None:
+                result.controls[code] = lens
+    return result
 
 
 def main(config: Config, record: Record) -> None:
@@ -238,6 +235,7 @@ def main(config: Config, record: Record) -> None:
     shares = token_languages(study.read(model, "held_out"), model)
     lenses, controls, curves = read_layers(model, config)
     promoted = promoted_table(model, config, stats, moments, shares)
+    record.tables({"promoted": promoted})
     if curves:
         tops = [top_table(lens, shares, code, codes) for code, lens in lenses.items()]
         record.tables({"lens": pd.concat(curves), "top": pd.concat(tops)})
@@ -247,10 +245,7 @@ def main(config: Config, record: Record) -> None:
         wide = shown.pivot_table(index=["asked_in", "word"], columns="layer", values="probability")
         text = wide.to_string(float_format="%.3f")
         print(f"Probability of the answer's word, by layer\n\n{text}\n")
-    record.tables({"promoted": promoted})
-    wide = own_share(promoted).pivot_table(
-        index=["owner", "neurons"], columns="layer", values="share"
-    )
+    wide = own_share(promoted, "neurons", "layer")
     print("Share of the own language in what neurons promote, by layer\n")
     print(wide.to_string(float_format="%.2f"))
     spoken = {code: languages_of(lens.top, shares).nan_to_num(0.0) for code, lens in lenses.items()}

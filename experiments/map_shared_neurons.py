@@ -218,11 +218,11 @@ class TaskResults(NamedTuple):
     tokens: TokenSharing
     off: CategoryAblation
     sums: CategorySums
-    ratio: Enrichment
+    enrichment: Enrichment
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        tables = {name: getattr(self, name).to_frame() for name in ("profile", "tokens", "off")}
-        return tables | {"sums": self.sums.to_frame(), "enrichment": self.ratio.to_frame()}
+        names = ("profile", "tokens", "off", "sums", "enrichment")
+        return {name: getattr(self, name).to_frame() for name in names}
 
 
 def measure_task(
@@ -236,15 +236,15 @@ def measure_task(
     generator = torch.Generator().manual_seed(seed)
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
     tokens = interp.scores.sharing_over_tokens(model, rows, fires_by=fires_by)
-    some = some_items(model, tasks, config)
+    few = ablation_tasks(model, tasks, config)
     generator = torch.Generator().manual_seed(seed)
     off = interp.evaluations.ablate_categories(
-        model, some, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
+        model, few, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
     )
     sums = interp.evaluations.attribute_categories(
-        model, some, folder / "pieces", steps=config.steps, fires_by=fires_by
+        model, few, folder / "pieces", steps=config.steps, fires_by=fires_by
     )
-    ratio = enrichment(model, some, top_share=config.top_share, fires_by=fires_by)
+    ratio = enrichment(model, few, top_share=config.top_share, fires_by=fires_by)
     return TaskResults(signs, profile, tokens, off, sums, ratio)
 
 
@@ -254,15 +254,15 @@ def main(config: Config, record: Record) -> None:
     distance = distances_of(config)
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
-    for path in config.tasks:
-        tasks = interp.text.align_tasks([interp.read_task(path, code) for code in study.languages])
+    for task in config.tasks:
+        tasks = interp.text.align_tasks([interp.read_task(task, code) for code in study.languages])
         name = tasks[0].name
         folder = config.out / name.replace("/", "-")
         begin_task(model, name, folder, config)
         results = measure_task(model, tasks, folder, config)
         short = name.split("/")[-1].replace("_", " ")
         signs, profile = results.signs, results.profile
-        measured = of_task(signs, profile, results.off, results.ratio)
+        measured = of_task(signs, profile, results.off, results.enrichment)
         on, named = f"{model.name}, {short}", f"{{claim}}-{short}"
         record.judge("map_shared_neurons_by_task", measured, on, named)
         part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
@@ -294,15 +294,15 @@ def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Confi
     begin(folder, plan | {"steps": config.steps, "fires_by": config.fires_by})
 
 
-def some_items(
+def ablation_tasks(
     model: interp.NeuronModel, tasks: Sequence[Task], config: Config
 ) -> tuple[Task, ...]:
     """Items held out in no language, whose options differ in their first token, since answers are
     chosen at the last token of the prompt."""
     held_out = {item.id for task in tasks for item in task.items if item.held_out}
-    apart = told_apart(model, tasks)
-    ids = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
-    return tuple(task.where(lambda item: item.id in ids) for task in apart)
+    distinct = told_apart(model, tasks)
+    ids = [item.id for item in distinct[0].items if item.id not in held_out][: config.n_prompts]
+    return tuple(task.where(lambda item: item.id in ids) for task in distinct)
 
 
 experiment = Experiment("map_shared_neurons", __doc__, main, Config, PRESETS)

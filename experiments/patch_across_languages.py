@@ -61,7 +61,7 @@ SEVERAL = "A in several languages"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runner.Config):
-    """What is asked."""
+    """Which facts are asked, and how many."""
 
     facts: str = "babel/fact_completion"
     """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
@@ -84,8 +84,7 @@ PRESETS = {
     ),
     "babel": Preset("The shipped model, its six languages."),
     "thorough": Preset(
-        "The same with five times as many questions.",
-        differences={"n_told": 60, "n_held_out": 24},
+        "The same with five times as many questions.", differences={"n_told": 60, "n_held_out": 24}
     ),
     "paper": papers.preset(
         replace(
@@ -249,17 +248,16 @@ def main(config: Config, record: Record) -> None:
         [interp.read_task(config.facts, code) for code in study.languages]
     )
     answered = answer(model, tasks)
-    asked, counts = crossings(
-        model, answered, config.n_told, config.n_held_out, random.Random(study.seed)
-    )
+    limits, generator = (config.n_told, config.n_held_out), random.Random(study.seed)
+    questions, counts = crossings(model, answered, *limits, generator)
     print(counts, flush=True)
-    if not asked:
+    if not questions:
         raise ValueError(
-            "The model knows no pair of facts in two languages: there is nothing to patch."
+            "The model knows no pair of facts in two languages, so there is nothing to patch."
         )
     generator = torch.Generator().manual_seed(study.seed)
     tables = []
-    for number, question in enumerate(tqdm(asked, "questions")):
+    for number, question in enumerate(tqdm(questions, "questions")):
         a, b = question.facts
         shared = answered.shared[a] | answered.shared[b]
         results = patched(model, question, selection, shared, generator)

@@ -53,11 +53,9 @@ def read_texts(path: Path) -> Table:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as lines:
         rows: Any = pd.DataFrame([json.loads(line) for line in lines])
-    wanted = ("language", "units", "kind", "seed", "text")
-    if missing := [name for name in wanted if name not in rows]:
-        raise ValueError(
-            f"{path} has no {', '.join(missing)}: each line needs {', '.join(wanted)}."
-        )
+    keys = ("language", "units", "kind", "seed", "text")
+    if missing := [key for key in keys if key not in rows]:
+        raise ValueError(f"{path} has no {', '.join(missing)}: each line needs {', '.join(keys)}.")
     rates = interp.evaluations.language_rates(rows["text"].tolist(), LANGUAGES)
     texts: Table = rows.rename(columns={"language": "to"}).assign(
         language=rates.found, passes=rates.passes.tolist()

@@ -147,17 +147,17 @@ def into_readme(claims: Sequence[Claim], readme: Path) -> None:
 
 
 def main(config: Config) -> None:
-    found = studies(config.results, config.preset)
-    if not found:
+    finished = studies(config.results, config.preset)
+    if not finished:
         raise ValueError(
             f"{config.results} holds no study with the preset {config.preset}: run one first, such "
             f"as python -m experiments.deactivate_neurons {config.preset}."
         )
-    claims = claims_in([folder for _, folder in found])
+    claims = claims_in([folder for _, folder in finished])
     write_report(
         config.out,
         f"Language neurons: what the studies found ({config.preset})",
-        [section_of(study, folder, config.preset) for study, folder in found],
+        [section_of(study, folder, config.preset) for study, folder in finished],
         claims,
         summary="Each study asks one question. First come the published claims and what was "
         "measured here, then the questions, one by one.",
@@ -167,7 +167,7 @@ def main(config: Config) -> None:
     )
     if config.readme is not None:
         into_readme(claims, config.readme)
-    print(f"{len(found)} studies, {tally(claims)}: {config.out}")
+    print(f"{len(finished)} studies, {tally(claims)}: {config.out}")
 
 
 if __name__ == "__main__":

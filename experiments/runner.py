@@ -107,7 +107,7 @@ class Experiment:
     ) -> None:
         self.name, self._doc, self._main, self._config = name, doc, main, config
         presets = presets or {}
-        self.presets = {key: (each.text, self._of(key, each)) for key, each in presets.items()}
+        self.presets = {key: (p.text, self._of(key, p)) for key, p in presets.items()}
 
     def run(self, config: Any) -> None:
         """Compute, and write results to the folder of the config."""
@@ -166,5 +166,5 @@ def stated(file: str) -> tuple[Statement, ...]:
 def estimate(value: float, low: float, high: float) -> interp.Estimate:
     """A number from a table with its 95 % interval; the standard error is unknown (NaN)."""
     numbers = {"value": value, "standard_error": math.nan, "low": low, "high": high}
-    tensors = {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
+    tensors = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
     return interp.Estimate(**tensors, level=0.95)

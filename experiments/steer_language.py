@@ -258,8 +258,11 @@ def table(
 
 def texts_of(way: Way, written: Mapping[str, GeneratedLanguages]) -> pd.DataFrame:
     """A row per text, with the requested language."""
-    frames = [texts.texts_frame().assign(to=code) for code, texts in written.items()]
-    return pd.concat(frames).assign(way=way.name, setting=way.setting)
+    frames = [
+        texts.texts_frame().assign(way=way.name, setting=way.setting, to=code)
+        for code, texts in written.items()
+    ]
+    return pd.concat(frames)
 
 
 def best_of(sweep: pd.DataFrame) -> dict[str, str]:
