@@ -202,7 +202,7 @@ def comparison(table: pd.DataFrame) -> pd.DataFrame:
 
 def main(config: Config, record: Record) -> None:
     study, out = config.study, config.out
-    every_recovery, recovered = recovery(config)
+    recalls, recovered = recovery(config)
     model = record.open(study)
     *halves, rest = parts(study)
     texts = [judges.grown(model, half, study, out / f"part-{n}") for n, half in enumerate(halves)]
@@ -241,9 +241,7 @@ def main(config: Config, record: Record) -> None:
     languages = by_language.merge(last, on=["method", "language"])
     record.tables({"methods": table, "languages": languages, "comparison": comparison(table)})
     record.tables({"stability": curves, "recovery": recovered})
-    claims = record.judge(
-        "compare_methods", measures(table, every_recovery, effect, written, stable)
-    )
+    claims = record.judge("compare_methods", measures(table, recalls, effect, written, stable))
     page = findings(table, claims)
     interp.results.artifacts.write_text(out / "findings.md", page)
     shown = table[["method", *MEASURES]].to_string(index=False, float_format="%.3f")

@@ -64,11 +64,9 @@ def findings(table: Table, claims: Sequence[Claim]) -> str:
     rows = table.set_index("method")
     lines = [_ranking(rows, column) for column in MEASURES]
     lines += _together(rows.drop(index=RANDOM))
-    cost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
-    costs = [f"{name} ({100 * value:.0f})" for name, value in cost.items() if value >= 0.05]
-    lines.append(
-        f"Points of recovery lost to decoys, where 5 or more: {', '.join(costs) or 'none'}."
-    )
+    lost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
+    points = ", ".join(f"{name} ({100 * x:.0f})" for name, x in lost.items() if x >= 0.05)
+    lines.append(f"Points of recovery lost to decoys, where 5 or more: {points or 'none'}.")
     return "\n".join([*(f"- {line}" for line in lines), "", markdown(claims), ""])
 
 

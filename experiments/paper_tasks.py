@@ -90,7 +90,6 @@ def facts(
     for key in keys:
         names[key[0]][key[2]] = tuple(row_of[key]["obj_label"] for row_of in known.values())
     made: dict[str, list[dict[str, Any]]] = {code: [] for code in known}
-    n_made = 0
     for key in keys:
         relation, subject, thing = key
         wrong = sorted(
@@ -107,8 +106,7 @@ def facts(
             candidates = [names[relation][q][column] for q in options]
             item |= {"candidates": candidates, "answer_index": options.index(thing)}
             made[code].append(item)
-        n_made += 1
-        if n_made == n_items:
+        if len(next(iter(made.values()))) == n_items:
             break
     return made
 

@@ -252,9 +252,7 @@ def main(config: Config, record: Record) -> None:
     questions, counts = crossings(model, answered, *limits, generator)
     print(counts, flush=True)
     if not questions:
-        raise ValueError(
-            "The model knows no pair of facts in two languages, so there is nothing to patch."
-        )
+        raise ValueError("The model knows no pair of facts in two languages: nothing to patch.")
     generator = torch.Generator().manual_seed(study.seed)
     tables = []
     for number, question in enumerate(tqdm(questions, "questions")):

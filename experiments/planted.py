@@ -138,16 +138,16 @@ def plant(
 
     # Rotated, so that no feature is a coordinate of the residual stream.
     drawn = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
-    turn = torch.linalg.qr(drawn)[0]
-    state = {"model.embed_tokens.weight": vectors @ turn, "lm_head.weight": unembed @ turn}
+    rotation = torch.linalg.qr(drawn)[0]
+    state = {"model.embed_tokens.weight": vectors @ rotation, "lm_head.weight": unembed @ rotation}
     state["model.norm.weight"] = torch.ones(n_features)
     for layer in range(design.n_layers):
         zero, first = torch.zeros_like(mix), layer == 0
         parts = {"self_attn.q_proj": zero, "self_attn.k_proj": zero}  # all words count alike
-        parts |= {"self_attn.v_proj": mix @ turn if first else zero}
-        parts |= {"self_attn.o_proj": turn.T.contiguous() if first else zero}
-        parts |= {"mlp.gate_proj": gates[layer] @ turn, "mlp.up_proj": linear[layer] @ turn}
-        parts |= {"mlp.down_proj": (written[layer] @ turn).T.contiguous()}
+        parts |= {"self_attn.v_proj": mix @ rotation if first else zero}
+        parts |= {"self_attn.o_proj": rotation.T.contiguous() if first else zero}
+        parts |= {"mlp.gate_proj": gates[layer] @ rotation, "mlp.up_proj": linear[layer] @ rotation}
+        parts |= {"mlp.down_proj": (written[layer] @ rotation).T.contiguous()}
         parts |= {"input_layernorm": torch.ones(n_features)}
         parts |= {"post_attention_layernorm": torch.ones(n_features)}
         state |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
@@ -230,7 +230,7 @@ def _neurons(
         mask[row, shifted("language", row, design.planted, effect)] = True
         shifted("domain", row, design.decoys, design.decoy_effect)
         middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
-        # Each fires on a single word.
+        # Each rare neuron fires on a single word.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
         words_seen = vectors[chosen[: len(rare)], features["noise"]]
         noise[rare] = words_seen / math.sqrt(design.n_noise)
