@@ -1,4 +1,4 @@
-"""Two judgements of the neurons that methods select: their effect on losses, and on writing.
+"""Two judgments of the neurons that methods select: their effect on losses, and on writing.
 
 All methods read the same text and write from the same seeds, so they differ by their neurons alone.
 Work that does not depend on the method is done once.
@@ -170,9 +170,7 @@ class Effects:
         others = own - own_minus_others(more)
         nothing = rearrange(self.nothing, "shard read -> shard 1 read")
         random = (self.random - nothing).sum(dim=0) / self.tokens.sum(dim=0)
-        sizes = torch.tensor(
-            [list(selection.counts().values()) for selection in self.chosen.values()]
-        )
+        sizes = torch.tensor([[*neurons.counts().values()] for neurons in self.chosen.values()])
         return tidy(
             {"method": self.chosen, "language": self.languages},
             {"neurons": sizes, "own": own, "others": others, "random_per_layer": random},

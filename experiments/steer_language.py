@@ -67,7 +67,7 @@ class Config(runner.Config):
     The claims compare a number with ten times as many."""
 
     most: float = 0.9
-    """Share of all units held at once that is too large: the text collapses."""
+    """Share of all units that are held at once, deliberately too large: the text collapses."""
 
     strengths: tuple[float, ...] = (2.0, 4.0)
     """Multiples of the difference of means."""

@@ -98,8 +98,7 @@ class Study:
         )
 
     def folder(self, model: interp.NeuronModel) -> Path:
-        """Statistics of the model: activations with fused and with hooked attention differ by
-        rounding."""
+        """The model's statistics; results with fused and hooked attention differ by rounding."""
         return self.out / model.fingerprint["attention"]
 
     def statistics(
