@@ -215,7 +215,7 @@ def about_size(
 # ---------------------------------------------------------------- what is written
 
 
-def beside_own(
+def values_by_off(
     texts: Table, column: str, languages: Sequence[str]
 ) -> dict[str, Float64[Tensor, " prompt"]]:
     """A column by prompt, with nothing off, its language's own neurons off, another language's off
@@ -242,7 +242,7 @@ def about_writing(texts: Table, languages: Sequence[str]) -> dict[str, Measureme
     )
 
     def more(rows: Table, column: str, baseline: str) -> Measurement | None:
-        parts = beside_own(rows, column, languages)
+        parts = values_by_off(rows, column, languages)
         if len(parts["own"]) < 2:
             return None
         generator = torch.Generator().manual_seed(0)
