@@ -160,7 +160,7 @@ def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
                 continue
             values = torch.tensor(by_score[score].to_numpy())
             best = torch.tensor(by_score["integrated gradients"].to_numpy())
-            estimates = {OWN: mean_over_examples(values)}
+            estimates: dict[Any, interp.Estimate] = {OWN: mean_over_examples(values)}
             if score != "integrated gradients":
                 estimates[BEHIND] = paired_bootstrap(best, values, generator)
             row = {"score": score, "measure": name}

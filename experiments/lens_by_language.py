@@ -185,7 +185,7 @@ def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
     return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())), float(random.mean()))
 
 
-def own_share(promoted: pd.DataFrame, index: str, columns: str) -> pd.DataFrame:
+def own_share(promoted: pd.DataFrame, index: str, columns: str) -> Any:
     """The shares of the own language, mean over random draws, with a row per owner and `index`."""
     own: Any = promoted[promoted["owner"] == promoted["language"]]
     own = own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
