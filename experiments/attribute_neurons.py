@@ -1,4 +1,4 @@
-"""Which score knows what a neuron does? Attributions beside the exact effect of every neuron.
+"""Which scores predict what a neuron does? Attributions against the exact effect of each neuron.
 
     python -m experiments.attribute_neurons tiny     # seconds
     python -m experiments.attribute_neurons babel    # 2 minutes on 2 cores
@@ -8,12 +8,12 @@
 Reads   a model; prompts of a task in each language, with their answers
 Writes  results/attribute_neurons/<preset>/prompts.csv, table.csv, claims.json
 
-For each prompt that the model answers rightly, every neuron is switched off alone at the last token
-(or a random sample of them), and the fall of the answer's log-probability is what the scores are
-to foretell. Integrated gradients, gradient times activation and the effective score have a sign
-and are ranked against the fall as it is; all of them, with contribution and the activation's size,
-are ranked by size against the fall's size. Neurons that give zero change nothing and all scores
-know it, so correlations are over those that give something; intervals are over prompts.
+For each prompt that the model answers correctly, every neuron (or each of a random sample) is
+switched off alone at the last token. The scores should predict how far the answer's log-probability
+falls. Integrated gradients, gradient times activation and the effective score have a sign and are
+ranked against the signed fall; these, contribution and the activation's size are ranked by size
+against the fall's size. Neurons with zero output have no effect and zero scores, so correlations
+leave them out. Intervals are over prompts.
 """
 
 from collections.abc import Mapping
@@ -31,18 +31,18 @@ import interp
 from experiments import papers, runner
 from experiments.runner import Experiment, Preset, Record, estimate
 from experiments.study import Study
-from interp.evaluations.multiple_choice import choose, encode_items
+from interp.evaluations.multiple_choice import encode_items
 from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples, paired_bootstrap
 from interp.plots.style import Table
-from interp.prompts.contributions import ablation_effect, top_neurons
-from interp.text.tasks import read_task
+from interp.prompts.contributions import top_neurons
 
 SIGNED = ("integrated gradients", "gradient times activation", "effective score")
-"""Scores that say in which direction a neuron works."""
+"""Scores that predict the direction of a neuron's effect."""
 
+OWN = ("mean", "low", "high")
 BEHIND = ("behind_gradients", "behind_low", "behind_high")
-"""How far a score is from integrated gradients, paired by prompt."""
+"""Columns: how far a score is behind integrated gradients, paired by prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +50,19 @@ class Config(runner.Config):
     """What is compared."""
 
     task: str = "babel/fact_completion"
-    """Where the prompts come from; see interp.text.tasks."""
+    """Task of the prompts; see interp.text.tasks."""
 
     n_prompts: int = 15
-    """Per language, of those answered rightly."""
+    """Per language, among those answered correctly."""
 
     n_neurons: int | None = 1500
-    """Switched off per prompt, drawn at random; None: every one that gives something."""
+    """Switched off per prompt, drawn at random; None: every neuron with nonzero output."""
 
     steps: int = 20
     """Points on the path of integrated gradients."""
 
     top: int = 50
-    """How many of the neurons with the largest effect are looked for among the highest scores."""
+    """How many neurons with the largest effects and highest scores are compared (`hits`)."""
 
 
 PRESETS = {
@@ -73,12 +73,12 @@ PRESETS = {
     ),
     "babel": Preset("The shipped model: 2 minutes on 2 cores."),
     "thorough": Preset(
-        "More prompts, and every neuron that gives something: 6 minutes on 2 cores.",
+        "More prompts, and every neuron with nonzero output: 6 minutes on 2 cores.",
         differences={"n_prompts": 20, "n_neurons": None},
     ),
     "paper": papers.preset(
         replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
-        f"mLAMA in 9 languages ({papers.FACTS}, which python -m experiments.paper_tasks makes)",
+        f"mLAMA in 9 languages ({papers.FACTS}, made by python -m experiments.paper_tasks)",
         9 * 100 * 15 * (2000 + 3 * 20),
         task=papers.FACTS,
         n_prompts=100,
@@ -91,15 +91,16 @@ def scores_of(
     model: interp.NeuronModel, prompt: tuple[int, ...], target: int, steps: int
 ) -> dict[str, Float[Tensor, "layer neuron"]]:
     """Every score of every neuron for one prompt and the first token of its answer."""
-    found = interp.integrated_gradients(model, prompt, target, steps, "log_probability")
+    gradients = interp.integrated_gradients(model, prompt, target, steps, "log_probability")
+    activations = gradients.activations
     return {
-        "integrated gradients": found.values,
+        "integrated gradients": gradients.values,
         "gradient times activation": interp.prompts.gradient_times_activation(
             model, prompt, target, "log_probability"
         ),
-        "effective score": interp.prompts.effective_score(model, found.activations, target),
-        "contribution": interp.prompts.contribution_score(model, found.activations),
-        "size of activation": found.activations.abs(),
+        "effective score": interp.prompts.effective_score(model, activations, target),
+        "contribution": interp.prompts.contribution_score(model, activations),
+        "size of activation": activations.abs(),
     }
 
 
@@ -109,86 +110,81 @@ def compare(
     measured: Bool[Tensor, "layer neuron"],
     top: int,
 ) -> list[dict[str, object]]:
-    """How well each score foretells the effects that were measured, of one prompt."""
+    """How well each score predicts the measured effects of one prompt."""
     exact = effect[measured]
     largest = set(exact.abs().argsort(descending=True)[:top].tolist())
     rows: list[dict[str, object]] = []
     for name, score in scores.items():
-        here = score[measured]
-        hits = set(here.abs().argsort(descending=True)[:top].tolist())
-        row: dict[str, object] = {
-            "score": name,
-            "size": rank_correlation(here.abs(), exact.abs()),
-            "hits": len(hits & largest) / len(largest),
-        }
+        values = score[measured]
+        highest = set(values.abs().argsort(descending=True)[:top].tolist())
+        row: dict[str, object] = {"score": name}
+        row |= {"size": rank_correlation(values.abs(), exact.abs())}
+        row |= {"hits": len(highest & largest) / len(largest)}
         if name in SIGNED:
-            row["signed"] = rank_correlation(here, exact)
+            row |= {"signed": rank_correlation(values, exact)}
         rows.append(row)
     return rows
 
 
 def rank_correlation(a: Float[Tensor, " neuron"], b: Float[Tensor, " neuron"]) -> float:
     """Spearman's; ties get their mean rank. NaN: one of them is constant."""
-    found: Any = spearmanr(a.double().numpy(), b.double().numpy())
-    return float(found.statistic)
+    result: Any = spearmanr(a.double().numpy(), b.double().numpy())
+    return float(result.statistic)
 
 
 def questions(
     model: interp.NeuronModel, config: Config, code: str
 ) -> list[tuple[str, tuple[int, ...], int]]:
-    """Id, prompt and first token of the answer, where the model chooses the right one."""
-    task = read_task(config.task, code)
-    right = choose(model, [task], progress=False)[0].correct.tolist()
+    """Id, prompt and first token of the answer, where the model chooses the right answer."""
+    task = interp.read_task(config.task, code)
+    right = interp.evaluations.choose(model, [task], progress=False)[0].correct.tolist()
     wrong = {item.id for item, yes in zip(task.items, right, strict=True) if not yes}
     answered = task.where(lambda item: item.id not in wrong)
-    found = []
+    prompts = []
     for item, encoded in zip(answered.items, encode_items(model, answered), strict=True):
         row = encoded.rows[item.answer]
-        found.append((item.id, row[: encoded.begin], row[encoded.begin]))
-    return found[: config.n_prompts]
+        prompts.append((item.id, row[: encoded.begin], row[encoded.begin]))
+    return prompts[: config.n_prompts]
 
 
 def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
-    """Means with intervals over prompts, and how far each is from integrated gradients, paired."""
+    """Means with intervals over prompts, and paired distances behind integrated gradients."""
     rows = []
-    measures = ("size", "signed", "hits")
     wide = {
         name: frame.pivot_table(index=["language", "id"], columns="score", values=name, sort=False)
-        for name in measures
+        for name in ("size", "signed", "hits")
     }
     for score in frame["score"].unique():
-        for name in measures:
-            if score not in wide[name]:
+        for name, by_score in wide.items():
+            if score not in by_score:
                 continue
-            here = torch.tensor(wide[name][score].to_numpy())
-            best = torch.tensor(wide[name]["integrated gradients"].to_numpy())
-            found = [(("mean", "low", "high"), mean_over_examples(here))]
+            values = torch.tensor(by_score[score].to_numpy())
+            best = torch.tensor(by_score["integrated gradients"].to_numpy())
+            estimates: dict[Any, interp.Estimate] = {OWN: mean_over_examples(values)}
             if score != "integrated gradients":
-                found.append((BEHIND, paired_bootstrap(best, here, generator)))
+                estimates[BEHIND] = paired_bootstrap(best, values, generator)
             row = {"score": score, "measure": name}
-            for columns, number in found:
+            for columns, number in estimates.items():
                 ends = (number.value.item(), number.low.item(), number.high.item())
                 row |= dict(zip(columns, ends, strict=True))
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def measures(found: Table) -> dict[str, Measurement | None]:
-    """Whether scores say of a neuron what it does, and gradients say it better."""
-    rows = found.set_index(["score", "measure"])
-    own = ("mean", "low", "high")
+def measures(means: Table) -> dict[str, Measurement | None]:
+    """Whether scores predict what a neuron does, and gradients predict it better."""
+    rows = means.set_index(["score", "measure"])
 
-    def of(score: str, beside: str, measure: str, columns: tuple[str, ...]) -> Measurement:
+    def of(score: str, control: str, measure: str, columns: tuple[str, ...]) -> Measurement:
         numbers = (float(rows.loc[(score, measure), column]) for column in columns)
-        return Measurement(estimate(*numbers), float(rows.loc[(beside, measure), columns[0]]))
+        return Measurement(estimate(*numbers), float(rows.loc[(control, measure), columns[0]]))
 
-    contribution, activation = "contribution", "size of activation"
+    sizes = ("contribution", "size of activation", "size")
+    directions = ("effective score", "gradient times activation", "signed")
     return {
-        "contribution-foretells": of(contribution, activation, "size", own),
-        "effective-score-foretells": of(
-            "effective score", "gradient times activation", "signed", own
-        ),
-        "gradients-foretell-more": of(contribution, activation, "size", BEHIND),
+        "contribution-foretells": of(*sizes, OWN),
+        "effective-score-foretells": of(*directions, OWN),
+        "gradients-foretell-more": of(*sizes, BEHIND),
     }
 
 
@@ -205,17 +201,19 @@ def main(config: Config, record: Record) -> None:
             if config.n_neurons is not None and config.n_neurons < int(active.sum()):
                 noise = torch.rand(active.shape, generator=generator).masked_fill(~active, -1.0)
                 measured = top_neurons(noise, config.n_neurons)
-            effect = ablation_effect(model, prompt, target, measured, "log_probability")
+            effect = interp.prompts.ablation_effect(
+                model, prompt, target, measured, "log_probability"
+            )
             rows += [
                 {"language": code, "id": id, "neurons": int(measured.sum()), **row}
                 for row in compare(scores, effect, measured, config.top)
             ]
     frame = pd.DataFrame(rows)
-    found = table(frame, generator)
-    record.tables({"prompts": frame, "table": found})
+    means = table(frame, generator)
+    record.tables({"prompts": frame, "table": means})
     print(f"{frame['id'].count() // frame['score'].nunique()} prompts, mean over prompts\n")
-    print(found.to_string(index=False, float_format="%.3f", na_rep=""))
-    record.judge("attribute_neurons", measures(found))
+    print(means.to_string(index=False, float_format="%.3f", na_rep=""))
+    record.judge("attribute_neurons", measures(means))
 
 
 experiment = Experiment("attribute_neurons", __doc__, main, Config, PRESETS)

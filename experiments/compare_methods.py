@@ -1,24 +1,24 @@
-"""Which way of finding language neurons is best? All at the same size, on the same statistics.
+"""Which method of selecting language neurons is best, at the same size and on the same statistics?
 
     python -m experiments.compare_methods tiny      # a minute
     python -m experiments.compare_methods babel     # 6 minutes on one core
-    python -m experiments.compare_methods thorough  # an hour: more text, more texts
+    python -m experiments.compare_methods thorough  # an hour: more text is read and written
     python -m experiments.compare_methods paper     # a GPU; --study.model NAME
 
-Reads   a model and text of its languages; models with planted neurons, made here
-Writes  results/compare_methods/<preset>/methods.csv (a row per method), languages.csv (and per
-        language), comparison.csv, stability.csv, claims.json, findings.md
+Reads   a model and text of its languages; makes models with planted neurons
+Writes  results/compare_methods/<preset>/methods.csv (a row per method), languages.csv (a row per
+        method and language), comparison.csv, stability.csv, claims.json, findings.md
 Draws   method_comparison from comparison.csv, stability_against_tokens from stability.csv
 
-Each method chooses as many neurons for each language, and is judged four times:
+Every method selects the same number of neurons per language and is judged by four measures:
 
-- recovery: on small models in which the neurons of each language were built in, alone and beside
-  all decoys (experiments.recover_planted);
-- selectivity: how much more switching the chosen neurons off costs their own language than the
-  others, on text that nothing was chosen from;
-- switching: how often pushing them by the difference of means makes the model write in their
+- recovery: of neurons built into small models, without decoys and with all decoys
+  (experiments.recover_planted);
+- selectivity: how much more a language loses than the others when its neurons are off, on held-out
+  text;
+- switching: how often pushing the neurons by the difference of means makes the model write in their
   language, well enough to pass the guard;
-- stability: how far the choices from two disjoint parts of the text agree, beside chance, for an
+- stability: how far selections from two disjoint parts of the text agree, against chance, on an
   eighth of the text up to all of it.
 """
 
@@ -31,27 +31,14 @@ import torch
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers, recover_planted, runner
-from experiments.judges import (
-    Effects,
-    Statistics,
-    Switching,
-    Text,
-    effects,
-    grown,
-    mean_and_interval,
-    switching,
-)
+from experiments import judges, papers, recover_planted, runner
 from experiments.method_findings import RANDOM, findings, measures
 from experiments.recover_planted import ALL, NONE
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
 from interp.plots.style import Table
-from interp.results import artifacts
 from interp.results.frames import tidy
 from interp.scores.methods import COMPARED
-from interp.selections.neuron_selection import jaccard_between
-from interp.selections.stability import chance_jaccard
 
 MEASURES = {
     "recovery_alone": "planted found,\nno decoys",
@@ -65,28 +52,28 @@ MEASURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runner.Config):
-    """What is compared; the study's `tokens` are per part that neurons are chosen from."""
+    """What is compared; the study's `tokens` are those of each part used for selection."""
 
     neurons: int = 120
-    """Chosen for each language: about what LAPE gives it at 3 % of Babel's neurons."""
+    """Selected per language: about what LAPE gives at 3 % of Babel's neurons."""
 
     read: int = 448
-    """Tokens per language that the chosen are switched off on."""
+    """Tokens per language read with neurons off."""
 
     strength: float = 2.0
-    """Times the difference of means, for switching the language."""
+    """Multiple of the difference of means, for switching the language."""
 
     n_texts: int = 12
-    """Written per language and method."""
+    """Texts written per language and method."""
 
     max_new_tokens: int = 64
-    """Length of a text."""
+    """Tokens per text."""
 
     guard_texts: int = 120
     """Natural texts per language that the guard is measured on."""
 
     planted: recover_planted.Config = field(default_factory=recover_planted.Config)
-    """The models with planted neurons; the largest effect is taken."""
+    """The models with planted neurons; only the largest effect is used."""
 
 
 PRESETS = {
@@ -120,30 +107,30 @@ PRESETS = {
 }
 
 
-def parts(study: Study) -> tuple[Text, Text, Text]:
+def parts(study: Study) -> tuple[judges.Text, judges.Text, judges.Text]:
     """Every document of each language, in three parts: a quarter, a quarter, and the rest."""
-    found: tuple[dict[str, list[str]], ...] = ({}, {}, {})
+    first, second, rest = {}, {}, {}
     for code in study.languages:
         documents = list(study.documents(code))
-        for part, chosen in zip(found, ((0,), (1,), (2, 3)), strict=True):
-            part[code] = [text for place, text in enumerate(documents) if place % 4 in chosen]
-    return found
+        first[code], second[code] = documents[::4], documents[1::4]
+        rest[code] = [text for number, text in enumerate(documents) if number % 4 > 1]
+    return first, second, rest
 
 
-# ---------------------------------------------------------------- the four judgements
+# ---------------------------------------------------------------- measures
 
 
 def recovery(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Recall of every method at the largest effect, without decoys and beside all: all, summed."""
+    """Recall at the largest effect, without and with all decoys: every row, and a summary."""
     planted = config.planted
-    each = recover_planted.compare(
+    rows = recover_planted.compare(
         planted.design,
         (max(planted.effects),),
         range(planted.seeds),
         COMPARED,
         {name: recover_planted.VARIANTS[name] for name in (NONE, ALL)},
     )
-    return each, recover_planted.summarize(each)
+    return rows, recover_planted.summarize(rows)
 
 
 def stability(
@@ -151,22 +138,23 @@ def stability(
     again: Sequence[Mapping[str, interp.NeuronSelection]],
     tokens: Sequence[int],
 ) -> pd.DataFrame:
-    """A row per method, amount of text and language: Jaccard of two choices, beside chance."""
+    """A row per method, amount of text and language: Jaccard of two selections, and chance."""
     tables = []
-    for size, one, other in zip(tokens, chosen, again, strict=True):
-        for name, mine in one.items():
-            axes = {"method": [name], "tokens": [size], "language": mine.languages}
-            chance = chance_jaccard(mine, other[name]).value
-            columns = {"jaccard": jaccard_between(mine, other[name]), "chance": chance}
+    for size, first, second in zip(tokens, chosen, again, strict=True):
+        for name, selection in first.items():
+            axes = {"method": [name], "tokens": [size], "language": selection.languages}
+            pair = (selection, second[name])
+            columns = {"jaccard": interp.selections.jaccard_between(*pair)}
+            columns |= {"chance": interp.selections.chance_jaccard(*pair).value}
             tables.append(tidy(axes, columns))
     return pd.concat(tables, ignore_index=True)
 
 
 def over_languages(stable: Table) -> pd.DataFrame:
-    """A row per method and amount of text: means, and a 95 % interval over languages."""
+    """A row per method and amount of text: means, with 95 % intervals over languages."""
     rows = []
     for (name, tokens), part in stable.groupby(["method", "tokens"], sort=False):
-        value, low, high = mean_and_interval(part["jaccard"].tolist())
+        value, low, high = judges.mean_and_interval(part["jaccard"].tolist())
         ends = {"low": max(low, 0.0), "high": min(high, 1.0)}
         row = {"method": name, "tokens": tokens, "jaccard": value, **ends}
         rows.append(row | {"chance": part["chance"].mean()})
@@ -176,13 +164,15 @@ def over_languages(stable: Table) -> pd.DataFrame:
 # ---------------------------------------------------------------- tables
 
 
-def methods_table(found: Table, effect: Effects, written: Switching, stable: Table) -> pd.DataFrame:
+def methods_table(
+    recovered: Table, effect: judges.Effects, written: judges.Switching, stable: Table
+) -> pd.DataFrame:
     """A row per method; each measure with its 95 % interval and its control.
 
-    Controls: the random neurons of the table's own row; for switching the model as it is, for
-    stability what chance gives to sets of those sizes.
+    Controls: random neurons; for switching the unchanged model, for stability the chance overlap
+    of sets of the same sizes.
     """
-    recall = found.set_index(["selector", "decoys"])
+    recall = recovered.set_index(["selector", "decoys"])
     last = stable[stable["tokens"] == stable["tokens"].max()].set_index("method")
     rows = []
     for name in COMPARED:
@@ -192,33 +182,33 @@ def methods_table(found: Table, effect: Effects, written: Switching, stable: Tab
                 row[column + end] = float(recall.loc[(name, decoys), f"recall{end}"])
             row[f"{column}_control"] = float(recall.loc[(RANDOM, decoys), "recall"])
         row |= effect.row(name, RANDOM) | written.row(name)
-        again = last.loc[name]
+        stability = last.loc[name]
         for end, column in (("", "jaccard"), ("_low", "low"), ("_high", "high")):
-            row[f"stability{end}"] = float(again[column])
-        rows.append(row | {"stability_control": float(again["chance"])})
+            row[f"stability{end}"] = float(stability[column])
+        rows.append(row | {"stability_control": float(stability["chance"])})
     return pd.DataFrame(rows)
 
 
 def comparison(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with one row per mark of the figure."""
+    """The same table with one row per mark of the figure."""
     tables = []
     for column, label in MEASURES.items():
         names = {column: "value"} | {f"{column}_{end}": end for end in ("low", "high", "control")}
-        mine = pd.DataFrame(table, columns=["method", *names]).rename(columns=names)
-        mine.insert(1, "measure", label)
-        tables.append(mine)
+        rows = pd.DataFrame(table, columns=["method", *names]).rename(columns=names)
+        rows.insert(1, "measure", label)
+        tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
 
 def main(config: Config, record: Record) -> None:
     study, out = config.study, config.out
-    each, found = recovery(config)
+    recalls, recovered = recovery(config)
     model = record.open(study)
-    first, second, rest = parts(study)
-    texts = [grown(model, part, study, out / f"part-{n}") for n, part in enumerate((first, second))]
+    *halves, rest = parts(study)
+    texts = [judges.grown(model, half, study, out / f"part-{n}") for n, half in enumerate(halves)]
     generator = torch.Generator().manual_seed(study.seed)
-    here, again = (choices(model, text, config.neurons, generator) for text in texts)
-    stable = stability(here, again, [part.tokens for part in texts[0]])
+    chosen, again = (choices(model, text, config.neurons, generator) for text in texts)
+    stable = stability(chosen, again, [part.tokens for part in texts[0]])
     reading = interp.read_corpora(
         rest,
         study.languages,
@@ -229,46 +219,45 @@ def main(config: Config, record: Record) -> None:
         bos="none" if model.bos_id is None else "block",
         progress=False,
     )
-    effect = effects(model, here[-1], reading, generator)
-    natural = {code: list(rest[code])[: config.guard_texts] for code in study.languages}
-    written = switching(
+    effect = judges.effects(model, chosen[-1], reading, generator)
+    natural = {code: rest[code][: config.guard_texts] for code in study.languages}
+    guards = interp.evaluations.natural_guard(
+        model, natural, max_tokens=config.max_new_tokens, progress=False
+    )
+    written = judges.switching(
         model,
-        here[-1],
+        chosen[-1],
         texts[0][-1].moments,
-        interp.evaluations.natural_guard(
-            model, natural, max_tokens=config.max_new_tokens, progress=False
-        ),
+        guards,
         strength=config.strength,
         n=config.n_texts,
         max_new_tokens=config.max_new_tokens,
         seed=study.seed,
     )
     curves = over_languages(stable)
-    table = methods_table(found, effect, written, curves)
+    table = methods_table(recovered, effect, written, curves)
     by_language = effect.by_language().merge(written.by_language(), on=["method", "language"])
     last = stable[stable["tokens"] == stable["tokens"].max()].drop(columns="tokens")
     languages = by_language.merge(last, on=["method", "language"])
     record.tables({"methods": table, "languages": languages, "comparison": comparison(table)})
-    record.tables({"stability": curves, "recovery": found})
-    claims = record.judge("compare_methods", measures(table, each, effect, written, stable))
+    record.tables({"stability": curves, "recovery": recovered})
+    claims = record.judge("compare_methods", measures(table, recalls, effect, written, stable))
     page = findings(table, claims)
-    artifacts.write_text(out / "findings.md", page)
-    print(
-        table[["method", *MEASURES]].to_string(index=False, float_format="%.3f"), page, sep="\n\n"
-    )
+    interp.results.artifacts.write_text(out / "findings.md", page)
+    shown = table[["method", *MEASURES]].to_string(index=False, float_format="%.3f")
+    print(shown, page, sep="\n\n")
 
 
 def choices(
-    model: interp.NeuronModel, text: Sequence[Statistics], n: int, generator: torch.Generator
+    model: interp.NeuronModel, text: Sequence[judges.Statistics], n: int, generator: torch.Generator
 ) -> list[dict[str, interp.NeuronSelection]]:
-    """What every method chooses from each amount of one part of the text."""
+    """The selections of every method, from each amount of one part of the text."""
     chosen = []
-    for amount in tqdm(text, desc="Choosing", unit="amount"):
+    for amount in tqdm(text, desc="Selecting", unit="amount"):
         seen = interp.scores.measured(amount, generator, lambda: model)
-        settings = interp.scores.Settings(n=n)
         chosen.append(
             {
-                title: interp.selections.selection_of(method, seen, settings)
+                title: interp.selections.selection_of(method, seen, interp.scores.Settings(n=n))
                 for title, method in COMPARED.items()
             }
         )

@@ -1,7 +1,7 @@
-"""What patching across languages shows: the numbers of the claims, and of their controls.
+"""The numbers behind the claims about patching across languages, and their controls.
 
-From the tables of `experiments.patch_across_languages`: a row for each question, source, part,
-place and layer, and a row for each fact in each language.
+From two tables of `experiments.patch_across_languages`: one has a row per question, source, part,
+position and layer, the other a row per fact and language.
 """
 
 import math
@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 import torch
 
+from interp.evaluations.task_results import group_numbers
 from interp.inference.claims import Measurement
 from interp.inference.intervals import Estimate, mean_over_examples
 
 FIRST = "0"
-"""At the subject, from the first layer on: all that is put there is the source's."""
+"""The layer of patches at the subject from the first layer on: its whole state is the source's."""
 
 
-class Asked:
-    """The questions of one kind, "told" or "held_out", and what was measured on them."""
+class Questions:
+    """The measurements on the questions of one kind, "told" or "held_out"."""
 
     def __init__(self, prompts: pd.DataFrame, facts: str) -> None:
         self._rows: Any = prompts[prompts["facts"] == facts]
@@ -28,28 +29,28 @@ class Asked:
         self.layers = sorted(stream["layer"].unique(), key=int)
 
     def subject(self, column: str, source: str = "source") -> pd.Series:
-        """The subject's tokens patched in all layers."""
+        """With the subject's tokens patched in all layers."""
         return self._of(column, source, "resid_post", "subject", FIRST)
 
     def gained_in_t(self, source: str) -> pd.Series:
-        """What A in t gains beyond A in s, the subject's tokens patched from a layer on, mean over
-        the layers."""
-        gained = [
+        """How much more A in t gains than A in s, with the subject's tokens patched from a layer
+        on; mean over these layers."""
+        in_t, in_s = (
             self._mean(cell, source, "subject", self.layers)
             - self._mean(f"unpatched {cell}", source, "subject", self.layers)
             for cell in ("A in t", "A in s")
-        ]
-        return gained[0] - gained[1]
+        )
+        return in_t - in_s
 
     def last(self, column: str, source: str = "source") -> pd.Series:
-        """Mean over layers but the last, where the state is the answer itself."""
+        """Mean over all layers but the last, whose state is the answer itself."""
         return self._mean(column, source, "last", self.layers[:-1])
 
     def neurons(self, column: str, part: str) -> pd.Series:
         return self._of(column, "source", part, "last", "all")
 
     def beyond_random(self, column: str, part: str) -> pd.Series:
-        """Less what as many random neurons give."""
+        """Difference from a random set of the same size per layer."""
         return self.neurons(column, part) - self.neurons(column, f"random {part}")
 
     def in_s(self, part: str) -> pd.Series:
@@ -58,30 +59,27 @@ class Asked:
         return pd.concat([self.neurons(cell, part) for cell in cells], axis=1).sum(axis=1)
 
     def estimate(self, values: pd.Series) -> Estimate | None:
-        """Mean over questions, with an interval over relations; None of too few."""
-        some: Any = values.dropna()
-        relation: Any = self._relation.loc[some.index]
-        if relation.nunique() < 2:
+        """Mean over questions, with an interval over relations; None: fewer than two relations."""
+        known = values.dropna()
+        relations: Any = self._relation.loc[known.index]
+        if relations.nunique() < 2:
             return None
-        numbers = torch.tensor(pd.factorize(relation)[0])
-        return mean_over_examples(torch.tensor(some.to_numpy(dtype=float)), numbers)
+        groups = group_numbers(relations.tolist())
+        return mean_over_examples(torch.tensor(known.to_numpy(dtype=float)), groups)
 
     def _mean(self, column: str, source: str, at: str, layers: Sequence[str]) -> pd.Series:
-        each = [self._of(column, source, "resid_post", at, layer) for layer in layers]
-        return pd.concat(each, axis=1).mean(axis=1) if each else pd.Series(dtype=float)
+        series = [self._of(column, source, "resid_post", at, layer) for layer in layers]
+        return pd.concat(series, axis=1).mean(axis=1) if series else pd.Series(dtype=float)
 
     def _of(self, column: str, source: str, part: str, at: str, layer: str) -> pd.Series:
-        wanted = {"source": source, "part": part, "at": at, "layer": layer}
-        rows: Any = self._rows
-        for name, value in wanted.items():
-            rows = rows[rows[name] == value]
-        return rows.set_index("question")[column]
+        rows = self._rows.query("source == @source and part == @part and at == @at")
+        return rows[rows["layer"] == layer].set_index("question")[column]
 
     def measured(self, values: pd.Series, control: pd.Series) -> Measurement | None:
         """None where there are too few questions for an interval."""
         value = self.estimate(values)
-        beside = float(control.mean()) if len(control) else math.nan
-        return None if value is None else Measurement(value, beside)
+        chance = float(control.mean()) if len(control) else math.nan
+        return None if value is None else Measurement(value, chance)
 
 
 CONCEPT, LANGUAGE, LEAD = "concept moved", "language moved", "language - concept"
@@ -89,8 +87,8 @@ OWN, SHARED, NEURONS = "language neurons", "all-shared neurons", "all neurons"
 
 
 def measures(prompts: pd.DataFrame, known: pd.DataFrame) -> dict[str, Measurement | None]:
-    """Of every claim that can be tried on these tables."""
-    told, held_out = Asked(prompts, "told"), Asked(prompts, "held_out")
+    """The measurements of every claim."""
+    told, held_out = Questions(prompts, "told"), Questions(prompts, "held_out")
     return {
         **in_the_stream(told),
         **of_neurons(told),
@@ -99,8 +97,8 @@ def measures(prompts: pd.DataFrame, known: pd.DataFrame) -> dict[str, Measuremen
     }
 
 
-def in_the_stream(told: Asked) -> dict[str, Measurement | None]:
-    """Concept and language in the residual stream, and where they come apart."""
+def in_the_stream(told: Questions) -> dict[str, Measurement | None]:
+    """Concept and language in the residual stream, and where they separate."""
     n_layers, before = len(told.layers) - 1, told.subject("A in t")
     return {
         "concept-without-language": told.measured(
@@ -117,8 +115,8 @@ def in_the_stream(told: Asked) -> dict[str, Measurement | None]:
     }
 
 
-def of_neurons(told: Asked) -> dict[str, Measurement | None]:
-    """What sets of neurons carry, patched at the last token in all layers."""
+def of_neurons(told: Questions) -> dict[str, Measurement | None]:
+    """Effects of sets of neurons, patched at the last token in all layers."""
     return {
         "language-neurons-move-language": told.measured(
             told.beyond_random(LANGUAGE, OWN), told.neurons(LANGUAGE, f"random {OWN}")
@@ -137,19 +135,18 @@ def of_neurons(told: Asked) -> dict[str, Measurement | None]:
 
 
 def untold_known(known: Any) -> Measurement | None:
-    """First choices that are right beyond chance, of facts never told in the language, beside
-    those told in it."""
+    """Accuracy above chance on facts never told in the language; control: facts told in it."""
     untold, rest = known[known["held_out"]], known[~known["held_out"]]
     if untold["fact"].nunique() < 2:
         return None
     right = torch.tensor((untold["known"] - untold["chance"]).to_numpy(dtype=float))
-    numbers = torch.tensor(pd.factorize(untold["fact"])[0])
+    groups = group_numbers(untold["fact"].astype(str).tolist())
     control = float((rest["known"] - rest["chance"]).mean())
-    return Measurement(mean_over_examples(right, numbers), control)
+    return Measurement(mean_over_examples(right, groups), control)
 
 
-def untold_moved(held_out: Asked, told: Asked) -> dict[str, Measurement | None]:
-    """Facts that the model was told in some languages and is asked in another."""
+def untold_moved(held_out: Questions, told: Questions) -> dict[str, Measurement | None]:
+    """Facts that the model was told in some languages and is asked about in another."""
     other = "another concept in s"
     return {
         "untold-facts-move": held_out.measured(

@@ -1,16 +1,17 @@
-"""A language's neurons off, every language read: how much worse, and for whom?
+"""Which languages suffer when one language's neurons are switched off, and how much?
 
     python -m experiments.deactivate_neurons tiny     # seconds
     python -m experiments.deactivate_neurons babel    # 10 minutes of one core
     python -m experiments.deactivate_neurons paper    # hours of a GPU; --study.model NAME
 
-Reads   a model, and text of its languages: neurons found on one half, losses read on the other
+Reads   a model, and text of its languages: neurons are selected on one half, losses read on the
+        other
 Writes  results/deactivate_neurons/<preset>/<fraction>/matrix.safetensors, matrix.csv; table.csv,
-        writing.csv, texts.csv (what is written with neurons off), claims.json
+        writing.csv, texts.csv (texts written with neurons off), claims.json
 
 Tang et al. (2024) find that perplexity rises most on the language whose neurons are off, and that
-the model no longer writes it well. Beside each increase stand its interval over documents and what
-as many random neurons per layer do.
+the model no longer writes it well. Each increase has an interval over documents and a control: a
+random set of the same size per layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +23,8 @@ import pandas as pd
 import torch
 
 import interp
-from experiments import papers, runner
-from experiments.deactivation_claims import (
-    RANDOM,
-    about_effects,
-    about_neurons,
-    about_size,
-    about_writing,
-)
+from experiments import deactivation_claims, papers, runner
+from experiments.deactivation_claims import RANDOM
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
 from interp.plots.style import Table
@@ -44,19 +39,19 @@ class Config(runner.Config):
     """Of all neurons, selected by LAPE."""
 
     tried: float = 0.03
-    """The fraction that the claims are tried at; for Babel that of its card, fixed beforehand."""
+    """The fraction that the claims use; for Babel that of its card, fixed beforehand."""
 
     n_draws: int = 2
-    """Random sets of as many neurons per layer, at that fraction; none at the others."""
+    """Random sets of the same size per layer, at that fraction; none at the others."""
 
     n_texts: int = 16
-    """Texts per language that are begun by natural text and gone on with by the model."""
+    """Prompts of natural text per language, continued by the model."""
 
     begin: int = 8
-    """Tokens that they are begun with."""
+    """Tokens per prompt."""
 
     max_new_tokens: int = 48
-    """Length of what is written."""
+    """Tokens per continuation."""
 
     temperature: float = 0.8
     """Of sampling."""
@@ -83,7 +78,7 @@ PRESETS = {
 
 
 def beginnings(reading: interp.Corpora, model: interp.NeuronModel, config: Config) -> list[str]:
-    """The first tokens of some rows of each language, one language after the other."""
+    """The first tokens of some rows of each language, language by language."""
     n = min(config.n_texts, *(len(rows.ids) for rows in reading.rows.values()))
     return [
         model.decode(ids[keep][: config.begin].tolist()).rstrip("\ufffd")
@@ -94,53 +89,49 @@ def beginnings(reading: interp.Corpora, model: interp.NeuronModel, config: Confi
 
 def written(
     model: interp.NeuronModel,
-    found: interp.NeuronSelection,
+    selection: interp.NeuronSelection,
     drawn: interp.NeuronSelection,
     prompts: Sequence[str],
     config: Config,
 ) -> Table:
-    """A row for each text: what was off, the language it was begun in, and what came of it.
+    """A row for each continuation: what was off, the prompt and its language, and the text.
 
-    The neurons of every language are off in turn while all prompts are gone on with; random ones,
-    drawn like those of a language, while its own are. A prompt has the same seed in all.
+    All prompts are continued with each language's neurons off; a language's own prompts also with
+    as many random neurons off. A prompt has the same seed throughout.
     """
-    codes = found.languages
-    n = len(prompts) // len(codes)
+    codes, n = selection.languages, len(prompts) // len(selection.languages)
 
-    def written_under(off: str, places: range, change: interp.Change | None) -> Table:
+    def written_under(off: str, rows: range, change: interp.Change | None) -> Table:
         texts = interp.generated_languages(
             model,
             codes,
             {off: change},
-            prompts=[prompts[place] for place in places],
+            prompts=[prompts[row] for row in rows],
             n=1,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            seed=config.study.seed + places.start,
+            seed=config.study.seed + rows.start,
             progress=False,
         )[off]
-        begun = [codes[place // n] for place in places]
-        return texts.texts_frame().assign(
-            off=off, begun=begun, prompt=[place % n for place in places]
-        )
+        begun = [codes[row // n] for row in rows]
+        return texts.texts_frame().assign(off=off, begun=begun, prompt=[row % n for row in rows])
 
-    every = range(len(prompts))
-
-    def off(neurons: interp.NeuronSelection, code: str) -> interp.Change | None:
+    def switched_off(neurons: interp.NeuronSelection, code: str) -> interp.Change | None:
         return neurons.change(code, interp.deactivate) if neurons[code].any() else None
 
-    frames = [written_under(NOTHING, every, None)]
-    frames += [written_under(code, every, off(found, code)) for code in codes]
-    for place, code in enumerate(codes):
-        own = range(place * n, (place + 1) * n)
-        frames.append(written_under(RANDOM, own, off(drawn, code)))
+    rows = range(len(prompts))
+    frames = [written_under(NOTHING, rows, None)]
+    frames += [written_under(code, rows, switched_off(selection, code)) for code in codes]
+    for number, code in enumerate(codes):
+        own = range(number * n, (number + 1) * n)
+        frames.append(written_under(RANDOM, own, switched_off(drawn, code)))
     return pd.concat(frames, ignore_index=True)
 
 
 def writing_table(texts: Table) -> Table:
-    """A row for each language begun and what was off: nothing, its own, another's, random ones.
+    """A row per prompt language and what was off: nothing, its own, another's or random neurons.
 
-    `same`: texts that are what was written with nothing off. All of them: the neurons do nothing.
+    `same`: share of texts identical to those with nothing off. One: the neurons do nothing.
     """
     whose = texts["off"].where(texts["off"].isin([NOTHING, RANDOM]), "another's")
     whose = whose.mask(texts["off"] == texts["begun"], "own")
@@ -152,11 +143,11 @@ def writing_table(texts: Table) -> Table:
         in_english=texts["language"] == "en",
         same=texts["text"] == before,
     )
-    told = rows.groupby(["begun", "off"], sort=False)
+    groups = rows.groupby(["begun", "off"], sort=False)
     columns = ["in_language", "in_english", "loss", "repetition", "same"]
-    found = told[columns].mean().assign(texts=told.size())
+    means = groups[columns].mean().assign(texts=groups.size())
     languages = texts["begun"].unique()
-    return found.reindex(product(languages, [NOTHING, "own", "another's", RANDOM])).reset_index()
+    return means.reindex(product(languages, [NOTHING, "own", "another's", RANDOM])).reset_index()
 
 
 # ---------------------------------------------------------------- running
@@ -165,26 +156,27 @@ def writing_table(texts: Table) -> Table:
 def rows_of(
     matrix: interp.evaluations.PerplexityMatrix, fraction: float
 ) -> Iterator[dict[str, Any]]:
-    found, excess = matrix.diagonal(), matrix.excess
-    for place, code in enumerate(found.languages):
+    diagonal, excess = matrix.diagonal(), matrix.excess
+    more = diagonal.own_minus_others
+    for number, code in enumerate(diagonal.languages):
         row, column = matrix.off.index(code), matrix.languages.index(code)
         yield {
             "fraction": fraction,
             "language": code,
             "neurons": matrix.neurons[row],
-            "own_minus_others": found.own_minus_others.value[place].item(),
-            "low": found.own_minus_others.low[place].item(),
-            "high": found.own_minus_others.high[place].item(),
+            "own_minus_others": more.value[number].item(),
+            "low": more.low[number].item(),
+            "high": more.high[number].item(),
             "beyond_random": excess.value[row, column].item(),
-            "largest_in_row": code in found.largest_in_row,
-            "p_of_all": found.test.p_value,
+            "largest_in_row": code in diagonal.largest_in_row,
+            "p_of_all": diagonal.test.p_value,
         }
 
 
 def main(config: Config, record: Record) -> None:
     study = config.study
     if config.tried not in config.fractions:
-        raise ValueError(f"The claims are tried at {config.tried}: give it among the fractions.")
+        raise ValueError(f"The claims use the fraction {config.tried}: add it to the fractions.")
     model = record.open(study)
     stats, _ = study.statistics(model)
     reading = study.read(model, "held_out")
@@ -199,7 +191,7 @@ def main(config: Config, record: Record) -> None:
             out=config.out / f"{fraction:g}",
         )
         record.tables({f"{fraction:g}/matrix": matrix.to_frame()})
-        print(f"\n{fraction:.1%} of all neurons, found by LAPE\n", flush=True)
+        print(f"\n{fraction:.1%} of all neurons, selected by LAPE\n", flush=True)
         print(matrix.table())
         matrices[fraction] = matrix
     rows = [row for fraction, matrix in matrices.items() for row in rows_of(matrix, fraction)]
@@ -210,10 +202,10 @@ def main(config: Config, record: Record) -> None:
     writing = writing_table(texts)
     record.tables({"table": pd.DataFrame(rows), "texts": texts, "writing": writing})
     print(f"\n{writing.to_string(index=False, float_format='%.2f')}\n", flush=True)
-    measured = about_neurons(stats, config.tried, generator)
-    measured |= about_effects(matrices[config.tried], tried)
-    measured |= about_writing(texts, tried.languages) | about_size(matrices)
-    record.judge("deactivate_neurons", measured)
+    measured = deactivation_claims.about_neurons(stats, config.tried, generator)
+    measured |= deactivation_claims.about_effects(matrices[config.tried], tried)
+    measured |= deactivation_claims.about_writing(texts, tried.languages)
+    record.judge("deactivate_neurons", measured | deactivation_claims.about_size(matrices))
 
 
 experiment = Experiment("deactivate_neurons", __doc__, main, Config, PRESETS)

@@ -1,16 +1,16 @@
-"""Which units detect a language? The measurements of Kojima et al. (2024), beside what they report.
+"""Which units detect a language? The measurements of Kojima et al. (2024), and their own numbers.
 
     python -m experiments.detect_languages tiny
     python -m experiments.detect_languages babel                     # 2 minutes on one core
     python -m experiments.detect_languages babel --sense FOLDER      # the authors' sentences
     python -m experiments.detect_languages paper --sense FOLDER      # a GPU; --study.model NAME
 
-Reads   a model; parallel sentences, or <language>.json of the authors' `sense` folder, of which the
-        positives of each language are taken (the negatives are the others' positives)
+Reads   a model; parallel sentences, or the authors' `sense` folder of <language>.json files (only
+        their positives: the negatives are the other languages' positives)
 Writes  results/detect_languages/<preset>/precision.safetensors, precision.csv, claims.json
 
-Every unit of every linear layer is scored by the average precision with which its mean over a
-sentence tells the language's sentences from the others.
+The score of a unit, in any linear layer, is its average precision: how well its mean over a
+sentence separates the language's sentences from the others.
 """
 
 import json
@@ -37,11 +37,11 @@ class Config(runner.Config):
     """What is measured."""
 
     sense: Path | None = None
-    """The authors' folder of <language>.json; None: the text of the study."""
+    """The authors' folder of <language>.json files; None: the text of the study."""
 
     sizes: tuple[int, ...] = (290, 2000)
-    """Units per language, half from each end. The paper takes 2000, which are 0.9 % of the units of
-    its smallest models; 290 are as large a share of Babel's."""
+    """Units per language, half from each end. The paper takes 2000, 0.9 % of the units of its
+    smallest models; 290 are the same share of Babel's."""
 
 
 PRESETS = {
@@ -59,27 +59,22 @@ PRESETS = {
 
 def positives(folder: Path, languages: Sequence[str]) -> Mapping[str, list[str]]:
     """The sentences of each language in the authors' files."""
-    found = {}
+    sentences = {}
     for code in languages:
         path = folder / f"{code}.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: give the folder of <language>.json files.")
-        found[code] = json.loads(path.read_text(encoding="utf-8"))["sentences"]["positive"]
-    return found
+        sentences[code] = json.loads(path.read_text(encoding="utf-8"))["sentences"]["positive"]
+    return sentences
 
 
 def measure(model: interp.NeuronModel, config: Config) -> interp.scores.Precision:
     study = config.study
     source = study.source if config.sense is None else positives(config.sense, study.languages)
-    sentences = interp.read_sentences(
-        source,
-        study.languages,
-        model,
-        sentences=study.n_sentences,
-        n_shards=study.n_shards,
-        progress=False,
+    sentences, keep = (
+        study.read_sentences(model, source),
+        interp.Keep(sentence_means=present(model)),
     )
-    keep = interp.Keep(sentence_means=present(model))
     run = interp.collect(model, sentences, config.out / "sentences", keep=keep)
     precision = interp.measure_precision(run.sentence_means)
     precision.save(config.out / "precision.safetensors", artifacts.provenance(model=model.name))
@@ -87,7 +82,7 @@ def measure(model: interp.NeuronModel, config: Config) -> interp.scores.Precisio
 
 
 def outer_layers(n_layers: int) -> Bool[Tensor, " layer"]:
-    """Layers whose middle lies in the first or the last quarter of the depth."""
+    """Layers whose middle is in the first or last quarter of the depth."""
     middle = (torch.arange(n_layers) + 0.5) / n_layers
     return (middle < 0.25) | (middle > 0.75)
 
@@ -95,21 +90,17 @@ def outer_layers(n_layers: int) -> Bool[Tensor, " layer"]:
 def mean_precision(
     precision: interp.scores.Precision, chosen: interp.NeuronSelection
 ) -> Float64[Tensor, " language"]:
-    """Mean average precision of the units chosen for each language, for that language."""
+    """Mean average precision of the units chosen for each language, on that language."""
     scores = zip(precision.average_precision, chosen.mask, strict=True)
     return torch.stack([score[mask].mean() for score, mask in scores])
 
 
 def ends_of(precision: interp.scores.Precision, n: int) -> pd.DataFrame:
-    """For each language: mean precision of either end and of both, and where the units are."""
-    sets = {
-        "top": interp.select_by_precision(precision, n, "top"),
-        "bottom": interp.select_by_precision(precision, n, "bottom"),
-        "both": interp.select_by_precision(precision, n),
-    }
+    """Per language: mean precision of the top, the bottom and both, and the units' layers."""
     outer = outer_layers(precision.average_precision.shape[1])
     tables = []
-    for name, chosen in sets.items():
+    for name in ("top", "bottom", "both"):
+        chosen = interp.select_by_precision(precision, n, name)
         profile = chosen.layer_profile().double()
         columns = {
             "precision": mean_precision(precision, chosen),
@@ -123,7 +114,7 @@ def ends_of(precision: interp.scores.Precision, n: int) -> pd.DataFrame:
 
 
 def measures(precision: interp.scores.Precision, n: int) -> dict[str, Measurement | None]:
-    """Counted without error on these sentences, so the intervals have no width."""
+    """Counted without error on these sentences, so intervals have no width."""
     shared = interp.select_by_precision(precision, n).overlap().double() / n
     upper = torch.ones_like(shared, dtype=torch.bool).triu(diagonal=1)
     rows = ends_of(precision, n)

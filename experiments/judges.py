@@ -1,7 +1,7 @@
-"""How the neurons that a method chose are judged on a model: what they cost, what they switch.
+"""Two judgments of the neurons that methods select: their effect on losses, and on writing.
 
-All methods read the same text and write from the same seeds, so that they differ by their neurons
-alone; what does not depend on the method is done once.
+All methods read the same text and write from the same seeds, so they differ by their neurons alone.
+Work that does not depend on the method is done once.
 """
 
 import math
@@ -13,45 +13,43 @@ from pathlib import Path
 import pandas as pd
 import torch
 from einops import einsum, rearrange, reduce, repeat
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
 from experiments.study import Study
-from interp.evaluations.languages_written import Guard, language_rates
-from interp.evaluations.losses import Losses, losses_under
+from interp import Estimate
+from interp.evaluations import Guard
 from interp.evaluations.perplexity import own_minus_others
-from interp.evaluations.writing import generate_texts
-from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples, wilson
-from interp.interventions.edits import difference_of_means
+from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
 from interp.models.neuron_model import Hook
-from interp.results.frames import tidy
+from interp.results.frames import interval_columns, tidy
 from interp.results.words import NOTHING
 
 Text = Mapping[str, Sequence[str]]
 Chosen = Mapping[str, interp.NeuronSelection]
-"""Name of the method → what it chose."""
+"""Name of the method → its selection."""
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Of a part of the text, for stability against its amount."""
+"""Shares of the text that stability is measured on."""
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval; NaN left out."""
-    known = torch.tensor([each for each in values if not math.isnan(each)], dtype=torch.float64)
+    """Mean and 95 % interval, without NaN values."""
+    known = torch.tensor([x for x in values if not math.isnan(x)], dtype=torch.float64)
     if len(known) < 2:
         return (known.mean().item(), math.nan, math.nan)
-    found = mean_over_examples(known)
-    return found.value.item(), found.low.item(), found.high.item()
+    mean = mean_over_examples(known)
+    return mean.value.item(), mean.low.item(), mean.high.item()
 
 
-# ---------------------------------------------------------------- what is chosen from
+# ---------------------------------------------------------------- statistics
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was measured on some text."""
+    """Statistics of some text, from which methods select."""
 
     firing: interp.FiringStats
     moments: interp.ActivationMoments
@@ -59,26 +57,24 @@ class Statistics:
 
     @property
     def tokens(self) -> int:
-        """Per language, mean."""
+        """Tokens per language, mean."""
         return round(self.moments.tokens.double().mean().item())
 
     def __add__(self, other: "Statistics") -> "Statistics":
-        """Of both texts, which must be different."""
-        mine, theirs = self.moments, other.moments
+        """Of both texts, which must not overlap."""
+        a, b = self.moments, other.moments
+        pieces = self.sentence_means.pieces + other.sentence_means.pieces
+        labels = torch.cat([self.sentence_means.labels, other.sentence_means.labels])
         return Statistics(
             self.firing.merge(other.firing),
-            replace(mine, sums=mine.sums + theirs.sums, tokens=mine.tokens + theirs.tokens),
-            replace(
-                self.sentence_means,
-                pieces=self.sentence_means.pieces + other.sentence_means.pieces,
-                labels=torch.cat([self.sentence_means.labels, other.sentence_means.labels]),
-            ),
+            replace(a, sums=a.sums + b.sums, tokens=a.tokens + b.tokens),
+            replace(self.sentence_means, pieces=pieces, labels=labels),
         )
 
 
 def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> list[Statistics]:
     """Statistics of an eighth of the text, a quarter, half, and all; nothing is read twice."""
-    found: list[Statistics] = []
+    statistics: list[Statistics] = []
     for number, (start, stop) in enumerate(zip((0.0, *SHARES), SHARES, strict=False)):
         piece = {
             code: lines[round(start * len(lines)) : round(stop * len(lines))]
@@ -92,50 +88,48 @@ def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> 
             n_shards=1,
             progress=False,
         )
-        here = folder / str(number)
         keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
-        run = interp.collect(model, sentences, here, keep=keep, progress=False)
+        run = interp.collect(model, sentences, folder / str(number), keep=keep, progress=False)
         new = Statistics(run.firing, run.moments, run.sentence_means)
-        found.append(found[-1] + new if found else new)
-    return found
+        statistics.append(statistics[-1] + new if statistics else new)
+    return statistics
 
 
-# ---------------------------------------------------------------- switched off
+# ---------------------------------------------------------------- switching off
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Nats that text costs with the neurons of each method and language off."""
+    """Loss of text, in nats, with the neurons of each method and language off."""
 
     off: Float64[Tensor, "shard method off read"]
-    """With them off."""
+    """With the selected neurons off."""
 
     random: Float64[Tensor, "shard method read"]
-    """With as many random neurons per layer in the place of those of the language read."""
+    """With a random set, of the same size per layer as that of the language read, off."""
 
     nothing: Float64[Tensor, "shard read"]
-    """With the model as it is."""
+    """With nothing off."""
 
     tokens: Int64[Tensor, "shard read"]
     """Tokens predicted."""
 
     chosen: Chosen
-    """What each method chose, in the order of the method axis."""
+    """Selections, in the order of the method axis."""
 
     languages: tuple[str, ...]
     """ISO codes, along off and read."""
 
     def matrix(self, name: str) -> interp.evaluations.PerplexityMatrix:
-        """Off by read, of one method, with no random neurons."""
-        mine = self.off[:, self._place(name)]
-        nats = torch.cat([rearrange(self.nothing, "shard read -> shard 1 read"), mine], dim=1)
+        """Off by read, of one method, without random neurons."""
+        off = self.off[:, self._index(name)]
+        nats = torch.cat([rearrange(self.nothing, "shard read -> shard 1 read"), off], dim=1)
         n_shards, n_languages = self.nothing.shape
-        names = (NOTHING, *self.languages)
-        losses = Losses(
+        losses = interp.evaluations.Losses(
             nats=nats,
             tokens=self.tokens,
             bytes=torch.ones_like(self.tokens),
-            interventions=names,
+            interventions=(NOTHING, *self.languages),
             languages=self.languages,
         )
         none = nats.new_zeros(n_shards, 0, n_languages, n_languages)
@@ -145,56 +139,49 @@ class Effects:
         )
 
     def selectivity(self, name: str) -> Estimate:
-        """Rise of the own loss less the mean rise of the others', mean over languages."""
+        """Rise of the own loss minus the mean rise of the others, mean over languages."""
         return self._mean(self._more(name))
 
-    def apart(self, one: str, other: str) -> Estimate:
-        """How much more selective one method is than another, on the same text."""
+    def difference(self, one: str, other: str) -> Estimate:
+        """How much more selective one method is than another, paired by text."""
         return self._mean(self._more(one) - self._more(other))
 
     def row(self, name: str, control: str) -> dict[str, float]:
         """For the table of methods; the increases are means over languages."""
-        found, matrix = self.selectivity(name), self.matrix(name)
-        # A method that finds neurons for one language alone has none to tell it from.
+        selectivity, matrix = self.selectivity(name), self.matrix(name)
+        # A method that selects neurons for one language alone cannot be tested against others.
         test = matrix.diagonal() if sum(size > 0 for size in matrix.neurons) > 1 else None
-        own, random = (
-            self._mean_own(nats)
-            for nats in (
-                einsum(self.off[:, self._place(name)], "shard read read -> shard read"),
-                self.random[:, self._place(name)],
-            )
-        )
+        off, random = self.off[:, self._index(name)], self.random[:, self._index(name)]
+        own = self._mean_own(einsum(off, "shard read read -> shard read"))
         return {
-            "selectivity": found.value.item(),
-            "selectivity_low": found.low.item(),
-            "selectivity_high": found.high.item(),
+            **{name: x.item() for name, x in interval_columns("selectivity", selectivity).items()},
             "selectivity_control": self.selectivity(control).value.item(),
             "own": own,
-            "others": own - found.value.item(),
-            "random_per_layer": random,
+            "others": own - selectivity.value.item(),
+            "random_per_layer": self._mean_own(random),
             "p": math.nan if test is None else test.test.p_value,
             "largest_in_row": 0 if test is None else len(test.largest_in_row),
         }
 
     def by_language(self) -> pd.DataFrame:
-        """A row per method and language: how many, and nats per token more with them off."""
+        """A row per method and language: neurons, and extra nats per token with them off."""
         more = torch.stack([self.matrix(name).increase.value for name in self.chosen])
         own = einsum(more, "method read read -> method read")
         others = own - own_minus_others(more)
         nothing = rearrange(self.nothing, "shard read -> shard 1 read")
         random = (self.random - nothing).sum(dim=0) / self.tokens.sum(dim=0)
-        sizes = torch.tensor([list(each.counts().values()) for each in self.chosen.values()])
+        sizes = torch.tensor([[*neurons.counts().values()] for neurons in self.chosen.values()])
         return tidy(
             {"method": self.chosen, "language": self.languages},
             {"neurons": sizes, "own": own, "others": others, "random_per_layer": random},
         )
 
-    def _place(self, name: str) -> int:
+    def _index(self, name: str) -> int:
         return list(self.chosen).index(name)
 
     def _more(self, name: str) -> Float64[Tensor, "shard off read"]:
         base = rearrange(self.nothing, "shard read -> shard 1 read")
-        return self.off[:, self._place(name)] - base
+        return self.off[:, self._index(name)] - base
 
     def _mean(self, more: Float64[Tensor, "shard off read"]) -> Estimate:
         def own_less_others(total: dict[str, Tensor]) -> Tensor:
@@ -213,32 +200,28 @@ def effects(
     generator: torch.Generator,
     progress: bool = True,
 ) -> Effects:
-    """Every language read with the neurons of every method and language off, one after the other.
+    """Every language read with the neurons of every method and language off in turn.
 
-    Random neurons are switched off for the language that is read alone, and the model as it is
-    reads once for all methods: (n_languages + 1) · n_methods + 1 passes.
+    Random neurons are off only for the language that is read, and the unchanged model reads once
+    for all methods: (n_languages + 1) · n_methods + 1 passes.
     """
-    drawn = {
-        name: each.random_like(generator, exclude=each.union()) for name, each in chosen.items()
-    }
+    drawn = [neurons.random_like(generator, exclude=neurons.union()) for neurons in chosen.values()]
     codes, parts = reading.languages, []
     for code in tqdm(codes, desc="Reading", unit="language", disable=not progress or None):
-        sets = [each[off] for each in chosen.values() for off in codes]
-        sets += [each[code] for each in drawn.values()]
+        sets = [selection[off] for selection in chosen.values() for off in codes]
+        sets += [selection[code] for selection in drawn]
         under: dict[str, interp.Change | None] = {NOTHING: None}
         under |= {
             str(number): interp.Change(neurons, interp.deactivate) if neurons.any() else None
             for number, neurons in enumerate(sets)
         }
-        here = replace(reading, rows={code: reading.rows[code]}, languages=(code,))
-        parts.append(losses_under(model, here, under, progress=False))
+        text = replace(reading, rows={code: reading.rows[code]}, languages=(code,))
+        parts.append(interp.evaluations.losses_under(model, text, under, progress=False))
     nats = torch.cat([part.nats for part in parts], dim=2)
     n = len(codes) * len(chosen)
     return Effects(
         off=rearrange(
-            nats[:, 1 : n + 1],
-            "shard (method off) read -> shard method off read",
-            off=len(codes),
+            nats[:, 1 : n + 1], "shard (method off) read -> shard method off read", off=len(codes)
         ),
         random=nats[:, n + 1 :],
         nothing=nats[:, 0],
@@ -248,50 +231,46 @@ def effects(
     )
 
 
-# ---------------------------------------------------------------- pushed
+# ---------------------------------------------------------------- writing under a push
 
 
 @dataclass(frozen=True)
 class Switching:
-    """Whether texts written under a push are in its language, and whether they are good texts."""
+    """Whether texts written under a push are in its language, and whether they are good."""
 
     inside: Bool[Tensor, "method language text"]
-    """In the language that was pushed towards; the first method is no edit at all."""
+    """In the language pushed towards; the first method is no edit."""
 
     good: Bool[Tensor, "method language text"]
-    """And pass the guard of that language."""
+    """In that language, and passing its guard."""
 
     methods: tuple[str, ...]
-    """Names along the method axis, the first of which is `NOTHING`."""
+    """Names along the method axis; the first is `NOTHING`."""
 
     languages: tuple[str, ...]
     """ISO codes."""
 
     def row(self, name: str) -> dict[str, float]:
-        """For the table of methods: shares over all languages; Wilson's intervals."""
-        mine, untouched = self.good[self.methods.index(name)], self.good[0]
-        share = mine.double().mean().item()
-        low, high = wilson(share, mine.numel())
+        """For the table of methods: shares over all languages, with Wilson intervals."""
+        method = self.methods.index(name)
+        share = self.good[method].double().mean().item()
+        low, high = wilson(share, self.good[method].numel())
         return {
             "switching": share,
             "switching_low": low,
             "switching_high": high,
-            "switching_control": untouched.double().mean().item(),
-            "in_language": self.inside[self.methods.index(name)].double().mean().item(),
+            "switching_control": self.good[0].double().mean().item(),
+            "in_language": self.inside[method].double().mean().item(),
         }
 
-    def apart(self, one: str, other: str) -> Estimate:
-        """How many more good texts, of those begun from the same seeds."""
-        places = [self.methods.index(name) for name in (one, other)]
-        more = self.good[places[0]].double() - self.good[places[1]].double()
-        return mean_over_examples(rearrange(more, "language text -> (language text)"))
+    def difference(self, one: str, other: str) -> Estimate:
+        """How many more texts are good, paired by seed."""
+        a, b = (self.good[self.methods.index(name)].double() for name in (one, other))
+        return mean_over_examples(rearrange(a - b, "language text -> (language text)"))
 
     def by_language(self) -> pd.DataFrame:
         """Shares of the texts, a row per method and language."""
-        inside, good = (
-            reduce(each.double(), "method language text -> method language", "mean")
-            for each in (self.inside, self.good)
-        )
+        inside, good = (hits.double().mean(dim=2) for hits in (self.inside, self.good))
         axes = {"method": self.methods, "language": self.languages}
         return tidy(axes, {"in_language": inside, "good": good})
 
@@ -304,27 +283,28 @@ def pushed_by_rows(
     strength: float,
     n: int,
 ) -> Iterator[None]:
-    """Of the rows of a batch, the first n are pushed towards the first language, and so on.
+    """The first n rows of a batch are pushed towards the first language, the next n towards the
+    second, and so on, by the chosen neurons' difference of means.
 
-    By what the chosen neurons give more in that language than on average in the others. The same as
-    `intervene` for one language after the other, and a few times as fast: a step of writing costs
-    little more for all languages than for one.
+    Equals `intervene` for one language after the other, but is a few times faster: a step of
+    writing costs little more for all languages than for one.
     """
-    shifts = [
-        difference_of_means(moments, code, strength, site="post").shift["post"] * chosen[code]
-        for code in chosen.languages
-    ]
-    every = torch.stack(shifts)
+
+    def shift(code: str) -> Float[Tensor, "layer neuron"]:
+        more = interp.difference_of_means(moments, code, strength, site="post").shift["post"]
+        return more * chosen[code]
+
+    shifts = torch.stack([shift(code) for code in chosen.languages])
 
     def hook_for(layer: int) -> Hook:
-        added = repeat(every[:, layer], "language neuron -> (language text) 1 neuron", text=n)
+        added = repeat(shifts[:, layer], "language neuron -> (language text) 1 neuron", text=n)
 
         def push(output: Tensor, hook: object) -> Tensor:
             return output + added.to(output)
 
         return push
 
-    touched = reduce(every != 0, "language layer neuron -> layer", "any").nonzero().flatten()
+    touched = reduce(shifts != 0, "language layer neuron -> layer", "any").nonzero().flatten()
     sites = [(model.site(layer, "post"), hook_for(layer)) for layer in touched.tolist()]
     with model.hooks(sites):
         yield
@@ -342,16 +322,17 @@ def switching(
     seed: int,
     progress: bool = True,
 ) -> Switching:
-    """Texts from nothing, n for each method and language; all are judged together."""
+    """Unconditional samples, n for each method and language, judged together."""
     codes = tuple(guards)
     methods: dict[str, interp.NeuronSelection | None] = {NOTHING: None, **chosen}
     texts: list[str] = []
-    for each in tqdm(methods.values(), desc="Writing", unit="method", disable=not progress or None):
-        edit = nullcontext()
-        if each is not None:
-            edit = pushed_by_rows(model, moments, each, strength, n)
-        with edit:
-            written = generate_texts(
+    selections = tqdm(methods.values(), desc="Writing", unit="method", disable=not progress or None)
+    for selection in selections:
+        push = nullcontext()
+        if selection is not None:
+            push = pushed_by_rows(model, moments, selection, strength, n)
+        with push:
+            written = interp.evaluations.generate_texts(
                 model,
                 [""] * len(codes),
                 n,
@@ -361,18 +342,13 @@ def switching(
                 progress=False,
             )
         texts += written[NOTHING].texts
-    judged = language_rates(texts, codes, guards, model, progress=False)
-    wanted = [code for _ in methods for code in codes for _ in range(n)]
-    inside = torch.tensor(
-        [is_in == want for is_in, want in zip(judged.found, wanted, strict=True)], dtype=torch.bool
-    )
+    judged = interp.evaluations.language_rates(texts, codes, guards, model, progress=False)
+    targets = [code for _ in methods for code in codes for _ in range(n)]
+    hits = [code == target for code, target in zip(judged.found, targets, strict=True)]
+    inside = torch.tensor(hits, dtype=torch.bool)
+    axes = {"language": len(codes), "text": n}
     inside, good = (
-        rearrange(
-            each,
-            "(method language text) -> method language text",
-            method=len(methods),
-            language=len(codes),
-        )
-        for each in (inside, inside & judged.passes)
+        rearrange(x, "(method language text) -> method language text", **axes)
+        for x in (inside, inside & judged.passes)
     )
     return Switching(inside, good, tuple(methods), codes)

@@ -6,14 +6,14 @@
 
 Reads   a model, its facts in several languages, and text of them
 Writes  results/lens_by_language/<preset>/lens.csv (the answer in the prompt's language and in the
-        pivot's, by layer), top.csv (whose tokens each layer would say), promoted.csv (whose tokens
-        a language's neurons write, beside as many random neurons of the same layers), claims.json
+        pivot's, by layer), top.csv (languages of each layer's likeliest tokens), promoted.csv
+        (languages of the tokens that language neurons promote, and random ones), claims.json
 Draws   figures/lens-babel
 
 If a model thinks in its pivot language (Wendler et al., 2024), the answer's pivot word is likely in
-middle layers, whatever the language of the prompt, and its own word only in the last. Facts of
-which the two words may begin with the same token cannot tell; they are left out and counted. The
-control is another language in the place of the pivot.
+middle layers, whatever the prompt's language, and the word of the prompt's language only in the
+last. Facts whose two words may begin with the same token are left out and counted. The control is
+another language instead of the pivot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,11 @@ from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
 from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples
-from interp.prompts.lens import (
-    Lens,
-    Question,
-    languages_of,
-    logit_lens,
-    promoted_languages,
-    token_languages,
-)
+from interp.prompts import Lens, Question
+from interp.prompts.lens import languages_of, promoted_languages, token_languages
 from interp.results import artifacts
 from interp.results.frames import tidy
 from interp.text.languages import language
-from interp.text.tasks import align_tasks, read_task
 from interp.text.tokens import prompt_ids
 
 
@@ -51,20 +44,19 @@ class Config(runner.Config):
     """What is read."""
 
     facts: str = "babel/fact_completion"
-    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers in the
-    language of the prompt."""
+    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
 
     pivot: str = "en"
-    """The language that layers may speak instead of the prompt's."""
+    """The language that middle layers may speak instead of the prompt's."""
 
     fraction: float = 0.03
-    """Of all neurons, selected by LAPE: that of Babel's card."""
+    """Of all neurons, selected by LAPE, as on Babel's card."""
 
     n_facts: int | None = None
-    """Facts of each language, from the first; None: all."""
+    """Facts of each language, the first ones; None: all."""
 
     n_draws: int = 5
-    """Random selections beside the language neurons."""
+    """Random selections of the same size per layer."""
 
 
 PRESETS = {
@@ -88,22 +80,21 @@ PRESETS = {
 def questions(
     model: interp.NeuronModel, config: Config, code: str, pivot: str
 ) -> tuple[list[Question], list[bool]]:
-    """Facts asked in a language, with the answer in it and in the pivot, and which were untold."""
-    codes = [code, pivot]
-    asked, translated = align_tasks([read_task(config.facts, each) for each in codes])
-    found, held_out = [], []
-    for item, other in list(zip(asked.items, translated.items, strict=True))[: config.n_facts]:
-        ids = prompt_ids(model, item.prompt, "auto")
-        words = [each.options[each.answer].strip(" .。」") for each in (item, other)]
-        found.append(Question(ids, dict(zip(codes, words, strict=True))))
-        held_out.append(item.held_out)
-    return found, held_out
+    """Facts asked in a language, with the answer in it and in the pivot; which were held out."""
+    tasks = interp.text.align_tasks([interp.read_task(config.facts, c) for c in (code, pivot)])
+    prompts, held_out = [], []
+    for items in list(zip(*(task.items for task in tasks), strict=True))[: config.n_facts]:
+        ids = prompt_ids(model, items[0].prompt, "auto")
+        own, translated = (item.options[item.answer].strip(" .。」") for item in items)
+        prompts.append(Question(ids, {code: own, pivot: translated}))
+        held_out.append(items[0].held_out)
+    return prompts, held_out
 
 
 def top_table(
     lens: Lens, shares: Float64[Tensor, "language vocab"], asked_in: str, codes: tuple[str, ...]
 ) -> pd.DataFrame:
-    """How each layer's most likely tokens divide among languages."""
+    """Share of each language in each layer's likeliest tokens."""
     mean = mean_over_examples(languages_of(lens.top, shares).nan_to_num(1 / len(codes)))
     axes = {"asked_in": [asked_in], "layer": range(lens.top.shape[1]), "language": codes}
     return tidy(axes, {"share": mean.value, "low": mean.low, "high": mean.high})
@@ -116,13 +107,12 @@ def promoted_table(
     moments: interp.ActivationMoments,
     shares: Float64[Tensor, "language vocab"],
 ) -> pd.DataFrame:
-    """Whose tokens language neurons promote, and random ones."""
+    """Share of each language in the tokens that language neurons promote, and random neurons."""
     codes, selection = config.study.languages, interp.select_by_entropy(stats, config.fraction)
     generator = torch.Generator().manual_seed(config.study.seed)
     sets = {"language neurons": selection}
-    for draw in range(config.n_draws):
-        drawn = selection.random_like(generator, exclude=selection.union())
-        sets[f"random neurons {draw}"] = drawn
+    for n in range(config.n_draws):
+        sets[f"random neurons {n}"] = selection.random_like(generator, exclude=selection.union())
     tables = []
     for name, neurons in sets.items():
         share = promoted_languages(model, neurons, shares, moments)
@@ -131,29 +121,29 @@ def promoted_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def lens_of(model: interp.NeuronModel, asked: Sequence[Question], what: str) -> Lens | None:
-    """None, and a line on why, where fewer than two questions are left."""
+def lens_of(model: interp.NeuronModel, prompts: Sequence[Question], what: str) -> Lens | None:
+    """The lens on these questions; None, with a printed reason, if fewer than two are usable."""
     try:
-        lens = logit_lens(model, asked)
-    except ValueError as error:  # no fact is left, or none was held out
+        lens = interp.logit_lens(model, prompts)
+    except ValueError as error:  # no usable fact, or none held out
         print(f"{what}: {error}", flush=True)
         return None
     return lens if len(lens.kept) > 1 else None
 
 
 def middle(n_layers: int) -> slice:
-    """All layers but the first and the last quarter of them."""
+    """All layers but the first and last quarter."""
     outer = max(1, round(n_layers / 4))
     return slice(outer, n_layers - outer)
 
 
 def pivot_minus_own(lenses: Sequence[Lens]) -> Float64[Tensor, " prompt"]:
-    """By how much likelier the pivot's word is than the prompt's own, mean over middle layers."""
-    each = []
+    """Probability of the pivot's word minus that of the own word, mean over middle layers."""
+    leads = []
     for lens in lenses:
         own, pivot = lens.probability[:, middle(lens.probability.shape[1])].unbind(dim=2)
-        each.append((pivot - own).mean(dim=1))
-    return torch.cat(each)
+        leads.append((pivot - own).mean(dim=1))
+    return torch.cat(leads)
 
 
 Shares = Float64[Tensor, "prompt layer language"]
@@ -167,18 +157,18 @@ def measures(
     codes: tuple[str, ...],
     pivot: str,
 ) -> dict[str, Measurement | None]:
-    """Does the model think in the pivot, and do language neurons write their language?"""
+    """Does the model think in the pivot, and do language neurons promote their language?"""
     measured: dict[str, Measurement | None] = dict.fromkeys(
         ("pivot-word-first", "pivot-tokens-first")
     )
     if lenses:
-        # One fact is asked in several languages.
+        # A fact asked in several languages is one cluster.
         facts = torch.tensor([fact for lens in lenses.values() for fact in lens.kept])
         words = pivot_minus_own(list(lenses.values()))
-        other = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
-        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *other)
-        place = codes.index(pivot)
-        leads = [each[:, :, place] - each[:, :, codes.index(code)] for code, each in spoken.items()]
+        control = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
+        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *control)
+        row = codes.index(pivot)
+        leads = [x[:, :, row] - x[:, :, codes.index(code)] for code, x in spoken.items()]
         inside = torch.cat([lead[:, middle(lead.shape[1])].mean(dim=1) for lead in leads])
         last = torch.cat([lead[:, -1] for lead in leads]).mean().item()
         measured["pivot-tokens-first"] = Measurement(mean_over_examples(inside, facts), last)
@@ -186,10 +176,8 @@ def measures(
 
 
 def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
-    """Share of the own language in what language neurons promote, beyond random ones."""
-    wide = own_share(promoted).pivot_table(
-        index=["owner", "layer"], columns="neurons", values="share"
-    )
+    """Share of the own language in what language neurons promote, minus that of random neurons."""
+    wide = own_share(promoted, "layer", "neurons")
     random = wide["random neurons"]
     beyond = (wide["language neurons"] - random).dropna().groupby("owner").mean()
     if len(beyond) < 2:
@@ -197,48 +185,47 @@ def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
     return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())), float(random.mean()))
 
 
-def own_share(promoted: pd.DataFrame) -> Any:
-    """Of the own language alone, with one name for all draws of random neurons."""
+def own_share(promoted: pd.DataFrame, index: str, columns: str) -> Any:
+    """The shares of the own language, mean over random draws, with a row per owner and `index`."""
     own: Any = promoted[promoted["owner"] == promoted["language"]]
-    return own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
+    own = own.assign(neurons=own["neurons"].str.replace(r" \d+$", "", regex=True))
+    return own.pivot_table(index=["owner", index], columns=columns, values="share")
 
 
-class Read(NamedTuple):
-    """What the layers say."""
+class Lenses(NamedTuple):
+    """The lenses of all languages."""
 
     lenses: dict[str, Lens]
-    """By language of the prompt, with the pivot beside it."""
+    """By language of the prompt, with the pivot as second language."""
 
     controls: dict[str, Lens]
-    """The same with another language in the place of the pivot."""
+    """The same with another language instead of the pivot."""
 
     curves: list[pd.DataFrame]
     """Probability of the words, by layer."""
 
 
-def read_layers(model: interp.NeuronModel, config: Config) -> Read:
-    """Every language but the pivot, all facts and those that were held out."""
-    codes, found = config.study.languages, Read({}, {}, [])
-    for place, code in enumerate(codes):
+def read_layers(model: interp.NeuronModel, config: Config) -> Lenses:
+    """Every language but the pivot; all facts, and the held-out ones alone."""
+    codes, result = config.study.languages, Lenses({}, {}, [])
+    for row, code in enumerate(codes):
         if code == config.pivot:
             continue
-        asked, held_out = questions(model, config, code, config.pivot)
-        untold = [each for each, out in zip(asked, held_out, strict=True) if out]
-        for name, some in (("all", asked), ("held_out", untold)):
-            if (lens := lens_of(model, some, f"{code}, {name} facts")) is None:
+        prompts, held_out = questions(model, config, code, config.pivot)
+        untold = [prompt for prompt, out in zip(prompts, held_out, strict=True) if out]
+        for name, facts in (("all", prompts), ("held_out", untold)):
+            if (lens := lens_of(model, facts, f"{code}, {name} facts")) is None:
                 continue
-            found.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
+            result.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
             if name == "all":
-                found.lenses[code] = lens
+                result.lenses[code] = lens
                 lens.save(config.out / f"lens_{code}.safetensors", artifacts.provenance())
-        others = [
-            each for each in codes[place:] + codes[:place] if each not in (code, config.pivot)
-        ]
+        others = [other for other in codes[row:] + codes[:row] if other not in (code, config.pivot)]
         if others:
-            asked, _ = questions(model, config, code, others[0])
-            if (lens := lens_of(model, asked, f"{code} beside {others[0]}")) is not None:
-                found.controls[code] = lens
-    return found
+            prompts, _ = questions(model, config, code, others[0])
+            if (lens := lens_of(model, prompts, f"{code} with {others[0]}")) is not None:
+                result.controls[code] = lens
+    return result
 
 
 def main(config: Config, record: Record) -> None:
@@ -248,6 +235,7 @@ def main(config: Config, record: Record) -> None:
     shares = token_languages(study.read(model, "held_out"), model)
     lenses, controls, curves = read_layers(model, config)
     promoted = promoted_table(model, config, stats, moments, shares)
+    record.tables({"promoted": promoted})
     if curves:
         tops = [top_table(lens, shares, code, codes) for code, lens in lenses.items()]
         record.tables({"lens": pd.concat(curves), "top": pd.concat(tops)})
@@ -257,10 +245,7 @@ def main(config: Config, record: Record) -> None:
         wide = shown.pivot_table(index=["asked_in", "word"], columns="layer", values="probability")
         text = wide.to_string(float_format="%.3f")
         print(f"Probability of the answer's word, by layer\n\n{text}\n")
-    record.tables({"promoted": promoted})
-    wide = own_share(promoted).pivot_table(
-        index=["owner", "neurons"], columns="layer", values="share"
-    )
+    wide = own_share(promoted, "neurons", "layer")
     print("Share of the own language in what neurons promote, by layer\n")
     print(wide.to_string(float_format="%.2f"))
     spoken = {code: languages_of(lens.top, shares).nan_to_num(0.0) for code, lens in lenses.items()}

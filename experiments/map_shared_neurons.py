@@ -5,22 +5,21 @@
     python -m experiments.map_shared_neurons thorough  # 6 minutes on 2 cores
     python -m experiments.map_shared_neurons paper     # a GPU; --study.model NAME
 
-Reads   a model; tasks whose items are the same in every language; a table of distances between
-        languages, if there is one (--distances)
+Reads   a model; tasks whose items are the same in every language; optionally a table of distances
+        between languages (--distances)
 Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
-        baselines), tokens.csv (what becomes of the categories at other tokens of the prompts),
-        overlap.csv (by pair of languages, beside their distance), off.csv (each category off, also
-        at equal size), sums.csv (integrated gradients by category), enrichment.csv; numbers.csv,
-        thresholds.csv and relatedness.csv (the all-shared share by number of languages, and by what
-        the gate or output must exceed; overlap against distance); claims.json
+        baselines), tokens.csv (the categories at other tokens of the prompts), overlap.csv (by
+        pair of languages, with their distance), off.csv (each category off, also at equal size),
+        sums.csv (integrated gradients by category), enrichment.csv; numbers.csv, thresholds.csv
+        (the all-shared share by number of languages, and by threshold of the gate or output),
+        relatedness.csv (overlap against distance); claims.json
 
-The claims of Wang et al. (2024) are put to the test with what their comparison lacks: what firing
-rates alone would give, and sets of equal size. With --fires-by output a neuron fires where what it
-hands on is above zero, instead of its gate.
+Tests the claims of Wang et al. (2024) with controls that they lack: firing rates alone, and sets of
+equal size. With --fires-by output a neuron fires where its output is above zero, not its gate.
 
 A table of distances is a CSV with the columns lang1, lang2 and one for each kind of distance, one
-row per pair of ISO codes in either order. Without one, two languages are as far apart as the number
-of branch, family and script that they do not have in common.
+row per pair of ISO codes in either order. Without a table, the distance of two languages is how
+many of branch, family and script they do not share.
 """
 
 import itertools
@@ -40,58 +39,45 @@ from experiments import papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.sharing_claims import of_task, over_tasks
 from experiments.study import Study
+from interp import FiringSigns, Sharing, sharing_profile
 from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
-from interp.counting.stats import FiringSigns
-from interp.evaluations.category_ablation import CategoryAblation, ablate_categories
-from interp.evaluations.category_attribution import (
-    CategorySums,
-    Enrichment,
-    attribute_categories,
-    enrichment,
-)
+from interp.evaluations import CategoryAblation, CategorySums, Enrichment, enrichment
 from interp.evaluations.multiple_choice import drop_ambiguous
 from interp.inference.permutation import mantel_test
 from interp.results.words import FiresBy
 from interp.runs.folder import begin
-from interp.scores.sharing import Sharing
-from interp.scores.sharing_profile import SharingProfile, sharing_profile
-from interp.scores.token_sharing import TokenSharing, sharing_over_tokens
-from interp.text.distances import listed_distances, read_distances
-from interp.text.tasks import Task, align_tasks, prompts_of, read_task
+from interp.scores import SharingProfile, TokenSharing
+from interp.text import Task
 
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
-"""Of what is lost with neurons off, printed; off.csv has all of it."""
+"""Columns of off.csv that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runner.Config):
-    """What is looked at."""
+    """What is measured."""
 
-    tasks: tuple[str, ...] = (
-        "babel/fact_completion",
-        "babel/statements",
-        "babel/word_translation",
-    )
-    """Where the items come from; see interp.text.tasks."""
+    tasks: tuple[str, ...] = ("babel/fact_completion", "babel/statements", "babel/word_translation")
+    """Tasks; see interp.text.tasks."""
 
     fires_by: FiresBy = "gate"
-    """By what a neuron fires."""
+    """Whether a neuron fires by its gate or by its output."""
 
     n_prompts: int = 30
-    """Items per task whose neurons are switched off and attributed; sharing is of all items."""
+    """Items per task for switching off and attribution; sharing uses all items."""
 
     steps: int = 20
     """Points on the path of integrated gradients."""
 
     top_share: float = 0.05
-    """Of a layer's neurons, the largest contributions; the paper takes 800 of 16,384."""
+    """Share of a layer's neurons that are its largest contributions; the paper: 800 of 16,384."""
 
     thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
-    """What must be exceeded to count as firing; all but the comparison of them takes zero."""
+    """Firing thresholds that are compared; everything else uses zero."""
 
     n_draws: int = 3
-    """Random sets, wherever neurons are drawn."""
+    """Random sets per control."""
 
     distances: Path | None = None
     """Table of distances between languages; None: by branch, family and script."""
@@ -118,8 +104,8 @@ PRESETS = {
     ),
     "paper": papers.preset(
         papers.WANG,
-        f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, which "
-        "python -m experiments.paper_tasks makes)",
+        f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "
+        "python -m experiments.paper_tasks)",
         9 * 1000 * (90 + 15) * 100,
         tasks=(papers.INFERENCES, papers.FACTS),
         n_prompts=1000,
@@ -128,9 +114,9 @@ PRESETS = {
 
 
 def rows_of(model: interp.NeuronModel, tasks: Sequence[Task], n_shards: int = 1) -> interp.Corpora:
-    """The prompts of every language, as the model reads them."""
+    """The prompts of every language, tokenized."""
     bos = "none" if model.bos_id is None else "document"
-    return interp.text.prompt_rows(prompts_of(tasks), model, bos=bos, n_shards=n_shards)
+    return interp.text.prompt_rows(interp.text.prompts_of(tasks), model, bos=bos, n_shards=n_shards)
 
 
 def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, object]]:
@@ -138,11 +124,10 @@ def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, o
     rows: list[dict[str, object]] = []
     for n in range(2, len(signs.languages) + 1):
         generator = torch.Generator().manual_seed(config.study.seed)
-        found = sharing_profile(
-            signs, generator, languages=signs.languages[:n], n_draws=config.n_draws
-        )
-        share = found.share().value[:, Sharing.ALL_SHARED].mean().item()
-        chance = found.independent[:, Sharing.ALL_SHARED].mean().item()
+        languages = signs.languages[:n]
+        profile = sharing_profile(signs, generator, languages=languages, n_draws=config.n_draws)
+        share = profile.share().value[:, Sharing.ALL_SHARED].mean().item()
+        chance = profile.independent[:, Sharing.ALL_SHARED].mean().item()
         rows.append({"task": task, "languages": n, "all_shared": share, "independent": chance})
     return rows
 
@@ -150,22 +135,21 @@ def by_number(signs: FiringSigns, task: str, config: Config) -> list[dict[str, o
 def by_threshold(
     model: interp.NeuronModel, rows: interp.Corpora, name: str, config: Config
 ) -> list[dict[str, object]]:
-    """The all-shared share where more than zero must be exceeded to fire, by gate and by output."""
+    """The all-shared share at each firing threshold, by gate and by output."""
     ways = list(itertools.product(get_args(FiresBy), config.thresholds))
     table = []
     for (fires_by, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)
         share = profile.count[..., Sharing.ALL_SHARED].double().mean().item() / signs.d_mlp
-        table.append(
-            {"task": name, "fires_by": fires_by, "threshold": threshold, "all_shared": share}
-        )
+        row = {"task": name, "fires_by": fires_by, "threshold": threshold, "all_shared": share}
+        table.append(row)
     return table
 
 
 def signs_by(
     model: interp.NeuronModel, rows: interp.Corpora, ways: Sequence[tuple[FiresBy, float]]
 ) -> list[FiringSigns]:
-    """Who fires at the last token of every prompt, by several sources and thresholds in one pass.
+    """The neurons that fire at the last token, by several sources and thresholds in one pass.
 
     The prompts must be in one shard.
     """
@@ -175,28 +159,28 @@ def signs_by(
         counters = [SignsCounter(model, n_prompts, *way) for way in ways]
         for batch in batches(rows, code, 0, tokens_per_batch=4096):
             observe(model, batch, counters)
-        bits.append([each.tensors()["signs.bits"] for each in counters])
+        bits.append([counter.tensors()["signs.bits"] for counter in counters])
     prompts = rows.rows[rows.languages[0]].source
     return [
         FiringSigns(
-            bits=torch.stack(one, dim=1),
+            bits=torch.stack(by_language, dim=1),
             prompts=prompts,
             languages=rows.languages,
             d_mlp=model.d_mlp,
             fires_by=fires_by,
             threshold=threshold,
         )
-        for one, (fires_by, threshold) in zip(zip(*bits, strict=True), ways, strict=True)
+        for by_language, (fires_by, threshold) in zip(zip(*bits, strict=True), ways, strict=True)
     ]
 
 
 def distances_of(config: Config) -> Float64[Tensor, "language language"] | None:
-    """None: too few languages, or all equally far apart, so that nothing can go with it."""
+    """None: too few languages, or all equally distant, so that no correlation exists."""
     codes = config.study.languages
     if config.distances is None:
-        distance = listed_distances(codes)
+        distance = interp.text.listed_distances(codes)
     else:
-        distance = read_distances(config.distances, codes, config.kind_of_distance)
+        distance = interp.text.read_distances(config.distances, codes, config.kind_of_distance)
     pairs = distance[tuple(torch.triu_indices(len(codes), len(codes), offset=1))]
     return distance if len(codes) > 2 and pairs.unique().numel() > 1 else None
 
@@ -210,13 +194,13 @@ def overlap_table(
     columns = {"distance": distance, "overlap": overlap.value, "low": overlap.low}
     columns |= {"high": overlap.high, "shuffled": profile.shuffled_overlap.mean(dim=0)}
     names = {"lang1": [codes[i] for i in one], "lang2": [codes[i] for i in other]}
-    return pd.DataFrame(names | {name: each[one, other] for name, each in columns.items()})
+    return pd.DataFrame(names | {name: matrix[one, other] for name, matrix in columns.items()})
 
 
 def relatedness(
     name: str, profile: SharingProfile, distance: Float64[Tensor, "language language"], seed: int
 ) -> dict[str, object]:
-    """Mantel tests of the overlap of two languages, and of that of shuffled prompts."""
+    """Mantel tests of overlap against distance, also with shuffled prompts."""
     row: dict[str, object] = {"task": name}
     matrices = {"": profile.overlap().value, "shuffled_": profile.shuffled_overlap.mean(dim=0)}
     for kind, matrix in matrices.items():
@@ -226,42 +210,42 @@ def relatedness(
     return row
 
 
-class Found(NamedTuple):
-    """What was measured on one task."""
+class TaskResults(NamedTuple):
+    """The measurements on one task."""
 
     signs: FiringSigns
     profile: SharingProfile
     tokens: TokenSharing
     off: CategoryAblation
     sums: CategorySums
-    ratio: Enrichment
+    enrichment: Enrichment
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        tables = {name: getattr(self, name).to_frame() for name in ("profile", "tokens", "off")}
-        return tables | {"sums": self.sums.to_frame(), "enrichment": self.ratio.to_frame()}
+        names = ("profile", "tokens", "off", "sums", "enrichment")
+        return {name: getattr(self, name).to_frame() for name in names}
 
 
-def look_at(
+def measure_task(
     model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
-) -> Found:
-    """Sharing of all items, and what some of them need."""
+) -> TaskResults:
+    """Sharing on all items; effects and attributions on some."""
     seed, fires_by = config.study.seed, config.fires_by
     rows = rows_of(model, tasks, n_shards=min(10, len(tasks[0].items)))
     keep = interp.Keep(signs=fires_by)
     signs = interp.collect(model, rows, folder / "signs", keep=keep, progress=False).signs
     generator = torch.Generator().manual_seed(seed)
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
-    tokens = sharing_over_tokens(model, rows, fires_by=fires_by)
-    some = asked_about(model, tasks, config)
+    tokens = interp.scores.sharing_over_tokens(model, rows, fires_by=fires_by)
+    few = ablation_tasks(model, tasks, config)
     generator = torch.Generator().manual_seed(seed)
-    off = ablate_categories(
-        model, some, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
+    off = interp.evaluations.ablate_categories(
+        model, few, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
     )
-    sums = attribute_categories(
-        model, some, folder / "pieces", steps=config.steps, fires_by=fires_by
+    sums = interp.evaluations.attribute_categories(
+        model, few, folder / "pieces", steps=config.steps, fires_by=fires_by
     )
-    ratio = enrichment(model, some, top_share=config.top_share, fires_by=fires_by)
-    return Found(signs, profile, tokens, off, sums, ratio)
+    ratio = enrichment(model, few, top_share=config.top_share, fires_by=fires_by)
+    return TaskResults(signs, profile, tokens, off, sums, ratio)
 
 
 def main(config: Config, record: Record) -> None:
@@ -270,33 +254,34 @@ def main(config: Config, record: Record) -> None:
     distance = distances_of(config)
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
     shares: dict[str, Tensor] = {}
-    for place in config.tasks:
-        tasks = align_tasks([read_task(place, code) for code in study.languages])
+    for task in config.tasks:
+        tasks = interp.text.align_tasks([interp.read_task(task, code) for code in study.languages])
         name = tasks[0].name
         folder = config.out / name.replace("/", "-")
         begin_task(model, name, folder, config)
-        found = look_at(model, tasks, folder, config)
+        results = measure_task(model, tasks, folder, config)
         short = name.split("/")[-1].replace("_", " ")
-        measured = of_task(found.signs, found.profile, found.off, found.ratio)
+        signs, profile = results.signs, results.profile
+        measured = of_task(signs, profile, results.off, results.enrichment)
         on, named = f"{model.name}, {short}", f"{{claim}}-{short}"
         record.judge("map_shared_neurons_by_task", measured, on, named)
-        part = found.profile.count[..., Sharing.ALL_SHARED].double() / found.profile.d_mlp
+        part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
         shares[name] = reduce(part, "prompt layer -> prompt", "mean")
-        rows["numbers"] += by_number(found.signs, name, config)
+        rows["numbers"] += by_number(signs, name, config)
         rows["thresholds"] += by_threshold(model, rows_of(model, tasks), name, config)
-        tables = found.tables()
+        tables = results.tables()
         if distance is not None:
-            tables |= {"overlap": overlap_table(found.profile, distance)}
-            rows["relatedness"].append(relatedness(name, found.profile, distance, study.seed))
+            tables |= {"overlap": overlap_table(profile, distance)}
+            rows["relatedness"].append(relatedness(name, profile, distance, study.seed))
         record.tables({f"{folder.name}/{table}": frame for table, frame in tables.items()})
         whole = tables["off"].query("language == 'all'").filter(["off", "size", "neurons", *SHOWN])
         print(f"\n{name}", flush=True)
         for frame in (tables["tokens"], whole):
             print(f"\n{frame.to_string(index=False, float_format='%.3f')}", flush=True)
-    frames = {name: pd.DataFrame(each) for name, each in rows.items()}
-    known = {name: frame for name, frame in frames.items() if len(frame)}
-    record.tables(known)
-    for frame in known.values():
+    frames = {name: pd.DataFrame(listed) for name, listed in rows.items()}
+    filled = {name: frame for name, frame in frames.items() if len(frame)}
+    record.tables(filled)
+    for frame in filled.values():
         print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
     numbers, thresholds, related = frames.values()
     measured = over_tasks(numbers, thresholds, related, shares, config.fires_by)
@@ -304,20 +289,20 @@ def main(config: Config, record: Record) -> None:
 
 
 def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
-    """Pieces of another model, or of other settings, are not gone on with."""
+    """Refuse to resume the pieces of another model or other settings."""
     plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
     begin(folder, plan | {"steps": config.steps, "fires_by": config.fires_by})
 
 
-def asked_about(
+def ablation_tasks(
     model: interp.NeuronModel, tasks: Sequence[Task], config: Config
 ) -> tuple[Task, ...]:
-    """Items that every language was told, whose options differ in their first token: what-ifs at
-    the last token choose among these."""
+    """Items held out in no language, whose options differ in their first token, since answers are
+    chosen at the last token of the prompt."""
     held_out = {item.id for task in tasks for item in task.items if item.held_out}
-    apart = drop_ambiguous(model, tasks)
-    kept = [item.id for item in apart[0].items if item.id not in held_out][: config.n_prompts]
-    return tuple(task.where(lambda item: item.id in kept) for task in apart)
+    distinct = drop_ambiguous(model, tasks)
+    ids = [item.id for item in distinct[0].items if item.id not in held_out][: config.n_prompts]
+    return tuple(task.where(lambda item: item.id in ids) for task in distinct)
 
 
 experiment = Experiment("map_shared_neurons", __doc__, main, Config, PRESETS)

@@ -1,4 +1,4 @@
-"""Make the tasks that the presets `paper` ask, from data sets of the Hugging Face hub.
+"""Make the tasks of the `paper` presets, from data sets of the Hugging Face hub.
 
     python -m experiments.paper_tasks                    # minutes; needs the network
     python -m experiments.paper_tasks --languages en de
@@ -26,14 +26,14 @@ XNLI = (
     *("ar", "bg", "de", "el", "en", "es", "fr", "hi"),
     *("ru", "sw", "th", "tr", "ur", "vi", "zh"),
 )
-"""The languages that it has."""
+"""The languages of XNLI."""
 
 LABELS = ("entailment", "neutral", "contradiction")
-"""By the number that XNLI has for them."""
+"""In the order of XNLI's label numbers."""
 
 Row = Mapping[str, Any]
 Key = tuple[str, str, str]
-"""A fact: relation, subject and object, as Wikidata numbers them."""
+"""A fact: the Wikidata ids of its relation, subject and object."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,26 @@ class Config:
     """Which tasks are made."""
 
     languages: tuple[str, ...] = tuple(dict.fromkeys((*papers.WANG.languages, *papers.LANGUAGES)))
-    """ISO codes. Facts are kept if all of these languages have them; XNLI is made in those that it
-    has."""
+    """ISO codes. Facts are kept if all these languages have them; XNLI is made where it exists."""
 
     n_items: int = 1000
     """Per task and language."""
 
     n_options: int = 10
-    """Of a fact at most, the right one among them."""
+    """Per fact at most, the right one included."""
 
     facts: str = "atutej/m_lama"
-    """Name on the hub, or a folder in its layout."""
+    """Name on the hub, or a folder with the same layout."""
 
     inferences: str = "facebook/xnli"
-    """Name on the hub, or a folder in its layout."""
+    """Name on the hub, or a folder with the same layout."""
 
     out: Path = Path("results/tasks")
-    """Folder of the tasks' folders."""
+    """Folder of the task folders."""
 
 
 def inferences(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """XNLI with names for its labels; a row's number is its id."""
+    """XNLI with named labels; a row's number is its id."""
     columns = ("premise", "hypothesis")
     return [
         {"id": str(number), **{name: row[name] for name in columns}, "label": LABELS[row["label"]]}
@@ -74,25 +73,24 @@ def facts(
 ) -> dict[str, list[dict[str, Any]]]:
     """Facts that all languages have, as prompts with a mask and the same options everywhere.
 
-    The subject stands before the mask in every language, so that what is asked is known by then.
-    Wrong options are objects of other facts of the relation, not true of the subject, and no two
-    options have one name in any language. Facts are in the order of a hash, so that the first ones
-    are of many relations.
+    The subject precedes the mask in every language, so that the question is known at the mask.
+    Wrong options are objects of other facts of the relation that are not true of the subject; no
+    two options have the same name in any language. Facts are ordered by a hash, so that the first
+    ones cover many relations.
     """
-    found = {code: {_key(row): row for row in each} for code, each in rows.items()}
+    known = {code: {_key(row): row for row in listed} for code, listed in rows.items()}
     true_of, names = defaultdict(set), defaultdict(dict)
-    for relation, subject, thing in set().union(*found.values()):
+    for relation, subject, thing in set().union(*known.values()):
         true_of[relation, subject].add(thing)
-    kept = [
+    keys = [
         key
-        for key in sorted(set.intersection(*map(set, found.values())), key=_order)
-        if all(_asks(each[key]["template"]) for each in found.values())
+        for key in sorted(set.intersection(*map(set, known.values())), key=_order)
+        if all(_asks(row_of[key]["template"]) for row_of in known.values())
     ]
-    for key in kept:
-        names[key[0]][key[2]] = tuple(each[key]["obj_label"] for each in found.values())
-    made: dict[str, list[dict[str, Any]]] = {code: [] for code in found}
-    n_made = 0
-    for key in kept:
+    for key in keys:
+        names[key[0]][key[2]] = tuple(row_of[key]["obj_label"] for row_of in known.values())
+    made: dict[str, list[dict[str, Any]]] = {code: [] for code in known}
+    for key in keys:
         relation, subject, thing = key
         wrong = sorted(
             names[relation].keys() - true_of[relation, subject], key=lambda q: _order((*key, q))
@@ -101,14 +99,14 @@ def facts(
         if len(options) < 2:
             continue
         options.sort(key=lambda q: _order((q, *key)))
-        for place, (code, each) in enumerate(found.items()):
-            asked = each[key]["template"].replace("[X]", each[key]["sub_label"])
-            item = {"id": f"{relation}:{subject}-{thing}", "prompt": asked.replace("[Y]", "<mask>")}
-            candidates = [names[relation][q][place] for q in options]
+        for column, (code, row_of) in enumerate(known.items()):
+            prompt = row_of[key]["template"].replace("[X]", row_of[key]["sub_label"])
+            item = {"id": f"{relation}:{subject}-{thing}"}
+            item |= {"prompt": prompt.replace("[Y]", "<mask>")}
+            candidates = [names[relation][q][column] for q in options]
             item |= {"candidates": candidates, "answer_index": options.index(thing)}
             made[code].append(item)
-        n_made += 1
-        if n_made == n_items:
+        if len(next(iter(made.values()))) == n_items:
             break
     return made
 
@@ -122,25 +120,22 @@ def _asks(template: str) -> bool:
 
 
 def _order(words: Sequence[str]) -> bytes:
-    """An order that has nothing to do with what the words are."""
+    """A pseudo-random order, the same in every run."""
     return blake2b(json.dumps(words).encode(), digest_size=16).digest()
 
 
 def _with_own_names(things: Sequence[str], names: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Those that no language calls as it calls one before them."""
-    kept: list[str] = []
+    """The things, without those that share a name with an earlier one in some language."""
+    distinct: list[str] = []
     for thing in things:
-        if all(
-            one != other
-            for each in kept
-            for one, other in zip(names[thing], names[each], strict=True)
-        ):
-            kept.append(thing)
-    return kept
+        pairs = (pair for one in distinct for pair in zip(names[thing], names[one], strict=True))
+        if all(name != other for name, other in pairs):
+            distinct.append(thing)
+    return distinct
 
 
 def stream(name: str, code: str) -> Iterator[Row]:
-    """The rows of one language's test set, as they come."""
+    """The rows of one language's test set, streamed."""
     import datasets  # takes a second
 
     yield from datasets.load_dataset(name, code, split="test", streaming=True)
@@ -150,7 +145,7 @@ def write(folder: Path, tasks: Mapping[str, Sequence[Row]]) -> None:
     for code, rows in tasks.items():
         if not rows:
             raise ValueError(
-                f"No item for {folder} is there in all of {', '.join(tasks)}: ask for fewer "
+                f"No item for {folder} is available in all of {', '.join(tasks)}: ask for fewer "
                 "languages."
             )
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -166,7 +161,7 @@ def main(config: Config) -> None:
         for code in config.languages
         if code in XNLI
     }
-    made = {code: inferences(each) for code, each in pairs.items()}
+    made = {code: inferences(listed) for code, listed in pairs.items()}
     write(config.out / Path(papers.INFERENCES).name, made)
 
 

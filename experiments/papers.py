@@ -1,13 +1,13 @@
-"""The real models, texts and sizes of the presets `paper`, and what they cost.
+"""The real models, texts and sizes of the `paper` presets, and what they cost.
 
-`python -m experiments.deactivate_neurons paper` runs on the model that stands here, and on another
-with `--study.model`, such as each of `GIGAFLOPS`; results go to results/<study>/paper/<model>, so
-those of two models never meet. Some models are behind a gate of the Hugging Face hub: accept their
-terms there, and log in. Tasks are made by `python -m experiments.paper_tasks`, text is streamed.
+`python -m experiments.deactivate_neurons paper` runs on the model named here; `--study.model` takes
+another, such as any of `GIGAFLOPS`. Results go to results/<study>/paper/<model>, so those of two
+models never mix. Some models are gated on the Hugging Face hub: accept their terms there, and log
+in. `python -m experiments.paper_tasks` makes the tasks; text is streamed.
 
-Hours are estimates: the operations that `interp plan` counts per token, at a throughput that is
-assumed. No preset `paper` was run at full size here. All were run through on small models with
-random weights, of every one of these architectures (tests/test_paper_presets.py).
+Hours are estimates: the operations per token that `interp plan` counts, at an assumed throughput.
+No `paper` preset was run at full size here; each was run on small random models of all these
+architectures (tests/test_paper_presets.py).
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ GIGAFLOPS: Mapping[str, float] = {
     "Qwen/Qwen3-0.6B-Base": 1.116,
     "mistralai/Mistral-7B-v0.1": 14.496,
 }
-"""Model → 10⁹ operations for a token in rows of 2,048, as `interp plan` counts them."""
+"""Model → 10⁹ operations per token in rows of 2,048 tokens, as `interp plan` counts them."""
 
 TERAFLOPS: Mapping[str, float] = {"float32": 30.0, "bfloat16": 200.0}
-"""Assumed of one H100: about half of what its maker names in float32, a fifth in bfloat16."""
+"""Assumed of one H100: about half of its nominal throughput in float32, a fifth in bfloat16."""
 
 TANG = Study(
     model="meta-llama/Llama-2-7b-hf",
@@ -38,8 +38,8 @@ TANG = Study(
     block_length=2048,
     dtype="bfloat16",
 )
-"""Tang et al. (2024): the languages and tokens of their LLaMA-2-7B. Their articles are of a dump
-that they do not name, in rows of 4,096 tokens."""
+"""Tang et al. (2024): the languages and tokens of their LLaMA-2-7B. They do not name their dump of
+Wikipedia; their rows have 4,096 tokens."""
 
 KOJIMA = Study(
     model="bigscience/bloom-560m",
@@ -49,35 +49,35 @@ KOJIMA = Study(
     held_out_tokens=100_000,
     sentences=500,
 )
-"""Kojima et al. (2024): 500 sentences per language. Theirs are of PAWS-X and FLORES-200; `--sense`
-of detect_languages takes their own."""
+"""Kojima et al. (2024): 500 sentences per language. Theirs come from PAWS-X and FLORES-200;
+detect_languages reads the original files with `--sense`."""
 
 WANG = Study(
     model="bigscience/bloom-560m", languages=("en", "de", "es", "fr", "ru", "th", "tr", "vi", "zh")
 )
-"""Wang et al. (2024): the languages that their tasks have in common. Their model is BLOOMZ with 7
-billion parameters; its text is not read."""
+"""Wang et al. (2024): the languages that all their tasks have. Their model is BLOOMZ with 7 billion
+parameters. Only tasks are read, no text."""
 
 FACTS, INFERENCES = "results/tasks/mlama", "results/tasks/xnli"
 """Folders of tasks. The third task of Wang et al., edited facts, is not on the hub."""
 
 
 def hours(study: Study, tokens: float) -> float:
-    """Estimate of the hours in which one H100 reads so many tokens, those of all passes."""
+    """Estimated hours for one H100 to read this many tokens, counted over all passes."""
     work = GIGAFLOPS[study.model] * 1e9 * tokens
     return work / (TERAFLOPS[study.dtype] * 1e12) / 3600
 
 
 def preset(study: Study, data: str, tokens: float, more: str = "", **differences: Any) -> Preset:
-    """The preset `paper` of a study, with model, data, and what its passes take in its text.
+    """The `paper` preset of a study; its text names the model, the data and the estimated hours.
 
-    `tokens` are those of all passes; `more`: what comes on top of them.
+    `tokens` counts all passes; `more` is what comes on top of them.
     """
-    took = hours(study, tokens)
-    long = f"{took:.2g} GPU hours" if took >= 0.1 else "less than 0.1 GPU hours"
+    needed = hours(study, tokens)
+    time = f"{needed:.2g} GPU hours" if needed >= 0.1 else "less than 0.1 GPU hours"
     count = f"{tokens / 1e6:,.0f} million" if tokens >= 1e6 else f"{tokens:,.0f}"
     text = (
-        f"{study.model} on {data}. Estimate: {long} for {count} tokens in all passes, if an H100 "
+        f"{study.model} on {data}. Estimate: {time} for {count} tokens in all passes, if an H100 "
         f"does {TERAFLOPS[study.dtype]:g} TFLOP/s in {study.dtype}{more and f'; {more}'}."
     )
     return Preset(text, study, differences)

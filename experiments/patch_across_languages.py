@@ -1,4 +1,4 @@
-"""Does a thought move from one language's prompt to another's without its language, or the reverse?
+"""Does a concept move between prompts in two languages without its language, or the reverse?
 
     python -m experiments.patch_across_languages tiny       # a minute: does every part run?
     python -m experiments.patch_across_languages babel      # 3 minutes on 2 cores
@@ -7,36 +7,36 @@
 
 Reads   a model, its facts in several languages, and text to find language neurons on
 Writes  results/patch_across_languages/<preset>/table.csv (means and intervals), prompts.csv (every
-        question), known.csv (every fact in every language), by_pair.csv (sets of neurons, for each
-        pair of languages), claims.json, moved-told.csv, moved-held_out.csv
+        question), known.csv (every fact in every language), by_pair.csv (sets of neurons, by pair
+        of languages), claims.json, moved-told.csv, moved-held_out.csv
 Draws   figures/moved_by_layer-told, figures/moved_by_layer-held_out
 
-The source asks about A in language s, the target about B in language t, of the same relation: the
-day after Monday, the day after Friday. Activations of the source go into the target (Dumas et al.,
-2024), and the answers A, B and other options, in s and in t, share what follows. The concept has
-moved as far as the share of A has grown, the language as far as that of s has. Asked of the
-residual stream at the last token, behind each layer alone; at the tokens of the subject, where the
-two prompts of a relation differ, from each layer on; and of sets of neurons in all layers, at the
-last token: those of s and t (LAPE), those that fire in all languages for A or for B (Wang et al.,
-2024), as many random ones, and all others. Controls: another concept in s, A asked in t, and a
-random direction of the same length. At the subject also the mean over all languages but t that
-know A.
+The source asks about A in language s, the target about B in language t, with the same relation: the
+day after Monday, the day after Friday. Activations of the source replace the target's (Dumas et
+al., 2024). The probabilities of the answers A, B and other options, in s and in t, are normalized;
+the concept moves by the gain in the share of A, the language by that of s. Patched are the residual
+stream at the last token, after single layers; at the subject, whose tokens differ between the two
+prompts, from each layer on; and sets of neurons at the last token, in all layers: those of s and t
+(LAPE), those that fire in all languages for A or for B (Wang et al., 2024), random sets of the same
+size per layer, and all others. Controls: another concept in s, A asked in t, and a random direction
+of the same norm; at the subject also the mean over all languages but t that know A.
 
-Only facts that the model knows are taken: the source's answer is its first choice in s, and the
-target's in t. `held_out` facts are those whose answer A the model was told in s, never in t.
-Intervals are over relations, since the questions of one share their facts.
+Only facts that the model knows are used: the source's answer is its first choice in s, the target's
+in t. `held_out` facts are those whose answer A the model was told in s, never in t. Intervals are
+over relations, since questions of one relation share their facts.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pandas as pd
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -46,37 +46,34 @@ from experiments.crossing_claims import measures
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
+from interp.evaluations.task_results import group_numbers
 from interp.inference.intervals import mean_over_examples
-from interp.prompts.alignment import At
-from interp.prompts.patching import Parts, Sources, patch
-from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import random_matching
+from interp.prompts import PatchingResult
+from interp.prompts.patching import Parts, Sources
 from interp.results.frames import tidy
-from interp.results.words import Layers
 from interp.scores.baselines import random_units
-from interp.text.tasks import align_tasks, read_task
 
 CONCEPT, LANGUAGE = ("A in s", "A in t"), ("A in s", "B in s", "other in s")
-"""What grows when the concept comes over, and when the language does."""
+"""Cells that gain when the concept moves, and when the language moves."""
 
 SEVERAL = "A in several languages"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runner.Config):
-    """What is asked."""
+    """Which facts are asked, and how many."""
 
     facts: str = "babel/fact_completion"
     """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
 
     fraction: float = 0.03
-    """Of all neurons, selected by LAPE: that of Babel's card."""
+    """Of all neurons, selected by LAPE, as on Babel's card."""
 
     n_told: int = 12
-    """Pairs of facts for each ordered pair of languages; fewer where fewer are known."""
+    """Pairs of facts per ordered pair of languages; fewer where fewer are known."""
 
     n_held_out: int = 6
-    """The same of pairs in which A was never told in t."""
+    """The same for pairs whose A the model was never told in t."""
 
 
 PRESETS = {
@@ -87,8 +84,7 @@ PRESETS = {
     ),
     "babel": Preset("The shipped model, its six languages."),
     "thorough": Preset(
-        "The same with five times as many questions.",
-        differences={"n_told": 60, "n_held_out": 24},
+        "The same with five times as many questions.", differences={"n_told": 60, "n_held_out": 24}
     ),
     "paper": papers.preset(
         replace(
@@ -109,33 +105,21 @@ PRESETS = {
 
 def patched(
     model: interp.NeuronModel,
-    each: Crossing,
+    question: Crossing,
     selection: interp.NeuronSelection,
     shared: Bool[Tensor, "layer neuron"],
     generator: torch.Generator,
 ) -> list[PatchingResult]:
     """One question with every part patched."""
-    s, t = each.languages
-    (about,) = each.target.texts
-    several: dict[str, Sources] = {SEVERAL: each.several} if len(each.several) > 1 else {}
-    plans: list[tuple[Parts, Layers, At, dict[str, Sources], torch.Generator | None]] = [
-        ("resid_post", "each", "last", {}, generator),
-        ("resid_post", "from", (about,), several, generator),
-        (neuron_sets(selection[s] | selection[t], shared, generator), "all", "last", {}, None),
-    ]
+    s, t = question.languages
+    sets = neuron_sets(selection[s] | selection[t], shared, generator)
+    controls: dict[str, Sources] = {**question.controls}
+    several = {SEVERAL: question.several} if len(question.several) > 1 else {}
+    put = partial(interp.patch, model, question.source, question.target.prompt, question.answers)
     return [
-        patch(
-            model,
-            each.source,
-            each.target.prompt,
-            each.answers,
-            parts,
-            layers,
-            at,
-            {**each.controls, **more},
-            drawn,
-        )
-        for parts, layers, at, more, drawn in plans
+        put("resid_post", "each", "last", controls, generator),
+        put("resid_post", "from", question.target.texts, controls | several, generator),
+        put(sets, "all", "last", controls),
     ]
 
 
@@ -144,33 +128,31 @@ def neuron_sets(
     shared: Bool[Tensor, "layer neuron"],
     generator: torch.Generator,
 ) -> Parts:
-    """Neurons of both languages, those that fire in all, and what they are compared with."""
-    found: dict[str, Any] = {}
+    """Neurons of both languages, neurons that fire in all, and their controls."""
+    sets: dict[str, Any] = {}
     for name, chosen in (("language", language), ("all-shared", shared)):
         if chosen.any():
-            found[f"{name} neurons"] = chosen
-            found[f"random {name} neurons"] = as_many(chosen, generator)
-    found["all other neurons"] = ~language
-    found["all neurons"] = "post"
-    return found
+            sets[f"{name} neurons"] = chosen
+            sets[f"random {name} neurons"] = as_many(chosen, generator)
+    return sets | {"all other neurons": ~language, "all neurons": "post"}
 
 
 def as_many(
     chosen: Bool[Tensor, "layer neuron"], generator: torch.Generator
 ) -> Bool[Tensor, "layer neuron"]:
-    """As many other neurons of each layer; of any neurons, where more than half are chosen."""
-    if 2 * chosen.sum(dim=1).max() <= chosen.shape[1]:
-        return random_matching(chosen, generator)
-    return random_units(torch.ones_like(chosen), chosen.sum(dim=1), generator)
+    """As many other neurons per layer; any neurons, where more than half of a layer are chosen."""
+    size = chosen.sum(dim=1)
+    pool = ~chosen if 2 * size.max() <= chosen.shape[1] else torch.ones_like(chosen)
+    return random_units(pool, size, generator)
 
 
-def rows_of(number: int, each: Crossing, result: PatchingResult) -> pd.DataFrame:
-    """The share of each cell, and what has moved, for every source, part and layer."""
+def rows_of(number: int, question: Crossing, result: PatchingResult) -> pd.DataFrame:
+    """The share of each cell, and what moved, for every source, part and layer."""
     cells = result.log_probability.softmax(dim=-1)[:, :, :, 0]
     moved = {}
     for name, cells_of in (("concept", CONCEPT), ("language", LANGUAGE)):
-        some = [cell for cell in cells_of if cell in result.answers]
-        moved[name] = result.share(some)[..., 0] - result.unpatched_share(some)
+        present = [cell for cell in cells_of if cell in result.answers]
+        moved[name] = result.share(present)[..., 0] - result.unpatched_share(present)
     values = dict(zip(result.answers, cells.unbind(dim=-1), strict=True))
     values |= {f"{name} moved": values for name, values in moved.items()}
     values |= {"language - concept": moved["language"] - moved["concept"]}
@@ -180,10 +162,10 @@ def rows_of(number: int, each: Crossing, result: PatchingResult) -> pd.DataFrame
     columns |= {name: rearrange(value, by_cell) for name, value in values.items()}
     axes = {
         "question": [number],
-        "s": [each.languages[0]],
-        "t": [each.languages[1]],
-        "relation": [each.relation],
-        "facts": ["held_out" if each.held_out else "told"],
+        "s": [question.languages[0]],
+        "t": [question.languages[1]],
+        "relation": [question.relation],
+        "facts": ["held_out" if question.held_out else "told"],
         "source": result.sources,
         "part": result.parts,
         "at": ["last" if result.spans == ("last",) else "subject"],
@@ -198,55 +180,48 @@ QUANTITIES = (*CELLS, "concept moved", "language moved", "language - concept")
 
 
 def averages(prompts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means over prompts with intervals over relations, and the verdict of each; no row where all
-    are of one relation."""
+    """Means over prompts, intervals over relations, and verdicts; no row for a single relation."""
     rows = []
     groups_of: Any = prompts.groupby(list(by), sort=False)
-    for key, some in groups_of:
-        names: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
-        if some["relation"].nunique() < 2:
+    for key, part in groups_of:
+        if part["relation"].nunique() < 2:
             continue
-        values = torch.tensor(some[list(QUANTITIES)].to_numpy())
-        found = mean_over_examples(values, groups(some["relation"]))
-        row = dict(zip(by, names, strict=True)) | {"prompts": len(some)}
+        values = torch.tensor(part[list(QUANTITIES)].to_numpy())
+        mean = mean_over_examples(values, group_numbers(part["relation"].tolist()))
+        row = dict(zip(by, key, strict=True)) | {"prompts": len(part)}
         for n, name in enumerate(QUANTITIES):
-            row |= {name: found.value[n].item()}
-            row |= {f"{name} low": found.low[n].item(), f"{name} high": found.high[n].item()}
-        rows.append(row | {"verdict": verdict(found.low[-3:], found.high[-3:])})
+            row |= {name: mean.value[n].item()}
+            row |= {f"{name} low": mean.low[n].item(), f"{name} high": mean.high[n].item()}
+        rows.append(row | {"verdict": verdict(mean.low[-3:], mean.high[-3:])})
     columns = [name + end for name in QUANTITIES for end in ("", " low", " high")]
     return pd.DataFrame(rows, columns=[*by, "prompts", *columns, "verdict"])
 
 
-def groups(names: pd.Series) -> Int64[Tensor, " example"]:
-    return torch.tensor(pd.factorize(names)[0])
-
-
 def verdict(low: Float64[Tensor, " moved"], high: Float64[Tensor, " moved"]) -> str:
-    """What the intervals of concept moved, language moved and their difference say together."""
+    """From the intervals of concept moved, language moved, and their difference."""
     if low[0] <= 0 and low[1] <= 0:
         return "neither moves"
     if low[2] > 0:
         return "the language moves further"
     if high[2] < 0:
         return "the concept moves further"
-    return "they move together" if low[0] > 0 and low[1] > 0 else "not told apart"
+    return "they move together" if low[0] > 0 and low[1] > 0 else "cannot tell"
 
 
 def moved_rows(table: pd.DataFrame, facts: str) -> pd.DataFrame:
-    """For the heat map: what is moved in the residual stream, by layer and place."""
+    """For the heat map: what moves in the residual stream, by layer and position."""
     stream: Any = table[(table["part"] == "resid_post") & (table["facts"] == facts)]
     tables = []
     for at, (source, what) in product(
         ("last", "subject"),
         (("source", "concept"), ("source", "language"), ("another concept in s", "concept")),
     ):
-        some = stream[(stream["at"] == at) & (stream["source"] == source)]
+        rows = stream[(stream["at"] == at) & (stream["source"] == source)]
         control = "" if source == "source" else " (control)"
-        mine = pd.DataFrame({"layer": some["layer"].astype(int)})
-        mine.insert(0, "row", f"{at}: {what}{control}")
+        columns = {"row": f"{at}: {what}{control}", "layer": rows["layer"].astype(int)}
         for name, end in (("moved", ""), ("low", " low"), ("high", " high")):
-            mine[name] = some[f"{what} moved{end}"]
-        tables.append(mine)
+            columns[name] = rows[f"{what} moved{end}"]
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -269,21 +244,22 @@ def main(config: Config, record: Record) -> None:
     model = record.open(study)
     stats, _ = study.statistics(model)
     selection = interp.select_by_entropy(stats, config.fraction)
-    tasks = align_tasks([read_task(config.facts, code) for code in study.languages])
-    answered = answer(model, tasks)
-    asked, counts = crossings(
-        model, answered, config.n_told, config.n_held_out, random.Random(study.seed)
+    tasks = interp.text.align_tasks(
+        [interp.read_task(config.facts, code) for code in study.languages]
     )
+    answered = answer(model, tasks)
+    limits, generator = (config.n_told, config.n_held_out), random.Random(study.seed)
+    questions, counts = crossings(model, answered, *limits, generator)
     print(counts, flush=True)
-    if not asked:
-        raise ValueError("No pair of facts is known in two languages: nothing can be patched.")
+    if not questions:
+        raise ValueError("The model knows no pair of facts in two languages: nothing to patch.")
     generator = torch.Generator().manual_seed(study.seed)
     tables = []
-    for number, each in enumerate(tqdm(asked, "questions")):
-        a, b = each.facts
+    for number, question in enumerate(tqdm(questions, "questions")):
+        a, b = question.facts
         shared = answered.shared[a] | answered.shared[b]
-        results = patched(model, each, selection, shared, generator)
-        tables += [rows_of(number, each, result) for result in results]
+        results = patched(model, question, selection, shared, generator)
+        tables += [rows_of(number, question, result) for result in results]
     prompts, known = pd.concat(tables, ignore_index=True), pd.DataFrame(known_rows(answered))
     where = ["part", "at", "source", "layer"]
     table = averages(prompts, ["facts", *where])

@@ -1,16 +1,16 @@
-"""Small models whose language neurons were built in, beside decoys, and the text they read.
+"""Small models with built-in language neurons and decoys, and the text they read.
 
-Nobody knows which neurons of a trained model are language neurons. Here the weights are written by
-hand and the answer is known. A neuron's gate sees each word through a random direction; a language
-neuron's gate also sees whose word it is, and the *effect size* is how far apart that puts its own
-language's words and those of others, in standard deviations of the rest. It fires on words of its
-language with probability Φ(effect / 2 - threshold), on those of others with Φ(-effect / 2 -
-threshold), and on words that languages share with Φ(-threshold). At zero it is a background neuron:
-its threshold is drawn as theirs are.
+Nobody knows the language neurons of a trained model. Here the weights are written by hand, so the
+answer is known. A neuron's gate reads each word through a random direction; a language neuron's
+gate also reads the word's language. The *effect size* is how far apart that puts the words of its
+own language and those of others, in standard deviations of the rest. The neuron fires on words of
+its language with probability Φ(effect / 2 - threshold), on those of others with Φ(-effect / 2 -
+threshold), and on shared words with Φ(-threshold). At effect zero it is a background neuron, with a
+threshold from the same distribution.
 
-A language has some hundred words of very different frequency, so by the accident of its vocabulary
-every neuron fires more in some language than in others, however long the text. That is what an
-effect has to stand out from, and more text does not help.
+A language has some hundred words with a wide range of frequencies, so by chance of vocabulary every
+neuron fires more in some languages than in others. An effect has to stand out from that, and more
+text does not help.
 """
 
 import math
@@ -37,18 +37,18 @@ from experiments.planted_languages import (
 )
 
 KINDS = ("background", "language", "busy", "rare", "script", "domain", "position")
-"""What a neuron is: nothing in particular, planted, or one of five decoys."""
+"""Kinds of neurons: background, planted, or one of five decoys."""
 
 DECOYS = KINDS[2:]
-"""Neurons that a selector may take for language neurons: they are merely busy, merely rare, or
-driven by a script, by a domain, or by how far on in the text a word stands."""
+"""Neurons that a selector may mistake for language neurons: merely busy, merely rare, or driven by
+a script, a domain, or a word's position in the text."""
 
 # ---------------------------------------------------------------- the model
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What was built in."""
+    """The built-in neurons."""
 
     selection: interp.NeuronSelection
     """The planted neurons of each language."""
@@ -57,17 +57,17 @@ class Truth:
     """Index into `KINDS`."""
 
     threshold: Float64[Tensor, "layer neuron"]
-    """What a gate must overcome to fire, in standard deviations of what words give it."""
+    """What a gate's input must exceed to fire, in its standard deviations over words."""
 
     effect: float
-    """How far apart a planted neuron's gate holds its own language's words and those of others, in
-    the same unit."""
+    """Distance, in the same unit, that a planted neuron's gate puts between words of its language
+    and words of others."""
 
     def is_kind(self, name: str) -> Bool[Tensor, "layer neuron"]:
         return self.kind == KINDS.index(name)
 
     def firing_probability(self) -> tuple[float, float]:
-        """Of planted neurons, on words of their own language and on others, on average."""
+        """Of planted neurons on average, on words of their own language and on others."""
         threshold = self.threshold[self.is_kind("language")]
         normal = torch.distributions.Normal(0.0, 1.0)
         half = self.effect / 2
@@ -77,17 +77,17 @@ class Truth:
 
 @dataclass(frozen=True)
 class Planted:
-    """A model with neurons built in, and all that is known about it."""
+    """A model with built-in neurons, and all that is known about it."""
 
     model: interp.NeuronModel
     truth: Truth
     words: Words
 
     vectors: Float64[Tensor, "word feature"]
-    """What each word puts into the residual stream, before it is rotated."""
+    """The residual stream of each word, before rotation."""
 
     gates: Float64[Tensor, "layer neuron feature"]
-    """What each gate reads of it."""
+    """The direction that each gate reads, before rotation."""
 
 
 def plant(
@@ -99,14 +99,14 @@ def plant(
 ) -> Planted:
     """Write a Llama checkpoint into `folder` and open it.
 
-    Models of one seed differ in the effect alone, and in the kinds of `decoys` that they have:
-    where one is left out, the neuron in its place is a background neuron.
+    Models with the same seed differ only in the effect and in their `decoys`: background neurons
+    replace the kinds that are left out.
 
-    The one attention that is not idle, in the first layer, takes the mean of all words so far. It
-    adds what they are at random (so that a neuron's firing depends on context), and the share of
-    the beginning-of-text token, which says how far on a word is. A planted neuron adds the
-    direction that makes all words of its language likelier, any other neuron a random one of the
-    same length. So switching a planted neuron off costs its language, as far as it fires there.
+    Only the first layer's attention is active. It takes the mean of all words so far and adds their
+    random parts (so that firing depends on context) and the share of the beginning-of-text token
+    (which gives a word's position). A planted neuron writes the direction that makes all words of
+    its language likelier, any other neuron a random direction of the same norm. So switching a
+    planted neuron off costs its language, as far as it fires there.
     """
     words = make_words(design)
     vectors = _word_vectors(design, words, generator)
@@ -120,8 +120,8 @@ def plant(
     linear[..., features["constant"]] = rearrange(sign, "layer neuron -> layer neuron 1")
     linear[..., features["noise"]] = 0.5 * noise / math.sqrt(design.n_noise)
 
-    # Planted neurons write what their sign turns into their own language's direction, so that
-    # the output of half of them is negative where they fire, as it is with all others.
+    # Planted neurons write their language's direction times their sign, so that the output of half
+    # of them is negative where they fire, as with all other neurons.
     n = len(design.languages)
     written = torch.zeros(shape, dtype=torch.float64)
     direction = torch.randn(*shape[:2], 2 * n, generator=generator, dtype=torch.float64)
@@ -138,19 +138,19 @@ def plant(
 
     # Rotated, so that no feature is a coordinate of the residual stream.
     drawn = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
-    turn = torch.linalg.qr(drawn)[0]
-    state = {"model.embed_tokens.weight": vectors @ turn, "lm_head.weight": unembed @ turn}
+    rotation = torch.linalg.qr(drawn)[0]
+    state = {"model.embed_tokens.weight": vectors @ rotation, "lm_head.weight": unembed @ rotation}
     state["model.norm.weight"] = torch.ones(n_features)
     for layer in range(design.n_layers):
         zero, first = torch.zeros_like(mix), layer == 0
         parts = {"self_attn.q_proj": zero, "self_attn.k_proj": zero}  # all words count alike
-        parts |= {"self_attn.v_proj": mix @ turn if first else zero}
-        parts |= {"self_attn.o_proj": turn.T.contiguous() if first else zero}
-        parts |= {"mlp.gate_proj": gates[layer] @ turn, "mlp.up_proj": linear[layer] @ turn}
-        parts |= {"mlp.down_proj": (written[layer] @ turn).T.contiguous()}
+        parts |= {"self_attn.v_proj": mix @ rotation if first else zero}
+        parts |= {"self_attn.o_proj": rotation.T.contiguous() if first else zero}
+        parts |= {"mlp.gate_proj": gates[layer] @ rotation, "mlp.up_proj": linear[layer] @ rotation}
+        parts |= {"mlp.down_proj": (written[layer] @ rotation).T.contiguous()}
         parts |= {"input_layernorm": torch.ones(n_features)}
         parts |= {"post_attention_layernorm": torch.ones(n_features)}
-        state |= {f"model.layers.{layer}.{name}.weight": each for name, each in parts.items()}
+        state |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
     _save(design, words, state, folder)
     return Planted(interp.load(folder), truth, words, vectors, gates)
 
@@ -158,23 +158,23 @@ def plant(
 def _unembedding(
     design: Design, words: Words, generator: torch.Generator
 ) -> Float64[Tensor, "word feature"]:
-    """How likely each word is anyway, and by what neurons write."""
+    """Logits of each word: its frequency, and what neurons write."""
     n, features = len(design.languages), design.features
     unembed = torch.zeros(len(words.text), design.d_model, dtype=torch.float64)
     share = domain_shares(design) / n
     frequency = einsum(words.frequency, share, "language domain word, language domain -> word")
     unembed[:, features["constant"]] = rearrange(frequency.clamp_min(1e-9).log(), "word -> word 1")
-    places = features["write"]
-    unembed[:, places.start : places.start + n] = words.speaks.double()
+    write = features["write"]
+    unembed[:, write.start : write.start + n] = words.speaks.double()
     random = torch.randn(len(words.text), n, generator=generator, dtype=torch.float64)
-    unembed[:, places.start + n : places.stop] = 0.3 * random
+    unembed[:, write.start + n : write.stop] = 0.3 * random
     return unembed
 
 
 def _word_vectors(
     design: Design, words: Words, generator: torch.Generator
 ) -> Float64[Tensor, "word feature"]:
-    """A constant, what the word is, a random direction of length √n_noise; all equally long."""
+    """A constant, the word's properties, a random direction of norm √n_noise; all of equal norm."""
     features = design.features
     vectors = torch.zeros(len(words.text), design.d_model, dtype=torch.float64)
     vectors[:, features["constant"]] = 1
@@ -200,7 +200,7 @@ def _neurons(
     generator: torch.Generator,
     decoys: Collection[str],
 ) -> tuple[Truth, Float64[Tensor, "layer neuron feature"]]:
-    """Where the neurons of each kind are, and what their gates read."""
+    """The neurons of each kind, and the directions that gates read."""
     _check(design, decoys)
     features, n = design.features, len(design.languages)
     n_neurons = design.n_layers * design.d_mlp
@@ -213,24 +213,24 @@ def _neurons(
     order = iter(torch.randperm(n_neurons, generator=generator).tolist())
 
     def next_of(name: str, number: int) -> list[int]:
-        """Their places, which are taken up even where such neurons are left out."""
-        places = [next(order) for _ in range(number)]
+        """Indices of new neurons; they are used up even for decoys that are left out."""
+        indices = [next(order) for _ in range(number)]
         if name in DECOYS and name not in decoys:
             return []
-        kind[places] = KINDS.index(name)
-        return places
+        kind[indices] = KINDS.index(name)
+        return indices
 
-    def shifted(name: str, each: int, number: int, by: float) -> list[int]:
-        places = next_of(name, number)
-        gates[places, features[name]] = -by / 2
-        gates[places, features[name].start + each] = by / 2
-        return places
+    def shifted(name: str, group: int, number: int, by: float) -> list[int]:
+        indices = next_of(name, number)
+        gates[indices, features[name]] = -by / 2
+        gates[indices, features[name].start + group] = by / 2
+        return indices
 
     for row in range(n):
         mask[row, shifted("language", row, design.planted, effect)] = True
         shifted("domain", row, design.decoys, design.decoy_effect)
         middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
-        # One word, and nothing else.
+        # Each rare neuron fires on a single word.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
         words_seen = vectors[chosen[: len(rare)], features["noise"]]
         noise[rare] = words_seen / math.sqrt(design.n_noise)
@@ -239,30 +239,29 @@ def _neurons(
         shifted("script", row, design.decoys, design.decoy_effect)
     threshold[next_of("busy", design.decoys)] = -2
     first = next_of("position", design.decoys)
-    # The beginning of text is a half, a third, a quarter, ... of what was read so far.
+    # The beginning of text is a half, a third, a quarter, ... of the words so far.
     gates[first, features["position"]], threshold[first] = 8, 8 * 0.3
     noise[first] *= 0.3
     gates[:, features["noise"]] = noise
     gates[:, features["constant"]] = rearrange(-threshold, "neuron -> neuron 1")
 
-    def by_layer(each: Tensor) -> Tensor:
-        parts = {"layer": design.n_layers}
-        return rearrange(each, "... (layer neuron) -> ... layer neuron", **parts)
-
-    selection = interp.NeuronSelection(by_layer(mask), design.languages)
-    truth = Truth(selection, by_layer(kind), by_layer(threshold), effect)
-    parts = {"layer": design.n_layers}
-    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **parts)
+    axes = {"layer": design.n_layers}
+    mask, kind, threshold = (
+        rearrange(x, "... (layer neuron) -> ... layer neuron", **axes)
+        for x in (mask, kind, threshold)
+    )
+    truth = Truth(interp.NeuronSelection(mask, design.languages), kind, threshold, effect)
+    return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **axes)
 
 
 def _check(design: Design, decoys: Collection[str]) -> None:
     if unknown := sorted(set(decoys) - set(DECOYS)):
-        raise ValueError(f"{', '.join(unknown)}: no decoys; there are {', '.join(DECOYS)}.")
+        raise ValueError(f"{', '.join(unknown)} are no decoys; choose among {', '.join(DECOYS)}.")
     n, n_neurons = len(design.languages), design.n_layers * design.d_mlp
     needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
     if 2 * needed > n_neurons:
         raise ValueError(
-            f"{needed} neurons are to be planted, decoys included, and there are {n_neurons:,}: "
+            f"{needed} planted neurons and decoys are more than half of {n_neurons:,} neurons: "
             "leave half of them as background."
         )
 
@@ -283,7 +282,7 @@ def _save(design: Design, words: Words, state: Mapping[str, Tensor], folder: Pat
     )
     with torch.random.fork_rng(devices=[]):
         model = transformers.LlamaForCausalLM(config)
-    model.load_state_dict({name: each.float() for name, each in state.items()})
+    model.load_state_dict({name: weight.float() for name, weight in state.items()})
     model.save_pretrained(folder)
     vocabulary = {word: id for id, word in enumerate(words.text)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -296,7 +295,7 @@ def _save(design: Design, words: Words, state: Mapping[str, Tensor], folder: Pat
 def read_text(
     design: Design, planted: Planted, n_sentences: int, generator: torch.Generator
 ) -> interp.Corpora:
-    """New text of all languages, one sentence per row, each after a beginning-of-text token."""
+    """New text of all languages, one sentence per row, after a beginning-of-text token."""
     text = write_text(design, planted.words, n_sentences, generator)
     return interp.read_sentences(
         text,

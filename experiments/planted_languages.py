@@ -1,6 +1,6 @@
-"""The languages that planted models read: made-up words of very different frequency.
+"""The synthetic languages of planted models: made-up words with a wide range of frequencies.
 
-How planted models are made of them says experiments/planted.py.
+experiments/planted.py makes the models.
 """
 
 from dataclasses import dataclass
@@ -15,34 +15,34 @@ BOS = SPECIAL.index("<bos>")
 
 @dataclass(frozen=True)
 class Design:
-    """Everything that makes planted models what they are, but the effect size and the seed."""
+    """All settings of planted models but the effect size and the seed."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """Labels only, since the library asks for ISO codes: the languages are synthetic. The first
-    two share a script, and so do the next two, and so on. The last has short sentences."""
+    """Labels only, since the library asks for ISO codes: the languages are synthetic. Successive
+    pairs share a script. The last language has short sentences."""
 
     n_layers: int = 4
     d_model: int = 128
     d_mlp: int = 512
 
     n_noise: int = 64
-    """Dimensions in which words lie at random."""
+    """Dimensions of the random part of word vectors."""
 
     planted: int = 12
     """Language neurons per language."""
 
     decoys: int = 12
-    """Neurons that are busy, and at the first words; per language, that are rare; per script; per
-    domain."""
+    """Decoys of each kind: busy and position, in all; rare, per language; script and domain, for
+    each of these."""
 
     decoy_effect: float = 4.0
-    """Of script and domain neurons, in the unit of the effect size."""
+    """Effect size of script and domain neurons."""
 
     context: float = 0.5
-    """Weight, beside the word itself, of the mean of all words up to it."""
+    """Weight of the mean of all words so far, relative to the word itself."""
 
     write: float = 0.1
-    """Length of what a neuron adds to the residual stream, for an output of one."""
+    """Norm of what a neuron adds to the residual stream at an output of one."""
 
     general_words: int = 150
     """Words of a language that occur in every domain."""
@@ -51,13 +51,13 @@ class Design:
     """Words of a language that occur in one domain; there are as many domains as languages."""
 
     script_words: int = 40
-    """Words that the languages of a script have in common."""
+    """Words shared by the languages of a script."""
 
     common_words: int = 30
-    """Words of all languages, as digits and punctuation are."""
+    """Words shared by all languages, like digits and punctuation."""
 
     own_domain: float = 0.5
-    """Share of a language's sentences in its favourite domain; the others have equal shares."""
+    """Share of a language's sentences in its favorite domain; the others have equal shares."""
 
     sentences: int = 500
     """Per language, for the statistics."""
@@ -65,9 +65,9 @@ class Design:
     def __post_init__(self) -> None:
         if len(self.languages) % 2 or len(self.languages) < 4:
             raise ValueError(
-                f"{len(self.languages)} languages are no two pairs or more: give 4, 6, 8, ..."
+                f"{len(self.languages)} languages do not make two pairs or more: give 4, 6, 8, ..."
             )
-        if (needed := self._n_features) > self.d_model:
+        if (needed := self.features["filler"].stop) > self.d_model:
             raise ValueError(
                 f"{needed} dimensions are needed and d_model is {self.d_model}: raise it, or lower "
                 f"n_noise ({self.n_noise})."
@@ -75,28 +75,24 @@ class Design:
 
     @property
     def scripts(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of languages that share one."""
+        """The pairs of languages that share a script."""
         return tuple(zip(self.languages[::2], self.languages[1::2], strict=True))
 
     @property
     def features(self) -> dict[str, slice]:
-        """What the residual stream holds, before it is rotated: where in it each feature is.
+        """Slices of the residual stream, before rotation.
 
-        Gates read what is before `write`; neurons write there, and only the unembedding reads it,
-        so that layers do not disturb each other. `filler` gives all words one length.
+        Gates read the features before `write`; neurons write to `write`, which only the unembedding
+        reads, so that layers do not interact. `filler` gives all words the same norm.
         """
         n = len(self.languages)
         sizes = {"constant": 1, "bos": 1, "position": 1, "language": n, "script": n // 2}
         sizes |= {"domain": n, "noise": self.n_noise, "write": 2 * n, "filler": 1}
-        places, start = {}, 0
+        slices, start = {}, 0
         for name, size in sizes.items():
-            places[name] = slice(start, start + size)
+            slices[name] = slice(start, start + size)
             start += size
-        return places
-
-    @property
-    def _n_features(self) -> int:
-        return self.features["filler"].stop
+        return slices
 
 
 # ---------------------------------------------------------------- the languages
@@ -104,34 +100,34 @@ class Design:
 
 @dataclass(frozen=True)
 class Words:
-    """The vocabulary of all languages; a word's place is its token id."""
+    """The vocabulary of all languages; a word's index is its token id."""
 
     text: tuple[str, ...]
     """Special tokens first."""
 
     speaks: Bool[Tensor, "word language"]
-    """Whether the word is of this language and no other."""
+    """Whether the word belongs to this language alone."""
 
     script: Bool[Tensor, "word script"]
-    """Whether it is written in this script, which holds for the words of its languages."""
+    """Whether the word is written in this script, as are all words of its languages."""
 
     domain: Bool[Tensor, "word domain"]
-    """Whether it occurs in this domain only."""
+    """Whether the word occurs in this domain alone."""
 
     frequency: Float64[Tensor, "language domain word"]
-    """Share of the words in sentences of a language on a domain."""
+    """Share of each word in a language's sentences on a domain."""
 
     def of_middling_frequency(self, row: int) -> Int64[Tensor, " word"]:
-        """Of a language's words in every domain, the middle third."""
+        """The middle third, by frequency, of the words that a language uses in every domain."""
         general = (self.speaks[:, row] & ~self.domain.any(dim=1)).nonzero().flatten()
         return general[len(general) // 3 : 2 * len(general) // 3]
 
 
 def make_words(design: Design) -> Words:
-    """The words, and how often each is used: by Zipf's law (Mandelbrot's form) within each group.
+    """The words and their frequencies: the Zipf-Mandelbrot law within each group.
 
-    A twentieth of a sentence are common words, a tenth words of the script, and of the rest half
-    are on its domain.
+    5 % of a sentence's words are common to all languages, 10 % belong to the script, and half of
+    the rest to its domain.
     """
     n = len(design.languages)
     text: list[str] = list(SPECIAL)
@@ -155,23 +151,24 @@ def make_words(design: Design) -> Words:
         weight = 1 / (torch.arange(len(groups[group])).double() + 5)
         frequency[where][..., groups[group]] += share * weight / weight.sum()
 
-    every = slice(None)
-    use((every, every), ("common",), 0.05)
+    anywhere = slice(None)
+    use((anywhere, anywhere), ("common",), 0.05)
     for row, code in enumerate(design.languages):
-        pair = design.scripts[row // 2]
-        use((row, every), ("script", *pair), 0.1)
-        use((row, every), ("general", code), 0.425)
-        script[groups["script", *pair], row // 2] = True
-        for group in (("general", code), *(("domain", code, str(each)) for each in range(n))):
+        general, of_script = ("general", code), ("script", *design.scripts[row // 2])
+        domains = [("domain", code, str(domain)) for domain in range(n)]
+        use((row, anywhere), of_script, 0.1)
+        use((row, anywhere), general, 0.425)
+        script[groups[of_script], row // 2] = True
+        for group in (general, *domains):
             speaks[groups[group], row] = script[groups[group], row // 2] = True
-        for each in range(n):
-            use((row, each), ("domain", code, str(each)), 0.425)
-            on_domain[groups["domain", code, str(each)], each] = True
+        for domain, group in enumerate(domains):
+            use((row, domain), group, 0.425)
+            on_domain[groups[group], domain] = True
     return Words(tuple(text), speaks, script, on_domain, frequency)
 
 
 def domain_shares(design: Design) -> Float64[Tensor, "language domain"]:
-    """Share of a language's sentences on each domain: the i-th language's favourite is the i-th."""
+    """Share of a language's sentences on each domain: language i favors domain i."""
     n = len(design.languages)
     rest = (1 - design.own_domain) / (n - 1)
     shares = torch.full((n, n), rest, dtype=torch.float64)
@@ -181,7 +178,7 @@ def domain_shares(design: Design) -> Float64[Tensor, "language domain"]:
 def write_text(
     design: Design, words: Words, n_sentences: int, generator: torch.Generator
 ) -> dict[str, list[str]]:
-    """Sentences of 8 to 24 words, in the last language 5 to 14; each is on one domain."""
+    """Sentences of 8 to 24 words (5 to 14 in the last language), each on one domain."""
     shares, text = domain_shares(design), {}
     for row, code in enumerate(design.languages):
         low, high = (5, 14) if code == design.languages[-1] else (8, 24)

@@ -2,13 +2,12 @@
 
     python -m experiments.read_published_masks --masks FOLDER     # seconds; no model is needed
 
-Reads   FOLDER/<model>.neuron.pth, the authors' files; `MODELS` are those whose size is known
+Reads   FOLDER/<model>.neuron.pth, the authors' files, of the models in `MODELS`
 Writes  results/read_published_masks/sizes.csv (a row per model and language), pairs.csv (a row per
         model and two languages), claims.json
 
-A mask is a list of neurons, so everything here is counted without error; chance is that of as many
-random neurons in every layer. The files name neither languages nor sizes: both are known from the
-models.
+Everything is counted without error, since a mask is a list of neurons. Chance is a random set of
+the same size per layer. The files name neither languages nor sizes: `MODELS` does.
 """
 
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ MODELS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "Mistral-7B": (SIX, 14336),
     "Phi-2": (SIX, 10240),
 }
-"""The languages of a file, in its order, and the neurons of a layer."""
+"""Model → the languages of its file, in order, and the neurons per layer."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +44,31 @@ class Config:
     """Folder of the authors' files."""
 
     fraction: float = 0.01
-    """Of all neurons, that the authors selected."""
+    """Of all neurons, selected by the authors."""
 
     out: Path = Path("results/read_published_masks")
     """Folder for the tables and claims."""
 
 
 def read_masks(folder: Path) -> dict[str, interp.NeuronSelection]:
-    """The masks of the folder by model; files of other models are named and left out."""
+    """The masks of the folder by model; files of other models are reported and left out."""
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is missing: give the folder of the published .pth files."
-        )
+        raise FileNotFoundError(f"{folder} is missing: give the folder of published .pth files.")
     known = {model.lower(): model for model in MODELS}
-    found = {}
+    masks = {}
     for file in sorted(folder.glob("*.pth")):
         model = known.get(file.name.removesuffix(".pth").removesuffix(".neuron").lower())
         if model is None:
-            print(f"{file.name} is left out: its model is none of {', '.join(MODELS)}.")
+            print(f"{file.name} is left out: its model is not among {', '.join(MODELS)}.")
         else:
-            found[model] = interp.NeuronSelection.from_lape_pth(file, *MODELS[model])
-    if not found:
+            masks[model] = interp.NeuronSelection.from_lape_pth(file, *MODELS[model])
+    if not masks:
         raise ValueError(f"{folder} holds no mask of {', '.join(MODELS)}: give another folder.")
-    return {model: found[model] for model in MODELS if model in found}
+    return {model: masks[model] for model in MODELS if model in masks}
 
 
 def shares(selection: interp.NeuronSelection) -> dict[str, list[float]]:
-    """Share of each language's neurons, and last of all of them, that are in some of the layers."""
+    """Share of each language's neurons in some of the layers; in the last row, of all neurons."""
     profile = torch.cat([selection.layer_profile(), selection.union().sum(dim=1, keepdim=True).mT])
     share = profile.double() / profile.sum(dim=1, keepdim=True)
     quarter = selection.n_layers // 4
@@ -84,8 +81,8 @@ def shares(selection: interp.NeuronSelection) -> dict[str, list[float]]:
 
 def exclusive(selection: interp.NeuronSelection) -> float:
     """Share of the selected neurons that belong to one language alone."""
-    number = selection.languages_per_neuron()
-    return ((number == 1).sum() / (number > 0).sum()).item()
+    n_languages = selection.languages_per_neuron()
+    return ((n_languages == 1).sum() / (n_languages > 0).sum()).item()
 
 
 def sizes_of(model: str, selection: interp.NeuronSelection) -> pd.DataFrame:
@@ -96,24 +93,23 @@ def sizes_of(model: str, selection: interp.NeuronSelection) -> pd.DataFrame:
         "neurons": list(selection.counts().values()),
         "of_no_other": alone.sum(dim=(1, 2)).tolist(),
     }
-    return pd.DataFrame(rows | {name: each[:-1] for name, each in shares(selection).items()})
+    return pd.DataFrame(rows | {name: share[:-1] for name, share in shares(selection).items()})
 
 
 def rank(pairs: Table, *wanted: tuple[str, str]) -> int:
-    """The best place of these pairs among all, the largest Jaccard first."""
+    """The best rank of these pairs among all, by Jaccard index; 1: the largest."""
     order = pairs.sort_values("jaccard", ascending=False)[["language", "other"]].to_numpy().tolist()
-    places = [order.index(list(pair)) for pair in wanted if list(pair) in order]
-    return 1 + min(places)
+    return 1 + min(order.index(list(pair)) for pair in wanted if list(pair) in order)
 
 
 def measures(
     selection: interp.NeuronSelection, pairs: Table, fraction: float
 ) -> dict[str, Measurement | None]:
-    """What a mask alone can tell about the claims of the paper."""
+    """What a mask alone says about the claims of the paper."""
     n_layers = selection.n_layers
     expected = round(fraction * n_layers * selection.n_units)
     random = selection.random_like(torch.Generator().manual_seed(0))
-    where = {name: each[-1] for name, each in shares(selection).items()}
+    where = {name: share[-1] for name, share in shares(selection).items()}
     size = float(abs(int(selection.union().sum()) - expected))
     return {
         "size": Measurement(size, words={"expected": f"{expected:,}"}),
@@ -134,13 +130,11 @@ def main(config: Config, record: Record) -> None:
     for model, selection in read_masks(config.masks).items():
         sizes.append(sizes_of(model, selection))
         overlap: Table = selection.overlap_frame()
-        two = overlap[overlap["language"] != overlap["other"]].assign(model=model)
-        pairs.append(two)
-        measured = measures(selection, two, config.fraction)
-        on, named = f"{model}, the published mask", f"{model}-{{claim}}"
-        record.judge("read_published_masks", measured, on, named)
-    tables = {"sizes": pd.concat(sizes, ignore_index=True)}
-    tables |= {"pairs": pd.concat(pairs, ignore_index=True)}
+        pairs.append(overlap[overlap["language"] != overlap["other"]].assign(model=model))
+        measured = measures(selection, pairs[-1], config.fraction)
+        on, name = f"{model}, the published mask", f"{model}-{{claim}}"
+        record.judge("read_published_masks", measured, on, name)
+    tables = {"sizes": pd.concat(sizes), "pairs": pd.concat(pairs)}
     record.tables(tables)
     for table in tables.values():
         print(f"\n{table.to_string(index=False, float_format='%.3f')}")

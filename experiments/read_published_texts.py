@@ -2,15 +2,15 @@
 
     python -m experiments.read_published_texts --texts FILE     # a minute; no model is needed
 
-Reads   FILE: a line of JSON (or of gzipped JSON) for each text that bloom-560m wrote from nothing,
-        with its `language` (the one asked for), `units` (how many were held), `kind` ("both" ends,
-        or the "top" or "bottom" half of 2000 units), `seed` and `text`, as in the authors' CSVs
+Reads   FILE: a line of JSON, perhaps gzipped, for each unconditional sample of bloom-560m, with its
+        `language` (the one requested), `units` (how many were held), `kind` ("both" ends, or the
+        "top" or "bottom" half of 2000 units), `seed` and `text`, as in the authors' CSVs
 Writes  results/read_published_texts/rates.csv (a row per setting and language), claims.json
 
-What is written with no unit held stands under English and is compared with every language. Texts
-of one seed are compared with each other. They were written without random units as a control; two
-units, of 221,184, stand in for one. Good texts are those that are long enough and do not repeat
-themselves: the model that would find broken ones unlikely is not here.
+Texts with no unit held are filed under English and compared with every language. Comparisons are
+paired by seed. The authors have no control with random units; two units, of 221,184, replace it. A
+text is good if it is long enough and does not repeat itself; its likelihood is not checked, since
+no model is loaded.
 """
 
 import gzip
@@ -29,7 +29,7 @@ from interp.inference.claims import Measurement
 from interp.plots.style import Table
 
 NONE, CONTROL, FEW, MANY, NEARLY_ALL = (0, 2, 2000, 20_000, 200_000)
-"""Numbers of units that are compared; half from each end."""
+"""Numbers of units, half from each end."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +44,41 @@ class Config:
 
 
 def read_texts(path: Path) -> Table:
-    """A row for each text, with the language it is in and whether it is good; those of no unit
-    once for each language asked for."""
+    """A row for each text, with its language and whether it is good.
+
+    Texts with no unit held are repeated for each requested language.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: give the file of the published texts.")
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as lines:
         rows: Any = pd.DataFrame([json.loads(line) for line in lines])
-    wanted = ("language", "units", "kind", "seed", "text")
-    if missing := [name for name in wanted if name not in rows]:
-        raise ValueError(
-            f"{path} has no {', '.join(missing)}: each line needs {', '.join(wanted)}."
-        )
-    found = interp.evaluations.language_rates(rows["text"].tolist(), LANGUAGES)
-    frame: Table = rows.rename(columns={"language": "to"}).assign(
-        language=found.found, passes=found.passes.tolist()
+    keys = ("language", "units", "kind", "seed", "text")
+    if missing := [key for key in keys if key not in rows]:
+        raise ValueError(f"{path} has no {', '.join(missing)}: each line needs {', '.join(keys)}.")
+    rates = interp.evaluations.language_rates(rows["text"].tolist(), LANGUAGES)
+    texts: Table = rows.rename(columns={"language": "to"}).assign(
+        language=rates.found, passes=rates.passes.tolist()
     )
-    untouched = frame[frame["units"] == NONE]
-    held = frame[frame["units"] != NONE]
-    copies = [untouched.assign(to=code) for code in LANGUAGES]
+    copies = [texts[texts["units"] == NONE].assign(to=code) for code in LANGUAGES]
+    held = texts[texts["units"] != NONE]
     return pd.concat([*copies, held]).sort_values(["units", "kind", "to", "seed"])
 
 
 def rates_of(texts: Table) -> Table:
-    """Share of the texts in the language asked for, and in it and good."""
-    mine = texts["language"] == texts["to"]
-    rows = texts.assign(rate=mine, good=mine & texts["passes"])
-    told = rows.groupby(["units", "kind", "to"], sort=False)
-    return told[["rate", "good"]].mean().assign(texts=told.size()).reset_index()
+    """Share of the texts in the requested language, and share that are also good."""
+    hits = texts["language"] == texts["to"]
+    rows = texts.assign(rate=hits, good=hits & texts["passes"])
+    groups = rows.groupby(["units", "kind", "to"], sort=False)
+    return groups[["rate", "good"]].mean().assign(texts=groups.size()).reset_index()
 
 
 def measures(texts: Table) -> dict[str, Measurement | None]:
-    """What texts alone can tell about the claims of the paper."""
+    """What the texts alone say about the claims of the paper."""
     of: dict[Any, Table] = dict(list(texts.groupby(["units", "kind"], sort=False)))
 
-    def more(one: tuple[int, str], than: tuple[int, str], good: bool = False) -> Measurement:
-        return difference(of[one], of[than], (of[CONTROL, "both"], of[than]), good)
+    def more(held: tuple[int, str], baseline: tuple[int, str], good: bool = False) -> Measurement:
+        return difference(of[held], of[baseline], (of[CONTROL, "both"], of[baseline]), good)
 
     both, many = (FEW, "both"), (MANY, "both")
     return {

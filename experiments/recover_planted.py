@@ -1,13 +1,13 @@
-"""Which selector finds language neurons that were built in, and which decoys does it take for them?
+"""Which selector finds built-in language neurons, and which decoys does it mistake for them?
 
     python -m experiments.recover_planted tiny      # seconds, CPU
     python -m experiments.recover_planted babel     # 2 minutes on one core
 
-Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds, at each effect
-        size, beside no decoys, each kind alone, and all, with intervals), losses.csv (what
-        switching the built-in neurons off costs each language), claims.json
+Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds at each effect size,
+        with no decoys, each kind alone, and all, with intervals), losses.csv (the cost of switching
+        the built-in neurons off), claims.json
 
-How the models are made, and what an effect size is, says experiments/planted.py.
+experiments/planted.py explains the models and the effect size.
 """
 
 import math
@@ -25,18 +25,17 @@ from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, re
 from experiments.runner import Experiment, Preset, Record, estimate
 from interp.inference.claims import Measurement
 from interp.inference.intervals import clustered_share, mean_over_examples
-from interp.interventions.edits import deactivate
 from interp.plots.style import Table
 from interp.scores.choosers import Measured, measured
 from interp.scores.methods import COMPARED, Method, Settings
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
-"""Name → kinds of decoys beside the planted neurons."""
+"""Name → kinds of decoys in the model."""
 
 
 def measure(design: Design, planted: Planted, generator: torch.Generator) -> Measured:
-    """What selectors may look at, from new text."""
+    """The statistics that selectors read, from new text."""
     corpora = read_text(design, planted, design.sentences, generator)
     keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
     run = interp.collect(planted.model, corpora, keep=keep, progress=False)
@@ -47,18 +46,18 @@ def planted_and_measured(
     design: Design, effect: float, seed: int, decoys: Sequence[str] = DECOYS
 ) -> tuple[Truth, Measured]:
     generator = torch.Generator().manual_seed(seed)
-    with tempfile.TemporaryDirectory() as place:
-        planted = plant(design, effect, generator, Path(place) / "model", decoys)
+    with tempfile.TemporaryDirectory() as folder:
+        planted = plant(design, effect, generator, Path(folder) / "model", decoys)
         return planted.truth, measure(design, planted, generator)
 
 
 def with_decoys(
     full: Measured, bare: Measured, truth: Truth, kinds: Sequence[str]
 ) -> tuple[Truth, Measured]:
-    """What a model with these decoys alone would give, from models of one seed with all and none.
+    """A model with these decoys alone, mixed from models of one seed with all decoys and with none.
 
-    No gate hears of another neuron, so a neuron fires alike in each of them; what neurons write
-    moves the length that a norm divides by, and the mean of a gate or an output by some per cent.
+    Gates do not read other neurons, so a neuron fires alike in all three models. What neurons write
+    changes the norm that activations are divided by, and so mean gates and outputs by some percent.
     """
     stays = torch.zeros_like(truth.kind, dtype=torch.bool)
     for kind in ("background", "language", *kinds):
@@ -71,7 +70,7 @@ def with_decoys(
 
 
 def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
-    """A row per language: which of the planted neurons were chosen for it, and what else was.
+    """A row per language: how many planted neurons were chosen for it, and how many others.
 
     Precision and recall with 95 % intervals; then the number chosen of each other kind.
     """
@@ -79,15 +78,19 @@ def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
     kinds = torch.nn.functional.one_hot(truth.kind, len(KINDS))
     both, rows = (planted & chosen).counts(), []
     for code, n_planted in planted.counts().items():
-        found, mine = both[code], kinds[chosen[code]].sum(dim=0).tolist()
-        cells = {"language": code, "planted": n_planted, "chosen": sum(mine), "found": found}
-        for name, total in (("precision", sum(mine)), ("recall", n_planted)):
-            columns = (name, f"{name}_low", f"{name}_high")
-            cells |= dict(zip(columns, clustered_share([found], [total]), strict=True))
-        mistakes = dict(zip(map(_mistakes, KINDS), mine, strict=True))
-        mistakes[_mistakes("language")] -= found  # what is left was planted for others
+        found, of_kind = both[code], kinds[chosen[code]].sum(dim=0).tolist()
+        n_chosen = sum(of_kind)
+        cells = {"language": code, "planted": n_planted, "chosen": n_chosen, "found": found}
+        cells |= _share("precision", [found], [n_chosen]) | _share("recall", [found], [n_planted])
+        mistakes = dict(zip(map(_mistakes, KINDS), of_kind, strict=True))
+        mistakes[_mistakes("language")] -= found  # the rest were planted for other languages
         rows.append(cells | mistakes)
     return pd.DataFrame(rows)
+
+
+def _share(name: str, hits: list[int], trials: list[int]) -> dict[str, float]:
+    columns = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(columns, clustered_share(hits, trials), strict=True))
 
 
 def _mistakes(kind: str) -> str:
@@ -104,20 +107,20 @@ def compare(
 ) -> pd.DataFrame:
     """`recovery` of every method, for each variant, effect size and seed.
 
-    Each method chooses as many neurons per language as are planted, and all see the same
-    measurements. Models of one seed differ in the effect and in the decoys alone.
+    Methods choose as many neurons per language as are planted, from the same statistics. Models
+    with the same seed differ only in the effect and the decoys.
     """
     frames, settings = [], Settings(n=design.planted)
     bar = tqdm(total=len(seeds) * (1 + len(effects)), desc="Planting", disable=not progress or None)
     for seed in seeds:
-        # Decoys and the background know no effect, so one model without decoys serves them all.
+        # The background does not depend on the effect, so one model without decoys serves all.
         _, bare = planted_and_measured(design, effects[0], seed, decoys=())
         bar.update()
         for effect in effects:
-            every, full = planted_and_measured(design, effect, seed)
+            all_kinds, full = planted_and_measured(design, effect, seed)
             bar.update()
             for variant, kinds in variants.items():
-                truth, seen = with_decoys(full, bare, every, kinds)
+                truth, seen = with_decoys(full, bare, all_kinds, kinds)
                 for name, method in methods.items():
                     selection = interp.selections.selection_of(method, seen, settings)
                     frame = recovery(selection, truth)
@@ -130,48 +133,38 @@ def compare(
 def summarize(frame: Table) -> pd.DataFrame:
     """A row for each variant, effect size and selector, over languages and seeds.
 
-    Precision and recall with intervals; then, of all that was chosen, the share of each mistake.
+    Precision and recall with intervals; then the share of each mistake in all that was chosen.
     """
     kinds = [_mistakes(kind) for kind in KINDS]
     rows = []
-    for (decoys, effect, selector), part in frame.groupby(
-        ["decoys", "effect", "selector"], sort=False
-    ):
-        cells = {"decoys": decoys, "effect": effect, "selector": selector}
-        cells["chosen"] = sum(part["chosen"].tolist())
-        for name, total in (("precision", "chosen"), ("recall", "planted")):
-            values = clustered_share(part["found"].tolist(), part[total].tolist())
-            cells |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-        chosen = max(cells["chosen"], 1)
-        rows.append(cells | {kind: sum(part[kind].tolist()) / chosen for kind in kinds})
+    by = ["decoys", "effect", "selector"]
+    for key, part in frame.groupby(by, sort=False):
+        found, chosen, planted = (part[name].tolist() for name in ("found", "chosen", "planted"))
+        cells = dict(zip(by, key, strict=True)) | {"chosen": sum(chosen)}
+        cells |= _share("precision", found, chosen) | _share("recall", found, planted)
+        n_chosen = max(sum(chosen), 1)
+        rows.append(cells | {kind: sum(part[kind].tolist()) / n_chosen for kind in kinds})
     return pd.DataFrame(rows)
 
 
 def ablate_categories(
     design: Design, planted: Planted, generator: torch.Generator, n_sentences: int = 100
 ) -> interp.evaluations.PerplexityMatrix:
-    """Nats per token of new text with each language's planted neurons off."""
+    """Loss of new text (nats per token) with each language's planted neurons off."""
     corpora = read_text(design, planted, n_sentences, generator)
-    return interp.perplexity_matrix(
-        planted.model,
-        planted.truth.selection,
-        corpora,
-        deactivate,
-        n_draws=1,
-        generator=generator,
-        progress=False,
-    )
+    neurons, options = planted.truth.selection, {"n_draws": 1, "generator": generator}
+    return interp.perplexity_matrix(planted.model, neurons, corpora, **options, progress=False)
 
 
 def losses(
     design: Design, effects: Sequence[float], seed: int, n_sentences: int = 100
 ) -> pd.DataFrame:
-    """A row per effect size: how the planted neurons fire, and what switching them off costs."""
+    """A row per effect size: how the planted neurons fire, and the cost of switching them off."""
     rows = []
     for effect in effects:
         generator = torch.Generator().manual_seed(seed)
-        with tempfile.TemporaryDirectory() as place:
-            planted = plant(design, effect, generator, Path(place))
+        with tempfile.TemporaryDirectory() as folder:
+            planted = plant(design, effect, generator, Path(folder))
             matrix = ablate_categories(design, planted, generator, n_sentences)
         own, other = planted.truth.firing_probability()
         gap = math.log(own / (1 - own)) - math.log(other / (1 - other))
@@ -183,23 +176,20 @@ def losses(
     return pd.DataFrame(rows)
 
 
-# ---------------------------------------------------------------- what is claimed
+# ---------------------------------------------------------------- claims
 
 
 def difference_in_recall(
     frame: Table, a: tuple[str, str], b: tuple[str, str], effect: float
 ) -> interp.Estimate:
-    """Share found under one (selector, decoys) less that under another, paired by model.
+    """Share found under one (selector, decoys) minus that under another, paired by model.
 
     The two languages of a script share its decoys, and are one cluster.
     """
     shares = []
+    rows = frame[frame["effect"] == effect].set_index(["seed", "language"])
     for selector, decoys in (a, b):
-        part = frame[
-            (frame["selector"] == selector)
-            & (frame["decoys"] == decoys)
-            & (frame["effect"] == effect)
-        ].set_index(["seed", "language"])
+        part = rows[(rows["selector"] == selector) & (rows["decoys"] == decoys)]
         shares.append(part["found"] / part["planted"])
     more = shares[0] - shares[1]
     codes = list(dict.fromkeys(frame["language"]))
@@ -209,7 +199,7 @@ def difference_in_recall(
 
 
 def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
-    """At the largest effect: what should be found is, chance is chance, and decoys cost."""
+    """At the largest effect: recall of selectors and of random neurons, and the cost of decoys."""
     effect = max(frame["effect"].tolist())
     rows = summary[summary["effect"] == effect].set_index(["selector", "decoys"])
     words, lape = {"effect": f"{effect:g}"}, "entropy (LAPE)"
@@ -231,7 +221,7 @@ def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
 
 
 def shown(summary: Table) -> str:
-    """Recall: selectors down, and across the effect with all decoys, then each kind of decoy."""
+    """Recall: a row per selector, a column per effect size, and then per kind of decoy."""
     effect = max(summary["effect"].tolist())
     parts = {
         "all decoys, by effect size": (summary[summary["decoys"] == ALL], "effect"),
@@ -241,13 +231,12 @@ def shown(summary: Table) -> str:
     for name, (part, column) in parts.items():
         wide = part.pivot(index="selector", columns=column, values="recall")
         wide = wide.loc[part["selector"].drop_duplicates(), part[column].drop_duplicates()]
-        texts.append(
-            f"Share of planted neurons found; {name}\n\n{wide.to_string(float_format='%.2f')}"
-        )
+        numbers = wide.to_string(float_format="%.2f")
+        texts.append(f"Share of planted neurons found; {name}\n\n{numbers}")
     return "\n\n".join(texts)
 
 
-# ---------------------------------------------------------------- the run
+# ---------------------------------------------------------------- running
 
 
 @dataclass(frozen=True)
@@ -258,16 +247,16 @@ class Config:
     """The models and their languages."""
 
     effects: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
-    """By how many standard deviations a planted neuron's gate tells its language from others."""
+    """Distance between own and other words at a planted neuron's gate, in standard deviations."""
 
     seeds: int = 3
-    """Models at each effect size, and one without decoys beside them."""
+    """Models per effect size; each seed has one more, without decoys."""
 
     loss_sentences: int = 30
-    """Per language, for what switching the planted neurons off costs."""
+    """Sentences per language, for the cost of switching the planted neurons off."""
 
     out: Path = Path()
-    """Where the tables go."""
+    """Folder for the results."""
 
 
 TINY = Design(
@@ -286,7 +275,7 @@ TINY = Design(
 )
 PRESETS = {
     "tiny": Preset(
-        "Small models, few of them; checks the code path.",
+        "Few small models: checks that every part runs.",
         differences={"design": TINY, "effects": (0.0, 2.0, 6.0), "seeds": 2},
     ),
     "babel": Preset("The table in the log: 24 models of 2,048 neurons."),
@@ -294,14 +283,13 @@ PRESETS = {
 
 
 def main(config: Config, record: Record) -> None:
-    each = compare(config.design, config.effects, range(config.seeds), COMPARED)
-    found = summarize(each)
+    rows = compare(config.design, config.effects, range(config.seeds), COMPARED)
+    summary = summarize(rows)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
-    record.tables({"recovery": found, "losses": cost}, float_format="%.4g")
-    print(shown(found), cost.round(3).to_string(index=False), sep="\n\n")
-    n_neurons = config.design.n_layers * config.design.d_mlp
-    on = f"planted models of {n_neurons:,} neurons"
-    record.judge("recover_planted", measures(each, found), on)
+    record.tables({"recovery": summary, "losses": cost}, float_format="%.4g")
+    print(shown(summary), cost.round(3).to_string(index=False), sep="\n\n")
+    on = f"planted models of {config.design.n_layers * config.design.d_mlp:,} neurons"
+    record.judge("recover_planted", measures(rows, summary), on)
 
 
 experiment = Experiment("recover_planted", __doc__, main, Config, PRESETS)

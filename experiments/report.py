@@ -8,7 +8,7 @@ Reads   results/<study>/<preset>/**: claims.json, tables; questions from the stu
 Writes  results/report.html; for the shipped model the scoreboard in README.md, between
         <!-- scoreboard --> and <!-- /scoreboard -->
 
-A study that was not run is left out. A table of more rows than a person reads is named instead.
+Studies without results are left out. Tables too long to read are listed, not printed.
 """
 
 import ast
@@ -30,15 +30,15 @@ from interp.results import artifacts
 
 EXPERIMENTS = Path(__file__).parent
 MADE = ("model", "versions", "commit")
-"""What a study's runs have in common; their other settings stand beside them."""
+"""Metadata that a study's runs share."""
 
 MOST_ROWS = 40
-"""Larger tables are data, not something to read."""
+"""Longer tables are only listed."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which results are told."""
+    """Which results are reported."""
 
     preset: str
     """The folder of each study's results."""
@@ -50,26 +50,26 @@ class Config:
     """The report."""
 
     readme: Path | None = None
-    """Where the scoreboard goes as well; None: nowhere."""
+    """File that also gets the scoreboard; None: none does."""
 
 
 PRESETS = {
-    "tiny": ("What the presets `tiny` left: does every part run?", Config("tiny")),
+    "tiny": ("Results of the `tiny` presets: does every part run?", Config("tiny")),
     "babel": (
         "The studies of the shipped model; their claims go into README.md.",
         Config("babel", readme=Path("README.md")),
     ),
-    "paper": ("What the presets `paper` left, of every model that they ran on.", Config("paper")),
+    "paper": ("Results of the `paper` presets, for every model they ran on.", Config("paper")),
 }
 
 
 def studies(results: Path, preset: str) -> list[tuple[str, Path]]:
-    """The studies that left something, with its folder, in the order of experiments/README.md.
+    """The studies with results, and their folders, in the order of experiments/README.md.
 
-    A study of published files has no preset, and its folder no more than its results.
+    A study of published files has no presets: its results are directly in its folder.
     """
     index = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    told = list(dict.fromkeys(re.findall(r"python -m experiments\.(\w+)", index)))
+    order = list(dict.fromkeys(re.findall(r"python -m experiments\.(\w+)", index)))
     found = []
     for folder in sorted(results.iterdir()) if results.is_dir() else []:
         if not (EXPERIMENTS / f"{folder.name}.py").is_file():
@@ -78,24 +78,24 @@ def studies(results: Path, preset: str) -> list[tuple[str, Path]]:
             found.append((folder.name, folder / preset))
         elif (folder / "claims.json").is_file():
             found.append((folder.name, folder))
-    place = {name: number for number, name in enumerate(told)}
-    return sorted(found, key=lambda pair: place.get(pair[0], len(told)))
+    rank = {name: number for number, name in enumerate(order)}
+    return sorted(found, key=lambda study: rank.get(study[0], len(rank)))
 
 
 def question(study: str) -> tuple[str, str]:
-    """The first line of a study, and what it says in prose below its commands."""
+    """The first line of a study's docstring, and the prose below its commands."""
     source = (EXPERIMENTS / f"{study}.py").read_text(encoding="utf-8")
     first, *blocks = (ast.get_docstring(ast.parse(source)) or study).split("\n\n")
-    kept = [
+    prose = [
         block
         for block in blocks
         if not block.startswith((" ", "Reads", "Writes", "Draws")) and not block.endswith(":")
     ]
-    return first, "\n\n".join(kept)
+    return first, "\n\n".join(prose)
 
 
 def section_of(study: str, folder: Path, preset: str) -> Section:
-    """What a study asked, its figures, its smaller tables, and where the others are."""
+    """A study's question, its figures, its short tables, and where the long ones are."""
     title, text = question(study)
     drawn: list[tuple[Path, Section]] = []
     tables: dict[str, pd.DataFrame] = {}
@@ -119,21 +119,21 @@ def section_of(study: str, folder: Path, preset: str) -> Section:
         text += f"\n\nAlso in `{folder.as_posix()}`: {', '.join(larger)}."
     titles = [part.title for _, part in drawn]
     pictures = [
-        replace(each, caption=f"{file.parent.name}. {each.caption}")
+        replace(picture, caption=f"{file.parent.name}. {picture.caption}")
         if titles.count(part.title) > 1
-        else each
+        else picture
         for file, part in drawn
-        for each in part.pictures
+        for picture in part.pictures
     ]
     runs = [part.origin for _, part in drawn if part.origin]
     runs += [origin_of(file) for file in files_in(folder) if file.name == "run.json"]
-    made = {name: each for run in runs[:1] for name, each in run.items() if name in MADE}
+    made = {name: value for run in runs[:1] for name, value in run.items() if name in MADE}
     command = {"command": f"python -m experiments.{study} {preset}"}
     return Section(title, text, tuple(pictures), tables, command | made)
 
 
 def into_readme(claims: Sequence[Claim], readme: Path) -> None:
-    """Put the scoreboard between its marks, and leave the rest as it is."""
+    """Replace the text between the scoreboard marks; the rest stays as it is."""
     text = readme.read_text(encoding="utf-8")
     pattern = r"<!-- scoreboard -->.*<!-- /scoreboard -->"
     if not re.search(pattern, text, re.DOTALL):
@@ -147,27 +147,27 @@ def into_readme(claims: Sequence[Claim], readme: Path) -> None:
 
 
 def main(config: Config) -> None:
-    found = studies(config.results, config.preset)
-    if not found:
+    finished = studies(config.results, config.preset)
+    if not finished:
         raise ValueError(
             f"{config.results} holds no study with the preset {config.preset}: run one first, such "
             f"as python -m experiments.deactivate_neurons {config.preset}."
         )
-    claims = claims_in([folder for _, folder in found])
+    claims = claims_in([folder for _, folder in finished])
     write_report(
         config.out,
         f"Language neurons: what the studies found ({config.preset})",
-        [section_of(study, folder, config.preset) for study, folder in found],
+        [section_of(study, folder, config.preset) for study, folder in finished],
         claims,
-        summary="Each study asks one question. First comes what was claimed in print and what "
-        "was measured here; then the questions, one by one.",
+        summary="Each study asks one question. First come the published claims and what was "
+        "measured here, then the questions, one by one.",
         date=datetime.date.today().isoformat(),
         origin={"command": f"python -m experiments.report {config.preset}"}
         | artifacts.provenance(),
     )
     if config.readme is not None:
         into_readme(claims, config.readme)
-    print(f"{len(found)} studies, {tally(claims)}: {config.out}")
+    print(f"{len(finished)} studies, {tally(claims)}: {config.out}")
 
 
 if __name__ == "__main__":

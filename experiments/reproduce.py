@@ -5,8 +5,8 @@
 Reads   the shipped model and its parallel sentences
 Writes  results/<study>/babel/..., results/reproduce/<study>.log, figures/*, results/report.html
 
-Studies run beside one another, one thread each. What is finished is not run again unless `--again`
-is given; the numbers of a second run are those of the first. Results of another model are refused.
+Studies run in parallel, one thread each. Finished ones are skipped unless `--again` is given; a
+second run gives the same numbers. Results of another model are refused.
 """
 
 import json
@@ -37,45 +37,41 @@ STUDIES = (
     "detect_languages",
     "lens_by_language",
 )
-"""The longest first, so that no long one is left alone at the end."""
+"""Longest first, so that no long study runs alone at the end."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is run, and how many at a time."""
+    """Which studies are run, and how many at a time."""
 
     studies: tuple[str, ...] = STUDIES
     """Names of scripts in experiments/ that have presets."""
 
     preset: str = "babel"
-    """tiny: seconds each, to see that every part runs."""
+    """tiny: seconds each, to check that every part runs."""
 
     at_once: int = 2
-    """Studies beside one another; as many as there are cores."""
+    """Studies in parallel; as many as there are cores."""
 
     again: bool = False
-    """Run also what is finished."""
+    """Also run finished studies."""
 
     out: Path = Path("results/reproduce")
-    """Folder for logs, and for the marks of what is finished."""
+    """Folder for logs and completion markers."""
 
 
-def finished(config: Config, study: str) -> bool:
-    """Whether it ran through; a study is marked when it has."""
-    return not config.again and mark_of(config, study).exists()
-
-
-def mark_of(config: Config, study: str) -> Path:
+def marker(config: Config, study: str) -> Path:
+    """Written when a study has finished."""
     return config.out / f"{study}-{config.preset}.json"
 
 
-def run_all(config: Config, left: Sequence[str]) -> list[str]:
-    """Run them beside one another; the names of those that failed."""
+def run_all(config: Config, studies: Sequence[str]) -> list[str]:
+    """Run studies in parallel; the names of those that failed."""
     failed = []
     with ThreadPoolExecutor(config.at_once) as pool:
-        running = {pool.submit(run, config, study): study for study in left}
+        running = {pool.submit(run, config, study): study for study in studies}
         try:
-            for done in tqdm(as_completed(running), total=len(left), unit="study"):
+            for done in tqdm(as_completed(running), total=len(studies), unit="study"):
                 if done.result():
                     failed.append(running[done])
         finally:
@@ -84,7 +80,7 @@ def run_all(config: Config, left: Sequence[str]) -> list[str]:
 
 
 def run(config: Config, study: str) -> int:
-    """Run one, and mark it if it ran through; its exit code."""
+    """Run a study, and mark it if it succeeds; its exit code."""
     began = time.monotonic()
     with (config.out / f"{study}.log").open("wb") as log:
         command = [sys.executable, "-m", f"experiments.{study}", config.preset]
@@ -92,7 +88,7 @@ def run(config: Config, study: str) -> int:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     if code == 0:
         seconds = json.dumps({"seconds": round(time.monotonic() - began)})
-        artifacts.write_text(mark_of(config, study), seconds + "\n")
+        artifacts.write_text(marker(config, study), seconds + "\n")
     return code
 
 
@@ -100,12 +96,14 @@ def main(config: Config) -> None:
     study = Study()
     model = study.open()
     begin(config.out, {"model": model.identity}, {"name": model.name})
-    left = [each for each in config.studies if not finished(config, each)]
-    if left and config.preset == "babel":  # what several studies read is there before they start
+    unfinished = [
+        name for name in config.studies if config.again or not marker(config, name).exists()
+    ]
+    if unfinished and config.preset == "babel":  # several studies read these: made once, first
         study.statistics(model)
         study.sentence_means(model)
-    if failed := run_all(config, left):
-        logs = ", ".join(str(config.out / f"{each}.log") for each in failed)
+    if failed := run_all(config, unfinished):
+        logs = ", ".join(str(config.out / f"{name}.log") for name in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
     for script in (["experiments.draw_figures"], ["experiments.report", config.preset]):
         subprocess.run([sys.executable, "-m", *script], check=True)
@@ -115,4 +113,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Config, description=__doc__))
     except KeyboardInterrupt:
-        raise SystemExit("Interrupted. Finished studies are kept; the same goes on.") from None
+        raise SystemExit("Interrupted. Finished studies are kept; run this again.") from None

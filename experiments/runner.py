@@ -1,4 +1,4 @@
-"""What every study has in common: its presets and options, where results go, and its claims.
+"""What every study shares: presets and options, folders of results, and claims.
 
 A study is a question, a config, presets as differences from it, and a `main` that computes:
 
@@ -7,8 +7,8 @@ A study is a question, a config, presets as differences from it, and a `main` th
     if __name__ == "__main__":
         experiment.command()
 
-Results are in results/<study>/<preset>, those of another model than the shipped one in a folder
-with its name. What is claimed is in `claims/*.toml`, committed before it is measured.
+Results are in results/<study>/<preset>; for models other than the shipped one, in a subfolder with
+the model's name. Claims are in `claims/*.toml`, committed before they are measured.
 """
 
 import math
@@ -23,16 +23,7 @@ import tyro
 
 import interp
 from experiments.study import Study
-from interp.inference.claims import (
-    Claim,
-    Measurement,
-    Statement,
-    judged,
-    markdown,
-    read_statements,
-    save_claims,
-)
-from interp.inference.intervals import Estimate
+from interp.inference.claims import Measurement, Statement, judged, markdown, read_statements
 from interp.results import artifacts
 from interp.results.words import Attention
 
@@ -41,7 +32,7 @@ CLAIMS = Path(__file__).parent / "claims"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the studies of a model have in common."""
+    """Options that the studies of a model share."""
 
     study: Study = field(default_factory=Study)
     """Model and text; a study of tasks reads no text."""
@@ -55,31 +46,31 @@ class Preset:
     """How a run differs from the defaults of its study."""
 
     text: str
-    """What it is, and how long it takes."""
+    """What the preset does, and how long it takes."""
 
     study: Study | None = None
-    """Model and text; None: the shipped model and its statistics, which several studies share."""
+    """Model and text; None: the shipped model, whose statistics several studies share."""
 
     differences: Mapping[str, Any] = field(default_factory=dict)
     """Other settings."""
 
 
 class Record:
-    """What a run leaves: tables, and claims with their verdicts."""
+    """Output of a run: tables, and claims with their verdicts."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.claims: list[Claim] = []
+        self.claims: list[interp.inference.Claim] = []
         self._on = ""
 
     def open(self, study: Study, attention: Attention = "native") -> interp.NeuronModel:
-        """The model of the study, which its claims are about from now on."""
+        """Load the model of the study; later claims are about this model."""
         model = study.open(attention)
         self._on = model.name
         return model
 
     def tables(self, frames: Mapping[str, pd.DataFrame], float_format: str | None = None) -> None:
-        """Write <name>.csv for each; a name may hold folders."""
+        """Write each as <name>.csv; a name may contain folders."""
         for name, frame in frames.items():
             text = frame.to_csv(index=False, float_format=float_format)
             artifacts.write_text(self.out / f"{name}.csv", text)
@@ -91,20 +82,20 @@ class Record:
         on: str = "",
         name: str = "{claim}",
         **words: str,
-    ) -> list[Claim]:
-        """Join what is stated in claims/<file>.toml with what was measured; see `judged`."""
+    ) -> list[interp.inference.Claim]:
+        """Judge the statements of claims/<file>.toml by their measurements; see `judged`."""
         claims = judged(stated(file), measured, on or self._on, name, **words)
         self.claims += claims
         return claims
 
     def finish(self) -> None:
         """Save the claims and print them."""
-        save_claims(self.claims, self.out / "claims.json")
+        interp.inference.save_claims(self.claims, self.out / "claims.json")
         print(f"\n{markdown(self.claims)}", flush=True)
 
 
 class Experiment:
-    """A study that can be run from the command line or with a config."""
+    """A study that runs from the command line or with a config."""
 
     def __init__(
         self,
@@ -115,25 +106,25 @@ class Experiment:
         presets: Mapping[str, Preset] | None = None,
     ) -> None:
         self.name, self._doc, self._main, self._config = name, doc, main, config
-        every = presets or {}
-        self.presets = {key: (each.text, self._of(key, each)) for key, each in every.items()}
+        presets = presets or {}
+        self.presets = {key: (p.text, self._of(key, p)) for key, p in presets.items()}
 
     def run(self, config: Any) -> None:
-        """Compute, and leave results in the folder of the config."""
+        """Compute, and write results to the folder of the config."""
         config = for_model(config)
         record = Record(config.out)
         self._main(config, record)
         record.finish()
 
     def command(self) -> None:
-        """Run what the command line asks for."""
+        """Run what the command line requests."""
         if self.presets:
             self.run(chosen(self.presets, self._doc))
         else:
             self.run(tyro.cli(self._config, description=self._doc))
 
     def _of(self, key: str, preset: Preset) -> Any:
-        """The config of a preset. One with a study of its own keeps its statistics in its folder,
+        """The config of a preset. A preset with its own study keeps statistics in its own folder;
         the others share those of the shipped model."""
         out = Path("results") / self.name / key
         study = preset.study
@@ -145,7 +136,7 @@ class Experiment:
 
 
 def chosen(presets: Mapping[str, tuple[str, Any]], doc: str | None) -> Any:
-    """The preset that the command line names, with the options that it changes."""
+    """The preset named on the command line, with its options."""
     parsed = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in presets.items()},
         {name: text for name, (text, _) in presets.items()},
@@ -154,26 +145,26 @@ def chosen(presets: Mapping[str, tuple[str, Any]], doc: str | None) -> Any:
 
 
 def for_model(config: Any) -> Any:
-    """The config with the name of its model where folders hold {model}, so that the results of two
-    models never meet."""
+    """The config with {model} in its folders replaced by the model's name, so that the results of
+    two models never mix."""
     study = getattr(config, "study", None)
     if study is None:
         return config
     name = Path(study.model).name
 
-    def filled(folder: Path) -> Path:
-        return Path(str(folder).replace("{model}", name))
-
-    return replace(config, study=replace(study, out=filled(study.out)), out=filled(config.out))
+    out, statistics = (
+        Path(str(folder).replace("{model}", name)) for folder in (config.out, study.out)
+    )
+    return replace(config, study=replace(study, out=statistics), out=out)
 
 
 def stated(file: str) -> tuple[Statement, ...]:
-    """What is claimed in claims/<file>.toml."""
+    """The statements of claims/<file>.toml."""
     return read_statements(CLAIMS / f"{file}.toml")
 
 
-def estimate(value: float, low: float, high: float) -> Estimate:
-    """A number of a table with the 95 % interval beside it; its standard error is not known."""
+def estimate(value: float, low: float, high: float) -> interp.Estimate:
+    """A number from a table with its 95 % interval; the standard error is unknown (NaN)."""
     numbers = {"value": value, "standard_error": math.nan, "low": low, "high": high}
-    tensors = {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
-    return Estimate(**tensors, level=0.95)
+    tensors = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
+    return interp.Estimate(**tensors, level=0.95)

@@ -1,7 +1,7 @@
-"""What map_shared_neurons measures for the claims of Wang et al. (2024) in claims/.
+"""The numbers behind the claims of Wang et al. (2024), from map_shared_neurons.
 
-Controls are what their comparison lacks: what firing rates alone give, sets of equal size, and
-what shuffled prompts give.
+Controls are what the paper's comparison lacks: firing rates alone, sets of equal size, and shuffled
+prompts.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from experiments.runner import estimate
 from interp.counting.stats import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
@@ -26,28 +27,28 @@ from interp.scores.sharing_profile import SharingProfile, sharing_profile
 
 
 def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:
-    """Neurons in no category or in two, or in another one with the languages in reverse."""
+    """Neurons in no category or in two, or in another category once the languages are reversed."""
     languages = signs.languages[::-1]
     other = sharing_profile(signs, torch.Generator(), languages=languages, n_draws=0)
-    parted = (profile.count.sum(dim=-1) - profile.d_mlp).abs().sum()
-    return int(parted + (other.count - profile.count).abs().sum())
+    not_once = (profile.count.sum(dim=-1) - profile.d_mlp).abs().sum()
+    return int(not_once + (other.count - profile.count).abs().sum())
 
 
-def fall_beyond(found: CategoryAblation, one: Condition, others: Sequence[Condition]) -> Estimate:
-    """By how much more the answer's probability falls with one set off than with any of the
-    others: the least of the paired differences, that whose interval has the lowest end."""
-    places = [found.conditions.index(each) for each in (one, *others)]
-    score = reduce(found.probability, "prompt condition language -> prompt condition", "mean")
-    groups = group_numbers(found.groups)
-    more = [mean_over_examples(score[:, b] - score[:, places[0]], groups) for b in places[1:]]
-    return min(more, key=lambda each: each.low.item())
+def fall_beyond(off: CategoryAblation, one: Condition, others: Sequence[Condition]) -> Estimate:
+    """How much more the answer's probability falls with one set off than with any of the others:
+    the paired difference whose interval has the lowest end."""
+    index, *indices = [off.conditions.index(condition) for condition in (one, *others)]
+    score = reduce(off.probability, "prompt condition language -> prompt condition", "mean")
+    groups = group_numbers(off.groups)
+    more = [mean_over_examples(score[:, other] - score[:, index], groups) for other in indices]
+    return min(more, key=lambda estimate: estimate.low.item())
 
 
 def of_task(
     signs: FiringSigns, profile: SharingProfile, off: CategoryAblation, ratio: Enrichment
 ) -> dict[str, Measurement | None]:
-    """What is measured on one task."""
-    kept = profile.repeatability.nan_to_num(0.0)[:, [Sharing.SILENT, Sharing.SPECIFIC]]
+    """The measurements on one task."""
+    repeated = profile.repeatability.nan_to_num(0.0)[:, [Sharing.SILENT, Sharing.SPECIFIC]]
     shuffled = profile.shuffled_repeatability[..., [Sharing.SILENT, Sharing.SPECIFIC]]
     shares = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
     chance = profile.independent[:, Sharing.ALL_SHARED]
@@ -55,7 +56,7 @@ def of_task(
         "partition": Measurement(float(misclassified(signs, profile))),
         **of_off(off),
         "all-shared-enriched": enriched(ratio),
-        "repeatability": Measurement(kept.max().item(), shuffled.nan_to_num(0.0).max().item()),
+        "repeatability": Measurement(repeated.max().item(), shuffled.nan_to_num(0.0).max().item()),
         "all-shared-falls": Measurement(
             mean_over_examples(shares[:, 0] - shares[:, -1], profile.clusters),
             (chance[0] - chance[-1]).item(),
@@ -64,20 +65,20 @@ def of_task(
 
 
 def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
-    """At equal size, and as the paper compares, with all that a category has."""
+    """At equal size, and, as in the paper, with all neurons of each category off."""
     shared = CATEGORIES[Sharing.ALL_SHARED]
     others = [
-        each
-        for each in (CATEGORIES[Sharing.SPECIFIC], CATEGORIES[Sharing.PARTLY_SHARED])
-        if Condition(each, EQUAL) in off.conditions
+        name
+        for name in (CATEGORIES[Sharing.SPECIFIC], CATEGORIES[Sharing.PARTLY_SHARED])
+        if Condition(name, EQUAL) in off.conditions
     ]
     sizes = {
-        each: off.neurons[:, off.conditions.index(Condition(each, each))].double().mean().item()
-        for each in (shared, *others)
+        name: off.neurons[:, off.conditions.index(Condition(name, name))].double().mean().item()
+        for name in (shared, *others)
     }
-    most = max(sizes[each] for each in others)
-    equal = [Condition(each, EQUAL) for each in (shared, RANDOM, *others)]
-    whole = [Condition(each, each) for each in (shared, *others)]
+    most = max(sizes[name] for name in others)
+    equal = [Condition(name, EQUAL) for name in (shared, RANDOM, *others)]
+    whole = [Condition(name, name) for name in (shared, *others)]
     return {
         "all-shared-off": Measurement(fall_beyond(off, equal[0], equal[1:])),
         "all-shared-off-whole": Measurement(
@@ -87,20 +88,19 @@ def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
 
 
 def enriched(ratio: Enrichment) -> Measurement | None:
-    """In every layer, hence in the layer where it is least; none if no neuron is all-shared."""
-    every = range(ratio.units.shape[1])
-    layers = [ratio.mean(layer, Sharing.ALL_SHARED, "units") for layer in every]
-    layers = [each for each in layers if not each.value.isnan()]
+    """In the layer where it is least; None if no neuron is all-shared."""
+    n_layers = ratio.units.shape[1]
+    layers = [ratio.mean(layer, Sharing.ALL_SHARED, "units") for layer in range(n_layers)]
+    layers = [layer for layer in layers if not layer.value.isnan()]
     if not layers:
         return None
     firing = ratio.firing[..., Sharing.ALL_SHARED].nanmean(dim=0)
-    return Measurement(
-        min(layers, key=lambda each: each.low.item()), firing[~firing.isnan()].min().item()
-    )
+    least = min(layers, key=lambda layer: layer.low.item())
+    return Measurement(least, firing[~firing.isnan()].min().item())
 
 
 def falls(table: pd.DataFrame, column: str) -> float:
-    """The least fall of the all-shared share from one value of the column to the next, any task."""
+    """The least fall of the all-shared share between successive values of a column, in any task."""
     steps = [
         -pd.Series(rows.sort_values(column)["all_shared"].tolist()).diff().dropna()
         for _, rows in table.groupby("task", sort=False)
@@ -109,7 +109,7 @@ def falls(table: pd.DataFrame, column: str) -> float:
 
 
 JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", "mlama"))
-"""Tasks that are compared: statements to judge, and facts to complete."""
+"""Pairs of tasks that are compared: judging statements, and completing facts."""
 
 
 def over_tasks(
@@ -119,17 +119,17 @@ def over_tasks(
     shares: Mapping[str, Tensor],
     fires_by: FiresBy,
 ) -> dict[str, Measurement | None]:
-    """What needs several tasks, numbers of languages or thresholds."""
-    mine = thresholds.query("fires_by == @fires_by")
-    order = mine.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
+    """The measurements over several tasks, numbers of languages or thresholds."""
+    rows = thresholds.query("fires_by == @fires_by")
+    order = rows.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
     chance = numbers.drop(columns="all_shared").rename(columns={"independent": "all_shared"})
-    alike = float((order == order.iloc[0]).all(axis=1).mean())
+    same_order = float((order == order.iloc[0]).all(axis=1).mean())
     return {
         "falls-with-languages": Measurement(
             falls(numbers, "languages"), falls(chance, "languages")
         ),
-        "falls-with-threshold": Measurement(falls(mine, "threshold")),
-        "order-of-tasks": Measurement(alike),
+        "falls-with-threshold": Measurement(falls(rows, "threshold")),
+        "order-of-tasks": Measurement(same_order),
         "beyond-relatedness": beyond_relatedness(related),
         "questions-share-more": statements_against_facts(numbers, shares),
     }
@@ -139,32 +139,22 @@ def beyond_relatedness(related: Table) -> Measurement | None:
     """The largest p of the Mantel tests, 1 where overlap grows with distance."""
     if not len(related):
         return None
-    towards = [
-        float(p) if r < 0 else 1.0
-        for r, p in zip(related["correlation"], related["p"], strict=True)
-    ]
-    worst = related.iloc[towards.index(max(towards))]
+    p = related["p"].where(related["correlation"] < 0, 1.0)
+    worst = related.loc[p.idxmax()]
     words = {"correlation": "correlation", "shuffled": "shuffled_correlation"}
     words = {name: f"{worst[column]:.2f}" for name, column in words.items()}
-    return Measurement(max(towards), float(worst["shuffled_p"]), words=words)
+    return Measurement(float(p.max()), float(worst["shuffled_p"]), words=words)
 
 
 def statements_against_facts(numbers: Table, shares: Mapping[str, Tensor]) -> Measurement | None:
-    """The all-shared share of the first pair of such tasks that was asked, one less the other."""
-    asked = [pair for pair in JUDGED_AND_COMPLETED if shares.keys() >= set(pair)]
-    if not asked:
+    """Difference of the all-shared shares, for the first pair of such tasks that was run."""
+    pairs = [pair for pair in JUDGED_AND_COMPLETED if shares.keys() >= set(pair)]
+    if not pairs:
         return None
-    reasoning, facts = asked[0]
-    means = [mean_over_examples(shares[name]) for name in (reasoning, facts)]
-    more = means[0].value - means[1].value
-    error = (means[0].standard_error ** 2 + means[1].standard_error ** 2).sqrt()
-    value = Estimate(
-        value=more,
-        standard_error=error,
-        low=more - 1.96 * error,
-        high=more + 1.96 * error,
-        level=0.95,
-    )
+    statements, facts = (mean_over_examples(shares[name]) for name in pairs[0])
+    more = (statements.value - facts.value).item()
+    reach = 1.96 * (statements.standard_error**2 + facts.standard_error**2).sqrt().item()
     whole: Table = numbers[numbers["languages"] == numbers["languages"].max()]
-    chance = dict(zip(whole["task"], whole["independent"], strict=True))
-    return Measurement(value, chance[reasoning] - chance[facts])
+    chance = whole.set_index("task")["independent"]
+    control = float(chance[pairs[0][0]] - chance[pairs[0][1]])
+    return Measurement(estimate(more, more - reach, more + reach), control)

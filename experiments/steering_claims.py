@@ -1,7 +1,7 @@
-"""What texts written under an edit say about the claims of Kojima et al. (2024), and of others.
+"""What texts written under an edit say about the claims of Kojima et al. (2024) and others.
 
-Texts begin with the same seeds in every way, so they are compared one by one. Ways are compared
-with the settings that were best on other texts, numbers of units as they were fixed beforehand.
+Every way starts its texts from the same seeds, so comparisons are paired by text. Each way has the
+setting that was best on other texts; numbers of units are fixed beforehand.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from interp.inference.claims import Measurement
@@ -24,32 +24,31 @@ RESIDUAL = "residual push"
 
 
 def setting_of(n_units: int) -> str:
-    """What a number of units is called among the settings."""
+    """The name of the setting with this many units."""
     return f"{n_units:,} units"
 
 
 def tenfold(units: Sequence[int]) -> tuple[int, int] | None:
-    """A number of units and ten times as many, where both are tried."""
+    """A number of units and ten times as many, the first pair where both are tried."""
     return next(((few, many) for few, many in permutations(units, 2) if many == 10 * few), None)
 
 
 def reached(texts: Table, good: bool) -> Float64[Tensor, " text"]:
-    """1 for each text in the language that was asked for; if `good`, that passes its guard too."""
-    mine = texts["language"] == texts["to"]
-    kept: Bool[Tensor, " text"] = torch.tensor((mine & (texts["passes"] | (not good))).tolist())
-    return kept.double()
+    """1 for each text in the requested language (if `good`, one that passes its guard), else 0."""
+    hits = (texts["language"] == texts["to"]) & (texts["passes"] | (not good))
+    return torch.tensor(hits.tolist()).double()
 
 
 def difference(
-    one: Table, than: Table, beside: tuple[Table, Table] | None = None, good: bool = False
+    texts: Table, baseline: Table, control: tuple[Table, Table] | None = None, good: bool = False
 ) -> Measurement:
-    """How much more often texts reach their language; `beside`: the two of the control."""
+    """How much more often texts reach their language than the baseline; the control has both."""
     chance = math.nan
-    if beside is not None:
-        first, second = (reached(each, good) for each in beside)
-        chance = (first - second).mean().item()
+    if control is not None:
+        chance = (reached(control[0], good) - reached(control[1], good)).mean().item()
     generator = torch.Generator().manual_seed(0)
-    return Measurement(paired_bootstrap(reached(one, good), reached(than, good), generator), chance)
+    more = paired_bootstrap(reached(texts, good), reached(baseline, good), generator)
+    return Measurement(more, chance)
 
 
 WAYS: Mapping[str, tuple[str, str, str]] = {
@@ -62,20 +61,20 @@ WAYS: Mapping[str, tuple[str, str, str]] = {
     "lape-steers": (LAPE, NOTHING, RANDOM_NEURONS),
     "residual-steers-better": (RESIDUAL, PRECISION, RANDOM_UNITS),
 }
-"""Claim → a way, the way it is compared with, and that which is compared in its stead."""
+"""Claim → a way, its baseline, and the way that replaces it in the control."""
 
 
 def of_ways(texts: Table) -> dict[str, Measurement | None]:
-    """Of the settings that were best, on texts that were not looked at when choosing them."""
+    """Of the best settings, on new texts that did not choose them."""
     of = dict(list(texts.groupby("way", sort=False)))
     return {
-        name: difference(of[one], of[than], (of[control], of[than]), name.endswith("good"))
-        for name, (one, than, control) in WAYS.items()
+        name: difference(of[way], of[baseline], (of[control], of[baseline]), name.endswith("good"))
+        for name, (way, baseline, control) in WAYS.items()
     }
 
 
 def of_sizes(texts: Table, sizes: tuple[int, int] | None) -> dict[str, Measurement | None]:
-    """The units against ten times as many, from the texts that settings are compared on."""
+    """Ten times as many units against the fewer, on the texts that settings are chosen on."""
     names = ("precision-tenfold", "precision-tenfold-good")
     if sizes is None:
         return dict.fromkeys(names)

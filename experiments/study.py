@@ -1,13 +1,12 @@
-"""What the studies share: a model, its text in two halves, and what was measured on the first.
+"""What the studies share: a model, its text in two halves, and statistics of the first half.
 
-Neurons are found on one half of the documents and judged on the other, so that no set is tested on
-the text it was chosen from.
+Neurons are selected on one half of the documents and tested on the other.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +17,7 @@ from interp.text.sources import TextSource, read_documents
 
 LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 SITES: tuple[Kind, ...] = ("q", "k", "v", "pre", "pre_linear", "attn_out", "mlp_out")
-"""Where units are looked for that detect a language: what every linear layer gives."""
+"""Where units that detect a language are searched: the output of every linear layer."""
 
 TEXTS: Mapping[str, interp.text.HubDataset] = {
     "wikipedia": interp.text.HubDataset(
@@ -30,13 +29,13 @@ TEXTS: Mapping[str, interp.text.HubDataset] = {
         text_column="sentence1",
     ),
 }
-"""Name → text on the hub: articles, of which the first million of a language are drawn from, and
-single sentences, translated from English by machine."""
+"""Name → text on the hub: articles (drawn from the first million of each language), and single
+sentences, machine-translated from English."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Which model, which text, and where what was measured is kept."""
+    """Which model, which text, and where statistics are stored."""
 
     model: str = "babel"
     """"babel", a local folder, or a name on the Hugging Face hub."""
@@ -52,14 +51,13 @@ class Study:
     """Tokens per language and half; None: all."""
 
     held_out_tokens: int | None = None
-    """Tokens per language of the second half, which is read once for each set that is switched off;
-    None: `tokens`."""
+    """Tokens per language of the second half, read once per set switched off; None: `tokens`."""
 
     sentences: int | None = None
-    """Sentences per language whose means are kept, of every unit; None: one for 30 of `tokens`."""
+    """Sentences per language whose unit means are stored; None: one for every 30 of `tokens`."""
 
     n_shards: int = 10
-    """Random groups of documents that intervals are computed over."""
+    """Random groups of documents, for intervals."""
 
     block_length: int = 128
     """Tokens per row of running text."""
@@ -68,24 +66,24 @@ class Study:
     """Precision of weights and activations."""
 
     seed: int = 0
-    """Seeds random neurons and texts."""
+    """Seeds random neurons and generated texts."""
 
     out: Path = Path("results/study")
-    """Where statistics are kept; the same study takes them from there. {model} in a path stands
-    for the last part of the model's name."""
+    """Folder of the statistics; the same study reads them again. {model} stands for the last part
+    of the model's name."""
 
     def open(self, attention: Attention = "native") -> interp.NeuronModel:
         return interp.load(self.model, attention=attention, dtype=getattr(torch, self.dtype))
 
     @property
     def source(self) -> TextSource:
-        """Where the text comes from, as `interp.read_corpora` takes it."""
+        """The text, as `interp.read_corpora` takes it."""
         return TEXTS.get(self.text, self.text)
 
     def read(self, model: interp.NeuronModel, half: Literal["train", "held_out"]) -> interp.Corpora:
-        """Running text of one half; rows to be predicted begin as text does in training."""
-        later = half == "held_out"
-        fewer = later and self.held_out_tokens is not None
+        """Running text of one half; held-out rows begin as text does in training."""
+        held_out = half == "held_out"
+        fewer = held_out and self.held_out_tokens is not None
         return interp.read_corpora(
             self.source,
             self.languages,
@@ -93,21 +91,20 @@ class Study:
             block_length=self.block_length,
             tokens=self.held_out_tokens if fewer else self.tokens,
             n_shards=self.n_shards,
-            bos="block" if later and model.bos_id is not None else "none",
+            bos="block" if held_out and model.bos_id is not None else "none",
             split=half,
             held_out=0.5,
             progress=False,
         )
 
     def folder(self, model: interp.NeuronModel) -> Path:
-        """Where statistics of the model are: with fused attention activations differ by rounding
-        from those with attention that can be hooked."""
+        """The model's statistics; results with fused and hooked attention differ by rounding."""
         return self.out / model.fingerprint["attention"]
 
     def statistics(
         self, model: interp.NeuronModel
     ) -> tuple[interp.FiringStats, interp.ActivationMoments]:
-        """How often every neuron fires on the first half, and what it gives there."""
+        """How often every neuron fires on the first half, and moments of its output."""
         folder = self.folder(model) / "statistics"
         keep = interp.Keep(moments=True)
         run = interp.collect(model, self.read(model, "train"), folder, keep=keep)
@@ -116,20 +113,20 @@ class Study:
     def sentence_means(
         self, model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES
     ) -> interp.SentenceMeans:
-        """What every unit of these sites gives on the sentences of the first half."""
-        folder = self.folder(model) / "sentences"
-        sentences = interp.read_sentences(
-            self.source,
-            self.languages,
-            model,
-            sentences=self.n_sentences,
-            n_shards=self.n_shards,
-            split="train",
-            held_out=0.5,
-            progress=False,
-        )
+        """Means of every unit of these sites on the sentences of the first half."""
+        sentences = self.read_sentences(model, self.source, split="train", held_out=0.5)
         keep = interp.Keep(sentence_means=present(model, sites))
+        folder = self.folder(model) / "sentences"
         return interp.collect(model, sentences, folder, keep=keep).sentence_means
+
+    def read_sentences(
+        self, model: interp.NeuronModel, source: TextSource, **split: Any
+    ) -> interp.Corpora:
+        """`n_sentences` per language of a text, in shards."""
+        sizes = {"sentences": self.n_sentences, "n_shards": self.n_shards}
+        return interp.read_sentences(
+            source, self.languages, model, **sizes, **split, progress=False
+        )
 
     @property
     def n_sentences(self) -> int | None:
@@ -139,14 +136,14 @@ class Study:
         return max(self.tokens // 30, self.n_shards)
 
     def documents(self, code: str) -> Iterator[str]:
-        """Every document of a language, from its beginning."""
+        """Every document of a language."""
         for document in read_documents(self.source, code):
             yield document.text
 
 
 def present(model: interp.NeuronModel, sites: tuple[Kind, ...] = SITES) -> tuple[Kind, ...]:
-    """Those of the sites that the model has."""
-    return tuple([kind for kind in sites if _has(model, kind)])
+    """The sites that the model has."""
+    return tuple(kind for kind in sites if _has(model, kind))
 
 
 def _has(model: interp.NeuronModel, kind: Kind) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 import interp
 from experiments import lens_by_language, patch_across_languages
-from experiments.crossing_claims import Asked, measures
+from experiments.crossing_claims import Questions, measures
 from experiments.crossings import (
     CELLS,
     Answered,
@@ -269,7 +269,9 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     assert (carry.verdict == "holds") == apart
     assert not any(name.startswith("untold") for name in claims)  # none was held out
     before = claims["language-before-concept"]
-    assert before.value == pytest.approx(Asked(prompts, "told").last("language - concept").mean())
+    assert before.value == pytest.approx(
+        Questions(prompts, "told").last("language - concept").mean()
+    )
 
 
 def test_neurons_are_compared_with_as_many_random_others(generator):
@@ -296,7 +298,7 @@ def test_verdicts_follow_the_intervals():
     assert of((-0.1, 0.1), (0.5, 0.9), (0.4, 0.9)) == "the language moves further"
     assert of((0.5, 0.9), (-0.1, 0.1), (-0.9, -0.4)) == "the concept moves further"
     assert of((0.5, 0.9), (0.5, 0.9), (-0.2, 0.2)) == "they move together"
-    assert of((-0.1, 0.9), (0.1, 0.9), (-0.2, 0.5)) == "not told apart"
+    assert of((-0.1, 0.9), (0.1, 0.9), (-0.2, 0.5)) == "cannot tell"
 
 
 def small(experiment: Experiment, facts: Path, out: Path) -> Any:

@@ -213,13 +213,13 @@ def test_a_text_is_compared_with_those_of_its_prompt_and_left_out_where_one_has_
     places = (frame["begun"] == "de") & (frame["prompt"] == 3)
     frame.loc[places & (frame["off"] == "de"), "loss"] = 9.0
     frame.loc[places & (frame["off"] == "fr"), "loss"] = 6.0
-    parts = claims.beside_own(frame, "loss", CODES)
+    parts = claims.values_by_off(frame, "loss", CODES)
     rows = (parts["own"] == 9.0).nonzero().flatten().tolist()
     assert len(rows) == 1
     assert parts["others"][rows[0]].item() == pytest.approx((6.0 + 3.3 + 3.3) / 3)
     assert parts[NOTHING][rows[0]].item() == pytest.approx(3.3)
     frame.loc[places & (frame["off"] == "random"), "loss"] = float("nan")
-    assert {len(each) for each in claims.beside_own(frame, "loss", CODES).values()} == {39}
+    assert {len(each) for each in claims.values_by_off(frame, "loss", CODES).values()} == {39}
 
 
 @pytest.fixture(scope="module")

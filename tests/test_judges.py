@@ -150,8 +150,8 @@ def by_hand() -> Effects:
 def test_selectivity_is_the_own_rise_less_that_of_the_others():
     found = by_hand()
     assert found.selectivity(LAPE).value == pytest.approx(0.3)
-    assert found.apart(LAPE, GATE).value == pytest.approx(0.2)
-    assert found.apart(LAPE, GATE).low == pytest.approx(0.2)  # the shards are alike
+    assert found.difference(LAPE, GATE).value == pytest.approx(0.2)
+    assert found.difference(LAPE, GATE).low == pytest.approx(0.2)  # the shards are alike
     row = found.row(LAPE, RANDOM)
     assert row["own"] == pytest.approx(0.325)
     assert row["others"] == pytest.approx(0.025)
@@ -201,8 +201,8 @@ def test_shares_of_texts_are_over_all_languages_and_differences_over_texts():
     row = found.row(KOJIMA)
     assert (row["switching"], row["switching_control"]) == (0.5, 0.0)
     assert row["switching_low"] < 0.5 < row["switching_high"]
-    assert found.apart(LAPE, RANDOM).value == 1
-    half = found.apart(KOJIMA, RANDOM)
+    assert found.difference(LAPE, RANDOM).value == 1
+    half = found.difference(KOJIMA, RANDOM)
     assert half.value == pytest.approx(0.5)
     assert half.standard_error == pytest.approx(math.sqrt(8 / 7 * 0.25 / 8))
     table = found.by_language().set_index(["method", "language"])
@@ -275,13 +275,15 @@ def test_the_page_says_what_the_table_says(four):
     table, each, stable = four
     page = findings(table, claimed(table, each, stable))
     lines = page.splitlines()
-    recovery = next(line for line in lines if line.startswith("- Planted neurons found beside"))
+    recovery = next(line for line in lines if line.startswith("- Planted neurons found among"))
     assert "precision of gate 1 (1 to 1), entropy (LAPE) 0.6" in recovery
-    assert "last is random with 0. LAPE is number 2 of 4 with 0.6" in recovery
+    assert "last is random with 0. LAPE ranks 2 of 4 with 0.6" in recovery
     cost = next(line for line in lines if line.startswith("- Points of recovery"))
     assert "random (100), precision of output, both ends (50), entropy (LAPE) (40)." in cost
-    together = [line for line in lines if line.startswith("- Over the 3 methods")]
-    assert any("selectivity and switching go together" in line for line in together)
+    correlations = [line for line in lines if line.startswith("- Across the 3 methods")]
+    assert any(
+        "selectivity and switching have a rank correlation of" in line for line in correlations
+    )
     assert "**holds**" in page
 
 

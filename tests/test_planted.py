@@ -474,7 +474,7 @@ def test_designs_that_cannot_be_are_refused(generator, tmp_path):
         Design(languages=("en", "de", "fr"))
     with pytest.raises(ValueError, match="dimensions are needed and d_model is 64"):
         Design(d_model=64)
-    with pytest.raises(ValueError, match="noisy: no decoys; there are busy, rare"):
+    with pytest.raises(ValueError, match="noisy are no decoys; choose among busy, rare"):
         subject.plant(TINY, 1.0, generator, tmp_path, decoys=("noisy",))
     with pytest.raises(ValueError, match="leave half of them as background"):
         subject.plant(replace(TINY, planted=200), 1.0, generator, tmp_path)

@@ -556,7 +556,7 @@ def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Pat
     out = tmp_path / "report.html"
     study_report.main(study_report.Config("tiny", results, out, readme))
     page = Page(out.read_text(encoding="utf-8"))
-    assert "A language's neurons off, every language read" in page.text
+    assert "Which languages suffer when one language's neurons are switched off" in page.text
     assert "Tang et al. (2024) find" in page.text
     assert "python -m experiments.deactivate_neurons tiny" in page.text
     assert ["1.5", "x"] in page.rows
