@@ -205,8 +205,8 @@ def parts(shares: tuple[float, ...]) -> str:
 
 
 def optimizers(config: Config) -> str:
-    return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}. In each round: {config.warmup} steps of warm-up, a plateau, then decay to
+    return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}, weight decay {config.weight_decay}), AdamW for embeddings
+and norms ({config.embedding_rate}). In each round: {config.warmup} steps of warm-up, a plateau, then decay to
 zero as one minus the square root of the part passed. Autocast to bfloat16."""
 
 
@@ -237,7 +237,7 @@ def keep_in_mind(measured: dict[str, Any]) -> str:
         if n and right / n < 0.9:
             weak.append(f"{relation} ({percent(right / n)})")
     if weak:
-        lines.append(f"Told cells less than nine in ten right: {', '.join(weak)}.")
+        lines.append(f"Relations with less than 90 % of told cells right: {', '.join(weak)}.")
     at_chance = [
         code
         for code, (_, low, high, chance) in measured["tasks"]["statements"].items()
