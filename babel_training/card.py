@@ -89,16 +89,19 @@ def facts(measured: dict[str, Any]) -> str:
     return table([*head, "fact completion", "statements", "word translation"], rows)
 
 
+def of_relation(measured: dict[str, Any], relation: str, kind: str) -> tuple[int, int]:
+    """Right answers and cells of a relation, all languages together."""
+    by_language = [measured["facts"][f"{code} {kind}"]["relations"] for code in LANGUAGES]
+    pairs = [relations.get(relation, [0, 0]) for relations in by_language]
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+
 def by_relation(measured: dict[str, Any]) -> str:
     rows = []
     for relation in knowledge.fact_base()["relations"]:
         cells = [relation]
         for kind in ("told", "held out"):
-            pairs = [
-                measured["facts"][f"{code} {kind}"]["relations"].get(relation, [0, 0])
-                for code in LANGUAGES
-            ]
-            right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+            right, n = of_relation(measured, relation, kind)
             cells.append(f"{percent(right / n)} of {n}" if n else "-")
         rows.append(cells)
     return table(["relation", "told cells right", "held-out cells right"], rows)
@@ -232,8 +235,7 @@ def keep_in_mind(measured: dict[str, Any]) -> str:
     ]
     weak = []
     for relation in knowledge.fact_base()["relations"]:
-        pairs = [row["relations"].get(relation, [0, 0]) for row in told]
-        right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+        right, n = of_relation(measured, relation, "told")
         if n and right / n < 0.9:
             weak.append(f"{relation} ({percent(right / n)})")
     if weak:

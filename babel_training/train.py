@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, step: int, model, optimizers, config: Config) ->
 
 
 def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForCausalLM:
-    """Train, or resume a stopped run; `stop_after` ends this call after so many steps."""
+    """Train, or resume a stopped run; `stop_after` ends this call after that many steps."""
     out.mkdir(parents=True, exist_ok=True)
     if (out / "tokenizer" / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")

@@ -89,7 +89,7 @@ class Amount:
     """Share of all runs; each kind has at least one."""
 
     kinds: int | None = None
-    """Use only the last so many kinds; None: all."""
+    """Number of kinds to use, from the end of the list; None: all."""
 
     seed: int = 0
     """Seeds moments, files and bits."""
