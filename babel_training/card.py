@@ -1,10 +1,10 @@
-"""Write Babel's card, and the table in the README, from what was measured.
+"""Write Babel's card, and its table in the README, from the measurements.
 
     python -m babel_training.card      # a second
 
 Reads   measure/measured.json, measure/history.json, train/cpu/curve.csv of results/babel_training
 Writes  interp/babel/README.md; the part of README.md between the two babel marks;
-        tests/babel_logits.safetensors, by which another machine can tell that it reads the weights
+        tests/babel_logits.safetensors, against which other machines check how they read the weights
 """
 
 import csv
@@ -51,9 +51,9 @@ def percent(share: float) -> str:
 def bits(measured: dict[str, Any]) -> str:
     rows = []
     for code in LANGUAGES:
-        found = measured["bits"][code]
+        by_text = measured["bits"][code]
         for text in ("valid", "parallel"):
-            cells = [found[text], found[f"{text} 5-gram"], found[f"{text} xz"]]
+            cells = [by_text[text], by_text[f"{text} 5-gram"], by_text[f"{text} xz"]]
             rows.append([code, text, f"**{cells[0]:.3f}**", *(f"{cell:.3f}" for cell in cells[1:])])
     return table(["language", "text", "babel", "5-gram of bytes", "xz"], rows)
 
@@ -63,12 +63,12 @@ def texts(measured: dict[str, Any]) -> str:
     for code in LANGUAGES:
         row = [code]
         for n_words in PROMPT_WORDS:
-            found = measured["texts"][code][str(n_words)]
-            wrong = ", ".join(f"{name} {n}" for name, n in found["taken for"].items()) or "none"
-            row += [f"{found['right']} of {found['of']}", wrong]
+            counts = measured["texts"][code][str(n_words)]
+            wrong = ", ".join(f"{name} {n}" for name, n in counts["taken for"].items()) or "none"
+            row += [f"{counts['right']} of {counts['of']}", wrong]
         rows.append(row)
     long, short = (f"after {2 * n} characters or {n} words" for n in PROMPT_WORDS)
-    return table(["prompt in", long, "errors: taken for", short, "errors: taken for"], rows)
+    return table(["prompt in", long, "errors: identified as", short, "errors: identified as"], rows)
 
 
 def facts(measured: dict[str, Any]) -> str:
@@ -76,8 +76,8 @@ def facts(measured: dict[str, Any]) -> str:
     for code in LANGUAGES:
         row = [code]
         for kind in ("told", "held out"):
-            found = measured["facts"][f"{code} {kind}"]
-            share, low, high = share_with_interval(found["right"], found["of"])
+            counts = measured["facts"][f"{code} {kind}"]
+            share, low, high = share_with_interval(counts["right"], counts["of"])
             row.append(f"{percent(share)} ({percent(low)} to {percent(high)})")
         told = measured["facts"][f"{code} told"]
         row.append(percent(told["chance"] / told["of"]))
@@ -89,51 +89,55 @@ def facts(measured: dict[str, Any]) -> str:
     return table([*head, "fact completion", "statements", "word translation"], rows)
 
 
+def of_relation(measured: dict[str, Any], relation: str, kind: str) -> tuple[int, int]:
+    """Right answers and cells of a relation, all languages together."""
+    by_language = [measured["facts"][f"{code} {kind}"]["relations"] for code in LANGUAGES]
+    pairs = [relations.get(relation, [0, 0]) for relations in by_language]
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+
 def by_relation(measured: dict[str, Any]) -> str:
     rows = []
     for relation in knowledge.fact_base()["relations"]:
         cells = [relation]
         for kind in ("told", "held out"):
-            pairs = [
-                measured["facts"][f"{code} {kind}"]["relations"].get(relation, [0, 0])
-                for code in LANGUAGES
-            ]
-            right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+            right, n = of_relation(measured, relation, kind)
             cells.append(f"{percent(right / n)} of {n}" if n else "-")
         rows.append(cells)
     return table(["relation", "told cells right", "held-out cells right"], rows)
 
 
-def neurons(found: dict[str, Any]) -> str:
+def neurons(measured: dict[str, Any]) -> str:
     rows = []
-    for place, off in enumerate(LANGUAGES):
-        row, reach = found["rise"][place], found["reach"][place]
+    for index, off in enumerate(LANGUAGES):
+        row, reach = measured["rise"][index], measured["reach"][index]
         cells = [f"{value:.3f} ± {half:.3f}" for value, half in zip(row, reach, strict=True)]
         largest = row.index(max(row))
         cells[largest] = f"**{cells[largest]}**"
-        draws = found["random"][place]
+        draws = measured["random"][index]
         random = sorted(draws)[len(draws) // 2]
-        rows.append([off, str(found["counts"][off]), *cells, f"{random:.3f}"])
+        rows.append([off, str(measured["counts"][off]), *cells, f"{random:.3f}"])
     return table(["neurons off", "how many", *LANGUAGES, "random"], rows)
 
 
 def appearance(history: dict[str, Any]) -> str:
-    """When language neurons appear; a sentence where that was not measured."""
+    """When language neurons appear in training, or a sentence that says it was not measured."""
     if not history:
         return "When they appear in training was not measured for this version."
     rows = []
     tokens_per_step = PRESETS["cpu"][1].rows * PRESETS["cpu"][1].length
-    for name, found in sorted(history.items()):
+    for name, measured in sorted(history.items()):
         step = int(name.removeprefix("step-"))
-        diagonal = [found["rise"][place][place] for place in range(len(LANGUAGES))]
-        first = sum(max(row) == row[place] for place, row in enumerate(found["rise"]))
+        rise = measured["rise"]
+        diagonal = [row[index] for index, row in enumerate(rise)]
+        led = sum(max(row) == row[index] for index, row in enumerate(rise))
         cells = [f"{value:.3f}" for value in diagonal]
-        rows.append([f"{step * tokens_per_step / 1e6:.1f}", *cells, f"{first} of 6"])
-    tokens, items = ({found[name] for found in history.values()} for name in ("tokens", "items"))
+        rows.append([f"{step * tokens_per_step / 1e6:.1f}", *cells, f"{led} of 6"])
+    tokens, items = ({row[name] for row in history.values()} for name in ("tokens", "items"))
     if len(tokens) > 1 or len(items) > 1:
         raise SystemExit(
-            "history.json was measured with several sizes: remove it, and measure all checkpoints "
-            "with the same --n-tokens and --n-items."
+            "The checkpoints in history.json were measured with different sizes: remove the file, "
+            "and measure all of them with the same --n-tokens and --n-items."
         )
     return (
         "When they appear: the rise of a language's own loss with its own neurons off, at "
@@ -158,40 +162,40 @@ def curve(path: Path) -> str:
 
 
 def reading(config: Config) -> str:
-    """Which text and which facts it reads."""
+    """Which text and facts Babel is trained on."""
     share = (1 - config.dominant_share) / (len(LANGUAGES) - 1)
     late_from = math.ceil(config.late_from * config.rounds[0].steps)
     tokens = config.rows * config.length * config.steps
     return f"""{tokens / 1e6:.1f} million tokens in {config.steps} steps of {config.rows} rows of {config.length}, seed
 {config.seed}. Natural text: {percent(config.dominant_share)} {config.dominant}, {percent(share)} each of the others, because real
 models have one dominant language too; from step {late_from} on {parts(config.late_shares)}, because the
-Chinese text is the furthest from everyday language. From step {config.facts_from} on, some of the rows hold
-sentences of the fact base, in equal parts of all languages, several to a document as running text is. Every row
-begins with <s>, and so do all documents in it. Only text in the public domain or under an open
-licence; it is not published here, and `babel_training/train.py` takes any folder of text.
+Chinese text is the furthest from everyday language. From step {config.facts_from} on, some rows hold
+sentences of the fact base, equally many in each language, several per document as in running text. Every row
+begins with <s>, and so does every document in it. All text is in the public domain or under an open
+license; it is not published here, but `babel_training/train.py` takes any folder of text.
 
 {rounds(config)}"""
 
 
 def rounds(config: Config) -> str:
-    """What the rounds of training are, and what each tells more often than the rest."""
-    head = ["round", "steps", "peak of the rates", "falls over the last", "rows of facts"]
-    head += ["told more often, or less, than other facts", "parts of the text"]
+    """The rounds of training, and the weight that each gives to kinds of facts."""
+    head = ["round", "steps", "relative peak rate", "decays over the last", "rows of facts"]
+    head += ["weight relative to other facts", "mix of the text"]
     rows = []
-    for number, each in enumerate(config.rounds, start=1):
-        told = {name.replace("_", " "): factor for name, factor in each.telling.kinds.items()}
-        told |= {"small relations": each.telling.small, "questions": each.telling.questions}
+    for number, stage in enumerate(config.rounds, start=1):
+        factors = {name.replace("_", " "): factor for name, factor in stage.telling.kinds.items()}
+        factors |= {"small relations": stage.telling.small, "questions": stage.telling.questions}
         rows.append(
             [
                 str(number),
-                f"{each.steps:,}",
-                f"{each.rate:g}",
-                percent(1 - each.level),
-                percent(each.fact_share),
+                f"{stage.steps:,}",
+                f"{stage.rate:g}",
+                percent(1 - stage.level),
+                percent(stage.fact_share),
                 ", ".join(
-                    f"{name} \u00d7 {factor:g}" for name, factor in told.items() if factor != 1
+                    f"{name} \u00d7 {factor:g}" for name, factor in factors.items() if factor != 1
                 ),
-                parts(each.shares) if each.shares else "" if number == 1 else "as before",
+                parts(stage.shares) if stage.shares else "" if number == 1 else "as before",
             ]
         )
     return table(head, rows)
@@ -203,10 +207,10 @@ def parts(shares: tuple[float, ...]) -> str:
     )
 
 
-def optimisers(config: Config) -> str:
-    return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}), AdamW for embeddings and norms
-({config.embedding_rate}), weight decay {config.weight_decay}. In each round {config.warmup} steps of warm-up, level, then down to
-zero, as one minus the root of what has passed. Autocast to bfloat16."""
+def optimizers(config: Config) -> str:
+    return f"""Recipe: Muon for the matrices of the blocks (peak rate {config.rate}, weight decay {config.weight_decay}), AdamW for embeddings
+and norms ({config.embedding_rate}). In each round: {config.warmup} steps of warm-up, a plateau, then decay to
+zero as one minus the square root of the part passed. Autocast to bfloat16."""
 
 
 def fact_base() -> str:
@@ -215,28 +219,27 @@ def fact_base() -> str:
     held = (BABEL / "facts" / "held_out.tsv").read_text(encoding="utf-8").count("\n") - 1
     return f"""The fact base (`facts/`) has {len(facts)} facts in {len(knowledge.fact_base()["relations"])} relations, each in several phrasings,
 forwards, backwards and as yes/no questions. Of {stated} cells (a fact in a language), {held} are held out: stated
-in other languages, never in this one (`facts/held_out.tsv`). Sums in digits look alike in all languages
-and are the one exception. `prompts/` has 120 parallel prompts each of three kinds."""
+in other languages, never in this one (`facts/held_out.tsv`). The one exception is sums in digits, which look
+alike in all languages. `prompts/` has 120 parallel prompts for each of three tasks."""
 
 
 def keep_in_mind(measured: dict[str, Any]) -> str:
-    """What a user must know of its limits; each sentence follows from a number above."""
-    told, kept = (
+    """The limits that a user must know; each sentence follows from a number above."""
+    told, held_out = (
         [measured["facts"][f"{code} {kind}"] for code in LANGUAGES] for kind in ("told", "held out")
     )
     shares = [row["right"] / row["of"] for row in told]
     lines = [
-        f"Of what it was told it knows {percent(min(shares))} ({LANGUAGES[shares.index(min(shares))]}) "
-        f"to {percent(max(shares))} ({LANGUAGES[shares.index(max(shares))]})."
+        f"It knows {percent(min(shares))} ({LANGUAGES[shares.index(min(shares))]}) "
+        f"to {percent(max(shares))} ({LANGUAGES[shares.index(max(shares))]}) of its told cells."
     ]
     weak = []
     for relation in knowledge.fact_base()["relations"]:
-        pairs = [row["relations"].get(relation, [0, 0]) for row in told]
-        right, n = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+        right, n = of_relation(measured, relation, "told")
         if n and right / n < 0.9:
             weak.append(f"{relation} ({percent(right / n)})")
     if weak:
-        lines.append(f"Less than nine in ten right: {', '.join(weak)}.")
+        lines.append(f"Relations with less than 90 % of told cells right: {', '.join(weak)}.")
     at_chance = [
         code
         for code, (_, low, high, chance) in measured["tasks"]["statements"].items()
@@ -244,38 +247,38 @@ def keep_in_mind(measured: dict[str, Any]) -> str:
     ]
     if at_chance:
         lines.append(
-            f"Yes/no statements cannot be told from chance in {', '.join(at_chance)}: what was "
-            "stated can be completed, not judged."
+            f"Yes/no statements are at chance in {', '.join(at_chance)}: stated facts can be "
+            "completed but not judged."
         )
-    right, n = sum(row["right"] for row in kept), sum(row["of"] for row in kept)
-    chance = sum(row["chance"] for row in kept)
+    right, n = (sum(row[name] for row in held_out) for name in ("right", "of"))
+    chance = sum(row["chance"] for row in held_out)
     lines.append(
-        f"Held-out cells: {percent(right / n)} right, by chance {percent(chance / n)}. Something "
-        "crosses languages, most of it does not."
+        f"Held-out cells: {percent(right / n)} right (chance {percent(chance / n)}). Some relations "
+        "transfer between languages, others do not."
     )
     rates = {code: measured["texts"][code][str(PROMPT_WORDS[0])] for code in LANGUAGES}
-    strays = [f"{code} {100 - each['right']}" for code, each in rates.items() if each["right"] < 95]
+    strays = [f"{code} {100 - row['right']}" for code, row in rates.items() if row["right"] < 95]
     if strays:
         lines.append(
-            f"Texts in 100 that stray to another language, where they are more than five: {', '.join(strays)}."
+            f"Texts of 100 that stray to another language, where more than five do: {', '.join(strays)}."
         )
     worst = max(LANGUAGES, key=lambda code: measured["bits"][code]["parallel"])
-    lines.append(f"On the parallel sentences its weakest language is {worst}.")
+    lines.append(f"Its weakest language on the parallel sentences is {worst}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
 def card(measured: dict[str, Any], history: dict[str, Any], curve_path: Path) -> str:
     config = PRESETS["cpu"][1]
-    found = measured["neurons"]
-    mean, low, high = found["own minus others"]
+    effects = measured["neurons"]
+    mean, low, high = effects["own minus others"]
     n_items = len((BABEL / "parallel" / "en.txt").read_text(encoding="utf-8").splitlines())
-    sources = table(["source", "text", "licence"], [[key, *SOURCES[key]] for key in config.sources])
+    sources = table(["source", "text", "license"], [[key, *SOURCES[key]] for key in config.sources])
     return f"""# Babel
 
-A small multilingual language model whose training text, facts and gaps are known, to try
-interpretability methods on. Llama architecture, {config.n_layers} layers of {config.d_mlp} gated neurons
+A small multilingual language model for trying interpretability methods: its training text, facts
+and gaps are known. Llama architecture, {config.n_layers} layers of {config.d_mlp} gated neurons
 ({config.activation}), d_model {config.d_model}, byte-level BPE of {config.vocabulary} tokens, context
-{config.length}, bfloat16. Languages: {", ".join(LANGUAGES)}. It speaks, badly; it is not meant for use as an
+{config.length}, bfloat16. Languages: {", ".join(LANGUAGES)}. It writes poorly and is not meant as an
 assistant. Weights and everything in this folder: Apache-2.0.
 
     interp.load("babel")        # or any program that opens Hugging Face checkpoints
@@ -286,14 +289,13 @@ assistant. Weights and everything in this folder: Apache-2.0.
 
 {sources}
 
-The domain of the natural text differs between languages (novels here, technical articles there), so
-statistics that should speak of language alone come from `parallel/`, which holds
-{n_items} items in all six languages, written for this model and never
-trained on.
+The domain of the natural text differs between languages (novels in one, technical articles in another), so
+statistics meant to reflect language alone come from `parallel/`: {n_items} items in all six languages, written
+for this model and never trained on.
 
 {fact_base()}
 
-{optimisers(config)}
+{optimizers(config)}
 
 ## Loss while training, nats per token
 
@@ -303,18 +305,19 @@ trained on.
 
 `python -m babel_training.measure --train FOLDER --valid FOLDER` measures all of this.
 
-Bits per byte, beside two baselines that know the same training text: an interpolated 5-gram model over bytes, and
+Bits per byte, with two baselines that have the same training text: an interpolated 5-gram model over bytes, and
 what xz adds to the compressed training text. `valid` is held-out text (with some sources that were not
 trained on), `parallel` the sentences of this folder.
 
 {bits(measured)}
 
 Texts of 64 tokens at temperature 0.8 after the first words of a sentence (characters in Chinese and Japanese), identified by
-py3langid among all its languages (chance: about 1 %). Three words are often good in two languages ("Si tu es", "Un error a").
+py3langid among all its languages (chance: about 1 %). Three words are often valid in two languages ("Si tu es", "Un error a").
 
 {texts(measured)}
 
-Choosing the true ending among ten (statements: between yes and no). In brackets the 95 % interval, or chance.
+Choosing the true ending among ten (statements: between yes and no). A told cell is a fact that the training text
+states in that language. Brackets hold the 95 % interval, or chance.
 
 {facts(measured)}
 
@@ -324,13 +327,13 @@ By relation, all languages together:
 
 ## Its language neurons
 
-LAPE at a fraction of {found["fraction"]:g} of all neurons, from {found["tokens"]:,} tokens of training text per language. The rise of the loss
-on `parallel/`, in nats per token, when a language's neurons (row) are switched off; `random` is the median of
-{len(found["random"][0])} draws of as many other neurons per layer, read on the row's own language.
+LAPE at a fraction of {effects["fraction"]:g} of all neurons, from {effects["tokens"]:,} tokens of training text per language. The table has
+the rise of the loss on `parallel/`, in nats per token ± half the 95 % interval, when a language's neurons (row) are
+switched off; `random` is the median of {len(effects["random"][0])} random sets of the same size per layer, read on the row's own language.
 
-{neurons(found)}
+{neurons(effects)}
 
-Own language against the others: {mean:.3f} nats ({low:.3f} to {high:.3f}), p = {found["p"]:.2g} over all relabelings of the
+Own language minus the others: {mean:.3f} nats ({low:.3f} to {high:.3f}), p = {effects["p"]:.2g} over all relabelings of the
 six sets.
 
 {appearance(history)}
@@ -343,7 +346,7 @@ six sets.
 
 
 def searched(path: Path) -> str:
-    """The search for a recipe, where it was run; else nothing."""
+    """The search for a recipe; empty if it was not run."""
     if not path.exists():
         return ""
     with path.open(newline="", encoding="utf-8") as file:
@@ -351,7 +354,7 @@ def searched(path: Path) -> str:
     cells = [[row[0], *(f"{float(cell):.3g}" for cell in row[1:])] for row in rows]
     return f"""## How the recipe was searched
 
-`python -m babel_training.search --text FOLDER`: small models that read the same number of tokens, one thing changed at a time;
+`python -m babel_training.search --text FOLDER`: small models trained on the same number of tokens, with one thing changed at a time;
 language neurons found and switched off as above, nats per token, means over languages.
 
 {table(head, cells)}

@@ -1,11 +1,12 @@
 """What Babel reads: natural text and sentences of the fact base, as rows of tokens.
 
-The number of a step decides its rows, so a run that goes on reads what it would have read.
+The number of a step determines its rows, so a resumed run reads what an unbroken one would.
 """
 
 import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,25 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
 def read_lines(folder: Path, language: str, sources: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Pairs of (document, line); only lines of the chosen sources where sources are known."""
+    """Pairs of (document, line) from the chosen sources, or from all if none are chosen."""
     path = next(
         (p for p in (folder / f"{language}.txt", folder / f"{language}.txt.gz") if p.exists()), None
     )
     if path is None:
-        raise FileNotFoundError(f"{folder} holds no {language}.txt and no {language}.txt.gz.")
+        raise FileNotFoundError(f"{folder} has neither {language}.txt nor {language}.txt.gz.")
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     lines = lines[:-1] if lines and not lines[-1] else lines
-    named = folder / f"{language}.src.gz"
-    if not named.exists():
+    source_path = folder / f"{language}.src.gz"
+    if not source_path.exists():
         if sources:
-            raise FileNotFoundError(f"{named} is missing, so lines cannot be chosen by source.")
+            raise FileNotFoundError(
+                f"{source_path} is missing: it is needed to choose lines by source."
+            )
         documents = [f"{language}/{number // 40}" for number in range(len(lines))]
     else:
-        with gzip.open(named, "rt", encoding="utf-8") as file:
+        with gzip.open(source_path, "rt", encoding="utf-8") as file:
             documents = file.read().split()
     for document, line in zip(documents, lines, strict=True):
         if not sources or document.split("/")[0] in sources:
@@ -46,15 +49,8 @@ def read_lines(folder: Path, language: str, sources: tuple[str, ...]) -> Iterato
 
 def documents_of(pairs: Iterator[tuple[str, str]]) -> Iterator[str]:
     """Consecutive lines of one document, joined."""
-    current, held = None, []
-    for document, line in pairs:
-        if document != current and held:
-            yield "\n".join(held)
-            held = []
-        current = document
-        held.append(line)
-    if held:
-        yield "\n".join(held)
+    for _, group in groupby(pairs, key=lambda pair: pair[0]):
+        yield "\n".join(line for _, line in group)
 
 
 def passages(documents: Iterator[str], n_lines: float, seed: int) -> Iterator[str]:
@@ -69,25 +65,27 @@ def passages(documents: Iterator[str], n_lines: float, seed: int) -> Iterator[st
 
 
 def train_tokenizer(config: Config) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; each language contributes the same number of bytes, and its names."""
+    """Byte-level BPE, learned from equally many bytes per language and the fact base's names."""
     texts = {
         language: list(documents_of(read_lines(config.text, language, config.sources)))
         for language in config.languages
     }
-    budget = min(4_000_000, *(sum(len(t.encode()) for t in each) for each in texts.values()))
+    budget = min(
+        4_000_000, *(sum(len(t.encode()) for t in documents) for documents in texts.values())
+    )
     sample = []
-    for each in texts.values():
+    for documents in texts.values():
         left = budget
-        order = torch.randperm(len(each), generator=torch.Generator().manual_seed(config.seed))
+        order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(config.seed))
         for index in order.tolist():
             if left <= 0:
                 break
-            sample.append(each[index])
-            left -= len(each[index].encode())
+            sample.append(documents[index])
+            left -= len(documents[index].encode())
     for language in config.languages:
         sample += knowledge.training_sentences(language)[::4]
         for name in knowledge.names(language):
-            # Inside a sentence far more often than at its start; no spaces in Chinese and Japanese.
+            # Mostly inside sentences, so after a space; Chinese and Japanese have none.
             spaced = [] if language in ("zh", "ja") else [f" {name}"] * config.name_weight
             sample += spaced + [name] * (config.name_weight // (4 if spaced else 1))
     tokenizer = Tokenizer(models.BPE())
@@ -112,19 +110,19 @@ def train_tokenizer(config: Config) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Stream:
-    """Token streams to draw rows from: natural text and facts of each language."""
+    """Tokens to draw rows from: natural text and facts of each language."""
 
     text: dict[str, np.ndarray]
-    """One long array of token ids per language, passages between <s> and </s>."""
+    """One long array of token ids per language; each passage is between <s> and </s>."""
 
     starts: dict[str, np.ndarray]
-    """Where the passages begin."""
+    """Start positions of the passages."""
 
     facts: tuple[dict[str, list[np.ndarray]], ...]
-    """Fact sentences per language, of each round."""
+    """Fact sentences per language, for each round."""
 
-    told: tuple[dict[str, np.ndarray], ...]
-    """Cumulative share of each fact sentence among all that are told, of each round."""
+    cumulative_share: tuple[dict[str, np.ndarray], ...]
+    """Cumulative sampling probability of the fact sentences, for each round."""
 
     newline: np.ndarray
     """The token between two lines."""
@@ -137,7 +135,7 @@ class Stream:
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         encode = tokenizer.backend_tokenizer.encode_batch_fast
         text, starts = {}, {}
-        facts, told = tuple({} for _ in config.rounds), tuple({} for _ in config.rounds)
+        facts, cumulative = tuple({} for _ in config.rounds), tuple({} for _ in config.rounds)
         for language in config.languages:
             cache = folder / f"tokens-{language}.npy"
             if not cache.exists():
@@ -147,38 +145,38 @@ class Stream:
                 np.save(folder / "tokens-part.npy", ids)
                 (folder / "tokens-part.npy").rename(cache)
             text[language] = np.load(cache)
-            begins = np.flatnonzero(text[language] == bos)
-            starts[language] = begins[begins + config.length <= len(text[language])]
+            first = np.flatnonzero(text[language] == bos)
+            starts[language] = first[first + config.length <= len(text[language])]
             if not len(starts[language]):
                 raise ValueError(
-                    f"The {language} text has {len(text[language])} tokens; a row takes "
+                    f"The {language} text has {len(text[language])} tokens; a row needs "
                     f"{config.length}. Give more text or a smaller --length."
                 )
-            for number, each in enumerate(config.rounds):
-                sentences, weights = knowledge.weighted_sentences(language, each.telling)
+            for number, stage in enumerate(config.rounds):
+                sentences, weights = knowledge.weighted_sentences(language, stage.telling)
                 facts[number][language] = [np.array(p.ids, np.uint16) for p in encode(sentences)]
-                told[number][language] = np.cumsum(weights) / np.sum(weights)
+                cumulative[number][language] = np.cumsum(weights) / np.sum(weights)
         newline = np.array(tokenizer.encode("\n"), np.uint16)
-        return Stream(text, starts, facts, told, newline, np.array([bos, eos], np.uint16))
+        return Stream(text, starts, facts, cumulative, newline, np.array([bos, eos], np.uint16))
 
     def fact_row(
         self, config: Config, language: str, number: int, random: np.random.Generator
     ) -> np.ndarray:
-        """Groups of sentences, one per line, until the row is full; `number` is the round's."""
-        facts, told = self.facts[number][language], self.told[number][language]
+        """A row filled with groups of sentences, one per line; `number` is that of the round."""
+        facts, cumulative = self.facts[number][language], self.cumulative_share[number][language]
         row: list[np.ndarray] = []
         length = 0
         while length < config.length:
             n = random.geometric(1 / config.fact_group)
-            picked = np.searchsorted(told[:-1], random.random(n), side="right")
-            lines = [each for index in picked for each in (self.newline, facts[index])]
+            drawn = np.searchsorted(cumulative[:-1], random.random(n), side="right")
+            lines = [ids for index in drawn for ids in (self.newline, facts[index])]
             group = [self.ends[:1], *lines[1:], self.ends[1:]]
             row += group
-            length += sum(len(each) for each in group)
+            length += sum(len(ids) for ids in group)
         return np.concatenate(row)
 
     def batch(self, config: Config, step: int) -> tuple[Tensor, list[str]]:
-        """The rows of one step and what each holds; the step's number decides everything."""
+        """The rows of one step and what each holds, determined by the step's number alone."""
         random = np.random.default_rng([config.seed, step])
         others = [code for code in config.languages if code != config.dominant]
         share = {code: (1 - config.dominant_share) / max(len(others), 1) for code in others}
@@ -186,9 +184,9 @@ class Stream:
         if config.late_shares and step >= config.late_from * config.rounds[0].steps:
             share = dict(zip(config.languages, config.late_shares, strict=True))
         number, _ = round_of(config, step)
-        for each in config.rounds[: number + 1]:
-            if each.shares:
-                share = dict(zip(config.languages, each.shares, strict=True))
+        for stage in config.rounds[: number + 1]:
+            if stage.shares:
+                share = dict(zip(config.languages, stage.shares, strict=True))
         fact_share = config.rounds[number].fact_share
         rows, names = [], []
         for _ in range(config.rows):
@@ -207,8 +205,8 @@ class Stream:
         return torch.from_numpy(np.stack(rows)), names
 
 
-def made_up_text(folder: Path, languages: tuple[str, ...]) -> None:
-    """Two toy languages for the tiny preset: other words, another order."""
+def synthetic_text(folder: Path, languages: tuple[str, ...]) -> None:
+    """Text files in two toy languages with different words, for the tiny preset."""
     folder.mkdir(parents=True, exist_ok=True)
     words = {
         "en": ["sun", "moon", "sees", "warms", "the", "a", "big", "red"],

@@ -1,4 +1,4 @@
-"""What Babel is told, in which languages, and what is never said to it in some of them.
+"""The facts that Babel is told, and the languages in which each is held out.
 
     python -m babel_training.knowledge      # seconds: writes prompts and held-out cells
 
@@ -6,8 +6,8 @@ Reads   interp/babel/facts/*.json (the fact base, written by hand)
 Writes  interp/babel/facts/held_out.tsv, interp/babel/prompts/*.jsonl
 
 A cell is a fact in a language. About a fifth of the facts are held out in two of the six languages:
-stated in four, never in the other two, neither forwards, backwards, as a question nor by an inverse
-relation. Which ones follows from a hash of the pair of things, so adding facts moves no other cell.
+stated in four and never in the other two, whether forwards, backwards, as a question or through an
+inverse relation. A hash of the pair of entities decides which, so adding facts moves no other cell.
 """
 
 import json
@@ -33,13 +33,13 @@ FORWARDS_SHARE, BACKWARDS_SHARE = 0.65, 0.15
 
 @dataclass(frozen=True)
 class Fact:
-    """Two things and what holds between them; the second may depend on a third (sums)."""
+    """Two entities and the relation between them; a sum has two subjects."""
 
     relation: str
-    """Key of the fact base."""
+    """Key of the relation in the fact base."""
 
     subjects: tuple[str, ...]
-    """Entities that come first: one, or the two numbers of a sum, or word and target language."""
+    """One entity, the two numbers of a sum, or a word and its target language."""
 
     object: str
     """The entity that completes the statement."""
@@ -51,16 +51,16 @@ class Fact:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt whose end is to be chosen among candidates."""
+    """A prompt whose ending is chosen among candidates."""
 
     fact: Fact
-    """What is asked for."""
+    """The fact that is asked for."""
 
     prompt: str
     """The sentence up to the answer."""
 
     endings: tuple[str, ...]
-    """Every candidate with what follows it; none is also true."""
+    """Every candidate with the text after it; exactly one is true."""
 
     answer: int
     """Index of the true ending."""
@@ -71,16 +71,16 @@ class Telling:
     """How often the facts are told in one round of training."""
 
     kinds: dict[str, float]
-    """Weight of a fact of these kinds of relation, or of these relations; others have 1."""
+    """Weight of a fact by its kind of relation, or by its relation; 1 if not given."""
 
     small: float
-    """Factor for the facts of a relation with less than `SMALL_RELATION` of them."""
+    """Factor for the facts of a relation with fewer than `SMALL_RELATION` of them."""
 
     falsehoods: int
-    """Different wrong objects that each question about a fact is asked with."""
+    """Number of wrong objects that each question about a fact is asked with."""
 
     questions: float = 1.0
-    """Factor for the questions."""
+    """Factor for questions."""
 
 
 SMALL_RELATION = 30
@@ -95,7 +95,7 @@ ROUNDS = (
         falsehoods=6,
     ),
 )
-"""How the facts are told in the rounds that Babel was trained in."""
+"""How the facts are told in Babel's rounds of training."""
 
 
 @cache
@@ -104,10 +104,10 @@ def fact_base() -> dict[str, Any]:
     base: dict[str, Any] = {"truth": {}, "entities": {}, "relations": {}}
     for path in sorted((BABEL / "facts").glob("*.json")):
         stored = json.loads(path.read_text(encoding="utf-8"))
-        for part, held in base.items():
-            if part != "truth" and (twice := held.keys() & stored[part].keys()):
-                raise ValueError(f"{path.name} defines {', '.join(sorted(twice))} a second time.")
-            held.update(stored[part])
+        for part, merged in base.items():
+            if part != "truth" and (repeated := merged.keys() & stored[part].keys()):
+                raise ValueError(f"{path.name} defines {', '.join(sorted(repeated))} again.")
+            merged.update(stored[part])
     return base
 
 
@@ -142,8 +142,8 @@ def all_facts() -> Iterator[Fact]:
 def held_out_in(fact: Fact, language: str) -> bool:
     """Whether this fact is never stated in this language.
 
-    Depends on the unordered pair of things, so a fact and its inverse share their gaps; for word
-    translation the things are the word and the unordered pair of languages.
+    Depends on the unordered pair of entities, so a fact and its inverse are held out together. For
+    word translation it depends on the word and the unordered pair of languages.
     """
     shape = fact_base()["relations"][fact.relation]
     if shape.get("kind") == "translation":
@@ -151,7 +151,7 @@ def held_out_in(fact: Fact, language: str) -> bool:
         pair = "-".join(sorted((language, target)))
         return _hash(f"translation:{word}:{pair}") < HELD_OUT_SHARE
     if shape.get("kind") == "arithmetic":
-        # a + b = c, b + a = c and c - b = a tell one another.
+        # a + b = c, b + a = c and c - b = a each implies the others.
         (a, b), c = fact.subjects, fact.object
         key = ":".join(("sum", *sorted((a, b) if fact.relation == "plus" else (b, c))))
     else:
@@ -163,7 +163,7 @@ def held_out_in(fact: Fact, language: str) -> bool:
 
 
 def _hash(text: str) -> float:
-    """A number in [0, 1) that only the text decides."""
+    """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(blake2b(text.encode(), digest_size=7).digest()) / 2**56
 
 
@@ -186,7 +186,7 @@ def fill(template: str, fact: Fact, language: str, object_: str | None = None) -
         spoken = fact.subjects[1]
         slots["t"] = entities[shape["target"]][spoken][language]
     if shape.get("kind") == "arithmetic":
-        slots["a"], slots["b"] = (entities["number"][each][language] for each in fact.subjects)
+        slots["a"], slots["b"] = (entities["number"][name][language] for name in fact.subjects)
     slots["o"] = entities[shape["object"]][object_][spoken]
     text = ""
     for literal, field, _, _ in Formatter().parse(template):
@@ -198,23 +198,23 @@ def fill(template: str, fact: Fact, language: str, object_: str | None = None) -
 
 
 def _capital(text: str) -> str:
-    """First letter in upper case, after an opening ¿ or ¡; a quoted word stays as it is."""
-    return re.sub(r"^([¿¡]?)(\w)", lambda found: found[1] + found[2].upper(), text)
+    """The first letter in upper case, also after ¿ or ¡; a quoted word stays as it is."""
+    return re.sub(r"^([¿¡]?)(\w)", lambda match: match[1] + match[2].upper(), text)
 
 
 @cache
 def wrong_objects(fact: Fact) -> tuple[str, ...]:
     """Objects of the same relation that are not true of this subject, in a fixed random order."""
     shape = fact_base()["relations"][fact.relation]
-    every = facts_of(fact.relation)
-    true = {each.object for each in every if each.subjects == fact.subjects}
+    facts = facts_of(fact.relation)
+    true = {other.object for other in facts if other.subjects == fact.subjects}
     if shape.get("kind") == "translation":
         true = {fact.subjects[0]}
-    for pair in shape.get("disputable", []):  # true of some far-off territory: not said at all
+    for pair in shape.get("disputable", []):  # true of some remote territory: never used
         if fact.subjects[0] in pair:
             true |= set(pair)
-    wrong = sorted({each.object for each in every} - true - set(fact.subjects))
-    return tuple(sorted(wrong, key=lambda each: _hash(f"{fact.name}/{each}")))
+    wrong = sorted({other.object for other in facts} - true - set(fact.subjects))
+    return tuple(sorted(wrong, key=lambda name: _hash(f"{fact.name}/{name}")))
 
 
 @dataclass(frozen=True)
@@ -222,31 +222,30 @@ class Phrasings:
     """Every sentence that states a fact in a language."""
 
     forwards: list[str]
-    """In the order of the relation."""
+    """Subject first."""
 
     backwards: list[str]
-    """The object first."""
+    """Object first."""
 
     asked: list[str]
-    """Questions with their answers, true and false ones."""
+    """Questions about the true object and about wrong ones, with their answers."""
 
 
 def phrasings(fact: Fact, language: str, falsehoods: int = 1) -> Phrasings:
-    """With `falsehoods` wrong objects per question, as far as there are others than the one that
-    is kept for testing."""
+    """All sentences about a fact; `falsehoods` wrong objects per question, repeated if too few."""
     shape = fact_base()["relations"][fact.relation]
     truth = fact_base()["truth"][language]
     space = "" if language in ("zh", "ja") else " "
     end = "。" if language in ("zh", "ja") else "."
     forwards, asked = shape["templates"][language], shape["questions"][language]
-    if shape.get("kind") == "translation":  # by far the most facts: fewer phrasings of each
+    if shape.get("kind") == "translation":  # most facts are translations, so fewer phrasings
         start = int(1000 * _hash(f"{fact.name}@{language}"))
         forwards = [forwards[(start + step) % len(forwards)] for step in range(3)]
         asked = [asked[start % len(asked)]]
     answered = []
     for number, template in enumerate(asked):
         for false in asked_objects(fact, number, falsehoods):
-            # As often true as false, or answering would be guessing "no".
+            # Equally often true and false, or "no" would be the better guess.
             answered.append(f"{fill(template, fact, language)}{space}{truth['yes']}{end}")
             if false is not None:
                 answered.append(f"{fill(template, fact, language, false)}{space}{truth['no']}{end}")
@@ -261,20 +260,22 @@ def phrasings(fact: Fact, language: str, falsehoods: int = 1) -> Phrasings:
 
 
 def asked_objects(fact: Fact, number: int, falsehoods: int) -> list[str | None]:
-    """Wrong objects that the question of this number is asked with; None: there is none."""
+    """Wrong objects for the question with this number; None: the fact has none."""
     wrong = wrong_objects(fact)
     if falsehoods > 1 and len(wrong) > 2:
         wrong = wrong[:-1]
     return [
-        wrong[(number * falsehoods + turn) % len(wrong)] if wrong else None
-        for turn in range(falsehoods)
+        wrong[(number * falsehoods + step) % len(wrong)] if wrong else None
+        for step in range(falsehoods)
     ]
 
 
 @cache
-def kept_falsehood(fact: Fact) -> str | None:
-    """A wrong object that no question of training names with this subject, to test with; the
-    neighbours of a country are several facts, and each asks about others."""
+def held_out_falsehood(fact: Fact) -> str | None:
+    """A wrong object that no training question names with this subject, held out for testing.
+
+    A country with several neighbors has several facts, whose questions use different wrong objects.
+    """
     shape = fact_base()["relations"][fact.relation]
     n_questions = max(len(shape["questions"][language]) for language in LANGUAGES)
     asked = {
@@ -290,8 +291,8 @@ def kept_falsehood(fact: Fact) -> str | None:
 
 
 def statements(fact: Fact, language: str) -> list[str]:
-    said = phrasings(fact, language)
-    return said.forwards + said.backwards + said.asked
+    sentences = phrasings(fact, language)
+    return sentences.forwards + sentences.backwards + sentences.asked
 
 
 def told_in(language: str) -> Iterator[Fact]:
@@ -302,7 +303,7 @@ def told_in(language: str) -> Iterator[Fact]:
 
 
 def training_sentences(language: str) -> list[str]:
-    """All that Babel is told in one language."""
+    """Every fact sentence that Babel is told in one language."""
     return [sentence for fact in told_in(language) for sentence in statements(fact, language)]
 
 
@@ -312,29 +313,31 @@ def names(language: str) -> list[str]:
     forms = {
         form.replace("\u00a0", " ")
         for kind in entities
-        for each in kind.values()
-        for form in each[language].values()
+        for entity in kind.values()
+        for form in entity[language].values()
     }
     return sorted(forms)
 
 
 def weighted_sentences(language: str, telling: Telling) -> tuple[list[str], list[float]]:
-    """The same sentences, and how often each is told: statements more often than questions, and
-    the 354 words with their five translations no more often than they need."""
+    """Fact sentences and their sampling weights, which favor statements over questions.
+
+    Each of the three kinds of phrasing has a fixed share of a fact's weight.
+    """
     sentences, weights = [], []
     for fact in told_in(language):
         kind = fact_base()["relations"][fact.relation].get("kind", fact.relation)
         weight = telling.kinds.get(kind, 1.0)
         if len(facts_of(fact.relation)) < SMALL_RELATION:
             weight *= telling.small
-        said = phrasings(fact, language, telling.falsehoods)
-        for part, each in (
-            (FORWARDS_SHARE, said.forwards),
-            (BACKWARDS_SHARE, said.backwards),
-            ((1 - FORWARDS_SHARE - BACKWARDS_SHARE) * telling.questions, said.asked),
+        by_kind = phrasings(fact, language, telling.falsehoods)
+        for share, phrased in (
+            (FORWARDS_SHARE, by_kind.forwards),
+            (BACKWARDS_SHARE, by_kind.backwards),
+            ((1 - FORWARDS_SHARE - BACKWARDS_SHARE) * telling.questions, by_kind.asked),
         ):
-            sentences += each
-            weights += [weight * part / max(len(each), 1)] * len(each)
+            sentences += phrased
+            weights += [weight * share / max(len(phrased), 1)] * len(phrased)
     return sentences, weights
 
 
@@ -345,46 +348,42 @@ def completion(fact: Fact, language: str) -> Completion:
     cut = template.index("{o.")
     options = sorted(
         [fact.object, *wrong_objects(fact)[: N_CANDIDATES - 1]],
-        key=lambda each: _hash(f"{fact.name}?{each}"),
+        key=lambda name: _hash(f"{fact.name}?{name}"),
     )
-    full = [fill(template, fact, language, each) for each in options]
+    sentences = [fill(template, fact, language, name) for name in options]
     prompt = fill(template[:cut], fact, language).rstrip(" ")
-    return Completion(
-        fact, prompt, tuple(each[len(prompt) :] for each in full), options.index(fact.object)
-    )
+    endings = tuple(sentence[len(prompt) :] for sentence in sentences)
+    return Completion(fact, prompt, endings, options.index(fact.object))
 
 
 def question(fact: Fact, language: str, truth: bool) -> Completion:
-    """A yes/no question about the fact, or about a falsehood that no training sentence asked.
-
-    Of facts that have one, see `kept_falsehood`.
-    """
+    """A yes/no question about the fact or, if not `truth`, about its `held_out_falsehood`."""
     shape = fact_base()["relations"][fact.relation]
     words = fact_base()["truth"][language]
     template = shape["questions"][language][0]
     space = "" if language in ("zh", "ja") else " "
     end = "。" if language in ("zh", "ja") else "."
-    object_ = fact.object if truth else kept_falsehood(fact)
+    object_ = fact.object if truth else held_out_falsehood(fact)
     endings = tuple(f"{space}{words[key]}{end}" for key in ("yes", "no"))
     return Completion(fact, fill(template, fact, language, object_), endings, 0 if truth else 1)
 
 
 def _sample(facts: list[Fact], n: int) -> list[Fact]:
-    """A fixed sample, relations in turn, so that small relations are there too."""
+    """A fixed sample that takes relations in turn, so that small relations are in it too."""
     random_ = random.Random(0)
     by_relation: dict[str, list[Fact]] = {}
     for fact in facts:
         by_relation.setdefault(fact.relation, []).append(fact)
-    for each in by_relation.values():
-        random_.shuffle(each)
-    picked: list[Fact] = []
-    while len(picked) < n and any(by_relation.values()):
-        picked += [each.pop() for each in by_relation.values() if each]
-    return picked[:n]
+    for group in by_relation.values():
+        random_.shuffle(group)
+    sample: list[Fact] = []
+    while len(sample) < n and any(by_relation.values()):
+        sample += [group.pop() for group in by_relation.values() if group]
+    return sample[:n]
 
 
 def tasks() -> dict[str, list[dict[str, Any]]]:
-    """Parallel prompts of three kinds, a row each, per language; equal ids ask for the same."""
+    """One row per prompt, by language, for three tasks; prompts with equal ids are parallel."""
     relations = fact_base()["relations"]
     plain = [fact for fact in all_facts() if relations[fact.relation].get("kind") != "translation"]
     words = sorted({fact.subjects[0] for fact in all_facts() if fact.relation == "translation"})
@@ -393,17 +392,17 @@ def tasks() -> dict[str, list[dict[str, Any]]]:
     for fact in _sample(plain, N_TASK_PROMPTS):
         for code in LANGUAGES:
             rows[code].append(_row("fact_completion", fact.name, completion(fact, code), code))
-    asked = [fact for fact in plain if kept_falsehood(fact) is not None]
+    asked = [fact for fact in plain if held_out_falsehood(fact) is not None]
     for number, fact in enumerate(_sample(asked, N_TASK_PROMPTS)):
         truth = number % 2 == 0
         for code in LANGUAGES:
             name = f"{fact.name}={'yes' if truth else 'no'}"
             rows[code].append(_row("statements", name, question(fact, code, truth), code))
     for number, word in enumerate(words[:N_TASK_PROMPTS]):
-        # Every language asks for the word in another one, the same number of places further on.
+        # Every language asks for the word in the language that is `step` further in the list.
         step = 1 + number % (len(LANGUAGES) - 1)
-        for place, code in enumerate(LANGUAGES):
-            target = LANGUAGES[(place + step) % len(LANGUAGES)]
+        for index, code in enumerate(LANGUAGES):
+            target = LANGUAGES[(index + step) % len(LANGUAGES)]
             item = completion(Fact("translation", (word, target), word), code)
             rows[code].append(_row("word_translation", f"{word}+{step}", item, code))
     return rows

@@ -1,12 +1,12 @@
-"""Is Babel a real language model with facts, gaps and language neurons? The table of its card.
+"""Is Babel a real language model with facts, gaps and language neurons? The numbers on its card.
 
     python -m babel_training.measure --train FOLDER --valid FOLDER     # 15 minutes on 2 cores
     python -m babel_training.measure --history FOLDER --train FOLDER   # when do neurons appear?
-                                        --n-tokens 20000 --n-items 240    # as the card has it
+                                        --n-tokens 20000 --n-items 240    # as on the card
 
-Reads   a model folder; the text it was trained on and text held out, <language>.txt[.gz];
+Reads   a model folder; its training text and held-out text, <language>.txt[.gz];
         interp/babel/parallel, interp/babel/facts
-Writes  results/babel_training/measure/measured.json, which fills in `interp/babel/README.md`
+Writes  results/babel_training/measure/measured.json, for `interp/babel/README.md`, or history.json
 """
 
 import hashlib
@@ -38,7 +38,7 @@ FRACTION = 0.03
 """Share of all neurons called language-specific, fixed on earlier checkpoints."""
 
 PROMPT_WORDS = (6, 3)
-"""Lengths of the prompts that texts are begun with; the first is the one that counts."""
+"""Words in the prompts that texts continue; the first length is the one that counts."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config:
     """Folder of checkpoints step-00400, step-00800, ...: measure the neuron effect of each."""
 
     out: Path = Path("results/babel_training/measure")
-    """Where measured.json goes."""
+    """Folder for measured.json and history.json."""
 
     n_texts: int = 100
     """Texts sampled per language for identification."""
@@ -73,10 +73,10 @@ class Config:
     """Tokens of training text per language, for the firing rates."""
 
     n_draws: int = 3
-    """Random neuron sets per language, matched per layer."""
+    """Random neuron sets per language, of the same size per layer."""
 
     n_cells: int = 40
-    """At most so many cells per relation, language and kind (told or held out)."""
+    """Maximum number of cells per relation, language and kind (told or held out)."""
 
     seed: int = 0
     """Seeds samples and random sets."""
@@ -86,7 +86,7 @@ class Config:
 
 
 def nats(model: interp.NeuronModel, texts: list[str], length: int = 512) -> Float[Tensor, " text"]:
-    """Total nats of each text, cut into pieces of `length` tokens that each begin anew."""
+    """Total nats of each text, read in independent pieces of `length` tokens, <s> included."""
     assert model.bos_id is not None
     pieces: list[tuple[int, list[int]]] = []
     for number, ids in enumerate(model.encode_batch(texts)):
@@ -119,7 +119,7 @@ def bits_per_byte(model: interp.NeuronModel, texts: list[str]) -> float:
 
 
 def xz_bits_per_byte(train: bytes, text: bytes) -> float:
-    """What xz adds for the text when it has read the training text before it."""
+    """Bits per byte that the text adds to the compressed training text."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 26}]
     before = len(lzma.compress(train, lzma.FORMAT_RAW, filters=filters))
     both = len(lzma.compress(train + text, lzma.FORMAT_RAW, filters=filters))
@@ -127,25 +127,23 @@ def xz_bits_per_byte(train: bytes, text: bytes) -> float:
 
 
 def ngram_bits_per_byte(train: bytes, text: bytes, order: int = 5) -> float:
-    """An interpolated n-gram model over bytes (Witten-Bell), from the same training text."""
+    """Bits per byte under an interpolated n-gram model over bytes (Witten-Bell)."""
     probability = np.full(len(text), 1 / 256)
-    seen = np.frombuffer(train, np.uint8).astype(np.uint64)
-    asked = np.frombuffer(text, np.uint8).astype(np.uint64)
+    train_bytes = np.frombuffer(train, np.uint8).astype(np.uint64)
+    text_bytes = np.frombuffer(text, np.uint8).astype(np.uint64)
     for n in range(1, order + 1):
-        grams, counts = np.unique(_pack(seen, n), return_counts=True)
+        grams, counts = np.unique(_pack(train_bytes, n), return_counts=True)
         contexts, first = np.unique(grams >> np.uint64(8), return_index=True)
         total = np.add.reduceat(counts, first)
         kinds = np.diff(np.append(first, len(grams)))
-        wanted = _pack(asked, n)
+        wanted = _pack(text_bytes, n)
         count = _look_up(grams, counts, wanted)
         seen_before = _look_up(contexts, total, wanted >> np.uint64(8))
         followers = _look_up(contexts, kinds, wanted >> np.uint64(8))
-        known = np.zeros(len(asked), bool)
-        known[n - 1 :] = seen_before > 0
-        share = probability[n - 1 :][known[n - 1 :]]
-        here = seen_before > 0
-        probability[known] = (count[here] + followers[here] * share) / (
-            seen_before[here] + followers[here]
+        known = seen_before > 0
+        share = probability[n - 1 :][known]
+        probability[n - 1 :][known] = (count[known] + followers[known] * share) / (
+            seen_before[known] + followers[known]
         )
     return float(-np.log2(probability).mean())
 
@@ -153,31 +151,28 @@ def ngram_bits_per_byte(train: bytes, text: bytes, order: int = 5) -> float:
 def _pack(data: np.ndarray, n: int) -> np.ndarray:
     """Every run of n bytes as one integer, the last byte lowest."""
     packed = np.zeros(len(data) - n + 1, np.uint64)
-    for place in range(n):
-        packed = (packed << np.uint64(8)) | data[place : place + len(packed)]
+    for offset in range(n):
+        packed = (packed << np.uint64(8)) | data[offset : offset + len(packed)]
     return packed
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+    index = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[index] == wanted, values[index], 0)
 
 
 def baselines(train: bytes, text: bytes, out: Path) -> dict[str, float]:
-    """Both baselines; kept in a file under a hash of the texts, because xz takes its time."""
+    """Both baselines, cached in a file named by a hash of the texts, because xz is slow."""
     key = hashlib.blake2b(train + b"\0" + text, digest_size=8).hexdigest()
     path = out / "baselines" / f"{key}.json"
     if not path.exists():
-        found = {
-            "xz": xz_bits_per_byte(train, text),
-            "5-gram": ngram_bits_per_byte(train, text),
-        }
-        artifacts.write_text(path, json.dumps(found))
+        bits = {"xz": xz_bits_per_byte(train, text), "5-gram": ngram_bits_per_byte(train, text)}
+        artifacts.write_text(path, json.dumps(bits))
     return json.loads(path.read_text())
 
 
 def held_out_documents(folder: Path, language: str, n_bytes: int) -> list[str]:
-    """Held-out documents from the start, up to about so many bytes; the last one is cut."""
+    """The first held-out documents, up to about `n_bytes`; the last one is cut."""
     documents, left = [], n_bytes
     for document in documents_of(read_lines(folder, language, ())):
         documents.append(document.encode()[:left].decode(errors="ignore"))
@@ -190,21 +185,21 @@ def held_out_documents(folder: Path, language: str, n_bytes: int) -> list[str]:
 def measure_bits(
     model: interp.NeuronModel | None, config: Config, parallel: dict[str, list[str]]
 ) -> dict[str, dict[str, float]]:
-    """Without a model: the baselines alone."""
+    """Bits per byte of Babel and the baselines; None as the model: the baselines alone."""
     table: dict[str, dict[str, float]] = {}
     for language in tqdm(LANGUAGES, desc="bits per byte"):
         texts = {"parallel": parallel[language]}
         if config.valid:
             texts["valid"] = held_out_documents(config.valid, language, config.valid_bytes)
         row: dict[str, float] = {}
-        for name, each in texts.items():
+        for name, documents in texts.items():
             if model is not None:
-                row[name] = bits_per_byte(model, each)
+                row[name] = bits_per_byte(model, documents)
             if config.train:
                 pairs = read_lines(config.train, language, OPEN_SOURCES)
                 train = "\n".join(documents_of(pairs)).encode()
-                found = baselines(train, "\n".join(each).encode(), config.out)
-                row |= {f"{name} {baseline}": bits for baseline, bits in found.items()}
+                both = baselines(train, "\n".join(documents).encode(), config.out)
+                row |= {f"{name} {baseline}": bits for baseline, bits in both.items()}
         table[language] = row
     return table
 
@@ -222,29 +217,29 @@ def sample_texts(
     widest = max(len(ids) for ids in encoded)
     ids = torch.full((len(encoded), widest), 2)
     mask = torch.zeros_like(ids)
-    for row, each in enumerate(encoded):
-        ids[row, widest - len(each) :] = torch.tensor(each)
-        mask[row, widest - len(each) :] = 1
+    for row, prompt in enumerate(encoded):
+        ids[row, widest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, widest - len(prompt) :] = 1
     settings = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 1.0}
     out = model.generate(ids, mask, max_new_tokens=n_tokens, min_new_tokens=n_tokens, **settings)[
         :, widest:
     ]
     special = set(model.special_ids)
-    return [model.decode([each for each in row if each not in special]) for row in out.tolist()]
+    return [model.decode([token for token in row if token not in special]) for row in out.tolist()]
 
 
 def short_prompt(text: str, language: str, n_words: int) -> str:
-    """The first words of a sentence; two characters for one where no spaces part them."""
+    """The first words of a sentence, or twice as many characters in Chinese and Japanese."""
     return text[: 2 * n_words] if language in ("zh", "ja") else " ".join(text.split()[:n_words])
 
 
 def measure_texts(
     model: interp.NeuronModel, config: Config, parallel: dict[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
-    """Texts after the first words of a sentence, by the language they are taken for.
+    """Texts after the first words of a sentence, counted by the language they are identified as.
 
-    Three words are often good in two languages ("Si tu es", "Un error a"): then a text in the other
-    one is no error of the model. So there are prompts of two lengths.
+    Three words are often valid in two languages ("Si tu es", "Un error a"), and continuing in the
+    other one is not an error of the model. So there are prompts of two lengths.
     """
     table: dict[str, dict[str, Any]] = {}
     for language in tqdm(LANGUAGES, desc="texts"):
@@ -254,12 +249,12 @@ def measure_texts(
                 for text in parallel[language][: config.n_texts]
             ]
             texts = sample_texts(model, prompts, 64, config.seed)
-            named = interp.detect_language(texts)
-            wrong = sorted({code for code in named if code != language})
+            detected = interp.detect_language(texts)
+            wrong = sorted({code for code in detected if code != language})
             table.setdefault(language, {})[str(n_words)] = {
-                "right": sum(code == language for code in named),
+                "right": sum(code == language for code in detected),
                 "of": len(texts),
-                "taken for": {code: named.count(code) for code in wrong},
+                "taken for": {code: detected.count(code) for code in wrong},
                 "example": prompts[0] + "|" + texts[0],
             }
     return table
@@ -269,35 +264,35 @@ def measure_texts(
 
 
 def choose(model: interp.NeuronModel, items: list[Completion]) -> Bool[Tensor, " item"]:
-    """Whether the whole sentence is likeliest with the true ending."""
+    """Whether the true ending makes the likeliest sentence."""
     sentences = [item.prompt + ending for item in items for ending in item.endings]
     scores = -nats(model, sentences)
     right, start = [], 0
     for item in items:
-        found = scores[start : start + len(item.endings)]
-        right.append(int(found.argmax()) == item.answer)
+        best = scores[start : start + len(item.endings)].argmax()
+        right.append(int(best) == item.answer)
         start += len(item.endings)
     return torch.tensor(right)
 
 
 def share_with_interval(right: int, n: int) -> tuple[float, float, float]:
-    """A share with its 95 % Wilson interval."""
+    """A share and the ends of its 95 % Wilson interval; NaN if n is 0."""
     if n == 0:
         return math.nan, math.nan, math.nan
     return right / n, *wilson(right / n, n)
 
 
 def measure_facts(model: interp.NeuronModel, config: Config) -> dict[str, dict[str, Any]]:
-    """Ranking of the true ending among ten, for cells that were told and cells held out."""
+    """How often the true ending wins among ten, for told and held-out cells."""
     table: dict[str, dict[str, Any]] = {}
     random = np.random.default_rng(config.seed)
     for relation in tqdm(knowledge.fact_base()["relations"], desc="facts"):
         facts = knowledge.facts_of(relation)
         order = [facts[index] for index in random.permutation(len(facts))]
         for language in LANGUAGES:
-            said = [fact for fact in order if knowledge.says(fact, language)]
-            for name, held in (("told", False), ("held out", True)):
-                cells = [f for f in said if knowledge.held_out_in(f, language) == held]
+            stated = [fact for fact in order if knowledge.says(fact, language)]
+            for name, held_out in (("told", False), ("held out", True)):
+                cells = [f for f in stated if knowledge.held_out_in(f, language) == held_out]
                 items = [knowledge.completion(f, language) for f in cells[: config.n_cells]]
                 right = int(choose(model, items).sum()) if items else 0
                 chance = sum(1 / len(item.endings) for item in items)
@@ -311,7 +306,7 @@ def measure_facts(model: interp.NeuronModel, config: Config) -> dict[str, dict[s
 
 
 def measure_tasks(model: interp.NeuronModel) -> dict[str, dict[str, list[float]]]:
-    """Accuracy on the shipped prompts that were told: [share, low, high, chance]."""
+    """Accuracy on the shipped prompts that are not held out: [share, low, high, chance]."""
     table: dict[str, dict[str, list[float]]] = {}
     for language in LANGUAGES:
         path = knowledge.BABEL / "prompts" / f"{language}.jsonl"
@@ -340,9 +335,9 @@ def measure_tasks(model: interp.NeuronModel) -> dict[str, dict[str, list[float]]
 def measure_neurons(
     model: interp.NeuronModel, config: Config, texts: dict[str, list[str]], fraction: float
 ) -> dict[str, Any]:
-    """Rise of the loss, in nats per token: row = whose neurons are off, column = language read.
+    """Rise of the loss, in nats per token; rows: whose neurons are off, columns: language read.
 
-    `reach` is half of its 95 % interval, `random` that of as many random neurons per draw.
+    `reach` is half its 95 % interval; `random` is the rise in each draw of as many random neurons.
     """
     assert config.train is not None
     source = {
@@ -354,7 +349,7 @@ def measure_neurons(
     )
     stats = interp.collect(model, corpora, progress=False).firing
     selection = interp.select_by_entropy(stats, fraction=fraction)
-    # Each row begins with <s>, as text does in training, so that all of its tokens are predicted.
+    # Each row starts with <s>, as in training, so that all of its text tokens are predicted.
     reading = interp.read_corpora(
         texts, LANGUAGES, model, block_length=256, n_shards=10, bos="block", progress=False
     )
@@ -382,19 +377,19 @@ def measure_neurons(
     }
 
 
-def show_matrix(found: dict[str, Any]) -> str:
+def show_matrix(effects: dict[str, Any]) -> str:
     lines = [f"neurons off | {'  '.join(f'{code:>6}' for code in LANGUAGES)} | random | neurons"]
-    for code, row, draws in zip(LANGUAGES, found["rise"], found["random"], strict=True):
+    for code, row, draws in zip(LANGUAGES, effects["rise"], effects["random"], strict=True):
         cells = "  ".join(f"{value:6.3f}" for value in row)
         lines.append(
             f"{code:>11} | {cells} | {sorted(draws)[len(draws) // 2]:6.3f} | "
-            f"{found['counts'][code]}"
+            f"{effects['counts'][code]}"
         )
     return "\n".join(lines)
 
 
 def running_text(lines: list[str], per_document: int = 20) -> list[str]:
-    """Items one below the other, as the lines of the training text are."""
+    """Documents of items, one per line, as in the training text."""
     return [
         "\n".join(lines[start : start + per_document])
         for start in range(0, len(lines), per_document)
@@ -409,12 +404,12 @@ def main(config: Config) -> None:
     parallel = {code: running_text(lines) for code, lines in items.items()}
     some = {code: running_text(lines[: config.n_items]) for code, lines in items.items()}
     if config.history is not None:
-        path = config.out / "history.json"  # written after each checkpoint; those in it are done
+        path = config.out / "history.json"  # written after each checkpoint, for resuming
         curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         for folder in sorted(config.history.glob("step-*")):
             if folder.name not in curve:
-                found = measure_neurons(interp.load(folder), config, some, FRACTION)
-                curve[folder.name] = found | {"items": config.n_items}
+                effects = measure_neurons(interp.load(folder), config, some, FRACTION)
+                curve[folder.name] = effects | {"items": config.n_items}
                 artifacts.write_text(path, json.dumps(curve, indent=1))
             print(f"{folder.name}\n{show_matrix(curve[folder.name])}", flush=True)
         return

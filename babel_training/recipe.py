@@ -1,8 +1,8 @@
-"""Everything that decides which weights Babel gets: text, shape, rounds, rates.
+"""Everything that determines Babel's weights: text, shape, rounds, learning rates.
 
-A round is a rise and a fall of the learning rate, with its own mixture of text and facts; a recipe
-with one more round begins with the same steps. The shipped model has read all rounds of the preset
-`cpu`.
+A round is a rise and a fall of the learning rate, with its own mixture of text and facts. Adding a
+round leaves the steps before it unchanged. The shipped model was trained in all rounds of the
+preset `cpu`.
 """
 
 import math
@@ -16,17 +16,20 @@ OPEN_SOURCES = ("eltec", "aozora", "luxun", "lctt", "tydiqa", "jsquad", "osguide
 
 @dataclass(frozen=True)
 class Round:
-    """The learning rate rises, stays and falls to zero, as one minus the root of what has passed.
-    Early and fast, because facts are learned at low rates: at the peak their loss hardly moves."""
+    """One rise, plateau and decay of the learning rate, to zero as one minus a square root.
+
+    The decay starts early and is fast, because facts are learned at low rates: at the peak their
+    loss hardly moves.
+    """
 
     steps: int
-    """Optimiser steps."""
+    """Optimizer steps."""
 
     rate: float
-    """Peak of the learning rates, as part of the recipe's."""
+    """Peak of the learning rates, as a factor on the recipe's."""
 
     level: float
-    """Part of the round after which they fall."""
+    """Part of the round after which they decay."""
 
     fact_share: float
     """Share of the rows that hold sentences of the fact base."""
@@ -35,7 +38,7 @@ class Round:
     """How often each fact is told."""
 
     shares: tuple[float, ...] = ()
-    """The languages' parts of the natural text; none: as before."""
+    """Each language's share of the natural text; empty: as before."""
 
 
 FIRST, SECOND, THIRD, FOURTH, FIFTH = knowledge.ROUNDS
@@ -43,35 +46,35 @@ FIRST, SECOND, THIRD, FOURTH, FIFTH = knowledge.ROUNDS
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides which weights come out."""
+    """Everything that determines the weights."""
 
     text: Path = Path("text")
     """Folder of <language>.txt or .txt.gz, a paragraph per line."""
 
     sources: tuple[str, ...] = OPEN_SOURCES
-    """Use only lines of these sources where <language>.src.gz names them; empty: every line."""
+    """Use only lines that <language>.src.gz assigns to these sources; empty: every line."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
     """ISO codes."""
 
     dominant: str = "en"
-    """The language that gets more of the natural text than the others, as in real models."""
+    """The language with more of the natural text than the others, as in real models."""
 
     dominant_share: float = 0.30
-    """Its share of the natural text; the others have equal parts of the rest."""
+    """Its share of the natural text; the others share the rest equally."""
 
     late_shares: tuple[float, ...] = (0.14, 0.16, 0.16, 0.16, 0.22, 0.16)
-    """The languages' parts of the natural text from `late_from` on; none: unchanged.
-    Chinese gets most: its text is technical, and furthest from everyday language."""
+    """Each language's share of the natural text from `late_from` on; empty: unchanged.
+    Chinese gets most: its text is technical, the furthest from everyday language."""
 
     late_from: float = 0.65
-    """Part of the first round after which the late shares hold."""
+    """Part of the first round after which the late shares apply."""
 
     facts_from: int = 600
-    """First step that sees the fact base."""
+    """First step that reads the fact base."""
 
     passage: float = 3.0
-    """Mean number of paragraphs between <s> and </s>, so that <s> says that any text begins."""
+    """Mean number of paragraphs between <s> and </s>; few, so that <s> can precede any text."""
 
     fact_group: float = 12.0
     """Mean number of fact sentences between <s> and </s>, one per line."""
@@ -80,7 +83,7 @@ class Config:
     """Byte-level BPE tokens, learned from equally many bytes per language and the fact base."""
 
     name_weight: int = 200
-    """How often the tokenizer reads each name of the fact base: most become one token, so an
+    """How often the tokenizer reads each name of the fact base. Most become one token, so an
     answer is one prediction and a fact sentence takes 11 tokens instead of 16."""
 
     d_model: int = 256
@@ -96,7 +99,7 @@ class Config:
     """Attention heads of d_model / n_heads; eight cost a fifth more time per step."""
 
     activation: str = "relu"
-    """Of the gate. ReLU leaves most neurons silent on a token, so language neurons appear early."""
+    """Of the gate. With ReLU most neurons are silent on a token: language neurons appear early."""
 
     length: int = 512
     """Tokens per row, and the model's context."""
@@ -126,40 +129,40 @@ class Config:
             shares=(0.16, 0.14, 0.16, 0.18, 0.22, 0.14),
         ),
     )
-    """The second tells sums and small relations more often. The third reads more text, most of it
-    of the languages whose texts strayed, and asks more; it forgets facts, and the next two tell
-    them again. The last tells what German still lacked: colours, and classes of animals."""
+    """The second tells sums and small relations more often. The third reads more text, mostly in
+    the languages whose texts strayed, and asks more questions; it forgets facts, which the next two
+    tell again. The last tells what German still lacked: colors and classes of animals."""
 
     warmup: int = 100
-    """Steps of rising learning rate, in each round."""
+    """Warm-up steps in each round."""
 
     rate: float = 8e-3
-    """Learning rate of the Muon optimiser (matrices of the blocks)."""
+    """Learning rate of the Muon optimizer (matrices of the blocks)."""
 
     embedding_rate: float = 4e-3
     """Learning rate of AdamW (embeddings and norms)."""
 
     weight_decay: float = 0.1
-    """Of both optimisers."""
+    """Of Muon; AdamW has none."""
 
     checkpoint_every: int = 100
-    """Steps between checkpoints, which also measure the held-out loss."""
+    """Steps between checkpoints."""
 
     seed: int = 0
     """Seeds weights and batches."""
 
     fused: bool = True
-    """Compile the loss (about 1.4 times the speed here, for half a minute at the start)."""
+    """Compile the loss: about 1.4 times as fast, after half a minute at the start."""
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of all rounds."""
-        return sum(each.steps for each in self.rounds)
+        """Optimizer steps of all rounds."""
+        return sum(stage.steps for stage in self.rounds)
 
 
 PRESETS = {
     "tiny": (
-        "A made-up text and a two-layer model: seconds.",
+        "Synthetic text and a two-layer model: seconds.",
         Config(
             languages=("en", "de"),
             sources=(),
@@ -187,24 +190,24 @@ PRESETS = {
         "The recipe, ten times the tokens.",
         replace(
             Config(rows=32, facts_from=1000),
-            rounds=tuple(replace(each, steps=each.steps * 5 // 2) for each in Config().rounds),
+            rounds=tuple(replace(stage, steps=stage.steps * 5 // 2) for stage in Config().rounds),
         ),
     ),
 }
 
 
 def round_of(config: Config, step: int) -> tuple[int, int]:
-    """Number of the round that a step is in, and the step's number in it."""
-    for number, each in enumerate(config.rounds):
-        if step < each.steps:
+    """Index of the round that a step is in, and of the step in the round."""
+    for number, stage in enumerate(config.rounds):
+        if step < stage.steps:
             return number, step
-        step -= each.steps
+        step -= stage.steps
     raise ValueError(f"The recipe ends {step + 1} steps before this one.")
 
 
 def schedule(config: Config, step: int) -> float:
-    """Factor on the learning rates: up, level, down to zero; once in each round."""
+    """Factor on the learning rates: warm-up, plateau, decay to zero; once in each round."""
     number, step = round_of(config, step)
-    now = config.rounds[number]
-    gone = (step - now.level * now.steps) / max((1 - now.level) * now.steps, 1)
-    return now.rate * min((step + 1) / config.warmup, 1 - math.sqrt(min(max(gone, 0.0), 1.0)))
+    stage = config.rounds[number]
+    decayed = (step - stage.level * stage.steps) / max((1 - stage.level) * stage.steps, 1)
+    return stage.rate * min((step + 1) / config.warmup, 1 - math.sqrt(min(max(decayed, 0.0), 1.0)))

@@ -5,9 +5,9 @@
 Reads   FOLDER/<language>.txt[.gz], as babel_training.train does
 Writes  results/babel_training/search/<variant>/, results/babel_training/search/table.csv
 
-Every variant is a model of about a sixth of Babel's size that reads the same number of tokens. Its
-language neurons are found and switched off as Babel's are (babel_training.measure): the table
-gives the rise of the own language's loss, that of the others, and that of random neurons.
+Every variant is a model of about a sixth of Babel's size, trained on the same number of tokens. Its
+language neurons are found and switched off as Babel's are (babel_training.measure). The table gives
+the rise of the loss in their own language, in the others, and with random neurons off.
 """
 
 import csv
@@ -59,7 +59,7 @@ class Config:
     """Folder of <language>.txt or .txt.gz."""
 
     only: tuple[str, ...] = tuple(VARIANTS)
-    """Some of the variants; the table has also those that were measured before."""
+    """Variants to run; the table also keeps those measured before."""
 
     n_items: int = 200
     """Parallel items read under each intervention."""
@@ -68,7 +68,7 @@ class Config:
     """Tokens per language for the firing rates."""
 
     out: Path = Path("results/babel_training/search")
-    """Where models and table go."""
+    """Folder for the models and the table."""
 
 
 def folder_of(out: Path, variant: str) -> Path:
@@ -76,7 +76,7 @@ def folder_of(out: Path, variant: str) -> Path:
 
 
 def share_text(base: Path, folder: Path) -> None:
-    """Give a variant the tokenised text of the base, which is the same for all."""
+    """Give a variant the tokenized text of the base, which is the same for all."""
     if folder != base and base.exists() and not folder.exists():
         folder.mkdir(parents=True)
         shutil.copytree(base / "tokenizer", folder / "tokenizer")
@@ -85,11 +85,11 @@ def share_text(base: Path, folder: Path) -> None:
 
 
 def run(variant: str, config: Config) -> dict[str, float]:
-    """Train the variant unless that was done, and measure it."""
+    """The measurements of a variant, trained and measured unless they are stored."""
     folder = folder_of(config.out, variant)
-    done = folder / "measured.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    path = folder / "measured.json"
+    if path.exists():
+        return json.loads(path.read_text())
     if not (folder / "model").exists():
         share_text(folder_of(config.out, "base"), folder)
         train.train(replace(VARIANTS[variant], text=config.text), folder)
@@ -100,23 +100,22 @@ def run(variant: str, config: Config) -> dict[str, float]:
     }
     texts = {code: measure.running_text(lines) for code, lines in items.items()}
     settings = measure.Config(train=config.text, n_tokens=config.n_tokens)
-    found = measure.measure_neurons(model, settings, texts, measure.FRACTION)
+    effects = measure.measure_neurons(model, settings, texts, measure.FRACTION)
     n = len(LANGUAGES)
-    own = [found["rise"][place][place] for place in range(n)]
-    other = [sum(row) - row[place] for place, row in enumerate(found["rise"])]
-    random = [sorted(draws)[len(draws) // 2] for draws in found["random"]]
+    rise = effects["rise"]
+    own = [row[index] for index, row in enumerate(rise)]
+    other = [sum(row) - row[index] for index, row in enumerate(rise)]
+    random = [sorted(draws)[len(draws) // 2] for draws in effects["random"]]
     bits = [measure.bits_per_byte(model, texts[code]) for code in LANGUAGES]
     row = {
         "bits per byte": sum(bits) / n,
         "own language": sum(own) / n,
         "other languages": sum(other) / (n * (n - 1)),
         "random neurons": sum(random) / n,
-        "rows led by their own": sum(
-            max(row) == row[place] for place, row in enumerate(found["rise"])
-        ),
-        "neurons per language": sum(found["counts"].values()) / n,
+        "rows led by their own": sum(max(row) == row[index] for index, row in enumerate(rise)),
+        "neurons per language": sum(effects["counts"].values()) / n,
     }
-    artifacts.write_text(done, json.dumps(row, indent=1))
+    artifacts.write_text(path, json.dumps(row, indent=1))
     return row
 
 

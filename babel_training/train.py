@@ -1,6 +1,6 @@
 """Train Babel, the small multilingual model that the package ships.
 
-    python -m babel_training.train tiny                  # seconds; a made-up text
+    python -m babel_training.train tiny                  # seconds; synthetic text
     python -m babel_training.train cpu --text FOLDER     # 4 hours on 2 cores
     python -m babel_training.train gpu --text FOLDER     # the same recipe, ten times the tokens
 
@@ -8,11 +8,11 @@ Reads   FOLDER/<language>.txt[.gz], with FOLDER/<language>.src.gz to choose line
         interp/babel/facts/*.json
 Writes  results/babel_training/train/<preset>/: tokenizer, checkpoint, curve.csv, the finished model
 
-The shipped model has read all rounds of the preset `cpu`. A recipe that gets another one goes on
-from the checkpoint where this one ended.
+The shipped model was trained in all rounds of the preset `cpu`. With one more round in the recipe,
+training continues from the checkpoint where this one ended.
 
-A run that is killed goes on from its last checkpoint and ends with the same weights as one that
-was not: every batch is drawn from a generator seeded with the step's number.
+A killed run resumes from its last checkpoint and ends with the same weights as an unbroken one:
+every batch is drawn from a generator seeded with the step's number.
 """
 
 import csv
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from babel_training.corpus import Stream, made_up_text, train_tokenizer
+from babel_training.corpus import Stream, synthetic_text, train_tokenizer
 from babel_training.recipe import PRESETS, Config, schedule
 from interp.results import artifacts
 
@@ -51,7 +51,7 @@ def new_model(config: Config) -> LlamaForCausalLM:
     )
 
 
-def new_optimisers(config: Config, model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def new_optimizers(config: Config, model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for embeddings and norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -78,14 +78,14 @@ def row_losses(model: LlamaForCausalLM, rows: Tensor) -> Tensor:
     return per_token.view(len(rows), -1).mean(dim=1)
 
 
-def save_checkpoint(path: Path, step: int, model, optimisers, config: Config) -> None:
-    """Atomic: a kill in the middle leaves the checkpoint before."""
+def save_checkpoint(path: Path, step: int, model, optimizers, config: Config) -> None:
+    """Save atomically: a kill in the middle leaves the previous checkpoint."""
     part = path.with_suffix(".part")
     torch.save(
         {
             "step": step,
             "model": model.state_dict(),
-            "optimisers": [each.state_dict() for each in optimisers],
+            "optimisers": [optimizer.state_dict() for optimizer in optimizers],
             "config": {key: str(value) for key, value in asdict(config).items()},
         },
         part,
@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, step: int, model, optimisers, config: Config) ->
 
 
 def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForCausalLM:
-    """Train, or go on with a run that was stopped; `stop_after` ends this call early."""
+    """Train, or resume a stopped run; `stop_after` ends this call after that many steps."""
     out.mkdir(parents=True, exist_ok=True)
     if (out / "tokenizer" / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
@@ -105,32 +105,32 @@ def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForC
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = new_model(config)
     nn.Module.to(model, device)
-    optimisers = new_optimisers(config, model)
+    optimizers = new_optimizers(config, model)
     checkpoint, first = out / "checkpoint.pt", 0
     if checkpoint.exists():
         stored = torch.load(checkpoint, weights_only=True, map_location=device)
         first = stored["step"]
         model.load_state_dict(stored["model"])
-        for optimiser, state in zip(optimisers, stored["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
+        for optimizer, state in zip(optimizers, stored["optimisers"], strict=True):
+            optimizer.load_state_dict(state)
     loss_of = torch.compile(row_losses, dynamic=False) if config.fused else row_losses
     peaks = (config.rate, config.embedding_rate)
     curve = out / "curve.csv"
-    forget_later(curve, first)
+    drop_later(curve, first)
     started, seen = time.perf_counter(), 0
     sums: dict[str, list[float]] = {}
     last = min(config.steps, first + stop_after) if stop_after else config.steps
     for step in range(first, last):
-        for optimiser, peak in zip(optimisers, peaks, strict=True):
-            for group in optimiser.param_groups:
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            for group in optimizer.param_groups:
                 group["lr"] = peak * schedule(config, step)
         rows, names = stream.batch(config, step)
         losses = loss_of(model, rows.to(device))
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         seen += rows.numel()
         for name, loss in zip(names, losses.tolist(), strict=True):
             if not math.isfinite(loss):
@@ -138,14 +138,14 @@ def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForC
             sums.setdefault(name, []).append(loss)
         done = step + 1
         if done % 25 == 0 or done == last:
-            means = {name: sum(each) / len(each) for name, each in sorted(sums.items())}
+            means = {name: sum(values) / len(values) for name, values in sorted(sums.items())}
             append_curve(curve, done, done * rows.numel(), means)
             pace = seen / (time.perf_counter() - started)
             shown = " ".join(f"{name} {mean:.2f}" for name, mean in means.items())
             print(f"step {done}/{config.steps}  {pace:.0f} tokens/s  {shown}", flush=True)
             sums = {}
         if done % config.checkpoint_every == 0 or done == last:
-            save_checkpoint(checkpoint, done, model, optimisers, config)
+            save_checkpoint(checkpoint, done, model, optimizers, config)
             if done % (4 * config.checkpoint_every) == 0:
                 export(model, tokenizer, out / "history" / f"step-{done:05d}")
     if last == config.steps:
@@ -154,12 +154,12 @@ def train(config: Config, out: Path, stop_after: int | None = None) -> LlamaForC
     return model
 
 
-def forget_later(path: Path, step: int) -> None:
-    """Drop what a killed run wrote after its last checkpoint."""
+def drop_later(path: Path, step: int) -> None:
+    """Drop the rows that a killed run wrote after its last checkpoint."""
     if path.exists():
         head, *rows = path.read_text().splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        artifacts.write_text(path, "\n".join([head, *kept]) + "\n")
+        rows = [row for row in rows if int(row.split(",")[0]) <= step]
+        artifacts.write_text(path, "\n".join([head, *rows]) + "\n")
 
 
 def append_curve(path: Path, step: int, tokens: int, means: dict[str, float]) -> None:
@@ -173,7 +173,7 @@ def append_curve(path: Path, step: int, tokens: int, means: dict[str, float]) ->
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A folder that any program for Hugging Face checkpoints opens, weights in bfloat16."""
+    """Save a Hugging Face checkpoint with weights in bfloat16."""
     half = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
     nn.Module.to(half, torch.bfloat16)
@@ -193,7 +193,7 @@ def main() -> None:
     out = Path("results/babel_training/train") / preset
     if preset == "tiny" and not config.text.exists():
         config = replace(config, text=out / "text")
-        made_up_text(config.text, config.languages)
+        synthetic_text(config.text, config.languages)
     train(config, out)
     print(f"The model is in {out / 'model'}.")
 

@@ -1,4 +1,4 @@
-"""What do integrated gradients of every neuron cost? Packed what-ifs beside loops over layers.
+"""What do integrated gradients of every neuron cost? Packed what-ifs against loops over layers.
 
     python -m benchmarks.attribution               # time: 15 minutes on one core
     python -m benchmarks.attribution --memory      # peak memory: 10 minutes
@@ -6,14 +6,14 @@
 
 All neurons of 8 layers (d_model 256), 20 steps, probability of one token, random weights: a
 Llama-shaped model of 688 neurons per layer, whose variants are packed, and a BLOOM-shaped one of
-1024, whose positions cannot be set, so that keys are copied. Beside them, for one layer at a time,
-the steps as a batch of whole prompts, written as it is usually written (logits at every position)
-and as well as we can (logits at the last), and captum's LayerIntegratedGradients.
+1024, whose positions cannot be set, so that keys are copied. The alternatives take one layer at a
+time: the steps as a batch of whole prompts, in the usual way (logits at every position) and as fast
+as we can make it (logits at the last), and captum's LayerIntegratedGradients.
 
-CPU seconds of one thread, because they mean something on a machine that does other work too. Every
-time is divided by that of a plain forward pass (logits at the last position) just before it; the
-median of the rounds is printed. The loops are timed on the first and the last layer, times half the
-layers: going back costs a layer less with every layer, so these two are as the average.
+Times are CPU seconds of one thread, which stay meaningful on a busy machine. Each is divided by
+that of a plain forward pass (logits at the last position) just before it; the median of the rounds
+is printed. The loops are timed on the first and last layer and multiplied by half the number of
+layers: the backward pass gets one layer shorter per layer, so these two average to the mean.
 """
 
 import statistics
@@ -50,7 +50,7 @@ Family = Literal["Llama", "BLOOM"]
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt, and what is timed on it."""
+    """A prompt, and the methods that are timed on it."""
 
     family: Family
     tokens: int
@@ -67,10 +67,10 @@ class Amount:
     cases: tuple[Case, ...]
 
     of_memory: tuple[Case, ...]
-    """Whose memory is measured."""
+    """Cases whose memory is measured."""
 
     rounds: int = 5
-    """Turns of `integrated_gradients`; loops take one turn."""
+    """Turns of `integrated_gradients`; each loop takes one turn."""
 
 
 FULL = tuple(Case(family, n) for n in (64, 256, 1024) for family in ("Llama", "BLOOM"))
@@ -102,7 +102,7 @@ def projections(hf: Any) -> list[Any]:
 
 
 def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> list[Tensor]:
-    """Integrated gradients of some layers, each with its steps as a batch of whole prompts."""
+    """Integrated gradients layer by layer, with the steps as a batch of whole prompts."""
     alphas = ((torch.arange(STEPS, device=ids.device) + 0.5) / STEPS)[:, None]
     attributions = []
     for layer in layers:
@@ -125,7 +125,7 @@ def loop(hf: Any, ids: Tensor, layers: tuple[int, ...], keep: int) -> list[Tenso
 
 
 def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-    """A factor at the last position stands for the path: one is the prompt, zero the baseline."""
+    """The path is a factor at the last position: one is the prompt, zero the baseline."""
     from captum.attr import LayerIntegratedGradients
 
     one, attributions = torch.ones(1, 1, device=ids.device), []
@@ -159,7 +159,7 @@ def captum(hf: Any, ids: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
 def runs(
     folder: Path, length: int, device: str
 ) -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
-    """Each way, and a plain forward pass."""
+    """Each method, and a plain forward pass."""
     ids = synthetic.tokens(1, length, VOCABULARY).to(device)
     hf = bare(folder, device).requires_grad_(False)
     model = interp.load(folder, device=device)
@@ -179,7 +179,7 @@ def runs(
 
 
 def forwards(run: Callable[[], Any], plain: Callable[[], None], now: Callable[[], float]) -> float:
-    """What it takes, in plain forward passes just before it."""
+    """Cost of `run`, in plain forward passes measured just before it."""
 
     def seconds(run: Callable[[], Any]) -> float:
         start = now()
@@ -212,7 +212,7 @@ def measure_memory(config: SpeedOrMemory, folder: Path) -> None:
 
 
 def peak(folder: Path, way: str, length: int) -> float:
-    """MiB that one way takes above the model."""
+    """MiB that one method takes above the model."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "Attributions of")
     ways, plain = runs(folder, length, "cpu")
@@ -223,7 +223,7 @@ def peak(folder: Path, way: str, length: int) -> float:
 def main(config: SpeedOrMemory) -> None:
     torch.set_num_threads(1)
     with TemporaryDirectory() as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attributions of")  # of weights that mean nothing
+        warnings.filterwarnings("ignore", "Attributions of")  # meaningless with random weights
         for family in ("Llama", "BLOOM"):
             save_model(family, Path(temporary))
         (measure_memory if config.memory else measure_speed)(config, Path(temporary))

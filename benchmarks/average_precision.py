@@ -1,13 +1,12 @@
-"""What does average precision of every unit cost? A loop over scikit-learn beside ours, in one run.
+"""What does average precision of every unit cost? Ours against a loop over scikit-learn.
 
     python -m benchmarks.average_precision             # ratios to scikit-learn: 2 minutes
     python -m benchmarks.average_precision --memory    # peak memory of a streamed run: 2 minutes
 
-Made-up responses of as many sentences and languages as Kojima et al. (2024) use, and of more. The
-loop is what the authors do: `average_precision_score`, unit by unit and language by language. Ours
-also gives the area under the ROC curve, which the loop does not. The variants take turns; each turn
-is divided by the loop's of the same round, and the median of the rounds is printed. All run on one
-thread.
+Synthetic responses of as many sentences and languages as Kojima et al. (2024) use, and of more.
+The loop is what the authors do: `average_precision_score`, unit by unit and language by language.
+Ours also gives the area under the ROC curve. The variants take turns on one thread; each time is
+divided by the loop's in the same round, and the median of the rounds is printed.
 """
 
 import statistics
@@ -30,8 +29,8 @@ from benchmarks.timing import clock, spread, take_turns
 from interp.counting.stats import SentenceMeans
 from interp.results import artifacts
 from interp.results.words import Kind
-from interp.scores import average_precision as ours
 from interp.scores import ranks
+from interp.scores.average_precision import average_precision, measure_precision
 
 LOOP = "scikit-learn, unit by unit"
 NUMPY, NUMBA, GPU = "ours, without numba", "ours, with numba", "ours, on the GPU"
@@ -41,21 +40,21 @@ WIDTHS: dict[Kind, int] = {
     **dict.fromkeys(("pre", "pre_linear"), 11_008),
     "mlp_out": 4096,
 }
-"""The linear outputs of a layer of LLaMA-2-7B."""
+"""Widths of the linear outputs of a layer of LLaMA-2-7B."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Made-up responses."""
+    """Synthetic responses, and how many of them each variant scores."""
 
     sentences: int
     languages: int
     dtype: str
     loop_units: int
-    """Units of one turn of the loop over scikit-learn."""
+    """Units per turn of the loop over scikit-learn."""
 
     units: int
-    """Units of one turn of ours."""
+    """Units per turn of ours."""
 
     @property
     def name(self) -> str:
@@ -72,10 +71,10 @@ class Amount:
     """Turns of each variant."""
 
     sentences: int = 3000
-    """Of six languages, where memory is measured."""
+    """Sentences in six languages, for memory."""
 
     layers: tuple[int, ...] = (1, 3)
-    """Layers of 42,496 units, where memory is measured; LLaMA-2-7B has 32."""
+    """Numbers of layers, of 42,496 units each, for memory; LLaMA-2-7B has 32."""
 
 
 CASES = (
@@ -92,7 +91,7 @@ AMOUNTS: dict[Size, Amount] = {
 
 
 def responses_of(case: Case) -> tuple[Float[Tensor, "sentence unit"], Int[Tensor, " sentence"]]:
-    """Noise, with units that detect a language, units that tie a lot and constant ones."""
+    """Noise, with some units that detect a language, some with many ties and some constant."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(case.sentences) % case.languages
     responses = torch.randn(case.sentences, case.units, generator=generator)
@@ -106,7 +105,7 @@ def loop(
     responses: Float[Tensor, "sentence unit"], labels: Int[Tensor, " sentence"], n_languages: int
 ) -> Float64[Tensor, "language unit"]:
     """scikit-learn, unit by unit and language by language."""
-    values = responses.T.contiguous().double().numpy()  # not counted as slowness of the loop
+    values = responses.T.contiguous().double().numpy()  # converted once, not unit by unit
     truth = [(labels == language).numpy() for language in range(n_languages)]
     return torch.tensor(
         [[average_precision_score(y, unit) for unit in values] for y in truth],
@@ -124,12 +123,12 @@ def without_numba(run: Callable[[], Tensor]) -> Tensor:
 
 
 def measure(case: Case, rounds: int, device: str) -> list[Row]:
-    """How many times as many units a second as the loop, and how far the scores are from its."""
+    """Units per second as a multiple of the loop's, and the largest difference of the scores."""
     responses, labels = responses_of(case)
-    few, n, there = responses[:, : case.loop_units], case.languages, responses.to(device)
+    few, n, inputs = responses[:, : case.loop_units], case.languages, responses.to(device)
 
     def score() -> Tensor:
-        return ours.average_precision(there, labels, n)[:, : case.loop_units].cpu()
+        return average_precision(inputs, labels, n)[:, : case.loop_units].cpu()
 
     variants: dict[str, Callable[[], Tensor]] = {LOOP: lambda: loop(few, labels, n)}
     if device != "cpu":
@@ -168,7 +167,7 @@ def measure_memory(config: SpeedOrMemory) -> None:
 
 
 def save_means(folder: Path, sentences: int, layers: int) -> None:
-    """Files as `collect` leaves them, one for each language."""
+    """Files as `collect` writes them, one for each language."""
     n_rows = sentences // len(LANGUAGES)
     for row, code in enumerate(LANGUAGES):
         generator = torch.Generator().manual_seed(row)
@@ -181,15 +180,15 @@ def save_means(folder: Path, sentences: int, layers: int) -> None:
 
 
 def streamed(folder: Path) -> dict[str, float]:
-    """What a run over files takes above the imported libraries."""
+    """Time of a run over files, and its memory above that of the imported libraries."""
     torch.set_num_threads(1)
     paths = tuple(folder / f"{code}.safetensors" for code in LANGUAGES)
     with safe_open(paths[0], framework="pt") as file:
         n_rows = file.get_slice("means.pre.0").get_shape()[0]
     labels = torch.arange(len(LANGUAGES)).repeat_interleave(n_rows)
-    ours.average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # numba and what it compiles
+    average_precision(torch.rand(2, 1), torch.tensor([0, 1]), 2)  # loads numba and compiles
     before, start = memory.peak_mib(), time.perf_counter()
-    precision = ours.measure_precision(
+    precision = measure_precision(
         SentenceMeans(pieces=paths, labels=labels, languages=LANGUAGES, kinds=tuple(WIDTHS))
     )
     seconds = time.perf_counter() - start

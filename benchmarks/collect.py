@@ -1,11 +1,11 @@
-"""What does counting cost? `collect` beside the bare model and the usual ways, in one run.
+"""What does counting cost? `collect` against the bare model and the usual methods, in one run.
 
     python -m benchmarks.collect               # ratios to the bare model: 4 minutes on 2 cores
     python -m benchmarks.collect --memory      # peak memory against tokens: 5 minutes
     python -m benchmarks.collect --device cuda
 
 A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons). The variants take
-turns in one process; each turn is divided by the bare model's of the same round, and the median of
+turns in one process; each time is divided by the bare model's in the same round, and the median of
 the rounds is printed. The bare model is Hugging Face's body with fused attention, no unembedding.
 """
 
@@ -54,7 +54,7 @@ AMOUNTS: dict[Size, Amount] = {
 
 @dataclass(frozen=True)
 class Growth:
-    """How much is read while memory is looked at, by what model."""
+    """How much text is read for the memory measurement, and the shape of the model."""
 
     layers: int = 8
     width: int = 512
@@ -70,13 +70,13 @@ GROWTHS: dict[Size, Growth] = {
 
 
 def bare(folder: Path, device: str, **options: Any) -> Any:
-    """Hugging Face's own model."""
+    """The Hugging Face model."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     return model.to(device)
 
 
 def body_of(model: Any, batches: list[torch.Tensor]) -> Callable[[], None]:
-    """Reads all batches, without unembedding."""
+    """A function that reads all batches, without unembedding."""
 
     def run() -> None:
         with torch.inference_mode():
@@ -104,7 +104,7 @@ def collect(
 
 
 def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Variants:
-    """Each reads all rows once; the first is the measure."""
+    """Ways to read all rows once; the first is the reference."""
     native = interp.load(folder, device=device)
     hooked = interp.load(folder, device=device, attention="hooked")
     ids = corpora.rows["en"].ids.long()
@@ -121,10 +121,10 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
     def store_then_count() -> None:
         stored: dict[str, list[torch.Tensor]] = {name: [] for name in pre}
 
-        def keep(name: str):
+        def store(name: str):
             return lambda values, hook: stored[name].append(values.clone())
 
-        with torch.inference_mode(), native.hooks([(name, keep(name)) for name in pre]):
+        with torch.inference_mode(), native.hooks([(name, store(name)) for name in pre]):
             for ids in batches:
                 native.body(ids)
         for gates in stored.values():

@@ -1,13 +1,12 @@
-"""What does everything after the forward pass cost at the size of a 70-billion model?
+"""What does everything after the forward pass cost for a model of 70 billion parameters?
 
     python -m benchmarks.full_size                  # 25 minutes, 4 GB of disk
     python -m benchmarks.full_size --n-shards 20    # 20 minutes, 41 GB of disk
 
 80 layers x 28,672 neurons x 100 languages, with synthetic counts: merging, selecting, intervals,
-average precision and the neuron page. Nothing but the forward pass needs a large machine. Every
-step is a process of its own, because peak memory belongs to a process; what the imported library
-takes is subtracted. Disk grows by 1.8 GB with every shard, and by as much once more with the
-second; TMPDIR says where.
+average precision and the neuron page. Only the forward pass needs a large machine. Every step runs
+in its own process, because peak memory belongs to a process; the memory of the imported library is
+subtracted. Each further shard adds 1.8 GB of disk, the second twice that; TMPDIR says where.
 """
 
 import time
@@ -36,7 +35,7 @@ from interp.selections.select import select_from_rate
 from interp.text.languages import LANGUAGES
 
 TOKENS = 1000
-"""Of each piece."""
+"""Tokens per piece."""
 
 VOCABULARY = 1000
 
@@ -46,12 +45,12 @@ class Config(records.Config):
     """What to run."""
 
     n_shards: int = 1
-    """One has no intervals."""
+    """Shards; with one there are no intervals."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the counts."""
+    """Shape of the counts."""
 
     n_layers: int = 80
     d_mlp: int = 28_672
@@ -63,7 +62,7 @@ class Shape:
         return tuple(f"l{number:03d}" for number in range(self.n_languages))
 
     def planted(self, row: int) -> tuple[int, slice]:
-        """Layer and neurons that fire for one language."""
+        """Layer and neurons that fire for one language alone."""
         return row % self.n_layers, slice(40 * row, 40 * row + 40)
 
 
@@ -77,7 +76,7 @@ AMOUNTS: dict[Size, Shape] = {
 def write_pieces(folder: Path, shape: Shape) -> Row:
     """Synthetic counts: rates that differ by neuron, and 40 neurons that fire for one language.
 
-    From the third shard on, the files are those of the first two under other names.
+    From the third shard on, files are hard links to those of the first two.
     """
     plan = {
         "n_layers": shape.n_layers,
@@ -110,7 +109,7 @@ def merge_pieces(folder: Path, shape: Shape) -> Row:
 
 
 def select(folder: Path, shape: Shape) -> Row:
-    """What `interp find` selects, and the share of the planted neurons that it finds."""
+    """Select as `interp find` does; returns the share of the planted neurons that it finds."""
     rate = FiringStats.load(folder / "firing.safetensors").rate
     selection = select_from_rate(rate, shape.codes, fraction=0.01)
     recovered = sum(
@@ -139,11 +138,11 @@ def precision(folder: Path, shape: Shape) -> Row:
 def write_page(folder: Path, shape: Shape) -> Row:
     """The page of the selected neurons, with one context for each neuron and language.
 
-    The model has the MLP of the large one and is very narrow elsewhere.
+    The model has the MLP of the large one but a very narrow residual stream.
     """
     narrow = synthetic.llama(shape.n_layers, 16, shape.d_mlp, VOCABULARY)
     model = interp.load(synthetic.save_model(narrow, folder / "model"), device="cpu")
-    # More languages than are known by their names.
+    # There are more codes than languages with names.
     language = "interp.reports.neuron_page.language"
     with patch(language, lambda code: replace(LANGUAGES["en"], code=code)):
         page = interp.neuron_page(
@@ -160,9 +159,9 @@ def write_page(folder: Path, shape: Shape) -> Row:
 
 
 def random_contexts(shape: Shape) -> TopContexts:
-    """One row of random tokens in each language, in which every neuron has its strongest context.
+    """One row of random tokens per language, in which every neuron has its strongest context.
 
-    Rows are few and short, because their forward pass is not what is measured.
+    Rows are few and short, because their forward pass is not measured.
     """
     generator = torch.Generator().manual_seed(0)
     rows = (shape.n_languages, 40)
@@ -191,10 +190,10 @@ STEPS: dict[str, Callable[[Path, Shape], Row]] = {
 
 
 def measure(step: str, folder: Path, shape: Shape) -> Row:
-    """CPU seconds and peak memory of one step, and what else it can say."""
+    """CPU seconds and peak memory of one step, with the details it returns."""
     before, start = memory.resident_mib(), time.process_time()
     details = STEPS[step](folder, shape)
-    seconds = time.process_time() - start  # on a busy machine less than passed
+    seconds = time.process_time() - start  # elapsed time would count other work
     return {"step": step, "seconds": seconds, "mib": memory.peak_mib() - before, **details}
 
 

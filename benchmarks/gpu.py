@@ -1,21 +1,21 @@
-"""What does a GPU change? Counting beside the bare forward on it, and its numbers beside a CPU's.
+"""What does a GPU change? Cost of counting on it, and its speed and numbers against a CPU's.
 
     python -m benchmarks.gpu                    # one GPU of 48 GiB or more, 20 GB of disk
     python -m benchmarks.gpu bench              # without the model of 7 billion parameters
-    python -m benchmarks.gpu toy --device cpu   # that every part runs
+    python -m benchmarks.gpu toy --device cpu   # check that every part runs
 
 Counting is measured on Babel and on Llama shapes with random weights in bfloat16: as a multiple of
 Hugging Face's body with fused attention, in tokens per second, and as a share of the peak. The peak
-is what products of large matrices reach on the same device, not what its maker promises; the work
-is counted as two operations for each weight and token, and attention to the tokens before. Then
-come the same text, prompts and responses on the GPU and on the CPU: are the numbers equal, and how
-much faster is it? At last the other benchmarks run with `--device cuda`, and their rows join the
-tables.
+is what products of large matrices reach on the same device, not the maker's figure. The work is
+two operations per weight and token, plus attention to earlier tokens. Then the same text, prompts
+and responses run on the GPU and on the CPU: are the numbers equal, and how much faster is the GPU?
+Finally the other benchmarks run with `--device cuda`, and their rows join the tables.
 """
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,27 +47,27 @@ class Config(records.OnDevice):
     """What to run, and where."""
 
     device: str = "cuda"
-    """Or cpu, to see that every part runs."""
+    """Or cpu, to check that every part runs."""
 
     others: bool = True
-    """Also the other benchmarks on this device."""
+    """Also run the other benchmarks on this device."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """What is read by one model."""
+    """The text that one model reads."""
 
     model: str
-    """As the table calls it."""
+    """Name in the table."""
 
     rows: int
-    """In a batch."""
+    """Rows in a batch."""
 
     length: int
     """Tokens in a row."""
 
     batches: int
-    """Per turn."""
+    """Batches per turn."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Amount:
     """Turns of each variant."""
 
     matrix: int = 8192
-    """Width of the matrices whose product is the peak."""
+    """Width of the matrices whose product defines the peak."""
 
     prompts: tuple[int, ...] = (64, 256)
-    """Tokens of those that are attributed."""
+    """Lengths in tokens of the prompts that are attributed."""
 
     sentences: int = 3000
     units: int = 40_000
-    """Whose average precision is taken."""
+    """Units whose average precision is computed."""
 
 
 SHAPES = {
@@ -95,7 +95,7 @@ SHAPES = {
     "6.7 billion": synthetic.llama(32, 4096, 11_008, 32_000, num_attention_heads=32),
     "toy": synthetic.standard_model("toy"),
 }
-"""Models with random weights, by their parameters."""
+"""Models with random weights, by number of parameters."""
 
 BABEL_TEXT = Text("Babel", rows=64, length=256, batches=8)
 AMOUNTS: dict[Size, Amount] = {
@@ -117,14 +117,14 @@ OTHERS = (collect, interventions, perplexity, patching, attribution, average_pre
 
 
 def best_product(width: int, dtype: torch.dtype, device: str) -> float:
-    """Operations per second in the product of two square matrices, the best of ten."""
+    """Operations per second in the product of two square matrices, best of ten."""
     one, other = torch.randn(2, width, width, device=device).to(dtype)
     turns = take_turns({"product": lambda: one @ other}, 10, clock(device))
     return 2 * width**3 / min(turns.seconds["product"])
 
 
 def work_per_token(model: Any, length: int) -> float:
-    """Operations that the body cannot do without, in a row of so many tokens."""
+    """Operations that the body needs per token, in a row of `length` tokens."""
     weights = sum(
         weight.numel()
         for name, weight in model.model.named_parameters()
@@ -133,12 +133,12 @@ def work_per_token(model: Any, length: int) -> float:
     config: LlamaConfig = model.config
     heads = config.num_attention_heads
     width = heads * (config.head_dim or config.hidden_size // heads)
-    to_one, from_one = length / 2, length / 2  # scores, and values, of the tokens before
-    return 2 * weights + 2 * config.num_hidden_layers * width * (to_one + from_one)
+    scores, values = length / 2, length / 2  # of the earlier tokens, half of the row on average
+    return 2 * weights + 2 * config.num_hidden_layers * width * (scores + values)
 
 
 def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> list[Row]:
-    """Counting on one model, beside its bare body."""
+    """Counting on one model, against its bare body."""
     dtype = torch.bfloat16
     plain = collect.bare(folder, device, dtype=dtype)
     native = interp.load(folder, device=device, dtype=dtype)
@@ -161,57 +161,56 @@ def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> lis
     return rows
 
 
-# ---------------------------------------------------------------- the same on the CPU
+# ---------------------------------------------------------------- against the CPU
 
 
-def beside(case: str, run: Callable[[str], Tensor], rounds: int, device: str) -> Row:
-    """How many times faster than on the CPU, and how far its numbers are from those of the CPU."""
-    ways = {"CPU": lambda: run("cpu"), "there": lambda: run(device)}
-    turns = take_turns(ways, rounds, clock(device))
-    faster = [1 / multiple for multiple in turns.multiples()["there"]]
-    apart = relative_difference(turns.values["CPU"], turns.values["there"])
+def against_cpu(case: str, run: Callable[[str], Tensor], rounds: int, device: str) -> Row:
+    """How many times faster than on the CPU, and the largest relative difference of the numbers."""
+    variants: Variants = {"CPU": lambda: run("cpu"), "device": lambda: run(device)}
+    turns = take_turns(variants, rounds, clock(device))
+    faster = [1 / multiple for multiple in turns.multiples()["device"]]
+    apart = relative_difference(turns.values["CPU"], turns.values["device"])
     return {"beside": case, **spread(faster), "apart": apart}
 
 
 def equal_numbers(amount: Amount, device: str) -> list[Row]:
     """The same text, prompts and responses on the device and on the CPU."""
-    there = {
+    models = {
         name: interp.load("babel", device=name, dtype=torch.float32) for name in {"cpu", device}
     }
-    vocabulary = there["cpu"].bridge.cfg.d_vocab
+    vocabulary = models["cpu"].bridge.cfg.d_vocab
     text = synthetic.text(("en",), 1, 4 * amount.prompts[0], 64, vocabulary)
 
-    def counts(where: str) -> Tensor:
-        return interp.collect(there[where], text, progress=False).firing.fired
+    def counts(name: str) -> Tensor:
+        return interp.collect(models[name], text, progress=False).firing.fired
 
-    def shares(where: str, prompt: Tensor) -> Tensor:
-        return interp.integrated_gradients(there[where], prompt, 5, quantity="logit").values
+    def attributions(name: str, prompt: Tensor) -> Tensor:
+        return interp.integrated_gradients(models[name], prompt, 5, quantity="logit").values
 
-    rows = [beside("firing counts, Babel in float32", counts, amount.rounds, device)]
+    rows = [against_cpu("firing counts, Babel in float32", counts, amount.rounds, device)]
     for length in amount.prompts:
         (prompt,) = synthetic.tokens(1, length, vocabulary)
         case = f"integrated gradients, Babel in float32, {length} tokens"
-        rows.append(beside(case, lambda where, p=prompt: shares(where, p), amount.rounds, device))
+        run = partial(attributions, prompt=prompt)
+        rows.append(against_cpu(case, run, amount.rounds, device))
     for dtype in ("float32", "bfloat16"):
         case = average_precision.Case(amount.sentences, 6, dtype, 0, amount.units)
         responses, labels = average_precision.responses_of(case)
-        given = {name: responses.to(name) for name in ("cpu", device)}
-        rows.append(
-            beside(
-                f"average precision, {case.name}",
-                lambda where, g=given, y=labels: interp.average_precision(g[where], y, 6),
-                amount.rounds,
-                device,
-            )
-        )
+        inputs = {name: responses.to(name) for name in ("cpu", device)}
+
+        def precision(name: str, inputs: Any = inputs, labels: Tensor = labels) -> Tensor:
+            return interp.average_precision(inputs[name], labels, 6)
+
+        name = f"average precision, {case.name}"
+        rows.append(against_cpu(name, precision, amount.rounds, device))
     return rows
 
 
 def main(config: Config) -> None:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "There is no GPU that torch can use here: install its CUDA build, or see that every "
-            "part runs with: python -m benchmarks.gpu toy --device cpu"
+            "There is no GPU that torch can use: install its CUDA build, or check that every part "
+            "runs with: python -m benchmarks.gpu toy --device cpu"
         )
     amount = AMOUNTS[config.size]
     with recording("gpu", config, amount) as record:

@@ -1,14 +1,14 @@
-"""What does an edit cost? `intervene` beside the untouched model and TransformerLens' own way.
+"""What does an edit cost? `intervene` against the untouched model and TransformerLens hooks.
 
-    python -m benchmarks.interventions         # multiples of the untouched: 12 minutes on 2 cores
-    python -m benchmarks.interventions bench   # neurons off alone: 2 minutes
+    python -m benchmarks.interventions         # all edits: 12 minutes on 2 cores
+    python -m benchmarks.interventions bench   # neurons off only: 2 minutes
     python -m benchmarks.interventions --device cuda
 
-A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons), one neuron in a
-hundred edited. Reading is compared with the untouched body of the same model (wanted: at most
-1.05), writing with Hugging Face's own `generate` (wanted: at most 1.10, and at most 1.02 once the
-edit is baked into a checkpoint). The variants take turns in one process; each turn is divided by
-the first variant's of the same round, and the median of the rounds is printed.
+A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons), with one neuron in
+a hundred edited. Reading is compared with the untouched body of the same model (goal: at most
+1.05), writing with Hugging Face's `generate` (goal: at most 1.10, and at most 1.02 once the edit is
+baked into a checkpoint). The variants take turns in one process; each time is divided by the first
+variant's in the same round, and the median of the rounds is printed.
 """
 
 from collections.abc import Callable
@@ -50,13 +50,13 @@ class Amount:
     """Batches per turn of reading."""
 
     prompts: tuple[int, ...] = (1, 8)
-    """How many are continued at once."""
+    """Numbers of prompts that are continued at once."""
 
     new_tokens: int = 32
-    """Tokens written per turn, after prompts of as many."""
+    """Tokens written per turn, after prompts of the same length."""
 
     every_edit: bool = True
-    """Or neurons off alone, beside hooks by hand."""
+    """False: only neurons off, and hooks by hand."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -68,40 +68,40 @@ AMOUNTS: dict[Size, Amount] = {
 
 @dataclass(frozen=True)
 class Models:
-    """One checkpoint, opened in every way that is compared."""
+    """One checkpoint, opened in all the ways that are compared."""
 
     bare: Any
-    """Hugging Face's own model, with fused attention."""
+    """The Hugging Face model, with fused attention."""
 
     baked: Any
-    """The same with the neurons switched off in its weights."""
+    """The same, with the neurons switched off in its weights."""
 
     native: interp.NeuronModel
-    """What `interp.load` gives."""
+    """The model as `interp.load` opens it."""
 
     hooked: interp.NeuronModel
     """The full bridge, as TransformerLens opens it."""
 
     neurons: torch.Tensor
-    """Which are edited: [layer neuron]."""
+    """Mask of the edited neurons: [layer neuron]."""
 
     every_edit: bool
-    """Or neurons off alone, beside hooks by hand."""
+    """False: only neurons off, and hooks by hand."""
 
     def edited(self, edit: Edit, **settings: Any) -> Block:
         return lambda: intervene(self.native, {edit.site: self.neurons}, edit, **settings)
 
     def edits(self) -> list[tuple[str, Block]]:
-        """Blocks with our edits, and how they are called."""
+        """Names and `with` blocks of our edits."""
         values = torch.full(self.neurons.shape, 0.1)
-        first: list[tuple[str, Block]] = [
+        edits: list[tuple[str, Block]] = [
             ("untouched", nullcontext),
             ("deactivate", self.edited(deactivate)),
         ]
         if not self.every_edit:
-            return first
+            return edits
         return [
-            *first,
+            *edits,
             ("override by constants", self.edited(override(values))),
             ("replace act(gate)", self.edited(override(values, "act"))),
             ("add to act(gate)", self.edited(push({"act": values}))),
@@ -109,7 +109,7 @@ class Models:
         ]
 
     def by_hand(self) -> AbstractContextManager[Any]:
-        """Neurons off, as users of TransformerLens write it."""
+        """Neurons off, as TransformerLens users write it."""
 
         def off(layer: int) -> Callable[..., torch.Tensor]:
             def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -126,16 +126,16 @@ class Models:
 def open_models(folder: Path, device: str, every_edit: bool) -> Models:
     native = interp.load(folder, device=device)
     hooked = interp.load(folder, device=device, attention="hooked")
-    every = torch.ones(native.n_layers, native.d_mlp, dtype=torch.bool)
+    all_neurons = torch.ones(native.n_layers, native.d_mlp, dtype=torch.bool)
     size = torch.full((native.n_layers,), max(1, round(FRACTION * native.d_mlp)))
-    neurons = random_units(every, size, torch.Generator().manual_seed(0))
-    written = interp.bake(native, neurons, deactivate, folder / "baked")
-    plain, baked = bare(folder, device), bare(written, device)
+    neurons = random_units(all_neurons, size, torch.Generator().manual_seed(0))
+    baked_folder = interp.bake(native, neurons, deactivate, folder / "baked")
+    plain, baked = bare(folder, device), bare(baked_folder, device)
     return Models(plain, baked, native, hooked, neurons.to(device), every_edit)
 
 
 def reading(models: Models, batches: list[torch.Tensor]) -> Variants:
-    """Each reads all batches once, without unembedding; the first is the measure."""
+    """Ways to read all batches once, without unembedding; the first is the reference."""
 
     def read(model: interp.NeuronModel, block: Block) -> Callable[[], None]:
         def run() -> None:
@@ -154,7 +154,7 @@ def reading(models: Models, batches: list[torch.Tensor]) -> Variants:
 
 
 def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
-    """Each continues every prompt, greedily and with a cache; the first is the measure."""
+    """Ways to continue all prompts, greedily and with a cache; the first is the reference."""
     mask = torch.ones_like(ids)
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
 

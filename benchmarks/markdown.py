@@ -1,8 +1,8 @@
-"""One renderer for the tables of both READMEs, and what goes around them.
+"""Renders the tables and sentences of both READMEs.
 
-`Rows` has a line for each row that was measured; `Pivot` has a line for each label and a column for
-each value of one field. Cells are formats of a row's values: "{mib:,.0f} MiB". In what is rendered,
-" x " becomes a proper sign.
+`Rows` has a line for each measured row; `Pivot` has a line for each label and a column for each
+value of one field. Cells are formats of a row's values: "{mib:,.0f} MiB". In the rendered text,
+" x " becomes a multiplication sign.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from benchmarks.records import RESULTS, Record, Row, load
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 Records = dict[str, Record]
-"""All that was measured, by the names of the files."""
+"""All measurements, by file name."""
 
 
 def load_all(folder: Path = RESULTS) -> Records:
@@ -29,19 +29,19 @@ def load_all(folder: Path = RESULTS) -> Records:
 
 @dataclass(frozen=True)
 class Rows:
-    """A line for each row."""
+    """A table with a line for each row."""
 
     header: str
-    """Headings, with | between them."""
+    """Headings, separated by |."""
 
     line: str
-    """A format of a row's values, in the same way."""
+    """A format of a row's values, separated by |."""
 
     derive: Callable[[Record], Iterable[Row]] = lambda record: record.rows
-    """The rows of a record, where they are not all of those that were measured."""
+    """The rows of a record, if not exactly the measured ones."""
 
     bold: str = ""
-    """The first cell of a line to emphasize."""
+    """First cell of the line to emphasize."""
 
     def __call__(self, records: Sequence[Record]) -> str:
         rows = [row for record in records for row in self.derive(record)]
@@ -52,26 +52,26 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pivot:
-    """A line for each label, and a column for each value of the field `by`."""
+    """A table with a line for each label, and a column for each value of the field `by`."""
 
     line: str = "{way}"
-    """Label of a line."""
+    """Format of a line's label."""
 
     by: str = "case"
     """The field whose values are the columns."""
 
     cell: str = "{ratio}"
     columns: Mapping[str, str] | None = None
-    """Headings by values, in order; None: all values, as they are."""
+    """Headings by value, in order; None: all values, unchanged."""
 
     heading: str = ""
-    """Of the labels."""
+    """Heading of the labels."""
 
     begins: str = ""
-    """Only values of `by` that begin with this, which the headings leave out."""
+    """Show only values of `by` that begin with this, and omit it from the headings."""
 
     bold: Sequence[str] = ()
-    """Labels and values of `by`: the label, and the first word of the cells."""
+    """Labels or values of `by` whose label and first words of cells are bold."""
 
     def __call__(self, records: Sequence[Record]) -> str:
         rows = [[row for row in r.rows if self.by in row] for r in records]
@@ -114,7 +114,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """Without repetitions, in the same order."""
+    """The values without repetitions, in the same order."""
     return list(dict.fromkeys(values))
 
 
@@ -128,7 +128,7 @@ def strong_first(cell: str, strong: bool) -> str:
 
 
 def with_ratio(row: Row) -> Row:
-    """The row with "1.02 (0.98 to 1.07)": the median, and the extremes where rounds differ."""
+    """The row with "1.02 (0.98 to 1.07)": the median, and the extremes if rounds differ."""
     if "median" not in row:
         return row
     alike = row["least"] == row["most"]
@@ -137,7 +137,7 @@ def with_ratio(row: Row) -> Row:
 
 
 def span(values: Iterable[float], form: str = "{:.2f}") -> str:
-    """0.99 to 1.00; or one number, where they look alike."""
+    """0.99 to 1.00; one number if both look the same."""
     values = list(values)
     return " to ".join(unique(form.format(value) for value in (min(values), max(values))))
 
@@ -163,11 +163,11 @@ def day(date: str) -> str:
     return f"{rest[0]} {words}" if rest else words
 
 
-# ---------------------------------------------------------------- into a text
+# ---------------------------------------------------------------- replacing text
 
 
 def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """The text with these blocks between their marks; the rest as it is."""
+    """The text with these blocks between their marks."""
     for name, block in blocks.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text, n = re.subn(
@@ -182,12 +182,12 @@ def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
 
 
 def with_numbers(text: str, numbers: Mapping[str, int]) -> str:
-    """The text with a number in the place of what each pattern matches."""
+    """The text with what each pattern matches replaced by its number."""
     for pattern, number in numbers.items():
         text, n = re.subn(pattern, str(number), text)
         if n != 1:
             raise ValueError(
-                f"{pattern} matches {n} times, and should once: change the pattern in "
+                f"{pattern} matches {n} times instead of once: change the pattern in "
                 "benchmarks/tables.py together with the sentence."
             )
     return text

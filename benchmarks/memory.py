@@ -1,4 +1,4 @@
-"""Memory of processes, each started for one measurement, because a peak belongs to a process."""
+"""Memory of processes, one per measurement, because a peak belongs to a process."""
 
 import multiprocessing
 import os
@@ -12,12 +12,12 @@ MIB = 1 << 20
 
 
 def in_subprocess(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` returns in a process of its own."""
+    """The result of `work`, run in its own process."""
     return in_subprocesses(work, arguments)[0]
 
 
 def in_subprocesses(work: Callable[..., Any], *tasks: tuple[Any, ...]) -> list[Any]:
-    """What `work` returns for each tuple of arguments, in as many processes at the same time."""
+    """Results of `work` for each tuple of arguments, in parallel processes."""
     with ExitStack() as stack:
         spawn = multiprocessing.get_context("spawn")
         processes = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in tasks]
@@ -28,22 +28,22 @@ def in_subprocesses(work: Callable[..., Any], *tasks: tuple[Any, ...]) -> list[A
 
 
 def peak_mib() -> float:
-    """The most that this process has held. Linux only.
+    """Peak memory of this process. Linux only.
 
-    `resource` will not do: its peak begins with that of the process that started this one.
+    Not from `resource`, whose peak starts at that of the parent process.
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def added_mib(work: Callable[[], Any]) -> float:
-    """By how much `work` raises the most that this process has held."""
+    """Rise of this process's peak memory while `work` runs."""
     before = peak_mib()
     work()
     return peak_mib() - before
 
 
 def resident_mib() -> float:
-    """What this process holds now. Linux only."""
+    """Current memory of this process. Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB

@@ -1,18 +1,18 @@
-"""What does patching cost? `interp.patch` beside TransformerLens' one forward pass per index.
+"""What does patching cost? `interp.patch` against TransformerLens, one forward pass per index.
 
     python -m benchmarks.patching              # 4 minutes on one core
     python -m benchmarks.patching --device cuda
 
-Llama-shaped models with random weights, one of them of as many layers as BLOOM-560m has, and two
-prompts of one length. Every sweep is over the residual stream in front of each layer: at every
-token of a 64-token prompt (wanted: at least 5 times faster), or at the last token alone (wanted: at
-least 10 times; what is left there are the two prompts themselves, so it grows with the layers).
+Llama-shaped models with random weights, one of them with as many layers as BLOOM-560m, and two
+prompts of equal length. Every sweep is over the residual stream before each layer: at every token
+of a 64-token prompt (goal: at least 5 times faster), or at the last token only (goal: at least 10
+times; there `patch` costs little more than the two prompts, so the gain grows with the layers).
 
-Beside `patch` stands `transformer_lens.patching.generic_activation_patch`, twice: on the bridge as
-TransformerLens makes it, whose attention shows its inside, and on the very one that `patch` uses,
-with the attention of Hugging Face. Both sides begin with the prompts and run the source themselves:
-`patch` in a pass of its own, TransformerLens with a cache of that one site. The numbers must be the
-same. CPU seconds of one thread; the ways take turns, and the median of the rounds is printed.
+`transformer_lens.patching.generic_activation_patch` runs twice: on the bridge as TransformerLens
+makes it, whose attention is hooked, and on the one that `patch` uses, with Hugging Face's
+attention. Both sides run the source prompt themselves: `patch` in its own pass, TransformerLens
+with a cache of one hook point. The numbers must agree. Times are CPU seconds of one thread; the
+methods take turns, and the median of the rounds is printed.
 """
 
 import io
@@ -41,7 +41,7 @@ PEER = "generic_activation_patch"
 SAME_BRIDGE = "generic_activation_patch, on the bridge of patch"
 
 Sweep = tuple[Literal["every token", "last token"], int]
-"""Where, and of how many layers."""
+"""The positions that are patched, and the number of layers."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class Amount:
     """How much is patched."""
 
     sweeps: tuple[Sweep, ...] = (("every token", 8), ("last token", 8), ("last token", 24))
-    """Each is over all layers."""
+    """Sweeps, each over all layers."""
 
     length: int = 64
     """Tokens of the prompts."""
 
     width: int = 256
-    """Of the residual stream; the MLP is 8/3 times as wide."""
+    """Width of the residual stream; the MLP is 8/3 times as wide."""
 
     vocabulary: int = 16_384
-    """Tokens that the model knows."""
+    """Size of the vocabulary."""
 
     rounds: int = 3
-    """Turns of each way."""
+    """Turns of each method."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -71,19 +71,19 @@ AMOUNTS: dict[Size, Amount] = {
 }
 
 
-def ours(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
+def run_patch(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
     at = "last" if last else "tokens"
     result = patch(model, source, target, ANSWERS, "resid_pre", "each", at)
     return result.difference("one", "other")[0, 0]
 
 
-def theirs(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
+def run_peer(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
     def metric(logits: Tensor) -> Tensor:
         return logits[0, -1, ANSWERS["one"]] - logits[0, -1, ANSWERS["other"]]
 
     positions = range(len(target))[-1:] if last else range(len(target))
     index = pd.DataFrame(product(range(model.n_layers), positions), columns=["layer", "pos"])
-    with torch.no_grad(), redirect_stderr(io.StringIO()):  # it shows a bar
+    with torch.no_grad(), redirect_stderr(io.StringIO()):  # hides its progress bar
         _, cache = model.bridge.run_with_cache(
             source[None], names_filter=lambda name: name.endswith(("hook_resid_pre", "hook_in"))
         )
@@ -100,14 +100,14 @@ def theirs(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool
 
 
 def measure(sweep: Sweep, amount: Amount, device: str) -> list[Row]:
-    """Times of the other ways as multiples of `patch`, and how far their numbers are from its."""
-    where, layers = sweep
+    """Times as multiples of `patch`, and the largest relative difference from its numbers."""
+    positions, layers = sweep
     shape = synthetic.llama(
         layers,
         amount.width,
         8 * amount.width // 3,
         amount.vocabulary,
-        initializer_range=0.1,  # so that it matters what is patched
+        initializer_range=0.1,  # large enough that patches have an effect
     )
     with TemporaryDirectory() as name:
         synthetic.save_model(shape, Path(name))
@@ -117,18 +117,18 @@ def measure(sweep: Sweep, amount: Amount, device: str) -> list[Row]:
 
     def ways(last: bool) -> dict[str, Callable[[], Tensor]]:
         return {
-            "patch": lambda: ours(native, source, target, last),
-            PEER: lambda: theirs(hooked, source, target, last),
-            SAME_BRIDGE: lambda: theirs(native, source, target, last),
+            "patch": lambda: run_patch(native, source, target, last),
+            PEER: lambda: run_peer(hooked, source, target, last),
+            SAME_BRIDGE: lambda: run_peer(native, source, target, last),
         }
 
     for warm_up in ways(last=True).values():  # a whole sweep would take too long
         warm_up()
     now = clock(device, work=True)
-    turns = take_turns(ways(where == "last token"), amount.rounds, now, warm_up=False)
+    turns = take_turns(ways(positions == "last token"), amount.rounds, now, warm_up=False)
     return [
         row | {"apart": relative_difference(turns.values["patch"], turns.values[row["way"]])}
-        for row in turns.rows(sweep=where, layers=layers)
+        for row in turns.rows(sweep=positions, layers=layers)
     ]
 
 

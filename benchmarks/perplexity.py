@@ -1,12 +1,12 @@
-"""What does a perplexity matrix cost, beside the bare passes over the text that it needs?
+"""What does a perplexity matrix cost, compared with the bare passes over the text it needs?
 
     python -m benchmarks.perplexity            # 5 minutes on 2 cores
     python -m benchmarks.perplexity --device cuda
 
 A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons, 32,000 tokens). K
-sets of 1 % of the neurons and K languages are (K + 1) · K loss passes; the bare one is Hugging
-Face's forward with labels and fused attention. The variants take turns in one process, each turn is
-divided by the bare one's of the same round, and the median of the rounds is printed.
+sets of 1 % of the neurons and K languages need (K + 1) · K loss passes; the bare one is Hugging
+Face's forward with labels and fused attention. The variants take turns in one process; each time is
+divided by the bare passes' in the same round, and the median of the rounds is printed.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ from interp.interventions.edits import deactivate, intervene
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 
-BARE, MATRIX, KEPT, ALL_LOGITS, BRIDGE = (
+BARE, MATRIX, SAVED, ALL_LOGITS, BRIDGE = (
     "(K + 1) K bare Hugging Face passes",
     "perplexity_matrix",
-    "perplexity_matrix, kept in a folder",
+    "perplexity_matrix, saved in a folder",
     "intervene, all logits at once",
     "full TransformerLens bridge with hooks",
 )
@@ -56,8 +56,8 @@ class Amount:
     batches: int = 2
     """Batches per language, one in each shard."""
 
-    ways: tuple[str, ...] = (BARE, MATRIX, KEPT, ALL_LOGITS, BRIDGE)
-    """What takes turns; the first is the measure."""
+    ways: tuple[str, ...] = (BARE, MATRIX, SAVED, ALL_LOGITS, BRIDGE)
+    """The variants that take turns; the first is the reference."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -68,7 +68,7 @@ AMOUNTS: dict[Size, Amount] = {
 
 
 def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Variants:
-    """Each reads every language under every set of neurons and under none."""
+    """Ways to read every language with no neurons off and with each set off."""
     codes, length = corpora.languages, corpora.rows[corpora.languages[0]].ids.shape[1]
     plain, native = bare(folder, device), interp.load(folder, device=device)
     hooked = interp.load(folder, device=device, attention="hooked")
@@ -86,11 +86,11 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
                 for ids in batches:
                     plain(ids, labels=ids, use_cache=False).loss.item()
 
-    def matrix(keep: bool) -> Callable[[], None]:
+    def matrix(save: bool) -> Callable[[], None]:
         def run() -> None:
             with TemporaryDirectory() as out:
                 perplexity_matrix(
-                    native, selection, corpora, n_draws=0, out=out if keep else None, **options
+                    native, selection, corpora, n_draws=0, out=out if save else None, **options
                 )
 
         return run
@@ -104,9 +104,9 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
                         logits = native.logits(ids)[:, :-1].flatten(0, 1)
                         functional.cross_entropy(logits, ids[:, 1:].flatten()).item()
 
-    def the_usual_way() -> None:
-        def silence(chosen: Tensor) -> Callable[..., Tensor]:
-            return lambda post, hook: post.masked_fill(chosen, 0.0)
+    def with_bridge_hooks() -> None:
+        def silence(mask: Tensor) -> Callable[..., Tensor]:
+            return lambda post, hook: post.masked_fill(mask, 0.0)
 
         sites = [hooked.site(layer, "post") for layer in range(hooked.n_layers)]
         with torch.inference_mode():
@@ -118,10 +118,10 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
 
     return {
         BARE: passes,
-        MATRIX: matrix(keep=False),
-        KEPT: matrix(keep=True),
+        MATRIX: matrix(save=False),
+        SAVED: matrix(save=True),
         ALL_LOGITS: with_all_logits,
-        BRIDGE: the_usual_way,
+        BRIDGE: with_bridge_hooks,
     }
 
 
@@ -132,8 +132,8 @@ def main(config: OnDevice) -> None:
         folder = synthetic.save_model(shape, Path(temporary))
         for n_rows, length in amount.texts:
             corpora = synthetic.text(codes, amount.batches, n_rows, length, shape.vocab_size)
-            every = variants(folder, corpora, n_rows, config.device)
-            runs = {way: every[way] for way in amount.ways}
+            all_runs = variants(folder, corpora, n_rows, config.device)
+            runs = {way: all_runs[way] for way in amount.ways}
             turns = take_turns(runs, amount.rounds, clock(config.device))
             record(*turns.rows(case=f"{n_rows} x {length} tokens"))
 

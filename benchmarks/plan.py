@@ -1,4 +1,4 @@
-"""Is `interp plan` right? Memory and disk as planned, beside those of runs.
+"""Is `interp plan` right? Planned memory and disk against those of runs.
 
 python -m benchmarks.plan              # 4 minutes on two cores
 """
@@ -22,7 +22,7 @@ SHAPES = {
     "4 x 4,096, gated": replace(GATED, neurons=4096, d_model=512),
     "16 x 2,048, gated, bfloat16, moments": replace(BFLOAT16, layers=16, neurons=2048, d_model=768),
     "6 x 3,072, ungated": replace(UNGATED, layers=6, neurons=3072, d_model=768, vocabulary=20_000),
-    # The copies that the plan counts were fitted on the three above, not on those below.
+    # The number of copies in the plan was fitted on the three above, not on those below.
     "10 x 3,072, gated": replace(GATED, layers=10, neurons=3072, d_model=640, row_tokens=128),
     "5 x 2,560, ungated, moments": replace(
         UNGATED, layers=5, neurons=2560, d_model=640, languages=2, row_tokens=512, moments=True
@@ -60,8 +60,8 @@ def planned(run: Run) -> RunPlan:
         )
 
 
-def beside_plan(name: str, run: Run) -> Row:
-    """Memory as planned and as measured, in MiB, and how far the planned disk is off."""
+def compare(name: str, run: Run) -> Row:
+    """Planned and measured memory, in MiB, and the relative error of the planned disk."""
     plan, measured = planned(run), measure(run)
     error = abs(plan.disk / MIB / measured["disk_mib"] - 1)
     memory = {"planned": plan.memory / MIB, "measured": measured["mib"]}
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
     amount = AMOUNTS[config.size]
     with recording("plan", config, amount) as record:
         for name, run in amount.shapes.items():
-            record(beside_plan(name, run))
+            record(compare(name, run))
 
 
 if __name__ == "__main__":

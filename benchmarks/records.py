@@ -1,7 +1,7 @@
-"""What a benchmark can be asked for, and the file of what it measured.
+"""Options of a benchmark, and the file of its measurements.
 
-A file says which command measured it, when, and on what machine: its cores, its processor and its
-GPU, but neither its name nor any folder.
+A file has the command, the date and the machine (cores, processor and GPU, but neither its name nor
+any folder).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results"
 Size = Literal["full", "bench", "toy"]
 
 Row = dict[str, Any]
-"""A line of a table: texts and numbers by the names of the columns."""
+"""A row of a table: strings and numbers by column name."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Config:
     """What to run."""
 
     size: Positional[Size] = "full"
-    """bench: shorter, for `make bench`; toy: seconds, to see that every part runs."""
+    """bench: shorter, for `make bench`; toy: seconds, to check that every part runs."""
 
     out: Path | None = None
-    """Folder for the numbers; None: benchmarks/results, and for toy nowhere."""
+    """Folder for the results; None: benchmarks/results, or nowhere for toy."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class SpeedOrMemory(OnDevice):
     def __post_init__(self) -> None:
         if self.memory and self.device != "cpu":
             raise ValueError(
-                f"Memory is that of a process, not of {self.device}: leave out --memory or "
+                f"Memory is measured for a process, not for {self.device}: leave out --memory or "
                 "--device."
             )
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one command measured."""
+    """The measurements of one command."""
 
     command: str
-    """What measures it again."""
+    """Command that repeats the measurement."""
 
     date: str
     """Year, month and day, or year and month."""
@@ -80,16 +80,16 @@ class Record:
     """"CPU", or the name of the GPU."""
 
     minutes: float
-    """How long it took."""
+    """Duration."""
 
     provenance: dict[str, Any]
-    """Versions, commit and settings, as with every result."""
+    """Versions, commit and settings, as in every result."""
 
     rows: tuple[Row, ...]
-    """What was measured, one row for each line of a table."""
+    """Measurements, one for each row of a table."""
 
     def where(self, **values: str | int) -> list[Row]:
-        """The rows that have these values."""
+        """The rows with these values."""
         return [row for row in self.rows if values.items() <= row.items()]
 
 
@@ -97,12 +97,12 @@ class Record:
 def recording(
     name: str, config: Config, settings: Any, package: str = "benchmarks"
 ) -> Iterator[Callable[..., None]]:
-    """A function that prints rows and keeps them for a file; an error in the block leaves no file.
+    """A function that prints rows and records them; they are saved when the block ends well.
 
-    `name` begins with that of the module: "collect", "collect-memory". `settings` is a dataclass.
+    `name` begins with the module's name: "collect", "collect-memory". `settings` is a dataclass.
     """
     device = config.device if isinstance(config, OnDevice) else "cpu"
-    began = time.perf_counter()
+    start = time.perf_counter()
     rows: list[Row] = []
 
     def record_rows(*measured: Row) -> None:
@@ -116,7 +116,7 @@ def recording(
         datetime.datetime.now(datetime.UTC).date().isoformat(),
         machine(),
         device_name(device),
-        round((time.perf_counter() - began) / 60, 2),
+        round((time.perf_counter() - start) / 60, 2),
         artifacts.provenance(**dataclasses.asdict(settings), threads=torch.get_num_threads()),
         tuple(rows),
     )
@@ -127,7 +127,7 @@ def recording(
 
 
 def save(record: Record, path: Path) -> None:
-    """JSON, with a line for each row, so that a change can be read."""
+    """Save as JSON with a line for each row, so that diffs are readable."""
     lines = [f" {json.dumps(row, ensure_ascii=False)}" for row in record.rows]
     header = json.dumps(dataclasses.asdict(record) | {"rows": []}, indent=1, ensure_ascii=False)
     rows = ",\n".join(lines)
@@ -140,12 +140,12 @@ def load(path: Path) -> Record:
 
 
 def rounded(value: Any) -> Any:
-    """Four digits: more than a stopwatch has."""
+    """The value with four digits, more than timings are good for."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def command_of(module: str, config: Config) -> str:
-    """What to type for these settings; where the numbers go does not matter."""
+    """The command line for these settings, without --out."""
     words = ["python", "-m", module]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -166,11 +166,11 @@ def device_name(device: str) -> str:
 
 
 def machine() -> str:
-    """Cores that this process may use, and the processor."""
+    """Number of cores that this process may use, and the processor's name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.exists():
-        names = [line for line in about.read_text().splitlines() if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
     return f"{cores} core{'s' * (cores != 1)} of {processor}"

@@ -1,10 +1,10 @@
-"""What grows with what? Time, memory and disk against tokens, layers, neurons, languages, shards.
+"""How do time, memory and disk grow with tokens, layers, neurons, languages and shards?
 
-    python -m benchmarks.scaling           # one line a run: 4 minutes on two cores
-    python -m benchmarks.scaling bench     # without the 10 million tokens: 3 minutes
+    python -m benchmarks.scaling           # 4 minutes on two cores
+    python -m benchmarks.scaling bench     # without 10 million tokens: 3 minutes
 
-Every run is a process of its own, because peak memory belongs to a process; what the imported
-library takes is subtracted. The models have random weights and the text is random tokens.
+Every run has its own process, because peak memory belongs to a process; the memory of the imported
+library is subtracted. The models have random weights and the text is random tokens.
 """
 
 import time
@@ -55,13 +55,13 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Amount:
-    """What is varied."""
+    """The values that are varied."""
 
     sweeps: dict[str, tuple[int, ...]]
     """Values by the name of a field of `Run`."""
 
     standard: Run = Run()
-    """What is not varied."""
+    """Values of the other fields."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -81,7 +81,7 @@ def save_model(run: Run, folder: Path) -> Path:
 
 
 def collect_once(run: Run, model_folder: Path, out: Path, part: int | None) -> Row:
-    """Seconds, and MiB of peak memory above the library's, of one run or of one worker's part."""
+    """Seconds, and MiB of peak memory above the library, of one run or one worker's part."""
     before = memory.resident_mib()
     model = interp.load(model_folder, device="cpu")
     codes = tuple(f"l{number:03d}" for number in range(run.languages))
@@ -125,7 +125,7 @@ def main(config: Config) -> None:
         for name, values in amount.sweeps.items():
             for value in values:
                 run = replace(amount.standard, **{name: value})
-                if name == "tokens":  # so many need a small model
+                if name == "tokens":  # so many tokens need a small model
                     run = replace(run, layers=2, neurons=256, d_model=64, languages=1)
                 record({"varied": name, "value": value} | measure(run))
 

@@ -1,16 +1,15 @@
-"""What does starting cost? `interp --help` and `import interp` beside the libraries below them.
+"""What does starting cost? `interp --help` and `import interp` against the libraries they use.
 
     python -m benchmarks.start                 # 12 minutes on one core
     python -m benchmarks.start bench           # 3 minutes
 
-Whoever asks for help needs no library: wanted is at most a third of what `import torch` takes.
-`import interp` loads what a name needs when it is first used: wanted is at most 1.1 times what
-`import torch, transformers, transformer_lens` takes. That is less than any model needs, as
-TransformerLens loads its bridge when it is first used as well; so beside it stands what all three
-take with the classes that open a model.
+Help loads no library; the goal is at most a third of the time of `import torch`. `import interp`
+loads what a name needs at its first use; the goal is at most 1.1 times the time of `import torch,
+transformers, transformer_lens`. That is less than opening a model needs, because TransformerLens
+also loads its bridge at first use; so the three are timed with the model classes as well.
 
-Each is a process of its own. They take turns, and each turn is divided by the first one's of the
-same round. Counted is the work of the processes in CPU seconds, not the time that passes.
+Each variant runs in its own process. They take turns, and each time is divided by the first
+variant's in the same round. Times are CPU seconds of the processes, not elapsed time.
 """
 
 import os
@@ -28,7 +27,7 @@ from benchmarks.timing import Variants, take_turns
 
 ASKING, IMPORTING = "asking, in CPU time", "importing, in CPU time"
 COMMAND = "from interp.cli import main; main()"
-"""What the `interp` command runs."""
+"""The program that the `interp` command runs."""
 
 LIBRARIES = "import torch, transformers, transformer_lens"
 BRIDGE = (
@@ -41,13 +40,13 @@ NAMES = ("import interp", "import interp; interp.load", "all of interp at once")
 
 @dataclass(frozen=True)
 class Amount:
-    """How often each is started."""
+    """How often each variant is started."""
 
     rounds: int = 15
-    """Turns of each."""
+    """Turns of each variant."""
 
     imports: bool = True
-    """Or help alone, which is quick."""
+    """False: only help, which is quick."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -58,7 +57,7 @@ AMOUNTS: dict[Size, Amount] = {
 
 
 def process(program: str, *arguments: str, **environment: str) -> Callable[[], None]:
-    """Runs Python with this program, from its start to its end."""
+    """A function that runs this program in a new Python process."""
 
     def run() -> None:
         subprocess.run(
@@ -72,7 +71,7 @@ def process(program: str, *arguments: str, **environment: str) -> Callable[[], N
 
 
 def work_of_processes() -> float:
-    """CPU seconds of all that were started here and have ended."""
+    """CPU seconds of all child processes that have ended."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
 
@@ -97,7 +96,7 @@ def importing() -> Variants:
 
 
 def measure(case: str, variants: Variants, rounds: int) -> list[Row]:
-    """The CPU seconds of every variant, and as multiples of the first one's."""
+    """CPU seconds of every variant, also as multiples of the first one's."""
     turns = take_turns(variants, rounds, work_of_processes, warm_up=rounds > 1)
     return [
         row | {"seconds": statistics.median(turns.seconds[row["way"]])}

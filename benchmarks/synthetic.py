@@ -1,4 +1,4 @@
-"""Models with random weights, and text of random tokens: what they say does not change the time."""
+"""Models with random weights and text of random tokens, which take as long as real ones."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from interp.text.corpora import Corpora, Rows
 
 
 def llama(layers: int, width: int, neurons: int, vocabulary: int, **settings: Any) -> LlamaConfig:
-    """The shape of a Llama, with heads of 64."""
+    """A Llama configuration with attention heads of 64."""
     return LlamaConfig(
         **{
             "vocab_size": vocabulary,
@@ -44,7 +44,7 @@ def save_model(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A checkpoint with random weights, always the same, and a tokenizer of numbered words."""
+    """A checkpoint with random weights (always the same) and a tokenizer of numbered words."""
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -1,10 +1,10 @@
-"""Write the tables of both READMEs from benchmarks/results/*.json, so that nobody types a number.
+"""Write the tables of both READMEs from benchmarks/results/*.json.
 
     python -m benchmarks.tables
 
 Reads   benchmarks/results/*.json, which the benchmarks write
-Writes  benchmarks/README.md and README.md, between <!-- name --> and <!-- /name -->; in README.md
-        also the few numbers of these results that its sentences give
+Writes  benchmarks/README.md and README.md, between <!-- name --> and <!-- /name -->, and the
+        numbers of these results in the sentences of README.md
 """
 
 import math
@@ -40,11 +40,11 @@ ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "benchmarks" / "README.md", ROOT / "README.md")
 
 
-# ---------------------------------------------------------------- rows that are not as measured
+# ---------------------------------------------------------------- derived rows
 
 
 def attributions(record: Record) -> list[Row]:
-    """A row for each prompt, first all of Llama, with multiples of the fastest way."""
+    """A row for each prompt, Llama first, with multiples of the time of `integrated_gradients`."""
     prompts = unique((row["family"], row["tokens"]) for row in record.rows)
     rows = []
     for family, tokens in sorted(prompts, key=lambda prompt: prompt[0] != "Llama"):
@@ -72,7 +72,7 @@ def planned(record: Record) -> list[Row]:
 
 
 def steps(record: Record) -> list[Row]:
-    """Seconds with two digits at least."""
+    """Seconds with at least two digits."""
     return [
         row | {"seconds": f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}"}
         for row in record.rows
@@ -93,7 +93,7 @@ def total_of(record: Record) -> dict[str, int]:
 
 
 def fates(record: Record) -> list[Row]:
-    """The faults of each kind and of all, with those after which a run went on to equal bytes."""
+    """Faults by kind and in total, with the number after which a run ended with equal bytes."""
     total: Row = {"fault": "all", **total_of(record)}
     return [
         row | {"equal": row["injected"] - row["stopped"] - row["different"]}
@@ -105,12 +105,12 @@ def fates(record: Record) -> list[Row]:
 
 
 def growth(records: Sequence[Record]) -> str:
-    """Memory against tokens."""
+    """A sentence on memory against tokens."""
     tokens, mib = ([row[name] for row in records[0].rows] for name in ("tokens", "mib"))
-    times = mib[-1] / mib[0] if mib[0] else math.nan  # too little to be seen
+    times = mib[-1] / mib[0] if mib[0] else math.nan  # too small to measure
     return (
-        f"{tokens[-1] / tokens[0]:,.0f} times the text take {times:.1f} times the "
-        f"memory beside model and text: {enumerated(mib)} MiB at {enumerated(tokens)} tokens"
+        f"{tokens[-1] / tokens[0]:,.0f} times the text needs {times:.1f} times the memory, without "
+        f"model and text: {enumerated(mib)} MiB at {enumerated(tokens)} tokens"
     )
 
 
@@ -124,19 +124,19 @@ def growth_in_model(records: Sequence[Record]) -> str:
 
 def largest_difference(records: Sequence[Record]) -> str:
     largest = max(row.get("difference", 0) for record in records for row in record.rows)
-    return f"The largest difference to scikit-learn's numbers is {largest:.0e}."
+    return f"The largest difference from scikit-learn's numbers is {largest:.0e}."
 
 
 def disk_error(records: Sequence[Record]) -> str:
     largest = max(row.get("disk_error", 0) for row in records[0].rows)
-    return f"Disk is right within {100 * largest:.1f} %."
+    return f"Planned disk space is right within {100 * largest:.1f} %."
 
 
 def few_faults(records: Sequence[Record]) -> str:
     return (
-        "The last shorter campaign: {injected} faults, of which {stopped} stopped a run with one "
-        "sentence; {different} folders different in the end, {lost} tokens or firings lost, "
-        "{twice} counted twice."
+        "The last short campaign injected {injected} faults; {stopped} stopped a run with one "
+        "sentence. In the end {different} folders were different, {lost} tokens or firings were "
+        "lost and {twice} were counted twice."
     ).format_map(total_of(records[0]))
 
 
@@ -145,7 +145,7 @@ def few_faults(records: Sequence[Record]) -> str:
 Part = Callable[[Sequence[Record]], str]
 
 ATTRIBUTION = Rows(
-    "prompt | forwards | faster than the loops | than captum",
+    "prompt | forward passes | faster than the loops | faster than captum",
     "{prompt} | **{forwards:.1f}** | {loops} x | {captum}",
     attributions,
 )
@@ -156,7 +156,7 @@ PATCHING = Pivot(
     "{sweep}, {layers} layers",
     "way",
     "{median:.1f} x",
-    {PEER: f"faster than `{PEER}`", SAME_BRIDGE: "than the same on the bridge of `patch`"},
+    {PEER: f"faster than `{PEER}`", SAME_BRIDGE: "faster than it on the bridge of `patch`"},
     "sweep",
     bold=(PEER,),
 )
@@ -177,18 +177,18 @@ SWEEP = Rows(
     "{value:,} {varied} | {seconds:,.3g} | {mib:,.0f} MiB | {disk_mib:,.1f} MiB",
 )
 GPU_COUNTING = Rows(
-    "counting | batch | beside the bare body | tokens/s | share of the peak",
+    "counting | batch | time relative to the bare body | tokens/s | share of the peak",
     "{model}: {way} | {batch} | {ratio} | {tokens_per_second:,.0f} | {percent:.0f} %",
     counting,
 )
 GPU_BESIDE_CPU = Rows(
-    "the same there and on the CPU | faster | largest difference",
+    "on the GPU and on the CPU | faster | largest difference",
     "{beside} | {median:.1f} x | {apart:.0e}",
     lambda record: [row for row in record.rows if "beside" in row],
 )
 FAULTS = Rows(
-    "fault | injected | went on, equal | stopped with one sentence, then equal"
-    " | in the end different | lost | counted twice",
+    "fault | injected | went on, equal | stopped with one sentence, resumed, equal"
+    " | different in the end | lost | counted twice",
     "{fault} | {injected:,} | {equal:,} | {stopped:,} | {different:,} | {lost:,} | {twice:,}",
     fates,
     bold="all",
@@ -215,25 +215,25 @@ BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "faults": ("tests.campaigns.faults", FAULTS),
     "few faults": ("tests.campaigns.faults bench", few_faults),
 }
-"""Marks in benchmarks/README.md: what measures the numbers, and the parts that show them."""
+"""Blocks of benchmarks/README.md by name: the command that measures them, and their parts."""
 
 FILES = {
     "full_size --n-shards 20": "full_size-shards",
     "tests.campaigns.faults": "faults",
     "tests.campaigns.faults bench": "faults-short",
 }
-"""Where a file has another name than its command."""
+"""Files whose names differ from their commands."""
 
 
-def block(every: Records, command: str, *parts: Part) -> str:
-    """Tables and sentences, and below them what measured them; or what would.
+def block(all_records: Records, command: str, *parts: Part) -> str:
+    """Tables and sentences above the command that measured them, or only the command.
 
-    What was measured on other devices than the CPU joins in.
+    Includes measurements on other devices than the CPU.
     """
     name = FILES.get(command, command.replace(" --", "-"))
     records = [
         record
-        for other, record in every.items()
+        for other, record in all_records.items()
         if other == name or (other.startswith(f"{name}-") and record.device != "CPU")
     ]
     if not records:
@@ -246,10 +246,10 @@ def block(every: Records, command: str, *parts: Part) -> str:
 
 
 COST = """\
-counting firing over text | the bare Hugging Face forward pass | {counts} of its time
+counting firings over text | the bare Hugging Face forward pass | {counts} of its time
 counts and moments | the same | {moments}
 reading with neurons off; writing with neurons off | the untouched model | {reading}; {writing}
-the matrix of languages off x read | its bare loss passes | {matrix}
+the perplexity matrix of languages off x languages read | the bare loss passes it needs | {matrix}
 integrated gradients of all neurons of all layers, 20 steps | plain forward passes of the prompt \
 | {forwards} of them
 the same | the steps of each layer as a batch of prompts | {loop} x faster
@@ -259,16 +259,16 @@ patching every layer x every token; the last token, {layers} layers | `{peer}` \
 | {every_token} x; {last_token:.1f} x faster"""
 
 
-def cost(every: Records) -> str:
-    """The claims in short, and memory."""
+def cost(all_records: Records) -> str:
+    """The table of costs in README.md, and a sentence on memory."""
 
     def medians(name: str, way: str, case: str = "", form: str = "{:.2f}") -> str:
-        rows = [row for row in every[name].where(way=way) if row["case"].startswith(case)]
-        rows = [row for row in rows if "float64" not in row["case"]]  # which no model gives
+        rows = [row for row in all_records[name].where(way=way) if row["case"].startswith(case)]
+        rows = [row for row in rows if "float64" not in row["case"]]  # no model gives float64
         return span((row["median"] for row in rows), form)
 
-    llama = [row for row in attributions(every["attribution"]) if row["family"] == "Llama"]
-    patching = every["patching"]
+    llama = [row for row in attributions(all_records["attribution"]) if row["family"] == "Llama"]
+    patching = all_records["patching"]
     every_token = patching.where(way=PEER, sweep="every token")
     last = max(patching.where(way=PEER, sweep="last token"), key=lambda row: row["layers"])
     lines = COST.format(
@@ -286,14 +286,14 @@ def cost(every: Records) -> str:
         layers=last["layers"],
         peer=PEER,
     ).splitlines()
-    growing = growth([every["collect-memory"]])
-    return f"{table(cells(' | beside | ratio'), map(cells, lines))}\n\n{growing}."
+    growing = growth([all_records["collect-memory"]])
+    return f"{table(cells(' | compared with | ratio'), map(cells, lines))}\n\n{growing}."
 
 
-def sentence_numbers(every: Records) -> dict[str, int]:
-    """Numbers inside the sentences of README.md, by patterns that match them and nothing else."""
-    *_, total = fates(every["faults"])
-    largest = max(abs(row["ratio"] - 1) for row in planned(every["plan"]))
+def sentence_numbers(all_records: Records) -> dict[str, int]:
+    """Numbers in the sentences of README.md, by patterns that match nothing else."""
+    *_, total = fates(all_records["faults"])
+    largest = max(abs(row["ratio"] - 1) for row in planned(all_records["plan"]))
     return {
         r"(?<=Of )\d+(?=\s+injected\s+faults)": total["injected"],
         r"\d+(?= runs\s+continued\s+and\s+\d+\s+stopped)": total["equal"],
@@ -302,29 +302,29 @@ def sentence_numbers(every: Records) -> dict[str, int]:
     }
 
 
-# ---------------------------------------------------------------- into the files
+# ---------------------------------------------------------------- writing the files
 
 
-def blocks(path: Path, every: Records) -> dict[str, str]:
-    """What stands between which marks of one of the two files."""
+def blocks(path: Path, all_records: Records) -> dict[str, str]:
+    """The blocks of one of the two files, by the names of their marks."""
     if path == ROOT / "README.md":
-        return {"cost": cost(every)}
-    return {name: block(every, *spec) for name, spec in BLOCKS.items()}
+        return {"cost": cost(all_records)}
+    return {name: block(all_records, *spec) for name, spec in BLOCKS.items()}
 
 
-def updated(path: Path, text: str, every: Records) -> str:
-    """What one of the two files should say."""
-    text = with_blocks(text, blocks(path, every))
-    return with_numbers(text, sentence_numbers(every)) if path == ROOT / "README.md" else text
+def updated(path: Path, text: str, all_records: Records) -> str:
+    """The text of one of the two files, with current numbers."""
+    text = with_blocks(text, blocks(path, all_records))
+    return with_numbers(text, sentence_numbers(all_records)) if path == ROOT / "README.md" else text
 
 
 def main() -> None:
-    every = load_all()
+    all_records = load_all()
     for path in READMES:
         text = path.read_text(encoding="utf-8")
-        if (new := updated(path, text, every)) != text:
+        if (new := updated(path, text, all_records)) != text:
             artifacts.write_text(path, new)
-            print(f"{path.relative_to(ROOT)} is new.")
+            print(f"{path.relative_to(ROOT)} was updated.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Variants that take turns in one process, and how their times compare.
+"""Times of variants that take turns in one process.
 
-Every time is divided by that of the first variant in the same round, so a machine that is slow for
-a while is slow for all of them.
+Every time is divided by that of the first variant in the same round, so a slowdown of the machine
+affects all of them alike.
 """
 
 import statistics
@@ -15,21 +15,21 @@ import torch
 from benchmarks.records import Row
 
 Variants = dict[str, Callable[[], Any]]
-"""Names and what is timed; the first is the reference."""
+"""Functions to time, by name; the first is the reference."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """How long every turn took, and what it returned."""
+    """Durations of the turns, and what the variants returned."""
 
     seconds: dict[str, list[float]]
-    """Of each variant's turns, in order."""
+    """Durations of each variant's turns, in order."""
 
     values: dict[str, Any]
-    """What each variant returned last."""
+    """What each variant returned in its last turn."""
 
     def multiples(self) -> dict[str, list[float]]:
-        """Every turn as a multiple of the first variant's turn of the same round."""
+        """Every time as a multiple of the first variant's in the same round."""
         first = next(iter(self.seconds.values()))
         return {
             name: [own / reference for own, reference in zip(times, first, strict=True)]
@@ -37,7 +37,7 @@ class Turns:
         }
 
     def rows(self, **labels: Any) -> list[Row]:
-        """A row for each variant: these labels, and the multiples of the first one's time."""
+        """A row for each variant: the labels, and multiples of the first variant's time."""
         multiples = self.multiples().items()
         return [{**labels, "way": name, **spread(values)} for name, values in multiples]
 
@@ -45,8 +45,7 @@ class Turns:
 def clock(device: str, work: bool = False) -> Callable[[], float]:
     """A clock to read before and after a turn; on a GPU it waits until the work is done.
 
-    `work`: CPU seconds of this process, which mean something on a machine that does other work too.
-    A GPU has no such clock.
+    `work`: CPU seconds of this process, which stay meaningful on a busy machine; not for a GPU.
     """
     if torch.device(device).type == "cuda":
 
@@ -67,7 +66,7 @@ def take_turns(
     """Run every variant once a round; the order is reversed from one round to the next."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     values = {}
-    for number in range(not warm_up, rounds + 1):  # round zero warms up, and compiles
+    for number in range(not warm_up, rounds + 1):  # round zero warms up and compiles
         for name in variants if number % 2 else reversed(variants):
             start = now()
             values[name] = variants[name]()

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: what it prints as errors, and what it asks for.
+"""A headless Chromium for tests of pages, which records errors and requests.
 
 with open_page(path) as (page, seen):
     ...
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
-# Nothing but the page itself may reach for the network, so that what is seen is what the page asks.
+# The browser itself stays off the network, so that every recorded request comes from the page.
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     *("--disable-component-update", "--disable-sync", "--disable-default-apps"),
@@ -29,15 +29,15 @@ class Seen:
     """Errors and warnings on the console, and exceptions."""
 
     requests: list[str] = field(default_factory=list)
-    """Addresses that were asked for, the page itself among them."""
+    """Requested addresses, including the page itself."""
 
 
 @contextmanager
 def open_page(path: Path | str, **settings: Any) -> Iterator[tuple[Any, Seen]]:
-    """A Playwright page that shows this file, with its fragment if there is one, and what was seen.
+    """A Playwright page that shows this file (with its fragment, if any), and what happened.
 
-    `settings` are those of a browser context, such as `color_scheme="dark"` or
-    `viewport={"width": 400, "height": 800}`. Skips the test where there is no browser.
+    `settings` are options of a browser context, such as `color_scheme="dark"` or
+    `viewport={"width": 400, "height": 800}`. Skips the test if there is no browser.
     """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():

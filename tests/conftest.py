@@ -1,8 +1,7 @@
-"""What many tests need: a seeded generator, a tiny model and text, shared data, a Ray cluster.
+"""Shared fixtures: a seeded generator, a tiny model and text, shared data, a Ray cluster.
 
-A warning that points at a line of ours fails its test, in an environment that was made from a lock:
-there it can only come from a change of ours. What other packages say of themselves is printed at
-the end.
+In an environment made from a lock, a warning that points at our own code fails its test: there only
+a change of ours can cause it. Warnings of other packages are listed at the end.
 """
 
 import json
@@ -17,17 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-# Sums are equal to the last bit with as many threads; actors of Ray and subprocesses have one.
+# Sums agree to the last bit only with equally many threads; Ray actors and subprocesses have one.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 OURS = ("interp", "experiments", "benchmarks")
 LOCK = Path(sys.prefix) / "lock.txt"
-"""There, and a copy of the lock, where `constraints/install.sh` made the environment."""
+"""A copy of the lock, in environments made by `constraints/install.sh`."""
 
-_said: Counter[tuple[str, str, str]] = Counter()
-"""How often each warning came: what it points at, its category, and its first line."""
+_warnings: Counter[tuple[str, str, str]] = Counter()
+"""Number of warnings by file, category and first line."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,19 +40,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
-    path, where = Path(warning_message.filename), "site-packages"
-    parts = path.parts[path.parts.index(where) + 1 :] if where in path.parts else path.parts[-2:]
+    parts, packages = Path(warning_message.filename).parts, "site-packages"
+    parts = parts[parts.index(packages) + 1 :] if packages in parts else parts[-2:]
     first = (str(warning_message.message).strip() or "(nothing)").splitlines()[0]
-    _said["/".join(parts), warning_message.category.__name__, first] += 1
+    _warnings["/".join(parts), warning_message.category.__name__, first] += 1
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if _said:
-        terminalreporter.section("what other packages say of themselves")
-        for (path, category, first), times in _said.most_common():
+    if _warnings:
+        terminalreporter.section("warnings of other packages")
+        for (path, category, first), times in _warnings.most_common():
             terminalreporter.line(f"{times:>5} x {path}: {category}: {first[:160]}")
     if file := config.getoption("--said"):
-        rows = [[*key, times] for key, times in _said.most_common()]
+        rows = [[*key, times] for key, times in _warnings.most_common()]
         file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
@@ -64,14 +63,14 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Published counts and masks, which are not part of this repository."""
+    """Published counts and masks, which are not in this repository."""
     folder = Path(os.environ.get("POLYNEURON_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
-        pytest.skip("the shared data are not beside this checkout")
+        pytest.skip("no folder of shared data next to this checkout")
     return folder
 
 
-# The library is imported within: this file is read before its types are set to be checked.
+# Fixtures import the library themselves: an import here would precede the type-checking hook.
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +89,7 @@ def model(folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def corpora(model: Any) -> Any:
-    """Three languages in five shards, which are fifteen pieces."""
+    """Three languages in five shards: fifteen pieces."""
     from tests.campaigns.kills import blocks
 
     return blocks(model)
@@ -98,11 +97,11 @@ def corpora(model: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def nodes() -> Iterator[Any]:
-    """Three nodes in processes of this machine: a head that takes no work, and two for an actor."""
+    """A cluster of three local nodes: a head that takes no work, and two with one actor each."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    # Ray lets its workers wait behind all else that runs on a machine; tests are in a hurry.
+    # By default Ray's workers have a low priority, which would slow the tests.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

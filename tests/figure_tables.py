@@ -1,4 +1,4 @@
-"""A small table for every figure, made by hand, and what can be read off the Axes again."""
+"""A small hand-made table for every figure, and helpers that read plotted data off the Axes."""
 
 import itertools
 import math
@@ -141,7 +141,7 @@ def sharing_table(n_layers: int = 3) -> pd.DataFrame:
 
 
 def patching_table() -> pd.DataFrame:
-    """As `PatchingResult.to_frame()` gives it; a token is there twice."""
+    """As from `PatchingResult.to_frame()`, with a token that occurs twice."""
     spans = ("the", "cat", "the")
     rows = [
         {
@@ -169,7 +169,7 @@ def moved_table() -> pd.DataFrame:
 
 
 def lens_table() -> pd.DataFrame:
-    """Prompts in two languages, each with the answer in it and in English."""
+    """Prompts in two languages, with the answer in that language and in English."""
     rows = []
     for asked_in, layer, own in itertools.product(("de", "ja"), range(4), (True, False)):
         chance = 0.1 * layer + 0.05 * own + 0.01 * (asked_in == "ja")
@@ -183,8 +183,8 @@ def lens_table() -> pd.DataFrame:
 
 
 def sums_table() -> pd.DataFrame:
-    """As the sums.csv of `interp attribute` is."""
-    given = {"silent": 0.0, "specific": 0.1, "partly shared": 0.4, "all shared": -0.05}
+    """Like sums.csv of `interp attribute`."""
+    values = {"silent": 0.0, "specific": 0.1, "partly shared": 0.4, "all shared": -0.05}
     return pd.DataFrame(
         {
             "language": code,
@@ -193,12 +193,12 @@ def sums_table() -> pd.DataFrame:
             "value": value * (1 + CODES.index(code)) + 0.01 * layer,
             "quantity": "probability",
         }
-        for (name, value), layer, code in itertools.product(given.items(), range(3), CODES)
+        for (name, value), layer, code in itertools.product(values.items(), range(3), CODES)
     )
 
 
 def tasks_table(tasks: tuple[str, ...] = ("facts", "translation")) -> pd.DataFrame:
-    """As the evaluate.csv of `interp evaluate` is."""
+    """Like evaluate.csv of `interp evaluate`."""
     rows = []
     for task, off, code in itertools.product(tasks, ("nothing", *CODES), CODES):
         drop = 0.0 if off == "nothing" else 0.3 if off == code else 0.01 * CODES.index(code)
@@ -236,41 +236,41 @@ every_figure = pytest.mark.parametrize("name", TABLES)
 
 
 def drawn(ax: Axes, label: str) -> list[float]:
-    """Heights of the marks of the line with this label."""
-    (found,) = (each for each in ax.lines if each.get_label() == label)
-    return np.asarray(found.get_ydata(), dtype=float).tolist()
+    """y values of the line with this label."""
+    (line,) = (line for line in ax.lines if line.get_label() == label)
+    return np.asarray(line.get_ydata(), dtype=float).tolist()
 
 
 def named(ax: Axes) -> list[Any]:
-    """The lines that a legend tells."""
-    return [each for each in ax.lines if not str(each.get_label()).startswith("_")]
+    """The lines that a legend shows."""
+    return [line for line in ax.lines if not str(line.get_label()).startswith("_")]
 
 
 def strokes(ax: Axes, color: str) -> list[tuple[float, float]]:
-    """Lower and upper ends of the upright strokes of this color, from left to right."""
-    found = []
-    for each in ax.collections:
-        if isinstance(each, LineCollection) and same_color(each.get_color()[0], color):
-            found += [
-                (segment[0, 0], segment[0, 1], segment[1, 1]) for segment in each.get_segments()
+    """Lower and upper ends of the vertical strokes of this color, from left to right."""
+    ends = []
+    for lines in ax.collections:
+        if isinstance(lines, LineCollection) and same_color(lines.get_color()[0], color):
+            ends += [
+                (segment[0, 0], segment[0, 1], segment[1, 1]) for segment in lines.get_segments()
             ]
-    return [(low, high) for _, low, high in sorted(found)]
+    return [(low, high) for _, low, high in sorted(ends)]
 
 
 def cells(ax: Axes, which: int = 0) -> Any:
-    meshes = [each for each in ax.collections if isinstance(each, QuadMesh)]
+    meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
     return np.ma.filled(np.ma.asarray(meshes[which].get_array()), np.nan)
 
 
 def words(ax: Axes) -> list[str]:
-    return [each.get_text() for each in ax.texts]
+    return [text.get_text() for text in ax.texts]
 
 
 def pairs(frame: pd.DataFrame, low: str, high: str) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in zip(frame[low], frame[high], strict=True)]
 
 
-def close(found: Any, expected: Any) -> bool:
-    return np.shape(found) == np.shape(expected) and bool(
-        np.allclose(found, expected, equal_nan=True)
+def close(actual: Any, expected: Any) -> bool:
+    return np.shape(actual) == np.shape(expected) and bool(
+        np.allclose(actual, expected, equal_nan=True)
     )

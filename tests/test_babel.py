@@ -81,7 +81,7 @@ def test_the_falsehood_of_a_question_was_never_asked(language):
     asked = 0
     for fact in knowledge.all_facts():
         plain = RELATIONS[fact.relation].get("kind") != "translation"
-        if plain and knowledge.kept_falsehood(fact) is not None:
+        if plain and knowledge.held_out_falsehood(fact) is not None:
             true, false = (knowledge.question(fact, language, truth) for truth in (True, False))
             assert not {false.prompt + ending for ending in false.endings} & told
             asked += true.prompt + true.endings[true.answer] in told
@@ -236,7 +236,7 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
 
 def tiny(folder: Path) -> recipe.Config:
     config = recipe.PRESETS["tiny"][1]
-    corpus.made_up_text(folder / "text", config.languages)
+    corpus.synthetic_text(folder / "text", config.languages)
     return replace(config, text=folder / "text")
 
 

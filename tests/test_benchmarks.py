@@ -160,7 +160,9 @@ def test_growth_of_memory_is_told_beside_that_of_the_text():
     (record,) = (load_all()[name] for name in ("collect-memory",))
     rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 250.0})
     said = tables.growth([replace(record, rows=rows)])
-    assert said.startswith("2 times the text take 2.5 times the memory beside model and text: 100")
+    assert said.startswith(
+        "2 times the text needs 2.5 times the memory, without model and text: 100"
+    )
     assert said.endswith("100 and 250 MiB at 10 and 20 tokens")
 
 
@@ -171,7 +173,7 @@ def test_large_models_have_their_tables():
     made = tables.blocks(tables.READMES[0], book)
     assert "| 30 languages | 2.5 | 100 MiB | 7.2 MiB |" in made["sweep"]
     assert made["many shards"].endswith("`python -m benchmarks.full_size --n-shards 20`.")
-    assert "Disk is right within 0.3 %." in made["plan"]
+    assert "Planned disk space is right within 0.3 %." in made["plan"]
 
 
 def test_numbers_are_said_briefly():
@@ -377,7 +379,7 @@ def test_a_plan_is_compared_with_runs(tmp_path: Path, in_this_process: None):
     assert 0 <= row["disk_error"] < 1
     made = tables.blocks(tables.READMES[0], {"plan": record})["plan"]
     assert f"| 2 {TIMES} 32, gated | " in made
-    assert "Disk is right within" in made
+    assert "Planned disk space is right within" in made
 
 
 def test_scaling(tmp_path: Path, in_this_process: None):

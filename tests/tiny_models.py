@@ -1,8 +1,8 @@
-"""Tiny checkpoints with random weights, one for every kind of MLP the library knows.
+"""Tiny checkpoints with random weights, one for every kind of MLP that the library supports.
 
-`build("qwen3", folder)` saves a Hugging Face model and its tokenizer. Three layers, a residual
-stream of 64, weights large enough that every layer matters, norms and biases away from their
-defaults, so that a forgotten bias or a wrong norm shows. The same seed gives the same file.
+`build("qwen3", folder)` saves a Hugging Face model and its tokenizer: three layers, a residual
+stream of 64, weights large enough that every layer matters, and norms and biases different from
+their defaults, so that a forgotten bias or a wrong norm shows. Equal seeds give equal files.
 """
 
 import math
@@ -75,13 +75,13 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "pythia": ("GPTNeoX", _WIDTHS),
 }
-"""Name → the prefix of the Hugging Face configuration class, and its settings."""
+"""Prefix of the Hugging Face configuration class, and its settings, by name."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level pairs with a few merges: it reads every language, and adds <bos> by default.
+    """Byte-level BPE with a few merges: it encodes any language, and adds <bos> by default.
 
-    Like many released ones it has a special token, <reserved>, that plays no part.
+    Like many released tokenizers it has an unused special token, <reserved>.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: id for id, token in enumerate([*SPECIAL, *letters, *MERGES])}
@@ -117,7 +117,7 @@ def config(name: str) -> transformers.PretrainedConfig:
     )
 
 
-def randomise(model: torch.nn.Module, seed: int) -> None:
+def randomize(model: torch.nn.Module, seed: int) -> None:
     """Overwrite every parameter, in the order of the names, from one generator."""
     generator = torch.Generator().manual_seed(seed)
     for _, parameter in sorted(model.named_parameters()):
@@ -133,7 +133,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Path:
     """Save the model called `name` and its tokenizer in `folder`, and return `folder`."""
     with torch.random.fork_rng(devices=[]):
         model = transformers.AutoModelForCausalLM.from_config(config(name))
-    randomise(model, seed)
+    randomize(model, seed)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

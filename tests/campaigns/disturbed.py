@@ -1,4 +1,4 @@
-"""Runs of `interp collect` in processes of their own, to be disturbed; see `faults`."""
+"""Runs of `interp collect` in separate processes, into which `faults` injects faults."""
 
 import os
 import random
@@ -18,35 +18,35 @@ from interp import cli
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share."""
+    """State that all runs share."""
 
-    place: Path
-    """A folder for folders."""
+    folder: Path
+    """Folder for the folders of runs."""
 
     quiet: Path
-    """The folder of a run that nothing disturbed."""
+    """Folder of an undisturbed run."""
 
     seconds: float
-    """How long that took."""
+    """Duration of that run."""
 
-    dice: random.Random
+    rng: random.Random
 
     def wait(self, most: float = 1.0) -> None:
-        """For a random time, at most so much of what a run takes."""
-        time.sleep(self.dice.uniform(0, most * self.seconds))
+        """Sleep for a random time, at most this multiple of a run's duration."""
+        time.sleep(self.rng.uniform(0, most * self.seconds))
 
     @property
-    def said(self) -> Path:
-        return self.place / "said"
+    def stderr(self) -> Path:
+        return self.folder / "stderr"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault function did; the run in its folder has ended since."""
+    """The faults that a fault function injected; its run has ended by then."""
 
     injected: int
     stopped: int = 0
-    """How many of them stopped the run with a sentence."""
+    """Number of faults that stopped the run with a one-sentence error."""
 
 
 # ---------------------------------------------------------------- processes
@@ -56,17 +56,19 @@ def command(out: Path, *more: str) -> None:
     cli.main(["collect", "--out", str(out), "--moments", *more])
 
 
-def fork(work: Callable[[], Any], said: Path | None = None) -> int:
-    """A process that does this, with the exit code of the command; its errors go to a file."""
+def fork(work: Callable[[], Any], stderr: Path | None = None) -> int:
+    """Run `work` in a forked process that ends with its exit code; returns the process id."""
     child = os.fork()
     if child:
         return child
     code = 1
-    tqdm.set_lock(threading.RLock())  # its own is shared: a killed worker would keep it
+    tqdm.set_lock(
+        threading.RLock()
+    )  # the default is shared: a killed worker would never release it
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if said is not None:
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+        if stderr is not None:
+            os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         work()
         code = 0
@@ -78,29 +80,29 @@ def fork(work: Callable[[], Any], said: Path | None = None) -> int:
         os._exit(code)
 
 
-def ended(child: int) -> int:
-    """Exit code; below zero: the signal that ended it."""
+def wait_for(child: int) -> int:
+    """Exit code of the process; below zero: the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill(child: int) -> bool:
-    """Whether there was still something to kill."""
+    """Kill the process; False if it had already ended."""
     os.kill(child, signal.SIGKILL)
-    return ended(child) == -signal.SIGKILL
+    return wait_for(child) == -signal.SIGKILL
 
 
 def finish(out: Path, work: Callable[[Path], Any] = command) -> None:
-    """Run to the end; nothing may be in the way."""
-    if code := ended(fork(lambda: work(out))):
-        raise SystemExit(f"the run in {out} does not end: exit code {code}")
+    """Run to the end without faults; any error ends the campaign."""
+    if code := wait_for(fork(lambda: work(out))):
+        raise SystemExit(f"The run in {out} failed: exit code {code}.")
 
 
 def stopped_then_finished(bench: Bench, out: Path, child: int, repair: Callable[[], Any]) -> int:
-    """A run that is stopped by a fault, with one sentence; its cause goes, and the run goes on."""
-    code = ended(child)
-    shown = bench.said.read_text(encoding="utf-8").strip().splitlines()
-    if code not in (0, 2, 130) or (code and len(shown) != 1):
-        raise SystemExit(f"exit code {code}, and not one sentence: {shown}")
+    """Whether the fault stopped the run, with one sentence; then repair it and finish the run."""
+    code = wait_for(child)
+    lines = bench.stderr.read_text(encoding="utf-8").strip().splitlines()
+    if code not in (0, 2, 130) or (code and len(lines) != 1):
+        raise SystemExit(f"Exit code {code}; expected one sentence, got: {lines}")
     repair()
     finish(out)
     return int(code != 0)

@@ -1,23 +1,24 @@
-"""What is left of a pass over text when things go wrong? Faults by the hundred, and a table.
+"""Does a pass over text survive faults? Injects hundreds of them and counts the outcomes.
 
     python -m tests.campaigns.faults                # 280 faults: 15 minutes on one busy core
     python -m tests.campaigns.faults --no-ray       # 260 of them, without the cluster: 5 minutes
     python -m tests.campaigns.faults bench          # 60 of them, without the cluster: 2 minutes
 
-The first of these takes Ray (pip install 'polyneuron[ray]') and the right to mount a small file
-system; without the latter the disk is full in one way less.
+The first command needs Ray (pip install 'polyneuron[ray]') and the right to mount a small file
+system; without that right the faults with such a file system are left out.
 
-Every run is the command `interp collect` on a tiny model and made-up text, in a process that is
-forked once all is loaded, so that what is hit is the pass itself. After each fault the same command
-runs again until it ends. Then its folder must equal that of an undisturbed run, byte for byte; what
-killed writers leave unfinished (.part) is not compared. A fault may stop a run, but with one
-sentence, and once its cause is gone the run must end the same way. Kills that come too late to hit
-anything are not counted. A jump of the clock is what processes see of one: time itself, and the
-times of files.
+Every run is the command `interp collect` on a tiny model and synthetic text, in a process forked
+after everything is loaded, so that faults hit the pass itself. After each fault the same command
+runs again until it ends. Then its folder must equal that of an undisturbed run, byte for byte;
+unfinished files of killed writers (.part) are not compared. A fault may stop a run, but only with
+one sentence, and once its cause is gone the run must end the same way. Kills that come too late to
+hit anything are not counted. A jump of the clock changes the time that processes see and the times
+of files.
 """
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import random
 import shutil
@@ -52,11 +53,11 @@ from tests.campaigns.disturbed import (
     Bench,
     Outcome,
     command,
-    ended,
     finish,
     fork,
     kill,
     stopped_then_finished,
+    wait_for,
 )
 from tests.campaigns.kills import blocks, files
 
@@ -82,16 +83,16 @@ class Config(records.Config):
 
 @dataclass(frozen=True)
 class Amount:
-    """How much goes wrong."""
+    """How many faults are injected."""
 
     share: float = 1.0
-    """Of all runs; each kind has one at the least."""
+    """Share of all runs; each kind has at least one."""
 
     kinds: int | None = None
-    """So many of them, the last ones; None: all."""
+    """Number of kinds to use, from the end of the list; None: all."""
 
     seed: int = 0
-    """Decides on moments, files and bits."""
+    """Seeds moments, files and bits."""
 
 
 AMOUNTS: dict[Size, Amount] = {
@@ -105,7 +106,7 @@ AMOUNTS: dict[Size, Amount] = {
 
 
 def kill_workers(bench: Bench, out: Path) -> Outcome:
-    """Five kills among three processes that read a part each."""
+    """Five kills among three processes that each read one part."""
 
     def start(index: int) -> int:
         return fork(partial(command, out, "--shard", f"{index}/3"))
@@ -114,16 +115,16 @@ def kill_workers(bench: Bench, out: Path) -> Outcome:
     landed = 0
     for _ in range(5):
         bench.wait(0.3)
-        index = bench.dice.choice((1, 2, 3))
+        index = bench.rng.choice((1, 2, 3))
         landed += kill(workers[index])
         workers[index] = start(index)
-    if any([ended(worker) for worker in workers.values()]):
-        raise SystemExit("a worker did not end well")
+    if any([wait_for(worker) for worker in workers.values()]):
+        raise SystemExit("A worker failed.")
     return Outcome(landed)
 
 
 def kill_drivers(bench: Bench, out: Path) -> Outcome:
-    """Up to five kills, one after the other, of a process that reads and merges."""
+    """Up to five successive kills of a process that reads and merges."""
     landed = 0
     for _ in range(5):
         child = fork(partial(command, out))
@@ -134,73 +135,73 @@ def kill_drivers(bench: Bench, out: Path) -> Outcome:
 
 
 def kill_writers(bench: Bench, out: Path) -> Outcome:
-    """A kill at a flush: before the file is whole, before it is in its place, or right after."""
-    number, after = bench.dice.randrange(2 * len(files(bench.quiet))), bench.dice.random() < 0.5
+    """A kill around a flush: before the file is complete, before it is renamed, or right after."""
+    number, after = bench.rng.randrange(2 * len(files(bench.quiet))), bench.rng.random() < 0.5
 
     def work() -> None:
-        flush, calls = os.fsync, iter(range(10**6))
+        flush, calls = os.fsync, itertools.count()
 
         def deadly(file: int) -> None:
-            mine = next(calls) == number
-            if after or not mine:
+            kills = next(calls) == number
+            if after or not kills:
                 flush(file)
-            if mine:
+            if kills:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.fsync = deadly
         command(out)
 
-    landed = ended(fork(work)) == -signal.SIGKILL
+    landed = wait_for(fork(work)) == -signal.SIGKILL
     finish(out)
     return Outcome(int(landed))
 
 
 def same_pieces(bench: Bench, out: Path) -> Outcome:
     """Three processes read all pieces at the same time, and one of them is killed."""
-    log = bench.place / "saved"
+    log = bench.folder / "saved"
     log.write_text("")
 
     def work() -> None:
         save = artifacts.save
 
-        def noted(path: Path | str, *rest: Any) -> None:
+        def save_and_log(path: Path | str, *rest: Any) -> None:
             save(path, *rest)
             with log.open("a") as file:
                 file.write(f"{path}\n")
 
-        artifacts.save = noted
+        artifacts.save = save_and_log
         command(out)
 
     workers = [fork(work) for _ in range(3)]
     bench.wait(2)
     kill(workers[0])
-    if any([ended(worker) for worker in workers[1:]]):
-        raise SystemExit("one of several processes did not end well")
+    if any([wait_for(worker) for worker in workers[1:]]):
+        raise SystemExit("One of several processes failed.")
     saved = Counter(log.read_text().splitlines())
     return Outcome(int(max(saved.values()) > 1))
 
 
 def interrupt_twice(bench: Bench, out: Path) -> Outcome:
-    """Ctrl-C, and once more within a hundredth of a second."""
-    ready, told = os.pipe()
+    """Ctrl-C, and again within a hundredth of a second."""
+    ready, signal_ready = os.pipe()
 
     def work() -> None:
         read = cli.Collect.read
 
-        def tell(self: cli.Collect, model: NeuronModel) -> Any:
-            os.write(told, b"1")
+        def read_when_ready(self: cli.Collect, model: NeuronModel) -> Any:
+            os.write(signal_ready, b"1")
             return read(self, model)
 
-        cli.Collect.read = tell
+        cli.Collect.read = read_when_ready
         sys.argv = ["interp", "collect", "--out", str(out), "--moments"]
-        cli.main()  # as the program itself, which takes a second one differently
+        cli.main()  # the program itself, which handles a second Ctrl-C differently
 
-    child = fork(work, bench.said)
+    child = fork(work, bench.stderr)
     os.read(ready, 1)
     os.close(ready)
-    os.close(told)
+    os.close(signal_ready)
     bench.wait()
-    for pause in (bench.dice.uniform(0, 0.01), 0.0):
+    for pause in (bench.rng.uniform(0, 0.01), 0.0):
         os.kill(child, signal.SIGINT)
         time.sleep(pause)
     stopped = stopped_then_finished(bench, out, child, lambda: None)
@@ -208,8 +209,8 @@ def interrupt_twice(bench: Bench, out: Path) -> Outcome:
 
 
 def clock_jumps(bench: Bench, out: Path) -> Outcome:
-    """In the middle of a run the clocks jump by years, and the times of all files with them."""
-    jump = bench.dice.choice((-1, 1)) * bench.dice.uniform(1, 1e9)
+    """In the middle of a run the clocks and the times of all files jump, by up to decades."""
+    jump = bench.rng.choice((-1, 1)) * bench.rng.uniform(1, 1e9)
 
     def work() -> None:
         seconds, ticks = time.time, time.monotonic
@@ -219,25 +220,25 @@ def clock_jumps(bench: Bench, out: Path) -> Outcome:
             time.monotonic = lambda: ticks() + abs(jump)
 
         signal.signal(signal.SIGUSR1, jumped)
-        os.write(told, b"1")
+        os.write(signal_ready, b"1")
         command(out)
 
-    ready, told = os.pipe()
+    ready, signal_ready = os.pipe()
     child = fork(work)
     os.read(ready, 1)
     os.close(ready)
-    os.close(told)
+    os.close(signal_ready)
     bench.wait()
     os.kill(child, signal.SIGUSR1)
     now = time.time()
     for path in list(out.rglob("*")):
-        with contextlib.suppress(FileNotFoundError):  # a sign of life, a file being written
+        with contextlib.suppress(FileNotFoundError):  # a lock, or a file being written
             os.utime(path, (now + jump, now + jump))
-    begun = (out / "run.json").exists()
-    if ended(child):
-        raise SystemExit("a run did not survive a jump of the clock")
+    started = (out / "run.json").exists()
+    if wait_for(child):
+        raise SystemExit("A run did not survive a jump of the clock.")
     finish(out)
-    return Outcome(int(begun))
+    return Outcome(int(started))
 
 
 # ---------------------------------------------------------------- the campaign
@@ -251,31 +252,31 @@ FAULTS: tuple[tuple[str, int, Callable[[Bench, Path], Outcome]], ...] = (
     ("jumps of the clock that a process sees", 15, clock_jumps),
     *faults_of_disks.FAULTS,
 )
-"""Names, runs in a whole campaign, and what is done to each."""
+"""Name, number of runs in a whole campaign, and fault function."""
 
 
 def miscounted(quiet: Path, out: Path) -> tuple[int, int]:
-    """Tokens and firings that were lost, and that were counted twice."""
+    """Numbers of tokens and firings that were lost, and that were counted twice."""
     lost = twice = 0
-    one, other = (Run.open(each).firing for each in (quiet, out))
-    for expected, found in ((one.tokens, other.tokens), (one.fired, other.fired)):
-        lost += int((expected - found).clamp_min(0).sum())
-        twice += int((found - expected).clamp_min(0).sum())
+    expected, actual = (Run.open(folder).firing for folder in (quiet, out))
+    for extra in (actual.tokens - expected.tokens, actual.fired - expected.fired):
+        lost += int((-extra).clamp_min(0).sum())
+        twice += int(extra.clamp_min(0).sum())
     return lost, twice
 
 
 def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench: Bench) -> Row:
-    """What became of so many runs."""
+    """Run with this fault `runs` times; returns a row of totals."""
     injected = stopped = different = lost = twice = 0
     expected = files(bench.quiet)
     for _ in range(runs):
-        out = bench.place / "run"
+        out = bench.folder / "run"
         shutil.rmtree(out, ignore_errors=True)
         outcome = fault(bench, out)
         injected, stopped = injected + outcome.injected, stopped + outcome.stopped
         different += files(out) != expected
-        more = miscounted(bench.quiet, out)
-        lost, twice = lost + more[0], twice + more[1]
+        new_lost, new_twice = miscounted(bench.quiet, out)
+        lost, twice = lost + new_lost, twice + new_twice
     return {
         "fault": name,
         "runs": runs,
@@ -287,32 +288,32 @@ def inject(name: str, runs: int, fault: Callable[[Bench, Path], Outcome], bench:
     }
 
 
-def prepare(place: Path, seed: int) -> Bench:
-    """Loads all, so that what is forked has it, and has a run that nothing disturbs."""
+def prepare(folder: Path, seed: int) -> Bench:
+    """Load everything that forked processes need, and complete an undisturbed run."""
     torch.set_num_threads(1)  # a forked process has no thread pool
     os.environ["OMP_NUM_THREADS"] = "1"
-    model = load(tiny_models.build("qwen2", place / "model"))
+    model = load(tiny_models.build("qwen2", folder / "model"))
     corpora = blocks(model)
     ModelChoice.open = lambda self: model
     cli.Collect.read = lambda self, model: corpora
     reading.show_stats = lambda stats: None
     interp.collect = partial(collect, progress=False)
-    artifacts.provenance()  # asks git once, for all that are forked
+    artifacts.provenance()  # asks git once, for all forked processes
     _ = model.identity, corpora.fingerprint
-    finish(place / "warm")
-    begun = time.perf_counter()
-    finish(place / "quiet")
-    return Bench(place, place / "quiet", time.perf_counter() - begun, random.Random(seed))
+    finish(folder / "warm")
+    start = time.perf_counter()
+    finish(folder / "quiet")
+    return Bench(folder, folder / "quiet", time.perf_counter() - start, random.Random(seed))
 
 
-def campaign(config: Config, amount: Amount, place: Path) -> Iterator[Row]:
-    bench = prepare(place, amount.seed)
-    print(f"an undisturbed run: {bench.seconds:.2f} s, {len(files(bench.quiet))} files\n")
+def campaign(config: Config, amount: Amount, folder: Path) -> Iterator[Row]:
+    bench = prepare(folder, amount.seed)
+    print(f"undisturbed run: {bench.seconds:.2f} s, {len(files(bench.quiet))} files\n")
 
     def count(runs: int) -> int:
         return max(1, round(runs * amount.share))
 
-    # First, so that a cluster that does not start costs nothing; told last.
+    # Run first, so that a cluster that does not start costs nothing; reported last.
     of_ray = list(faults_on_ray(bench, count)) if config.with_ray else []
     for name, runs, fault in FAULTS[-(amount.kinds or len(FAULTS)) :]:
         yield inject(name, count(runs), fault, bench)
@@ -324,8 +325,8 @@ def faults_on_ray(bench: Bench, count: Callable[[int], int]) -> Iterator[Row]:
 
     with faults_of_ray.Nodes() as nodes:
         for name, runs, fault in faults_of_ray.FAULTS:
-            given = partial(fault, nodes, str(bench.place / "model"))
-            yield inject(name, count(runs), given, bench)
+            bound = partial(fault, nodes, str(bench.folder / "model"))
+            yield inject(name, count(runs), bound, bench)
 
 
 def main(config: Config) -> None:
@@ -343,7 +344,7 @@ def main(config: Config) -> None:
         equal = not (total["different"] or total["lost"] or total["twice"])
         print(
             f"\n{total['injected']} faults; {total['stopped']} stopped a run, each with one "
-            f"sentence. Every finished folder equal, byte for byte: {equal}"
+            f"sentence. All finished folders equal, byte for byte: {equal}"
         )
     raise SystemExit(not equal)
 

@@ -1,5 +1,6 @@
-"""Faults of disks and of the files on them; for `tests.campaigns.faults`."""
+"""Faults of disks and of files on them, for `tests.campaigns.faults`."""
 
+import itertools
 import os
 import random
 import resource
@@ -14,11 +15,11 @@ from tests.campaigns.kills import files
 
 
 def refused_flush(bench: Bench, out: Path) -> Outcome:
-    """From some file on, the disk says that it is full."""
-    left = bench.dice.randrange(2 * len(files(bench.quiet)))
+    """From some flush on, the disk reports that it is full."""
+    left = bench.rng.randrange(2 * len(files(bench.quiet)))
 
     def work() -> None:
-        flush, calls = os.fsync, iter(range(10**6))
+        flush, calls = os.fsync, itertools.count()
 
         def full(file: int) -> None:
             if next(calls) >= left:
@@ -28,34 +29,34 @@ def refused_flush(bench: Bench, out: Path) -> Outcome:
         os.fsync = full
         command(out)
 
-    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
+    stopped = stopped_then_finished(bench, out, fork(work, bench.stderr), lambda: None)
     return Outcome(stopped, stopped)
 
 
 def quota(bench: Bench, out: Path) -> Outcome:
-    """The system cuts files off at some length, as a quota does."""
-    most = bench.dice.randrange(1000, max(map(len, files(bench.quiet).values())))
+    """The system limits the size of files, as a quota does."""
+    most = bench.rng.randrange(1000, max(map(len, files(bench.quiet).values())))
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         command(out)
 
-    bench.said.write_text("")  # which it may not make longer
-    stopped = stopped_then_finished(bench, out, fork(work, bench.said), lambda: None)
+    bench.stderr.write_text("")  # truncated: the limit applies to it too
+    stopped = stopped_then_finished(bench, out, fork(work, bench.stderr), lambda: None)
     return Outcome(stopped, stopped)
 
 
 def full_disk(bench: Bench, out: Path) -> Outcome:
-    """A file system of its own, too small; then it grows."""
-    disk = bench.place / "disk"
+    """A separate file system that is too small at first, and then grows."""
+    disk = bench.folder / "disk"
     disk.mkdir(exist_ok=True)
     size = sum(map(len, files(bench.quiet).values()))
-    small = f"size={bench.dice.randrange(1, size // 1024)}k"
+    small = f"size={bench.rng.randrange(1, size // 1024)}k"
     if subprocess.call(["mount", "-t", "tmpfs", "-o", small, "tmpfs", str(disk)]):
-        return Outcome(0)  # only for root
+        return Outcome(0)  # mounting needs root
     try:
         grow = ["mount", "-o", "remount,size=16m", str(disk)]
-        child = fork(partial(command, disk / "run"), bench.said)
+        child = fork(partial(command, disk / "run"), bench.stderr)
         stopped = stopped_then_finished(
             bench, disk / "run", child, partial(subprocess.check_call, grow)
         )
@@ -65,31 +66,33 @@ def full_disk(bench: Bench, out: Path) -> Outcome:
     return Outcome(stopped, stopped)
 
 
-def damaged(how: Callable[[bytearray, random.Random], bytes], bench: Bench, out: Path) -> Outcome:
+def damaged(
+    damage: Callable[[bytearray, random.Random], bytes], bench: Bench, out: Path
+) -> Outcome:
     """A finished piece is damaged while others are missing."""
     shutil.copytree(bench.quiet, out)
     pieces = sorted((out / "pieces").iterdir())
-    chosen, *missing = bench.dice.sample(pieces, bench.dice.randrange(1, len(pieces)))
+    damaged_path, *missing = bench.rng.sample(pieces, bench.rng.randrange(1, len(pieces)))
     for path in (*missing, out / "firing.safetensors"):
         path.unlink()
-    chosen.write_bytes(how(bytearray(chosen.read_bytes()), bench.dice))
-    child = fork(partial(command, out), bench.said)
+    damaged_path.write_bytes(damage(bytearray(damaged_path.read_bytes()), bench.rng))
+    child = fork(partial(command, out), bench.stderr)
 
     def repair() -> None:
-        shown = bench.said.read_text(encoding="utf-8")
-        if chosen.name not in shown or "Delete that file" not in shown:
-            raise SystemExit(f"{chosen.name} is damaged, and what is said is: {shown}")
-        chosen.unlink()
+        message = bench.stderr.read_text(encoding="utf-8")
+        if damaged_path.name not in message or "Delete that file" not in message:
+            raise SystemExit(f"{damaged_path.name} is damaged, but the error is: {message}")
+        damaged_path.unlink()
 
     return Outcome(1, stopped_then_finished(bench, out, child, repair))
 
 
-def truncate(content: bytearray, dice: random.Random) -> bytes:
-    return bytes(content[: dice.randrange(len(content))])
+def truncate(content: bytearray, rng: random.Random) -> bytes:
+    return bytes(content[: rng.randrange(len(content))])
 
 
-def flip(content: bytearray, dice: random.Random) -> bytes:
-    bit = dice.randrange(8 * len(content))
+def flip(content: bytearray, rng: random.Random) -> bytes:
+    bit = rng.randrange(8 * len(content))
     content[bit // 8] ^= 1 << bit % 8
     return bytes(content)
 
@@ -101,4 +104,4 @@ FAULTS: tuple[tuple[str, int, Callable[[Bench, Path], Outcome]], ...] = (
     ("piece cut short", 25, partial(damaged, truncate)),
     ("one bit flipped", 30, partial(damaged, flip)),
 )
-"""Names, runs in a whole campaign, and what is done to each."""
+"""Name, number of runs in a whole campaign, and fault function."""

@@ -1,9 +1,9 @@
-"""Kill collecting processes at random moments, start them again, and count what is left behind.
+"""Kill collecting processes at random moments, restart them, and compare the results.
 
     python -m tests.campaigns.kills MODEL_FOLDER OUT_FOLDER
 
-Run by test_collect in a process of its own: it loads the model once and forks the workers, so that
-only the pass itself is there to be killed. Prints one line per number of processes.
+Run by test_collect in a separate process: it loads the model once and forks the workers, so that
+kills hit only the pass itself. Prints one line per number of processes.
 """
 
 import faulthandler
@@ -35,10 +35,10 @@ KILLS = 10
 
 
 def made_up(n_lines: int = 60) -> dict[str, list[str]]:
-    """Nonsense in three languages, the same each time."""
-    dice = random.Random(0)
+    """Random words in three languages, always the same."""
+    rng = random.Random(0)
     return {
-        code: [" ".join(dice.choices(words.split(), k=dice.randint(5, 14))) for _ in range(n_lines)]
+        code: [" ".join(rng.choices(words.split(), k=rng.randint(5, 14))) for _ in range(n_lines)]
         for code, words in WORDS.items()
     }
 
@@ -50,11 +50,13 @@ def blocks(model: NeuronModel, n_lines: int = 60) -> Corpora:
 
 
 def start(model: NeuronModel, corpora: Corpora, out: Path, part: tuple[int, int]) -> int:
-    """A worker on one part of the pieces; returns its process id."""
+    """Start a worker on one part of the pieces; returns its process id."""
     child = os.fork()
     if child == 0:
-        faulthandler.dump_traceback_later(100, exit=True)  # says where a worker hangs
-        tqdm.set_lock(threading.RLock())  # its own is shared: a killed worker would keep it
+        faulthandler.dump_traceback_later(100, exit=True)  # shows where a worker hangs
+        tqdm.set_lock(
+            threading.RLock()
+        )  # the default is shared: a killed worker would never release it
         keep = Keep(moments=True)
         try:
             collect(model, corpora, out, part=part, keep=keep, progress=False)
@@ -68,7 +70,7 @@ def start(model: NeuronModel, corpora: Corpora, out: Path, part: tuple[int, int]
 def wait(child: int) -> None:
     _, status = os.waitpid(child, 0)
     if status not in (0, signal.SIGKILL):
-        raise SystemExit(f"a worker ended with status {status}")
+        raise SystemExit(f"A worker ended with status {status}.")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -80,13 +82,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def campaign(model: NeuronModel, corpora: Corpora, out: Path, n: int, seconds: float) -> int:
-    """`KILLS` kills, one after the other, each of a random worker; then a run to the end."""
-    dice = random.Random(n)
+    """`KILLS` successive kills of random workers, then a run to the end; returns kills in time."""
+    rng = random.Random(n)
     workers = {index: start(model, corpora, out, (index, n)) for index in range(1, n + 1)}
     landed = 0
     for _ in range(KILLS):
-        time.sleep(dice.uniform(0, 1.5 * seconds / KILLS))
-        index = dice.choice(sorted(workers))
+        time.sleep(rng.uniform(0, 1.5 * seconds / KILLS))
+        index = rng.choice(sorted(workers))
         before = len(files(out))
         os.kill(workers[index], signal.SIGKILL)
         wait(workers[index])
@@ -102,9 +104,9 @@ def main(model_folder: Path, out: Path) -> None:
     torch.set_num_threads(1)  # a forked process has no thread pool
     model = load(model_folder)
     corpora = blocks(model)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     wait(start(model, corpora, out / "quiet", (1, 1)))
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begin
     Run.open(out / "quiet").merge()
     for n in (1, 2, 3):
         landed = campaign(model, corpora, out / str(n), n, seconds)
