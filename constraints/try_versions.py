@@ -2,7 +2,7 @@
 
     make newest    # the newest version of every package that pyproject.toml allows
     make lowest    # the lowest version of every package that it names
-    make pythons   # the locked versions on the other installed Pythons: the whole suite
+    make pythons   # the locked versions on the other installed Pythons: the tests of Python itself
 
 The first two take some minutes: they run the model-facing tests, commands of every kind and a
 study, and write results/versions/newest.md: package, locked and tried version, deprecations. On
@@ -32,6 +32,14 @@ TESTS = (
     *("test_generation", "test_attribution", "test_patching", "test_lens", "test_bake"),
 )
 """The tests that depend most on torch, transformers and TransformerLens."""
+
+PYTHON_TESTS = (
+    *("test_imports", "test_start", "test_examples", "test_cli", "test_frames", "test_claims"),
+    *("test_artifacts", "test_untrusted_files", "test_reprs", "test_stats", "test_pieces"),
+    *("test_corpora", "test_texts", "test_tasks", "test_languages", "test_collect", "test_model"),
+)
+"""Those that depend on Python itself: imports, annotations, dataclasses, parsing, processes, files;
+and what loads a model and reads text."""
 
 COMMANDS = (
     "demo --out {out}/demo",
@@ -166,7 +174,7 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def try_pythons() -> bool:
-    """Run the whole suite, with the locked versions, on every other installed Python."""
+    """Run the tests that depend on Python, with the locked versions, on every other one here."""
     running = ".".join(map(str, sys.version_info[:2]))
     lines = []
     for version in PYTHONS:
@@ -181,7 +189,8 @@ def try_pythons() -> bool:
             # Without a CPU build of torch, its GPU build takes some gigabytes.
             outcome = run(install, out / "install.log", PYTHON=str(python), NEEDED_MB="12000")
             if "failed" not in outcome:
-                tests = [folder / "bin" / "python", "-m", "pytest", "-n", "2"]
+                files = [f"tests/{name}.py" for name in PYTHON_TESTS]
+                tests = [folder / "bin" / "python", "-m", "pytest", "-n", "2", *files]
                 outcome = run(tests, out / "tests.log")
                 last = (out / "tests.log").read_text(encoding="utf-8").strip().splitlines()[-1]
                 outcome = f"{outcome} ({last.strip('= ')})"
