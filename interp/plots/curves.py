@@ -93,7 +93,7 @@ def attribution_sums(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def loss_against_fraction(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Rise of a language's loss minus that of others, its neurons off, against their number.
+    """Rise of a language's loss minus others', with its neurons off, by share of neurons selected.
 
     From the table.csv of experiments/deactivate_neurons.py. Along the top, the p-value of the mean
     over languages.

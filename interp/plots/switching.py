@@ -1,4 +1,4 @@
-"""Writing in another language: success by way of asking for it, and by number of units."""
+"""Writing in another language: success by way to ask for it, and by number of units."""
 
 import textwrap
 from typing import Any
