@@ -202,7 +202,7 @@ def test_contexts_come_back_as_they_were_saved(model, corpora, tmp_path):
 def test_contexts_are_kept_only_where_they_are_asked_for(model, corpora, tmp_path):
     collect(model, corpora, tmp_path, progress=False)
     assert not (tmp_path / "contexts.safetensors").exists()
-    with pytest.raises(ValueError, match="-1 contexts"):
+    with pytest.raises(ValueError, match="contexts is -1"):
         collect(model, corpora, tmp_path, keep=Keep(contexts=-1), progress=False)
     with pytest.raises(ValueError, match="started with another wanted"):
         collect(model, corpora, tmp_path, keep=Keep(contexts=2), progress=False)
