@@ -112,12 +112,12 @@ def over_tasks(
         ),
         "thresholds": pd.DataFrame(
             [
-                (task, source, threshold, share - threshold)
+                (task, fires_by, threshold, share - threshold)
                 for task, share in (("a", 0.9), ("b", 0.8))
-                for source in ("gate", "output")
+                for fires_by in ("gate", "output")
                 for threshold in (0.0, 0.1)
             ],
-            columns=["task", "source", "threshold", "all_shared"],
+            columns=["task", "fires_by", "threshold", "all_shared"],
         ),
         "related": pd.DataFrame(
             [("a", -0.8, 0.01, -0.1, 0.4), ("b", -0.7, 0.03, -0.2, 0.3)],
@@ -170,7 +170,7 @@ def test_two_tasks_are_compared_beside_what_firing_rates_alone_would_give():
 def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():
     rows = [("a", "gate", 0.0, 0.9), ("b", "gate", 0.0, 0.8), ("a", "gate", 0.1, 0.5)]
     rows += [("b", "gate", 0.1, 0.6), ("a", "output", 0.0, 0.1), ("b", "output", 0.0, 0.2)]
-    table = pd.DataFrame(rows, columns=["task", "source", "threshold", "all_shared"])
+    table = pd.DataFrame(rows, columns=["task", "fires_by", "threshold", "all_shared"])
     claims = over_tasks(thresholds=table)
     assert (claims["order-of-tasks"].value, claims["order-of-tasks"].verdict) == (
         0.5,
@@ -197,11 +197,11 @@ def test_one_pass_with_several_thresholds_equals_a_pass_for_each():
     tasks = [read_task("babel/word_translation", code) for code in ("de", "ja")]
     few = [task.where(lambda item: item in task.items[:4]) for task in tasks]  # noqa: B023
     rows = study.rows_of(model, few)
-    for source, threshold in (("gate", 0.2), ("output", 0.0)):
-        (_, found) = study.signs_by(model, rows, [("gate", 0.0), (source, threshold)])
-        keep = interp.Keep(signs=source, signs_above=threshold)
+    for fires_by, threshold in (("gate", 0.2), ("output", 0.0)):
+        (_, found) = study.signs_by(model, rows, [("gate", 0.0), (fires_by, threshold)])
+        keep = interp.Keep(signs=fires_by, signs_above=threshold)
         expected = interp.collect(model, rows, keep=keep, progress=False).signs
-        assert (found.source, found.threshold) == (source, threshold)
+        assert (found.fires_by, found.threshold) == (fires_by, threshold)
         order = [found.prompts.index(id) for id in expected.prompts]
         assert torch.equal(found.bits[order], expected.bits)
 
@@ -224,7 +224,7 @@ def test_a_folder_with_other_settings_is_not_gone_on_with(tmp_path: Path):
     model = interp.load("babel", dtype=torch.float32)
     study.begin_task(model, "made", tmp_path, TINY)
     study.begin_task(model, "made", tmp_path, TINY)
-    with pytest.raises(ValueError, match="was started with another source"):
+    with pytest.raises(ValueError, match="was started with another fires_by"):
         study.begin_task(model, "made", tmp_path, replace(TINY, fires_by="output"))
     with pytest.raises(ValueError, match="was started with another steps"):
         study.begin_task(model, "made", tmp_path, replace(TINY, steps=5))
