@@ -10,7 +10,7 @@ import pytest
 
 from interp import cli
 from interp.counting.collect import collect
-from interp.counting.pieces import SIGNS_OF_LIFE
+from interp.counting.pieces import LOCK_FOLDER
 from interp.models.load import load
 from interp.runs.locks import hold_lock
 from tests import tiny_models
@@ -95,7 +95,7 @@ def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
     content = bytearray(piece.read_bytes())
     content[-100] ^= 4
     piece.write_bytes(content)
-    with hold_lock(out / SIGNS_OF_LIFE / "0003-en"):
+    with hold_lock(out / LOCK_FOLDER / "0003-en"):
         found = run.verify()
         cli.main(["status", str(out)])
     assert set(found.bad) == {(2, "de")}
@@ -113,4 +113,4 @@ def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
     piece.unlink()
     run = collect(model, blocks(model), out, progress=False)
     assert len(run.verify().done) == 15
-    assert not (out / SIGNS_OF_LIFE).exists()
+    assert not (out / LOCK_FOLDER).exists()

@@ -27,9 +27,9 @@ from interp.counting.pieces import (
     PIECE,
     in_order,
     load_piece,
+    lock_path,
     piece_path,
     read_firing,
-    sign_path,
 )
 from interp.counting.run import Run, TemporaryFolder
 from interp.counting.stats import FiringStats
@@ -257,7 +257,7 @@ class _Piece:
             load_piece(self.path)
             seen(self.n_tokens)
             return
-        with hold_lock(sign_path(self.folder, self.shard, self.language)):
+        with hold_lock(lock_path(self.folder, self.shard, self.language)):
             counters = self._counters(model)
             self._observe(model, counters, seen)
             tensors = {
@@ -359,7 +359,7 @@ class _Reading:
 def _reader(
     reading: _Reading, model: NeuronModel, ray: Ray | ActorPool | None
 ) -> Iterator[Callable[[Sequence[tuple[int, str]], Any], None]]:
-    """Reads pieces: here, one after the other, or on Ray, each by whichever actor is free."""
+    """Reads pieces: one by one in this process, or on Ray, each by an actor that is free."""
     with pool_for(model, ray) as pool:
 
         def read_all(pieces: Sequence[tuple[int, str]], bar: Any) -> None:

@@ -18,7 +18,7 @@ from interp.results import artifacts
 from interp.results.bars import tqdm
 
 PIECE = "Piece"
-SIGNS_OF_LIFE = "running"
+LOCK_FOLDER = "running"
 
 
 def in_order(n_shards: int, languages: Sequence[str]) -> list[tuple[int, str]]:
@@ -30,8 +30,8 @@ def piece_path(folder: Path, shard: int, language: str) -> Path:
     return folder / "pieces" / f"{shard:04d}-{language}.safetensors"
 
 
-def sign_path(folder: Path, shard: int, language: str) -> Path:
-    return folder / SIGNS_OF_LIFE / f"{shard:04d}-{language}"
+def lock_path(folder: Path, shard: int, language: str) -> Path:
+    return folder / LOCK_FOLDER / f"{shard:04d}-{language}"
 
 
 def load_piece(path: Path) -> artifacts.Artifact:
@@ -47,7 +47,7 @@ def load_piece(path: Path) -> artifacts.Artifact:
 # ---------------------------------------------------------------- merging
 
 
-def put_together(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
+def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     """Write the results that the plan asks for, from the pieces of the first `n_shards` shards."""
     languages, wanted = tuple(plan["languages"]), plan["wanted"]
     origin = {**plan, "shards_read": n_shards}

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from interp.counting.pieces import (
-    SIGNS_OF_LIFE,
+    LOCK_FOLDER,
     in_order,
     load_piece,
+    lock_path,
     piece_path,
-    put_together,
-    sign_path,
+    write_results,
 )
 from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
 from interp.counting.top_contexts import TopContexts
@@ -264,8 +264,8 @@ class Run:
                 load_piece(piece_path(folder, *piece))
             except (ValueError, FileNotFoundError) as error:
                 bad[piece] = str(error)
-        seen = {piece: lock_owner(sign_path(folder, *piece)) for piece in state.missing}
-        running = {piece: who for piece, who in seen.items() if who is not None}
+        owners = {piece: lock_owner(lock_path(folder, *piece)) for piece in state.missing}
+        running = {piece: owner for piece, owner in owners.items() if owner is not None}
         return Verification(
             tuple(piece for piece in state.done if piece not in bad),
             running,
@@ -288,8 +288,8 @@ class Run:
         if state.missing:
             raise ValueError(self._unfinished(state))
         n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
-        put_together(folder, plan, n_shards)
-        remove_stale_locks(folder / SIGNS_OF_LIFE)
+        write_results(folder, plan, n_shards)
+        remove_stale_locks(folder / LOCK_FOLDER)
         for name in PRODUCTS:
             self.__dict__.pop(name, None)  # results loaded earlier are out of date
         return self
