@@ -290,7 +290,7 @@ def test_responses_that_cannot_be_ranked_are_refused(wrong: float):
 def test_labels_that_are_no_language_are_refused():
     responses, labels = difficult(torch.float32, seed=14), some_labels(60, 4)
     for wrong in (4, -1):
-        with pytest.raises(ValueError, match=rf"1 labels are no .* such as {wrong}.* 0 to 3"):
+        with pytest.raises(ValueError, match=rf"1 labels are not a .* such as {wrong}.* 0 to 3"):
             average_precision(responses, labels.index_fill(0, torch.tensor([9]), wrong), 4)
     with pytest.raises(ValueError, match="Language 4 of 5 has no sentence"):
         roc_area(responses, labels, 5)

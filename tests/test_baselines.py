@@ -305,7 +305,7 @@ def test_the_heaviest_weight_selects_no_neuron_for_everybody(generator: torch.Ge
 def test_a_fraction_that_always_holds_neurons_for_everybody_is_refused():
     rate = torch.full((2, 1, 10), 0.5)
     rate[:, 0, :3] = 0.9
-    with pytest.raises(ValueError, match=r"Even at weight 0 a fraction of 1\.0 holds neurons"):
+    with pytest.raises(ValueError, match=r"Even at weight 0 a fraction of 1\.0 includes neurons"):
         heaviest_weight(rate, fraction=1.0, busy_quantile=0.5)
     with pytest.raises(ValueError, match="There is only one language"):
         entropy_less_peak(rate[:1], 0.1)

@@ -89,7 +89,7 @@ class TestMemoryRunsOut:
         )
         settings = {"keep": keep, "tokens_per_batch": 240, "progress": False}
         interp.collect(model, corpora, tmp_path / "whole", **settings)
-        with memory_for(model, 3, layer) as passes, pytest.warns(UserWarning, match="too small"):
+        with memory_for(model, 3, layer) as passes, pytest.warns(UserWarning, match="Out of memory"):
             interp.collect(model, corpora, tmp_path / "halved", **settings)
         assert max(passes) > 3 >= min(passes)
         assert files(tmp_path / "whole") == files(tmp_path / "halved")
@@ -99,7 +99,7 @@ class TestMemoryRunsOut:
     ) -> None:
         settings = {"keep": interp.Keep(moments=True), "progress": False}
         interp.collect(model, text(), tmp_path / "whole", **settings)
-        with memory_for(model, 3), pytest.warns(UserWarning, match="too small"):
+        with memory_for(model, 3), pytest.warns(UserWarning, match="Out of memory"):
             interp.collect(model, text(), tmp_path / "halved", **settings)
         whole, halved = (interp.Run.open(tmp_path / name).moments for name in ("whole", "halved"))
         assert torch.equal(whole.tokens, halved.tokens)
@@ -118,7 +118,7 @@ class TestMemoryRunsOut:
 
         watcher = Watcher()
         (batch,) = batches(text(), "en", 0, 10_000)
-        with memory_for(model, 2, 2), pytest.warns(UserWarning, match="too small"):
+        with memory_for(model, 2, 2), pytest.warns(UserWarning, match="Out of memory"):
             observe(model, batch, [watcher])
         every = [(kind, layer, row) for kind in ("pre", "post") for layer in range(N_LAYERS)
                  for row in range(ROWS // N_SHARDS)]  # fmt: skip
@@ -128,7 +128,7 @@ class TestMemoryRunsOut:
         rows = list(batches(text(), "en", 0, 10_000))
         counter = FiringCounter(model)
         with memory_for(model, 3) as passes:
-            with pytest.warns(UserWarning, match="too small") as told:
+            with pytest.warns(UserWarning, match="Out of memory") as told:
                 observe(model, rows[0], [counter])
             found = list(passes)
             with warnings.catch_warnings():
@@ -152,7 +152,7 @@ class TestMemoryRunsOut:
         self, model: NeuronModel, error: Exception
     ) -> None:
         (batch,) = batches(text(), "en", 0, 10_000)
-        with memory_for(model, 6, error=error), pytest.warns(UserWarning, match="too small"):
+        with memory_for(model, 6, error=error), pytest.warns(UserWarning, match="Out of memory"):
             observe(model, batch, [FiringCounter(model)])
 
     def test_other_errors_are_not_taken_for_it(self, model: NeuronModel) -> None:
@@ -169,7 +169,7 @@ class TestMemoryRunsOut:
     ) -> None:
         with (
             memory_for(model, 0),
-            pytest.warns(UserWarning, match="too small"),
+            pytest.warns(UserWarning, match="Out of memory"),
             pytest.raises(ValueError, match=r"one row of 20 tokens does not fit.*shard 0 of en"),
         ):
             interp.collect(model, text(), tmp_path, progress=False)

@@ -112,7 +112,7 @@ def test_lines_that_are_too_long_are_left_out_and_counted(place: Path, capsys):
     assert kept == [len(rows.ids) for rows in corpora.rows.values()]
     assert min(corpora.too_long.values()) > 0
     told = ", ".join(f"{code} {n}" for code, n in corpora.too_long.items())
-    assert f"longer than 40 tokens: {told}" in capsys.readouterr().out
+    assert f"longer than 40 tokens): {told}" in capsys.readouterr().out
 
 
 def test_special_tokens_count_in_sentence_means_where_asked_for(place: Path):

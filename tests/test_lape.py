@@ -128,5 +128,5 @@ def test_the_busy_threshold_leaves_the_rates_as_they_are():
 
 @pytest.mark.parametrize("quantile", [0.0, 0.0001, -1.0, 1.01])
 def test_a_quantile_that_is_none_is_refused(quantile: float):
-    with pytest.raises(ValueError, match=r"quantile .* of 555 rates .* such as 0\.95"):
+    with pytest.raises(ValueError, match=r"quantile .* of the 555 rates: .* such as 0\.95"):
         busy_threshold(some_rates(seed=8), quantile)

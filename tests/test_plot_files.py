@@ -81,7 +81,7 @@ def test_no_style_is_left_behind():
 
 
 def test_a_name_that_says_no_figure_is_refused_and_nothing_is_written(tmp_path: Path):
-    with pytest.raises(ValueError, match="'matrix' does not say which figure it is; begin it with"):
+    with pytest.raises(ValueError, match="'matrix' does not say which figure it is: begin it with"):
         plots.save(matrix_table(), tmp_path / "matrix")
     with pytest.raises(ValueError, match="no column off"):
         plots.save(matrix_table().drop(columns="off"), tmp_path / "perplexity_matrix")

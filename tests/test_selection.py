@@ -707,7 +707,7 @@ def test_the_text_needed_follows_from_the_agreement():
 def test_a_selection_for_a_model_of_another_size_is_refused(tmp_path):
     model = load(tiny_models.build("qwen2", tmp_path))
     NeuronSelection(torch.zeros(1, 3, 160, dtype=torch.bool), ("de",)).check_model(model)
-    with pytest.raises(ValueError, match=r"2 layers of 160 neurons, and .* has 3 of 160"):
+    with pytest.raises(ValueError, match=r"2 layers of 160 neurons, but .* has 3 of 160"):
         NeuronSelection(torch.zeros(1, 2, 160, dtype=torch.bool), ("de",)).check_model(model)
 
 
@@ -849,7 +849,7 @@ def test_every_site_must_be_one_of_the_model(model: NeuronModel):
         return NeuronSelection(mask, ("de",), sites)
 
     of(("pre", 160), ("mlp_out", 64)).check_model(model)
-    with pytest.raises(ValueError, match=r"of 63 units at mlp_out, and .* has 3 of 64"):
+    with pytest.raises(ValueError, match=r"of 63 units at mlp_out, but .* has 3 of 64"):
         of(("pre", 160), ("mlp_out", 63)).check_model(model)
     with pytest.raises(ValueError, match='Load it with attention="hooked"'):
         of(("pre", 160), ("q", 64)).check_model(model)

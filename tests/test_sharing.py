@@ -416,12 +416,12 @@ def test_what_has_no_categories_is_refused():
     with pytest.raises(ValueError, match=r"float32, not boolean: compare values with a threshold"):
         unchecked(torch.randn(3, 5))
     for one in (torch.ones(1, 5).bool(), torch.ones(0, 5).bool()):
-        with pytest.raises(ValueError, match=r"there is [01]: give two or more"):
+        with pytest.raises(ValueError, match=r"there is only [01]: give two or more"):
             sharing_categories(one)
     for wrong in (torch.nan, -0.1, 1.1):
         with pytest.raises(ValueError, match="1 of 4 rates are NaN, below zero or above one"):
             chance_of_categories(torch.tensor([[0.5, wrong], [0.2, 0.1]]))
-    with pytest.raises(ValueError, match="there is 1: give two or more"):
+    with pytest.raises(ValueError, match="there is only 1: give two or more"):
         chance_of_categories(torch.tensor([[0.5]]))
 
 
@@ -432,9 +432,9 @@ def test_signs_that_cannot_be_divided_are_refused(generator: torch.Generator):
         sharing_profile(signs, generator, languages=("en", "sw", "th"))
     with pytest.raises(ValueError, match=r"en, de, en requested, .* none twice"):
         sharing_profile(signs, generator, languages=("en", "de", "en"))
-    with pytest.raises(ValueError, match="there is 1: give two or more"):
+    with pytest.raises(ValueError, match="there is only 1: give two or more"):
         sharing_profile(signs, generator, languages=("en",))
-    with pytest.raises(ValueError, match="there is 1: give two or more"):
+    with pytest.raises(ValueError, match="there is only 1: give two or more"):
         profile_of(fires[:, :1])
     with pytest.raises(ValueError, match="The signs have no prompts"):
         profile_of(fires[:0])

@@ -265,7 +265,7 @@ def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
 
     with monkeypatch.context() as patched:
         patched.setattr(Ending, "run", full)
-        with pytest.raises(ValueError, match=r"too small for one what-if .* is kept"):
+        with pytest.raises(ValueError, match=r"too small for one variant .* are kept"):
             command.run()
     first = tmp_path / "pieces" / "00000.safetensors"
     before = first.read_bytes()
