@@ -150,7 +150,7 @@ pd.DataFrame(rows).set_index("method").round(3)
 
 # %%
 stability = interp.selections.measure_stability(
-    first.stats,
+    first.firing,
     lambda part: interp.select_by_entropy(part, fraction=0.02),
     generator,
     changes=interp.selections.entropy_settings(0.02, fractions=(0.01,), busy_quantiles=(0.9,))
@@ -180,14 +180,13 @@ matrices = {
 }
 
 
-def own_minus_others(total):
-    square = total["more"] / total["tokens"]
-    own = square.diagonal(dim1=-2, dim2=-1)
-    return (own - (square.sum(dim=-1) - own) / (len(languages) - 1)).mean(dim=-1)
+def selectivity(total):
+    rise = total["more"] / total["tokens"]
+    return interp.evaluations.own_minus_others(rise).mean(dim=-1)
 
 
 def with_interval(more):
-    estimate = jackknife_shards({"more": more, "tokens": reading_tokens}, own_minus_others)
+    estimate = jackknife_shards({"more": more, "tokens": reading_tokens}, selectivity)
     return {end: getattr(estimate, end).item() for end in ("value", "low", "high")}
 
 

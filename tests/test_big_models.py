@@ -89,7 +89,8 @@ class TestMemoryRunsOut:
         )
         settings = {"keep": keep, "tokens_per_batch": 240, "progress": False}
         interp.collect(model, corpora, tmp_path / "whole", **settings)
-        with memory_for(model, 3, layer) as passes, pytest.warns(UserWarning, match="Out of memory"):
+        warned = pytest.warns(UserWarning, match="Out of memory")
+        with memory_for(model, 3, layer) as passes, warned:
             interp.collect(model, corpora, tmp_path / "halved", **settings)
         assert max(passes) > 3 >= min(passes)
         assert files(tmp_path / "whole") == files(tmp_path / "halved")

@@ -11,7 +11,7 @@ from .languages_written import (
 )
 from .losses import Losses, losses_under
 from .multiple_choice import choose, exact_match
-from .perplexity import PerplexityMatrix
+from .perplexity import PerplexityMatrix, own_minus_others
 from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score
@@ -41,6 +41,7 @@ __all__ = [
     "language_rates",
     "losses_under",
     "natural_guard",
+    "own_minus_others",
     "run_harness",
     "steer_towards",
     "steering_score",

@@ -380,7 +380,12 @@ def perplexity_matrix(
 def own_minus_others(
     square: Float64[Tensor, "*batch off read"],
 ) -> Float64[Tensor, "*batch language"]:
-    """Each language's own cell minus the mean of the other cells of its row."""
+    """Each language's own cell minus the mean of the other cells of its row.
+
+    >>> rise = torch.tensor([[3.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
+    >>> interp.evaluations.own_minus_others(rise).tolist()
+    [2.0, 1.5]
+    """
     own = square.diagonal(dim1=-2, dim2=-1)
     return own - (reduce(square, "... off read -> ... off", "sum") - own) / (square.shape[-1] - 1)
 
