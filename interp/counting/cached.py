@@ -77,10 +77,7 @@ class Cached:
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
-        if self._model is None:
-            raise ValueError(
-                "A cache does not say what the activation function is: give the model as well."
-            )
+        assert self._model is not None  # nothing that needs it can be called without
         return self._model.act(layer, pre)
 
     def n_positions(self, kind: Kind) -> int:

@@ -70,7 +70,7 @@ class SentenceMeans:
             keep=keep,
             special_tokens=special_tokens,
             model=model,
-            every_row=True,
+            pos=-1,
         )
         name = f"means.{kinds[0]}.0"
         sizes = [sum(len(piece[name]) for piece in shards) for shards in pieces.values()]

@@ -1,5 +1,6 @@
 """Per-neuron statistics of one pass over text: firing counts, moments, sign bits, means."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from interp.counting.batch import Neurons
 from interp.counting.bits import unpack_bits
-from interp.counting.caches import Masks, Shards, by_shard, neurons_per_layer, replay_all
-from interp.counting.counters import FiringCounter, MomentsCounter, SignsCounter, firing_kind
+from interp.counting.caches import Masks, Shards, by_shard, replay_all, signs_at
+from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
@@ -287,8 +288,10 @@ class ActivationMoments(Saved):
             special_tokens=special_tokens,
             model=model,
         )
-        sums = [sum(piece["moments.sums"] for piece in shards) for shards in pieces.values()]
-        tokens = [sum(piece["moments.tokens"] for piece in shards) for shards in pieces.values()]
+        sums, tokens = (
+            [functools.reduce(torch.add, [one[name] for one in part]) for part in pieces.values()]
+            for name in ("moments.sums", "moments.tokens")
+        )
         return ActivationMoments(
             sums=torch.stack(sums, dim=1), tokens=torch.cat(tokens), languages=tuple(pieces)
         )
@@ -382,32 +385,20 @@ class FiringSigns(Saved):
         >>> interp.FiringSigns.from_caches(caches).fires(5).shape
         torch.Size([4, 3, 2048])
         """
-        pieces = replay_all(
-            caches,
-            (firing_kind(fires_by),),
-            lambda neurons, n_rows: SignsCounter(neurons, n_rows, fires_by, threshold),
-            keep=keep,
-            special_tokens=True,  # the last token alone is looked at
-            model=model,
-            every_row=True,
+        bits, d_mlp = signs_at(
+            caches, -1, keep=keep, fires_by=fires_by, threshold=threshold, model=model
         )
-        bits = {
-            code: torch.cat([piece["signs.bits"] for piece in shards])
-            for code, shards in pieces.items()
-        }
-        n_prompts = {code: len(rows) for code, rows in bits.items()}
-        names = range(max(n_prompts.values())) if prompts is None else prompts
-        if set(n_prompts.values()) != {len(names)}:
-            numbers = ", ".join(f"{code} {n}" for code, n in n_prompts.items())
+        names = [str(number) for number in range(len(bits))] if prompts is None else prompts
+        if len(names) != len(bits):
             raise ValueError(
-                f"There are {len(names)} prompts, and the caches have {numbers} rows: row i is "
-                "prompt i in every language."
+                f"There are {len(names)} prompts and {len(bits)} rows in each language: row i must "
+                "be prompt i."
             )
         return FiringSigns(
-            bits=torch.stack(list(bits.values()), dim=1),
-            prompts=tuple(map(str, names)),
-            languages=tuple(bits),
-            d_mlp=neurons_per_layer(caches),
+            bits=bits,
+            prompts=tuple(names),
+            languages=tuple(caches),
+            d_mlp=d_mlp,
             fires_by=fires_by,
             threshold=threshold,
         )
