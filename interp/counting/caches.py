@@ -56,7 +56,7 @@ def firing_rate(
 
     `keep` and `special_tokens` are explained in `FiringStats.from_caches`.
 
-    >>> _, cache = model.bridge.run_with_cache(text.rows["de"].ids.long())
+    >>> _, cache = model.run_with_cache(text.rows["de"].ids.long())
     >>> rate = interp.counting.firing_rate(cache)
     >>> rate.shape, bool(rate.equal(stats.rate[1]))
     (torch.Size([6, 2048]), True)
@@ -82,7 +82,7 @@ def fires(
     Only tokens in `keep` are numbered, so rows may have different lengths, padded on either side.
     A neuron fires where its gate, or its output, is above the threshold.
 
-    >>> _, cache = model.bridge.run_with_cache(text.rows["de"].ids[:4].long())
+    >>> _, cache = model.run_with_cache(text.rows["de"].ids[:4].long())
     >>> interp.counting.fires(cache).shape
     torch.Size([6, 4, 2048])
     """
@@ -100,7 +100,7 @@ def units_at(
 ) -> Float[Tensor, "batch layer unit"]:
     """The values of a site at one token of each row, numbered as in `fires`.
 
-    >>> _, cache = model.bridge.run_with_cache(text.rows["de"].ids[:4].long())
+    >>> _, cache = model.run_with_cache(text.rows["de"].ids[:4].long())
     >>> outputs = interp.counting.units_at(cache)
     >>> interp.prompts.contribution_score(model, outputs).shape
     torch.Size([4, 6, 2048])

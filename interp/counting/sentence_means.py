@@ -58,7 +58,7 @@ class SentenceMeans:
         The means are held in memory, in the order of the languages, their caches and rows.
 
         >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
-        >>> caches = {code: model.bridge.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
         >>> interp.SentenceMeans.from_caches(caches, ["pre", "resid_post"])
         SentenceMeans(en 10, de 10, zh 10 sentences; at pre, resid_post; in memory)
         """

@@ -98,7 +98,7 @@ class FiringStats(Saved):
         count it with `special_tokens=True`. With `model`, caches of other models are refused.
 
         >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
-        >>> caches = {code: model.bridge.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
         >>> bool(interp.FiringStats.from_caches(caches).rate.equal(stats.rate))
         True
         """
@@ -275,7 +275,7 @@ class ActivationMoments(Saved):
         `FiringStats.from_caches`. The activation function is that of `model`.
 
         >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
-        >>> caches = {code: model.bridge.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
         >>> found = interp.ActivationMoments.from_caches(caches, model=model)
         >>> bool(found.gate_mean.allclose(moments.gate_mean, atol=1e-6))
         True
@@ -381,7 +381,7 @@ class FiringSigns(Saved):
         the prompts' ids; by default, their numbers.
 
         >>> ids = {code: rows.ids[:4].long() for code, rows in text.rows.items()}
-        >>> caches = {code: model.bridge.run_with_cache(ids[code])[1] for code in ids}
+        >>> caches = {code: model.run_with_cache(ids[code])[1] for code in ids}
         >>> interp.FiringSigns.from_caches(caches).fires(5).shape
         torch.Size([4, 3, 2048])
         """

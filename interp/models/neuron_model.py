@@ -261,7 +261,7 @@ class NeuronModel:
         if self._pass is None:
             raise ValueError(
                 f"tokens={tokens!r} needs to know which tokens are the prompt: run the model with "
-                "model.body, logits or generate, not through the bridge."
+                "model.body, logits or generate, not through the bridge or model(...)."
             )
         return self._pass.positions(n_positions, tokens)
 
@@ -284,6 +284,39 @@ class NeuronModel:
             self._pass = outer_pass
             if handle is not None:
                 handle.remove()
+
+    # What users of TransformerLens call; both versions set the parameters and their defaults.
+
+    @property
+    def cfg(self) -> Any:
+        """The configuration that TransformerLens keeps."""
+        return self.bridge.cfg
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        """Logits of token ids or text, as TransformerLens gives them."""
+        return self.bridge(*inputs, **settings)
+
+    def run_with_cache(self, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
+        """Logits and an ActivationCache of token ids or text, as TransformerLens gives them.
+
+        >>> _, cache = model.run_with_cache("One and one is two.")
+        >>> interp.counting.fires(cache).shape
+        torch.Size([6, 1, 2048])
+        """
+        return self.bridge.run_with_cache(*inputs, **settings)
+
+    def run_with_hooks(self, *inputs: Any, **settings: Any) -> Any:
+        """Logits under `fwd_hooks`, as TransformerLens gives them."""
+        return self.bridge.run_with_hooks(*inputs, **settings)
+
+    def to_tokens(self, *inputs: Any, **settings: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids of text, padded, with a beginning-of-text token where TransformerLens puts one;
+        `text_mask` tells them from text, and `encode` gives the text alone."""
+        return self.bridge.to_tokens(*inputs, **settings)
+
+    def to_str_tokens(self, *inputs: Any, **settings: Any) -> Any:
+        """The tokens of a text as strings, as TransformerLens gives them."""
+        return self.bridge.to_str_tokens(*inputs, **settings)
 
     def body(self, ids: Ids, mask: Mask | None = None) -> None:
         """Run all layers and their hooks, but not the unembedding. Right padding only."""

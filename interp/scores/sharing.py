@@ -77,7 +77,7 @@ def categories_from_caches(
     tokens in `keep`, a mask for each language, and -1 is the last; see `interp.counting.fires`.
 
     >>> ids = {code: rows.ids[:4].long() for code, rows in text.rows.items()}
-    >>> caches = {code: model.bridge.run_with_cache(ids[code])[1] for code in ids}
+    >>> caches = {code: model.run_with_cache(ids[code])[1] for code in ids}
     >>> categories = interp.scores.categories_from_caches(caches)
     >>> categories.shape, bool((categories[5] == interp.Sharing.ALL_SHARED).any())
     (torch.Size([6, 4, 2048]), True)
