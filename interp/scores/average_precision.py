@@ -198,7 +198,7 @@ def _measure_site(
 
 def _layout(means: SentenceMeans) -> tuple[int, tuple[tuple[Kind, int], ...]]:
     """Number of layers, and kind and width of each site."""
-    widths = {kind: means.widths(kind) for kind in means.kinds}
+    widths: dict[Kind, list[int]] = {kind: means.widths(kind) for kind in means.kinds}
     if any(len(set(per_layer)) != 1 for per_layer in widths.values()):
         raise ValueError(
             f"Units per layer are {widths}: a site must have the same number of units in every "
