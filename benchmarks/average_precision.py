@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import memory
 from benchmarks.records import Row, Size, SpeedOrMemory, recording
 from benchmarks.timing import clock, spread, take_turns
-from interp.counting.stats import SentenceMeans
+from interp.counting.sentence_means import SentenceMeans
 from interp.results import artifacts
 from interp.results.words import Kind
 from interp.scores import ranks

@@ -15,7 +15,8 @@ from . import (
 )
 from .counting.collect import Keep, collect
 from .counting.run import Run
-from .counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
+from .counting.sentence_means import SentenceMeans
+from .counting.stats import ActivationMoments, FiringSigns, FiringStats
 from .evaluations.languages_written import generated_languages
 from .evaluations.perplexity import perplexity_matrix
 from .inference.intervals import Estimate, jackknife

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.counting.collect import Keep, collect
-from interp.counting.stats import SentenceMeans
+from interp.counting.sentence_means import SentenceMeans
 from interp.models.load import load
 from interp.scores import ranks as module
 from interp.scores.average_precision import (

@@ -12,8 +12,9 @@ import transformers
 from torch import Tensor, nn
 
 import interp
+from interp.counting.batch import Batch
 from interp.counting.counters import FiringCounter, MomentsCounter
-from interp.counting.observe import Batch, batches, observe
+from interp.counting.observe import batches, observe
 from interp.models.load import load, wrap
 from interp.models.neuron_model import NeuronModel
 from interp.text.corpora import Corpora, Rows

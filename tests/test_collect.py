@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.counting.bits import pack_bits, unpack_bits
 from interp.counting.collect import Keep, _cut_out, _Reading, collect
 from interp.counting.counters import FiringCounter
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import in_order
 from interp.counting.run import Run
-from interp.counting.stats import FiringStats, pack_bits, unpack_bits
+from interp.counting.stats import FiringStats
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -458,7 +459,9 @@ def test_nothing_that_was_asked_for_is_lost_without_a_folder(model, prompts, tmp
 
 def test_a_temporary_folder_lasts_as_long_as_anything_that_reads_it(model, prompts):
     run = collect(model, prompts, keep=EVERYTHING, progress=False)
-    place = run.sentence_means.pieces[0].parents[1]
+    first = run.sentence_means.pieces[0]
+    assert isinstance(first, Path)
+    place = first.parents[1]
     means = run.sentence_means
     assert run.firing.n_shards == 3
     del run

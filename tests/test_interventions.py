@@ -835,7 +835,7 @@ class TestValues:
         self, n_sentences: int, tmp_path: Path
     ) -> None:
         """By the standard library, which knows no tensors; other languages do not count."""
-        from interp.counting.stats import SentenceMeans
+        from interp.counting.sentence_means import SentenceMeans
         from interp.interventions.edits import sentence_medians
 
         labels = torch.tensor([0] * n_sentences + [1] * 4)

@@ -594,6 +594,59 @@ class TestLoading:
             wrap(nn.Linear(2, 2))
 
 
+def as_transformer_lens(model: Any, other: Any) -> None:
+    """The calls of a TransformerLens user, side by side on our model and on TransformerLens'."""
+    texts = ["The dog sees", "a red moon and keeps silent"]
+    for text in (texts, texts[0]):
+        for settings in ({}, {"prepend_bos": False}, {"padding_side": "left"}):
+            ours, theirs = (each.to_tokens(text, **settings) for each in (model, other))
+            assert torch.equal(ours, theirs)
+    assert model.to_str_tokens(texts[0]) == other.to_str_tokens(texts[0])
+    assert model.cfg.n_layers == other.cfg.n_layers
+    ids = other.to_tokens(texts[1])
+    before = model(ids)
+    for text in (ids, texts[1]):
+        assert close(model(text), other(text))
+    assert close(model(ids, return_type="loss"), other(ids, return_type="loss"))
+    at = f"blocks.{N_LAYERS - 1}.mlp.hook_post"
+    filtered = {"names_filter": lambda name: name.endswith("mlp.hook_post")}
+    found = [each.run_with_cache(ids, **filtered)[1] for each in (model, other)]
+    assert list(found[0].keys()) == list(found[1].keys())
+    assert close(found[0][at], found[1][at])
+    off = [(at, lambda values, hook: torch.zeros_like(values))]
+    ours, theirs = (each.run_with_hooks(ids, fwd_hooks=off) for each in (model, other))
+    assert close(ours, theirs)
+    assert not close(ours, before)
+    assert torch.equal(model(ids), before)
+
+
+class TestAsTransformerLens:
+    @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+    def test_a_bridge_opened_by_transformer_lens_does_the_same(
+        self, name: str, checkpoint: Any, open_model: Any
+    ) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        bridge = TransformerBridge.boot_transformers(str(checkpoint(name)), device="cpu")
+        as_transformer_lens(open_model(name), bridge)
+
+    @classic_only
+    def test_a_hooked_transformer_does_the_same(self, classic: Any) -> None:
+        from interp.models.load import wrap
+
+        other = classic()
+        as_transformer_lens(wrap(classic()), other)
+
+    def test_text_is_told_from_what_the_tokenizer_adds(self, open_model: Any) -> None:
+        model = open_model("llama")
+        tokens = model.to_tokens(["a dog", "a"])
+        text = [
+            ids[keep].tolist() for ids, keep in zip(tokens, model.text_mask(tokens), strict=True)
+        ]
+        assert text == model.encode_batch(["a dog", "a"])
+        assert not model.text_mask(tokens).all()
+
+
 class TestFingerprint:
     def test_it_does_not_change_between_loads_or_uses(self, checkpoint: Any) -> None:
         from interp.models.load import load

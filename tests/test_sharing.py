@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from interp.counting.stats import FiringSigns, pack_bits
+from interp.counting.bits import pack_bits
+from interp.counting.stats import FiringSigns
 from interp.inference.permutation import mantel_test
 from interp.scores import sharing_profile as profiles
 from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories

@@ -83,6 +83,16 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used():
     assert printed(program) == ["[]", "[]", "True"]
 
 
+def test_results_are_read_without_a_library_of_models():
+    program = """
+        import sys
+        import interp
+        interp.FiringStats, interp.SentenceMeans, interp.counting.firing_rate
+        print([name for name in ("transformers", "transformer_lens") if name in sys.modules])
+    """
+    assert printed(program) == ["[]"]
+
+
 # ---------------------------------------------------------------- names
 
 

@@ -1,4 +1,13 @@
+from .caches import fires, firing_rate, units_at
 from .plan import RunPlan, plan_run
 from .top_contexts import TopContexts, gates_around
 
-__all__ = ["RunPlan", "TopContexts", "gates_around", "plan_run"]
+__all__ = [
+    "RunPlan",
+    "TopContexts",
+    "fires",
+    "firing_rate",
+    "gates_around",
+    "plan_run",
+    "units_at",
+]

@@ -16,13 +16,14 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
+from interp.counting.batch import Observer
 from interp.counting.counters import (
     FiringCounter,
     MomentsCounter,
     SentenceMeansCounter,
     SignsCounter,
 )
-from interp.counting.observe import Observer, batches, observe
+from interp.counting.observe import batches, observe
 from interp.counting.pieces import (
     PIECE,
     in_order,

@@ -13,9 +13,8 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.counting.observe import Batch
-from interp.counting.stats import pack_bits
-from interp.models.neuron_model import NeuronModel
+from interp.counting.batch import Batch, Neurons
+from interp.counting.bits import pack_bits
 from interp.results.words import FiresBy, Kind
 
 
@@ -24,7 +23,7 @@ class FiringCounter:
 
     kinds: tuple[Kind, ...] = ("pre",)
 
-    def __init__(self, model: NeuronModel) -> None:
+    def __init__(self, model: Neurons) -> None:
         self._fired = [
             torch.zeros(model.d_mlp, dtype=torch.int64, device=model.layer_device(layer))
             for layer in range(model.n_layers)
@@ -55,7 +54,7 @@ class MomentsCounter:
 
     kinds: tuple[Kind, ...] = ("pre", "post")
 
-    def __init__(self, model: NeuronModel) -> None:
+    def __init__(self, model: Neurons) -> None:
         self._model = model
         self._sums = [
             torch.zeros(4, model.d_mlp, dtype=torch.float64, device=model.layer_device(layer))
@@ -100,7 +99,7 @@ class SentenceMeansCounter:
 
     def __init__(
         self,
-        model: NeuronModel,
+        model: Neurons,
         kinds: tuple[Kind, ...],
         n_rows: int,
         special_tokens: bool = False,
@@ -135,7 +134,7 @@ class SignsCounter:
 
     def __init__(
         self,
-        model: NeuronModel,
+        model: Neurons,
         n_rows: int,
         fires_by: FiresBy = "gate",
         threshold: float = 0.0,
@@ -165,7 +164,7 @@ def firing_kind(fires_by: FiresBy) -> Kind:
     return "pre" if fires_by == "gate" else "post"
 
 
-def warn_of_rounded_signs(model: NeuronModel) -> None:
+def warn_of_rounded_signs(model: Neurons) -> None:
     """Warn that in 16 bits rounding decides whether some neurons fire; silent in float32."""
     if model.dtype in (torch.float16, torch.bfloat16):
         warnings.warn(

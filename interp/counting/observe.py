@@ -7,78 +7,17 @@ what it needs. The forward pass ends as soon as the last requested tensor has be
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.counting.batch import Batch, Observer
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import Kind
 from interp.text.corpora import Corpora
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows of one language and one shard."""
-
-    rows: tuple[int, ...]
-    """Index of each row among all rows being read, for results kept per row."""
-
-    ids: Int[Tensor, "batch pos"]
-    """Token ids, padded on the right."""
-
-    keep: Bool[Tensor, "batch pos"]
-    """False on padding, beginning-of-text and other special tokens: those never count."""
-
-    length: Int[Tensor, " batch"]
-    """Tokens in each row, without padding."""
-
-    sources: tuple[str, ...]
-    """Where each row comes from, for error messages."""
-
-    whole: bool
-    """Every token counts, so nothing needs to be masked."""
-
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            keep=self.keep.to(device),
-            length=self.length.to(device),
-        )
-
-    def halves(self) -> "tuple[Batch, Batch]":
-        """The first half of the rows and the rest, with the same padding."""
-        middle = len(self.rows) // 2
-
-        def subset(part: slice) -> Batch:
-            return replace(
-                self,
-                rows=self.rows[part],
-                ids=self.ids[part],
-                keep=self.keep[part],
-                length=self.length[part],
-                sources=self.sources[part],
-            )
-
-        return subset(slice(middle)), subset(slice(middle, None))
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Receives activations during a forward pass."""
-
-    kinds: tuple[Kind, ...]
-    """The sites it receives, in every layer."""
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
-    ) -> None: ...
 
 
 def batches(corpora: Corpora, language: str, shard: int, tokens_per_batch: int) -> Iterator[Batch]:

@@ -19,7 +19,8 @@ from interp.counting.pieces import (
     piece_path,
     write_results,
 )
-from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, SentenceMeans
+from interp.counting.sentence_means import SentenceMeans
+from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
 from interp.results.bars import tqdm

@@ -1,23 +1,27 @@
 """Per-neuron statistics of one pass over text: firing counts, moments, sign bits, means."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
-from safetensors import safe_open
+from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from interp.counting.batch import Neurons
+from interp.counting.bits import unpack_bits
+from interp.counting.caches import Masks, Shards, by_shard, replay_all, signs_at
+from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
 from interp.results.saved import Saved
-from interp.results.words import FiresBy, Kind
+from interp.results.words import FiresBy
 
 IN_MEMORY = 1 << 30
 """Counts of up to this many bytes are held in memory; larger ones stay on disk."""
@@ -75,6 +79,39 @@ class FiringStats(Saved):
             f"{self.d_mlp:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
             f"language in {counted(self.n_shards, 'shard')})"
         )
+
+    @staticmethod
+    def from_caches(
+        caches: Shards,
+        *,
+        keep: Masks | None = None,
+        special_tokens: bool = False,
+        model: Neurons | None = None,
+    ) -> "FiringStats":
+        """Counts from caches of TransformerLens instead of text; each cache of a language is a
+        shard, so every language needs as many caches as the others.
+
+        Caches need `hook_pre` of every MLP, and are read one layer at a time. `keep` has a mask for
+        each cache, by language: 1 or True where a token counts, as in an attention mask, or from
+        `model.text_mask(tokens)`. Without it, all positions count, padding too. Rows that all begin
+        with the same token are refused, as that token is no text: leave it out of the mask, or
+        count it with `special_tokens=True`. With `model`, caches of other models are refused.
+
+        >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> bool(interp.FiringStats.from_caches(caches).rate.equal(stats.rate))
+        True
+        """
+        pieces = replay_all(
+            caches,
+            FiringCounter.kinds,
+            lambda neurons, _: FiringCounter(neurons),
+            keep=keep,
+            special_tokens=special_tokens,
+            model=model,
+        )
+        tokens = by_shard(pieces, "firing.tokens")[..., 0]
+        return FiringStats(by_shard(pieces, "firing.fired"), tokens, tuple(pieces))
 
     @property
     def n_shards(self) -> int:
@@ -226,6 +263,39 @@ class ActivationMoments(Saved):
     languages: tuple[str, ...]
     """ISO codes, in the order of the language axis."""
 
+    @staticmethod
+    def from_caches(
+        caches: Shards,
+        *,
+        model: Neurons,
+        keep: Masks | None = None,
+        special_tokens: bool = False,
+    ) -> "ActivationMoments":
+        """Moments from caches with `hook_pre` and `hook_post` of every MLP; see
+        `FiringStats.from_caches`. The activation function is that of `model`.
+
+        >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> found = interp.ActivationMoments.from_caches(caches, model=model)
+        >>> bool(found.gate_mean.allclose(moments.gate_mean, atol=1e-6))
+        True
+        """
+        pieces = replay_all(
+            caches,
+            MomentsCounter.kinds,
+            lambda neurons, _: MomentsCounter(neurons),
+            keep=keep,
+            special_tokens=special_tokens,
+            model=model,
+        )
+        sums, tokens = (
+            [functools.reduce(torch.add, [one[name] for one in part]) for part in pieces.values()]
+            for name in ("moments.sums", "moments.tokens")
+        )
+        return ActivationMoments(
+            sums=torch.stack(sums, dim=1), tokens=torch.cat(tokens), languages=tuple(pieces)
+        )
+
     def __repr__(self) -> str:
         n_layers, d_mlp = self.sums.shape[2:]
         return (
@@ -294,6 +364,45 @@ class FiringSigns(Saved):
     threshold: float = 0.0
     """The neuron fires where the value exceeds this."""
 
+    @staticmethod
+    def from_caches(
+        caches: Shards,
+        *,
+        keep: Masks | None = None,
+        prompts: Sequence[str] | None = None,
+        fires_by: FiresBy = "gate",
+        threshold: float = 0.0,
+        model: Neurons | None = None,
+    ) -> "FiringSigns":
+        """Signs at the last token of each row, where row i is prompt i in every language.
+
+        The last token is the last that counts by `keep`, see `FiringStats.from_caches`, so prompts
+        may differ in length. Several caches of a language are one after the other. `prompts` are
+        the prompts' ids; by default, their numbers.
+
+        >>> ids = {code: rows.ids[:4].long() for code, rows in text.rows.items()}
+        >>> caches = {code: model.run_with_cache(ids[code])[1] for code in ids}
+        >>> interp.FiringSigns.from_caches(caches).fires(5).shape
+        torch.Size([4, 3, 2048])
+        """
+        bits, d_mlp = signs_at(
+            caches, -1, keep=keep, fires_by=fires_by, threshold=threshold, model=model
+        )
+        names = [str(number) for number in range(len(bits))] if prompts is None else prompts
+        if len(names) != len(bits):
+            raise ValueError(
+                f"There are {len(names)} prompts and {len(bits)} rows in each language: row i must "
+                "be prompt i."
+            )
+        return FiringSigns(
+            bits=bits,
+            prompts=tuple(names),
+            languages=tuple(caches),
+            d_mlp=d_mlp,
+            fires_by=fires_by,
+            threshold=threshold,
+        )
+
     def __repr__(self) -> str:
         return (
             f"FiringSigns({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
@@ -304,69 +413,3 @@ class FiringSigns(Saved):
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
         """One layer's bits, unpacked."""
         return unpack_bits(self.bits[:, :, layer], self.d_mlp)
-
-
-def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
-    """Eight booleans per byte, the first in the lowest bit; unused bits are zero."""
-    n_unused = -fires.shape[-1] % 8
-    padded = torch.nn.functional.pad(fires, (0, n_unused)).to(torch.uint8)
-    grouped = rearrange(padded, "... (byte bit) -> ... byte bit", bit=8)
-    weight = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=fires.device)
-    return (grouped * weight).sum(dim=-1, dtype=torch.uint8)
-
-
-def unpack_bits(bits: UInt8[Tensor, "*batch byte"], n: int) -> Bool[Tensor, "*batch neuron"]:
-    """The first `n` booleans of each row of bytes."""
-    shift = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    unpacked = (rearrange(bits, "... byte -> ... byte 1") >> shift) & 1
-    return rearrange(unpacked, "... byte bit -> ... (byte bit)")[..., :n].bool()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentenceMeans:
-    """Mean of every unit over each sentence; on disk, read one site of one layer at a time.
-
-    >>> means.kinds, means.languages, len(means.labels)
-    (('pre',), ('en', 'de', 'zh'), 60)
-    >>> means.read("pre", 5).shape
-    torch.Size([60, 2048])
-    """
-
-    pieces: tuple[Path, ...]
-    """Files of the finished run."""
-
-    labels: Int64[Tensor, " sentence"]
-    """Language of each sentence, as an index into `languages`."""
-
-    languages: tuple[str, ...]
-    """ISO codes."""
-
-    kinds: tuple[Kind, ...]
-    """The sites that were kept."""
-
-    owner: object = field(default=None, repr=False, compare=False)
-    """The temporary folder that holds the files, if any: it exists as long as this reference."""
-
-    def __repr__(self) -> str:
-        sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()
-        sentences = (f"{code} {size:,}" for code, size in zip(self.languages, sizes, strict=True))
-        return (
-            f"SentenceMeans({listed(sentences)} sentences; at {listed(self.kinds)}; "
-            f"in {counted(len(self.pieces), 'file')})"
-        )
-
-    @property
-    def n_layers(self) -> int:
-        with safe_open(self.pieces[0], framework="pt") as file:
-            names = list(file.keys())
-        return sum(name.startswith(f"means.{self.kinds[0]}.") for name in names)
-
-    def read(self, kind: Kind, layer: int) -> Float[Tensor, "sentence unit"]:
-        """Mean over each sentence's tokens, for every unit of a site."""
-        if kind not in self.kinds:
-            raise ValueError(f"No means of {kind!r} were kept, only of {', '.join(self.kinds)}.")
-        name, parts = f"means.{kind}.{layer}", []
-        for path in self.pieces:
-            with safe_open(path, framework="pt") as file:
-                parts.append(file.get_tensor(name))
-        return torch.cat(parts)

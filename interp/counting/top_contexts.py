@@ -13,7 +13,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
-from interp.counting.observe import Batch, observe
+from interp.counting.batch import Batch
+from interp.counting.observe import observe
 from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed

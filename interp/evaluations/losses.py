@@ -19,7 +19,8 @@ from einops import rearrange
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from interp.counting.observe import Batch, batches
+from interp.counting.batch import Batch
+from interp.counting.observe import batches
 from interp.inference.intervals import Estimate, jackknife_shards
 from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under, plan_of

@@ -21,7 +21,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.counting.stats import ActivationMoments, SentenceMeans
+from interp.counting.sentence_means import SentenceMeans
+from interp.counting.stats import ActivationMoments
 from interp.models.neuron_model import Hook, NeuronModel
 from interp.results import artifacts
 from interp.results.words import Kind, Tokens

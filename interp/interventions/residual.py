@@ -7,7 +7,8 @@ from einops import einsum, reduce
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from interp.counting.observe import Batch, batches, observe
+from interp.counting.batch import Batch
+from interp.counting.observe import batches, observe
 from interp.interventions.edits import Edit, Site, push
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm

@@ -21,22 +21,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
+from interp.models.sites import hook_name
 from interp.results.words import Attention, Kind, Tokens
 
 Hook = Callable[..., Tensor | None]
 
-_HOOKS: dict[str, str] = {
-    "pre": "mlp.hook_pre",
-    "pre_linear": "mlp.hook_pre_linear",
-    "post": "mlp.hook_post",
-    "mlp_out": "hook_mlp_out",
-    "resid_pre": "hook_resid_pre",
-    "resid_post": "hook_resid_post",
-    "q": "attn.hook_q",
-    "k": "attn.hook_k",
-    "v": "attn.hook_v",
-    "attn_out": "hook_attn_out",
-}
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 
 
@@ -125,6 +114,14 @@ class NeuronModel:
         control = {id for id, token in added.items() if token.special}
         return tuple(sorted(control | set(getattr(self.tokenizer, "all_special_ids", ()))))
 
+    def text_mask(self, tokens: Ids) -> Bool[Tensor, "batch pos"]:
+        """Which tokens are text: False on padding, beginning-of-text and other special ones.
+
+        >>> model.text_mask(torch.tensor([[model.bos_id, 300, 301]]))
+        tensor([[False,  True,  True]])
+        """
+        return ~torch.isin(tokens, torch.tensor(self.special_ids, device=tokens.device))
+
     @property
     def bos_id(self) -> int | None:
         """The beginning-of-text token; None if the tokenizer has none. If the tokenizer prepends a
@@ -173,10 +170,10 @@ class NeuronModel:
         """The hook name of a site in one layer, for `hooks`."""
         if not 0 <= layer < self.n_layers:
             raise ValueError(f"Layer {layer} does not exist: {self.name} has {self.n_layers}.")
-        name = f"blocks.{layer}.{_HOOKS.get(kind)}"
+        name = hook_name(layer, kind)
         names = self.bridge.hook_dict
         if name not in names:
-            sites = [site for site in get_args(Kind) if f"blocks.{layer}.{_HOOKS[site]}" in names]
+            sites = [site for site in get_args(Kind) if hook_name(layer, site) in names]
             unhooked = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
             raise ValueError(
                 f"{kind!r} is not a site of {self.name}, which has {', '.join(sites)}."
@@ -264,7 +261,7 @@ class NeuronModel:
         if self._pass is None:
             raise ValueError(
                 f"tokens={tokens!r} needs to know which tokens are the prompt: run the model with "
-                "model.body, logits or generate, not through the bridge."
+                "model.body, logits or generate, not through the bridge or model(...)."
             )
         return self._pass.positions(n_positions, tokens)
 
@@ -287,6 +284,39 @@ class NeuronModel:
             self._pass = outer_pass
             if handle is not None:
                 handle.remove()
+
+    # What users of TransformerLens call; both versions set the parameters and their defaults.
+
+    @property
+    def cfg(self) -> Any:
+        """The configuration that TransformerLens keeps."""
+        return self.bridge.cfg
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        """Logits of token ids or text, as TransformerLens gives them."""
+        return self.bridge(*inputs, **settings)
+
+    def run_with_cache(self, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
+        """Logits and an ActivationCache of token ids or text, as TransformerLens gives them.
+
+        >>> _, cache = model.run_with_cache("One and one is two.")
+        >>> interp.counting.fires(cache).shape
+        torch.Size([6, 1, 2048])
+        """
+        return self.bridge.run_with_cache(*inputs, **settings)
+
+    def run_with_hooks(self, *inputs: Any, **settings: Any) -> Any:
+        """Logits under `fwd_hooks`, as TransformerLens gives them."""
+        return self.bridge.run_with_hooks(*inputs, **settings)
+
+    def to_tokens(self, *inputs: Any, **settings: Any) -> Int[Tensor, "batch pos"]:
+        """Token ids of text, padded, with a beginning-of-text token where TransformerLens puts one;
+        `text_mask` tells them from text, and `encode` gives the text alone."""
+        return self.bridge.to_tokens(*inputs, **settings)
+
+    def to_str_tokens(self, *inputs: Any, **settings: Any) -> Any:
+        """The tokens of a text as strings, as TransformerLens gives them."""
+        return self.bridge.to_str_tokens(*inputs, **settings)
 
     def body(self, ids: Ids, mask: Mask | None = None) -> None:
         """Run all layers and their hooks, but not the unembedding. Right padding only."""

@@ -91,34 +91,36 @@ def contribution_score(
 ) -> Float[Tensor, "*prompt layer neuron"]:
     """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
 
-    The contribution score of Wang et al. (2024); it does not depend on a target. If the MLP's
-    output is normalized before it is added (Gemma 2 and 3), it is the length before the norm.
+    The contribution score of Wang et al. (2024); it does not depend on a target. `activations` are
+    outputs at one token, which `interp.counting.units_at` takes from a cache, or their mean. If the
+    MLP's output is normalized before it is added (Gemma 2 and 3), it is the length before the norm.
 
     >>> moved = interp.prompts.contribution_score(model, moments.output_mean)  # in each language
     >>> moved.shape, bool((moved >= 0).all())
     (torch.Size([3, 6, 2048]), True)
     """
-    same_shape("Activations", activations[(0,) * (activations.ndim - 2)], model)
+    _check(activations, model)
     lengths = [wide(model.w_out(layer)).norm(dim=-1).cpu() for layer in range(model.n_layers)]
     return wide(activations).cpu().abs() * torch.stack(lengths)
 
 
 def effective_score(
-    model: NeuronModel, activations: Float[Tensor, "layer neuron"], target: int
-) -> Float[Tensor, "layer neuron"]:
+    model: NeuronModel, activations: Float[Tensor, "*prompt layer neuron"], target: int
+) -> Float[Tensor, "*prompt layer neuron"]:
     """How far a neuron moves the residual stream towards the target's input embedding.
 
     m_j (v_j . e), with v_j the neuron's output vector and e the target's row of the input embedding
-    (Wang et al., 2024). No norm is applied, as in the paper. The authors' model, BLOOM, unembeds
-    with the same matrix; we use the input embedding even if a model does not, and the row as stored
-    if a model scales it (Gemma, XGLM). Token ids come from `target_ids`: the authors put a space
-    between prompt and answer, except in Chinese; here the target text has to include it.
+    (Wang et al., 2024); the activations m_j are as in `contribution_score`. No norm is applied, as
+    in the paper. The authors' model, BLOOM, unembeds with the same matrix; we use the input
+    embedding even if a model does not, and the row as stored if a model scales it (Gemma, XGLM).
+    Token ids come from `target_ids`: the authors put a space between prompt and answer, except in
+    Chinese; here the target text has to include it.
 
     >>> english = moments.output_mean[moments.languages.index("en")]
     >>> interp.prompts.effective_score(model, english, target=17).shape
     torch.Size([6, 2048])
     """
-    same_shape("Activations", activations, model)
+    _check(activations, model)
     row = wide(model.bridge.W_E[checked_id(target, model)])
     if row.shape != (model.d_model,):
         raise ValueError(
@@ -130,3 +132,7 @@ def effective_score(
         for layer in range(model.n_layers)
     ]
     return wide(activations).cpu() * torch.stack(along)
+
+
+def _check(activations: Float[Tensor, "*prompt layer neuron"], model: NeuronModel) -> None:
+    same_shape("Activations", activations[(0,) * (activations.ndim - 2)], model)

@@ -16,10 +16,9 @@ from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
-from safetensors import safe_open
 from torch import Tensor
 
-from interp.counting.stats import SentenceMeans
+from interp.counting.sentence_means import SentenceMeans
 from interp.results.bars import tqdm
 from interp.results.saved import Saved
 from interp.results.words import Half, Kind
@@ -198,13 +197,8 @@ def _measure_site(
 
 
 def _layout(means: SentenceMeans) -> tuple[int, tuple[tuple[Kind, int], ...]]:
-    """Number of layers, and kind and width of each site, from the header of the first file."""
-    widths: dict[Kind, list[int]] = {kind: [] for kind in means.kinds}
-    with safe_open(means.pieces[0], framework="pt") as file:
-        names = set(file.keys())
-        for kind, per_layer in widths.items():
-            while (name := f"means.{kind}.{len(per_layer)}") in names:
-                per_layer.append(file.get_slice(name).get_shape()[1])
+    """Number of layers, and kind and width of each site."""
+    widths: dict[Kind, list[int]] = {kind: means.widths(kind) for kind in means.kinds}
     if any(len(set(per_layer)) != 1 for per_layer in widths.values()):
         raise ValueError(
             f"Units per layer are {widths}: a site must have the same number of units in every "

@@ -7,11 +7,18 @@ added, and a neuron that always fires is always shared. So every share comes wit
 which the authors leave out: languages that fire independently at the same rates.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
+
+from interp.counting.bits import unpack_bits
+from interp.counting.cached import Cache
+from interp.counting.caches import Masks, signs_at
+from interp.results.words import FiresBy
 
 
 class Sharing(IntEnum):
@@ -38,7 +45,8 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
     so with two languages never.
 
     The caller defines active: `gate > 0`, or `output > threshold`, as `Keep` of `collect` does for
-    `FiringSigns`. For one of their prompts it is `unpack_bits(signs.bits[prompt], signs.d_mlp)`.
+    `FiringSigns`. For one of their prompts it is `unpack_bits(signs.bits[prompt], signs.d_mlp)`,
+    and for caches of TransformerLens there is `interp.scores.categories_from_caches`.
 
     >>> active = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()  # three languages
     >>> [interp.Sharing(code).name for code in interp.sharing_categories(active).tolist()]
@@ -53,6 +61,33 @@ def sharing_categories(active: Bool[Tensor, " language *unit"]) -> UInt8[Tensor,
     category[number == 1] = Sharing.SPECIFIC
     category[number == len(active)] = Sharing.ALL_SHARED
     return category
+
+
+def categories_from_caches(
+    caches: Mapping[str, Cache],
+    pos: int = -1,
+    *,
+    keep: Masks | None = None,
+    fires_by: FiresBy = "gate",
+    threshold: float = 0.0,
+) -> UInt8[Tensor, "layer batch neuron"]:
+    """The `Sharing` category of each neuron at one token of each prompt, from caches.
+
+    Row i of each cache is prompt i in that language. Prompts may differ in length: `pos` counts the
+    tokens in `keep`, a mask for each language, and -1 is the last; see `interp.counting.fires`.
+
+    >>> ids = {code: rows.ids[:4].long() for code, rows in text.rows.items()}
+    >>> caches = {code: model.run_with_cache(ids[code])[1] for code in ids}
+    >>> categories = interp.scores.categories_from_caches(caches)
+    >>> categories.shape, bool((categories[5] == interp.Sharing.ALL_SHARED).any())
+    (torch.Size([6, 4, 2048]), True)
+    """
+    check_several(len(caches))
+    bits, d_mlp = signs_at(
+        caches, pos, keep=keep, fires_by=fires_by, threshold=threshold, model=None
+    )
+    by_language = rearrange(bits, "batch language layer byte -> language layer batch byte")
+    return sharing_categories(unpack_bits(by_language, d_mlp))
 
 
 def chance_of_categories(

@@ -14,8 +14,9 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from interp.counting.batch import Batch
 from interp.counting.counters import firing_kind, warn_of_rounded_signs
-from interp.counting.observe import Batch, batches, observe
+from interp.counting.observe import batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed

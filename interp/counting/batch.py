@@ -1,0 +1,102 @@
+"""A batch of rows, what counts on it, and what it needs to know of the model.
+
+Nothing here imports a model.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.results.words import Kind
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one language and one shard."""
+
+    rows: tuple[int, ...]
+    """Index of each row among all rows being read, for results kept per row."""
+
+    ids: Int[Tensor, "batch pos"]
+    """Token ids, padded on the right."""
+
+    keep: Bool[Tensor, "batch pos"]
+    """False on padding, beginning-of-text and other special tokens: those never count."""
+
+    length: Int[Tensor, " batch"]
+    """Tokens in each row, without padding."""
+
+    sources: tuple[str, ...]
+    """Where each row comes from, for error messages."""
+
+    whole: bool
+    """Every token counts, so nothing needs to be masked."""
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            keep=self.keep.to(device),
+            length=self.length.to(device),
+        )
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The first half of the rows and the rest, with the same padding."""
+        middle = len(self.rows) // 2
+
+        def subset(part: slice) -> Batch:
+            return replace(
+                self,
+                rows=self.rows[part],
+                ids=self.ids[part],
+                keep=self.keep[part],
+                length=self.length[part],
+                sources=self.sources[part],
+            )
+
+        return subset(slice(middle)), subset(slice(middle, None))
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Receives activations during a forward pass."""
+
+    kinds: tuple[Kind, ...]
+    """The sites it receives, in every layer."""
+
+    def update(
+        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+    ) -> None: ...
+
+
+@runtime_checkable
+class Neurons(Protocol):
+    """The parts of a `NeuronModel` that counting needs; a cache has all but `act`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def d_mlp(self) -> int: ...
+
+    @property
+    def gated(self) -> bool: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def layer_device(self, layer: int) -> torch.device: ...
+
+    def width(self, layer: int, kind: Kind) -> int: ...
+
+    def act(
+        self, layer: int, pre: Float[Tensor, "*batch neuron"]
+    ) -> Float[Tensor, "*batch neuron"]: ...
