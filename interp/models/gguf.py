@@ -5,66 +5,43 @@ a large vocabulary, so the result is kept as an ordinary checkpoint in a cache f
 the hash of the file, and the next opening is that of any folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from interp.models.gguf_reading import (
+    GgufHeader,
+    check_tokenizer,
+    read_config,
+    read_header,
+    read_model,
+    read_tokenizer,
+)
 from interp.results import artifacts
+from interp.results.bars import tqdm
 
-_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
-_BYTES_PER_WEIGHT = 4  # what is dequantized is kept in float32, which loses nothing
+_BYTES_PER_WEIGHT = 4  # float32
 _FACTS = "gguf.json"
-
-
-@dataclass(frozen=True)
-class GgufFile:
-    """What a header says."""
-
-    path: Path
-    """The file."""
-
-    sha256: str
-    """Of its bytes."""
-
-    architecture: str
-    """As the file names it, such as gemma3."""
-
-    quantization: str
-    """The type that most weights have, such as Q4_K."""
-
-    n_weights: int
-    """Numbers in all tensors."""
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """For the provenance of results."""
-        return {
-            "file": self.path.name,
-            "sha256": self.sha256,
-            "quantization": self.quantization,
-        }
+_CONVERSION = 1  # raise it when a change of the conversion makes older checkpoints wrong
 
 
 def gguf_in(source: Path) -> Path | None:
     """The GGUF file that a path means: itself, or the only one in a folder without a checkpoint."""
-    if source.suffix.lower() == ".gguf":
+    if source.suffix.lower() == ".gguf" and not source.is_dir():
         return source
     if not source.is_dir() or (source / "config.json").exists():
         return None
-    files = sorted(source.glob("*.gguf"))
-    if len(files) > 1 and not _SPLIT.search(files[0].name):
+    files = sorted(path for path in source.iterdir() if path.suffix.lower() == ".gguf")
+    if len(files) > 1 and "-of-" not in files[0].name:
         raise ValueError(
             f"{source} holds {len(files)} GGUF files: give the path of one, such as {files[0]}."
         )
@@ -73,113 +50,96 @@ def gguf_in(source: Path) -> Path | None:
 
 @contextmanager
 def checkpoint_of(path: Path, keep: bool = True) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with the file's weights, config and tokenizer, and what is known of the file.
+    """A folder with the file's weights, config and tokenizer, and facts of the file for provenance.
 
     With `keep` it is in the cache folder, made on the first call; without, it goes after the block.
+    Each call hashes the file, in about a second per GB.
     """
-    file = read_header(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file: give the path of a GGUF file.")
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if keep:
-        folder = cache_folder() / file.sha256[:32]
+        folder = cache_folder() / f"{digest[:32]}-{_CONVERSION}"
         if not (folder / _FACTS).exists():
-            _convert(file, folder)
-        yield folder, file.facts
+            _convert(path, digest, folder)
+        yield folder, _facts(folder, path)
         return
-    with tempfile.TemporaryDirectory() as parent:
-        _convert(file, Path(parent) / "checkpoint")
-        yield Path(parent) / "checkpoint", file.facts
+    with tempfile.TemporaryDirectory(prefix="polyneuron-") as parent:
+        folder = Path(parent) / "checkpoint"
+        _convert(path, digest, folder)
+        yield folder, _facts(folder, path)
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept; POLYNEURON_CACHE moves it."""
+    """Where converted checkpoints are kept; the variable POLYNEURON_CACHE moves it."""
     if own := os.environ.get("POLYNEURON_CACHE"):
         return Path(own) / "gguf"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "polyneuron" / "gguf"
 
 
-def read_header(path: Path) -> GgufFile:
-    """Refuse what cannot be read, before anything is converted."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: give the path of a GGUF file.")
-    if split := _SPLIT.search(path.name):
-        raise ValueError(
-            f"{path.name} is one of {int(split[1])} parts of a model: join them first, with "
-            "llama-gguf-split --merge of llama.cpp, and give the whole file."
-        )
-    reader = _reader(path)
-    kinds: dict[str, int] = {}
-    for tensor in reader.tensors:
-        kind = tensor.tensor_type.name
-        kinds[kind] = kinds.get(kind, 0) + int(tensor.n_elements)
-    if not kinds:
-        raise ValueError(f"{path} holds no weights: it may be a tokenizer or an adapter alone.")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    field = reader.fields.get("general.architecture")
-    architecture = "unknown" if field is None else str(field.contents())
-    return GgufFile(
-        path, digest, architecture, max(kinds, key=lambda kind: kinds[kind]), sum(kinds.values())
-    )
+def _facts(folder: Path, path: Path) -> dict[str, str]:
+    """What the fingerprint says of the file, under its present name."""
+    stored = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    return {"file": path.name, "sha256": stored["sha256"], "quantization": stored["quantization"]}
 
 
-def _reader(path: Path) -> Any:
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise ImportError(
-            f'{path.name} is a GGUF file, which needs the package gguf: pip install "polyneuron[gguf]".'
-        ) from None
-    try:
-        return GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a GGUF file, it may be cut short: download it again. "
-            f"({type(error).__name__}: {error})"
-        ) from None
+def _convert(path: Path, digest: str, folder: Path) -> None:
+    """Write the checkpoint, whole or not at all.
 
-
-def _convert(file: GgufFile, folder: Path) -> None:
-    """Write the checkpoint, whole or not at all."""
-    needed = file.n_weights * _BYTES_PER_WEIGHT
+    Of two processes that convert the same file, the first to finish writes the folder. What a
+    killed one leaves is removed by a conversion a day later.
+    """
+    header = read_header(path)
+    config = read_config(header)  # refuses in seconds what could not be opened
     folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
+    _clear(folder.parent)
+    size = _refuse_small_disk(header, folder.parent)
+    facts = {
+        "sha256": digest,
+        "quantization": header.quantization,
+        "converted_by": f"transformers {version('transformers')}, gguf {version('gguf')}",
+    }
+    temporary = folder.parent / f".{secrets.token_hex(8)}.part"
+    # A bar, as of every long step: on stderr, or a widget in a notebook, and no one need act on it.
+    title = f"converting {path.name} once, to {size} in {folder.parent}"
+    try:
+        with tqdm(total=3, desc=title, unit="step") as bar:
+            model = read_model(header, config)
+            bar.update()
+            model.save_pretrained(temporary)
+            bar.update()
+            read_tokenizer(header).save_pretrained(temporary)
+            check_tokenizer(header, temporary)
+            artifacts.write_text(temporary / _FACTS, json.dumps(facts, indent=1))
+            bar.update()
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / _FACTS).exists():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_small_disk(header: GgufHeader, folder: Path) -> str:
+    """The size of the checkpoint, in words; raises if the disk has less."""
+    needed, free = header.n_weights * _BYTES_PER_WEIGHT, shutil.disk_usage(folder).free
     if free < 1.1 * needed:
         raise ValueError(
-            f"{file.path.name} takes {needed / 2**20:,.0f} MiB as a checkpoint in {folder.parent}, "
-            f"and {free / 2**20:,.0f} MiB are free: free some, or set POLYNEURON_CACHE to a folder "
-            "on another disk."
+            f"{header.path.name} takes {needed / 2**20:,.0f} MiB as a checkpoint in {folder}, and "
+            f"{free / 2**20:,.0f} MiB are free: free some, or set POLYNEURON_CACHE (or TMPDIR, if "
+            "nothing is kept) to a folder on another disk."
         )
-    print(
-        f"Converting {file.path.name} to a checkpoint of {needed / 2**20:,.0f} MiB in {folder}: "
-        "once, a minute or more."
-    )
-    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
-        made = Path(parent) / "checkpoint"
-        model, tokenizer = _read(file)
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        artifacts.write_text(made / _FACTS, json.dumps(file.facts, indent=1))
-        try:
-            made.rename(folder)
-        except OSError:  # another process was faster
-            if not (folder / _FACTS).exists():
-                raise
+    return f"{needed / 2**20:,.0f} MiB"
 
 
-def _read(file: GgufFile) -> tuple[Any, Any]:
-    where, name = file.path.parent, file.path.name
-    # From transformers 5.24 on weights stay packed unless one asks otherwise.
-    config = getattr(transformers, "GgufConfig", None)
-    options = {} if config is None else {"quantization_config": config(dequantize=True)}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, dtype=torch.float32, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ValueError(
-            f"transformers {transformers.__version__} cannot read {file.path.name}, which is of "
-            f"architecture {file.architecture}: give the checkpoint it was made from. ({error})"
-        ) from None
-    model.config.quantization_config = None
-    return model, tokenizer
+def _clear(folder: Path) -> None:
+    """Delete what killed conversions left: folders in which nothing was written for a day."""
+    for path in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):  # another process may be clearing too
+            newest = max(part.stat().st_mtime for part in (path, *path.iterdir()))
+            abandoned = time.time() - newest > artifacts.ABANDONED_AFTER
+            if artifacts.UNFINISHED.fullmatch(path.name) and abandoned:
+                shutil.rmtree(path, ignore_errors=True)
