@@ -1,4 +1,4 @@
-"""GGUF files of tiny models, written as llama.cpp's converter writes them.
+"""GGUF files of tiny models and their tokenizers, written as llama.cpp's converter writes them.
 
 The format has its own names for tensors, and its own layout for some: it interleaves the halves
 of Llama's queries and keys, adds one to Gemma's norms, separates BLOOM's fused queries, keys and
@@ -13,26 +13,91 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+import transformers
 from einops import rearrange
 from gguf import GGMLQuantizationType
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-CONTROL, NORMAL = 3, 1
-"""Kinds of token: not text, and text."""
+from tests import tiny_models
+
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+"""Kinds of token."""
+
+WORDS = {"llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "bloom": "bloom"}
+"""How the tokenizer of an architecture cuts text into words; others as GPT-2's."""
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CUTS = {
+    "llama-bpe": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_OTHERS}",
+    "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_OTHERS}",
+    "bloom": " ?[^(\\s|[.,!?…。，、।۔،])]+",
+}
+_MERGES = (*tiny_models.MERGES, "12", "34", "e1", "'L")  # the last four cross borders of words
+_WHOLE = "Ġwhole"  # a token that no merges make
+
+
+def tokenizer(words: str) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that cuts text into words in the way of this name, and adds <bos>."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*tiny_models.SPECIAL, *letters, *_MERGES, _WHOLE]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    merges = [(pair[0], pair[1]) for pair in _MERGES]
+    fast = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words == "llama-bpe")
+    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words not in _CUTS)
+    if words in _CUTS:
+        cut = pre_tokenizers.Split(Regex(_CUTS[words]), behavior="isolated")
+        fast.pre_tokenizer = pre_tokenizers.Sequence([cut, plain])
+    elif words == "smollm":
+        fast.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
+    else:
+        fast.pre_tokenizer = plain
+    if words == "qwen2":
+        fast.normalizer = normalizers.NFC()
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(list(tiny_models.SPECIAL))
+    fast.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tiny_models.BOS)]
+    )
+    names = zip(("pad_token", "bos_token", "eos_token"), tiny_models.SPECIAL, strict=False)
+    return PreTrainedTokenizerFast(tokenizer_object=fast, **dict(names))
+
+
+N_VOCAB = len(tokenizer("gpt-2"))
+
+
+def model(name: str, n_vocab: int = N_VOCAB, **settings: Any) -> Any:
+    """A tiny model with random weights, with this many tokens and these settings."""
+    prefix, own = tiny_models.CONFIGS[name]
+    special = {"pad_token_id": tiny_models.PAD, "bos_token_id": tiny_models.BOS}
+    special |= {"eos_token_id": tiny_models.EOS, "vocab_size": n_vocab}
+    config = getattr(transformers, f"{prefix}Config")(**{**own, **special, **settings})
+    with torch.random.fork_rng(devices=[]):
+        made = AutoModelForCausalLM.from_config(config)
+    tiny_models.randomize(made, seed=0)
+    return made.eval()
+
+
+Tokens = list[tuple[str, float, int]]
+"""The vocabulary of a SentencePiece tokenizer: tokens with score and kind."""
 
 
 def write(
     path: Path,
     model: Any,
-    tokenizer: PreTrainedTokenizerFast,
+    words: str | Tokens = "gpt-2",
     *,
     quantized: bool = False,
     changes: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
     architecture: str | None = None,
 ) -> Path:
-    """Write the model: matrices in Q8_0 if `quantized`, everything else in float32.
+    """Write the model with a tokenizer: matrices in Q8_0 if `quantized`, everything else in float32.
 
     `changes` replace or add metadata, under the names without the architecture; None removes one.
     `tensors` are added under their names in the file.
@@ -43,7 +108,13 @@ def write(
     for key, value in {**_metadata(model.config), **(changes or {})}.items():
         if value is not None:
             _add(writer, f"{architecture}.{key}", value)
-    _add_tokenizer(writer, tokenizer)
+    writer.add_file_type(
+        gguf.LlamaFileType.MOSTLY_Q8_0 if quantized else gguf.LlamaFileType.ALL_F32
+    )
+    if isinstance(words, str):
+        _add_tokenizer(writer, words)
+    else:
+        _add_sentencepiece(writer, words)
     for name, tensor in {**in_layout(model, own), **(tensors or {})}.items():
         data = tensor.detach().float().contiguous().numpy()
         if quantized and is_quantized(name, tensor):
@@ -113,20 +184,32 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Byte-level BPE, with GPT-2's way of cutting text into words."""
-    stored = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+def _add_tokenizer(writer: gguf.GGUFWriter, words: str) -> None:
+    own = tokenizer(words)
+    stored = json.loads(own.backend_tokenizer.to_str())["model"]
+    tokens = own.convert_ids_to_tokens(list(range(len(own))))
+    kinds = [CONTROL if token in tiny_models.SPECIAL else NORMAL for token in tokens]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(words)
     writer.add_token_list(tokens)
-    writer.add_token_types([CONTROL if id in special else NORMAL for id in range(len(tokens))])
+    writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in stored["merges"]])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(True)
+    writer.add_bos_token_id(tiny_models.BOS)
+    writer.add_eos_token_id(tiny_models.EOS)
+    writer.add_pad_token_id(tiny_models.PAD)
+    if words != "llama-bpe":  # whose files are silent about it, and llama.cpp adds the token
+        writer.add_add_bos_token(True)
+
+
+def _add_sentencepiece(writer: gguf.GGUFWriter, tokens: Tokens) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([token for token, _, _ in tokens])
+    writer.add_token_scores([score for _, score, _ in tokens])
+    writer.add_token_types([kind for _, _, kind in tokens])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
 
 def in_layout(model: nn.Module, architecture: str) -> dict[str, Tensor]:

@@ -37,6 +37,8 @@ _CONVERSION = 1  # raise it when a change of the conversion makes older checkpoi
 def gguf_in(source: Path) -> Path | None:
     """The GGUF file that a path means: itself, or the only one in a folder without a checkpoint."""
     if source.suffix.lower() == ".gguf" and not source.is_dir():
+        if not source.is_file():
+            raise FileNotFoundError(f"{source} is not a file: give the path of a GGUF file.")
         return source
     if not source.is_dir() or (source / "config.json").exists():
         return None
@@ -55,8 +57,6 @@ def checkpoint_of(path: Path, keep: bool = True) -> Iterator[tuple[Path, dict[st
     With `keep` it is in the cache folder, made on the first call; without, it goes after the block.
     Each call hashes the file, in about a second per GB.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file: give the path of a GGUF file.")
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if keep:

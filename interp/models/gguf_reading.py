@@ -59,6 +59,9 @@ class GgufHeader:
     words: str
     """Name of the way in which the tokenizer cuts text into words; empty: none."""
 
+    space_first: bool
+    """Whether it is SentencePiece's and puts a space before each text."""
+
     says_bos: bool
     """Whether the file says if texts begin with a beginning-of-text token."""
 
@@ -66,7 +69,8 @@ class GgufHeader:
     """Numbers in each tensor."""
 
     quantization: str
-    """The type that most weights have, such as Q4_K."""
+    """Name of the mixture if it has one, and the types in it, that of most weights first: Q4_K_M
+    (Q4_K, Q6_K, F32)."""
 
     frequencies: tuple[float, ...]
     """Divisors of the rotary frequencies, such as Llama 3.1 has; empty: none."""
@@ -104,26 +108,39 @@ def read_header(path: Path) -> GgufHeader:
     architecture = entry("general.architecture", "unknown")
     prefix = f"{architecture}."
     own = [key for key in reader.fields if key.startswith(prefix)]
+    tokenizer = entry("tokenizer.ggml.model", "")
+    spaced = tokenizer == "llama" and entry("tokenizer.ggml.add_space_prefix", True)
     divisors = [tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
     return GgufHeader(
         path=path,
         architecture=architecture,
         entries={key.removeprefix(prefix): entry(key, None) for key in own},
-        words=entry("tokenizer.ggml.pre", "") if entry("tokenizer.ggml.model", "") == "gpt2" else "",
+        words=entry("tokenizer.ggml.pre", "") if tokenizer == "gpt2" else "",
+        space_first=spaced and not architecture.startswith("gemma"),
         says_bos="tokenizer.ggml.add_bos_token" in reader.fields,
         sizes={tensor.name: int(tensor.n_elements) for tensor in reader.tensors},
-        quantization=max(kinds, key=lambda kind: kinds[kind]),
+        quantization=_quantization(entry("general.file_type", None), kinds),
         frequencies=tuple(divisors[0].tolist()) if divisors else (),
     )
+
+
+def _quantization(file_type: int | None, kinds: Mapping[str, int]) -> str:
+    from gguf import LlamaFileType
+
+    types = ", ".join(sorted(kinds, key=lambda kind: -kinds[kind]))
+    known = {
+        int(kind): kind.name.partition("_")[2] for kind in LlamaFileType
+    }  # after MOSTLY_, ALL_
+    return f"{known[file_type]} ({types})" if file_type in known else types
 
 
 def _reader(path: Path) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ImportError(
+        raise ValueError(
             f"{path.name} is a GGUF file, which needs the package gguf: "
-            'pip install "polyneuron[gguf]".'
+            "pip install 'polyneuron[gguf]'."
         ) from None
     try:
         return GGUFReader(path)
@@ -277,7 +294,7 @@ def read_tokenizer(header: GgufHeader) -> Any:
     backend = tokenizer.backend_tokenizer
     if words in _AS_LLAMA3:
         backend.model.ignore_merges = True  # a word that is a token is not put together
-    elif words == "qwen2":
+    elif "qwen2" in (words, header.architecture):
         backend.normalizer = normalizers.NFC()
     elif words == "bloom":
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -293,6 +310,9 @@ def read_tokenizer(header: GgufHeader) -> Any:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+    elif header.space_first:  # before any text, also before one that begins with a space
+        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(spaces), None
     elif words and words not in _AS_GPT2:
         pre = json.loads(backend.to_str())["pre_tokenizer"]
         if pre["type"] == "ByteLevel" and pre["use_regex"]:  # GPT-2's way, for want of a better
@@ -306,7 +326,7 @@ def check_tokenizer(header: GgufHeader, folder: Path) -> None:
     For some architectures, such as Qwen2, transformers prefers its own way of cutting text to the
     way that the folder states.
     """
-    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["pre_tokenizer"]
-    opened = AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    if json.loads(opened.to_str())["pre_tokenizer"] != stored:
+    stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    opened = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+    if any(opened[part] != stored[part] for part in ("normalizer", "pre_tokenizer")):
         raise _refusal(header, f"it would not cut text into words as {header.words} does")

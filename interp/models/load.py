@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from interp.models.gguf import checkpoint_of, gguf_in
+from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.neuron_model import NeuronModel, refuse_experts
@@ -146,8 +147,11 @@ def outline(
     >>> interp.models.outline("babel")
     NeuronModel('babel': 6 layers of 2048 neurons)
     """
-    with _source(name) as (source, _):
-        config = _read_config(name, source, trust_remote_code=trust_remote_code)
+    file = gguf_in(Path(name).expanduser())
+    if file is None:
+        config = _read_config(name, _find(name), trust_remote_code=trust_remote_code)
+    else:
+        config = read_config(read_header(file))
     refuse_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
@@ -229,7 +233,7 @@ def _keep_native_attention(adapter: Any) -> None:
 
 
 @contextmanager
-def _source(name: str | Path, cache: bool = True) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _source(name: str | Path, cache: bool) -> Iterator[tuple[str, Mapping[str, str]]]:
     """The folder or hub name to pass to Hugging Face, and what is known of a GGUF file."""
     file = gguf_in(Path(name).expanduser())
     if file is None:
