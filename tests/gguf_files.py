@@ -33,7 +33,7 @@ _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CUTS = {
     "llama-bpe": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_OTHERS}",
     "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_OTHERS}",
-    "bloom": " ?[^(\\s|[.,!?…。，、।۔،])]+",
+    "bloom": " ?[^(\\s|[.,!?…。，、।۔،])]+",  # noqa: RUF001
 }
 _MERGES = (*tiny_models.MERGES, "12", "34", "e1", "'L")  # the last four cross borders of words
 _WHOLE = "Ġwhole"  # a token that no merges make
@@ -97,7 +97,7 @@ def write(
     tensors: Mapping[str, Tensor] | None = None,
     architecture: str | None = None,
 ) -> Path:
-    """Write the model with a tokenizer: matrices in Q8_0 if `quantized`, everything else in float32.
+    """Write the model with a tokenizer: matrices in Q8_0 if `quantized`, the rest in float32.
 
     `changes` replace or add metadata, under the names without the architecture; None removes one.
     `tensors` are added under their names in the file.
@@ -250,8 +250,8 @@ def _moved(name: str, tensor: Tensor, config: Any) -> Tensor:
 def round_weights(model: nn.Module) -> None:
     """Give the model the weights that a file in Q8_0 holds, computed in its own layout.
 
-    Blocks of 32 run along the inputs, so that an exchange of rows does not change them; in GPT-2 the
-    inputs are the rows.
+    Blocks of 32 run along the inputs, so that an exchange of rows does not change them; in GPT-2
+    the inputs are the rows.
     """
     for key, parameter in model.named_parameters():
         if parameter.ndim == 2 and not key.endswith("wpe.weight"):

@@ -151,7 +151,7 @@ def header_of(architecture: str, entries: dict[str, Any]) -> GgufHeader:
         entries=entries,
         words="",
         space_first=False,
-        says_bos=True,
+        adds={},
         sizes={},
         quantization="F32",
         frequencies=(),
@@ -283,5 +283,5 @@ def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:
     assert header.n_weights == sum(parameter.numel() for parameter in own.parameters())
     assert (header.architecture, header.quantization) == ("llama", "Q8_0 (Q8_0, F32)")
     assert header.entries["block_count"] == 3
-    assert not header.says_bos
+    assert header.adds == {"add_bos_token": True, "add_eos_token": False}
     assert replace(header, sizes={"one": 2, "two": 3}).n_weights == 5

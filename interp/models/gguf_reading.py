@@ -31,7 +31,7 @@ _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 # Ways of cutting text into words, by the names that llama.cpp gives to them.
 _AS_GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais"}
 _DIGITS_ALONE = {"smollm", "starcoder", "refact"}
-_BLOOM_WORDS = " ?[^(\\s|[.,!?…。，、।۔،])]+"
+_BLOOM_WORDS = " ?[^(\\s|[.,!?…。，、।۔،])]+"  # noqa: RUF001 (the full stops of many scripts)
 _AS_LLAMA3 = {"llama3", "llama-v3", "llama-bpe"}
 
 _GEMMA_27B = {("gemma2", 46), ("gemma3", 62)}  # layers, by which llama.cpp recognizes them too
@@ -62,8 +62,8 @@ class GgufHeader:
     space_first: bool
     """Whether it is SentencePiece's and puts a space before each text."""
 
-    says_bos: bool
-    """Whether the file says if texts begin with a beginning-of-text token."""
+    adds: Mapping[str, bool]
+    """Whether texts begin with a beginning-of-text token, and end with an end-of-text token."""
 
     sizes: Mapping[str, int]
     """Numbers in each tensor."""
@@ -109,15 +109,21 @@ def read_header(path: Path) -> GgufHeader:
     prefix = f"{architecture}."
     own = [key for key in reader.fields if key.startswith(prefix)]
     tokenizer = entry("tokenizer.ggml.model", "")
+    words = entry("tokenizer.ggml.pre", "") if tokenizer == "gpt2" else ""
     spaced = tokenizer == "llama" and entry("tokenizer.ggml.add_space_prefix", True)
     divisors = [tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
     return GgufHeader(
         path=path,
         architecture=architecture,
         entries={key.removeprefix(prefix): entry(key, None) for key in own},
-        words=entry("tokenizer.ggml.pre", "") if tokenizer == "gpt2" else "",
+        words=words,
         space_first=spaced and not architecture.startswith("gemma"),
-        says_bos="tokenizer.ggml.add_bos_token" in reader.fields,
+        adds={  # what llama.cpp takes for granted where a file says nothing
+            "add_bos_token": entry(
+                "tokenizer.ggml.add_bos_token", tokenizer == "llama" or words in _AS_LLAMA3
+            ),
+            "add_eos_token": entry("tokenizer.ggml.add_eos_token", False),
+        },
         sizes={tensor.name: int(tensor.n_elements) for tensor in reader.tensors},
         quantization=_quantization(entry("general.file_type", None), kinds),
         frequencies=tuple(divisors[0].tolist()) if divisors else (),
@@ -287,10 +293,8 @@ def _refuse_settings(config: Any, header: GgufHeader) -> None:
 def read_tokenizer(header: GgufHeader) -> Any:
     """The file's tokenizer, which cuts text into words as the file says."""
     words = header.words
-    silent = words in _AS_LLAMA3 and not header.says_bos  # llama.cpp adds the token then
-    options = {"add_bos_token": True} if silent else {}
     # Of no class of its own, which would cut text in that class's way when it is opened again.
-    tokenizer = _from_file(PreTrainedTokenizerFast, header, **options)
+    tokenizer = _from_file(PreTrainedTokenizerFast, header, **header.adds)
     backend = tokenizer.backend_tokenizer
     if words in _AS_LLAMA3:
         backend.model.ignore_merges = True  # a word that is a token is not put together
