@@ -196,7 +196,7 @@ def test_a_weight_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
 def test_a_mixture_of_experts_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.models.gguf.read_model", pytest.fail)
+    monkeypatch.setattr("interp.models.gguf_checkpoint.read_model", pytest.fail)
     changes = {"expert_count": 4, "expert_used_count": 2}
     file = write(
         tmp_path / "m.gguf", model("qwen2"), "qwen2", changes=changes, architecture="qwen2moe"

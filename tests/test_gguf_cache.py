@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interp
 from interp.cli import main
-from interp.models.gguf import cache_folder, checkpoint_of
+from interp.models.gguf_checkpoint import cache_folder, checkpoint_of
 from interp.models.load import load, outline
 from interp.results.artifacts import ABANDONED_AFTER
 
@@ -55,7 +55,7 @@ def test_the_second_opening_converts_nothing(
     first = load(file, device="cpu")
     assert len(kept(cache)) == 1
     for name in ("read_header", "read_config", "read_model", "read_tokenizer"):
-        monkeypatch.setattr(f"interp.models.gguf.{name}", no_conversion)
+        monkeypatch.setattr(f"interp.models.gguf_checkpoint.{name}", no_conversion)
     monkeypatch.setitem(sys.modules, "gguf", None)  # nor is the package needed
     assert load(file, device="cpu").fingerprint == first.fingerprint
 
@@ -65,7 +65,7 @@ def test_a_moved_file_is_the_same_file_and_a_changed_one_another(
 ) -> None:
     first = load(file, device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr("interp.models.gguf.read_model", no_conversion)
+        patch.setattr("interp.models.gguf_checkpoint.read_model", no_conversion)
         moved = load(file.rename(tmp_path / "moved.gguf"), device="cpu")
     assert (first.fingerprint["file"], moved.fingerprint["file"]) == ("model.gguf", "moved.gguf")
     assert first.identity == moved.identity
@@ -142,7 +142,9 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_is_cleared_after_a_day(
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr("interp.models.gguf.read_tokenizer", killed)  # after the weights are written
+        patch.setattr(
+            "interp.models.gguf_checkpoint.read_tokenizer", killed
+        )  # after the weights are written
         _, status = os.waitpid(forked(lambda: convert(file)), 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     [left] = kept(cache)
@@ -172,21 +174,21 @@ def test_two_processes_may_convert_at_once(file: Path, cache: Path) -> None:
 def test_the_first_of_two_to_finish_writes_the_checkpoint(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interp.models.gguf import check_tokenizer
+    from interp.models.gguf_checkpoint import check_tokenizer
 
     def overtaken(*arguments: Any) -> None:
-        monkeypatch.setattr("interp.models.gguf.check_tokenizer", check_tokenizer)
+        monkeypatch.setattr("interp.models.gguf_checkpoint.check_tokenizer", check_tokenizer)
         convert(file)
         assert len(kept(cache)) == 2
         check_tokenizer(*arguments)
 
-    monkeypatch.setattr("interp.models.gguf.check_tokenizer", overtaken)
+    monkeypatch.setattr("interp.models.gguf_checkpoint.check_tokenizer", overtaken)
     load(file, device="cpu")
     assert len(kept(cache)) == 1
 
 
 def test_an_error_leaves_nothing(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.models.gguf.check_tokenizer", no_conversion)
+    monkeypatch.setattr("interp.models.gguf_checkpoint.check_tokenizer", no_conversion)
     with pytest.raises(AssertionError):
         load(file, device="cpu")
     assert kept(cache) == []
@@ -271,7 +273,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
-    monkeypatch.setattr("interp.models.gguf.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("interp.models.gguf_checkpoint.shutil.disk_usage", lambda path: usage)
     said = refused(file, capsys)
     assert f"model.gguf takes 1 MiB as a checkpoint in {cache}, and 0 MiB are free" in said
     assert "set POLYNEURON_CACHE" in said
@@ -322,7 +324,7 @@ def test_a_baked_model_is_a_checkpoint_that_transformers_opens(file: Path, tmp_p
 def test_an_outline_reads_the_header_alone(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp.models.gguf.read_model", no_conversion)
+    monkeypatch.setattr("interp.models.gguf_checkpoint.read_model", no_conversion)
     shape = outline(file)
     assert (shape.n_layers, shape.d_mlp) == (tiny_models.N_LAYERS, tiny_models.D_MLP)
     assert kept(cache) == []

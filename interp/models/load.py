@@ -18,7 +18,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from interp.models.gguf import checkpoint_of, gguf_in
+from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
@@ -50,7 +50,8 @@ def load(
     None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
     as `revision`, `quantization_config`, or `device_map` to spread a model over devices. Code that
     comes with a model runs only with `trust_remote_code=True`. A GGUF file is converted to a
-    checkpoint in float32, which `cache` keeps for the next time; see `interp.models.gguf`.
+    checkpoint in float32, which `cache` keeps for the next time, in ~/.cache/polyneuron or in the
+    folder that the variable POLYNEURON_CACHE names.
 
     >>> interp.load("babel", dtype=torch.float32)
     NeuronModel('babel': 6 layers of 2048 neurons)
