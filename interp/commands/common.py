@@ -19,7 +19,7 @@ class ModelChoice:
     """Which model to load, and how."""
 
     model: Positional[str] = "babel"
-    """"babel" (shipped), a folder, or a hub name."""
+    """"babel" (shipped), a folder, a GGUF file, or a hub name."""
 
     attention: Attention = "native"
     """native: faster; hooked: exposes q, k, v, heads."""
@@ -32,9 +32,18 @@ class ModelChoice:
     device: str | None = None
     """cpu, cuda, cuda:1, mps; by default a GPU if available."""
 
+    cache: bool = True
+    """Keep the checkpoint that a GGUF file is converted to."""
+
     def open(self) -> "interp.NeuronModel":
         dtype = torch_dtype(self.dtype)
-        return interp.load(self.model, attention=self.attention, dtype=dtype, device=self.device)
+        return interp.load(
+            self.model,
+            attention=self.attention,
+            dtype=dtype,
+            device=self.device,
+            cache=self.cache,
+        )
 
 
 def torch_dtype(name: str) -> "torch.dtype | None":
@@ -116,7 +125,7 @@ class OnRay:
         if self.ray is None:
             return choice.open(), None
         folder = Path(choice.model)
-        on_actors = replace(choice, model=str(folder.resolve())) if folder.is_dir() else choice
+        on_actors = replace(choice, model=str(folder.resolve())) if folder.exists() else choice
         address = self.ray[0] if self.ray else None
         ray = interp.runs.Ray(
             address, num_cpus=self.num_cpus, num_gpus=self.num_gpus, open=on_actors.open

@@ -15,14 +15,14 @@ from interp.text.languages import check_languages
 class Plan:
     """Estimate the cost of `interp collect`: memory, disk, work, hours.
 
-    It reads only the model's config, from a local folder or the hub, never the weights.
+    It reads only the model's config, from a folder, a GGUF file or the hub, never the weights.
 
         interp plan bigscience/bloom-560m --languages en fr zh --tokens 10000000
         interp plan meta-llama/Llama-2-70b-hf --languages 100 --teraflops 400
     """
 
     model: Positional[str] = "babel"
-    """"babel" (shipped), a folder, or a hub name."""
+    """"babel" (shipped), a folder, a GGUF file, or a hub name."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
     """ISO codes, or how many languages."""

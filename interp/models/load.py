@@ -18,6 +18,8 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
+from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.neuron_model import NeuronModel, refuse_experts
@@ -38,15 +40,18 @@ def load(
     attention: Attention = "native",
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    cache: bool = True,
     **options: Any,
 ) -> NeuronModel:
-    """Open "babel" (the model in this package), a local folder, or a model on the Hugging Face hub.
+    """Open "babel" (in this package), a local folder, a GGUF file, or a model on the hub.
 
     `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, but no
     sites inside attention. "hooked" has those too but is slower, especially on long texts. `dtype`
     None: as stored. `device` None: the GPU if there is one. `options` go to `from_pretrained`, such
     as `revision`, `quantization_config`, or `device_map` to spread a model over devices. Code that
-    comes with a model runs only with `trust_remote_code=True`.
+    comes with a model runs only with `trust_remote_code=True`. A GGUF file is converted to a
+    checkpoint in float32, which `cache` keeps for the next time, in ~/.cache/polyneuron or in the
+    folder that the variable POLYNEURON_CACHE names.
 
     >>> interp.load("babel", dtype=torch.float32)
     NeuronModel('babel': 6 layers of 2048 neurons)
@@ -56,10 +61,22 @@ def load(
     if device is not None and "device_map" in options:
         raise ValueError("Give device or device_map, not both: device_map places every layer.")
     _check_device(device)
-    source = _find(name)
+    with _source(name, cache) as (source, facts):
+        return _load(name, source, facts, attention, dtype, device, options)
+
+
+def _load(
+    name: str | Path,
+    source: str,
+    facts: Mapping[str, str],
+    attention: Attention,
+    dtype: torch.dtype | None,
+    device: str | torch.device | None,
+    options: dict[str, Any],
+) -> NeuronModel:
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
-    refuse_experts(name, _read_config(name, **source_options))  # before gigabytes are read
+    refuse_experts(name, _read_config(name, source, **source_options))  # before gigabytes are read
     if attention == "hooked":
         options["attn_implementation"] = "eager"  # fused attention never forms its scores
     tokenizer = _read_tokenizer(name, source, source_options)
@@ -91,7 +108,7 @@ def load(
     bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
     bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
-    return NeuronModel(bridge, tokenizer, str(name), attention, parameters)
+    return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts)
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
@@ -131,7 +148,11 @@ def outline(
     >>> interp.models.outline("babel")
     NeuronModel('babel': 6 layers of 2048 neurons)
     """
-    config = _read_config(name, trust_remote_code=trust_remote_code)
+    file = gguf_in(Path(name).expanduser())
+    if file is None:
+        config = _read_config(name, _find(name), trust_remote_code=trust_remote_code)
+    else:
+        config = read_config(read_header(file))
     refuse_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
@@ -212,8 +233,18 @@ def _keep_native_attention(adapter: Any) -> None:
 # ---------------------------------------------------------------- files of a model
 
 
+@contextmanager
+def _source(name: str | Path, cache: bool) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The folder or hub name to pass to Hugging Face, and what is known of a GGUF file."""
+    file = gguf_in(Path(name).expanduser())
+    if file is None:
+        yield _find(name), {}
+    else:
+        with checkpoint_of(file, cache) as (folder, facts):
+            yield str(folder), facts
+
+
 def _find(name: str | Path) -> str:
-    """The folder or hub name to pass to Hugging Face."""
     if name == "babel":
         folder = Path(__file__).parents[1] / "babel" / "model"
         if not folder.is_dir():
@@ -244,8 +275,7 @@ def _check_device(device: str | torch.device | None) -> None:
         ) from None
 
 
-def _read_config(name: str | Path, **source_options: Any) -> Any:
-    source = _find(name)
+def _read_config(name: str | Path, source: str, **source_options: Any) -> Any:
     file = Path(source) / "config.json"
     if Path(source).is_dir() and not file.is_file():
         raise FileNotFoundError(

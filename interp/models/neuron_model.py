@@ -47,12 +47,14 @@ class NeuronModel:
         name: str,
         attention: Attention,
         parameters: Mapping[str, nn.Parameter],
+        facts: Mapping[str, str] = {},
     ):
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.name = name
         self.attention: Attention = attention
         self._parameters = parameters
+        self._facts = dict(facts)  # of the file that the weights come from, for the fingerprint
         self._pass: Pass | None = None
         self.ran_out_at: int | None = None  # tokens of the smallest batch too large for memory
         keys = ("architecture", "original_architecture")  # of a bridge, of a HookedTransformer
@@ -158,13 +160,15 @@ class NeuronModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "library": f"transformer-lens {version('transformer-lens')}, "
             f"transformers {version('transformers')}",
+            **self._facts,
         }
 
     @property
     def identity(self) -> dict[str, str]:
         """The fingerprint without the name, which may be a path: moving a model does not change
         it."""
-        return {key: value for key, value in self.fingerprint.items() if key != "name"}
+        names = ("name", "file")
+        return {key: value for key, value in self.fingerprint.items() if key not in names}
 
     def site(self, layer: int, kind: Kind) -> str:
         """The hook name of a site in one layer, for `hooks`."""
