@@ -106,7 +106,7 @@ class Reference:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @functools.cache
     def build(name: str) -> Path:
-        return tiny_models.build(name, tmp_path_factory.mktemp("checkpoint"))
+        return tiny_models.build(name, tmp_path_factory.mktemp("tiny"))
 
     return build
 

@@ -17,8 +17,8 @@ _NOT_SETTINGS = ("shard", "out", "on")
 class Collect:
     """Count, for each language, the tokens on which each neuron fires.
 
-    To resume after an interruption, run the same command again. To use four machines, run it with
-    --shard 1/4 to --shard 4/4, then `interp merge`; to use a cluster, run it with --ray.
+    To resume, run the same command again. To use four machines, run it with --shard 1/4 to 4/4,
+    then `interp merge`; to use a cluster, with --ray.
 
         interp collect                             # babel, on its own sentences
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh

@@ -19,7 +19,7 @@ class ModelChoice:
     """Which model to load, and how."""
 
     model: Positional[str] = "babel"
-    """"babel" (shipped), a folder, a GGUF file, or a hub name."""
+    """"babel", a folder, a GGUF file, or a hub name."""
 
     attention: Attention = "native"
     """native: faster; hooked: exposes q, k, v, heads."""
@@ -32,8 +32,8 @@ class ModelChoice:
     device: str | None = None
     """cpu, cuda, cuda:1, mps; by default a GPU if available."""
 
-    cache: bool = True
-    """Keep the checkpoint that a GGUF file is converted to."""
+    no_cache: bool = False
+    """Do not keep the checkpoint made from a GGUF file."""
 
     def open(self) -> "interp.NeuronModel":
         dtype = torch_dtype(self.dtype)
@@ -42,7 +42,7 @@ class ModelChoice:
             attention=self.attention,
             dtype=dtype,
             device=self.device,
-            cache=self.cache,
+            cache=not self.no_cache,
         )
 
 

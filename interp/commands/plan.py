@@ -22,7 +22,7 @@ class Plan:
     """
 
     model: Positional[str] = "babel"
-    """"babel" (shipped), a folder, a GGUF file, or a hub name."""
+    """"babel", a folder, a GGUF file, or a hub name."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
     """ISO codes, or how many languages."""

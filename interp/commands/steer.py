@@ -32,8 +32,8 @@ class Steer:
     """
 
     neurons: Positional[Path]
-    """Folder of a run after `interp find`, or a selection (.json) in it. The run needs --moments,
-    or --sentences for --edit median."""
+    """Folder of a run after `interp find`, or a selection (.json) in it; needs --moments, or
+    --sentences for median."""
 
     choice: ModelChoice
     """The model that the neurons were found in."""

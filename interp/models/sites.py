@@ -1,7 +1,5 @@
 """The names of hooks in TransformerLens, by site; this module imports no model."""
 
-from interp.results.words import Kind
-
 HOOKS: dict[str, str] = {
     "pre": "mlp.hook_pre",
     "pre_linear": "mlp.hook_pre_linear",
@@ -17,5 +15,5 @@ HOOKS: dict[str, str] = {
 """By kind of site; the same in every layer."""
 
 
-def hook_name(layer: int, kind: Kind) -> str:
+def hook_name(layer: int, kind: str) -> str:
     return f"blocks.{layer}.{HOOKS.get(kind)}"
