@@ -178,9 +178,11 @@ def test_what_transformers_ignores_is_refused(
     assert str(error.value).endswith("give the checkpoint it was made from.")
 
 
-def test_neutral_settings_are_accepted(tmp_path: Path) -> None:
+def test_neutral_settings_change_nothing(tmp_path: Path) -> None:
+    own = model("llama")
     changes = {"logit_scale": 1.0, "attention.clamp_kqv": 0.0, "rope.scaling.type": "none"}
-    opened(write(tmp_path / "model.gguf", model("llama"), "llama-bpe", changes=changes))
+    read = opened(write(tmp_path / "model.gguf", own, "llama-bpe", changes=changes))
+    torch.testing.assert_close(logits(read), logits(own), rtol=0, atol=1e-5)
 
 
 def test_a_weight_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
