@@ -149,8 +149,8 @@ class Parser(argparse.ArgumentParser):
 
     def _add(self, option: Option) -> None:
         if option.kind is bool:
-            action = argparse.BooleanOptionalAction
-            self.add_argument(option.flag, action=action, default=argparse.SUPPRESS)
+            assert option.default is False, f"{option.flag} can only switch something on"
+            self.add_argument(option.flag, action="store_true", default=argparse.SUPPRESS)
             return
         settings: dict[str, Any] = {"type": _READ[option.kind], "default": argparse.SUPPRESS}
         if option.choices:
