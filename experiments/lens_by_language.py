@@ -2,6 +2,7 @@
 
     python -m experiments.lens_by_language tiny      # a minute: does every part run?
     python -m experiments.lens_by_language babel     # a minute on 2 cores
+    python -m experiments.lens_by_language gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.lens_by_language paper     # a GPU; --study.model NAME
 
 Reads   a model, its facts in several languages, and text of them
@@ -26,7 +27,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
 from interp.inference.claims import Measurement
@@ -66,6 +67,7 @@ PRESETS = {
         {"n_facts": 30, "n_draws": 1},
     ),
     "babel": Preset("The shipped model, its six languages."),
+    "gemma": gemma.preset(10, fraction=0.01),
     "paper": papers.preset(
         replace(papers.TANG, languages=LANGUAGES, tokens=10_000_000),
         f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "

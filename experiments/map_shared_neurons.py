@@ -3,6 +3,7 @@
     python -m experiments.map_shared_neurons tiny      # seconds
     python -m experiments.map_shared_neurons babel     # 3 minutes on 2 cores
     python -m experiments.map_shared_neurons thorough  # 6 minutes on 2 cores
+    python -m experiments.map_shared_neurons gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.map_shared_neurons paper     # a GPU; --study.model NAME
 
 Reads   a model; tasks whose items are the same in every language; optionally a table of distances
@@ -35,7 +36,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.sharing_claims import of_task, over_tasks
 from experiments.study import Study
@@ -102,6 +103,7 @@ PRESETS = {
     "thorough": Preset(
         "The same with twice as many items: 6 minutes on 2 cores.", differences={"n_prompts": 60}
     ),
+    "gemma": gemma.preset(30, n_prompts=20),
     "paper": papers.preset(
         papers.WANG,
         f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "

@@ -3,6 +3,7 @@
     python -m experiments.patch_across_languages tiny       # a minute: does every part run?
     python -m experiments.patch_across_languages babel      # 3 minutes on 2 cores
     python -m experiments.patch_across_languages thorough   # five times as many questions
+    python -m experiments.patch_across_languages gemma      # Gemma 3 270M; see `make real`
     python -m experiments.patch_across_languages paper      # a GPU; --study.model NAME
 
 Reads   a model, its facts in several languages, and text to find language neurons on
@@ -41,7 +42,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments.crossing_claims import measures
 from experiments.crossings import CELLS, Answered, Crossing, answer, crossings, relation
 from experiments.runner import Experiment, Preset, Record
@@ -86,6 +87,7 @@ PRESETS = {
     "thorough": Preset(
         "The same with five times as many questions.", differences={"n_told": 60, "n_held_out": 24}
     ),
+    "gemma": gemma.preset(20, fraction=0.01, n_told=8, n_held_out=0),
     "paper": papers.preset(
         replace(
             papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000

@@ -3,6 +3,7 @@
     python -m experiments.steer_language tiny      # a minute: does every part run?
     python -m experiments.steer_language babel     # 8 minutes on 2 cores
     python -m experiments.steer_language thorough  # 40 minutes: more settings, more texts
+    python -m experiments.steer_language gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.steer_language paper     # hours of a GPU; --study.model NAME
 
 Reads   a model, and text of its languages: units are selected on one half, guards use both
@@ -26,7 +27,7 @@ import pandas as pd
 import torch
 
 import interp
-from experiments import papers, runner
+from experiments import gemma, papers, runner
 from experiments import steering_claims as claims
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
@@ -114,6 +115,16 @@ PRESETS = {
             "n_sweep": 24,
             "n_final": 100,
         },
+    ),
+    "gemma": gemma.preset(
+        30,
+        fractions=(0.01,),
+        units=(1120, 11_200),
+        strengths=(1.0, 2.0, 4.0),
+        layers=(9, 13),
+        n_natural=150,
+        n_final=40,
+        max_new_tokens=32,
     ),
     "paper": papers.preset(
         replace(papers.KOJIMA, model="facebook/xglm-564M"),
