@@ -1,16 +1,18 @@
-"""Every figure of the project, from the results of the studies of the shipped model.
+"""Every figure of the project, from the results of the studies of the shipped model and of Gemma.
 
     python -m experiments.draw_figures       # a minute; lists the figures whose study was not run
 
-Reads   results/<study>/babel/..., results/babel_training/measure/history.json,
+Reads   results/<study>/{babel,gemma}/..., results/babel_training/measure/history.json,
         results/demo/patch.csv, results/demo/attribute/sums.csv
 Writes  figures/<figure>-<what>.csv, .pdf, .png; `make figures` redraws them from the tables alone
 """
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,37 +20,97 @@ import tyro
 
 import interp
 from babel_training.recipe import PRESETS
+from experiments import deactivate_neurons, map_shared_neurons
+from experiments.runner import Experiment, for_model
 from interp import plots
 from interp.results.frames import tidy
 
 STUDIES = Path("results")
-FRACTION = 0.03
-"""Of all neurons, as on Babel's card; fixed before anything was measured."""
 
 
-def table(path: str) -> pd.DataFrame:
-    """The table "<study>/<name>" of the shipped model."""
-    study, name = path.split("/", 1)
-    return pd.read_csv(STUDIES / study / "babel" / f"{name}.csv")
+@dataclass(frozen=True)
+class Results:
+    """The results of one preset."""
+
+    preset: str
+    """The preset of each study; figures are named after it."""
+
+    def config(self, study: Experiment) -> Any:
+        """The settings of a study."""
+        return for_model(study.presets[self.preset][1])
+
+    def table(self, path: str) -> pd.DataFrame:
+        """The table "<study>/<name>"."""
+        study, name = path.split("/", 1)
+        model = Path(self.config(deactivate_neurons.experiment).study.model).name
+        folder = STUDIES / study / self.preset
+        path = (folder if model == "babel" else folder / model) / f"{name}.csv"
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+    @property
+    def fraction(self) -> float:
+        """Of all neurons, fixed before anything was measured."""
+        return self.config(deactivate_neurons.experiment).tried
+
+    def counts(self) -> interp.FiringStats:
+        statistics = self.config(deactivate_neurons.experiment).study.out / "native" / "statistics"
+        return interp.Run.open(statistics).firing
+
+    def matrix(self) -> pd.DataFrame:
+        return self.table(f"deactivate_neurons/{self.fraction:g}/matrix")
+
+    def profile(self) -> pd.DataFrame:
+        """Neurons per layer, with intervals over documents."""
+        stats = self.counts()
+
+        def select(part: interp.FiringStats) -> interp.NeuronSelection:
+            return interp.select_by_entropy(part, self.fraction)
+
+        interval = interp.jackknife(stats, lambda part: select(part).layer_profile().double())
+        return select(stats).layer_frame(interval)
+
+    def overlap(self) -> pd.DataFrame:
+        return interp.select_by_entropy(self.counts(), self.fraction).overlap_frame()
+
+    def switching(self) -> pd.DataFrame:
+        """The ways and their controls, without the parts of a set that only the claims compare."""
+        final = self.table("steer_language/final")
+        return final.loc[~final["way"].str.contains("half of them|nearly all")]
+
+    def best_of_each_size(self, way: str) -> pd.DataFrame:
+        return plots.best_of_each_size(self.table("steer_language/sweep"), way)
+
+    def stable_methods(self) -> pd.DataFrame:
+        """Seven of the methods, so that the lines stay distinguishable."""
+        methods = self.table("compare_methods/stability")
+        return methods.loc[methods["method"].isin(SHOWN)]
+
+    def lens(self) -> pd.DataFrame:
+        return self.table("lens_by_language/lens").query("facts == 'all'")
+
+    def figures(self) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+        """As `figures`."""
+        yield f"perplexity_matrix-{self.preset}", self.matrix
+        effects = partial(self.table, "deactivate_neurons/table")
+        yield f"loss_against_fraction-{self.preset}", effects
+        yield f"layer_profile-{self.preset}", self.profile
+        yield f"overlap-{self.preset}", self.overlap
+        yield f"language_switching-{self.preset}", self.switching
+        for task in self.config(map_shared_neurons.experiment).tasks:
+            name = task.replace("/", "-")
+            profile = partial(self.table, f"map_shared_neurons/{name}/profile")
+            yield f"sharing-{self.preset}-{name.removeprefix('babel-')}", profile
+        comparison = partial(self.table, "compare_methods/comparison")
+        yield f"method_comparison-{self.preset}", comparison
+        yield f"stability_against_tokens-{self.preset}", self.stable_methods
+        yield f"lens-{self.preset}", self.lens
 
 
-def counts() -> interp.FiringStats:
-    return interp.Run.open(STUDIES / "study" / "native" / "statistics").firing
-
-
-def profile() -> pd.DataFrame:
-    """Neurons per layer, with intervals over documents."""
-    stats = counts()
-
-    def select(part: interp.FiringStats) -> interp.NeuronSelection:
-        return interp.select_by_entropy(part, FRACTION)
-
-    interval = interp.jackknife(stats, lambda part: select(part).layer_profile().double())
-    return select(stats).layer_frame(interval)
-
-
-def overlap() -> pd.DataFrame:
-    return interp.select_by_entropy(counts(), FRACTION).overlap_frame()
+SHOWN = (
+    *("random", "rate (LAP)", "removal effect (PLND)", "entropy (LAPE)"),
+    *("mean entropy (LAVE)", "precision of gate", "precision of output, both ends"),
+)
+"""Methods in the figure of stability."""
 
 
 def training() -> pd.DataFrame:
@@ -68,50 +130,21 @@ def training() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def switching() -> pd.DataFrame:
-    """The ways and their controls, without the parts of a set that only the claims compare."""
-    path = STUDIES / "steer_language" / "babel" / "final.csv"
-    final = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    return final.loc[~final["way"].str.contains("half of them|nearly all")]
-
-
-def best_of_each_size(way: str) -> pd.DataFrame:
-    return plots.best_of_each_size(table("steer_language/sweep"), way)
-
-
-def stable_methods() -> pd.DataFrame:
-    """Seven of the methods, so that the lines stay distinguishable."""
-    shown = (
-        *("random", "rate (LAP)", "removal effect (PLND)", "entropy (LAPE)"),
-        *("mean entropy (LAVE)", "precision of gate", "precision of output, both ends"),
-    )
-    methods = table("compare_methods/stability")
-    return methods.loc[methods["method"].isin(shown)]
-
-
-def lens() -> pd.DataFrame:
-    return table("lens_by_language/lens").query("facts == 'all'")
-
-
 def figures() -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
     """File name, which begins with the name of its plot function, and the source of its table."""
-    yield "perplexity_matrix-babel", partial(table, f"deactivate_neurons/{FRACTION:g}/matrix")
-    yield "loss_against_fraction-babel", partial(table, "deactivate_neurons/table")
-    yield "layer_profile-babel", profile
-    yield "overlap-babel", overlap
+    babel, gemma = Results("babel"), Results("gemma")
+    yield from babel.figures()
     yield "curve_of_training-babel", training
-    yield "language_switching-babel", switching
     for name, way in (("lape", "LAPE neurons"), ("precision", "precision units")):
-        yield f"switching_against_size-{name}", partial(best_of_each_size, way)
-    for task in ("fact_completion", "statements", "word_translation"):
-        yield f"sharing-{task}", partial(table, f"map_shared_neurons/babel-{task}/profile")
-    yield "attribution_sums-demo", lambda: pd.read_csv(STUDIES / "demo" / "attribute" / "sums.csv")
-    yield "method_comparison-babel", partial(table, "compare_methods/comparison")
-    yield "stability_against_tokens-babel", stable_methods
+        yield f"switching_against_size-{name}", partial(babel.best_of_each_size, way)
     for facts in ("told", "held_out"):
-        yield f"moved_by_layer-{facts}", partial(table, f"patch_across_languages/moved-{facts}")
-    yield "lens-babel", lens
-    yield "patching-demo", lambda: pd.read_csv(STUDIES / "demo" / "patch.csv")
+        moved = partial(babel.table, f"patch_across_languages/moved-{facts}")
+        yield f"moved_by_layer-{facts}", moved
+    moved = partial(gemma.table, "patch_across_languages/moved-told")
+    yield "moved_by_layer-gemma", moved
+    for name, path in (("attribution_sums", "attribute/sums"), ("patching", "patch")):
+        yield f"{name}-demo", partial(pd.read_csv, STUDIES / "demo" / f"{path}.csv")
+    yield from gemma.figures()
 
 
 def main(out: Path = Path("figures")) -> None:

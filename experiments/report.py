@@ -2,6 +2,7 @@
 
     python -m experiments.report tiny
     python -m experiments.report babel     # a minute, after the studies; changes README.md
+    python -m experiments.report gemma     # results/report-gemma.html
     python -m experiments.report paper
 
 Reads   results/<study>/<preset>/**: claims.json, tables; questions from the studies' first lines
@@ -58,6 +59,10 @@ PRESETS = {
     "babel": (
         "The studies of the shipped model; their claims go into README.md.",
         Config("babel", readme=Path("README.md")),
+    ),
+    "gemma": (
+        "The studies of Gemma 3 270M.",
+        Config("gemma", out=Path("results/report-gemma.html")),
     ),
     "paper": ("Results of the `paper` presets, for every model they ran on.", Config("paper")),
 }
