@@ -1,11 +1,9 @@
-"""Every study of a model, then the figures and the report.
+"""Every study of the shipped model, then the figures and the report.
 
-    python -m experiments.reproduce                   # half an hour on 2 cores; `make reproduce`
-    python -m experiments.reproduce --preset gemma    # two to four hours; `make real`
+    python -m experiments.reproduce       # half an hour on 2 cores; `make reproduce`
 
-Reads   the shipped model and its parallel sentences; with `--preset gemma` Gemma 3 270M, and text
-        and tasks of folders, if given
-Writes  results/<study>/<preset>/..., results/reproduce/<preset>/<study>.log, figures/*, results/report.html
+Reads   the shipped model and its parallel sentences
+Writes  results/<study>/babel/..., results/reproduce/<study>.log, figures/*, results/report.html
 
 Studies run in parallel, one thread each. Finished ones are skipped unless `--again` is given; a
 second run gives the same numbers. Results of another model are refused.
@@ -18,16 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from tqdm.auto import tqdm
 
-from experiments.gemma import Data
-from experiments.runner import Experiment
 from experiments.study import Study
 from interp.results import artifacts
 from interp.runs.folder import begin
@@ -54,10 +48,7 @@ class Config:
     """Names of scripts in experiments/ that have presets."""
 
     preset: str = "babel"
-    """babel, gemma, or tiny: seconds each, to check that every part runs."""
-
-    data: Data = field(default_factory=Data)
-    """What the preset gemma reads instead of the project's own text and tasks."""
+    """tiny: seconds each, to check that every part runs."""
 
     at_once: int = 2
     """Studies in parallel; as many as there are cores."""
@@ -71,7 +62,7 @@ class Config:
 
 def marker(config: Config, study: str) -> Path:
     """Written when a study has finished."""
-    return config.out / config.preset / f"{study}.json"
+    return config.out / f"{study}-{config.preset}.json"
 
 
 def run_all(config: Config, studies: Sequence[str]) -> list[str]:
@@ -91,9 +82,8 @@ def run_all(config: Config, studies: Sequence[str]) -> list[str]:
 def run(config: Config, study: str) -> int:
     """Run a study, and mark it if it succeeds; its exit code."""
     began = time.monotonic()
-    with (config.out / config.preset / f"{study}.log").open("wb") as log:
-        options = config.data.options(study)
-        command = [sys.executable, "-m", f"experiments.{study}", config.preset, *options]
+    with (config.out / f"{study}.log").open("wb") as log:
+        command = [sys.executable, "-m", f"experiments.{study}", config.preset]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     if code == 0:
@@ -102,36 +92,18 @@ def run(config: Config, study: str) -> int:
     return code
 
 
-def presets_of(study: str) -> dict[str, tuple[str, Any]]:
-    experiment: Experiment = import_module(f"experiments.{study}").experiment
-    return experiment.presets
-
-
-def study_of(config: Config) -> Study:
-    """The model and text of the preset's first study."""
-    settings = (presets_of(name)[config.preset][1] for name in config.studies)
-    return next((s.study for s in settings if hasattr(s, "study")), Study())
-
-
 def main(config: Config) -> None:
-    config = replace(
-        config, studies=tuple(name for name in config.studies if config.preset in presets_of(name))
-    )
-    if not config.studies:
-        raise SystemExit(f"No study has the preset {config.preset!r}.")
-    study = study_of(config)
+    study = Study()
     model = study.open()
-    read = {name: str(folder) for name, folder in vars(config.data).items() if folder}
-    begin(config.out / config.preset, {"model": model.identity} | read, {"name": model.name})
+    begin(config.out, {"model": model.identity}, {"name": model.name})
     unfinished = [
         name for name in config.studies if config.again or not marker(config, name).exists()
     ]
     if unfinished and config.preset == "babel":  # several studies read these: made once, first
         study.statistics(model)
         study.sentence_means(model)
-    del model
     if failed := run_all(config, unfinished):
-        logs = ", ".join(str(config.out / config.preset / f"{name}.log") for name in failed)
+        logs = ", ".join(str(config.out / f"{name}.log") for name in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
     for script in (["experiments.draw_figures"], ["experiments.report", config.preset]):
         subprocess.run([sys.executable, "-m", *script], check=True)
