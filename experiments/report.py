@@ -2,6 +2,7 @@
 
     python -m experiments.report tiny
     python -m experiments.report babel     # a minute, after the studies; changes README.md
+    python -m experiments.report gemma
     python -m experiments.report paper
 
 Reads   results/<study>/<preset>/**: claims.json, tables; questions from the studies' first lines
@@ -59,6 +60,7 @@ PRESETS = {
         "The studies of the shipped model; their claims go into README.md.",
         Config("babel", readme=Path("README.md")),
     ),
+    "gemma": ("Results of the `gemma` presets, on Gemma 3 270M.", Config("gemma")),
     "paper": ("Results of the `paper` presets, for every model they ran on.", Config("paper")),
 }
 

@@ -1,23 +1,28 @@
-"""Every study of the shipped model, then the figures and the report.
+"""Every study of a model, then the figures and the report.
 
-    python -m experiments.reproduce       # half an hour on 2 cores; `make reproduce`
+    python -m experiments.reproduce                  # half an hour on 2 cores; `make reproduce`
+    python -m experiments.reproduce --preset gemma   # Gemma 3 270M, fetched before; `make real`
 
-Reads   the shipped model and its parallel sentences
-Writes  results/<study>/babel/..., results/reproduce/<study>.log, figures/*, results/report.html
+Reads   the model and its text; for Babel and Gemma, Babel's parallel sentences
+Writes  results/<study>/<preset>/..., results/reproduce/<preset>/<study>.log, results/report.html;
+        for Babel also figures/*
 
-Studies run in parallel, one thread each. Finished ones are skipped unless `--again` is given; a
-second run gives the same numbers. Results of another model are refused.
+Studies run in parallel, one thread each; those without the preset are left out. Finished ones are
+skipped unless `--again` is given; a second run gives the same numbers. Results of another model or
+text are refused.
 """
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tqdm.auto import tqdm
@@ -50,6 +55,10 @@ class Config:
     preset: str = "babel"
     """tiny: seconds each, to check that every part runs."""
 
+    text: str | None = None
+    """Text instead of the preset's, as a study's `--study.text` takes it: a folder of
+    <language>.txt."""
+
     at_once: int = 2
     """Studies in parallel; as many as there are cores."""
 
@@ -57,19 +66,48 @@ class Config:
     """Also run finished studies."""
 
     out: Path = Path("results/reproduce")
-    """Folder for logs and completion markers."""
+    """Folder for logs and completion markers, in a folder of the preset."""
+
+
+def with_preset(config: Config) -> dict[str, Any]:
+    """The config of every requested study that has the preset, by the name of the study."""
+    configs = {}
+    for name in config.studies:
+        presets = importlib.import_module(f"experiments.{name}").experiment.presets
+        if config.preset in presets:
+            _, configs[name] = presets[config.preset]
+    if not configs:
+        raise SystemExit(
+            f"No study has the preset {config.preset!r}: `python -m experiments.{STUDIES[0]} "
+            "--help` lists those of a study."
+        )
+    return configs
+
+
+def identities(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the models of the studies are, by name.
+
+    Each is opened here once, so that studies which start together do not both convert a file.
+    """
+    studies = {config.study.model: config.study for config in configs.values() if reads(config)}
+    return {name: study.open().identity for name, study in studies.items()}
+
+
+def reads(config: Any) -> bool:
+    """Whether a study opens a model and reads text; one of planted models does not."""
+    return hasattr(config, "study")
 
 
 def marker(config: Config, study: str) -> Path:
     """Written when a study has finished."""
-    return config.out / f"{study}-{config.preset}.json"
+    return config.out / config.preset / f"{study}.json"
 
 
-def run_all(config: Config, studies: Sequence[str]) -> list[str]:
+def run_all(config: Config, studies: Mapping[str, Any]) -> list[str]:
     """Run studies in parallel; the names of those that failed."""
     failed = []
     with ThreadPoolExecutor(config.at_once) as pool:
-        running = {pool.submit(run, config, study): study for study in studies}
+        running = {pool.submit(run, config, name, reads(studies[name])): name for name in studies}
         try:
             for done in tqdm(as_completed(running), total=len(studies), unit="study"):
                 if done.result():
@@ -79,11 +117,13 @@ def run_all(config: Config, studies: Sequence[str]) -> list[str]:
     return failed
 
 
-def run(config: Config, study: str) -> int:
+def run(config: Config, study: str, of_text: bool) -> int:
     """Run a study, and mark it if it succeeds; its exit code."""
     began = time.monotonic()
-    with (config.out / f"{study}.log").open("wb") as log:
+    with marker(config, study).with_suffix(".log").open("wb") as log:
         command = [sys.executable, "-m", f"experiments.{study}", config.preset]
+        if config.text is not None and of_text:
+            command += ["--study.text", config.text]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     if code == 0:
@@ -93,19 +133,24 @@ def run(config: Config, study: str) -> int:
 
 
 def main(config: Config) -> None:
-    study = Study()
-    model = study.open()
-    begin(config.out, {"model": model.identity}, {"name": model.name})
-    unfinished = [
-        name for name in config.studies if config.again or not marker(config, name).exists()
-    ]
+    configs = with_preset(config)
+    plan = {"models": identities(configs), "text": config.text}
+    begin(config.out / config.preset, plan)
+    unfinished = {
+        name: study
+        for name, study in configs.items()
+        if config.again or not marker(config, name).exists()
+    }
     if unfinished and config.preset == "babel":  # several studies read these: made once, first
+        study = Study() if config.text is None else Study(text=config.text)
+        model = study.open()
         study.statistics(model)
         study.sentence_means(model)
     if failed := run_all(config, unfinished):
-        logs = ", ".join(str(config.out / f"{name}.log") for name in failed)
+        logs = ", ".join(str(marker(config, name).with_suffix(".log")) for name in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
-    for script in (["experiments.draw_figures"], ["experiments.report", config.preset]):
+    figures = [["experiments.draw_figures"]] if config.preset == "babel" else []
+    for script in (*figures, ["experiments.report", config.preset]):
         subprocess.run([sys.executable, "-m", *script], check=True)
 
 
