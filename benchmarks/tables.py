@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.attribution import CAPTUM, LOGITS_EVERYWHERE, LOOP, OURS
 from benchmarks.average_precision import GPU, NUMBA, NUMPY
 from benchmarks.collect import COUNTS, MOMENTS
+from benchmarks.gemma import GEMMA_OURS
 from benchmarks.markdown import (
     Pivot,
     Records,
@@ -77,6 +78,21 @@ def steps(record: Record) -> list[Row]:
         row | {"seconds": f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}"}
         for row in record.rows
     ]
+
+
+def gemma_case(row: Row) -> Row:
+    """The precision and the measured part of a row; ours in bold."""
+    dtype, _, what = row["case"].partition(", ")
+    bold = "**" if row["way"] in GEMMA_OURS else ""
+    return {"dtype": dtype, "what": what, "way": f"{bold}{row['way']}{bold}"}
+
+
+def loss_memory(records: Sequence[Record]) -> str:
+    (row,) = records[0].where(memory="losses, bfloat16")
+    return (
+        f"Losses of {row['rows']} rows of {row['length']} tokens take {row['mib']:,.0f} MiB above "
+        f"the model, whose vocabulary has {row['vocabulary']:,} tokens."
+    )
 
 
 def counting(record: Record) -> list[Row]:
@@ -186,6 +202,11 @@ GPU_BESIDE_CPU = Rows(
     "{beside} | {median:.1f} x | {apart:.0e}",
     lambda record: [row for row in record.rows if "beside" in row],
 )
+GEMMA = Rows(
+    "in | what | way | time relative to the first",
+    "{dtype} | {what} | {way} | {ratio}",
+    lambda record: [with_ratio(row) | gemma_case(row) for row in record.rows if "way" in row],
+)
 FAULTS = Rows(
     "fault | injected | went on, equal | stopped with one sentence, resumed, equal"
     " | different in the end | lost | counted twice",
@@ -199,6 +220,7 @@ BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "importing": ("start", Pivot(begins="importing, ", bold=NAMES)),
     "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS))),
     "memory": ("collect --memory", growth_in_model),
+    "gemma": ("gemma", GEMMA, loss_memory),
     "reading": ("interventions", Pivot(begins="reading ", bold=("deactivate",))),
     "writing": ("interventions", Pivot(begins="writing ", bold=("deactivate",))),
     "perplexity": ("perplexity", Pivot(bold=(MATRIX,))),

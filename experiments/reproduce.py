@@ -1,27 +1,34 @@
-"""Every study of the shipped model, then the figures and the report.
+"""Every study of a model, then the figures and the report.
 
-    python -m experiments.reproduce       # half an hour on 2 cores; `make reproduce`
+    python -m experiments.reproduce                  # half an hour on 2 cores; `make reproduce`
+    python -m experiments.reproduce --preset gemma   # Gemma 3 270M, fetched before; `make real`
 
-Reads   the shipped model and its parallel sentences
-Writes  results/<study>/babel/..., results/reproduce/<study>.log, figures/*, results/report.html
+Reads   the model, text and tasks; those of this project unless `--data.text`, `--data.facts` and
+        `--data.inferences` name others
+Writes  results/<study>/<preset>/..., results/reproduce/<preset>/<study>.log, figures/*,
+        results/report.html, for Gemma results/report-gemma.html
 
-Studies run in parallel, one thread each. Finished ones are skipped unless `--again` is given; a
-second run gives the same numbers. Results of another model are refused.
+Studies run in parallel, one thread each; those without the preset are left out. Finished ones are
+skipped unless `--again` is given; a second run gives the same numbers. Results of another model or
+text are refused.
 """
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tqdm.auto import tqdm
 
+from experiments.gemma import Data
 from experiments.study import Study
 from interp.results import artifacts
 from interp.runs.folder import begin
@@ -50,6 +57,9 @@ class Config:
     preset: str = "babel"
     """tiny: seconds each, to check that every part runs."""
 
+    data: Data = field(default_factory=Data)
+    """What the preset gemma reads instead of this project's own text and tasks."""
+
     at_once: int = 2
     """Studies in parallel; as many as there are cores."""
 
@@ -57,19 +67,48 @@ class Config:
     """Also run finished studies."""
 
     out: Path = Path("results/reproduce")
-    """Folder for logs and completion markers."""
+    """Folder for logs and completion markers, in a folder of the preset."""
+
+
+def with_preset(config: Config) -> dict[str, Any]:
+    """The config of every requested study that has the preset, by the name of the study."""
+    configs = {}
+    for name in config.studies:
+        presets = importlib.import_module(f"experiments.{name}").experiment.presets
+        if config.preset in presets:
+            _, configs[name] = presets[config.preset]
+    if not configs:
+        raise SystemExit(
+            f"No study has the preset {config.preset!r}: `python -m experiments.{STUDIES[0]} "
+            "--help` lists those of a study."
+        )
+    return configs
+
+
+def identities(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the models of the studies are, by name.
+
+    Each is opened here once, so that studies which start together do not both convert a file.
+    """
+    studies = {config.study.model: config.study for config in configs.values() if reads(config)}
+    return {name: study.open().identity for name, study in studies.items()}
+
+
+def reads(config: Any) -> bool:
+    """Whether a study opens a model and reads text; one of planted models does not."""
+    return hasattr(config, "study")
 
 
 def marker(config: Config, study: str) -> Path:
     """Written when a study has finished."""
-    return config.out / f"{study}-{config.preset}.json"
+    return config.out / config.preset / f"{study}.json"
 
 
-def run_all(config: Config, studies: Sequence[str]) -> list[str]:
+def run_all(config: Config, studies: Mapping[str, Any]) -> list[str]:
     """Run studies in parallel; the names of those that failed."""
     failed = []
     with ThreadPoolExecutor(config.at_once) as pool:
-        running = {pool.submit(run, config, study): study for study in studies}
+        running = {pool.submit(run, config, name): name for name in studies}
         try:
             for done in tqdm(as_completed(running), total=len(studies), unit="study"):
                 if done.result():
@@ -82,8 +121,9 @@ def run_all(config: Config, studies: Sequence[str]) -> list[str]:
 def run(config: Config, study: str) -> int:
     """Run a study, and mark it if it succeeds; its exit code."""
     began = time.monotonic()
-    with (config.out / f"{study}.log").open("wb") as log:
-        command = [sys.executable, "-m", f"experiments.{study}", config.preset]
+    with marker(config, study).with_suffix(".log").open("wb") as log:
+        options = config.data.options(study)
+        command = [sys.executable, "-m", f"experiments.{study}", config.preset, *options]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     if code == 0:
@@ -93,17 +133,22 @@ def run(config: Config, study: str) -> int:
 
 
 def main(config: Config) -> None:
-    study = Study()
-    model = study.open()
-    begin(config.out, {"model": model.identity}, {"name": model.name})
-    unfinished = [
-        name for name in config.studies if config.again or not marker(config, name).exists()
-    ]
+    configs = with_preset(config)
+    read = {name: str(folder) for name, folder in vars(config.data).items() if folder}
+    plan = {"models": identities(configs), "data": read}
+    begin(config.out / config.preset, plan)
+    unfinished = {
+        name: study
+        for name, study in configs.items()
+        if config.again or not marker(config, name).exists()
+    }
     if unfinished and config.preset == "babel":  # several studies read these: made once, first
+        study = Study()
+        model = study.open()
         study.statistics(model)
         study.sentence_means(model)
     if failed := run_all(config, unfinished):
-        logs = ", ".join(str(config.out / f"{name}.log") for name in failed)
+        logs = ", ".join(str(marker(config, name).with_suffix(".log")) for name in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
     for script in (["experiments.draw_figures"], ["experiments.report", config.preset]):
         subprocess.run([sys.executable, "-m", *script], check=True)

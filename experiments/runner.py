@@ -22,6 +22,7 @@ import torch
 import tyro
 
 import interp
+from experiments.real_models import MODELS
 from experiments.study import Study
 from interp.inference.claims import Measurement, Statement, judged, markdown, read_statements
 from interp.results import artifacts
@@ -66,7 +67,7 @@ class Record:
     def open(self, study: Study, attention: Attention = "native") -> interp.NeuronModel:
         """Load the model of the study; later claims are about this model."""
         model = study.open(attention)
-        self._on = model.name
+        self._on = MODELS[study.model].title if study.model in MODELS else model.name
         return model
 
     def tables(self, frames: Mapping[str, pd.DataFrame], float_format: str | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 import interp
+from experiments.real_models import MODELS, fetched
 from interp.results.words import Attention, Kind
 from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
 from interp.text.sources import TextSource, read_documents
@@ -38,7 +39,7 @@ class Study:
     """Which model, which text, and where statistics are stored."""
 
     model: str = "babel"
-    """"babel", a local folder, or a name on the Hugging Face hub."""
+    """"babel", a local folder, a name on the Hugging Face hub, or one of experiments.real_models."""
 
     text: str = "babel"
     """"babel" (its parallel sentences), a folder of <language>.txt[.gz] or .jsonl[.gz], or
@@ -73,7 +74,8 @@ class Study:
     of the model's name."""
 
     def open(self, attention: Attention = "native") -> interp.NeuronModel:
-        return interp.load(self.model, attention=attention, dtype=getattr(torch, self.dtype))
+        name = fetched(self.model) if self.model in MODELS else self.model
+        return interp.load(name, attention=attention, dtype=getattr(torch, self.dtype))
 
     @property
     def source(self) -> TextSource:

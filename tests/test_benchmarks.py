@@ -24,6 +24,7 @@ from benchmarks import (
     average_precision,
     collect,
     full_size,
+    gemma,
     gpu,
     interventions,
     memory,
@@ -293,6 +294,23 @@ def test_collect(tmp_path: Path):
     assert collect.COUNTS in tables.blocks(tables.READMES[0], {"collect": record})["collect"]
 
 
+def test_gemma(in_this_process: None, tmp_path: Path):
+    gemma.main(Config("toy", tmp_path))
+    record = load(tmp_path / "gemma.json")
+    parts = ["counting 64 tokens", "losses", "writing", "integrated gradients", "patching"]
+    parts += ["opening", "counting 128 tokens"]
+    cases = [f"{dtype}, {part}" for dtype in ("float32", "bfloat16") for part in parts]
+    *measured, memory = record.rows
+    assert list(dict.fromkeys(row["case"] for row in measured)) == cases
+    references = [next(row for row in measured if row["case"] == case) for case in cases]
+    assert all(row["median"] == 1 for row in references)
+    assert {row["way"] for row in measured} >= set(gemma.GEMMA_OURS)
+    assert memory["mib"] >= 0
+    made = tables.blocks(tables.READMES[0], {"gemma": record})["gemma"]
+    assert "| bfloat16 | losses | **losses** |" in made
+    assert "tokens take" in made
+
+
 def test_start(tmp_path: Path):
     record = toy(start, tmp_path)
     ways = ["import torch", "Python itself", "interp --help", "interp find --help"]
@@ -472,6 +490,7 @@ MODULES = (
     average_precision,
     collect,
     full_size,
+    gemma,
     gpu,
     interventions,
     patching,

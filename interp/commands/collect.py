@@ -107,6 +107,7 @@ class Collect:
     def run(self) -> None:
         self.check()
         model, ray = self.on.open(self.choice)
+        say(f"{model.name} in {model.precision}; --dtype changes it")
         corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:

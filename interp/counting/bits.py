@@ -1,9 +1,29 @@
-"""Booleans packed into bytes."""
+"""The bits of floats and booleans: counts of positive numbers, and booleans packed into bytes."""
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+from interp.counting.sort_keys import float_bits
+
+_LARGEST = 32_767  # count that a part of 16 bits holds
+
+
+def count_positive(values: Float[Tensor, "token neuron"]) -> Int64[Tensor, " neuron"]:
+    """The number of tokens on which each neuron is above zero; NaN must not occur.
+
+    Read as an integer, a float is above zero if and only if it is. Clamped to 0 or 1, several such
+    integers are added at once, as parts of one of 64 bits. On a CPU that takes a sixth of the time
+    of comparing and summing in 16 bits, two thirds in 32.
+    """
+    ones = float_bits(values).clamp(0, 1)
+    if ones.shape[1] * ones.element_size() % 8:
+        return ones.sum(dim=0, dtype=torch.int64)
+    total = torch.zeros(ones.shape[1], dtype=torch.int64, device=ones.device)
+    for rows in ones.split(_LARGEST):
+        total += rows.view(torch.int64).sum(dim=0).view(ones.dtype)
+    return total
 
 
 def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:

@@ -59,7 +59,7 @@ def bake(
 
     >>> baked = interp.bake(model, neurons["de"], interp.deactivate, folder / "without-german")
     >>> interp.load(baked)
-    NeuronModel('...without-german': 6 layers of 2048 neurons)
+    NeuronModel('...without-german': 6 layers of 2048 neurons, float32, as stored)
     """
     out = Path(out)
     _refuse(model, out)

@@ -26,6 +26,7 @@ from interp.results.words import Attention, Kind, Tokens
 
 Hook = Callable[..., Tensor | None]
 
+_MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 
 
@@ -48,6 +49,7 @@ class NeuronModel:
         attention: Attention,
         parameters: Mapping[str, nn.Parameter],
         facts: Mapping[str, str] = {},
+        precision: str = "",
     ):
         self.bridge = bridge
         self.tokenizer = tokenizer
@@ -75,9 +77,11 @@ class NeuronModel:
         self.max_length: int = bridge.cfg.n_ctx
         bridge.eval()
         bridge.requires_grad_(False)
+        self.precision = precision or str(self.dtype).removeprefix("torch.")  # and why
 
     def __repr__(self) -> str:
-        return f"NeuronModel({self.name!r}: {self.n_layers} layers of {self.d_mlp} neurons)"
+        size = f"{self.n_layers} layers of {self.d_mlp} neurons"
+        return f"NeuronModel({self.name!r}: {size}, {self.precision})"
 
     @property
     def device(self) -> torch.device:
@@ -332,8 +336,9 @@ class NeuronModel:
         """Loss in nats of each token given those before it; [i, j] is token j + 1 of text i.
 
         Zero on padding, where `mask[:, 1:]` is False. Float32 or better. At most `rows` rows of
-        logits are in memory at a time, each as wide as the vocabulary; hooks after the last layer
-        run once per such chunk, in which texts are mixed. Right padding only.
+        logits are in memory at a time, each as wide as the vocabulary, and fewer of a vocabulary
+        over 262,144; hooks after the last layer run once per such chunk, in which texts are mixed.
+        Right padding only.
         """
         if rows < 1:
             raise ValueError(f"rows is {rows}, but must be at least 1.")
@@ -341,6 +346,7 @@ class NeuronModel:
         following = ids[:, 1:].to(self.device)
         real = torch.ones_like(following) if mask is None else mask[:, 1:].to(self.device)
         real = real.bool()
+        rows = min(rows, max(1, _MOST_LOGITS // self.n_vocab))
         states = hidden[:, :-1][real.to(hidden.device)].split(rows)
         targets = following[real].long().split(rows)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
