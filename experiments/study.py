@@ -39,7 +39,7 @@ class Study:
     """Which model, which text, and where statistics are stored."""
 
     model: str = "babel"
-    """"babel", a local folder, a name on the Hugging Face hub, or one of experiments.real_models."""
+    """"babel", a local folder, a hub name, or one of experiments.real_models."""
 
     text: str = "babel"
     """"babel" (its parallel sentences), a folder of <language>.txt[.gz] or .jsonl[.gz], or
