@@ -1,0 +1,114 @@
+"""The presets `gemma`: they name a model that can be fetched, take other data, and run through.
+
+The model is replaced by a tiny Gemma 3 with random weights, which knows no facts: the study that
+patches between known facts is left out.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tyro
+
+import interp
+from experiments import gemma, recover_planted, reproduce, study
+from experiments.real_models import MODELS
+from tests import tiny_models
+
+STUDIES = tuple(name for name in reproduce.STUDIES if name != "recover_planted")
+
+SHORT = {"n_texts": 2, "max_new_tokens": 6}
+SMALLER: Mapping[str, Mapping[str, Any]] = {
+    "deactivate_neurons": {**SHORT, "fractions": (0.08,), "tried": 0.08, "n_draws": 1, "begin": 4},
+    "detect_languages": {"sizes": (20,)},
+    "steer_language": {
+        "fractions": (0.08,),
+        "units": (20,),
+        "strengths": (2.0,),
+        "layers": (1,),
+        "n_natural": 20,
+        "n_sweep": 1,
+        "n_final": 2,
+        "max_new_tokens": 6,
+    },
+    "map_shared_neurons": {
+        "tasks": ("babel/word_translation",),
+        "n_prompts": 2,
+        "steps": 4,
+        "thresholds": (0.0, 0.2),
+        "n_draws": 1,
+    },
+    "attribute_neurons": {"n_prompts": 2, "n_neurons": 20, "steps": 4, "top": 5},
+    "compare_methods": {
+        **SHORT,
+        "neurons": 10,
+        "read": 128,
+        "guard_texts": 20,
+        "planted": replace(
+            recover_planted.experiment.presets["tiny"][1],
+            design=replace(recover_planted.TINY, sentences=40),
+            seeds=1,
+        ),
+    },
+    "lens_by_language": {"n_facts": 30, "n_draws": 1},
+}
+
+
+def preset(name: str) -> tuple[str, Any]:
+    return importlib.import_module(f"experiments.{name}").experiment.presets["gemma"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_the_preset_of_a_model_that_can_be_fetched(name: str):
+    text, config = preset(name)
+    assert text.startswith("Gemma 3 270M")
+    assert config.study.model == gemma.MODEL
+    assert gemma.MODEL in MODELS
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_reads_other_text_and_tasks_in_more_languages(name: str):
+    data = gemma.Data(text=Path("news"), facts=Path("facts"), inferences=Path("pairs"))
+    _, config = preset(name)
+    found = tyro.cli(type(config), default=config, args=data.options(name))
+    tasks = {"task": "facts", "facts": "facts", "tasks": ("facts", "pairs")}
+    for field, value in tasks.items():
+        if hasattr(config, field):
+            assert getattr(found, field) == value
+    reads_text = name not in ("map_shared_neurons", "attribute_neurons")
+    assert found.study.text == ("news" if reads_text else "babel")
+    many = {
+        "deactivate_neurons": gemma.MANY,
+        "detect_languages": gemma.MANY,
+        "map_shared_neurons": gemma.MANY_TASKS,
+    }
+    assert found.study.languages == many.get(name, study.LANGUAGES)
+    assert gemma.Data().options(name) == []
+
+
+@pytest.mark.campaign
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+@pytest.mark.filterwarnings("ignore:The selection has no neurons")  # of so few
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_preset_runs_through_on_a_small_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "model"
+    tiny_models.build("gemma3", folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    monkeypatch.setattr(study, "fetched", lambda _: folder)
+    monkeypatch.chdir(tmp_path)
+    config = preset(name)[1]
+    sizes = {"tokens": 1280, "held_out_tokens": 256, "sentences": 12, "n_shards": 2}
+    languages = ("en", "de", "ja")
+    small = replace(config.study, **sizes, block_length=32, languages=languages)
+    experiment = importlib.import_module(f"experiments.{name}").experiment
+    experiment.run(replace(config, study=small, **SMALLER[name]))
+    written = Path("results") / name / "gemma" / gemma.MODEL
+    claims = interp.inference.load_claims(written / "claims.json")
+    assert {claim.on.split(",")[0] for claim in claims} <= {MODELS[gemma.MODEL].title.split(",")[0]}
+    assert all(len(pd.read_csv(path)) for path in written.rglob("*.csv"))
