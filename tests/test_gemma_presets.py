@@ -5,6 +5,7 @@ patches between known facts is left out.
 """
 
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ import interp
 from experiments import gemma, recover_planted, reproduce, study
 from experiments.real_models import MODELS
 from tests import tiny_models
+
+MAX_LENGTH = 512
 
 STUDIES = tuple(name for name in reproduce.STUDIES if name != "recover_planted")
 
@@ -99,7 +102,12 @@ def test_a_preset_runs_through_on_a_small_model(
 ):
     folder = tmp_path / "model"
     tiny_models.build("gemma3", folder)
-    tiny_models.tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    lengths = {"max_position_embeddings": MAX_LENGTH, "sliding_window": MAX_LENGTH}
+    (folder / "config.json").write_text(json.dumps(config | lengths))
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.model_max_length = MAX_LENGTH
+    tokenizer.save_pretrained(folder)
     monkeypatch.setattr(study, "fetched", lambda _: folder)
     monkeypatch.chdir(tmp_path)
     config = preset(name)[1]
