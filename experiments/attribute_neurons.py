@@ -137,11 +137,12 @@ def questions(
 ) -> list[tuple[str, tuple[int, ...], int]]:
     """Id, prompt and first token of the answer, where the model chooses the right answer."""
     task = interp.read_task(config.task, code)
-    right = interp.evaluations.choose(model, [task], progress=False)[0].correct.tolist()
+    bos = config.study.held_out_bos
+    right = interp.evaluations.choose(model, [task], bos=bos, progress=False)[0].correct.tolist()
     wrong = {item.id for item, yes in zip(task.items, right, strict=True) if not yes}
     answered = task.where(lambda item: item.id not in wrong)
     prompts = []
-    for item, encoded in zip(answered.items, encode_items(model, answered), strict=True):
+    for item, encoded in zip(answered.items, encode_items(model, answered, bos), strict=True):
         row = encoded.rows[item.answer]
         prompts.append((item.id, row[: encoded.begin], row[encoded.begin]))
     return prompts[: config.n_prompts]
