@@ -15,9 +15,10 @@ import interp
 from interp import cli
 from interp.commands.options import Parser
 from interp.evaluations.losses import losses_under
-from interp.models.beginning import Beginning, bos_of, measure_beginning, prefix_of
+from interp.models.beginning import Beginning, measure_beginning
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
+from interp.models.prefix import bos_of, prefix_of
 from interp.prompts.alignment import align_prompts
 from interp.prompts.attribution import integrated_gradients_by_position
 from interp.prompts.targets import target_ids

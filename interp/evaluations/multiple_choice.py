@@ -159,7 +159,8 @@ def exact_match(
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (result,) = interp.evaluations.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> settings = {"max_new_tokens": 6, "bos": "document", "progress": False}
+    >>> (result,) = interp.evaluations.exact_match(model, [days], **settings)
     >>> len(result.texts), result.accuracy().value.item() > 0.5
     (7, True)
     """

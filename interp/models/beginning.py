@@ -1,45 +1,19 @@
-"""How a text begins: what a tokenizer puts before it, and whether the model wants that."""
+"""Whether a model wants a text to begin with a token of its own."""
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-if TYPE_CHECKING:
-    from interp.models.neuron_model import NeuronModel
+from interp.models.neuron_model import NeuronModel
 
 _SENTENCES = Path(__file__).parents[1] / "babel" / "parallel"
 _LANGUAGES, _PER_LANGUAGE = ("en", "de", "fr", "es", "zh", "ja"), 4
 _ALIKE = 0.01
 """Nats per token. Less is no reason to begin a text one way or the other."""
-
-
-def prefix_of(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that a tokenizer puts before every text that it encodes by itself.
-
-    They begin the encodings of nothing and of two letters; a space that some tokenizers put before
-    a text is text, and begins the encodings without special tokens too.
-    """
-    if tokenizer is None:
-        return ()
-    texts = ("", "a", "b")
-    shared = _shared([tokenizer(text)["input_ids"] for text in texts])
-    bare = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-    own = _shared([ids for ids in bare if ids])
-    # At the end of what is shared, since special tokens come first.
-    return tuple(shared[: -len(own)] if own and shared[-len(own) :] == own else shared)
-
-
-def bos_of(tokenizer: Any) -> int | None:
-    """The beginning-of-text token; None if the tokenizer has none. If the tokenizer puts other
-    tokens before a text than its `bos_token`, the first of these: XGLM declares <s> but puts </s>.
-    """
-    own, prefix = getattr(tokenizer, "bos_token_id", None), prefix_of(tokenizer)
-    return own if not prefix or own in prefix else prefix[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +61,7 @@ class Beginning:
 
 
 @torch.no_grad()
-def measure_beginning(model: "NeuronModel") -> Beginning | None:
+def measure_beginning(model: NeuronModel) -> Beginning | None:
     """With what the model wants a text to begin; None: its tokenizer has no token for that, or
     tokens that the model does not have."""
     first = model.prefix_ids or (() if model.bos_id is None else (model.bos_id,))
@@ -121,9 +95,3 @@ def _sentences() -> list[str]:
         with (_SENTENCES / f"{code}.txt").open(encoding="utf-8") as file:
             sentences += [line.strip() for line in islice(file, _PER_LANGUAGE)]
     return sentences
-
-
-def _shared(rows: list[list[int]]) -> list[int]:
-    """The tokens that all rows begin with."""
-    columns = zip(*rows, strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]

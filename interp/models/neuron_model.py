@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from interp.models.beginning import bos_of, prefix_of
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
+from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.models.sites import hook_name
 from interp.results.words import Attention, Kind, Tokens

@@ -287,7 +287,7 @@ def start_at(
         )
     targets = target_ids(model, prompt, target)
     ids = prompt_ids(model, prompt, bos)
-    n_fixed = len(beginning(model, bos)) if isinstance(prompt, str) and prompt else 0
+    n_fixed = len(beginning(model, bos)) if isinstance(prompt, str) else 0
     ending = Ending(model, torch.tensor(ids), last or len(ids) - n_fixed, kinds=("post",))
     return ending, targets
 

@@ -26,7 +26,8 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[in
     True
     """
     if isinstance(prompt, str):
-        ids = [*beginning(model, bos), *model.encode(prompt)]
+        text = model.encode(prompt)
+        ids = [*beginning(model, bos), *text] if text else []
     else:
         ids = list(map(int, prompt))
     if not 0 < len(ids) <= model.max_length:
