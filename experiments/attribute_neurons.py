@@ -77,7 +77,7 @@ PRESETS = {
         "More prompts, and every neuron with nonzero output: 6 minutes on 2 cores.",
         differences={"n_prompts": 20, "n_neurons": None},
     ),
-    "gemma": gemma.preset(20, n_prompts=6, n_neurons=500),
+    "gemma": gemma.preset(20, gemma.EXACT, n_prompts=6, n_neurons=500),
     "paper": papers.preset(
         replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
         f"mLAMA in 9 languages ({papers.FACTS}, made by python -m experiments.paper_tasks)",
@@ -139,11 +139,12 @@ def questions(
 ) -> list[tuple[str, tuple[int, ...], int]]:
     """Id, prompt and first token of the answer, where the model chooses the right answer."""
     task = interp.read_task(config.task, code)
-    right = interp.evaluations.choose(model, [task], progress=False)[0].correct.tolist()
+    bos = config.study.held_out_bos
+    right = interp.evaluations.choose(model, [task], bos=bos, progress=False)[0].correct.tolist()
     wrong = {item.id for item, yes in zip(task.items, right, strict=True) if not yes}
     answered = task.where(lambda item: item.id not in wrong)
     prompts = []
-    for item, encoded in zip(answered.items, encode_items(model, answered), strict=True):
+    for item, encoded in zip(answered.items, encode_items(model, answered, bos), strict=True):
         row = encoded.rows[item.answer]
         prompts.append((item.id, row[: encoded.begin], row[encoded.begin]))
     return prompts[: config.n_prompts]

@@ -218,13 +218,17 @@ def main(config: Config, record: Record) -> None:
         block_length=study.block_length,
         tokens=config.read,
         n_shards=max(study.n_shards, 2),
-        bos="none" if model.bos_id is None else "block",
+        bos=study.held_out_bos,
         progress=False,
     )
     effect = judges.effects(model, chosen[-1], reading, generator)
     natural = {code: rest[code][: config.guard_texts] for code in study.languages}
     guards = interp.evaluations.natural_guard(
-        model, natural, max_tokens=config.max_new_tokens, progress=False
+        model,
+        natural,
+        max_tokens=config.max_new_tokens,
+        bos=study.held_out_bos,
+        progress=False,
     )
     written = judges.switching(
         model,
@@ -235,6 +239,7 @@ def main(config: Config, record: Record) -> None:
         n=config.n_texts,
         max_new_tokens=config.max_new_tokens,
         seed=study.seed,
+        bos=study.held_out_bos,
     )
     curves = over_languages(stable)
     table = methods_table(recovered, effect, written, curves)

@@ -20,6 +20,7 @@ from torch import Tensor
 import interp
 from interp.prompts.alignment import PatchSource
 from interp.prompts.ending import Ending
+from interp.results.words import Bos
 from interp.text.tasks import Item, Task
 from interp.text.tokens import prompt_ids
 
@@ -72,30 +73,31 @@ class Answered:
     shared: Sequence[Bool[Tensor, "layer neuron"]]
     """Neurons that fire in all languages, at the last token of the question."""
 
+    bos: Bos
+    """What was put before each question."""
+
 
 @torch.no_grad()
-def answer(model: interp.NeuronModel, tasks: Sequence[Task]) -> Answered:
+def answer(model: interp.NeuronModel, tasks: Sequence[Task], bos: Bos) -> Answered:
     """Ask every question in every language, one pass each."""
     known: dict[str, list[bool]] = {task.language: [] for task in tasks}
     shared = []
     for items in zip(*(task.items for task in tasks), strict=True):
         firing = []
         for task, item in zip(tasks, items, strict=True):
-            ending = Ending(model, torch.tensor(encoded(model, item)), kinds=("pre",))
+            ending = Ending(
+                model, torch.tensor(prompt_ids(model, item.prompt, bos)), kinds=("pre",)
+            )
             known[task.language].append(is_first(model, item, ending.logits))
             firing.append(rearrange(ending.values["pre"], "layer 1 neuron -> layer neuron") > 0)
         shared.append(torch.stack(firing).all(dim=0).cpu())
-    return Answered({task.language: task for task in tasks}, known, shared)
+    return Answered({task.language: task for task in tasks}, known, shared, bos)
 
 
 def is_first(model: interp.NeuronModel, item: Item, logits: Float[Tensor, " vocab"]) -> bool:
     """Whether the right option has the likeliest first token of all options."""
     scores = [logits[list(first_tokens(model, option))].max() for option in item.options]
     return int(torch.stack(scores).argmax()) == item.answer
-
-
-def encoded(model: interp.NeuronModel, item: Item) -> list[int]:
-    return prompt_ids(model, item.prompt, "auto")
 
 
 def relation(item: Item) -> str:
@@ -175,13 +177,13 @@ def crossing(
     if c is None:
         return "no third fact to compare with"
     source, target, same, another = (
-        _source(model, items[fact], items[other])
+        _source(model, items[fact], items[other], answered.bos)
         for items, fact, other in ((in_s, a, c), (in_t, b, a), (in_t, a, b), (in_s, c, a))
     )
     if not (source and target and same and another):
         return "subject not found"
     several = [
-        _source(model, _items(answered, code)[a], _items(answered, code)[b])
+        _source(model, _items(answered, code)[a], _items(answered, code)[b], answered.bos)
         for code, known in answered.known.items()
         if code != t and known[a]
     ]
@@ -228,9 +230,9 @@ def _items(answered: Answered, code: str) -> tuple[Item, ...]:
     return answered.tasks[code].items
 
 
-def _source(model: interp.NeuronModel, item: Item, other: Item) -> PatchSource | None:
+def _source(model: interp.NeuronModel, item: Item, other: Item, bos: Bos) -> PatchSource | None:
     text = subject(item.prompt, other.prompt)
-    return PatchSource(encoded(model, item), (text,)) if text else None
+    return PatchSource(prompt_ids(model, item.prompt, bos), (text,)) if text else None
 
 
 def subject(prompt: str, other: str) -> str:

@@ -113,6 +113,7 @@ def written(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             seed=config.study.seed + rows.start,
+            bos=config.study.held_out_bos,
             progress=False,
         )[off]
         begun = [codes[row // n] for row in rows]

@@ -25,7 +25,7 @@ from interp.evaluations.perplexity import own_minus_others
 from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
 from interp.models.neuron_model import Hook
 from interp.results.frames import interval_columns, tidy
-from interp.results.words import NOTHING
+from interp.results.words import NOTHING, Bos
 
 Text = Mapping[str, Sequence[str]]
 Chosen = Mapping[str, interp.NeuronSelection]
@@ -86,6 +86,7 @@ def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> 
             model,
             sentences=None if study.tokens is None else int((stop - start) * study.tokens / 30),
             n_shards=1,
+            bos=study.bos,
             progress=False,
         )
         keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
@@ -320,6 +321,7 @@ def switching(
     n: int,
     max_new_tokens: int,
     seed: int,
+    bos: Bos = "auto",
     progress: bool = True,
 ) -> Switching:
     """Unconditional samples, n for each method and language, judged together."""
@@ -338,11 +340,12 @@ def switching(
                 n,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
+                bos=bos,
                 tokens_per_batch=n * len(codes) * model.max_length,  # one batch, in this order
                 progress=False,
             )
         texts += written[NOTHING].texts
-    judged = interp.evaluations.language_rates(texts, codes, guards, model, progress=False)
+    judged = interp.evaluations.language_rates(texts, codes, guards, model, bos=bos, progress=False)
     targets = [code for _ in methods for code in codes for _ in range(n)]
     hits = [code == target for code, target in zip(judged.found, targets, strict=True)]
     inside = torch.tensor(hits, dtype=torch.bool)

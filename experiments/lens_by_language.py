@@ -86,7 +86,7 @@ def questions(
     tasks = interp.text.align_tasks([interp.read_task(config.facts, c) for c in (code, pivot)])
     prompts, held_out = [], []
     for items in list(zip(*(task.items for task in tasks), strict=True))[: config.n_facts]:
-        ids = prompt_ids(model, items[0].prompt, "auto")
+        ids = prompt_ids(model, items[0].prompt, config.study.held_out_bos)
         own, translated = (item.options[item.answer].strip(" .。」") for item in items)
         prompts.append(Question(ids, {code: own, pivot: translated}))
         held_out.append(items[0].held_out)

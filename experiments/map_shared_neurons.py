@@ -46,7 +46,7 @@ from interp.counting.observe import batches, observe
 from interp.evaluations import CategoryAblation, CategorySums, Enrichment, enrichment
 from interp.evaluations.multiple_choice import drop_ambiguous
 from interp.inference.permutation import mantel_test
-from interp.results.words import FiresBy
+from interp.results.words import Bos, FiresBy
 from interp.runs.folder import begin
 from interp.scores import SharingProfile, TokenSharing
 from interp.text import Task
@@ -103,7 +103,7 @@ PRESETS = {
     "thorough": Preset(
         "The same with twice as many items: 6 minutes on 2 cores.", differences={"n_prompts": 60}
     ),
-    "gemma": gemma.preset(30, n_prompts=20),
+    "gemma": gemma.preset(30, gemma.EXACT, n_prompts=20),
     "paper": papers.preset(
         papers.WANG,
         f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "
@@ -115,9 +115,10 @@ PRESETS = {
 }
 
 
-def rows_of(model: interp.NeuronModel, tasks: Sequence[Task], n_shards: int = 1) -> interp.Corpora:
+def rows_of(
+    model: interp.NeuronModel, tasks: Sequence[Task], bos: Bos, n_shards: int = 1
+) -> interp.Corpora:
     """The prompts of every language, tokenized."""
-    bos = "none" if model.bos_id is None else "document"
     return interp.text.prompt_rows(interp.text.prompts_of(tasks), model, bos=bos, n_shards=n_shards)
 
 
@@ -231,8 +232,8 @@ def measure_task(
     model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
 ) -> TaskResults:
     """Sharing on all items; effects and attributions on some."""
-    seed, fires_by = config.study.seed, config.fires_by
-    rows = rows_of(model, tasks, n_shards=min(10, len(tasks[0].items)))
+    seed, fires_by, bos = config.study.seed, config.fires_by, config.study.held_out_bos
+    rows = rows_of(model, tasks, bos, n_shards=min(10, len(tasks[0].items)))
     keep = interp.Keep(signs=fires_by)
     signs = interp.collect(model, rows, folder / "signs", keep=keep, progress=False).signs
     generator = torch.Generator().manual_seed(seed)
@@ -241,12 +242,12 @@ def measure_task(
     few = ablation_tasks(model, tasks, config)
     generator = torch.Generator().manual_seed(seed)
     off = interp.evaluations.ablate_categories(
-        model, few, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws
+        model, few, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws, bos=bos
     )
     sums = interp.evaluations.attribute_categories(
-        model, few, folder / "pieces", steps=config.steps, fires_by=fires_by
+        model, few, folder / "pieces", steps=config.steps, fires_by=fires_by, bos=bos
     )
-    ratio = enrichment(model, few, top_share=config.top_share, fires_by=fires_by)
+    ratio = enrichment(model, few, top_share=config.top_share, fires_by=fires_by, bos=bos)
     return TaskResults(signs, profile, tokens, off, sums, ratio)
 
 
@@ -265,12 +266,13 @@ def main(config: Config, record: Record) -> None:
         short = name.split("/")[-1].replace("_", " ")
         signs, profile = results.signs, results.profile
         measured = of_task(signs, profile, results.off, results.enrichment)
-        on, named = f"{model.name}, {short}", f"{{claim}}-{short}"
+        on, named = f"{record.on}, {short}", f"{{claim}}-{short}"
         record.judge("map_shared_neurons_by_task", measured, on, named)
         part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
         shares[name] = reduce(part, "prompt layer -> prompt", "mean")
         rows["numbers"] += by_number(signs, name, config)
-        rows["thresholds"] += by_threshold(model, rows_of(model, tasks), name, config)
+        prompts = rows_of(model, tasks, study.held_out_bos)
+        rows["thresholds"] += by_threshold(model, prompts, name, config)
         tables = results.tables()
         if distance is not None:
             tables |= {"overlap": overlap_table(profile, distance)}
@@ -293,7 +295,8 @@ def main(config: Config, record: Record) -> None:
 def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
     """Refuse to resume the pieces of another model or other settings."""
     plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
-    begin(folder, plan | {"steps": config.steps, "fires_by": config.fires_by})
+    plan |= {"steps": config.steps, "fires_by": config.fires_by, "bos": config.study.held_out_bos}
+    begin(folder, plan)
 
 
 def ablation_tasks(
@@ -302,7 +305,7 @@ def ablation_tasks(
     """Items held out in no language, whose options differ in their first token, since answers are
     chosen at the last token of the prompt."""
     held_out = {item.id for task in tasks for item in task.items if item.held_out}
-    distinct = drop_ambiguous(model, tasks)
+    distinct = drop_ambiguous(model, tasks, config.study.held_out_bos)
     ids = [item.id for item in distinct[0].items if item.id not in held_out][: config.n_prompts]
     return tuple(task.where(lambda item: item.id in ids) for task in distinct)
 

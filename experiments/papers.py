@@ -35,6 +35,7 @@ TANG = Study(
     languages=("en", "zh", "fr", "es", "vi", "id", "ja"),
     tokens=99_999_744,
     held_out_tokens=1 << 20,
+    held_out_bos="auto",
     block_length=2048,
     dtype="bfloat16",
 )
@@ -47,13 +48,16 @@ KOJIMA = Study(
     languages=LANGUAGES,
     tokens=500_000,
     held_out_tokens=100_000,
+    held_out_bos="auto",
     sentences=500,
 )
 """Kojima et al. (2024): 500 sentences per language. Theirs come from PAWS-X and FLORES-200;
 detect_languages reads the original files with `--sense`."""
 
 WANG = Study(
-    model="bigscience/bloom-560m", languages=("en", "de", "es", "fr", "ru", "th", "tr", "vi", "zh")
+    model="bigscience/bloom-560m",
+    languages=("en", "de", "es", "fr", "ru", "th", "tr", "vi", "zh"),
+    held_out_bos="auto",
 )
 """Wang et al. (2024): the languages that all their tasks have. Their model is BLOOMZ with 7 billion
 parameters. Only tasks are read, no text."""

@@ -249,7 +249,7 @@ def main(config: Config, record: Record) -> None:
     tasks = interp.text.align_tasks(
         [interp.read_task(config.facts, code) for code in study.languages]
     )
-    answered = answer(model, tasks)
+    answered = answer(model, tasks, config.study.held_out_bos)
     limits, generator = (config.n_told, config.n_held_out), random.Random(study.seed)
     questions, counts = crossings(model, answered, *limits, generator)
     print(counts, flush=True)

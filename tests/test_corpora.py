@@ -28,6 +28,7 @@ class Letters:
 
     max_length: int = 64
     bos_id: int | None = BOS
+    prefix_ids: tuple[int, ...] = ()
     special_ids: tuple[int, ...] = (PAD, EOS)
     width: int = 1
 

@@ -19,7 +19,6 @@ from experiments.crossings import (
     Crossing,
     answer,
     crossing,
-    encoded,
     first_tokens,
     relation,
     right,
@@ -36,7 +35,7 @@ from interp.prompts.alignment import PatchSource
 from interp.prompts.lens import Lens as LensResult
 from interp.prompts.patching import patch
 from interp.prompts.patching_result import PatchingResult
-from interp.text.tasks import Task, align_tasks, read_task
+from interp.text.tasks import Item, Task, align_tasks, read_task
 from tests.test_patching import planted
 
 SOURCE, TARGET = "Der Tag nach Montag ist", "The day after Thursday is"
@@ -74,7 +73,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_patch_command_prints_and_saves_what_patch_gives(tmp_path, capsys):
     out = tmp_path / "patching.safetensors"
     precise = ("--dtype", "float32")  # in 16 bits passes of other sizes differ by a hundredth
-    run(Patch, SOURCE, TARGET, *precise, "--answers", *ANSWERS, "--noise", "--out", str(out))
+    run(Patch, SOURCE, TARGET, *precise, "--answers", *ANSWERS, "--noise", "--out", str(out),
+        "--bos", "document")  # fmt: skip
     found = PatchingResult.load(out)
     model = interp.load("babel", dtype=torch.float32)
     first = [model.bos_id, *model.encode(SOURCE)]
@@ -118,11 +118,9 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
 
 
 def test_the_patch_command_refuses_what_it_cannot_tell_or_align():
-    with pytest.raises(
-        ValueError, match=r"\|Der\| Tag.*target .*\|The\| day.* have 7 and 6 tokens"
-    ):
+    with pytest.raises(ValueError, match=r"Der\| Tag.*target .*The\| day.* have 6 and 5 tokens"):
         run(Patch, SOURCE + " doch", TARGET, "--answers", *ANSWERS, "--at", "tokens")
-    with pytest.raises(ValueError, match=r"\|Der\| Tag.*target .*\|The\| day.* have 6 and 5 words"):
+    with pytest.raises(ValueError, match=r"Der\| Tag.*target .*The\| day.* have 6 and 5 words"):
         run(Patch, SOURCE + " doch", TARGET, "--answers", *ANSWERS, "--at", "words")
     with pytest.raises(ValueError, match="' Friday' and ' Friday night' both begin with the token"):
         run(Patch, SOURCE, TARGET, "--answers", " Friday", " Friday night")
@@ -162,9 +160,13 @@ def test_words_begin_with_and_without_their_space():
 def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(facts):
     model = interp.load("babel", dtype=torch.float32)
     tasks = align_tasks([read_task(str(facts), code) for code in ("de", "en")])
-    answered = answer(model, tasks)
+    answered = answer(model, tasks, "document")
     item = tasks[0].items[3]
-    ids = torch.tensor([encoded(model, item)])
+
+    def encoded(item: Item) -> list[int]:
+        return [model.bos_id or 0, *model.encode(item.prompt)]
+
+    ids = torch.tensor([encoded(item)])
     logits = model.logits(ids, keep=1)[0, -1]
     scores = [max(float(logits[id]) for id in first_tokens(model, word)) for word in item.options]
     assert answered.known["de"][3] == (scores.index(max(scores)) == item.answer)
@@ -173,7 +175,7 @@ def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(fa
         seen: list[torch.Tensor] = []
         look = [(model.site(2, "pre"), lambda values, hook, seen=seen: seen.append(values[0, -1]))]
         with model.hooks(look):
-            model.body(torch.tensor([encoded(model, task.items[3])]))
+            model.body(torch.tensor([encoded(task.items[3])]))
         firing.append(seen[0] > 0)
     assert torch.equal(answered.shared[3][2], firing[0] & firing[1])
     # Everything is known, and some facts were never told in English.
@@ -182,7 +184,7 @@ def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(fa
     told = tuple(each._replace(held_out=False) for each in named[0].items)
     both = {"de": Task("facts", "de", told), "en": Task("facts", "en", hidden)}
     known = dict.fromkeys(both, [True] * len(hidden))
-    everything = Answered(both, known, answered.shared)
+    everything = Answered(both, known, answered.shared, "document")
     asked, counts = crossings_of(model, everything, 4, 3, random.Random(0))
     assert counts["told"] == 8
     assert counts["held out"] == 3  # from German to English alone
@@ -200,14 +202,16 @@ def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(fa
         wrong = set(each.answers["other in t"])
         options = {id for word in both[t].items[b].options for id in first_tokens(model, word)}
         assert wrong & options
-        assert each.source.prompt == encoded(model, both[s].items[a])
-        assert each.target.prompt == encoded(model, both[t].items[b])
+        assert each.source.prompt == encoded(both[s].items[a])
+        assert each.target.prompt == encoded(both[t].items[b])
         assert len(each.several) == 1
     again, _ = crossings_of(model, everything, 4, 3, random.Random(0))
     assert [each.facts for each in again] == [each.facts for each in asked]
     only_two = [n for n, each in enumerate(told) if relation(each) == relation(told[0])][:2]
     few = {code: [n in only_two for n in range(len(told))] for code in both}
-    reason = crossing(model, Answered(both, few, ()), ("de", "en"), (only_two[0], only_two[1]))
+    reason = crossing(
+        model, Answered(both, few, (), "document"), ("de", "en"), (only_two[0], only_two[1])
+    )
     assert reason in ("no third fact to compare with", "answers begin alike")
 
 

@@ -149,9 +149,8 @@ def test_options_of_sentences_go_with_sentences(place: Path, tmp_path: Path, cap
     arguments = ["collect", str(place / "model"), "--out", str(tmp_path)]
     for more in (["--n-sentences", "5"], ["--special-tokens"]):
         assert "need --sentences" in refused([*arguments, *more], capsys)
-    for more in (["--tokens", "5000"], ["--bos", "block"]):
-        said = refused([*arguments, "--sentences", "pre", *more], capsys)
-        assert "--sentences reads line by line" in said
+    said = refused([*arguments, "--sentences", "pre", "--tokens", "5000"], capsys)
+    assert "--sentences reads line by line" in said
 
 
 # ---------------------------------------------------------------- find

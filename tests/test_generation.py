@@ -236,15 +236,16 @@ def test_no_half_character_and_no_special_token_is_shown(llama: NeuronModel):
 
 
 def test_what_a_text_begins_with_can_be_chosen(llama: NeuronModel):
-    by_start = {
-        start: write(llama, ["the"], n=6, start=start) for start in ("auto", "bos", "eos", "none")
-    }
-    assert by_start["auto"] == by_start["bos"]
-    assert len({written.texts for written in by_start.values()}) == 3
+    settings: tuple[Any, ...] = ("auto", "document", "block", "none")
+    auto, document, block, none = (write(llama, ["the"], n=6, bos=bos) for bos in settings)
+    assert auto == document == block
+    assert none.texts != auto.texts
+    own = write(llama, ["<eos>the"], n=6, bos="none")  # any other is written into the prompt
+    assert own.texts not in (auto.texts, none.texts)
 
 
 class Tokenizer:
-    """The tiny tokenizer without some of its special tokens."""
+    """The tiny tokenizer, which puts nothing before a text, without some of its special tokens."""
 
     def __init__(self, tokenizer: Any, **gone: None) -> None:
         self._tokenizer, self._gone = tokenizer, gone
@@ -253,7 +254,7 @@ class Tokenizer:
         return self._gone[name] if name in self._gone else getattr(self._tokenizer, name)
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        return self._tokenizer(*args, **settings)
+        return self._tokenizer(*args, **{**settings, "add_special_tokens": False})
 
 
 @pytest.fixture
@@ -268,16 +269,24 @@ def without(llama: NeuronModel) -> Iterator[Callable[..., NeuronModel]]:
     llama.tokenizer = tokenizer
 
 
-def test_without_a_first_token_the_last_one_stands_in(without: Callable[..., NeuronModel]):
+def test_an_unconditional_sample_starts_from_a_token_even_if_no_text_gets_one(
+    without: Callable[..., NeuronModel],
+):
+    model = without()
+    from_bos = write(model, ["<bos>"], bos="none").texts
+    assert write(model).texts == write(model, bos="document").texts == from_bos
+    assert write(model, ["the"]) == write(model, ["the"], bos="none")
+    with pytest.raises(ValueError, match="There is nothing to start from"):
+        write(model, bos="none")
     model = without("bos_token_id")
-    assert write(model) == write(model, start="eos")
-    with pytest.raises(ValueError, match=r"start is 'bos', but the tokenizer of .* has no such"):
-        write(model, start="bos")
+    assert write(model).texts == write(model, ["<eos>"], bos="none").texts != from_bos
+    with pytest.raises(ValueError, match='bos is "document", but the tokenizer has no beginning'):
+        write(model, bos="document")
 
 
 def test_with_no_token_to_begin_from_a_prompt_is_asked_for(without: Callable[..., NeuronModel]):
     model = without("bos_token_id", "eos_token_id")
-    with pytest.raises(ValueError, match=r"nothing to start from: .* give prompts of at least"):
+    with pytest.raises(ValueError, match=r"nothing to start from: give prompts of at least"):
         write(model)
     assert len(write(model, ["the"]).texts) == 4
 

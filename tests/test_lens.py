@@ -28,6 +28,7 @@ from interp.prompts.lens import (
 )
 from interp.prompts.patching import patch
 from interp.text.tasks import read_task
+from interp.text.tokens import prompt_ids
 from tests import tiny_models
 from tests.test_patching import planted
 from tests.tiny_models import BOS, N_LAYERS, N_VOCAB
@@ -82,7 +83,7 @@ def test_probabilities_entropies_and_top_tokens_are_what_they_say(open_model, na
     )
     spelling = Spelling(model)
     for row, prompt in enumerate(PROMPTS):
-        states = last_states(model, [model.encode(prompt)])[0]
+        states = last_states(model, [prompt_ids(model, prompt)])[0]
         chance = read_out(model, states).double().softmax(-1)
         for layer in range(N_LAYERS):
             for column, word in enumerate(answers.values()):
@@ -274,7 +275,7 @@ def test_planted_neurons_promote_the_language_that_they_write(tmp_path, name):
 
 def test_a_layer_read_is_its_state_patched_behind_the_last_block(open_model):
     model = open_model("qwen3")
-    ids = model.encode(PROMPTS[1])
+    ids = prompt_ids(model, PROMPTS[1])
     found = logit_lens(model, [Question(PROMPTS[1], {"en": "t", "de": "U"})] * 2)
     whole = patch(model, ids, ids, {"t": Spelling(model).beginnings("t")})
     assert whole.own[0, 0].exp() == pytest.approx(float(found.probability[0, -1, 0]), abs=1e-5)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +16,9 @@ import torch
 import transformers
 from einops import rearrange
 from safetensors.torch import load_file, save_file
-from tokenizers import processors
 from torch import Tensor, nn
 
 from interp.models.load import load
-from interp.models.neuron_model import NeuronModel
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
@@ -873,23 +870,6 @@ class TestHookedTransformer:
         assert torch.equal(there.tokens, here.tokens)
         assert int(there.fired.sum()) > 10_000
         assert int((there.fired - here.fired).abs().sum()) <= 5  # gates within rounding of zero
-
-
-def test_a_text_begins_with_what_the_tokenizer_puts_there():
-    """XGLM calls <s> its beginning of text, and puts </s>."""
-    shown = tiny_models.tokenizer()
-    first = SimpleNamespace(tokenizer=shown)
-    begins_with = NeuronModel.bos_id.fget
-    assert begins_with is not None
-    assert begins_with(first) == shown.bos_token_id
-    shown.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<eos> $A", pair="<eos> $A $B", special_tokens=[("<eos>", shown.eos_token_id)]
-    )
-    assert begins_with(first) == shown.eos_token_id
-    shown.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A <eos>", pair="$A $B", special_tokens=[("<eos>", shown.eos_token_id)]
-    )
-    assert begins_with(first) == shown.bos_token_id
 
 
 def test_a_model_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch):

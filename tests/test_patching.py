@@ -21,7 +21,7 @@ from interp.prompts.alignment import PatchSource, align_prompts
 from interp.prompts.patching import heads, patch
 from interp.prompts.patching_result import PatchingResult
 from interp.prompts.sweep import random_matching, record, site_name
-from interp.text.tokens import by_length
+from interp.text.tokens import by_length, prompt_ids
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
 
@@ -123,7 +123,7 @@ def test_patching_everything_gives_the_answer_of_the_source(open_model, name):
 @pytest.mark.parametrize("name", [*SHAPES, "babel"])
 def test_every_entry_equals_one_forward_pass(open_model, name, generator):
     model = open_model(name)
-    source, ids = model.encode(SOURCE), model.encode(TARGET)
+    source, ids = prompt_ids(model, SOURCE), prompt_ids(model, TARGET)
     mask = torch.rand(model.n_layers, model.d_mlp, generator=generator) < 0.3
     mask[1] = False
     parts: dict[str, Any] = {
@@ -210,8 +210,8 @@ def test_every_head_equals_one_forward_pass(open_model, name):
     model = open_model(name, "hooked")
     parts = heads(model)
     given, at = PatchSource(SOURCE, ("quiet", "sea")), ("dog", "the city")
-    ids, spans = model.encode(TARGET), align_prompts(model, given, TARGET, at)
-    values = seen(model, model.encode(SOURCE), "z")
+    ids, spans = prompt_ids(model, TARGET), align_prompts(model, given, TARGET, at)
+    values = seen(model, prompt_ids(model, SOURCE), "z")
     itself = patch(model, TARGET, TARGET, ANSWERS, parts, "each", "words")
     assert (itself.log_probability - itself.unpatched).abs().max() < 1e-5
     for layers in ("each", "from"):
@@ -270,8 +270,8 @@ def test_several_sources_are_averaged(open_model, name):
     model = open_model(name)
     prompts, at = (SOURCE, "the long road home"), "last"
     mean = patch(model, prompts, TARGET, ANSWERS, "mlp_out", "each", at)
-    ids = model.encode(TARGET)
-    each = [seen(model, model.encode(prompt), "mlp_out") for prompt in prompts]
+    ids = prompt_ids(model, TARGET)
+    each = [seen(model, prompt_ids(model, prompt), "mlp_out") for prompt in prompts]
     for layer in range(N_LAYERS):
         new = (each[0][layer][-1] + each[1][layer][-1]) / 2
         row = plain(model, ids, [("mlp_out", layer, len(ids) - 1, torch.arange(64), new)])
@@ -288,7 +288,7 @@ def test_several_sources_are_averaged(open_model, name):
 
 def test_noise_goes_as_far_as_the_source_and_elsewhere(open_model, monkeypatch, generator):
     model = open_model("llama")
-    source, ids = model.encode(SOURCE), model.encode(TARGET)
+    source, ids = prompt_ids(model, SOURCE), prompt_ids(model, TARGET)
     written: dict[Any, Tensor] = {}
     from interp.prompts import sweep
 
@@ -356,9 +356,9 @@ def test_places_follow_words_and_texts_whatever_the_tokens(open_model):
     assert len(pieces[1]) == len(by_words[1].target)
     for span in by_words:
         assert list(span.source) == sorted(span.source)
-    last = model.encode("the house")
+    last = prompt_ids(model, "the house")
     assert by_words[1].target[-1] == len(last) - 1
-    ids = model.encode("hus hus 火曜日 er")
+    ids = prompt_ids(model, "hus hus 火曜日 er")
     (span,) = align_prompts(
         model, PatchSource("hus 火曜日", ("hus",)), "hus hus 火曜日 er", ("火曜日",)
     )
@@ -456,7 +456,7 @@ def test_what_is_no_prompt_is_refused(open_model):
 
 def test_token_ids_are_one_prompt_in_every_form(open_model):
     model = open_model("llama")
-    ids = model.encode(SOURCE)
+    ids = prompt_ids(model, SOURCE)
     expected = patch(model, SOURCE, TARGET, ANSWERS, "mlp_out").log_probability
     for source in (
         ids,

@@ -197,7 +197,7 @@ def test_one_pass_with_several_thresholds_equals_a_pass_for_each():
     model = interp.load("babel", dtype=torch.float32)
     tasks = [read_task("babel/word_translation", code) for code in ("de", "ja")]
     few = [task.where(lambda item: item in task.items[:4]) for task in tasks]  # noqa: B023
-    rows = study.rows_of(model, few)
+    rows = study.rows_of(model, few, "document")
     for fires_by, threshold in (("gate", 0.2), ("output", 0.0)):
         (_, found) = study.signs_by(model, rows, [("gate", 0.0), (fires_by, threshold)])
         keep = interp.Keep(signs=fires_by, signs_above=threshold)

@@ -79,7 +79,7 @@ def test_what_cannot_be_scored_is_refused_by_its_id(model):
     with pytest.raises(ValueError, match=r"'long' of made in en has .* tokens"):
         encode_items(model, task_of((Item("long", "z" * 60, (" city", " quiet"), 0),)))
     with pytest.raises(ValueError, match="'three' of made in en begins with its options"):
-        encode_items(model, task_of(), start="none")
+        encode_items(model, task_of(), bos="none")
     with pytest.raises(ValueError, match="'alone' of made in en has one option"):
         choose(model, [task_of((Item("alone", "the", (" city",), 0),))])
 

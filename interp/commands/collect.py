@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say
+from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins
 from interp.commands.options import Positional
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.languages import check_languages, language
@@ -56,10 +56,12 @@ class Collect:
 
     The other half is for `interp deactivate`."""
 
-    bos: Bos = "none"
-    """<bos> before each document, each block, or none.
+    bos: Bos = "auto"
+    """What begins text: auto, none, document, block.
 
-    It is never counted."""
+    auto: before each block or line, what the tokenizer puts there when it encodes a text by
+    itself; document, block: <bos> before each. It is never counted, and what follows on the run
+    begins text in the same way."""
 
     hygiene: Care = "report"
     """Lines in another language: report, drop, or off."""
@@ -81,7 +83,7 @@ class Collect:
     Drawn at random."""
 
     special_tokens: bool = False
-    """With --sentences --bos document: average <bos> too.
+    """With --sentences: average what begins a line too.
 
     Kojima et al. do this for models whose tokenizer adds one."""
 
@@ -147,6 +149,7 @@ class Collect:
                 f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} tokens "
                 "per language."
             )
+        say_how_text_begins(model, self.bos)
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
@@ -163,10 +166,9 @@ class Collect:
                 "--shard and --until-stable exclude each other: when to stop depends on all parts "
                 "together. Leave one out."
             )
-        if self.sentences and (self.tokens is not None or self.bos == "block"):
+        if self.sentences and self.tokens is not None:
             raise ValueError(
-                "--tokens and --bos block are for blocks, but --sentences reads line by line: use "
-                "--n-sentences and --bos document."
+                "--tokens is for blocks, but --sentences reads line by line: use --n-sentences."
             )
         if not self.sentences and (self.n_sentences is not None or self.special_tokens):
             raise ValueError(
@@ -176,7 +178,6 @@ class Collect:
 
     def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
         if self.sentences:
-            assert self.bos != "block"
             return interp.read_sentences(
                 self.text,
                 self.languages,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import interp
 from interp.commands.options import Positional
-from interp.results.words import Attention
+from interp.results.words import Attention, Bos
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +67,7 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
     there only the architecture and the tokenizer are compared. A selection that does not record its
     model, such as an imported one, is accepted.
     """
-    stored: Any = json.loads((path / "neurons.json" if path.is_dir() else path).read_text("utf-8"))
-    for key in ("provenance", "settings", "run", "model"):
-        stored = stored.get(key) if isinstance(stored, dict) else None
+    stored = _run_behind(path).get("model")
     if not isinstance(stored, dict):
         return
     now = model.fingerprint
@@ -81,6 +79,31 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
             f"{differ[0]}): give that model. To try the same indices in this one, `interp export` "
             "the selection and `interp import` the result."
         )
+
+
+def _run_behind(path: Path) -> dict[str, Any]:
+    """The provenance of the run that a selection was found in; empty if it records none."""
+    stored: Any = json.loads((path / "neurons.json" if path.is_dir() else path).read_text("utf-8"))
+    for key in ("provenance", "settings", "run"):
+        stored = stored.get(key) if isinstance(stored, dict) else None
+    return stored if isinstance(stored, dict) else {}
+
+
+def bos_of(path: Path | None, given: Bos | None) -> Bos:
+    """The value of --bos; if it is left out, that of the run in which a selection was found."""
+    from interp.counting.run import recorded_bos
+
+    if given is not None:
+        return given
+    return "auto" if path is None else recorded_bos(_run_behind(path))
+
+
+def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
+    """Say so, above a table, if it is not how the model's tokenizer begins a text."""
+    from interp.text.tokens import against_the_tokenizer
+
+    if sentence := against_the_tokenizer(model, bos):
+        say(sentence)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import interp
-from interp.commands.common import ModelChoice, check_found_in, say, seeded
+from interp.commands.common import (
+    ModelChoice,
+    bos_of,
+    check_found_in,
+    say,
+    say_how_text_begins,
+    seeded,
+)
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
-from interp.results.words import Alike, Layers
+from interp.results.words import Alike, Bos, Layers
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +71,10 @@ class Patch:
     language: str | None = None
     """Language of the neurons, for --part neurons."""
 
+    bos: Bos | None = None
+    """What begins a prompt; by default as in the run of --neurons, else auto (auto, none, document,
+    block)."""
+
     control: str | None = None
     """Another prompt to patch from, as a control; not with --texts.
 
@@ -96,30 +107,29 @@ class Patch:
         from interp.prompts.targets import target_ids
         from interp.text.tokens import prompt_ids
 
-        encoded = {text: prompt_ids(model, text, "auto") for text in (self.source, self.target)}
+        parts = self.parts(model)
+        bos = bos_of(self.neurons if self.part == "neurons" else None, self.bos)
         answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
         random = self.noise or self.part == "neurons"
-        controls = {}
-        if self.control is not None:
-            controls = {"control": prompt_ids(model, self.control, "auto")}
         result = interp.patch(
             model,
-            interp.prompts.PatchSource(
-                encoded[self.source], () if self.texts is None else (self.texts[0],)
-            ),
-            encoded[self.target],
+            interp.prompts.PatchSource(self.source, () if self.texts is None else (self.texts[0],)),
+            self.target,
             answers,
-            self.parts(model),
+            parts,
             self.layers,
             self.at if self.texts is None else (self.texts[1],),
-            controls,
+            {} if self.control is None else {"control": self.control},
             seeded(self.seed) if random else None,
+            bos=bos,
         )
-        say(f"source  {joined(model, encoded[self.source])}")
-        say(f"target  {joined(model, encoded[self.target])}\n")
+        for name, text in (("source", self.source), ("target", self.target)):
+            say(f"{name}  {joined(model, prompt_ids(model, text, bos))}")
+        say_how_text_begins(model, bos)
+        say("")
         show_patching(result)
         if self.out is not None:
-            settings = {"source": self.source, "target": self.target, "part": self.part}
+            settings = {"source": self.source, "target": self.target, "part": self.part, "bos": bos}
             save_result(result, self.out, model=model.fingerprint, **settings)
 
     def parts(self, model: "interp.NeuronModel") -> Any:
@@ -173,6 +183,9 @@ class Lens:
     """First the language of the prompts, then others that layers may predict; two are best,
     because a fact is left out if its answers in two languages begin alike."""
 
+    bos: Bos = "auto"
+    """What begins a prompt: auto, none, document, block."""
+
     limit: int | None = None
     """Read only the first N prompts; by default all."""
 
@@ -182,8 +195,6 @@ class Lens:
     def run(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
-        from interp.text.tokens import prompt_ids
-
         model = self.choice.open()
         tasks = interp.text.align_tasks(
             [interp.read_task(self.prompts, code) for code in self.languages], "drop"
@@ -191,15 +202,15 @@ class Lens:
         questions = []
         for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
             words = [item.options[item.answer].strip(" .。」") for item in items]
-            ids = prompt_ids(model, items[0].prompt, "auto")
-            questions.append(
-                interp.prompts.Question(ids, dict(zip(self.languages, words, strict=True)))
-            )
-        result = interp.logit_lens(model, questions)
+            answers = dict(zip(self.languages, words, strict=True))
+            questions.append(interp.prompts.Question(items[0].prompt, answers))
+        result = interp.logit_lens(model, questions, bos=self.bos)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
+        say_how_text_begins(model, self.bos)
         show_lens(result, {reason: len(numbers) for reason, numbers in left_out.items()})
         if self.out is not None:
-            save_result(result, self.out, model=model.fingerprint, prompts=self.prompts)
+            settings = {"prompts": self.prompts, "bos": self.bos}
+            save_result(result, self.out, model=model.fingerprint, **settings)
 
 
 def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> None:

@@ -37,6 +37,7 @@ class Demo:
     def steps(self) -> list[tuple[str, Any]]:
         """Questions and the subcommands that answer them; each can also be run on its own."""
         # Most CPUs are several times faster in float32 than in the 16 bits of the checkpoint.
+        # Babel's tokenizer puts nothing before a text, but its texts began with <s> in training.
         babel = ModelChoice(dtype="float32")
         return [
             ("Do babel's hooks read and edit the right activations?", Doctor(babel)),
@@ -88,6 +89,7 @@ class Demo:
                     edit="median",
                     n=20,
                     max_new_tokens=40,
+                    bos="document",
                     out=self.out / "steer",
                 ),
             ),
@@ -98,11 +100,11 @@ class Demo:
         return [
             (
                 "Which neurons fire for the same fact in all languages?",
-                Share(TASK, babel, out=self.out / "share"),
+                Share(TASK, babel, bos="document", out=self.out / "share"),
             ),
             (
                 "Which of them carry the answer?",
-                Attribute(TASK, babel, items=20, out=self.out / "attribute"),
+                Attribute(TASK, babel, items=20, bos="document", out=self.out / "attribute"),
             ),
             (
                 "In which layer does an answer move from one prompt to another?",
@@ -112,11 +114,14 @@ class Demo:
                     answers=(" Friday", " Tuesday", " Dienstag"),
                     layers="from",
                     texts=("Montag", "Thursday"),
+                    bos="document",
                     out=self.out / "patch.safetensors",
                 ),
             ),
             (
                 "Which language does each layer predict?",
-                Lens(babel, languages=("de", "en"), out=self.out / "lens.safetensors"),
+                Lens(
+                    babel, languages=("de", "en"), bos="document", out=self.out / "lens.safetensors"
+                ),
             ),
         ]

@@ -9,12 +9,14 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
+    bos_of,
     check_found_in,
     say,
+    say_how_text_begins,
     seeded,
 )
 from interp.commands.options import Positional
-from interp.results.words import Split
+from interp.results.words import Bos, Split
 from interp.text.languages import check_languages, language
 
 
@@ -78,6 +80,9 @@ class Deactivate:
 
     Use one half if `interp collect` read the other."""
 
+    bos: Bos | None = None
+    """What begins text; by default as in the run (auto, none, document, block)."""
+
     n_draws: int = 3
     """Sets of random neurons for each language.
 
@@ -98,6 +103,7 @@ class Deactivate:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
+        bos = bos_of(self.neurons, self.bos)
         corpora = interp.read_corpora(
             self.text,
             codes,
@@ -105,6 +111,7 @@ class Deactivate:
             block_length=self.block_length,
             tokens=self.tokens,
             n_shards=self.n_shards,
+            bos=bos,
             split=self.split,
             held_out=0.5,
         )
@@ -119,6 +126,7 @@ class Deactivate:
         )
         table = matrix.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(self.out / "matrix.csv", table)
+        say_how_text_begins(model, bos)
         say(matrix.table())
         say(f"The matrix is in {self.out / 'matrix.safetensors'}, its table in matrix.csv.")
 

@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, check_found_in, say
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    bos_of,
+    check_found_in,
+    say,
+    say_how_text_begins,
+)
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
 from interp.commands.tasks import check_items
-from interp.results.words import Normalize
+from interp.results.words import Bos, Normalize
 from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
@@ -49,6 +57,9 @@ class Evaluate:
 
     Only Babel's tasks mark them."""
 
+    bos: Bos | None = None
+    """What begins text; by default as in the run (auto, none, document, block)."""
+
     normalize: Normalize = "none"
     """What the log-likelihood of an option is divided by."""
 
@@ -83,6 +94,7 @@ class Evaluate:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
+        bos = bos_of(self.neurons, self.bos)
         ablation = interp.evaluations.ablate_tasks(
             model,
             tasks,
@@ -91,11 +103,13 @@ class Evaluate:
             seed=self.seed,
             normalize=self.normalize,
             max_new_tokens=self.max_new_tokens,
+            bos=bos,
             out=self.out,
             ray=ray,
         )
         table = ablation.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(self.out / "evaluate.csv", table)
+        say_how_text_begins(model, bos)
         say(ablation.table())
         say(f"The table is in {self.out / 'evaluate.csv'}, the answers in folders next to it.")
 

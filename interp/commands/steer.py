@@ -9,13 +9,15 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
+    bos_of,
     check_found_in,
     say,
+    say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
-from interp.results.words import Tokens
+from interp.results.words import Bos, Tokens
 from interp.text.languages import check_languages
 
 
@@ -32,8 +34,8 @@ class Steer:
     """
 
     neurons: Positional[Path]
-    """Folder of a run after `interp find`, or a selection (.json) in it; needs --moments, or
-    --sentences for median."""
+    """Folder of a run after `interp find`, or a selection (.json) in it; needs --moments (median:
+    --sentences)."""
 
     choice: ModelChoice
     """The model that the neurons were found in."""
@@ -43,7 +45,9 @@ class Steer:
 
     edit: Literal["replace", "add", "difference", "median"] = "difference"
     """difference: add the language's mean minus the mean of the others; add: add its mean;
-    replace: set to its mean; median: set units of any site to its median (Kojima et al.)."""
+    replace: set to its mean; median: set units of any site to its median.
+
+    The last is that of Kojima et al."""
 
     strength: float = 1.0
     """Factor of the added mean, and of the residual push."""
@@ -66,6 +70,9 @@ class Steer:
 
     residual_layer: int | None = None
     """Layer of the residual push; by default the middle one."""
+
+    bos: Bos | None = None
+    """What begins text; by default as in the run (auto, none, document, block)."""
 
     text: str = "babel"
     """Natural text, to judge outputs and for the push."""
@@ -104,6 +111,7 @@ class Steer:
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
+        bos = bos_of(self.neurons, self.bos)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
         rates = interp.evaluations.steer_towards(
@@ -121,12 +129,14 @@ class Steer:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=self.seed,
+            bos=bos,
             out=self.out,
             ray=ray,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             path = self.out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+        say_how_text_begins(model, bos)
         say(rates.table())
         say(f"The rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, seeded
+from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins, seeded
 from interp.commands.options import Positional
-from interp.results.words import FiresBy, Quantity
+from interp.results.words import Bos, FiresBy, Quantity
 from interp.text.languages import check_languages
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class Share:
 
     In an MLP without a linear branch, both have the same sign."""
 
+    bos: Bos = "auto"
+    """What begins a prompt: auto, none, document, block."""
+
     thresholds: tuple[float, ...] = (0.0,)
     """Gate or output must exceed this to fire; results of each threshold but the first are in a
     subfolder above-<threshold>."""
@@ -79,9 +82,9 @@ class Share:
         model, ray = self.on.open(self.choice)
         prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
-        bos = "none" if model.bos_id is None else "document"
-        corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
+        corpora = interp.text.prompt_rows(prompts, model, bos=self.bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
+        say_how_text_begins(model, self.bos)
         with pool_for(model, ray) as pool:
             for number, threshold in enumerate(self.thresholds):
                 folder = self.out / f"above-{threshold:g}" if number else self.out
@@ -176,6 +179,9 @@ class Attribute:
     fires_by: FiresBy = "gate"
     """Whether the gate or the output decides firing, and so the category."""
 
+    bos: Bos = "auto"
+    """What begins a prompt: auto, none, document, block."""
+
     out: Path = Path("results/attribute")
     """Folder for the pieces, sums.safetensors and sums.csv."""
 
@@ -188,7 +194,7 @@ class Attribute:
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
-            "fires_by": self.fires_by,
+            **{"fires_by": self.fires_by, "bos": self.bos},
         }
         from interp.runs.folder import begin
 
@@ -200,11 +206,13 @@ class Attribute:
             steps=self.steps,
             quantity=self.quantity,
             fires_by=self.fires_by,
+            bos=self.bos,
             ray=ray,
         )
         sums.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = sums.to_frame()
         interp.results.artifacts.write_text(self.out / "sums.csv", frame.to_csv(index=False))
+        say_how_text_begins(model, self.bos)
         show_sums(frame, self.quantity)
         say(f"The sums are in {self.out / 'sums.safetensors'}, their table in sums.csv.")
 

@@ -63,8 +63,8 @@ class Keep:
 
     special_tokens: bool = False
     """Include special tokens, such as beginning-of-text, in sentence means, as the code of Kojima
-    et al. (2024) does if the tokenizer adds them. Rows contain them only if the text was read with
-    bos="document". Activations at the first token can be so large that they dominate the mean.
+    et al. (2024) does if the tokenizer adds them; `bos` of `read_sentences` says what rows contain.
+    Activations at the first token can be so large that they dominate the mean.
     Firing counts and moments always leave special tokens out."""
 
     signs: FiresBy | None = None
@@ -327,7 +327,7 @@ class _Reading:
             "stops_early": stops_early,
             "versions": artifacts.provenance()["versions"],
         }
-        origin = artifacts.provenance(**settings) | {"name": model.name}
+        origin = artifacts.provenance(**settings) | {"name": model.name, "bos": corpora.begins}
         begin(self.folder, plan, origin)
 
     def piece(self, shard: int, language: str) -> _Piece:

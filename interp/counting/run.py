@@ -4,10 +4,11 @@ import json
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
@@ -25,10 +26,18 @@ from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import html_table, listed
+from interp.results.words import Bos
 from interp.runs.folder import read_plan
 from interp.runs.locks import lock_owner, remove_stale_locks
 
 _MAX_PIECES = 1_000_000  # a file that names more is damaged, and listing them would take forever
+
+
+def recorded_bos(provenance: Mapping[str, Any]) -> Bos:
+    """The setting that a run's provenance records; "auto" if it records none."""
+    begins = provenance.get("bos")
+    setting = begins.get("setting") if isinstance(begins, Mapping) else None
+    return setting if setting in get_args(Bos) else "auto"
 
 
 class _Product(NamedTuple):
@@ -227,6 +236,15 @@ class Run:
         """Model, text, settings and versions behind the results."""
         path = self._file("firing")
         return dict(artifacts.load(path, "FiringStats", lazy=("fired",)).provenance)
+
+    @property
+    def bos(self) -> Bos:
+        """How its text began; what follows on the run should use the same.
+
+        >>> interp.collect(model, text, progress=False).bos
+        'auto'
+        """
+        return recorded_bos(self.provenance)
 
     # ------------------------------------------------------------ pieces
 

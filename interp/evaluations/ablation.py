@@ -16,7 +16,7 @@ from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
 from interp.models.neuron_model import NeuronModel
 from interp.results.frames import interval_columns
-from interp.results.words import NOTHING, Normalize
+from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
 from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
@@ -115,6 +115,7 @@ def ablate_tasks(
     seed: int = 0,
     normalize: Normalize = "none",
     max_new_tokens: int = 32,
+    bos: Bos = "auto",
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
@@ -147,7 +148,7 @@ def ablate_tasks(
     }
     folders = {name: None if out is None else Path(out) / name for name in groups}
     with pool_for(model, ray) as pool:
-        settings = {"progress": progress, "ray": pool}
+        settings = {"bos": bos, "progress": progress, "ray": pool}
         chosen = choose(
             model,
             groups["choices"],

@@ -46,7 +46,7 @@ from interp.results import artifacts
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
-from interp.results.words import FiresBy, Kind, Start
+from interp.results.words import Bos, FiresBy, Kind
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
@@ -212,7 +212,7 @@ def ablate_categories(
     tokens: Tokens = "all",
     fires_by: FiresBy = "gate",
     n_draws: int = 3,
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
@@ -245,13 +245,13 @@ def ablate_categories(
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more languages.")
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, start) for task in tasks]
+    encoded = [encode_items(model, task, bos) for task in tasks]
     if tokens == "last":
-        _check_first_tokens(model, tasks, start)
+        _check_first_tokens(model, tasks, bos)
     conditions = conditions_for(len(tasks))
     setting = _Setting(conditions, n_draws, tokens, fires_by, tokens_per_batch)
     if out is not None:
-        _begin(Path(out), model, tasks, generator, setting, start)
+        _begin(Path(out), model, tasks, generator, setting, bos)
     items, jobs = tasks[0].items, []
     states = generator_states(model, conditions, n_draws, generator, len(items))
     with folder_for(out) as folder, bar(len(items), "switching off", progress) as progress_bar:
@@ -302,7 +302,7 @@ def _begin(
     tasks: Sequence[Task],
     generator: torch.Generator,
     setting: _Setting,
-    start: Start,
+    bos: Bos,
 ) -> None:
     plan = {
         "model": model.identity,
@@ -311,7 +311,7 @@ def _begin(
         "n_draws": setting.n_draws,
         "generator": artifacts.hash_of(generator.get_state()),
         "fires_by": setting.fires_by,
-        "start": start,
+        "bos": bos,
         "tokens_per_batch": setting.tokens_per_batch,
     }
     begin(folder, plan, artifacts.provenance())
@@ -439,8 +439,8 @@ def _n_distinct(item: Encoded, tokens: Tokens) -> int:
     return len(item.rows if tokens == "all" else set(item.first_tokens))
 
 
-def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], start: Start) -> None:
-    if same := sorted(ambiguous_ids(model, tasks, start)):
+def _check_first_tokens(model: NeuronModel, tasks: Sequence[Task], bos: Bos) -> None:
+    if same := sorted(ambiguous_ids(model, tasks, bos)):
         raise ValueError(
             f"All options of {len(same)} items of {tasks[0].name}, such as {same[0]!r}, begin with "
             "the same token in some language: leave them out with drop_ambiguous(model, tasks), or "

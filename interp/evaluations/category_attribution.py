@@ -32,7 +32,7 @@ from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
-from interp.results.words import FiresBy, Quantity, Start
+from interp.results.words import Bos, FiresBy, Quantity
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.scores.sharing import CATEGORIES, Sharing
@@ -131,16 +131,16 @@ def attribute_categories(
     steps: int = 20,
     quantity: Quantity = "probability",
     fires_by: FiresBy = "gate",
-    start: Start = "auto",
+    bos: Bos = "auto",
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> CategorySums:
     """Integrated gradients of each item of a task in two or more languages, summed by category.
 
     With `folder`, each item is saved there as soon as it is done and is not computed again; the
-    caller must keep model, steps, quantity and fires_by the same. Processes with the same folder
-    share the items; with `ray`, actors do, on nodes that share it. In each language, an item costs
-    two passes over the prompt plus `integrated_gradients`.
+    caller must keep model, steps, quantity, fires_by and bos the same. Processes with the same
+    folder share the items; with `ray`, actors do, on nodes that share it. In each language, an item
+    costs two passes over the prompt plus `integrated_gradients`.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> tasks = [interp.read_task("babel/fact_completion", code) for code in ("en", "de")]
@@ -154,7 +154,7 @@ def attribute_categories(
     if len(tasks) < 2:
         raise ValueError("Sharing is between languages: give the task in two or more languages.")
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, start) for task in tasks]
+    encoded = [encode_items(model, task, bos) for task in tasks]
     items = tasks[0].items
     jobs = []
     with (
@@ -297,7 +297,7 @@ def enrichment(
     *,
     top_share: float = 0.05,
     fires_by: FiresBy = "gate",
-    start: Start = "auto",
+    bos: Bos = "auto",
     progress: bool = True,
 ) -> Enrichment:
     """Is a category over-represented among the neurons that move the residual stream most?
@@ -318,7 +318,7 @@ def enrichment(
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, start) for task in tasks]
+    encoded = [encode_items(model, task, bos) for task in tasks]
     n_top = max(1, round(top_share * model.d_mlp))
     units, firing = [], []
     items = tasks[0].items

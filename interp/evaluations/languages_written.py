@@ -24,12 +24,12 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted
 from interp.results.saved import Saved
-from interp.results.words import Start
+from interp.results.words import Bos
 from interp.runs.jobs import finish, folder_for, pool_for, refuse_edited
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.language_id import OTHER, UNDETERMINED, detect_language
 from interp.text.languages import check_languages
-from interp.text.tokens import by_length, padded, start_ids
+from interp.text.tokens import beginning, by_length, padded
 
 _MIN_TEXTS = 20  # natural texts needed to measure a bound that nearly all of them meet
 _JUDGES = "texts are judged by the untouched model, so that the edit does not judge itself"
@@ -199,7 +199,7 @@ def language_rates(
     guard: Guard | Mapping[str, Guard] | None = None,
     model: NeuronModel | None = None,
     *,
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
     out: Path | str | None = None,
@@ -226,7 +226,7 @@ def language_rates(
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
-        tokens, loss = _losses(model, texts, start, tokens_per_batch, progress, out, ray)
+        tokens, loss = _losses(model, texts, bos, tokens_per_batch, progress, out, ray)
     repetitions = [repetition(text) for text in texts]
     passes = [
         code in guards
@@ -260,7 +260,7 @@ def generated_languages(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
@@ -288,7 +288,7 @@ def generated_languages(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            start=start,
+            bos=bos,
             tokens_per_batch=tokens_per_batch,
             out=out,
             progress=progress,
@@ -300,7 +300,7 @@ def generated_languages(
                 languages,
                 guards,
                 model,
-                start=start,
+                bos=bos,
                 tokens_per_batch=tokens_per_batch,
                 progress=progress,
                 out=None if out is None else Path(out) / "judged" / f"{index:02d}",
@@ -317,7 +317,7 @@ def natural_guard(
     max_tokens: int = 64,
     quantile: float = 0.99,
     min_bytes: int = 24,
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
 ) -> dict[str, Guard]:
@@ -347,7 +347,7 @@ def natural_guard(
             [code],
             None,
             model,
-            start=start,
+            bos=bos,
             tokens_per_batch=tokens_per_batch,
             progress=progress,
         )
@@ -363,7 +363,7 @@ def natural_guard(
 def _losses(
     model: NeuronModel,
     texts: Sequence[str],
-    start: Start,
+    bos: Bos,
     tokens_per_batch: int,
     progress: bool,
     out: Path | str | None,
@@ -371,7 +371,7 @@ def _losses(
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
     """Tokens of each text, and nats per token, of its head if it is longer than the context."""
     refuse_edited(model, _JUDGES)
-    first = start_ids(model, start)
+    first = beginning(model, bos)
     encoded = model.encode_batch(texts)
     tokens = torch.tensor([len(ids) for ids in encoded], dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)

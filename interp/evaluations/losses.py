@@ -180,7 +180,7 @@ def read_all(
         plan = {"model": model.identity, "corpora": corpora.fingerprint}
         plan |= {"languages read": list(corpora.languages), "under": plan_of(interventions)}
         plan |= {"tokens_per_batch": tokens_per_batch}
-        begin(Path(out), plan, artifacts.provenance())
+        begin(Path(out), plan, artifacts.provenance() | {"bos": corpora.begins})
     passes = sum(map(bool, interventions.values())) + (() in interventions.values())
     jobs = []
     with folder_for(out) as folder:

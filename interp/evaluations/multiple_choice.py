@@ -25,12 +25,12 @@ from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
-from interp.results.words import NOTHING, Normalize, Start
+from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.tasks import Task
-from interp.text.tokens import padded, start_ids
+from interp.text.tokens import beginning, padded
 
 Result = TypeVar("Result", Choices, Written)
 
@@ -54,9 +54,9 @@ class Encoded:
         return tuple(row[self.begin] for row in self.rows)
 
 
-def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[Encoded]:
+def encode_items(model: NeuronModel, task: Task, bos: Bos = "auto") -> list[Encoded]:
     """Every item in tokens, split as the module docstring says; an empty option is an error."""
-    first = tuple(start_ids(model, start))
+    first = beginning(model, bos)
     texts = [item.prompt + ending for item in task.items for ending in ("", *item.options)]
     encoded_texts = iter(model.encode_batch(texts))
     encoded = []
@@ -76,27 +76,27 @@ def encode_items(model: NeuronModel, task: Task, start: Start = "auto") -> list[
                 )
         if not first and begin == 0:
             raise ValueError(
-                f"{where} begins with its options, but {model.name} has no start token to put "
-                "before them: give a prompt of at least one word."
+                f"{where} begins with its options, and nothing is put before them: give a prompt "
+                'of at least one word, or bos="document".'
             )
         encoded.append(Encoded(rows, len(first) + begin, item.id))
     return encoded
 
 
 def drop_ambiguous(
-    model: NeuronModel, tasks: Sequence[Task], start: Start = "auto"
+    model: NeuronModel, tasks: Sequence[Task], bos: Bos = "auto"
 ) -> tuple[Task, ...]:
     """The tasks without items whose options all begin with the same token in some language."""
-    ambiguous = ambiguous_ids(model, tasks, start)
+    ambiguous = ambiguous_ids(model, tasks, bos)
     return tuple(task.where(lambda item: item.id not in ambiguous) for task in tasks)
 
 
-def ambiguous_ids(model: NeuronModel, tasks: Sequence[Task], start: Start = "auto") -> set[str]:
+def ambiguous_ids(model: NeuronModel, tasks: Sequence[Task], bos: Bos = "auto") -> set[str]:
     """Ids of the items whose options all begin with the same token in some language."""
     return {
         item.id
         for task in tasks
-        for item in encode_items(model, task, start)
+        for item in encode_items(model, task, bos)
         if len(set(item.first_tokens)) == 1
     }
 
@@ -107,7 +107,7 @@ def choose(
     under: Under | None = None,
     *,
     normalize: Normalize = "none",
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
@@ -127,15 +127,15 @@ def choose(
     [('de', 'nothing'), ('de', 'off')]
     """
     for task in tasks:
-        encode_items(model, task, start)  # raises before anything is run
+        encode_items(model, task, bos)  # raises before anything is run
         for item in task.items:
             if len(item.options) < 2:
                 raise ValueError(
                     f"{item.id!r} of {task.name} in {task.language} has one option, so there "
                     "is nothing to choose: give two or more, or use exact_match."
                 )
-    work = partial(_choose, normalize, start, tokens_per_batch)
-    plan = {"normalize": normalize, "start": start, "tokens_per_batch": tokens_per_batch}
+    work = partial(_choose, normalize, bos, tokens_per_batch)
+    plan = {"normalize": normalize, "bos": bos, "tokens_per_batch": tokens_per_batch}
     return answers_under(model, tasks, under, work, Choices.load, plan, out, progress, ray)
 
 
@@ -146,7 +146,7 @@ def exact_match(
     *,
     max_new_tokens: int = 32,
     stop: str = "\n",
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
@@ -159,11 +159,12 @@ def exact_match(
 
     >>> task = interp.read_task("babel/fact_completion", "de")
     >>> days = task.where(lambda item: "day_after" in item.id)
-    >>> (result,) = interp.evaluations.exact_match(model, [days], max_new_tokens=6, progress=False)
+    >>> settings = {"max_new_tokens": 6, "bos": "document", "progress": False}
+    >>> (result,) = interp.evaluations.exact_match(model, [days], **settings)
     >>> len(result.texts), result.accuracy().value.item() > 0.5
     (7, True)
     """
-    settings = {"max_new_tokens": max_new_tokens, "start": start}
+    settings = {"max_new_tokens": max_new_tokens, "bos": bos}
     settings["tokens_per_batch"] = tokens_per_batch
     work = partial(_write_answers, stop, settings)
     plan = {**settings, "stop": stop}
@@ -216,13 +217,13 @@ def _answer(
 
 def _choose(
     normalize: Normalize,
-    start: Start,
+    bos: Bos,
     tokens_per_batch: int,
     task: Task,
     name: str,
     model: NeuronModel,
 ) -> Choices:
-    items = encode_items(model, task, start)
+    items = encode_items(model, task, bos)
     rows = [(row, item.begin) for item in items for row in item.rows]
     likelihoods = _log_likelihoods(model, rows, tokens_per_batch)
     return _choices(task, items, name, likelihoods, normalize)

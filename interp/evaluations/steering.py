@@ -21,7 +21,7 @@ from interp.interventions.residual import ResidualMeans, residual_means
 from interp.interventions.under import Changes, check_under, listed_changes, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
-from interp.results.words import NOTHING, Tokens
+from interp.results.words import NOTHING, Bos, Tokens
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
@@ -160,6 +160,7 @@ def steer_towards(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
+    bos: Bos = "auto",
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
@@ -185,6 +186,7 @@ def steer_towards(
         block_length=64,
         tokens=20_000,
         n_shards=2,
+        bos=bos,
         progress=progress,
     )
     with pool_for(model, ray) as pool:
@@ -193,6 +195,7 @@ def steer_towards(
             natural,
             corpora,
             max_tokens=max_new_tokens,
+            bos=bos,
             out=None if out is None else Path(out) / "natural",
             progress=progress,
             ray=pool,
@@ -216,6 +219,7 @@ def steer_towards(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            bos=bos,
             out=out,
             progress=progress,
             ray=pool,
@@ -226,7 +230,7 @@ def natural_texts(
     model: NeuronModel, text: str, languages: Sequence[str], n_tokens: int
 ) -> dict[str, list[str]]:
     """Natural texts of `n_tokens` tokens, joined from lines: what good output looks like."""
-    corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000)
+    corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000, bos="none")
     texts = {}
     for code in languages:
         rows, pieces, current = corpora.rows[code], [], []
@@ -245,6 +249,7 @@ def measure_natural(
     corpora: Corpora,
     *,
     max_tokens: int = 64,
+    bos: Bos = "auto",
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
@@ -256,9 +261,10 @@ def measure_natural(
     if out is not None:
         plan = {"model": model.identity, "corpora": corpora.fingerprint}
         plan |= {"natural text": artifacts.hash_of(dict(natural)), "max_tokens": max_tokens}
+        plan["bos"] = bos
         begin(Path(out), plan, artifacts.provenance())
     works = {
-        "guards": partial(_measure_guards, natural, max_tokens),
+        "guards": partial(_measure_guards, natural, max_tokens, bos),
         "residual": partial(_measure_residual, corpora),
     }
     with (
@@ -287,6 +293,7 @@ def steering_rates(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
+    bos: Bos = "auto",
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
@@ -300,6 +307,7 @@ def steering_rates(
         model, {f"{condition.to} {condition.name}": condition.changes for condition in conditions}
     )
     settings = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings |= {"bos": bos}
     if out is not None:
         plan = {"model": model.identity, "texts": settings}
         plan["guards"] = {code: list(astuple(guard)) for code, guard in guards.items()}
@@ -330,9 +338,9 @@ def _save_piece(measure: Any, path: Path, model: NeuronModel) -> None:
 
 
 def _measure_guards(
-    natural: Mapping[str, Sequence[str]], max_tokens: int, model: NeuronModel
+    natural: Mapping[str, Sequence[str]], max_tokens: int, bos: Bos, model: NeuronModel
 ) -> dict[str, torch.Tensor]:
-    guards = natural_guard(model, natural, max_tokens=max_tokens, progress=False)
+    guards = natural_guard(model, natural, max_tokens=max_tokens, bos=bos, progress=False)
     rows = [astuple(guards[code]) for code in natural]
     return {"bounds": torch.tensor(rows, dtype=torch.float64)}
 

@@ -22,12 +22,12 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted
-from interp.results.words import NOTHING, Start
+from interp.results.words import NOTHING, Bos
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.languages import language as known_language
-from interp.text.tokens import by_length, padded, start_ids
+from interp.text.tokens import beginning, by_length, padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def generate_texts(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
-    start: Start = "auto",
+    bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
     progress: bool = True,
@@ -79,6 +79,10 @@ def generate_texts(
     does not depend on the other texts of its batch, except for rounding. So interventions compared
     with the same seeds share their random numbers.
 
+    Under bos="auto", if the tokenizer puts nothing before a text, an unconditional sample still has
+    to start from something: the beginning-of-text token, or else the end-of-text token. To start
+    from another, write it into the prompt: BLOOM has <s>, but learned texts between </s>.
+
     With `out`, every batch is saved there and the same call resumes; with `ray`, actors write the
     batches, on nodes that share `out`.
 
@@ -90,8 +94,10 @@ def generate_texts(
     sizes = {"n": n, "max_new_tokens": max_new_tokens, "tokens_per_batch": tokens_per_batch}
     _check_settings(prompts, sizes, temperature)
     named = check_under(model, {NOTHING: None} if under is None else under)
-    first = start_ids(model, start)
+    first = beginning(model, bos)
     encoded = [[*first, *ids] for ids in model.encode_batch(prompts)]
+    if bos == "auto":
+        encoded = [ids or _first_of_any(model) for ids in encoded]
     _check_lengths(model, encoded, prompts, max_new_tokens)
 
     prompt_of = [row for row in range(len(prompts)) for _ in range(n)]
@@ -264,8 +270,8 @@ def _check_lengths(
     for ids, prompt in zip(encoded, prompts, strict=True):
         if not ids:
             raise ValueError(
-                f"There is nothing to start from: {model.name} has no beginning-of-text or "
-                "end-of-text token, so give prompts of at least one word."
+                "There is nothing to start from: give prompts of at least one word, or "
+                f'bos="auto" if {model.name} has a beginning-of-text or end-of-text token.'
             )
         if len(ids) + new > model.max_length:
             raise ValueError(
@@ -273,6 +279,12 @@ def _check_lengths(
                 f"{len(ids) + new}: {model.name} takes at most {model.max_length}. Lower "
                 "max_new_tokens or shorten the prompt."
             )
+
+
+def _first_of_any(model: NeuronModel) -> list[int]:
+    """What a text starts from before which the tokenizer puts nothing."""
+    candidates = (model.bos_id, getattr(model.tokenizer, "eos_token_id", None))
+    return [id for id in candidates if id is not None][:1]
 
 
 def bar(total: int, what: str, show: bool) -> tqdm:

@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.models.beginning import Beginning, measure_beginning
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
@@ -50,6 +52,10 @@ class Diagnosis:
     checks: tuple[Check, ...]
     """In the order they ran; an early failure often explains later ones."""
 
+    beginning: Beginning | None = None
+    """How the model wants a text to begin; None: there is no token to begin one with, or a
+    check failed."""
+
     @property
     def ok(self) -> bool:
         return all(check.passed for check in self.checks)
@@ -70,7 +76,8 @@ class Diagnosis:
             [check.name, "ok" if check.passed else Shaded("FAIL", 1.0), check.detail]
             for check in self.checks
         ]
-        return html_table(f"{self.model}: {self.verdict}", ["", "", "seen"], rows)
+        table = html_table(f"{self.model}: {self.verdict}", ["", "", "seen"], rows)
+        return table if self.beginning is None else f"{table}<p>{escape(str(self.beginning))}</p>"
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
@@ -78,11 +85,13 @@ class Diagnosis:
             f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<{width}}  {check.detail}"
             for check in self.checks
         ]
+        rows += [] if self.beginning is None else [str(self.beginning)]
         return "\n".join([f"{self.model}: {self.verdict}", *rows])
 
 
 def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
-    """Check every layer's hooks on two random texts; costs two short passes per layer.
+    """Check every layer's hooks on two random texts, in two short passes per layer, and measure on
+    24 sentences whether the model wants a beginning-of-text token.
 
     >>> diagnosis = interp.doctor(model)
     >>> diagnosis.ok, len(diagnosis.checks)
@@ -109,7 +118,9 @@ def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
             "the model is unchanged afterwards": lambda: _unchanged(model, ids, clean),
         }
         bar = tqdm(checks.items(), "checking hooks", unit="check", delay=2, leave=False)
-        return Diagnosis(model.name, tuple(_run(name, check) for name, check in bar))
+        results = tuple(_run(name, check) for name, check in bar)
+    sound = all(check.passed for check in results)
+    return Diagnosis(model.name, results, measure_beginning(model) if sound else None)
 
 
 def _run(name: str, check: Callable[[], Answer]) -> Check:

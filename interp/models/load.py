@@ -120,7 +120,8 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
     """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
 
     The model is frozen and put in evaluation mode. TransformerLens may have added special tokens to
-    its tokenizer: pass the original tokenizer if that matters.
+    its tokenizer, and made it put one before every text, which bos="auto" then does too: pass the
+    original tokenizer if that matters.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons, float32)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
+from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.models.sites import hook_name
 from interp.results.words import Attention, Kind, Tokens
@@ -118,7 +119,8 @@ class NeuronModel:
         """Beginning-of-text, padding and other control tokens, which are not text."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         control = {id for id, token in added.items() if token.special}
-        return tuple(sorted(control | set(getattr(self.tokenizer, "all_special_ids", ()))))
+        named = set(getattr(self.tokenizer, "all_special_ids", ()))
+        return tuple(sorted(control | named | set(self.prefix_ids)))
 
     def text_mask(self, tokens: Ids) -> Bool[Tensor, "batch pos"]:
         """Which tokens are text: False on padding, beginning-of-text and other special ones.
@@ -129,16 +131,14 @@ class NeuronModel:
         return ~torch.isin(tokens, torch.tensor(self.special_ids, device=tokens.device))
 
     @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text that it encodes by itself; () if nothing."""
+        return prefix_of(self.tokenizer)
+
+    @property
     def bos_id(self) -> int | None:
-        """The beginning-of-text token; None if the tokenizer has none. If the tokenizer prepends a
-        token other than its `bos_token`, that token: XGLM declares <s> but prepends </s>."""
-        own = getattr(self.tokenizer, "bos_token_id", None)
-        if own is None:
-            return None
-        assert self.tokenizer is not None
-        # A first token that appears for both "" and "a" is a prefix, not text.
-        of_nothing, of_letter = (self.tokenizer(text)["input_ids"][:1] for text in ("", "a"))
-        return of_letter[0] if of_letter and of_letter == of_nothing else own
+        """The beginning-of-text token; None if there is none. It may be one that no text gets."""
+        return bos_of(self.tokenizer)
 
     @functools.cached_property
     def _weights(self) -> str:

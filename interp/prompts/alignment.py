@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.targets import Prompt
-from interp.results.words import Alike
+from interp.results.words import Alike, Bos
 from interp.text.tokens import prompt_ids
 
 At = Alike | Sequence[str]
@@ -40,7 +40,7 @@ class PatchSource:
     """
 
     prompt: Prompt
-    """Text, read without special tokens, or token ids."""
+    """Text or token ids."""
 
     texts: tuple[str, ...] = ()
     """One for each text of the target, in the same order; the last occurrence of each counts."""
@@ -61,30 +61,35 @@ class Span:
 
 
 def align_prompts(
-    model: NeuronModel, source: PatchSource | Prompt, target: Prompt, at: At
+    model: NeuronModel, source: PatchSource | Prompt, target: Prompt, at: At, bos: Bos = "auto"
 ) -> tuple[Span, ...]:
     """The spans that two prompts share.
 
     If a span has n tokens in the source and m in the target, token i of m (from 1) gets the
     activations of token ⌈i · n / m⌉: the last token those of the last, and if n = m, each those of
-    its counterpart. Words and texts do not include special tokens; "tokens" and "all" do.
+    its counterpart. Special tokens, such as those that `bos` puts before text, are in no span.
     """
     if not isinstance(source, PatchSource):
         source = PatchSource(source)
-    source_ids, target_ids = prompt_ids(model, source.prompt), prompt_ids(model, target)
+    source_ids, target_ids = (prompt_ids(model, one, bos) for one in (source.prompt, target))
     if at == "last":
         return (Span("last", (len(source_ids) - 1,), (len(target_ids) - 1,)),)
     if at in ("tokens", "all"):
-        if len(source_ids) != len(target_ids):
+        special = set(model.special_ids)
+        of_source, of_target = (
+            tuple(n for n, id in enumerate(ids) if id not in special)
+            for ids in (source_ids, target_ids)
+        )
+        if len(of_source) != len(of_target) or not of_target:
             raise ValueError(
-                f"{_both(model, source_ids, target_ids)} have {len(source_ids)} and "
-                f"{len(target_ids)} tokens, so they cannot be aligned token by token: use "
+                f"{_both(model, source_ids, target_ids)} have {len(of_source)} and "
+                f"{len(of_target)} tokens, so they cannot be aligned token by token: use "
                 'at="last", at="words", or the text in each that matters.'
             )
-        positions = tuple(range(len(target_ids)))
         if at == "all":
-            return (Span("all", positions, positions),)
-        return tuple(Span(model.decode([target_ids[n]]), (n,), (n,)) for n in positions)
+            return (Span("all", of_source, of_target),)
+        pairs = zip(of_source, of_target, strict=True)
+        return tuple(Span(model.decode([target_ids[m]]), (n,), (m,)) for n, m in pairs)
     if isinstance(at, str):
         if at != "words":
             raise ValueError(

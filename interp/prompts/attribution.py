@@ -25,11 +25,11 @@ from interp.prompts.ending import Edit, Ending
 from interp.prompts.targets import Target, target_ids
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.words import Kind, Quantity
+from interp.results.words import Bos, Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
-from interp.text.tokens import Prompt, prompt_ids
+from interp.text.tokens import Prompt, beginning, prompt_ids
 
 LARGEST_ERROR = 0.1
 """There is a warning if a layer's values miss its change by more than this share of the largest
@@ -44,6 +44,7 @@ def integrated_gradients(
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
     max_positions: int = 96,
+    bos: Bos = "auto",
 ) -> Attribution:
     """Integrated gradients of every neuron of every layer, at the last token of the prompt.
 
@@ -55,7 +56,8 @@ def integrated_gradients(
     `baseline` None is zero, every neuron off; another language's mean explains the difference from
     that language. The path from zero is ill-conditioned if the MLP's output is normalized before it
     joins the residual stream (Gemma 2 and 3): everything changes close to zero. Then there is a
-    warning and a large `completeness_error`; a baseline other than zero helps.
+    warning and a large `completeness_error`; a baseline other than zero helps. `bos` says what is
+    put before a text.
 
     Gradients have the model's dtype: 16 bits round them to two or three digits, tiny ones vanish in
     float16, and differences of nearly equal scores are mostly rounding. Cost: the prompt once, and
@@ -67,7 +69,7 @@ def integrated_gradients(
     >>> torch.allclose(result.values.sum(1), result.change, rtol=0.1, atol=0.1)  # they add up
     True
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps, last=1)
+    ending, targets = start_at(model, prompt, target, quantity, steps, 1, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = rearrange(_checked(baseline, model), "layer neuron -> layer 1 neuron")
@@ -93,18 +95,17 @@ def integrated_gradients_by_position(
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
     max_positions: int = 96,
+    bos: Bos = "auto",
 ) -> PositionAttribution:
     """Integrated gradients at all tokens of a short prompt, whose neurons share one path.
 
-    The baseline is the same at every token. Cost: layers times (steps + 1) whole prompts, forward
-    and backward, since no part of the prompt is fixed.
+    The baseline is the same at every token; what `bos` puts before a text stays as it is. Cost:
+    layers times (steps + 1) whole prompts, forward and backward.
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps, last=None)
+    ending, targets = start_at(model, prompt, target, quantity, steps, None, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
-    start = repeat(
-        _checked(baseline, model), "layer neuron -> layer pos neuron", pos=len(ending.ids)
-    )
+    start = repeat(_checked(baseline, model), "layer neuron -> layer pos neuron", pos=ending.last)
     values, change, score = within_memory(
         lambda n: _integrate(ending, start, targets, quantity, steps, n), max_positions, ending
     )
@@ -128,6 +129,7 @@ def attribute_prompts(
     progress: bool = True,
     out: Path | str | None = None,
     ray: Ray | ActorPool | None = None,
+    bos: Bos = "auto",
 ) -> Iterator[Attribution]:
     """Integrated gradients of each prompt and target, in order, as they are computed.
 
@@ -144,9 +146,9 @@ def attribute_prompts(
     settings = (steps, quantity, baseline)
     if out is None and ray is None:
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
-            yield integrated_gradients(model, prompt, target, *settings)
+            yield integrated_gradients(model, prompt, target, *settings, bos=bos)
         return
-    prompts = [tuple(prompt_ids(model, prompt)) for prompt, _ in questions]
+    prompts = [tuple(prompt_ids(model, prompt, bos)) for prompt, _ in questions]
     targets = [target_ids(model, *question) for question in questions]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
@@ -211,7 +213,11 @@ def sums_by_category(
 
 
 def gradient_times_activation(
-    model: NeuronModel, prompt: Prompt, target: Target, quantity: Quantity = "probability"
+    model: NeuronModel,
+    prompt: Prompt,
+    target: Target,
+    quantity: Quantity = "probability",
+    bos: Bos = "auto",
 ) -> Float[Tensor, "layer neuron"]:
     """m_j times df/dm_j at the prompt itself: all neurons' first-order effects, in one pass.
 
@@ -224,7 +230,7 @@ def gradient_times_activation(
     >>> guess.shape
     torch.Size([6, 2048])
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
+    ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
     activations = rearrange(wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
     with torch.inference_mode(False), torch.enable_grad():
         nudge = torch.zeros_like(activations, requires_grad=True)
@@ -263,8 +269,9 @@ def start_at(
     quantity: Quantity,
     steps: int,
     last: int | None,
+    bos: Bos,
 ) -> tuple[Ending, tuple[int, ...]]:
-    """Check the arguments, and run the prompt; `last` None: all its tokens may vary."""
+    """Check the arguments, and run the prompt; `last` None: all its text may vary."""
     if quantity not in get_args(Quantity):
         raise ValueError(
             f"quantity must be one of {', '.join(get_args(Quantity))}, not {quantity!r}."
@@ -279,8 +286,9 @@ def start_at(
             stacklevel=3,
         )
     targets = target_ids(model, prompt, target)
-    ids = prompt_ids(model, prompt)
-    ending = Ending(model, torch.tensor(ids), last or len(ids), kinds=("post",))
+    ids = prompt_ids(model, prompt, bos)
+    n_fixed = len(beginning(model, bos)) if isinstance(prompt, str) else 0
+    ending = Ending(model, torch.tensor(ids), last or len(ids) - n_fixed, kinds=("post",))
     return ending, targets
 
 

@@ -37,7 +37,7 @@ class Attribution:
     """The quantity on the prompt itself."""
 
     prompt: tuple[int, ...]
-    """Its token ids."""
+    """Its token ids, with what was put before the text."""
 
     targets: tuple[int, ...]
     """The token id that was explained, or the two."""
@@ -62,7 +62,8 @@ class PositionAttribution:
     """What each neuron at each token of one prompt contributes to one quantity."""
 
     values: Float[Tensor, "layer pos neuron"]
-    """Each neuron's share at each token, in units of the quantity."""
+    """Each neuron's share at each token, in units of the quantity. The tokens are the last of
+    `prompt`: without what was put before the text."""
 
     completeness_error: Float[Tensor, " layer"]
     """As in `Attribution`, over all tokens together."""
@@ -77,7 +78,7 @@ class PositionAttribution:
     """The quantity on the prompt itself."""
 
     prompt: tuple[int, ...]
-    """Its token ids."""
+    """Its token ids, with what was put before the text."""
 
     targets: tuple[int, ...]
     """The token id that was explained, or the two."""

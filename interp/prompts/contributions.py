@@ -8,7 +8,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
 from interp.prompts.ending import Edit, Ending
 from interp.prompts.targets import Target
-from interp.results.words import Kind, Quantity
+from interp.results.words import Bos, Kind, Quantity
 from interp.text.tokens import Prompt, checked_id
 
 
@@ -19,6 +19,7 @@ def ablation_effect(
     neurons: Bool[Tensor, "layer neuron"],
     quantity: Quantity = "probability",
     max_positions: int = 96,
+    bos: Bos = "auto",
 ) -> Float[Tensor, "layer neuron"]:
     """How much the quantity falls when one neuron alone is zero at the last token; exact.
 
@@ -30,7 +31,7 @@ def ablation_effect(
     >>> effect.isnan().equal(~neurons["en"])
     True
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
+    ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
     same_shape("The mask of neurons", neurons, model)
     return within_memory(
         lambda n: _ablated(ending, neurons, targets, quantity, n), max_positions, ending

@@ -29,6 +29,7 @@ from interp.results.bars import tqdm
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
+from interp.results.words import Bos
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import check_languages
@@ -47,7 +48,7 @@ class Question(NamedTuple):
     """
 
     prompt: Prompt
-    """Text, read without special tokens, or token ids."""
+    """Text or token ids."""
 
     answers: Mapping[str, str | Sequence[str]]
     """Language → a word, or several acceptable ones."""
@@ -179,12 +180,13 @@ def logit_lens(
     questions: Sequence[Question],
     n_top: int = 10,
     tokens_per_batch: int = 4096,
+    bos: Bos = "auto",
 ) -> Lens:
     """The probability of each language's answer in every layer, at the last token of each prompt.
 
     Questions in which answers of two languages may begin with the same token are left out and
     counted, as in Wendler et al. (2024): there the token does not identify the language. So ask
-    about two or three languages at a time rather than many.
+    about two or three languages at a time rather than many. `bos` says what is put before text.
 
     Costs a forward pass of the prompts, and one of a token per prompt and layer.
 
@@ -198,7 +200,9 @@ def logit_lens(
         raise ValueError("There are no questions: give one or more.")
     languages = check_languages(list(questions[0].answers))
     answerable = _answerable(model, questions, languages)
-    prompts = {index: prompt_ids(model, questions[index].prompt) for index in answerable.tokens}
+    prompts = {
+        index: prompt_ids(model, questions[index].prompt, bos) for index in answerable.tokens
+    }
     n_top = min(n_top, model.n_vocab)
     probability = torch.zeros(len(prompts), model.n_layers, len(languages), dtype=torch.float64)
     entropy = torch.zeros(len(prompts), model.n_layers, dtype=torch.float64)

@@ -40,7 +40,7 @@ from interp.prompts.sweep import (
 )
 from interp.prompts.targets import target_ids
 from interp.results.bars import tqdm
-from interp.results.words import Layers
+from interp.results.words import Bos, Layers
 from interp.text.tokens import Prompt, prompt_ids
 
 Parts = PatchSite | Mapping[str, PatchSite | Bool[Tensor, "layer neuron"] | Units]
@@ -66,6 +66,7 @@ def patch(
     controls: Mapping[str, Sources] | None = None,
     generator: torch.Generator | None = None,
     max_positions: int = 512,
+    bos: Bos = "auto",
 ) -> PatchingResult:
     """The target's answers, with each part of the source put in at each layer and each span.
 
@@ -76,7 +77,7 @@ def patch(
 
     The answer depends only on the last token's residual stream after the last layer: patched there,
     the target always gives the source's answer. Patch earlier tokens (`at`) or earlier layers. A
-    part without units in a layer leaves that layer unpatched.
+    part without units in a layer leaves that layer unpatched. `bos` says what is put before text.
 
     Cost: each prompt once, and for each patch the tokens from its span to the end, in the layers
     from its own up. `max_positions` bounds how many positions are in one pass.
@@ -98,6 +99,8 @@ def patch(
     named = {"source": source, **(controls or {})}
     sources = {name: _listed(name, given) for name, given in named.items()}
     tokens = _answer_ids(model, target, answers)
+    sources = {name: [_encoded(model, one, bos) for one in sources[name]] for name in sources}
+    target = prompt_ids(model, target, bos)
     units = _units(model, parts, generator)
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
@@ -164,8 +167,8 @@ class _Recorded:
 
 def _record(
     model: NeuronModel,
-    sources: Mapping[str, Sequence[PatchSource | Prompt]],
-    target: Prompt,
+    sources: Mapping[str, Sequence[PatchSource]],
+    target: Sequence[int],
     at: At,
     units: Mapping[str, Units],
     generator: torch.Generator | None,
@@ -179,10 +182,10 @@ def _record(
     all_sources = [source for prompts in sources.values() for source in prompts]
     aligned = [align_prompts(model, source, target, at) for source in all_sources]
     spans = aligned[0]
-    prompts = [prompt_ids(model, _prompt(source)) for source in all_sources]
+    prompts = [[*source.prompt] for source in all_sources]
     positions = [[span.source for span in spans] for spans in aligned]
     if generator is not None:
-        prompts.append(prompt_ids(model, target))
+        prompts.append([*target])
         positions.append([span.target for span in spans])
     in_order = iter(record(model, prompts, positions, sites, max_positions))
     by_source = [[next(in_order) for _ in prompts] for prompts in sources.values()]
@@ -207,7 +210,7 @@ class _Swept(NamedTuple):
 def _swept(
     model: NeuronModel,
     recorded: _Recorded,
-    target: Prompt,
+    target: Sequence[int],
     units: Mapping[str, Units],
     patches: Sequence[Patch],
     shape: tuple[int, int, int, int],
@@ -226,7 +229,7 @@ def _swept(
     log_probability = torch.empty(*shape, len(tokens), dtype=torch.float64)
     top = torch.empty(shape, dtype=torch.int64)
     unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
-    ids = torch.tensor(prompt_ids(model, target))
+    ids = torch.tensor(target)
     with tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False) as done:
         for batch, logits, prompt in sweep.run(ids, patches, max_positions):
             done.update(len(batch))
@@ -248,8 +251,10 @@ def _mean(by_prompt: Sequence[Values]) -> Values:
     return mean
 
 
-def _prompt(source: PatchSource | Prompt) -> Prompt:
-    return source.prompt if isinstance(source, PatchSource) else source
+def _encoded(model: NeuronModel, source: PatchSource | Prompt, bos: Bos) -> PatchSource:
+    """The source with its prompt as token ids."""
+    given = source if isinstance(source, PatchSource) else PatchSource(source)
+    return PatchSource(prompt_ids(model, given.prompt, bos), given.texts)
 
 
 def _listed(name: str, given: object) -> list[Any]:

@@ -21,7 +21,7 @@ def target_ids(model: NeuronModel, prompt: Prompt, target: Target) -> tuple[int,
 def _first_token(model: NeuronModel, prompt: Prompt, target: int | str) -> int:
     if not isinstance(target, str):
         return checked_id(target, model)
-    ids = prompt_ids(model, prompt)
+    ids = prompt_ids(model, prompt, "none")
     text = prompt if isinstance(prompt, str) else model.decode(ids)
     both = model.encode(text + target)
     if both == ids or not target:

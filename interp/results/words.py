@@ -21,8 +21,14 @@ Tokens = Literal["all", "prompt", "generated", "last"]
 
 # ---------------------------------------------------------------- text
 
-Bos = Literal["none", "document", "block"]
-"""Beginning-of-text tokens: nowhere, before each document, or first in each block."""
+Bos = Literal["auto", "none", "document", "block"]
+"""What is put before text; it never counts as text.
+
+"auto": before each block, sentence and prompt, what the model's tokenizer puts there when it
+encodes a text by itself, which may be nothing. "none": nothing. "document", "block": the
+beginning-of-text token, before each document or each block, whatever the tokenizer does; a sentence
+or a prompt is both.
+"""
 
 Split = Literal["all", "train", "held_out"]
 """All documents, or those on one side of the split."""
@@ -51,13 +57,6 @@ Layers = Literal["each", "from", "all"]
 Alike = Literal["last", "tokens", "words", "all"]
 """Which positions correspond: the last tokens; tokens of the same index, one at a time;
 space-separated words of the same index, one at a time; or all tokens of the same index at once."""
-
-Start = Literal["auto", "bos", "eos", "none"]
-"""The token prepended to a text: beginning-of-text, end-of-text, or none.
-
-"auto": the first of the two that the tokenizer has. BLOOM has both but was trained with the second
-only: use "eos" for it.
-"""
 
 Normalize = Literal["none", "tokens", "bytes"]
 """What the log-likelihood of an option is divided by. "none": the likeliest text wins, which favors

@@ -6,9 +6,9 @@ sentences; sentences of one language are the positives, all others the negatives
 just a label here: relations, styles or programming languages work as well.
 
 The authors' sentence means include the token that the tokenizer prepends: <s> with LLaMA, </s> with
-XGLM, nothing with BLOOM. To match them, read the sentences with `bos="document"` and collect with
-`Keep(special_tokens=True)` for the first two; for BLOOM keep the defaults. A unit's response to the
-prepended token is nearly the same in every text, and shifts the mean of a short sentence more.
+XGLM, nothing with BLOOM. `read_sentences` puts the same tokens there, and with
+`Keep(special_tokens=True)` the means include them too. A unit's response to the prepended token is
+nearly the same in every text, and shifts the mean of a short sentence more.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@ from .languages import naming_prompt
 from .reading import prompt_rows
 from .sources import HubDataset
 from .tasks import Item, Task, align_tasks, prompts_of, read_editing
+from .tokens import prompt_ids
 
 __all__ = [
     "HubDataset",
@@ -11,6 +12,7 @@ __all__ = [
     "align_tasks",
     "listed_distances",
     "naming_prompt",
+    "prompt_ids",
     "prompt_rows",
     "prompts_of",
     "read_distances",

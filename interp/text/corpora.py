@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
 from interp.results.display import counted
+from interp.results.words import Bos
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
 
@@ -26,6 +27,9 @@ class TextModel(Protocol):
 
     @property
     def special_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]: ...
 
     @property
     def bos_id(self) -> int | None: ...
@@ -100,6 +104,12 @@ class Corpora:
     too_long: dict[str, int] = field(default_factory=dict)
     """Number of sentences left out because they exceed `max_length` or the model's limit."""
 
+    bos: Bos = "none"
+    """Where beginning-of-text tokens were put."""
+
+    prefix_ids: tuple[int, ...] = ()
+    """Which tokens were put there."""
+
     def __post_init__(self) -> None:
         if tuple(self.rows) != self.languages:
             raise ValueError(
@@ -125,6 +135,11 @@ class Corpora:
             for tensor, dtype in ((rows.ids, "<i4"), (rows.length, "<i8"), (rows.shard, "<i8")):
                 digest.update(tensor.cpu().numpy().astype(dtype).tobytes())
         return digest.hexdigest()
+
+    @property
+    def begins(self) -> dict[str, Any]:
+        """`bos` and the ids it put there, for the provenance of results."""
+        return {"setting": self.bos, "ids": list(self.prefix_ids)}
 
     def keep(
         self, ids: Int[Tensor, "row pos"], length: Int[Tensor, " row"]
@@ -157,4 +172,6 @@ class Corpora:
             self.packed,
             {code: self.hygiene[code] for code in codes if code in self.hygiene},
             {code: self.too_long[code] for code in codes if code in self.too_long},
+            self.bos,
+            self.prefix_ids,
         )

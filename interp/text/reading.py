@@ -1,7 +1,6 @@
 """Reading text into rows of tokens in shards, reproducibly on any machine."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from interp.results.words import Bos, Care, Split
 from interp.text.corpora import Corpora, Rows, TextModel
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
-from interp.text.sampling import Dealer, Reader, Shard, Text, check_choice, digest
+from interp.text.sampling import Dealer, Reader, Shard, Text, digest
 from interp.text.sources import Cut, Prompts, TextSource
+from interp.text.tokens import beginning
 
 # Text to read for a given number of tokens; most tokenizers use fewer bytes per token. If it turns
 # out too little, the source is read again with four times as much.
@@ -27,7 +27,7 @@ def read_corpora(
     block_length: int = 256,
     tokens: int | None = None,
     n_shards: int = 20,
-    bos: Bos = "none",
+    bos: Bos = "auto",
     split: Split = "all",
     held_out: float = 0.1,
     hygiene: Care = "report",
@@ -38,6 +38,7 @@ def read_corpora(
     """Running text in blocks of `block_length` tokens, equally many in each shard of a language.
 
     The documents of a shard are concatenated without padding; an incomplete last block is dropped.
+    `bos` says what is put before each block or document (`interp.results.words.Bos`).
     `tokens` is the maximum per language: languages with less text give what they have. `document`
     says what one document of a text file is; use "block" if blank lines separate articles, since
     error bars assume that documents are independent. `held_out` is the share of documents in the
@@ -53,9 +54,10 @@ def read_corpora(
     """
     codes = check_languages(languages)
     _at_least(1, n_shards=n_shards)
-    _at_least(2 if bos == "block" else 1, block_length=block_length)
+    prefix = beginning(model, bos)
+    of_document, of_block = (prefix, ()) if bos == "document" else ((), prefix)
+    _at_least(len(of_block) + 1, block_length=block_length)
     _fits("block_length", block_length, model)
-    _check_bos(bos, model)
     n_blocks = None
     if tokens is not None:
         n_blocks = tokens // (n_shards * block_length)
@@ -66,18 +68,19 @@ def read_corpora(
                 "fewer shards or shorter blocks."
             )
     reader = Reader(source, document, split, held_out, hygiene, seed)
-    body = block_length - (bos == "block")
+    body = block_length - len(of_block)
     rows, reports = {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
         n_tokens = None if n_blocks is None else n_blocks * body
-        dealer, report = _fill(reader, code, model, n_shards, bos, n_tokens)
+        dealer, report = _fill(reader, code, model, n_shards, of_document, n_tokens)
         n = dealer.fewest // body
         if n == 0:
             raise ValueError(_too_short(code, dealer, body, block_length))
-        first = model.bos_id if bos == "block" else None
-        rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, first)
+        rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
         reports |= {code: report} if report else {}
-    return Corpora(rows, codes, n_shards, _special(model), True, reports)
+    return Corpora(
+        rows, codes, n_shards, _special(model), True, reports, bos=bos, prefix_ids=prefix
+    )
 
 
 def read_sentences(
@@ -88,7 +91,7 @@ def read_sentences(
     max_length: int | None = None,
     sentences: int | None = None,
     n_shards: int = 20,
-    bos: Literal["none", "document"] = "none",
+    bos: Bos = "auto",
     split: Split = "all",
     held_out: float = 0.1,
     hygiene: Care = "report",
@@ -110,7 +113,7 @@ def read_sentences(
     longest = model.max_length if max_length is None else max_length
     _at_least(1, max_length=longest)
     _fits("max_length", longest, model)
-    _check_bos(bos, model)
+    prefix = beginning(model, bos)
     if sentences is not None and sentences < n_shards:
         raise ValueError(
             f"{sentences} sentences cannot fill {n_shards} shards; ask for more sentences or fewer "
@@ -119,7 +122,9 @@ def read_sentences(
     reader = Reader(source, "line", split, held_out, hygiene, seed)
     rows, reports, too_long = {}, {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
-        encoded, too_long[code], report = _sentences(reader, code, model, bos, longest, sentences)
+        encoded, too_long[code], report = _sentences(
+            reader, code, model, prefix, longest, sentences
+        )
         if len(encoded) < n_shards:
             raise ValueError(
                 f"{code} has {len(encoded)} sentences of at most {longest} tokens "
@@ -129,14 +134,14 @@ def read_sentences(
         shard = [row % n_shards for row in range(len(encoded))]
         rows[code] = _padded(encoded, shard)
         reports |= {code: report} if report else {}
-    return Corpora(rows, codes, n_shards, _special(model), False, reports, too_long)
+    return Corpora(rows, codes, n_shards, _special(model), False, reports, too_long, bos, prefix)
 
 
 def prompt_rows(
     prompts: Prompts,
     model: TextModel,
     *,
-    bos: Literal["none", "document"] = "none",
+    bos: Bos = "auto",
     n_shards: int = 1,
 ) -> Corpora:
     """Prompts as rows: row i is prompt i in every language, and its translations share a shard.
@@ -147,7 +152,7 @@ def prompt_rows(
     {'en': 5, 'de': 5}
     """
     _at_least(1, n_shards=n_shards)
-    _check_bos(bos, model)
+    prefix = beginning(model, bos)
     if len(prompts.ids) < n_shards:
         raise ValueError(
             f"{len(prompts.ids)} prompts cannot fill {n_shards} shards; use fewer shards."
@@ -159,19 +164,25 @@ def prompt_rows(
     rows = {}
     for code, texts in prompts.texts.items():
         encoded = []
-        for id, ids in zip(prompts.ids, _encode(model, texts, bos), strict=True):
-            if not 1 <= len(ids) <= model.max_length:
+        for id, ids in zip(prompts.ids, _encode(model, texts, prefix), strict=True):
+            if not len(prefix) < len(ids) <= model.max_length:
                 raise ValueError(
                     f"Prompt {id!r} has {len(ids)} tokens in {code}; the model takes 1 to "
                     f"{model.max_length}."
                 )
             encoded.append((id, ids))  # ids are the same in every language
         rows[code] = _padded(encoded, shard)
-    return Corpora(rows, prompts.languages, n_shards, _special(model), False)
+    special = _special(model)
+    return Corpora(rows, prompts.languages, n_shards, special, False, bos=bos, prefix_ids=prefix)
 
 
 def _fill(
-    reader: Reader, language: str, model: TextModel, n_shards: int, bos: Bos, n_tokens: int | None
+    reader: Reader,
+    language: str,
+    model: TextModel,
+    n_shards: int,
+    prefix: tuple[int, ...],
+    n_tokens: int | None,
 ) -> tuple[Dealer, Hygiene | None]:
     """Shards with at least `n_tokens` tokens each, or with all the text there is."""
     budget = None if n_tokens is None else n_tokens * n_shards * _BYTES_PER_TOKEN
@@ -180,7 +191,7 @@ def _fill(
         dealer, report, n = Dealer(n_shards), None, 0
         for batch, batch_report in reader.clean(language, documents):
             report = _sum(report, batch_report)
-            encoded = _encode(model, [document.text for document in batch], bos)
+            encoded = _encode(model, [document.text for document in batch], prefix)
             for (text, origin), ids in zip(batch, encoded, strict=True):
                 dealer.deal(Text(len(text.encode()), np.asarray(ids, dtype=np.int32), origin))
                 n += 1
@@ -199,7 +210,12 @@ def _fill(
 
 
 def _sentences(
-    reader: Reader, language: str, model: TextModel, bos: Bos, longest: int, n: int | None
+    reader: Reader,
+    language: str,
+    model: TextModel,
+    prefix: tuple[int, ...],
+    longest: int,
+    n: int | None,
 ) -> tuple[list[tuple[str, list[int]]], int, Hygiene | None]:
     """The first `n` sentences with their origins, the number of too long ones, and the report."""
     budget = None if n is None else 2 * n
@@ -209,12 +225,12 @@ def _sentences(
         too_long, report = 0, None
         for batch, batch_report in reader.clean(language, documents):
             report = _sum(report, batch_report)
-            encoded = _encode(model, [document.text for document in batch], bos)
+            encoded = _encode(model, [document.text for document in batch], prefix)
             for document, ids in zip(batch, encoded, strict=True):
                 if len(sentences) == n:
                     return sentences, too_long, report
                 too_long += len(ids) > longest
-                if 1 <= len(ids) <= longest:
+                if len(prefix) < len(ids) <= longest:
                     sentences.append((document.origin, ids))
         if complete or budget is None or len(sentences) == n:
             return sentences, too_long, report
@@ -231,19 +247,17 @@ def _dropped(reader: Reader, report: Hygiene | None) -> str:
     return f" Left out as foreign: {report}." if reader.care == "drop" and report else ""
 
 
-def _encode(model: TextModel, texts: Sequence[str], bos: Bos) -> list[list[int]]:
+def _encode(model: TextModel, texts: Sequence[str], prefix: tuple[int, ...]) -> list[list[int]]:
+    """The tokens of each text, after the prefix."""
     encoded = model.encode_batch(texts) if texts else []
-    if bos == "document" and model.bos_id is not None:
-        return [[model.bos_id, *ids] for ids in encoded]
-    return encoded
+    return [[*prefix, *ids] for ids in encoded] if prefix else encoded
 
 
-def _packed(shards: Sequence[Shard], n: int, body: int, first: int | None) -> Rows:
-    """The first `n` blocks of every shard, each starting with the token `first`, if given."""
-    offset = 0 if first is None else 1
+def _packed(shards: Sequence[Shard], n: int, body: int, prefix: tuple[int, ...]) -> Rows:
+    """The first `n` blocks of every shard, each after the prefix."""
+    offset = len(prefix)
     ids = np.zeros((len(shards) * n, offset + body), dtype=np.int32)
-    if first is not None:
-        ids[:, 0] = first
+    ids[:, :offset] = prefix
     source = []
     for index, shard in enumerate(shards):
         stream = np.concatenate([text.ids for text in shard.texts])[: n * body]
@@ -291,7 +305,7 @@ def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> s
 
 def _special(model: TextModel) -> tuple[int, ...]:
     bos = () if model.bos_id is None else (model.bos_id,)
-    return tuple(sorted({*model.special_ids, *bos}))
+    return tuple(sorted({*model.special_ids, *model.prefix_ids, *bos}))
 
 
 def _at_least(least: int, **setting: int) -> None:
@@ -305,12 +319,4 @@ def _fits(name: str, length: int, model: TextModel) -> None:
         raise ValueError(
             f"{name} is {length}, but the model takes at most {model.max_length} tokens: "
             f"use {name}={model.max_length} or less."
-        )
-
-
-def _check_bos(bos: str, model: TextModel) -> None:
-    check_choice(bos, Bos)
-    if bos != "none" and model.bos_id is None:
-        raise ValueError(
-            f'bos is "{bos}", but the tokenizer has no beginning-of-text token: use bos="none".'
         )

@@ -8,19 +8,26 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.results.words import Start
+from interp.results.words import Bos
+from interp.text.corpora import TextModel
 
 Prompt = str | Sequence[int] | Int[Tensor, " pos"]
-"""Text, encoded without special tokens, or token ids, which may start with a special token."""
+"""Text; or token ids, to which nothing is added."""
 
 
-def prompt_ids(model: NeuronModel, prompt: Prompt, start: Start = "none") -> list[int]:
-    """The tokens of a prompt; `start` names the token to prepend to text.
+def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[int]:
+    """The tokens of a prompt; `bos` says what is put before text, and changes no token ids.
 
     Refuses an empty prompt, one longer than the model's limit, and ids outside its vocabulary.
+
+    >>> interp.text.prompt_ids(model, "Guten Morgen") == model.encode("Guten Morgen")
+    True
+    >>> interp.text.prompt_ids(model, "Guten Morgen", "document")[0] == model.bos_id
+    True
     """
     if isinstance(prompt, str):
-        ids = [*start_ids(model, start), *model.encode(prompt)]
+        text = model.encode(prompt)
+        ids = [*beginning(model, bos), *text] if text else []
     else:
         ids = list(map(int, prompt))
     if not 0 < len(ids) <= model.max_length:
@@ -40,22 +47,36 @@ def checked_id(id: int, model: NeuronModel) -> int:
     return int(id)
 
 
-def start_ids(model: NeuronModel, start: Start) -> list[int]:
-    """The token to prepend to every text, if any."""
-    if start not in get_args(Start):
-        raise ValueError(f"start must be one of {', '.join(get_args(Start))}, not {start!r}.")
-    special = {"bos": model.bos_id, "eos": getattr(model.tokenizer, "eos_token_id", None)}
-    if start == "auto":
-        return [id for id in special.values() if id is not None][:1]
-    if start == "none":
-        return []
-    id = special[start]
-    if id is None:
+def beginning(model: TextModel, bos: Bos) -> tuple[int, ...]:
+    """The tokens that `bos` puts before a sentence, a prompt, or each block or document."""
+    if bos not in get_args(Bos):
+        raise ValueError(f"bos must be one of {', '.join(get_args(Bos))}, not {bos!r}.")
+    if bos == "none":
+        return ()
+    prefix = model.prefix_ids
+    if bos == "auto" or prefix:
+        return prefix
+    if model.bos_id is None:
         raise ValueError(
-            f"start is {start!r}, but the tokenizer of {model.name} has no such token: "
-            'use start="auto".'
+            f'bos is "{bos}", but the tokenizer has no beginning-of-text token: use bos="auto".'
         )
-    return [id]
+    return (model.bos_id,)
+
+
+def against_the_tokenizer(model: NeuronModel, bos: Bos) -> str:
+    """A sentence, if `bos` begins texts in another way than the model's tokenizer; else empty."""
+    put, own = beginning(model, bos), model.prefix_ids
+    if put == own:
+        return ""
+    if own:
+        return (
+            f"Read without {model.decode(own)}, which the tokenizer of {model.name} puts before "
+            'every text: bos="auto" reads with it.'
+        )
+    return (
+        f"Read with {model.decode(put)} before each {'block' if bos == 'block' else 'document'}, "
+        f"where the tokenizer of {model.name} puts nothing."
+    )
 
 
 def padded(
