@@ -21,7 +21,7 @@ STUDY = Study(
     model=MODEL,
     languages=LANGUAGES,
     tokens=19_200,
-    held_out_tokens=3840,
+    held_out_tokens=1280,
     held_out_bos="auto",
     sentences=300,
     dtype="bfloat16",
@@ -70,10 +70,7 @@ class Data:
         return chosen
 
 
-_ABOUT_EXACT = replace(STUDY, dtype="float32")
-"""For gradients and small effects, of which bfloat16 keeps two or three digits."""
-
-MANY = ("deactivate_neurons", "detect_languages")
+_ABOUT_MANY = ("deactivate_neurons", "detect_languages")
 _READ_TEXT = (
     *_ABOUT_MANY,
     *("steer_language", "compare_methods", "patch_across_languages", "lens_by_language"),

