@@ -40,7 +40,8 @@ generator = torch.Generator().manual_seed(0)
 # ## Facts that the model knows
 #
 # A fact that the model does not know cannot be moved. We take days and months for which the right
-# answer is the model's first choice. Prompts begin with Babel's beginning-of-text token.
+# answer is the model's first choice. Babel's texts began with <s> in training, but its tokenizer
+# puts nothing before a text, so we ask for <s> by name: bos="document".
 
 # %%
 LANGUAGES = ("de", "en")
@@ -49,13 +50,11 @@ RELATIONS = tuple(
 )
 
 
-def begin(prompt):
-    return [model.bos_id, *model.encode(prompt)]
-
-
 @torch.no_grad()
 def knows(item):
-    logits = model.logits(torch.tensor([begin(item.prompt)]), keep=1)
+    logits = model.logits(
+        torch.tensor([interp.text.prompt_ids(model, item.prompt, "document")]), keep=1
+    )
     return logits[0, -1].argmax() == model.encode(item.options[item.answer])[0]
 
 
@@ -88,7 +87,7 @@ def subject(code, fact):
 
 
 def source(code, fact):
-    return interp.prompts.PatchSource(begin(facts[code][fact].prompt), (subject(code, fact),))
+    return interp.prompts.PatchSource(facts[code][fact].prompt, (subject(code, fact),))
 
 
 def relation(fact):
@@ -119,10 +118,10 @@ def crossing(a, b, **settings):
     return interp.patch(
         model,
         source("de", a),
-        begin(facts["en"][b].prompt),
+        facts["en"][b].prompt,
         dict(zip(CELLS, words, strict=True)),
         controls={"A, in English": source("en", a), "C, in German": source("de", third)},
-        **{"generator": generator, **settings},
+        **{"generator": generator, "bos": "document", **settings},
     )
 
 
@@ -252,10 +251,11 @@ recovered = []
 for a, b in pairs:
     result = interp.patch(
         model,
-        begin(facts["en"][a].prompt),
-        begin(facts["en"][b].prompt),
+        facts["en"][a].prompt,
+        facts["en"][b].prompt,
         {"A": right("en", a), "B": right("en", b)},
         generator=generator,
+        bos="document",
     )
     recovered.append(result.recovered("A", "B")[:, 0, :, 0])
 mean = mean_over_examples(torch.stack(recovered), clusters)
@@ -296,10 +296,11 @@ lenses = {
     code: interp.logit_lens(
         model,
         [
-            interp.prompts.Question(begin(item.prompt), answers(fact))
+            interp.prompts.Question(item.prompt, answers(fact))
             for fact, item in both[code].items()
             if knows(item)
         ],
+        bos="document",
     )
     for code in both
 }

@@ -217,7 +217,8 @@ natural = {
     code: [document.text for document in read_documents("babel", code)][:200]
     for code in ("de", "ja")
 }
-guards = interp.evaluations.natural_guard(model, natural, max_tokens=24, progress=False)
+settings = {"bos": "document", "progress": False}  # texts begin with <s>, as in training
+guards = interp.evaluations.natural_guard(model, natural, max_tokens=24, **settings)
 means = interp.interventions.residual_means(
     model, text["train"].languages_only(languages), progress=False
 )
@@ -239,7 +240,7 @@ def towards(code):
 rows, texts = [], {}
 for code in guards:
     texts[code] = interp.generated_languages(
-        model, ["de", "ja"], towards(code), guards, n=16, max_new_tokens=24, progress=False
+        model, ["de", "ja"], towards(code), guards, n=16, max_new_tokens=24, **settings
     )
     for way, written in texts[code].items():
         line = written.to_frame().set_index("language").loc[code]
@@ -260,16 +261,11 @@ for way in ("no edit", "language neurons", "residual stream"):
 # %% [markdown]
 # ## 7 Which neurons carry an answer?
 #
-# We ask about a fact in German. Prompts begin with Babel's beginning-of-text token. First: does the
-# model know the answer?
-
+# We ask about a fact in German. Babel's texts began with <s> in training, but its tokenizer puts
+# nothing before a text, so we ask for <s> by name. First: does the model know the answer?
 
 # %%
-def begin(prompt):
-    return [model.bos_id, *model.encode(prompt)]
-
-
-prompt, answer = begin("Der Tag nach Montag ist"), " Dienstag"
+prompt, answer = interp.text.prompt_ids(model, "Der Tag nach Montag ist", "document"), " Dienstag"
 with torch.no_grad():
     chance = model.logits(torch.tensor([prompt]), keep=1)[0, -1].softmax(-1)
 best = chance.topk(3)
@@ -321,11 +317,12 @@ print(f"95 % between {by_chance.low.item():.4f} and {by_chance.high.item():.4f}"
 # %%
 crossing = interp.patch(
     model,
-    begin("Der Tag nach Montag ist"),
-    begin("The day after Thursday is"),
+    "Der Tag nach Montag ist",
+    "The day after Thursday is",
     {"Dienstag": " Dienstag", "Freitag": " Freitag", "Tuesday": " Tuesday", "Friday": " Friday"},
-    controls={"another day": begin("Der Tag nach Samstag ist")},
+    controls={"another day": "Der Tag nach Samstag ist"},
     generator=generator,
+    bos="document",
 )
 moved = crossing.to_frame().pivot_table(
     index=["source", "layer"], columns="answer", values="probability", sort=False

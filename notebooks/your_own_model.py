@@ -243,7 +243,7 @@ print("\n".join((folder / "neurons.json").read_text().splitlines()[:4]))
 
 # %%
 baked = interp.bake(model, neurons["fr"], interp.deactivate, folder / "without-french")
-ids = torch.tensor([model.encode("Il fait beau.")])
+ids = torch.tensor([interp.text.prompt_ids(model, "Il fait beau.")])
 with torch.no_grad(), interp.intervene(model, neurons["fr"], interp.deactivate):
     hooked = model.logits(ids)
 with torch.no_grad():

@@ -347,9 +347,10 @@ def off(values: Tensor, neuron: int) -> Tensor:
 
 def test_values_rank_neurons_as_switching_them_off_does(open_model):
     model = open_model("llama")
-    found = integrated_gradients(model, PROMPT, TARGETS[0], 20)
+    prompt = model.encode(PROMPT)
+    found = integrated_gradients(model, prompt, TARGETS[0], 20)
     chosen = torch.ones(N_LAYERS, D_MLP, dtype=torch.bool)
-    effect = ablation_effect(model, PROMPT, TARGETS[0], chosen)
+    effect = ablation_effect(model, prompt, TARGETS[0], chosen)
 
     def correlation(values: Tensor) -> float:
         return torch.corrcoef(torch.stack([values.flatten(), effect.flatten()]))[0, 1].item()

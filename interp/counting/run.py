@@ -37,7 +37,7 @@ def recorded_bos(provenance: Mapping[str, Any]) -> Bos:
     """The setting that a run's provenance records; "auto" if it records none."""
     begins = provenance.get("bos")
     setting = begins.get("setting") if isinstance(begins, Mapping) else None
-    return setting if setting in get_args(Bos) else "auto"
+    return next((bos for bos in get_args(Bos) if bos == setting), "auto")
 
 
 class _Product(NamedTuple):

@@ -182,7 +182,7 @@ def _record(
     all_sources = [source for prompts in sources.values() for source in prompts]
     aligned = [align_prompts(model, source, target, at) for source in all_sources]
     spans = aligned[0]
-    prompts = [[*source.prompt] for source in all_sources]
+    prompts = [list(map(int, source.prompt)) for source in all_sources]
     positions = [[span.source for span in spans] for spans in aligned]
     if generator is not None:
         prompts.append([*target])
