@@ -2,6 +2,8 @@
 # PYTHON is any Python 3.11 or newer. For your own GPU build of torch, run `make gpu` once.
 
 PYTHON ?= python3
+# Without compiled modules, which pip leaves to the first import, every process takes 10 s longer to start.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 # Two cores, so two test processes of one thread each.
