@@ -2,7 +2,7 @@
 # PYTHON is any Python 3.11 or newer. For your own GPU build of torch, run `make gpu` once.
 
 PYTHON ?= python3
-# Without compiled modules, which pip leaves to the first import, every process takes 10 s longer to start.
+# pip leaves compiling modules to the first import. Never compiled, they double the start of every process.
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
