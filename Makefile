@@ -2,6 +2,8 @@
 # PYTHON is any Python 3.11 or newer. For your own GPU build of torch, run `make gpu` once.
 
 PYTHON ?= python3
+# pip leaves compiling modules to the first import. Never compiled, they double the start of every process.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 # Two cores, so two test processes of one thread each.

@@ -1,17 +1,19 @@
 #!/bin/sh
 # Creates the environment FOLDER from the lock LOCK, or updates it:
 #
-#     sh constraints/install.sh FOLDER LOCK
+#     sh constraints/install.sh FOLDER LOCK [BASE]
 #
 # It installs the versions in the lock, and this project in editable mode. PYTHON names the
-# interpreter. When everything is installed, the lock is copied to FOLDER/lock.txt, which marks the
+# interpreter. With BASE, another environment of this script, FOLDER gets only the packages that
+# BASE lacks or has in another version, and imports the rest from it. When everything is installed, the lock is copied to FOLDER/lock.txt, which marks the
 # environment as locked. An environment made from another lock is deleted and made again.
 #
 # An environment made by `make gpu` has FOLDER/unlocked: only missing packages are added to it.
 set -eu
-folder=$1 lock=$2
+folder=$1 lock=$2 base=${3:-}
 python=${PYTHON:-python3}
 megabytes=${NEEDED_MB:-4000} # 2,300 when finished, plus the wheels while pip unpacks them
+if [ -n "$base" ]; then python=$base/bin/python megabytes=${NEEDED_MB:-1000}; fi
 log=$folder/install.log
 
 refuse() {
@@ -55,12 +57,17 @@ pip() {
 }
 
 # An interrupted installation resumes from here.
-[ -x "$folder/bin/python" ] || "$python" -m venv "$folder" > "$log" 2>&1 || failed
+[ -x "$folder/bin/python" ] || "$python" -m venv ${base:+--without-pip} "$folder" > "$log" 2>&1 || failed
+if [ -n "$base" ]; then
+    packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+    "$base/bin/python" -c "$packages" > "$("$folder/bin/python" -c "$packages")/base.pth"
+fi
 if [ -f "$folder/unlocked" ]; then
     pip install --editable '.[dev]'
     exit
 fi
 printf 'Installing into %s with Python %s, from %s: a few minutes.\n' "$folder" "$version" "$lock"
-pip install --no-compile --requirement "$lock" # modules are compiled on first import
+# Modules are compiled on first import. As a constraint, the lock also pins packages with extras.
+pip install --no-compile --requirement "$lock" --constraint "$lock"
 pip install --no-deps --no-build-isolation --editable .
 cp "$lock" "$folder/lock.txt"

@@ -19,7 +19,8 @@ printf '%s, %s kB\n' "$(basename "$wheel")" "$(du -k "$wheel" | cut -f1)"
 
 step "install into an empty environment"
 "${PYTHON:-python3}" -m venv "$work/environment"
-"$work/environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --constraint "$lock" "$wheel"
+"$work/environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile \
+    --constraint "$lock" "$wheel"
 
 mkdir "$work/empty"
 cd "$work/empty"

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+import tests.checker  # noqa: F401  # the import hook looks it up by this name
+
 # Sums agree to the last bit only with equally many threads; Ray actors and subprocesses have one.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -213,12 +213,12 @@ def test_babel_has_language_neurons_that_matter_to_their_own_language():
     """Far smaller than the card's measurement, but enough to notice a wrong file."""
     model = interp.load("babel", dtype=torch.float32)
     text = interp.read_corpora(
-        "babel", LANGUAGES, model, block_length=64, tokens=2560, n_shards=5, progress=False
+        "babel", LANGUAGES, model, block_length=64, tokens=1280, n_shards=2, progress=False
     )
     stats = interp.collect(model, text, progress=False).firing
     neurons = interp.select_by_entropy(stats, fraction=0.03)
     pair = ("zh", "de")
-    lines = {code: measure.running_text(lines_of(code)[:40]) for code in pair}
+    lines = {code: measure.running_text(lines_of(code)[:30]) for code in pair}
     reading = interp.read_corpora(
         lines, pair, model, block_length=128, n_shards=2, bos="block", progress=False
     )

@@ -39,11 +39,10 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 def installed() -> dict[str, str]:
-    """The versions that are here, without this project and what a build of torch for GPUs needs."""
-    here = {
-        canonicalize_name(each.metadata["Name"]): each.version.partition("+")[0]
-        for each in importlib.metadata.distributions()
-    }
+    """The versions imported here, without this project and what a build of torch for GPUs needs."""
+    here: dict[str, str] = {}
+    for each in importlib.metadata.distributions():  # in the order of sys.path: the first counts
+        here.setdefault(canonicalize_name(each.metadata["Name"]), each.version.partition("+")[0])
     for name in [PROJECT["name"], *OF_EVERY_ENVIRONMENT]:
         here.pop(name, None)
     return {name: here[name] for name in here if not re.match(r"nvidia-|cuda-|triton$", name)}

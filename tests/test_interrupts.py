@@ -88,6 +88,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def finished(folder: Path) -> dict[str, int]:
+    """When every file of the folder was last written, in nanoseconds."""
+    return {name: (folder / name).stat().st_mtime_ns for name in contents(folder)}
+
+
 @pytest.fixture
 def flushes(monkeypatch: pytest.MonkeyPatch) -> Iterator["Flushes"]:
     found = Flushes()
@@ -136,13 +141,16 @@ def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
     assert said[-1].startswith("interp: interrupted.")  # on a line of its own, below any bar
     assert "run the same command to resume" in said[-1]
     assert not [path for path in cut.rglob("*") if path.suffix == ".part"]
-    kept = set(contents(cut)) if cut.exists() else set()
-    assert kept < set(contents(whole))
+    kept = finished(cut)
+    assert kept.keys() < contents(whole).keys()
     again = counted.of(command(cut))
     assert contents(cut) == contents(whole)
     if name in KEEP:
         assert kept
         assert again < every
+        pieces = {path: written for path, written in kept.items() if "/" in path}
+        assert pieces
+        assert pieces.items() <= finished(cut).items()  # none was made again
 
 
 def test_what_killed_writers_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.languages import naming_prompt
 from interp.text.reading import read_corpora, read_sentences
+from interp.text.sources import TextSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def steer_towards(
     edits: Mapping[str, Edit],
     selection: NeuronSelection,
     random: NeuronSelection,
-    text: str,
+    text: TextSource,
     *,
     layer: int | None = None,
     strength: float = 1.0,
@@ -171,9 +172,14 @@ def steer_towards(
     residual stream at `layer` (None: the middle). See `conditions_towards`.
 
     >>> towards = {"de": interp.difference_of_means(moments, "de")}
+    >>> pair = neurons.languages_only(["en", "de"])
+    >>> text = {
+    ...     "en": [f"In {year} the first train went to Vienna." for year in range(1800, 1900)],
+    ...     "de": [f"Im Jahr {year} fuhr der erste Zug nach Wien." for year in range(1800, 1900)],
+    ... }
     >>> settings = {"n": 1, "max_new_tokens": 12, "progress": False}
     >>> steered = interp.evaluations.steer_towards(
-    ...     model, towards, neurons, neurons.random_like(generator), "babel", **settings
+    ...     model, towards, pair, pair.random_like(generator), text, **settings
     ... )
     >>> list(steered.rates["de"])
     ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
@@ -227,7 +233,7 @@ def steer_towards(
 
 
 def natural_texts(
-    model: NeuronModel, text: str, languages: Sequence[str], n_tokens: int
+    model: NeuronModel, text: TextSource, languages: Sequence[str], n_tokens: int
 ) -> dict[str, list[str]]:
     """Natural texts of `n_tokens` tokens, joined from lines: what good output looks like."""
     corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000, bos="none")
