@@ -279,7 +279,7 @@ def write_ours(model: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[T
     module = getattr(model.bridge, "original_model", None)
     if module is None:  # HookedTransformer generates by its forward, past hooks on itself
         module = model.bridge.unembed
-    return write(module, lambda: model.generate(ids, mask, max_new_tokens=8, **options))
+    return write(module, lambda: model.continuations(ids, mask, max_new_tokens=8, **options))
 
 
 def prompts() -> tuple[Tensor, Tensor]:

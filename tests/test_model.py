@@ -303,7 +303,7 @@ class TestEveryArchitecture:
         neurons, layers = torch.arange(0, model.d_mlp, 2), list(range(N_LAYERS))
         settings = {"max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
         with silence_at_post(model, layers, neurons):
-            written = model.generate(ids, mask, max_new_tokens=8)
+            written = model.continuations(ids, mask, max_new_tokens=8)
         with reference.off(layers, neurons):
             expected = reference.hf.generate(ids, attention_mask=mask.long(), **settings)
         unedited = reference.hf.generate(ids, attention_mask=mask.long(), **settings)
@@ -499,7 +499,7 @@ class TestSites:
         model = open_model("llama")
         ids, right = right_padded(some_ids(), [20, 11])
         with pytest.raises(ValueError, match="padding on the left"):
-            model.generate(ids, right)
+            model.continuations(ids, right)
         for run in (model.body, model.logits):
             with pytest.raises(ValueError, match="padding on the right"):
                 run(ids, right.flip(1))
@@ -576,7 +576,7 @@ class TestLoading:
         ids = some_ids()
         assert close(model.logits(ids), open_model("llama").logits(ids))
         ours, theirs = (
-            each.generate(ids, torch.ones_like(ids).bool(), max_new_tokens=4)
+            each.continuations(ids, torch.ones_like(ids).bool(), max_new_tokens=4)
             for each in (model, open_model("llama"))
         )
         assert torch.equal(ours, theirs)  # its attention sees the prompt's keys and values
@@ -654,7 +654,7 @@ class TestFingerprint:
         first, again = load(checkpoint("llama")), load(checkpoint("llama"))
         before = first.fingerprint
         first.tokenizer(["a", "a longer one"], padding=True)
-        first.generate(some_ids(), torch.ones(2, 20, dtype=torch.bool), max_new_tokens=2)
+        first.continuations(some_ids(), torch.ones(2, 20, dtype=torch.bool), max_new_tokens=2)
         assert again.fingerprint == before == first.fingerprint
         assert all(isinstance(each, str) and each for each in before.values())
 
@@ -820,7 +820,7 @@ class TestHookedTransformer:
             edited, expected = model.logits(ids, mask), reference.run(ids[1:, :5])
             assert close(edited[1, :5], expected[0])
             left, left_mask = ids.flip(1), mask.flip(1)
-            written = model.generate(left, left_mask, max_new_tokens=8)
+            written = model.continuations(left, left_mask, max_new_tokens=8)
             settings = {"max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
             assert torch.equal(
                 written, reference.hf.generate(left, attention_mask=left_mask.long(), **settings)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
@@ -81,7 +82,7 @@ class Diagnosis:
         return "\n".join([f"{self.model}: {self.verdict}", *rows])
 
 
-def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
+def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
     """Check every layer's hooks on two random texts; costs two short passes per layer.
 
     >>> diagnosis = interp.doctor(model)
@@ -90,6 +91,7 @@ def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
     >>> print(diagnosis.checks[-1].name)
     the model is unchanged afterwards
     """
+    model = as_model(model)
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
         clean = model.logits(ids)
@@ -205,9 +207,9 @@ def _generation(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
     mask[1, : ids.shape[1] // 2] = False
     padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
     with _off_at_post(model, layers):
-        hooked = model.generate(padded, mask, max_new_tokens=3)
+        hooked = model.continuations(padded, mask, max_new_tokens=3)
     with _off_without_hooks(model, layers):
-        reference = model.generate(padded, mask, max_new_tokens=3)
+        reference = model.continuations(padded, mask, max_new_tokens=3)
     same = torch.equal(hooked, reference)
     return same, "the same tokens" if same else "different tokens from an edit without hooks"
 

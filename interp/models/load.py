@@ -104,6 +104,7 @@ def _load(
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = _bridge(model, name, attention)
+    bridge.requires_grad_(False)
     first, *rest = tokenizer("a")["input_ids"]
     bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
@@ -114,8 +115,9 @@ def _load(
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
     """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
 
-    The model is frozen and put in evaluation mode. TransformerLens may have added special tokens to
-    its tokenizer: pass the original tokenizer if that matters.
+    The model is put in evaluation mode. TransformerLens may have added special tokens to its
+    tokenizer: pass the original tokenizer if that matters. Every function takes such a model as it
+    is, too.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons)

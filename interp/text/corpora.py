@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
+from interp.models.bare_model import wrapped
 from interp.results.display import counted
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
@@ -34,6 +35,11 @@ class TextModel(Protocol):
     def max_length(self) -> int: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+def as_text_model(model: Any) -> TextModel:
+    """The model itself, or the wrapper of a bare model of TransformerLens."""
+    return model if isinstance(model, TextModel) else wrapped(model)
 
 
 @dataclass(frozen=True, eq=False)
