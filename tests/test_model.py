@@ -618,6 +618,48 @@ def as_transformer_lens(model: Any, other: Any) -> None:
     assert close(ours, theirs)
     assert not close(ours, before)
     assert torch.equal(model(ids), before)
+    chosen = [(lambda name: name == at, off[0][1])]
+    for hooks in ((off,), (chosen, [])):
+        with model.hooks(*hooks) as inside:
+            assert inside is model
+            assert close(model(ids), theirs)
+    assert torch.equal(model(ids), before)
+    as_transformer_lens_writes(model, other, off)
+    one = int(ids[0, -1])
+    assert model.to_string(ids[0]) == other.to_string(ids[0])
+    assert model.to_single_str_token(one) == other.to_single_str_token(one)
+    single = other.to_single_str_token(one)
+    assert model.to_single_token(single) == other.to_single_token(single) == one
+    assert model.get_token_position(one, ids) == other.get_token_position(one, ids)
+    assert close(model.W_U, other.W_U)
+    assert close(model.W_E, other.W_E)
+    assert model.hook_dict.keys() == model.bridge.hook_dict.keys()
+    assert model.blocks is model.bridge.blocks
+    model.add_hook(at, off[0][1])
+    assert close(model(ids), theirs)
+    model.reset_hooks()
+    assert torch.equal(model(ids), before)
+    with pytest.raises(AttributeError, match="has no attribute 'run_with_hook'"):
+        _ = model.run_with_hook
+
+
+def as_transformer_lens_writes(model: Any, other: Any, off: Any) -> None:
+    for prompt in ("The dog sees", other.to_tokens("The dog sees")):
+        for settings in ({}, {"return_type": "tokens"}, {"stop_at_eos": False}):
+            greedy = {"do_sample": False, "verbose": False, "max_new_tokens": 6, **settings}
+            ours, theirs = (each.generate(prompt, **greedy) for each in (model, other))
+            assert type(ours) is type(theirs)
+            assert bool(torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs)
+    drawn = []
+    for each in (model, other):
+        torch.manual_seed(0)
+        drawn.append(each.generate("The dog", verbose=False))  # sampled, ten tokens
+    assert drawn[0] == drawn[1]
+    edited = []
+    for each in (model, other):
+        with each.hooks(fwd_hooks=off):
+            edited.append(each.generate("The dog", do_sample=False, verbose=False))
+    assert edited[0] == edited[1] != model.generate("The dog", do_sample=False, verbose=False)
 
 
 class TestAsTransformerLens:
