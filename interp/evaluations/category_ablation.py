@@ -269,10 +269,8 @@ def ablate_categories(
         torch.stack([piece[name] for piece in pieces])
         for name in ("correct", "probability", "neurons")
     )
-    guesses = [
-        [1 / _n_distinct(item, tokens) for item in item_in_languages]
-        for item_in_languages in zip(*encoded, strict=True)
-    ]
+    translations = zip(*encoded, strict=True)
+    guesses = [[1 / _n_distinct(item, tokens) for item in items] for items in translations]
     return CategoryAblation(
         correct=correct,
         probability=probability,

@@ -315,9 +315,7 @@ def perplexity_matrix(
             name = f"random {number}: {code}" if number else code
             has_neurons = bool(drawn[code].any())
             under[name] = drawn.change(code, edits[code], tokens) if has_neurons else None
-    if taken := sorted(under.keys() & (beside or {}).keys()):
-        raise ValueError(f"{', '.join(taken)} is a name of the matrix itself: give another.")
-    named = check_under(model, {**under, **(beside or {})})
+    named = check_under(model, _joined(under, beside or {}))
     check_text(model, corpora)
     sizes = selection.counts()
     if empty := [code for code, size in sizes.items() if size == 0]:
@@ -351,6 +349,12 @@ def perplexity_matrix(
 
 
 # ---------------------------------------------------------------- checks
+
+
+def _joined(under: Under, beside: Under) -> Under:
+    if taken := sorted(under.keys() & beside.keys()):
+        raise ValueError(f"{', '.join(taken)} is a name of the matrix itself: give another.")
+    return {**under, **beside}
 
 
 def _by_language(edit: Edit | Mapping[str, Edit], languages: Sequence[str]) -> dict[str, Edit]:

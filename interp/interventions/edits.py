@@ -225,8 +225,8 @@ class Change:
     """What is done to them."""
 
     tokens: Tokens = "all"
-    """Tokens to edit; anything but "all" works only in passes through `model.body`, `logits` or
-    `generate`."""
+    """Tokens to edit; anything but "all" works only in passes of what `load` or `wrap` gives, as a
+    bare model of TransformerLens does not say which tokens are the prompt."""
 
     @property
     def masks(self) -> dict[Site, Bool[Tensor, "layer unit"]]:

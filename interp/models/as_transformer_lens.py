@@ -157,9 +157,8 @@ class AsTransformerLens:
     def _reading(self, inputs: Sequence[Any], settings: Mapping[str, Any]) -> Iterator[None]:
         """A pass over text that TransformerLens encodes and pads itself."""
         mask = settings.get("attention_mask")
-        given = next(iter(inputs), settings.get("input"))
         if mask is None:
-            mask = self._not_padding(given, settings)
+            mask = self._not_padding(next(iter(inputs), settings.get("input")), settings)
         with self._tracked_pass(Pass(mask=mask)):
             yield
 
