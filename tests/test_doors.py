@@ -29,6 +29,7 @@ from interp.models.load import wrap
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import gradient_times_activation, integrated_gradients
 from interp.prompts.contributions import contribution_score, effective_score
+from interp.prompts.ending import Ending
 from interp.results.words import NOTHING
 from interp.scores.sharing import categories_from_caches, sharing_categories
 from interp.scores.sharing_profile import sharing_profile
@@ -118,7 +119,7 @@ def test_there_are_as_many_doors_as_functions_that_mention_a_model():
         if {"model", "before", "after"} & inspect.signature(function).parameters.keys()
     }
     assert named - unlike == set(doors()) - unlike
-    assert len(doors()) > 45
+    assert len(doors()) >= 45
 
 
 @pytest.mark.parametrize("name", doors())
@@ -198,7 +199,12 @@ def test_the_examples_hold_for_a_bare_model(
     name: str, with_bare_models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     bare = with_bare_models["model"]
-    monkeypatch.setattr(interp, "load", lambda name, **settings: bare)
+
+    def load(name: Any, **settings: Any) -> Any:
+        return bare if name == "babel" else load_other(name, **settings)
+
+    load_other = interp.load
+    monkeypatch.setattr(interp, "load", load)
     own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
     said = failures(name, examples({**public(), **methods()}[name]), with_bare_models | own)
     assert said == "", said
@@ -249,12 +255,12 @@ def test_processed_weights_are_wrapped_anew_and_counted(checkpoint: Any):
     bare = opened(checkpoint("llama"))
     before = as_model(bare)
     corpora = blocks(before)
+    assert before.fingerprint["processing"] == "none"
     bare.enable_compatibility_mode()
     after = as_model(bare)
-    assert (before.fingerprint["processing"], after.fingerprint["processing"]) == (
-        "none",
-        "folded and centred",
-    )
+    assert after is not before
+    assert after.fingerprint["processing"] == "folded and centred"
+    assert after.fingerprint["weights"] != before.fingerprint["weights"]
     stats = collect(bare, corpora, progress=False).firing
     rows = corpora.rows["de"]
     with torch.no_grad():
@@ -270,7 +276,7 @@ def test_a_bare_model_can_still_be_trained(bare: Any):
     wanted = [parameter.requires_grad for parameter in bare.parameters()]
     assert any(wanted)
     ids = some_ids(1, 8)[0]
-    result = integrated_gradients(bare, ids, int(ids[0]), steps=2, quantity="logit")
+    result = integrated_gradients(bare, ids, int(ids[0]), quantity="logit")
     stats = collect(bare, blocks(as_model(bare)), progress=False).firing
     values = contribution_score(bare, result.activations)
     for tensor in (result.values, result.change, values, stats.total.float()):
@@ -309,6 +315,10 @@ def test_scores_of_a_backward_cache_of_a_hooked_transformer(classic: Any, open_m
     check_scores(classic(), open_model("llama"))
 
 
+def to_a_millionth(found: Tensor, wanted: Tensor) -> bool:
+    return close(found, wanted, 1e-6 * max(1.0, float(wanted.abs().max())))
+
+
 def check_scores(bare: Any, model: NeuronModel) -> None:
     """Two prompts of different lengths, each with the token that follows it."""
     ids, target = some_ids(2, 9, seed=3), 40
@@ -321,11 +331,11 @@ def check_scores(bare: Any, model: NeuronModel) -> None:
         found = -n * outputs * gradients
         wanted = gradient_times_activation(model, prompt, target, "log_probability")
         assert float(wanted.abs().max()) > 1e-4  # there is an effect to lose
-        assert close(found[0], wanted, 1e-6)
-        activations = integrated_gradients(model, prompt, target, 1, "logit").activations
-        assert close(outputs[0], activations, 1e-6)
+        assert to_a_millionth(found[0], wanted)
+        activations = Ending(model, torch.tensor(prompt), kinds=("post",)).values["post"][:, 0]
+        assert to_a_millionth(outputs[0], activations)
         for score in (contribution_score, lambda *pair: effective_score(*pair, target)):
-            assert close(score(bare, outputs)[0], score(model, activations), 1e-6)
+            assert to_a_millionth(score(bare, outputs)[0], score(model, activations))
         # A mask numbers the tokens; the position after the end of the prompt has other gradients.
         keep = torch.ones_like(tokens)
         keep[:, -1] = 0
@@ -352,7 +362,7 @@ def test_the_profile_of_caches_is_that_of_text(name: str, checkpoint: Any, open_
         sharing_profile(each, torch.Generator().manual_seed(0), n_draws=0).count
         for each in (found, signs)
     )
-    assert int((ours[order] - theirs).abs().sum()) <= 2  # a gate within rounding of zero
+    assert int((ours[order] - theirs).abs().sum()) <= 4  # gates within rounding of zero
     categories = categories_from_caches(caches, keep=keep)
     row = found.prompts.index(signs.prompts[0])
     wanted = sharing_categories(torch.stack([found.fires(n)[row] for n in range(N_LAYERS)], dim=1))
@@ -400,7 +410,8 @@ def test_a_change_is_a_list_of_hooks_for_a_bare_model(bare: Any):
             assert not close(wanted, bare(ids), 1e-3), name
             assert torch.equal(bare.run_with_hooks(ids, fwd_hooks=hooks), wanted)
             assert torch.equal(model.run_with_hooks(ids, fwd_hooks=hooks), wanted)
-            assert torch.equal(model.logits(ids), as_model(bare).logits(ids))
+            with model.hooks(hooks):
+                assert close(model.logits(ids), wanted)
         assert torch.equal(written(bare, ids, hooks), continued)
         assert not torch.equal(written(bare, ids, []), continued), name
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from torch import Tensor, nn
 
+from interp.models.any_model import as_model
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from tests import tiny_models
@@ -670,6 +671,7 @@ class TestAsTransformerLens:
         from transformer_lens.model_bridge import TransformerBridge
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint(name)), device="cpu")
+        as_model(bridge)  # without it, 4.3 forgets what it has cached while it generates
         as_transformer_lens(open_model(name), bridge)
 
     @classic_only

@@ -32,7 +32,7 @@ def applied(changes: Changes, model: NeuronModel) -> Iterator[None]:
         yield
 
 
-def listed_changes(changes: Changes) -> tuple[Applied, ...]:
+def listed_changes(changes: Any) -> tuple[Applied, ...]:
     if changes is None:
         return ()
     if isinstance(changes, Change):
