@@ -465,7 +465,7 @@ class TestWhere:
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         with (
-            pytest.raises(ValueError, match="not through the bridge"),
+            pytest.raises(ValueError, match="does not say: run"),
             intervene(model, mask, deactivate, "last"),
         ):
             model.bridge(some_ids())
