@@ -10,7 +10,6 @@ _KEPT = "_neuron_model"
 """The attribute of a bare model that holds its wrapper: nothing else does, so both are freed
 together."""
 
-
 AnyModel = NeuronModel | BareModel
 """A model that every public function takes."""
 
@@ -39,10 +38,10 @@ def as_model(model: Any) -> NeuronModel:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """Changes if a parameter or the tokenizer is replaced, or a parameter is written to."""
+    """Changes if a parameter or the tokenizer is replaced, or a parameter is converted or written to."""
     module = getattr(model, "original_model", model)
-    versions = [
-        (id(parameter), 0 if parameter.is_inference() else parameter._version)
+    versions = (
+        (id(parameter), parameter.dtype, 0 if parameter.is_inference() else parameter._version)
         for parameter in module.parameters()
-    ]
+    )
     return id(model.tokenizer), *versions
