@@ -38,7 +38,7 @@ def as_model(model: Any) -> NeuronModel:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """Changes if a parameter or the tokenizer is replaced, or a parameter is converted or written to."""
+    """Changes if the tokenizer or a parameter is replaced, or one is converted or written to."""
     module = getattr(model, "original_model", model)
     versions = (
         (id(parameter), parameter.dtype, 0 if parameter.is_inference() else parameter._version)
