@@ -220,10 +220,9 @@ def sample_texts(
     for row, prompt in enumerate(encoded):
         ids[row, widest - len(prompt) :] = torch.tensor(prompt)
         mask[row, widest - len(prompt) :] = 1
-    settings = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 1.0}
-    out = model.generate(ids, mask, max_new_tokens=n_tokens, min_new_tokens=n_tokens, **settings)[
-        :, widest:
-    ]
+    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 1.0}
+    lengths = {"max_new_tokens": n_tokens, "min_new_tokens": n_tokens}
+    out = model.continuations(ids, mask, **sampling, **lengths)[:, widest:]
     special = set(model.special_ids)
     return [model.decode([token for token in row if token not in special]) for row in out.tolist()]
 

@@ -161,7 +161,7 @@ def writing(models: Models, ids: torch.Tensor, new_tokens: int) -> Variants:
     def write(block: Block) -> Callable[[], None]:
         def run() -> None:
             with block():
-                models.native.generate(ids, mask, **settings)
+                models.native.continuations(ids, mask, **settings)
 
         return run
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 import interp
-from interp.evaluations.perplexity import own_minus_others
+from interp.evaluations.dominance import own_minus_others
 from interp.inference.claims import Measurement
 from interp.inference.intervals import jackknife, jackknife_shards, paired_bootstrap
 from interp.plots.style import Table

@@ -21,7 +21,7 @@ import interp
 from experiments.study import Study
 from interp import Estimate
 from interp.evaluations import Guard
-from interp.evaluations.perplexity import own_minus_others
+from interp.evaluations.dominance import own_minus_others
 from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
 from interp.models.neuron_model import Hook
 from interp.results.frames import interval_columns, tidy

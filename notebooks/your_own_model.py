@@ -66,10 +66,10 @@ diagnosis = interp.doctor(model)
 print(str(diagnosis).replace(model.name, "your model"))
 
 # %% [markdown]
-# You can also wrap a model that you have already loaded, with its hooks:
+# Every function also takes a model that you have already opened, with its hooks:
 #
 #     bridge = TransformerBridge.boot_transformers("gpt2")
-#     model = interp.wrap(bridge)
+#     interp.doctor(bridge)
 #
 # ## Text of your own
 #

@@ -98,7 +98,7 @@ def assert_same(model: NeuronModel, units: Any, edit: Edit, out: Path, tolerance
     with torch.no_grad():
         before = model.logits(ids)
         with intervene(model, units, edit):
-            hooked, text = model.logits(ids), model.generate(prompt, mask, **settings)
+            hooked, text = model.logits(ids), model.continuations(prompt, mask, **settings)
         assert (hooked - before).abs().max() > 0.01 * before.abs().max(), "nothing to lose"
         assert_close(baked(ids).logits, hooked, tolerance)
         assert torch.equal(baked.generate(prompt, attention_mask=mask, **settings), text)

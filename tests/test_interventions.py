@@ -279,7 +279,7 @@ def write_ours(model: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[T
     module = getattr(model.bridge, "original_model", None)
     if module is None:  # HookedTransformer generates by its forward, past hooks on itself
         module = model.bridge.unembed
-    return write(module, lambda: model.generate(ids, mask, max_new_tokens=8, **options))
+    return write(module, lambda: model.continuations(ids, mask, max_new_tokens=8, **options))
 
 
 def prompts() -> tuple[Tensor, Tensor]:
@@ -465,7 +465,7 @@ class TestWhere:
 
         model, mask = open_model("llama"), some_units(N_LAYERS, D_MLP)
         with (
-            pytest.raises(ValueError, match="not through the bridge"),
+            pytest.raises(ValueError, match="does not say: run"),
             intervene(model, mask, deactivate, "last"),
         ):
             model.bridge(some_ids())

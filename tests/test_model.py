@@ -18,6 +18,7 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from interp.models.any_model import as_model
 from interp.models.load import load
 from tests import tiny_models
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
@@ -300,7 +301,7 @@ class TestEveryArchitecture:
         neurons, layers = torch.arange(0, model.d_mlp, 2), list(range(N_LAYERS))
         settings = {"max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
         with silence_at_post(model, layers, neurons):
-            written = model.generate(ids, mask, max_new_tokens=8)
+            written = model.continuations(ids, mask, max_new_tokens=8)
         with reference.off(layers, neurons):
             expected = reference.hf.generate(ids, attention_mask=mask.long(), **settings)
         unedited = reference.hf.generate(ids, attention_mask=mask.long(), **settings)
@@ -496,7 +497,7 @@ class TestSites:
         model = open_model("llama")
         ids, right = right_padded(some_ids(), [20, 11])
         with pytest.raises(ValueError, match="padding on the left"):
-            model.generate(ids, right)
+            model.continuations(ids, right)
         for run in (model.body, model.logits):
             with pytest.raises(ValueError, match="padding on the right"):
                 run(ids, right.flip(1))
@@ -573,7 +574,7 @@ class TestLoading:
         ids = some_ids()
         assert close(model.logits(ids), open_model("llama").logits(ids))
         ours, theirs = (
-            each.generate(ids, torch.ones_like(ids).bool(), max_new_tokens=4)
+            each.continuations(ids, torch.ones_like(ids).bool(), max_new_tokens=4)
             for each in (model, open_model("llama"))
         )
         assert torch.equal(ours, theirs)  # its attention sees the prompt's keys and values
@@ -615,6 +616,48 @@ def as_transformer_lens(model: Any, other: Any) -> None:
     assert close(ours, theirs)
     assert not close(ours, before)
     assert torch.equal(model(ids), before)
+    chosen = [(lambda name: name == at, off[0][1])]
+    for hooks in ((off,), (chosen, [])):
+        with model.hooks(*hooks) as inside:
+            assert inside is model
+            assert close(model(ids), theirs)
+    assert torch.equal(model(ids), before)
+    as_transformer_lens_writes(model, other, off)
+    one = int(ids[0, -1])
+    assert model.to_string(ids[0]) == other.to_string(ids[0])
+    assert model.to_single_str_token(one) == other.to_single_str_token(one)
+    single = other.to_single_str_token(one)
+    assert model.to_single_token(single) == other.to_single_token(single) == one
+    assert model.get_token_position(one, ids) == other.get_token_position(one, ids)
+    assert close(model.W_U, other.W_U)
+    assert close(model.W_E, other.W_E)
+    assert model.hook_dict.keys() == model.bridge.hook_dict.keys()
+    assert model.blocks is model.bridge.blocks
+    model.add_hook(at, off[0][1])
+    assert close(model(ids), theirs)
+    model.reset_hooks()
+    assert torch.equal(model(ids), before)
+    with pytest.raises(AttributeError, match="has no attribute 'run_with_hook'"):
+        _ = model.run_with_hook
+
+
+def as_transformer_lens_writes(model: Any, other: Any, off: Any) -> None:
+    for prompt in ("The dog sees", other.to_tokens("The dog sees")):
+        for settings in ({}, {"return_type": "tokens"}, {"stop_at_eos": False}):
+            greedy = {"do_sample": False, "verbose": False, "max_new_tokens": 6, **settings}
+            ours, theirs = (each.generate(prompt, **greedy) for each in (model, other))
+            assert type(ours) is type(theirs)
+            assert bool(torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs)
+    drawn = []
+    for each in (model, other):
+        torch.manual_seed(0)
+        drawn.append(each.generate("The dog", verbose=False))  # sampled, ten tokens
+    assert drawn[0] == drawn[1]
+    edited = []
+    for each in (model, other):
+        with each.hooks(fwd_hooks=off):
+            edited.append(each.generate("The dog", do_sample=False, verbose=False))
+    assert edited[0] == edited[1] != model.generate("The dog", do_sample=False, verbose=False)
 
 
 class TestAsTransformerLens:
@@ -625,6 +668,7 @@ class TestAsTransformerLens:
         from transformer_lens.model_bridge import TransformerBridge
 
         bridge = TransformerBridge.boot_transformers(str(checkpoint(name)), device="cpu")
+        as_model(bridge)  # without it, 4.3 forgets what it has cached while it generates
         as_transformer_lens(open_model(name), bridge)
 
     @classic_only
@@ -651,7 +695,7 @@ class TestFingerprint:
         first, again = load(checkpoint("llama")), load(checkpoint("llama"))
         before = first.fingerprint
         first.tokenizer(["a", "a longer one"], padding=True)
-        first.generate(some_ids(), torch.ones(2, 20, dtype=torch.bool), max_new_tokens=2)
+        first.continuations(some_ids(), torch.ones(2, 20, dtype=torch.bool), max_new_tokens=2)
         assert again.fingerprint == before == first.fingerprint
         assert all(isinstance(each, str) and each for each in before.values())
 
@@ -817,7 +861,7 @@ class TestHookedTransformer:
             edited, expected = model.logits(ids, mask), reference.run(ids[1:, :5])
             assert close(edited[1, :5], expected[0])
             left, left_mask = ids.flip(1), mask.flip(1)
-            written = model.generate(left, left_mask, max_new_tokens=8)
+            written = model.continuations(left, left_mask, max_new_tokens=8)
             settings = {"max_new_tokens": 8, "pad_token_id": 0, "do_sample": False}
             assert torch.equal(
                 written, reference.hf.generate(left, attention_mask=left_mask.long(), **settings)

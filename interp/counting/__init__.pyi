@@ -1,4 +1,4 @@
-from .caches import fires, firing_rate, units_at
+from .caches import fires, firing_rate, gradients_at, units_at
 from .plan import RunPlan, plan_run
 from .top_contexts import TopContexts, gates_around
 
@@ -8,6 +8,7 @@ __all__ = [
     "fires",
     "firing_rate",
     "gates_around",
+    "gradients_at",
     "plan_run",
     "units_at",
 ]

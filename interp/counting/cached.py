@@ -14,6 +14,9 @@ from interp.models.sites import HOOKS, hook_name
 from interp.results.display import counted
 from interp.results.words import Kind
 
+_GRADIENT = "_grad"
+"""What TransformerLens appends to a hook's name for the gradient there."""
+
 _IN_A_LAYER = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -28,6 +31,26 @@ class Cache(Protocol):
 
 Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
 """Which positions of a cache count, such as an attention mask."""
+
+
+class Gradients:
+    """The gradients in a backward cache, under the names of what they are gradients of."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.model = getattr(cache, "model", None)  # as an ActivationCache has it
+        if not self.keys():
+            raise ValueError(
+                "The cache holds no gradients: call run_with_cache with incl_bwd=True, and with "
+                'return_type="loss" or another number to follow back.'
+            )
+
+    def keys(self) -> list[str]:
+        names = (name for name in self._cache.keys() if isinstance(name, str))  # noqa: SIM118
+        return [name.removesuffix(_GRADIENT) for name in names if name.endswith(_GRADIENT)]
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        return self._cache[name + _GRADIENT]
 
 
 class Cached:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from interp.counting.batch import Batch, Neurons, Observer
 from interp.counting.bits import unpack_bits
-from interp.counting.cached import Cache, Cached, Mask
+from interp.counting.cached import Cache, Cached, Gradients, Mask
 from interp.counting.counters import FiringCounter, SignsCounter, firing_kind
+from interp.models.bare_model import wrapped
 from interp.results.display import listed
 from interp.results.words import FiresBy, Kind
 
@@ -105,7 +106,35 @@ def units_at(
     >>> interp.prompts.contribution_score(model, outputs).shape
     torch.Size([4, 6, 2048])
     """
-    neurons = Cached(cache, keep)
+    return _at(Cached(cache, keep), kind, pos)
+
+
+@torch.no_grad()
+def gradients_at(
+    cache: Cache, kind: Kind = "post", pos: int = -1, keep: Mask | None = None
+) -> Float[Tensor, "batch layer unit"]:
+    """The gradients at a site at one token of each row, from a cache made with `incl_bwd=True`.
+
+    They are of the number that was followed back, such as the loss. Times `units_at`, they are the
+    first-order effect of each neuron. With the loss of a prompt and one more token, which is a mean
+    over all tokens but one, `pos=-2` is the end of the prompt, and minus the number of tokens in
+    the prompt times that effect is `gradient_times_activation` on the log probability of the token.
+
+    >>> prompt, answer = "Seven minus one is", " six"
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> ids = torch.tensor([exact.encode(prompt + answer)])
+    >>> _, cache = exact.run_with_cache(ids, return_type="loss", incl_bwd=True)
+    >>> effect = interp.counting.gradients_at(cache, pos=-2)
+    >>> effect *= interp.counting.units_at(cache, pos=-2)
+    >>> target = (prompt, answer, "log_probability")
+    >>> from_text = interp.prompts.gradient_times_activation(exact, *target)
+    >>> torch.allclose(-effect[0] * (ids.shape[1] - 1), from_text, atol=1e-5)
+    True
+    """
+    return _at(Cached(Gradients(cache), keep, "The backward cache"), kind, pos)
+
+
+def _at(neurons: Cached, kind: Kind, pos: int) -> Float[Tensor, "batch layer unit"]:
     batch = neurons.batch((kind,), pos)
     row, position = torch.arange(len(batch.length)), batch.length.long() - 1
     values = [neurons.values(layer, kind)[row, position] for layer in range(neurons.n_layers)]
@@ -122,14 +151,15 @@ def replay_all(
     *,
     keep: Masks | None,
     special_tokens: bool,
-    model: Neurons | None,
+    model: Any,
     pos: int | None = None,
 ) -> dict[str, list[dict[str, Tensor]]]:
     """What a counter of its own finds in each cache, by language.
 
     `pos`: rows end at their token with this number, and each must have it.
     """
-    cached = _paired(caches, keep, model)
+    known = model if model is None or isinstance(model, Neurons) else wrapped(model)
+    cached = _paired(caches, keep, known)
     everything = [neurons for shards in cached.values() for neurons in shards]
     found = iter(_replayed(everything, kinds, make_counter, special_tokens, pos))
     return {code: [next(found) for _ in shards] for code, shards in cached.items()}
@@ -154,7 +184,7 @@ def signs_at(
     keep: Masks | None,
     fires_by: FiresBy,
     threshold: float,
-    model: Neurons | None,
+    model: Any,
 ) -> tuple[UInt8[Tensor, "prompt language layer byte"], int]:
     """The bits of `FiringSigns` at token `pos` of each row, and the number of neurons per layer."""
     widths = []

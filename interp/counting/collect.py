@@ -35,6 +35,7 @@ from interp.counting.pieces import (
 from interp.counting.run import Run, TemporaryFolder
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import ContextsCounter
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
@@ -116,7 +117,7 @@ FIRING_ALONE = Keep()
 
 
 def collect(
-    model: NeuronModel,
+    model: AnyModel,
     corpora: Corpora,
     out: Path | str | None = None,
     *,
@@ -146,6 +147,7 @@ def collect(
     >>> interp.Run.open(folder).firing.n_shards
     5
     """
+    model = as_model(model)
     _check(corpora, keep, tokens_per_batch)
     first, n_parts = _check_part(part, out, stop_when)
     temporary = None

@@ -13,6 +13,7 @@ import torch
 
 from interp.counting.collect import FIRING_ALONE, Keep
 from interp.counting.stats import IN_MEMORY
+from interp.models.any_model import AnyModel, as_model
 from interp.models.load import outline
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, html_table
@@ -287,7 +288,7 @@ class RunPlan:
 
 
 def plan_run(
-    model: str | Path | NeuronModel,
+    model: str | Path | AnyModel,
     n_languages: int,
     tokens: int,
     *,
@@ -313,9 +314,9 @@ def plan_run(
     >>> more.disk > 2 * plan.disk
     True
     """
-    opened = model
-    if not isinstance(opened, NeuronModel):
-        opened = outline(opened, dtype=dtype, trust_remote_code=trust_remote_code)
+    if isinstance(model, str | Path):
+        model = outline(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    opened = as_model(model)
     _check(n_languages, n_shards, row_tokens, tokens_per_batch)
     rows = tokens // (n_shards * row_tokens)
     if rows < 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.counting.batch import Neurons
 from interp.counting.caches import Masks, Shards, replay_all
 from interp.counting.counters import SentenceMeansCounter
+from interp.models.bare_model import BareModel
 from interp.results.display import counted, listed
 from interp.results.words import Kind
 
@@ -51,7 +52,7 @@ class SentenceMeans:
         *,
         keep: Masks | None = None,
         special_tokens: bool = False,
-        model: Neurons | None = None,
+        model: Neurons | BareModel | None = None,
     ) -> "SentenceMeans":
         """Means over the tokens of each row of caches; see `FiringStats.from_caches`.
 

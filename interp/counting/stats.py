@@ -18,6 +18,7 @@ from interp.counting.bits import unpack_bits
 from interp.counting.caches import Masks, Shards, by_shard, replay_all, signs_at
 from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
+from interp.models.bare_model import BareModel
 from interp.results import artifacts
 from interp.results.display import counted, listed, ranged
 from interp.results.saved import Saved
@@ -86,7 +87,7 @@ class FiringStats(Saved):
         *,
         keep: Masks | None = None,
         special_tokens: bool = False,
-        model: Neurons | None = None,
+        model: Neurons | BareModel | None = None,
     ) -> "FiringStats":
         """Counts from caches of TransformerLens instead of text; each cache of a language is a
         shard, so every language needs as many caches as the others.
@@ -267,7 +268,7 @@ class ActivationMoments(Saved):
     def from_caches(
         caches: Shards,
         *,
-        model: Neurons,
+        model: Neurons | BareModel,
         keep: Masks | None = None,
         special_tokens: bool = False,
     ) -> "ActivationMoments":
@@ -372,7 +373,7 @@ class FiringSigns(Saved):
         prompts: Sequence[str] | None = None,
         fires_by: FiresBy = "gate",
         threshold: float = 0.0,
-        model: Neurons | None = None,
+        model: Neurons | BareModel | None = None,
     ) -> "FiringSigns":
         """Signs at the last token of each row, where row i is prompt i in every language.
 

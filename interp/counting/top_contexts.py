@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.counting.batch import Batch
 from interp.counting.observe import observe
 from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
 from interp.results.saved import Saved
@@ -259,7 +260,7 @@ class _Around:
 
 
 def gates_around(
-    model: NeuronModel,
+    model: AnyModel,
     contexts: TopContexts,
     chosen: Bool[Tensor, "layer neuron"],
     before: int,
@@ -280,6 +281,7 @@ def gates_around(
     >>> interp.counting.gates_around(model, contexts, chosen, before=2, after=1).shape
     torch.Size([3, 10, 2, 4])
     """
+    model = as_model(model)
     layers, neurons = chosen.nonzero(as_tuple=True)
     row = contexts.row[:, layers, neurons].long()
     position = contexts.position[:, layers, neurons].long()

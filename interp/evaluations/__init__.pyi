@@ -1,6 +1,7 @@
 from .ablation import TaskAblation, ablate_tasks
 from .category_ablation import CategoryAblation, ablate_categories
 from .category_attribution import CategorySums, Enrichment, attribute_categories, enrichment
+from .dominance import own_minus_others
 from .harness import HarnessScores, run_harness
 from .languages_written import (
     GeneratedLanguages,
@@ -11,7 +12,7 @@ from .languages_written import (
 )
 from .losses import Losses, losses_under
 from .multiple_choice import choose, exact_match
-from .perplexity import PerplexityMatrix, own_minus_others
+from .perplexity import PerplexityMatrix
 from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score

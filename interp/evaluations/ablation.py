@@ -14,7 +14,7 @@ from interp.evaluations.task_results import Choices, Written, accuracy_table, gr
 from interp.inference.intervals import paired_bootstrap
 from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
-from interp.models.neuron_model import NeuronModel
+from interp.models.any_model import AnyModel, as_model
 from interp.results.frames import interval_columns
 from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
@@ -106,7 +106,7 @@ class TaskAblation:
 
 
 def ablate_tasks(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     selection: NeuronSelection,
     edit: Edit = deactivate,
@@ -131,6 +131,7 @@ def ablate_tasks(
     >>> ablation.to_frame()["off"].tolist()
     ['nothing', 'de']
     """
+    model = as_model(model)
     if n_draws < 1:
         raise ValueError(f"n_draws is {n_draws}: give 1 or more.")
     generator = torch.Generator().manual_seed(seed)

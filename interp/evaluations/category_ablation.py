@@ -40,7 +40,9 @@ from interp.evaluations.neuron_sets import (
 from interp.evaluations.task_results import group_numbers
 from interp.evaluations.writing import bar
 from interp.inference.intervals import Estimate, mean_over_examples
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.any_model import AnyModel, as_model
+from interp.models.as_transformer_lens import Hook
+from interp.models.neuron_model import NeuronModel
 from interp.prompts.ending import Edit, Ending
 from interp.results import artifacts
 from interp.results.display import counted, listed
@@ -205,7 +207,7 @@ class CategoryAblation(Saved):
 
 
 def ablate_categories(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     generator: torch.Generator,
     *,
@@ -239,6 +241,7 @@ def ablate_categories(
     >>> off.to_frame().query("language == 'de' and size == 'equal'")["off"].tolist()
     ['silent', 'specific', 'all shared', 'random']
     """
+    model = as_model(model)
     _check(tokens, n_draws)
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
@@ -266,10 +269,8 @@ def ablate_categories(
         torch.stack([piece[name] for piece in pieces])
         for name in ("correct", "probability", "neurons")
     )
-    guesses = [
-        [1 / _n_distinct(item, tokens) for item in item_in_languages]
-        for item_in_languages in zip(*encoded, strict=True)
-    ]
+    translations = zip(*encoded, strict=True)
+    guesses = [[1 / _n_distinct(item, tokens) for item in items] for items in translations]
     return CategoryAblation(
         correct=correct,
         probability=probability,

@@ -24,6 +24,7 @@ from interp.evaluations.category_ablation import categories_at, end_of_prompt
 from interp.evaluations.multiple_choice import Encoded, encode_items
 from interp.evaluations.task_results import group_numbers
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import integrated_gradients, sums_by_category
 from interp.prompts.contributions import contribution_score
@@ -124,7 +125,7 @@ class CategorySums(Saved):
 
 
 def attribute_categories(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     folder: Path | str | None = None,
     *,
@@ -149,6 +150,7 @@ def attribute_categories(
     >>> sums.mean().value.shape
     torch.Size([2, 4, 6])
     """
+    model = as_model(model)
     firing_kind(fires_by)
     tasks = align_tasks(tasks)
     if len(tasks) < 2:
@@ -292,7 +294,7 @@ class Enrichment:
 
 
 def enrichment(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     *,
     top_share: float = 0.05,
@@ -313,6 +315,7 @@ def enrichment(
     >>> ratios.mean(5, interp.Sharing.ALL_SHARED, "units").value.item() > 1
     True
     """
+    model = as_model(model)
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share is {top_share}: give a fraction of a layer, such as 0.05.")
     firing_kind(fires_by)

@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 
 from interp.inference.intervals import mean_over_examples
+from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under
+from interp.models.any_model import AnyModel, as_model
 from interp.models.hooked_transformer import HookedTransformerModel
-from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
 from interp.results.words import NOTHING
 
@@ -86,7 +87,7 @@ class HarnessScores:
 
 
 def run_harness(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[str],
     under: Under | None = None,
     *,
@@ -119,6 +120,7 @@ def run_harness(
     >>> interp.evaluations.run_harness(model, ["sums"], under, include_path=folder)
     HarnessScores(sums; nothing, off; 1 example)
     """
+    model = as_model(model)
     if isinstance(model, HookedTransformerModel):
         raise ValueError(
             f"The harness runs Hugging Face modules, and {model.name} is a HookedTransformer: open "
@@ -127,7 +129,10 @@ def run_harness(
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks is {tasks!r}: give a list of one or more task names.")
     named = check_under(model, {NOTHING: None} if under is None else under)
-    if other := {change.tokens for changes in named.values() for change in changes} - {"all"}:
+    changes_of_tokens = [
+        change for changes in named.values() for change in changes if isinstance(change, Change)
+    ]
+    if other := {change.tokens for change in changes_of_tokens} - {"all"}:
         raise ValueError(
             f'The harness does not mark the prompt: give changes with tokens="all", not '
             f"{other.pop()!r}."

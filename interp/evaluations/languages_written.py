@@ -20,6 +20,7 @@ from torch import Tensor
 from interp.evaluations.rates import Rate, repetition
 from interp.evaluations.writing import bar, generate_texts
 from interp.interventions.under import Under
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.display import counted
@@ -197,7 +198,7 @@ def language_rates(
     texts: Sequence[str],
     languages: Sequence[str],
     guard: Guard | Mapping[str, Guard] | None = None,
-    model: NeuronModel | None = None,
+    model: AnyModel | None = None,
     *,
     bos: Bos = "auto",
     tokens_per_batch: int = 4096,
@@ -218,6 +219,7 @@ def language_rates(
     >>> rates.found, rates.rate("de").value, rates.rate("other").value
     (('de', 'en'), 0.5, 0.5)
     """
+    model = None if model is None else as_model(model)
     codes = check_languages(languages)
     guards = _guards(guard, codes)
     if model is None and any(math.isfinite(bounds.max_loss) for bounds in guards.values()):
@@ -250,7 +252,7 @@ def language_rates(
 
 
 def generated_languages(
-    model: NeuronModel,
+    model: AnyModel,
     languages: Sequence[str],
     under: Under | None = None,
     guard: Guard | Mapping[str, Guard] | None = None,
@@ -277,6 +279,7 @@ def generated_languages(
     >>> len(judged["off"].texts), judged["off"].rate("de").of
     (2, 2)
     """
+    model = as_model(model)
     guards = _guards(guard, check_languages(languages))
     refuse_edited(model, _JUDGES)
     with pool_for(model, ray) as pool:
@@ -311,7 +314,7 @@ def generated_languages(
 
 
 def natural_guard(
-    model: NeuronModel,
+    model: AnyModel,
     texts: Mapping[str, Sequence[str]],
     *,
     max_tokens: int = 64,
@@ -332,6 +335,7 @@ def natural_guard(
     >>> interp.evaluations.natural_guard(model, texts, progress=False)["de"].max_repetition
     0.25
     """
+    model = as_model(model)
     if not 0 < quantile <= 1:
         raise ValueError(f"The quantile is {quantile}: give a share above 0, at most 1.")
     guards = {}

@@ -22,8 +22,8 @@ from torch import Tensor
 from interp.counting.batch import Batch
 from interp.counting.observe import batches
 from interp.inference.intervals import Estimate, jackknife_shards
-from interp.interventions.edits import Change
-from interp.interventions.under import Under, applied, check_under, plan_of
+from interp.interventions.under import Applied, Under, applied, check_under, plan_of
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
@@ -127,7 +127,7 @@ class Losses(Saved):
 
 
 def losses_under(
-    model: NeuronModel,
+    model: AnyModel,
     corpora: Corpora,
     under: Under,
     *,
@@ -140,13 +140,16 @@ def losses_under(
 
     Interventions without a change share one pass. With `out`, every shard of every language is
     saved there as soon as it is done, the same call resumes, and processes with the same `out`
-    share the work; with `ray`, actors read, on nodes that share `out`.
+    share the work; with `ray`, actors read, on nodes that share `out`. Beside changes, `under`
+    takes hook functions of TransformerLens, such as `{"mine": [("blocks.3.mlp.hook_post", hook)]}`,
+    without `out`.
 
     >>> edits = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
     >>> losses = interp.evaluations.losses_under(model, text, edits, progress=False)
     >>> losses.languages[losses.increase.value[1].argmax()]
     'de'
     """
+    model = as_model(model)
     named = check_under(model, under)
     check_text(model, corpora)
     losses = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
@@ -168,7 +171,7 @@ def nats_per_token(
 def read_all(
     model: NeuronModel,
     corpora: Corpora,
-    interventions: Mapping[str, tuple[Change, ...]],
+    interventions: Mapping[str, tuple[Applied, ...]],
     out: Path | str | None,
     tokens_per_batch: int,
     progress: bool,
@@ -238,7 +241,7 @@ def _prepared(
     language: str,
     shard: int,
     tokens_per_batch: int,
-    interventions: Mapping[str, tuple[Change, ...]],
+    interventions: Mapping[str, tuple[Applied, ...]],
 ) -> Callable[[NeuronModel], None]:
     """The work of one piece, with its own text only, so that an actor is sent no more than that."""
     text = list(batches(corpora, language, shard, tokens_per_batch))
@@ -250,7 +253,7 @@ def _read_and_save(
     language: str,
     shard: int,
     text: Sequence[Batch],
-    interventions: Mapping[str, tuple[Change, ...]],
+    interventions: Mapping[str, tuple[Applied, ...]],
     model: NeuronModel,
 ) -> None:
     _read(model, language, shard, text, interventions).save(path)
@@ -262,7 +265,7 @@ def _read(
     language: str,
     shard: int,
     text: Sequence[Batch],
-    interventions: Mapping[str, tuple[Change, ...]],
+    interventions: Mapping[str, tuple[Applied, ...]],
 ) -> Losses:
     """One shard of one language under every intervention: the same batches for all."""
     n_tokens = sum(int(batch.keep[:, 1:].sum()) for batch in text)

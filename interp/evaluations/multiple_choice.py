@@ -21,8 +21,8 @@ import torch
 
 from interp.evaluations.task_results import Choices, Written
 from interp.evaluations.writing import bar, generate_texts
-from interp.interventions.edits import Change
-from interp.interventions.under import Under, applied, check_under, plan_of
+from interp.interventions.under import Applied, Under, applied, check_under, plan_of
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Bos, Normalize
@@ -102,7 +102,7 @@ def ambiguous_ids(model: NeuronModel, tasks: Sequence[Task], bos: Bos = "auto") 
 
 
 def choose(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     under: Under | None = None,
     *,
@@ -126,6 +126,7 @@ def choose(
     >>> [(result.language, result.intervention) for result in results]
     [('de', 'nothing'), ('de', 'off')]
     """
+    model = as_model(model)
     for task in tasks:
         encode_items(model, task, bos)  # raises before anything is run
         for item in task.items:
@@ -140,7 +141,7 @@ def choose(
 
 
 def exact_match(
-    model: NeuronModel,
+    model: AnyModel,
     tasks: Sequence[Task],
     under: Under | None = None,
     *,
@@ -164,6 +165,7 @@ def exact_match(
     >>> len(result.texts), result.accuracy().value.item() > 0.5
     (7, True)
     """
+    model = as_model(model)
     settings = {"max_new_tokens": max_new_tokens, "bos": bos}
     settings["tokens_per_batch"] = tokens_per_batch
     work = partial(_write_answers, stop, settings)
@@ -207,7 +209,7 @@ def _answer(
     work: Callable[[Task, str, NeuronModel], Choices | Written],
     task: Task,
     name: str,
-    changes: Sequence[Change],
+    changes: Sequence[Applied],
     model: NeuronModel,
 ) -> None:
     """Save the result of one task under one intervention."""

@@ -4,7 +4,6 @@ Differences are paired: the same shards of documents, with and without the edit.
 are over documents: they hold for other text of the same kind, not for other random neurons.
 """
 
-import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,76 +13,30 @@ from typing import Any
 
 import pandas as pd
 import torch
-from einops import rearrange, reduce
-from jaxtyping import Bool, Float64
+from einops import rearrange
+from jaxtyping import Float64
 from torch import Tensor
 
+from interp.evaluations.dominance import DiagonalDominance, dominance
 from interp.evaluations.losses import (
     Losses,
     check_text,
     nats_per_token,
     read_all,
 )
-from interp.inference.intervals import Estimate, jackknife_shards
-from interp.inference.permutation import PermutationTest
+from interp.inference.intervals import Estimate
 from interp.interventions.edits import Edit, deactivate
-from interp.interventions.under import Changes, check_under
-from interp.models.neuron_model import NeuronModel
+from interp.interventions.under import Changes, Under, check_under
+from interp.models.any_model import AnyModel, as_model
 from interp.results import artifacts
 from interp.results.display import Shaded, counted, html_table, listed
-from interp.results.frames import interval_columns, tidy
+from interp.results.frames import interval_columns
 from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import read_plan
 from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-
-_MAX_RELABELINGS = 9999
-"""Up to 7 languages have fewer, and all are tried; with more languages, this many are drawn."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiagonalDominance:
-    """Do a language's neurons matter to that language more than to the others?"""
-
-    languages: tuple[str, ...]
-    """Languages that have neurons and were read; no others are compared."""
-
-    own_minus_others: Estimate
-    """[language] With its neurons off, the increase on the language itself minus the mean increase
-    on the others: nats per token."""
-
-    mean: Estimate
-    """Mean of `own_minus_others`; its interval is over documents, for these languages."""
-
-    test: PermutationTest
-    """Could that mean be chance? Permutation test over the language labels of the neuron sets. If
-    sets and languages were unrelated, the mean over relabelings would be zero. That some sets do
-    more harm, and some languages suffer more, is the same in every relabeling."""
-
-    largest_in_row: tuple[str, ...]
-    """Languages whose neurons increase no other language's loss as much as their own."""
-
-    largest_in_column: tuple[str, ...]
-    """Languages whose loss no other language's neurons increase as much as their own."""
-
-    def __repr__(self) -> str:
-        n = len(self.languages)
-        return (
-            f"DiagonalDominance(own minus others {self.mean} nats per token; p = "
-            f"{self.test.p_value:.4f}, the smallest possible {self.test.smallest_p:.4f}; own is "
-            f"largest in {len(self.largest_in_row)} of {counted(n, 'row')} and "
-            f"{len(self.largest_in_column)} of {counted(n, 'column')})"
-        )
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per language."""
-        frame = tidy({"language": self.languages}, {"own_minus_others": self.own_minus_others})
-        return frame.assign(
-            largest_in_row=frame["language"].isin(self.largest_in_row),
-            largest_in_column=frame["language"].isin(self.largest_in_column),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +63,9 @@ class PerplexityMatrix(Saved):
 
     edit: tuple[str, ...]
     """What is done to each language's neurons, such as "deactivate"."""
+
+    beside: Losses | None = None
+    """With nothing changed, then under the interventions of `beside`; None: there were none."""
 
     def __post_init__(self) -> None:
         shards, off, read = self.losses.nats.shape
@@ -199,17 +155,8 @@ class PerplexityMatrix(Saved):
         rows = [self.losses.interventions.index(code) for code in codes]
         columns = [self.languages.index(code) for code in codes]
         nats, tokens = self.losses.nats[:, :, columns], self.losses.tokens[:, columns]
-        sums = {"more": nats[:, rows] - nats[:, :1], "tokens": tokens}
-        square = nats_per_token(sums["more"], tokens).value
-        others = square.clone().fill_diagonal_(-math.inf)
-        return DiagonalDominance(
-            languages=codes,
-            own_minus_others=jackknife_shards(sums, _own_minus_others),
-            mean=jackknife_shards(sums, lambda total: _own_minus_others(total).mean()),
-            test=_relabeling_test(square, generator or torch.Generator().manual_seed(0)),
-            largest_in_row=_named(codes, square.diagonal() > others.amax(dim=1)),
-            largest_in_column=_named(codes, square.diagonal() > others.amax(dim=0)),
-        )
+        more = nats[:, rows] - nats[:, :1]
+        return dominance(codes, more, tokens, generator or torch.Generator().manual_seed(0))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per cell, the untouched model first; intervals in columns _low and _high.
@@ -223,7 +170,10 @@ class PerplexityMatrix(Saved):
             for column, values in interval_columns(name, estimate).items():
                 untouched = [math.nan] * len(self.languages)
                 frame[column] = [*untouched, *values.flatten().tolist()]
-        return frame
+        if self.beside is None:
+            return frame
+        rows = self.beside.to_frame().rename(columns={"intervention": "off"}).assign(own=False)
+        return pd.concat([frame.astype({"neurons": "Int64"}), rows[rows["off"] != NOTHING]])
 
     def table(self) -> str:
         """For a terminal: increases, half-widths of their intervals, the control, and the test."""
@@ -260,7 +210,7 @@ class PerplexityMatrix(Saved):
         )
 
     def _stored(self) -> dict[str, Any]:
-        losses = self.losses
+        losses, beside = self.losses, self.beside
         return {
             "nats": losses.nats,
             "tokens": losses.tokens,
@@ -270,7 +220,11 @@ class PerplexityMatrix(Saved):
             "off": self.off,
             "read": self.languages,
             "edit": self.edit,
-        }
+        } | (
+            {}
+            if beside is None
+            else {"beside": beside.interventions[1:], "beside_nats": beside.nats[:, 1:]}
+        )
 
     @classmethod
     def _restored(cls, stored: artifacts.Artifact) -> "PerplexityMatrix":
@@ -282,12 +236,27 @@ class PerplexityMatrix(Saved):
             interventions=(NOTHING, *labels["off"]),
             languages=tuple(labels["read"]),
         )
+        beside = labels.get("beside")
         return PerplexityMatrix(
             losses=losses,
             random=tensors["random"],
             neurons=tuple(tensors["neurons"].tolist()),
             edit=tuple(labels["edit"]),
+            beside=_with_nothing(losses, tensors["beside_nats"], beside) if beside else None,
         )
+
+
+def _with_nothing(
+    losses: Losses, nats: Float64[Tensor, "shard off read"], names: Sequence[str]
+) -> Losses:
+    """Losses under other interventions, after those with nothing changed."""
+    return Losses(
+        nats=torch.cat([losses.nats[:, :1], nats], dim=1),
+        tokens=losses.tokens,
+        bytes=losses.bytes,
+        interventions=(NOTHING, *names),
+        languages=losses.languages,
+    )
 
 
 def _cell(estimate: Estimate, row: int, column: int) -> str:
@@ -297,7 +266,7 @@ def _cell(estimate: Estimate, row: int, column: int) -> str:
 
 
 def perplexity_matrix(
-    model: NeuronModel,
+    model: AnyModel,
     selection: NeuronSelection,
     corpora: Corpora,
     edit: Edit | Mapping[str, Edit] = deactivate,
@@ -305,6 +274,7 @@ def perplexity_matrix(
     tokens: Tokens = "all",
     n_draws: int = 3,
     generator: torch.Generator | None = None,
+    beside: Under | None = None,
     out: Path | str | None = None,
     tokens_per_batch: int = 4096,
     progress: bool = True,
@@ -315,7 +285,9 @@ def perplexity_matrix(
     The languages read may differ from those of the selection; read held-out text, which the
     selection was not made from. `edit` is one for all, or one per language if it holds values, such
     as `{code: replace(moments, code) for code in selection.languages}`. Each of the `n_draws`
-    random controls costs as much as the matrix; None for `generator`: seed 0.
+    random controls costs as much as the matrix; None for `generator`: seed 0. `beside` names other
+    interventions to compare with, as changes or as hook functions of TransformerLens, such as
+    `{"mine": [("blocks.3.mlp.hook_post", hook)]}`; with functions, `out` is refused.
 
     With K languages, this makes 1 + (1 + n_draws) · K passes over the text, fewer if some languages
     have no neurons. With `out`, every shard of every language is saved there as soon as it is done,
@@ -329,6 +301,7 @@ def perplexity_matrix(
     >>> matrix.diagonal().largest_in_row
     ('de', 'zh')
     """
+    model = as_model(model)
     if n_draws < 0:
         raise ValueError(f"n_draws is {n_draws}: give 0 (no control) or more.")
     if corpora.n_shards < 2:
@@ -342,7 +315,7 @@ def perplexity_matrix(
             name = f"random {number}: {code}" if number else code
             has_neurons = bool(drawn[code].any())
             under[name] = drawn.change(code, edits[code], tokens) if has_neurons else None
-    named = check_under(model, under)
+    named = check_under(model, _joined(under, beside or {}))
     check_text(model, corpora)
     sizes = selection.counts()
     if empty := [code for code, size in sizes.items() if size == 0]:
@@ -351,7 +324,7 @@ def perplexity_matrix(
             stacklevel=2,
         )
     losses = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
-    n_off = len(selection.languages)
+    n_off, n_under = len(selection.languages), len(under)
     matrix = PerplexityMatrix(
         losses=Losses(
             nats=losses.nats[:, : n_off + 1].clone(),
@@ -361,70 +334,27 @@ def perplexity_matrix(
             languages=losses.languages,
         ),
         random=rearrange(
-            losses.nats[:, n_off + 1 :],
+            losses.nats[:, n_off + 1 : n_under],
             "shard (draw off) read -> shard draw off read",
             draw=n_draws,
             off=n_off,
         ).clone(),
         neurons=tuple(sizes[code] for code in selection.languages),
         edit=tuple(edits[code].name for code in selection.languages),
+        beside=_with_nothing(losses, losses.nats[:, n_under:], tuple(beside)) if beside else None,
     )
     if out is not None:
         matrix.save(Path(out) / "matrix.safetensors", read_plan(Path(out)))
     return matrix
 
 
-# ---------------------------------------------------------------- statistics
-
-
-def own_minus_others(
-    square: Float64[Tensor, "*batch off read"],
-) -> Float64[Tensor, "*batch language"]:
-    """Each language's own cell minus the mean of the other cells of its row.
-
-    >>> rise = torch.tensor([[3.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
-    >>> interp.evaluations.own_minus_others(rise).tolist()
-    [2.0, 1.5]
-    """
-    own = square.diagonal(dim1=-2, dim2=-1)
-    return own - (reduce(square, "... off read -> ... off", "sum") - own) / (square.shape[-1] - 1)
-
-
-def _own_minus_others(total: dict[str, Tensor]) -> Float64[Tensor, " language"]:
-    return own_minus_others(total["more"] / total["tokens"])
-
-
-def _relabeling_test(
-    square: Float64[Tensor, "language language"], generator: torch.Generator
-) -> PermutationTest:
-    """Permutation test of the mean of own minus others: the rows' languages are permuted."""
-    n_languages = len(square)
-    rows = torch.arange(n_languages)
-    exact = math.factorial(n_languages) <= _MAX_RELABELINGS
-    if exact:  # the first is the observed order
-        orders = torch.tensor(list(itertools.permutations(range(n_languages))))
-    else:
-        noise = torch.rand(_MAX_RELABELINGS, n_languages, generator=generator)
-        orders = torch.cat([rearrange(rows, "row -> 1 row"), noise.argsort(dim=1)])
-    own = square[rows, orders]
-    others = (square.sum(dim=1) - own) / (n_languages - 1)
-    arranged = (own - others).mean(dim=1)
-    strength = arranged.abs()
-    rounding = 1e-9 * square.abs().max()  # ties, up to rounding of large terms
-    return PermutationTest(
-        arranged[0].item(),
-        (strength >= strength[0] - rounding).double().mean().item(),
-        (strength >= strength.max() - rounding).double().mean().item(),
-        len(orders),
-        exact,
-    )
-
-
-def _named(codes: Sequence[str], chosen: Bool[Tensor, " language"]) -> tuple[str, ...]:
-    return tuple(code for code, yes in zip(codes, chosen.tolist(), strict=True) if yes)
-
-
 # ---------------------------------------------------------------- checks
+
+
+def _joined(under: Under, beside: Under) -> Under:
+    if taken := sorted(under.keys() & beside.keys()):
+        raise ValueError(f"{', '.join(taken)} is a name of the matrix itself: give another.")
+    return {**under, **beside}
 
 
 def _by_language(edit: Edit | Mapping[str, Edit], languages: Sequence[str]) -> dict[str, Edit]:

@@ -19,6 +19,7 @@ from interp.evaluations.writing import bar
 from interp.interventions.edits import Change, Edit, deactivate
 from interp.interventions.residual import ResidualMeans, residual_means
 from interp.interventions.under import Changes, check_under, listed_changes, plan_of
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import NOTHING, Bos, Tokens
@@ -51,7 +52,7 @@ class Condition:
     @property
     def plan(self) -> dict[str, Any]:
         """Everything the condition depends on, ready for JSON."""
-        (changes,) = plan_of({"": listed_changes(self.changes)}).values()
+        (changes,) = plan_of({self.name: listed_changes(self.changes)}).values()
         return {"to": self.to, "name": self.name, "prompt": self.prompt, "changes": changes}
 
 
@@ -146,7 +147,7 @@ def conditions_towards(
 
 
 def steer_towards(
-    model: NeuronModel,
+    model: AnyModel,
     edits: Mapping[str, Edit],
     selection: NeuronSelection,
     random: NeuronSelection,
@@ -184,6 +185,7 @@ def steer_towards(
     >>> list(steered.rates["de"])
     ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
     """
+    model = as_model(model)
     natural = natural_texts(model, text, selection.languages, max_new_tokens)
     corpora = read_corpora(
         text,

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from interp.interventions.edits import Change
-from interp.interventions.under import Under, applied, check_under, plan_of
+from interp.interventions.under import Applied, Under, applied, check_under, plan_of
+from interp.models.any_model import AnyModel, as_model
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -58,7 +58,7 @@ class Generated:
 
 
 def generate_texts(
-    model: NeuronModel,
+    model: AnyModel,
     prompts: Sequence[str] = ("",),
     n: int = 100,
     under: Under | None = None,
@@ -84,13 +84,15 @@ def generate_texts(
     from another, write it into the prompt: BLOOM has <s>, but learned texts between </s>.
 
     With `out`, every batch is saved there and the same call resumes; with `ray`, actors write the
-    batches, on nodes that share `out`.
+    batches, on nodes that share `out`. Beside changes, `under` takes hook functions of
+    TransformerLens, such as `{"mine": [("blocks.3.mlp.hook_post", hook)]}`, without `out`.
 
     >>> settings = {"max_new_tokens": 8, "progress": False}
     >>> written = interp.evaluations.generate_texts(model, ["Der Zug"], n=2, **settings)
     >>> written["nothing"].prompts, written["nothing"].seeds
     (('Der Zug', 'Der Zug'), (0, 1))
     """
+    model = as_model(model)
     sizes = {"n": n, "max_new_tokens": max_new_tokens, "tokens_per_batch": tokens_per_batch}
     _check_settings(prompts, sizes, temperature)
     named = check_under(model, {NOTHING: None} if under is None else under)
@@ -154,7 +156,7 @@ def _write(
     seeds: Sequence[int],
     max_new_tokens: int,
     temperature: float,
-    changes: Sequence[Change],
+    changes: Sequence[Applied],
     model: NeuronModel,
 ) -> None:
     """Write the texts of one batch and save them."""
@@ -211,7 +213,7 @@ def _continue(
         with torch.random.fork_rng(devices):
             torch.manual_seed(seeds[0])
             settings = {"do_sample": True, "temperature": temperature} if temperature > 0 else {}
-            out = model.generate(ids, mask, max_new_tokens=max_new_tokens, **settings)
+            out = model.continuations(ids, mask, max_new_tokens=max_new_tokens, **settings)
         return out[:, ids.shape[1] :]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     uniform = torch.stack(
@@ -221,7 +223,7 @@ def _continue(
         ]
     )
     draw: Any = _Draw(uniform, temperature)
-    out = model.generate(
+    out = model.continuations(
         ids, mask, max_new_tokens=max_new_tokens, logits_processor=LogitsProcessorList([draw])
     )
     return out[:, ids.shape[1] :]
@@ -309,7 +311,7 @@ def translation_prompt(sentence: str, to: str | None = None) -> str:
 
 
 def translate(
-    model: NeuronModel,
+    model: AnyModel,
     sentences: Sequence[str],
     to: str | None = None,
     under: Under | None = None,
@@ -324,6 +326,7 @@ def translate(
     >>> len(german["nothing"])
     1
     """
+    model = as_model(model)
     prompts = [translation_prompt(sentence, to) for sentence in sentences]
     settings = {"max_new_tokens": 128, "temperature": 0.0, **settings}
     written = generate_texts(model, prompts, 1, under, **settings)

@@ -25,6 +25,7 @@ from torch import Tensor
 from interp.interventions.bake_card import FACTS, card_of, facts_of
 from interp.interventions.baked_weights import edited
 from interp.interventions.edits import Edit, Site, Units, intervene
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.text.tokens import prompt_ids
@@ -39,7 +40,7 @@ TOLERANCE = {
 
 
 def bake(
-    model: NeuronModel,
+    model: AnyModel,
     units: Units,
     edit: Edit,
     out: Path | str,
@@ -61,6 +62,7 @@ def bake(
     >>> interp.load(baked)
     NeuronModel('...without-german': 6 layers of 2048 neurons, float32, as stored)
     """
+    model = as_model(model)
     out = Path(out)
     _refuse(model, out)
     chosen: dict[Site, Tensor] = dict(units) if isinstance(units, Mapping) else {edit.site: units}

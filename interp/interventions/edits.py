@@ -23,7 +23,9 @@ from torch import Tensor
 
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.stats import ActivationMoments
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.any_model import AnyModel, as_model
+from interp.models.as_transformer_lens import Hook
+from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import Kind, Tokens
 from interp.text.tokens import prompt_ids
@@ -223,8 +225,8 @@ class Change:
     """What is done to them."""
 
     tokens: Tokens = "all"
-    """Tokens to edit; anything but "all" works only in passes through `model.body`, `logits` or
-    `generate`."""
+    """Tokens to edit; anything but "all" works only in passes of what `load` or `wrap` gives, as a
+    bare model of TransformerLens does not say which tokens are the prompt."""
 
     @property
     def masks(self) -> dict[Site, Bool[Tensor, "layer unit"]]:
@@ -247,8 +249,9 @@ class Change:
         }
         return {"units": units, "edit": edit | {"shift": shift}, "tokens": self.tokens}
 
-    def check(self, model: NeuronModel) -> None:
+    def check(self, model: AnyModel) -> None:
         """Refuse a change that does not fit the model, before anything is run."""
+        model = as_model(model)
         if self.tokens not in get_args(Tokens):
             raise ValueError(
                 f"tokens is one of {', '.join(get_args(Tokens))}, not {self.tokens!r}."
@@ -271,9 +274,10 @@ class Change:
             if site in edit.shift:
                 _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
 
-    def hooks(self, model: NeuronModel) -> list[tuple[str, Hook]]:
+    def hooks(self, model: AnyModel) -> list[tuple[str, Hook]]:
         """Hook names and functions for TransformerLens, one for each site and layer with chosen
         units."""
+        model = as_model(model)
         self.check(model)
         hooks: list[tuple[str, Hook]] = []
         masks = self.masks
@@ -289,7 +293,7 @@ class Change:
 
 @contextmanager
 def intervene(
-    model: NeuronModel,
+    model: AnyModel,
     units: Units,
     edit: Edit,
     tokens: Tokens = "all",
@@ -312,6 +316,7 @@ def intervene(
     >>> torch.equal(model.logits(ids), before)
     True
     """
+    model = as_model(model)
     change = Change(units, edit, tokens)
     hooks = change.hooks(model)
     if check is not None and not _changes_logits(model, change, check):

@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.counting.batch import Batch
 from interp.counting.observe import batches, observe
 from interp.interventions.edits import Edit, Site, push
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm
 from interp.results.display import listed
@@ -80,7 +81,7 @@ class _ResidualSums:
 
 
 def residual_means(
-    model: NeuronModel, corpora: Corpora, tokens_per_batch: int = 8192, progress: bool = True
+    model: AnyModel, corpora: Corpora, tokens_per_batch: int = 8192, progress: bool = True
 ) -> ResidualMeans:
     """Means of all layers, from one pass over the text.
 
@@ -91,6 +92,7 @@ def residual_means(
     >>> edit.name
     '1 towards de after layer 3'
     """
+    model = as_model(model)
     means = []
     languages = tqdm(
         corpora.languages, desc="residual means", delay=2, disable=not progress or None, leave=False

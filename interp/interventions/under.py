@@ -5,10 +5,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from interp.interventions.edits import Change
+from interp.models.as_transformer_lens import Hook, HookPoints
 from interp.models.neuron_model import NeuronModel
 
-Changes = Change | Sequence[Change] | None
-"""Changes that apply together: one, several (the first is outermost), or none."""
+HookFunction = tuple[HookPoints, Hook]
+"""The name of a hook and its function, or a filter of names and a function, as `fwd_hooks` of
+TransformerLens takes them. They apply to all tokens, and cannot be saved or resumed."""
+
+Applied = Change | HookFunction
+
+Changes = Applied | Sequence[Applied] | None
+"""What applies together: one, several (the first is outermost), or none."""
 
 
 Under = Mapping[str, Changes]
@@ -20,15 +27,29 @@ def applied(changes: Changes, model: NeuronModel) -> Iterator[None]:
     """Apply changes for the duration of a `with` block."""
     with ExitStack() as stack:
         for change in listed_changes(changes):
-            stack.enter_context(model.hooks(change.hooks(model)))
+            hooks = change.hooks(model) if isinstance(change, Change) else [change]
+            stack.enter_context(model.hooks(hooks))
         yield
 
 
-def listed_changes(changes: Changes) -> tuple[Change, ...]:
-    return () if changes is None else (changes,) if isinstance(changes, Change) else tuple(changes)
+def listed_changes(changes: Any) -> tuple[Applied, ...]:
+    if changes is None:
+        return ()
+    if isinstance(changes, Change):
+        return (changes,)
+    if len(changes) == 2 and isinstance(changes, tuple) and _is_hook_function(changes):
+        return (changes,)
+    return tuple(changes)
 
 
-def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...]]:
+def _is_hook_function(change: Any) -> bool:
+    if not (isinstance(change, tuple) and len(change) == 2):
+        return False
+    points, function = change
+    return (isinstance(points, str) or callable(points)) and callable(function)
+
+
+def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ...]]:
     """The changes of each intervention, after checking that they fit the model."""
     if not isinstance(under, Mapping) or not under:
         raise ValueError(
@@ -37,19 +58,47 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Change, ...
         )
     named = {}
     for name, changes in under.items():
-        given = [] if changes is None else changes
-        given = list(given) if isinstance(given, Sequence) else [given]
-        if wrong := [change for change in given if not isinstance(change, Change)]:
-            raise ValueError(
-                f"{name!r} is {type(wrong[0]).__name__}: give an interp.Change, several in a list, "
-                'or None, such as neurons.change("de", interp.deactivate).'
-            )
+        given = [changes] if not isinstance(changes, Sequence) else listed_changes(changes)
+        for change in given:
+            if isinstance(change, Change):
+                change.check(model)
+            elif _is_hook_function(change):
+                _check_points(model, name, change[0])
+            elif change is not None or isinstance(changes, Sequence):
+                raise ValueError(
+                    f"{name!r} is {type(change).__name__}: give an interp.Change, several in a "
+                    'list, or None, such as neurons.change("de", interp.deactivate); or the name '
+                    "of a hook with its function, as TransformerLens takes them."
+                )
         named[name] = listed_changes(changes)
-        for change in named[name]:
-            change.check(model)
     return named
 
 
-def plan_of(under: Mapping[str, Sequence[Change]]) -> dict[str, list[dict[str, Any]]]:
+def _check_points(model: NeuronModel, name: str, points: HookPoints) -> None:
+    """Refuse a hook that never runs."""
+    names = model.bridge.hook_dict
+    if isinstance(points, str) and points not in names:
+        raise ValueError(
+            f"{name!r} is at {points}, and {model.name} has no such hook: build names with "
+            "model.site(layer, kind)."
+        )
+    if not isinstance(points, str) and not any(map(points, names)):
+        raise ValueError(
+            f"The filter of {name!r} chooses none of the hooks of {model.name}, which are in "
+            "model.hook_dict: give another."
+        )
+
+
+def plan_of(under: Mapping[str, Sequence[Applied]]) -> dict[str, list[dict[str, Any]]]:
     """Everything that interventions change, as JSON."""
-    return {name: [change.plan for change in changes] for name, changes in under.items()}
+    for name, changes in under.items():
+        if not all(isinstance(change, Change) for change in changes):
+            raise ValueError(
+                f"{name!r} holds a hook function, and nothing shows whether a function is the one "
+                "that an earlier call ran, so it cannot be resumed: leave `out` out, or give an "
+                "interp.Change."
+            )
+    return {
+        name: [change.plan for change in changes if isinstance(change, Change)]
+        for name, changes in under.items()
+    }

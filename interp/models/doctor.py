@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.beginning import Beginning, measure_beginning
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
@@ -89,7 +90,7 @@ class Diagnosis:
         return "\n".join([f"{self.model}: {self.verdict}", *rows])
 
 
-def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
+def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
     """Check every layer's hooks on two random texts, in two short passes per layer, and measure on
     24 sentences whether the model wants a beginning-of-text token.
 
@@ -99,6 +100,7 @@ def doctor(model: NeuronModel, length: int = 12, seed: int = 0) -> Diagnosis:
     >>> print(diagnosis.checks[-1].name)
     the model is unchanged afterwards
     """
+    model = as_model(model)
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
         clean = model.logits(ids)
@@ -216,9 +218,9 @@ def _generation(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
     mask[1, : ids.shape[1] // 2] = False
     padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
     with _off_at_post(model, layers):
-        hooked = model.generate(padded, mask, max_new_tokens=3)
+        hooked = model.continuations(padded, mask, max_new_tokens=3)
     with _off_without_hooks(model, layers):
-        reference = model.generate(padded, mask, max_new_tokens=3)
+        reference = model.continuations(padded, mask, max_new_tokens=3)
     same = torch.equal(hooked, reference)
     return same, "the same tokens" if same else "different tokens from an edit without hooks"
 

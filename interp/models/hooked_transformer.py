@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.neuron_model import Ids, Mask, NeuronModel
+from interp.models.neuron_model import NeuronModel
+from interp.models.running import Ids, Mask, Pass
 
 
 class HookedTransformerModel(NeuronModel):
@@ -27,25 +28,26 @@ class HookedTransformerModel(NeuronModel):
 
     def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
         attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        with self._tracked_pass(attended):
+        with self._tracked_pass(Pass(attended)), self.frozen():
             return self.bridge(
                 ids.to(self.device), stop_at_layer=self.n_layers, attention_mask=attended
             )
 
     def _unembed(self, hidden: Float[Tensor, "row _"]) -> Float[Tensor, "row vocab"]:
         states = rearrange(hidden, "row d_model -> 1 row d_model")
-        return self.bridge(states, start_at_layer=self.n_layers, return_type="logits")[0]
+        with self.frozen():
+            return self.bridge(states, start_at_layer=self.n_layers, return_type="logits")[0]
 
     def logits(
         self, ids: Ids, mask: Mask | None = None, keep: int = 0
     ) -> Float[Tensor, "batch _ vocab"]:
         attended = self._padded("right", torch.ones_like(ids) if mask is None else mask)
-        with self._tracked_pass(attended):
+        with self._tracked_pass(Pass(attended)), self.frozen():
             logits = self.bridge(ids.to(self.device), return_type="logits", attention_mask=attended)
         return logits[:, -keep:]
 
-    def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
-        """See `NeuronModel.generate`; `settings` go to HookedTransformer's `generate`, which
+    def continuations(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
+        """See `NeuronModel.continuations`; `settings` go to HookedTransformer's `generate`, which
         recognizes padding by its token id."""
         tokenizer, padding = self.bridge.tokenizer, self._padded("left", mask) == 0
         if tokenizer is None and padding.any():
@@ -64,7 +66,7 @@ class HookedTransformerModel(NeuronModel):
             "verbose": False,
             **settings,
         }
-        with self._tracked_pass(None, prompt=ids.shape[1]):
+        with self._tracked_pass(Pass(prompt=ids.shape[1], generates=True)):
             return self.bridge.generate(ids, prepend_bos=False, padding_side="left", **settings)
 
 

@@ -106,6 +106,7 @@ def _load(
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = _bridge(model, name, attention)
+    bridge.requires_grad_(False)
     first, *rest = tokenizer("a")["input_ids"]
     bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
@@ -119,9 +120,9 @@ def _load(
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
     """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
 
-    The model is frozen and put in evaluation mode. TransformerLens may have added special tokens to
-    its tokenizer, and made it put one before every text, which bos="auto" then does too: pass the
-    original tokenizer if that matters.
+    The model is put in evaluation mode. TransformerLens may have added special tokens to its
+    tokenizer, and made it put one before every text, which bos="auto" then does too: pass the
+    original tokenizer if that matters. Every function takes such a model as it is, too.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons, float32)

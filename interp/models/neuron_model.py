@@ -6,8 +6,7 @@ gated MLP, `post` is act(pre) times `pre_linear`, so its sign is not that of the
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,22 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from interp.models.as_transformer_lens import AsTransformerLens
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.models.sites import hook_name
-from interp.results.words import Attention, Kind, Tokens
-
-Hook = Callable[..., Tensor | None]
+from interp.results.words import Attention, Kind
 
 _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 
 
-class NeuronModel:
+class NeuronModel(AsTransformerLens):
     """A causal language model whose neurons have names; made by `load` or `wrap`.
 
-    Parameters are frozen; gradients with respect to activations still flow.
+    Gradients with respect to activations flow, none to parameters. What is not defined here is
+    passed on to TransformerLens.
 
     >>> model.n_layers, model.d_mlp, model.gated
     (6, 2048, True)
@@ -58,7 +57,6 @@ class NeuronModel:
         self.attention: Attention = attention
         self._parameters = parameters
         self._facts = dict(facts)  # of the file that the weights come from, for the fingerprint
-        self._pass: Pass | None = None
         self.ran_out_at: int | None = None  # tokens of the smallest batch too large for memory
         keys = ("architecture", "original_architecture")  # of a bridge, of a HookedTransformer
         self.architecture = next(filter(None, (getattr(bridge.cfg, key, None) for key in keys)))
@@ -77,7 +75,7 @@ class NeuronModel:
         self.n_vocab: int = bridge.cfg.d_vocab
         self.max_length: int = bridge.cfg.n_ctx
         bridge.eval()
-        bridge.requires_grad_(False)
+        self._trained = tuple(bridge.parameters())
         self.precision = precision or str(self.dtype).removeprefix("torch.")  # and why
 
     def __repr__(self) -> str:
@@ -189,22 +187,6 @@ class NeuronModel:
             )
         return name
 
-    @contextmanager
-    def hooks(self, fwd_hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
-        """Within the block, call `hook(activation, hook)` at each named site.
-
-        A hook's return value replaces the activation; None leaves it unchanged. Hooks of an outer
-        block run first. All hooks are removed on exit, even after an error.
-        """
-        unknown = sorted({name for name, _ in fwd_hooks} - set(self.bridge.hook_dict))
-        if unknown:  # TransformerLens 3.9 would silently run without them
-            raise ValueError(
-                f"{self.name} has no hook called {', '.join(unknown)}: "
-                "build names with model.site(layer, kind)."
-            )
-        with self.bridge.hooks(fwd_hooks=list(fwd_hooks)):
-            yield
-
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
@@ -238,7 +220,7 @@ class NeuronModel:
 
     def _weight(self, layer: int, name: str) -> Tensor:
         try:
-            return getattr(self.bridge.blocks[layer].mlp, name)
+            return getattr(self.bridge.blocks[layer].mlp, name).detach()
         except NotImplementedError:
             raise ValueError(
                 f"The weights of layer {layer} of {self.name} are quantized or offloaded, so their "
@@ -258,73 +240,6 @@ class NeuronModel:
             return projection.in_features, projection.out_features
         weight = getattr(mlp, "W_out", None)
         return None if weight is None else tuple(weight.shape)
-
-    def positions(self, n_positions: int, tokens: Tokens) -> Bool[Tensor, "_ pos"]:
-        """Inside a hook: the positions of the current pass that `tokens` selects.
-
-        "generated": generated tokens; "prompt": all others; "last": those that predict a new
-        token, which are the last prompt token and every generated one. With a cache, each pass
-        after the first holds only the newest token.
-        """
-        if self._pass is None:
-            raise ValueError(
-                f"tokens={tokens!r} needs to know which tokens are the prompt: run the model with "
-                "model.body, logits or generate, not through the bridge or model(...)."
-            )
-        return self._pass.positions(n_positions, tokens)
-
-    @contextmanager
-    def _tracked_pass(self, mask: Tensor | None, prompt: int | None = None) -> Iterator[None]:
-        """Within the block, `positions` knows the padding and the prompt length."""
-        outer_pass, self._pass = self._pass, Pass(mask, prompt)
-        module = getattr(self.bridge, "original_model", None)
-        if module is None:  # HookedTransformer.generate calls `forward` directly: no hooks on it
-            module = self.bridge.embed
-
-        def count(*_: Any) -> None:
-            if self._pass is not None:
-                self._pass.number += 1
-
-        handle = None if prompt is None else module.register_forward_pre_hook(count)
-        try:
-            yield
-        finally:
-            self._pass = outer_pass
-            if handle is not None:
-                handle.remove()
-
-    # What users of TransformerLens call; both versions set the parameters and their defaults.
-
-    @property
-    def cfg(self) -> Any:
-        """The configuration that TransformerLens keeps."""
-        return self.bridge.cfg
-
-    def __call__(self, *inputs: Any, **settings: Any) -> Any:
-        """Logits of token ids or text, as TransformerLens gives them."""
-        return self.bridge(*inputs, **settings)
-
-    def run_with_cache(self, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
-        """Logits and an ActivationCache of token ids or text, as TransformerLens gives them.
-
-        >>> _, cache = model.run_with_cache("One and one is two.")
-        >>> interp.counting.fires(cache).shape
-        torch.Size([6, 1, 2048])
-        """
-        return self.bridge.run_with_cache(*inputs, **settings)
-
-    def run_with_hooks(self, *inputs: Any, **settings: Any) -> Any:
-        """Logits under `fwd_hooks`, as TransformerLens gives them."""
-        return self.bridge.run_with_hooks(*inputs, **settings)
-
-    def to_tokens(self, *inputs: Any, **settings: Any) -> Int[Tensor, "batch pos"]:
-        """Token ids of text, padded, with a beginning-of-text token where TransformerLens puts one;
-        `text_mask` tells them from text, and `encode` gives the text alone."""
-        return self.bridge.to_tokens(*inputs, **settings)
-
-    def to_str_tokens(self, *inputs: Any, **settings: Any) -> Any:
-        """The tokens of a text as strings, as TransformerLens gives them."""
-        return self.bridge.to_str_tokens(*inputs, **settings)
 
     def body(self, ids: Ids, mask: Mask | None = None) -> None:
         """Run all layers and their hooks, but not the unembedding. Right padding only."""
@@ -364,7 +279,7 @@ class NeuronModel:
     ) -> Float[Tensor, "batch _ vocab"]:
         """Logits at every position, or at the last `keep`. Right padding only."""
         attended = self._padded("right", mask)
-        with self._tracked_pass(attended):
+        with self._tracked_pass(Pass(attended)), self.frozen():
             return self.bridge.original_model(
                 input_ids=ids.to(self.device),
                 attention_mask=attended,
@@ -372,7 +287,7 @@ class NeuronModel:
                 logits_to_keep=keep,
             ).logits
 
-    def generate(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
+    def continuations(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
         """Prompts with their continuations; greedy unless `do_sample=True`. Left padding only.
 
         `settings` go to Hugging Face's `generate`, such as `max_new_tokens`. With its cache, hooks
@@ -381,7 +296,7 @@ class NeuronModel:
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0  # the mask hides it
         settings = {"do_sample": False, "pad_token_id": pad, **settings}
         attended = self._padded("left", mask)
-        with self._tracked_pass(attended, prompt=ids.shape[1]):
+        with self._tracked_pass(Pass(attended, prompt=ids.shape[1], generates=True)):
             return self.bridge.original_model.generate(
                 ids.to(self.device), attention_mask=attended, **settings
             )
@@ -389,7 +304,7 @@ class NeuronModel:
     def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
         """The input to the unembedding. Right padding only."""
         attended = self._padded("right", mask)
-        with self._tracked_pass(attended):
+        with self._tracked_pass(Pass(attended)), self.frozen():
             return self.bridge.original_model.base_model(
                 input_ids=ids.to(self.device), attention_mask=attended, use_cache=False
             )[0]
@@ -406,7 +321,8 @@ class NeuronModel:
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         # OPT bypasses its base model and calls the decoder inside.
         bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
-        with constant_output([body for body in bodies if body is not None], output):
+        replaced = constant_output([body for body in bodies if body is not None], output)
+        with replaced, self.frozen():
             return model(input_ids=ids, use_cache=False).logits[0]
 
     def _padded(

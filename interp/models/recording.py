@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.as_transformer_lens import Hook
+from interp.models.neuron_model import NeuronModel
 
 Point = TypeVar("Point", bound=str)
 Record = TypeVar("Record")

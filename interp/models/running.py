@@ -20,11 +20,15 @@ Mask = Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"]
 class Pass:
     """The text of the current pass, for hooks that depend on token positions."""
 
-    mask: Tensor | None
+    mask: Tensor | None = None
     """Zero on padding; None: no padding."""
 
     prompt: int | None = None
-    """During generation, the length of the prompts, padding included; None: no generation."""
+    """During generation, the length of the prompts, padding included; None: that of the first
+    pass."""
+
+    generates: bool = False
+    """Whether tokens are generated."""
 
     number: int = -1
     """During generation, the number of forward passes before this one."""
@@ -32,13 +36,15 @@ class Pass:
     def positions(self, n_positions: int, tokens: Tokens) -> Bool[Tensor, "_ pos"]:
         """The positions of this pass that `tokens` selects; see `NeuronModel.positions`."""
         position = torch.arange(n_positions)
-        if self.prompt is None:
-            length = torch.tensor([n_positions])
+        if not self.generates:
+            after = torch.tensor([0])  # padding on the right
             if self.mask is not None:
-                length = self.mask.sum(dim=1).cpu()
-            last = rearrange(length, "batch -> batch 1") - 1
+                after = self.mask.bool().flip(1).int().argmax(dim=1).cpu()
+            last = n_positions - 1 - rearrange(after, "batch -> batch 1")
             first_generated = torch.tensor([[n_positions]])
         else:
+            if self.prompt is None:
+                self.prompt = n_positions
             cached = self.number > 0 and n_positions == 1
             first_generated = torch.tensor([[0 if cached else self.prompt]])
             last = first_generated - 1

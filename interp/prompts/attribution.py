@@ -18,6 +18,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.models.running import wide
 from interp.prompts.attribution_results import Attribution, PositionAttribution
@@ -37,7 +38,7 @@ change of any layer, and by more than a thousandth of the score, below which rou
 
 
 def integrated_gradients(
-    model: NeuronModel,
+    model: AnyModel,
     prompt: Prompt,
     target: Target,
     steps: int = 20,
@@ -69,6 +70,7 @@ def integrated_gradients(
     >>> torch.allclose(result.values.sum(1), result.change, rtol=0.1, atol=0.1)  # they add up
     True
     """
+    model = as_model(model)
     ending, targets = start_at(model, prompt, target, quantity, steps, 1, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
@@ -213,7 +215,7 @@ def sums_by_category(
 
 
 def gradient_times_activation(
-    model: NeuronModel,
+    model: AnyModel,
     prompt: Prompt,
     target: Target,
     quantity: Quantity = "probability",
@@ -222,7 +224,8 @@ def gradient_times_activation(
     """m_j times df/dm_j at the prompt itself: all neurons' first-order effects, in one pass.
 
     The first-order approximation of `ablation_effect`, and `integrated_gradients` with a single
-    point, at the end of the path from zero. 16 bits round it just the same.
+    point, at the end of the path from zero. 16 bits round it just the same. From a backward cache
+    of TransformerLens, `interp.counting.gradients_at` gives the gradients.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> prompt, targets = "Seven minus one is", (" six", " five")
@@ -230,6 +233,7 @@ def gradient_times_activation(
     >>> guess.shape
     torch.Size([6, 2048])
     """
+    model = as_model(model)
     ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
     activations = rearrange(wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
     with torch.inference_mode(False), torch.enable_grad():

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
 from interp.prompts.ending import Edit, Ending
@@ -13,7 +14,7 @@ from interp.text.tokens import Prompt, checked_id
 
 
 def ablation_effect(
-    model: NeuronModel,
+    model: AnyModel,
     prompt: Prompt,
     target: Target,
     neurons: Bool[Tensor, "layer neuron"],
@@ -31,6 +32,7 @@ def ablation_effect(
     >>> effect.isnan().equal(~neurons["en"])
     True
     """
+    model = as_model(model)
     ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
     same_shape("The mask of neurons", neurons, model)
     return within_memory(
@@ -88,7 +90,7 @@ def top_neurons(score: Float[Tensor, "layer neuron"], k: int) -> Bool[Tensor, "l
 
 
 def contribution_score(
-    model: NeuronModel, activations: Float[Tensor, "*prompt layer neuron"]
+    model: AnyModel, activations: Float[Tensor, "*prompt layer neuron"]
 ) -> Float[Tensor, "*prompt layer neuron"]:
     """How far a neuron moves the residual stream: |m_j| times the length of its output vector.
 
@@ -100,13 +102,14 @@ def contribution_score(
     >>> moved.shape, bool((moved >= 0).all())
     (torch.Size([3, 6, 2048]), True)
     """
+    model = as_model(model)
     _check(activations, model)
     lengths = [wide(model.w_out(layer)).norm(dim=-1).cpu() for layer in range(model.n_layers)]
     return wide(activations).cpu().abs() * torch.stack(lengths)
 
 
 def effective_score(
-    model: NeuronModel, activations: Float[Tensor, "*prompt layer neuron"], target: int
+    model: AnyModel, activations: Float[Tensor, "*prompt layer neuron"], target: int
 ) -> Float[Tensor, "*prompt layer neuron"]:
     """How far a neuron moves the residual stream towards the target's input embedding.
 
@@ -121,8 +124,9 @@ def effective_score(
     >>> interp.prompts.effective_score(model, english, target=17).shape
     torch.Size([6, 2048])
     """
+    model = as_model(model)
     _check(activations, model)
-    row = wide(model.bridge.W_E[checked_id(target, model)])
+    row = wide(model.bridge.W_E[checked_id(target, model)].detach())
     if row.shape != (model.d_model,):
         raise ValueError(
             f"{model.name} embeds tokens in {len(row)} dimensions and has {model.d_model} in its "

@@ -42,8 +42,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from interp.models.any_model import AnyModel, as_model
+from interp.models.as_transformer_lens import Hook
 from interp.models.hooked_transformer import HookedTransformerModel
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.models.running import running_instead
 from interp.results.words import Kind
@@ -91,13 +93,14 @@ class Ending:
 
     def __init__(
         self,
-        model: NeuronModel,
+        model: AnyModel,
         ids: Int[Tensor, " pos"],
         last: int = 1,
         kinds: tuple[Kind, ...] = (),
         strategy: Strategy | None = None,
     ):
         """Variants may differ at the `last` tokens. `strategy` None: the fastest that works."""
+        model = as_model(model)
         if not 1 <= last <= len(ids) <= model.max_length:
             raise ValueError(
                 f"Cannot vary the last {last} of {len(ids)} tokens: give 1 or more of a prompt "
@@ -239,7 +242,7 @@ class Ending:
                 return self._whole(len(variants))
         n = len(variants) + 1
         first = min((layer for _, layer in edits), default=0)
-        with self._starting_at(first, n), self.model.hooks(hooks):
+        with self._starting_at(first, n), self.model.hooks(hooks), self.model.frozen():
             return self._packed(n) if self.strategy == "packed" else self._copied(n)
 
     @contextmanager

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp.counting.stats import ActivationMoments
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.results.bars import tqdm
@@ -176,7 +177,7 @@ class Lens(Saved):
 
 
 def logit_lens(
-    model: NeuronModel,
+    model: AnyModel,
     questions: Sequence[Question],
     n_top: int = 10,
     tokens_per_batch: int = 4096,
@@ -196,6 +197,7 @@ def logit_lens(
     >>> lens.languages[lens.probability[0, -1].argmax()]
     'de'
     """
+    model = as_model(model)
     if not questions:
         raise ValueError("There are no questions: give one or more.")
     languages = check_languages(list(questions[0].answers))

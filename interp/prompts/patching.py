@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt
 from interp.prompts.patching_result import PatchingResult
@@ -56,7 +57,7 @@ will do."""
 
 
 def patch(
-    model: NeuronModel,
+    model: AnyModel,
     source: Sources,
     target: Prompt,
     answers: Mapping[str, Answer],
@@ -89,6 +90,7 @@ def patch(
     >>> result.answers[result.probability[0, 0, 4, 0].argmax()]  # at layer 4 it is in German
     'Dienstag'
     """
+    model = as_model(model)
     if layers not in get_args(Layers):
         raise ValueError(f"layers must be one of {', '.join(get_args(Layers))}, not {layers!r}.")
     if not is_prompt(target):
@@ -135,13 +137,14 @@ def patch(
     )
 
 
-def heads(model: NeuronModel) -> dict[str, Units]:
+def heads(model: AnyModel) -> dict[str, Units]:
     """Each attention head's output as a part to patch, named "head 0" and so on.
 
     >>> hooked = interp.load("babel", attention="hooked")
     >>> list(interp.prompts.heads(hooked))
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
+    model = as_model(model)
     n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
     head_of_unit = torch.arange(n_units) // (n_units // n_heads)
     return {

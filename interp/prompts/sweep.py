@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.interventions.edits import Site
-from interp.models.neuron_model import Hook, NeuronModel
+from interp.models.as_transformer_lens import Hook
+from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.models.running import wide
 from interp.prompts.alignment import Span

@@ -26,6 +26,7 @@ from torch import Tensor
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.inference.intervals import jackknife
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.lens import read_out, token_bytes
 from interp.reports.page_contexts import contexts_of, token_text
@@ -113,7 +114,7 @@ class NeuronPage:
 
 
 def neuron_page(
-    model: NeuronModel,
+    model: AnyModel,
     stats: FiringStats,
     selections: Mapping[str, NeuronSelection],
     contexts: TopContexts,
@@ -142,6 +143,7 @@ def neuron_page(
     >>> page.n_neurons == neurons.union().sum().item()
     True
     """
+    model = as_model(model)
     if before < 0 or after < 0:
         raise ValueError(
             f"before={before} and after={after} tokens of context: give 0 or more of each."

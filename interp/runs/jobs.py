@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs.locks import hold_lock, lock_owner, remove_stale_locks
@@ -80,7 +81,7 @@ def pool_for(model: NeuronModel, ray: Ray | ActorPool | None) -> Iterator[ActorP
             yield pool
 
 
-def actor_pool(model: NeuronModel, ray: Ray | None = None) -> ActorPool:
+def actor_pool(model: AnyModel, ray: Ray | None = None) -> ActorPool:
     """Actors that open this model once for several long loops; use it in a `with` block.
 
     >>> pool = interp.runs.actor_pool(model, interp.runs.Ray("auto", num_gpus=0.5))
@@ -88,6 +89,7 @@ def actor_pool(model: NeuronModel, ray: Ray | None = None) -> ActorPool:
     ...     interp.collect(model, text, "counts", ray=pool)
     ...     interp.perplexity_matrix(model, neurons, text, out="matrix", ray=pool)
     """
+    model = as_model(model)
     refuse_edited(model, "hooks do not reach the actors, so pass edits as interp.Change")
     ray, folder = ray or Ray(), Path(model.name)
     name = str(folder.resolve()) if folder.is_dir() else model.name  # actors run in other folders
@@ -158,9 +160,9 @@ def _lock_path(path: Path) -> Path:
     return path.parent.parent / "running" / f"{path.parent.name}-{path.stem}"
 
 
-def _open_same(open_model: Callable[[], NeuronModel], identity: Mapping[str, str]) -> NeuronModel:
+def _open_same(open_model: Callable[[], AnyModel], identity: Mapping[str, str]) -> NeuronModel:
     """Runs in an actor: the model, refused if it is not the one the run was started with."""
-    model = open_model()
+    model = as_model(open_model())
     opened: Mapping[str, Any] = model.identity
     if differ := [key for key in identity if opened.get(key) != identity[key]]:
         key = differ[0]

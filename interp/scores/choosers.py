@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from interp.counting.stats import FiringStats
-from interp.models.neuron_model import NeuronModel
+from interp.models.any_model import AnyModel, as_model
 from interp.scores.average_precision import Precision, measure_precision, top_and_bottom
 from interp.scores.baselines import (
     cumulative_mass,
@@ -97,7 +97,7 @@ class Measured:
 def measured(
     kept: Any,
     generator: torch.Generator,
-    open_model: Callable[[], NeuronModel] | None = None,
+    open_model: Callable[[], AnyModel] | None = None,
 ) -> Measured:
     """From a run, or from anything that has its `firing`, `moments` and `sentence_means`.
 
@@ -123,7 +123,7 @@ def measured(
     def removal_effect() -> Score:
         if open_model is None:
             raise ValueError("The effect of removal depends on weights: give the model.")
-        return mean_removal_effect(kept.moments, open_model())
+        return mean_removal_effect(kept.moments, as_model(open_model()))
 
     def above_percentile() -> Score:
         means = kept.sentence_means

@@ -18,6 +18,7 @@ from interp.counting.batch import Batch
 from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.counting.observe import batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import counted, listed
 from interp.results.frames import tidy
@@ -143,7 +144,7 @@ class TokenSharing:
 
 
 def sharing_over_tokens(
-    model: NeuronModel,
+    model: AnyModel,
     corpora: Corpora,
     *,
     fires_by: FiresBy = "gate",
@@ -163,6 +164,7 @@ def sharing_over_tokens(
     >>> list(interp.scores.sharing_over_tokens(exact, rows).to_frame())
     ['layer', 'category', 'share', 'keeps', 'low', 'high', 'by_chance', 'never_fires', ...]
     """
+    model = as_model(model)
     if corpora.packed:
         raise ValueError("Rows must be prompts, but these are packed blocks: use prompt_rows.")
     warn_of_rounded_signs(model)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.inference.intervals import Estimate
 from interp.interventions.edits import Change, Edit, Site
-from interp.models.neuron_model import NeuronModel
+from interp.models.any_model import AnyModel, as_model
 from interp.results.display import Shaded, html_table, listed
 from interp.results.frames import tidy
 from interp.results.words import Kind, Tokens
@@ -296,8 +296,9 @@ class NeuronSelection:
         ]
         return replace(self, mask=torch.stack(drawn))
 
-    def check_model(self, model: NeuronModel) -> None:
+    def check_model(self, model: AnyModel) -> None:
         """Raise ValueError if the model has a different size, before any wrong neuron is edited."""
+        model = as_model(model)
         for name, width in self.sites:
             (kind,) = (known for known in get_args(Kind) if known == name)
             model.site(0, kind)  # raises for a site that this model does not have

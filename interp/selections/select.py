@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.counting.run import Run
 from interp.counting.stats import ActivationMoments, FiringStats
-from interp.models.neuron_model import NeuronModel
+from interp.models.any_model import AnyModel, as_model
 from interp.results.words import Half
 from interp.scores.average_precision import Precision
 from interp.scores.choosers import Measured, both_ends, measured
@@ -21,7 +21,7 @@ from interp.selections.neuron_selection import NeuronSelection
 def select(
     kept: Run | FiringStats,
     method: str = "lape",
-    model: NeuronModel | None = None,
+    model: AnyModel | None = None,
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> NeuronSelection:
@@ -47,7 +47,8 @@ def select(
     if isinstance(kept, FiringStats) and chosen.needs is not None:
         raise ValueError(f"{method} needs {chosen.needs}: give the run instead of its counts.")
     generator = generator or torch.Generator().manual_seed(0)
-    seen = measured(kept, generator, None if model is None else lambda: model)
+    opened = None if model is None else as_model(model)
+    seen = measured(kept, generator, None if opened is None else lambda: opened)
     return selection_of(chosen, seen, Settings(**settings))
 
 

@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
+from interp.models.bare_model import wrapped
 from interp.results.display import counted
 from interp.results.words import Bos
 from interp.text.language_id import Hygiene
@@ -38,6 +39,11 @@ class TextModel(Protocol):
     def max_length(self) -> int: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+def as_text_model(model: Any) -> TextModel:
+    """The model itself, or the wrapper of a bare model of TransformerLens."""
+    return model if isinstance(model, TextModel) else wrapped(model)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from interp.models.bare_model import BareModel
 from interp.results.bars import tqdm
 from interp.results.words import Bos, Care, Split
-from interp.text.corpora import Corpora, Rows, TextModel
+from interp.text.corpora import Corpora, Rows, TextModel, as_text_model
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
 from interp.text.sampling import Dealer, Reader, Shard, Text, digest
@@ -22,7 +23,7 @@ _BYTES_PER_TOKEN = 12
 def read_corpora(
     source: TextSource,
     languages: Sequence[str],
-    model: TextModel,
+    model: TextModel | BareModel,
     *,
     block_length: int = 256,
     tokens: int | None = None,
@@ -52,6 +53,7 @@ def read_corpora(
     >>> print(text.hygiene["fr"])
     fr: 0.0% of ...
     """
+    model = as_text_model(model)
     codes = check_languages(languages)
     _at_least(1, n_shards=n_shards)
     prefix = beginning(model, bos)
@@ -86,7 +88,7 @@ def read_corpora(
 def read_sentences(
     source: TextSource,
     languages: Sequence[str],
-    model: TextModel,
+    model: TextModel | BareModel,
     *,
     max_length: int | None = None,
     sentences: int | None = None,
@@ -108,6 +110,7 @@ def read_sentences(
     >>> sorted(rows.rows["en"].length.tolist())
     [5, 8]
     """
+    model = as_text_model(model)
     codes = check_languages(languages)
     _at_least(1, n_shards=n_shards)
     longest = model.max_length if max_length is None else max_length
@@ -139,7 +142,7 @@ def read_sentences(
 
 def prompt_rows(
     prompts: Prompts,
-    model: TextModel,
+    model: TextModel | BareModel,
     *,
     bos: Bos = "auto",
     n_shards: int = 1,
@@ -151,6 +154,7 @@ def prompt_rows(
     >>> interp.text.prompt_rows(prompts, model).tokens()
     {'en': 5, 'de': 5}
     """
+    model = as_text_model(model)
     _at_least(1, n_shards=n_shards)
     prefix = beginning(model, bos)
     if len(prompts.ids) < n_shards:
