@@ -403,6 +403,4 @@ def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
         unit_scale=True,
         desc="reading",
         disable=not show,
-        delay=2,
-        leave=False,
     )

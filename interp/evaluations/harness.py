@@ -19,12 +19,12 @@ from interp.inference.intervals import mean_over_examples
 from interp.interventions.under import Under, applied, check_under
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
-from interp.results.display import counted, listed
+from interp.results.display import Shown, counted, listed
 from interp.results.words import NOTHING
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HarnessScores:
+class HarnessScores(Shown):
     """Scores that the harness measured, and the value of every example.
 
     >>> import pandas as pd

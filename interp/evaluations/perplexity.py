@@ -30,7 +30,7 @@ from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes, check_under
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
-from interp.results.display import Shaded, counted, html_table, listed
+from interp.results.display import Cells, Shaded, Shown, counted, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
@@ -44,7 +44,7 @@ _MAX_RELABELINGS = 9999
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagonalDominance:
+class DiagonalDominance(Shown):
     """Do a language's neurons matter to that language more than to the others?"""
 
     languages: tuple[str, ...]
@@ -129,11 +129,8 @@ class PerplexityMatrix(Saved):
             f"{counted(self.random.shape[1], 'random draw')})"
         )
 
-    def _repr_html_(self) -> str | None:
-        """Increases with intervals, and the random control on each row's own language; None if
-        there is only one shard, and so no interval."""
-        if len(self.losses.tokens) < 2:
-            return None
+    def _cells(self) -> Cells:
+        """Increases with intervals, and the random control on each row's own language."""
         more, control = self.increase, self.control
         most = more.value.abs().nan_to_num().max().item() or 1.0
         rows: list[list[str | Shaded]] = []
@@ -145,9 +142,8 @@ class PerplexityMatrix(Saved):
             own = self.languages.index(code) if code in self.languages else None
             random = "" if own is None else _cell(control, row, own)
             rows.append([code, f"{self.neurons[row]:,}", *cells, random])
-        caption = f"{self!r}: increase over nothing off, in nats per token, with 95 % intervals"
-        columns = ["off", "neurons", *self.languages, "own, random neurons"]
-        return html_table(caption, columns, rows)
+        note = "increase over nothing off, in nats per token, with 95 % intervals"
+        return Cells(["off", "neurons", *self.languages, "own, random neurons"], rows, note)
 
     @property
     def off(self) -> tuple[str, ...]:

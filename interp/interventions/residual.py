@@ -12,13 +12,13 @@ from interp.counting.observe import batches, observe
 from interp.interventions.edits import Edit, Site, push
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm
-from interp.results.display import listed
+from interp.results.display import Cells, Shown, layer_cells, listed
 from interp.results.words import Kind
 from interp.text.corpora import Corpora
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualMeans:
+class ResidualMeans(Shown):
     """Means of the residual stream over the tokens of each language, after each layer."""
 
     mean: Float64[Tensor, "language layer unit"]
@@ -30,6 +30,10 @@ class ResidualMeans:
     def __repr__(self) -> str:
         n_layers, width = self.mean.shape[1:]
         return f"ResidualMeans({listed(self.languages)}; {n_layers} layers of {width:,} units)"
+
+    def _cells(self) -> Cells:
+        names = [[code] for code in self.languages]
+        return layer_cells(names, self.mean.norm(dim=-1), "length of the mean after each layer")
 
     def towards(
         self, language: str, layer: int, strength: float = 1.0
@@ -92,9 +96,7 @@ def residual_means(
     '1 towards de after layer 3'
     """
     means = []
-    languages = tqdm(
-        corpora.languages, desc="residual means", delay=2, disable=not progress or None, leave=False
-    )
+    languages = tqdm(corpora.languages, desc="residual means", disable=not progress or None)
     for language in languages:
         sums = _ResidualSums(model)
         for shard in range(corpora.n_shards):

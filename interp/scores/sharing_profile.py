@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringSigns
 from interp.inference.intervals import Estimate, mean_over_examples
-from interp.results.display import counted, listed
+from interp.results.display import Cells, counted, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
@@ -92,6 +92,10 @@ class SharingProfile(Saved):
             f"SharingProfile({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
             f"{len(self.kept)} layers of {self.d_mlp:,} neurons: {listed(named)})"
         )
+
+    def _cells(self) -> Cells:
+        share = reduce(self._shares, "prompt layer category -> category layer", "mean")
+        return layer_cells([[name] for name in CATEGORIES], share, "share of a layer's neurons")
 
     def share(self, level: float = 0.95) -> Estimate:
         """Share of a layer's neurons in each category: [layer category]."""
