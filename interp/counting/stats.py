@@ -23,10 +23,10 @@ from interp.results.display import (
     MOST_ROWS,
     Cells,
     counted,
-    frame_cells,
     layer_cells,
     listed,
     ranged,
+    table_cells,
 )
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
@@ -96,7 +96,7 @@ class FiringStats(Saved):
             columns["never fire"] = reduce(silent, "language layer neuron -> language", "mean")
         numbers = {name: values.tolist() for name, values in columns.items()}
         note = "means over all neurons, with 95 % intervals over shards"
-        return frame_cells({"language": self.languages, **numbers}, note, MOST_ROWS)
+        return table_cells({"language": self.languages, **numbers}, note, MOST_ROWS)
 
     @staticmethod
     def from_caches(
@@ -324,7 +324,7 @@ class ActivationMoments(Saved):
     def _cells(self) -> Cells:
         values = reduce(self.output_mean.abs(), "language layer neuron -> language layer", "mean")
         note = "mean of |mean output|, over the neurons of a layer"
-        return layer_cells([[code] for code in self.languages], values, note)
+        return layer_cells([[code] for code in self.languages], values.tolist(), note)
 
     @property
     def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
@@ -441,7 +441,8 @@ class FiringSigns(Saved):
             for layer in range(self.bits.shape[2])
         ]
         note = f"share of a layer's neurons that fire, over {counted(len(few.prompts), 'prompt')}"
-        return layer_cells([[code] for code in self.languages], torch.stack(layers, dim=1), note)
+        shares = torch.stack(layers, dim=1).tolist()
+        return layer_cells([[code] for code in self.languages], shares, note)
 
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
         """One layer's bits, unpacked."""

@@ -96,7 +96,7 @@ class CategorySums(Saved):
     def _cells(self) -> Cells:
         mean = reduce(self.sums, "prompt language category layer -> category layer", "mean")
         note = f"share of the {self.quantity}, mean over prompts and languages"
-        return layer_cells([[name] for name in CATEGORIES], mean, note)
+        return layer_cells([[name] for name in CATEGORIES], mean.tolist(), note)
 
     def mean(self, level: float = 0.95) -> Estimate:
         """Mean over prompts: [language category layer]; intervals are over prompts."""
@@ -277,7 +277,7 @@ class Enrichment(Shown):
     def _cells(self) -> Cells:
         mean = rearrange(self.units.nanmean(dim=0), "layer category -> category layer")
         note = "times as often among the largest contributions as by chance"
-        return layer_cells([[name] for name in CATEGORIES], mean, note)
+        return layer_cells([[name] for name in CATEGORIES], mean.tolist(), note)
 
     def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
         """Mean over prompts that have a ratio; NaN: fewer than two prompts or groups have one."""

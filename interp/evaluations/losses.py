@@ -27,7 +27,7 @@ from interp.interventions.under import Under, applied, check_under, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import MOST_ROWS, Cells, counted, frame_cells, listed, ranged
+from interp.results.display import MOST_ROWS, Cells, counted, listed, ranged, table_cells
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.runs.folder import begin, read_plan
@@ -86,9 +86,9 @@ class Losses(Saved):
         )
 
     def _cells(self) -> Cells:
-        frame = pd.DataFrame(self.loss.tolist(), columns=list(self.languages))
-        frame.insert(0, "under", list(self.interventions))
-        return frame_cells(frame, "nats per token, by the language read", MOST_ROWS)
+        loss = dict(zip(self.languages, self.loss.T.tolist(), strict=True))
+        note = "nats per token, by the language read"
+        return table_cells({"under": self.interventions, **loss}, note, MOST_ROWS)
 
     @property
     def loss(self) -> Float64[Tensor, "off read"]:

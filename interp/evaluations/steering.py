@@ -21,7 +21,7 @@ from interp.interventions.residual import ResidualMeans, residual_means
 from interp.interventions.under import Changes, check_under, listed_changes, plan_of
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
-from interp.results.display import MOST_ROWS, Cells, Shown, frame_cells, listed
+from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, pool_for
@@ -81,7 +81,7 @@ class SteeringRates(Shown):
         frame: Any = self.to_frame()
         rates = [f"{name}{end}" for name in ("rate", "good") for end in ("", "_low", "_high")]
         own = frame.loc[frame["language"] == frame["to"], ["to", "condition", "texts", *rates]]
-        return frame_cells(own, "texts in the language steered to, with 95 % intervals", MOST_ROWS)
+        return table_cells(own, "texts in the language steered to, with 95 % intervals", MOST_ROWS)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per detected language, condition and target language."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from scipy.special import stdtrit
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.results.bars import tqdm
-from interp.results.display import Cells, Shown, frame_cells
+from interp.results.display import Cells, Shown, table_cells
 
 ENTRIES_AT_ONCE = 1 << 22  # limits the memory of resampling
 _SHOWN = 12  # numbers of an estimate in a notebook
@@ -69,7 +68,7 @@ class Estimate(Shown):
         index = [", ".join(map(str, place)) for place in places]
         more = f", the first {_SHOWN} of {self.value.numel():,}"
         note = f"{100 * self.level:g} % intervals{more if self.value.numel() > _SHOWN else ''}"
-        return frame_cells(pd.DataFrame({"index": index, **values}), note, _SHOWN)
+        return table_cells({"index": index, **values}, note, _SHOWN)
 
 
 def jackknife(

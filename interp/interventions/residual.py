@@ -33,7 +33,9 @@ class ResidualMeans(Shown):
 
     def _cells(self) -> Cells:
         names = [[code] for code in self.languages]
-        return layer_cells(names, self.mean.norm(dim=-1), "length of the mean after each layer")
+        return layer_cells(
+            names, self.mean.norm(dim=-1).tolist(), "length of the mean after each layer"
+        )
 
     def towards(
         self, language: str, layer: int, strength: float = 1.0

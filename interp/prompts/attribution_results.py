@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
@@ -50,7 +49,7 @@ class Attribution(Shown):
     def _cells(self) -> Cells:
         return layer_cells(
             [[f"token {len(self.prompt) - 1}, the last"], ["the whole layer"]],
-            torch.stack([self.values.double().sum(dim=1), self.change.double()]),
+            [self.values.double().sum(dim=1).tolist(), self.change.tolist()],
             "sums of the neurons' shares, and what the layer changes",
         )
 
@@ -99,7 +98,7 @@ class PositionAttribution(Shown):
         names = [[str(pos), str(token)] for pos, token in enumerate(self.prompt)]
         return layer_cells(
             [*names, ["", "the whole layer"]],
-            torch.cat([shares, self.change.double()[None]]),
+            [*shares.tolist(), self.change.tolist()],
             "sums of the neurons' shares at each token, and what the layer changes",
             ("token", "id"),
         )

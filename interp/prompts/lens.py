@@ -156,7 +156,9 @@ class Lens(Saved):
     def _cells(self) -> Cells:
         mean = reduce(self.probability, "prompt layer language -> language layer", "mean")
         names = [[code] for code in self.languages]
-        return layer_cells(names, mean, "mean probability of the answer, read out at each layer")
+        return layer_cells(
+            names, mean.tolist(), "mean probability of the answer, read out at each layer"
+        )
 
     def mean(self, level: float = 0.95) -> Estimate:
         """Probability [layer language], mean over prompts, with confidence intervals."""

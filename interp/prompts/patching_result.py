@@ -79,7 +79,9 @@ class PatchingResult(Saved):
         names = itertools.product(self.sources, self.parts, self.spans, self.answers)
         note = "change of the answer's log-probability, in nats"
         headings = ("from", "part", "at", "answer")
-        return layer_cells([list(name) for name in names], change, note, headings, self.layers)
+        return layer_cells(
+            [list(name) for name in names], change.tolist(), note, headings, self.layers
+        )
 
     @property
     def probability(self) -> Float64[Tensor, "source part layer span answer"]:

@@ -3,11 +3,7 @@
 import html
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
-
-import pandas as pd
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 _BLUE, _ORANGE = "0, 114, 178", "213, 94, 0"
 
@@ -41,11 +37,20 @@ class Cells(NamedTuple):
     """What the numbers are, after the line that says what the result is."""
 
 
+@runtime_checkable
+class Columns(Protocol):
+    """A table by columns: a data frame, or a mapping from names to values."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, name: Any, /) -> Any: ...
+
+
 class Shown:
     """Gives a result a small table in a notebook: its `to_frame`, unless it has `_cells`."""
 
     def _cells(self) -> Cells:
-        return frame_cells(cast(Any, self).to_frame())
+        return table_cells(cast(Any, self).to_frame())
 
     def _repr_html_(self) -> str:
         """The line of words with the table below it; where there is none, why."""
@@ -99,22 +104,24 @@ def number_texts(values: Sequence[float]) -> list[str]:
 # ---------------------------------------------------------------- cells
 
 
-def frame_cells(
-    table: pd.DataFrame | Mapping[str, Sequence[Any]], note: str = "", most_rows: int = 10
-) -> Cells:
-    """The first rows of a table; columns x_low and x_high are the interval of x, in its cell."""
-    frame = pd.DataFrame(table)
-    columns = list(_columns(frame.head(most_rows)))
+def table_cells(table: Columns, note: str = "", most_rows: int = 10) -> Cells:
+    """The first rows of a table, as texts.
+
+    Columns x_low and x_high are the interval of x, and are shown in its cell.
+    """
+    values = {str(name): list(table[name]) for name in table}
+    n_rows = max(map(len, values.values()), default=0)
+    columns = list(_columns({name: column[:most_rows] for name, column in values.items()}))
     rows = [list(row) for row in zip(*(texts for _, texts in columns), strict=True)]
-    if len(frame) > most_rows:
-        first = f"the first {most_rows} of {len(frame):,} rows"
+    if n_rows > most_rows:
+        first = f"the first {most_rows} of {n_rows:,} rows"
         note = f"{note}; {first}" if note else first
     return Cells([heading for heading, _ in columns], rows, note)
 
 
 def layer_cells(
     names: Sequence[Sequence[str]],
-    values: Float[Tensor, "row layer"],
+    values: Sequence[Sequence[float]],
     note: str,
     headings: Sequence[str] = ("",),
     layers: Sequence[int] | None = None,
@@ -124,40 +131,40 @@ def layer_cells(
     A name may fill several columns, which `headings` head; `layers` are the numbers of the layers.
     Of many layers, every second, third, ... is shown.
     """
-    numbers = range(values.shape[1]) if layers is None else layers
-    step = -(-len(numbers) // MOST_LAYERS)
-    values = values[:, ::step].double().cpu()
-    largest = values.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if values.numel() else 0.0
-    texts = iter(number_texts(values.flatten().tolist()))
+    numbers = range(max(map(len, values), default=0)) if layers is None else layers
+    step = max(1, -(-len(numbers) // MOST_LAYERS))
+    shown = [[float(value) for value in row[::step]] for row in values]
+    sizes = [abs(value) for row in shown for value in row if math.isfinite(value)]
+    largest = max(sizes, default=0.0) or 1.0
+    texts = iter(number_texts([value for row in shown for value in row]))
     rows = [
-        [*name, *(Shaded(next(texts), value / (largest or 1.0)) for value in row)]
-        for name, row in zip(names, values.tolist(), strict=True)
+        [*name, *(Shaded(next(texts), value / largest) for value in row)]
+        for name, row in zip(names, shown, strict=True)
     ]
-    shown = [str(number) for number in numbers[::step]]
-    shown[:1] = [f"layer {number}" for number in shown[:1]]
-    return Cells([*headings, *shown], rows, note if step == 1 else f"{note}; 1 in {step} layers")
+    heads = [str(number) for number in numbers[::step]]
+    heads[:1] = [f"layer {number}" for number in heads[:1]]
+    return Cells([*headings, *heads], rows, note if step == 1 else f"{note}; 1 in {step} layers")
 
 
-def _columns(frame: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+def _columns(table: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, list[str]]]:
     """Heading and texts of each column."""
-    names = [str(name) for name in frame.columns]
     ends = ("", "_low", "_high")
-    stems = [name for name in names if all(names.count(f"{name}{end}") == 1 for end in ends)]
+    stems = [name for name in table if all(f"{name}{end}" in table for end in ends)]
     bounds = {f"{stem}{end}" for stem in stems for end in ends[1:]}
-    for index, name in enumerate(names):
-        column: Any = frame.iloc[:, index]
+    for name, values in table.items():
         heading = name.replace("_", " ")
         if name in stems:
-            three = [cast(Any, frame)[f"{name}{end}"].astype(float).tolist() for end in ends]
+            three = [list(map(float, table[f"{name}{end}"])) for end in ends]
             texts = iter(number_texts([value for values in three for value in values]))
             value, low, high = ([next(texts) for _ in values] for values in three)
             triples = zip(value, low, high, strict=True)
             yield heading, [f"{v} ({a} to {b})" if a or b else v for v, a, b in triples]
-        elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            if name not in bounds:
-                yield heading, number_texts(column.astype(float).tolist())
-        else:
-            yield heading, [_word(value) for value in column]
+        elif not all(isinstance(value, int | float) for value in values) or any(
+            isinstance(value, bool) for value in values
+        ):
+            yield heading, [_word(value) for value in values]
+        elif name not in bounds:
+            yield heading, number_texts(list(map(float, values)))
 
 
 def _word(value: Any) -> str:

@@ -129,7 +129,7 @@ class Precision(Saved):
     def _cells(self) -> Cells:
         best = reduce(self.average_precision, "language layer unit -> language layer", "max")
         names = [[code] for code in self.languages]
-        return layer_cells(names, best, "the best average precision in each layer")
+        return layer_cells(names, best.tolist(), "the best average precision in each layer")
 
     def units(self, kind: str) -> slice:
         """The slice of the unit axis that holds a site's units."""

@@ -95,7 +95,9 @@ class SharingProfile(Saved):
 
     def _cells(self) -> Cells:
         share = reduce(self._shares, "prompt layer category -> category layer", "mean")
-        return layer_cells([[name] for name in CATEGORIES], share, "share of a layer's neurons")
+        return layer_cells(
+            [[name] for name in CATEGORIES], share.tolist(), "share of a layer's neurons"
+        )
 
     def share(self, level: float = 0.95) -> Estimate:
         """Share of a layer's neurons in each category: [layer category]."""

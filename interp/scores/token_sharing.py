@@ -107,7 +107,7 @@ class TokenSharing(Shown):
             for part in (self.kept, self.count)
         )
         note = "of a category's neurons, the share that keeps it at random tokens"
-        return layer_cells([[name] for name in CATEGORIES], kept / count, note)
+        return layer_cells([[name] for name in CATEGORIES], (kept / count).tolist(), note)
 
     def keeps(self, level: float = 0.95) -> Estimate:
         """Of the neurons in a category at the last token, the share that have it at random tokens.

@@ -85,7 +85,7 @@ class NeuronSelection(Shown):
     def _cells(self) -> Cells:
         names = [[code, f"{size:,}"] for code, size in self.counts().items()]
         note = "units of each layer" if not self.neurons_only else "neurons of each layer"
-        return layer_cells(names, self.layer_profile().double(), note, ("", "all"))
+        return layer_cells(names, self.layer_profile().tolist(), note, ("", "all"))
 
     def __eq__(self, other: object) -> bool:
         return (

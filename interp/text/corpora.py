@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
-from interp.results.display import MOST_ROWS, Cells, Shown, counted, frame_cells
+from interp.results.display import MOST_ROWS, Cells, Shown, counted, table_cells
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
 
@@ -57,7 +57,7 @@ class Rows(Shown):
 
     def _cells(self) -> Cells:
         columns = {"from": self.source, "tokens": self.length.tolist()}
-        return frame_cells({**columns, "shard": self.shard.tolist()})
+        return table_cells({**columns, "shard": self.shard.tolist()})
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.length), len(self.shard), len(self.source)}
@@ -131,7 +131,7 @@ class Corpora(Shown):
                 f"{sum(foreign[code].foreign_lines.values()):.1%}" if code in foreign else ""
                 for code in self.languages
             ]
-        return frame_cells(columns, most_rows=MOST_ROWS)
+        return table_cells(columns, most_rows=MOST_ROWS)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp.results.display import Cells, Shown, counted, frame_cells, listed
+from interp.results.display import Cells, Shown, counted, listed, table_cells
 from interp.text.languages import check_languages
 
 Cut = Literal["line", "block"]
@@ -102,7 +102,7 @@ class Prompts(Shown):
         return f"Prompts({counted(len(self.ids), 'prompt')} in {listed(self.languages)})"
 
     def _cells(self) -> Cells:
-        return frame_cells({"prompt": self.ids, **self.texts}, most_rows=6)
+        return table_cells({"prompt": self.ids, **self.texts}, most_rows=6)
 
     def __post_init__(self) -> None:
         for code, texts in self.texts.items():

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp.results.display import Cells, Shown, counted, frame_cells
+from interp.results.display import Cells, Shown, counted, table_cells
 from interp.text.languages import check_languages
 from interp.text.sources import Prompts
 
@@ -114,7 +114,7 @@ class Task(Shown):
     def _cells(self) -> Cells:
         answers = [item.options[item.answer] for item in self.items]
         columns = {name: [getattr(item, name) for item in self.items] for name in ("id", "prompt")}
-        return frame_cells({**columns, "answer": answers}, most_rows=6)
+        return table_cells({**columns, "answer": answers}, most_rows=6)
 
     def where(self, keep: Callable[[Item], bool]) -> "Task":
         """Some of the items: `task.where(lambda item: not item.held_out)`."""
