@@ -34,8 +34,8 @@ languages = ("en", "de", "fr", "es", "zh", "ja")
 # ## A model
 #
 # Babel is the small model that comes with the package, and `.bridge` its `TransformerBridge`, such
-# as `TransformerBridge.boot_transformers("gpt2")` gives you. All other cells also run with a
-# `HookedTransformer` of TransformerLens 3.9.
+# as `TransformerBridge.boot_transformers("gpt2")` gives you. All other cells run with the older
+# `HookedTransformer` too.
 
 # %%
 model = interp.load("babel", dtype=torch.float32).bridge
