@@ -306,7 +306,10 @@ def test_caches(tmp_path: Path):
 
 
 def test_statistics_need_a_tenth_of_the_memory_of_caches():
-    rows = [row for row in load_all()["caches-memory"].rows if row["way"] == caches.OURS]
+    record = load_all().get("caches-memory")
+    if record is None:
+        pytest.skip("not measured yet: python -m benchmarks.caches bench --memory")
+    rows = record.where(way=caches.OURS)
     assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
     assert all(row["share"] <= 1.1 for row in rows)
 
