@@ -198,7 +198,7 @@ def made() -> dict[str, Any]:
         ),
         interp.counting.TopContexts(
             gate=real(3, 2, 2048, 2).float(),
-            row=whole(3, 2, 2048, 2).int(),
+            row=whole(3, 2, 2048, 2).int() % 5,
             position=whole(3, 2, 2048, 2).int(),
             ids=whole(5, 8).int(),
             length=whole(5),

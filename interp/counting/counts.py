@@ -156,7 +156,8 @@ def mean_rates(
 
     The interval is that of `interp.jackknife`, which stands in a later folder.
     """
-    fired = reduce(counts.fired.double(), "shard language layer neuron -> shard language", "mean")
+    fired = reduce(counts.fired, "shard language layer neuron -> shard language", "sum").double()
+    fired = fired / (counts.shape[2] * counts.shape[3])
     rate, n = fired.sum(0) / tokens.sum(0), len(tokens)
     if n < 2:
         return {"mean rate": rate}
