@@ -46,10 +46,10 @@ real-notice:
 	@echo "converts it once (1.1 GB in ~/.cache/polyneuron, 2 minutes), and runs the studies on it: up to 4 hours on two cores."
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
-BENCHMARKS := start collect interventions perplexity attribution patching average_precision
+BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision
 bench: $(VENV)/ready
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name bench || exit; done
-	for name in collect attribution; do $(BIN)/python -m benchmarks.$$name bench --memory || exit; done
+	for name in collect caches attribution; do $(BIN)/python -m benchmarks.$$name bench --memory || exit; done
 	$(BIN)/python -m tests.campaigns.faults bench
 	$(BIN)/python -m benchmarks.tables
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.attribution import CAPTUM, LOGITS_EVERYWHERE, LOOP, OURS
 from benchmarks.average_precision import GPU, NUMBA, NUMPY
+from benchmarks.caches import OURS as FROM_CACHES
 from benchmarks.collect import COUNTS, MOMENTS
 from benchmarks.gemma import GEMMA_OURS
 from benchmarks.markdown import (
@@ -168,6 +169,10 @@ ATTRIBUTION = Rows(
 ATTRIBUTION_MEMORY = Pivot(
     "{family}, {tokens:,} tokens", "way", "{mib:,.0f} MiB", heading="memory above the model"
 )
+CACHES_MEMORY = Rows(
+    "way | caches | above them at the peak | peak, as a multiple of the caches",
+    "{way}, {dtype} | {cache_mib:,.0f} MiB | {mib:,.0f} MiB | {share:.2f}",
+)
 PATCHING = Pivot(
     "{sweep}, {layers} layers",
     "way",
@@ -220,6 +225,8 @@ BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "importing": ("start", Pivot(begins="importing, ", bold=NAMES)),
     "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS))),
     "memory": ("collect --memory", growth_in_model),
+    "caches": ("caches", Pivot(bold=(FROM_CACHES,))),
+    "caches memory": ("caches --memory", CACHES_MEMORY),
     "gemma": ("gemma", GEMMA, loss_memory),
     "reading": ("interventions", Pivot(begins="reading ", bold=("deactivate",))),
     "writing": ("interventions", Pivot(begins="writing ", bold=("deactivate",))),

@@ -1,7 +1,8 @@
 """Write each notebook, `name.ipynb`, from `name.py`, which is the file to edit.
 
-    python notebooks/make.py         # the notebooks stored without outputs
-    python notebooks/make.py --run   # also run the walkthrough and store its outputs
+    python notebooks/make.py                        # the notebooks stored without outputs
+    python notebooks/make.py --run                  # also run the others and store their outputs
+    python notebooks/make.py --run 00_from_a_cache  # only this one
 
 A notebook is built only from its text, so that the same text gives the same file.
 """
@@ -16,8 +17,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__))
-GALLERY = "walkthrough"
-"""The notebook that is stored with the outputs of its cells."""
+GALLERY: tuple[str, ...] = ()
+"""The notebooks that are stored with the outputs of their cells."""
 
 
 def build(path: Path) -> Any:
@@ -51,9 +52,12 @@ def text_of(notebook: Any) -> str:
 
 
 def main() -> None:
-    for name in NAMES:
+    asked = [name for name in sys.argv[1:] if name != "--run"]
+    if unknown := sorted(set(asked) - set(NAMES)):
+        raise SystemExit(f"There is no notebook {unknown[0]}, only {', '.join(NAMES)}.")
+    for name in asked or NAMES:
         notebook = build(FOLDER / f"{name}.py")
-        if name == GALLERY:
+        if name in GALLERY:
             if "--run" not in sys.argv:
                 continue  # its outputs would be lost
             notebook = keep_pictures(run(notebook, FOLDER))

@@ -22,6 +22,7 @@ import tyro
 from benchmarks import (
     attribution,
     average_precision,
+    caches,
     collect,
     full_size,
     gemma,
@@ -311,6 +312,26 @@ def test_gemma(in_this_process: None, tmp_path: Path):
     assert "tokens take" in made
 
 
+def test_caches(tmp_path: Path):
+    record = toy(caches, tmp_path)
+    assert [row["way"] for row in record.rows] == [caches.FORWARD, caches.OURS, caches.BY_HAND]
+    assert caches.OURS in tables.blocks(tables.READMES[0], {"caches": record})["caches"]
+    amount = caches.AMOUNTS["toy"]
+    random, keep = caches.random_caches(amount, torch.float32), caches.masks_of(amount)
+    rates = [work(random, keep, amount.layers) for work in caches.WAYS.values()]
+    assert all(rate.allclose(rates[0], atol=1e-12) for rate in rates)
+    assert 0.4 < rates[0].mean() < 0.6
+
+
+def test_statistics_need_a_tenth_of_the_memory_of_caches():
+    record = load_all().get("caches-memory")
+    if record is None:
+        pytest.skip("not measured yet: python -m benchmarks.caches bench --memory")
+    rows = record.where(way=caches.OURS)
+    assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+    assert all(row["share"] <= 1.1 for row in rows)
+
+
 def test_start(tmp_path: Path):
     record = toy(start, tmp_path)
     ways = ["import torch", "Python itself", "interp --help", "interp find --help"]
@@ -374,12 +395,13 @@ def test_average_precision(tmp_path: Path):
     assert "60 sentences" in tables.PRECISION([record])
 
 
-@pytest.mark.parametrize("module", [collect, attribution, average_precision])
+@pytest.mark.parametrize("module", [collect, caches, attribution, average_precision])
 def test_memory(module: Any, tmp_path: Path, in_this_process: None):
     record = toy(module, tmp_path, memory=True)
     assert record.command.endswith(" toy --memory")
     assert all(row["mib"] >= 0 for row in record.rows)
-    name = {collect: "memory", attribution: "attribution memory"}.get(module, "precision memory")
+    names = {collect: "memory", caches: "caches memory", attribution: "attribution memory"}
+    name = names.get(module, "precision memory")
     (path,) = tmp_path.iterdir()
     assert "MiB" in tables.blocks(tables.READMES[0], {path.stem: record})[name]
 
@@ -488,6 +510,7 @@ def test_the_whole_campaign_of_faults_needs_ray(monkeypatch: pytest.MonkeyPatch)
 MODULES = (
     attribution,
     average_precision,
+    caches,
     collect,
     full_size,
     gemma,

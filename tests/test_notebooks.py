@@ -5,16 +5,28 @@ They run in a kernel of their own, without a network, each as one test.
 
 import ast
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import jupytext
+import matplotlib as mpl
 import nbformat
 import pytest
+import torch
 
+import interp
 from notebooks.make import FOLDER, GALLERY, NAMES, build, keep_pictures, run, text_of
 from tests.conftest import LOCK
+from tests.test_model import classic_only
 
-LONG = ("walkthrough", "compare_methods", "patching")
+BRIDGE = 'model = interp.load("babel", dtype=torch.float32).bridge'
+"""The cell of the first notebook that opens a TransformerBridge."""
+
+LONG = {
+    *("01_language_neurons", "02_sharing_and_attribution"),
+    *("03_patching_across_languages", "05_comparing_methods"),
+}
 """What they do is done by tests of its own; whether they still run, `make campaigns` tells."""
 
 LARGEST = 600_000
@@ -42,8 +54,9 @@ def sources(notebook) -> list[tuple[str, str, str]]:
     return [(cell.id, cell.cell_type, cell.source) for cell in notebook.cells]
 
 
-def test_there_are_the_four_notebooks():
-    assert set(NAMES) == {"walkthrough", "patching", "your_own_model", "compare_methods"}
+def test_there_are_six_notebooks_in_the_order_of_reading():
+    assert [name.split("_")[0] for name in NAMES] == ["00", "01", "02", "03", "04", "05"]
+    assert set(NAMES) >= {"00_from_a_cache", "04_your_own_model", *LONG}
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
@@ -52,7 +65,7 @@ def test_a_notebook_is_in_step_with_its_text(name: str):
     """Otherwise: python notebooks/make.py, with --run for the one that keeps its pictures."""
     built, stored = build(FOLDER / f"{name}.py"), read(name)
     assert sources(stored) == sources(built)
-    if name != GALLERY:
+    if name not in GALLERY:
         assert (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8") == text_of(built)
 
 
@@ -71,15 +84,28 @@ def test_a_notebook_holds_no_paths_no_messages_and_no_counts(name: str):
     notebook = read(name)
     assert MACHINE.findall(shown(notebook)) == []
     for cell in notebook.cells:
-        assert cell.get("execution_count") is None or name == GALLERY
-        assert name == GALLERY or not cell.get("outputs")
+        assert cell.get("execution_count") is None or name in GALLERY
+        assert name in GALLERY or not cell.get("outputs")
         assert all(output.get("name") != "stderr" for output in cell.get("outputs", ()))
     assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
 
 
 def test_the_gallery_shows_its_pictures():
-    kinds = [kind for output in _outputs(read(GALLERY)) for kind in output.get("data", {})]
-    assert kinds.count("image/png") >= 4
+    for name in GALLERY:
+        kinds = [kind for output in _outputs(read(name)) for kind in output.get("data", {})]
+        assert kinds.count("image/png") >= 2, name
+        assert kinds.count("text/html") >= 4, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_opens_with_what_will_be_seen_and_ends_with_what_was_found(name: str):
+    cells = build(FOLDER / f"{name}.py").cells
+    assert re.search(r"\byou will see\b", cells[0].source.replace("\n", " "), re.IGNORECASE)
+    (found,) = [n for n, cell in enumerate(cells) if "## What was found" in cell.source]
+    after = cells[found:]
+    assert "print(" in after[1].source
+    assert any("figure for a paper" in cell.source.lower() for cell in after)
+    assert any(re.search(r"interp\.plots|draw", cell.source) for cell in after[2:])
 
 
 def test_paths_of_a_machine_are_caught():
@@ -93,12 +119,42 @@ def test_paths_of_a_machine_are_caught():
 def test_a_notebook_imports_public_names_and_defines_nothing_long(name: str):
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interp":
-            assert not any(each.name.startswith("_") for each in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] != "interp", node.module
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("interp.") for alias in node.names)
+        if (name_of := dotted(node)).startswith("interp."):
+            assert is_public(name_of), name_of
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_"), node.attr
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno <= 15, node.name
+            assert (node.end_lineno or 0) - node.lineno <= 10, node.name
+
+
+def dotted(node: ast.AST) -> str:
+    """`interp.plots.save` for an attribute of an attribute of a name; empty: another node."""
+    if isinstance(node, ast.Attribute) and (head := dotted(node.value)):
+        return f"{head}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def is_public(name: str) -> bool:
+    """Whether every module on the way lists the next name."""
+    here: Any = interp
+    for part in name.split(".")[1:]:
+        if part not in getattr(here, "__all__", dir(here)):
+            return False
+        here = getattr(here, part)
+    return True
+
+
+def test_names_that_are_not_public_are_caught():
+    assert is_public("interp.plots.save_figure")
+    assert is_public("interp.text.read_documents")
+    assert is_public("interp.FiringStats.from_caches")
+    assert not is_public("interp.text.sources.read_documents")
+    assert not is_public("interp.counting.stats")
+    assert dotted(ast.parse("interp.plots.save(1)").body[0].value.func) == "interp.plots.save"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,6 +190,50 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypat
     assert any("image/png" in output.get("data", {}) for output in _outputs(notebook))
     assert MACHINE.findall(shown(keep_pictures(notebook))) == []
     assert list(tmp_path.iterdir()) == []  # nothing is written where it was started
+
+
+def hooked_babel() -> Any:
+    """Babel as a HookedTransformer, as TransformerLens 3.9 makes it of an official model."""
+    from transformer_lens import HookedTransformer, loading
+    from transformers import AutoTokenizer
+
+    folder = str(Path(interp.__file__).parent / "babel" / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it announces its own removal
+        cfg = loading.get_pretrained_model_config(folder, fold_ln=False, device="cpu")
+        state = loading.get_pretrained_state_dict(folder, cfg, None, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = HookedTransformer(cfg, tokenizer, move_to_device=False)
+        off = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        model.load_and_process_state_dict(state, **dict.fromkeys(off, False))
+    return model
+
+
+def run_in_here(name: str, **replaced: str) -> dict[str, Any]:
+    """Run the cells in this process, some of them replaced; what they leave."""
+    space: dict[str, Any] = {"hooked_babel": hooked_babel}
+    with mpl.rc_context({"backend": "agg"}):
+        for cell in build(FOLDER / f"{name}.py").cells:
+            if cell.cell_type == "code":
+                exec(replaced.get(cell.source, cell.source), space)
+    return space
+
+
+@classic_only
+def test_the_first_notebook_runs_cell_for_cell_with_a_hooked_transformer():
+    cells = [cell.source for cell in build(FOLDER / "00_from_a_cache.py").cells]
+    assert cells.count(BRIDGE) == 1
+    classic = run_in_here("00_from_a_cache", **{BRIDGE: "model = hooked_babel()"})
+    assert type(classic["model"]).__name__ == "HookedTransformer"
+    assert torch.equal(classic["by_hand"], classic["by_library"])
+    assert classic["both"] > 0.99
+    assert classic["own"] > 3 * classic["own_random"]
+    opened = interp.load("babel", dtype=torch.float32)
+    tokens, mask, cache = classic["run"](classic["sentences"]["de"][:4])
+    assert torch.equal(mask, opened.text_mask(tokens))
+    mine = opened.run_with_cache(tokens)[1]
+    fires = interp.counting.firing_rate(mine, mask)
+    assert (fires - interp.counting.firing_rate(cache, mask)).abs().max() < 0.02
 
 
 def _outputs(notebook):

@@ -23,11 +23,12 @@ from interp import plots
 from interp.commands.report import Report
 from interp.counting.stats import FiringStats
 from interp.inference.claims import Claim, save_claims
-from interp.reports.html import MOST_ROWS, data_table, number_texts, prose, settings_list
+from interp.reports.html import MOST_ROWS, data_table, prose, settings_list
 from interp.reports.kinds import KINDS, kind_of
 from interp.reports.report import Picture, Section, write_report
 from interp.reports.sections import claims_in, models_of, names_of, sections_in
 from interp.results import artifacts
+from interp.results.display import number_texts
 from interp.selections.select import select_by_entropy
 from tests.browser import open_page
 

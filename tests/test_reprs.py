@@ -6,6 +6,7 @@ Results are made by hand, tiny, with names that no page may take for its own.
 import dataclasses
 import importlib
 import inspect
+import io
 import math
 import pkgutil
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from jaxtyping import Float
 from transformers.utils import logging as transformers_logging
 
 import interp
@@ -31,9 +33,18 @@ from interp.interventions.residual import ResidualMeans
 from interp.models import load as loading
 from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution_results import PositionAttribution
-from interp.results import artifacts
-from interp.results.display import Shaded, counted, html_table, listed, ranged
+from interp.results import artifacts, bars
+from interp.results.display import (
+    MOST_CELLS,
+    Shaded,
+    Shown,
+    counted,
+    html_table,
+    listed,
+    ranged,
+)
 from interp.results.saved import Saved
+from interp.scores.average_precision import Precision
 from interp.text.corpora import Rows
 from interp.text.language_id import Hygiene
 from interp.text.sources import Prompts
@@ -123,6 +134,49 @@ def attribution() -> interp.prompts.Attribution:
     )
 
 
+def answered(intervention: str) -> interp.evaluations.Written:
+    return interp.evaluations.Written(
+        correct=torch.tensor([True, intervention != "de"]),
+        texts=("x", EVIL),
+        answers=("x", "z"),
+        ids=("a", "b"),
+        groups=("a", "b"),
+        task=EVIL,
+        language="de",
+        intervention=intervention,
+    )
+
+
+def judged() -> interp.evaluations.GeneratedLanguages:
+    return interp.evaluations.GeneratedLanguages(
+        texts=("x", EVIL),
+        found=("de", "en"),
+        languages=("de",),
+        characters=whole(2),
+        tokens=whole(2),
+        repetition=real(2),
+        loss=real(2),
+        passes=torch.tensor([True, False]),
+    )
+
+
+def harness_rows() -> pd.DataFrame:
+    named = {"intervention": "nothing", "task": "sums", "metric": "acc", "filter": EVIL}
+    return pd.DataFrame([{**named, "doc": doc, "value": float(doc)} for doc in (0, 1)])
+
+
+def precision() -> Precision:
+    return Precision(
+        average_precision=real(3, 2, 8),
+        roc_area=real(3, 2, 8),
+        percentiles=real(1, 3, 2, 8).float(),
+        percents=(50.0,),
+        sentences=whole(3),
+        languages=CODES,
+        sites=(("pre", 8),),
+    )
+
+
 def made() -> dict[str, Any]:
     """One of each, by the name of its class."""
     prompts, clusters = ("a", "b"), torch.tensor([0, 1])
@@ -144,7 +198,7 @@ def made() -> dict[str, Any]:
         ),
         interp.counting.TopContexts(
             gate=real(3, 2, 2048, 2).float(),
-            row=whole(3, 2, 2048, 2).int(),
+            row=whole(3, 2, 2048, 2).int() % 5,
             position=whole(3, 2, 2048, 2).int(),
             ids=whole(5, 8).int(),
             length=whole(5),
@@ -272,8 +326,8 @@ def made() -> dict[str, Any]:
         ),
         interp.evaluations.Enrichment(units=real(2, 2, 4), firing=real(2, 2, 4), groups=prompts),
         interp.evaluations.HarnessScores(
-            scores=pd.DataFrame({"task": ["sums"], "intervention": ["nothing"]}),
-            samples=pd.DataFrame({"task": ["sums"] * 2, "doc": [0, 1]}),
+            scores=harness_rows().assign(value=0.5).drop(columns="doc").drop_duplicates(),
+            samples=harness_rows(),
         ),
         interp.text.Task("sums", "de", (interp.text.Item("a", "Eins", (" und", " oder"), 0),)),
         interp.inference.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
@@ -283,6 +337,20 @@ def made() -> dict[str, Any]:
         Verification(((0, "en"),) * 500, {}, (), {}),
         Hygiene("de", {"de": 90, "en": 10}, {"de": 900, "en": 100}),
         artifacts.Artifact({"rate": real(3, 2, 2048)}, {"languages": list(CODES)}, {}),
+        interp.evaluations.TaskAblation(
+            answers=({name: answered(name) for name in ("nothing", "de", "de random 0")},),
+            sizes={"de": 7},
+            n_draws=1,
+            seed=0,
+        ),
+        interp.evaluations.SteeringRates(
+            rates={"de": {"no edit": judged(), EVIL: judged()}},
+            guards={"de": interp.evaluations.Guard()},
+        ),
+        interp.counting.run.Progress(((0, "en"), (1, "en")), ((0, EVIL),), None),
+        Estimate(*(real(2, 3) for _ in range(4)), level=0.95),
+        Rate(3, 4),
+        precision(),
         interp.Corpora(
             {"de": Rows(whole(5, 8).int(), torch.full((5,), 8), whole(5), ("x",) * 5)},
             ("de",),
@@ -297,7 +365,7 @@ def made() -> dict[str, Any]:
 MADE = made()
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", sorted(set(MADE) - {"Estimate", "Rate"}))  # they say numbers
 def test_a_result_says_in_a_few_words_what_it_is(name: str):
     said = repr(MADE[name])
     assert said.startswith(f"{name}(")
@@ -341,22 +409,55 @@ def is_generated(thing: type) -> bool:
     return inspect.unwrap(thing.__repr__).__code__.co_filename.startswith("<")
 
 
-def test_no_public_result_pours_out_its_numbers():
+def public_classes() -> set[type]:
     places = [each.name for each in pkgutil.walk_packages(interp.__path__, "interp.")]
     modules = [importlib.import_module(name) for name in places if ".commands" not in name]
-    found = {
+    return {
         thing
         for module in modules
         for name, thing in vars(module).items()
         if inspect.isclass(thing) and thing.__module__ == module.__name__
-        if dataclasses.is_dataclass(thing) and not name.startswith("_")
+        if not name.startswith("_")
     }
+
+
+def test_no_public_result_pours_out_its_numbers():
+    found = {thing for thing in public_classes() if dataclasses.is_dataclass(thing)}
     results = {thing for thing in found if holds_numbers(thing)}
     assert len(results) > 25
     generated = {thing.__name__ for thing in results if is_generated(thing)}
     assert sorted(generated) == sorted(NO_RESULTS)
-    elsewhere = {"Edit", "Estimate", "Precision"}  # tested where they are
+    elsewhere = {"Edit"}  # tested where it is
     assert sorted({thing.__name__ for thing in results} - generated - elsewhere - set(MADE)) == []
+
+
+def is_result(thing: type) -> bool:
+    """Whether a notebook should show its numbers."""
+    if thing.__name__ in {"Edit", "Saved", "Shown", *NO_RESULTS}:
+        return False
+    numbers = dataclasses.is_dataclass(thing) and holds_numbers(thing)
+    return numbers or hasattr(thing, "to_frame") or issubclass(thing, Saved)
+
+
+def test_every_result_shows_itself_in_a_notebook():
+    results = {thing.__name__: thing for thing in public_classes() if is_result(thing)}
+    assert len(results) > 30
+    assert sorted(name for name, thing in results.items() if not issubclass(thing, Shown)) == []
+    assert sorted(set(results) - set(MADE)) == []
+
+
+def test_a_result_that_shows_nothing_is_caught():
+    @dataclasses.dataclass(frozen=True)
+    class Quiet:
+        values: Float[torch.Tensor, " layer"]
+
+    class Framed:
+        def to_frame(self) -> None: ...
+
+    assert is_result(Quiet)
+    assert is_result(Framed)
+    assert not issubclass(Quiet, Shown)
+    assert not is_result(Reader)
 
 
 def test_a_generated_repr_is_caught():
@@ -437,7 +538,9 @@ def test_results_of_nothing_still_say_something():
     bare = matrix(n_draws=0)
     assert "0 random draws" in repr(bare)
     assert [row[-1] for row in rows_of(bare._repr_html_())[1:]] == ["", "", ""]
-    assert matrix(n_shards=1)._repr_html_() is None  # no interval, so the line of words is shown
+    alone = matrix(n_shards=1)
+    assert read(alone._repr_html_()).rows == []  # there is no interval
+    assert "no table: There is 1 shard" in read(alone._repr_html_()).said
     assert repr(artifacts.Artifact({}, {}, {})) == "Artifact(no tensors; labels: none)"
 
 
@@ -482,7 +585,7 @@ def read(page: str | None) -> Reader:
     reader.close()
     assert reader.open == []
     assert reader.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td"}
-    assert len({len(row) for row in reader.rows}) == 1
+    assert len({len(row) for row in reader.rows}) <= 1
     return reader
 
 
@@ -494,9 +597,123 @@ def texts_of(page: str | None) -> list[str]:
     return [text for row in rows_of(page) for text in row]
 
 
+@pytest.mark.parametrize("name", sorted(set(MADE) - {"NeuronPage"}))
+def test_a_result_in_a_notebook_is_a_small_table_with_numbers(name: str):
+    shown = MADE[name]._repr_html_()
+    reader = read(shown)
+    assert reader.said.strip().startswith(repr(MADE[name]).split("\n")[0])
+    assert "no table" not in reader.said
+    assert len(reader.rows) > 1
+    if name not in ("Prompts", "Task", "Written"):  # they hold texts
+        assert re.search(r"\d", " ".join(text for row in reader.rows[1:] for text in row))
+    assert "script" not in reader.tags
+    assert "color:" not in shown.replace("background", "")  # text has the notebook's own color
+    assert len(shown) < 30_000
+
+
+def renamed(value: Any) -> Any:
+    """The same result with names that are code, in as many languages, layers and tokens as fit."""
+    if isinstance(value, str):
+        return EVIL + value
+    if isinstance(value, tuple) and value and all(isinstance(name, str) for name in value):
+        return tuple(f"{EVIL}{number}" for number in range(len(value)))
+    return value
+
+
+WITH_NAMES = [
+    name
+    for name, result in MADE.items()
+    if dataclasses.is_dataclass(result)
+    if name not in ("NeuronPage", "Task", "RunPlan", "FiringStats")
+]
+
+
+@pytest.mark.parametrize("name", WITH_NAMES)
+def test_no_name_in_a_result_is_a_tag(name: str):
+    result = MADE[name]
+    names = ("languages", "prompts", "sources", "parts", "spans", "answers", "texts", "ids", "task")
+    names += ("changes", "statement", "how", "control_name", "source", "model")
+    values = {
+        field.name: renamed(getattr(result, field.name))
+        for field in dataclasses.fields(result)
+        if field.name in names and not (name == "Corpora" and field.name == "languages")
+    }
+    page = dataclasses.replace(result, **values)._repr_html_()
+    read(page)
+    assert "<script" not in page
+    if "languages" in values:
+        assert "&lt;script" in page
+
+
+def test_a_large_result_is_a_small_table():
+    codes = tuple(f"{EVIL}{number}" for number in range(60))
+    wide = interp.NeuronSelection(torch.ones(60, 126, 10, dtype=torch.bool), codes)
+    patched = interp.prompts.PatchingResult(
+        log_probability=-real(5, 3, 126, 7, 4),
+        top=whole(5, 3, 126, 7),
+        unpatched=-real(4),
+        own=-real(5, 4),
+        sources=codes[:5],
+        parts=codes[:3],
+        extent="each",
+        layers=tuple(range(126)),
+        spans=codes[:7],
+        answers=codes[:4],
+    )
+    long = dataclasses.replace(MADE["PositionAttribution"], prompt=tuple(range(1000)))
+    long = dataclasses.replace(long, values=real(2, 1000, 8), activations=real(2, 1000, 8))
+    texts = ("word " * 10_000,) * 500
+    written = Generated(texts=texts, prompts=texts, seeds=(0,) * 500, ended=(True,) * 500)
+    for result in (wide, patched, long, written, matrix(codes), Estimate(*[real(90, 90)] * 4, 0.9)):
+        page = result._repr_html_()
+        assert len(page) < 30_000, type(result)
+        assert len(read(page).rows) <= 1 + MOST_CELLS // 8
+    assert "more rows" in patched._repr_html_()
+    assert "1 in 4 layers" in patched._repr_html_()
+    assert "the first 10 of 500 rows" in written._repr_html_()
+
+
+def test_rates_have_the_intervals_of_the_jackknife():
+    fired = torch.tensor([[3, 9], [4, 7], [8, 8]])[:, :, None, None].expand(3, 2, 2, 5).clone()
+    fired[:, :, 0, 0] = 0
+    tokens = torch.tensor([[10, 20], [11, 22], [12, 19]])
+    stats = interp.FiringStats(fired, tokens, ("en", EVIL))
+    rate = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    numbers = [getattr(rate, end) for end in ("value", "low", "high")]
+    texts = [f"{v:.3f} ({a:.3f} to {b:.3f})" for v, a, b in zip(*numbers, strict=True)]
+    texts = [text.replace("-", "\N{MINUS SIGN}") for text in texts]
+    shown = rows_of(stats._repr_html_())
+    assert shown[0] == ["language", "tokens", "mean rate", "never fire"]
+    assert shown[1:] == [["en", "33", texts[0], "0.1"], [EVIL, "61", texts[1], "0.1"]]
+    assert "(" not in "".join(rows_of(stats.shards([0])._repr_html_())[1])  # one shard: no interval
+
+
+def test_tables_show_the_numbers_of_the_result():
+    patched = MADE["PatchingResult"]
+    change = patched.log_probability - patched.unpatched
+    first = rows_of(patched._repr_html_())[1]
+    assert first[:4] == ["source", "resid_post", "last", "Montag"]
+    expected = change[0, 0, :, 0, 0].tolist()
+    assert [number(text) for text in first[4:]] == pytest.approx(expected, abs=0.005)
+    found = MADE["PositionAttribution"]
+    shown = rows_of(found._repr_html_())
+    assert shown[0] == ["token", "id", "layer 0", "1"]
+    for pos, row in enumerate(shown[1:-1]):
+        assert row[:2] == [str(pos), str(found.prompt[pos])]
+        expected = [found.values[layer, pos].sum().item() for layer in range(2)]
+        assert [number(text) for text in row[2:]] == pytest.approx(expected, abs=1)
+    profile = rows_of(MADE["SharingProfile"]._repr_html_())
+    shares = [[share] * 2 for share in ("0.50", "0.25", "0.00", "0.25")]
+    assert [row[1:] for row in profile[1:]] == shares
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
+
+
 def test_a_selection_shows_how_many_in_each_layer():
     shown = read(selection()._repr_html_())
-    assert shown.said.strip() == repr(selection())
+    assert shown.said.strip() == f"{selection()!r}: neurons of each layer"
     assert shown.rows == [
         ["", "all", "layer 0", "1"],
         ["en", "1", "0", "1"],
@@ -607,6 +824,30 @@ def test_what_was_written_as_a_table_is_a_row_for_each_text():
 
 
 # ---------------------------------------------------------------- bars
+
+
+def test_a_bar_waits_two_seconds_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch):
+    file = io.StringIO()
+    with bars.tqdm(total=2, file=file) as bar:
+        bar.update(2)
+    assert file.getvalue() == ""
+    monkeypatch.setattr(bars, "SECONDS", 0.0)
+    with bars.tqdm(total=2, file=file, mininterval=0) as bar:
+        bar.update(1)
+    *_, shown, blank, end = file.getvalue().split("\r")
+    assert "50%|" in shown
+    assert (blank.strip(), end) == ("", "")
+
+
+def test_all_loops_have_that_bar():
+    """None has other settings, or a bar of another kind."""
+    sources = {path: path.read_text("utf-8") for path in Path(interp.__file__).parent.rglob("*.py")}
+    using = [path for path, text in sources.items() if re.search(r"\btqdm\(", text)]
+    assert len(using) > 12
+    for path, text in sources.items():
+        if path.name != "bars.py":
+            assert not re.search(r"(from|import) tqdm", text), path
+            assert not re.search(r"\bleave=|\bdelay=", text), path
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ class Stability:
             interp.selections.without_languages(select, languages) if len(languages) > 2 else {}
         )
         n_lines = 2 + len(settings) + len(leave_one_out) + len(runs)
-        with tqdm(total=n_lines, desc="comparing", unit="line", delay=2, leave=False) as bar:
+        with tqdm(total=n_lines, desc="comparing", unit="line") as bar:
             parts = [across_halves(stats, select, seeded(self.seed), self.splits)]
             bar.update()
             parts.append(across_shards(stats, select))

@@ -405,6 +405,4 @@ def _bar(corpora: Corpora, pieces: list[tuple[int, str]], show: bool) -> tqdm:
         unit_scale=True,
         desc="reading",
         disable=not show,
-        delay=2,
-        leave=False,
     )

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from einops import reduce
+from jaxtyping import Float64, Int64
+from scipy.special import stdtrit
 from torch import Tensor
 
 
@@ -145,3 +147,21 @@ def check_counts(fired: Int64[Tensor, "*axes"], tokens: Int64[Tensor, "*of_axes"
     """Refuse counts below zero or above the number of tokens read."""
     if (fired < 0).any() or (fired > tokens).any():
         raise ValueError("A firing count is negative or exceeds the number of tokens read.")
+
+
+def mean_rates(
+    counts: InMemory, tokens: Int64[Tensor, "shard language"]
+) -> dict[str, Float64[Tensor, " language"]]:
+    """Mean over neurons of each language's rates, with its 95 % interval if there are two shards.
+
+    The interval is that of `interp.jackknife`, which stands in a later folder.
+    """
+    fired = reduce(counts.fired, "shard language layer neuron -> shard language", "sum").double()
+    fired = fired / (counts.shape[2] * counts.shape[3])
+    rate, n = fired.sum(0) / tokens.sum(0), len(tokens)
+    if n < 2:
+        return {"mean rate": rate}
+    without = (fired.sum(0) - fired) / (tokens.sum(0) - tokens)
+    error = ((n - 1) ** 2 / n * without.var(dim=0)).sqrt()
+    reach = float(stdtrit(n - 1, 0.975)) * error
+    return {"mean rate": rate, "mean rate_low": rate - reach, "mean rate_high": rate + reach}

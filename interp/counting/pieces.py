@@ -68,7 +68,7 @@ def _pieces(
     folder: Path, languages: tuple[str, ...], n_shards: int
 ) -> Iterator[tuple[int, int, artifacts.Artifact]]:
     order = in_order(n_shards, languages)
-    for shard, language in tqdm(order, "merging", unit="piece", delay=2, leave=False):
+    for shard, language in tqdm(order, "merging", unit="piece"):
         yield shard, languages.index(language), load_piece(piece_path(folder, shard, language))
 
 

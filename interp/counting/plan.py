@@ -16,7 +16,7 @@ from interp.counting.stats import IN_MEMORY
 from interp.models.any_model import AnyModel, as_model
 from interp.models.load import outline
 from interp.models.neuron_model import NeuronModel
-from interp.results.display import counted, html_table
+from interp.results.display import Cells, Shown, counted
 
 _HEADER = 1024
 """Assumed bytes of a file's header: names, shapes, labels, provenance."""
@@ -122,7 +122,7 @@ class ResultSizes:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(Shown):
     """What `collect` will cost. Sizes are in bytes; memory excludes the imported library.
 
     >>> plan = interp.counting.plan_run(model, n_languages=3, tokens=640, n_shards=5, row_tokens=64)
@@ -265,12 +265,12 @@ class RunPlan:
             f"{_readable(self.disk, 'bytes')}, {_readable(self.flops, 'FLOP')})"
         )
 
-    def _repr_html_(self) -> str:
+    def _cells(self) -> Cells:
         rows = [
             [quantity, _readable(value, unit), source]
             for quantity, value, unit, source in self._rows()
         ]
-        return html_table(self._head(), ["", "", "from"], rows)
+        return Cells(("", "", "from"), rows, self._head())
 
     def _head(self) -> str:
         kind = "gated" if self.gated else "ungated"

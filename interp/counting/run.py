@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import html_table, listed
+from interp.results.display import Cells, Shown, listed
 from interp.results.words import Bos
 from interp.runs.folder import read_plan
 from interp.runs.locks import lock_owner, remove_stale_locks
@@ -76,7 +76,7 @@ PRODUCTS = {
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Shown):
     """Which pieces of a run are finished."""
 
     done: tuple[tuple[int, str], ...]
@@ -92,9 +92,12 @@ class Progress:
         ended = "" if self.stopped_after is None else f", stopped after {self.stopped_after} shards"
         return f"Progress({len(self.done):,} pieces done, {len(self.missing):,} missing{ended})"
 
+    def _cells(self) -> Cells:
+        return _by_language({"done": self.done, "missing": self.missing})
+
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """State of every piece of a run; a piece is (shard, language)."""
 
     done: tuple[tuple[int, str], ...]
@@ -115,6 +118,20 @@ class Verification:
         counts = ", ".join(f"{len(getattr(self, name)):,} {name}" for name in names)
         return f"Verification(pieces: {counts})"
 
+    def _cells(self) -> Cells:
+        names = ("done", "running", "missing", "bad")
+        return _by_language({name: tuple(getattr(self, name)) for name in names})
+
+
+def _by_language(pieces: Mapping[str, Sequence[tuple[int, str]]]) -> Cells:
+    """How many pieces of each language there are, by their state."""
+    languages = dict.fromkeys(code for part in pieces.values() for _, code in part)
+    rows = [
+        [code, *(f"{sum(other == code for _, other in part):,}" for part in pieces.values())]
+        for code in languages
+    ]
+    return Cells(("pieces of", *pieces), rows)
+
 
 class TemporaryFolder:
     """A folder that is deleted when nothing refers to this object any more."""
@@ -124,7 +141,7 @@ class TemporaryFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-class Run:
+class Run(Shown):
     """Results of one pass over text; each is read from its file on first use.
 
     `collect` returns one, and `Run.open(folder)` opens one from disk.
@@ -278,7 +295,7 @@ class Run:
         """
         folder, state = self._folder, self.status()
         bad: dict[tuple[int, str], str] = {}
-        for piece in tqdm(state.done, "checking", unit="piece", delay=2, leave=False):
+        for piece in tqdm(state.done, "checking", unit="piece"):
             try:
                 load_piece(piece_path(folder, *piece))
             except (ValueError, FileNotFoundError) as error:
@@ -327,13 +344,13 @@ class Run:
             return f"Run({location})"
         return f"Run({listed(languages)}; {contents}; {location})"
 
-    def _repr_html_(self) -> str:
+    def _cells(self) -> Cells:
         kept = self.kept
         rows = [
             [f".{name}", product.title, "kept" if name in kept else f"Keep({product.keep})"]
             for name, product in PRODUCTS.items()
         ]
-        return html_table(repr(self), ["", "what it is", "kept, or how to keep it"], rows)
+        return Cells(("", "what it is", "kept, or how to keep it"), rows)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

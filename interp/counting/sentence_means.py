@@ -13,7 +13,7 @@ from interp.counting.batch import Neurons
 from interp.counting.caches import Masks, Shards, replay_all
 from interp.counting.counters import SentenceMeansCounter
 from interp.models.bare_model import BareModel
-from interp.results.display import counted, listed
+from interp.results.display import Cells, Shown, counted, listed
 from interp.results.words import Kind
 
 Piece = Path | Mapping[str, Tensor]
@@ -21,7 +21,7 @@ Piece = Path | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceMeans:
+class SentenceMeans(Shown):
     """Mean of every unit over each sentence, read one site of one layer at a time.
 
     >>> means.kinds, means.languages, len(means.labels)
@@ -88,6 +88,11 @@ class SentenceMeans:
         n_files = sum(isinstance(piece, Path) for piece in self.pieces)
         location = f"in {counted(n_files, 'file')}" if n_files else "in memory"
         return f"SentenceMeans({listed(sentences)} sentences; at {listed(self.kinds)}; {location})"
+
+    def _cells(self) -> Cells:
+        sizes = torch.bincount(self.labels, minlength=len(self.languages)).tolist()
+        rows = [[code, f"{size:,}"] for code, size in zip(self.languages, sizes, strict=True)]
+        return Cells(("language", "sentences"), rows)
 
     @property
     def n_layers(self) -> int:

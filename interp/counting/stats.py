@@ -4,12 +4,12 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
@@ -17,10 +17,18 @@ from interp.counting.batch import Neurons
 from interp.counting.bits import unpack_bits
 from interp.counting.caches import Masks, Shards, by_shard, replay_all, signs_at
 from interp.counting.counters import FiringCounter, MomentsCounter
-from interp.counting.counts import Counts, InMemory, OnDisk, check_counts
+from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
 from interp.models.bare_model import BareModel
 from interp.results import artifacts
-from interp.results.display import counted, listed, ranged
+from interp.results.display import (
+    MOST_ROWS,
+    Cells,
+    counted,
+    layer_cells,
+    listed,
+    ranged,
+    table_cells,
+)
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
 
@@ -80,6 +88,16 @@ class FiringStats(Saved):
             f"{self.d_mlp:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
             f"language in {counted(self.n_shards, 'shard')})"
         )
+
+    def _cells(self) -> Cells:
+        columns = {"tokens": self.tokens.sum(0)}
+        if isinstance(self.counts, InMemory):
+            columns |= mean_rates(self.counts, self.tokens)
+            silent = (self.total == 0).double()
+            columns["never fire"] = reduce(silent, "language layer neuron -> language", "mean")
+        numbers = {name: values.tolist() for name, values in columns.items()}
+        note = "means over all neurons, with 95 % intervals over shards"
+        return table_cells({"language": self.languages, **numbers}, note, MOST_ROWS)
 
     @staticmethod
     def from_caches(
@@ -304,6 +322,11 @@ class ActivationMoments(Saved):
             f"{ranged(self.tokens.tolist())} tokens of each language)"
         )
 
+    def _cells(self) -> Cells:
+        values = reduce(self.output_mean.abs(), "language layer neuron -> language layer", "mean")
+        note = "mean of |mean output|, over the neurons of a layer"
+        return layer_cells([[code] for code in self.languages], values.tolist(), note)
+
     @property
     def gate_mean(self) -> Float64[Tensor, "language layer neuron"]:
         """Mean of act(gate): what a gated neuron's linear branch is multiplied by."""
@@ -410,6 +433,17 @@ class FiringSigns(Saved):
             f"{self.bits.shape[2]} layers of {self.d_mlp:,} neurons, which fire where the "
             f"{self.fires_by} is above {self.threshold:g})"
         )
+
+    def _cells(self) -> Cells:
+        step = -(-len(self.prompts) // 50)
+        few = replace(self, bits=self.bits[::step], prompts=self.prompts[::step])
+        layers = [
+            reduce(few.fires(layer).double(), "prompt language neuron -> language", "mean")
+            for layer in range(self.bits.shape[2])
+        ]
+        note = f"share of a layer's neurons that fire, over {counted(len(few.prompts), 'prompt')}"
+        shares = torch.stack(layers, dim=1).tolist()
+        return layer_cells([[code] for code in self.languages], shares, note)
 
     def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
         """One layer's bits, unpacked."""

@@ -18,7 +18,7 @@ from interp.counting.observe import observe
 from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
-from interp.results.display import counted, listed
+from interp.results.display import Cells, counted, listed
 from interp.results.saved import Saved
 from interp.results.words import Kind
 from interp.text.corpora import Rows
@@ -73,6 +73,21 @@ class TopContexts(Saved):
             f"TopContexts(up to {self.n} of each neuron in {listed(self.languages)}; {n_layers} "
             f"layers of {d_mlp:,} neurons; {counted(len(self.ids), 'row')} of text)"
         )
+
+    def _cells(self) -> Cells:
+        rows = []
+        for language, code in enumerate(self.languages):
+            strongest = self.gate[language, ..., 0]
+            layer, neuron = divmod(int(strongest.argmax()), strongest.shape[1])
+            row = int(self.row[language, layer, neuron, 0])
+            place = ["", ""]  # no gate of the language is above zero
+            if row >= 0:
+                position = int(self.position[language, layer, neuron, 0])
+                place = [self.sources[row], f"{position:,}"]
+            gate = f"{strongest[layer, neuron].item():.3g}"
+            rows.append([code, str(layer), f"{neuron:,}", gate, *place])
+        columns = ("language", "layer", "neuron", "gate", "row from", "position")
+        return Cells(columns, rows, "the highest gate of each language")
 
     @property
     def n(self) -> int:

@@ -15,6 +15,7 @@ from interp.inference.intervals import paired_bootstrap
 from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
 from interp.models.any_model import AnyModel, as_model
+from interp.results.display import Shown
 from interp.results.frames import interval_columns
 from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
@@ -24,7 +25,7 @@ from interp.text.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskAblation:
+class TaskAblation(Shown):
     """Answers of the untouched model, with each language's units changed, and with random units.
 
     >>> days = interp.read_task("babel/fact_completion", "de").where(lambda i: "day_after" in i.id)

@@ -30,7 +30,7 @@ from interp.prompts.attribution import integrated_gradients, sums_by_category
 from interp.prompts.contributions import contribution_score
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import counted, listed
+from interp.results.display import Cells, Shown, counted, layer_cells, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
 from interp.results.words import Bos, FiresBy, Quantity
@@ -93,6 +93,11 @@ class CategorySums(Saved):
             f"{listed(self.languages)}; {self.sums.shape[3]} layers; mean {self.quantity} "
             f"{self.score.mean().item():.4g})"
         )
+
+    def _cells(self) -> Cells:
+        mean = reduce(self.sums, "prompt language category layer -> category layer", "mean")
+        note = f"share of the {self.quantity}, mean over prompts and languages"
+        return layer_cells([[name] for name in CATEGORIES], mean.tolist(), note)
 
     def mean(self, level: float = 0.95) -> Estimate:
         """Mean over prompts: [language category layer]; intervals are over prompts."""
@@ -238,7 +243,7 @@ def _piece(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Enrichment:
+class Enrichment(Shown):
     """How over-represented each category is among the largest contributions, mean over languages.
 
     One: as often there as by chance. NaN: the category is empty in that layer or, for
@@ -270,6 +275,11 @@ class Enrichment:
             f"Enrichment({counted(n_prompts, 'prompt')}, {n_layers} layers; mean ratio: "
             f"{listed(named)})"
         )
+
+    def _cells(self) -> Cells:
+        mean = rearrange(self.units.nanmean(dim=0), "layer category -> category layer")
+        note = "times as often among the largest contributions as by chance"
+        return layer_cells([[name] for name in CATEGORIES], mean.tolist(), note)
 
     def mean(self, layer: int, category: Sharing, base: Literal["units", "firing"]) -> Estimate:
         """Mean over prompts that have a ratio; NaN: fewer than two prompts or groups have one."""

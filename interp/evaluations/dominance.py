@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.evaluations.losses import nats_per_token
 from interp.inference.intervals import Estimate, jackknife_shards
 from interp.inference.permutation import PermutationTest
-from interp.results.display import counted
+from interp.results.display import Shown, counted
 from interp.results.frames import tidy
 
 _MAX_RELABELINGS = 9999
@@ -22,7 +22,7 @@ _MAX_RELABELINGS = 9999
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagonalDominance:
+class DiagonalDominance(Shown):
     """Do a language's neurons matter to that language more than to the others?"""
 
     languages: tuple[str, ...]

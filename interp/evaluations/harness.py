@@ -20,12 +20,12 @@ from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under
 from interp.models.any_model import AnyModel, as_model
 from interp.models.hooked_transformer import HookedTransformerModel
-from interp.results.display import counted, listed
+from interp.results.display import Shown, counted, listed
 from interp.results.words import NOTHING
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HarnessScores:
+class HarnessScores(Shown):
     """Scores that the harness measured, and the value of every example.
 
     >>> import pandas as pd

@@ -27,7 +27,7 @@ from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import counted, listed, ranged
+from interp.results.display import MOST_ROWS, Cells, counted, listed, ranged, table_cells
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.runs.folder import begin, read_plan
@@ -84,6 +84,11 @@ class Losses(Saved):
             f"{ranged(self.tokens.sum(dim=0).tolist())} tokens of each language in "
             f"{counted(len(self.tokens), 'shard')})"
         )
+
+    def _cells(self) -> Cells:
+        loss = dict(zip(self.languages, self.loss.T.tolist(), strict=True))
+        note = "nats per token, by the language read"
+        return table_cells({"under": self.interventions, **loss}, note, MOST_ROWS)
 
     @property
     def loss(self) -> Float64[Tensor, "off read"]:
@@ -210,8 +215,6 @@ def read_all(
             unit_scale=True,
             desc="reading",
             disable=not progress,
-            delay=2,
-            leave=False,
         ) as bar:
             pieces = finish(jobs, _load_piece, bar, model, ray)
     assert all(piece.interventions == names for piece in pieces)

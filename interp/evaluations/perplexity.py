@@ -29,7 +29,7 @@ from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes, Under, check_under
 from interp.models.any_model import AnyModel, as_model
 from interp.results import artifacts
-from interp.results.display import Shaded, counted, html_table, listed
+from interp.results.display import Cells, Shaded, counted, listed
 from interp.results.frames import interval_columns
 from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
@@ -85,11 +85,8 @@ class PerplexityMatrix(Saved):
             f"{counted(self.random.shape[1], 'random draw')})"
         )
 
-    def _repr_html_(self) -> str | None:
-        """Increases with intervals, and the random control on each row's own language; None if
-        there is only one shard, and so no interval."""
-        if len(self.losses.tokens) < 2:
-            return None
+    def _cells(self) -> Cells:
+        """Increases with intervals, and the random control on each row's own language."""
         more, control = self.increase, self.control
         most = more.value.abs().nan_to_num().max().item() or 1.0
         rows: list[list[str | Shaded]] = []
@@ -101,9 +98,8 @@ class PerplexityMatrix(Saved):
             own = self.languages.index(code) if code in self.languages else None
             random = "" if own is None else _cell(control, row, own)
             rows.append([code, f"{self.neurons[row]:,}", *cells, random])
-        caption = f"{self!r}: increase over nothing off, in nats per token, with 95 % intervals"
-        columns = ["off", "neurons", *self.languages, "own, random neurons"]
-        return html_table(caption, columns, rows)
+        note = "increase over nothing off, in nats per token, with 95 % intervals"
+        return Cells(["off", "neurons", *self.languages, "own, random neurons"], rows, note)
 
     @property
     def off(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from interp.inference.intervals import wilson
+from interp.results.display import Cells, Shown
 
 _WINDOW = 6  # characters: more than a word of Latin letters with its space, a phrase of Chinese
 
@@ -20,7 +21,7 @@ def repetition(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Shown):
     """A share with the interval of Wilson (1927), which is valid for small and for zero counts.
 
     It assumes independent texts. Those of one prompt are; of several prompts, texts of the same
@@ -40,6 +41,11 @@ class Rate:
         low, high = self.interval
         ends = f"{low:.2f} to {high:.2f} at {100 * self.level:g} %"
         return f"{self.count:,} of {self.of:,}: {self.value:.2f} ({ends})"
+
+    def _cells(self) -> Cells:
+        low, high = self.interval
+        share = f"{self.value:.3f} ({low:.3f} to {high:.3f})"
+        return Cells(("count", "of", "share"), [[f"{self.count:,}", f"{self.of:,}", share]])
 
     @property
     def value(self) -> float:

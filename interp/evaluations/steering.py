@@ -22,6 +22,7 @@ from interp.interventions.under import Changes, check_under, listed_changes, pla
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
+from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
 from interp.results.words import NOTHING, Bos, Tokens
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, pool_for
@@ -57,7 +58,7 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteeringRates:
+class SteeringRates(Shown):
     """In which language the model writes under each condition, and how good the texts are.
 
     >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
@@ -73,6 +74,16 @@ class SteeringRates:
 
     guards: Mapping[str, Guard]
     """Guard of each language, which a text must pass to count as good."""
+
+    def __repr__(self) -> str:
+        conditions = dict.fromkeys(name for part in self.rates.values() for name in part)
+        return f"SteeringRates(towards {listed(self.rates)}; {listed(conditions)})"
+
+    def _cells(self) -> Cells:
+        frame: Any = self.to_frame()
+        rates = [f"{name}{end}" for name in ("rate", "good") for end in ("", "_low", "_high")]
+        own = frame.loc[frame["language"] == frame["to"], ["to", "condition", "texts", *rates]]
+        return table_cells(own, "texts in the language steered to, with 95 % intervals", MOST_ROWS)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per detected language, condition and target language."""

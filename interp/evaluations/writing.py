@@ -21,7 +21,7 @@ from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.display import counted
+from interp.results.display import Shown, counted
 from interp.results.words import NOTHING, Bos
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
@@ -31,7 +31,7 @@ from interp.text.tokens import beginning, by_length, padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generated:
+class Generated(Shown):
     """Texts that a model wrote; every field has one entry per text."""
 
     texts: tuple[str, ...]
@@ -290,9 +290,7 @@ def _first_of_any(model: NeuronModel) -> list[int]:
 
 
 def bar(total: int, what: str, show: bool) -> tqdm:
-    return tqdm(
-        total=total, unit=" texts", desc=what, disable=not show or None, delay=2, leave=False
-    )
+    return tqdm(total=total, unit=" texts", desc=what, disable=not show or None)
 
 
 def translation_prompt(sentence: str, to: str | None = None) -> str:

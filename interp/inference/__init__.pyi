@@ -1,4 +1,12 @@
 from .claims import Claim, load_claims, save_claims, scoreboard
-from .intervals import selection_frequency
+from .intervals import jackknife_shards, mean_over_examples, selection_frequency
 
-__all__ = ["Claim", "load_claims", "save_claims", "scoreboard", "selection_frequency"]
+__all__ = [
+    "Claim",
+    "jackknife_shards",
+    "load_claims",
+    "mean_over_examples",
+    "save_claims",
+    "scoreboard",
+    "selection_frequency",
+]

@@ -18,6 +18,7 @@ import pandas as pd
 
 from interp.inference.intervals import Estimate
 from interp.results import artifacts
+from interp.results.display import Cells, Shown
 
 Side = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "cannot tell"]
@@ -26,7 +27,7 @@ FORMAT = "polyneuron Claims 1"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Shown):
     """A statement of a paper, and what was measured here.
 
     >>> about = ("The loss rises most in its own language.", "Tang et al. (2024)", "babel")
@@ -86,6 +87,12 @@ class Claim:
     def __repr__(self) -> str:
         measured = f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
         return f"Claim({self.name}: {self.statement} {measured}: {self.verdict})"
+
+    def _cells(self) -> Cells:
+        control = "" if math.isnan(self.control) else f"{self.control:.4g} {self.control_name}"
+        measured = f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
+        rows = [[self.how, measured, self.rule, control, self.verdict]]
+        return Cells(("measured", "value", "rule", "control", "verdict"), rows)
 
     @property
     def verdict(self) -> Verdict:

@@ -9,6 +9,7 @@ Examples can be dependent too: several prompts about one fact, several questions
 they are, pass `clusters`: one number per example, equal for dependent examples.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.results.bars import tqdm
+from interp.results.display import Cells, Shown, table_cells
 
 ENTRIES_AT_ONCE = 1 << 22  # limits the memory of resampling
+_SHOWN = 12  # numbers of an estimate in a notebook
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """A number, or a tensor of them, with its uncertainty, all in the same unit.
 
     >>> interp.Estimate(*map(torch.tensor, (0.5, 0.1, 0.3, 0.7)), level=0.95)
@@ -54,6 +57,18 @@ class Estimate:
             low, high = self.low.item(), self.high.item()
             return f"{self.value.item():.4g} ({low:.4g} to {high:.4g} at {at})"
         return f"Estimate of shape {list(self.value.shape)}, with intervals at {at}"
+
+    def _cells(self) -> Cells:
+        first = itertools.product(*map(range, self.value.shape))
+        places = list(itertools.islice(first, _SHOWN))
+        values: dict[str, list[float]] = {
+            name: [getattr(self, end)[place].item() for place in places]
+            for name, end in (("value", "value"), ("value_low", "low"), ("value_high", "high"))
+        }
+        index = [", ".join(map(str, place)) for place in places]
+        more = f", the first {_SHOWN} of {self.value.numel():,}"
+        note = f"{100 * self.level:g} % intervals{more if self.value.numel() > _SHOWN else ''}"
+        return table_cells({"index": index, **values}, note, _SHOWN)
 
 
 def jackknife(
@@ -95,6 +110,10 @@ def jackknife_shards(
     shard axis: `lambda total: total["loss"] / total["tokens"]`.
 
     Zero, NaN and cost: as in `jackknife`.
+
+    >>> sums = {"nats": torch.tensor([30.0, 32.0, 31.0]), "tokens": torch.tensor([10, 10, 10])}
+    >>> interp.inference.jackknife_shards(sums, lambda total: total["nats"] / total["tokens"])
+    3.1 (2.852 to 3.348 at 95 %)
     """
     sizes = {name: len(shards) for name, shards in sums.items()}
     if len(set(sizes.values())) != 1:
@@ -133,9 +152,7 @@ def selection_frequency(
     _check_shards(stats.n_shards)
     shape = (len(stats.languages), stats.n_layers, stats.d_mlp)
     chosen = torch.zeros(shape, dtype=torch.int32)
-    shards = tqdm(
-        range(stats.n_shards), "leaving shards out", delay=2, leave=False, disable=not progress
-    )
+    shards = tqdm(range(stats.n_shards), "leaving shards out", disable=not progress)
     for shard in shards:
         chosen += select(stats.without(shard))
     return chosen.double() / stats.n_shards
@@ -156,6 +173,9 @@ def mean_over_examples(
     example is its own cluster, and the standard error is the standard deviation over √n.
 
     Zero: all examples, or all cluster sums, are equal. NaN: some value is NaN.
+
+    >>> interp.inference.mean_over_examples(torch.tensor([1.0, 2.0, 3.0]))
+    2 (-0.4841 to 4.484 at 95 %)
     """
     _check_level(level)
     number, n_clusters = _clusters(len(values), clusters)

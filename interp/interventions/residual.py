@@ -13,13 +13,13 @@ from interp.interventions.edits import Edit, Site, push
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm
-from interp.results.display import listed
+from interp.results.display import Cells, Shown, layer_cells, listed
 from interp.results.words import Kind
 from interp.text.corpora import Corpora
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualMeans:
+class ResidualMeans(Shown):
     """Means of the residual stream over the tokens of each language, after each layer."""
 
     mean: Float64[Tensor, "language layer unit"]
@@ -31,6 +31,12 @@ class ResidualMeans:
     def __repr__(self) -> str:
         n_layers, width = self.mean.shape[1:]
         return f"ResidualMeans({listed(self.languages)}; {n_layers} layers of {width:,} units)"
+
+    def _cells(self) -> Cells:
+        names = [[code] for code in self.languages]
+        return layer_cells(
+            names, self.mean.norm(dim=-1).tolist(), "length of the mean after each layer"
+        )
 
     def towards(
         self, language: str, layer: int, strength: float = 1.0
@@ -94,9 +100,7 @@ def residual_means(
     """
     model = as_model(model)
     means = []
-    languages = tqdm(
-        corpora.languages, desc="residual means", delay=2, disable=not progress or None, leave=False
-    )
+    languages = tqdm(corpora.languages, desc="residual means", disable=not progress or None)
     for language in languages:
         sums = _ResidualSums(model)
         for shard in range(corpora.n_shards):

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.results.bars import tqdm
-from interp.results.display import Shaded, html_table, listed
+from interp.results.display import Cells, Shaded, Shown, listed
 from interp.results.words import Kind
 
 Recorded = dict[tuple[Kind, int], list[Tensor]]
@@ -44,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """Result of `doctor`; print it, or display it in a notebook, to see the table."""
 
     model: str
@@ -72,13 +71,13 @@ class Diagnosis:
         passed = f"{len(self.checks) - len(failed)} of {len(self.checks)} checks passed{failures}"
         return f"Diagnosis({self.model}: {self.verdict}; {passed})"
 
-    def _repr_html_(self) -> str:
+    def _cells(self) -> Cells:
         rows = [
             [check.name, "ok" if check.passed else Shaded("FAIL", 1.0), check.detail]
             for check in self.checks
         ]
-        table = html_table(f"{self.model}: {self.verdict}", ["", "", "seen"], rows)
-        return table if self.beginning is None else f"{table}<p>{escape(str(self.beginning))}</p>"
+        note = "" if self.beginning is None else str(self.beginning)
+        return Cells(("", "", "seen"), rows, note)
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
@@ -119,7 +118,7 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
             "edits apply during generation": lambda: _generation(model, ids),
             "the model is unchanged afterwards": lambda: _unchanged(model, ids, clean),
         }
-        bar = tqdm(checks.items(), "checking hooks", unit="check", delay=2, leave=False)
+        bar = tqdm(checks.items(), "checking hooks", unit="check")
         results = tuple(_run(name, check) for name, check in bar)
     sound = all(check.passed for check in results)
     return Diagnosis(model.name, results, measure_beginning(model) if sound else None)

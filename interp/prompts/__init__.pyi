@@ -3,7 +3,7 @@ from .attribution import gradient_times_activation
 from .attribution_results import Attribution
 from .contributions import ablation_effect, contribution_score, effective_score
 from .ending import Ending
-from .lens import Lens, Question
+from .lens import Lens, Question, promoted_languages, token_languages
 from .patching import heads
 from .patching_result import PatchingResult
 
@@ -19,4 +19,6 @@ __all__ = [
     "effective_score",
     "gradient_times_activation",
     "heads",
+    "promoted_languages",
+    "token_languages",
 ]

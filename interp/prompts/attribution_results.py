@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 import pandas as pd
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.results.display import counted
+from interp.results.display import Cells, Shown, counted, layer_cells
 from interp.results.frames import tidy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Attribution:
+class Attribution(Shown):
     """What each neuron at the last token of one prompt contributes to one quantity.
 
     >>> exact = interp.load("babel", dtype=torch.float32)
@@ -45,6 +46,13 @@ class Attribution:
     def __repr__(self) -> str:
         return _summary(self)
 
+    def _cells(self) -> Cells:
+        return layer_cells(
+            [[f"token {len(self.prompt) - 1}, the last"], ["the whole layer"]],
+            [self.values.double().sum(dim=1).tolist(), self.change.tolist()],
+            "sums of the neurons' shares, and what the layer changes",
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One row per layer: the sum of its neurons' shares, and what the whole layer changes."""
         return tidy(
@@ -58,7 +66,7 @@ class Attribution:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PositionAttribution:
+class PositionAttribution(Shown):
     """What each neuron at each token of one prompt contributes to one quantity."""
 
     values: Float[Tensor, "layer pos neuron"]
@@ -85,6 +93,16 @@ class PositionAttribution:
 
     def __repr__(self) -> str:
         return _summary(self)
+
+    def _cells(self) -> Cells:
+        shares = reduce(self.values.double(), "layer pos neuron -> pos layer", "sum")
+        names = [[str(pos), str(token)] for pos, token in enumerate(self.prompt)]
+        return layer_cells(
+            [*names, ["", "the whole layer"]],
+            [*shares.tolist(), self.change.tolist()],
+            "sums of the neurons' shares at each token, and what the layer changes",
+            ("token", "id"),
+        )
 
 
 def _summary(result: Attribution | PositionAttribution) -> str:

@@ -27,7 +27,7 @@ from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.results.bars import tqdm
-from interp.results.display import counted, listed
+from interp.results.display import Cells, counted, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.results.words import Bos
@@ -155,6 +155,13 @@ class Lens(Saved):
             f"out: {len(self.alike):,} alike, {len(self.unspelled):,} unspelled)"
         )
 
+    def _cells(self) -> Cells:
+        mean = reduce(self.probability, "prompt layer language -> language layer", "mean")
+        names = [[code] for code in self.languages]
+        return layer_cells(
+            names, mean.tolist(), "mean probability of the answer, read out at each layer"
+        )
+
     def mean(self, level: float = 0.95) -> Estimate:
         """Probability [layer language], mean over prompts, with confidence intervals."""
         return mean_over_examples(self.probability, level=level)
@@ -211,7 +218,7 @@ def logit_lens(
     top = torch.zeros(len(prompts), model.n_layers, n_top, dtype=torch.int64)
     batches = list(by_length([len(ids) for ids in prompts.values()], tokens_per_batch))
     indices = list(prompts)
-    for batch in tqdm(batches, "reading layers", unit="batch", delay=2, leave=False):
+    for batch in tqdm(batches, "reading layers", unit="batch"):
         states = last_states(model, [prompts[indices[row]] for row in batch])
         for row, state in zip(batch, states, strict=True):
             index, by_token = indices[row], read_out(model, state).double().softmax(dim=-1).cpu()
@@ -325,6 +332,9 @@ def token_languages(corpora: Corpora, model: NeuronModel) -> Float64[Tensor, "la
     A token's frequency in one language over the sum of its frequencies in all. One: it occurs in
     that language only; NaN: it occurs in no text, so nothing is known. Rare tokens mostly occur in
     a single text, so give much text.
+
+    >>> interp.prompts.token_languages(text, model).shape
+    torch.Size([3, 16384])
     """
     counts = torch.zeros(len(corpora.languages), model.n_vocab, dtype=torch.int64)
     for row, code in enumerate(corpora.languages):
@@ -363,6 +373,10 @@ def promoted_languages(
     neuron in this layer, or the tokens occur in no text.
 
     Compare with `selection.random_like`: any neuron promotes tokens of some languages.
+
+    >>> shares = interp.prompts.token_languages(text, model)
+    >>> interp.prompts.promoted_languages(model, neurons, shares).shape
+    torch.Size([3, 6, 3])
     """
     selection = selection.neurons()
     selection.check_model(model)

@@ -233,7 +233,7 @@ def _swept(
     top = torch.empty(shape, dtype=torch.int64)
     unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
     ids = torch.tensor(target)
-    with tqdm(total=len(patches), desc="patching", unit="patch", delay=2, leave=False) as done:
+    with tqdm(total=len(patches), desc="patching", unit="patch") as done:
         for batch, logits, prompt in sweep.run(ids, patches, max_positions):
             done.update(len(batch))
             index = tuple(torch.tensor([patch[:4] for patch in batch]).unbind(dim=1))

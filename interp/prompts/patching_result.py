@@ -1,14 +1,16 @@
 """The result of patching: each answer's probability under every patch and without one."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from interp.results.display import listed
+from interp.results.display import Cells, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.results.words import Layers
@@ -67,6 +69,18 @@ class PatchingResult(Saved):
             f"PatchingResult(from {listed(self.sources)}: {listed(self.parts)} in "
             f"{where.get(self.extent, 'all layers')}, at {listed(self.spans)}; unpatched: "
             f"{listed(f'{answer} {probability:.2f}' for answer, probability in before)})"
+        )
+
+    def _cells(self) -> Cells:
+        change = rearrange(
+            self.log_probability - self.unpatched,
+            "source part layer span answer -> (source part span answer) layer",
+        )
+        names = itertools.product(self.sources, self.parts, self.spans, self.answers)
+        note = "change of the answer's log-probability, in nats"
+        headings = ("from", "part", "at", "answer")
+        return layer_cells(
+            [list(name) for name in names], change.tolist(), note, headings, self.layers
         )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.plots.style import Table
+from interp.results.display import number_texts
 
 MOST_ROWS = 60
 """Rows of a table that are shown; the file below the table has all of them."""
@@ -86,23 +87,6 @@ def _value(value: Any) -> str:
 
 
 # ---------------------------------------------------------------- tables
-
-
-def number_texts(values: Sequence[float]) -> list[str]:
-    """Numbers of one column; the largest has three or four significant digits. NaN: blank."""
-    known = [abs(value) for value in values if math.isfinite(value)]
-    largest = max(known, default=0.0)
-    digits = 0
-    if largest < 1e6 and any(value != round(value) for value in known):
-        digits = min(6, max(0, 2 - math.floor(math.log10(largest)) + (largest >= 1)))
-        while digits and all(f"{value:.{digits}f}".endswith("0") for value in known):
-            digits -= 1
-    texts = ["" if math.isnan(value) else f"{value:,.{digits}f}" for value in values]
-    # A number that rounds to zero has no sign; a minus sign replaces the hyphen.
-    return [
-        text.lstrip("-") if not text.strip("-0.") else text.replace("-", "\N{MINUS SIGN}")
-        for text in texts
-    ]
 
 
 def data_table(frame: pd.DataFrame, name: str) -> str:

@@ -321,8 +321,6 @@ def _layers(
         desc="neuron page",
         unit="layer",
         disable=not progress,
-        delay=2,
-        leave=False,
     )
     gates = gates_around(model, contexts, chosen, before, after).numpy()
     layers, start = {}, 0

@@ -39,7 +39,7 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
     order = (FIRING, BELONGING, *(kind.title for kind in KINDS))
     by_title: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
     for path in paths:
-        files = tqdm(files_in(path), "reading results", unit="file", delay=2, leave=False)
+        files = tqdm(files_in(path), "reading results", unit="file")
         sections = [(file, section) for file in files for section in sections_of(file)]
         if not sections and not claims_in([path]):
             raise ValueError(

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from interp.results.display import Cells, Shown
 from interp.results.reader import (
     CHECKSUM_BYTES,
     DTYPES,
@@ -66,7 +67,7 @@ class ChunkedTensor:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Shown):
     """The contents of a file."""
 
     tensors: dict[str, Tensor]
@@ -84,6 +85,14 @@ class Artifact:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in self.tensors.items())
         return f"Artifact({shapes or 'no tensors'}; labels: {', '.join(self.labels) or 'none'})"
+
+    def _cells(self) -> Cells:
+        tensors = [
+            [name, str(list(value.shape)), str(value.dtype).removeprefix("torch.")]
+            for name, value in (self.tensors | self.lazy).items()
+        ]
+        labels = [[name, "label", str(value)] for name, value in self.labels.items()]
+        return Cells(("", "shape", "holds"), tensors + labels)
 
 
 def save(

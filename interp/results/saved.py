@@ -8,11 +8,12 @@ from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin
 from torch import Tensor
 
 from interp.results import artifacts
+from interp.results.display import Shown
 
 Result = TypeVar("Result", bound="Saved")  # the shape checks cannot read typing.Self
 
 
-class Saved:
+class Saved(Shown):
     """Gives a frozen dataclass `save` and `load`: tensors stay tensors, other fields are labels."""
 
     kind: ClassVar[str]

@@ -1,7 +1,7 @@
 from .average_precision import Precision
 from .choosers import Measured, measured
 from .methods import METHODS, Method, Settings
-from .sharing import categories_from_caches
+from .sharing import categories_from_caches, chance_of_categories
 from .sharing_profile import SharingProfile
 from .token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
 
@@ -14,6 +14,7 @@ __all__ = [
     "SharingProfile",
     "TokenSharing",
     "categories_from_caches",
+    "chance_of_categories",
     "kept_over_tokens",
     "measured",
     "sharing_over_tokens",

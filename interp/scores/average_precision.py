@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
+from einops import reduce
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from interp.counting.sentence_means import SentenceMeans
 from interp.results.bars import tqdm
+from interp.results.display import Cells, layer_cells
 from interp.results.saved import Saved
 from interp.results.words import Half, Kind
 from interp.scores.ranks import (
@@ -124,6 +126,11 @@ class Precision(Saved):
         n_layers = self.average_precision.shape[1]
         return f"Precision({n_layers} layers of {sites}; {sentences} sentences)"
 
+    def _cells(self) -> Cells:
+        best = reduce(self.average_precision, "language layer unit -> language layer", "max")
+        names = [[code] for code in self.languages]
+        return layer_cells(names, best.tolist(), "the best average precision in each layer")
+
     def units(self, kind: str) -> slice:
         """The slice of the unit axis that holds a site's units."""
         start = 0
@@ -163,9 +170,7 @@ def measure_precision(
     shape = (n_languages, n_layers, sum(width for _, width in sites))
     scores = torch.empty(2, *shape, dtype=torch.float64)
     percentiles = torch.empty(len(percents), *shape)
-    layers = tqdm(
-        range(n_layers), "scoring units", unit="layer", delay=2, leave=False, disable=not progress
-    )
+    layers = tqdm(range(n_layers), "scoring units", unit="layer", disable=not progress)
     for layer in layers:
         start = 0
         for kind, width in sites:

@@ -99,6 +99,9 @@ def chance_of_categories(
     one language at a time.
 
     If all rates are zero or one, one category has probability 1.
+
+    >>> interp.scores.chance_of_categories(torch.tensor([0.5, 0.5, 1.0])).tolist()
+    [0.0, 0.25, 0.5, 0.25]
     """
     check_several(len(rate))
     wrong = int((~((rate >= 0) & (rate <= 1))).sum())

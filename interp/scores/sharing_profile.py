@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringSigns
 from interp.inference.intervals import Estimate, mean_over_examples
-from interp.results.display import counted, listed
+from interp.results.display import Cells, counted, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
@@ -91,6 +91,12 @@ class SharingProfile(Saved):
         return (
             f"SharingProfile({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
             f"{len(self.kept)} layers of {self.d_mlp:,} neurons: {listed(named)})"
+        )
+
+    def _cells(self) -> Cells:
+        share = reduce(self._shares, "prompt layer category -> category layer", "mean")
+        return layer_cells(
+            [[name] for name in CATEGORIES], share.tolist(), "share of a layer's neurons"
         )
 
     def share(self, level: float = 0.95) -> Estimate:

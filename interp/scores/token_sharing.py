@@ -20,7 +20,7 @@ from interp.counting.observe import batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
-from interp.results.display import counted, listed
+from interp.results.display import Cells, Shown, counted, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.words import FiresBy, Kind
 from interp.scores.sharing import (
@@ -58,7 +58,7 @@ def _chance_of_own(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenSharing:
+class TokenSharing(Shown):
     """Categories at the last token compared with those at other tokens of the same prompts.
 
     The axis "category" has the order of `Sharing`.
@@ -101,6 +101,14 @@ class TokenSharing:
             f"TokenSharing({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
             f"{self.count.shape[1]} layers of {self.d_mlp:,} neurons)"
         )
+
+    def _cells(self) -> Cells:
+        kept, count = (
+            reduce(part.double(), "prompt layer category -> category layer", "sum")
+            for part in (self.kept, self.count)
+        )
+        note = "of a category's neurons, the share that keeps it at random tokens"
+        return layer_cells([[name] for name in CATEGORIES], (kept / count).tolist(), note)
 
     def keeps(self, level: float = 0.95) -> Estimate:
         """Of the neurons in a category at the last token, the share that have it at random tokens.

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.inference.intervals import Estimate
 from interp.interventions.edits import Change, Edit, Site
 from interp.models.any_model import AnyModel, as_model
-from interp.results.display import Shaded, html_table, listed
+from interp.results.display import Cells, Shown, layer_cells, listed
 from interp.results.frames import tidy
 from interp.results.words import Kind, Tokens
 from interp.scores.baselines import random_units
@@ -30,7 +30,7 @@ NEURON_SITES = ("pre", "pre_linear", "post")
 
 
 @dataclass(frozen=True)
-class NeuronSelection:
+class NeuronSelection(Shown):
     """A set of neurons for each language, or of other units where several sites were searched.
 
     >>> neurons["zh"].shape, int(neurons.union().sum())
@@ -82,16 +82,10 @@ class NeuronSelection:
             f"in {self.n_layers} layers)"
         )
 
-    def _repr_html_(self) -> str:
-        """A table of neurons per language and layer."""
-        profile = self.layer_profile()
-        most = max(1, int(profile.max()))
-        rows = [
-            [code, f"{sum(sizes):,}", *(Shaded(f"{size:,}", size / most) for size in sizes)]
-            for code, sizes in zip(self.languages, profile.tolist(), strict=True)
-        ]
-        layers = [f"layer {layer}" if layer == 0 else str(layer) for layer in range(self.n_layers)]
-        return html_table(repr(self), ["", "all", *layers], rows)
+    def _cells(self) -> Cells:
+        names = [[code, f"{size:,}"] for code, size in self.counts().items()]
+        note = "units of each layer" if not self.neurons_only else "neurons of each layer"
+        return layer_cells(names, self.layer_profile().tolist(), note, ("", "all"))
 
     def __eq__(self, other: object) -> bool:
         return (

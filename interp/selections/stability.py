@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate, jackknife
-from interp.results.display import listed
+from interp.results.display import Shown, listed
 from interp.results.frames import tidy
 from interp.selections.agreement import half_selections
 from interp.selections.chance import jaccard_by_chance
@@ -31,7 +31,7 @@ Select = Callable[[FiringStats], NeuronSelection]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stability:
+class Stability(Shown):
     """Agreement of a selection with others that could have been made instead.
 
     >>> stability = interp.selections.measure_stability(stats, interp.select_by_entropy, generator)

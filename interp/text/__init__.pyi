@@ -1,7 +1,7 @@
 from .distances import listed_distances, read_distances
 from .languages import naming_prompt
 from .reading import prompt_rows
-from .sources import HubDataset
+from .sources import HubDataset, read_documents
 from .tasks import Item, Task, align_tasks, prompts_of, read_editing
 from .tokens import prompt_ids
 
@@ -16,5 +16,6 @@ __all__ = [
     "prompt_rows",
     "prompts_of",
     "read_distances",
+    "read_documents",
     "read_editing",
 ]

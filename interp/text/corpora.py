@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
 from interp.models.bare_model import wrapped
-from interp.results.display import counted
+from interp.results.display import MOST_ROWS, Cells, Shown, counted, table_cells
 from interp.results.words import Bos
 from interp.text.language_id import Hygiene
 from interp.text.languages import check_languages
@@ -47,7 +47,7 @@ def as_text_model(model: Any) -> TextModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Shown):
     """The tokens of one language."""
 
     ids: Int32[Tensor, "row pos"]
@@ -65,6 +65,10 @@ class Rows:
     def __repr__(self) -> str:
         return f"Rows({counted(len(self.ids), 'row')} of up to {self.ids.shape[1]:,} tokens)"
 
+    def _cells(self) -> Cells:
+        columns = {"from": self.source, "tokens": self.length.tolist()}
+        return table_cells({**columns, "shard": self.shard.tolist()})
+
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.length), len(self.shard), len(self.source)}
         if len(sizes) != 1:
@@ -79,7 +83,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Corpora:
+class Corpora(Shown):
     """Rows of tokens in several languages.
 
     >>> text
@@ -130,6 +134,20 @@ class Corpora:
         counts = ", ".join(f"{code} {len(rows.ids):,}" for code, rows in self.rows.items())
         longest = max(rows.ids.shape[1] for rows in self.rows.values())
         return f"Corpora({counts} rows of up to {longest:,} tokens, in {self.n_shards} shards)"
+
+    def _cells(self) -> Cells:
+        tokens, foreign = self.tokens(), self.hygiene
+        columns = {
+            "language": self.languages,
+            "rows": [len(rows.ids) for rows in self.rows.values()],
+            "tokens": [tokens[code] for code in self.languages],
+        }
+        if foreign:
+            columns["lines in other languages"] = [
+                f"{sum(foreign[code].foreign_lines.values()):.1%}" if code in foreign else ""
+                for code in self.languages
+            ]
+        return table_cells(columns, most_rows=MOST_ROWS)
 
     @cached_property
     def fingerprint(self) -> str:

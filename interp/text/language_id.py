@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from interp.results.display import Cells, Shown
 from interp.text.languages import VARIANTS, check_languages
 
 OTHER = "other"
@@ -48,7 +49,7 @@ def detect_language(texts: Sequence[str], candidates: Sequence[str] | None = Non
 
 
 @dataclass(frozen=True)
-class Hygiene:
+class Hygiene(Shown):
     """The languages detected in the lines of a corpus of one language."""
 
     language: str
@@ -90,6 +91,12 @@ class Hygiene:
 
     def __repr__(self) -> str:
         return f"Hygiene({self})"
+
+    def _cells(self) -> Cells:
+        ranked = sorted(self.lines, key=lambda code: -self.lines[code])
+        numbers = [(self.lines[code], self.characters.get(code, 0)) for code in ranked]
+        rows = [[code, *(f"{n:,}" for n in row)] for code, row in zip(ranked, numbers, strict=True)]
+        return Cells(("detected", "lines", "characters"), rows)
 
     def __str__(self) -> str:
         lines, characters = sum(self.foreign_lines.values()), sum(self.foreign_characters.values())

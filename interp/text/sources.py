@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp.results.display import counted, listed
+from interp.results.display import Cells, Shown, counted, listed, table_cells
 from interp.text.languages import check_languages
 
 Cut = Literal["line", "block"]
@@ -68,6 +68,10 @@ def read_documents(source: TextSource, language: str, cut: Cut = "line") -> Iter
 
     `cut` applies to text files. A row of JSON lines or of a dataset is one document, and so is an
     item of a list. NFC, so that a word typed in two ways is the same word.
+
+    >>> first, *_ = interp.text.read_documents("babel", "en")
+    >>> first.origin
+    'en.txt:1'
     """
     for text, origin in _raw_documents(source, language, cut):
         normalized = unicodedata.normalize("NFC", text).strip()
@@ -85,7 +89,7 @@ def text_location(source: TextSource, language: str) -> str:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(Shown):
     """The same prompts in several languages."""
 
     ids: tuple[str, ...]
@@ -96,6 +100,9 @@ class Prompts:
 
     def __repr__(self) -> str:
         return f"Prompts({counted(len(self.ids), 'prompt')} in {listed(self.languages)})"
+
+    def _cells(self) -> Cells:
+        return table_cells({"prompt": self.ids, **self.texts}, most_rows=6)
 
     def __post_init__(self) -> None:
         for code, texts in self.texts.items():

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from interp.results.display import counted
+from interp.results.display import Cells, Shown, counted, table_cells
 from interp.text.languages import check_languages
 from interp.text.sources import Prompts
 
@@ -73,7 +73,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Shown):
     """Questions in one language; translations have the same ids.
 
     >>> item = interp.text.Item("sum", "One plus one is", (" two.", " three."), answer=0)
@@ -110,6 +110,11 @@ class Task:
 
     def __repr__(self) -> str:
         return f"Task({self.name} in {self.language}: {counted(len(self.items), 'item')})"
+
+    def _cells(self) -> Cells:
+        answers = [item.options[item.answer] for item in self.items]
+        columns = {name: [getattr(item, name) for item in self.items] for name in ("id", "prompt")}
+        return table_cells({**columns, "answer": answers}, most_rows=6)
 
     def where(self, keep: Callable[[Item], bool]) -> "Task":
         """Some of the items: `task.where(lambda item: not item.held_out)`."""

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Patching across languages
 #
-# One prompt asks about one concept in one language, another about another concept in another
-# language. We patch activations of the first into the second. Does the answer change its language,
-# its concept, or both, and where in the model (Dumas et al., 2024)?
+# You will see what moves when activations go from a prompt in one language into one in another: the
+# concept it asks about, or the language of the answer; in which layer, at which token, and with
+# which neurons (Dumas et al., 2024).
 #
 # Patching misleads easily, because any push changes an answer. So every patch here has three
 # controls: the same patch from a prompt about a third concept, the same from a prompt in the
@@ -22,15 +22,13 @@
 # %%
 # %matplotlib inline
 import random
-from itertools import permutations
+from itertools import permutations, product
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 import interp
-from interp.inference.intervals import mean_over_examples
-from interp.prompts.lens import promoted_languages, token_languages
 
 # Babel is stored in 16 bits; differences of probabilities need 32.
 model = interp.load("babel", dtype=torch.float32)
@@ -111,18 +109,18 @@ print("pairs:", len(pairs))
 CELLS = ("A in German", "B in German", "A in English", "B in English")
 
 
-def crossing(a, b, **settings):
-    """Patch German A into English B; controls: A in English, and a third fact in German."""
+def controls(a, b):
+    """The same concept in the target's language, and a third concept in the source's."""
     third = next(c for c in facts["de"] if relation(c) == relation(a) and c not in (a, b))
+    return {"A, in English": source("en", a), "C, in German": source("de", third)}
+
+
+def crossing(a, b, **settings):
+    """Patch German A into English B."""
     words = (right("de", a), right("de", b), right("en", a), right("en", b))
-    return interp.patch(
-        model,
-        source("de", a),
-        facts["en"][b].prompt,
-        dict(zip(CELLS, words, strict=True)),
-        controls={"A, in English": source("en", a), "C, in German": source("de", third)},
-        **{"generator": generator, "bos": "document", **settings},
-    )
+    answers = dict(zip(CELLS, words, strict=True))
+    settings = {"generator": generator, "controls": controls(a, b), "bos": "document", **settings}
+    return interp.patch(model, source("de", a), facts["en"][b].prompt, answers, **settings)
 
 
 one = crossing(a, b)
@@ -142,18 +140,22 @@ MOVED = {"concept": ("A in German", "A in English"), "language": ("A in German",
 clusters = torch.tensor([sorted({b for _, b in pairs}).index(b) for _, b in pairs])
 
 
+def mean_moved(results, answers):
+    """Mean rise of the share of these answers, with intervals: [source part layer]."""
+    rises = [result.share(answers) - result.unpatched_share(answers) for result in results]
+    return interp.inference.mean_over_examples(torch.stack(rises)[..., 0], clusters)
+
+
 def moved(results):
     """A row for each source, part, layer, and concept or language."""
-    rows = []
+    axes, rows = (results[0].sources, results[0].parts, results[0].layers), []
     for what, answers in MOVED.items():
-        values = [result.share(answers) - result.unpatched_share(answers) for result in results]
-        mean = mean_over_examples(torch.stack(values)[..., 0], clusters)
-        for index in torch.cartesian_prod(*map(torch.arange, mean.value.shape)).tolist():
-            row, part, layer = index
-            names = {"source": results[0].sources[row], "part": results[0].parts[part]}
-            names |= {"layer": results[0].layers[layer], "moved": what}
-            rows.append(names | {name: getattr(mean, name)[tuple(index)].item() for name in ENDS})
-    return pd.DataFrame(rows)
+        mean = mean_moved(results, answers)
+        for at in product(*map(range, mean.value.shape)):
+            names = [axis[n] for axis, n in zip(axes, at, strict=True)]
+            numbers = [getattr(mean, end)[at].item() for end in ENDS]
+            rows.append([*names, what, *numbers])
+    return pd.DataFrame(rows, columns=["source", "part", "layer", "moved", *ENDS])
 
 
 ENDS = ("value", "low", "high")
@@ -162,22 +164,33 @@ residual.query("source == 'source'").round(3)
 
 
 # %%
-def draw(table, title):
-    """Plot what moves, by layer: panels for concept and language, a line for each source."""
+def by_layer(ax, table, column):
+    """A line with intervals for each of a column's values."""
+    for name, line in table.groupby(column, sort=False):
+        errors = (line["value"] - line["low"], line["high"] - line["value"])
+        ax.errorbar(line["layer"], line["value"], errors, marker="o", label=name)
+    ax.set(xlabel="Layer")
+
+
+def draw(panels, column, ylabel):
+    """A panel for each title and its table, with one legend."""
     with interp.plots.own_style():
-        figure, panels = plt.subplots(1, 2, figsize=(6.9, 2.4), sharey=True, layout="constrained")
-        for (what, rows), ax in zip(table.groupby("moved", sort=False), panels, strict=True):
-            for name, line in rows.groupby("source", sort=False):
-                errors = (line["value"] - line["low"], line["high"] - line["value"])
-                ax.errorbar(line["layer"], line["value"], errors, marker="o", label=name)
-            ax.axhline(0, color="0.6", linewidth=0.6)
-            ax.set(xlabel="Layer", title=f"{title}: {what} moved")
-        panels[0].set_ylabel("Rise of the share")
-        entries = panels[0].get_legend_handles_labels()
+        size = (interp.plots.DOUBLE, 2.4)
+        figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
+        for ax, (title, table) in zip(axes, panels.items(), strict=True):
+            by_layer(ax, table, column)
+            ax.set(title=title)
+        axes[0].set_ylabel(ylabel)
+        entries = axes[0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside lower center", ncols=4, frameon=False)
 
 
-draw(residual, "Last token")
+def draw_moved(table, where):
+    panels = {f"{where}: {what}": rows for what, rows in table.groupby("moved", sort=False)}
+    draw(panels, "source", "Rise of the share")
+
+
+draw_moved(residual, "Last token")
 
 # %% [markdown]
 # Look at the controls first. *A, in English* can move the concept but not the language, and noise
@@ -197,7 +210,7 @@ draw(residual, "Last token")
 spans = crossing(a, b, layers="from", at=(subject("en", b),)).spans
 print("patched at:", spans)
 words = moved([crossing(a, b, layers="from", at=(subject("en", b),)) for a, b in pairs])
-draw(words, "Subject, from layer")
+draw_moved(words, "Subject, from layer")
 
 # %% [markdown]
 # Where the line of the concept falls to zero, the last token has already read what it needs from
@@ -258,7 +271,7 @@ for a, b in pairs:
         bos="document",
     )
     recovered.append(result.recovered("A", "B")[:, 0, :, 0])
-mean = mean_over_examples(torch.stack(recovered), clusters)
+mean = interp.inference.mean_over_examples(torch.stack(recovered), clusters)
 
 
 def with_interval(*index):
@@ -307,16 +320,11 @@ lenses = {
 lenses
 
 # %%
-with interp.plots.own_style():
-    figure, panels = plt.subplots(1, 2, figsize=(6.9, 2.4), sharey=True, layout="constrained")
-    for (code, lens), ax in zip(lenses.items(), panels, strict=True):
-        for name, line in lens.to_frame().groupby("language", sort=False):
-            errors = (line["probability"] - line["low"], line["high"] - line["probability"])
-            ax.errorbar(line["layer"], line["probability"], errors, marker="o", label=name)
-        ax.set(xlabel="Layer", title=f"Prompt in {code}")
-    panels[0].set_ylabel("Probability of the answer")
-    entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False)
+tables = {
+    f"Prompt in {code}": lens.to_frame().rename(columns={"probability": "value"})
+    for code, lens in lenses.items()
+}
+draw(tables, "language", "Probability of the answer")
 
 # %% [markdown]
 # And which tokens do the language neurons promote? Of the tokens that a neuron promotes most, which
@@ -324,9 +332,27 @@ with interp.plots.own_style():
 # control is random neurons of the same layers, because any neuron promotes tokens of some language.
 
 # %%
-shares = token_languages(text, model)
+shares = interp.prompts.token_languages(text, model)
 rows = {}
 for name, chosen in (("language neurons", neurons), ("random", neurons.random_like(generator))):
-    promoted = promoted_languages(model, chosen, shares).nanmean(dim=1)
+    promoted = interp.prompts.promoted_languages(model, chosen, shares).nanmean(dim=1)
     rows[name] = dict(zip(neurons.languages, promoted.diagonal().tolist(), strict=True))
 pd.DataFrame(rows).round(3)
+
+# %% [markdown]
+# ## What was found
+
+# %%
+middle = residual[residual["layer"] == model.n_layers // 2]
+for what, rows in middle.groupby("moved", sort=False):
+    value = rows.set_index("source")["value"]
+    print(f"{what}, middle layer: {value['source']:.3f},", end=" ")
+    print(", ".join(f"{name} {value[name]:.3f}" for name in value.index if name != "source"))
+few_moved = sets.query("source == 'source' and part == 'language neurons'").set_index("moved")
+print("language neurons alone:", few_moved[["value", "low", "high"]].round(3).to_dict("index"))
+
+# %% [markdown]
+# The figure for a paper; `interp.plots.save_figure(figure, "name")` writes it as PDF and PNG.
+
+# %%
+draw_moved(residual, "Last token")

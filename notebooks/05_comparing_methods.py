@@ -11,10 +11,12 @@
 # %% [markdown]
 # # Comparing methods to find language neurons
 #
+# You will see six methods side by side: whether they find the same neurons, whether they find them
+# again on other text, and whether it matters to the language when these neurons are off.
+#
 # Methods are often compared at whatever size each happens to give, on the text they were tuned on,
 # and without a chance baseline. Here all methods select equally many neurons per language from the
-# same text, and we ask three questions. Do they find the same neurons? Do they find them again on
-# other text? Does it matter to the language when these neurons are off?
+# same text.
 
 # %%
 # %matplotlib inline
@@ -23,8 +25,6 @@ import pandas as pd
 import torch
 
 import interp
-from interp.inference.intervals import jackknife_shards
-from interp.text.sources import read_documents
 
 languages = ("de", "es", "ja")
 n = 100  # neurons for each language
@@ -39,7 +39,8 @@ model = interp.load("babel", dtype=torch.float32)  # faster on most CPUs than th
 
 # %%
 sentences = {
-    code: [document.text for document in read_documents("babel", code)] for code in languages
+    code: [document.text for document in interp.text.read_documents("babel", code)]
+    for code in languages
 }
 thirds = [{code: texts[part::3] for code, texts in sentences.items()} for part in range(3)]
 
@@ -186,7 +187,9 @@ def selectivity(total):
 
 
 def with_interval(more):
-    estimate = jackknife_shards({"more": more, "tokens": reading_tokens}, selectivity)
+    estimate = interp.inference.jackknife_shards(
+        {"more": more, "tokens": reading_tokens}, selectivity
+    )
     return {end: getattr(estimate, end).item() for end in ("value", "low", "high")}
 
 
@@ -204,20 +207,6 @@ effects = pd.concat(
 )
 effects.round(3)
 
-# %%
-with interp.plots.own_style():
-    figure, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
-    for kind, ink, offset in (("chosen", "black", -0.12), ("random", "0.55", 0.12)):
-        line = effects[kind]
-        errors = (line["value"] - line["low"], line["high"] - line["value"])
-        at = [row + offset for row in range(len(line))]
-        ax.errorbar(line["value"], at, xerr=errors, fmt="o", color=ink, label=kind)
-    ax.set_yticks(range(len(effects)), effects.index)
-    ax.axvline(0, color="0.6", linewidth=0.6)
-    ax.set(xlabel="Rise of own loss minus that of others (nats per token)")
-    ax.invert_yaxis()
-    ax.legend(frameon=False)
-
 # %% [markdown]
 # Intervals are over documents. Methods can differ even if their intervals overlap, because all read
 # the same documents. The difference from LAPE, paired by document, decides.
@@ -233,3 +222,29 @@ pd.DataFrame(differences).T.round(3)
 # methods on one text and one model, so the best looks a little better than it is.
 # `experiments/compare_methods.py` asks the same questions of models with planted neurons, where the
 # right answer is known, and also whether the neurons can switch the language of generated text.
+
+# %% [markdown]
+# ## What was found
+
+# %%
+again = pd.DataFrame(rows).set_index("method")["mean"]
+for name in METHODS:
+    value, low, high = effects["chosen"].loc[name]
+    print(f"{name}: found again {again[name]:.3f}, effect {value:.3f} ({low:.3f} to {high:.3f})")
+
+# %% [markdown]
+# The figure for a paper; `interp.plots.save_figure(figure, "name")` writes it as PDF and PNG.
+
+# %%
+with interp.plots.own_style():
+    figure, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
+    for kind, ink, offset in (("chosen", "black", -0.12), ("random", "0.55", 0.12)):
+        line = effects[kind]
+        errors = (line["value"] - line["low"], line["high"] - line["value"])
+        at = [row + offset for row in range(len(line))]
+        ax.errorbar(line["value"], at, xerr=errors, fmt="o", color=ink, label=kind)
+    ax.set_yticks(range(len(effects)), effects.index)
+    ax.axvline(0, color="0.6", linewidth=0.6)
+    ax.set(xlabel="Rise of own loss minus that of others (nats per token)")
+    ax.invert_yaxis()
+    ax.legend(frameon=False)

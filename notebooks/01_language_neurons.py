@@ -11,9 +11,10 @@
 # %% [markdown]
 # # Language neurons, from text to report
 #
-# Which neurons of a multilingual model are specific to a language, which are shared, and what
-# happens when you change them? This notebook uses Babel, the small model that comes with the
-# package: no download, no GPU, a minute or two.
+# You will see which neurons of a multilingual model are specific to a language, how far to trust
+# the selection, which language suffers when they are off, whether they can switch the language of
+# generated text, and a page of every neuron. The model is Babel, which comes with the package: no
+# download, no GPU, a minute or two.
 #
 # Two habits run through everything. Every number has a confidence interval over documents or
 # prompts, and is compared with as many random neurons. Without this control, nearly anything looks
@@ -24,11 +25,11 @@
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 import interp
-from interp.text.sources import read_documents
 
 languages = ("en", "de", "fr", "es", "zh", "ja")
 folder = Path(tempfile.mkdtemp())
@@ -141,34 +142,14 @@ print(f"expected Jaccard with a run on as much other text: {agreement:.2f}")
 print(f"a Jaccard of 0.9 needs {more:.0f} times as much text")
 
 # %% [markdown]
-# ## 4 Which neurons are shared?
+# ## 4 Which neurons belong to two languages?
 #
-# First, the neurons that two languages have in common. Below the diagonal is the measured overlap,
+# Below the diagonal is the measured overlap,
 # above it the overlap of random sets of these sizes; bold values lie outside the interval of
 # chance.
 
 # %%
 ax = interp.plots.overlap(neurons.overlap_frame())
-
-# %% [markdown]
-# Second, example by example, as in Wang et al. (2024): at the last token of a prompt, does a neuron
-# fire in all six languages, in some, in one, or in none? Solid lines are measured. Dashed lines are
-# the baseline: languages that fire independently, at the same rates. Only the gap between the two
-# shows that translations share something.
-
-# %%
-facts = [
-    interp.read_task("babel", code).where(lambda item: item.id.startswith("fact_completion"))
-    for code in languages
-]
-rows = interp.text.prompt_rows(interp.text.prompts_of(facts), model)
-signs = interp.collect(model, rows, keep=interp.Keep(signs="gate"), progress=False).signs
-shared = interp.sharing_profile(signs, generator, n_draws=5)
-ax = interp.plots.sharing(shared.to_frame())
-
-# %%
-last = shared.to_frame().query("layer == layer.max()")
-last[["category", "share", "independent", "excess", "excess_low", "excess_high"]].round(3)
 
 # %% [markdown]
 # ## 5 Which language suffers when they are off?
@@ -214,7 +195,7 @@ own
 
 # %%
 natural = {
-    code: [document.text for document in read_documents("babel", code)][:200]
+    code: [document.text for document in interp.text.read_documents("babel", code)][:200]
     for code in ("de", "ja")
 }
 settings = {"bos": "document", "progress": False}  # texts begin with <s>, as in training
@@ -259,81 +240,7 @@ for way in ("no edit", "language neurons", "residual stream"):
         print("   ", sample.replace("\n", " / "))
 
 # %% [markdown]
-# ## 7 Which neurons carry an answer?
-#
-# We ask about a fact in German. Babel's texts began with <s> in training, but its tokenizer puts
-# nothing before a text, so we ask for <s> by name. First: does the model know the answer?
-
-# %%
-prompt, answer = interp.text.prompt_ids(model, "Der Tag nach Montag ist", "document"), " Dienstag"
-with torch.no_grad():
-    chance = model.logits(torch.tensor([prompt]), keep=1)[0, -1].softmax(-1)
-best = chance.topk(3)
-for probability, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-    print(f"{probability:.2f} {model.decode([token])!r}")
-
-# %% [markdown]
-# Integrated gradients give each neuron's contribution to the answer's probability, at the last
-# token, layer by layer. The contributions of a layer must add up to the effect of switching that
-# layer off; the last column is the error of this sum.
-
-# %%
-reasons = interp.integrated_gradients(model, prompt, answer)
-reasons.to_frame().round(4)
-
-# %% [markdown]
-# Do attributions predict effects? We switch off the neurons with the largest contributions, one at
-# a time, and as many random neurons of the same layers.
-
-# %%
-largest = reasons.values >= reasons.values.flatten().topk(100).values.min()
-top = interp.NeuronSelection(largest[None], ("de",))
-drawn = top.random_like(generator, exclude=largest)["de"]
-off = {
-    name: interp.prompts.ablation_effect(model, prompt, answer, chosen)[chosen]
-    for name, chosen in (("largest contributions", largest), ("random", drawn))
-}
-pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4)
-
-# %% [markdown]
-# And are they German neurons? We compare their overlap with the neurons of German to that of random
-# sets of the same size per layer.
-
-# %%
-german = neurons.languages_only(["de"])
-overlap = interp.selections.jaccard_between(top, german).item()
-by_chance = interp.selections.chance_jaccard(top, german)
-print(f"Jaccard with the neurons of German: {overlap:.4f}")
-print(f"by chance {by_chance.value.item():.4f}", end=", ")
-print(f"95 % between {by_chance.low.item():.4f} and {by_chance.high.item():.4f}")
-
-# %% [markdown]
-# ## 8 What if activations came from another prompt?
-#
-# The German prompt asks about Monday, the English one about Thursday. We patch the residual stream
-# after one layer from the German prompt into the English one, at the last token. Does the answer
-# change its day, its language, or both?
-
-# %%
-crossing = interp.patch(
-    model,
-    "Der Tag nach Montag ist",
-    "The day after Thursday is",
-    {"Dienstag": " Dienstag", "Freitag": " Freitag", "Tuesday": " Tuesday", "Friday": " Friday"},
-    controls={"another day": "Der Tag nach Samstag ist"},
-    generator=generator,
-    bos="document",
-)
-moved = crossing.to_frame().pivot_table(
-    index=["source", "layer"], columns="answer", values="probability", sort=False
-)
-moved.round(2)
-
-# %% [markdown]
-# The controls show the effect of any German prompt, and of a push of the same length in a random
-# direction. One pair of prompts is an anecdote: the notebook on patching averages over many.
-#
-# ## 9 Look at neurons
+# ## 7 Look at neurons
 #
 # The neuron page shows every neuron of a selection: rates with intervals, the text on which it
 # fires most in each language, and the tokens that it promotes. It is one file that works offline;
@@ -346,7 +253,7 @@ path = page.save(folder / "neurons.html")
 print(f"{page.n_neurons} neurons, {path.stat().st_size / 1024:.0f} KiB: open {path.name}")
 
 # %% [markdown]
-# ## 10 Report it
+# ## 8 Report it
 #
 # A report lists each claim, its measurement, and a verdict by a rule fixed in advance: a claim
 # holds if the whole interval lies beyond its threshold. The figures contain the numbers they were
@@ -399,5 +306,26 @@ report = interp.write_report(
 print(f"{report.stat().st_size / 1024:.0f} KiB: open {report.name}")
 
 # %% [markdown]
-# Next: `patching` shows what moves from one language to another, `compare_methods` compares LAPE
-# with other methods, and `your_own_model` works with models other than Babel.
+# ## What was found
+
+# %%
+rise, chance = matrix.increase.value.diagonal().mean(), matrix.control.value.diagonal().mean()
+print(f"{int(neurons.union().sum())} of {neurons.union().numel():,} neurons belong to a language")
+print(f"expected Jaccard with a run on as much other text: {agreement:.2f}")
+print(f"own loss with them off: {rise:+.3f} nats per token, random ones {chance:+.3f}")
+print(f"own minus others: {own.mean}, p = {own.test.p_value:.3f}")
+
+# %% [markdown]
+# The figure for a paper; `interp.plots.save_figure(figure, "name")` writes it as PDF and PNG.
+
+# %%
+with interp.plots.own_style():
+    size = (interp.plots.DOUBLE, 2.6)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
+    interp.plots.layer_profile(neurons.layer_frame(profile), ax=left)
+    interp.plots.perplexity_matrix(matrix.to_frame(), ax=right)
+
+# %% [markdown]
+# Next: `02_sharing_and_attribution` shows which neurons are shared and which carry an answer,
+# `03_patching_across_languages` what moves from one language to another, `04_your_own_model` works
+# with models other than Babel, and `05_comparing_methods` compares LAPE with other methods.

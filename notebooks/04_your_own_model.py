@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Your own model, your own text
 #
-# The steps from an unknown model to a selection of neurons that you can trust: what a run will
-# cost, whether the hooks are correct, how to read text in pieces that survive a kill, and how to
-# recognize that there is nothing to find.
+# You will see the steps from an unknown model to a selection of neurons that you can trust: whether
+# the hooks are correct, what a run will cost, how to read text in pieces that survive a kill, and
+# how to recognize that there is nothing to find.
 #
 # So that this runs anywhere, the second cell makes a tiny checkpoint with random weights. Replace
 # it with the name of a hub model, or with your own folder.
@@ -29,7 +29,6 @@ from pathlib import Path
 import torch
 
 import interp
-from interp.text.sources import read_documents
 
 folder = Path(tempfile.mkdtemp())
 
@@ -81,7 +80,7 @@ print(str(diagnosis).replace(model.name, "your model"))
 corpus = folder / "corpus"
 corpus.mkdir()
 sentences = {
-    code: [document.text for document in read_documents("babel", code)]
+    code: [document.text for document in interp.text.read_documents("babel", code)]
     for code in ("en", "fr", "zh", "de")
 }
 used = {code: texts[:300] for code, texts in sentences.items()}  # the others are held out
@@ -219,7 +218,7 @@ neurons
 held_out = {code: sentences[code][300:] for code in languages}
 test = interp.read_corpora(held_out, languages, model, block_length=64, n_shards=6, tokens=3072)
 matrix = interp.perplexity_matrix(model, neurons, test, n_draws=2, progress=False)
-ax = interp.plots.perplexity_matrix(matrix.to_frame())
+matrix
 
 # %%
 matrix.diagonal()
@@ -249,3 +248,17 @@ with torch.no_grad(), interp.intervene(model, neurons["fr"], interp.deactivate):
 with torch.no_grad():
     distance = (interp.load(baked).logits(ids) - hooked).abs().max().item()
 print(f"largest difference from the hooked model: {distance:.1e}")
+
+# %% [markdown]
+# ## What was found
+
+# %%
+own = matrix.diagonal()
+print(f"{int(neurons.union().sum())} neurons, expected Jaccard with another run {agreement:.2f}")
+print(f"own minus others {own.mean}, p = {own.test.p_value:.3f}: a null result")
+
+# %% [markdown]
+# The figure for a paper, with its table beside it: `interp.plots.save(frame, "perplexity_matrix")`.
+
+# %%
+ax = interp.plots.perplexity_matrix(matrix.to_frame())
