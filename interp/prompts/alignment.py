@@ -26,6 +26,9 @@ from interp.text.tokens import prompt_ids
 At = Alike | Sequence[str]
 """How two prompts are aligned; texts are those of the target, at their last occurrence."""
 
+BY_INDEX = ("last", "tokens", "all")
+"""Ways to align prompts whose tokens need not be known."""
+
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -72,19 +75,14 @@ def align_prompts(
     if not isinstance(source, PatchSource):
         source = PatchSource(source)
     source_ids, target_ids = prompt_ids(model, source.prompt), prompt_ids(model, target)
-    if at == "last":
-        return (Span("last", (len(source_ids) - 1,), (len(target_ids) - 1,)),)
-    if at in ("tokens", "all"):
-        if len(source_ids) != len(target_ids):
-            raise ValueError(
-                f"{_both(model, source_ids, target_ids)} have {len(source_ids)} and "
-                f"{len(target_ids)} tokens, so they cannot be aligned token by token: use "
-                'at="last", at="words", or the text in each that matters.'
-            )
-        positions = tuple(range(len(target_ids)))
-        if at == "all":
-            return (Span("all", positions, positions),)
-        return tuple(Span(model.decode([target_ids[n]]), (n,), (n,)) for n in positions)
+    if at in ("tokens", "all") and len(source_ids) != len(target_ids):
+        raise ValueError(
+            f"{_both(model, source_ids, target_ids)} have {len(source_ids)} and "
+            f"{len(target_ids)} tokens, so they cannot be aligned token by token: use "
+            'at="last", at="words", or the text in each that matters.'
+        )
+    if at in BY_INDEX:
+        return align_by_index(model, len(source_ids), target_ids, at)
     if isinstance(at, str):
         if at != "words":
             raise ValueError(
@@ -112,10 +110,26 @@ def align_prompts(
     )
 
 
+def align_by_index(
+    model: NeuronModel, n_source: int, target_ids: Sequence[int], at: At
+) -> tuple[Span, ...]:
+    """The spans of two prompts of which only the target's tokens are known.
+
+    For "tokens" and "all", both have the same number of tokens.
+    """
+    if at == "last":
+        return (Span("last", (n_source - 1,), (len(target_ids) - 1,)),)
+    positions = tuple(range(len(target_ids)))
+    if at == "all":
+        return (Span("all", positions, positions),)
+    return tuple(Span(model.decode([target_ids[n]]), (n,), (n,)) for n in positions)
+
+
 def is_prompt(given: object) -> bool:
-    """Whether it is text or token ids: integers, or a tensor of integers with one axis."""
+    """Whether it is text or token ids: integers, or a tensor of them, [pos] or [1, pos]."""
     if isinstance(given, Tensor):
-        return given.ndim == 1 and given.dtype in _INTEGERS
+        one_row = given.ndim == 1 or (given.ndim == 2 and len(given) == 1)
+        return one_row and given.dtype in _INTEGERS
     if isinstance(given, str):
         return True
     if not isinstance(given, Sequence) or not given:

@@ -40,7 +40,7 @@ class Attribution:
     """Its token ids."""
 
     targets: tuple[int, ...]
-    """The token id that was explained, or the two."""
+    """The token id that was explained, or the two; none if it was a metric."""
 
     def __repr__(self) -> str:
         return _summary(self)
@@ -80,7 +80,7 @@ class PositionAttribution:
     """Its token ids."""
 
     targets: tuple[int, ...]
-    """The token id that was explained, or the two."""
+    """The token id that was explained, or the two; none if it was a metric."""
 
     def __repr__(self) -> str:
         return _summary(self)

@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
+from interp.prompts.attribution import Score, same_shape, start_at, wide, within_memory
 from interp.prompts.ending import Edit, Ending
+from interp.prompts.metrics import Metric
 from interp.prompts.targets import Target
 from interp.results.words import Kind, Quantity
 from interp.text.tokens import Prompt, checked_id
@@ -15,7 +16,7 @@ from interp.text.tokens import Prompt, checked_id
 def ablation_effect(
     model: NeuronModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     neurons: Bool[Tensor, "layer neuron"],
     quantity: Quantity = "probability",
     max_positions: int = 96,
@@ -30,23 +31,20 @@ def ablation_effect(
     >>> effect.isnan().equal(~neurons["en"])
     True
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps=1, last=1)
+    ending, score_of, _ = start_at(model, prompt, target, quantity, steps=1, last=1)
     same_shape("The mask of neurons", neurons, model)
-    return within_memory(
-        lambda n: _ablated(ending, neurons, targets, quantity, n), max_positions, ending
-    )
+    return within_memory(lambda n: _ablated(ending, neurons, score_of, n), max_positions, ending)
 
 
 def _ablated(
     ending: Ending,
     neurons: Bool[Tensor, "layer neuron"],
-    targets: tuple[int, ...],
-    quantity: Quantity,
+    score_of: Score,
     max_positions: int,
 ) -> Float[Tensor, "layer neuron"]:
     effect = torch.full(neurons.shape, float("nan"))
     with torch.no_grad():
-        clean = score_of(ending.logits[None], targets, quantity)
+        clean = score_of(ending.logits[None])
         for chosen in neurons.cpu().nonzero().split(max(1, max_positions)):
             layers, indices = chosen.unbind(dim=1)
             edits: dict[tuple[Kind, int], Edit] = {
@@ -54,7 +52,7 @@ def _ablated(
                 for layer in layers.unique().tolist()
             }
             for variants, logits in ending.run(len(chosen), edits, max_positions):
-                without = score_of(logits, targets, quantity)
+                without = score_of(logits)
                 effect[layers[variants], indices[variants]] = (clean - without).to(effect)
     return effect
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import Start
 
-Prompt = str | Sequence[int] | Int[Tensor, " pos"]
+Prompt = str | Sequence[int] | Int[Tensor, "_"] | Int[Tensor, "1 _"]
 """Text, encoded without special tokens, or token ids, which may start with a special token."""
 
 
@@ -21,8 +21,10 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, start: Start = "none") -> lis
     """
     if isinstance(prompt, str):
         ids = [*start_ids(model, start), *model.encode(prompt)]
+    elif isinstance(prompt, Tensor) and prompt.ndim > 1 and prompt.shape[:-1].numel() != 1:
+        raise ValueError(f"Tokens of shape {list(prompt.shape)} are not one prompt: give a row.")
     else:
-        ids = list(map(int, prompt))
+        ids = list(map(int, prompt.flatten() if isinstance(prompt, Tensor) else prompt))
     if not 0 < len(ids) <= model.max_length:
         raise ValueError(
             f"The prompt {str(prompt)[:40]!r} has {len(ids)} tokens: give 1 to {model.max_length}, "
