@@ -4,15 +4,16 @@
     python -m benchmarks.patching --device cuda
 
 Llama-shaped models with random weights, one of them with as many layers as BLOOM-560m, and two
-prompts of equal length. Every sweep is over the residual stream before each layer: at every token
-of a 64-token prompt (goal: at least 5 times faster), or at the last token only (goal: at least 10
-times; there `patch` costs little more than the two prompts, so the gain grows with the layers).
+prompts of equal length. Sweeps are over the residual stream before each layer: at every token of a
+64-token prompt (goal: at least 5 times faster), or at the last token only (goal: at least 10 times;
+there `patch` costs little more than the two prompts, so the gain grows with the layers); and over
+every head at every token (goal: at least 5 times).
 
 `transformer_lens.patching.generic_activation_patch` runs twice: on the bridge as TransformerLens
 makes it, whose attention is hooked, and on the one that `patch` uses, with Hugging Face's
-attention. Both sides run the source prompt themselves: `patch` in its own pass, TransformerLens
-with a cache of one hook point. The numbers must agree. Times are CPU seconds of one thread; the
-methods take turns, and the median of the rounds is printed.
+attention; heads need the first. Both sides run the source prompt themselves: `patch` in its own
+pass, TransformerLens with a cache of one hook point. The numbers must agree. Times are CPU seconds
+of one thread; the methods take turns, and the median of the rounds is printed.
 """
 
 import io
@@ -27,28 +28,39 @@ from typing import Literal
 import pandas as pd
 import torch
 import tyro
+from einops import rearrange
 from torch import Tensor
-from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
+from transformer_lens.patching import (
+    generic_activation_patch,
+    get_act_patch_attn_head_out_by_pos,
+    layer_pos_patch_setter,
+)
 
 import interp
 from benchmarks import synthetic
 from benchmarks.records import OnDevice, Row, Size, recording
 from benchmarks.timing import clock, relative_difference, take_turns
-from interp.prompts.patching import patch
+from interp.prompts.patching import heads, patch
 
-ANSWERS = {"one": 5, "other": 9}
 PEER = "generic_activation_patch"
 SAME_BRIDGE = "generic_activation_patch, on the bridge of patch"
 
-Sweep = tuple[Literal["every token", "last token"], int]
-"""The positions that are patched, and the number of layers."""
+Where = Literal["every token", "last token", "every head and token"]
+
+Sweep = tuple[Where, int]
+"""What is patched, and the number of layers."""
 
 
 @dataclass(frozen=True)
 class Amount:
     """How much is patched."""
 
-    sweeps: tuple[Sweep, ...] = (("every token", 8), ("last token", 8), ("last token", 24))
+    sweeps: tuple[Sweep, ...] = (
+        ("every token", 8),
+        ("last token", 8),
+        ("last token", 24),
+        ("every head and token", 2),
+    )
     """Sweeps, each over all layers."""
 
     length: int = 64
@@ -67,20 +79,35 @@ class Amount:
 AMOUNTS: dict[Size, Amount] = {
     "full": Amount(),
     "bench": Amount(rounds=1),
-    "toy": Amount((("every token", 2), ("last token", 2)), 6, 64, 300, 1),
+    "toy": Amount(
+        (("every token", 2), ("last token", 2), ("every head and token", 2)), 6, 64, 300, 1
+    ),
 }
+
+
+def metric(logits: Tensor) -> Tensor:
+    return logits[0, -1, 5] - logits[0, -1, 9]
 
 
 def run_patch(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
     at = "last" if last else "tokens"
-    result = patch(model, source, target, ANSWERS, "resid_pre", "each", at)
-    return result.difference("one", "other")[0, 0]
+    return patch(model, source, target, metric, "resid_pre", "each", at).value[0, 0, ..., 0]
+
+
+def run_patch_of_heads(model: interp.NeuronModel, source: Tensor, target: Tensor) -> Tensor:
+    result = patch(model, source, target, metric, heads(model), "each", "tokens")
+    return rearrange(result.value[0, ..., 0], "head layer pos -> layer pos head")
+
+
+def run_peer_on_heads(model: interp.NeuronModel, source: Tensor, target: Tensor) -> Tensor:
+    with torch.no_grad(), redirect_stderr(io.StringIO()):
+        _, cache = model.bridge.run_with_cache(
+            source[None], names_filter=lambda name: name.endswith("hook_z")
+        )
+        return get_act_patch_attn_head_out_by_pos(model.bridge, target[None], cache, metric)
 
 
 def run_peer(model: interp.NeuronModel, source: Tensor, target: Tensor, last: bool) -> Tensor:
-    def metric(logits: Tensor) -> Tensor:
-        return logits[0, -1, ANSWERS["one"]] - logits[0, -1, ANSWERS["other"]]
-
     positions = range(len(target))[-1:] if last else range(len(target))
     index = pd.DataFrame(product(range(model.n_layers), positions), columns=["layer", "pos"])
     with torch.no_grad(), redirect_stderr(io.StringIO()):  # hides its progress bar
@@ -116,6 +143,12 @@ def measure(sweep: Sweep, amount: Amount, device: str) -> list[Row]:
     source, target = synthetic.tokens(2, amount.length, amount.vocabulary).to(device)
 
     def ways(last: bool) -> dict[str, Callable[[], Tensor]]:
+        if positions == "every head and token":
+            given = hooked, *((source[:4], target[:4]) if last else (source, target))
+            return {
+                "patch": lambda: run_patch_of_heads(*given),
+                PEER: lambda: run_peer_on_heads(*given),
+            }
         return {
             "patch": lambda: run_patch(native, source, target, last),
             PEER: lambda: run_peer(hooked, source, target, last),

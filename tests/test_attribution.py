@@ -120,7 +120,9 @@ def last_activations(model: NeuronModel, ids: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the definition
 
 
-def by_captum(hf: Any, name: str, ids: Tensor, target: int, steps: int) -> Tensor:
+def by_captum(
+    hf: Any, name: str, ids: Tensor, score_of: Callable[[Tensor], Tensor], steps: int
+) -> Tensor:
     """LayerIntegratedGradients on the input of every down-projection, at the last position.
 
     captum takes the layer's baseline from a baseline of the input. The input here is a factor at
@@ -138,13 +140,12 @@ def by_captum(hf: Any, name: str, ids: Tensor, target: int, steps: int) -> Tenso
             values[:, -1] = values[:, -1] * factor["is"]
             return (values.reshape(args[0].shape),)
 
-        def probability(factors: Tensor, factor: Any = factor) -> Tensor:
+        def score(factors: Tensor, factor: Any = factor) -> Tensor:
             factor["is"] = factors
-            logits = hf(ids.expand(len(factors), -1), use_cache=False).logits[:, -1]
-            return logits.softmax(-1)[:, target]
+            return score_of(hf(ids.expand(len(factors), -1), use_cache=False).logits)
 
         handle = module.register_forward_pre_hook(scale)
-        values = LayerIntegratedGradients(probability, module).attribute(
+        values = LayerIntegratedGradients(score, module).attribute(
             torch.ones(1, 1, dtype=hf.dtype),
             torch.zeros(1, 1, dtype=hf.dtype),
             n_steps=steps,
@@ -166,7 +167,28 @@ def test_it_equals_captum(name, open_model, checkpoint):
     hf.requires_grad_(False)
     target = int(model.logits(ids_of(model))[0, -1].argmax())
     found = integrated_gradients(model, PROMPT, target, steps=20)
-    assert_close(found.values, by_captum(hf, name, ids_of(model), target, 20))
+    assert_close(
+        found.values,
+        by_captum(hf, name, ids_of(model), lambda x: x[:, -1].softmax(-1)[:, target], 20),
+    )
+
+
+def ioi(logits: Tensor) -> Tensor:
+    """As in the work on indirect objects: how far one logit is ahead of two others."""
+    return logits[:, -1, 77] - logits[:, -1, [44, 91]].mean(dim=-1)
+
+
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_a_metric_equals_captum(name, open_model, checkpoint):
+    pytest.importorskip("captum")
+    model = open_model(name)
+    hf = transformers.AutoModelForCausalLM.from_pretrained(checkpoint(name), dtype=model.dtype)
+    hf.requires_grad_(False)
+    found = integrated_gradients(model, ids_of(model), ioi, steps=20)
+    assert_close(found.values, by_captum(hf, name, ids_of(model), ioi, 20))
+    assert found.targets == ()
+    assert found.score == pytest.approx(ioi(model.logits(ids_of(model))).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("quantity", ["probability", "log_probability", "logit"])
@@ -261,6 +283,56 @@ def test_on_a_linear_read_out_it_is_known_by_hand(linear, generator):
     chosen[last] = True
     effect = ablation_effect(linear, PROMPT, target, chosen, "logit")
     assert_close(effect[[last]], by_hand[None], 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+def test_a_metric_is_the_quantity_that_it_computes(open_model):
+    model, (a, b) = open_model("llama"), TARGETS
+    pairs: list[tuple[Any, Any, Any]] = [
+        (lambda x: x[:, -1].softmax(-1)[:, a], a, "probability"),
+        (lambda x: x[0, -1].log_softmax(-1)[a], a, "log_probability"),  # one number, not a row
+        (lambda x: x[:, -1, a] - x[:, -1, b], (a, b), "logit"),
+        (lambda x: (x[:, -1, a] - x[:, -1, b]).mean(), (a, b), "logit"),  # of each row by itself
+    ]
+    some = torch.zeros(N_LAYERS, D_MLP, dtype=torch.bool)
+    some[:, ::40] = True
+    for metric, target, quantity in pairs:
+        found = integrated_gradients(model, PROMPT, metric, 4)
+        expected = integrated_gradients(model, PROMPT, target, 4, quantity)
+        assert_close(found.values, expected.values)
+        assert torch.allclose(found.change, expected.change, rtol=1e-3, atol=1e-6)
+        assert found.score == pytest.approx(expected.score, rel=1e-5)
+        slope = gradient_times_activation(model, PROMPT, metric)
+        assert_close(slope, gradient_times_activation(model, PROMPT, target, quantity))
+        effect = ablation_effect(model, PROMPT, metric, some)
+        same = ablation_effect(model, PROMPT, target, some, quantity)
+        assert torch.allclose(effect, same, rtol=1e-3, atol=1e-6, equal_nan=True)
+    everywhere = integrated_gradients_by_position(model, [BOS, 9], pairs[0][0], 3)
+    same = integrated_gradients_by_position(model, [BOS, 9], a, 3)
+    assert_close(everywhere.values, same.values)
+
+
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+def test_a_planted_difference_is_found_and_what_moves_both_is_not(linear):
+    (a, b), last = TARGETS, N_LAYERS - 1
+    neurons = last_activations(linear, ids_of(linear))[last]
+    planted, decoy = (int(place) for place in neurons.abs().argsort(descending=True)[:2])
+    both = linear.bridge.W_U[:, [a, b]].T
+    with torch.no_grad():  # outputs that move the two logits by (3, 0) and by (50, 50)
+        solve = torch.linalg.pinv(both)
+        weights = linear.w_out(last)
+        weights[planted] = solve @ torch.tensor([3.0, 0.0]) / neurons[planted]
+        weights[decoy] = solve @ torch.tensor([50.0, 50.0]) / neurons[decoy]
+
+    def difference(logits: Tensor) -> Tensor:
+        return logits[:, -1, a] - logits[:, -1, b]
+
+    found = integrated_gradients(linear, PROMPT, difference, 6)
+    assert top_neurons(found.values, 1).nonzero().tolist() == [[last, planted]]
+    assert found.values[last, planted].item() == pytest.approx(3.0, rel=1e-3)
+    assert found.values[last, decoy].abs() < 1e-2
+    alone = integrated_gradients(linear, PROMPT, lambda logits: logits[:, -1, a], 6)
+    assert top_neurons(alone.values, 1).nonzero().tolist() == [[last, decoy]]
 
 
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
@@ -473,6 +545,35 @@ def test_a_target_that_cannot_be_read_is_refused(open_model):
             integrated_gradients(model, [5, wrong], 9)
     with pytest.raises(ValueError, match="The prompt '' has 0 tokens"):
         integrated_gradients(model, "", 9)
+
+
+def test_a_metric_that_cannot_be_explained_is_refused(open_model, tmp_path):
+    model = open_model("llama")
+    wrong: dict[str, Any] = {
+        "'metric' has no gradient: compute it": lambda x: x[0, -1, 9].item(),
+        "'metric' depends on the logits of tokens before the last": lambda x: x[:, 0, 9],
+        r"gives numbers of shape \[1, 1\]": lambda x: x[..., 9],
+        "'metric' is NaN": lambda x: x[:, -1, 9] * float("nan"),
+    }
+    for said, metric in wrong.items():
+        with pytest.raises(ValueError, match=said):
+            integrated_gradients(model, PROMPT, metric)
+    with pytest.raises(ValueError, match="quantity is 'logit', but a metric is itself"):
+        integrated_gradients(model, PROMPT, ioi, quantity="logit")
+    with pytest.raises(ValueError, match="files and actors need targets that are tokens"):
+        next(attribute_prompts(model, [(PROMPT, ioi)], 2, out=tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
+def test_tokens_may_come_as_to_tokens_gives_them(open_model):
+    model = open_model("llama")
+    row = torch.tensor([[BOS, *model.encode(PROMPT)]])
+    expected = integrated_gradients(model, row[0].tolist(), 9, 2)
+    assert torch.equal(integrated_gradients(model, row, 9, 2).values, expected.values)
+    two = row.repeat(2, 1)
+    unchecked = getattr(integrated_gradients, "__wrapped__", integrated_gradients)
+    with pytest.raises(ValueError, match=r"shape \[2, \d+\] are not one prompt: give a row"):
+        unchecked(model, two, 9, 2)
 
 
 def test_what_makes_no_path_is_refused(open_model):

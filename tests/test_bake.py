@@ -405,6 +405,14 @@ def test_what_cannot_be_written_is_refused_with_a_reason(llama, tmp_path):
     assert nothing_is_left(tmp_path)
 
 
+def test_what_no_weight_writes_is_refused(checkpoint, tmp_path):
+    model = load(checkpoint("llama"), attention="hooked")
+    for site, reason in (("z", "z is a mixture of values"), ("resid_mid", "no single weight")):
+        with pytest.raises(ValueError, match=reason):
+            bake(model, {site: some_units(model, site)}, scale(0.5), tmp_path / "out")
+    assert nothing_is_left(tmp_path)
+
+
 def test_quantized_offloaded_and_processed_weights_are_refused(checkpoint, tmp_path, monkeypatch):
     model = load(checkpoint("llama"), device="cpu")
     out = tmp_path / "out"

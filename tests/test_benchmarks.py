@@ -364,9 +364,11 @@ def test_perplexity(tmp_path: Path):
 
 def test_patching_gives_the_numbers_of_its_peer(tmp_path: Path):
     record = toy(patching, tmp_path)
-    assert len(record.rows) == 6
+    assert len(record.rows) == 8
     assert max(row["apart"] for row in record.rows) < 1e-4
-    assert "every token, 2 layers" in tables.PATCHING([record])
+    table = tables.PATCHING([record])
+    assert "every token, 2 layers" in table
+    assert "every head and token, 2 layers" in table
 
 
 def test_attribution(tmp_path: Path):

@@ -10,17 +10,20 @@ import pytest
 import torch
 import transformer_lens.patching as peer
 import transformers
+from einops import rearrange
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+import interp
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import PatchSource, align_prompts
 from interp.prompts.patching import heads, patch
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import random_matching, record, site_name
+from interp.prompts.sweep import random_matching, record
+from interp.selections.neuron_selection import NeuronSelection
 from interp.text.tokens import by_length, prompt_ids
 from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS, N_VOCAB
@@ -57,7 +60,7 @@ def seen(model: NeuronModel, ids: Sequence[int], place: Any) -> dict[int, Tensor
 
         return run
 
-    hooks = [(site_name(model, n, place), keep(n)) for n in range(model.n_layers)]
+    hooks = [(model.site(n, place), keep(n)) for n in range(model.n_layers)]
     with model.hooks(hooks), torch.no_grad():
         model.logits(torch.tensor([list(ids)]))
     return found
@@ -77,7 +80,7 @@ def plain(
         return run
 
     hooks = [
-        (site_name(model, layer, place), hook_for(pos, units, values))
+        (model.site(layer, place), hook_for(pos, units, values))
         for place, layer, pos, units, values in writes
     ]
     with model.hooks(hooks), torch.no_grad():
@@ -283,6 +286,193 @@ def test_several_sources_are_averaged(open_model, name):
     assert twice.log_probability.allclose(once.log_probability, atol=1e-6)
 
 
+# ---------------------------------------------------------------- caches and metrics
+
+
+def by_batch(logits: Tensor) -> Tensor:
+    return logits[:, -1, 40] - logits[:, -1, 90]
+
+
+def of_one(logits: Tensor) -> Tensor:
+    return logits[0, -1, 40] - logits[0, -1, 90]
+
+
+def cache_of(model: NeuronModel, ids: Any, **settings: Any) -> Any:
+    with torch.no_grad():
+        return model.run_with_cache(torch.as_tensor(ids)[None], **settings)[1]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "bloom"])
+def test_a_cache_and_a_metric_give_every_cell_of_transformer_lens(open_model, name):
+    model = open_model(name, "hooked")
+    clean, corrupted = some_ids(7, 5), some_ids(7, 6)[None]
+    cache = cache_of(model, clean)
+    sweeps: dict[str, Any] = {
+        "resid_pre": peer.get_act_patch_resid_pre,
+        "resid_mid": peer.get_act_patch_resid_mid,
+        "attn_out": peer.get_act_patch_attn_out,
+        "mlp_out": peer.get_act_patch_mlp_out,
+    }
+    with torch.no_grad():
+        parts: Any = {site: site for site in sweeps}
+        found = patch(model, cache, corrupted, of_one, parts, at="tokens")
+        assert found.answers == found.metrics == ("metric",)
+        for row, sweep in enumerate(sweeps.values()):
+            theirs = sweep(model.bridge, corrupted, cache, of_one)
+            assert (found.value[0, row, :, :, 0] - theirs).abs().max() < 1e-4
+            assert (found.value[0, row] - found.unpatched).abs().max() > 1e-3
+        by_head = patch(model, cache, corrupted, by_batch, heads(model), at="tokens")
+        theirs = peer.get_act_patch_attn_head_out_by_pos(model.bridge, corrupted, cache, of_one)
+        mine = rearrange(by_head.value[0, ..., 0], "head layer pos -> layer pos head")
+        assert (mine - theirs).abs().max() < 1e-4
+        everywhere = patch(model, cache, corrupted, of_one, heads(model), at="all")
+        theirs = peer.get_act_patch_attn_head_out_all_pos(model.bridge, corrupted, cache, of_one)
+        mine = rearrange(everywhere.value[0, :, :, 0, 0], "head layer -> layer head")
+        assert (mine - theirs).abs().max() < 1e-4
+        for found_value, ids in ((found.unpatched, corrupted), (found.own, clean[None])):
+            assert (found_value - of_one(model.logits(ids))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "babel"])
+def test_a_cache_is_the_prompt_it_was_made_from(open_model, name, generator):
+    model = open_model(name)
+    clean, corrupted = some_ids(6, 7), some_ids(6, 8)
+    mask = torch.rand(model.n_layers, model.d_mlp, generator=generator) < 0.2
+    parts = {"stream": "resid_post", "set": mask, "all others": ~mask}
+    cache = cache_of(model, clean)
+    ways: Any = (("each", "tokens"), ("from", "last"), ("all", "all"))
+    for layers, at in ways:
+        given = (corrupted, ANSWERS, parts, layers, at, {"as a control": cache})
+        expected, found = patch(model, clean, *given), patch(model, cache, *given)
+        assert (found.value - expected.value).abs().max() < 1e-4
+        assert found.own.allclose(expected.own, atol=1e-4)
+        assert (found.value[0] - found.unpatched).abs().max() > 1e-3
+        assert (found.value[1] - found.value[0]).abs().max() < 1e-4
+    seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
+    noisy = [
+        patch(model, source, corrupted, ANSWERS, {"set": mask}, generator=seed)
+        for source, seed in zip((clean, cache), seeds, strict=True)
+    ]
+    assert noisy[0].sources == ("source", "noise")
+    assert (noisy[0].value - noisy[1].value).abs().max() < 1e-4
+    other = cache_of(model, some_ids(3, 9))
+    mean = patch(model, [cache, other], corrupted, ANSWERS)
+    as_prompts = patch(model, [clean, some_ids(3, 9)], corrupted, ANSWERS)
+    assert (mean.value - as_prompts.value).abs().max() < 1e-4
+    assert mean.own.allclose(as_prompts.own, atol=1e-4)
+
+
+def test_a_cache_without_the_last_stream_does_not_tell_its_own_answer(open_model):
+    model = open_model("llama")
+    cache = cache_of(model, some_ids(6, 7), names_filter=lambda name: name.endswith("hook_mlp_out"))
+    found = patch(model, cache, TARGET, ANSWERS, "mlp_out")
+    assert found.own.isnan().all()
+    assert found.recovered("one").isnan().all()
+    assert found.value.isfinite().all()
+    as_prompt = patch(model, some_ids(6, 7), TARGET, ANSWERS, "mlp_out")
+    assert (found.value - as_prompt.value).abs().max() < 1e-4
+
+
+def test_a_dict_of_activations_is_a_cache(open_model):
+    model = open_model("llama")
+    cache = cache_of(model, some_ids(6, 7))
+    as_dict = {name: cache[name] for name in cache.keys()}  # noqa: SIM118
+    expected = patch(model, cache, TARGET, ANSWERS, "mlp_out")
+    assert torch.equal(patch(model, as_dict, TARGET, ANSWERS, "mlp_out").value, expected.value)
+
+
+def test_metrics_and_answers_stand_side_by_side(open_model):
+    model = open_model("llama")
+    both: Any = {**ANSWERS, "difference": by_batch, "float": lambda logits: float(of_one(logits))}
+    found = patch(model, SOURCE, TARGET, both, "resid_pre")
+    expected = patch(model, SOURCE, TARGET, ANSWERS, "resid_pre")
+    assert (found.value[..., :3] - expected.value).abs().max() < 1e-9
+    difference = expected.difference("one", "three")
+    for name in ("difference", "float"):
+        index = found.answers.index(name)
+        assert (found.value[..., index] - difference).abs().max() < 1e-5
+        share, same = found.recovered(name), expected.recovered("one", "three")
+        assert (share - same).abs().max() < 1e-3
+    assert found.metrics == ("difference", "float")
+    assert list(found.to_frame().columns[-2:]) == ["value", "change"]
+    with pytest.raises(ValueError, match="difference, float is a function of the logits"):
+        _ = found.probability
+    assert f"difference {float(found.unpatched[3]):.4g}" in repr(found)
+    mean = patch(model, SOURCE, TARGET, lambda logits: by_batch(logits).mean(), "resid_pre")
+    assert (mean.value[..., 0] - difference).abs().max() < 1e-5  # of each patch by itself
+
+
+def test_metrics_that_are_none_are_refused(open_model):
+    model = open_model("llama")
+    wrong: dict[str, Any] = {
+        r"'metric' gives numbers of shape \[1, 1\] for one row": lambda x: x[..., 40],
+        rf"gives numbers of shape \[{N_VOCAB}\]": lambda x: x[0, -1],
+        "'metric' depends on the logits of tokens before the last": lambda x: x[0, 0, 40],
+        "of tokens before the last, which are not": lambda x: x[0, :, 40].mean(),
+        r"fails on logits of shape \[1, \d, \d+\].*index this token by -1": lambda x: x[0, 5, 40],
+        "'metric' gives None, not a number": lambda x: None,
+        "'metric' is NaN": lambda x: (x[0, -1, 40] - x[0, -1].max() - 1).log(),
+    }
+    for said, metric in wrong.items():
+        with pytest.raises(ValueError, match=said):
+            patch(model, SOURCE, TARGET, metric)
+    with pytest.raises(ValueError, match="'mine' is NaN"):
+        patch(model, SOURCE, TARGET, {"mine": lambda logits: float("nan")})
+
+
+def test_caches_that_cannot_be_patched_from_are_refused(open_model, tmp_path: Path):
+    model = open_model("llama")
+    ids, target = some_ids(6, 7), some_ids(5, 8)
+    cache = cache_of(model, ids)
+    with pytest.raises(
+        ValueError, match=r"(?s)given as 'source' has 6 tokens and the target '.*' 5"
+    ):
+        patch(model, cache, target, ANSWERS, at="tokens")
+    with pytest.raises(ValueError, match="holds no tokens, so it cannot be aligned by words"):
+        patch(model, cache, target, ANSWERS, at="words")
+    with pytest.raises(ValueError, match="given as 'c' holds no tokens"):
+        patch(model, TARGET, TARGET, ANSWERS, at="words", controls={"c": cache})
+    few = cache_of(model, ids, names_filter=lambda name: name.endswith("hook_mlp_out"))
+    with pytest.raises(ValueError, match=r"lacks blocks\.0\.hook_resid_post: .*names_filter"):
+        patch(model, few, target, ANSWERS)
+    two = model.run_with_cache(torch.stack([ids, ids]))[1]
+    with pytest.raises(ValueError, match="given as 'source' holds 2 prompts"):
+        patch(model, two, target, ANSWERS)
+    other = cache_of(open_model("babel"), ids)
+    with pytest.raises(ValueError, match=r"given as 'source' (was made by|has 6 layers)"):
+        patch(model, other, target, ANSWERS)
+    broken = {name: cache[name] * torch.nan for name in cache.keys()}  # noqa: SIM118
+    with pytest.raises(ValueError, match="has a NaN or infinite activation"):
+        patch(model, broken, target, ANSWERS)
+    unchecked = getattr(patch, "__wrapped__", patch)
+    with pytest.raises(ValueError, match="The target is of type ActivationCache: give text"):
+        unchecked(model, ids, cache, ANSWERS)
+
+
+def test_a_mask_and_a_selections_units_are_parts(open_model, generator):
+    model = open_model("llama")
+    mask = torch.rand(1, N_LAYERS, D_MLP, generator=generator) < 0.2
+    selection = NeuronSelection(mask, ("de",))
+    alone = patch(model, SOURCE, TARGET, ANSWERS, selection["de"])
+    assert alone.parts == ("neurons",)
+    named = patch(model, SOURCE, TARGET, ANSWERS, {"de": selection.units("de")})
+    assert torch.equal(alone.value, named.value)
+    assert (alone.value - alone.unpatched).abs().max() > 1e-3
+
+
+def test_the_heat_map_has_the_tokens_on_its_axis(open_model):
+    model = open_model("llama")
+    ids = model.encode("the city")
+    found = patch(model, some_ids(len(ids), 7), ids, of_one, "resid_pre", at="tokens")
+    assert len(set(found.spans)) > 2
+    ax = interp.plots.patching(found.to_frame())
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(found.spans)
+    assert ax.get_title() == "Change in the metric"
+    shown = ax.collections[0].get_array()
+    expected = rearrange(found.value[0, 0, ..., 0] - found.unpatched, "layer span -> span layer")
+    assert torch.tensor(shown.data).reshape(expected.shape).allclose(expected)
+
+
 # ---------------------------------------------------------------- controls
 
 
@@ -414,7 +604,7 @@ def test_answers_that_begin_alike_are_refused(open_model):
 
 def test_heads_of_a_native_model_say_how_to_load_it(open_model):
     model = open_model("llama")
-    with pytest.raises(ValueError, match=r'load it with interp.load\(name, attention="hooked"\)'):
+    with pytest.raises(ValueError, match=r"'z' is not a site of .* attention=\"hooked\""):
         heads(model)
     mask = torch.ones(N_LAYERS, 64).bool()
     with pytest.raises(ValueError, match='attention="hooked"'):
@@ -434,12 +624,10 @@ def test_parts_that_do_not_fit_are_refused(open_model):
 def test_what_is_no_prompt_is_refused(open_model):
     model = open_model("llama")
     unchecked = getattr(patch, "__wrapped__", patch)
-    batch = torch.tensor([[1, 2, 3]])
-    _, cache = model.bridge.run_with_cache(batch)
+    batch = torch.tensor([[1, 2, 3], [4, 5, 6]])
     for given, said in (
-        (cache, "of type ActivationCache"),
         ({"a": TARGET}, "of type dict"),
-        (batch, r"a tensor of torch\.int64 and shape \[1, 3\]"),
+        (batch, r"a tensor of torch\.int64 and shape \[2, 3\]"),
         (batch[0].float(), r"a tensor of torch\.float32"),
         ([], "empty"),
     ):
@@ -462,6 +650,7 @@ def test_token_ids_are_one_prompt_in_every_form(open_model):
         ids,
         tuple(ids),
         torch.tensor(ids),
+        torch.tensor([ids]),
         [torch.tensor(ids)],
         [ids],
         PatchSource(ids),
@@ -561,3 +750,27 @@ def test_language_and_concept_in_the_same_neurons_are_not_told_apart(tmp_path: P
         one[0, chosen] = True
         concept, language = moved(model, one)
         assert abs(concept - language) < 0.4
+
+
+def test_a_metric_moves_with_the_planted_neurons_and_with_no_others(tmp_path: Path):
+    model = planted(tmp_path, apart=True)
+    language, decoy = (torch.zeros(2, 8, dtype=torch.bool) for _ in range(2))
+    language[0, :2] = True
+    decoy[0, 2:4] = True  # they tell the concepts apart, and fire just as much
+    source, target = [8, 8, 0], [8, 8, 3]  # A in s, B in t
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.tensor([source]))
+
+    def s_against_t(logits: Tensor) -> Tensor:
+        return logits[:, -1, 4] + logits[:, -1, 5] - logits[:, -1, 6] - logits[:, -1, 7]
+
+    parts = {"language": language, "all others": ~language, "decoy": decoy, "all": "post"}
+    found = patch(model, cache, target, s_against_t, parts, at="tokens")
+    moved = found.value[0, :, :, :, 0]
+    start, end = float(found.unpatched), float(found.own)
+    assert start == pytest.approx(-end, rel=1e-5)
+    assert end > 1
+    for row, expected in enumerate((end, start, start, end)):
+        assert moved[row, 0, 2].item() == pytest.approx(expected, rel=1e-4)
+        assert moved[row, 0, :2].tolist() == pytest.approx([start, start], rel=1e-4)
+        assert moved[row, 1].tolist() == pytest.approx([start] * 3, rel=1e-4)

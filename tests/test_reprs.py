@@ -244,7 +244,7 @@ def made() -> dict[str, Any]:
             targets=(4,),
         ),
         interp.prompts.PatchingResult(
-            log_probability=real(2, 1, 2, 1, 2).log(),
+            value=real(2, 1, 2, 1, 2).log(),
             top=whole(2, 1, 2, 1),
             unpatched=torch.tensor([0.25, 0.5]).double().log(),
             own=real(2, 2),

@@ -121,6 +121,9 @@ class Cached:
             )
         return values
 
+    def holds(self, layer: int, kind: Kind) -> bool:
+        return hook_name(layer, kind) in self._names
+
     def batch(self, kinds: tuple[Kind, ...], pos: int | None = None) -> Batch:
         """All rows of the cache, after a check that it holds these sites in every layer.
 

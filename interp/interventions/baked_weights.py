@@ -184,7 +184,12 @@ class _Weights:
 
     def _module(self, layer: int, site: Site) -> Any:
         """The projection itself, as the model runs it."""
-        if site in ("resid_pre", "resid_post"):
+        if site == "z":
+            raise ValueError(
+                "z is a mixture of values that no weight writes: edit v or attn_out, or use "
+                "intervene."
+            )
+        if site in ("resid_pre", "resid_mid", "resid_post"):
             raise ValueError(
                 f"{site} is a sum over layers that no single weight writes: edit what a layer adds "
                 "(mlp_out, attn_out), or use intervene."

@@ -34,8 +34,10 @@ Site = Kind | Literal["act"]
 """A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch.
 
 q, k, v, pre and pre_linear are outputs of linear layers, bias included, before any norm or
-rotation. attn_out and mlp_out are what is added to the residual stream: the result of the output
-projection, on Gemma-2 and 3 after one more norm.
+rotation. z is the heads' outputs, before attention's output projection. attn_out and mlp_out are
+what is added to the residual stream: the result of the output projection, on Gemma-2 and 3 after
+one more norm. resid_mid is the residual stream between attention and MLP, where one follows the
+other.
 """
 
 Values = Float[Tensor, "layer unit"]

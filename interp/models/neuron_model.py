@@ -26,6 +26,8 @@ from interp.models.sites import hook_name
 from interp.results.words import Attention, Kind
 
 _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
+_HOOKED_ONLY = ("q", "k", "v", "z", "attn_out", "resid_mid")
+
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 
 
@@ -106,10 +108,10 @@ class NeuronModel(AsTransformerLens):
         """Units at a site: neurons, residual dimensions, or heads times head width."""
         if kind in ("pre", "pre_linear", "post"):
             return self.d_mlp
-        if kind in ("q", "k", "v"):
+        if kind in ("q", "k", "v", "z"):
             cfg = self.bridge.cfg
             grouped = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-            return (cfg.n_heads if kind == "q" else grouped) * cfg.d_head
+            return (cfg.n_heads if kind in ("q", "z") else grouped) * cfg.d_head
         return self.d_model
 
     @property
@@ -180,7 +182,7 @@ class NeuronModel(AsTransformerLens):
         names = self.bridge.hook_dict
         if name not in names:
             sites = [site for site in get_args(Kind) if hook_name(layer, site) in names]
-            unhooked = kind in ("q", "k", "v", "attn_out") and self.attention == "native"
+            unhooked = kind in _HOOKED_ONLY and self.attention == "native"
             raise ValueError(
                 f"{kind!r} is not a site of {self.name}, which has {', '.join(sites)}."
                 + (' Load it with attention="hooked" for sites in attention.' if unhooked else "")

@@ -8,24 +8,25 @@ from torch import Tensor
 
 from interp.models.as_transformer_lens import Hook
 from interp.models.neuron_model import NeuronModel
+from interp.results.words import Kind
 
-Point = TypeVar("Point", bound=str)
 Record = TypeVar("Record")
 
 
 @contextmanager
 def recording(
     model: NeuronModel,
-    points: Sequence[Point],
+    kinds: Sequence[Kind],
     extract: Callable[[Tensor], Record],
-    hook_name: Callable[[NeuronModel, int, Any], str] = NeuronModel.site,
-) -> Iterator[dict[tuple[Point, int], list[Record]]]:
-    """Within the block, records `extract(values)` of each hook point and layer in every pass.
+) -> Iterator[dict[tuple[Kind, int], list[Record]]]:
+    """Within the block, records `extract(values)` of each site and layer in every pass.
 
-    A hook that never runs has an empty list. `hook_name` maps a point to its hook.
+    A hook that never runs has an empty list.
     """
     layers = range(model.n_layers)
-    passes: dict[tuple[Point, int], list[Record]] = {(p, n): [] for p in points for n in layers}
+    passes: dict[tuple[Kind, int], list[Record]] = {
+        (kind, layer): [] for kind in kinds for layer in layers
+    }
 
     def hook_for(records: list[Record]) -> Hook:
         def record(values: Tensor, hook: Any) -> None:
@@ -34,8 +35,7 @@ def recording(
         return record
 
     hooks = [
-        (hook_name(model, layer, point), hook_for(records))
-        for (point, layer), records in passes.items()
+        (model.site(layer, kind), hook_for(records)) for (kind, layer), records in passes.items()
     ]
     with model.hooks(hooks):
         yield passes

@@ -6,10 +6,12 @@ HOOKS: dict[str, str] = {
     "post": "mlp.hook_post",
     "mlp_out": "hook_mlp_out",
     "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "q": "attn.hook_q",
     "k": "attn.hook_k",
     "v": "attn.hook_v",
+    "z": "attn.hook_z",
     "attn_out": "hook_attn_out",
 }
 """By kind of site; the same in every layer."""

@@ -123,7 +123,8 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Change in the log-probability of answers by patching: layers across, tokens or parts down.
+    """Change in answers' log-probability, or a metric, by patching: layers across, tokens or parts
+    down.
 
     From `PatchingResult.to_frame()`, or some of its rows. Whichever of source, part, span and
     answer vary name the rows, and the axis label lists them; white is no change.
@@ -147,7 +148,7 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         [str(name) for name in rows],
         values.columns.tolist(),
         "Patched from this layer on" if is_from else "Layer patched",
-        "Change in log-probability (nats)",
+        "Change in the metric" if "value" in table else "Change in log-probability (nats)",
         ax,
     )
     ax.set_ylabel(", ".join(shown).capitalize())

@@ -21,10 +21,13 @@ from torch import Tensor
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.targets import Prompt
 from interp.results.words import Alike, Bos
-from interp.text.tokens import prompt_ids
+from interp.text.tokens import n_added, prompt_ids
 
 At = Alike | Sequence[str]
 """How two prompts are aligned; texts are those of the target, at their last occurrence."""
+
+BY_INDEX = ("last", "tokens", "all")
+"""Ways to align prompts whose tokens need not be known."""
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -67,29 +70,21 @@ def align_prompts(
 
     If a span has n tokens in the source and m in the target, token i of m (from 1) gets the
     activations of token ⌈i · n / m⌉: the last token those of the last, and if n = m, each those of
-    its counterpart. Special tokens, such as those that `bos` puts before text, are in no span.
+    its counterpart. What `bos` puts before text is in no span.
     """
     if not isinstance(source, PatchSource):
         source = PatchSource(source)
     source_ids, target_ids = (prompt_ids(model, one, bos) for one in (source.prompt, target))
-    if at == "last":
-        return (Span("last", (len(source_ids) - 1,), (len(target_ids) - 1,)),)
-    if at in ("tokens", "all"):
-        special = set(model.special_ids)
-        of_source, of_target = (
-            tuple(n for n, id in enumerate(ids) if id not in special)
-            for ids in (source_ids, target_ids)
-        )
-        if len(of_source) != len(of_target) or not of_target:
+    if at in BY_INDEX:
+        n_before = n_added(model, target, bos)
+        n_source = len(source_ids) - n_added(model, source.prompt, bos)
+        if at != "last" and n_source != len(target_ids) - n_before:
             raise ValueError(
-                f"{_both(model, source_ids, target_ids)} have {len(of_source)} and "
-                f"{len(of_target)} tokens, so they cannot be aligned token by token: use "
-                'at="last", at="words", or the text in each that matters.'
+                f"{_both(model, source_ids, target_ids)} have {n_source} and "
+                f"{len(target_ids) - n_before} tokens, so they cannot be aligned token by token: "
+                'use at="last", at="words", or the text in each that matters.'
             )
-        if at == "all":
-            return (Span("all", of_source, of_target),)
-        pairs = zip(of_source, of_target, strict=True)
-        return tuple(Span(model.decode([target_ids[m]]), (n,), (m,)) for n, m in pairs)
+        return align_by_index(model, len(source_ids), target_ids, at, n_before)
     if isinstance(at, str):
         if at != "words":
             raise ValueError(
@@ -117,10 +112,29 @@ def align_prompts(
     )
 
 
+def align_by_index(
+    model: NeuronModel, n_source: int, target_ids: Sequence[int], at: At, n_before: int
+) -> tuple[Span, ...]:
+    """The spans of two prompts of which only the target's tokens are known.
+
+    For "tokens" and "all", the last tokens of the source match those of the target after the first
+    `n_before`.
+    """
+    if at == "last":
+        return (Span("last", (n_source - 1,), (len(target_ids) - 1,)),)
+    of_target = tuple(range(n_before, len(target_ids)))
+    of_source = tuple(n + n_source - len(target_ids) for n in of_target)
+    if at == "all":
+        return (Span("all", of_source, of_target),)
+    pairs = zip(of_source, of_target, strict=True)
+    return tuple(Span(model.decode([target_ids[m]]), (n,), (m,)) for n, m in pairs)
+
+
 def is_prompt(given: object) -> bool:
-    """Whether it is text or token ids: integers, or a tensor of integers with one axis."""
+    """Whether it is text or token ids: integers, or a tensor of them, [pos] or [1, pos]."""
     if isinstance(given, Tensor):
-        return given.ndim == 1 and given.dtype in _INTEGERS
+        one_row = given.ndim == 1 or (given.ndim == 2 and len(given) == 1)
+        return one_row and given.dtype in _INTEGERS
     if isinstance(given, str):
         return True
     if not isinstance(given, Sequence) or not given:

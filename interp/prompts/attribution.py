@@ -1,7 +1,7 @@
 """How much each MLP neuron, at the last token of a prompt, contributes to the next token.
 
 Everything here concerns `post`, a neuron's input to the output projection, at the end of one
-prompt, and one quantity: how likely a target token is to follow. Integrated gradients
+prompt, and one quantity: how likely a target token is to follow, or a metric. Integrated gradients
 (Sundararajan et al., 2017) divide the quantity among a layer's neurons; they approximate
 `ablation_effect`, which measures one neuron at a time. The contribution and effective scores are
 those of Wang et al. (2024), "Sharing Matters"; they ignore the layers that follow.
@@ -23,6 +23,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.models.running import wide
 from interp.prompts.attribution_results import Attribution, PositionAttribution
 from interp.prompts.ending import Edit, Ending
+from interp.prompts.metrics import Metric, check_metric, measure
 from interp.prompts.targets import Target, target_ids
 from interp.results import artifacts
 from interp.results.bars import tqdm
@@ -30,7 +31,7 @@ from interp.results.words import Bos, Kind, Quantity
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
-from interp.text.tokens import Prompt, beginning, prompt_ids
+from interp.text.tokens import Prompt, n_added, prompt_ids
 
 LARGEST_ERROR = 0.1
 """There is a warning if a layer's values miss its change by more than this share of the largest
@@ -40,7 +41,7 @@ change of any layer, and by more than a thousandth of the score, below which rou
 def integrated_gradients(
     model: AnyModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     steps: int = 20,
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
@@ -53,6 +54,9 @@ def integrated_gradients(
     (m_j - b_j) times the mean of df/dm_j over the midpoints of `steps` equal parts of the straight
     path from b to m. Later layers respond to the path; earlier tokens are fixed. So a layer's
     values add up to the change from the whole layer; values of different layers do not add up.
+
+    f is the `quantity` of a target token, or a metric: any function of the logits that gives one
+    number, such as a difference of logits (`interp.prompts.metrics`).
 
     `baseline` None is zero, every neuron off; another language's mean explains the difference from
     that language. The path from zero is ill-conditioned if the MLP's output is normalized before it
@@ -69,14 +73,19 @@ def integrated_gradients(
     >>> result = interp.integrated_gradients(exact, "Seven minus one is", " six", 50, "logit")
     >>> torch.allclose(result.values.sum(1), result.change, rtol=0.1, atol=0.1)  # they add up
     True
+    >>> six, five = (exact.encode(word)[0] for word in (" six", " five"))
+    >>> def difference(logits):
+    ...     return logits[:, -1, six] - logits[:, -1, five]
+    >>> interp.integrated_gradients(exact, "Seven minus one is", difference, 50).values.shape
+    torch.Size([6, 2048])
     """
     model = as_model(model)
-    ending, targets = start_at(model, prompt, target, quantity, steps, 1, bos)
+    ending, score_of, targets = start_at(model, prompt, target, quantity, steps, 1, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = rearrange(_checked(baseline, model), "layer neuron -> layer 1 neuron")
     values, change, score = within_memory(
-        lambda n: _integrate(ending, start, targets, quantity, steps, n), max_positions, ending
+        lambda n: _integrate(ending, start, score_of, steps, n), max_positions, ending
     )
     return Attribution(
         values=rearrange(values, "layer 1 neuron -> layer neuron"),
@@ -92,7 +101,7 @@ def integrated_gradients(
 def integrated_gradients_by_position(
     model: NeuronModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     steps: int = 20,
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
@@ -104,12 +113,12 @@ def integrated_gradients_by_position(
     The baseline is the same at every token; what `bos` puts before a text stays as it is. Cost:
     layers times (steps + 1) whole prompts, forward and backward.
     """
-    ending, targets = start_at(model, prompt, target, quantity, steps, None, bos)
+    ending, score_of, targets = start_at(model, prompt, target, quantity, steps, None, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
     start = repeat(_checked(baseline, model), "layer neuron -> layer pos neuron", pos=ending.last)
     values, change, score = within_memory(
-        lambda n: _integrate(ending, start, targets, quantity, steps, n), max_positions, ending
+        lambda n: _integrate(ending, start, score_of, steps, n), max_positions, ending
     )
     return PositionAttribution(
         values=values,
@@ -124,7 +133,7 @@ def integrated_gradients_by_position(
 
 def attribute_prompts(
     model: NeuronModel,
-    questions: Sequence[tuple[Prompt, Target]],
+    questions: Sequence[tuple[Prompt, Target | Metric]],
     steps: int = 20,
     quantity: Quantity = "probability",
     baseline: Float[Tensor, "layer neuron"] | None = None,
@@ -150,8 +159,15 @@ def attribute_prompts(
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
             yield integrated_gradients(model, prompt, target, *settings, bos=bos)
         return
+    if any(map(callable, (target for _, target in questions))):
+        raise ValueError(
+            "A metric is a function, and files and actors need targets that are tokens: leave out "
+            "`out` and `ray`, or give tokens."
+        )
     prompts = [tuple(prompt_ids(model, prompt, bos)) for prompt, _ in questions]
-    targets = [target_ids(model, *question) for question in questions]
+    targets = [
+        target_ids(model, prompt, target) for prompt, target in questions if not callable(target)
+    ]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
         start = None if baseline is None else artifacts.hash_of(baseline)
@@ -217,7 +233,7 @@ def sums_by_category(
 def gradient_times_activation(
     model: AnyModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     quantity: Quantity = "probability",
     bos: Bos = "auto",
 ) -> Float[Tensor, "layer neuron"]:
@@ -234,7 +250,7 @@ def gradient_times_activation(
     torch.Size([6, 2048])
     """
     model = as_model(model)
-    ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
+    ending, score_of, _ = start_at(model, prompt, target, quantity, 1, 1, bos)
     activations = rearrange(wide(ending.values["post"]), "layer 1 neuron -> layer neuron")
     with torch.inference_mode(False), torch.enable_grad():
         nudge = torch.zeros_like(activations, requires_grad=True)
@@ -246,7 +262,7 @@ def gradient_times_activation(
             ("post", layer): nudged(layer) for layer in range(model.n_layers)
         }
         for _, logits in ending.run(1, edits):
-            (gradient,) = torch.autograd.grad(score_of(logits, targets, quantity).sum(), nudge)
+            (gradient,) = torch.autograd.grad(score_of(logits).sum(), nudge)
             return (activations * gradient).cpu()
     raise AssertionError("one variant gives one pass")
 
@@ -266,16 +282,23 @@ def _checked(baseline: Float[Tensor, "layer neuron"], model: NeuronModel) -> Ten
     return wide(baseline).to(model.device)
 
 
+Score = Callable[[Float[Tensor, "variant vocab"]], Float[Tensor, " variant"]]
+"""The number that is explained, from logits at the last token."""
+
+
 def start_at(
     model: NeuronModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     quantity: Quantity,
     steps: int,
     last: int | None,
     bos: Bos,
-) -> tuple[Ending, tuple[int, ...]]:
-    """Check the arguments, and run the prompt; `last` None: all its text may vary."""
+) -> tuple[Ending, Score, tuple[int, ...]]:
+    """Check the arguments, and run the prompt; `last` None: all its text may vary.
+
+    Also gives what is explained, and the target's token ids, of which a metric has none.
+    """
     if quantity not in get_args(Quantity):
         raise ValueError(
             f"quantity must be one of {', '.join(get_args(Quantity))}, not {quantity!r}."
@@ -289,14 +312,25 @@ def start_at(
             "dtype=torch.float32 (--dtype float32) for numbers you report.",
             stacklevel=3,
         )
-    targets = target_ids(model, prompt, target)
+    targets: tuple[int, ...] = ()
+    if callable(target):
+        if quantity != "probability":
+            raise ValueError(
+                f"The quantity is {quantity!r}, but a metric is itself what is explained: leave "
+                "the quantity out."
+            )
+        check_metric(model, target)
+        score_of = partial(measure, target)
+    else:
+        targets = target_ids(model, prompt, target)
+        score_of = partial(_target_score, targets=targets, quantity=quantity)
     ids = prompt_ids(model, prompt, bos)
-    n_fixed = len(beginning(model, bos)) if isinstance(prompt, str) else 0
-    ending = Ending(model, torch.tensor(ids), last or len(ids) - n_fixed, kinds=("post",))
-    return ending, targets
+    n_varied = len(ids) - n_added(model, prompt, bos)
+    ending = Ending(model, torch.tensor(ids), last or n_varied, kinds=("post",))
+    return ending, score_of, targets
 
 
-def score_of(
+def _target_score(
     logits: Float[Tensor, "variant vocab"], targets: tuple[int, ...], quantity: Quantity
 ) -> Float[Tensor, " variant"]:
     scores = wide(logits)
@@ -333,8 +367,7 @@ def within_memory(run: Callable[[int], Result], max_positions: int, ending: Endi
 def _integrate(
     ending: Ending,
     baseline: Float[Tensor, "layer pos neuron"],
-    targets: tuple[int, ...],
-    quantity: Quantity,
+    score_of: Score,
     steps: int,
     max_positions: int,
 ) -> tuple[Float[Tensor, "layer pos neuron"], Float[Tensor, " layer"], float]:
@@ -363,11 +396,11 @@ def _integrate(
                 for layer in layers.tolist()
             }
             for variants, logits in ending.run(len(layer_of), edits, max_positions):
-                score = score_of(logits, targets, quantity)
+                score = score_of(logits)
                 on_path = variants % len(alphas) > 0
                 gradient[layers] += torch.autograd.grad(score[on_path].sum(), nudge)[0]
                 at_baseline[layer_of[variants][~on_path]] = score.detach()[~on_path]
-    clean = score_of(ending.logits[None], targets, quantity)
+    clean = score_of(ending.logits[None])
     return (path * gradient / steps).cpu(), (clean - at_baseline).double().cpu(), clean.item()
 
 

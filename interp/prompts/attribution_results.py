@@ -41,7 +41,7 @@ class Attribution(Shown):
     """Its token ids, with what was put before the text."""
 
     targets: tuple[int, ...]
-    """The token id that was explained, or the two."""
+    """The token id that was explained, or the two; none if it was a metric."""
 
     def __repr__(self) -> str:
         return _summary(self)
@@ -89,7 +89,7 @@ class PositionAttribution(Shown):
     """Its token ids, with what was put before the text."""
 
     targets: tuple[int, ...]
-    """The token id that was explained, or the two."""
+    """The token id that was explained, or the two; none if it was a metric."""
 
     def __repr__(self) -> str:
         return _summary(self)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.attribution import same_shape, score_of, start_at, wide, within_memory
+from interp.prompts.attribution import Score, same_shape, start_at, wide, within_memory
 from interp.prompts.ending import Edit, Ending
+from interp.prompts.metrics import Metric
 from interp.prompts.targets import Target
 from interp.results.words import Bos, Kind, Quantity
 from interp.text.tokens import Prompt, checked_id
@@ -16,7 +17,7 @@ from interp.text.tokens import Prompt, checked_id
 def ablation_effect(
     model: AnyModel,
     prompt: Prompt,
-    target: Target,
+    target: Target | Metric,
     neurons: Bool[Tensor, "layer neuron"],
     quantity: Quantity = "probability",
     max_positions: int = 96,
@@ -33,23 +34,20 @@ def ablation_effect(
     True
     """
     model = as_model(model)
-    ending, targets = start_at(model, prompt, target, quantity, 1, 1, bos)
+    ending, score_of, _ = start_at(model, prompt, target, quantity, 1, 1, bos)
     same_shape("The mask of neurons", neurons, model)
-    return within_memory(
-        lambda n: _ablated(ending, neurons, targets, quantity, n), max_positions, ending
-    )
+    return within_memory(lambda n: _ablated(ending, neurons, score_of, n), max_positions, ending)
 
 
 def _ablated(
     ending: Ending,
     neurons: Bool[Tensor, "layer neuron"],
-    targets: tuple[int, ...],
-    quantity: Quantity,
+    score_of: Score,
     max_positions: int,
 ) -> Float[Tensor, "layer neuron"]:
     effect = torch.full(neurons.shape, float("nan"))
     with torch.no_grad():
-        clean = score_of(ending.logits[None], targets, quantity)
+        clean = score_of(ending.logits[None])
         for chosen in neurons.cpu().nonzero().split(max(1, max_positions)):
             layers, indices = chosen.unbind(dim=1)
             edits: dict[tuple[Kind, int], Edit] = {
@@ -57,7 +55,7 @@ def _ablated(
                 for layer in layers.unique().tolist()
             }
             for variants, logits in ending.run(len(chosen), edits, max_positions):
-                without = score_of(logits, targets, quantity)
+                without = score_of(logits)
                 effect[layers[variants], indices[variants]] = (clean - without).to(effect)
     return effect
 

@@ -10,13 +10,20 @@ answers, A and B in either language.
                           {"A de": " Paris", "B en": " Rome", ...}, layers="from")
     result.probability, result.to_frame()
 
+Or as in `transformer_lens.patching`, from the cache of a clean prompt into a corrupted one, at each
+layer and token, with a function of the logits:
+
+    result = interp.patch(model, clean_cache, corrupted_tokens, logit_difference, "resid_pre",
+                          at="tokens")
+    result.value[0, 0, ..., 0]  # [layer, token]
+    interp.plots.patching(result.to_frame())
+
 One call covers a source prompt and its controls, and several parts, layers and spans. The prompt is
 cut where the first of a few neighboring spans begins, and everything before it and below the first
 layer is computed once (`interp.prompts.ending`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any, NamedTuple, get_args
 
@@ -24,43 +31,39 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from interp.interventions.edits import Site
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
-from interp.prompts.alignment import At, PatchSource, Span, align_prompts, is_prompt
+from interp.prompts.alignment import At, is_prompt
+from interp.prompts.metrics import Metric, check_metric, measure
+from interp.prompts.patch_sources import RecordedSources, Sources, record_sources, type_of
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import (
-    PATCH_SITES,
-    Patch,
-    PatchSite,
-    Sweep,
-    Units,
-    Values,
-    random_matching,
-    record,
-    width,
-)
+from interp.prompts.sweep import Patch, Sweep, Units, random_matching
 from interp.prompts.targets import target_ids
 from interp.results.bars import tqdm
 from interp.results.words import Bos, Layers
 from interp.text.tokens import Prompt, prompt_ids
 
-Parts = PatchSite | Mapping[str, PatchSite | Bool[Tensor, "layer neuron"] | Units]
-"""What is patched: all units of a site, such as "resid_post"; or several parts by name, each
-patched alone: a site, neurons of the MLP, or units of several sites."""
+Part = Site | Bool[Tensor, "layer neuron"] | Mapping[Site, Bool[Tensor, "layer _"]]
+"""All units of a site, such as "resid_post"; neurons of the MLP, such as `selection["de"]`, or
+`~selection["de"]` for all others; or units of several sites, such as `selection.units("de")`."""
 
-Sources = PatchSource | Prompt | Sequence[PatchSource | Prompt]
-"""One prompt, or several whose activations are averaged."""
+Parts = Site | Bool[Tensor, "layer neuron"] | Mapping[str, Part]
+"""What is patched: a part, or several by name, each patched alone."""
 
-Answer = int | str | Sequence[int]
-"""A token id; a text, whose first token after the target counts; or several token ids, any of which
-will do."""
+Answer = int | str | Sequence[int] | Metric
+"""A token id; a text, whose first token after the target counts; several token ids, any of which
+will do; or a metric, a function of the logits."""
+
+Measured = Mapping[str, Sequence[int] | Metric]
+"""By name: the tokens whose log-probability is measured, or a metric."""
 
 
 def patch(
     model: AnyModel,
     source: Sources,
     target: Prompt,
-    answers: Mapping[str, Answer],
+    answers: Mapping[str, Answer] | Metric,
     parts: Parts = "resid_post",
     layers: Layers = "each",
     at: At = "last",
@@ -70,6 +73,9 @@ def patch(
     bos: Bos = "auto",
 ) -> PatchingResult:
     """The target's answers, with each part of the source put in at each layer and each span.
+
+    A source is a prompt, or an `ActivationCache` of one. `answers` are tokens, whose probability is
+    measured, or metrics such as a difference of logits (`interp.prompts.metrics`).
 
     `controls` are other sources, such as one about another concept, or one in the target's
     language. A `generator` adds another source, "noise", which moves the target's activations as
@@ -89,25 +95,36 @@ def patch(
     >>> result = interp.patch(model, source, target, answers)
     >>> result.answers[result.probability[0, 0, 4, 0].argmax()]  # at layer 4 it is in German
     'Dienstag'
+
+    Only the neurons of English, and all but them, at every token:
+
+    >>> parts = {"English": neurons["en"], "all others": ~neurons["en"]}
+    >>> clean, corrupted = "Der Tag nach Montag ist", "Der Tag nach Freitag ist"
+    >>> _, cache = model.run_with_cache(torch.tensor([model.encode(clean)]))
+    >>> ids = [model.encode(clean + day)[-1] for day in (" Dienstag", " Samstag")]
+    >>> def difference(logits):
+    ...     return logits[:, -1, ids[0]] - logits[:, -1, ids[1]]
+    >>> result = interp.patch(model, cache, corrupted, difference, parts, at="tokens")
+    >>> result.value.shape == (1, 2, 6, len(model.encode(corrupted)), 1)
+    True
     """
     model = as_model(model)
     if layers not in get_args(Layers):
         raise ValueError(f"layers must be one of {', '.join(get_args(Layers))}, not {layers!r}.")
     if not is_prompt(target):
         raise ValueError(
-            f"The target is {_type_of(target)}: give text, or the token ids of one prompt "
-            "(integers, or a tensor of them with one axis)."
+            f"The target is {type_of(target)}: give text, or the token ids of one prompt "
+            "(integers, or a tensor of them, [pos] or [1, pos])."
         )
-    named = {"source": source, **(controls or {})}
-    sources = {name: _listed(name, given) for name, given in named.items()}
-    tokens = _answer_ids(model, target, answers)
-    sources = {name: [_encoded(model, one, bos) for one in sources[name]] for name in sources}
-    target = prompt_ids(model, target, bos)
+    sources = {"source": source, **(controls or {})}
+    if callable(answers):
+        answers = {"metric": answers}
+    measured = _measured(model, target, answers)
     units = _units(model, parts, generator)
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
-        recorded = _record(model, sources, target, at, units, generator, max_positions)
-        own = [_log_probability(logits, tokens).mean(dim=0) for logits in recorded.logits]
+        recorded = record_sources(model, sources, target, at, bos, units, generator, max_positions)
+        own = [_values_of_source(logits, measured) for logits in recorded.logits]
         names = list(sources)
         if recorded.noise is not None:
             names, own = [*names, "noise"], [*own, torch.full_like(own[0], torch.nan)]
@@ -117,14 +134,15 @@ def patch(
             Patch(source, part, row, span, reach[row])
             for source, part, row, span in product(*map(range, shape))
         ]
-        swept = _swept(model, recorded, target, units, patches, shape, tokens, max_positions)
-    if swept.unpatched.isnan().any() or own[0].isnan().any():
+        ids = prompt_ids(model, target, bos)
+        swept = _swept(model, recorded, ids, units, patches, shape, measured, max_positions)
+    if swept.unpatched.isnan().any() or (recorded.logits[0] is not None and own[0].isnan().any()):
         raise ValueError(
             f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
             "too narrow. Load the model with dtype=torch.float32."
         )
     return PatchingResult(
-        log_probability=swept.log_probability,
+        value=swept.value,
         top=swept.top,
         unpatched=swept.unpatched,
         own=torch.stack(own),
@@ -134,6 +152,7 @@ def patch(
         layers=tuple(numbers),
         spans=tuple(span.name for span in recorded.spans),
         answers=tuple(answers),
+        metrics=tuple(name for name, answer in answers.items() if callable(answer)),
     )
 
 
@@ -145,7 +164,8 @@ def heads(model: AnyModel) -> dict[str, Units]:
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     model = as_model(model)
-    n_units, n_heads = width(model, "z"), model.bridge.cfg.n_heads
+    model.site(0, "z")  # raises if the model has no such hook
+    n_units, n_heads = model.width(0, "z"), model.bridge.cfg.n_heads
     head_of_unit = torch.arange(n_units) // (n_units // n_heads)
     return {
         f"head {head}": {"z": (head_of_unit == head).expand(model.n_layers, -1)}
@@ -153,71 +173,22 @@ def heads(model: AnyModel) -> dict[str, Units]:
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Recorded:
-    """What is put into the target; lists are in the order of the sources."""
-
-    spans: tuple[Span, ...]
-    values: list[Values]
-    """Averaged over the prompts of a source."""
-    logits: list[Float[Tensor, "_ vocab"]]
-    """At the last token of each prompt of a source."""
-    noise: Values | None
-    """Random directions."""
-    unpatched: Values | None
-    """The target's own activations, which noise starts from."""
-
-
-def _record(
-    model: NeuronModel,
-    sources: Mapping[str, Sequence[PatchSource]],
-    target: Sequence[int],
-    at: At,
-    units: Mapping[str, Units],
-    generator: torch.Generator | None,
-    max_positions: int,
-) -> _Recorded:
-    """The sources' activations at the tokens aligned with the target, at the sites of all parts."""
-    sites: list[PatchSite] = [
-        site for site in PATCH_SITES if any(site in part for part in units.values())
-    ]
-    # Before anything is run: every source must align with the target.
-    all_sources = [source for prompts in sources.values() for source in prompts]
-    aligned = [align_prompts(model, source, target, at) for source in all_sources]
-    spans = aligned[0]
-    prompts = [list(map(int, source.prompt)) for source in all_sources]
-    positions = [[span.source for span in spans] for spans in aligned]
-    if generator is not None:
-        prompts.append([*target])
-        positions.append([span.target for span in spans])
-    in_order = iter(record(model, prompts, positions, sites, max_positions))
-    by_source = [[next(in_order) for _ in prompts] for prompts in sources.values()]
-    values = [_mean([prompt.values for prompt in prompts]) for prompts in by_source]
-    return _Recorded(
-        spans,
-        values,
-        [torch.stack([prompt.logits for prompt in prompts]) for prompts in by_source],
-        _noise(values[0], generator),
-        None if generator is None else next(in_order).values,
-    )
-
-
 class _Swept(NamedTuple):
     """The target's answers; axes as in `PatchingResult`."""
 
-    log_probability: Float64[Tensor, "source part layer span answer"]
+    value: Float64[Tensor, "source part layer span answer"]
     top: Int64[Tensor, "source part layer span"]
     unpatched: Float64[Tensor, " answer"]
 
 
 def _swept(
     model: NeuronModel,
-    recorded: _Recorded,
+    recorded: RecordedSources,
     target: Sequence[int],
     units: Mapping[str, Units],
     patches: Sequence[Patch],
     shape: tuple[int, int, int, int],
-    tokens: Sequence[Sequence[int]],
+    measured: Measured,
     max_positions: int,
 ) -> _Swept:
     """Run all patches of the target, and put each number at its index in the result."""
@@ -229,90 +200,37 @@ def _swept(
         recorded.noise,
         recorded.unpatched,
     )
-    log_probability = torch.empty(*shape, len(tokens), dtype=torch.float64)
+    value = torch.empty(*shape, len(measured), dtype=torch.float64)
     top = torch.empty(shape, dtype=torch.int64)
-    unpatched = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
+    unpatched = torch.full((len(measured),), torch.nan, dtype=torch.float64)
     ids = torch.tensor(target)
     with tqdm(total=len(patches), desc="patching", unit="patch") as done:
         for batch, logits, prompt in sweep.run(ids, patches, max_positions):
             done.update(len(batch))
             index = tuple(torch.tensor([patch[:4] for patch in batch]).unbind(dim=1))
-            log_probability[index] = _log_probability(logits, tokens)
+            value[index] = _values(logits, measured)
             top[index] = logits.argmax(dim=-1).cpu()
-            unpatched = _log_probability(prompt[None], tokens)[0]
-    return _Swept(log_probability, top, unpatched)
-
-
-def _mean(by_prompt: Sequence[Values]) -> Values:
-    mean: dict[PatchSite, list[Tensor]] = {
-        site: [
-            torch.stack([values[site][span] for values in by_prompt]).mean(dim=0)
-            for span in range(len(spans))
-        ]
-        for site, spans in by_prompt[0].items()
-    }
-    return mean
-
-
-def _encoded(model: NeuronModel, source: PatchSource | Prompt, bos: Bos) -> PatchSource:
-    """The source with its prompt as token ids."""
-    given = source if isinstance(source, PatchSource) else PatchSource(source)
-    return PatchSource(prompt_ids(model, given.prompt, bos), given.texts)
-
-
-def _listed(name: str, given: object) -> list[Any]:
-    """One prompt or several; token ids are one prompt."""
-    if _is_source(given):
-        return [given]
-    if isinstance(given, Sequence) and given and all(map(_is_source, given)):
-        return list(given)
-    raise ValueError(
-        f"The source {name!r} is {_type_of(given)}: give text, the token ids of one prompt "
-        "(integers, or a tensor of them with one axis), a PatchSource, or a sequence of these."
-    )
-
-
-def _is_source(given: object) -> bool:
-    return is_prompt(given.prompt if isinstance(given, PatchSource) else given)
-
-
-def _type_of(given: object) -> str:
-    if isinstance(given, Tensor):
-        return f"a tensor of {given.dtype} and shape {list(given.shape)}"
-    if isinstance(given, PatchSource):
-        return f"a PatchSource of {_type_of(given.prompt)}"
-    if isinstance(given, Sequence) and not given:
-        return "empty"
-    return f"of type {type(given).__name__}"
-
-
-def _noise(like: Values, generator: torch.Generator | None) -> Values | None:
-    if generator is None:
-        return None
-    return {
-        site: [torch.randn(span.shape, generator=generator).to(span) for span in spans]
-        for site, spans in like.items()
-    }
+            unpatched = _values(prompt[None], measured)[0]
+    return _Swept(value, top, unpatched)
 
 
 def _units(model: NeuronModel, parts: Parts, generator: torch.Generator | None) -> dict[str, Units]:
     """Every part as masks, and random units to compare with every part that is a set of units."""
-    named: Mapping[str, Any] = {parts: parts} if isinstance(parts, str) else parts
+    named: Mapping[str, Any] = {"neurons": parts} if isinstance(parts, Tensor) else parts
+    if isinstance(parts, str):
+        named = {parts: parts}
     if not named:
         raise ValueError("There is nothing to patch: name a site or a part.")
     units: dict[str, Units] = {}
     for name, part in named.items():
         if isinstance(part, str):
-            if part not in (*PATCH_SITES, "act"):
-                raise ValueError(f"{part!r} is not a site: give one of {', '.join(PATCH_SITES)}.")
-            whole_site: dict[Any, Tensor] = {
-                part: torch.ones(model.n_layers, width(model, part), dtype=torch.bool)
-            }
+            size = model.n_layers, _width(model, part)
+            whole_site: dict[Any, Tensor] = {part: torch.ones(size, dtype=torch.bool)}
             units[name] = whole_site
             continue
-        masks: dict[PatchSite, Any] = {"post": part} if isinstance(part, Tensor) else dict(part)
+        masks: dict[Any, Tensor] = {"post": part} if isinstance(part, Tensor) else dict(part)
         for site, mask in masks.items():
-            expected = (model.n_layers, width(model, site))
+            expected = (model.n_layers, _width(model, site))
             if mask.dtype != torch.bool or tuple(mask.shape) != expected:
                 raise ValueError(
                     f"{name!r} has a mask of {mask.dtype} and shape {tuple(mask.shape)} at "
@@ -323,38 +241,68 @@ def _units(model: NeuronModel, parts: Parts, generator: torch.Generator | None) 
             raise ValueError(f"{name!r} has no unit, so there is nothing to patch.")
         units[name] = masks
         if generator is not None and "z" not in masks:
-            drawn: dict[PatchSite, Any] = {
+            drawn: dict[Any, Tensor] = {
                 site: random_matching(mask, generator) for site, mask in masks.items()
             }
             units[f"random {name}"] = drawn
     return units
 
 
-def _answer_ids(
-    model: NeuronModel, target: Prompt, answers: Mapping[str, Answer]
-) -> list[list[int]]:
-    """The token ids of each answer; an error if two answers have one in common."""
+def _width(model: NeuronModel, site: Any) -> int:
+    """The number of units at a site; an error if it cannot be patched."""
+    if site == "act":
+        raise ValueError(
+            'act(gate) cannot be patched: patch the neurons\' outputs instead, at "post".'
+        )
+    model.site(0, site)
+    return model.width(0, site)
+
+
+# ---------------------------------------------------------------- answers
+
+
+def _measured(model: NeuronModel, target: Prompt, answers: Mapping[str, Answer]) -> Measured:
+    """The token ids of each answer, or its metric; an error if answers have a token in common."""
     if not answers:
         raise ValueError("There are no answers: give one or more, by name.")
-    ids = []
+    tokens: dict[str, list[int]] = {}
     for name, answer in answers.items():
-        tokens = [answer] if isinstance(answer, int | str) else list(answer)
-        if not tokens:
+        if callable(answer):
+            check_metric(model, answer, name)
+            continue
+        texts = [answer] if isinstance(answer, int | str) else list(answer)
+        if not texts:
             raise ValueError(f"The answer {name!r} has no token: give some text or a token id.")
-        ids.append([target_ids(model, target, token)[0] for token in tokens])
-    for (first, ids_a), (second, ids_b) in combinations(zip(answers, ids, strict=True), 2):
+        tokens[name] = [target_ids(model, target, text)[0] for text in texts]
+    for (first, ids_a), (second, ids_b) in combinations(tokens.items(), 2):
         if common := sorted(set(ids_a) & set(ids_b)):
             raise ValueError(
                 f"The answers {first!r} and {second!r} both begin with the token "
                 f"{model.decode(common[:1])!r} ({common[0]}), so the next token cannot distinguish "
                 "them: leave this question out, or give answers that begin differently."
             )
-    return ids
+    return {name: answer if callable(answer) else tokens[name] for name, answer in answers.items()}
 
 
-def _log_probability(
-    logits: Float[Tensor, "row vocab"], tokens: Sequence[Sequence[int]]
+def _values(
+    logits: Float[Tensor, "row vocab"], measured: Measured
 ) -> Float64[Tensor, "row answer"]:
-    """The log probability of each answer: that the next token is any of its tokens."""
-    by_token = logits.double().cpu().log_softmax(dim=-1)
-    return torch.stack([by_token[:, list(ids)].logsumexp(dim=-1) for ids in tokens], dim=-1)
+    """The log probability that the next token is any of an answer's tokens, or the metric."""
+    if any(not callable(answer) for answer in measured.values()):
+        by_token = logits.double().cpu().log_softmax(dim=-1)
+    columns = [
+        measure(answer, logits, name).double().cpu()
+        if callable(answer)
+        else by_token[:, list(answer)].logsumexp(dim=-1)
+        for name, answer in measured.items()
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+def _values_of_source(
+    logits: Float[Tensor, "prompt vocab"] | None, measured: Measured
+) -> Float64[Tensor, " answer"]:
+    """Averaged over the prompts of a source; NaN if a cache does not tell its logits."""
+    if logits is None:
+        return torch.full((len(measured),), torch.nan, dtype=torch.float64)
+    return _values(logits, measured).mean(dim=0)

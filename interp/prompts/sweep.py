@@ -6,15 +6,13 @@ token and below its first layer is unchanged, so patches that begin near each ot
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.interventions.edits import Site
-from interp.models.as_transformer_lens import Hook
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.models.running import wide
@@ -24,16 +22,11 @@ from interp.results.words import Kind
 from interp.scores.baselines import random_units
 from interp.text.tokens import by_length, padded
 
-PatchSite = Site | Literal["z"]
-"""A site of the model, or "z": the heads' outputs, before attention's output projection."""
-
-Units = Mapping[PatchSite, Bool[Tensor, "layer _"]]
+Units = Mapping[Kind, Bool[Tensor, "layer _"]]
 """Units that are patched together, by site."""
 
-Values = Mapping[PatchSite, Sequence[Float[Tensor, "layer _ _"]]]
+Values = Mapping[Kind, Sequence[Float[Tensor, "layer _ _"]]]
 """The values to write, by site and span: [layer, token of the span, unit]."""
-
-PATCH_SITES: tuple[PatchSite, ...] = (*get_args(Kind), "z")
 
 
 class Patch(NamedTuple):
@@ -72,14 +65,11 @@ class Sweep:
         self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], max_positions: int
     ) -> Iterator[tuple[list[Patch], Float[Tensor, "patch vocab"], Float[Tensor, " vocab"]]]:
         """Batches of patches, their logits at the last token, and those of the unpatched prompt."""
-        within_heads = any("z" in part for part in self._parts)
         for first, chunk in self._chunks(patches, len(ids), max_positions):
             last = len(ids) - first
-            whole = _WholePrompts(self._model, ids) if within_heads else None
-            ending = whole or Ending(self._model, ids, last)
-            offset = first if whole is None else 0
+            ending = Ending(self._model, ids, last)
             for batch in _batches(chunk, max_positions // last):
-                edits = self._edits(batch, offset)
+                edits = self._edits(batch, first)
                 for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
 
@@ -118,7 +108,7 @@ class Sweep:
         if not writers:  # no units in these layers: run the prompt unpatched
             writers = {(next(iter(self._parts[batch[0].part])), batch[0].layers[0]): set()}
 
-        def edit_for(site: PatchSite, layer: int, patch_numbers: set[int]) -> Edit:
+        def edit_for(site: Kind, layer: int, patch_numbers: set[int]) -> Edit:
             def edit(values: Tensor, numbers: Tensor) -> Tensor:
                 changed = values.clone()
                 for row, number in enumerate(numbers.tolist()):
@@ -131,7 +121,7 @@ class Sweep:
         return {key: edit_for(*key, patch_numbers) for key, patch_numbers in writers.items()}
 
     def _write(
-        self, row: Float[Tensor, "pos unit"], patch: Patch, site: PatchSite, layer: int, offset: int
+        self, row: Float[Tensor, "pos unit"], patch: Patch, site: Kind, layer: int, offset: int
     ) -> None:
         span = self._spans[patch.span]
         target = torch.tensor(span.target, device=row.device) - offset
@@ -143,7 +133,7 @@ class Sweep:
             row[rearrange(target, "pos -> pos 1"), units.to(row.device)] = new
 
     def _new(
-        self, patch: Patch, site: PatchSite, layer: int, units: Int[Tensor, " unit"]
+        self, patch: Patch, site: Kind, layer: int, units: Int[Tensor, " unit"]
     ) -> Float[Tensor, "pos unit"]:
         def of(values: Values) -> Tensor:
             rows = values[site][patch.span][layer]
@@ -156,33 +146,6 @@ class Sweep:
         old, direction = of(self._unpatched), of(self._noise)
         distance = (of(self._values[0]) - old).norm(dim=-1, keepdim=True)
         return old + direction * distance / direction.norm(dim=-1, keepdim=True)
-
-
-class _WholePrompts:
-    """Like `Ending`, for sites inside attention: every variant is a whole prompt in a batch."""
-
-    def __init__(self, model: NeuronModel, ids: Int[Tensor, " pos"]) -> None:
-        self._model, self._ids = model, ids
-        self.logits = model.logits(rearrange(ids, "pos -> 1 pos"), keep=1)[0, -1]
-
-    def run(
-        self, n_variants: int, edits: Mapping[tuple[Any, int], Edit], max_positions: int
-    ) -> Iterator[tuple[Int[Tensor, " variant"], Float[Tensor, "variant vocab"]]]:
-        for numbers in torch.arange(n_variants).split(max(1, max_positions // len(self._ids))):
-
-            def hook_for(edit: Edit, numbers: Tensor = numbers) -> Hook:
-                def run(values: Tensor, hook: Any) -> Tensor:
-                    return edit(values.flatten(2), numbers).reshape(values.shape)
-
-                return run
-
-            hooks = [
-                (site_name(self._model, layer, site), hook_for(edit))
-                for (site, layer), edit in edits.items()
-            ]
-            with self._model.hooks(hooks):
-                logits = self._model.logits(self._ids.expand(len(numbers), -1), keep=1)
-            yield numbers, logits[:, -1]
 
 
 def _batches(patches: Sequence[Patch], full: int) -> Iterator[list[Patch]]:
@@ -203,15 +166,15 @@ class Recorded(NamedTuple):
     values: Values
     """In float32 or better."""
 
-    logits: Float[Tensor, " vocab"]
-    """At its last token."""
+    logits: Float[Tensor, " vocab"] | None
+    """At its last token; None: unknown."""
 
 
 def record(
     model: NeuronModel,
     prompts: Sequence[Sequence[int]],
     spans: Sequence[Sequence[Sequence[int]]],
-    sites: Sequence[PatchSite],
+    sites: Sequence[Kind],
     max_positions: int,
 ) -> list[Recorded]:
     """Activations of prompts at these sites and at the positions of their spans, and their logits.
@@ -234,9 +197,9 @@ def record(
 def _run(
     prompts: Sequence[Sequence[int]],
     chosen: Sequence[Sequence[int]],
-    sites: Sequence[PatchSite],
+    sites: Sequence[Kind],
     model: NeuronModel,
-) -> tuple[dict[PatchSite, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
+) -> tuple[dict[Kind, list[Float[Tensor, "layer pos _"]]], Float[Tensor, "prompt vocab"]]:
     """One pass over prompts of increasing length: values at chosen positions, and last logits."""
     ids, mask = padded(prompts, "right")
     length = mask.sum(dim=1)
@@ -246,40 +209,16 @@ def _run(
         rows = zip(values.flatten(2), chosen, strict=True)
         return [row[list(positions)].to(model.device) for row, positions in rows]
 
-    with recording(model, sites, at_chosen, site_name) as passes:
+    with recording(model, sites, at_chosen) as passes:
         # Prompts of equal length have no padding, so attention needs no mask.
         logits = model.logits(
             ids, None if shortest == longest else mask, keep=int(longest - shortest) + 1
         )
-    values: dict[PatchSite, list[Tensor]] = {}
+    values: dict[Kind, list[Tensor]] = {}
     for site in sites:
         by_row = zip(*(passes[site, layer][0] for layer in range(model.n_layers)), strict=True)
         values[site] = [wide(torch.stack(rows)) for rows in by_row]
     return values, logits[torch.arange(len(prompts)), (length - shortest).to(logits.device)]
-
-
-def site_name(model: NeuronModel, layer: int, site: PatchSite) -> str:
-    """The name of a site's hook; an error if the model has no such hook."""
-    if site == "act":
-        raise ValueError(
-            'act(gate) cannot be patched: patch the neurons\' outputs instead, at "post".'
-        )
-    if site != "z":
-        return model.site(layer, site)
-    name = f"blocks.{layer}.attn.hook_z"
-    if name not in model.bridge.hook_dict:
-        raise ValueError(
-            f"The heads of {model.name} have no hook with attention={model.attention!r}: load it "
-            'with interp.load(name, attention="hooked").'
-        )
-    return name
-
-
-def width(model: NeuronModel, site: PatchSite) -> int:
-    """The number of units at a site; at "z" they are the heads' units, one head after another."""
-    site_name(model, 0, site)
-    assert site != "act"
-    return model.width(0, "q" if site == "z" else site)
 
 
 def random_matching(

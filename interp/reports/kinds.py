@@ -170,7 +170,8 @@ KINDS = (
         ("patch.csv",),
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
-        "Change of each answer's log-probability in nats, by layer; without color: no change.",
+        "Change of each answer's log-probability in nats, or of a metric, by layer; without color: "
+        "no change.",
         result=PatchingResult.kind,
     ),
     TableKind(

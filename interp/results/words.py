@@ -12,7 +12,18 @@ Attention = Literal["native", "hooked"]
 """Hugging Face's attention, which is fast, or TransformerLens's, which exposes its internals."""
 
 Kind = Literal[
-    "pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post", "q", "k", "v", "attn_out"
+    "pre",
+    "pre_linear",
+    "post",
+    "mlp_out",
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "q",
+    "k",
+    "v",
+    "z",
+    "attn_out",
 ]
 """What a site holds, in any layer."""
 

@@ -11,7 +11,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.results.words import Bos
 from interp.text.corpora import TextModel
 
-Prompt = str | Sequence[int] | Int[Tensor, " pos"]
+Prompt = str | Sequence[int] | Int[Tensor, "_"] | Int[Tensor, "1 _"]
 """Text; or token ids, to which nothing is added."""
 
 
@@ -28,8 +28,10 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[in
     if isinstance(prompt, str):
         text = model.encode(prompt)
         ids = [*beginning(model, bos), *text] if text else []
+    elif isinstance(prompt, Tensor) and prompt.ndim > 1 and prompt.shape[:-1].numel() != 1:
+        raise ValueError(f"Tokens of shape {list(prompt.shape)} are not one prompt: give a row.")
     else:
-        ids = list(map(int, prompt))
+        ids = list(map(int, prompt.flatten() if isinstance(prompt, Tensor) else prompt))
     if not 0 < len(ids) <= model.max_length:
         raise ValueError(
             f"The prompt {str(prompt)[:40]!r} has {len(ids)} tokens: give 1 to {model.max_length}, "
@@ -38,6 +40,11 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[in
     for id in ids:
         checked_id(id, model)
     return ids
+
+
+def n_added(model: NeuronModel, prompt: Prompt, bos: Bos) -> int:
+    """How many tokens `bos` puts before a prompt."""
+    return len(beginning(model, bos)) if isinstance(prompt, str) else 0
 
 
 def checked_id(id: int, model: NeuronModel) -> int:
