@@ -29,6 +29,7 @@ from interp.selections.select import select_by_entropy
 from interp.text.corpora import Corpora
 from interp.text.reading import prompt_rows, read_corpora, read_sentences
 from interp.text.sources import read_prompts
+from interp.text.tokens import prompt_ids
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up
 
@@ -208,7 +209,7 @@ def test_signs_at_the_last_token_are_those_of_the_definition(model):
                 lambda values, hook, caught=caught: caught.append(values[0, -1] > 0),
             )
             with model.hooks([hook]), torch.no_grad():
-                model.body(torch.tensor([model.encode(text)]))
+                model.body(torch.tensor([prompt_ids(model, text)]))
             found = signs.fires(2)[signs.prompts.index(prompt), row]
             assert (found != caught[0]).sum() <= 1
 
