@@ -176,13 +176,15 @@ def test_sentence_means_are_those_of_the_definition(model):
         for code in LANGUAGES:
             rows = means.labels == LANGUAGES.index(code)
             alone = []
-            one = sentences.rows[code]
+            one, n_prefix = sentences.rows[code], len(sentences.prefix_ids)
             for number in range(len(one.ids)):
                 subset = one.ids[number : number + 1, : int(one.length[number])].long()
                 caught = []
                 hook = (
                     model.site(2, kind),
-                    lambda values, hook, caught=caught: caught.append(values[0].mean(dim=0)),
+                    lambda values, hook, caught=caught, n=n_prefix: caught.append(
+                        values[0, n:].mean(dim=0)
+                    ),
                 )
                 with model.hooks([hook]), torch.no_grad():
                     model.body(subset)
