@@ -29,6 +29,7 @@ from interp.selections.select import select_by_entropy
 from interp.text.corpora import Corpora
 from interp.text.reading import prompt_rows, read_corpora, read_sentences
 from interp.text.sources import read_prompts
+from interp.text.tokens import prompt_ids
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, files, made_up
 
@@ -175,13 +176,15 @@ def test_sentence_means_are_those_of_the_definition(model):
         for code in LANGUAGES:
             rows = means.labels == LANGUAGES.index(code)
             alone = []
-            one = sentences.rows[code]
+            one, n_prefix = sentences.rows[code], len(sentences.prefix_ids)
             for number in range(len(one.ids)):
                 subset = one.ids[number : number + 1, : int(one.length[number])].long()
                 caught = []
                 hook = (
                     model.site(2, kind),
-                    lambda values, hook, caught=caught: caught.append(values[0].mean(dim=0)),
+                    lambda values, hook, caught=caught, n=n_prefix: caught.append(
+                        values[0, n:].mean(dim=0)
+                    ),
                 )
                 with model.hooks([hook]), torch.no_grad():
                     model.body(subset)
@@ -208,7 +211,7 @@ def test_signs_at_the_last_token_are_those_of_the_definition(model):
                 lambda values, hook, caught=caught: caught.append(values[0, -1] > 0),
             )
             with model.hooks([hook]), torch.no_grad():
-                model.body(torch.tensor([model.encode(text)]))
+                model.body(torch.tensor([prompt_ids(model, text)]))
             found = signs.fires(2)[signs.prompts.index(prompt), row]
             assert (found != caught[0]).sum() <= 1
 

@@ -340,7 +340,7 @@ class TestEveryArchitecture:
 
         diagnosis = doctor(open_model(name))
         assert diagnosis.ok, str(diagnosis)
-        assert len(str(diagnosis).splitlines()) == len(diagnosis.checks) + 1
+        assert len(str(diagnosis).splitlines()) == len(diagnosis.checks) + 2
 
     @every_architecture
     def test_native_attention_is_what_transformers_would_choose(

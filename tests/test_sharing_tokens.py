@@ -24,6 +24,7 @@ from interp.text.distances import listed_distances, read_distances
 from interp.text.languages import LANGUAGES
 from interp.text.reading import prompt_rows, read_corpora
 from interp.text.sources import Prompts
+from interp.text.tokens import prompt_ids
 from tests import tiny_models
 from tests.tiny_models import D_MLP, N_LAYERS
 
@@ -46,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NeuronModel]:
 
 
 def values_of(model: NeuronModel, text: str, kind: str) -> Tensor:
-    """[layer pos neuron], by plain hooks."""
+    """[layer pos neuron] at the tokens of the text, by plain hooks."""
     caught: list[Tensor] = []
 
     def look(values: Tensor, hook: object) -> None:
@@ -54,8 +55,8 @@ def values_of(model: NeuronModel, text: str, kind: str) -> Tensor:
 
     sites = [(model.site(layer, kind), look) for layer in range(model.n_layers)]
     with torch.no_grad(), model.hooks(sites):
-        model.body(torch.tensor([model.encode(text)]))
-    return torch.stack(caught)
+        model.body(torch.tensor([prompt_ids(model, text)]))
+    return torch.stack(caught)[:, len(model.prefix_ids) :]
 
 
 def collected(
@@ -105,7 +106,8 @@ def test_categories_at_the_end_of_a_prompt_follow_the_source(models):
     model = models["llama"]
     texts = [PROMPTS.texts[code][0] for code in CODES]
     ends = [
-        Ending(model, torch.tensor(model.encode(text)), kinds=("pre", "post")) for text in texts
+        Ending(model, torch.tensor(prompt_ids(model, text)), kinds=("pre", "post"))
+        for text in texts
     ]
     for source, kind in zip(SOURCES, ("pre", "post"), strict=True):
         fires = torch.stack([values_of(model, text, kind)[:, -1] > 0 for text in texts])
