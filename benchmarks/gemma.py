@@ -240,7 +240,9 @@ def patching(models: Models, amount: Amount) -> Variants:
 
     return {
         "plain pass of the prompt": plain_pass(models, target),
-        "patch": lambda: patch(models.native, source, target, answers, "resid_pre", "each"),
+        "patch": lambda: patch(
+            models.native, source, target, answers, "resid_pre", "each", at="tokens"
+        ),
         "loop over layers, the tokens as a batch": batched,
         UNEMBEDDING: unembedding(models, n_layers * len(target), gradients=False),
     }
@@ -306,6 +308,10 @@ def main(config: Config) -> None:
     torch.manual_seed(0)
     with TemporaryDirectory() as temporary:
         source = toy_model(Path(temporary)) if config.size == "toy" else path_of("gemma3-270m")
+        if not source.exists():
+            raise SystemExit(
+                f"{source} is missing: python -m experiments.real_models fetch gemma3-270m."
+            )
         block = nullcontext((source, {})) if config.size == "toy" else checkpoint_of(source)
         with block as (folder, _), recording("gemma", config, amount) as record:
             for dtype in amount.dtypes:
