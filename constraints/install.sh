@@ -67,7 +67,6 @@ if [ -f "$folder/unlocked" ]; then
     exit
 fi
 printf 'Installing into %s with Python %s, from %s: a few minutes.\n' "$folder" "$version" "$lock"
-# Modules are compiled on first import. As a constraint, the lock also pins packages with extras.
-pip install --no-compile --requirement "$lock" --constraint "$lock"
+pip install --no-compile --requirement "$lock" # modules are compiled on first import
 pip install --no-deps --no-build-isolation --editable .
 cp "$lock" "$folder/lock.txt"
