@@ -44,8 +44,8 @@ class Results:
         study, name = path.split("/", 1)
         model = Path(self.config(deactivate_neurons.experiment).study.model).name
         folder = STUDIES / study / self.preset
-        path = (folder if model == "babel" else folder / model) / f"{name}.csv"
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        file = (folder if model == "babel" else folder / model) / f"{name}.csv"
+        return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
     @property
     def fraction(self) -> float:

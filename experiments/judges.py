@@ -23,7 +23,7 @@ from interp import Estimate
 from interp.evaluations import Guard
 from interp.evaluations.dominance import own_minus_others
 from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
-from interp.models.neuron_model import Hook
+from interp.models.as_transformer_lens import Hook
 from interp.results.frames import interval_columns, tidy
 from interp.results.words import NOTHING, Bos
 

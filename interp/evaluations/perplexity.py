@@ -169,7 +169,8 @@ class PerplexityMatrix(Saved):
         if self.beside is None:
             return frame
         rows = self.beside.to_frame().rename(columns={"intervention": "off"}).assign(own=False)
-        return pd.concat([frame.astype({"neurons": "Int64"}), rows[rows["off"] != NOTHING]])
+        edited = rows.loc[rows["off"] != NOTHING]
+        return pd.concat([frame.astype({"neurons": "Int64"}), edited])
 
     def table(self) -> str:
         """For a terminal: increases, half-widths of their intervals, the control, and the test."""

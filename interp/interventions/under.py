@@ -62,7 +62,7 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ..
         for change in given:
             if isinstance(change, Change):
                 change.check(model)
-            elif _is_hook_function(change):
+            elif change is not None and _is_hook_function(change):
                 _check_points(model, name, change[0])
             elif change is not None or isinstance(changes, Sequence):
                 raise ValueError(

@@ -76,12 +76,12 @@ def record_sources(
         positions.append([span.target for span in aligned[0]])
     recorded = record(model, prompts, positions, sites, max_positions)
     unpatched = None if generator is None else recorded.pop().values
-    by_number = dict(zip(run, recorded, strict=True))
+    of_prompts = iter(recorded)
     read = iter(
-        by_number[n]
-        if n in by_number
-        else _read(model, in_order[n], [span.source for span in spans], sites, ids)
-        for n, spans in enumerate(aligned)
+        _read(model, source, [span.source for span in spans], sites, ids)
+        if isinstance(source, Cached)
+        else next(of_prompts)
+        for source, spans in zip(in_order, aligned, strict=True)
     )
     by_source = [[next(read) for _ in group] for group in opened]
     values = [_mean([row.values for row in rows]) for rows in by_source]
@@ -128,7 +128,9 @@ def _read(
     """What a cache holds at these positions, as if its prompt had been run."""
     taken = _AtPositions(model, sites, spans)
     cached.replay(taken, cached.batch(sites))
-    values = {site: [torch.stack(layers) for layers in rows] for site, rows in taken.values.items()}
+    values: dict[Kind, list[Tensor]] = {
+        site: [torch.stack(layers) for layers in rows] for site, rows in taken.values.items()
+    }
     return Recorded(values, _logits(model, cached, target))
 
 

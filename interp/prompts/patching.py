@@ -44,7 +44,7 @@ from interp.results.bars import tqdm
 from interp.results.words import Bos, Layers
 from interp.text.tokens import Prompt, prompt_ids
 
-Part = Site | Bool[Tensor, "layer neuron"] | Mapping[Site, Bool[Tensor, "layer _"]]
+Part = Site | Bool[Tensor, "layer neuron"] | Units
 """All units of a site, such as "resid_post"; neurons of the MLP, such as `selection["de"]`, or
 `~selection["de"]` for all others; or units of several sites, such as `selection.units("de")`."""
 
@@ -216,9 +216,11 @@ def _swept(
 
 def _units(model: NeuronModel, parts: Parts, generator: torch.Generator | None) -> dict[str, Units]:
     """Every part as masks, and random units to compare with every part that is a set of units."""
-    named: Mapping[str, Any] = {"neurons": parts} if isinstance(parts, Tensor) else parts
+    named: Mapping[str, Any]
     if isinstance(parts, str):
         named = {parts: parts}
+    else:
+        named = {"neurons": parts} if isinstance(parts, Tensor) else parts
     if not named:
         raise ValueError("There is nothing to patch: name a site or a part.")
     units: dict[str, Units] = {}
@@ -288,8 +290,8 @@ def _values(
     logits: Float[Tensor, "row vocab"], measured: Measured
 ) -> Float64[Tensor, "row answer"]:
     """The log probability that the next token is any of an answer's tokens, or the metric."""
-    if any(not callable(answer) for answer in measured.values()):
-        by_token = logits.double().cpu().log_softmax(dim=-1)
+    of_tokens = any(not callable(answer) for answer in measured.values())
+    by_token = logits.double().cpu().log_softmax(dim=-1) if of_tokens else logits[:0]
     columns = [
         measure(answer, logits, name).double().cpu()
         if callable(answer)
