@@ -84,7 +84,7 @@ def ranged(numbers: Sequence[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def number_texts(values: Sequence[float]) -> list[str]:
+def number_texts(values: Sequence[float | int]) -> list[str]:
     """Numbers of one column; the largest has three or four significant digits. NaN: blank."""
     known = [abs(value) for value in values if math.isfinite(value)]
     largest = max(known, default=0.0)
@@ -121,7 +121,7 @@ def table_cells(table: Columns, note: str = "", most_rows: int = 10) -> Cells:
 
 def layer_cells(
     names: Sequence[Sequence[str]],
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[float | int]],
     note: str,
     headings: Sequence[str] = ("",),
     layers: Sequence[int] | None = None,
