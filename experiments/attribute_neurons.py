@@ -77,7 +77,7 @@ PRESETS = {
         "More prompts, and every neuron with nonzero output: 6 minutes on 2 cores.",
         differences={"n_prompts": 20, "n_neurons": None},
     ),
-    "gemma": gemma.preset(20, gemma.EXACT, n_prompts=6, n_neurons=500),
+    "gemma": gemma.preset(n_prompts=6, n_neurons=500),
     "paper": papers.preset(
         replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
         f"mLAMA in 9 languages ({papers.FACTS}, made by python -m experiments.paper_tasks)",

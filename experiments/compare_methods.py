@@ -96,7 +96,7 @@ PRESETS = {
         "The same with ten times the text to judge on: an hour.",
         differences={"read": 6000, "n_texts": 40, "guard_texts": 400},
     ),
-    "gemma": gemma.preset(40, neurons=100, read=1016, strength=1.0, n_texts=10, max_new_tokens=32),
+    "gemma": gemma.preset(neurons=100, read=1016, strength=1.0, n_texts=10, max_new_tokens=32),
     "paper": papers.preset(
         replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000),
         "PAWS-X in 6 languages, one neuron in a hundred for each",

@@ -65,7 +65,7 @@ PRESETS = {
         {"fractions": (0.03,), "n_draws": 1, "n_texts": 3, "max_new_tokens": 16},
     ),
     "babel": Preset("The shipped model on its parallel sentences: 10 minutes of one core."),
-    "gemma": gemma.preset(15, fractions=(0.003, 0.01, 0.03), tried=0.01, n_draws=1, n_texts=8),
+    "gemma": gemma.preset(fractions=(0.003, 0.01, 0.03), tried=0.01, n_draws=1, n_texts=8),
     "paper": papers.preset(
         papers.TANG,
         "Wikipedia, 100 million tokens in each of 7 languages",

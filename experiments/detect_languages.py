@@ -52,7 +52,7 @@ PRESETS = {
         {"sizes": (40,)},
     ),
     "babel": Preset("The shipped model: 2 minutes on one core."),
-    "gemma": gemma.preset(5, sizes=(1120, 2000)),
+    "gemma": gemma.preset(sizes=(1120, 2000)),
     "paper": papers.preset(
         papers.KOJIMA, "500 sentences of PAWS-X in each of 6 languages", 6 * 500 * 30, sizes=(2000,)
     ),

@@ -67,7 +67,7 @@ PRESETS = {
         {"n_facts": 30, "n_draws": 1},
     ),
     "babel": Preset("The shipped model, its six languages."),
-    "gemma": gemma.preset(10, fraction=0.01),
+    "gemma": gemma.preset(fraction=0.01),
     "paper": papers.preset(
         replace(papers.TANG, languages=LANGUAGES, tokens=10_000_000),
         f"mLAMA in 6 languages ({papers.FACTS}, made by python -m experiments.paper_tasks), "

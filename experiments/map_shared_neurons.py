@@ -103,7 +103,7 @@ PRESETS = {
     "thorough": Preset(
         "The same with twice as many items: 6 minutes on 2 cores.", differences={"n_prompts": 60}
     ),
-    "gemma": gemma.preset(30, gemma.EXACT, n_prompts=20),
+    "gemma": gemma.preset(n_prompts=20),
     "paper": papers.preset(
         papers.WANG,
         f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "

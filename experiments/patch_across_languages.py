@@ -87,7 +87,7 @@ PRESETS = {
     "thorough": Preset(
         "The same with five times as many questions.", differences={"n_told": 60, "n_held_out": 24}
     ),
-    "gemma": gemma.preset(20, fraction=0.01, n_told=8, n_held_out=0),
+    "gemma": gemma.preset(fraction=0.01, n_told=8, n_held_out=0),
     "paper": papers.preset(
         replace(
             papers.TANG, model="mistralai/Mistral-7B-v0.1", languages=LANGUAGES, tokens=10_000_000

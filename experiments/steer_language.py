@@ -117,7 +117,6 @@ PRESETS = {
         },
     ),
     "gemma": gemma.preset(
-        30,
         fractions=(0.01,),
         units=(1120, 11_200),
         strengths=(1.0, 2.0, 4.0),

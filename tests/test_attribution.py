@@ -570,10 +570,9 @@ def test_tokens_may_come_as_to_tokens_gives_them(open_model):
     row = torch.tensor([[BOS, *model.encode(PROMPT)]])
     expected = integrated_gradients(model, row[0].tolist(), 9, 2)
     assert torch.equal(integrated_gradients(model, row, 9, 2).values, expected.values)
-    two = row.repeat(2, 1)
-    unchecked = getattr(integrated_gradients, "__wrapped__", integrated_gradients)
+    unchecked = getattr(prompt_ids, "__wrapped__", prompt_ids)
     with pytest.raises(ValueError, match=r"shape \[2, \d+\] are not one prompt: give a row"):
-        unchecked(model, two, 9, 2)
+        unchecked(model, row.repeat(2, 1))
 
 
 def test_what_makes_no_path_is_refused(open_model):

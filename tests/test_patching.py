@@ -309,7 +309,6 @@ def test_a_cache_and_a_metric_give_every_cell_of_transformer_lens(open_model, na
     cache = cache_of(model, clean)
     sweeps: dict[str, Any] = {
         "resid_pre": peer.get_act_patch_resid_pre,
-        "resid_mid": peer.get_act_patch_resid_mid,
         "attn_out": peer.get_act_patch_attn_out,
         "mlp_out": peer.get_act_patch_mlp_out,
     }
@@ -467,7 +466,7 @@ def test_the_heat_map_has_the_tokens_on_its_axis(open_model):
     assert len(set(found.spans)) > 2
     ax = interp.plots.patching(found.to_frame())
     assert [label.get_text() for label in ax.get_yticklabels()] == list(found.spans)
-    assert ax.get_title() == "Change in the metric"
+    assert ax.get_title(loc="left") == "Change in the metric"
     shown = ax.collections[0].get_array()
     expected = rearrange(found.value[0, 0, ..., 0] - found.unpatched, "layer span -> span layer")
     assert torch.tensor(shown.data).reshape(expected.shape).allclose(expected)

@@ -52,8 +52,8 @@ from tests import tiny_models
 
 CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
-NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Contents", "InMemory", "Pass"}
-NO_RESULTS |= {"Picture", "PatchSource", "TableKind"}
+NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Condition", "Contents", "InMemory", "Pass"}
+NO_RESULTS |= {"Picture", "PatchSource", "RecordedSources", "TableKind"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -649,7 +649,7 @@ def test_a_large_result_is_a_small_table():
     codes = tuple(f"{EVIL}{number}" for number in range(60))
     wide = interp.NeuronSelection(torch.ones(60, 126, 10, dtype=torch.bool), codes)
     patched = interp.prompts.PatchingResult(
-        log_probability=-real(5, 3, 126, 7, 4),
+        value=-real(5, 3, 126, 7, 4),
         top=whole(5, 3, 126, 7),
         unpatched=-real(4),
         own=-real(5, 4),

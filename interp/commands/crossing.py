@@ -42,19 +42,19 @@ class Patch:
     """The prompt that they are patched into."""
 
     choice: ModelChoice
-    """The model; heads, attn_out and resid_mid need --attention hooked."""
+    """The model; heads and attn_out need --attention hooked."""
 
     answers: tuple[str, ...]
     """Possible next words, with their leading spaces.
 
     Only the first token of each counts."""
 
-    part: Literal[
-        "resid_post", "resid_mid", "resid_pre", "mlp_out", "attn_out", "heads", "neurons"
-    ] = "resid_post"
-    """resid_post, resid_mid, resid_pre: the residual stream after, within or before a layer;
-    mlp_out, attn_out: the output of the MLP or of attention; heads: each head; neurons: those of
-    --language in --neurons, and as many random ones."""
+    part: Literal["resid_post", "resid_pre", "mlp_out", "attn_out", "heads", "neurons"] = (
+        "resid_post"
+    )
+    """resid_post, resid_pre: the residual stream after or before a layer; mlp_out, attn_out: the
+    output of the MLP or of attention; heads: each head; neurons: those of --language in --neurons,
+    and as many random ones."""
 
     layers: Layers = "each"
     """each: one layer; from: it and all later ones; all."""

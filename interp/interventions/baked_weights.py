@@ -189,7 +189,7 @@ class _Weights:
                 "z is a mixture of values that no weight writes: edit v or attn_out, or use "
                 "intervene."
             )
-        if site in ("resid_pre", "resid_mid", "resid_post"):
+        if site in ("resid_pre", "resid_post"):
             raise ValueError(
                 f"{site} is a sum over layers that no single weight writes: edit what a layer adds "
                 "(mlp_out, attn_out), or use intervene."

@@ -36,8 +36,7 @@ Site = Kind | Literal["act"]
 q, k, v, pre and pre_linear are outputs of linear layers, bias included, before any norm or
 rotation. z is the heads' outputs, before attention's output projection. attn_out and mlp_out are
 what is added to the residual stream: the result of the output projection, on Gemma-2 and 3 after
-one more norm. resid_mid is the residual stream between attention and MLP, where one follows the
-other.
+one more norm.
 """
 
 Values = Float[Tensor, "layer unit"]

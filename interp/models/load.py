@@ -3,6 +3,7 @@
 Only this file imports TransformerLens.
 """
 
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +114,21 @@ def _load(
     bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     stored = "as a GGUF file is converted" if facts else "as stored"
     why = stored if dtype is None else "as requested"
+    why += "; slow: this CPU has no instructions for it" if _is_emulated(model) else ""
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
     return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+
+
+def _is_emulated(model: Any) -> bool:
+    """Whether the model computes in bfloat16 on a CPU without AMX and AVX-512 BF16.
+
+    There it takes a hundred times as long as in float32.
+    """
+    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:

@@ -26,7 +26,7 @@ from interp.models.sites import hook_name
 from interp.results.words import Attention, Kind
 
 _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
-_HOOKED_ONLY = ("q", "k", "v", "z", "attn_out", "resid_mid")
+_HOOKED_ONLY = ("q", "k", "v", "z", "attn_out")
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
 

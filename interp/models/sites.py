@@ -6,7 +6,6 @@ HOOKS: dict[str, str] = {
     "post": "mlp.hook_post",
     "mlp_out": "hook_mlp_out",
     "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "q": "attn.hook_q",
     "k": "attn.hook_k",

@@ -17,7 +17,6 @@ Kind = Literal[
     "post",
     "mlp_out",
     "resid_pre",
-    "resid_mid",
     "resid_post",
     "q",
     "k",
