@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,9 @@ def run(config: Config, study: str, of_text: bool) -> int:
 
 def main(config: Config) -> None:
     configs = with_preset(config)
-    plan = {"models": identities(configs), "text": config.text}
+    # Of all studies, so that some of them can be run again in the same folder.
+    models = identities(with_preset(replace(config, studies=STUDIES)))
+    plan = {"models": models, "text": config.text}
     begin(config.out / config.preset, plan)
     unfinished = {
         name: study
