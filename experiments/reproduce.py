@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,9 @@ def run(config: Config, study: str) -> int:
 def main(config: Config) -> None:
     configs = with_preset(config)
     read = {name: str(folder) for name, folder in vars(config.data).items() if folder}
-    plan = {"models": identities(configs), "data": read}
+    # Of all studies, so that some of them can be run again in the same folder.
+    models = identities(with_preset(replace(config, studies=STUDIES)))
+    plan = {"models": models, "data": read}
     begin(config.out / config.preset, plan)
     unfinished = {
         name: study
