@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from experiments import reproduce
+from experiments.gemma import Data
 from experiments.reproduce import STUDIES, Config, main, with_preset
 
 PLANTED = "recover_planted"
+OTHER = Data(text=Path("a/folder"))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_finished_studies_are_skipped_and_failed_ones_are_not(
     commands: list[list[str]], tmp_path: Path
 ) -> None:
     studies = (PLANTED, "steer_language", "lens_by_language")
-    config = Config(studies=studies, preset="tiny", text="a/folder", out=tmp_path)
+    config = Config(studies=studies, preset="tiny", data=OTHER, out=tmp_path)
     with pytest.raises(SystemExit, match=r"1 studies failed: read \S+/tiny/steer_language.log"):
         main(config)
     text = ["--study.text", "a/folder"]
@@ -55,12 +57,12 @@ def test_finished_studies_are_skipped_and_failed_ones_are_not(
         main(config)
     assert [name for name, *_ in commands] == ["experiments.steer_language"]
     del commands[:]
-    main(Config(studies=(PLANTED,), preset="tiny", text="a/folder", out=tmp_path))
+    main(Config(studies=(PLANTED,), preset="tiny", data=OTHER, out=tmp_path))
     assert commands == [["experiments.report", "tiny"]]
 
 
 def test_another_text_is_refused(commands: list[list[str]], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"studies": ("lens_by_language",), "preset": "tiny", "out": tmp_path}
     main(Config(**settings))
-    with pytest.raises(ValueError, match="was started with another text"):
-        main(Config(text="a/folder", **settings))
+    with pytest.raises(ValueError, match="was started with another data"):
+        main(Config(data=OTHER, **settings))
