@@ -161,7 +161,7 @@ def writing(models: Models, amount: Amount) -> Variants:
     def ours(edited: bool) -> Callable[[], None]:
         def run() -> None:
             with intervene(models.native, off, deactivate) if edited else nullcontext():
-                models.native.generate(ids, mask, **settings)
+                models.native.continuations(ids, mask, **settings)
 
         return run
 

@@ -76,8 +76,8 @@ def doors() -> dict[str, tuple[Any, str]]:
     found = {}
     for name, function in functions().items():
         for parameter, hint in typing.get_type_hints(inspect.unwrap(function)).items():
-            allowed = {hint, *typing.get_args(hint)}
-            if parameter != "return" and allowed & {NeuronModel, BareModel}:
+            allowed = [hint, *typing.get_args(hint)]
+            if parameter != "return" and (NeuronModel in allowed or BareModel in allowed):
                 found[name] = (function, parameter)
     return found
 

@@ -147,7 +147,7 @@ def test_the_random_state_of_the_program_is_left_alone(llama: NeuronModel):
 def test_at_temperature_zero_the_likeliest_token_is_taken(llama: NeuronModel):
     written = write(llama, ["the dog"], n=3, temperature=0.0)
     ids = torch.tensor([[BOS, *llama.encode("the dog")]])
-    greedy = llama.generate(ids, torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    greedy = llama.continuations(ids, torch.ones_like(ids), max_new_tokens=12)
     new = greedy[0, ids.shape[1] :].tolist()
     ended = EOS in new
     assert written.ended == (ended,) * 3

