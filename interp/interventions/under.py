@@ -59,7 +59,7 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ..
     named = {}
     for name, changes in under.items():
         several = isinstance(changes, Sequence) and not isinstance(changes, str)
-        given = listed_changes(changes) if several else [changes]
+        given = list(changes) if several and not _is_hook_function(changes) else [changes]
         for change in given:
             if isinstance(change, Change):
                 change.check(model)

@@ -326,7 +326,7 @@ def read_out(
     return torch.cat(logits)
 
 
-def token_languages(corpora: Corpora, model: NeuronModel) -> Float64[Tensor, "language vocab"]:
+def token_languages(corpora: Corpora, model: AnyModel) -> Float64[Tensor, "language vocab"]:
     """How each token's frequency divides among languages.
 
     A token's frequency in one language over the sum of its frequencies in all. One: it occurs in
@@ -336,6 +336,7 @@ def token_languages(corpora: Corpora, model: NeuronModel) -> Float64[Tensor, "la
     >>> interp.prompts.token_languages(text, model).shape
     torch.Size([3, 16384])
     """
+    model = as_model(model)
     counts = torch.zeros(len(corpora.languages), model.n_vocab, dtype=torch.int64)
     for row, code in enumerate(corpora.languages):
         rows = corpora.rows[code]
@@ -356,7 +357,7 @@ def languages_of(
 
 
 def promoted_languages(
-    model: NeuronModel,
+    model: AnyModel,
     selection: NeuronSelection,
     shares: Float64[Tensor, "language vocab"],
     moments: ActivationMoments | None = None,
@@ -378,6 +379,7 @@ def promoted_languages(
     >>> interp.prompts.promoted_languages(model, neurons, shares).shape
     torch.Size([3, 6, 3])
     """
+    model = as_model(model)
     selection = selection.neurons()
     selection.check_model(model)
     by_owner = torch.full(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
+from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import Bos
 from interp.text.corpora import TextModel
@@ -15,7 +16,7 @@ Prompt = str | Sequence[int] | Int[Tensor, "_"] | Int[Tensor, "1 _"]
 """Text; or token ids, to which nothing is added."""
 
 
-def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[int]:
+def prompt_ids(model: AnyModel, prompt: Prompt, bos: Bos = "auto") -> list[int]:
     """The tokens of a prompt; `bos` says what is put before text, and changes no token ids.
 
     Refuses an empty prompt, one longer than the model's limit, and ids outside its vocabulary.
@@ -25,6 +26,7 @@ def prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos = "auto") -> list[in
     >>> interp.text.prompt_ids(model, "Guten Morgen", "document")[0] == model.bos_id
     True
     """
+    model = as_model(model)
     if isinstance(prompt, str):
         text = model.encode(prompt)
         ids = [*beginning(model, bos), *text] if text else []
