@@ -552,7 +552,9 @@ def test_hook_functions_cannot_be_resumed_and_say_so(open_model: Any, tmp_path: 
     under = {NOTHING: None, "mine": zeroed(model, torch.arange(3))}
     calls = (
         lambda: losses_under(model, blocks(model), under, out=tmp_path / "a", progress=False),
-        lambda: generate_texts(model, ["a"], 1, under, out=tmp_path / "b", progress=False),
+        lambda: generate_texts(
+            model, ["a"], 1, under, max_new_tokens=4, out=tmp_path / "b", progress=False
+        ),
     )
     for call in calls:
         with pytest.raises(ValueError, match=r"'mine' holds a hook function.*cannot be resumed"):

@@ -58,8 +58,9 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ..
         )
     named = {}
     for name, changes in under.items():
-        several = isinstance(changes, Sequence) and not isinstance(changes, str)
-        given = list(changes) if several and not _is_hook_function(changes) else [changes]
+        several: Any = changes
+        alone = not isinstance(changes, Sequence) or isinstance(changes, str)
+        given = [several] if alone or _is_hook_function(changes) else list(several)
         for change in given:
             if isinstance(change, Change):
                 change.check(model)
