@@ -155,24 +155,12 @@ pd.DataFrame(rows).nlargest(8, "gate").round(2)
 # %% [markdown]
 # ## Which language suffers when they are off?
 #
-# A neuron is off if its output, `hook_post`, is zero. These are plain TransformerLens hooks, on
-# sentences that the neurons were not selected on. The control switches off as many random neurons
-# of the same layers.
+# A neuron is off if its output, `hook_post`, is zero. A change gives itself as hooks for
+# `run_with_hooks`, here on sentences that the neurons were not selected on. The control switches
+# off as many random neurons of the same layers.
 
 
 # %%
-def switch_off(mask):
-    """Hooks that set the outputs of these neurons to zero."""
-    return [
-        (
-            f"blocks.{layer}.mlp.hook_post",
-            lambda output, hook, off=off: output.masked_fill(off, 0.0),
-        )
-        for layer, off in enumerate(mask)
-        if off.any()
-    ]
-
-
 def loss(texts, hooks=()):
     """Nats per token."""
     tokens = model.to_tokens(texts)
@@ -182,20 +170,22 @@ def loss(texts, hooks=()):
     return cross_entropy(logits[mask], tokens[:, 1:][mask]).item()
 
 
-def rises(mask):
-    """Rise of each language's loss with these neurons off."""
-    hooks = switch_off(mask)
+def rises(change):
+    """Rise of each language's loss under a change."""
+    hooks = change.hooks(model)
     return {code: loss(texts, hooks) - before[code] for code, texts in held_out.items()}
 
 
 held_out = {code: texts[48:] for code, texts in sentences.items()}
 before = {code: loss(texts) for code, texts in held_out.items()}
-matrix = pd.DataFrame({code: rises(neurons[code]) for code in languages}).T
+matrix = pd.DataFrame(
+    {code: rises(neurons.change(code, interp.deactivate)) for code in languages}
+).T
 matrix.rename_axis(index="off", columns="read").round(3)
 
 # %%
 drawn = neurons.random_like(torch.Generator().manual_seed(0), exclude=neurons.union())
-control = pd.DataFrame({code: rises(drawn[code]) for code in languages}).T
+control = pd.DataFrame({code: rises(drawn.change(code, interp.deactivate)) for code in languages}).T
 control.rename_axis(index="off, random", columns="read").round(3)
 
 # %% [markdown]
@@ -238,7 +228,7 @@ sharing.round(3)
 # %%
 row = next(n for n, name in enumerate(prompts.ids) if "day_after:tuesday" in name)
 prompt, answer = prompts.texts["de"][row], " Mittwoch"
-reasons = interp.integrated_gradients(named, model.to_tokens(prompt)[0].tolist(), answer)
+reasons = interp.integrated_gradients(model, model.to_tokens(prompt), answer)
 print(prompt, answer)
 reasons
 

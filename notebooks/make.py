@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__))
-GALLERY: tuple[str, ...] = ()
+GALLERY: tuple[str, ...] = ("00_from_a_cache",)
 """The notebooks that are stored with the outputs of their cells."""
 
 
