@@ -18,6 +18,8 @@
 
 # %%
 # %matplotlib inline
+import warnings
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -41,7 +43,7 @@ facts = [
     interp.read_task("babel", code).where(lambda item: item.id.startswith("fact_completion"))
     for code in languages
 ]
-rows = interp.text.prompt_rows(interp.text.prompts_of(facts), model)
+rows = interp.text.prompt_rows(interp.text.prompts_of(facts), model, bos="document")
 signs = interp.collect(model, rows, keep=interp.Keep(signs="gate"), progress=False).signs
 shared = interp.sharing_profile(signs, generator, n_draws=5)
 ax = interp.plots.sharing(shared.to_frame())
@@ -102,11 +104,13 @@ pd.DataFrame(off).describe().loc[["count", "mean", "std", "min", "max"]].round(4
 #
 # That was one prompt. Over the days of the week in all six languages: the contributions of each
 # category, added up by layer. Categories differ much in size, so the table divides by the number of
-# neurons.
+# neurons. With 20 steps the sums of a few prompts are off by more than a tenth of the largest
+# change, which a warning says once for each; more steps bring them closer.
 
 # %%
 days = [task.where(lambda item: "/day_" in item.id) for task in facts]
-sums = interp.evaluations.attribute_categories(model, days, steps=10, progress=False)
+with warnings.catch_warnings(action="ignore"):
+    sums = interp.evaluations.attribute_categories(model, days, bos="document", progress=False)
 table = sums.to_frame()
 ax = interp.plots.attribution_sums(table)
 
@@ -123,7 +127,7 @@ by_kind.round(4)
 
 # %%
 off = interp.evaluations.ablate_categories(
-    model, days, generator, tokens="last", n_draws=2, progress=False
+    model, days, generator, tokens="last", n_draws=2, bos="document", progress=False
 )
 lost = off.to_frame().query("language == 'all'")
 columns = ["off", "size", "probability", "probability_drop", "probability_excess"]
