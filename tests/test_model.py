@@ -544,6 +544,46 @@ class TestLoading:
         monkeypatch.setattr(loading, "__file__", str(tmp_path / "models" / "load.py"))
         assert loading.load("babel").name == "babel"
 
+    @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+    @pytest.mark.parametrize("emulated", [True, False])
+    def test_bfloat16_becomes_float32_only_where_it_is_emulated(
+        self,
+        stored: torch.dtype,
+        emulated: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        checkpoint: Any,
+    ) -> None:
+        from interp.models import load as loading
+
+        saved = transformers.AutoModelForCausalLM.from_pretrained(checkpoint("llama"), dtype=stored)
+        saved.save_pretrained(tmp_path)
+        tiny_models.tokenizer().save_pretrained(tmp_path)
+        monkeypatch.setattr(loading, "_emulates_bfloat16", lambda device: emulated)
+        model, widened = loading.load(tmp_path), emulated and stored == torch.bfloat16
+        assert model.dtype == (torch.float32 if widened else stored)
+        why = "stored in bfloat16, for which this CPU has no instructions"
+        assert model.precision.endswith(why if widened else "as stored")
+        for name, parameter in saved.named_parameters():
+            assert parameter.to(model.dtype).equal(model._parameters[name])
+        asked = loading.load(tmp_path, dtype=torch.bfloat16)
+        assert asked.dtype == torch.bfloat16
+        assert asked.precision.endswith("no instructions for it" if emulated else "as requested")
+
+    @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
+    @pytest.mark.parametrize("has", [(False, False), (True, False), (False, True)])
+    def test_bfloat16_is_emulated_on_x86_without_both_extensions(
+        self, machine: str, has: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from interp.models import load as loading
+
+        monkeypatch.setattr(loading.platform, "machine", lambda: machine)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has[0])
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has[1])
+        expected = machine != "aarch64" and not any(has)
+        assert loading._emulates_bfloat16(torch.device("cpu")) is expected
+        assert not loading._emulates_bfloat16(torch.device("cuda"))
+
     def test_a_device_map_is_passed_on(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
         from interp.models.doctor import doctor
         from interp.models.load import load

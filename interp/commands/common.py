@@ -24,10 +24,11 @@ class ModelChoice:
     attention: Attention = "native"
     """native: faster; hooked: exposes q, k, v, heads."""
 
-    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
-    """Weights as stored, float32, bfloat16 or float16.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto, float32, bfloat16 or float16.
 
-    Firing counts differ by a token or so between dtypes."""
+    auto: as stored, but float32 for bfloat16 on a CPU without instructions for it. Firing counts
+    differ by a token or so between dtypes."""
 
     device: str | None = None
     """cpu, cuda, cuda:1, mps; by default a GPU if available."""
@@ -47,10 +48,10 @@ class ModelChoice:
 
 
 def torch_dtype(name: str) -> "torch.dtype | None":
-    """The torch dtype of this name; None for "stored"."""
+    """The torch dtype of this name; None for "auto" and "stored"."""
     import torch
 
-    return None if name == "stored" else getattr(torch, name)
+    return None if name in ("auto", "stored") else getattr(torch, name)
 
 
 def seeded(seed: int) -> "torch.Generator":

@@ -48,8 +48,9 @@ def load(
 
     `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, but no
     sites inside attention. "hooked" has those too but is slower, especially on long texts. `dtype`
-    None: as stored; the model and its results say which, and why. 16 bits are several times as fast
-    on many CPUs, and there rounding decides the sign of about 2 gates in 1,000. `device` None: the
+    None: as stored, or float32 for bfloat16 on a CPU without instructions for it, which is a
+    hundred times as slow in it; the model and its results say which, and why. Where 16 bits are
+    fast, rounding still decides the sign of about 2 gates in 1,000. `device` None: the
     GPU if there is one. `options` go to `from_pretrained`, such as `revision`,
     `quantization_config`, or `device_map` to spread a model over devices. Code that comes with a
     model runs only with `trust_remote_code=True`. A GGUF file is converted to a checkpoint in
@@ -79,7 +80,14 @@ def _load(
 ) -> NeuronModel:
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
-    refuse_experts(name, _read_config(name, source, **source_options))  # before gigabytes are read
+    config = _read_config(name, source, **source_options)
+    refuse_experts(name, config)  # before gigabytes are read
+    placed = bool({"device_map", "quantization_config"} & options.keys())  # by transformers
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    emulated = not placed and _emulates_bfloat16(device)
+    why = "as requested" if dtype else "as a GGUF file is converted" if facts else "as stored"
+    if dtype is None and emulated and config.get_text_config().dtype == torch.bfloat16:
+        dtype, why = torch.float32, "stored in bfloat16, for which this CPU has no instructions"
     if attention == "hooked":
         options["attn_implementation"] = "eager"  # fused attention never forms its scores
     tokenizer = _read_tokenizer(name, source, source_options)
@@ -103,8 +111,8 @@ def _load(
             f"{name} lacks {len(missing)} of the weights in its config.json, such as {missing[0]}, "
             "which transformers would fill with random numbers: copy the whole checkpoint again."
         )
-    if not {"device_map", "quantization_config"} & options.keys():
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not placed:
+        model.to(device)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = _bridge(model, name, attention)
     bridge.requires_grad_(False)
@@ -112,21 +120,18 @@ def _load(
     bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
     bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
-    stored = "as a GGUF file is converted" if facts else "as stored"
-    why = stored if dtype is None else "as requested"
-    why += "; slow: this CPU has no instructions for it" if _is_emulated(model) else ""
+    if emulated and model.dtype == torch.bfloat16:
+        why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
     return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts, precision)
 
 
-def _is_emulated(model: Any) -> bool:
-    """Whether the model computes in bfloat16 on a CPU without AMX and AVX-512 BF16.
+def _emulates_bfloat16(device: torch.device) -> bool:
+    """Whether the device is a CPU without AMX and AVX-512 BF16.
 
-    There it takes a hundred times as long as in float32.
+    There bfloat16 takes a hundred times as long as float32.
     """
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
-        return False
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
