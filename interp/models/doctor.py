@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -112,9 +113,15 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
             ),
             post: lambda: _post(model, recorded),
             "mlp_out is post times w_out": lambda: _mlp_out(model, recorded),
+            "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
             "an edit at post equals one made without hooks": lambda: _edits(model, ids, clean),
+            "an edit at any site moves the logits": lambda: _every_site(model, ids),
+            "a neuron changed in the weights changes at its hooks": lambda: _planted(model, ids),
             "hooks see the same without the unembedding": lambda: _body(model, recorded, ids),
+            "a cache holds what hooks see": lambda: _cache(model, recorded, ids),
             "right padding changes nothing": lambda: _padding(model, ids, recorded, clean),
+            "a text is read alike alone and in a batch": lambda: _batches(model, ids, clean),
+            "generation continues as the text is read": lambda: _cached(model, ids),
             "edits apply during generation": lambda: _generation(model, ids),
             "the model is unchanged afterwards": lambda: _unchanged(model, ids, clean),
         }
@@ -152,16 +159,37 @@ def _post(model: NeuronModel, recorded: Recorded) -> Answer:
 
 
 def _mlp_out(model: NeuronModel, recorded: Recorded) -> Answer:
-    """Includes the bias, and the norm that Gemma-2 and Gemma-3 apply afterwards."""
+    """Includes the bias, the norm that Gemma-2 and Gemma-3 apply, and the factor of Granite."""
 
     def expected(layer: int) -> Tensor:
         block = model.bridge.blocks[layer]
         bias, norm = block.mlp.b_out, getattr(block, "ln2_post", None)
         output = recorded["post", layer][0] @ model.w_out(layer) + (0.0 if bias is None else bias)
-        return output if norm is None else norm(output)
+        output = output if norm is None else norm(output)
+        return output * getattr(block, "residual_contribution_scale", 1.0)
 
     layers = _complete(model, recorded)
     return _agree(model, [(recorded["mlp_out", layer][0], expected(layer)) for layer in layers])
+
+
+def _fires(model: NeuronModel, recorded: Recorded) -> Answer:
+    """On the gates of the two texts, and on a grid. xIELU, in Apertus, is positive again for very
+    negative gates, so there a neuron that fires by its gate is not one that is active."""
+    grid = torch.linspace(-30, 30, 1201, device=model.layer_device(0), dtype=model.dtype)
+    differ, seen = 0, 0
+    for layer in _complete(model, recorded):
+        gates = recorded["pre", layer][0]
+        differ += int(((model.act(layer, gates) > 0) != (gates > 0)).sum())
+        seen += gates.numel()
+    active = model.act(0, grid)
+    # Very negative gates may round to zero, which is not positive either.
+    wrong = grid[((active > 0) != (grid > 0)) & (grid != 0)]
+    if not differ and not len(wrong):
+        return True, f"{seen:,} gates"
+    return False, (
+        f"the activation of {differ / seen:.1%} of gates has another sign than the gate, as at "
+        f'{wrong[0].item() if len(wrong) else 0:.1f}: count with fires_by="activation"'
+    )
 
 
 def _edits(
@@ -183,6 +211,73 @@ def _edits(
     return True, f"within {worst:.1e}"
 
 
+def _every_site(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """Each row of a batch has zeros at one site; all rows are the same text."""
+    sites = [(kind, layer) for layer in range(model.n_layers) for kind in _kinds(model)]
+    for chunk in [sites[n : n + 64] for n in range(0, len(sites), 64)]:
+        rows = repeat(ids[0], "pos -> row pos", row=len(chunk) + 1)
+
+        def zero(row: int) -> Callable[[Tensor, Any], Tensor]:
+            def edit(values: Tensor, hook: Any) -> Tensor:
+                index = torch.tensor([row], device=values.device)
+                return values.index_fill(0, index, 0.0)
+
+            return edit
+
+        hooks = [(model.site(layer, kind), zero(row)) for row, (kind, layer) in enumerate(chunk)]
+        with model.hooks(hooks):
+            logits = model.logits(rows)
+        for row, (kind, layer) in enumerate(chunk):
+            if _difference(logits[row], logits[-1]) < 1e-6:
+                return False, f"zeros at {model.site(layer, kind)} change no logit"
+    return True, f"{len(sites)} sites"
+
+
+def _planted(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """Half of a layer's neurons read the opposite, then write twice as much, in the weights."""
+    worst, half = 0.0, _half(model)
+    for layer in {0, model.n_layers - 1}:
+        reads = model.w_gate(layer)
+        reads = model.w_in(layer) if reads is None else reads
+        mlp = model.bridge.blocks[layer].mlp
+        bias = getattr(mlp, "b_gate" if model.gated else "b_in", None)
+        before = _pre(model, layer, ids)[..., half]
+        with _changed(reads, lambda weight: weight.index_copy(1, half, -weight[:, half])):
+            after = _pre(model, layer, ids)[..., half]
+        twice = 0.0 if bias is None else 2 * bias[half]
+        worst = max(worst, _difference(after - twice, -before))
+
+        def doubled(values: Tensor, hook: Any) -> Tensor:
+            index = half.to(values.device)
+            return values.index_add(-1, index, values.index_select(-1, index))
+
+        writes = model.w_out(layer)
+        with _changed(writes, lambda weight: weight.index_copy(0, half, 2 * weight[half])):
+            reference = model.logits(ids)
+        with model.hooks([(model.site(layer, "post"), doubled)]):
+            worst = max(worst, _difference(model.logits(ids), reference))
+    return worst <= _tolerance(model), f"within {worst:.1e}"
+
+
+def _batches(
+    model: NeuronModel, ids: Int[Tensor, "batch pos"], clean: Float[Tensor, "batch pos vocab"]
+) -> Answer:
+    alone = [(clean[row : row + 1], model.logits(ids[row : row + 1])) for row in range(len(ids))]
+    return _agree(model, alone)
+
+
+def _cached(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """The cache of generation against whole passes over what it wrote."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    written = model.continuations(ids, mask, max_new_tokens=4, min_new_tokens=4)
+    logits = model.logits(written)[:, ids.shape[1] - 1 : -1]
+    chosen = written[:, ids.shape[1] :].to(logits.device)
+    best = logits.max(dim=-1).values
+    behind = (best - logits.gather(-1, rearrange(chosen, "row pos -> row pos 1"))[..., 0]).max()
+    share = (behind / logits.abs().max().clamp(min=1e-6)).item()
+    return share <= _tolerance(model), f"within {share:.1e}"
+
+
 def _body(model: NeuronModel, full: Recorded, ids: Int[Tensor, "batch pos"]) -> Answer:
     with recording(model, _kinds(model), lambda values: values) as body:
         model.body(ids)
@@ -191,6 +286,17 @@ def _body(model: NeuronModel, full: Recorded, ids: Int[Tensor, "batch pos"]) -> 
             return False, f"the hook of {kind} in layer {layer} runs {len(body[kind, layer])} times"
     pairs = [(a, b) for key in full for a, b in zip(full[key], body[key], strict=True)]
     return _agree(model, pairs)
+
+
+def _cache(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """What TransformerLens's `run_with_cache` gives its users."""
+    names = {model.site(layer, kind): (kind, layer) for kind, layer in recorded}
+    _, cache = model.run_with_cache(ids, names_filter=list(names))
+    if missing := [name for name, key in names.items() if recorded[key] and name not in cache]:
+        return False, f"{missing[0]} is not in the cache"
+    return _agree(
+        model, [(recorded[key][0], cache[name]) for name, key in names.items() if recorded[key]]
+    )
 
 
 def _padding(
@@ -279,6 +385,26 @@ def _off_without_hooks(model: NeuronModel, layers: list[int]) -> Iterator[None]:
         yield
 
 
+def _pre(
+    model: NeuronModel, layer: int, ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos neuron"]:
+    """The gates of one layer."""
+    with recording(model, ["pre"], lambda values: values) as recorded:
+        model.logits(ids)
+    return recorded["pre", layer][0]
+
+
+@contextmanager
+def _changed(weight: Tensor, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, a weight of the model has other values."""
+    before = weight.clone()
+    weight.copy_(change(before))
+    try:
+        yield
+    finally:
+        weight.copy_(before)
+
+
 def _complete(model: NeuronModel, recorded: Recorded) -> list[int]:
     """Layers where every hook ran, so that their values can be compared with one another."""
     layers = range(model.n_layers)
@@ -289,9 +415,13 @@ def _agree(model: NeuronModel, pairs: list[tuple[Tensor, Tensor]]) -> Answer:
     """Whether all pairs are equal up to rounding, which is coarse in 16 bits."""
     if not pairs:
         return False, "nothing to compare"
-    tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05
     worst = max(_difference(a, b) for a, b in pairs)
-    return worst <= tolerance, f"within {worst:.1e}"
+    return worst <= _tolerance(model), f"within {worst:.1e}"
+
+
+def _tolerance(model: NeuronModel) -> float:
+    """Of a difference, as a share of the largest value."""
+    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05
 
 
 def _difference(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:

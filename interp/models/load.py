@@ -1,6 +1,6 @@
 """Open a model as a `NeuronModel`, the interface that all other code uses.
 
-Only this file imports TransformerLens.
+Only this file and `plain_adapter` import TransformerLens.
 """
 
 import platform
@@ -16,7 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
@@ -24,6 +29,7 @@ from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.neuron_model import NeuronModel, refuse_experts
+from interp.models.plain_adapter import is_registered, register
 from interp.results.words import Attention
 
 try:
@@ -93,7 +99,7 @@ def _load(
     tokenizer = _read_tokenizer(name, source, source_options)
     try:
         with _delayed_bars():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = class_of(config, name).from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
     except (SafetensorError, UnpicklingError, EOFError) as error:
@@ -124,6 +130,22 @@ def _load(
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
     return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+
+
+def class_of(config: Any, name: str | Path) -> Any:
+    """The class of transformers that opens a model: one for text, or for text and pictures.
+
+    The second kind is given text alone.
+    """
+    remote = getattr(config, "auto_map", {}) or {}  # code that comes with the model
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in kind._model_mapping or kind.__name__ in remote:
+            return kind
+    raise ValueError(
+        f"{name} ({config.model_type}) is no model that continues text: transformers has neither a "
+        "causal language model for it nor one that reads pictures and text. Give a decoder, such as "
+        "Llama, Gemma or Qwen."
+    )
 
 
 def _emulates_bfloat16(device: torch.device) -> bool:
@@ -182,7 +204,7 @@ def outline(
     refuse_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
-        model = AutoModelForCausalLM.from_config(
+        model = class_of(config, name).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
         parameters = dict(model.named_parameters())
@@ -194,14 +216,31 @@ def outline(
 
 def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
     """A TransformerBridge around a Hugging Face model."""
-    implementation = model.config._attn_implementation
-    bridge = build_bridge_from_module(
-        model,
-        type(model).__name__,
-        hf_config=model.config,
-        model_name=str(name),
-        post_adapter_hook=_keep_native_attention if attention == "native" else None,
-    )
+    implementation, architecture = model.config._attn_implementation, type(model).__name__
+
+    def build() -> Any:
+        return build_bridge_from_module(
+            model,
+            architecture,
+            hf_config=model.config,
+            model_name=str(name),
+            post_adapter_hook=_keep_native_attention if attention == "native" else None,
+        )
+
+    try:
+        if is_registered(architecture):  # from the modules of another model
+            register(model, architecture)
+        bridge = build()
+    except ValueError as error:
+        if "Unsupported architecture" not in str(error):
+            raise
+        register(model, architecture)
+        bridge = build()
+    if attention == "hooked" and is_registered(architecture):
+        raise ValueError(
+            f"TransformerLens has no adapter for {architecture}, so nothing inside its attention has "
+            'a name: load it with attention="native".'
+        )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
     _pass_cache_to_attention(bridge)
@@ -236,11 +275,17 @@ def _keep_native_attention(adapter: Any) -> None:
     The full bridge recomputes attention in Python to expose its internals. The structure changed
     here is undocumented, hence the tests on every architecture.
     """
+    # Asked for, attention weights make Falcon's attention see later tokens.
+    adapter.supports_hf_output_attentions = False
     blocks = adapter.component_mapping.get("blocks")
     if blocks is None or "mlp" not in blocks.submodules:
         return  # NeuronModel refuses it with a clear message
-    last = blocks.hook_aliases["hook_mlp_out"].split(".")[0]  # Gemma-2 and 3 norm the MLP's output
-    for part in set(blocks.submodules) - {"mlp", last}:
+    # Gemma-2 and 3 norm the MLP's output, in OLMo-hybrid some layers do; Granite scales it, at a
+    # hook of the block itself.
+    outputs = blocks.hook_aliases.get("hook_mlp_out", "mlp.hook_out")
+    outputs = [outputs] if isinstance(outputs, str) else outputs
+    kept = {"mlp", *(target.split(".")[0] for target in outputs)}
+    for part in set(blocks.submodules) - kept:
         blocks.submodules.pop(part)
         blocks._modules.pop(part, None)
 
@@ -250,7 +295,7 @@ def _keep_native_attention(adapter: Any) -> None:
     blocks.hook_aliases = {
         alias: target
         for alias, target in blocks.hook_aliases.items()
-        if first_part(target) in ("hook_in", "hook_out", "mlp", last)
+        if first_part(target) in {"hook_in", "hook_out", *kept}
     }
     for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
         adapter.component_mapping.pop(part)

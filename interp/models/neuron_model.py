@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from interp.models.as_transformer_lens import AsTransformerLens
@@ -29,6 +30,7 @@ _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
 _HOOKED_ONLY = ("q", "k", "v", "z", "attn_out")
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "act", "activation", "gelu_impl")
+_NAMED = ("hidden_activation", "hidden_act", "activation_function", "act_fn")  # in a config
 
 
 class NeuronModel(AsTransformerLens):
@@ -203,10 +205,10 @@ class NeuronModel(AsTransformerLens):
         ]
         if functions:
             return functions[0](pre)
-        raise ValueError(
-            f"The activation function of {self.architecture} has none of the known names "
-            f"({', '.join(_ACTIVATIONS)}): please report the model's name."
-        )
+        # LFM2 and others call one of torch's functions; `doctor` checks that it is this one.
+        config = self.bridge.cfg
+        named = next(filter(None, (getattr(config, key, None) for key in _NAMED)), "silu")
+        return ACT2FN[named](pre)
 
     def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
         """Weights into `pre`, or into `pre_linear` if the MLP is gated."""
@@ -317,9 +319,7 @@ class NeuronModel(AsTransformerLens):
         The model runs with `hidden` instead of the output of its layers.
         """
         model = self.bridge.original_model
-        output = BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model")
-        )
+        output = _Output(last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model"))
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         # OPT bypasses its base model and calls the decoder inside.
         bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
@@ -350,6 +350,15 @@ class NeuronModel(AsTransformerLens):
     def decode(self, ids: Sequence[int] | Int[Tensor, " pos"]) -> str:
         """The text of token ids, including special tokens."""
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+class _Output(BaseModelOutputWithPastAndCrossAttentions):
+    """What the layers of a model give, without the parts of it that some models add, such as what
+    they saw in a picture."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 def refuse_experts(name: str | Path, config: Any) -> None:

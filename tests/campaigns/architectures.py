@@ -1,0 +1,423 @@
+"""Try the library on every causal architecture that transformers knows, at tiny size.
+
+    python -m tests.campaigns.architectures               # `make architectures`
+    python -m tests.campaigns.architectures llama granite # some of them, without writing the table
+
+Reads   the configurations and modeling code of the installed transformers
+Writes  docs/architectures.md
+
+A model with random weights is built for each, in a process of its own with limits of time and
+memory; then it is opened, checked by `doctor`, and taken through the jobs of `JOBS`.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import interp
+from interp.models.doctor import Diagnosis
+from tests import tiny_models
+
+TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
+SECONDS, GIBIBYTES = 180, 16
+LARGEST = 30_000_000
+"""Parameters of a model that is tiny enough; others say that they could not be made so."""
+
+SIZES: Mapping[str, int] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size"), 160),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "dim_feedforward"), 160),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 4),
+    **dict.fromkeys(("decoder_layers", "encoder_layers"), 3),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "attention_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads", "num_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 64),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 48),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **{"head_dim": 16, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size", "chunk_size"), 16),
+    **dict.fromkeys(("mamba_chunk_size", "mamba_d_head", "mamba_head_dim"), 16),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads"), 8),
+    **{"mamba_d_ssm": 128, "mamba_n_groups": 1},
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 16),
+    **{"sliding_window": 8, "vocab_size": tiny_models.N_VOCAB},
+    **{"pad_token_id": tiny_models.PAD, "bos_token_id": tiny_models.BOS},
+    **{"eos_token_id": tiny_models.EOS, "is_decoder": True},
+}
+"""What a configuration calls its sizes, and how large they are here."""
+
+DEEPSEEK = {
+    **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
+    **{"v_head_dim": 16, "head_dim": 8, "first_k_dense_replace": 1, "num_key_value_heads": 4},
+}
+SPECIAL: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu"), DEEPSEEK),
+    "falcon": {"head_dim": None, "new_decoder_architecture": True},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    **dict.fromkeys(("gptj", "codegen"), {"rotary_dim": 8}),
+    "bamba": {"attn_layer_indices": [1]},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    "minicpm3": {**DEEPSEEK, "first_k_dense_replace": None},
+    "gemma4_text": {"head_dim": None, "global_head_dim": 16},
+}
+"""Settings of an architecture that the sizes alone do not make valid; None: leave that one out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far one architecture came."""
+
+    architecture: str
+    """Its `model_type`."""
+
+    done: tuple[str, ...] = ()
+    """Jobs that went well, in their order."""
+
+    stopped_at: str = ""
+    """The job that did not; empty if all did."""
+
+    why: str = ""
+    """The sentence with which the library refused, or the fault."""
+
+    kind: str = "works"
+    """works, refused (one sentence of ours), doctor (which says no), fault, or not built."""
+
+
+class _Stop(Exception):
+    """A job's result is wrong, though nothing was raised."""
+
+
+# ---------------------------------------------------------------- a tiny model
+
+
+def tiny_config(architecture: str) -> transformers.PretrainedConfig:
+    """The smallest valid configuration that the sizes above make."""
+    return _shrunk(CONFIG_MAPPING[architecture], SPECIAL.get(architecture, {}))
+
+
+def _shrunk(kind: Any, special: Mapping[str, Any]) -> Any:
+    default = kind()
+    renamed = getattr(default, "attribute_map", {})
+    sizes = {key: size for key, size in SIZES.items() if _has(default, key) and key not in renamed}
+    sizes = {key: size for key, size in {**sizes, **special}.items() if size is not None}
+    inner = {name: getattr(default, name, None) for name in getattr(kind, "sub_configs", {})}
+    parts = {
+        name: _shrunk(type(part), SPECIAL.get(part.model_type, {})).to_dict()
+        for name, part in inner.items()
+        if part is not None
+    }
+    return kind(**sizes, **parts)
+
+
+def _has(config: Any, key: str) -> bool:
+    try:
+        return hasattr(config, key)
+    except Exception:  # some raise errors of their own for a key that differs by layer
+        return True
+
+
+def build(architecture: str, folder: Path) -> Path:
+    """Save a model with random weights, and the tokenizer of the other tiny models."""
+    config = tiny_config(architecture)
+    with torch.device("meta"):
+        size = sum(
+            p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters()
+        )
+    if size > LARGEST:
+        raise ValueError(f"its smallest configuration here has {size:,} parameters")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, weights in sorted(model.named_parameters()):
+            if weights.ndim >= 2:  # larger than usual, so that every layer matters
+                noise = torch.randn(weights.shape, generator=generator)
+                weights.copy_(noise / math.sqrt(weights.shape[-1]))
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+# ---------------------------------------------------------------- what is tried
+
+
+TEXTS = {
+    "de": "Das Wetter ist heute sehr schön, und die Kinder spielen im Garten.",
+    "es": "La casa de la esquina tiene una puerta roja y muchas flores.",
+}
+
+
+@dataclass
+class Trial:
+    """What the jobs of one architecture share."""
+
+    folder: Path
+    model: Any = None
+    selection: Any = None
+
+    @property
+    def corpora(self) -> Any:
+        return interp.read_corpora(
+            self.text, tuple(TEXTS), self.model, block_length=16, n_shards=2, progress=False
+        )
+
+    @property
+    def text(self) -> Path:
+        folder = self.folder.parent / "text"
+        folder.mkdir(exist_ok=True)
+        for label, sentence in TEXTS.items():
+            lines = [f"{n} {sentence}" for n in range(8)]
+            (folder / f"{label}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder
+
+
+def open_it(trial: Trial) -> None:
+    trial.model = interp.load(trial.folder)
+
+
+def check(trial: Trial) -> None:
+    diagnosis: Diagnosis = interp.doctor(trial.model)
+    if failed := [check for check in diagnosis.checks if not check.passed]:
+        raise _Stop(f"{failed[0].name}: {failed[0].detail}")
+
+
+def count(trial: Trial) -> None:
+    """Counts are those of hooks put on by hand."""
+    corpora, model = trial.corpora, trial.model
+    stats = interp.collect(model, corpora, progress=False).firing
+    fired = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.long)
+    for ids, length in zip(corpora.rows["de"].ids, corpora.rows["de"].length, strict=True):
+        row = ids[: int(length)].long()[None]
+        keep = corpora.keep(row, length[None])[0]
+        names = [model.site(layer, "pre") for layer in range(model.n_layers)]
+        _, cache = model.bridge.run_with_cache(row, names_filter=names)
+        for layer, name in enumerate(names):
+            fired[layer] += (cache[name][0, keep] > 0).sum(dim=0)
+    counted = stats.fired[:, stats.languages.index("de")].sum(dim=0)
+    if not torch.equal(counted.long(), fired):
+        raise _Stop(f"{(counted != fired).sum()} counts differ from those of run_with_cache")
+
+
+def find(trial: Trial) -> None:
+    stats = interp.collect(trial.model, trial.corpora, progress=False).firing
+    trial.selection = interp.select_by_entropy(stats, fraction=0.05)
+    if not trial.selection.union().any():
+        raise _Stop("no neuron was selected")
+
+
+def deactivate(trial: Trial) -> None:
+    matrix = interp.perplexity_matrix(
+        trial.model, trial.selection, trial.corpora, n_draws=0, progress=False
+    )
+    if not matrix.increase.value.isfinite().all() or not matrix.increase.value.abs().max() > 0:
+        raise _Stop("switching off changes no loss")
+
+
+def attribute(trial: Trial) -> None:
+    with warnings.catch_warnings():  # random weights bend the path more than trained ones
+        warnings.simplefilter("ignore")
+        result = interp.integrated_gradients(trial.model, "The day", " th", steps=4)
+    if not result.values.isfinite().all() or not result.values.abs().max() > 0:
+        raise _Stop("no neuron has an attribution")
+
+
+def write(trial: Trial) -> None:
+    ids = torch.tensor([trial.model.encode("The day after")])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    everything = torch.ones(trial.model.n_layers, trial.model.d_mlp, dtype=torch.bool)
+    plain = trial.model.continuations(ids, mask, max_new_tokens=8)
+    with interp.intervene(trial.model, everything, interp.scale(-30)):
+        changed = trial.model.continuations(ids, mask, max_new_tokens=8)
+    if torch.equal(plain, changed):
+        raise _Stop("the text is the same under an edit of all neurons")
+
+
+def bake(trial: Trial) -> None:
+    units = trial.selection.union()
+    out = interp.bake(trial.model, units, interp.deactivate, trial.folder / "baked")
+    transformers.AutoModelForCausalLM.from_pretrained(out)
+
+
+JOBS: Mapping[str, Callable[[Trial], None]] = {
+    "open": open_it,
+    "doctor": check,
+    "count": count,
+    "find": find,
+    "deactivate": deactivate,
+    "attribute": attribute,
+    "write": write,
+    "bake": bake,
+}
+"""In their order; the first that fails ends the trial."""
+
+OURS = (ValueError, OSError, NotImplementedError)
+"""What the library raises with a sentence for its user."""
+
+
+def tried(architecture: str, folder: Path) -> Outcome:
+    """Build a model and take it through all jobs."""
+    warnings.simplefilter("ignore")
+    try:
+        trial = Trial(build(architecture, folder))
+    except Exception as error:
+        return Outcome(architecture, (), "build", _sentence(error), "not built")
+    done: list[str] = []
+    for name, job in JOBS.items():
+        try:
+            job(trial)
+        except _Stop as stop:
+            kind = "doctor" if job is check else "fault"
+            return Outcome(architecture, tuple(done), name, str(stop), kind)
+        except Exception as error:
+            ours = isinstance(error, OURS) and _raised_by_us(error)
+            where = "" if ours else _place(error)
+            why = _sentence(error) + where
+            return Outcome(architecture, tuple(done), name, why, "refused" if ours else "fault")
+        done.append(name)
+    return Outcome(architecture, tuple(done))
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, OURS) and text else f"{type(error).__name__}: {text}"
+
+
+def _raised_by_us(error: Exception) -> bool:
+    return "/interp/" in traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def _place(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(last.filename).name}, {last.name})"
+
+
+# ---------------------------------------------------------------- a process for each
+
+
+def in_a_process(architecture: str) -> Outcome:
+    """`tried`, in a forked process with limits of time and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "outcome.json")
+        process = os.fork()
+        if process == 0:
+            _work(architecture, Path(folder), answer)
+        ended = _wait(process)
+        if answer.is_file():
+            read = json.loads(answer.read_text("utf-8"))
+            return Outcome(**{**read, "done": tuple(read["done"])})
+    return Outcome(architecture, (), "", f"its process {ended}", "fault")
+
+
+def _work(architecture: str, folder: Path, answer: Path) -> None:
+    """In the child, which never returns."""
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30, GIBIBYTES << 30))
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        torch.set_num_threads(1)
+        outcome = tried(architecture, folder / "model")
+        answer.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    finally:
+        os._exit(0)
+
+
+def _wait(process: int) -> str:
+    """How the process ended, which is killed when its time is over."""
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return f"ended with code {os.waitstatus_to_exitcode(status)}"
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return f"took more than {SECONDS} seconds"
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The page, with what works first."""
+    working = [each for each in outcomes if each.kind == "works"]
+    versions = (
+        f"transformers {version('transformers')}, TransformerLens {version('transformer-lens')}"
+    )
+    lines = [
+        "# Architectures",
+        "",
+        f"Written by `make architectures` with {versions}: each architecture at tiny size with random "
+        "weights,",
+        f"taken through {', '.join(JOBS)}. **{len(working)} of {len(outcomes)} work to the end.**",
+        "",
+        "## They work",
+        "",
+        ", ".join(f"`{each.architecture}`" for each in working) + ".",
+    ]
+    for kind, title in (
+        ("refused", "Refused, and why"),
+        ("doctor", "The doctor says no: do not trust their neurons"),
+        ("fault", "Faults"),
+        ("not built", "Not tried: no tiny model could be built"),
+    ):
+        rows = [each for each in outcomes if each.kind == kind]
+        if rows:
+            lines += ["", f"## {title}", "", "| | stopped at | |", "|---|---|---|"]
+            lines += [
+                f"| `{each.architecture}` | {each.stopped_at} | {_cell(each.why)} |"
+                for each in rows
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    text = text.replace("|", "\\|").replace("<", "&lt;")
+    return text if len(text) <= 400 else text[:399] + "…"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("architectures", nargs="*", help="model types; all that transformers knows")
+    chosen = parser.parse_args(arguments).architectures
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:  # imports what the forked processes then share
+        tried("llama", Path(folder, "model"))
+    outcomes = []
+    for name in chosen or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        outcome = in_a_process(name)
+        outcomes.append(outcome)
+        print(
+            f"{name:<24} {outcome.kind:<10} {outcome.stopped_at:<11} {outcome.why[:200]}",
+            flush=True,
+        )
+    if not chosen:
+        TABLE.write_text(table(outcomes), encoding="utf-8")
+        print(f"The table is in {TABLE.name}.")
+    return int(any(each.kind == "fault" for each in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
