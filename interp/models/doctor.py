@@ -91,12 +91,13 @@ class Diagnosis(Shown):
 
 
 def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
-    """Check every layer's hooks on two random texts, in two short passes per layer, and measure on
-    24 sentences whether the model wants a beginning-of-text token.
+    """Check every layer's hooks on two random texts, in a few short passes per layer.
+
+    On 24 sentences it also measures whether the model wants a beginning-of-text token.
 
     >>> diagnosis = interp.doctor(model)
     >>> diagnosis.ok, len(diagnosis.checks)
-    (True, 8)
+    (True, 14)
     >>> print(diagnosis.checks[-1].name)
     the model is unchanged afterwards
     """
@@ -186,9 +187,10 @@ def _fires(model: NeuronModel, recorded: Recorded) -> Answer:
     wrong = grid[((active > 0) != (grid > 0)) & (grid != 0)]
     if not differ and not len(wrong):
         return True, f"{seen:,} gates"
+    where = f", as at {wrong[0].item():.1f}" if len(wrong) else ""
     return False, (
-        f"the activation of {differ / seen:.1%} of gates has another sign than the gate, as at "
-        f'{wrong[0].item() if len(wrong) else 0:.1f}: count with fires_by="activation"'
+        f"the activation of {differ / seen:.1%} of gates has another sign than the gate{where}: "
+        "the gate does not say whether a neuron is active"
     )
 
 
@@ -267,14 +269,16 @@ def _batches(
 
 
 def _cached(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
-    """The cache of generation against whole passes over what it wrote."""
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    written = model.continuations(ids, mask, max_new_tokens=4, min_new_tokens=4)
+    """The cache of generation against a whole pass over what it wrote, up to the end of a text."""
+    written = model.continuations(ids, torch.ones_like(ids, dtype=torch.bool), max_new_tokens=4)
     logits = model.logits(written)[:, ids.shape[1] - 1 : -1]
     chosen = written[:, ids.shape[1] :].to(logits.device)
-    best = logits.max(dim=-1).values
-    behind = (best - logits.gather(-1, rearrange(chosen, "row pos -> row pos 1"))[..., 0]).max()
-    share = (behind / logits.abs().max().clamp(min=1e-6)).item()
+    ordinary = ~torch.isin(chosen, torch.tensor(model.special_ids, device=chosen.device))
+    if not ordinary.any():
+        return True, "the first token already ends the text"
+    taken = logits.gather(-1, rearrange(chosen, "row pos -> row pos 1"))
+    behind = logits.max(dim=-1).values - rearrange(taken, "row pos 1 -> row pos")
+    share = (behind[ordinary].max() / logits.abs().max().clamp(min=1e-6)).item()
     return share <= _tolerance(model), f"within {share:.1e}"
 
 

@@ -5,7 +5,8 @@ Only this file and `plain_adapter` import TransformerLens.
 
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError  # torch raises it when it refuses to run code in a file
 from typing import Any, get_args
@@ -29,7 +30,7 @@ from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.neuron_model import NeuronModel, refuse_experts
-from interp.models.plain_adapter import is_registered, register
+from interp.models.plain_adapter import components, is_registered, parts_of, register
 from interp.results.words import Attention
 
 try:
@@ -142,9 +143,9 @@ def class_of(config: Any, name: str | Path) -> Any:
         if type(config) in kind._model_mapping or kind.__name__ in remote:
             return kind
     raise ValueError(
-        f"{name} ({config.model_type}) is no model that continues text: transformers has neither a "
-        "causal language model for it nor one that reads pictures and text. Give a decoder, such as "
-        "Llama, Gemma or Qwen."
+        f"{name} ({config.model_type}) does not continue text: transformers has neither a causal "
+        "language model of this kind nor one for pictures and text. Use a decoder, such as Llama, "
+        "Gemma or Qwen."
     )
 
 
@@ -224,7 +225,9 @@ def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
             architecture,
             hf_config=model.config,
             model_name=str(name),
-            post_adapter_hook=_keep_native_attention if attention == "native" else None,
+            post_adapter_hook=partial(_keep_native_attention, model)
+            if attention == "native"
+            else None,
         )
 
     try:
@@ -238,8 +241,8 @@ def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
         bridge = build()
     if attention == "hooked" and is_registered(architecture):
         raise ValueError(
-            f"TransformerLens has no adapter for {architecture}, so nothing inside its attention has "
-            'a name: load it with attention="native".'
+            f"TransformerLens has no adapter for {architecture}, so nothing inside its attention "
+            'has a name: load it with attention="native".'
         )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
@@ -269,7 +272,7 @@ def _rename_cache(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any
     return args, renamed
 
 
-def _keep_native_attention(adapter: Any) -> None:
+def _keep_native_attention(model: Any, adapter: Any) -> None:
     """Bridge only the embedding, MLPs and unembedding; attention and norms stay Hugging Face's.
 
     The full bridge recomputes attention in Python to expose its internals. The structure changed
@@ -279,7 +282,10 @@ def _keep_native_attention(adapter: Any) -> None:
     adapter.supports_hf_output_attentions = False
     blocks = adapter.component_mapping.get("blocks")
     if blocks is None or "mlp" not in blocks.submodules:
-        return  # NeuronModel refuses it with a clear message
+        with suppress(ValueError):  # if there is no MLP, NeuronModel says so
+            parts = parts_of(model, type(model).__name__)
+            adapter.component_mapping = components(parts, adapter.cfg)
+        return
     # Gemma-2 and 3 norm the MLP's output, in OLMo-hybrid some layers do; Granite scales it, at a
     # hook of the block itself.
     outputs = blocks.hook_aliases.get("hook_mlp_out", "mlp.hook_out")

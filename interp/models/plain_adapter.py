@@ -1,8 +1,7 @@
 """An adapter for models that TransformerLens has none for, made from the modules of the model.
 
-It names the embedding, the layers, each layer's MLP with its projections, and the unembedding, which
-is what neurons need. What is inside attention stays without names. Whether the hooks so made tell
-the truth is for `doctor` to say.
+It names what neurons need: the embedding, the layers, each layer's MLP with its projections, and
+the unembedding. Sites inside attention get no names. `doctor` says whether the hooks are right.
 """
 
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapt
 from transformer_lens.model_bridge.generalized_components import (
     BlockBridge,
     EmbeddingBridge,
+    GatedMLPBridge,
     JointGateUpMLPBridge,
     LinearBridge,
     MLPBridge,
@@ -60,7 +60,7 @@ class Parts:
 
 def register(model: nn.Module, architecture: str) -> None:
     """Make TransformerLens know the model's architecture, if its modules can be told apart."""
-    parts = _parts(model, architecture)
+    parts = parts_of(model, architecture)
     kind = type(f"{architecture}Adapter", (_PlainAdapter,), {"parts": parts})
     ArchitectureAdapterFactory.register_adapter(architecture, kind)
     _registered.add(architecture)
@@ -79,33 +79,45 @@ class _PlainAdapter(ArchitectureAdapter):
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         self.weight_processing_conversions = {}
-        self.component_mapping = {
-            "embed": EmbeddingBridge(name=self.parts.embed),
-            "blocks": BlockBridge(name=self.parts.layers, submodules={"mlp": self._mlp()}),
-            "unembed": UnembeddingBridge(name=self.parts.unembed, config=self.cfg),
-        }
-
-    def _mlp(self) -> Any:
-        name, projections = self.parts.mlp, self.parts.projections
-        if projections in GATED:
-            gate, up, down = projections
-            return self._gated_mlp(name, gate=gate, up=up, down=down)
-        inner, out = projections[0], LinearBridge(name=projections[-1])
-        if projections in FUSED:
-            return JointGateUpMLPBridge(
-                name, config=self.cfg, submodules={"out": out}, fused_attr=inner
-            )
-        linear = LinearBridge(name=inner)
-        return MLPBridge(name, config=self.cfg, submodules={"in": linear, "out": out})
+        self.component_mapping = components(self.parts, cfg)
 
 
-def _parts(model: nn.Module, architecture: str) -> Parts:
+def components(parts: Parts, cfg: Any) -> dict[str, Any]:
+    """The component mapping of an adapter."""
+    blocks = BlockBridge(name=parts.layers, submodules={"mlp": _mlp(parts, cfg)})
+    blocks.hook_aliases = {
+        "hook_resid_pre": "hook_in",
+        "hook_resid_post": "hook_out",
+        "hook_mlp_out": "mlp.hook_out",
+    }
+    return {
+        "embed": EmbeddingBridge(name=parts.embed),
+        "blocks": blocks,
+        "unembed": UnembeddingBridge(name=parts.unembed, config=cfg),
+    }
+
+
+def _mlp(parts: Parts, cfg: Any) -> Any:
+    linear = [LinearBridge(name=name) for name in parts.projections]
+    if parts.projections in GATED:
+        submodules = dict(zip(("gate", "in", "out"), linear, strict=True))
+        return GatedMLPBridge(parts.mlp, config=cfg, submodules=submodules)
+    if parts.projections in FUSED:
+        fused = parts.projections[0]
+        return JointGateUpMLPBridge(
+            parts.mlp, config=cfg, submodules={"out": linear[1]}, fused_attr=fused
+        )
+    submodules = dict(zip(("in", "out"), linear, strict=True))
+    return MLPBridge(parts.mlp, config=cfg, submodules=submodules)
+
+
+def parts_of(model: nn.Module, architecture: str) -> Parts:
     """Find the modules, or say which cannot be told apart."""
 
     def refuse(what: str) -> ValueError:
         return ValueError(
-            f"TransformerLens has no adapter for {architecture}, and its modules do not show {what}, "
-            "so its neurons cannot be named: use a model in docs/architectures.md."
+            f"TransformerLens has no adapter for {architecture}, and its modules do not show "
+            f"{what}, so its neurons cannot be named: use a model in docs/architectures.md."
         )
 
     paths = {id(module): path for path, module in model.named_modules()}

@@ -24,7 +24,7 @@ The prompt, its cache, and three variants packed side by side in one row:
 Three strategies give the same numbers. "packed": as drawn, all variants share one copy of the keys
 and values. "copied": each variant is a row of a batch with its own copy of the cache; for long ends
 and for models whose position ids cannot be set (ALiBi). "whole": each variant runs the whole
-prompt; for a HookedTransformer, or if the end is the whole prompt.
+prompt; for a HookedTransformer, a model with recurrent layers, or if the end is the whole prompt.
 
 The control row must reproduce the prompt's logits. If it does not, the model does not apply
 position ids or masks as it should, and the next, slower strategy is used instead.
@@ -201,6 +201,8 @@ class Ending:
     def _possible_strategies(self) -> tuple[Strategy, ...]:
         """Strategies that may be tried, fastest first."""
         if isinstance(self.model, HookedTransformerModel) or self.last == len(self.ids):
+            return ("whole",)
+        if self.model.bridge.original_model._is_stateful:  # what a recurrence has read stays in it
             return ("whole",)
         if not _takes_mask(self.model):
             return ("copied", "whole")

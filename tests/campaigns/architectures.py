@@ -74,7 +74,8 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu"), DEEPSEEK),
     "falcon": {"head_dim": None, "new_decoder_architecture": True},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
-    **dict.fromkeys(("gptj", "codegen"), {"rotary_dim": 8}),
+    "gptj": {"rotary_dim": 8},
+    "codegen": {"rotary_dim": 8},
     "bamba": {"attn_layer_indices": [1]},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "minicpm3": {**DEEPSEEK, "first_k_dense_replace": None},
@@ -242,12 +243,17 @@ def attribute(trial: Trial) -> None:
 
 
 def write(trial: Trial) -> None:
-    ids = torch.tensor([trial.model.encode("The day after")])
-    mask = torch.ones_like(ids, dtype=torch.bool)
+    ids = torch.tensor([trial.model.encode("The day after")] * 8)
     everything = torch.ones(trial.model.n_layers, trial.model.d_mlp, dtype=torch.bool)
-    plain = trial.model.continuations(ids, mask, max_new_tokens=8)
+
+    def drawn() -> torch.Tensor:
+        torch.manual_seed(0)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return trial.model.continuations(ids, mask, max_new_tokens=12, do_sample=True)
+
+    plain = drawn()
     with interp.intervene(trial.model, everything, interp.scale(-30)):
-        changed = trial.model.continuations(ids, mask, max_new_tokens=8)
+        changed = drawn()
     if torch.equal(plain, changed):
         raise _Stop("the text is the same under an edit of all neurons")
 
@@ -291,7 +297,7 @@ def tried(architecture: str, folder: Path) -> Outcome:
         except Exception as error:
             ours = isinstance(error, OURS) and _raised_by_us(error)
             where = "" if ours else _place(error)
-            why = _sentence(error) + where
+            why = _sentence(error).replace(str(folder), "the model") + where
             return Outcome(architecture, tuple(done), name, why, "refused" if ours else "fault")
         done.append(name)
     return Outcome(architecture, tuple(done))
@@ -367,9 +373,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines = [
         "# Architectures",
         "",
-        f"Written by `make architectures` with {versions}: each architecture at tiny size with random "
-        "weights,",
-        f"taken through {', '.join(JOBS)}. **{len(working)} of {len(outcomes)} work to the end.**",
+        f"Written by `make architectures` with {versions}: each architecture at tiny size with",
+        f"random weights, taken through these jobs: {', '.join(JOBS)}.",
+        f"**{len(working)} of {len(outcomes)} work to the end.**",
         "",
         "## They work",
         "",
