@@ -18,7 +18,8 @@ PICTURES = ("gemma3",)
 
 @pytest.mark.parametrize("name", [*WITHOUT_ADAPTER, *HYBRID, *PICTURES, "granite", "lfm2"])
 def test_it_works_to_the_end(name: str, tmp_path: Path) -> None:
-    assert tried(name, tmp_path / "model") == Outcome(name, tuple(JOBS))
+    outcome = tried(name, tmp_path / "model")
+    assert outcome == Outcome(name, tuple(JOBS)), outcome.why
 
 
 def test_what_granite_adds_to_the_residual_stream_is_scaled(

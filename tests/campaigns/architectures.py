@@ -252,7 +252,7 @@ def write(trial: Trial) -> None:
         return trial.model.continuations(ids, mask, max_new_tokens=12, do_sample=True)
 
     plain = drawn()
-    with interp.intervene(trial.model, everything, interp.scale(-30)):
+    with interp.intervene(trial.model, everything, interp.scale(-30.0)):
         changed = drawn()
     if torch.equal(plain, changed):
         raise _Stop("the text is the same under an edit of all neurons")
