@@ -56,7 +56,12 @@ class _Weights:
     def __init__(self, model: NeuronModel) -> None:
         self.model = model
         self.config = copy.deepcopy(model.bridge.original_model.config)
-        self.tensors = {name: tensor.detach() for name, tensor in model._parameters.items()}
+        buffers = {
+            name.replace("_original_component.", ""): buffer
+            for name, buffer in model.bridge.original_model.named_buffers()
+        }
+        stored = {**buffers, **model._parameters}
+        self.tensors = {name: tensor.detach() for name, tensor in stored.items()}
         self.biases: list[str] = []
         """Names of biases that the checkpoint did not have."""
         self.switches: list[str] = []

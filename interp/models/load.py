@@ -234,8 +234,8 @@ def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
         if is_registered(architecture):  # from the modules of another model
             register(model, architecture)
         bridge = build()
-    except ValueError as error:
-        if "Unsupported architecture" not in str(error):
+    except (ValueError, ImportError) as error:  # or one that needs packages for pictures
+        if isinstance(error, ValueError) and "Unsupported architecture" not in str(error):
             raise
         register(model, architecture)
         bridge = build()

@@ -30,10 +30,14 @@ from typing import Any
 import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 import interp
 from interp.models.doctor import Diagnosis
+from interp.models.load import class_of
 from tests import tiny_models
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -142,12 +146,12 @@ def build(architecture: str, folder: Path) -> Path:
     config = tiny_config(architecture)
     with torch.device("meta"):
         size = sum(
-            p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters()
+            p.numel() for p in class_of(config, architecture).from_config(config).parameters()
         )
     if size > LARGEST:
         raise ValueError(f"its smallest configuration here has {size:,} parameters")
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = class_of(config, architecture).from_config(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, weights in sorted(model.named_parameters()):
@@ -261,7 +265,7 @@ def write(trial: Trial) -> None:
 def bake(trial: Trial) -> None:
     units = trial.selection.union()
     out = interp.bake(trial.model, units, interp.deactivate, trial.folder / "baked")
-    transformers.AutoModelForCausalLM.from_pretrained(out)
+    class_of(transformers.AutoConfig.from_pretrained(out), out.name).from_pretrained(out)
 
 
 JOBS: Mapping[str, Callable[[Trial], None]] = {
@@ -412,7 +416,9 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:  # imports what the forked processes then share
         tried("llama", Path(folder, "model"))
     outcomes = []
-    for name in chosen or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    for name in chosen or sorted(
+        {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    ):
         outcome = in_a_process(name)
         outcomes.append(outcome)
         print(
