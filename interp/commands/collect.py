@@ -1,11 +1,19 @@
 """The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins
-from interp.commands.options import Positional
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    open_model,
+    say,
+    say_how_text_begins,
+)
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import labels_in
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.languages import check_languages, language
 
@@ -27,11 +35,13 @@ class Collect:
     choice: ModelChoice
     """The model."""
 
-    text: str = "babel"
-    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz."""
+    text: str | None = None
+    """Folder of <label>.txt, .txt.gz, .jsonl, .jsonl.gz.
 
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes; all axes keep this order.
+    For Babel by default its own sentences, "babel"."""
+
+    languages: Labels = ()
+    """Labels, in the order of all axes; by default all.
 
     LAPE depends on which languages are compared."""
 
@@ -56,8 +66,8 @@ class Collect:
 
     The other half is for `interp deactivate`."""
 
-    bos: Bos = "auto"
-    """What begins text: auto, none, document, block.
+    bos: Bos | None = None
+    """What begins text: auto, none, document, block [auto].
 
     auto: before each block or line, what the tokenizer puts there when it encodes a text by
     itself; document, block: <bos> before each. It is never counted, and what follows on the run
@@ -107,8 +117,22 @@ class Collect:
     """Where the work runs."""
 
     def run(self) -> None:
-        self.check()
-        model, ray = self.on.open(self.choice)
+        memory = self.choice.memory
+        choice = self.choice.of(memory)
+        text = memory.take_text(self.text, choice.model)
+        filled = replace(
+            self,
+            choice=choice,
+            text=text,
+            languages=memory.take("languages", self.languages, labels_in(text)),
+            bos=memory.take("bos", self.bos, "auto"),
+        )
+        filled.check()
+        model, ray = open_model(self.choice, memory, self.on)
+        filled.collect(model, ray)
+
+    def collect(self, model: "interp.NeuronModel", ray: "interp.runs.Ray | None") -> None:
+        """Collect with all settings given, and print what was counted."""
         say(f"{model.name} in {model.precision}; --dtype changes it")
         corpora = self.read(model)
         for report in corpora.hygiene.values():
@@ -149,7 +173,7 @@ class Collect:
                 f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} tokens "
                 "per language."
             )
-        say_how_text_begins(model, self.bos)
+        say_how_text_begins(model, corpora.bos)
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
@@ -177,27 +201,28 @@ class Collect:
             )
 
     def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
+        text, bos = self.text or "babel", self.bos or "auto"
         if self.sentences:
             return interp.read_sentences(
-                self.text,
+                text,
                 self.languages,
                 model,
                 max_length=self.block_length,
                 sentences=self.n_sentences,
                 n_shards=self.n_shards,
-                bos=self.bos,
+                bos=bos,
                 split=self.split,
                 held_out=0.5,
                 hygiene=self.hygiene,
             )
         return interp.read_corpora(
-            self.text,
+            text,
             self.languages,
             model,
             block_length=self.block_length,
             tokens=self.tokens,
             n_shards=self.n_shards,
-            bos=self.bos,
+            bos=bos,
             split=self.split,
             held_out=0.5,
             hygiene=self.hygiene,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import interp
 from interp.commands.common import say, torch_dtype
-from interp.commands.options import Positional
+from interp.commands.options import Labels, Positional
 from interp.results.words import Kind
 from interp.text.languages import check_languages
 
@@ -24,7 +24,7 @@ class Plan:
     model: Positional[str] = "babel"
     """"babel", a folder, a GGUF file, or a hub name."""
 
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
+    languages: Labels = ("en", "de", "fr", "es", "zh", "ja")
     """ISO codes, or how many languages."""
 
     tokens: int = 10_000_000

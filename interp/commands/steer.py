@@ -9,14 +9,15 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    bos_of,
     check_found_in,
+    open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
-from interp.commands.options import Positional
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Tokens
 from interp.text.languages import check_languages
 
@@ -40,8 +41,8 @@ class Steer:
     choice: ModelChoice
     """The model that the neurons were found in."""
 
-    to: tuple[str, ...] = ()
-    """Languages to steer to; by default those of the selection."""
+    to: Labels = ()
+    """Languages to steer to; by default all of the run."""
 
     edit: Literal["replace", "add", "difference", "median"] = "difference"
     """difference: add the language's mean minus the mean of the others; add: add its mean;
@@ -72,10 +73,14 @@ class Steer:
     """Layer of the residual push; by default the middle one."""
 
     bos: Bos | None = None
-    """What begins text; by default as in the run (auto, none, document, block)."""
+    """auto, none, document, block; by default the run\'s.
 
-    text: str = "babel"
-    """Natural text, to judge outputs and for the push."""
+    It is what begins text."""
+
+    text: str | None = None
+    """Natural text to judge by; by default the run's.
+
+    The means for the push of the residual stream are of it too."""
 
     n: int = 50
     """Texts per condition."""
@@ -89,14 +94,15 @@ class Steer:
     seed: int = 0
     """Seeds the texts and the random neurons."""
 
-    out: Path = Path("results/steer")
-    """Folder for rates.csv and texts.csv."""
+    out: Path | None = None
+    """Folder of the results; by default steer in the run's."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "steer")
         if self.edit != "median":
             selection = selection.neurons()  # moments are measured only at neurons
         elif self.others_off:
@@ -108,10 +114,11 @@ class Steer:
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
         edits = {code: self.edit_towards(code) for code in codes}
-        model, ray = self.on.open(self.choice)
+        bos = memory.take("bos", self.bos, "auto")
+        text = memory.take_text(self.text, self.choice.of(memory).model)
+        model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        bos = bos_of(self.neurons, self.bos)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
         rates = interp.evaluations.steer_towards(
@@ -119,7 +126,7 @@ class Steer:
             edits,
             selection,
             selection.random_like(seeded(self.seed), exclude=excluded),
-            self.text,
+            text,
             layer=self.residual_layer,
             strength=self.strength,
             tokens=self.tokens,
@@ -130,15 +137,15 @@ class Steer:
             temperature=self.temperature,
             seed=self.seed,
             bos=bos,
-            out=self.out,
+            out=out,
             ray=ray,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
-            path = self.out / f"{name}.csv"
+            path = out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))
         say_how_text_begins(model, bos)
         say(rates.table())
-        say(f"The rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
+        say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
 
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":
