@@ -248,15 +248,21 @@ class Merge:
 class Status:
     """List which pieces of a run are done, running, missing or bad.
 
-    It reads and checks every finished piece.
+    It reads and checks every finished piece. Of another command's folder, such as that of `interp
+    deactivate`, it says how many are done.
 
         interp status runs/bloom
     """
 
     run_folder: Positional[Path]
-    """Folder given to `interp collect --out`."""
+    """Folder given to `interp collect --out`, or of another long command."""
 
     def run(self) -> None:
+        from interp.counting.run import follows_a_run
+
+        if follows_a_run(self.run_folder):
+            show_pieces(self.run_folder)
+            return
         run = interp.Run.open(self.run_folder)
         state, stopped_after = run.verify(), run.status().stopped_after
         total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
@@ -274,6 +280,29 @@ class Status:
             say(f"missing: shard {shard} of {code}")
         if len(state.missing) > 10:
             say(f"and {len(state.missing) - 10} more")
+
+
+def show_pieces(folder: Path) -> None:
+    """Say how many pieces of a command other than collect are done, running or bad."""
+    from interp.results.reader import read
+    from interp.runs.locks import lock_owner
+
+    done, bad = 0, {}
+    for path in sorted(folder.rglob("pieces/*.safetensors")):
+        try:
+            read(path, ())
+            done += 1
+        except ValueError as error:
+            bad[path] = error
+    locks = sorted(folder.rglob("running/*"))
+    running = [owner for path in locks if (owner := lock_owner(path)) is not None]
+    say(f"{done} pieces are done, {len(running)} running, {len(bad)} bad.")
+    for owner in running:
+        say(f"running: {owner}")
+    for path, problem in bad.items():
+        say(f"bad: {path}: {problem}")
+    if not any(folder.glob("*.csv")):
+        say("To go on, run the command that began it again; finished pieces are kept.")
 
 
 def show_stats(stats: "interp.FiringStats") -> None:

@@ -25,7 +25,9 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
     """The selection in a file, or in the folder of a run after `interp find`."""
     file = path / "neurons.json" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing. Make it with: interp find RUN_FOLDER")
+        if path.is_dir():
+            interp.Run.open(path)  # refuses what is no run, such as a folder of runs
+        raise FileNotFoundError(f"{file} is missing. Make it with: interp find {file.parent}")
     return interp.NeuronSelection.from_json(file)
 
 

@@ -10,7 +10,7 @@ import interp
 from interp.commands.common import ModelChoice, open_model, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
-from interp.commands.remembered import memory_of, run_behind
+from interp.commands.remembered import found_in, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
 from interp.text.languages import language
@@ -157,6 +157,8 @@ class Compare:
         for name, path in zip(names, self.selections, strict=True):
             say(f"{name}  {path}")
         read = dict(zip(names, map(read_selection, self.selections), strict=True))
+        if sentence := of_other_models(dict(zip(names, self.selections, strict=True))):
+            say(sentence)
         named = interp.selections.on_common_units(read)
         say_what_is_left_out(read, named)
         show_sizes(named)
@@ -166,6 +168,23 @@ class Compare:
         if self.out is not None:
             interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
             say(f"\nThe table of pairs is in {self.out}.")
+
+
+def of_other_models(selections: Mapping[str, Path]) -> str:
+    """A sentence if the selections are known to be of models with different weights; else empty."""
+    found = {name: found_in(path) for name, path in selections.items()}
+    models = {
+        name: (run["model"]["weights"], run.get("name", "a model without a name"))
+        for name, run in found.items()
+        if isinstance(run.get("model"), dict) and "weights" in run["model"]
+    }
+    if len({weights for weights, _ in models.values()}) < 2:
+        return ""
+    names = "; ".join(f"{name} of {model}" for name, (_, model) in models.items())
+    return (
+        f"These are neurons of different models ({names}): equal indices are the same neurons only "
+        "where one model was trained on from the other."
+    )
 
 
 def say_what_is_left_out(

@@ -3,9 +3,11 @@
 Only this file imports TransformerLens.
 """
 
+import copy
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError  # torch raises it when it refuses to run code in a file
 from typing import Any, get_args
@@ -16,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from interp.models.adapters import adapter_in
 from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
@@ -46,6 +49,8 @@ def load(
 ) -> NeuronModel:
     """Open "babel" (in this package), a local folder, a GGUF file, or a model on the hub.
 
+    A folder with a LoRA adapter alone is merged into the model that the adapter was trained on.
+
     `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, but no
     sites inside attention. "hooked" has those too but is slower, especially on long texts. `dtype`
     None: as stored, or float32 for bfloat16 on a CPU without instructions for it, which is a
@@ -65,6 +70,17 @@ def load(
     if device is not None and "device_map" in options:
         raise ValueError("Give device or device_map, not both: device_map places every layer.")
     _check_device(device)
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"load takes a name or a folder, not a {type(name).__name__}: give a model in memory "
+            "to wrap(model, tokenizer)."
+        )
+    if adapter := adapter_in(Path(name).expanduser()):
+        settings: dict[str, Any] = {"dtype": dtype, "device": device, "cache": cache}
+        model = load(adapter.base, attention=attention, **settings, **options)
+        adapter.merge_into(model._parameters)
+        model.name = str(name)
+        return model
     with _source(name, cache) as (source, facts):
         return _load(name, source, facts, attention, dtype, device, options)
 
@@ -92,7 +108,7 @@ def _load(
         options["attn_implementation"] = "eager"  # fused attention never forms its scores
     tokenizer = _read_tokenizer(name, source, source_options)
     try:
-        with _delayed_bars():
+        with _delayed_bars(), _explained(name, config):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
@@ -114,12 +130,8 @@ def _load(
     if not placed:
         model.to(device)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
-    bridge = _bridge(model, name, attention)
+    bridge = _with_tokenizer(_bridge(model, name, attention), tokenizer)
     bridge.requires_grad_(False)
-    first, *rest = tokenizer("a")["input_ids"]
-    bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
-    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
-    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     if emulated and model.dtype == torch.bfloat16:
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
@@ -137,15 +149,22 @@ def _emulates_bfloat16(device: torch.device) -> bool:
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
-    """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
+    """Use a model that is open: of TransformerLens (a bridge, or a HookedTransformer of 3.9), of
+    Hugging Face, or of PEFT.
 
     The model is put in evaluation mode. TransformerLens may have added special tokens to its
     tokenizer, and made it put one before every text, which bos="auto" then does too: pass the
-    original tokenizer if that matters. Every function takes such a model as it is, too.
+    original tokenizer if that matters. Every function takes a bridge as it is, too. A Hugging Face
+    model needs its tokenizer, and has its modules wrapped in place; of a PEFT model a copy is
+    merged, since its layers hide their weights.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons, float32)
     """
+    if callable(getattr(model, "merge_and_unload", None)):
+        model = copy.deepcopy(model).merge_and_unload()
+    if isinstance(model, PreTrainedModel):
+        return _wrap_hugging_face(model, tokenizer, name)
     if isinstance(model, TransformerBridge):
         _pass_cache_to_attention(model)
         cls, module = NeuronModel, model.original_model
@@ -154,14 +173,27 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
         cls, module, attention = HookedTransformerModel, model, "hooked"
     else:
         raise ValueError(
-            f"wrap takes a TransformerBridge or a HookedTransformer, not {type(model).__name__}: "
-            "open other models with load(name)."
+            "wrap takes a TransformerBridge, a HookedTransformer, or a Hugging Face or PEFT model, "
+            f"not {type(model).__name__}: open other models with load(name)."
         )
     parameters = {
         key.replace("_original_component.", ""): value for key, value in module.named_parameters()
     }
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     return cls(model, tokenizer, name or model.cfg.model_name, attention, parameters)
+
+
+def _wrap_hugging_face(model: PreTrainedModel, tokenizer: Any, name: str | None) -> NeuronModel:
+    name = name or model.name_or_path or type(model).__name__
+    if tokenizer is None:
+        raise ValueError(
+            f"{name} is a Hugging Face model, which does not hold its tokenizer: wrap(model, "
+            "AutoTokenizer.from_pretrained(...))."
+        )
+    refuse_experts(name, model.config)
+    parameters = dict(model.named_parameters())  # under the names of the checkpoint
+    bridge = _with_tokenizer(_bridge(model, name, "native"), tokenizer)
+    return NeuronModel(bridge, tokenizer, name, "native", parameters)
 
 
 def outline(
@@ -181,7 +213,8 @@ def outline(
         config = read_config(read_header(file))
     refuse_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
-    with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
+    # Not the meta device, on which some adapters refuse to split weights.
+    with FakeTensorMode(), _explained(name, config):
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
@@ -195,16 +228,26 @@ def outline(
 def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
     """A TransformerBridge around a Hugging Face model."""
     implementation = model.config._attn_implementation
-    bridge = build_bridge_from_module(
-        model,
-        type(model).__name__,
-        hf_config=model.config,
-        model_name=str(name),
-        post_adapter_hook=_keep_native_attention if attention == "native" else None,
-    )
+    with _explained(name, model.config):
+        bridge = build_bridge_from_module(
+            model,
+            type(model).__name__,
+            hf_config=model.config,
+            model_name=str(name),
+            post_adapter_hook=_keep_native_attention if attention == "native" else None,
+        )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
     _pass_cache_to_attention(bridge)
+    return bridge
+
+
+def _with_tokenizer(bridge: Any, tokenizer: Any) -> Any:
+    """The bridge with a tokenizer as it is; TransformerLens's own loader would replace it."""
+    first, *rest = tokenizer("a")["input_ids"]
+    bridge.tokenizer = tokenizer
+    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
+    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     return bridge
 
 
@@ -254,6 +297,27 @@ def _keep_native_attention(adapter: Any) -> None:
     }
     for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
         adapter.component_mapping.pop(part)
+
+
+@contextmanager
+def _explained(name: str | Path, config: Any) -> Iterator[None]:
+    """Within the block, a refusal of transformers or TransformerLens says what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        kind = getattr(config, "model_type", "") or type(config).__name__
+        if str(error).startswith("Unrecognized configuration class"):
+            raise ValueError(
+                f"{name} ({kind}) is not a decoder of text alone, and transformers opens no such "
+                "model to continue text: give its language model, or a decoder-only one."
+            ) from None
+        if str(error).startswith("Unsupported architecture"):
+            raise ValueError(
+                f"{name} ({kind}) has an architecture that TransformerLens "
+                f"{version('transformer-lens')} does not know: update TransformerLens, or give a "
+                "model of another architecture, such as Llama, Gemma, Qwen, Mistral or BLOOM."
+            ) from None
+        raise
 
 
 # ---------------------------------------------------------------- files of a model
@@ -317,6 +381,14 @@ def _read_config(name: str | Path, source: str, **source_options: Any) -> Any:
         check_reachable(source, "config.json", **hub_options)
     try:
         return AutoConfig.from_pretrained(source, **source_options)
+    except ValueError as error:
+        if "does not recognize" not in str(error):
+            raise
+        raise ValueError(
+            f"transformers {version('transformers')} does not know the architecture of {name}: "
+            "update transformers, or, if the model comes with code that you trust, load it in "
+            "Python with trust_remote_code=True."
+        ) from None
     except OSError as error:
         why = str(error).strip().splitlines()[0]
         if file.is_file():
