@@ -8,10 +8,12 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
+    cut_short,
     open_model,
     say,
     say_how_text_begins,
 )
+from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import labels_in
 from interp.results.words import Bos, Care, Kind, Split
@@ -138,6 +140,8 @@ class Collect:
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Drop them with --hygiene drop.")
+        if sentence := cut_short(self.tokens, corpora):
+            say(sentence)
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
@@ -147,6 +151,11 @@ class Collect:
             special_tokens=self.special_tokens,
             contexts=self.contexts,
         )
+        if not self.on.goes_ahead(
+            lambda: of_counting(model, corpora, keep, self.tokens_per_batch, self.out),
+            "fewer --tokens, or --until-stable 0.95",
+        ):
+            return
         settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)

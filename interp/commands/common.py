@@ -1,6 +1,7 @@
 """What several subcommands of `interp` share: options for the model and for Ray, and printing."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -102,6 +103,20 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
         )
 
 
+def cut_short(asked: int | None, corpora: "interp.Corpora") -> str:
+    """A sentence if shards of whole blocks hold fewer tokens than were asked for; else empty."""
+    rows = next(iter(corpora.rows.values()))
+    block, n_shards = rows.ids.shape[1], corpora.n_shards
+    whole = (asked or 0) // (block * n_shards) * block * n_shards
+    if asked is None or whole == asked:
+        return ""
+    return (
+        f"At most {whole:,} tokens per label are read, not {asked:,}: {n_shards} shards of "
+        f"{whole // (block * n_shards)} blocks of {block}. With fewer shards or shorter blocks it "
+        "comes closer."
+    )
+
+
 def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
     """Say so, above a table, if it is not how the model's tokenizer begins a text."""
     from interp.text.tokens import against_the_tokenizer
@@ -112,7 +127,12 @@ def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
 
 @dataclass(frozen=True)
 class OnRay:
-    """Whether to run on Ray, and with which resources; it changes no result."""
+    """Whether to run, and whether on Ray with which resources; it changes no result."""
+
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop.
+
+    A trial reads one batch. A command that takes more than ten seconds says so in any case."""
 
     ray: tuple[str, ...] | None = None
     """Use Ray on this machine, or on the cluster at an address.
@@ -160,6 +180,24 @@ class OnRay:
         )
         return replace(choice, device="cpu").open(), ray
 
+    def goes_ahead(self, measure: "Callable[[], interp.runs.Forecast]", smaller: str) -> bool:
+        """Say what is left to do, if that is long or all that is asked, and whether to do it.
+
+        On Ray, other machines do the work, so a trial on this one says little.
+        """
+        if self.ray is not None and not self.dry_run:
+            return True
+        forecast = measure()
+        seconds = forecast.seconds or 0.0
+        if seconds > _LONG or self.dry_run:
+            say(str(forecast))
+        if seconds > _VERY_LONG:
+            say(f"To make it shorter: {smaller}. It can be interrupted and resumed at any time.")
+        return not self.dry_run
+
+
+_LONG, _VERY_LONG = 10.0, 600.0
+"""Seconds from which a command says how long it takes, and how to make that less."""
 
 WITHOUT_RAY = OnRay()
 """This process does the work."""

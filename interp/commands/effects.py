@@ -10,11 +10,13 @@ from interp.commands.common import (
     ModelChoice,
     OnRay,
     check_found_in,
+    cut_short,
     open_model,
     say,
     say_how_text_begins,
     seeded,
 )
+from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Split
@@ -120,6 +122,13 @@ class Deactivate:
         selection.check_model(model)
         check_found_in(self.neurons, model)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)
+        if sentence := cut_short(self.tokens, corpora):
+            say(sentence)
+        sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
+        if not self.on.goes_ahead(
+            lambda: of_losses(model, corpora, sets, out), "fewer --tokens, --languages or --n-draws"
+        ):
+            return
         matrix = interp.perplexity_matrix(
             model,
             selection,

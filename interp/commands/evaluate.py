@@ -15,6 +15,7 @@ from interp.commands.common import (
     say_how_text_begins,
 )
 from interp.commands.effects import read_selection
+from interp.commands.forecasts import of_tasks
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.commands.tasks import check_items
@@ -102,6 +103,12 @@ class Evaluate:
         model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
         check_found_in(self.neurons, model)
+        sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
+        if not self.on.goes_ahead(
+            lambda: of_tasks(model, tasks, sets, bos, self.max_new_tokens),
+            "fewer --items, --languages or --n-draws",
+        ):
+            return
         ablation = interp.evaluations.ablate_tasks(
             model,
             tasks,

@@ -61,6 +61,11 @@ class Plan:
     def run(self) -> None:
         plan = self.plan()
         say(str(plan))
+        if plan.tokens != self.tokens:
+            say(
+                f"{plan.tokens:,} tokens per label, not {self.tokens:,}, are {self.n_shards} "
+                f"shards of {plan.rows:,} whole blocks of {self.block_length}."
+            )
         say(
             f"{'hours of passes':<22} {plan.hours(self.teraflops):>15.3g}   at "
             f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text"

@@ -16,6 +16,7 @@ from interp.commands.common import (
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
+from interp.commands.forecasts import of_steering
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Tokens
@@ -28,15 +29,16 @@ class Steer:
 
     Baselines: the unedited model, as many random neurons, a prompt that names the language, and a
     push of the residual stream. Only good texts count: long enough, not repetitive, and as likely
-    under the unedited model as natural text. To resume, run the same command again.
+    as natural text. The run needs --moments. To resume, run the command again.
 
         interp steer results/demo --to de ja --edit replace
         interp steer results/sentences/neurons-precision.json --to ja --edit median
     """
 
     neurons: Positional[Path]
-    """Folder of a run after `interp find`, or a selection (.json) in it; needs --moments (median:
-    --sentences)."""
+    """A run after `interp find`, or a selection (.json) in it.
+
+    The run must have kept moments (`interp collect --moments`), or sentences for the median."""
 
     choice: ModelChoice
     """The model that the neurons were found in."""
@@ -82,6 +84,11 @@ class Steer:
 
     The means for the push of the residual stream are of it too."""
 
+    natural: int = 2000
+    """Lines of natural text per language steered to.
+
+    A text that is less likely than 99 % of them, or repeats itself more, is not good."""
+
     n: int = 50
     """Texts per condition."""
 
@@ -121,6 +128,11 @@ class Steer:
         check_found_in(self.neurons, model)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
+        if not self.on.goes_ahead(
+            lambda: self.forecast(model, selection.languages, codes, text, bos, out),
+            "fewer --n, --to or --natural, or shorter --max-new-tokens",
+        ):
+            return
         rates = interp.evaluations.steer_towards(
             model,
             edits,
@@ -137,6 +149,7 @@ class Steer:
             temperature=self.temperature,
             seed=self.seed,
             bos=bos,
+            natural=self.natural,
             out=out,
             ray=ray,
         )
@@ -146,6 +159,22 @@ class Steer:
         say_how_text_begins(model, bos)
         say(rates.table())
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
+
+    def forecast(
+        self,
+        model: "interp.NeuronModel",
+        languages: tuple[str, ...],
+        to: tuple[str, ...],
+        text: str,
+        bos: Bos,
+        out: Path,
+    ) -> "interp.runs.Forecast":
+        from interp.evaluations.steering import natural_texts, text_for_push
+
+        corpora = text_for_push(model, text, languages, bos)
+        natural = natural_texts(model, text, to, self.max_new_tokens, self.natural)
+        conditions = 1 + 4 * len(to)
+        return of_steering(model, natural, corpora, conditions, self.n, self.max_new_tokens, out)
 
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":

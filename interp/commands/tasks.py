@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from interp.commands.common import (
     say_how_text_begins,
     seeded,
 )
+from interp.commands.forecasts import of_attribution, of_counting
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import labels_in
 from interp.results.words import Bos, FiresBy, Quantity
@@ -99,6 +101,11 @@ class Share:
         shards = min(self.n_shards, len(prompts.ids))
         corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
+        keep = interp.Keep(signs=self.fires_by)
+        if not self.on.goes_ahead(
+            lambda: of_counting(model, corpora, keep, 4096, out), "fewer --languages"
+        ):
+            return
         say_how_text_begins(model, bos)
         with pool_for(model, ray) as pool:
             for number, threshold in enumerate(self.thresholds):
@@ -219,17 +226,21 @@ class Attribute:
         }
         from interp.runs.folder import begin
 
-        begin(out, plan)
-        sums = interp.evaluations.attribute_categories(
+        attribute = partial(
+            interp.evaluations.attribute_categories,
             model,
-            tasks,
-            out / "pieces",
             steps=self.steps,
             quantity=self.quantity,
             fires_by=self.fires_by,
             bos=bos,
-            ray=ray,
         )
+        if not self.on.goes_ahead(
+            lambda: of_attribution(model, tasks, partial(attribute, progress=False), out),
+            "fewer --items, --languages or --steps",
+        ):
+            return
+        begin(out, plan)
+        sums = attribute(tasks, out / "pieces", ray=ray)
         sums.save(out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = sums.to_frame()
         interp.results.artifacts.write_text(out / "sums.csv", frame.to_csv(index=False))
