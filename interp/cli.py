@@ -19,7 +19,8 @@ from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
 from interp.commands.find import Compare, Find, show_selection
-from interp.commands.options import WIDTH, Parser, Positional
+from interp.commands.options import WIDTH, Labels, Parser, Positional
+from interp.commands.overview import list_of_runs
 from interp.commands.page import Page
 from interp.commands.plan import Plan
 from interp.commands.report import Report
@@ -46,7 +47,7 @@ class Import:
     path: Positional[Path]
     """The .pth file."""
 
-    languages: tuple[str, ...]
+    languages: Labels
     """Languages of the file's lists, in order; the file does not store them."""
 
     neurons: int
@@ -128,6 +129,9 @@ def chosen(arguments: Sequence[str]) -> Any:
         from importlib.metadata import version
 
         say(f"polyneuron {version('polyneuron')}")
+        raise SystemExit(0)
+    if not arguments and (runs := list_of_runs(Path())):
+        say(f"{runs}\n\nAll commands: interp --help")
         raise SystemExit(0)
     if not arguments:
         sys.stderr.write(overview())

@@ -132,9 +132,11 @@ def test_help_says_what_happens_without_an_option(capsys):
     with pytest.raises(SystemExit):
         cli.main(["collect", "--help"])
     shown = capsys.readouterr().out
-    assert "[en de fr es zh ja]" in shown
     assert "packed without padding [256]" in shown
     assert "all of the text\n" in shown  # without a default there is nothing to add
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--help"])
+    assert "[en de fr es zh ja]" in capsys.readouterr().out
 
 
 def test_options_become_the_fields_of_the_command():
@@ -159,6 +161,8 @@ def test_options_become_the_fields_of_the_command():
         (["--nonesuch"], "there is no command '--nonesuch'"),
         (["collect", "--langauges", "de"], "no place for --langauges; did you mean --languages?"),
         (["babel", "x"], "there is no place for x."),
+        (["collect", "--languages", "en,de", "fr"], "takes labels with spaces between: en de fr."),
+        (["collect", "a", "--model", "b"], "MODEL is 'a' and --model is 'b'; give it once."),
         (["find"], "required: RUN_FOLDER."),
         (["bake", "run"], "required: --language, --out."),
         (["collect", "--split", "half"], "invalid choice: 'half' (choose from"),
@@ -360,7 +364,7 @@ def test_effects_of_what_is_not_there_are_refused_in_a_sentence(place, found, tm
     assert "--moments" in refused(["steer", str(copied(found, tmp_path)), *reading(place)], capsys)
     unknown = refused(["steer", str(found), *reading(place), "--to", "ja"], capsys)
     assert "not in this selection" in unknown
-    assert "use the model it was made" in refused(["deactivate", str(found)], capsys)  # babel
+    assert "use the model it was made" in refused(["deactivate", str(found), "babel"], capsys)
 
 
 def copied(run: Path, folder: Path) -> Path:
@@ -413,15 +417,15 @@ def odd(place: Path) -> Path:
 READS = "--text {place}/text --languages de en fr --n-shards 4 --block-length 16 --hygiene off"
 NEW = "--out {odd}/new"
 WRONG = {
-    "collect {odd}/empty": "holds no config.json",
-    "collect {odd}/config": "config.json cannot be read",
-    "collect {odd}/shapes": "do not have the shapes in its config.json",
-    "collect {odd}/letters": "The tokenizer of",
-    "collect {odd}/lacking": "lacks 1 of the weights",
+    "doctor {odd}/empty": "holds no config.json",
+    "doctor {odd}/config": "config.json cannot be read",
+    "doctor {odd}/shapes": "do not have the shapes in its config.json",
+    "doctor {odd}/letters": "The tokenizer of",
+    "doctor {odd}/lacking": "lacks 1 of the weights",
     "collect {odd}/nan " + READS + " " + NEW: "NaN or infinite activation",
-    "collect {place}/model --device tpu": "The device 'tpu' cannot be used here",
-    "collect {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",
-    "collect {place}/model --num-cpus 4": "have no effect without --ray",
+    "doctor {place}/model --device tpu": "The device 'tpu' cannot be used here",
+    "doctor {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",
+    "collect {place}/model --num-cpus 4 " + READS: "have no effect without --ray",
     "collect {place}/model --tokens-per-batch 0 " + READS: "tokens_per_batch is 0",
     "collect {place}/model " + READS + " --out {odd}/file": "is not a folder, as it must be",
     "collect {place}/model " + READS + " --out {odd}/loop": "is not a folder, as it must be",

@@ -291,7 +291,7 @@ def test_another_model_in_the_place_of_the_old_one_is_refused(place: Path, capsy
     try:
         tiny_models.build("qwen2", old, seed=1)
         said = refused(["find", str(place / "run"), "--method", "removal"], capsys)
-        assert "are not those that the run was collected with" in said
+        assert "was collected with: name that model with --model" in said
     finally:
         old.rename(place / "other")
         (place / "kept").rename(old)

@@ -1,11 +1,21 @@
 """The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins
-from interp.commands.options import Positional
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    cut_short,
+    open_model,
+    say,
+    say_how_text_begins,
+)
+from interp.commands.forecasts import of_counting
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import labels_in
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.languages import check_languages, language
 
@@ -27,11 +37,13 @@ class Collect:
     choice: ModelChoice
     """The model."""
 
-    text: str = "babel"
-    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz."""
+    text: str | None = None
+    """Folder of <label>.txt, .txt.gz, .jsonl, .jsonl.gz.
 
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes; all axes keep this order.
+    For Babel by default its own sentences, "babel"."""
+
+    languages: Labels = ()
+    """Labels, in the order of all axes; by default all.
 
     LAPE depends on which languages are compared."""
 
@@ -56,8 +68,8 @@ class Collect:
 
     The other half is for `interp deactivate`."""
 
-    bos: Bos = "auto"
-    """What begins text: auto, none, document, block.
+    bos: Bos | None = None
+    """What begins text: auto, none, document, block [auto].
 
     auto: before each block or line, what the tokenizer puts there when it encodes a text by
     itself; document, block: <bos> before each. It is never counted, and what follows on the run
@@ -107,13 +119,29 @@ class Collect:
     """Where the work runs."""
 
     def run(self) -> None:
-        self.check()
-        model, ray = self.on.open(self.choice)
+        memory = self.choice.memory
+        choice = self.choice.of(memory)
+        text = memory.take_text(self.text, choice.model)
+        filled = replace(
+            self,
+            choice=choice,
+            text=text,
+            languages=memory.take("languages", self.languages, labels_in(text)),
+            bos=memory.take("bos", self.bos, "auto"),
+        )
+        filled.check()
+        model, ray = open_model(self.choice, memory, self.on)
+        filled.collect(model, ray)
+
+    def collect(self, model: "interp.NeuronModel", ray: "interp.runs.Ray | None") -> None:
+        """Collect with all settings given, and print what was counted."""
         say(f"{model.name} in {model.precision}; --dtype changes it")
         corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Drop them with --hygiene drop.")
+        if sentence := cut_short(self.tokens, corpora):
+            say(sentence)
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
@@ -123,6 +151,11 @@ class Collect:
             special_tokens=self.special_tokens,
             contexts=self.contexts,
         )
+        if not self.on.goes_ahead(
+            lambda: of_counting(model, corpora, keep, self.tokens_per_batch, self.out),
+            "fewer --tokens, or --until-stable 0.95",
+        ):
+            return
         settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
@@ -149,7 +182,7 @@ class Collect:
                 f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} tokens "
                 "per language."
             )
-        say_how_text_begins(model, self.bos)
+        say_how_text_begins(model, corpora.bos)
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
@@ -177,27 +210,28 @@ class Collect:
             )
 
     def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
+        text, bos = self.text or "babel", self.bos or "auto"
         if self.sentences:
             return interp.read_sentences(
-                self.text,
+                text,
                 self.languages,
                 model,
                 max_length=self.block_length,
                 sentences=self.n_sentences,
                 n_shards=self.n_shards,
-                bos=self.bos,
+                bos=bos,
                 split=self.split,
                 held_out=0.5,
                 hygiene=self.hygiene,
             )
         return interp.read_corpora(
-            self.text,
+            text,
             self.languages,
             model,
             block_length=self.block_length,
             tokens=self.tokens,
             n_shards=self.n_shards,
-            bos=self.bos,
+            bos=bos,
             split=self.split,
             held_out=0.5,
             hygiene=self.hygiene,
@@ -223,15 +257,21 @@ class Merge:
 class Status:
     """List which pieces of a run are done, running, missing or bad.
 
-    It reads and checks every finished piece.
+    It reads and checks every finished piece. Of another command's folder, such as that of `interp
+    deactivate`, it says how many are done.
 
         interp status runs/bloom
     """
 
     run_folder: Positional[Path]
-    """Folder given to `interp collect --out`."""
+    """Folder given to `interp collect --out`, or of another long command."""
 
     def run(self) -> None:
+        from interp.counting.run import follows_a_run
+
+        if follows_a_run(self.run_folder):
+            show_pieces(self.run_folder)
+            return
         run = interp.Run.open(self.run_folder)
         state, stopped_after = run.verify(), run.status().stopped_after
         total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
@@ -249,6 +289,29 @@ class Status:
             say(f"missing: shard {shard} of {code}")
         if len(state.missing) > 10:
             say(f"and {len(state.missing) - 10} more")
+
+
+def show_pieces(folder: Path) -> None:
+    """Say how many pieces of a command other than collect are done, running or bad."""
+    from interp.results.reader import read
+    from interp.runs.locks import lock_owner
+
+    done, bad = 0, {}
+    for path in sorted(folder.rglob("pieces/*.safetensors")):
+        try:
+            read(path, ())
+            done += 1
+        except ValueError as error:
+            bad[path] = error
+    locks = sorted(folder.rglob("running/*"))
+    running = [owner for path in locks if (owner := lock_owner(path)) is not None]
+    say(f"{done} pieces are done, {len(running)} running, {len(bad)} bad.")
+    for owner in running:
+        say(f"running: {owner}")
+    for path, problem in bad.items():
+        say(f"bad: {path}: {problem}")
+    if not any(folder.glob("*.csv")):
+        say("To go on, run the command that began it again; finished pieces are kept.")
 
 
 def show_stats(stats: "interp.FiringStats") -> None:

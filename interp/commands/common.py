@@ -1,13 +1,14 @@
 """What several subcommands of `interp` share: options for the model and for Ray, and printing."""
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import interp
 from interp.commands.options import Positional
+from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results.words import Attention, Bos
 
 if TYPE_CHECKING:
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 class ModelChoice:
     """Which model to load, and how."""
 
-    model: Positional[str] = "babel"
-    """"babel", a folder, a GGUF file, or a hub name."""
+    model: Positional[str | None] = None
+    """A folder, GGUF file, hub name, or run; else babel.
 
-    attention: Attention = "native"
+    By default that of the run that a command is about. A run gives its model, precision, labels and
+    beginning of text."""
+
+    attention: Attention | None = None
     """native: faster; hooked: exposes q, k, v, heads."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto, float32, bfloat16 or float16.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """auto, float32, bfloat16, float16; by default the run's.
 
     auto: as stored, but float32 for bfloat16 on a CPU without instructions for it. Firing counts
     differ by a token or so between dtypes."""
@@ -36,14 +40,31 @@ class ModelChoice:
     no_cache: bool = False
     """Do not keep the checkpoint made from a GGUF file."""
 
+    @property
+    def memory(self) -> Memory:
+        """What the run remembers, if MODEL names a run."""
+        return memory_of(Path(self.model)) if self.model and is_run(Path(self.model)) else Memory()
+
+    def of(self, memory: Memory) -> "ModelChoice":
+        """The same choice, what it leaves open taken from a run: the one it names, or `memory`."""
+        named, model = self.memory, self.model
+        if named.source is not None:
+            memory, model = (memory if memory.source == named.source else named), None
+        return replace(
+            self,
+            model=memory.take("model", model, "babel"),
+            attention=memory.take("attention", self.attention, "native"),
+            dtype=memory.take("dtype", self.dtype, "auto"),
+        )
+
     def open(self) -> "interp.NeuronModel":
-        dtype = torch_dtype(self.dtype)
+        filled = self.of(Memory())
         return interp.load(
-            self.model,
-            attention=self.attention,
-            dtype=dtype,
-            device=self.device,
-            cache=not self.no_cache,
+            filled.model or "babel",
+            attention=filled.attention or "native",
+            dtype=torch_dtype(filled.dtype or "auto"),
+            device=filled.device,
+            cache=not filled.no_cache,
         )
 
 
@@ -68,7 +89,7 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
     there only the architecture and the tokenizer are compared. A selection that does not record its
     model, such as an imported one, is accepted.
     """
-    stored = _run_behind(path).get("model")
+    stored = found_in(path).get("model")
     if not isinstance(stored, dict):
         return
     now = model.fingerprint
@@ -82,21 +103,18 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
         )
 
 
-def _run_behind(path: Path) -> dict[str, Any]:
-    """The provenance of the run that a selection was found in; empty if it records none."""
-    stored: Any = json.loads((path / "neurons.json" if path.is_dir() else path).read_text("utf-8"))
-    for key in ("provenance", "settings", "run"):
-        stored = stored.get(key) if isinstance(stored, dict) else None
-    return stored if isinstance(stored, dict) else {}
-
-
-def bos_of(path: Path | None, given: Bos | None) -> Bos:
-    """The value of --bos; if it is left out, that of the run in which a selection was found."""
-    from interp.counting.run import recorded_bos
-
-    if given is not None:
-        return given
-    return "auto" if path is None else recorded_bos(_run_behind(path))
+def cut_short(asked: int | None, corpora: "interp.Corpora") -> str:
+    """A sentence if shards of whole blocks hold fewer tokens than were asked for; else empty."""
+    rows = next(iter(corpora.rows.values()))
+    block, n_shards = rows.ids.shape[1], corpora.n_shards
+    whole = (asked or 0) // (block * n_shards) * block * n_shards
+    if asked is None or whole == asked:
+        return ""
+    return (
+        f"At most {whole:,} tokens per label are read, not {asked:,}: {n_shards} shards of "
+        f"{whole // (block * n_shards)} blocks of {block}. With fewer shards or shorter blocks it "
+        "comes closer."
+    )
 
 
 def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
@@ -109,7 +127,12 @@ def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
 
 @dataclass(frozen=True)
 class OnRay:
-    """Whether to run on Ray, and with which resources; it changes no result."""
+    """Whether to run, and whether on Ray with which resources; it changes no result."""
+
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop.
+
+    A trial reads one batch. A command that takes more than ten seconds says so in any case."""
 
     ray: tuple[str, ...] | None = None
     """Use Ray on this machine, or on the cluster at an address.
@@ -148,7 +171,8 @@ class OnRay:
         self.check()
         if self.ray is None:
             return choice.open(), None
-        folder = Path(choice.model)
+        choice = choice.of(Memory())
+        folder = Path(choice.model or "babel")
         on_actors = replace(choice, model=str(folder.resolve())) if folder.exists() else choice
         address = self.ray[0] if self.ray else None
         ray = interp.runs.Ray(
@@ -156,9 +180,49 @@ class OnRay:
         )
         return replace(choice, device="cpu").open(), ray
 
+    def goes_ahead(self, measure: "Callable[[], interp.runs.Forecast]", smaller: str) -> bool:
+        """Say what is left to do, if that is long or all that is asked, and whether to do it.
+
+        On Ray, other machines do the work, so a trial on this one says little.
+        """
+        if self.ray is not None and not self.dry_run:
+            return True
+        forecast = measure()
+        seconds = forecast.seconds or 0.0
+        if seconds > _LONG or self.dry_run:
+            say(str(forecast))
+        if seconds > _VERY_LONG:
+            say(f"To make it shorter: {smaller}. It can be interrupted and resumed at any time.")
+        return not self.dry_run
+
+
+_LONG, _VERY_LONG = 10.0, 600.0
+"""Seconds from which a command says how long it takes, and how to make that less."""
 
 WITHOUT_RAY = OnRay()
 """This process does the work."""
+
+
+def open_model(
+    choice: ModelChoice, memory: Memory, on: OnRay = WITHOUT_RAY
+) -> "tuple[interp.NeuronModel, interp.runs.Ray | None]":
+    """`on.open` of the model that is given, or else of the run's; says what the run supplied.
+
+    Take everything else from the run first, so that one line says all of it.
+    """
+    filled = choice.of(memory)
+    if sentence := str(memory):
+        say(sentence)
+    try:
+        return on.open(filled)
+    except OSError as error:
+        if "model" not in memory.taken:
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"The model of {memory.source} cannot be opened ({why}) If it was moved, name its new "
+            "place with --model."
+        ) from None
 
 
 def say(text: str) -> None:
@@ -178,7 +242,8 @@ class Doctor:
     """The model."""
 
     def run(self) -> None:
-        diagnosis = interp.doctor(self.choice.open())
+        model, _ = open_model(self.choice, self.choice.memory)
+        diagnosis = interp.doctor(model)
         say(str(diagnosis))
         if not diagnosis.ok:
             raise SystemExit(1)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import interp
 from interp.commands.common import (
     ModelChoice,
-    bos_of,
     check_found_in,
+    open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection
-from interp.commands.options import Positional
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import Memory, labels_in, memory_of
 from interp.results.words import Alike, Bos, Layers
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Patch:
     """The prompt that they are patched into."""
 
     choice: ModelChoice
-    """The model; heads and attn_out need --attention hooked."""
+    """The model, or a run of it; heads and attn_out need --attention hooked."""
 
     answers: tuple[str, ...]
     """Possible next words, with their leading spaces.
@@ -66,14 +67,17 @@ class Patch:
     """A text in the source and one in the target."""
 
     neurons: Path | None = None
-    """Folder of a run after `interp find`, or a selection (.json), for --part neurons."""
+    """For --part neurons: a run, or a selection (.json).
+
+    By default those of the run that MODEL names."""
 
     language: str | None = None
-    """Language of the neurons, for --part neurons."""
+    """For --part neurons: the language they belong to."""
 
     bos: Bos | None = None
-    """What begins a prompt; by default as in the run of --neurons, else auto (auto, none, document,
-    block)."""
+    """auto, none, document, block; by default the run\'s.
+
+    It is what begins a prompt."""
 
     control: str | None = None
     """Another prompt to patch from, as a control; not with --texts.
@@ -90,7 +94,9 @@ class Patch:
     """File for the result (.safetensors), with a table (.csv) next to it."""
 
     def run(self) -> None:
-        if self.part == "neurons" and (self.neurons is None or self.language is None):
+        memory = self.choice.memory
+        neurons = self.neurons or memory.source
+        if self.part == "neurons" and (neurons is None or self.language is None):
             raise ValueError(
                 "--part neurons needs --neurons and --language: say whose neurons to patch."
             )
@@ -99,16 +105,19 @@ class Patch:
                 "--control and --texts exclude each other: a control is aligned by --at. Leave "
                 "one out."
             )
-        self.patch(self.choice.open())
+        if memory.source is None and self.part == "neurons":
+            memory = memory_of(neurons)
+        bos = memory.take("bos", self.bos, "auto")
+        model, _ = open_model(self.choice, memory)
+        self.patch(model, neurons, bos)
 
-    def patch(self, model: "interp.NeuronModel") -> None:
+    def patch(self, model: "interp.NeuronModel", neurons: Path | None, bos: Bos) -> None:
         """Patch, print the result and save it."""
         from interp.prompts.alignment import joined
         from interp.prompts.targets import target_ids
         from interp.text.tokens import prompt_ids
 
-        parts = self.parts(model)
-        bos = bos_of(self.neurons if self.part == "neurons" else None, self.bos)
+        parts = self.parts(model, neurons)
         answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
         random = self.noise or self.part == "neurons"
         result = interp.patch(
@@ -132,17 +141,17 @@ class Patch:
             settings = {"source": self.source, "target": self.target, "part": self.part, "bos": bos}
             save_result(result, self.out, model=model.fingerprint, **settings)
 
-    def parts(self, model: "interp.NeuronModel") -> Any:
+    def parts(self, model: "interp.NeuronModel", neurons: Path | None) -> Any:
         """The `parts` of `interp.patch`."""
         if self.part == "heads":
             return interp.prompts.heads(model)
         if self.part != "neurons":
             return self.part
-        assert self.neurons is not None
+        assert neurons is not None
         assert self.language is not None
-        selection = read_selection(self.neurons)
+        selection = read_selection(neurons)
         selection.check_model(model)
-        check_found_in(self.neurons, model)
+        check_found_in(neurons, model)
         return {f"neurons of {self.language}": selection.units(self.language)}
 
 
@@ -174,17 +183,22 @@ class Lens:
     """
 
     choice: ModelChoice
-    """The model."""
+    """The model, or a run of it."""
 
-    prompts: str = "babel/fact_completion"
-    """Babel's facts, or a folder of <language>.jsonl with prompts, options and answers."""
+    prompts: str | None = None
+    """A folder of <language>.jsonl with prompts, options and answers; for Babel by default its
+    facts."""
 
-    languages: tuple[str, ...] = ("de", "en")
-    """First the language of the prompts, then others that layers may predict; two are best,
-    because a fact is left out if its answers in two languages begin alike."""
+    languages: Labels = ()
+    """First the language of the prompts, then others that layers may predict; by default the
+    second and first of the run, or of the prompts.
 
-    bos: Bos = "auto"
-    """What begins a prompt: auto, none, document, block."""
+    Two are best, because a fact is left out if its answers in two languages begin alike."""
+
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run\'s.
+
+    It is what begins a prompt."""
 
     limit: int | None = None
     """Read only the first N prompts; by default all."""
@@ -195,22 +209,50 @@ class Lens:
     def run(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
-        model = self.choice.open()
+        memory = self.choice.memory
+        prompts = self.prompts_for(self.choice.of(memory).model)
+        languages = self.languages or two_of(prompts, memory)
+        bos = memory.take("bos", self.bos, "auto")
+        model, _ = open_model(self.choice, memory)
         tasks = interp.text.align_tasks(
-            [interp.read_task(self.prompts, code) for code in self.languages], "drop"
+            [interp.read_task(prompts, code) for code in languages], "drop"
         )
         questions = []
         for items in list(zip(*(task.items for task in tasks), strict=True))[: self.limit]:
             words = [item.options[item.answer].strip(" .。」") for item in items]
-            answers = dict(zip(self.languages, words, strict=True))
+            answers = dict(zip(languages, words, strict=True))
             questions.append(interp.prompts.Question(items[0].prompt, answers))
-        result = interp.logit_lens(model, questions, bos=self.bos)
+        result = interp.logit_lens(model, questions, bos=bos)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
-        say_how_text_begins(model, self.bos)
+        say_how_text_begins(model, bos)
         show_lens(result, {reason: len(numbers) for reason, numbers in left_out.items()})
         if self.out is not None:
-            settings = {"prompts": self.prompts, "bos": self.bos}
+            settings = {"prompts": prompts, "bos": bos}
             save_result(result, self.out, model=model.fingerprint, **settings)
+
+    def prompts_for(self, model: str | None) -> str:
+        """The prompts that are given, or Babel's facts for Babel."""
+        if self.prompts is None and model != "babel":
+            raise ValueError(
+                "No prompts are given: name a folder of <language>.jsonl with --prompts, or "
+                "--prompts babel/fact_completion."
+            )
+        return self.prompts or "babel/fact_completion"
+
+
+def two_of(prompts: str, memory: Memory) -> tuple[str, ...]:
+    """The second and the first language that the prompts, and the run if there is one, have."""
+    known = labels_in(prompts)
+    languages = [code for code in memory.recorded.get("languages", known) if code in known]
+    if len(languages) < 2:
+        raise ValueError(
+            f"{prompts} is in {' '.join(known) or 'no language'}, and two that the run has too are "
+            "needed: name them with --languages."
+        )
+    pair = (languages[1], languages[0])
+    if "languages" in memory.recorded:
+        memory.taken["languages"] = pair
+    return pair
 
 
 def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> None:

@@ -58,9 +58,7 @@ class Demo:
             ("Which neurons fire for one language or two?", Find(out, fraction=0.03)),
             (
                 "With a language's neurons off, which language suffers?",
-                Deactivate(
-                    out, babel, tokens=4000, split="held_out", n_draws=1, out=out / "deactivate"
-                ),
+                Deactivate(out, ModelChoice(), tokens=4000, n_draws=1),
             ),
         ]
 
@@ -84,7 +82,7 @@ class Demo:
                 "With these held at their medians, which language does the model write?",
                 Steer(
                     folder / "neurons-precision.json",
-                    babel,
+                    ModelChoice(),
                     to=("de", "ja"),
                     edit="median",
                     n=20,

@@ -2,20 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import interp
 from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    bos_of,
     check_found_in,
+    cut_short,
+    open_model,
     say,
     say_how_text_begins,
     seeded,
 )
-from interp.commands.options import Positional
+from interp.commands.forecasts import of_losses
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Split
 from interp.text.languages import check_languages, language
 
@@ -24,7 +27,9 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
     """The selection in a file, or in the folder of a run after `interp find`."""
     file = path / "neurons.json" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing. Make it with: interp find RUN_FOLDER")
+        if path.is_dir():
+            interp.Run.open(path)  # refuses what is no run, such as a folder of runs
+        raise FileNotFoundError(f"{file} is missing. Make it with: interp find {file.parent}")
     return interp.NeuronSelection.from_json(file)
 
 
@@ -46,7 +51,8 @@ class Deactivate:
     """Measure every language's loss with each language's neurons off.
 
     The control is as many random neurons in every layer, and a permutation test asks whether a
-    language's own loss rises most. To resume after an interruption, run the same command again.
+    language's own loss rises most. The run supplies what is left out. To resume after an
+    interruption, run the same command again.
 
         interp deactivate results/demo
     """
@@ -57,31 +63,30 @@ class Deactivate:
     choice: ModelChoice
     """The model that the neurons were found in."""
 
-    text: str = "babel"
-    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz; preferably not the text
-    that the neurons were found on."""
+    text: str | None = None
+    """A folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz, or babel; by default the run's."""
 
-    languages: tuple[str, ...] = ()
-    """Languages to read; by default those of the selection."""
+    languages: Labels = ()
+    """Languages to read; by default the run's."""
 
     tokens: int | None = None
-    """Tokens per language; by default all of the text."""
+    """Tokens per language; by default as many as the run read."""
 
-    block_length: int = 128
-    """Tokens per row, the only context for prediction."""
+    block_length: int | None = None
+    """Tokens per row, the only context for prediction; by default as in the run, or 128."""
 
-    n_shards: int = 20
-    """Random groups of documents, for jackknife intervals.
+    n_shards: int | None = None
+    """Random groups of documents, for jackknife intervals; by default as in the run, or 20.
 
     The jackknife leaves out one group at a time."""
 
-    split: Split = "all"
-    """all documents, or half of them: train or held_out.
-
-    Use one half if `interp collect` read the other."""
+    split: Split | None = None
+    """Documents to read; by default the half that the run did not read (all, train, held_out)."""
 
     bos: Bos | None = None
-    """What begins text; by default as in the run (auto, none, document, block)."""
+    """auto, none, document, block; by default the run\'s.
+
+    It is what begins text."""
 
     n_draws: int = 3
     """Sets of random neurons for each language.
@@ -91,44 +96,53 @@ class Deactivate:
     seed: int = 0
     """Seeds the random sets."""
 
-    out: Path = Path("results/deactivate")
-    """Folder for the matrix."""
+    out: Path | None = None
+    """Folder of the matrix; by default deactivate in the run's."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
-        codes = check_languages(self.languages or selection.languages)
-        model, ray = self.on.open(self.choice)
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "deactivate")
+        # Other text has no half that the run read.
+        split = self.split or "all" if self.text else memory.take("split", self.split, "all")
+        reading: dict[str, Any] = {
+            "languages": check_languages(
+                memory.take("languages", self.languages, selection.languages)
+            ),
+            "block_length": memory.take("block_length", self.block_length, 128),
+            "tokens": memory.take("tokens", self.tokens, None),
+            "n_shards": memory.take("n_shards", self.n_shards, 20),
+            "bos": memory.take("bos", self.bos, "auto"),
+            "split": split,
+        }
+        text = memory.take_text(self.text, self.choice.of(memory).model)
+        model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        bos = bos_of(self.neurons, self.bos)
-        corpora = interp.read_corpora(
-            self.text,
-            codes,
-            model,
-            block_length=self.block_length,
-            tokens=self.tokens,
-            n_shards=self.n_shards,
-            bos=bos,
-            split=self.split,
-            held_out=0.5,
-        )
+        corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)
+        if sentence := cut_short(self.tokens, corpora):
+            say(sentence)
+        sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
+        if not self.on.goes_ahead(
+            lambda: of_losses(model, corpora, sets, out), "fewer --tokens, --languages or --n-draws"
+        ):
+            return
         matrix = interp.perplexity_matrix(
             model,
             selection,
             corpora,
             n_draws=self.n_draws,
             generator=seeded(self.seed),
-            out=self.out,
+            out=out,
             ray=ray,
         )
         table = matrix.to_frame().to_csv(index=False)
-        interp.results.artifacts.write_text(self.out / "matrix.csv", table)
-        say_how_text_begins(model, bos)
+        interp.results.artifacts.write_text(out / "matrix.csv", table)
+        say_how_text_begins(model, corpora.bos)
         say(matrix.table())
-        say(f"The matrix is in {self.out / 'matrix.safetensors'}, its table in matrix.csv.")
+        say(f"The matrix is in {out / 'matrix.safetensors'}, its table in matrix.csv.")
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class Bake:
         else:
             off = self.edit == "deactivate"
             edit = interp.deactivate if off else interp.scale(self.strength)
-        model = self.choice.open()
+        model, _ = open_model(self.choice, memory_of(self.neurons))
         selection.check_model(model)
         check_found_in(self.neurons, model)
         note = f"The neurons are those of {language(self.language).name} in {self.neurons}."

@@ -9,13 +9,15 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    bos_of,
     check_found_in,
+    open_model,
     say,
     say_how_text_begins,
 )
 from interp.commands.effects import read_selection
-from interp.commands.options import Positional
+from interp.commands.forecasts import of_tasks
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of, out_for
 from interp.commands.tasks import check_items
 from interp.results.words import Bos, Normalize
 from interp.text.languages import check_languages
@@ -42,12 +44,12 @@ class Evaluate:
     choice: ModelChoice
     """The model that the neurons were found in."""
 
-    tasks: tuple[str, ...] = ("babel/fact_completion",)
+    tasks: tuple[str, ...] = ()
     """babel/fact_completion, babel/statements, babel/word_translation, or folders of
-    <language>.jsonl."""
+    <language>.jsonl; for Babel by default the first."""
 
-    languages: tuple[str, ...] = ()
-    """Languages of the tasks; by default those of the selection."""
+    languages: Labels = ()
+    """Languages of the tasks; by default the run's."""
 
     items: int | None = None
     """Only the first N of each task; by default all."""
@@ -58,7 +60,9 @@ class Evaluate:
     Only Babel's tasks mark them."""
 
     bos: Bos | None = None
-    """What begins text; by default as in the run (auto, none, document, block)."""
+    """auto, none, document, block; by default the run\'s.
+
+    It is what begins text."""
 
     normalize: Normalize = "none"
     """What the log-likelihood of an option is divided by."""
@@ -74,27 +78,37 @@ class Evaluate:
     seed: int = 0
     """Seeds the random neurons and the bootstrap."""
 
-    out: Path = Path("results/evaluate")
-    """Folder for the results and evaluate.csv."""
+    out: Path | None = None
+    """Folder of the results; by default evaluate in the run's."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
-        codes = check_languages(self.languages or selection.languages)
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "evaluate")
+        codes = check_languages(memory.take("languages", self.languages, selection.languages))
+        bos = memory.take("bos", self.bos, "auto")
+        names = self.tasks
+        if not names and self.choice.of(memory).model == "babel":
+            names = ("babel/fact_completion",)
         if self.n_draws < 1:
             raise ValueError(f"--n-draws is {self.n_draws}: draw 1 random set or more.")
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            given = " ".join(self.tasks) or "no task"
+        if not names or len(set(names)) < len(names):
+            given = " ".join(names) or "no task"
             raise ValueError(f"--tasks is {given}: give one or more, each only once.")
         tasks = [
-            self.choose_items(interp.read_task(name, code)) for name in self.tasks for code in codes
+            self.choose_items(interp.read_task(name, code)) for name in names for code in codes
         ]
-        model, ray = self.on.open(self.choice)
+        model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        bos = bos_of(self.neurons, self.bos)
+        sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
+        if not self.on.goes_ahead(
+            lambda: of_tasks(model, tasks, sets, bos, self.max_new_tokens),
+            "fewer --items, --languages or --n-draws",
+        ):
+            return
         ablation = interp.evaluations.ablate_tasks(
             model,
             tasks,
@@ -104,14 +118,14 @@ class Evaluate:
             normalize=self.normalize,
             max_new_tokens=self.max_new_tokens,
             bos=bos,
-            out=self.out,
+            out=out,
             ray=ray,
         )
         table = ablation.to_frame().to_csv(index=False)
-        interp.results.artifacts.write_text(self.out / "evaluate.csv", table)
+        interp.results.artifacts.write_text(out / "evaluate.csv", table)
         say_how_text_begins(model, bos)
         say(ablation.table())
-        say(f"The table is in {self.out / 'evaluate.csv'}, the answers in folders next to it.")
+        say(f"The table is in {out / 'evaluate.csv'}, the answers in folders next to it.")
 
     def choose_items(self, task: "interp.text.Task") -> "interp.text.Task":
         """The task with the items that --items and --held-out leave in."""

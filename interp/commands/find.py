@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import interp
-from interp.commands.common import ModelChoice, say, seeded
+from interp.commands.common import ModelChoice, open_model, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
+from interp.commands.remembered import found_in, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
 from interp.text.languages import language
@@ -50,13 +51,16 @@ class Find:
     """For precision: both, or n/2 of the top, bottom."""
 
     weight: float | None = None
-    """Of entropy-less-peak's reward; by default as in the paper."""
+    """Of entropy-less-peak's reward; else as in the paper."""
 
     share: float = 0.95
     """For cumulative-mass: of each layer's firing."""
 
     stable: float = 0.95
     """Say how much text agreeing to this Jaccard takes."""
+
+    model: str | None = None
+    """Where the run's model is now, if it was moved."""
 
     out: Path | None = None
     """File; by default neurons.json (lape) or neurons-METHOD.json in the run's folder."""
@@ -68,7 +72,9 @@ class Find:
         self.check_options()
         run = interp.Run.open(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
-        seen = interp.scores.measured(run, seeded(self.seed), lambda: reopen(origin))
+        seen = interp.scores.measured(
+            run, seeded(self.seed), lambda: reopen(self.run_folder, self.model)
+        )
         selection = interp.selections.selection_of(method, seen, self.settings)
         if method.of_run_sites:
             seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
@@ -151,6 +157,8 @@ class Compare:
         for name, path in zip(names, self.selections, strict=True):
             say(f"{name}  {path}")
         read = dict(zip(names, map(read_selection, self.selections), strict=True))
+        if sentence := of_other_models(dict(zip(names, self.selections, strict=True))):
+            say(sentence)
         named = interp.selections.on_common_units(read)
         say_what_is_left_out(read, named)
         show_sizes(named)
@@ -160,6 +168,23 @@ class Compare:
         if self.out is not None:
             interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
             say(f"\nThe table of pairs is in {self.out}.")
+
+
+def of_other_models(selections: Mapping[str, Path]) -> str:
+    """A sentence if the selections are known to be of models with different weights; else empty."""
+    found = {name: found_in(path) for name, path in selections.items()}
+    models = {
+        name: (run["model"]["weights"], run.get("name", "a model without a name"))
+        for name, run in found.items()
+        if isinstance(run.get("model"), dict) and "weights" in run["model"]
+    }
+    if len({weights for weights, _ in models.values()}) < 2:
+        return ""
+    names = "; ".join(f"{name} of {model}" for name, (_, model) in models.items())
+    return (
+        f"These are neurons of different models ({names}): equal indices are the same neurons only "
+        "where one model was trained on from the other."
+    )
 
 
 def say_what_is_left_out(
@@ -225,13 +250,13 @@ def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor
             say(f"{code}  {', '.join(sites)}")
 
 
-def reopen(origin: Mapping[str, Any]) -> "interp.NeuronModel":
+def reopen(run_folder: Path, model: str | None) -> "interp.NeuronModel":
     """The model that a run was collected with, refused if its weights are others by now."""
-    choice = origin.get("settings", {}).get("choice") or {"model": origin["name"]}
-    model = ModelChoice(**choice).open()
-    if model.fingerprint["weights"] != origin["model"]["weights"]:
+    memory = memory_of(run_folder)
+    opened, _ = open_model(ModelChoice(model), memory)
+    if opened.fingerprint["weights"] != run_behind(run_folder)["model"]["weights"]:
         raise ValueError(
-            f"The weights of {choice['model']} are not those that the run was collected with: put "
-            "that model back, or collect again."
+            f"The weights of {opened.name} are not those that {run_folder} was collected with: "
+            "name that model with --model, or collect again."
         )
-    return model
+    return opened

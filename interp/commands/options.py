@@ -33,7 +33,12 @@ WIDTH, COLUMN = 80, 23
 Value = TypeVar("Value")
 _POSITIONAL = "positional"
 Positional = Annotated[Value, _POSITIONAL]
-"""Marks a field that is given by its position, without its name: `path: Positional[Path]`."""
+"""Marks a field that is given by its position, without its name: `path: Positional[Path]`. One
+that may be left out, such as the model, may be given by its name too."""
+
+_LABELS = "labels"
+Labels = Annotated[tuple[str, ...], _LABELS]
+"""Labels of text, such as language codes, which hold no comma."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Option:
     explained: Mapping[str, str]
     """What some of the words mean, for the help."""
 
+    labels: bool
+    """Whether they are labels, which hold no comma."""
+
     n_values: int | None
     """How many there are; None: any number."""
 
@@ -69,7 +77,17 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
+        return self.name.upper() if self.positional else self.named
+
+    @property
+    def named(self) -> str:
+        """The flag that gives it by name."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def either(self) -> bool:
+        """Whether it may be given by its position or by its name."""
+        return self.positional and self.n_values == 1 and self.default is not MISSING
 
     @property
     def value(self) -> str:
@@ -119,6 +137,7 @@ def options_of(command: type) -> Iterator[Option]:
             kind=str if choices else hint,
             choices=choices,
             explained=explained,
+            labels=_LABELS in marks,
             n_values=n_values,
             default=field.default,
             told=told[field.name],
@@ -158,7 +177,8 @@ class Parser(argparse.ArgumentParser):
         if option.n_values != 1:
             settings["nargs"] = "*" if option.n_values is None else option.n_values
         if option.positional:
-            if option.n_values == 1 and option.default is not MISSING:
+            if option.either:
+                self.add_argument(option.named, dest=option.named, **settings)
                 settings["nargs"] = "?"
             self.add_argument(option.name, metavar=option.flag, **settings)
         else:
@@ -169,11 +189,26 @@ class Parser(argparse.ArgumentParser):
         """The subcommand with its options; or help, or a sentence and exit code 2."""
         found, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
-            known = [option.flag for option in self.options]
+            known = [option.named if option.either else option.flag for option in self.options]
             near = difflib.get_close_matches(unknown[0], known, n=1)
             perhaps = f"; did you mean {near[0]}?" if near else "."
             self.error(f"there is no place for {' '.join(unknown)}{perhaps}")
-        return self._made(self.command, vars(found))
+        return self._made(self.command, self._checked(vars(found)))
+
+    def _checked(self, found: dict[str, Any]) -> dict[str, Any]:
+        """The values by field; what was given by name where it could be given by position too."""
+        for option in self.options:
+            if option.named in found:
+                if option.name in found:
+                    self.error(
+                        f"{option.flag} is {found[option.name]!r} and {option.named} is "
+                        f"{found[option.named]!r}; give it once"
+                    )
+                found[option.name] = found.pop(option.named)
+            if option.labels and any("," in label for label in found.get(option.name, ())):
+                labels = " ".join(found[option.name]).replace(",", " ").split()
+                self.error(f"{option.flag} takes labels with spaces between: {' '.join(labels)}")
+        return found
 
     def _made(self, kind: type, found: Mapping[str, Any]) -> Any:
         given: dict[str, Any] = {}
@@ -208,7 +243,8 @@ class Parser(argparse.ArgumentParser):
         usage += ["[options]"] if len(first) + len(needed) < len(self.options) else []
         lines = [f"usage: {' '.join([self.prog, *usage])}", *_description(self.command), ""]
         for option in [*first, *(each for each in self.options if not each.positional)]:
-            lines += _entry(option.flag + option.value, option.help)
+            also = f", {option.named}" if option.either else ""
+            lines += _entry(option.flag + option.value + also, option.help)
         return "\n".join(lines).rstrip() + "\n"
 
 

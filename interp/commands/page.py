@@ -32,6 +32,9 @@ class Page:
     out: Path | None = None
     """The page; by default neurons.html in the run's folder."""
 
+    model: str | None = None
+    """Where the run's model is now, if it was moved."""
+
     before: int = 24
     """Tokens shown before each firing token."""
 
@@ -48,7 +51,7 @@ class Page:
                 f"Two of the selections have the same name ({', '.join(map(_name, chosen))}): "
                 "rename one of the files."
             )
-        model = reopen(run.provenance)
+        model = reopen(self.run_folder, self.model)
         page = interp.neuron_page(
             model, stats, selections, contexts, before=self.before, after=self.after
         )

@@ -6,7 +6,7 @@ from typing import Literal
 
 import interp
 from interp.commands.common import say, torch_dtype
-from interp.commands.options import Positional
+from interp.commands.options import Labels, Positional
 from interp.results.words import Kind
 from interp.text.languages import check_languages
 
@@ -24,7 +24,7 @@ class Plan:
     model: Positional[str] = "babel"
     """"babel", a folder, a GGUF file, or a hub name."""
 
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
+    languages: Labels = ("en", "de", "fr", "es", "zh", "ja")
     """ISO codes, or how many languages."""
 
     tokens: int = 10_000_000
@@ -61,6 +61,11 @@ class Plan:
     def run(self) -> None:
         plan = self.plan()
         say(str(plan))
+        if plan.tokens != self.tokens:
+            say(
+                f"{plan.tokens:,} tokens per label, not {self.tokens:,}, are {self.n_shards} "
+                f"shards of {plan.rows:,} whole blocks of {self.block_length}."
+            )
         say(
             f"{'hours of passes':<22} {plan.hours(self.teraflops):>15.3g}   at "
             f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text"

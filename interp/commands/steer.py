@@ -9,14 +9,16 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    bos_of,
     check_found_in,
+    open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
-from interp.commands.options import Positional
+from interp.commands.forecasts import of_steering
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Tokens
 from interp.text.languages import check_languages
 
@@ -27,21 +29,22 @@ class Steer:
 
     Baselines: the unedited model, as many random neurons, a prompt that names the language, and a
     push of the residual stream. Only good texts count: long enough, not repetitive, and as likely
-    under the unedited model as natural text. To resume, run the same command again.
+    as natural text. The run needs --moments. To resume, run the command again.
 
         interp steer results/demo --to de ja --edit replace
         interp steer results/sentences/neurons-precision.json --to ja --edit median
     """
 
     neurons: Positional[Path]
-    """Folder of a run after `interp find`, or a selection (.json) in it; needs --moments (median:
-    --sentences)."""
+    """A run after `interp find`, or a selection (.json) in it.
+
+    The run must have kept moments (`interp collect --moments`), or sentences for the median."""
 
     choice: ModelChoice
     """The model that the neurons were found in."""
 
-    to: tuple[str, ...] = ()
-    """Languages to steer to; by default those of the selection."""
+    to: Labels = ()
+    """Languages to steer to; by default all of the run."""
 
     edit: Literal["replace", "add", "difference", "median"] = "difference"
     """difference: add the language's mean minus the mean of the others; add: add its mean;
@@ -72,10 +75,19 @@ class Steer:
     """Layer of the residual push; by default the middle one."""
 
     bos: Bos | None = None
-    """What begins text; by default as in the run (auto, none, document, block)."""
+    """auto, none, document, block; by default the run\'s.
 
-    text: str = "babel"
-    """Natural text, to judge outputs and for the push."""
+    It is what begins text."""
+
+    text: str | None = None
+    """Natural text to judge by; by default the run's.
+
+    The means for the push of the residual stream are of it too."""
+
+    natural: int = 2000
+    """Lines of natural text per language steered to.
+
+    A text that is less likely than 99 % of them, or repeats itself more, is not good."""
 
     n: int = 50
     """Texts per condition."""
@@ -89,14 +101,15 @@ class Steer:
     seed: int = 0
     """Seeds the texts and the random neurons."""
 
-    out: Path = Path("results/steer")
-    """Folder for rates.csv and texts.csv."""
+    out: Path | None = None
+    """Folder of the results; by default steer in the run's."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "steer")
         if self.edit != "median":
             selection = selection.neurons()  # moments are measured only at neurons
         elif self.others_off:
@@ -108,18 +121,24 @@ class Steer:
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
         edits = {code: self.edit_towards(code) for code in codes}
-        model, ray = self.on.open(self.choice)
+        bos = memory.take("bos", self.bos, "auto")
+        text = memory.take_text(self.text, self.choice.of(memory).model)
+        model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        bos = bos_of(self.neurons, self.bos)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
+        if not self.on.goes_ahead(
+            lambda: self.forecast(model, selection.languages, codes, text, bos, out),
+            "fewer --n, --to or --natural, or shorter --max-new-tokens",
+        ):
+            return
         rates = interp.evaluations.steer_towards(
             model,
             edits,
             selection,
             selection.random_like(seeded(self.seed), exclude=excluded),
-            self.text,
+            text,
             layer=self.residual_layer,
             strength=self.strength,
             tokens=self.tokens,
@@ -130,15 +149,32 @@ class Steer:
             temperature=self.temperature,
             seed=self.seed,
             bos=bos,
-            out=self.out,
+            natural=self.natural,
+            out=out,
             ray=ray,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
-            path = self.out / f"{name}.csv"
+            path = out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))
         say_how_text_begins(model, bos)
         say(rates.table())
-        say(f"The rates are in {self.out / 'rates.csv'}, the texts in texts.csv.")
+        say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
+
+    def forecast(
+        self,
+        model: "interp.NeuronModel",
+        languages: tuple[str, ...],
+        to: tuple[str, ...],
+        text: str,
+        bos: Bos,
+        out: Path,
+    ) -> "interp.runs.Forecast":
+        from interp.evaluations.steering import natural_texts, text_for_push
+
+        corpora = text_for_push(model, text, languages, bos)
+        natural = natural_texts(model, text, to, self.max_new_tokens, self.natural)
+        conditions = 1 + 4 * len(to)
+        return of_steering(model, natural, corpora, conditions, self.n, self.max_new_tokens, out)
 
     def edit_towards(self, code: str) -> "interp.Edit":
         if self.edit == "median":

@@ -4,12 +4,23 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins, seeded
-from interp.commands.options import Positional
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    open_model,
+    say,
+    say_how_text_begins,
+    seeded,
+)
+from interp.commands.forecasts import of_attribution, of_counting
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import labels_in
 from interp.results.words import Bos, FiresBy, Quantity
 from interp.text.languages import check_languages
 
@@ -17,8 +28,6 @@ if TYPE_CHECKING:
     import pandas
 
     import interp.runs.ray
-
-BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,22 @@ class Share:
     <language>.jsonl with the same ids in every language."""
 
     choice: ModelChoice
-    """The model."""
+    """The model, or a run of it."""
 
-    languages: tuple[str, ...] = BABEL_LANGUAGES
-    """Languages to compare; the shares depend on how many there are."""
+    languages: Labels = ()
+    """Languages to compare; by default the run's, or all of the task.
+
+    The shares depend on how many there are."""
 
     fires_by: FiresBy = "gate"
     """Whether the gate or the output decides firing.
 
     In an MLP without a linear branch, both have the same sign."""
 
-    bos: Bos = "auto"
-    """What begins a prompt: auto, none, document, block."""
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run\'s.
+
+    It is what begins a prompt."""
 
     thresholds: tuple[float, ...] = (0.0,)
     """Gate or output must exceed this to fire; results of each threshold but the first are in a
@@ -65,8 +78,8 @@ class Share:
     seed: int = 0
     """Seeds the shuffles."""
 
-    out: Path = Path("results/share")
-    """Folder for signs, profile.safetensors and profile.csv."""
+    out: Path | None = None
+    """Folder of the results; by default share in the run's, or in results."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
@@ -74,20 +87,29 @@ class Share:
     def run(self) -> None:
         from interp.runs.jobs import pool_for
 
-        tasks = read_aligned(self.task, self.languages)
+        memory = self.choice.memory
+        languages = memory.take("languages", self.languages, labels_in(self.task))
+        tasks = read_aligned(self.task, languages)
+        bos = memory.take("bos", self.bos, "auto")
+        out = self.out or (memory.source or Path("results")) / "share"
         finite = all(math.isfinite(threshold) for threshold in self.thresholds)
         if not finite or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
             given = " ".join(map(str, self.thresholds)) or "no number"
             raise ValueError(f"--thresholds is {given}: give numbers, each only once.")
-        model, ray = self.on.open(self.choice)
+        model, ray = open_model(self.choice, memory, self.on)
         prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
-        corpora = interp.text.prompt_rows(prompts, model, bos=self.bos, n_shards=shards)
+        corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
         groups = {item.id: item.group or item.id for item in tasks[0].items}
-        say_how_text_begins(model, self.bos)
+        keep = interp.Keep(signs=self.fires_by)
+        if not self.on.goes_ahead(
+            lambda: of_counting(model, corpora, keep, 4096, out), "fewer --languages"
+        ):
+            return
+        say_how_text_begins(model, bos)
         with pool_for(model, ray) as pool:
             for number, threshold in enumerate(self.thresholds):
-                folder = self.out / f"above-{threshold:g}" if number else self.out
+                folder = out / f"above-{threshold:g}" if number else out
                 profile = self.profile(model, corpora, groups, threshold, folder, pool)
                 show_profile(profile)
                 say(f"The profile is in {folder}/profile.safetensors, its table in profile.csv.\n")
@@ -104,7 +126,7 @@ class Share:
         """Measure and save the profile at one threshold."""
         from interp.evaluations.task_results import group_numbers
 
-        settings = {"task": self.task, "model": self.choice.model}
+        settings = {"task": self.task, "model": model.name}
         keep = interp.Keep(signs=self.fires_by, signs_above=threshold)
         run = interp.collect(model, corpora, folder, keep=keep, settings=settings, ray=pool)
         signs = run.signs
@@ -162,10 +184,10 @@ class Attribute:
     <language>.jsonl with the same ids in every language."""
 
     choice: ModelChoice
-    """The model."""
+    """The model, or a run of it."""
 
-    languages: tuple[str, ...] = BABEL_LANGUAGES
-    """Languages between which neurons are shared."""
+    languages: Labels = ()
+    """Languages between which neurons are shared; by default the run's, or all of the task."""
 
     items: int | None = None
     """Only the first N items; by default all."""
@@ -179,42 +201,52 @@ class Attribute:
     fires_by: FiresBy = "gate"
     """Whether the gate or the output decides firing, and so the category."""
 
-    bos: Bos = "auto"
-    """What begins a prompt: auto, none, document, block."""
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run\'s.
 
-    out: Path = Path("results/attribute")
-    """Folder for the pieces, sums.safetensors and sums.csv."""
+    It is what begins a prompt."""
+
+    out: Path | None = None
+    """Folder of the results; by default attribute in the run's, or in results."""
 
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
     def run(self) -> None:
-        tasks = read_aligned(self.task, self.languages, self.items)
-        model, ray = self.on.open(self.choice)
+        memory = self.choice.memory
+        languages = memory.take("languages", self.languages, labels_in(self.task))
+        tasks = read_aligned(self.task, languages, self.items)
+        bos = memory.take("bos", self.bos, "auto")
+        out = self.out or (memory.source or Path("results")) / "attribute"
+        model, ray = open_model(self.choice, memory, self.on)
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
-            **{"fires_by": self.fires_by, "bos": self.bos},
+            **{"fires_by": self.fires_by, "bos": bos},
         }
         from interp.runs.folder import begin
 
-        begin(self.out, plan)
-        sums = interp.evaluations.attribute_categories(
+        attribute = partial(
+            interp.evaluations.attribute_categories,
             model,
-            tasks,
-            self.out / "pieces",
             steps=self.steps,
             quantity=self.quantity,
             fires_by=self.fires_by,
-            bos=self.bos,
-            ray=ray,
+            bos=bos,
         )
-        sums.save(self.out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
+        if not self.on.goes_ahead(
+            lambda: of_attribution(model, tasks, partial(attribute, progress=False), out),
+            "fewer --items, --languages or --steps",
+        ):
+            return
+        begin(out, plan)
+        sums = attribute(tasks, out / "pieces", ray=ray)
+        sums.save(out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = sums.to_frame()
-        interp.results.artifacts.write_text(self.out / "sums.csv", frame.to_csv(index=False))
-        say_how_text_begins(model, self.bos)
+        interp.results.artifacts.write_text(out / "sums.csv", frame.to_csv(index=False))
+        say_how_text_begins(model, bos)
         show_sums(frame, self.quantity)
-        say(f"The sums are in {self.out / 'sums.safetensors'}, their table in sums.csv.")
+        say(f"The sums are in {out / 'sums.safetensors'}, their table in sums.csv.")
 
 
 def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:

@@ -322,14 +322,17 @@ def natural_guard(
     min_bytes: int = 24,
     bos: Bos = "auto",
     tokens_per_batch: int = 4096,
+    out: Path | str | None = None,
     progress: bool = True,
+    ray: Ray | ActorPool | None = None,
 ) -> dict[str, Guard]:
     """A guard per language; its bound on the loss is a quantile over natural texts.
 
     The bound on repetition is the same quantile, but never stricter than the default: Chinese
     hardly repeats anything. Texts are cut to `max_tokens` tokens first: give the `max_new_tokens`
     of the texts to judge, since longer text repeats more and is predicted better. They should begin
-    where documents or sentences do. Several hundred of them make good bounds.
+    where documents or sentences do. Several hundred of them make good bounds. `out` and `ray` are
+    those of `language_rates`, with a folder per language.
 
     >>> texts = {"de": [f"Im Jahr {year} war der Winter sehr kalt." for year in range(1900, 1930)]}
     >>> interp.evaluations.natural_guard(model, texts, progress=False)["de"].max_repetition
@@ -354,6 +357,8 @@ def natural_guard(
             bos=bos,
             tokens_per_batch=tokens_per_batch,
             progress=progress,
+            out=None if out is None else Path(out) / code,
+            ray=ray,
         )
         max_repetition = max(Guard.max_repetition, float(judged.repetition.quantile(quantile)))
         max_loss = float(judged.loss.nanquantile(quantile))

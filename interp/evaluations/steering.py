@@ -22,6 +22,7 @@ from interp.interventions.under import Changes, check_under, listed_changes, pla
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
+from interp.results.bars import tqdm
 from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
 from interp.results.words import NOTHING, Bos, Tokens
 from interp.runs.folder import begin
@@ -174,14 +175,17 @@ def steer_towards(
     temperature: float = 0.8,
     seed: int = 0,
     bos: Bos = "auto",
+    natural: int = 2000,
     out: Path | str | None = None,
     progress: bool = True,
     ray: Ray | ActorPool | None = None,
 ) -> SteeringRates:
     """Steer towards every language that has an edit, and compare with the baselines.
 
-    `text` is natural text in the languages of the selection, for the guards and for the push of the
-    residual stream at `layer` (None: the middle). See `conditions_towards`.
+    `text` is natural text in the languages of the selection: `natural` lines of each language
+    steered to for its guard, and some of every language for the push of the residual stream at
+    `layer` (None: the middle). See `conditions_towards`. With `out`, everything is saved there
+    batch by batch, and the same call resumes.
 
     >>> towards = {"de": interp.difference_of_means(moments, "de")}
     >>> pair = neurons.languages_only(["en", "de"])
@@ -197,21 +201,12 @@ def steer_towards(
     ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
     """
     model = as_model(model)
-    natural = natural_texts(model, text, selection.languages, max_new_tokens)
-    corpora = read_corpora(
-        text,
-        selection.languages,
-        model,
-        block_length=64,
-        tokens=20_000,
-        n_shards=2,
-        bos=bos,
-        progress=progress,
-    )
+    texts = natural_texts(model, text, tuple(edits), max_new_tokens, natural)
+    corpora = text_for_push(model, text, selection.languages, bos, progress)
     with pool_for(model, ray) as pool:
         guards, residual = measure_natural(
             model,
-            natural,
+            texts,
             corpora,
             max_tokens=max_new_tokens,
             bos=bos,
@@ -245,11 +240,23 @@ def steer_towards(
         )
 
 
+def text_for_push(
+    model: NeuronModel, text: TextSource, languages: Sequence[str], bos: Bos, progress: bool = True
+) -> Corpora:
+    """Running text whose means the push of the residual stream is made of."""
+    settings: dict[str, Any] = {"block_length": 64, "tokens": 20_000, "n_shards": 2}
+    return read_corpora(text, languages, model, bos=bos, progress=progress, **settings)
+
+
 def natural_texts(
-    model: NeuronModel, text: TextSource, languages: Sequence[str], n_tokens: int
+    model: NeuronModel,
+    text: TextSource,
+    languages: Sequence[str],
+    n_tokens: int,
+    n_lines: int = 2000,
 ) -> dict[str, list[str]]:
     """Natural texts of `n_tokens` tokens, joined from lines: what good output looks like."""
-    corpora = read_sentences(text, languages, model, n_shards=1, sentences=2000, bos="none")
+    corpora = read_sentences(text, languages, model, n_shards=1, sentences=n_lines, bos="none")
     texts = {}
     for code in languages:
         rows, pieces, current = corpora.rows[code], [], []
@@ -275,32 +282,39 @@ def measure_natural(
 ) -> tuple[dict[str, Guard], ResidualMeans]:
     """Guards and means of the residual stream, measured on natural text in each language.
 
-    With `out`, both are saved there, and the same call loads them.
+    With `out`, both are saved there batch by batch, and the same call resumes or loads them.
     """
     if out is not None:
         plan = {"model": model.identity, "corpora": corpora.fingerprint}
         plan |= {"natural text": artifacts.hash_of(dict(natural)), "max_tokens": max_tokens}
         plan["bos"] = bos
         begin(Path(out), plan, artifacts.provenance())
-    works = {
-        "guards": partial(_measure_guards, natural, max_tokens, bos),
-        "residual": partial(_measure_residual, corpora),
-    }
-    with (
-        folder_for(out) as folder,
-        bar(len(works), "measuring natural text", progress) as progress_bar,
-    ):
+    with folder_for(out) as folder, pool_for(model, ray) as pool:
+        guards = natural_guard(
+            model,
+            natural,
+            max_tokens=max_tokens,
+            bos=bos,
+            out=folder / "guards",
+            progress=progress,
+            ray=pool,
+        )
         jobs = []
-        for name, work in works.items():
-            path = folder / "pieces" / f"{name}.safetensors"
-            jobs.append(Job(name, path, partial(_save_piece, work, path)))
+        for code, rows in corpora.rows.items():
+            path = folder / "pieces" / f"residual-{code}.safetensors"
+            work = partial(_measure_residual, corpora.languages_only([code]), path)
+            jobs.append(Job(f"residual stream of {code}", path, work, int(rows.length.sum())))
         load = partial(artifacts.load, kind="NaturalPiece")
-        guards, residual = (piece.tensors for piece in finish(jobs, load, progress_bar, model, ray))
-    bounds = dict(zip(natural, guards["bounds"].tolist(), strict=True))
-    return (
-        {code: Guard(int(min_bytes), *rest) for code, (min_bytes, *rest) in bounds.items()},
-        ResidualMeans(mean=residual["mean"], languages=corpora.languages),
-    )
+        with tqdm(
+            total=sum(job.size for job in jobs),
+            unit=" tokens",
+            unit_scale=True,
+            desc="reading for the push",
+            disable=not progress or None,
+        ) as progress_bar:
+            pieces = finish(jobs, load, progress_bar, model, pool)
+    mean = torch.cat([piece.tensors["mean"] for piece in pieces])
+    return guards, ResidualMeans(mean=mean, languages=corpora.languages)
 
 
 def steering_rates(
@@ -352,20 +366,9 @@ def steering_rates(
     return SteeringRates(rates=rates, guards=guards)
 
 
-def _save_piece(measure: Any, path: Path, model: NeuronModel) -> None:
-    artifacts.save(path, "NaturalPiece", measure(model), {}, {})
-
-
-def _measure_guards(
-    natural: Mapping[str, Sequence[str]], max_tokens: int, bos: Bos, model: NeuronModel
-) -> dict[str, torch.Tensor]:
-    guards = natural_guard(model, natural, max_tokens=max_tokens, bos=bos, progress=False)
-    rows = [astuple(guards[code]) for code in natural]
-    return {"bounds": torch.tensor(rows, dtype=torch.float64)}
-
-
-def _measure_residual(corpora: Corpora, model: NeuronModel) -> dict[str, torch.Tensor]:
-    return {"mean": residual_means(model, corpora, progress=False).mean}
+def _measure_residual(corpora: Corpora, path: Path, model: NeuronModel) -> None:
+    mean = residual_means(model, corpora, progress=False).mean
+    artifacts.save(path, "NaturalPiece", {"mean": mean}, {}, {})
 
 
 def _write_and_judge(

@@ -1,12 +1,13 @@
 """Open a model as a `NeuronModel`, the interface that all other code uses.
 
-Only this file and `plain_adapter` import TransformerLens.
+Only this file, `bridge` and `plain_adapter` import TransformerLens.
 """
 
+import copy
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError  # torch raises it when it refuses to run code in a file
 from typing import Any, get_args
@@ -15,22 +16,22 @@ import torch
 from safetensors import SafetensorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.generalized_components import AttentionBridge
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
+from interp.models.adapters import adapter_in
+from interp.models.bridge import bridge_of, pass_cache_to_attention, with_tokenizer
 from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.neuron_model import NeuronModel, refuse_experts
-from interp.models.plain_adapter import components, is_registered, parts_of, register
 from interp.results.words import Attention
 
 try:
@@ -53,6 +54,8 @@ def load(
 ) -> NeuronModel:
     """Open "babel" (in this package), a local folder, a GGUF file, or a model on the hub.
 
+    A folder with a LoRA adapter alone is merged into the model that the adapter was trained on.
+
     `attention="native"` keeps Hugging Face's fused attention: the speed of the bare model, but no
     sites inside attention. "hooked" has those too but is slower, especially on long texts. `dtype`
     None: as stored, or float32 for bfloat16 on a CPU without instructions for it, which is a
@@ -72,6 +75,17 @@ def load(
     if device is not None and "device_map" in options:
         raise ValueError("Give device or device_map, not both: device_map places every layer.")
     _check_device(device)
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"load takes a name or a folder, not a {type(name).__name__}: give a model in memory "
+            "to wrap(model, tokenizer)."
+        )
+    if adapter := adapter_in(Path(name).expanduser()):
+        settings: dict[str, Any] = {"dtype": dtype, "device": device, "cache": cache}
+        model = load(adapter.base, attention=attention, **settings, **options)
+        adapter.merge_into(model._parameters)
+        model.name = str(name)
+        return model
     with _source(name, cache) as (source, facts):
         return _load(name, source, facts, attention, dtype, device, options)
 
@@ -121,12 +135,8 @@ def _load(
     if not placed:
         model.to(device)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
-    bridge = _bridge(model, name, attention)
+    bridge = with_tokenizer(bridge_of(model, name, attention), tokenizer)
     bridge.requires_grad_(False)
-    first, *rest = tokenizer("a")["input_ids"]
-    bridge.tokenizer = tokenizer  # unmodified: TransformerLens's own loader would replace it
-    bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
-    bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     if emulated and model.dtype == torch.bfloat16:
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
@@ -160,31 +170,51 @@ def _emulates_bfloat16(device: torch.device) -> bool:
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
-    """Use an existing TransformerBridge, or a HookedTransformer of TransformerLens 3.9.
+    """Use a model that is open: of TransformerLens (a bridge, or a HookedTransformer of 3.9), of
+    Hugging Face, or of PEFT.
 
     The model is put in evaluation mode. TransformerLens may have added special tokens to its
     tokenizer, and made it put one before every text, which bos="auto" then does too: pass the
-    original tokenizer if that matters. Every function takes such a model as it is, too.
+    original tokenizer if that matters. Every function takes a bridge as it is, too. A Hugging Face
+    model needs its tokenizer, and has its modules wrapped in place; of a PEFT model a copy is
+    merged, since its layers hide their weights.
 
     >>> interp.wrap(model.bridge, model.tokenizer, name="mine")
     NeuronModel('mine': 6 layers of 2048 neurons, float32)
     """
+    if callable(getattr(model, "merge_and_unload", None)):
+        model = copy.deepcopy(model).merge_and_unload()
+    if isinstance(model, PreTrainedModel):
+        return _wrap_hugging_face(model, tokenizer, name)
     if isinstance(model, TransformerBridge):
-        _pass_cache_to_attention(model)
+        pass_cache_to_attention(model)
         cls, module = NeuronModel, model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
         cls, module, attention = HookedTransformerModel, model, "hooked"
     else:
         raise ValueError(
-            f"wrap takes a TransformerBridge or a HookedTransformer, not {type(model).__name__}: "
-            "open other models with load(name)."
+            "wrap takes a TransformerBridge, a HookedTransformer, or a Hugging Face or PEFT model, "
+            f"not {type(model).__name__}: open other models with load(name)."
         )
     parameters = {
         key.replace("_original_component.", ""): value for key, value in module.named_parameters()
     }
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     return cls(model, tokenizer, name or model.cfg.model_name, attention, parameters)
+
+
+def _wrap_hugging_face(model: PreTrainedModel, tokenizer: Any, name: str | None) -> NeuronModel:
+    name = name or model.name_or_path or type(model).__name__
+    if tokenizer is None:
+        raise ValueError(
+            f"{name} is a Hugging Face model, which does not hold its tokenizer: wrap(model, "
+            "AutoTokenizer.from_pretrained(...))."
+        )
+    refuse_experts(name, model.config)
+    parameters = dict(model.named_parameters())  # under the names of the checkpoint
+    bridge = with_tokenizer(bridge_of(model, name, "native"), tokenizer)
+    return NeuronModel(bridge, tokenizer, name, "native", parameters)
 
 
 def outline(
@@ -209,102 +239,7 @@ def outline(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
         parameters = dict(model.named_parameters())
-        return NeuronModel(_bridge(model, name, "native"), None, str(name), "native", parameters)
-
-
-# ---------------------------------------------------------------- the bridge
-
-
-def _bridge(model: Any, name: str | Path, attention: Attention) -> Any:
-    """A TransformerBridge around a Hugging Face model."""
-    implementation, architecture = model.config._attn_implementation, type(model).__name__
-
-    def build() -> Any:
-        return build_bridge_from_module(
-            model,
-            architecture,
-            hf_config=model.config,
-            model_name=str(name),
-            post_adapter_hook=partial(_keep_native_attention, model)
-            if attention == "native"
-            else None,
-        )
-
-    try:
-        if is_registered(architecture):  # from the modules of another model
-            register(model, architecture)
-        bridge = build()
-    except (ValueError, ImportError) as error:  # or one that needs packages for pictures
-        if isinstance(error, ValueError) and "Unsupported architecture" not in str(error):
-            raise
-        register(model, architecture)
-        bridge = build()
-    if attention == "hooked" and is_registered(architecture):
-        raise ValueError(
-            f"TransformerLens has no adapter for {architecture}, so nothing inside its attention "
-            'has a name: load it with attention="native".'
-        )
-    if model.config._attn_implementation != implementation:  # some adapters switch it to eager
-        model.set_attn_implementation(implementation)
-    _pass_cache_to_attention(bridge)
-    return bridge
-
-
-def _pass_cache_to_attention(bridge: Any) -> None:
-    """Give a bridge's own attention the keys and values cached by earlier passes.
-
-    Since transformers 5.24, models pass them to attention as `cache`. The attention that
-    TransformerLens 4.3 computes itself looks for `past_key_values`, finds nothing, and generates
-    each token as if it were the first.
-    """
-    for module in bridge.modules():
-        if (
-            not isinstance(module, AttentionBridge)
-            or type(module).forward is AttentionBridge.forward
-        ):
-            continue  # Hugging Face's own attention accepts `cache`
-        if _rename_cache not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(_rename_cache, with_kwargs=True)
-
-
-def _rename_cache(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    renamed = {"past_key_values" if name == "cache" else name: settings[name] for name in settings}
-    return args, renamed
-
-
-def _keep_native_attention(model: Any, adapter: Any) -> None:
-    """Bridge only the embedding, MLPs and unembedding; attention and norms stay Hugging Face's.
-
-    The full bridge recomputes attention in Python to expose its internals. The structure changed
-    here is undocumented, hence the tests on every architecture.
-    """
-    # Asked for, attention weights make Falcon's attention see later tokens.
-    adapter.supports_hf_output_attentions = False
-    blocks = adapter.component_mapping.get("blocks")
-    if blocks is None or "mlp" not in blocks.submodules:
-        with suppress(ValueError):  # if there is no MLP, NeuronModel says so
-            parts = parts_of(model, type(model).__name__)
-            adapter.component_mapping = components(parts, adapter.cfg)
-        return
-    # Gemma-2 and 3 norm the MLP's output, in OLMo-hybrid some layers do; Granite scales it, at a
-    # hook of the block itself.
-    outputs = blocks.hook_aliases.get("hook_mlp_out", "mlp.hook_out")
-    outputs = [outputs] if isinstance(outputs, str) else outputs
-    kept = {"mlp", *(target.split(".")[0] for target in outputs)}
-    for part in set(blocks.submodules) - kept:
-        blocks.submodules.pop(part)
-        blocks._modules.pop(part, None)
-
-    def first_part(target: str | list[str]) -> str:
-        return (target if isinstance(target, str) else target[0]).split(".")[0]
-
-    blocks.hook_aliases = {
-        alias: target
-        for alias, target in blocks.hook_aliases.items()
-        if first_part(target) in {"hook_in", "hook_out", *kept}
-    }
-    for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
-        adapter.component_mapping.pop(part)
+        return NeuronModel(bridge_of(model, name, "native"), None, str(name), "native", parameters)
 
 
 # ---------------------------------------------------------------- files of a model
@@ -368,6 +303,14 @@ def _read_config(name: str | Path, source: str, **source_options: Any) -> Any:
         check_reachable(source, "config.json", **hub_options)
     try:
         return AutoConfig.from_pretrained(source, **source_options)
+    except ValueError as error:
+        if "does not recognize" not in str(error):
+            raise
+        raise ValueError(
+            f"transformers {version('transformers')} does not know the architecture of {name}: "
+            "update transformers, or, if the model comes with code that you trust, load it in "
+            "Python with trust_remote_code=True."
+        ) from None
     except OSError as error:
         why = str(error).strip().splitlines()[0]
         if file.is_file():

@@ -59,6 +59,8 @@ def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSe
     >>> interp.selections.selection_of(interp.scores.METHODS["lead"], seen, settings).counts()
     {'en': 20, 'de': 20, 'zh': 20}
     """
+    if method.chooser != "choosers:drawn":
+        check_several(seen.languages)
     mask = method.choose(seen, settings)
     if method.of_run_sites:
         return NeuronSelection(mask, seen.languages, seen.precision.sites)
@@ -81,7 +83,17 @@ def select_from_rate(
     to the lower neuron; and where there are fewer busy neurons than asked for, this refuses,
     instead of filling up with neurons that belong nowhere.
     """
+    check_several(languages)
     return NeuronSelection(least_entropy(rate, fraction, busy_quantile), tuple(languages))
+
+
+def check_several(languages: Sequence[str]) -> None:
+    """Refuse a single label, of which every neuron is specific to it."""
+    if len(languages) < 2:
+        raise ValueError(
+            f"The counts are of {' '.join(languages)} alone, and a neuron is specific to a label "
+            "compared with others: collect two labels or more."
+        )
 
 
 def select_by_entropy(

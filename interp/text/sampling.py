@@ -7,6 +7,7 @@ so the result does not depend on files, line numbers, processes or machines.
 import hashlib
 import heapq
 import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,13 +71,14 @@ class Reader:
         limit = math.inf if budget is None else budget
         selected: dict[int, Document] = {}
         heap: list[int] = []  # negated orders, so that the latest is on top
-        total, complete, n_read = 0, True, 0
+        total, complete, n_read, n_repeated = 0, True, 0, 0
         for document in read_documents(self.source, language, self.cut):
             n_read += 1
             if not self.in_split(document.text):
                 continue
             order = int.from_bytes(digest(document.text, str(self.seed).encode()), "big")
             if order in selected:
+                n_repeated += 1
                 continue
             if total >= limit and order > -heap[0]:
                 complete = False
@@ -93,6 +95,12 @@ class Reader:
                 f"There is no text in {language}{which}: {text_location(self.source, language)} "
                 f"has {n_read} documents that are not empty. Add text"
                 + (f", or change held_out from {self.held_out}." if which else ".")
+            )
+        if 2 * n_repeated > n_read:
+            warnings.warn(
+                f"{n_repeated:,} of {n_read:,} documents in {language} repeat others: a text "
+                "counts once.",
+                stacklevel=2,
             )
         return [selected[order] for order in sorted(selected)], complete
 

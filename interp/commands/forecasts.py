@@ -1,0 +1,158 @@
+"""How long the long commands take: their passes and tokens, and a batch of their work as trial."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import interp
+
+_TRIED = 4
+"""Tokens that a trial of writing writes in each text."""
+
+
+def of_counting(
+    model: "interp.NeuronModel",
+    corpora: "interp.Corpora",
+    keep: "interp.Keep",
+    tokens_per_batch: int,
+    folder: Path,
+) -> "interp.runs.Forecast":
+    """What is left of reading all text once, counting, and the disk that it takes."""
+    from interp.counting.counters import FiringCounter
+    from interp.counting.observe import batches, observe
+
+    code = corpora.languages[0]
+    batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
+
+    def trial() -> int:
+        observe(model, batch, [FiringCounter(model)])
+        return int(batch.length.sum())
+
+    n_languages = len(corpora.languages)
+    n_rows = sum(len(rows.length) for rows in corpora.rows.values())
+    tokens = sum(corpora.tokens().values())
+    row_tokens = max(1, tokens // n_rows)
+    plan = interp.counting.plan_run(
+        model,
+        n_languages,
+        max(n_rows // n_languages, corpora.n_shards) * row_tokens,
+        n_shards=corpora.n_shards,
+        row_tokens=row_tokens,
+        tokens_per_batch=tokens_per_batch,
+        keep=keep,
+    )
+    pieces = corpora.n_shards * n_languages
+    return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=plan.disk)
+
+
+def of_losses(
+    model: "interp.NeuronModel", corpora: "interp.Corpora", passes: int, folder: Path
+) -> "interp.runs.Forecast":
+    """What is left of reading all text under several interventions, for its loss."""
+    rows = corpora.rows[corpora.languages[0]]
+    some = [ids[:n].tolist() for ids, n in zip(rows.ids[:16], rows.length[:16], strict=True)]
+    pieces = corpora.n_shards * len(corpora.languages)
+    tokens = sum(corpora.tokens().values())
+    trial = loss_of(model, some)
+    return interp.runs.forecast(passes, tokens, trial, folder=folder, pieces=pieces)
+
+
+def of_tasks(
+    model: "interp.NeuronModel",
+    tasks: "Sequence[interp.text.Task]",
+    passes: int,
+    bos: "interp.results.words.Bos",
+    max_new_tokens: int,
+) -> "interp.runs.Forecast":
+    """All options of all items under several interventions, or the answers that are written."""
+    from interp.evaluations.multiple_choice import encode_items
+
+    rows: list[Sequence[int]] = []
+    n_written = 0
+    for task in tasks:
+        if len(task.items[0].options) == 1:
+            n_written += len(task.items)
+        else:
+            rows += [row for item in encode_items(model, task, bos) for row in item.rows]
+    n_tokens = sum(map(len, rows))
+    reading = interp.runs.forecast(passes, n_tokens, loss_of(model, rows[:16])) if rows else None
+    if not n_written:
+        assert reading is not None
+        return reading
+    writing = of_writing(model, n_written, max_new_tokens, passes)
+    seconds = (writing.seconds or 0) + ((reading and reading.seconds) or 0)
+    return replace(writing, tokens=writing.tokens + n_tokens, seconds=seconds)
+
+
+def of_writing(
+    model: "interp.NeuronModel",
+    n: int,
+    max_new_tokens: int,
+    passes: int,
+    folder: Path | None = None,
+) -> "interp.runs.Forecast":
+    """What is left of writing `n` texts under each of several interventions."""
+    per_batch = max(1, min(n, 4096 // (max_new_tokens + 1)))
+
+    def trial() -> int:
+        interp.evaluations.generate_texts(
+            model, n=per_batch, max_new_tokens=_TRIED, temperature=0.0, progress=False
+        )
+        return per_batch * _TRIED
+
+    return interp.runs.forecast(passes, n * max_new_tokens, trial, folder=folder, pieces=passes)
+
+
+def of_steering(
+    model: "interp.NeuronModel",
+    natural: Mapping[str, Sequence[str]],
+    corpora: "interp.Corpora",
+    passes: int,
+    n: int,
+    max_new_tokens: int,
+    folder: Path,
+) -> "interp.runs.Forecast":
+    """What is left of writing texts under each condition and judging them by natural text."""
+    texts = [text for code in natural for text in natural[code]]
+    encoded = model.encode_batch(texts[:16])
+    reading = interp.runs.seconds_per_token(loss_of(model, encoded))
+    writing = of_writing(model, n, max_new_tokens, passes, folder)
+    to_read = writing.left * passes * n * max_new_tokens
+    if not any((folder / "natural").rglob("*.safetensors")):
+        to_read += len(texts) * max_new_tokens + sum(corpora.tokens().values())
+    return replace(writing, seconds=(writing.seconds or 0) + reading * to_read)
+
+
+def of_attribution(
+    model: "interp.NeuronModel",
+    tasks: "Sequence[interp.text.Task]",
+    attribute: "Callable[[Sequence[interp.text.Task], Path], object]",
+    folder: Path,
+) -> "interp.runs.Forecast":
+    """What is left of attributing all items; the trial attributes one, and is not kept."""
+    one = [interp.text.Task(task.name, task.language, task.items[:1]) for task in tasks]
+
+    def n_tokens(some: "Sequence[interp.text.Task]") -> int:
+        return sum(len(model.encode(item.prompt)) for task in some for item in task.items)
+
+    def trial() -> int:
+        with tempfile.TemporaryDirectory() as temporary:
+            attribute(one, Path(temporary))
+        return n_tokens(one)
+
+    pieces = len(tasks[0].items)
+    return interp.runs.forecast(1, n_tokens(tasks), trial, folder=folder, pieces=pieces)
+
+
+def loss_of(model: "interp.NeuronModel", rows: Sequence[Sequence[int]]) -> Callable[[], int]:
+    """A trial: the loss of some rows of tokens in one batch."""
+    from interp.text.tokens import padded
+
+    ids, mask = padded([list(row)[: model.max_length] for row in rows], "right")
+
+    def trial() -> int:
+        model.losses(ids, mask)
+        return int(mask.sum())
+
+    return trial

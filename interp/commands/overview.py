@@ -1,0 +1,90 @@
+"""What `interp` alone prints in a folder of runs: the runs, and what is next for each.
+
+It reads only names and small JSON files, and loads no library.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from interp.commands.remembered import is_run, memory_of
+
+_DEPTH = 2
+"""Folders below this one in which runs are looked for."""
+
+
+def runs_below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Runs in a folder and in its subfolders, by name."""
+    try:
+        children = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return
+    for child in children:
+        if is_run(child):
+            yield child
+        elif depth > 1 and not child.name.startswith("."):
+            yield from runs_below(child, depth - 1)
+
+
+def list_of_runs(folder: Path) -> str:
+    """Two lines per run: what it is, and what to type next; empty: there are no runs."""
+    lines = []
+    for run in runs_below(folder):
+        recorded = memory_of(run).recorded
+        labels = " ".join(recorded.get("languages", ()))
+        lines.append(f"{run}  {recorded.get('model', 'a model')}, {labels}: {state(run)}")
+        if step := next_step(run):
+            lines.append(f"  next: {step}")
+    return "\n".join(lines)
+
+
+def state(run: Path) -> str:
+    """What a run holds by now."""
+    if not (run / "firing.safetensors").is_file():
+        done, total = pieces(run)
+        return f"{done} of {total} pieces"
+    products = {
+        "selection": _any(run, "neurons*.json"),
+        "matrix": _any(run, "deactivate*/matrix.safetensors"),
+        "steered texts": _any(run, "steer*/rates.csv"),
+        "page": _any(run, "neurons*.html") or (run / "neurons").is_dir(),
+        "report": _any(run, "*report*.html"),
+    }
+    return ", ".join(["counts", *(name for name, there in products.items() if there)])
+
+
+def next_step(run: Path) -> str | None:
+    """The command that comes next; None: all have been run."""
+    named = shlex.quote(str(run))
+    if not (run / "firing.safetensors").is_file():
+        done, total = pieces(run)
+        again = "run the same interp collect again, to go on"
+        return f"interp merge {named}" if done >= total else again
+    kept = _kept(run)
+    steps = {
+        "find": _any(run, "neurons*.json"),
+        "deactivate": _any(run, "deactivate*/matrix.safetensors"),
+        "steer": "moments" not in kept or _any(run, "steer*/rates.csv"),
+        "page": "contexts" not in kept or _any(run, "neurons*.html"),
+        "report": _any(run, "*report*.html"),
+    }
+    missing = [command for command, done in steps.items() if not done]
+    return f"interp {missing[0]} {named}" if missing else None
+
+
+def pieces(run: Path) -> tuple[int, int]:
+    """Pieces that a run has read, and all of them."""
+    recorded = memory_of(run).recorded
+    total = recorded.get("n_shards", 0) * len(recorded.get("languages", ()))
+    return len(list((run / "pieces").glob("*.safetensors"))), total
+
+
+def _kept(run: Path) -> set[str]:
+    """Results besides counts that a run keeps."""
+    wanted = json.loads((run / "run.json").read_text(encoding="utf-8")).get("wanted")
+    return {name for name, value in wanted.items() if value} if isinstance(wanted, dict) else set()
+
+
+def _any(run: Path, pattern: str) -> bool:
+    return any(run.glob(pattern))

@@ -1,0 +1,178 @@
+"""What a long command will take is said before it begins, and half of it once half is done."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from interp import cli
+from interp.commands import common, forecasts
+from interp.counting.collect import Keep
+from interp.evaluations.steering import natural_texts
+from interp.models.load import load
+from interp.runs.forecasts import Forecast, forecast
+from interp.text.reading import read_corpora
+from tests import tiny_models
+from tests.campaigns.kills import LANGUAGES, made_up
+
+KNOBS = ("--block-length", "16", "--n-shards", "4", "--hygiene", "off")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with moments and a selection, its model and text, and a task."""
+    folder = tmp_path_factory.mktemp("forecasts")
+    tiny_models.build("qwen2", folder / "model")
+    (folder / "text").mkdir()
+    (folder / "task").mkdir()
+    for code, lines in made_up().items():
+        (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+        row = {"endings": ["a", "b"], "answer": 0}
+        rows = [json.dumps(row | {"id": name, "text": f"der Hund {name}"}) for name in "abc"]
+        (folder / "task" / f"{code}.jsonl").write_text("\n".join(rows))
+    reading = ["--model", str(folder / "model"), "--text", str(folder / "text"), *KNOBS]
+    cli.main(["collect", *reading, "--moments", "--out", str(folder / "run")])
+    cli.main(["find", str(folder / "run"), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    return folder
+
+
+def slow(n_tokens: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return n_tokens
+
+
+def test_a_forecast_is_passes_by_tokens_by_the_time_of_the_trial(tmp_path):
+    whole = forecast(3, 1000, lambda: slow(100, 0.05))
+    assert (whole.passes, whole.tokens, whole.left) == (3, 1000, 1.0)
+    assert whole.seconds == pytest.approx(3 * 1000 * 0.05 / 100, rel=0.2)
+    (tmp_path / "pieces").mkdir()
+    for name in "abc":
+        (tmp_path / "pieces" / f"{name}.safetensors").touch()
+    rest = forecast(3, 1000, lambda: slow(100, 0.05), folder=tmp_path, pieces=4)
+    assert rest.left == 0.25
+    assert rest.seconds == pytest.approx(whole.seconds / 4, rel=0.2)
+    done = forecast(3, 1000, lambda: slow(100, 9), folder=tmp_path, pieces=3)
+    assert done.seconds == 0.0  # nothing is tried where nothing is left
+
+
+def test_the_first_trial_of_a_fast_model_does_not_count():
+    times = iter([0.5, 0.01])
+    assert forecast(1, 100, lambda: slow(100, next(times))).seconds < 0.1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "1 s"), (89.0, "89 s"), (125.0, "2 minutes"), (3e3, "50 minutes"), (9e3, "2.5 hours")],
+)
+def test_a_time_is_as_exact_as_a_trial(seconds, said):
+    assert f"about {said} on" in str(Forecast(passes=2, tokens=10, seconds=seconds))
+
+
+def dry(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    cli.main([*arguments, "--dry-run"])
+    said = capsys.readouterr().out.splitlines()
+    assert re.search(r"about \d+ s on this machine", said[-1])
+    return said[-1]
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, capsys):
+    run, out = str(base / "run"), ["--out", str(tmp_path / "out")]
+    reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
+    tokens = sum(memory_tokens(base).values())
+    assert f"1 pass over {tokens:,} tokens: about" in dry(["collect", *reading, *out], capsys)
+    said = dry(["deactivate", run, "--n-draws", "2", *out], capsys)
+    assert f"10 passes over {tokens:,} tokens, {10 * tokens:,} in all" in said  # 1 + (1 + 2) * 3
+    task = str(base / "task")
+    assert "7 passes over" in dry(
+        ["evaluate", run, "--tasks", task, "--n-draws", "1", *out], capsys
+    )
+    settings = ["--to", "de", "en", "--n", "3", "--max-new-tokens", "5"]
+    assert "9 passes over 15 tokens, 135 in all" in dry(["steer", run, *settings, *out], capsys)
+    assert "1 pass over" in dry(["share", task, run, *out], capsys)
+    assert "1 pass over" in dry(["attribute", task, run, "--steps", "2", *out], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def memory_tokens(base: Path) -> dict[str, int]:
+    return json.loads((base / "run" / "run.json").read_text())["tokens"]
+
+
+def test_disk_is_that_of_the_finished_run(base):
+    model = load(base / "model")
+    reading = {"block_length": 16, "n_shards": 4, "hygiene": "off"}
+    corpora = read_corpora(str(base / "text"), LANGUAGES, model, **reading)
+    keep = Keep(moments=True)
+    disk = forecasts.of_counting(model, corpora, keep, 4096, base / "new").disk
+    real = sum(path.stat().st_size for path in (base / "run").glob("**/*.safetensors"))
+    assert disk == pytest.approx(real, rel=0.1)
+
+
+def test_what_is_done_is_not_forecast_again(base, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out"), "--n-draws", "1"]
+    whole = dry(["deactivate", str(base / "run"), *out], capsys)
+    assert "left" not in whole
+    cli.main(["deactivate", str(base / "run"), *out])
+    pieces = sorted((tmp_path / "out" / "pieces").iterdir())
+    for path in pieces[: len(pieces) // 2]:
+        path.unlink()
+    total = 7 * sum(memory_tokens(base).values())
+    assert f"{total // 2:,} of {total:,} left" in dry(
+        ["deactivate", str(base / "run"), *out], capsys
+    )
+
+
+def test_only_long_work_is_announced_and_very_long_work_says_how_to_make_it_shorter(capsys):
+    for seconds, n_lines in ((9.0, 0), (11.0, 1), (601.0, 2)):
+        told = Forecast(passes=1, tokens=1, seconds=seconds)
+        assert common.OnRay().goes_ahead(lambda told=told: told, "fewer --tokens")
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == n_lines
+    assert said[1].startswith("To make it shorter: fewer --tokens.")
+
+
+def test_tokens_that_are_no_whole_blocks_are_said(base, tmp_path, capsys):
+    reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
+    cli.main(["collect", *reading, "--tokens", "150", "--out", str(tmp_path / "a")])
+    said = capsys.readouterr().out
+    assert "At most 128 tokens per label are read, not 150: 4 shards of 2 blocks of 16." in said
+    cli.main(["collect", *reading, "--tokens", "128", "--out", str(tmp_path / "b")])
+    assert "not 128" not in capsys.readouterr().out
+    cli.main(["plan", "babel", "--tokens", "15000"])
+    assert (
+        "10,240 tokens per label, not 15,000, are 20 shards of 2 whole" in capsys.readouterr().out
+    )
+
+
+# ---------------------------------------------------------------- steering
+
+
+def test_natural_text_is_of_the_labels_asked_for_and_resumes_batch_by_batch(base, tmp_path, capsys):
+    out = tmp_path / "steer"
+    arguments = ["steer", str(base / "run"), "--to", "de", "--n", "2", "--max-new-tokens", "4"]
+    arguments += ["--natural", "50", "--out", str(out)]
+    cli.main(arguments)
+    guards = out / "natural" / "guards"
+    assert [path.name for path in guards.iterdir() if path.is_dir()] == ["de"]
+    pushed = {path.stem for path in (out / "natural" / "pieces").iterdir()}
+    assert pushed == {f"residual-{code}" for code in LANGUAGES}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("pieces/*")}
+    first = (out / "rates.csv").read_bytes()
+    lost = [out / "natural" / "pieces" / "residual-en.safetensors"]
+    lost += [next((guards / "de" / "pieces").iterdir())]
+    for path in lost:
+        path.unlink()
+    cli.main(arguments)
+    assert (out / "rates.csv").read_bytes() == first
+    made_again = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert made_again == set(lost)
+
+
+def test_a_number_of_natural_lines_is_a_number_of_lines(base):
+    model = load(base / "model")
+    few = natural_texts(model, str(base / "text"), ("de",), 8, 10)
+    many = natural_texts(model, str(base / "text"), ("de",), 8, 40)
+    assert 0 < len(few["de"]) < len(many["de"])
+    assert list(few) == ["de"]

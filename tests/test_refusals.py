@@ -1,0 +1,260 @@
+"""Refusals that say what to do: of no run, no comparison, no language model; and what is taken."""
+
+import copy
+import inspect
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CTRLConfig,
+    CTRLLMHeadModel,
+    T5Config,
+)
+
+from interp import cli
+from interp.counting.run import Run
+from interp.counting.stats import FiringStats
+from interp.models.load import load, outline, wrap
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.select import select, select_by_entropy
+from interp.text.reading import read_corpora
+from tests import tiny_models
+from tests.campaigns.kills import LANGUAGES, made_up
+
+KNOBS = ("--block-length", "16", "--n-shards", "4", "--hygiene", "off")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two runs of two models, the first with a perplexity matrix."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (folder / "text").mkdir()
+    for code, lines in made_up().items():
+        (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    for seed, name in enumerate(("one", "other")):
+        tiny_models.build("qwen2", folder / f"model-{name}", seed=seed)
+        reading = ["--model", str(folder / f"model-{name}"), "--text", str(folder / "text")]
+        run = str(folder / "runs" / name)
+        cli.main(["collect", *reading, *KNOBS, "--out", run])
+        cli.main(["find", run, "--fraction", "0.1", "--busy-quantile", "0.5"])
+    cli.main(["deactivate", str(folder / "runs" / "one"), "--n-draws", "1"])
+    return folder / "runs"
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize("command", ["find", "deactivate", "status", "page", "stability"])
+def test_the_folder_above_runs_names_them(runs, command, capsys):
+    said = refused([command, str(runs)], capsys)
+    assert f"{runs} is not a run" in said
+    assert f"{runs / 'one'}, {runs / 'other'}." in said
+
+
+def test_status_of_what_follows_a_run_counts_its_pieces(runs, tmp_path, capsys):
+    folder = tmp_path / "off"
+    shutil.copytree(runs / "one" / "deactivate", folder)
+    n = len(list((folder / "pieces").iterdir()))
+    assert n == 4 * len(LANGUAGES)
+    cli.main(["status", str(folder)])
+    assert f"{n} pieces are done, 0 running, 0 bad." in capsys.readouterr().out
+    for path in folder.glob("matrix*"):
+        path.unlink()
+    damaged = next((folder / "pieces").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    cli.main(["status", str(folder)])
+    said = capsys.readouterr().out
+    assert f"{n - 1} pieces are done, 0 running, 1 bad." in said
+    assert damaged.name in said
+    assert "run the command that began it again" in said
+
+
+def test_what_follows_a_run_is_no_run(runs, capsys):
+    said = refused(["find", str(runs / "one" / "deactivate")], capsys)
+    assert "another command than `interp collect`" in said
+    with pytest.raises(ValueError, match="give the run that it was measured on"):
+        Run.open(runs / "one" / "deactivate")
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def test_a_single_label_has_nothing_specific_to_it():
+    generator = torch.Generator().manual_seed(0)
+    fired = torch.randint(0, 50, (4, 1, 2, 30), generator=generator)
+    alone = FiringStats(fired, torch.full((4, 1), 50), ("en",))
+    for choose in (select_by_entropy, select, lambda stats: select(stats, "lap")):
+        with pytest.raises(ValueError, match=r"of en alone.*collect two labels or more"):
+            choose(alone)
+    assert select(alone, "random").languages == ("en",)
+
+
+def test_selections_of_two_models_are_compared_with_a_word(runs, capsys):
+    one, other = str(runs / "one"), str(runs / "other")
+    cli.main(["compare", one, other])
+    said = capsys.readouterr().out
+    assert f"A of {runs.parent / 'model-one'}; B of {runs.parent / 'model-other'}" in said
+    cli.main(["compare", one, one])
+    assert "different models" not in capsys.readouterr().out
+
+
+def test_selections_that_do_not_say_their_model_are_compared_without(runs, tmp_path, capsys):
+    NeuronSelection.from_json(runs / "one" / "neurons.json").to_json(tmp_path / "n.json")
+    cli.main(["compare", str(tmp_path / "n.json"), str(runs / "other")])
+    assert "different models" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("n_repeated", "is_said"), [(40, True), (3, False)])
+def test_text_that_is_mostly_repeated_is_said(runs, n_repeated, is_said, recwarn):
+    model = load(runs.parent / "model-one")
+    lines = [*made_up()["de"][:20], *["ein roter alter Hund im Haus"] * n_repeated]
+    read_corpora({"de": lines}, ["de"], model, block_length=8, n_shards=2, hygiene="off")
+    said = [str(entry.message) for entry in recwarn if "repeat others" in str(entry.message)]
+    assert said == (["39 of 60 documents in de repeat others: a text counts once."] * is_said)
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_a_model_that_is_no_decoder_of_text_is_refused_with_advice(tmp_path):
+    T5Config(d_model=32, d_ff=48, num_layers=2, num_heads=2, d_kv=16).save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    for opened in (load, outline):
+        with pytest.raises(ValueError, match=r"\(t5\) does not continue text.*Use a decoder"):
+            opened(tmp_path)
+
+
+def test_an_architecture_whose_modules_do_not_show_its_mlps_is_refused_with_advice(tmp_path):
+    sizes = {"n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    CTRLLMHeadModel(CTRLConfig(vocab_size=tiny_models.N_VOCAB, **sizes)).save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    for opened in (load, outline):
+        with pytest.raises(ValueError, match=r"no adapter for CTRLLMHeadModel.*docs/architectures"):
+            opened(tmp_path)
+
+
+def test_an_architecture_unknown_to_transformers_is_refused_with_advice(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-tomorrow"}))
+    with pytest.raises(ValueError, match="update transformers"):
+        load(tmp_path)
+
+
+def test_a_model_in_memory_is_what_is_loaded_from_its_folder(runs):
+    folder = runs.parent / "model-one"
+    module = AutoModelForCausalLM.from_pretrained(folder)
+    loaded = load(folder)
+    wrapped = wrap(module, AutoTokenizer.from_pretrained(folder))
+    ids = torch.randint(4, loaded.n_vocab, (2, 9), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(wrapped.logits(ids), loaded.logits(ids))
+    assert wrapped.identity == loaded.identity
+    assert wrapped.name == str(folder)
+    with pytest.raises(ValueError, match="does not hold its tokenizer"):
+        wrap(AutoModelForCausalLM.from_pretrained(folder))
+    with pytest.raises(ValueError, match=r"give a model in memory to wrap\(model, tokenizer\)"):
+        inspect.unwrap(load)(module)  # tests check types before it could
+    with pytest.raises(ValueError, match="not int"):
+        wrap(3)
+
+
+class Adapted:
+    """A stand-in for a PEFT model: a base, and what is added when it is merged."""
+
+    def __init__(self, base: torch.nn.Module, change: torch.Tensor) -> None:
+        self.base, self.change = base, change
+
+    def merge_and_unload(self) -> torch.nn.Module:
+        self.base.model.layers[1].mlp.down_proj.weight.data += self.change
+        return self.base
+
+
+def test_a_peft_model_is_merged_in_a_copy(runs):
+    folder = runs.parent / "model-one"
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    weight = base.model.layers[1].mlp.down_proj.weight
+    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    before = weight.detach().clone()
+    wrapped = wrap(Adapted(base, change), AutoTokenizer.from_pretrained(folder))
+    assert torch.equal(wrapped.w_out(1), (before + change).T)
+    assert torch.equal(base.model.layers[1].mlp.down_proj.weight, before)
+
+
+def adapter(
+    folder: Path, base: Path, shape: tuple[int, int], **more: object
+) -> dict[str, torch.Tensor]:
+    """Write an adapter of rank 2 of the last layer's output projection; returns its matrices."""
+    generator = torch.Generator().manual_seed(1)
+    down = torch.randn(2, shape[1], generator=generator)
+    up = torch.randn(shape[0], 2, generator=generator)
+    name = "base_model.model.model.layers.2.mlp.down_proj"
+    folder.mkdir(exist_ok=True)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2, "lora_alpha": 3}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | more))
+    tensors = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return {"down": down, "up": up}
+
+
+@pytest.mark.parametrize("stabilized", [False, True])
+def test_an_adapter_is_its_base_with_the_change_added(runs, tmp_path, stabilized):
+    base = load(runs.parent / "model-one")
+    shape = (base.d_model, base.d_mlp)
+    matrices = adapter(tmp_path, runs.parent / "model-one", shape, use_rslora=stabilized)
+    adapted = load(tmp_path)
+    change = torch.zeros(shape)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            pairs = zip(matrices["up"][row], matrices["down"][:, column], strict=True)
+            change[row, column] = sum(float(a) * float(b) for a, b in pairs)
+    change *= 3 / (math.sqrt(2) if stabilized else 2)
+    torch.testing.assert_close(adapted.w_out(2), base.w_out(2) + change.T)
+    assert torch.equal(adapted.w_out(1), base.w_out(1))
+    assert adapted.name == str(tmp_path)
+    assert adapted.identity["weights"] != base.identity["weights"]
+
+
+def test_an_adapter_that_is_no_plain_lora_or_of_another_base_is_refused(runs, tmp_path):
+    base = runs.parent / "model-one"
+    shape = (load(base).d_model, load(base).d_mlp)
+    for more in ({"use_dora": True}, {"peft_type": "IA3"}, {"rank_pattern": {"q": 1}}):
+        adapter(tmp_path, base, shape, **more)
+        with pytest.raises(ValueError, match=r"not a plain LoRA.*Merge it"):
+            load(tmp_path)
+    adapter(tmp_path, base, (shape[0], shape[1] + 1))
+    with pytest.raises(ValueError, match="give it the base model"):
+        load(tmp_path)
+    adapter(tmp_path, base, shape, lora_alpha="x")
+    with pytest.raises(ValueError, match="save it again"):
+        load(tmp_path)
+    adapter(tmp_path, base, shape)
+    extra = {"base_model.model.model.embed_tokens.weight": torch.zeros(2)}
+    save_file(extra, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="is no LoRA matrix"):
+        load(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_copies_of_a_module_do_not_share_what_is_merged(runs):
+    """What the test of a PEFT model rests on."""
+    base = AutoModelForCausalLM.from_pretrained(runs.parent / "model-one")
+    other = copy.deepcopy(base)
+    other.model.layers[0].mlp.down_proj.weight.data += 1
+    assert not torch.equal(
+        base.model.layers[0].mlp.down_proj.weight, other.model.layers[0].mlp.down_proj.weight
+    )
