@@ -41,7 +41,7 @@ class Option:
     """A field of a subcommand, or of a dataclass inside it."""
 
     name: str
-    """Of the field."""
+    """Of the field; one that is a keyword of Python ends in an underscore."""
 
     owner: type
     """The dataclass that has the field."""
@@ -69,7 +69,9 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
+        return (
+            self.name.upper() if self.positional else f"--{self.name.rstrip('_').replace('_', '-')}"
+        )
 
     @property
     def value(self) -> str:
