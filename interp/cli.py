@@ -27,6 +27,7 @@ from interp.commands.report import Report
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
+from interp.commands.write import Write
 
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
@@ -99,7 +100,7 @@ SECTIONS: dict[str, dict[str, type]] = {
         **{"find": Find, "compare": Compare, "stability": Stability},
         **{"import": Import, "export": Export},
     },
-    "Editing neurons": {"deactivate": Deactivate, "steer": Steer, "bake": Bake},
+    "Editing neurons": {"deactivate": Deactivate, "write": Write, "steer": Steer, "bake": Bake},
     "Tasks": {"evaluate": Evaluate, "share": Share, "attribute": Attribute},
     "Prompts": {"patch": Patch, "lens": Lens},
     "Output": {"page": Page, "report": Report},

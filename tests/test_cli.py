@@ -330,13 +330,18 @@ def test_steer_sets_every_baseline_beside_the_neurons(place, found, capsys):
             *("--n", "3", "--max-new-tokens", "6", "--others-off"),
         ]
     )
-    assert "median loss of natural text" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "median loss of natural text" in shown
     conditions = ["no edit", "neurons", "random neurons", "named in prompt", "residual stream"]
     assert list(dict.fromkeys(pd.read_csv(out / "rates.csv")["condition"])) == conditions
     texts = pd.read_csv(out / "texts.csv", keep_default_na=False)
     assert len(texts) == 3 * len(conditions)
     written = {name: tuple(rows["text"]) for name, rows in texts.groupby("condition")}
     assert written["neurons"] != written["no edit"]
+    lines = shown.splitlines()
+    for name in conditions:  # three lines below the name of a condition: its texts
+        first = lines.index(f"to {LANGUAGES[0]}, {name}:") + 1
+        assert all(re.match(r"  [a-z]{2,3} ", line) for line in lines[first : first + 3])
 
 
 def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, found, capsys):

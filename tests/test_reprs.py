@@ -343,6 +343,13 @@ def made() -> dict[str, Any]:
             n_draws=1,
             seed=0,
         ),
+        interp.evaluations.SideBySide(
+            prompt="Der Zug",
+            seeds=(0,),
+            texts={"nothing": ("hält",), "off de": ("stops",)},
+            detected={"nothing": ("de",), "off de": ("en",)},
+            loss=dict.fromkeys(["nothing", "off de"], torch.ones(1, dtype=torch.float64)),
+        ),
         interp.evaluations.SteeringRates(
             rates={"de": {"no edit": judged(), EVIL: judged()}},
             guards={"de": interp.evaluations.Guard()},

@@ -46,7 +46,7 @@ class Option:
     """A field of a subcommand, or of a dataclass inside it."""
 
     name: str
-    """Of the field."""
+    """Of the field; one that is a keyword of Python ends in an underscore."""
 
     owner: type
     """The dataclass that has the field."""
@@ -82,7 +82,7 @@ class Option:
     @property
     def named(self) -> str:
         """The flag that gives it by name."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.rstrip('_').replace('_', '-')}"
 
     @property
     def either(self) -> bool:

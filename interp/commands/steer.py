@@ -1,5 +1,6 @@
 """The subcommand that lets the model generate text with neurons edited: steer."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -157,6 +158,8 @@ class Steer:
             path = out / f"{name}.csv"
             interp.results.artifacts.write_text(path, frame.to_csv(index=False))
         say_how_text_begins(model, bos)
+        say(rates.examples(width=shutil.get_terminal_size((100, 24)).columns))
+        say("")
         say(rates.table())
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
 

@@ -13,6 +13,7 @@ from .languages_written import (
 from .losses import Losses, losses_under
 from .multiple_choice import choose, exact_match
 from .perplexity import PerplexityMatrix
+from .side_by_side import SideBySide, write_side_by_side
 from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score
@@ -27,6 +28,7 @@ __all__ = [
     "HarnessScores",
     "Losses",
     "PerplexityMatrix",
+    "SideBySide",
     "SteeringRates",
     "TaskAblation",
     "Written",
@@ -48,4 +50,5 @@ __all__ = [
     "steering_score",
     "translate",
     "translation_score",
+    "write_side_by_side",
 ]

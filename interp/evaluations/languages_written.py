@@ -30,7 +30,7 @@ from interp.runs.jobs import finish, folder_for, pool_for, refuse_edited
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.language_id import OTHER, UNDETERMINED, detect_language
 from interp.text.languages import check_languages
-from interp.text.tokens import beginning, by_length, padded
+from interp.text.tokens import Prompt, beginning, by_length, padded
 
 _MIN_TEXTS = 20  # natural texts needed to measure a bound that nearly all of them meet
 _JUDGES = "texts are judged by the untouched model, so that the edit does not judge itself"
@@ -228,7 +228,7 @@ def language_rates(
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
-        tokens, loss = _losses(model, texts, bos, tokens_per_batch, progress, out, ray)
+        tokens, loss = losses_of_texts(model, texts, bos, tokens_per_batch, progress, out, ray)
     repetitions = [repetition(text) for text in texts]
     passes = [
         code in guards
@@ -257,7 +257,7 @@ def generated_languages(
     under: Under | None = None,
     guard: Guard | Mapping[str, Guard] | None = None,
     *,
-    prompts: Sequence[str] = ("",),
+    prompts: Sequence[Prompt] = ("",),
     n: int = 100,
     max_new_tokens: int = 64,
     temperature: float = 0.8,
@@ -369,14 +369,14 @@ def natural_guard(
     return guards
 
 
-def _losses(
+def losses_of_texts(
     model: NeuronModel,
     texts: Sequence[str],
     bos: Bos,
-    tokens_per_batch: int,
-    progress: bool,
-    out: Path | str | None,
-    ray: Ray | ActorPool | None,
+    tokens_per_batch: int = 4096,
+    progress: bool = True,
+    out: Path | str | None = None,
+    ray: Ray | ActorPool | None = None,
 ) -> tuple[Int64[Tensor, " text"], Float64[Tensor, " text"]]:
     """Tokens of each text, and nats per token, of its head if it is longer than the context."""
     refuse_edited(model, _JUDGES)

@@ -21,7 +21,7 @@ from interp.interventions.residual import ResidualMeans, residual_means
 from interp.interventions.under import Changes, check_under, listed_changes, plan_of
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
-from interp.results import artifacts
+from interp.results import artifacts, terminal
 from interp.results.bars import tqdm
 from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
 from interp.results.words import NOTHING, Bos, Tokens
@@ -100,6 +100,23 @@ class SteeringRates(Shown):
             for to, conditions in self.rates.items()
             for name, texts in conditions.items()
         )
+
+    def examples(self, n: int = 3, width: int = 100) -> str:
+        """For a terminal: the first `n` texts of every condition, each in one line.
+
+        >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
+        >>> shown = {"rates": {"de": {"no edit": written}}, "guards": {}}
+        >>> print(interp.evaluations.SteeringRates(**shown).examples())
+        to de, no edit:
+          de Der Zug hält heute nicht.
+        """
+        lines = []
+        for to, conditions in self.rates.items():
+            for name, written in conditions.items():
+                lines.append(f"to {to}, {name}:")
+                first = zip(written.found[:n], written.texts[:n], strict=True)
+                lines += [f"  {terminal.cut(f'{code} {text}', width - 2)}" for code, text in first]
+        return "\n".join(lines)
 
     def table(self) -> str:
         """For a terminal: share of good texts in the language, of all in it, and median loss."""

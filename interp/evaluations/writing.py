@@ -27,7 +27,7 @@ from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, refuse_edited
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.languages import language as known_language
-from interp.text.tokens import beginning, by_length, padded
+from interp.text.tokens import Prompt, beginning, by_length, padded, prompt_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Generated(Shown):
 
 def generate_texts(
     model: AnyModel,
-    prompts: Sequence[str] = ("",),
+    prompts: Sequence[Prompt] = ("",),
     n: int = 100,
     under: Under | None = None,
     *,
@@ -73,6 +73,8 @@ def generate_texts(
     ray: Ray | ActorPool | None = None,
 ) -> dict[str, Generated]:
     """`n` texts per prompt under each intervention; the prompt "" gives unconditional samples.
+
+    A prompt is text, or token ids, to which nothing is added, as of `interp.text.chat_prompt`.
 
     Tokens are sampled from softmax(logits / temperature), without top-k or top-p, whatever the
     checkpoint recommends; temperature zero is greedy. Text i is sampled with seed `seed + i` and
@@ -96,10 +98,11 @@ def generate_texts(
     sizes = {"n": n, "max_new_tokens": max_new_tokens, "tokens_per_batch": tokens_per_batch}
     _check_settings(prompts, sizes, temperature)
     named = check_under(model, {NOTHING: None} if under is None else under)
-    first = beginning(model, bos)
-    encoded = [[*first, *ids] for ids in model.encode_batch(prompts)]
-    if bos == "auto":
-        encoded = [ids or _first_of_any(model) for ids in encoded]
+    encoded = [_prompt_ids(model, prompt, bos) for prompt in prompts]
+    prompts = [
+        given if isinstance(given, str) else model.decode(ids)
+        for given, ids in zip(prompts, encoded, strict=True)
+    ]
     _check_lengths(model, encoded, prompts, max_new_tokens)
 
     prompt_of = [row for row in range(len(prompts)) for _ in range(n)]
@@ -140,7 +143,9 @@ def generate_texts(
     return by_name
 
 
-def _check_settings(prompts: Sequence[str], sizes: Mapping[str, int], temperature: float) -> None:
+def _check_settings(
+    prompts: Sequence[Prompt], sizes: Mapping[str, int], temperature: float
+) -> None:
     if isinstance(prompts, str):
         raise ValueError(f"prompts is the string {prompts!r}: give a list of strings.")
     for name, value in sizes.items():
@@ -281,6 +286,14 @@ def _check_lengths(
                 f"{len(ids) + new}: {model.name} takes at most {model.max_length}. Lower "
                 "max_new_tokens or shorten the prompt."
             )
+
+
+def _prompt_ids(model: NeuronModel, prompt: Prompt, bos: Bos) -> list[int]:
+    """What a text continues: a prompt, or for "" what begins any text."""
+    if not isinstance(prompt, str):
+        return prompt_ids(model, prompt)
+    ids = [*beginning(model, bos), *model.encode(prompt)]
+    return ids or (_first_of_any(model) if bos == "auto" else [])
 
 
 def _first_of_any(model: NeuronModel) -> list[int]:

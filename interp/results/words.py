@@ -29,6 +29,10 @@ Kind = Literal[
 Tokens = Literal["all", "prompt", "generated", "last"]
 """Tokens to edit."""
 
+Towards = Literal["difference", "add", "replace"]
+"""Edits of neurons towards a label: its mean minus the mean of the others is added; its mean is
+added; they are set to its mean."""
+
 # ---------------------------------------------------------------- text
 
 Bos = Literal["auto", "none", "document", "block"]

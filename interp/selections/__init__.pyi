@@ -1,4 +1,5 @@
 from .agreement import predicted_agreement, text_for_agreement, until_stable
+from .change_file import edit_towards, read_changes
 from .comparison import on_common_units, overlaps
 from .neuron_selection import jaccard_between
 from .select import select, selection_of
@@ -15,12 +16,14 @@ __all__ = [
     "Stability",
     "across_runs",
     "chance_jaccard",
+    "edit_towards",
     "entropy_settings",
     "jaccard_between",
     "measure_stability",
     "on_common_units",
     "overlaps",
     "predicted_agreement",
+    "read_changes",
     "select",
     "selection_of",
     "text_for_agreement",

@@ -1,3 +1,4 @@
+from .chat import chat_prompt
 from .distances import listed_distances, read_distances
 from .languages import naming_prompt
 from .reading import prompt_rows
@@ -10,6 +11,7 @@ __all__ = [
     "Item",
     "Task",
     "align_tasks",
+    "chat_prompt",
     "listed_distances",
     "naming_prompt",
     "prompt_ids",

@@ -1,0 +1,156 @@
+"""The subcommand that shows what a model writes before and after a change: write."""
+
+import csv
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import interp
+from interp.commands.common import (
+    ModelChoice,
+    bos_of,
+    check_found_in,
+    say,
+    say_how_text_begins,
+    seeded,
+)
+from interp.commands.effects import read_selection, run_of
+from interp.commands.find import reopen
+from interp.commands.options import Positional
+from interp.results.words import Bos, Tokens, Towards
+
+if TYPE_CHECKING:
+    from interp.interventions.under import Changes
+
+
+@dataclass(frozen=True)
+class Write:
+    """Show what the model writes before and after a change.
+
+    The texts stand side by side, with the language and the loss of each; those of one seed share
+    their random numbers. Every --off, --to and --with is a column of its own.
+
+        interp write results/demo "Guten Morgen" --off de
+        interp write results/demo "The weather" --to de fr --strength 2
+        interp write results/demo "The weather" --with change.json --n 5
+    """
+
+    neurons: Positional[Path]
+    """Folder of a run after `interp find`, or a selection (.json) in it."""
+
+    prompt: Positional[str]
+    """What the texts continue; "" gives unconditional samples."""
+
+    off: tuple[str, ...] = ()
+    """Labels whose neurons are switched off, one after another."""
+
+    to: tuple[str, ...] = ()
+    """Labels to steer to; needs a run with --moments."""
+
+    with_: tuple[Path, ...] = ()
+    """Files of changes (.json): see interp.selections.read_changes."""
+
+    random: bool = False
+    """Also with as many random neurons in every layer."""
+
+    edit: Towards = "difference"
+    """With --to. difference: add the label's mean minus the mean of the others; add: add its mean;
+    replace: set to its mean."""
+
+    strength: float = 1.0
+    """Factor of what --to adds."""
+
+    tokens: Tokens = "all"
+    """Tokens to edit: all, prompt, generated, last."""
+
+    chat: bool = False
+    """Put the prompt into the model's chat template."""
+
+    n: int = 3
+    """Texts of each column, with seeds that follow each other."""
+
+    max_new_tokens: int = 48
+    """Tokens to generate per text, at most."""
+
+    temperature: float = 0.8
+    """Sampling temperature; zero: the likeliest token."""
+
+    seed: int = 0
+    """Seed of the first text, and of the random neurons."""
+
+    bos: Bos | None = None
+    """What begins text; by default as in the run (auto, none, document, block)."""
+
+    model: str | None = None
+    """The model; by default that of the run."""
+
+    out: Path | None = None
+    """Also write the texts into this file (.csv)."""
+
+    def run(self) -> None:
+        if self.edit == "replace" and self.strength != 1:
+            raise ValueError("--strength has no effect with --edit replace: leave it out.")
+        selection = read_selection(self.neurons)
+        under = self.changes(selection)
+        model = self.open()
+        selection.check_model(model)
+        check_found_in(self.neurons, model)
+        bos = bos_of(self.neurons, self.bos)
+        prompt = interp.text.chat_prompt(model, self.prompt) if self.chat else self.prompt
+        written = interp.evaluations.write_side_by_side(
+            model,
+            prompt,
+            under,
+            n=self.n,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            bos=bos,
+        )
+        if self.out is not None:
+            # Quoted, because a text may hold a carriage return, which ends a row of a CSV.
+            table = written.to_frame().to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+            interp.results.artifacts.write_text(self.out, table)
+        say_how_text_begins(model, bos)
+        say(written.table(shutil.get_terminal_size((100, 24)).columns))
+
+    def changes(self, selection: "interp.NeuronSelection") -> "dict[str, Changes]":
+        """A column for each change asked for, and for its random control."""
+        if not (self.off or self.to or self.with_):
+            raise ValueError(
+                f"Say what to change: --off, --to or --with. Labels are "
+                f"{', '.join(selection.languages)}."
+            )
+        sets = {"": selection}
+        if self.random:
+            drawn = selection.random_like(seeded(self.seed), exclude=selection.union())
+            sets["random for "] = drawn
+        towards = {code: self.edit_towards(code) for code in self.to}
+        named: dict[str, Changes] = {}
+        for code in self.off:
+            for name, chosen in sets.items():
+                change = chosen.change(code, interp.deactivate, self.tokens)
+                named[f"{name}off {code}"] = change
+        for code, edit in towards.items():
+            for name, chosen in sets.items():
+                named[f"{name}to {code}"] = chosen.neurons().change(code, edit, self.tokens)
+        for path in self.with_:
+            for name, chosen in sets.items():
+                changes = interp.selections.read_changes(
+                    path, chosen, lambda: run_of(self.neurons).moments
+                )
+                known = [change.plan for change in named.get(f"with {path.name}", ())]
+                if [change.plan for change in changes] != known:  # random ones have no lists
+                    named[f"{name}with {path.name}"] = changes
+        return named
+
+    def edit_towards(self, code: str) -> "interp.Edit":
+        moments = run_of(self.neurons).moments
+        return interp.selections.edit_towards(moments, code, self.edit, self.strength)
+
+    def open(self) -> "interp.NeuronModel":
+        """The model given, or that of the run."""
+        if self.model is not None:
+            return ModelChoice(model=self.model).open()
+        return reopen(run_of(self.neurons).provenance)
