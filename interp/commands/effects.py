@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 import interp
 from interp.commands.common import (
     WITHOUT_RAY,
@@ -35,10 +37,21 @@ def run_of(path: Path) -> "interp.Run":
         return interp.Run.open(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} is not the folder of a run, and this edit needs the means stored in one: "
-            "give the folder of `interp collect --moments` (for --edit median, --sentences post) "
+            f"{folder} is not the folder of a run, whose rates or means are needed here: give the "
+            "folder of `interp collect --moments` (for --edit median, --sentences post) "
             "where `interp find` saved the selection."
         ) from None
+
+
+def rates_of(path: Path, selection: "interp.NeuronSelection") -> Tensor:
+    """How often every neuron fires in the languages of the selection, in the run it is from."""
+    if not selection.neurons_only:
+        raise ValueError(
+            "--rate-matched needs neurons of the MLP, since other units do not fire: leave it out, "
+            "or give a selection of neurons alone."
+        )
+    firing = run_of(path).firing
+    return firing.rate[[firing.languages.index(code) for code in selection.languages]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,11 @@ class Deactivate:
 
     As many in every layer as the language has."""
 
+    rate_matched: bool = False
+    """Also a control of neurons that fire nearly as often, as many in every layer.
+
+    Needs the run that the neurons were found in."""
+
     seed: int = 0
     """Seeds the random sets."""
 
@@ -100,6 +118,7 @@ class Deactivate:
     def run(self) -> None:
         selection = read_selection(self.neurons)
         codes = check_languages(self.languages or selection.languages)
+        rate = rates_of(self.neurons, selection) if self.rate_matched else None
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
@@ -120,6 +139,7 @@ class Deactivate:
             selection,
             corpora,
             n_draws=self.n_draws,
+            rate=rate,
             generator=seeded(self.seed),
             out=self.out,
             ray=ray,

@@ -15,7 +15,7 @@ from interp.commands.common import (
     say_how_text_begins,
     seeded,
 )
-from interp.commands.effects import read_selection, run_of
+from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.options import Positional
 from interp.results.words import Bos, Tokens
 from interp.text.languages import check_languages
@@ -68,6 +68,9 @@ class Steer:
     prompt: str = ""
     """Beginning of every text; by default empty."""
 
+    rate_matched: bool = False
+    """Also a control of neurons that fire nearly as often, as many in every layer."""
+
     residual_layer: int | None = None
     """Layer of the residual push; by default the middle one."""
 
@@ -114,11 +117,16 @@ class Steer:
         bos = bos_of(self.neurons, self.bos)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
+        generator = seeded(self.seed)
+        controls = {"random neurons": selection.random_like(generator, excluded)}
+        if self.rate_matched:
+            rate = rates_of(self.neurons, selection)
+            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
         rates = interp.evaluations.steer_towards(
             model,
             edits,
             selection,
-            selection.random_like(seeded(self.seed), exclude=excluded),
+            controls,
             self.text,
             layer=self.residual_layer,
             strength=self.strength,
