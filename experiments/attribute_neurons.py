@@ -33,8 +33,8 @@ from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record, estimate
 from experiments.study import Study
 from interp.evaluations.multiple_choice import encode_items
-from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples, paired_bootstrap
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 from interp.prompts.contributions import top_neurons
 
@@ -44,6 +44,16 @@ SIGNED = ("integrated gradients", "gradient times activation", "effective score"
 OWN = ("mean", "low", "high")
 BEHIND = ("behind_gradients", "behind_low", "behind_high")
 """Columns: how far a score is behind integrated gradients, paired by prompt."""
+
+
+BEYOND = ("beyond_control", "beyond_low", "beyond_high")
+"""Columns: how far a score is above its control, paired by prompt."""
+
+CONTROLS = {
+    "contribution": "size of activation",
+    "effective score": "gradient times activation",
+}
+"""Score → the simpler score that it must exceed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +176,10 @@ def table(frame: pd.DataFrame, generator: torch.Generator) -> pd.DataFrame:
             estimates: dict[Any, interp.Estimate] = {OWN: mean_over_examples(values)}
             if score != "integrated gradients":
                 estimates[BEHIND] = paired_bootstrap(best, values, generator)
+            control = CONTROLS.get(score)
+            if control in by_score:
+                beyond = mean_over_examples(values - torch.tensor(by_score[control].to_numpy()))
+                estimates[BEYOND] = beyond
             row = {"score": score, "measure": name}
             for columns, number in estimates.items():
                 ends = (number.value.item(), number.low.item(), number.high.item())
@@ -178,16 +192,17 @@ def measures(means: Table) -> dict[str, Measurement | None]:
     """Whether scores predict what a neuron does, and gradients predict it better."""
     rows = means.set_index(["score", "measure"])
 
-    def of(score: str, control: str, measure: str, columns: tuple[str, ...]) -> Measurement:
-        numbers = (float(rows.loc[(score, measure), column]) for column in columns)
-        return Measurement(estimate(*numbers), float(rows.loc[(control, measure), columns[0]]))
+    def of(score: str, measure: str, columns: tuple[str, ...]) -> interp.Estimate:
+        return estimate(*(float(rows.loc[(score, measure), column]) for column in columns))
 
-    sizes = ("contribution", "size of activation", "size")
-    directions = ("effective score", "gradient times activation", "signed")
+    def beside(score: str, measure: str) -> Measurement:
+        control = of(CONTROLS[score], measure, OWN)
+        return Measurement(of(score, measure, OWN), control, of(score, measure, BEYOND))
+
     return {
-        "contribution-foretells": of(*sizes, OWN),
-        "effective-score-foretells": of(*directions, OWN),
-        "gradients-foretell-more": of(*sizes, BEHIND),
+        "contribution-foretells": beside("contribution", "size"),
+        "effective-score-foretells": beside("effective score", "signed"),
+        "gradients-foretell-more": Measurement(of("contribution", "size", BEHIND)),
     }
 
 

@@ -248,7 +248,7 @@ def main(config: Config, record: Record) -> None:
     languages = by_language.merge(last, on=["method", "language"])
     record.tables({"methods": table, "languages": languages, "comparison": comparison(table)})
     record.tables({"stability": curves, "recovery": recovered})
-    claims = record.judge("compare_methods", measures(table, recalls, effect, written, stable))
+    claims = record.judge("compare_methods", measures(recalls, effect, written, stable))
     page = findings(table, claims)
     interp.results.artifacts.write_text(out / "findings.md", page)
     shown = table[["method", *MEASURES]].to_string(index=False, float_format="%.3f")

@@ -4,7 +4,6 @@ From two tables of `experiments.patch_across_languages`: one has a row per quest
 position and layer, the other a row per fact and language.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ import pandas as pd
 import torch
 
 from interp.evaluations.task_results import group_numbers
-from interp.inference.claims import Measurement
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.inference.statements import Measurement
 
 FIRST = "0"
 """The layer of patches at the subject from the first layer on: its whole state is the source's."""
@@ -75,11 +74,15 @@ class Questions:
         rows = self._rows.query("source == @source and part == @part and at == @at")
         return rows[rows["layer"] == layer].set_index("question")[column]
 
-    def measured(self, values: pd.Series, control: pd.Series) -> Measurement | None:
-        """None where there are too few questions for an interval."""
+    def measured(self, values: pd.Series, control: pd.Series | None = None) -> Measurement | None:
+        """Paired with the control by question; None where there are too few for an interval."""
         value = self.estimate(values)
-        chance = float(control.mean()) if len(control) else math.nan
-        return None if value is None else Measurement(value, chance)
+        if value is None or control is None:
+            return None if value is None else Measurement(value)
+        chance, beyond = self.estimate(control), self.estimate(values - control)
+        if chance is None or beyond is None:
+            return None
+        return Measurement(value, chance, beyond)
 
 
 CONCEPT, LANGUAGE, LEAD = "concept moved", "language moved", "language - concept"
@@ -109,8 +112,7 @@ def in_the_stream(told: Questions) -> dict[str, Measurement | None]:
         ),
         "concept-comes-late": told.measured(1 - told.last(CONCEPT), 1 - told.last(LANGUAGE)),
         "mean-over-languages": told.measured(
-            told.subject("A in t", "A in several languages") - before,
-            told.subject("A in t", "A in t") - before,
+            told.subject("A in t", "A in several languages") - before
         ),
     }
 
@@ -118,16 +120,14 @@ def in_the_stream(told: Questions) -> dict[str, Measurement | None]:
 def of_neurons(told: Questions) -> dict[str, Measurement | None]:
     """Effects of sets of neurons, patched at the last token in all layers."""
     return {
-        "language-neurons-move-language": told.measured(
-            told.beyond_random(LANGUAGE, OWN), told.neurons(LANGUAGE, f"random {OWN}")
+        "language-neurons-move-language": told.measured(told.beyond_random(LANGUAGE, OWN)),
+        "language-neurons-switch-language": told.measured(
+            told.in_s(OWN), told.in_s(f"random {OWN}")
         ),
-        "language-neurons-switch-language": told.measured(told.in_s(OWN), told.in_s(NEURONS)),
         "language-neurons-keep-concept": told.measured(
             told.neurons(CONCEPT, OWN), told.neurons(CONCEPT, NEURONS)
         ),
-        "all-shared-carry-concept": told.measured(
-            told.beyond_random(CONCEPT, SHARED), told.neurons(CONCEPT, f"random {SHARED}")
-        ),
+        "all-shared-carry-concept": told.measured(told.beyond_random(CONCEPT, SHARED)),
         "all-shared-without-language": told.measured(
             -told.neurons(LEAD, SHARED), -told.neurons(LEAD, OWN)
         ),
@@ -135,14 +135,13 @@ def of_neurons(told: Questions) -> dict[str, Measurement | None]:
 
 
 def untold_known(known: Any) -> Measurement | None:
-    """Accuracy above chance on facts never told in the language; control: facts told in it."""
-    untold, rest = known[known["held_out"]], known[~known["held_out"]]
-    if untold["fact"].nunique() < 2:
+    """Accuracy above chance on facts never told in the language."""
+    untold = known[known["held_out"]]
+    if untold["relation"].nunique() < 2:
         return None
     right = torch.tensor((untold["known"] - untold["chance"]).to_numpy(dtype=float))
-    groups = group_numbers(untold["fact"].astype(str).tolist())
-    control = float((rest["known"] - rest["chance"]).mean())
-    return Measurement(mean_over_examples(right, groups), control)
+    groups = group_numbers(untold["relation"].astype(str).tolist())
+    return Measurement(mean_over_examples(right, groups))
 
 
 def untold_moved(held_out: Questions, told: Questions) -> dict[str, Measurement | None]:
@@ -153,11 +152,19 @@ def untold_moved(held_out: Questions, told: Questions) -> dict[str, Measurement 
             held_out.subject("A in t") - held_out.subject("unpatched A in t"),
             held_out.subject("A in t", other) - held_out.subject("unpatched A in t", other),
         ),
-        "untold-facts-helped": held_out.measured(
-            held_out.subject("A in t") - held_out.subject("A in t", "A in t"),
-            told.subject("A in t") - told.subject("A in t", "A in t"),
-        ),
+        "untold-facts-helped": beyond_told(held_out, told),
         "untold-facts-through-all-shared": held_out.measured(
-            held_out.beyond_random(CONCEPT, SHARED), told.beyond_random(CONCEPT, SHARED)
+            held_out.beyond_random(CONCEPT, SHARED)
         ),
     }
+
+
+def beyond_told(held_out: Questions, told: Questions) -> Measurement | None:
+    """What the subject from s adds to that from t; other questions are the control."""
+    more = [
+        questions.estimate(questions.subject("A in t") - questions.subject("A in t", "A in t"))
+        for questions in (held_out, told)
+    ]
+    if more[0] is None or more[1] is None:
+        return None
+    return Measurement(more[0], more[1])

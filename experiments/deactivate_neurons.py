@@ -11,8 +11,8 @@ Writes  results/deactivate_neurons/<preset>/<fraction>/matrix.safetensors, matri
         writing.csv, texts.csv (texts written with neurons off), claims.json
 
 Tang et al. (2024) find that perplexity rises most on the language whose neurons are off, and that
-the model no longer writes it well. Each increase has an interval over documents and a control: a
-random set of the same size per layer.
+the model no longer writes it well. Each increase has an interval over documents and two controls:
+random neurons, as many per layer, and others of the same layers that fire nearly as often.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,8 @@ class Config(runner.Config):
     """The fraction that the claims use; for Babel that of its card, fixed beforehand."""
 
     n_draws: int = 2
-    """Random sets of the same size per layer, at that fraction; none at the others."""
+    """Random sets of the same size per layer, at that fraction; none at the others. There, also one
+    set of neurons that fire nearly as often."""
 
     n_texts: int = 16
     """Prompts of natural text per language, continued by the model."""
@@ -171,6 +172,7 @@ def rows_of(
             "low": more.low[number].item(),
             "high": more.high[number].item(),
             "beyond_random": excess.value[row, column].item(),
+            "beyond_alike": matrix.rate_excess.value[row, column].item(),
             "largest_in_row": code in diagonal.largest_in_row,
             "p_of_all": diagonal.test.p_value,
         }
@@ -190,6 +192,7 @@ def main(config: Config, record: Record) -> None:
             interp.select_by_entropy(stats, fraction),
             reading,
             n_draws=config.n_draws if fraction == config.tried else 0,
+            rate=stats.rate if fraction == config.tried else None,
             generator=torch.Generator().manual_seed(study.seed),
             out=config.out / f"{fraction:g}",
         )

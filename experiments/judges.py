@@ -22,6 +22,7 @@ from experiments.study import Study
 from interp import Estimate
 from interp.evaluations import Guard
 from interp.evaluations.dominance import own_minus_others
+from interp.inference.crossed import share_difference
 from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
 from interp.models.as_transformer_lens import Hook
 from interp.results.frames import interval_columns, tidy
@@ -143,9 +144,13 @@ class Effects:
         """Rise of the own loss minus the mean rise of the others, mean over languages."""
         return self._mean(self._more(name))
 
+    def over_languages(self, name: str) -> Float64[Tensor, " language"]:
+        """The same for each language."""
+        return own_minus_others(self.matrix(name).increase.value)
+
     def difference(self, one: str, other: str) -> Estimate:
-        """How much more selective one method is than another, paired by text."""
-        return self._mean(self._more(one) - self._more(other))
+        """How much more selective one method is than another, paired by language."""
+        return mean_over_examples(self.over_languages(one) - self.over_languages(other))
 
     def row(self, name: str, control: str) -> dict[str, float]:
         """For the table of methods; the increases are means over languages."""
@@ -265,9 +270,11 @@ class Switching:
         }
 
     def difference(self, one: str, other: str) -> Estimate:
-        """How many more texts are good, paired by seed."""
+        """How many more texts are good, paired by seed; a seed is one text in every language."""
         a, b = (self.good[self.methods.index(name)].double() for name in (one, other))
-        return mean_over_examples(rearrange(a - b, "language text -> (language text)"))
+        language, seed = torch.ones_like(a).nonzero().unbind(dim=1)
+        flat = (rearrange(x, "language text -> (language text)") for x in (a, b))
+        return share_difference(*flat, language, seed)
 
     def by_language(self) -> pd.DataFrame:
         """Shares of the texts, a row per method and language."""

@@ -14,7 +14,7 @@ Draws   figures/lens-babel
 If a model thinks in its pivot language (Wendler et al., 2024), the answer's pivot word is likely in
 middle layers, whatever the prompt's language, and the word of the prompt's language only in the
 last. Facts whose two words may begin with the same token are left out and counted. The control is
-another language instead of the pivot.
+another language instead of the pivot, so two languages alone give no claim about words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ import interp
 from experiments import gemma, papers, runner
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import LANGUAGES, Study
-from interp.inference.claims import Measurement
 from interp.inference.intervals import mean_over_examples
+from interp.inference.statements import Measurement
 from interp.prompts import Lens, Question
 from interp.prompts.lens import languages_of, promoted_languages, token_languages
 from interp.results import artifacts
@@ -167,13 +167,17 @@ def measures(
         # A fact asked in several languages is one cluster.
         facts = torch.tensor([fact for lens in lenses.values() for fact in lens.kept])
         words = pivot_minus_own(list(lenses.values()))
-        control = [pivot_minus_own(list(controls.values())).mean().item()] if controls else []
-        measured["pivot-word-first"] = Measurement(mean_over_examples(words, facts), *control)
+        if controls:
+            asked = torch.tensor([fact for lens in controls.values() for fact in lens.kept])
+            control = mean_over_examples(pivot_minus_own(list(controls.values())), asked)
+            value = mean_over_examples(words, facts)
+            measured["pivot-word-first"] = Measurement(value, control)
         row = codes.index(pivot)
         leads = [x[:, :, row] - x[:, :, codes.index(code)] for code, x in spoken.items()]
         inside = torch.cat([lead[:, middle(lead.shape[1])].mean(dim=1) for lead in leads])
-        last = torch.cat([lead[:, -1] for lead in leads]).mean().item()
-        measured["pivot-tokens-first"] = Measurement(mean_over_examples(inside, facts), last)
+        last = torch.cat([lead[:, -1] for lead in leads])
+        numbers = (mean_over_examples(part, facts) for part in (inside, last, inside - last))
+        measured["pivot-tokens-first"] = Measurement(*numbers)
     return measured | {"language-neurons-write-language": own_promoted(promoted)}
 
 
@@ -184,7 +188,7 @@ def own_promoted(promoted: pd.DataFrame) -> Measurement | None:
     beyond = (wide["language neurons"] - random).dropna().groupby("owner").mean()
     if len(beyond) < 2:
         return None
-    return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())), float(random.mean()))
+    return Measurement(mean_over_examples(torch.tensor(beyond.to_numpy())))
 
 
 def own_share(promoted: pd.DataFrame, index: str, columns: str) -> Any:

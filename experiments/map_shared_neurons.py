@@ -31,7 +31,6 @@ from typing import NamedTuple, get_args
 
 import pandas as pd
 import torch
-from einops import reduce
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -45,6 +44,7 @@ from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
 from interp.evaluations import CategoryAblation, CategorySums, Enrichment, enrichment
 from interp.evaluations.multiple_choice import drop_ambiguous
+from interp.inference.crossed import jackknife_languages
 from interp.inference.permutation import mantel_test
 from interp.results.words import Bos, FiresBy
 from interp.runs.folder import begin
@@ -203,14 +203,31 @@ def overlap_table(
 def relatedness(
     name: str, profile: SharingProfile, distance: Float64[Tensor, "language language"], seed: int
 ) -> dict[str, object]:
-    """Mantel tests of overlap against distance, also with shuffled prompts."""
-    row: dict[str, object] = {"task": name}
+    """Mantel tests of overlap against distance, also with shuffled prompts; the correlation's
+    interval leaves out one language at a time."""
+    found = correlation_of(profile.overlap().value, distance)
+    row: dict[str, object] = {"task": name, "low": found.low.item(), "high": found.high.item()}
     matrices = {"": profile.overlap().value, "shuffled_": profile.shuffled_overlap.mean(dim=0)}
     for kind, matrix in matrices.items():
         test = mantel_test(matrix, distance, torch.Generator().manual_seed(seed))
         row |= {f"{kind}correlation": test.statistic, f"{kind}p": test.p_value}
         row |= {"smallest_p": test.smallest_p}
     return row
+
+
+def correlation_of(
+    overlap: Float64[Tensor, "language language"], distance: Float64[Tensor, "language language"]
+) -> interp.Estimate:
+    """Over pairs of languages, with an interval over languages; NaN ends: too few of them."""
+
+    def without(row: int | None) -> Tensor:
+        kept = [other for other in range(len(overlap)) if other != row]
+        one, other = torch.triu_indices(len(kept), len(kept), offset=1)
+        pairs = [matrix[kept][:, kept][one, other].double() for matrix in (overlap, distance)]
+        return torch.corrcoef(torch.stack(pairs))[0, 1]
+
+    parts = torch.stack([without(row) for row in range(len(overlap))])
+    return jackknife_languages(parts, without(None))
 
 
 class TaskResults(NamedTuple):
@@ -256,7 +273,7 @@ def main(config: Config, record: Record) -> None:
     model = record.open(study)
     distance = distances_of(config)
     rows: dict[str, list[dict[str, object]]] = {"numbers": [], "thresholds": [], "relatedness": []}
-    shares: dict[str, Tensor] = {}
+    shares: dict[str, tuple[Tensor, Tensor]] = {}
     for task in config.tasks:
         tasks = interp.text.align_tasks([interp.read_task(task, code) for code in study.languages])
         name = tasks[0].name
@@ -265,11 +282,10 @@ def main(config: Config, record: Record) -> None:
         results = measure_task(model, tasks, folder, config)
         short = name.split("/")[-1].replace("_", " ")
         signs, profile = results.signs, results.profile
-        measured = of_task(signs, profile, results.off, results.enrichment)
+        measured = of_task(profile, results.off, results.enrichment)
         on, named = f"{record.on}, {short}", f"{{claim}}-{short}"
         record.judge("map_shared_neurons_by_task", measured, on, named)
-        part = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
-        shares[name] = reduce(part, "prompt layer -> prompt", "mean")
+        shares[name] = all_shared(profile)
         rows["numbers"] += by_number(signs, name, config)
         prompts = rows_of(model, tasks, study.held_out_bos)
         rows["thresholds"] += by_threshold(model, prompts, name, config)
@@ -287,9 +303,16 @@ def main(config: Config, record: Record) -> None:
     record.tables(filled)
     for frame in filled.values():
         print(f"\n{frame.to_string(index=False, float_format='%.3f')}")
-    numbers, thresholds, related = frames.values()
-    measured = over_tasks(numbers, thresholds, related, shares, config.fires_by)
-    record.judge("map_shared_neurons", measured)
+    record.judge("map_shared_neurons", over_tasks(frames["relatedness"], shares))
+
+
+def all_shared(
+    profile: SharingProfile,
+) -> tuple[Float64[Tensor, " prompt"], Float64[Tensor, " prompt"]]:
+    """Share of all-shared neurons by prompt, mean over layers, and what firing rates alone give."""
+    share = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
+    chance = profile.expected[..., Sharing.ALL_SHARED]
+    return share.mean(dim=1), chance.mean(dim=1)
 
 
 def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:

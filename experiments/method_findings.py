@@ -11,12 +11,13 @@ import torch
 from experiments import recover_planted
 from experiments.judges import Effects, Switching
 from experiments.recover_planted import ALL
-from interp.inference.claims import Claim, Measurement, markdown
+from interp.inference.claims import Claim, markdown
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 
 LAPE, GATE, KOJIMA = "entropy (LAPE)", "precision of gate", "precision of output, both ends"
-RANDOM = "random"
+LAP, LAVE, RANDOM = "rate (LAP)", "mean entropy (LAVE)", "random"
 
 MEASURES = {
     "recovery_alone": "planted neurons found, no decoys",
@@ -32,9 +33,9 @@ JUDGED = ("recovery", "selectivity", "switching", "stability")
 
 
 def measures(
-    table: Table, recovery: Table, effect: Effects, written: Switching, stable: Table
+    recovery: Table, effect: Effects, written: Switching, stable: Table
 ) -> dict[str, Measurement | None]:
-    """The best method at each measure against the second best, and the papers' own claims."""
+    """LAPE against methods that were named beforehand, and the papers' own claims."""
     largest = max(recovery["effect"].tolist())
     last = stable[stable["tokens"] == stable["tokens"].max()].set_index(["method", "language"])
 
@@ -45,17 +46,17 @@ def measures(
         more = last.loc[one, "jaccard"] - last.loc[other, "jaccard"]
         return mean_over_examples(torch.tensor(more.to_numpy()))
 
-    measured: dict[str, Measurement | None] = {}
     differences = (more_found, effect.difference, written.difference, more_stable)
-    for column, difference in zip(JUDGED, differences, strict=True):
-        first, second = table.sort_values(column, ascending=False, kind="stable")["method"][:2]
-        words = {"first": first, "First": _capital(first), "second": second}
-        measured[f"methods-{column}-best"] = Measurement(difference(first, second), words=words)
-        measured[f"methods-{column}-lape-gate"] = Measurement(difference(LAPE, GATE))
-    random = float(table.set_index("method").loc[RANDOM, "selectivity"])
+    measured: dict[str, Measurement | None] = {
+        f"methods-{column}-lape-gate": Measurement(difference(LAPE, GATE))
+        for column, difference in zip(JUDGED, differences, strict=True)
+    }
+    own, random = (mean_over_examples(effect.over_languages(name)) for name in (LAPE, RANDOM))
     return measured | {
-        "methods-lape-own": Measurement(effect.selectivity(LAPE), random),
+        "methods-lape-own": Measurement(own, random, effect.difference(LAPE, RANDOM)),
         "methods-kojima-switch": Measurement(written.difference(KOJIMA, RANDOM)),
+        "methods-lape-rate": Measurement(effect.difference(LAPE, LAP)),
+        "methods-lape-lave": Measurement(effect.difference(LAPE, LAVE)),
     }
 
 

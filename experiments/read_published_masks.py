@@ -19,7 +19,7 @@ import torch
 
 import interp
 from experiments.runner import Experiment, Record
-from interp.inference.claims import Measurement
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 
 SIX = ("en", "zh", "fr", "es", "vi", "id")
@@ -42,9 +42,6 @@ class Config:
 
     masks: Path
     """Folder of the authors' files."""
-
-    fraction: float = 0.01
-    """Of all neurons, selected by the authors."""
 
     out: Path = Path("results/read_published_masks")
     """Folder for the tables and claims."""
@@ -102,26 +99,29 @@ def rank(pairs: Table, *wanted: tuple[str, str]) -> int:
     return 1 + min(order.index(list(pair)) for pair in wanted if list(pair) in order)
 
 
-def measures(
-    selection: interp.NeuronSelection, pairs: Table, fraction: float
-) -> dict[str, Measurement | None]:
+def chance_rank(n_pairs: int, n_wanted: int) -> float:
+    """Mean over all orders of the pairs of the best rank of those wanted."""
+    return (n_pairs + 1) / (n_wanted + 1)
+
+
+def measures(selection: interp.NeuronSelection, pairs: Table) -> dict[str, Measurement | None]:
     """What a mask alone says about the claims of the paper."""
-    n_layers = selection.n_layers
-    expected = round(fraction * n_layers * selection.n_units)
+    n_layers, words = selection.n_layers, {"n_pairs": str(len(pairs))}
     random = selection.random_like(torch.Generator().manual_seed(0))
+    neighbors = [
+        pair for pair in (("zh", "ja"), ("vi", "id")) if set(pair) <= set(selection.languages)
+    ]
     where = {name: share[-1] for name, share in shares(selection).items()}
-    size = float(abs(int(selection.union().sum()) - expected))
     return {
-        "size": Measurement(size, words={"expected": f"{expected:,}"}),
         "exclusive": Measurement(exclusive(selection), exclusive(random)),
         "first_two_layers": Measurement(where["first_two_layers"], 2 / n_layers),
         "last_quarter": Measurement(where["last_quarter"], n_layers // 4 / n_layers),
         "fr-es": Measurement(
-            float(rank(pairs, ("fr", "es"))),
-            (len(pairs) + 1) / 2,
-            words={"n_pairs": str(len(pairs))},
+            float(rank(pairs, ("fr", "es"))), chance_rank(len(pairs), 1), words=words
         ),
-        "neighbors": Measurement(float(rank(pairs, ("zh", "ja"), ("vi", "id")))),
+        "neighbors": Measurement(
+            float(rank(pairs, *neighbors)), chance_rank(len(pairs), len(neighbors)), words=words
+        ),
     }
 
 
@@ -131,7 +131,7 @@ def main(config: Config, record: Record) -> None:
         sizes.append(sizes_of(model, selection))
         overlap: Table = selection.overlap_frame()
         pairs.append(overlap[overlap["language"] != overlap["other"]].assign(model=model))
-        measured = measures(selection, pairs[-1], config.fraction)
+        measured = measures(selection, pairs[-1])
         on, name = f"{model}, the published mask", f"{model}-{{claim}}"
         record.judge("read_published_masks", measured, on, name)
     tables = {"sizes": pd.concat(sizes), "pairs": pd.concat(pairs)}

@@ -8,7 +8,8 @@ Reads   FILE: a line of JSON, perhaps gzipped, for each unconditional sample of 
 Writes  results/read_published_texts/rates.csv (a row per setting and language), claims.json
 
 Texts with no unit held are filed under English and compared with every language. Comparisons are
-paired by seed. The authors have no control with random units; two units, of 221,184, replace it. A
+paired by seed, and intervals are over languages and seeds: texts of one seed are one. The authors
+have no control with random units; two units, of 221,184, replace it. A
 text is good if it is long enough and does not repeat itself; its likelihood is not checked, since
 no model is loaded.
 """
@@ -25,7 +26,7 @@ import interp
 from experiments.runner import Experiment, Record
 from experiments.steering_claims import difference
 from experiments.study import LANGUAGES
-from interp.inference.claims import Measurement
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 
 NONE, CONTROL, FEW, MANY, NEARLY_ALL = (0, 2, 2000, 20_000, 200_000)
@@ -78,7 +79,7 @@ def measures(texts: Table) -> dict[str, Measurement | None]:
     of: dict[Any, Table] = dict(list(texts.groupby(["units", "kind"], sort=False)))
 
     def more(held: tuple[int, str], baseline: tuple[int, str], good: bool = False) -> Measurement:
-        return difference(of[held], of[baseline], (of[CONTROL, "both"], of[baseline]), good)
+        return difference(of[held], of[baseline], of[CONTROL, "both"], good)
 
     both, many = (FEW, "both"), (MANY, "both")
     return {

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
 from experiments.runner import Experiment, Preset, Record, estimate
-from interp.inference.claims import Measurement
 from interp.inference.intervals import clustered_share, mean_over_examples
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 from interp.scores.choosers import Measured, measured
 from interp.scores.methods import COMPARED, Method, Settings
@@ -199,7 +199,7 @@ def difference_in_recall(
 
 
 def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
-    """At the largest effect: recall of selectors and of random neurons, and the cost of decoys."""
+    """At the largest effect: recall of selectors beside random neurons, and the cost of decoys."""
     effect = max(frame["effect"].tolist())
     rows = summary[summary["effect"] == effect].set_index(["selector", "decoys"])
     words, lape = {"effect": f"{effect:g}"}, "entropy (LAPE)"
@@ -207,11 +207,12 @@ def measures(frame: Table, summary: Table) -> dict[str, Measurement | None]:
     def recall(selector: str, decoys: str) -> Measurement:
         row = rows.loc[(selector, decoys)]
         value = estimate(*(float(row[f"recall{end}"]) for end in ("", "_low", "_high")))
-        return Measurement(value, float(rows.loc[("random", decoys), "recall"]), words=words)
+        random = float(rows.loc[("random", decoys), "recall"])
+        beyond = difference_in_recall(frame, (selector, decoys), ("random", decoys), effect)
+        return Measurement(value, random, beyond, words=words)
 
     fooled = difference_in_recall(frame, (lape, NONE), (lape, "script"), effect)
     return {
-        "planted-random": recall("random", ALL),
         "planted-precision-none": recall("precision of gate", NONE),
         "planted-precision-all": recall("precision of gate", ALL),
         "planted-entropy-none": recall(lape, NONE),

@@ -24,7 +24,8 @@ import tyro
 import interp
 from experiments.real_models import MODELS
 from experiments.study import Study
-from interp.inference.claims import Measurement, Statement, judged, markdown, read_statements
+from interp.inference.claims import markdown
+from interp.inference.statements import Measurement, Statement, judged, read_statements
 from interp.results import artifacts
 from interp.results.words import Attention
 

@@ -7,31 +7,22 @@ prompts.
 import math
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import torch
 from einops import reduce
 from torch import Tensor
 
 from experiments.runner import estimate
-from interp.counting.stats import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.evaluations.task_results import group_numbers
-from interp.inference.claims import Measurement
+from interp.inference.claims import in_short
+from interp.inference.crossed import unpaired_difference
 from interp.inference.intervals import Estimate, mean_over_examples
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
-from interp.results.words import FiresBy
 from interp.scores.sharing import Sharing
-from interp.scores.sharing_profile import SharingProfile, sharing_profile
-
-
-def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:
-    """Neurons in no category or in two, or in another category once the languages are reversed."""
-    languages = signs.languages[::-1]
-    other = sharing_profile(signs, torch.Generator(), languages=languages, n_draws=0)
-    not_once = (profile.count.sum(dim=-1) - profile.d_mlp).abs().sum()
-    return int(not_once + (other.count - profile.count).abs().sum())
+from interp.scores.sharing_profile import SharingProfile
 
 
 def fall_beyond(off: CategoryAblation, one: Condition, others: Sequence[Condition]) -> Estimate:
@@ -45,23 +36,22 @@ def fall_beyond(off: CategoryAblation, one: Condition, others: Sequence[Conditio
 
 
 def of_task(
-    signs: FiringSigns, profile: SharingProfile, off: CategoryAblation, ratio: Enrichment
+    profile: SharingProfile, off: CategoryAblation, ratio: Enrichment
 ) -> dict[str, Measurement | None]:
     """The measurements on one task."""
-    repeated = profile.repeatability.nan_to_num(0.0)[:, [Sharing.SILENT, Sharing.SPECIFIC]]
-    shuffled = profile.shuffled_repeatability[..., [Sharing.SILENT, Sharing.SPECIFIC]]
-    shares = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
-    chance = profile.independent[:, Sharing.ALL_SHARED]
     return {
-        "partition": Measurement(float(misclassified(signs, profile))),
         **of_off(off),
         "all-shared-enriched": enriched(ratio),
-        "repeatability": Measurement(repeated.max().item(), shuffled.nan_to_num(0.0).max().item()),
-        "all-shared-falls": Measurement(
-            mean_over_examples(shares[:, 0] - shares[:, -1], profile.clusters),
-            (chance[0] - chance[-1]).item(),
-        ),
+        "all-shared-falls": fall(profile),
     }
+
+
+def fall(profile: SharingProfile) -> Measurement:
+    """From the first layer to the last, and what firing rates alone give on the same prompts."""
+    shares = profile.count[..., Sharing.ALL_SHARED].double() / profile.d_mlp
+    chance = profile.expected[..., Sharing.ALL_SHARED]
+    falls = [share[:, 0] - share[:, -1] for share in (shares, chance, shares - chance)]
+    return Measurement(*(mean_over_examples(part, profile.clusters) for part in falls))
 
 
 def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
@@ -79,11 +69,10 @@ def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
     most = max(sizes[name] for name in others)
     equal = [Condition(name, EQUAL) for name in (shared, RANDOM, *others)]
     whole = [Condition(name, name) for name in (shared, *others)]
+    words = {"times": in_short(sizes[shared] / most) if most else "unknown"}
     return {
         "all-shared-off": Measurement(fall_beyond(off, equal[0], equal[1:])),
-        "all-shared-off-whole": Measurement(
-            fall_beyond(off, whole[0], whole[1:]), sizes[shared] / most if most else math.nan
-        ),
+        "all-shared-off-whole": Measurement(fall_beyond(off, whole[0], whole[1:]), words=words),
     }
 
 
@@ -96,16 +85,7 @@ def enriched(ratio: Enrichment) -> Measurement | None:
         return None
     firing = ratio.firing[..., Sharing.ALL_SHARED].nanmean(dim=0)
     least = min(layers, key=lambda layer: layer.low.item())
-    return Measurement(least, firing[~firing.isnan()].min().item())
-
-
-def falls(table: pd.DataFrame, column: str) -> float:
-    """The least fall of the all-shared share between successive values of a column, in any task."""
-    steps = [
-        -pd.Series(rows.sort_values(column)["all_shared"].tolist()).diff().dropna()
-        for _, rows in table.groupby("task", sort=False)
-    ]
-    return float(min(step.min() for step in steps))
+    return Measurement(least, words={"firing": in_short(firing[~firing.isnan()].min().item())})
 
 
 JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", "mlama"))
@@ -113,48 +93,39 @@ JUDGED_AND_COMPLETED = (("babel/statements", "babel/fact_completion"), ("xnli", 
 
 
 def over_tasks(
-    numbers: Table,
-    thresholds: Table,
-    related: Table,
-    shares: Mapping[str, Tensor],
-    fires_by: FiresBy,
+    related: Table, shares: Mapping[str, tuple[Tensor, Tensor]]
 ) -> dict[str, Measurement | None]:
-    """The measurements over several tasks, numbers of languages or thresholds."""
-    rows = thresholds.query("fires_by == @fires_by")
-    order = rows.pivot(index="threshold", columns="task", values="all_shared").rank(axis=1)
-    chance = numbers.drop(columns="all_shared").rename(columns={"independent": "all_shared"})
-    same_order = float((order == order.iloc[0]).all(axis=1).mean())
+    """The measurements over several tasks; shares are all-shared ones by prompt, and those that
+    firing rates alone give."""
     return {
-        "falls-with-languages": Measurement(
-            falls(numbers, "languages"), falls(chance, "languages")
-        ),
-        "falls-with-threshold": Measurement(falls(rows, "threshold")),
-        "order-of-tasks": Measurement(same_order),
         "beyond-relatedness": beyond_relatedness(related),
-        "questions-share-more": statements_against_facts(numbers, shares),
+        "questions-share-more": statements_against_facts(shares),
     }
 
 
 def beyond_relatedness(related: Table) -> Measurement | None:
-    """The largest p of the Mantel tests, 1 where overlap grows with distance."""
+    """The correlation that is nearest to zero, by the farther end of its interval: the claim is
+    that in some task there is none."""
     if not len(related):
         return None
-    p = related["p"].where(related["correlation"] < 0, 1.0)
-    worst = related.loc[p.idxmax()]
-    words = {"correlation": "correlation", "shuffled": "shuffled_correlation"}
-    words = {name: f"{worst[column]:.2f}" for name, column in words.items()}
-    return Measurement(float(p.max()), float(worst["shuffled_p"]), words=words)
+    farthest = related[["low", "high"]].abs().max(axis=1, skipna=False)
+    row = related.loc[farthest.fillna(math.inf).idxmin()]
+    words = {"shuffled": f"{row['shuffled_correlation']:.2f}"}
+    ends = (float(row[name]) for name in ("correlation", "low", "high"))
+    return Measurement(estimate(*ends), words=words)
 
 
-def statements_against_facts(numbers: Table, shares: Mapping[str, Tensor]) -> Measurement | None:
-    """Difference of the all-shared shares, for the first pair of such tasks that was run."""
+def statements_against_facts(shares: Mapping[str, tuple[Tensor, Tensor]]) -> Measurement | None:
+    """Difference of the all-shared shares, for the first pair of such tasks that was run, and what
+    firing rates alone give on the same prompts."""
     pairs = [pair for pair in JUDGED_AND_COMPLETED if shares.keys() >= set(pair)]
     if not pairs:
         return None
-    statements, facts = (mean_over_examples(shares[name]) for name in pairs[0])
-    more = (statements.value - facts.value).item()
-    reach = 1.96 * (statements.standard_error**2 + facts.standard_error**2).sqrt().item()
-    whole: Table = numbers[numbers["languages"] == numbers["languages"].max()]
-    chance = whole.set_index("task")["independent"]
-    control = float(chance[pairs[0][0]] - chance[pairs[0][1]])
-    return Measurement(estimate(more, more - reach, more + reach), control)
+    statements, facts = (torch.stack(shares[name]) for name in pairs[0])
+
+    def more(weights: tuple[int, int]) -> Estimate:
+        """Of the share, of what firing rates give, or of one minus the other."""
+        parts = (weights[0] * part[0] + weights[1] * part[1] for part in (statements, facts))
+        return unpaired_difference(*map(mean_over_examples, parts))
+
+    return Measurement(more((1, 0)), more((0, 1)), more((1, -1)))

@@ -4,17 +4,16 @@ Every way starts its texts from the same seeds, so comparisons are paired by tex
 setting that was best on other texts; numbers of units are fixed beforehand.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import permutations
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from interp.inference.claims import Measurement
-from interp.inference.intervals import paired_bootstrap
+from interp.inference.crossed import mean_over_crossed, share_difference
+from interp.inference.intervals import Estimate
+from interp.inference.statements import Measurement
 from interp.plots.style import Table
 
 NOTHING, LAPE, PRECISION = "no edit", "LAPE neurons", "precision units"
@@ -39,16 +38,23 @@ def reached(texts: Table, good: bool) -> Float64[Tensor, " text"]:
     return torch.tensor(hits.tolist()).double()
 
 
-def difference(
-    texts: Table, baseline: Table, control: tuple[Table, Table] | None = None, good: bool = False
-) -> Measurement:
-    """How much more often texts reach their language than the baseline; the control has both."""
-    chance = math.nan
-    if control is not None:
-        chance = (reached(control[0], good) - reached(control[1], good)).mean().item()
-    generator = torch.Generator().manual_seed(0)
-    more = paired_bootstrap(reached(texts, good), reached(baseline, good), generator)
-    return Measurement(more, chance)
+def units_of(texts: Table) -> tuple[Int64[Tensor, " text"], Int64[Tensor, " text"]]:
+    """The requested language and the seed of each text; texts of a language are in order of seeds.
+
+    A seed is one text in every language: the untouched model even writes the same.
+    """
+    languages = list(dict.fromkeys(texts["to"]))
+    seeds = texts.groupby("to", sort=False).cumcount().tolist()
+    return torch.tensor([languages.index(code) for code in texts["to"]]), torch.tensor(seeds)
+
+
+def difference(texts: Table, baseline: Table, control: Table, good: bool = False) -> Measurement:
+    """How much more often texts reach their language than the baseline, and than the control
+    does, which has the same baseline."""
+    units = units_of(texts)
+    one, other, third = (reached(part, good) for part in (texts, baseline, control))
+    pairs = ((one, other), (third, other), (one, third))
+    return Measurement(*(share_difference(*pair, *units) for pair in pairs))
 
 
 WAYS: Mapping[str, tuple[str, str, str]] = {
@@ -68,7 +74,7 @@ def of_ways(texts: Table) -> dict[str, Measurement | None]:
     """Of the best settings, on new texts that did not choose them."""
     of = dict(list(texts.groupby("way", sort=False)))
     return {
-        name: difference(of[way], of[baseline], (of[control], of[baseline]), name.endswith("good"))
+        name: difference(of[way], of[baseline], of[control], name.endswith("good"))
         for name, (way, baseline, control) in WAYS.items()
     }
 
@@ -80,9 +86,21 @@ def of_sizes(texts: Table, sizes: tuple[int, int] | None) -> dict[str, Measureme
         return dict.fromkeys(names)
     few, many = (setting_of(n) for n in sizes)
     of = dict(list(texts.groupby(["way", "setting"], sort=False)))
-    units, random = ((of[way, many], of[way, few]) for way in (PRECISION, RANDOM_UNITS))
     words = {"few": few, "many": many}
-    return {
-        name: replace(difference(*units, random, name.endswith("good")), words=words)
-        for name in names
-    }
+    measured: dict[str, Measurement | None] = {}
+    for name in names:
+        good = name.endswith("good")
+        value, chance = (
+            more_with_many(of[way, many], of[way, few], good) for way in (PRECISION, RANDOM_UNITS)
+        )
+        beyond = mean_over_crossed(value[1] - chance[1], *units_of(of[PRECISION, many]))
+        measured[name] = Measurement(value[0], chance[0], beyond, words=words)
+    return measured
+
+
+def more_with_many(
+    many: Table, few: Table, good: bool
+) -> tuple[Estimate, Float64[Tensor, " text"]]:
+    """How much more often the language is reached with more units: in all, and by text."""
+    a, b = reached(many, good), reached(few, good)
+    return share_difference(a, b, *units_of(many)), a - b

@@ -314,11 +314,14 @@ def reading(place: Path) -> list[str]:
 def test_deactivate_writes_the_matrix_and_shows_own_against_others(place, found, capsys):
     out = place / "deactivated"
     arguments = ["deactivate", str(found), *reading(place), "--out", str(out)]
-    cli.main([*arguments, "--block-length", "16", "--n-shards", "4", "--n-draws", "1"])
+    cli.main(
+        [*arguments, "--block-length", "16", "--n-shards", "4", "--n-draws", "1", "--rate-matched"]
+    )
     shown = capsys.readouterr().out
     assert "Own language against the others" in shown
     frame = pd.read_csv(out / "matrix.csv")
     assert set(frame["read"]) == set(LANGUAGES)
+    assert frame.loc[frame["own"], "rate_matched"].notna().all()
     assert list(frame["off"]).count("nothing") == len(LANGUAGES)
 
 
@@ -327,12 +330,13 @@ def test_steer_sets_every_baseline_beside_the_neurons(place, found, capsys):
     cli.main(
         [
             *("steer", str(found), *reading(place), "--to", LANGUAGES[0], "--out", str(out)),
-            *("--n", "3", "--max-new-tokens", "6", "--others-off"),
+            *("--n", "3", "--max-new-tokens", "6", "--others-off", "--rate-matched"),
         ]
     )
     shown = capsys.readouterr().out
     assert "median loss of natural text" in shown
-    conditions = ["no edit", "neurons", "random neurons", "named in prompt", "residual stream"]
+    conditions = ["no edit", "neurons", "random neurons", "neurons that fire alike"]
+    conditions += ["named in prompt", "residual stream"]
     assert list(dict.fromkeys(pd.read_csv(out / "rates.csv")["condition"])) == conditions
     texts = pd.read_csv(out / "texts.csv", keep_default_na=False)
     assert len(texts) == 3 * len(conditions)

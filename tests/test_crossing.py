@@ -30,7 +30,7 @@ from experiments.runner import Experiment, stated
 from experiments.study import Study
 from interp.commands.crossing import Lens, Patch
 from interp.commands.options import Parser
-from interp.inference.claims import judged
+from interp.inference.statements import judged
 from interp.prompts.alignment import PatchSource
 from interp.prompts.lens import Lens as LensResult
 from interp.prompts.patching import patch
@@ -261,7 +261,7 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     assert line["language moved"] > 0.9
     assert (line["concept moved"] < 0.1) == apart
     assert line["prompts"] == 4
-    known = pd.DataFrame({"fact": [0], "held_out": [False], "known": [True], "chance": [0.1]})
+    known = pd.DataFrame({"relation": ["r"], "held_out": [False], "known": [True], "chance": [0.1]})
     made = judged(stated("patch_across_languages"), measures(prompts, known), "planted")
     claims = {claim.name: claim for claim in made}
     keep = claims["language-neurons-keep-concept"]
@@ -276,6 +276,65 @@ def test_the_study_tells_whether_language_and_concept_are_apart(
     assert before.value == pytest.approx(
         Questions(prompts, "told").last("language - concept").mean()
     )
+
+
+def questions_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row per question, source, part, position and layer, in the order of the study."""
+    cells = dict.fromkeys(CELLS, 0.0) | {"unpatched A in t": 0.0, "unpatched A in s": 0.0}
+    moved = {"concept moved": 0.0, "language moved": 0.0, "language - concept": 0.0}
+    at = {"source": "source", "part": "resid_post", "at": "last", "layer": "0", "facts": "told"}
+    return pd.DataFrame([cells | moved | at | row for row in rows])
+
+
+def test_the_last_layer_is_no_place_where_concept_and_language_part():
+    rows = [
+        {"question": n, "relation": str(n), "layer": layer, "source": source}
+        | {"language - concept": more if source == "source" else 0.0}
+        for n in range(4)
+        for source in ("source", "noise")
+        for layer, more in (("0", 0.5), ("1", 0.1), ("2", 9.0))  # the last is the answer itself
+    ]
+    told = Questions(questions_table(rows), "told")
+    assert told.last("language - concept").tolist() == pytest.approx([0.3] * 4)
+
+
+def test_neurons_are_measured_beyond_random_ones_question_by_question():
+    rows = [
+        {"question": n, "relation": str(n), "layer": "all", "part": part, "concept moved": moved}
+        for n in range(3)
+        for part, moved in (("all-shared neurons", 0.5 + n), ("random all-shared neurons", 0.2))
+    ]
+    told = Questions(questions_table(rows), "told")
+    beyond = told.beyond_random("concept moved", "all-shared neurons")
+    assert beyond.tolist() == pytest.approx([0.3, 1.3, 2.3])
+
+
+def test_facts_that_were_never_told_are_those_asked_about_and_the_told_are_their_control():
+    rows = [
+        {"question": n, "relation": str(n % 3), "at": "subject", "source": source}
+        | {"facts": facts, "A in t": share}
+        for facts, first in (("told", 0), ("held_out", 6))
+        for n in range(first, first + 6)
+        for source, share in (
+            ("source", 0.9 if facts == "held_out" else 0.4),
+            ("A in t", 0.5),
+            ("another concept in s", 0.1 * (n % 3)),
+        )
+    ]
+    prompts = questions_table(rows)
+    known = pd.DataFrame(
+        {"relation": ["a", "b", "a", "b"], "held_out": [True, True, False, False]}
+        | {"known": [True, False, True, True], "chance": [0.25] * 4}
+    )
+    made = measures(prompts, known)
+    helped = made["untold-facts-helped"]
+    assert helped.value.value == pytest.approx(0.4)
+    assert helped.control.value == pytest.approx(-0.1)
+    move = made["untold-facts-move"]
+    assert (move.value.value, move.control.value) == (pytest.approx(0.9), pytest.approx(0.1))
+    assert move.difference.value == pytest.approx(0.8)
+    assert move.difference.high > move.difference.low  # paired with a control that varies
+    assert made["untold-facts-known"].value.value == pytest.approx(0.25)
 
 
 def test_neurons_are_compared_with_as_many_random_others(generator):
@@ -345,10 +404,7 @@ def test_the_lens_is_studied_whole(facts, tmp_path, capsys):
     lead = found.probability[:, 2:4, 1] - found.probability[:, 2:4, 0]
     assert found.languages == ("de", "en")
     assert lens_by_language.middle(6) == slice(2, 4)
-    assert claims["pivot-word-first"].value == pytest.approx(lead.mean().item())
-    assert set(claims) == {
-        "pivot-word-first",
-        "pivot-tokens-first",
-        "language-neurons-write-language",
-    }
+    assert lens_by_language.pivot_minus_own([found]).mean() == pytest.approx(lead.mean().item())
+    # There is no third language to set beside the pivot.
+    assert set(claims) == {"pivot-tokens-first", "language-neurons-write-language"}
     assert "by layer" in capsys.readouterr().out

@@ -494,6 +494,34 @@ def test_the_control_is_matched_clear_of_the_selection_and_seeded(model, text, m
     assert torch.equal(same.losses.nats, other.losses.nats)
 
 
+def test_neurons_that_fire_alike_are_a_control_beside_the_random_ones(model, text, tmp_path):
+    selection = some_neurons(model)
+    rate = torch.rand(selection.mask.shape, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(0)
+    found = matrix_of(model, selection, text, n_draws=1, rate=rate, generator=generator)
+    generator, exclude = torch.Generator().manual_seed(0), selection.union()
+    layers_alone = selection.random_like(generator, exclude)
+    alike = selection.random_like(generator, exclude, rate)
+    for row, code in enumerate(LANGUAGES):
+        expected = slow(model, text, alike[code])
+        assert found.rate_matched is not None
+        assert torch.allclose(found.rate_matched[:, row], expected, rtol=1e-5)
+        assert torch.allclose(found.random[:, 0, row], slow(model, text, layers_alone[code]))
+    apart = found.increase.value - found.rate_control.value
+    assert torch.allclose(found.rate_excess.value, apart, atol=1e-9)
+    assert apart.abs().max() > 1e-4
+    found.save(tmp_path / "matrix.safetensors")
+    again = PerplexityMatrix.load(tmp_path / "matrix.safetensors")
+    assert same(again, found)
+    assert again.to_frame()["rate_matched"].equals(found.to_frame()["rate_matched"])
+    assert "alike" in found.table()
+    without = matrix_of(model, selection, text, n_draws=1)
+    assert torch.equal(without.random, found.random)
+    assert without.rate_control.value.isnan().all()
+    assert "rate_matched" not in without.to_frame()
+    assert "alike" not in without.table()
+
+
 def test_no_draws_leave_the_control_open(model, text):
     found = matrix_of(model, some_neurons(model), text)
     assert found.random.shape == (3, 0, 3, 3)
@@ -726,6 +754,7 @@ def test_frames_and_files_hold_what_was_measured(planted, two_languages, tmp_pat
 def same(a: PerplexityMatrix, b: PerplexityMatrix) -> bool:
     tensors = [(getattr(a.losses, key), getattr(b.losses, key)) for key in ("nats", "tokens")]
     tensors += [(a.losses.bytes, b.losses.bytes), (a.random, b.random)]
+    tensors += [] if a.rate_matched is None else [(a.rate_matched, b.rate_matched)]
     assert all(torch.equal(one, other) for one, other in tensors)
     assert (a.off, a.languages, a.neurons, a.edit) == (b.off, b.languages, b.neurons, b.edit)
     return True

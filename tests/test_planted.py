@@ -16,8 +16,8 @@ from experiments import recover_planted as judges
 from experiments.planted import KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
 from experiments.runner import stated
-from interp.inference.claims import judged
 from interp.inference.intervals import clustered_share
+from interp.inference.statements import judged
 from interp.scores.choosers import Measured, least
 from interp.scores.lape import language_entropy
 from interp.scores.methods import COMPARED, Settings
@@ -423,15 +423,18 @@ def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared,
     measured = judges.measures(compared, by_decoys.reset_index())
     claims = judged(stated("recover_planted"), measured, "here")
     found = {claim.name: claim for claim in claims}
-    assert len(found) == len(claims) == 6
+    assert len(found) == len(claims) == 5
     for name, selector, decoys in (
         ("planted-entropy-none", "entropy (LAPE)", NONE),
         ("planted-precision-all", "precision of gate", ALL),
-        ("planted-random", "random", ALL),
     ):
         row = by_decoys.loc[(decoys, 6.0, selector)]
         assert (found[name].value, found[name].low) == (row["recall"], row["recall_low"])
-    assert found["planted-random"].side == "below"
+    random = by_decoys.loc[(ALL, 6.0, "random"), "recall"]
+    assert random < 0.05
+    assert found["planted-precision-all"].control == random
+    more = judges.difference_in_recall(compared, ("precision of gate", ALL), ("random", ALL), 6.0)
+    assert found["planted-precision-all"].difference == pytest.approx(more.value.item())
     less = by_decoys.loc[(NONE, 6.0, "entropy (LAPE)"), "recall"]
     beside = by_decoys.loc[("script", 6.0, "entropy (LAPE)"), "recall"]
     assert found["planted-entropy-script"].value == pytest.approx(less - beside)

@@ -1,6 +1,5 @@
 """The claims that can be checked on the published masks, against what is known of those files."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ from experiments.read_published_masks import (
     MODELS,
     SIX,
     Config,
+    chance_rank,
     exclusive,
     experiment,
     measures,
@@ -19,7 +19,8 @@ from experiments.read_published_masks import (
     shares,
 )
 from experiments.runner import stated
-from interp.inference.claims import Claim, judged, load_claims
+from interp.inference.claims import Claim, load_claims
+from interp.inference.statements import judged
 from interp.selections.neuron_selection import NeuronSelection
 
 
@@ -49,6 +50,9 @@ def test_sizes_and_pairs_are_those_of_the_published_files(told: Path):
 def test_the_claims_hold_where_they_are_known_to(told: Path):
     found = {claim.name: claim for claim in load_claims(told / "claims.json")}
     verdicts = {name: claim.verdict for name, claim in found.items()}
+    assert {
+        verdicts.pop(f"{model}-exclusive") for model in ("LLaMA-2-7B", "BLOOM-7B", "Mistral-7B")
+    } == {"no more than its control"}
     fails = {name for name, verdict in verdicts.items() if verdict != "holds"}
     # The bottom layers hold many in LLaMA-2 alone, and BLOOM's Indonesian set is by itself.
     assert fails == {
@@ -82,7 +86,7 @@ def test_shares_of_layers_and_of_one_language_are_counted_by_hand():
 
 
 def claimed(selection: NeuronSelection, pairs: pd.DataFrame) -> dict[str, Claim]:
-    found = judged(stated("read_published_masks"), measures(selection, pairs, 0.01), "made up")
+    found = judged(stated("read_published_masks"), measures(selection, pairs), "made up")
     return {claim.name: claim for claim in found}
 
 
@@ -92,13 +96,11 @@ def test_the_place_of_a_pair_is_its_rank_by_jaccard():
     assert rank(pairs, ("fr", "es")) == 1
     assert rank(pairs, ("vi", "id"), ("fr", "es")) == 1
     assert rank(pairs.iloc[::-1], ("vi", "id")) > 1
+    assert [chance_rank(15, 1), chance_rank(15, 2)] == [8, pytest.approx(16 / 3)]
     names = claimed(by_hand(), pairs)
-    assert names["size"].verdict == "holds"
+    assert (names["fr-es"].value, names["fr-es"].control) == (1, 8)  # of 15 pairs
+    assert names["neighbors"].control == 8  # Vietnamese and Indonesian; no Japanese is read
     assert names["first_two_layers"].verdict == "does not hold"  # no more than by chance
-    more = replace(by_hand(), mask=by_hand().mask | (torch.arange(100) == 50))
-    claims = claimed(more, pairs)
-    assert claims["size"].value == 8
-    assert claims["size"].verdict == "does not hold"
 
 
 def test_files_of_other_models_are_left_out_and_named(tmp_path: Path, capsys):

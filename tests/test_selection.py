@@ -379,6 +379,48 @@ def test_a_random_control_may_take_all_that_is_left_and_no_more():
         selection.random_like(seeded(0), barred)
 
 
+def test_a_control_of_the_same_rates_replaces_every_neuron_by_the_nearest():
+    selection, rate = some_selection(seed=10, density=0.1), torch.rand(4, 3, 50).double()
+    barred = selection.union()
+    control = selection.random_like(seeded(3), barred, rate)
+    assert not (control.union() & barred).any()
+    assert torch.equal(control.layer_profile(), selection.layer_profile())
+    for code, rates in zip(FOUR, rate, strict=True):
+        for layer in range(3):
+            chosen = selection[code][layer].nonzero().flatten().tolist()
+            left = {
+                unit: rates[layer, unit].item() for unit in range(50) if not barred[layer, unit]
+            }
+            drawn = control[code][layer].nonzero().flatten().tolist()
+            # In whichever order neurons are replaced, the first one gets its nearest.
+            nearest = [
+                min(left, key=lambda unit, own=own: abs(left[unit] - own))
+                for own in rates[layer, chosen].tolist()
+            ]
+            assert not drawn or set(nearest) & set(drawn)
+            if len(chosen) == 1:
+                assert drawn == nearest
+    apart = (rate[selection.mask].mean() - rate[control.mask].mean()).abs()
+    layers_alone = selection.random_like(seeded(3), barred)
+    assert apart < (rate[selection.mask].mean() - rate[layers_alone.mask].mean()).abs()
+
+
+def test_of_neurons_that_fire_alike_chance_chooses_and_no_other_rate_counts():
+    mask = torch.zeros(2, 1, 40, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    rate = torch.full((2, 1, 40), 0.1, dtype=torch.float64)
+    rate[0, 0, :4] = 0.9  # alike in the first language
+    rate[1, 0, 4:8] = 0.9  # the decoys, in the second
+    selection = NeuronSelection(mask, ("en", "de"))
+    drawn = [
+        int(selection.random_like(seeded(seed), mask[0], rate)["en"].nonzero()[0, 1])
+        for seed in range(30)
+    ]
+    assert set(drawn) == {1, 2, 3}
+    with pytest.raises(ValueError, match=r"rates have shape \(1, 1, 40\), the selection"):
+        selection.random_like(seeded(0), rate=rate[:1])
+
+
 # Files
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,8 +20,9 @@ from interp.counting.stats import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
-from interp.inference.claims import Claim, Measurement, judged
-from interp.scores.sharing_profile import sharing_profile
+from interp.inference.claims import Claim
+from interp.inference.statements import Measurement, judged
+from interp.scores.sharing_profile import SharingProfile, sharing_profile
 from interp.text.tasks import read_task
 
 TINY = study.experiment.presets["tiny"][1]
@@ -74,9 +76,9 @@ def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set(
     assert [each.verdict for each in planted] == ["holds", "holds"]
     assert [each.verdict for each in decoy] == ["does not hold", "does not hold"]
     assert planted[0].value == pytest.approx(0.4, abs=0.02)  # beyond partly shared, not random
-    assert planted[1].control == 4.0  # times as many neurons
+    assert planted[1].control_name.endswith("it is 4 times as many neurons as the larger of them")
     everywhere = off_claims(shared=0.2, partly=0.6, others=0)
-    assert math.isnan(everywhere[1].control)
+    assert "unknown times" in everywhere[1].control_name
 
 
 def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
@@ -89,7 +91,7 @@ def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
 
     (holds,) = enriched(Enrichment(units=units, firing=units / 4, groups=ids))
     assert holds.verdict == "holds"
-    assert holds.control == pytest.approx(0.5, abs=0.05)
+    assert "nonzero output it is 0.5" in holds.control_name
     one = units.clone()
     one[:, 1, 3] = 0.5
     (refuted,) = enriched(Enrichment(units=one, firing=units, groups=ids))
@@ -98,99 +100,107 @@ def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     assert not enriched(Enrichment(units=empty, firing=empty, groups=ids))
 
 
-def over_tasks(
-    shares: dict[str, torch.Tensor] | None = None, **changed: pd.DataFrame
-) -> dict[str, Claim]:
-    """Claims over two tasks that agree with the paper in everything, but for what is changed."""
-    tables = {
-        "numbers": pd.DataFrame(
-            [
-                (task, n, share / n, share / n / 2)
-                for task, share in (("a", 1.0), ("b", 0.8))
-                for n in (2, 3)
-            ],
-            columns=["task", "languages", "all_shared", "independent"],
-        ),
-        "thresholds": pd.DataFrame(
-            [
-                (task, fires_by, threshold, share - threshold)
-                for task, share in (("a", 0.9), ("b", 0.8))
-                for fires_by in ("gate", "output")
-                for threshold in (0.0, 0.1)
-            ],
-            columns=["task", "fires_by", "threshold", "all_shared"],
-        ),
-        "related": pd.DataFrame(
-            [("a", -0.8, 0.01, -0.1, 0.4), ("b", -0.7, 0.03, -0.2, 0.3)],
-            columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
-        ),
-    }
-    tables |= changed
-    measured = sharing_claims.over_tasks(*tables.values(), shares or {}, "gate")
-    return {each.name: each for each in claimed("map_shared_neurons", measured)}
+def related(*rows: tuple[float, float, float]) -> Claim:
+    """The claim about correlations of overlap with distance, one with its interval per task."""
+    columns = ["correlation", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns).assign(shuffled_correlation=0.1)
+    measured = {"beyond-relatedness": sharing_claims.beyond_relatedness(table)}
+    (claim,) = claimed("map_shared_neurons", measured)
+    return claim
 
 
-def test_claims_over_tasks_hold_where_all_tasks_agree():
-    claims = over_tasks()
-    follows = claims.pop("beyond-relatedness")
-    assert {each.verdict for each in claims.values()} == {"holds"}
-    assert claims["falls-with-languages"].value == pytest.approx(0.8 / 2 - 0.8 / 3)
-    assert (follows.value, follows.control) == (0.03, 0.3)
-    assert follows.verdict == "does not hold"  # here it follows relatedness in every task
-    assert "beyond-relatedness" not in over_tasks(related=pd.DataFrame([]))
+def test_sharing_is_beyond_relatedness_only_where_its_correlation_is_known_to_be_small():
+    assert related((-0.9, -1.0, -0.8), (0.1, -0.1, 0.25)).verdict == "holds"
+    assert related((-0.9, -1.0, -0.8), (0.1, -0.1, 0.25)).value == 0.1
+    assert related((-0.9, -1.0, -0.8), (0.1, -0.6, 0.8)).verdict == "cannot tell"  # few languages
+    assert related((-0.9, -1.0, -0.8), (-0.7, -0.9, -0.5)).verdict == "does not hold"
+    unknown = related((0.0, math.nan, math.nan))
+    assert unknown.verdict == "cannot tell"
+    assert sharing_claims.beyond_relatedness(pd.DataFrame([])) is None
 
 
-def test_sharing_that_grows_with_distance_is_beyond_relatedness():
-    related = pd.DataFrame(
-        [("a", -0.8, 0.01, 0.0, 0.5), ("b", 0.9, 0.001, 0.0, 0.5)],
-        columns=["task", "correlation", "p", "shuffled_correlation", "shuffled_p"],
-    )
-    claim = over_tasks(related=related)["beyond-relatedness"]
-    assert (claim.value, claim.verdict) == (1.0, "holds")
+def test_the_correlation_with_distance_leaves_out_one_language_at_a_time(generator):
+    overlap, distance = (torch.rand(5, 5, generator=generator).double() for _ in range(2))
+    overlap, distance = overlap + overlap.T, distance + distance.T
+
+    def pearson(kept: list[int]) -> float:
+        pairs = [(a, b) for a in kept for b in kept if a < b]
+        return float(
+            np.corrcoef([[x[pair].item() for pair in pairs] for x in (overlap, distance)])[0, 1]
+        )
+
+    parts = [pearson([other for other in range(5) if other != row]) for row in range(5)]
+    error = math.sqrt(4 / 5 * sum((part - sum(parts) / 5) ** 2 for part in parts))
+    found = study.correlation_of(overlap, distance)
+    assert found.value.item() == pytest.approx(pearson(list(range(5))))
+    assert found.standard_error.item() == pytest.approx(error)
+    assert found.degrees_of_freedom == 4
 
 
 def test_two_tasks_are_compared_beside_what_firing_rates_alone_would_give():
-    shares = {
-        f"babel/{name}": torch.full((N_PROMPTS,), share).double() + torch.rand(N_PROMPTS) / 100
-        for name, share in (("statements", 0.5), ("fact_completion", 0.3))
-    }
-    numbers = pd.DataFrame(
-        [
-            (name, n, 1 / n, rate / n)
-            for name, rate in zip(shares, (0.9, 0.6), strict=True)
-            for n in (2, 3)
-        ],
-        columns=["task", "languages", "all_shared", "independent"],
-    )
-    claim = over_tasks(shares, numbers=numbers)["questions-share-more"]
-    assert claim.value == pytest.approx(0.2, abs=0.01)
-    assert claim.verdict == "holds"
-    assert claim.control == pytest.approx(0.3 - 0.2)  # of three languages, not of two
+    def claim(rate: float) -> Claim:
+        noise = torch.rand(2, N_PROMPTS, generator=torch.Generator().manual_seed(0)).double() / 100
+        shares = {
+            "babel/statements": (0.5 + noise[0], rate + noise[0]),
+            "babel/fact_completion": (0.3 + noise[1], 0.2 + noise[1]),
+        }
+        measured = {"questions-share-more": sharing_claims.statements_against_facts(shares)}
+        return claimed("map_shared_neurons", measured)[0]
+
+    found = claim(0.3)
+    assert (found.value, found.control) == pytest.approx((0.2, 0.1), abs=0.01)
+    assert found.difference == pytest.approx(0.1, abs=1e-9)
+    assert found.verdict == "holds"
+    assert claim(0.45).verdict == "no more than its control"
+    assert sharing_claims.statements_against_facts({}) is None
 
 
-def test_the_order_of_tasks_is_that_of_the_source_that_was_chosen():
-    rows = [("a", "gate", 0.0, 0.9), ("b", "gate", 0.0, 0.8), ("a", "gate", 0.1, 0.5)]
-    rows += [("b", "gate", 0.1, 0.6), ("a", "output", 0.0, 0.1), ("b", "output", 0.0, 0.2)]
-    table = pd.DataFrame(rows, columns=["task", "fires_by", "threshold", "all_shared"])
-    claims = over_tasks(thresholds=table)
-    assert (claims["order-of-tasks"].value, claims["order-of-tasks"].verdict) == (
-        0.5,
-        "does not hold",
-    )
+def test_the_share_falls_from_the_first_layer_to_the_last_beyond_what_rates_give(generator):
+    """In the first layer languages fire on the same prompts, in the last at the same rates."""
+    together = torch.rand(40, 1, 1, 30, generator=generator) < 0.5
+    first = together.expand(40, 3, 1, 30)
+    last = torch.rand(40, 3, 1, 30, generator=generator) < 0.5
+    ids = tuple(f"{n:02d}" for n in range(40))
+
+    def claim(*layers: torch.Tensor) -> Claim:
+        bits = pack_bits(torch.cat(layers, dim=2))
+        signs = FiringSigns(bits=bits, prompts=ids, languages=("de", "en", "ja"), d_mlp=30)
+        profile = sharing_profile(signs, torch.Generator(), n_draws=0)
+        return claimed(
+            "map_shared_neurons_by_task", {"all-shared-falls": sharing_claims.fall(profile)}
+        )[0]
+
+    falls = claim(first, last)
+    assert falls.value == pytest.approx(0.5 - 0.125, abs=0.06)
+    assert falls.control == pytest.approx(0.0, abs=0.03)
+    assert falls.verdict == "holds"
+    assert claim(last, first).verdict == "does not hold"
+    busy = torch.rand(40, 3, 1, 30, generator=generator) < 0.9
+    by_rate = claim(busy, last)
+    assert by_rate.value > 0.5
+    assert by_rate.verdict == "no more than its control"
 
 
-def test_neurons_that_are_counted_wrongly_are_misclassified():
+def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:
+    """Neurons in no category or in two, or in another category once the languages are reversed."""
+    languages = signs.languages[::-1]
+    other = sharing_profile(signs, torch.Generator(), languages=languages, n_draws=0)
+    not_once = (profile.count.sum(dim=-1) - profile.d_mlp).abs().sum()
+    return int(not_once + (other.count - profile.count).abs().sum())
+
+
+def test_categories_hold_every_neuron_once_in_any_order_of_the_languages():
     fires = torch.rand(5, 3, 2, 20, generator=torch.Generator().manual_seed(1)) < 0.5
     signs = FiringSigns(
         bits=pack_bits(fires), prompts=tuple("abcde"), languages=("de", "en", "ja"), d_mlp=20
     )
     profile = sharing_profile(signs, torch.Generator(), n_draws=0)
-    assert sharing_claims.misclassified(signs, profile) == 0
+    assert misclassified(signs, profile) == 0
     wrong = profile.count.clone()
     wrong[2, 1, 3] += 1
-    assert sharing_claims.misclassified(signs, replace(profile, count=wrong)) == 2
+    assert misclassified(signs, replace(profile, count=wrong)) == 2
     wrong[2, 1, 0] -= 1  # now they add up, and two are in another category
-    assert sharing_claims.misclassified(signs, replace(profile, count=wrong)) == 2
+    assert misclassified(signs, replace(profile, count=wrong)) == 2
 
 
 def test_one_pass_with_several_thresholds_equals_a_pass_for_each():

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from experiments import read_published_texts as published
 from experiments import steering_claims as claims
 from experiments.runner import stated
 from experiments.study import LANGUAGES
-from interp.inference.claims import Claim, Measurement, judged, load_claims
+from interp.inference.claims import Claim, load_claims
+from interp.inference.intervals import mean_over_examples
+from interp.inference.statements import Measurement, judged
 
 TEXTS = {
     "en": "The train does not leave before tonight, and nobody knows why.",
@@ -21,13 +24,13 @@ TEXTS = {
 
 
 def written(way: str, setting: str, share: float, good: float = 1.0) -> pd.DataFrame:
-    """Ten texts for each of two languages, of which this share is in it, and of those this good."""
-    n = round(10 * share)
+    """Forty texts for each of six languages: this share is in it, and this share of those good."""
+    n = round(40 * share)
     rows = [
         {"way": way, "setting": setting, "to": to, "language": to if place < n else "other"}
         | {"passes": place < round(n * good)}
-        for to in ("de", "ja")
-        for place in range(10)
+        for to in LANGUAGES
+        for place in range(40)
     ]
     return pd.DataFrame(rows)
 
@@ -61,17 +64,30 @@ def test_claims_hold_where_the_ways_do_what_is_claimed_of_them():
     assert {claim.verdict for claim in found.values()} == {"holds"}
     assert found["precision-steers"].value == pytest.approx(0.7)
     assert found["precision-steers"].control == pytest.approx(0.0)
-    assert found["precision-random"].control == pytest.approx(0.7)
+    random = found["precision-random"]
+    assert (random.value, random.control) == (0.0, pytest.approx(0.7))
+    assert 0 < random.high < 0.05  # no event in 240 texts
     assert found["precision-both-top"].value == pytest.approx(0.3)
     assert found["precision-both-top"].control == pytest.approx(0.1 - 0.5)
 
 
 def test_a_claim_falls_with_the_way_that_it_is_about():
     assert every(random_units=0.6)["precision-random"].verdict == "does not hold"
-    assert every(top_half_of_them=1.0)["precision-both-top"].verdict == "does not hold"
-    assert every(bottom_half_of_them=1.0)["precision-both-bottom"].verdict == "does not hold"
-    assert every(LAPE_neurons=0.1)["lape-steers"].verdict == "does not hold"
-    assert every(nearly_all_units=1.0)["precision-collapse"].verdict == "does not hold"
+    assert (
+        every(precision_units=0.5, top_half_of_them=1.0)["precision-both-top"].verdict
+        == "does not hold"
+    )
+    assert (
+        every(precision_units=0.5, bottom_half_of_them=1.0)["precision-both-bottom"].verdict
+        == "does not hold"
+    )
+    assert every(LAPE_neurons=0.1)["lape-steers"].verdict == "cannot tell"
+    assert every(random_neurons=0.4)["lape-steers"].verdict == "no more than its control"
+    assert every(random_units=0.8)["precision-steers"].verdict == "no more than its control"
+    assert (
+        every(precision_units=0.5, nearly_all_units=1.0)["precision-collapse"].verdict
+        == "does not hold"
+    )
 
 
 def test_more_units_can_reach_the_language_more_often_and_write_worse():
@@ -86,7 +102,21 @@ def test_more_units_can_reach_the_language_more_often_and_write_worse():
     more, good = claimed(claims.of_sizes(pd.concat(frames), (290, 2900)))
     assert (more.value, more.verdict) == (pytest.approx(0.5), "holds")
     assert more.control == pytest.approx(-0.1)
-    assert (good.value, good.verdict) == (pytest.approx(-0.3), "does not hold")
+    assert more.difference == pytest.approx(0.6)
+    assert good.value == pytest.approx(-0.3)
+    assert good.verdict != "holds"
+
+
+def test_texts_of_one_seed_are_one_and_languages_are_few():
+    """Twenty of forty seeds reach the language, in all six languages alike."""
+    frames = {way: written(way, "", share) for way, share in (("one", 0.5), ("nothing", 0.0))}
+    found = claims.difference(frames["one"], frames["nothing"], frames["nothing"])
+    language, seed = claims.units_of(frames["one"])
+    assert language.tolist() == [row for row in range(6) for _ in range(40)]
+    assert seed.tolist() == 6 * list(range(40))
+    by_seed = mean_over_examples(torch.tensor([1.0] * 20 + [0.0] * 20))
+    assert found.value.standard_error == pytest.approx(by_seed.standard_error.item())
+    assert found.value.degrees_of_freedom == 5
 
 
 def test_a_number_of_units_is_compared_with_ten_times_as_many_where_both_are_tried():
@@ -156,9 +186,9 @@ def test_the_published_texts_say_what_is_known_of_them(shared: Path, tmp_path: P
     rates = pd.read_csv(tmp_path / "rates.csv").set_index(["units", "kind", "to"])["rate"]
     assert rates[2000, "both", "de"] == pytest.approx(0.73, abs=0.03)
     assert rates[0, "both", "fr"] == pytest.approx(0.13, abs=0.03)
-    fails = {name for name, claim in found.items() if claim.verdict != "holds"}
-    # Ten times as many units reach the language no more often, and break what is written.
-    assert fails == {"bloom-560m-tenfold", "bloom-560m-tenfold-good"}
     assert found["bloom-560m-tenfold"].verdict == "cannot tell"
+    steers = found["bloom-560m-steers"]
+    assert steers.verdict == "holds"
+    assert (steers.low, steers.high) == pytest.approx((0.53, 0.96), abs=0.02)  # over languages
     assert found["bloom-560m-steers"].value == pytest.approx((520 - 74) / 600, abs=0.03)
     assert "bloom-560m" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The studies run whole on the shipped model, small, and choose what they say they choose."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from experiments import (
 )
 from experiments.runner import stated
 from experiments.study import Study
-from interp.inference.claims import judged, load_claims
+from interp.inference.claims import load_claims
+from interp.inference.statements import judged
 from interp.interventions.under import applied
 
 
@@ -191,7 +193,8 @@ def test_intervals_over_prompts_are_paired_with_integrated_gradients():
     assert row["behind_high"] - row["behind_low"] == pytest.approx(0, abs=1e-9)
 
 
-def test_scores_are_claimed_to_foretell_only_what_the_table_says():
+@pytest.mark.parametrize(("low", "verdict"), [(0.05, "holds"), (-0.05, "no more than its control")])
+def test_scores_are_claimed_to_foretell_only_what_the_table_says(low: float, verdict: str):
     rows = [
         ("integrated gradients", "size", 0.6, 0.0),
         ("gradient times activation", "signed", 0.9, 0.1),
@@ -204,6 +207,7 @@ def test_scores_are_claimed_to_foretell_only_what_the_table_says():
             {"score": score, "measure": measure, "mean": mean, "behind_gradients": behind}
             | {"low": mean - 0.05, "high": mean + 0.05}
             | {"behind_low": behind - 0.05, "behind_high": behind + 0.05}
+            | {"beyond_control": 0.1, "beyond_low": low, "beyond_high": 0.2}
             for score, measure, mean, behind in rows
         ]
     )
@@ -211,13 +215,14 @@ def test_scores_are_claimed_to_foretell_only_what_the_table_says():
     found = {claim.name: claim for claim in claims}
     verdicts = {name: claim.verdict for name, claim in found.items()}
     assert verdicts == {
-        "contribution-foretells": "holds",
+        "contribution-foretells": verdict,
         "effective-score-foretells": "does not hold",
         "gradients-foretell-more": "does not hold",
     }
     assert found["contribution-foretells"].control == 0.7
     assert found["gradients-foretell-more"].value == -0.2
-    assert found["gradients-foretell-more"].control == -0.1
+    assert found["contribution-foretells"].difference == 0.1
+    assert math.isnan(found["gradients-foretell-more"].control)
 
 
 def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():
@@ -247,10 +252,30 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
     overlap = claims["precision-overlap"]
     assert overlap.value == 1.0  # units 0 and 1 are the ends of both
     assert overlap.verdict == "does not hold"
+    assert "by chance it is 0.5" in overlap.control_name
     top, bottom = claims["precision-top"], claims["precision-bottom"]
-    assert (top.value, top.verdict) == (pytest.approx(0.8), "holds")  # de 0.9, ja 0.8
-    assert (bottom.value, bottom.verdict) == (pytest.approx(0.2), "does not hold")
-    assert top.control == 0.5
+    assert (top.value, top.verdict) == (pytest.approx(0.85), "cannot tell")  # de 0.9, ja 0.8
+    assert (bottom.value, bottom.control) == (pytest.approx(0.15), 0.5)
+    assert top.high - top.value == pytest.approx(12.706 * 0.05, abs=1e-3)  # over two languages
+
+
+def test_the_overlap_is_with_the_language_that_shares_most():
+    """Of three languages two share both units, the third shares one with the first."""
+    score = torch.full((3, 1, 8), 0.5, dtype=torch.float64)
+    for row, (first, last) in enumerate(((0, 1), (0, 1), (0, 2))):
+        score[row, 0, first], score[row, 0, last] = 0.9, 0.1
+    precision = interp.scores.Precision(
+        average_precision=score,
+        roc_area=score,
+        percentiles=torch.zeros(1, 3, 1, 8),
+        percents=(50.0,),
+        sentences=torch.tensor([10, 10, 10]),
+        languages=("de", "en", "ja"),
+        sites=(("pre", 8),),
+    )
+    overlap = detect_languages.measures(precision, 2)["precision-overlap"]
+    assert overlap is not None
+    assert overlap.value.value.item() == pytest.approx((1 + 1 + 0.5) / 3)
 
 
 def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
@@ -268,5 +293,5 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     equal = off[off["size"] == "equal"]
     assert equal["neurons"].nunique() == 1
     verdicts = [claim.verdict for claim in interp.inference.load_claims(tmp_path / "claims.json")]
-    assert len(verdicts) == 9
+    assert len(verdicts) == 4
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out

@@ -12,7 +12,14 @@ from scipy import stats as distributions
 from torch import Tensor
 
 from interp.counting.stats import FiringStats
+from interp.inference.crossed import (
+    jackknife_languages,
+    mean_over_crossed,
+    share_difference,
+    unpaired_difference,
+)
 from interp.inference.intervals import (
+    bootstrap_shards,
     jackknife,
     jackknife_shards,
     mean_over_examples,
@@ -22,6 +29,7 @@ from interp.inference.intervals import (
 )
 from interp.inference.permutation import false_discovery, mantel_test, permutation_test
 from interp.scores.lape import language_entropy
+from interp.selections.select import select_by_entropy
 
 
 def rate_of(stats: FiringStats) -> Float[Tensor, "language layer neuron"]:
@@ -631,6 +639,174 @@ def test_what_is_no_p_value_is_refused():
 def test_no_tests_have_no_discoveries():
     assert false_discovery(torch.full((3,), math.nan)).isnan().all()
     assert false_discovery(torch.ones(0)).shape == (0,)
+
+
+# ---------------------------------------------------------------- no event, selections, groupings
+
+
+def test_no_event_has_the_interval_of_no_event(generator: torch.Generator):
+    never, ones = torch.zeros(80), torch.ones(80)
+    found = paired_bootstrap(never, never, generator)
+    assert found.value == 0
+    assert found.high == pytest.approx(wilson(0.0, 80)[1])
+    assert found.low == pytest.approx(-wilson(0.0, 80)[1])
+    assert 0.037 < found.high < 0.05  # at least what the rule of three says
+    always = paired_bootstrap(ones, never, generator)
+    assert (always.high, always.low) == (1.0, pytest.approx(wilson(1.0, 80)[0]))
+    clusters = torch.arange(80) // 8
+    fewer = paired_bootstrap(never, never, generator, clusters)
+    assert fewer.high == pytest.approx(wilson(0.0, 10)[1])
+    losses = paired_bootstrap(never + 2.5, never, generator)  # no shares: nothing is known of them
+    assert losses.low == losses.high == 2.5
+    crossed = share_difference(never, never, torch.arange(80) % 4, torch.arange(80) // 4)
+    assert crossed.high == pytest.approx(wilson(0.0, 80)[1])
+
+
+def test_the_error_over_two_groupings_equals_its_definition(generator: torch.Generator):
+    first, second = torch.arange(12) % 3, torch.arange(12) // 3
+    values = torch.rand(12, generator=generator).double() + 2 * first + 2 * second
+    found = mean_over_crossed(values, first, second)
+
+    def squared(groups: list[int]) -> float:
+        names = sorted(set(groups))
+        sums = [
+            sum(
+                float(x - values.mean())
+                for x, name in zip(values, groups, strict=True)
+                if name == own
+            )
+            for own in names
+        ]
+        return sum(x * x for x in sums) * len(names) / (len(names) - 1) / 12**2
+
+    one, other = squared(first.tolist()), squared(second.tolist())
+    both = squared(list(range(12)))  # every pair of groups has one example
+    assert found.standard_error.item() == pytest.approx(math.sqrt(one + other - both))
+    assert found.degrees_of_freedom == 2
+    assert found.high.item() == pytest.approx(
+        found.value.item() + 4.302652729911275 * math.sqrt(one + other - both)
+    )
+    # Examples that cancel within a grouping leave the error of the other, never less.
+    alternating = torch.tensor([1.0, -1.0] * 6)
+    flat = mean_over_crossed(alternating, torch.arange(12) // 2, torch.arange(12) % 2)
+    assert (
+        flat.standard_error >= mean_over_examples(alternating, torch.arange(12) % 2).standard_error
+    )
+
+
+def test_intervals_over_languages_and_seeds_cover_and_those_over_texts_do_not():
+    generator = torch.Generator().manual_seed(0)
+    language, seed = torch.arange(240) % 8, torch.arange(240) // 8
+    covered = {"crossed": 0, "texts": 0}
+    for _ in range(400):
+        by_language = 0.3 * torch.randn(8, generator=generator)
+        by_seed = 0.5 * torch.randn(30, generator=generator)
+        values = by_language[language] + by_seed[seed] + torch.randn(240, generator=generator)
+        crossed, texts = mean_over_crossed(values, language, seed), mean_over_examples(values)
+        for name, found in (("crossed", crossed), ("texts", texts)):
+            covered[name] += bool(found.low <= 0 <= found.high)
+    assert 0.93 < covered["crossed"] / 400 < 0.985
+    assert covered["texts"] / 400 < 0.8
+
+
+def test_numbers_of_different_items_are_compared_by_both_intervals(generator: torch.Generator):
+    covered = 0
+    for _ in range(400):
+        a, b = (mean_over_examples(torch.randn(20, generator=generator) + x) for x in (0.3, 0.0))
+        found = unpaired_difference(a, b)
+        covered += bool(found.low <= 0.3 <= found.high)
+        assert found.value == a.value - b.value
+    assert 0.93 < covered / 400 < 0.985
+    error = torch.hypot(a.standard_error, b.standard_error)
+    assert found.standard_error == error
+
+
+def test_the_jackknife_of_languages_is_that_of_a_mean():
+    values = torch.tensor([0.1, 0.4, 0.2, 0.9]).double()
+    without = torch.stack([values[torch.arange(4) != row].mean() for row in range(4)])
+    found, expected = jackknife_languages(without, values.mean()), mean_over_examples(values)
+    for name in ("value", "low", "high", "standard_error", "degrees_of_freedom"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name))
+    with pytest.raises(ValueError, match="2 languages are too few"):
+        jackknife_languages(without[:2], values.mean())
+
+
+def selected_stats(generator: torch.Generator) -> FiringStats:
+    """Twenty shards of text of four languages, whose documents fire in bursts; language neurons
+    are more frequent in the later of three layers."""
+    n = torch.Generator().manual_seed(1)
+    level = torch.rand(3, 60, generator=n).square()
+    spread = torch.tensor([0.3, 0.7, 1.2])[:, None] * torch.randn(4, 3, 60, generator=n)
+    rate = torch.sigmoid(torch.logit(level.clamp(0.01, 0.99)) + spread)
+    burst = 0.6 * torch.randn(20, 4, 3, 60, generator=generator)
+    of_shard = torch.sigmoid(torch.logit(rate) + burst)
+    fired = torch.binomial(torch.full_like(of_shard, 200.0), of_shard, generator=generator).long()
+    return FiringStats(fired, torch.full((20, 4), 200), ("a", "b", "c", "d"))
+
+
+def of_selection(stats: FiringStats) -> Tensor:
+    """Share of the selected neurons in the last layer, and the overlap of two languages."""
+    selection = select_by_entropy(stats, 0.05)
+    in_layers = selection.mask.sum(dim=(0, 2)).double()
+    return torch.stack([in_layers[-1] / in_layers.sum(), selection.jaccard()[0, 1].double()])
+
+
+def repeated(n_runs: int, n_resamples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Over repetitions with other text: how often the interval covers the mean result, and its
+    standard error and that of a jackknife over the spread of results."""
+    generator, runs, wide = torch.Generator().manual_seed(0), [], []
+    for number in range(n_runs):
+        stats = selected_stats(generator)
+        runs.append(bootstrap_shards(stats, of_selection, generator, n_resamples))
+        if number < 20:
+            wide.append(jackknife(stats, of_selection).standard_error)
+    value, low, high, error = (
+        torch.stack([getattr(run, name) for run in runs])
+        for name in ("value", "low", "high", "standard_error")
+    )
+    truth, spread = value.mean(dim=0), value.std(dim=0)
+    covered = ((low <= truth) & (truth <= high)).double().mean(dim=0)
+    return covered, error.mean(dim=0) / spread, torch.stack(wide).mean(dim=0) / spread
+
+
+def test_resampled_shards_have_the_spread_of_a_selection_and_a_jackknife_is_too_wide():
+    _, error, of_jackknife = repeated(60, 25)
+    assert ((error > 0.8) & (error < 1.25)).all(), error
+    assert (of_jackknife > 1.4).all(), of_jackknife
+
+
+@pytest.mark.campaign
+def test_resampled_shards_cover_what_a_selection_contains_as_often_as_they_say():
+    covered, error, _ = repeated(400, 60)  # found: 97.5 and 96 %
+    assert ((covered >= 0.93) & (covered <= 0.98)).all(), covered
+    assert ((error > 0.9) & (error < 1.1)).all(), error
+
+
+def test_the_bootstrap_of_shards_equals_its_definition(stats_of_shards):
+    found = bootstrap_shards(stats_of_shards, of_rates, torch.Generator().manual_seed(3), 50)
+    generator, n = torch.Generator().manual_seed(3), stats_of_shards.n_shards
+    resampled = []
+    for _ in range(50):
+        rows = torch.randint(n, (n,), generator=generator).tolist()
+        fired = sum(stats_of_shards.fired[row] for row in rows)
+        tokens = sum(stats_of_shards.tokens[row] for row in rows)
+        resampled.append((fired.double() / tokens[:, None, None]).mean())
+    error = torch.stack(resampled).std() * math.sqrt(n / (n - 1))
+    assert found.value == of_rates(stats_of_shards)
+    assert found.standard_error.item() == pytest.approx(error.item())
+    assert found.degrees_of_freedom == n - 1
+    with pytest.raises(ValueError, match="1 resamples have no spread"):
+        bootstrap_shards(stats_of_shards, of_rates, generator, 1)
+
+
+def of_rates(stats: FiringStats) -> Tensor:
+    return stats.rate.mean()
+
+
+@pytest.fixture
+def stats_of_shards() -> FiringStats:
+    fired = torch.randint(0, 90, (5, 2, 2, 7), generator=torch.Generator().manual_seed(2))
+    return FiringStats(fired, torch.full((5, 2), 100), ("a", "b"))
 
 
 def test_wilson_of_no_trial_knows_nothing():

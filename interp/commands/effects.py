@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 import interp
 from interp.commands.common import (
     WITHOUT_RAY,
@@ -40,10 +42,21 @@ def run_of(path: Path) -> "interp.Run":
         return interp.Run.open(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} is not the folder of a run, and this edit needs the means stored in one: "
-            "give the folder of `interp collect --moments` (for --edit median, --sentences post) "
+            f"{folder} is not the folder of a run, whose rates or means are needed here: give the "
+            "folder of `interp collect --moments` (for --edit median, --sentences post) "
             "where `interp find` saved the selection."
         ) from None
+
+
+def rates_of(path: Path, selection: "interp.NeuronSelection") -> Tensor:
+    """How often every neuron fires in the languages of the selection, in the run it is from."""
+    if not selection.neurons_only:
+        raise ValueError(
+            "--rate-matched needs neurons of the MLP, since other units do not fire: leave it out, "
+            "or give a selection of neurons alone."
+        )
+    firing = run_of(path).firing
+    return firing.rate[[firing.languages.index(code) for code in selection.languages]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,11 @@ class Deactivate:
 
     As many in every layer as the language has."""
 
+    rate_matched: bool = False
+    """Also a control of neurons that fire nearly as often, as many in every layer.
+
+    Needs the run that the neurons were found in."""
+
     seed: int = 0
     """Seeds the random sets."""
 
@@ -117,6 +135,7 @@ class Deactivate:
             "bos": memory.take("bos", self.bos, "auto"),
             "split": split,
         }
+        rate = rates_of(self.neurons, selection) if self.rate_matched else None
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
         selection.check_model(model)
@@ -134,6 +153,7 @@ class Deactivate:
             selection,
             corpora,
             n_draws=self.n_draws,
+            rate=rate,
             generator=seeded(self.seed),
             out=out,
             ray=ray,

@@ -16,7 +16,7 @@ from interp.commands.common import (
     say_how_text_begins,
     seeded,
 )
-from interp.commands.effects import read_selection, run_of
+from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
@@ -71,6 +71,9 @@ class Steer:
 
     prompt: str = ""
     """Beginning of every text; by default empty."""
+
+    rate_matched: bool = False
+    """Also a control of neurons that fire nearly as often, as many in every layer."""
 
     residual_layer: int | None = None
     """Layer of the residual push; by default the middle one."""
@@ -134,11 +137,16 @@ class Steer:
             "fewer --n, --to or --natural, or shorter --max-new-tokens",
         ):
             return
+        generator = seeded(self.seed)
+        controls = {"random neurons": selection.random_like(generator, excluded)}
+        if self.rate_matched:
+            rate = rates_of(self.neurons, selection)
+            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
         rates = interp.evaluations.steer_towards(
             model,
             edits,
             selection,
-            selection.random_like(seeded(self.seed), exclude=excluded),
+            controls,
             text,
             layer=self.residual_layer,
             strength=self.strength,

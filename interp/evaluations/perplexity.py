@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from einops import rearrange
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from interp.evaluations.dominance import DiagonalDominance, dominance
@@ -60,6 +60,10 @@ class PerplexityMatrix(Saved):
 
     neurons: tuple[int, ...]
     """Number of neurons of each language; zero: its row equals that of the untouched model."""
+
+    rate_matched: Float64[Tensor, "shard off read"] | None = None
+    """Nats with neurons that fire nearly as often instead of each language's, as many in every
+    layer; None: no rates were given."""
 
     edit: tuple[str, ...]
     """What is done to each language's neurons, such as "deactivate"."""
@@ -127,6 +131,17 @@ class PerplexityMatrix(Saved):
         return nats_per_token(self._random_more.mean(dim=1), self.losses.tokens)
 
     @property
+    def rate_control(self) -> Estimate:
+        """The increase with neurons that fire nearly as often: [off read]. NaN: not measured."""
+        return nats_per_token(self._rate_matched_more, self.losses.tokens)
+
+    @property
+    def rate_excess(self) -> Estimate:
+        """The increase minus that of `rate_control`, paired: [off read]. NaN: not measured."""
+        more = self.losses.nats[:, 1:] - self.losses.nats[:, :1]
+        return nats_per_token(more - self._rate_matched_more, self.losses.tokens)
+
+    @property
     def excess(self) -> Estimate:
         """The increase minus that of the control, paired: [off read]. NaN: there is no control."""
         more = self.losses.nats[:, 1:] - self.losses.nats[:, :1]
@@ -135,6 +150,12 @@ class PerplexityMatrix(Saved):
     @property
     def _random_more(self) -> Float64[Tensor, "shard draw off read"]:
         return self.random - rearrange(self.losses.nats[:, 0], "shard read -> shard 1 1 read")
+
+    @property
+    def _rate_matched_more(self) -> Float64[Tensor, "shard off read"]:
+        if self.rate_matched is None:
+            return torch.full_like(self.losses.nats[:, 1:], math.nan)
+        return self.rate_matched - self.losses.nats[:, :1]
 
     def diagonal(self, generator: torch.Generator | None = None) -> DiagonalDominance:
         """Own language against others, among the languages that have neurons and were read.
@@ -157,12 +178,16 @@ class PerplexityMatrix(Saved):
     def to_frame(self) -> pd.DataFrame:
         """One row per cell, the untouched model first; intervals in columns _low and _high.
 
-        `random` is the increase with random neurons, `excess` what is beyond that.
+        `random` is the increase with random neurons, `excess` what is beyond that; `rate_matched`
+        and `rate_excess` are the same for neurons that fire nearly as often, if there are any.
         """
         frame = self.losses.to_frame().rename(columns={"intervention": "off"})
         frame.insert(2, "own", frame["off"] == frame["read"])
         frame.insert(3, "neurons", [size for size in (0, *self.neurons) for _ in self.languages])
-        for name, estimate in (("random", self.control), ("excess", self.excess)):
+        controls = {"random": self.control, "excess": self.excess}
+        if self.rate_matched is not None:
+            controls |= {"rate_matched": self.rate_control, "rate_excess": self.rate_excess}
+        for name, estimate in controls.items():
             for column, values in interval_columns(name, estimate).items():
                 untouched = [math.nan] * len(self.languages)
                 frame[column] = [*untouched, *values.flatten().tolist()]
@@ -178,8 +203,8 @@ class PerplexityMatrix(Saved):
             "Increase in nats per token, a language's neurons off (± half of the 95 % interval):"
         ]
         lines += ["", "off  neurons  " + "".join(f"{code:>15}" for code in self.languages)]
-        lines[-1] += "   random"
-        increase, control = self.increase, self.control
+        lines[-1] += "   random" + "    alike" * (self.rate_matched is not None)
+        increase, control, alike = self.increase, self.control, self.rate_control
         for row, code in enumerate(self.off):
             half_widths = (increase.high - increase.low)[row] / 2
             cells = "".join(
@@ -187,8 +212,9 @@ class PerplexityMatrix(Saved):
                 for a, b in zip(increase.value[row], half_widths, strict=True)
             )
             own = self.languages.index(code) if code in self.languages else None
-            random = math.nan if own is None else control.value[row, own].item()
-            by_chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
+            shown = [control, alike] if self.rate_matched is not None else [control]
+            beside = [math.nan if own is None else x.value[row, own].item() for x in shown]
+            by_chance = " ".join("       -" if x != x else f"{x:+8.3f}" for x in beside)
             lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{by_chance}")
         dominance = self.diagonal()
         mean, test = dominance.mean, dominance.test
@@ -197,6 +223,8 @@ class PerplexityMatrix(Saved):
                 *lines,
                 "random: a random control of the same size per layer, own language read, mean over "
                 "draws",
+                *["alike: neurons of the same layers that fire nearly as often in the language"]
+                * (self.rate_matched is not None),
                 "",
                 f"Own language against the others: {mean.value.item():+.3f} nats "
                 f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
@@ -217,6 +245,7 @@ class PerplexityMatrix(Saved):
             "off": self.off,
             "read": self.languages,
             "edit": self.edit,
+            **({} if self.rate_matched is None else {"rate_matched": self.rate_matched}),
         } | (
             {}
             if beside is None
@@ -237,6 +266,7 @@ class PerplexityMatrix(Saved):
         return PerplexityMatrix(
             losses=losses,
             random=tensors["random"],
+            rate_matched=tensors.get("rate_matched"),
             neurons=tuple(tensors["neurons"].tolist()),
             edit=tuple(labels["edit"]),
             beside=_with_nothing(losses, tensors["beside_nats"], beside) if beside else None,
@@ -270,6 +300,7 @@ def perplexity_matrix(
     *,
     tokens: Tokens = "all",
     n_draws: int = 3,
+    rate: Float[Tensor, "language layer neuron"] | None = None,
     generator: torch.Generator | None = None,
     beside: Under | None = None,
     out: Path | str | None = None,
@@ -282,14 +313,17 @@ def perplexity_matrix(
     The languages read may differ from those of the selection; read held-out text, which the
     selection was not made from. `edit` is one for all, or one per language if it holds values, such
     as `{code: replace(moments, code) for code in selection.languages}`. Each of the `n_draws`
-    random controls costs as much as the matrix; None for `generator`: seed 0. `beside` names other
-    interventions to compare with, as changes or as hook functions of TransformerLens, such as
-    `{"mine": [("blocks.3.mlp.hook_post", hook)]}`; with functions, `out` is refused.
+    random controls costs as much as the matrix; None for `generator`: seed 0. With `rate`, such as
+    the `stats.rate` that the selection was made from, there is a control more: neurons that fire
+    nearly as often. `beside` names other interventions to compare with, as changes or as hook
+    functions of TransformerLens, such as `{"mine": [("blocks.3.mlp.hook_post", hook)]}`; with
+    functions, `out` is refused.
 
-    With K languages, this makes 1 + (1 + n_draws) · K passes over the text, fewer if some languages
-    have no neurons. With `out`, every shard of every language is saved there as soon as it is done,
-    the same call resumes, and the result is in `matrix.safetensors`; processes with the same `out`
-    share the work. With `ray`, actors read the pieces, on nodes that share `out`.
+    With K languages, this makes 1 + (1 + n_draws) · K passes over the text, K more with `rate`, and
+    fewer if some languages have no neurons. With `out`, every shard of every language is saved
+    there as soon as it is done, the same call resumes, and the result is in `matrix.safetensors`;
+    processes with the same `out` share the work. With `ray`, actors read the pieces, on nodes that
+    share `out`.
 
     >>> two = ["de", "zh"]
     >>> matrix = interp.perplexity_matrix(
@@ -305,13 +339,11 @@ def perplexity_matrix(
         raise ValueError("An interval needs 2 shards or more: read the corpora with n_shards=20.")
     edits = _by_language(edit, selection.languages)
     generator = generator or torch.Generator().manual_seed(0)
-    draws = [selection.random_like(generator, exclude=selection.union()) for _ in range(n_draws)]
     under: dict[str, Changes] = {NOTHING: None}
-    for number, drawn in enumerate([selection, *draws]):
+    for begin, neurons in _with_controls(selection, n_draws, rate, generator).items():
         for code in selection.languages:
-            name = f"random {number}: {code}" if number else code
-            has_neurons = bool(drawn[code].any())
-            under[name] = drawn.change(code, edits[code], tokens) if has_neurons else None
+            change = neurons.change(code, edits[code], tokens) if neurons[code].any() else None
+            under[f"{begin}{code}"] = change
     named = check_under(model, _joined(under, beside or {}))
     check_text(model, corpora)
     sizes = selection.counts()
@@ -322,6 +354,7 @@ def perplexity_matrix(
         )
     losses = read_all(model, corpora, named, out, tokens_per_batch, progress, ray)
     n_off, n_under = len(selection.languages), len(under)
+    after_random = 1 + n_off * (1 + n_draws)
     matrix = PerplexityMatrix(
         losses=Losses(
             nats=losses.nats[:, : n_off + 1].clone(),
@@ -331,11 +364,12 @@ def perplexity_matrix(
             languages=losses.languages,
         ),
         random=rearrange(
-            losses.nats[:, n_off + 1 : n_under],
+            losses.nats[:, n_off + 1 : after_random],
             "shard (draw off) read -> shard draw off read",
             draw=n_draws,
             off=n_off,
         ).clone(),
+        rate_matched=None if rate is None else losses.nats[:, after_random:n_under].clone(),
         neurons=tuple(sizes[code] for code in selection.languages),
         edit=tuple(edits[code].name for code in selection.languages),
         beside=_with_nothing(losses, losses.nats[:, n_under:], tuple(beside)) if beside else None,
@@ -343,6 +377,22 @@ def perplexity_matrix(
     if out is not None:
         matrix.save(Path(out) / "matrix.safetensors", read_plan(Path(out)))
     return matrix
+
+
+def _with_controls(
+    selection: NeuronSelection,
+    n_draws: int,
+    rate: Float[Tensor, "language layer neuron"] | None,
+    generator: torch.Generator,
+) -> dict[str, NeuronSelection]:
+    """The selection and the sets that it is compared with, by how their names begin."""
+    others = selection.union()
+    sets = {"": selection}
+    for number in range(n_draws):
+        sets[f"random {number + 1}: "] = selection.random_like(generator, exclude=others)
+    if rate is not None:
+        sets["alike: "] = selection.random_like(generator, exclude=others, rate=rate)
+    return sets
 
 
 # ---------------------------------------------------------------- checks

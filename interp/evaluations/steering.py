@@ -137,7 +137,7 @@ class SteeringRates(Shown):
 def conditions_towards(
     edits: Mapping[str, Edit],
     selection: NeuronSelection,
-    random: NeuronSelection,
+    controls: Mapping[str, NeuronSelection],
     residual: ResidualMeans,
     *,
     layer: int,
@@ -146,7 +146,7 @@ def conditions_towards(
     others_off: bool = False,
     prompt: str = "",
 ) -> list[Condition]:
-    """For each language with an edit: its neurons, random ones, its name, a residual push.
+    """For each language with an edit: its neurons, controls, its name, a residual push.
 
     The untouched model comes first. With `others_off`, neurons of other languages output zero,
     unless they are the target's too.
@@ -163,7 +163,10 @@ def conditions_towards(
         named = naming_prompt(code) + prompt
         conditions += [
             Condition(to=code, name="neurons", changes=changes(selection, code), prompt=prompt),
-            Condition(to=code, name="random neurons", changes=changes(random, code), prompt=prompt),
+            *(
+                Condition(to=code, name=name, changes=changes(neurons, code), prompt=prompt)
+                for name, neurons in controls.items()
+            ),
             Condition(to=code, name="named in prompt", prompt=named),
             Condition(
                 to=code,
@@ -179,7 +182,7 @@ def steer_towards(
     model: AnyModel,
     edits: Mapping[str, Edit],
     selection: NeuronSelection,
-    random: NeuronSelection,
+    controls: Mapping[str, NeuronSelection],
     text: TextSource,
     *,
     layer: int | None = None,
@@ -199,10 +202,11 @@ def steer_towards(
 ) -> SteeringRates:
     """Steer towards every language that has an edit, and compare with the baselines.
 
-    `text` is natural text in the languages of the selection: `natural` lines of each language
-    steered to for its guard, and some of every language for the push of the residual stream at
-    `layer` (None: the middle). See `conditions_towards`. With `out`, everything is saved there
-    batch by batch, and the same call resumes.
+    `controls` are other selections by the name of their condition, such as random neurons, as many
+    per layer, and neurons that fire as often. `text` is natural text in the languages of the
+    selection: `natural` lines of each language steered to for its guard, and some of every language
+    for the push of the residual stream at `layer` (None: the middle). See `conditions_towards`.
+    With `out`, everything is saved there batch by batch, and the same call resumes.
 
     >>> towards = {"de": interp.difference_of_means(moments, "de")}
     >>> pair = neurons.languages_only(["en", "de"])
@@ -210,9 +214,10 @@ def steer_towards(
     ...     "en": [f"In {year} the first train went to Vienna." for year in range(1800, 1900)],
     ...     "de": [f"Im Jahr {year} fuhr der erste Zug nach Wien." for year in range(1800, 1900)],
     ... }
+    >>> controls = {"random neurons": pair.random_like(generator)}
     >>> settings = {"n": 1, "max_new_tokens": 12, "progress": False}
     >>> steered = interp.evaluations.steer_towards(
-    ...     model, towards, pair, pair.random_like(generator), text, **settings
+    ...     model, towards, pair, controls, text, **settings
     ... )
     >>> list(steered.rates["de"])
     ['no edit', 'neurons', 'random neurons', 'named in prompt', 'residual stream']
@@ -234,7 +239,7 @@ def steer_towards(
         conditions = conditions_towards(
             edits,
             selection,
-            random,
+            controls,
             residual,
             layer=model.n_layers // 2 if layer is None else layer,
             strength=strength,

@@ -1,10 +1,18 @@
 from .claims import Claim, load_claims, save_claims, scoreboard
-from .intervals import jackknife_shards, mean_over_examples, selection_frequency
+from .crossed import mean_over_crossed
+from .intervals import (
+    bootstrap_shards,
+    jackknife_shards,
+    mean_over_examples,
+    selection_frequency,
+)
 
 __all__ = [
     "Claim",
+    "bootstrap_shards",
     "jackknife_shards",
     "load_claims",
+    "mean_over_crossed",
     "mean_over_examples",
     "save_claims",
     "scoreboard",

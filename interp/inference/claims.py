@@ -1,29 +1,35 @@
 """Published claims, what was measured, and a verdict by a rule that was stated beforehand.
 
-A claim is a number and a bar. It holds if the number's whole interval is beyond the bar, it does
-not hold if the whole interval is not, and otherwise the data do not decide. Nothing else counts, so
-a verdict changes only with the measurement. Statements and rules can be data, in a file that is
-committed before anything is measured: `read_statements` and `judged`.
+A claim is a number, a bar and a control. It holds if the number's whole interval is beyond the bar
+and the interval of its difference from the control is beyond zero. If only the first is so, it is
+no more than its control; if the whole interval is short of the bar, it does not hold; otherwise the
+data do not decide. Nothing else counts, so a verdict changes only with the measurement. What is
+claimed is in files that are committed before anything is measured (`statements`).
 """
 
 import json
 import math
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import torch
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from interp.inference.intervals import Estimate
+from interp.inference.permutation import false_discovery
 from interp.results import artifacts
 from interp.results.display import Cells, Shown
 
-Side = Literal["above", "below"]
-Verdict = Literal["holds", "does not hold", "cannot tell"]
+Side = Literal["above", "below", "within"]
+Verdict = Literal["holds", "no more than its control", "does not hold", "cannot tell"]
 
-FORMAT = "polyneuron Claims 1"
+NO_MORE: Verdict = "no more than its control"
+
+FORMAT = "polyneuron Claims 2"
+LEVEL = 0.95
+"""Of the intervals of all claims."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Claim(Shown):
     >>> claim = interp.inference.Claim("own-language", *about, *how, value=0.4, low=0.1, high=0.7)
     >>> claim.verdict, claim.rule
     ('holds', 'holds if the whole interval is above 0')
+    >>> control = {"control": 0.3, "control_name": "random neurons"}
+    >>> interp.inference.Claim("own", *about, *how, 0.4, 0.1, 0.7, **control).verdict
+    'no more than its control'
     """
 
     name: str
@@ -59,7 +68,7 @@ class Claim(Shown):
     """The measured number."""
 
     low: float
-    """Lower end of its 95 % interval; the value itself if it was counted without error."""
+    """Lower end of its 95 % interval; the value itself if everything there is was counted."""
 
     high: float
     """Upper end."""
@@ -68,213 +77,137 @@ class Claim(Shown):
     """What the interval is compared with."""
 
     side: Side = "above"
-    """Side of the bar on which the claim holds."""
+    """Side of the bar on which the claim holds; within: no farther from zero than the bar."""
+
+    over: str = ""
+    """What the interval is over, such as "documents"; empty: counted, nothing was sampled."""
 
     control: float = math.nan
     """The same number where the claim should not hold, such as for random neurons. NaN: none."""
 
     control_name: str = ""
-    """What the control is."""
+    """What the control is, or why there is none."""
+
+    difference: float = math.nan
+    """The value minus the control. NaN: the control, if there is one, is known without error."""
+
+    difference_low: float = math.nan
+    """Lower end of its 95 % interval, paired where both were measured on the same items."""
+
+    difference_high: float = math.nan
+    """Upper end."""
+
+    degrees_of_freedom: float = math.nan
+    """Of the t intervals. NaN: they are others, and p-values come from the normal distribution."""
 
     def __post_init__(self) -> None:
-        if self.side not in ("above", "below"):
-            raise ValueError(f"{self.name}: the side is above or below, not {self.side!r}.")
+        if self.side not in ("above", "below", "within"):
+            raise ValueError(f"{self.name}: the side is above, below or within, not {self.side!r}.")
         if self.low > self.value or self.value > self.high:
             raise ValueError(
                 f"{self.name}: {self.value} is not within its interval, {self.low} to {self.high}."
             )
 
     def __repr__(self) -> str:
-        measured = f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
-        return f"Claim({self.name}: {self.statement} {measured}: {self.verdict})"
+        return f"Claim({self.name}: {self.statement} {self._measured}: {self.verdict})"
 
     def _cells(self) -> Cells:
         control = "" if math.isnan(self.control) else f"{self.control:.4g} {self.control_name}"
-        measured = f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
-        rows = [[self.how, measured, self.rule, control, self.verdict]]
+        rows = [[self.how, self._measured, self.rule, control, self.verdict]]
         return Cells(("measured", "value", "rule", "control", "verdict"), rows)
 
     @property
+    def _measured(self) -> str:
+        return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
+
+    @property
+    def has_control(self) -> bool:
+        """There is a number to be beyond, other than the bar."""
+        return not math.isnan(self.control)
+
+    @property
+    def from_control(self) -> tuple[float, float, float]:
+        """The value minus the control, and the ends of its interval."""
+        if math.isnan(self.difference):
+            control = self.control
+            return self.value - control, self.low - control, self.high - control
+        return self.difference, self.difference_low, self.difference_high
+
+    @property
     def verdict(self) -> Verdict:
-        """Decided by the interval alone. At the bar itself: does not hold. NaN: cannot tell."""
-        low, high, bar = self.low, self.high, self.bar
-        if self.side == "below":
-            low, high, bar = -high, -low, -bar
-        if low > bar:
-            return "holds"
-        return "does not hold" if high <= bar else "cannot tell"
+        """Decided by the intervals alone. At the bar itself: does not hold. NaN: cannot tell.
+
+        No more than its control: beyond the bar, but not shown to be beyond the control.
+        """
+        if self._short_of_bar:
+            return "does not hold"
+        if not self._beyond_bar:
+            return "cannot tell"
+        return "holds" if self._beyond_control else NO_MORE
+
+    @property
+    def _beyond_bar(self) -> bool:
+        if self.side == "within":
+            return -self.bar < self.low and self.high < self.bar
+        return self.low > self.bar if self.side == "above" else self.high < self.bar
+
+    @property
+    def _short_of_bar(self) -> bool:
+        if self.side == "within":
+            return self.low >= self.bar or self.high <= -self.bar
+        return self.high <= self.bar if self.side == "above" else self.low >= self.bar
+
+    @property
+    def _beyond_control(self) -> bool:
+        """For "within": different from the control, which shows that there was something to see."""
+        _, low, high = self.from_control
+        above, below = low > 0, high < 0
+        ways = {"above": above, "below": below, "within": above or below}
+        return ways[self.side] or not self.has_control
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p of the claim: the larger of those against the bar and against the control.
+
+        Below .05: holds. NaN: nothing was sampled.
+        """
+        if not self.low < self.high:
+            return math.nan
+        whole = (self.value, self.low, self.high)
+        tests = {
+            "above": [self._p(*whole, self.bar, 1)],
+            "below": [self._p(*whole, self.bar, -1)],
+            "within": [self._p(*whole, -self.bar, 1), self._p(*whole, self.bar, -1)],
+        }[self.side]
+        if self.has_control:
+            sides = {"above": (1,), "below": (-1,), "within": (1, -1)}[self.side]
+            tests.append(min(self._p(*self.from_control, 0.0, side) for side in sides))
+        return max(tests)
+
+    def _p(self, value: float, low: float, high: float, bar: float, side: int) -> float:
+        """Of being on this side (1: above) of the bar, from the half of the interval towards it."""
+        reach = value - low if side == 1 else high - value
+        distance = side * (value - bar)
+        if reach == 0:
+            return 0.0 if distance > 0 else 1.0
+        tail = (1 + LEVEL) / 2
+        if math.isnan(self.degrees_of_freedom):
+            return min(1.0, float(2 * ndtr(-distance / reach * ndtri(tail))))
+        freedom = self.degrees_of_freedom
+        return min(1.0, float(2 * stdtr(freedom, -distance / reach * stdtrit(freedom, tail))))
 
     @property
     def rule(self) -> str:
         """The rule in words."""
-        return f"holds if the whole interval is {self.side} {self.bar:.4g}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """A claim and the rule that decides it, before anything is measured.
-
-    Texts may contain {words} that are known only with the measurement, such as a number of layers.
-    """
-
-    name: str
-    """Name of the claim and of its measurement."""
-
-    says: str
-    """What is claimed, in one sentence."""
-
-    source: str
-    """Who claims it."""
-
-    measures: str
-    """What is measured, with its unit."""
-
-    holds: str
-    """"above 0", "below 0.05", or "above control": beyond the control's number."""
-
-    control: str = ""
-    """What the control is, where the claim should not hold; empty: no control."""
-
-    command: str = ""
-    """Command that measures it."""
-
-    on: str = ""
-    """What it is tested on, if that is always the same."""
-
-    def __post_init__(self) -> None:
-        self.bar_for(0.0)  # an unreadable rule is refused before anything is measured
-
-    @property
-    def side(self) -> Side:
-        """Side of the bar on which the claim holds."""
-        return "below" if self.holds.startswith("below ") else "above"
-
-    def bar_for(self, control: float) -> float:
-        """The bar, if the control gives this number."""
-        side, _, bar = self.holds.partition(" ")
-        try:
-            if side not in ("above", "below"):
-                raise ValueError(side)
-            return control if bar == "control" else float(bar)
-        except ValueError:
-            raise ValueError(
-                f"{self.name}: holds = {self.holds!r} is not a rule: write above or below, and a "
-                'number or "control", such as "above 0".'
-            ) from None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The number that a statement is about, and that of its control."""
-
-    value: Estimate | float
-    """With its interval; a plain number was counted without error."""
-
-    control: float = math.nan
-    """NaN: it cannot be measured here."""
-
-    words: Mapping[str, str] = field(default_factory=dict, kw_only=True)
-    """Values of the {words} in the statement."""
-
-
-def read_statements(path: Path | str) -> tuple[Statement, ...]:
-    """The statements of a TOML file, in its order: one table each, named after the claim.
-
-    A source or command above the first table applies to all statements without their own.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: write a TOML file with one table per statement."
-        )
-    stored = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    common = {key: value for key, value in stored.items() if not isinstance(value, dict)}
-    try:
-        return tuple(
-            Statement(**(common | table), name=name)
-            for name, table in stored.items()
-            if isinstance(table, dict)
-        )
-    except TypeError as error:
-        keys = ", ".join(key.name for key in fields(Statement) if key.name != "name")
-        raise ValueError(f"{path}: {error}. A statement has {keys}.") from None
-
-
-def judged(
-    statements: Sequence[Statement],
-    measured: Mapping[str, Measurement | None],
-    on: str,
-    name: str = "{claim}",
-    **words: str,
-) -> list[Claim]:
-    """A claim for each statement, in order, with the number measured under its name.
-
-    Every statement needs a measurement and every measurement a statement. None: it cannot be
-    measured here (too few languages, no text), and there is no claim. `name` is a template for the
-    claims' names if the same statements are tested several times, such as "{claim}-xnli"; `words`
-    fill the texts of all.
-    """
-    names = [statement.name for statement in statements]
-    missing = [stated for stated in names if stated not in measured]
-    unknown = [known for known in measured if known not in names]
-    if missing or unknown:
-        raise ValueError(
-            "Statements and measurements do not match: "
-            f"{', '.join(missing) or 'none'} not measured, {', '.join(unknown) or 'none'} not "
-            "stated. State every claim before it is measured; give None if it cannot be measured."
-        )
-    return [
-        _judged(statement, measurement, on, name, words)
-        for statement in statements
-        if (measurement := measured[statement.name]) is not None
-    ]
-
-
-def _judged(
-    statement: Statement, measurement: Measurement, on: str, name: str, common: Mapping[str, str]
-) -> Claim:
-    words = {**common, **measurement.words}
-    control, has_control = measurement.control, not math.isnan(measurement.control)
-    if has_control and not statement.control:
-        raise ValueError(
-            f"{statement.name} names no control, but {control} was measured as one: name it."
-        )
-    try:
-        other_fields: dict[str, Any] = {
-            "statement": statement.says.format_map(words),
-            "how": statement.measures.format_map(words),
-            "control_name": statement.control.format_map(words) if has_control else "",
-        }
-    except KeyError as error:
-        raise ValueError(
-            f"{statement.name}: no value is given for {error}, only for {list(words)}."
-        ) from None
-    other_fields |= {"name": name.format(claim=statement.name), "on": statement.on or on}
-    other_fields |= {"source": statement.source, "command": statement.command, "control": control}
-    other_fields |= {"side": statement.side, "bar": statement.bar_for(control)}
-    if isinstance(measurement.value, Estimate):
-        return claim_of(measurement.value, **other_fields)
-    return counted(measurement.value, **other_fields)
-
-
-def claim_of(estimate: Estimate, **other_fields: Any) -> Claim:
-    """A claim about one number with an interval; the other fields are those of `Claim`."""
-    if estimate.value.numel() != 1:
-        raise ValueError(
-            f"A claim is about one number, and the estimate has shape "
-            f"{tuple(estimate.value.shape)}: take its mean or minimum first."
-        )
-    value, low, high = map(float, (estimate.value, estimate.low, estimate.high))
-    # A resampled interval may exclude the value, if only by rounding: widen it to include it.
-    return Claim(**other_fields, value=value, low=min(low, value), high=max(high, value))
-
-
-def counted(value: float, **other_fields: Any) -> Claim:
-    """A claim about something counted without error: the interval has zero width."""
-    return Claim(**other_fields, value=value, low=value, high=value)
+        also = " and differs from its control" if self.side == "within" else " and its control"
+        also = also if self.has_control and self.control != self.bar else ""
+        zero = " of zero" if self.side == "within" else ""
+        return f"holds if the whole interval is {self.side} {self.bar:.4g}{zero}{also}"
 
 
 def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
-    """One row per claim, in order.
+    """One row per claim, in order, with its p-value and the false discovery rate of all claims that
+    are at least as sure (Benjamini and Hochberg, 1995): `q_value`.
 
     >>> about = ("The loss rises.", "Tang et al. (2024)", "babel", "nats", "make reproduce")
     >>> sure = interp.inference.Claim("sure", *about, value=0.4, low=0.1, high=0.7)
@@ -282,8 +215,20 @@ def scoreboard(claims: Iterable[Claim]) -> pd.DataFrame:
     >>> interp.inference.scoreboard([sure, unsure])["verdict"].tolist()
     ['holds', 'cannot tell']
     """
-    rows = [asdict(claim) | {"verdict": claim.verdict, "rule": claim.rule} for claim in claims]
-    return pd.DataFrame(rows, columns=[*(key.name for key in fields(Claim)), "verdict", "rule"])
+    claims = list(claims)
+    derived = ("verdict", "rule", "p_value")
+    rows = [asdict(claim) | {name: getattr(claim, name) for name in derived} for claim in claims]
+    frame = pd.DataFrame(rows, columns=[*(key.name for key in fields(Claim)), *derived])
+    return frame.assign(q_value=false_discovery_rates(claims))
+
+
+def false_discovery_rates(claims: Sequence[Claim]) -> list[float]:
+    """For each claim, the share of false ones to expect among those that are at least as sure.
+
+    NaN: nothing was sampled, so it is no test.
+    """
+    p_values = torch.tensor([claim.p_value for claim in claims], dtype=torch.float64)
+    return false_discovery(p_values).tolist() if len(claims) else []
 
 
 def tally(claims: Sequence[Claim]) -> str:
@@ -291,6 +236,7 @@ def tally(claims: Sequence[Claim]) -> str:
     verdicts = [claim.verdict for claim in claims]
     words: tuple[tuple[Verdict, str, str], ...] = (
         ("holds", "holds", "hold"),
+        (NO_MORE, f"is {NO_MORE}", "are no more than their control"),
         ("does not hold", "does not", "do not"),
         ("cannot tell", "undecided", "undecided"),
     )
@@ -308,24 +254,41 @@ def in_short(value: float) -> str:
 
 
 def markdown(claims: Sequence[Claim]) -> str:
-    """The scoreboard as a Markdown table: claim, on, measured, control, verdict."""
+    """The scoreboard as a Markdown table: claim, on, measured, control, verdict.
+
+    Beside the verdict stands q, the false discovery rate over these claims.
+    """
     lines = ["| claim | on | measured | control | verdict |", "|---|---|---|---|---|"]
-    for claim in claims:
-        value = in_short(claim.value)
-        if claim.low < claim.high:
-            value += f" ({in_short(claim.low)} to {in_short(claim.high)})"
-        control = "" if math.isnan(claim.control) else in_short(claim.control)
-        if claim.control_name:
-            control = f"{control} {claim.control_name}".strip()
+    for claim, q in zip(claims, false_discovery_rates(claims), strict=True):
         cells = (
             f"{claim.statement} *{claim.source}*",
             claim.on,
-            f"{claim.how}: {value}; {claim.rule}",
-            control,
-            f"**{claim.verdict}**",
+            f"{claim.how}: {measured_in_short(claim)}; {claim.rule}",
+            control_in_short(claim),
+            f"**{claim.verdict}**" + ("" if math.isnan(q) else f", q {in_short(max(q, 1e-4))}"),
         )
         lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
     return "\n".join(lines)
+
+
+def measured_in_short(claim: Claim) -> str:
+    """The value, its interval and what that is over."""
+    value = in_short(claim.value)
+    if not claim.low < claim.high:
+        return value
+    over = f" over {claim.over}" if claim.over else ""
+    return f"{value} ({in_short(claim.low)} to {in_short(claim.high)}{over})"
+
+
+def control_in_short(claim: Claim) -> str:
+    """The control and, where it has an interval of its own, the difference from it."""
+    if math.isnan(claim.control):
+        return claim.control_name
+    control = f"{in_short(claim.control)} {claim.control_name}".strip()
+    if math.isnan(claim.difference):
+        return control
+    more, low, high = map(in_short, claim.from_control)
+    return f"{control}; difference {more} ({low} to {high})"
 
 
 def save_claims(claims: Sequence[Claim], path: Path | str) -> None:

@@ -61,12 +61,42 @@ def random_score(
 
 
 def random_units(
-    pool: Bool[Tensor, "layer unit"], size: Int64[Tensor, " layer"], generator: torch.Generator
+    pool: Bool[Tensor, "layer unit"],
+    size: Int64[Tensor, " layer"],
+    generator: torch.Generator,
+    like: tuple[Bool[Tensor, "layer unit"], Float[Tensor, "layer unit"]] | None = None,
 ) -> Bool[Tensor, "layer unit"]:
-    """`size` random units of each layer, drawn uniformly from the pool."""
+    """`size` random units of each layer, drawn uniformly from the pool.
+
+    With `like`, chosen units and the rate of every unit, each chosen unit is replaced by that unit
+    of the pool and of its layer whose rate is nearest and which replaces no other: chance then
+    decides only among equals, and who is replaced first.
+    """
+    if like is not None:
+        return _nearest_units(pool, *like, generator)
     noise = torch.rand(pool.shape, generator=generator, dtype=torch.float64)
     rank = noise.masked_fill(~pool, 2.0).argsort(dim=-1, stable=True).argsort(dim=-1)
     return rank < rearrange(size, "layer -> layer 1")
+
+
+def _nearest_units(
+    pool: Bool[Tensor, "layer unit"],
+    chosen: Bool[Tensor, "layer unit"],
+    rate: Float[Tensor, "layer unit"],
+    generator: torch.Generator,
+) -> Bool[Tensor, "layer unit"]:
+    drawn = torch.zeros_like(pool)
+    for layer, units in enumerate(chosen):
+        left = pool[layer].nonzero().flatten()
+        left = left[torch.randperm(len(left), generator=generator)]  # equals in random order
+        rates, free = rate[layer, left].double(), torch.ones(len(left), dtype=torch.bool)
+        wanted = units.nonzero().flatten()
+        for unit in wanted[torch.randperm(len(wanted), generator=generator)].tolist():
+            distance = (rates - rate[layer, unit]).abs().masked_fill(~free, torch.inf)
+            nearest = int(distance.argmin())
+            free[nearest] = False
+            drawn[layer, left[nearest]] = True
+    return drawn
 
 
 def value_entropy(
