@@ -187,13 +187,13 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out.startswith("polyneuron ")
 
 
-def test_an_unknown_language_names_the_nearest(place, capsys):
+def test_a_label_without_text_names_those_with_text(place, capsys):
     said = refused(
         ["collect", str(place / "model"), "--text", str(place / "text"), "--languages", "german"],
         capsys,
     )
-    assert "'german'" in said
-    assert "de" in said
+    assert "holds no text in 'german'" in said
+    assert "de.txt" in said
     assert said.count("\n") == 1
 
 
@@ -455,7 +455,7 @@ WRONG = {
     "patch der die {odd}/nan --answers Hund": "gives NaN",
     "lens {place}/model --limit -1": "--limit is -1",
     "plan {place}/model --contexts -1": "contexts is -1",
-    "plan {place}/model --languages": "No language was given",
+    "plan {place}/model --languages": "No label was given",
     "plan {place}/model --out {odd}": "it is a folder",
     "import {mask} --languages de --neurons -1": "d_mlp is -1",
     "report {odd}/empty": "holds nothing that a report can show",

@@ -15,9 +15,11 @@ from interp.commands.common import (
 )
 from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import labels_in
 from interp.results.words import Bos, Care, Kind, Split
-from interp.text.languages import check_languages, language
+from interp.text.counterfactuals import split_label
+from interp.text.labels import check_labels
+from interp.text.languages import label_name
+from interp.text.sources import text_location
 
 _NOT_SETTINGS = ("shard", "out", "on")
 """Options that change no result: who reads, which part, and into which folder."""
@@ -43,9 +45,18 @@ class Collect:
     For Babel by default its own sentences, "babel"."""
 
     languages: Labels = ()
-    """Labels, in the order of all axes; by default all.
+    """Labels: de, sr-Latn, poetry; by default all of the text.
 
-    LAPE depends on which languages are compared."""
+    languages: tuple[str, ...] = ()
+    """Labels: de, sr-Latn, poetry; by default all of the text.
+
+    All axes keep this order. LAPE depends on which labels are compared."""
+
+    tags: tuple[str, ...] = ()
+    """Languages of labels that are no tags: poetry=en."""
+
+    counterfactuals: bool = False
+    """Also read the text rewritten, for `interp explain`."""
 
     out: Path = Path("results/collect")
     """Folder of the run.
@@ -126,10 +137,10 @@ class Collect:
             self,
             choice=choice,
             text=text,
-            languages=memory.take("languages", self.languages, labels_in(text)),
+            languages=memory.take("languages", self.languages, interp.text.labels_in(text)),
             bos=memory.take("bos", self.bos, "auto"),
         )
-        filled.check()
+        filled = replace(filled, languages=filled.check())
         model, ray = open_model(self.choice, memory, self.on)
         filled.collect(model, ray)
 
@@ -142,6 +153,12 @@ class Collect:
                 say(f"{report}. Drop them with --hygiene drop.")
         if sentence := cut_short(self.tokens, corpora):
             say(sentence)
+        own = [label for label in self.languages if split_label(label)[1] is None]
+        if self.hygiene != "off" and (unchecked := set(own) - corpora.hygiene.keys()):
+            say(
+                "Not checked for lines in other languages, which the detector cannot recognize: "
+                f"{', '.join(sorted(unchecked))}."
+            )
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
@@ -186,9 +203,14 @@ class Collect:
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
-    def check(self) -> None:
-        """Refuse options that exclude each other, before a large model is loaded."""
-        check_languages(self.languages)
+    def check(self) -> tuple[str, ...]:
+        """The labels; refuses options that exclude each other, before a large model is loaded."""
+        text = self.text or "babel"
+        languages = check_labels(self.languages, tags_given(self.tags))
+        for label in languages:
+            text_location(text, split_label(label)[0])  # refuses a label without text
+        if self.counterfactuals:
+            languages = interp.text.with_counterfactuals(text, languages)
         self.on.check()
         if self.on.ray is not None and self.shard is not None:
             raise ValueError(
@@ -208,6 +230,7 @@ class Collect:
                 "--n-sentences and --special-tokens need --sentences with the sites to average, "
                 "such as --sentences pre."
             )
+        return languages
 
     def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
         text, bos = self.text or "babel", self.bos or "auto"
@@ -223,6 +246,7 @@ class Collect:
                 split=self.split,
                 held_out=0.5,
                 hygiene=self.hygiene,
+                tags=tags_given(self.tags),
             )
         return interp.read_corpora(
             text,
@@ -235,6 +259,7 @@ class Collect:
             split=self.split,
             held_out=0.5,
             hygiene=self.hygiene,
+            tags=tags_given(self.tags),
         )
 
 
@@ -317,7 +342,9 @@ def show_pieces(folder: Path) -> None:
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
     mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
-    say("language          tokens   firing rate  95 % interval")
+    names = {label: label_name(label) for label in stats.languages}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
     rows = zip(
         stats.languages,
         stats.tokens.sum(0).tolist(),
@@ -327,8 +354,16 @@ def show_stats(stats: "interp.FiringStats") -> None:
         strict=True,
     )
     for code, tokens, value, low, high in rows:
-        name = language(code).name
-        say(f"{code}  {name:<10}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+        name = f"{code:<{first}}  {names[code]:<{second}}"
+        say(f"{name}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+
+
+def tags_given(options: Sequence[str]) -> dict[str, str]:
+    """--tags poetry=en as a mapping; an empty tag says that the label is no language."""
+    pairs = [option.partition("=") for option in options]
+    if wrong := [label for label, sign, _ in pairs if not (label and sign)]:
+        raise ValueError(f"--tags takes LABEL=TAG, such as poetry=en, not {wrong[0]!r}.")
+    return {label: tag for label, _, tag in pairs}
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from interp.commands.common import (
 )
 from interp.commands.effects import read_selection
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import Memory, labels_in, memory_of
+from interp.commands.remembered import Memory, labels_of_task, memory_of
 from interp.results.words import Alike, Bos, Layers
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Lens:
 
 def two_of(prompts: str, memory: Memory) -> tuple[str, ...]:
     """The second and the first language that the prompts, and the run if there is one, have."""
-    known = labels_in(prompts)
+    known = labels_of_task(prompts)
     languages = [code for code in memory.recorded.get("languages", known) if code in known]
     if len(languages) < 2:
         raise ValueError(

@@ -22,7 +22,8 @@ from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Split
-from interp.text.languages import check_languages, language
+from interp.text.labels import check_labels
+from interp.text.languages import label_name
 
 
 def read_selection(path: Path) -> "interp.NeuronSelection":
@@ -126,7 +127,7 @@ class Deactivate:
         # Other text has no half that the run read.
         split = self.split or "all" if self.text else memory.take("split", self.split, "all")
         reading: dict[str, Any] = {
-            "languages": check_languages(
+            "languages": check_labels(
                 memory.take("languages", self.languages, selection.languages)
             ),
             "block_length": memory.take("block_length", self.block_length, 128),
@@ -210,7 +211,7 @@ class Bake:
         model, _ = open_model(self.choice, memory_of(self.neurons))
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
+        note = f"The neurons are those of {label_name(self.language)} in {self.neurons}."
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

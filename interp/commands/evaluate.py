@@ -20,7 +20,7 @@ from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.commands.tasks import check_items
 from interp.results.words import Bos, Normalize
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 if TYPE_CHECKING:
     import interp.evaluations.task_results
@@ -87,7 +87,7 @@ class Evaluate:
     def run(self) -> None:
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "evaluate")
-        codes = check_languages(memory.take("languages", self.languages, selection.languages))
+        codes = check_labels(memory.take("languages", self.languages, selection.languages))
         bos = memory.take("bos", self.bos, "auto")
         names = self.tasks
         if not names and self.choice.of(memory).model == "babel":

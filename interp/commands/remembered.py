@@ -126,7 +126,7 @@ def is_run(path: Path) -> bool:
     return bool(wanted) and not wanted.get("signs")
 
 
-def labels_in(source: str) -> tuple[str, ...]:
+def labels_of_task(source: str) -> tuple[str, ...]:
     """The labels of a text or task: the names of the files in its folder, in their order."""
     if source == "babel" or source.startswith("babel/"):
         return BABEL_LANGUAGES

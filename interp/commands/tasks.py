@@ -20,9 +20,9 @@ from interp.commands.common import (
 )
 from interp.commands.forecasts import of_attribution, of_counting
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import labels_in
+from interp.commands.remembered import labels_of_task
 from interp.results.words import Bos, FiresBy, Quantity
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 if TYPE_CHECKING:
     import pandas
@@ -88,7 +88,7 @@ class Share:
         from interp.runs.jobs import pool_for
 
         memory = self.choice.memory
-        languages = memory.take("languages", self.languages, labels_in(self.task))
+        languages = memory.take("languages", self.languages, labels_of_task(self.task))
         tasks = read_aligned(self.task, languages)
         bos = memory.take("bos", self.bos, "auto")
         out = self.out or (memory.source or Path("results")) / "share"
@@ -214,7 +214,7 @@ class Attribute:
 
     def run(self) -> None:
         memory = self.choice.memory
-        languages = memory.take("languages", self.languages, labels_in(self.task))
+        languages = memory.take("languages", self.languages, labels_of_task(self.task))
         tasks = read_aligned(self.task, languages, self.items)
         bos = memory.take("bos", self.bos, "auto")
         out = self.out or (memory.source or Path("results")) / "attribute"
@@ -280,7 +280,7 @@ def read_aligned(
         raise ValueError("Neurons are shared between languages: name two or more.")
     check_items(n_items)
     tasks = interp.text.align_tasks(
-        [interp.read_task(source, code) for code in check_languages(languages)]
+        [interp.read_task(source, code) for code in check_labels(languages)]
     )
     tasks = tuple(
         interp.text.Task(task.name, task.language, task.items[:n_items]) for task in tasks

@@ -202,7 +202,9 @@ class PerplexityMatrix(Saved):
         lines = [
             "Increase in nats per token, a language's neurons off (± half of the 95 % interval):"
         ]
-        lines += ["", "off  neurons  " + "".join(f"{code:>15}" for code in self.languages)]
+        width = max(4, *(len(label) + 1 for label in self.off))
+        head = f"{'off':<{width}} neurons  "
+        lines += ["", head + "".join(f" {code:>14.14}" for code in self.languages)]
         lines[-1] += "   random" + "    alike" * (self.rate_matched is not None)
         increase, control, alike = self.increase, self.control, self.rate_control
         for row, code in enumerate(self.off):
@@ -215,7 +217,7 @@ class PerplexityMatrix(Saved):
             shown = [control, alike] if self.rate_matched is not None else [control]
             beside = [math.nan if own is None else x.value[row, own].item() for x in shown]
             by_chance = " ".join("       -" if x != x else f"{x:+8.3f}" for x in beside)
-            lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{by_chance}")
+            lines.append(f"{code:<{width}}{self.neurons[row]:>8}  {cells}{by_chance}")
         dominance = self.diagonal()
         mean, test = dominance.mean, dominance.test
         return "\n".join(

@@ -30,7 +30,7 @@ from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-from interp.text.languages import naming_prompt
+from interp.text.languages import OPENINGS, language_of, naming_prompt
 from interp.text.reading import read_corpora, read_sentences
 from interp.text.sources import TextSource
 
@@ -148,6 +148,8 @@ def conditions_towards(
 ) -> list[Condition]:
     """For each language with an edit: its neurons, controls, its name, a residual push.
 
+    Labels that are no languages have no name that a prompt could give.
+
     The untouched model comes first. With `others_off`, neurons of other languages output zero,
     unless they are the target's too.
     """
@@ -160,14 +162,16 @@ def conditions_towards(
     conditions = [Condition(to="", name="no edit", prompt=prompt)]
     for code in edits:
         units, push = residual.towards(code, layer, strength)
-        named = naming_prompt(code) + prompt
         conditions += [
             Condition(to=code, name="neurons", changes=changes(selection, code), prompt=prompt),
             *(
                 Condition(to=code, name=name, changes=changes(neurons, code), prompt=prompt)
                 for name, neurons in controls.items()
             ),
-            Condition(to=code, name="named in prompt", prompt=named),
+        ]
+        if (opening := _opening(code)) is not None:
+            conditions.append(Condition(to=code, name="named in prompt", prompt=opening + prompt))
+        conditions += [
             Condition(
                 to=code,
                 name="residual stream",
@@ -176,6 +180,14 @@ def conditions_towards(
             ),
         ]
     return conditions
+
+
+def _opening(label: str) -> str | None:
+    """A line that announces text in the language, in the language itself if there is one."""
+    language = language_of(label)
+    if language is None:
+        return None
+    return naming_prompt(label, words="own" if language.code in OPENINGS else "english")
 
 
 def steer_towards(

@@ -20,9 +20,10 @@ from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
 from interp.runs.folder import read_plan
+from interp.selections.explanation import Explanation
 from interp.selections.neuron_selection import FORMAT, NeuronSelection
 from interp.selections.select import select_by_entropy
-from interp.text.languages import language
+from interp.text.languages import called, label_name
 
 INNER = ("pieces", "checkpoints", "history")
 """Folders inside a run's folder that hold parts of its results."""
@@ -60,7 +61,7 @@ def models_of(sections: Sequence[Section]) -> str:
         known = languages.setdefault(size, [])
         known += [code for code in run["languages"] if code not in known]
     return "\n\n".join(
-        f"Model: {size}. Languages: {', '.join(language(code).name for code in codes)}."
+        f"Model: {size}. {called(codes).capitalize()}: {', '.join(map(label_name, codes))}."
         for size, codes in languages.items()
     )
 
@@ -161,7 +162,7 @@ def firing_section(file: Path) -> Section:
     )
     frame = pandas.DataFrame(
         {
-            "language": [language(code).name for code in stats.languages],
+            "language": [label_name(code) for code in stats.languages],
             "code": stats.languages,
             "tokens": stats.tokens.sum(dim=0).tolist(),
             "firing rate": rate.value.tolist(),
@@ -192,7 +193,7 @@ def selection_section(file: Path) -> Section:
     counts = selection.counts()
     alone = selection.languages_per_neuron() == 1
     table: dict[str, Sequence[Any]] = {
-        "language": [language(code).name for code in selection.languages],
+        "language": [label_name(code) for code in selection.languages],
         "code": selection.languages,
         "neurons": list(counts.values()),
         "of no other": [int((selection[code] & alone).sum()) for code in selection.languages],
@@ -257,6 +258,8 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if kind.result == PerplexityMatrix.kind and stored.is_file():
         text += "\n\n" + own_against_others(PerplexityMatrix.load(stored))
+    if kind.result == Explanation.kind and stored.is_file():
+        text += "\n\n" + Explanation.load(stored).sentences()
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first

@@ -1,6 +1,7 @@
 from .agreement import predicted_agreement, text_for_agreement, until_stable
 from .change_file import edit_towards, read_changes
 from .comparison import on_common_units, overlaps
+from .explanation import Explanation, beyond_script, explain
 from .neuron_selection import jaccard_between
 from .select import select, selection_of
 from .stability import (
@@ -13,11 +14,14 @@ from .stability import (
 )
 
 __all__ = [
+    "Explanation",
     "Stability",
     "across_runs",
+    "beyond_script",
     "chance_jaccard",
     "edit_towards",
     "entropy_settings",
+    "explain",
     "jaccard_between",
     "measure_stability",
     "on_common_units",
