@@ -41,15 +41,12 @@ from interp.text.tasks import Item, Task
 from tests import test_examples, test_interventions, test_model
 from tests.campaigns.kills import LANGUAGES, blocks, made_up
 from tests.test_examples import examples, failures, methods, public
-from tests.test_model import classic_only, close, some_ids
+from tests.test_model import classic_only, close, every_architecture, some_ids
 from tests.tiny_models import D_MLP, N_LAYERS, PAD
 
 checkpoint, open_model, classic = test_model.checkpoint, test_model.open_model, test_model.classic
 namespace = test_examples.namespace
 some_moments, some_units = test_interventions.some_moments, test_interventions.some_units
-
-SEVERAL = ("llama", "gpt2", "bloom", "gemma2", "qwen3")
-"""Gated and not, with a norm after the MLP, with and without tied embeddings."""
 
 
 @pytest.fixture(params=["bridge", pytest.param("classic", marks=classic_only)])
@@ -308,7 +305,7 @@ def test_what_load_gives_is_frozen(open_model: Any):
 # ---------------------------------------------------------------- from caches
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@every_architecture
 def test_scores_of_a_backward_cache_are_those_of_text(name: str, checkpoint: Any, open_model: Any):
     check_scores(opened(checkpoint(name)), open_model(name))
 
@@ -347,7 +344,7 @@ def check_scores(bare: Any, model: NeuronModel) -> None:
         assert not torch.equal(gradients_at(cache, pos=-3), gradients)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@every_architecture
 def test_the_profile_of_caches_is_that_of_text(name: str, checkpoint: Any, open_model: Any):
     """From caches with gradients, of parallel prompts of different lengths."""
     bare, model = opened(checkpoint(name)), open_model(name)
