@@ -41,15 +41,12 @@ from interp.text.tasks import Item, Task
 from tests import test_examples, test_interventions, test_model
 from tests.campaigns.kills import LANGUAGES, blocks, made_up
 from tests.test_examples import examples, failures, methods, public
-from tests.test_model import classic_only, close, some_ids
+from tests.test_model import classic_only, close, every_architecture, some_ids
 from tests.tiny_models import D_MLP, N_LAYERS, PAD
 
 checkpoint, open_model, classic = test_model.checkpoint, test_model.open_model, test_model.classic
 namespace = test_examples.namespace
 some_moments, some_units = test_interventions.some_moments, test_interventions.some_units
-
-SEVERAL = ("llama", "gpt2", "bloom", "gemma2", "qwen3")
-"""Gated and not, with a norm after the MLP, with and without tied embeddings."""
 
 
 @pytest.fixture(params=["bridge", pytest.param("classic", marks=classic_only)])
@@ -252,6 +249,11 @@ def test_a_changed_model_is_wrapped_anew(bare: Any):
     assert as_model(bare).tokenizer is None
     bare.tokenizer = tokenizer
     assert as_model(bare) is not before
+    before = as_model(bare)
+    for parameter in bare.parameters():  # in place, as `.to` does
+        parameter.data = parameter.data.double()
+    assert as_model(bare) is not before
+    assert as_model(bare).fingerprint["dtype"] == "float64"
 
 
 def test_processed_weights_are_wrapped_anew_and_counted(checkpoint: Any):
@@ -287,6 +289,8 @@ def test_a_bare_model_can_still_be_trained(bare: Any):
     assert not as_model(bare).logits(some_ids()).requires_grad
     assert [parameter.requires_grad for parameter in bare.parameters()] == wanted
     assert all(parameter.grad is None for parameter in bare.parameters())
+    as_model(bare).run_with_cache(some_ids(), return_type="loss", incl_bwd=True)
+    assert bare.embed.W_E.grad is not None  # a model that is trained is not cut off from its input
     bare(some_ids(), return_type="loss").backward()
     assert any(parameter.grad is not None for parameter in bare.parameters())
 
@@ -302,13 +306,16 @@ def test_what_load_gives_is_frozen(open_model: Any):
     hooks = [(at, lambda gradient, hook: seen.append(gradient.clone()))]
     with model.hooks(bwd_hooks=hooks):
         model(some_ids(), return_type="loss").backward()
-    assert close(seen[0], cache["blocks.1.mlp.hook_post_grad"], 1e-7)
+    model.run_with_hooks(some_ids(), return_type="loss", bwd_hooks=hooks).backward()
+    for gradient in seen:
+        assert close(gradient, cache["blocks.1.mlp.hook_post_grad"], 1e-7)
+    assert len(seen) == 2
 
 
 # ---------------------------------------------------------------- from caches
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@every_architecture
 def test_scores_of_a_backward_cache_are_those_of_text(name: str, checkpoint: Any, open_model: Any):
     check_scores(opened(checkpoint(name)), open_model(name))
 
@@ -347,7 +354,7 @@ def check_scores(bare: Any, model: NeuronModel) -> None:
         assert not torch.equal(gradients_at(cache, pos=-3), gradients)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@every_architecture
 def test_the_profile_of_caches_is_that_of_text(name: str, checkpoint: Any, open_model: Any):
     """From caches with gradients, of parallel prompts of different lengths."""
     bare, model = opened(checkpoint(name)), open_model(name)
@@ -455,6 +462,36 @@ def test_the_last_token_is_before_the_padding(bare: Any):
             assert not close(alone, model(text)[0], 1e-3)
         left = model.run_with_hooks(texts, fwd_hooks=hooks, padding_side="left")
         assert close(left[0, -1], model.run_with_hooks(texts[0], fwd_hooks=hooks)[0, -1])
+
+
+def test_the_last_token_is_that_of_the_attention_mask(bare: Any):
+    model, ids = as_model(bare), some_ids(2, 8)
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    hooks = Change(some_units(N_LAYERS, D_MLP), deactivate, "last").hooks(model)
+    with torch.no_grad():
+        together = model.run_with_hooks(ids, fwd_hooks=hooks, attention_mask=mask)
+        alone = model.run_with_hooks(ids[:1, :5], fwd_hooks=hooks)
+    assert close(together[0, 4], alone[0, -1])
+    assert not close(alone, model(ids[:1, :5]), 1e-3)
+
+
+def test_a_hook_may_run_the_model_itself(bare: Any):
+    """The pass in which it runs still knows its prompt afterwards."""
+    model, ids = as_model(bare), some_ids(1, 8)
+    hooks = Change(some_units(N_LAYERS, D_MLP), deactivate, "last").hooks(model)
+    runs = []
+
+    def run_another(values: Tensor, hook: Any) -> None:
+        if not runs:
+            runs.append(hook.name)
+            model(some_ids(1, 3, seed=5))
+
+    first = (model.site(0, "resid_pre"), run_another)
+    with torch.no_grad():
+        wanted = model.run_with_hooks(ids, fwd_hooks=hooks)
+        assert close(model.run_with_hooks(ids, fwd_hooks=[first, *hooks]), wanted)
+    assert runs
 
 
 # ---------------------------------------------------------------- their hooks as conditions

@@ -165,14 +165,14 @@ class AsTransformerLens:
     def _not_padding(
         self, given: Any, settings: Mapping[str, Any]
     ) -> Bool[Tensor, "batch pos"] | None:
-        """False on the padding tokens at the end of each row; None: there is no padding."""
+        """False on padding tokens; None: there is no padding."""
         if isinstance(given, list) and len(given) > 1:
-            names = settings.keys() & {"prepend_bos", "padding_side"}
-            given = self.to_tokens(given, **{name: settings[name] for name in names})
+            side = {name: settings[name] for name in settings.keys() & {"padding_side"}}
+            given = self.to_tokens(given, **side)
         pad = getattr(self.bridge.tokenizer, "pad_token_id", None)
         if not isinstance(given, Tensor) or given.ndim != 2 or pad is None:
             return None
-        return (given != pad).flip(1).cumsum(dim=1).flip(1) > 0
+        return given != pad
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -23,7 +23,8 @@ from interp.prompts.alignment import (
     joined,
 )
 from interp.prompts.ending import Ending
-from interp.prompts.sweep import Recorded, Units, Values, record
+from interp.prompts.patch_paths import Units
+from interp.prompts.sweep import Recorded, Values, record
 from interp.results.words import Bos, Kind
 from interp.text.tokens import Prompt, n_added, prompt_ids
 

@@ -18,6 +18,9 @@ layer and token, with a function of the logits:
     result.value[0, 0, ..., 0]  # [layer, token]
     interp.plots.patching(result.to_frame())
 
+With `receivers`, such as the neurons of a language, it also shows what reaches the answer through
+them and what goes around them (`interp.prompts.patch_paths`).
+
 One call covers a source prompt and its controls, and several parts, layers and spans. The prompt is
 cut where the first of a few neighboring spans begins, and everything before it and below the first
 layer is computed once (`interp.prompts.ending`).
@@ -36,9 +39,10 @@ from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.alignment import At, is_prompt
 from interp.prompts.metrics import Metric, check_metric, measure
+from interp.prompts.patch_paths import Path, Route, Units, routes
 from interp.prompts.patch_sources import RecordedSources, Sources, record_sources, type_of
 from interp.prompts.patching_result import PatchingResult
-from interp.prompts.sweep import Patch, Sweep, Units, random_matching
+from interp.prompts.sweep import Patch, Sweep, random_matching
 from interp.prompts.targets import target_ids
 from interp.results.bars import tqdm
 from interp.results.words import Bos, Layers
@@ -71,6 +75,8 @@ def patch(
     generator: torch.Generator | None = None,
     max_positions: int = 512,
     bos: Bos = "auto",
+    receivers: Parts | None = None,
+    paths: Sequence[Path] = ("through", "around"),
 ) -> PatchingResult:
     """The target's answers, with each part of the source put in at each layer and each span.
 
@@ -82,12 +88,19 @@ def patch(
     far as the source would, in a random direction; and for every part that is a set of units, a
     part "random ..." of as many other units in each layer.
 
+    `receivers` are later units, given as `parts` are, through which the effect of a part may pass.
+    The result has one more part for each of them and each of `paths`: "resid_post through German",
+    what reaches the answer through these neurons; "around", what reaches it without them; "direct
+    to", what they read from the patched units with no attention or MLP between
+    (`interp.prompts.patch_paths`). With a `generator`, sets of units have random ones beside them.
+
     The answer depends only on the last token's residual stream after the last layer: patched there,
     the target always gives the source's answer. Patch earlier tokens (`at`) or earlier layers. A
     part without units in a layer leaves that layer unpatched. `bos` says what is put before text.
 
     Cost: each prompt once, and for each patch the tokens from its span to the end, in the layers
-    from its own up. `max_positions` bounds how many positions are in one pass.
+    from its own up; twice that for "through" and "direct to". `max_positions` bounds how many
+    positions are in one pass.
     In 16 bits, log probabilities are accurate to 0.01: load with dtype=torch.float32 for more.
 
     >>> source, target = "Der Tag nach Montag ist", "The day after Friday is"
@@ -107,6 +120,13 @@ def patch(
     >>> result = interp.patch(model, cache, corrupted, difference, parts, at="tokens")
     >>> result.value.shape == (1, 2, 6, len(model.encode(corrupted)), 1)
     True
+
+    How much of what an MLP writes reaches the answer through the neurons of German:
+
+    >>> german = {"German": neurons["de"]}
+    >>> result = interp.patch(model, source, target, answers, "mlp_out", receivers=german)
+    >>> result.parts
+    ('mlp_out', 'mlp_out through German', 'mlp_out around German')
     """
     model = as_model(model)
     if layers not in get_args(Layers):
@@ -121,6 +141,8 @@ def patch(
         answers = {"metric": answers}
     measured = _measured(model, target, answers)
     units = _units(model, parts, generator)
+    reached = {} if receivers is None else _units(model, receivers, generator)
+    followed = routes(model, units, reached, paths, layers)
     numbers = range(1 if layers == "all" else model.n_layers)
     with torch.no_grad():
         recorded = record_sources(model, sources, target, at, bos, units, generator, max_positions)
@@ -128,14 +150,14 @@ def patch(
         names = list(sources)
         if recorded.noise is not None:
             names, own = [*names, "noise"], [*own, torch.full_like(own[0], torch.nan)]
-        shape = (len(names), len(units), len(numbers), len(recorded.spans))
+        shape = (len(names), len(followed), len(numbers), len(recorded.spans))
         reach = [range(n, n + 1 if layers == "each" else model.n_layers) for n in numbers]
         patches = [
             Patch(source, part, row, span, reach[row])
             for source, part, row, span in product(*map(range, shape))
         ]
         ids = prompt_ids(model, target, bos)
-        swept = _swept(model, recorded, ids, units, patches, shape, measured, max_positions)
+        swept = _swept(model, recorded, ids, followed, patches, shape, measured, max_positions)
     if swept.unpatched.isnan().any() or (recorded.logits[0] is not None and own[0].isnan().any()):
         raise ValueError(
             f"{model.name} gives NaN after these prompts: weights may be damaged, or {model.dtype} "
@@ -147,7 +169,7 @@ def patch(
         unpatched=swept.unpatched,
         own=torch.stack(own),
         sources=tuple(names),
-        parts=tuple(units),
+        parts=tuple(followed),
         extent=layers,
         layers=tuple(numbers),
         spans=tuple(span.name for span in recorded.spans),
@@ -185,7 +207,7 @@ def _swept(
     model: NeuronModel,
     recorded: RecordedSources,
     target: Sequence[int],
-    units: Mapping[str, Units],
+    followed: Mapping[str, Route],
     patches: Sequence[Patch],
     shape: tuple[int, int, int, int],
     measured: Measured,
@@ -194,7 +216,7 @@ def _swept(
     """Run all patches of the target, and put each number at its index in the result."""
     sweep = Sweep(
         model,
-        list(units.values()),
+        list(followed.values()),
         recorded.values,
         recorded.spans,
         recorded.noise,

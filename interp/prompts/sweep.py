@@ -6,7 +6,7 @@ token and below its first layer is unchanged, so patches that begin near each ot
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce
@@ -17,13 +17,11 @@ from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.models.running import wide
 from interp.prompts.alignment import Span
-from interp.prompts.ending import Edit, Ending
+from interp.prompts.ending import Ending
+from interp.prompts.patch_paths import Action, Actions, Route, put
 from interp.results.words import Kind
 from interp.scores.baselines import random_units
 from interp.text.tokens import by_length, padded
-
-Units = Mapping[Kind, Bool[Tensor, "layer _"]]
-"""Units that are patched together, by site."""
 
 Values = Mapping[Kind, Sequence[Float[Tensor, "layer _ _"]]]
 """The values to write, by site and span: [layer, token of the span, unit]."""
@@ -41,25 +39,32 @@ class Patch(NamedTuple):
 
 
 class Sweep:
-    """Runs patches of one prompt, which write to any of `parts` from any of `values`."""
+    """Runs patches of one prompt, which write to the sender of any route from any of `values`."""
 
     def __init__(
         self,
         model: NeuronModel,
-        parts: Sequence[Units],
+        routes: Sequence[Route],
         values: Sequence[Values],
         spans: Sequence[Span],
         noise: Values | None = None,
         unpatched: Values | None = None,
     ) -> None:
         """With `noise`, random directions, there is one more source: it moves `unpatched` values as
-        far as the first source would, over the units of each part."""
-        self._model, self._parts, self._values, self._spans = model, parts, values, spans
+        far as the first source would, over the units of each sender."""
+        self._model, self._routes, self._values, self._spans = model, routes, values, spans
         self._noise, self._unpatched = noise, unpatched
         self._units = [
-            {site: [row.nonzero().flatten() for row in mask] for site, mask in part.items()}
-            for part in parts
+            {site: [row.nonzero().flatten() for row in mask] for site, mask in route.sender.items()}
+            for route in routes
         ]
+        kept_clean = {
+            site for route in routes if route.path == "around" for site in route.receivers
+        }
+        if any(route.path == "direct" for route in routes):
+            kept_clean |= {"attn_out", "mlp_out"}
+        self._clean: tuple[Kind, ...] = tuple(sorted(kept_clean))
+        """Sites whose unpatched values are needed."""
 
     def run(
         self, ids: Int[Tensor, " pos"], patches: Sequence[Patch], max_positions: int
@@ -67,9 +72,12 @@ class Sweep:
         """Batches of patches, their logits at the last token, and those of the unpatched prompt."""
         for first, chunk in self._chunks(patches, len(ids), max_positions):
             last = len(ids) - first
-            ending = Ending(self._model, ids, last)
+            ending = Ending(self._model, ids, last, self._clean)
             for batch in _batches(chunk, max_positions // last):
-                edits = self._edits(batch, first)
+                edits = self._actions(ending, batch, first, max_positions).edits()
+                if not edits:  # no units in these layers: run the prompt unpatched
+                    site = next(iter(self._routes[batch[0].part].sender))
+                    edits = {(site, batch[0].layers[0]): lambda values, variants: values}
                 for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
 
@@ -97,28 +105,64 @@ class Sweep:
             chunk = chunk + added
         yield begin, chunk
 
-    def _edits(self, batch: Sequence[Patch], offset: int) -> dict[tuple[Any, int], Edit]:
-        """The edits of a batch, at every site and layer that any of its patches writes to."""
-        writers: dict[tuple[Any, int], set[int]] = {}
+    def _actions(
+        self, ending: Ending, batch: Sequence[Patch], offset: int, max_positions: int
+    ) -> Actions:
+        """Each patch writes its sender, its receivers, or both, as its route says."""
+        received = self._received(ending, batch, offset, max_positions)
+        actions = Actions()
         for number, patch in enumerate(batch):
-            for site, units in self._units[patch.part].items():
-                for layer in patch.layers:
-                    if len(units[layer]):
-                        writers.setdefault((site, layer), set()).add(number)
-        if not writers:  # no units in these layers: run the prompt unpatched
-            writers = {(next(iter(self._parts[batch[0].part])), batch[0].layers[0]): set()}
+            route = self._routes[patch.part]
+            if route.path in (None, "around"):
+                self._patch(actions, number, patch, offset)
+            for site, layer, units in route.receivers_of(patch.layers):
+                if route.path == "around":
+                    values = ending.values[site][layer][:, units.to(self._model.device)]
+                else:
+                    values = received[number, site, layer]
+                actions.add(site, layer, number, put(values, units))
+        return actions
 
-        def edit_for(site: Kind, layer: int, patch_numbers: set[int]) -> Edit:
-            def edit(values: Tensor, numbers: Tensor) -> Tensor:
-                changed = values.clone()
-                for row, number in enumerate(numbers.tolist()):
-                    if number in patch_numbers:
-                        self._write(changed[row], batch[number], site, layer, offset)
-                return changed
+    def _received(
+        self, ending: Ending, batch: Sequence[Patch], offset: int, max_positions: int
+    ) -> dict[tuple[int, Kind, int], Float[Tensor, "pos _"]]:
+        """What receivers have while the sender is patched, by number of the patch, site and layer.
 
-            return edit
+        They need a pass of their own: the next one sets them to these values.
+        """
+        received: dict[tuple[int, Kind, int], Tensor] = {}
+        actions = Actions()
 
-        return {key: edit_for(*key, patch_numbers) for key, patch_numbers in writers.items()}
+        def keep(key: tuple[int, Kind, int], units: Tensor) -> None:
+            def action(row: Tensor) -> None:
+                received[key] = row[:, units.to(row.device)].clone()
+
+            actions.add(key[1], key[2], variant, action)
+
+        routed = [n for n, patch in enumerate(batch) if self._routes[patch.part].reads_receivers]
+        for variant, number in enumerate(routed):
+            patch = batch[number]
+            route = self._routes[patch.part]
+            self._patch(actions, variant, patch, offset)
+            if route.path == "direct":
+                for site, layer in route.held(patch.layers[0], self._model.n_layers):
+                    actions.add(site, layer, variant, put(ending.values[site][layer]))
+            for site, layer, units in route.receivers_of(patch.layers):
+                keep((number, site, layer), units)
+        for _ in ending.run(len(routed), actions.edits(), max_positions):
+            pass
+        return received
+
+    def _patch(self, actions: Actions, variant: int, patch: Patch, offset: int) -> None:
+        """Write the sender's units in each layer of the patch."""
+
+        def action(site: Kind, layer: int) -> Action:
+            return lambda row: self._write(row, patch, site, layer, offset)
+
+        for site, units in self._units[patch.part].items():
+            for layer in patch.layers:
+                if len(units[layer]):
+                    actions.add(site, layer, variant, action(site, layer))
 
     def _write(
         self, row: Float[Tensor, "pos unit"], patch: Patch, site: Kind, layer: int, offset: int
