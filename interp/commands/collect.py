@@ -1,5 +1,6 @@
 """The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -45,9 +46,6 @@ class Collect:
     For Babel by default its own sentences, "babel"."""
 
     languages: Labels = ()
-    """Labels: de, sr-Latn, poetry; by default all of the text.
-
-    languages: tuple[str, ...] = ()
     """Labels: de, sr-Latn, poetry; by default all of the text.
 
     All axes keep this order. LAPE depends on which labels are compared."""
