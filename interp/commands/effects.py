@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 import interp
 from interp.commands.common import (
@@ -24,6 +22,9 @@ from interp.commands.remembered import memory_of, out_for
 from interp.results.words import Bos, Split
 from interp.text.labels import check_labels
 from interp.text.languages import label_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def read_selection(path: Path) -> "interp.NeuronSelection":
@@ -49,7 +50,7 @@ def run_of(path: Path) -> "interp.Run":
         ) from None
 
 
-def rates_of(path: Path, selection: "interp.NeuronSelection") -> Tensor:
+def rates_of(path: Path, selection: "interp.NeuronSelection") -> "Tensor":
     """How often every neuron fires in the languages of the selection, in the run it is from."""
     if not selection.neurons_only:
         raise ValueError(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import interp
 from interp.commands.common import (
     ModelChoice,
-    bos_of,
     check_found_in,
+    open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
-from interp.commands.find import reopen
 from interp.commands.options import Positional
+from interp.commands.remembered import memory_of
 from interp.results.words import Bos, Tokens, Towards
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class Write:
 
     prompt: Positional[str]
     """What the texts continue; "" gives unconditional samples."""
+
+    choice: ModelChoice
+    """The model."""
 
     off: tuple[str, ...] = ()
     """Labels whose neurons are switched off, one after another."""
@@ -82,9 +85,6 @@ class Write:
     bos: Bos | None = None
     """What begins text; by default as in the run (auto, none, document, block)."""
 
-    model: str | None = None
-    """The model; by default that of the run."""
-
     out: Path | None = None
     """Also write the texts into this file (.csv)."""
 
@@ -92,11 +92,11 @@ class Write:
         if self.edit == "replace" and self.strength != 1:
             raise ValueError("--strength has no effect with --edit replace: leave it out.")
         selection = read_selection(self.neurons)
-        under = self.changes(selection)
-        model = self.open()
+        under, memory = self.changes(selection), memory_of(self.neurons)
+        bos = memory.take("bos", self.bos, "auto")
+        model, _ = open_model(self.choice, memory)
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        bos = bos_of(self.neurons, self.bos)
         prompt = interp.text.chat_prompt(model, self.prompt) if self.chat else self.prompt
         written = interp.evaluations.write_side_by_side(
             model,
@@ -148,9 +148,3 @@ class Write:
     def edit_towards(self, code: str) -> "interp.Edit":
         moments = run_of(self.neurons).moments
         return interp.selections.edit_towards(moments, code, self.edit, self.strength)
-
-    def open(self) -> "interp.NeuronModel":
-        """The model given, or that of the run."""
-        if self.model is not None:
-            return ModelChoice(model=self.model).open()
-        return reopen(run_of(self.neurons).provenance)

@@ -2,8 +2,8 @@
 
 Romanised text of a language uses nearly disjoint units (arXiv 2604.05090, ACL 2026), so what LAPE
 finds may be script. Here the neurons of a label are selected by LAPE on the text as it is. Then the
-label's text, and no other, is replaced by a counterfactual (`interp.text.KINDS`), and a neuron
-stays if it would still be selected, with the thresholds that were.
+label's text, and no other, is replaced by a counterfactual (`interp.text.counterfactuals.KINDS`),
+and a neuron stays if it would still be selected, with the thresholds that were.
 """
 
 from collections.abc import Mapping, Sequence

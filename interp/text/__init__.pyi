@@ -1,5 +1,5 @@
 from .chat import chat_prompt
-from .counterfactuals import KINDS, rewriter, split_label
+from .counterfactuals import rewriter, split_label
 from .distances import listed_distances, read_distances
 from .languages import naming_prompt
 from .reading import prompt_rows, with_counterfactuals
@@ -8,7 +8,6 @@ from .tasks import Item, Task, align_tasks, prompts_of, read_editing
 from .tokens import prompt_ids
 
 __all__ = [
-    "KINDS",
     "HubDataset",
     "Item",
     "Task",

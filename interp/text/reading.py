@@ -53,7 +53,7 @@ def read_corpora(
 
     `languages` are labels: tags of languages (`de`, `deu_Latn`, `sr-Latn`) or any other words under
     which the source has text (`poetry`), which `tags` can give a language: {"poetry": "en"}.
-    `ru~romanised` is the text of `ru`, rewritten; `interp.text.KINDS` lists what there is. The
+    `ru~romanised` is the text of `ru`, rewritten (`interp.text.counterfactuals.KINDS`). The
     documents of a shard are concatenated without padding; an incomplete last block is dropped.
     `bos` says what is put before each block or document (`interp.results.words.Bos`).
     `tokens` is the maximum per language: languages with less text give what they have. `document`
