@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import interp
-from interp.commands.collect import Collect, Merge, Status
+from interp.commands.collect import Collect, Merge, Status, Tidy
 from interp.commands.common import Doctor, say
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
@@ -96,7 +96,7 @@ class Babel:
 
 SECTIONS: dict[str, dict[str, type]] = {
     "First steps": {"demo": Demo, "doctor": Doctor, "plan": Plan, "babel": Babel},
-    "Reading text": {"collect": Collect, "merge": Merge, "status": Status},
+    "Reading text": {"collect": Collect, "merge": Merge, "status": Status, "tidy": Tidy},
     "Selecting neurons": {
         **{"find": Find, "compare": Compare, "stability": Stability, "explain": Explain},
         **{"import": Import, "export": Export},

@@ -369,7 +369,9 @@ def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, foun
 
 
 def test_effects_of_what_is_not_there_are_refused_in_a_sentence(place, found, tmp_path, capsys):
-    assert "interp find" in refused(["deactivate", str(tmp_path)], capsys)
+    assert "is not a run" in refused(["deactivate", str(tmp_path)], capsys)
+    missing = refused(["deactivate", str(found / "neurons-lap.json")], capsys)
+    assert f"Make it with: interp find {found}" in missing
     assert "--moments" in refused(["steer", str(copied(found, tmp_path)), *reading(place)], capsys)
     unknown = refused(["steer", str(found), *reading(place), "--to", "ja"], capsys)
     assert "not in this selection" in unknown

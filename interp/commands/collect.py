@@ -22,8 +22,8 @@ from interp.text.labels import check_labels
 from interp.text.languages import label_name
 from interp.text.sources import text_location
 
-_NOT_SETTINGS = ("shard", "out", "on")
-"""Options that change no result: who reads, which part, and into which folder."""
+_NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
+"""Options that change no result: who reads, which part, into which folder, and what stays there."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,12 @@ class Collect:
     shard: str | None = None
     """i/n: read only part i of n; then `interp merge`."""
 
+    keep_pieces: bool = False
+    """Keep the pieces after they are merged, to merge again.
+
+    By default they are deleted once the results are checked: they hold nothing else, and most of
+    the disk."""
+
     until_stable: float | None = None
     """Stop once predicted agreement reaches this Jaccard.
 
@@ -199,6 +205,8 @@ class Collect:
             )
         say_how_text_begins(model, corpora.bos)
         show_stats(stats)
+        if not self.keep_pieces and not self.sentences and (freed := run.tidy()):
+            say(f"The merged pieces are deleted ({freed / 1e6:,.1f} MB); --keep-pieces keeps them.")
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
     def check(self) -> tuple[str, ...]:
@@ -274,6 +282,26 @@ class Merge:
     def run(self) -> None:
         show_stats(interp.Run.open(self.run_folder).merge().firing)
         say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """Delete the pieces of finished runs, which their results hold too.
+
+    It merges the pieces once more and checks the results first. `interp collect` does so itself,
+    unless told to --keep-pieces. Runs with --sentences keep theirs: nothing else holds the means.
+
+        interp tidy runs/bloom runs/gemma
+    """
+
+    run_folders: Positional[tuple[Path, ...]]
+    """Folders given to `interp collect --out`."""
+
+    def run(self) -> None:
+        if not self.run_folders:
+            raise ValueError("There is nothing to tidy: name the folders of runs.")
+        for folder in self.run_folders:
+            say(f"{folder}: {interp.Run.open(folder).tidy() / 1e6:,.1f} MB are free again.")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from interp.counting.pieces import (
 )
 from interp.counting.run import Run, TemporaryFolder
 from interp.counting.stats import FiringStats
+from interp.counting.tidying import is_tidied
 from interp.counting.top_contexts import ContextsCounter
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
@@ -159,6 +160,8 @@ def collect(
     reading = _Reading(shared, corpora, keep, tokens_per_batch)
     reading.start(model, stops_early=stop_when is not None, settings=settings or {})
     pieces = in_order(corpora.n_shards, corpora.languages)[first - 1 :: n_parts]
+    if is_tidied(folder):
+        pieces = []
     # `stop_when` is called after each round; without it, all pieces are one round.
     per_round = len(corpora.languages) if stop_when is not None else max(1, len(pieces))
     bar = _bar(corpora, pieces, progress)
@@ -256,6 +259,9 @@ class _Piece:
     def read(self, model: NeuronModel, seen: Callable[[int], object] | None = None) -> None:
         """Write the piece's file unless a valid one exists; `seen` gets each batch's tokens."""
         seen = seen or _ignore
+        if is_tidied(self.folder):
+            seen(self.n_tokens)
+            return
         if self.path.exists():
             load_piece(self.path)
             seen(self.n_tokens)

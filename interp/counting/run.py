@@ -23,6 +23,7 @@ from interp.counting.pieces import (
 )
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats
+from interp.counting.tidying import is_tidied, remove_pieces
 from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
 from interp.results.bars import tqdm
@@ -292,7 +293,7 @@ class Run(Shown):
     # ------------------------------------------------------------ pieces
 
     def status(self) -> Progress:
-        """Which pieces are finished: those whose files exist."""
+        """Which pieces are finished: those whose files exist, or all if they were tidied away."""
         folder = self._folder
         plan = read_plan(folder)
         stop = folder / "stopped.json"
@@ -307,7 +308,8 @@ class Run(Shown):
                 f"{folder} is damaged: its run.json or stopped.json cannot be read ({error}). "
                 "Delete the damaged one and run the same command again; finished pieces are kept."
             ) from None
-        done = tuple(piece for piece in pieces if piece_path(folder, *piece).exists())
+        tidied = is_tidied(folder)
+        done = tuple(piece for piece in pieces if tidied or piece_path(folder, *piece).exists())
         finished = set(done)
         missing = tuple(piece for piece in pieces if piece not in finished)
         return Progress(done, missing, stopped_after)
@@ -321,7 +323,8 @@ class Run(Shown):
         """
         folder, state = self._folder, self.status()
         bad: dict[tuple[int, str], str] = {}
-        for piece in tqdm(state.done, "checking", unit="piece"):
+        on_disk = () if is_tidied(folder) else state.done
+        for piece in tqdm(on_disk, "checking", unit="piece"):
             try:
                 load_piece(piece_path(folder, *piece))
             except (ValueError, FileNotFoundError) as error:
@@ -349,12 +352,33 @@ class Run(Shown):
         plan, state = read_plan(folder), self.status()
         if state.missing:
             raise ValueError(self._unfinished(state))
+        if is_tidied(folder):
+            return self
         n_shards = plan["n_shards"] if state.stopped_after is None else state.stopped_after
         write_results(folder, plan, n_shards)
         remove_stale_locks(folder / LOCK_FOLDER)
         for name in PRODUCTS:
             self.__dict__.pop(name, None)  # results loaded earlier are out of date
         return self
+
+    def tidy(self) -> int:
+        """Delete the pieces, which the results hold too; returns the bytes that are free now.
+
+        It merges them once more and reads the results back first. Sentence means are kept in
+        pieces alone, so a run with them is refused.
+
+        >>> run = interp.collect(model, text, folder, progress=False)
+        >>> run.tidy() > 0, run.status(), run.firing.n_shards
+        (True, Progress(15 pieces done, 0 missing), 5)
+        """
+        if "sentence_means" in self.kept:
+            raise ValueError(f"{self._folder} keeps sentence means, which are in its pieces alone.")
+        if is_tidied(self._folder):
+            return 0
+        self.merge()
+        pieces = [piece_path(self._folder, *piece) for piece in self.status().done]
+        results = [self._path(name) for name in self.kept]
+        return remove_pieces(self._folder, pieces, results)
 
     # ------------------------------------------------------------ showing and refusing
 

@@ -53,7 +53,7 @@ class Outcome:
 
 
 def command(out: Path, *more: str) -> None:
-    cli.main(["collect", "--out", str(out), "--moments", *more])
+    cli.main(["collect", "--out", str(out), "--moments", "--keep-pieces", *more])
 
 
 def fork(work: Callable[[], Any], stderr: Path | None = None) -> int:

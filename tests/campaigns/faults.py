@@ -193,7 +193,7 @@ def interrupt_twice(bench: Bench, out: Path) -> Outcome:
             return read(self, model)
 
         cli.Collect.read = read_when_ready
-        sys.argv = ["interp", "collect", "--out", str(out), "--moments"]
+        sys.argv = ["interp", "collect", "--out", str(out), "--moments", "--keep-pieces"]
         cli.main()  # the program itself, which handles a second Ctrl-C differently
 
     child = fork(work, bench.stderr)
