@@ -43,18 +43,20 @@ def bare_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [each for each in font_manager.fontManager.ttflist if own in Path(each.fname).parents]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
     monkeypatch.setattr(fonts, "_learn_new_fonts", lambda: None)
+    monkeypatch.setattr(fonts, "_others", [])
+    monkeypatch.setattr(fonts, "_looked_for", set())
     fonts._characters.cache_clear()
 
 
 @pytest.mark.usefixtures("bare_fonts")
-def test_a_name_that_no_font_can_write_gives_way_to_the_code_with_one_warning():
+def test_if_no_font_can_write_a_name_all_are_codes_with_one_warning():
     table = profile_table().replace({"language": {"de": "العربية", "ja": "日本語"}})
     table = pd.concat([table, table.query("language == 'en'").assign(language="中文")])
     with pytest.warns(UserWarning, match="No installed font can write") as caught:
         ax = plots.layer_profile(table)
     assert len(caught) == 1
     assert "日本語 (Japanese), 中文 (Chinese)" in str(caught[0].message)
-    assert [each.get_label() for each in named(ax)] == ["en", "العربية", "ja", "zh"]
+    assert [each.get_label() for each in named(ax)] == ["en", "ar", "ja", "zh"]
     assert named(ax)[2].get_color() == LANGUAGES["ja"].color
 
 
@@ -73,6 +75,17 @@ def test_a_font_that_has_the_characters_is_used(tmp_path: Path):
     for each, name in ((bare, "bare"), (again, "again")):
         plots.save_figure(each.get_figure(root=True), tmp_path / name)
     assert (tmp_path / "bare.pdf").read_bytes() == (tmp_path / "again.pdf").read_bytes()
+
+
+@pytest.mark.usefixtures("bare_fonts")
+def test_a_font_of_any_maker_is_found_by_its_characters(tmp_path: Path):
+    for name, characters in (("Somebody's Latin", "abc"), ("Somebody's Gothic", "日本語")):
+        path = tmp_path / f"{name}.ttf"
+        make_font(path, name, characters)
+        font_manager.fontManager.addfont(path)
+    ax = plots.layer_profile(profile_table().replace({"language": {"ja": "日本語"}}))
+    assert [each.get_label() for each in named(ax)] == ["en", "de", "日本語"]
+    assert fonts.families() == [fonts.FIRST, "Somebody's Gothic"]
 
 
 def test_the_first_figure_has_fonts_that_came_after_matplotlib_made_its_list(

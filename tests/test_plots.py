@@ -1,8 +1,10 @@
 """Figures: what is on the Axes is what is in the table, and it fits the paper."""
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -141,16 +143,44 @@ def test_numbers_stay_within_their_cells():
 
 
 def test_overlap_is_below_the_diagonal_and_chance_above_in_whichever_order_pairs_come():
-    ax = plots.overlap(overlap_rows())
+    table = overlap_rows()
+    table.loc[table["other"] == "ja", "chance"] = 0.02
+    ax = plots.overlap(table)
     nan = math.nan
-    assert close(cells(ax), [[nan, 0.01, 0.01], [0.11, nan, 0.01], [0.03, 0.05, nan]])
+    assert close(cells(ax), [[nan, 0.01, 0.01], [0.11, nan, 0.02], [0.03, 0.05, nan]])
     bold = {each.get_text() for each in ax.texts if each.get_weight() == "bold"}
     assert bold == {"0.110", "0.050"}  # 0.03 is within chance
     assert all(each.get_style() == "normal" for each in ax.texts)
     fewer = plots.overlap(overlap_rows().assign(chance_low=0.035))  # 0.03 is now below it
     assert [each.get_text() for each in fewer.texts if each.get_style() == "italic"] == ["0.030"]
-    diagonal = {each.get_position()[0]: each.get_text() for each in ax.texts[-3:]}
-    assert diagonal == {0: "40", 1: "50", 2: "1,234"}
+    sizes = [each.get_text() for each in ax.get_yticklabels()]
+    assert sizes == ["en (40)", "de (50)", "ja (1,234)"]
+    assert plots.uniform_chance(table) is None
+
+
+def test_chance_that_is_the_same_for_all_is_a_number_for_the_caption():
+    assert plots.uniform_chance(overlap_rows()) == 0.01
+    assert np.isnan(cells(plots.overlap(overlap_rows()))[np.triu_indices(3)]).all()
+
+
+def test_many_languages_are_ordered_so_that_similar_ones_are_neighbors():
+    """Two families of languages, mixed in the table; a decoy is like no other."""
+    table = many_overlaps(12, lambda one, other: 0.4 if one % 2 == other % 2 else 0.02)
+    table.loc[(table["language"] == "L0") | (table["other"] == "L0"), "jaccard"] = 0.0
+    names = [each.get_text().split()[0] for each in plots.overlap(table).get_yticklabels()]
+    parity = [int(name[1:]) % 2 for name in names if name != "L0"]
+    assert sorted(names) == sorted(f"L{number}" for number in range(12))
+    assert sum(a != b for a, b in itertools.pairwise(parity)) == 1
+    assert names[0] == "L0" or names[-1] == "L0"
+
+
+def test_where_there_is_no_room_for_numbers_a_dot_says_what_is_as_by_chance():
+    table = many_overlaps(30, lambda one, other: 0.03 if {one, other} == {4, 7} else 0.3)
+    ax = plots.overlap(table)
+    assert not ax.texts
+    dots = [at for line in ax.lines for at in zip(*line.get_data(), strict=True)]
+    names = [each.get_text().split()[0] for each in ax.get_yticklabels()]
+    assert [{names[round(x)], names[round(y)]} for x, y in dots] == [{"L4", "L7"}]
 
 
 def test_a_pair_given_in_both_orders_is_refused():
@@ -218,10 +248,20 @@ def test_a_heat_map_of_patches_has_layers_across_and_a_row_for_each_token():
     assert [each.get_text() for each in ax.get_xticklabels()] == ["0", "1", "2", "3"]
     assert words(ax)[:2] == ["0.00", "\N{MINUS SIGN}0.50"]
     several = pd.concat([patching_table(), patching_table().assign(answer="Paris")])
-    ax = plots.patching(several.assign(extent="from"))
-    assert [each.get_text() for each in ax.get_yticklabels()][::3] == ["the, Rome", "the, Paris"]
-    assert ax.get_xlabel() == "Patched from this layer on"
-    assert ax.get_ylabel() == "Span, answer"
+    several.loc[several["answer"] == "Paris", "change"] *= -2
+    panels = plots.patching(several.assign(extent="from")).get_figure(root=True).axes[:2]
+    assert close(cells(panels[1]), -2 * cells(ax))
+    assert close(cells(panels[0]), cells(ax))
+    assert panels[0].collections[0].norm is panels[1].collections[0].norm
+    for panel, answer in zip(panels, ("Rome", "Paris"), strict=True):
+        assert panel.get_ylabel() == f"Span\n(answer: {answer})"
+        assert [each.get_text() for each in panel.get_yticklabels()] == ["the", "cat", "the"]
+    assert panels[1].get_xlabel() == "Patched from this layer on"
+    _, mine = plt.subplots()
+    with pytest.raises(ValueError, match="give the rows of one of Rome, Paris"):
+        plots.patching(several, mine)
+    long = plots.patching(patching_table().replace({"span": {"cat": "<|start_header_id|>"}}))
+    assert [each.get_text() for each in long.get_yticklabels()][1] == "<|start_heade…"
     many = pd.concat([patching_table().assign(layer=lambda rows, n=n: 4 * n + rows["layer"])
                       for n in range(20)])  # fmt: skip
     ax = plots.patching(many)
@@ -293,7 +333,7 @@ def test_sums_of_categories_are_means_over_languages_from_least_to_largest():
     table = sums_table()
     ax = plots.attribution_sums(table.sample(frac=1, random_state=1))
     assert [each.get_label() for each in named(ax)] == list(CATEGORIES)
-    for name, (ink, _) in CATEGORIES.items():
+    for name, ink in CATEGORIES.items():
         over = table[table["category"] == name].groupby("layer")["value"]
         assert close(drawn(ax, name), over.mean())
         assert close(strokes(ax, ink), list(zip(over.min(), over.max(), strict=True)))
@@ -342,12 +382,15 @@ def test_sizes_stand_side_by_side_from_none_to_most():
 @every_figure
 def test_figures_fit_a_column_and_nothing_is_cut_off(name: str):
     ax = plots.FIGURES[name](TABLES[name]())
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    fits(ax.get_figure(root=True))
+
+
+def fits(figure: Any) -> None:
     assert figure.get_figwidth() in (plots.SINGLE, plots.DOUBLE)
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
+    assert height <= 9.5
     assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01
 
 
@@ -372,7 +415,7 @@ def test_a_legend_of_keys_alone_is_there_once():
 
 
 def test_rows_of_a_legend_are_even_and_wide_letters_count_as_wide():
-    font = FontProperties(size=7)
+    font = FontProperties(size=7.0)
     labels = ["silent", "specific", "partly shared", "all shared"]
     found = [style._columns(labels, font, float(room)) for room in range(30, 400, 5)]
     assert found == sorted(found)
@@ -392,10 +435,111 @@ def test_every_language_has_its_own_color_and_marker():
     assert len({marker for _, marker in looks.values()}) == 3
 
 
-def test_with_many_layers_markers_are_few_and_no_layer_is_left_out():
-    ax = plots.layer_profile(profile_table(40))
-    assert all(len(each.get_ydata()) == 40 for each in named(ax))
-    assert {each.get_markevery() for each in named(ax)} == {(0, 3), (1, 3), (2, 3)}
+def test_a_line_has_markers_on_every_layer_or_on_none():
+    few = named(plots.layer_profile(profile_table(24)))
+    assert {each.get_marker() for each in few} == {"o", "s", "^"}
+    assert all(each.get_markevery() is None for each in few)
+    many = named(plots.layer_profile(profile_table(25)))
+    assert {each.get_marker() for each in many} == {""}
+    assert len({str(each.get_linestyle()) for each in many}) == 3  # told apart in gray
+    assert all(len(each.get_ydata()) == 25 for each in many)
+
+
+def many_overlaps(n: int, jaccard: Callable[[int, int], float]) -> pd.DataFrame:
+    chance = {"chance": 0.02, "chance_low": 0.0, "chance_high": 0.05}
+    return pd.DataFrame(
+        {"language": f"L{one}", "other": f"L{other}", "common": 9, **chance}
+        | {"jaccard": 1.0 if one == other else jaccard(one, other)}
+        for one, other in itertools.combinations_with_replacement(range(n), 2)
+    )
+
+
+def with_labels(table: pd.DataFrame, n: int, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of the first label, or pair of labels, for `n` labels instead."""
+    first = table[(table[list(columns)] == "en").all(axis=1)]
+    labels = itertools.product(range(n), repeat=len(columns))
+    parts = [
+        first.assign(**{c: f"L{number}" for c, number in zip(columns, numbers, strict=True)})
+        for numbers in labels
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+LABELED = {
+    "layer_profile": ("language",),
+    "loss_against_fraction": ("language",),
+    "curve_of_training": ("language",),
+    "language_switching": ("to",),
+    "switching_against_size": ("to",),
+    "accuracy_lost": ("language", "off"),
+    "perplexity_matrix": ("off", "read"),
+}
+VALUES = {
+    "layer_profile": "neurons",
+    "loss_against_fraction": "own_minus_others",
+    "curve_of_training": "increase",
+    "language_switching": "good",
+    "switching_against_size": "good",
+    "accuracy_lost": "drop",
+    "perplexity_matrix": "increase",
+}
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_many_labels_are_a_heat_map_of_the_same_numbers(name: str):
+    """A number of its own in every cell, and a row for each label in the order of the table."""
+    table = TABLES[name]()
+    if "task" in table:
+        table = table[table["task"] == "facts"]
+    if "en" not in set(table[LABELED[name][0]]):
+        table = table.replace({"de": "en"})
+    table = with_labels(table, 9, LABELED[name])
+    table[VALUES[name]] = np.arange(len(table)) / len(table)
+    ax = plots.FIGURES[name](table)
+    shown = cells(ax)
+    assert sorted(shown.ravel().tolist()) == pytest.approx(sorted(table[VALUES[name]]))
+    rows = "off" if "off" in table else LABELED[name][0]
+    first = table[table[rows] == "L0"][VALUES[name]]
+    assert sorted(shown[0].tolist()) == pytest.approx(sorted(first))
+    labels = [each.get_text().split()[0] for each in ax.get_yticklabels()]
+    assert labels == [f"L{number}" for number in range(9)]
+    assert not ax.get_legend()
+    (key_of_colors,) = (each for each in ax.get_figure(root=True).axes if each is not ax)
+    assert key_of_colors.get_xlabel()
+
+
+@pytest.mark.parametrize("n", [22, 100])
+@pytest.mark.parametrize("name", LABELED)
+def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: int):
+    table = TABLES[name]()
+    if "en" not in set(table[LABELED[name][0]]):
+        table = table.replace({"de": "en"})
+    fits(plots.FIGURES[name](with_labels(table, n, LABELED[name])).get_figure(root=True))
+
+
+@pytest.mark.parametrize("width", [2.5, 3.3, 5.5])
+@every_figure
+def test_a_figure_has_the_width_and_the_font_of_the_paper(name: str, width: float):
+    with plots.on_paper(width=width, font="DejaVu Serif", size=7.0):
+        ax = plots.FIGURES[name](TABLES[name]())
+    figure = ax.get_figure(root=True)
+    assert figure.get_figwidth() == width
+    assert ax.yaxis.label.get_fontsize() == 7
+    assert ax.yaxis.label.get_fontname() == "DejaVu Serif"
+    after = plots.FIGURES[name](TABLES[name]())
+    assert after.yaxis.label.get_fontsize() == 8
+    assert after.yaxis.label.get_fontname() == "DejaVu Sans"
+
+
+def test_a_font_that_is_not_installed_is_refused():
+    with (
+        pytest.raises(ValueError, match="No font 'DejaVu Serrif' is installed"),
+        plots.on_paper(font="DejaVu Serrif"),
+    ):
+        pass
+    for wrong in ({"width": 0.1}, {"size": 100.0}):
+        with pytest.raises(ValueError, match="give"), plots.on_paper(**wrong):
+            pass
 
 
 def test_an_axes_of_the_caller_is_used_and_keeps_the_caller_s_style():

@@ -15,9 +15,10 @@ from interp.plots.curves import (
     sharing,
 )
 from interp.plots.files import FIGURES, read_table, redraw, save, save_figure
-from interp.plots.matrices import moved_by_layer, overlap, patching, perplexity_matrix
+from interp.plots.layers import moved_by_layer, patching
+from interp.plots.matrices import overlap, perplexity_matrix, uniform_chance
 from interp.plots.methods import method_comparison, stability_against_tokens
-from interp.plots.style import DOUBLE, SINGLE, own_style
+from interp.plots.style import DOUBLE, SINGLE, on_paper, own_style
 from interp.plots.switching import language_switching, switching_against_size
 from interp.plots.tables import best_of_each_size, with_names
 from interp.plots.tasks import accuracy_lost
@@ -38,6 +39,7 @@ __all__ = [
     "loss_against_fraction",
     "method_comparison",
     "moved_by_layer",
+    "on_paper",
     "overlap",
     "own_style",
     "patching",
@@ -49,5 +51,6 @@ __all__ = [
     "sharing",
     "stability_against_tokens",
     "switching_against_size",
+    "uniform_chance",
     "with_names",
 ]

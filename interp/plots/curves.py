@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from interp.plots import fonts
+from interp.plots.cells import label_map
 from interp.plots.style import (
-    DOUBLE,
+    MOST_LINES,
+    MOST_MARKERS,
+    MOST_MARKS,
     SINGLE,
-    SMALL,
     Table,
     by_language,
     canvas,
@@ -21,23 +23,27 @@ from interp.plots.style import (
     key,
     legend_above,
     line,
+    look_of,
     numbers,
+    small,
     zero_line,
 )
 
 CATEGORIES = {
-    "silent": ("#949494", "o"),
-    "specific": ("#d55e00", "s"),
-    "partly shared": ("#56b4e9", "^"),
-    "all shared": ("#0b3c6f", "D"),
+    "silent": "#949494",
+    "specific": "#d55e00",
+    "partly shared": "#56b4e9",
+    "all shared": "#0b3c6f",
 }
-"""Color and marker of each category of sharing."""
+"""Color of each category of sharing."""
 
 BASELINES: dict[str, dict[str, Any]] = {
     "independent": {"linestyle": "--", "linewidth": 0.9},
     "interchangeable": {"linestyle": ":", "linewidth": 0.9},
 }
 """Line style of each chance baseline, by column."""
+
+_HEIGHT = 2.5  # inches
 
 _PIVOT: dict[str, Any] = {"linestyle": "--", "marker": "", "linewidth": 0.9}
 
@@ -46,16 +52,19 @@ def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How many neurons of each language are in each layer.
 
     From `NeuronSelection.layer_frame()`: columns layer, language, neurons, low, high. Without low
-    and high no interval is drawn.
+    and high no interval is drawn. Too many lines to follow, as of more
+    than eight languages, are a heat map instead, without intervals.
     """
     table = check(
         frame, "layer_profile", ("layer", "language"), ("neurons", "layer", "low", "high")
     )
+    if _many(table, "language"):
+        return _map(table, "layer", "neurons", "Neurons of the language", ax)
     n_layers, has_interval = table["layer"].nunique(), bool(table["low"].notna().any())
     in_layers = table.sort_values("layer", kind="stable")
-    with canvas(ax, *_size(n_layers)) as ax:
+    with canvas(ax, SINGLE, _HEIGHT) as ax:
         for rows, offset, look in by_language(in_layers, n_points=n_layers):
-            x = numbers(rows, "layer") + offset * 0.3 * has_interval
+            x = numbers(rows, "layer") + offset * 0.5 * has_interval
             interval = numbers(rows, "low"), numbers(rows, "high")
             line(ax, x, numbers(rows, "neurons"), interval, **look)
         ax.set(xlabel="Layer", ylabel="Neurons of the language")
@@ -74,21 +83,22 @@ def attribution_sums(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     values = ("value", "layer")
     table = check(frame, "attribution_sums", ("language", "layer", "category"), values)
     n_layers = table["layer"].nunique()
-    with canvas(ax, *_size(n_layers)) as ax:
-        for number, (name, (ink, marker)) in enumerate(CATEGORIES.items()):
+    with canvas(ax, SINGLE, _HEIGHT) as ax:
+        for number, (name, ink) in enumerate(CATEGORIES.items()):
             rows = table[table["category"] == name]
             means = rows.groupby("layer")["value"].agg(["mean", "min", "max"]).reset_index()
             if len(means):
                 ends = numbers(means, "min"), numbers(means, "max")
-                x = numbers(means, "layer") + 0.1 * (number - 1.5)
-                look = {"color": ink, "marker": marker, "label": name}
-                look["markevery"] = 1 + n_layers // 16
+                apart = 0.1 * (n_layers <= MOST_MARKERS)
+                x = numbers(means, "layer") + apart * (number - 1.5)
+                look = {"color": ink, "label": name, **look_of(number, n_layers)}
                 line(ax, x, numbers(means, "mean"), ends, **look)
         zero_line(ax)
         quantity = in_order(table["quantity"])[0] if "quantity" in table else "quantity"
         ax.set(xlabel="Layer", ylabel=f"Contribution to the answer\n({quantity})")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_above(ax, [key("mean over languages, min to max", marker="|", markersize=7)])
+        few = {"marker": "|", "markersize": 7} if n_layers <= MOST_MARKERS else {}
+        legend_above(ax, [key("mean over languages, min to max", **few)])
     return ax
 
 
@@ -102,6 +112,8 @@ def loss_against_fraction(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(frame, "loss_against_fraction", ("fraction", "language"), values)
     if (table["fraction"] <= 0).any():
         raise ValueError("Column fraction has values of zero or less: give shares of all neurons.")
+    if _many(table, "language"):
+        return _fraction_map(table, ax)
     with canvas(ax, SINGLE, 2.6) as ax:
         for rows, offset, look in by_language(table.sort_values("fraction", kind="stable")):
             x = numbers(rows, "fraction") * np.exp(offset * 0.12)
@@ -120,16 +132,14 @@ def loss_against_fraction(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="Share of all neurons selected (%)")
         ax.set_ylabel("Own rise minus others'\n(nats per token)")
         note: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
-        note |= {"fontsize": SMALL - 0.5, "alpha": 0.65, "xycoords": ax.get_xaxis_transform()}
+        note |= {"fontsize": small() - 0.5, "alpha": 0.65, "xycoords": ax.get_xaxis_transform()}
         for fraction in fractions:
-            p = float(table.loc[table["fraction"] == fraction, "p_of_all"].iloc[0])
-            text = f"{p:.2g}" if p >= 0.0001 else "<0.0001"
-            ax.annotate(text, (fraction, 1), **note)
+            ax.annotate(_p_of(table, fraction), (fraction, 1), **note)
         note |= {"xytext": (-4, 3), "ha": "right", "xycoords": "axes fraction"}
         ax.annotate("p =", (0, 1), **note)
         own = key("own loss rises most", marker="o", linestyle="")
         other = key("another loss rises more", marker="o", linestyle="", markerfacecolor="none")
-        legend_above(ax, [own, other], points=11.0)
+        legend_above(ax, [own, other], above=11.0)
     return ax
 
 
@@ -141,6 +151,12 @@ def curve_of_training(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     values = ("increase", "tokens", "increase_low", "increase_high", "random")
     table = check(frame, "curve_of_training", ("tokens", "language"), values)
+    if _many(table, "language"):
+        millions = table.assign(tokens=table["tokens"] / 1e6)
+        ticks = [f"{tokens:g}" for tokens in dict.fromkeys(millions["tokens"])]
+        xlabel = "Training tokens (millions)"
+        rise = "Rise of own loss (nats per token)"
+        return _map(millions, "tokens", "increase", rise, ax, xlabel=xlabel, ticks=ticks)
     span = float(table["tokens"].max() - table["tokens"].min()) / 1e6
     dotted = {"linestyle": ":", "marker": "", "label": "_random", "linewidth": 0.9}
     with canvas(ax, SINGLE, 2.5) as ax:
@@ -170,12 +186,14 @@ def sharing(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             f"{', '.join(unknown)} is not a category of sharing: give {', '.join(CATEGORIES)}."
         )
     n_layers = table["layer"].nunique()
-    with canvas(ax, *_size(n_layers)) as ax:
-        for name, (ink, marker) in CATEGORIES.items():
+    with canvas(ax, SINGLE, _HEIGHT) as ax:
+        for number, (name, ink) in enumerate(CATEGORIES.items()):
             rows = table[table["category"] == name].sort_values("layer")
             x, interval = numbers(rows, "layer"), (numbers(rows, "low"), numbers(rows, "high"))
-            look = {"color": ink, "marker": marker, "label": name}
-            line(ax, x, numbers(rows, "share"), interval, markevery=1 + n_layers // 16, **look)
+            look = {"color": ink, "label": name, **look_of(number, n_layers), "linestyle": "-"}
+            if n_layers > MOST_MARKERS:  # the styles of lines are those of the baselines
+                look["linewidth"] = 0.6 + 0.55 * number
+            line(ax, x, numbers(rows, "share"), interval, **look)
             for column, dash in BASELINES.items():
                 ax.plot(x, numbers(rows, column), color=ink, label=f"_{name} {column}", **dash)
         ax.set(xlabel="Layer", ylabel="Share of neurons")
@@ -192,19 +210,22 @@ def lens(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     From `Lens.to_frame()`: one line for each language of the answer. From the lens.csv of
     experiments/lens_by_language.py, whose column asked_in is the language of the prompts: two lines
-    for each, the answer in that language and in the pivot.
+    for each, the answer in that language and in the pivot. More than eight languages are a heat
+    map, without intervals; answers in the pivot are its last rows.
     """
     keys = ("asked_in", "language", "layer") if "asked_in" in frame else ("language", "layer")
     table = check(frame, "lens", keys, ("probability", "layer", "low", "high"))
     table = table.sort_values("layer", kind="stable")
     n_layers = table["layer"].nunique()
     asked = "asked_in" in table
-    with canvas(ax, *_size(n_layers)) as ax:
+    if _many(table, keys[0]):
+        return _map(_answers(table, asked), "layer", "probability", "Probability of the answer", ax)
+    with canvas(ax, SINGLE, _HEIGHT) as ax:
         for rows, offset, look in by_language(table, keys[0], n_layers):
             own = rows["language"] == rows[keys[0]]
             for part, extra in ((rows[own], {}), (rows[~own], _PIVOT | {"label": "_pivot"})):
                 if len(part):
-                    x = numbers(part, "layer") + offset * 0.3
+                    x = numbers(part, "layer") + offset * 0.5
                     interval = numbers(part, "low"), numbers(part, "high")
                     line(ax, x, numbers(part, "probability"), interval, **{**look, **extra})
         ax.set(xlabel="Layer", ylabel="Probability of the answer")
@@ -221,5 +242,48 @@ def _pivot_name(table: Table) -> str:
     return f"in the pivot, {fonts.shown(pivots)[0]}" if len(pivots) == 1 else "in the pivot"
 
 
-def _size(n_layers: int) -> tuple[float, float]:
-    return (SINGLE if n_layers <= 40 else DOUBLE), 2.5
+# ---------------------------------------------------------------- many labels
+
+
+def _many(table: Table, column: str) -> bool:
+    """Whether the lines of the labels could not be followed."""
+    return table[column].nunique() > MOST_LINES or len(table) > MOST_MARKS
+
+
+def _map(
+    table: Table,
+    x: str,
+    value: str,
+    quantity: str,
+    ax: Axes | None,
+    xlabel: str = "Layer",
+    ticks: list[str] | None = None,
+    dot: str = "",
+) -> Axes:
+    extra: dict[str, Any] = {"xlabel": xlabel, "ticks": ticks, "dot": dot}
+    return label_map(table, x, value, ax, column="language", quantity=quantity, **extra)
+
+
+def _fraction_map(table: Table, ax: Axes | None) -> Axes:
+    """With a dot where another language's loss rises more, and the p-values below the shares."""
+    fractions = sorted(table["fraction"].unique().tolist())
+    ticks = [f"{100 * fraction:g}\n{_p_of(table, fraction)}" for fraction in fractions]
+    quantity = "Own rise minus others' (nats per token)"
+    xlabel = "Share of all neurons selected (%)\nand p of the mean over languages"
+    ordered = table.sort_values("fraction", kind="stable")
+    look: dict[str, Any] = {"xlabel": xlabel, "ticks": ticks, "dot": "largest_in_row"}
+    return _map(ordered, "fraction", "own_minus_others", quantity, ax, **look)
+
+
+def _p_of(table: Table, fraction: float) -> str:
+    p = float(table.loc[table["fraction"] == fraction, "p_of_all"].iloc[0])
+    return f"{p:.2g}" if p >= 0.0001 else "<0.0001"
+
+
+def _answers(table: Table, asked: bool) -> Table:
+    """One row per label: answers in the prompt's language, then those in the pivot."""
+    if not asked:
+        return table
+    own = table["language"] == table["asked_in"]
+    named = table["asked_in"].where(own, table["asked_in"] + " \N{RIGHTWARDS ARROW} pivot")
+    return pd.concat([table.assign(language=named)[own], table.assign(language=named)[~own]])

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.plots import curves, matrices, methods, switching, tasks, what_stays
+from interp.plots import curves, layers, matrices, methods, switching, tasks, what_stays
 from interp.plots.style import own_style
 from interp.results import artifacts
 
@@ -20,8 +20,8 @@ FIGURES: dict[str, Draw] = {
     for draw in (
         matrices.perplexity_matrix,
         matrices.overlap,
-        matrices.patching,
-        matrices.moved_by_layer,
+        layers.patching,
+        layers.moved_by_layer,
         curves.layer_profile,
         curves.attribution_sums,
         curves.loss_against_fraction,

@@ -1,5 +1,6 @@
 """Fonts for the names of languages, and codes for names that no installed font can write."""
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -28,11 +29,44 @@ FALLBACKS = (
 macOS, Windows and Linux."""
 
 
+_others: list[str] = []
+"""Further installed fonts, which labels of this process needed."""
+
+
 def families() -> list[str]:
-    """The first font and the installed fallbacks."""
+    """The first font, the installed fallbacks, and others that labels needed."""
     _learn_new_fonts()
     known = set(font_manager.fontManager.get_font_names())
-    return [FIRST, *(name for name in FALLBACKS if name in known)]
+    return [FIRST, *(name for name in FALLBACKS if name in known), *_others]
+
+
+def find_fonts_for(labels: Sequence[str]) -> None:
+    """Look through all installed fonts, of any maker, for characters that the usual ones lack."""
+    for label in labels:
+        lacking = _lacking(label)
+        if lacking and not lacking & _looked_for:
+            _looked_for.update(lacking)
+            for family in sorted(font_manager.fontManager.get_font_names()):
+                if not family.startswith(_BOXES) and lacking <= _characters(family):
+                    _others.append(family)
+                    break
+
+
+_BOXES = "Last Resort"
+"""Comes with matplotlib too: a box for every character."""
+
+_looked_for: set[int] = set()
+"""Characters that were looked for in all fonts."""
+
+
+def check_installed(family: str) -> None:
+    """Refuse a font that is not installed."""
+    _learn_new_fonts()
+    known = font_manager.fontManager.get_font_names()
+    if family not in known:
+        near = difflib.get_close_matches(family, known, n=3)
+        perhaps = f" Similar ones are {', '.join(near)}." if near else ""
+        raise ValueError(f"No font {family!r} is installed.{perhaps}")
 
 
 def named(text: str) -> Language | None:
@@ -41,30 +75,24 @@ def named(text: str) -> Language | None:
 
 
 def shown(labels: Sequence[str]) -> list[str]:
-    """The labels, with a language's code instead of a name that no font can write.
+    """The labels; if no font can write one of the names, the codes of all languages.
 
-    One warning lists all replaced names, and another all labels that have no code.
+    One warning lists the languages whose names cannot be written, and another all other labels.
     """
-    replaced, unwritten, result = [], [], []
-    for label in labels:
-        known = named(label)
-        if can_write(label):
-            result.append(label)
-        elif known is None:
-            unwritten.append(label)
-            result.append(label)
-        else:
-            replaced.append(f"{label} ({known.name})")
-            result.append(known.code)
-    for names, instead in ((replaced, "codes"), (unwritten, "boxes")):
-        if names:
+    languages = {label: named(label) for label in labels}
+    lacking = [label for label in labels if not can_write(label)]
+    names = [f"{label} ({row.name})" for label in lacking if (row := languages[label])]
+    others = [label for label in lacking if languages[label] is None]
+    for unwritten, instead in ((names, "codes instead of names"), (others, "boxes instead")):
+        if unwritten:
             warnings.warn(
-                f"No installed font can write {', '.join(names)}: the figure shows {instead} "
-                "instead. Install Noto fonts (Debian: fonts-noto-cjk, fonts-noto-core) to see the "
-                "names.",
+                f"No installed font can write {', '.join(unwritten)}: the figure shows {instead}. "
+                "Install Noto fonts (Debian: fonts-noto-cjk, fonts-noto-core) to see them.",
                 stacklevel=2,
             )
-    return result
+    if not names:
+        return list(labels)
+    return [row.code if (row := languages[label]) else label for label in labels]
 
 
 def can_write(text: str) -> bool:

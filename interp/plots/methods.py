@@ -12,7 +12,6 @@ from interp.plots.style import (
     DOUBLE,
     MARKERS,
     SINGLE,
-    SMALL,
     Table,
     canvas,
     check,
@@ -21,6 +20,7 @@ from interp.plots.style import (
     legend_above,
     line,
     numbers,
+    small,
 )
 
 INK, GRAY = "#0b3c6f", "#8a8a8a"
@@ -48,25 +48,25 @@ def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             rows = table[table["measure"] == measure]
             start = number * (_WIDTH + _GAP)
             ticks |= _panel(ax, rows, methods, start)
-            ax.text(start, len(methods) - 0.3, measure, va="bottom", fontsize=SMALL + 0.5)
+            ax.text(start, len(methods) - 0.3, measure, va="bottom", fontsize=small() + 0.5)
         for row in range(0, len(methods), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
         ax.set_yticks(range(len(methods)), methods[::-1])
         ax.set_xticks(list(ticks), list(ticks.values()))
         ax.tick_params(axis="y", length=0)
-        ax.tick_params(axis="x", labelsize=SMALL)
+        ax.tick_params(axis="x", labelsize=small())
         ax.spines[["left", "bottom"]].set_visible(False)
         edge = len(measures) * (_WIDTH + _GAP) - _GAP
         ax.set(xlim=(-0.04, edge + 0.06), ylim=(-0.5, len(methods) - 0.5))
         look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": INK}
         control: dict[str, Any] = {"linestyle": "", "marker": "|", "color": GRAY}
-        points = 4.0 + n_lines * (SMALL + 0.5) * 1.35
+        above = 4.0 + n_lines * (small() + 0.5) * 1.35
         for handle in (
             key("chosen by the method, 95 % interval", **look),
             key("control", **control),
         ):
             ax.add_line(handle)  # without points, for the legend only
-        legend_above(ax, points=points)
+        legend_above(ax, above=above)
     return ax
 
 

@@ -1,8 +1,9 @@
 """Shared by all figures: sizes, a style of their own, checks of tables, lines and legends."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -26,8 +27,17 @@ SINGLE = 3.3
 DOUBLE = 6.9
 """Inches: the width of both columns."""
 
-SMALL = 6.0
-"""Points: the font size of numbers in cells and of notes."""
+MOST_LINES = 8
+"""Labels that can be told apart as lines or marks; more are drawn as a heat map."""
+
+MOST_MARKERS = 24
+"""Points of a line that have room for markers; more get none, and bands instead of strokes."""
+
+MOST_MARKS = MOST_LINES * MOST_MARKERS
+"""Points of all lines together; more are drawn as a heat map."""
+
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)), (0, (3, 3)))
+"""Line styles of lines without markers, in order."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 """One for each language of a figure, in order; they distinguish lines where colors do not."""
@@ -60,10 +70,71 @@ STYLE: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """What a paper asks of its figures."""
+
+    width: float | None = None
+    """Inches, of every figure; None: one column or two, as each figure needs."""
+
+    font: str | None = None
+    """Family of the letters, which must be installed; None: one that comes with matplotlib."""
+
+    size: float = 8.0
+    """Points: the size of the axes' labels, to which all other sizes are in proportion."""
+
+
+_OF_ITS_OWN = Paper()
+_paper: ContextVar[Paper] = ContextVar("paper", default=_OF_ITS_OWN)
+
+
+@contextmanager
+def on_paper(
+    *, width: float | None = None, font: str | None = None, size: float = 8.0
+) -> Iterator[None]:
+    """Figures made within the block are this wide (inches), in this font and size (points)."""
+    if width is not None and not 1 <= width <= 40:
+        raise ValueError(f"The width is {width:g} inches: give 1 to 40.")
+    if not 3 <= size <= 40:
+        raise ValueError(f"The size of the font is {size:g} points: give 3 to 40.")
+    if font is not None:
+        fonts.check_installed(font)
+    token = _paper.set(Paper(width=width, font=font, size=size))
+    try:
+        yield
+    finally:
+        _paper.reset(token)
+
+
+def page_width(inches: float) -> float:
+    """The width of the paper's figures if it asks for one, else these inches."""
+    return inches if _paper.get().width is None else float(_paper.get().width or inches)
+
+
+def small() -> float:
+    """Points: the font size of numbers in cells and of notes."""
+    return 0.75 * _paper.get().size
+
+
+def points(name: str) -> float:
+    """The font size that our style gives to a part of a figure, in points."""
+    return STYLE[name] * _paper.get().size / STYLE["font.size"]
+
+
+_IN_PROPORTION = (
+    *("axes.labelsize", "axes.titlesize", "font.size", "legend.fontsize"),
+    *("xtick.labelsize", "ytick.labelsize", "lines.markersize"),
+)
+
+
 @contextmanager
 def own_style() -> Iterator[None]:
     """Matplotlib's defaults plus ours within the block; restores the caller's style afterwards."""
-    with mpl_style.context(["default", STYLE, {"font.family": fonts.families()}]):
+    sizes = {name: points(name) for name in _IN_PROPORTION}
+    families = fonts.families()
+    if font := _paper.get().font:
+        families = [font, *families]
+    with mpl_style.context(["default", STYLE, sizes, {"font.family": families}]):
         try:
             yield
         finally:
@@ -81,7 +152,8 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     with ExitStack() as stack:
         if ax is None:
             stack.enter_context(own_style())
-            figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            size = (page_width(width), height)
+            figure, ax = plt.subplots(figsize=size, layout="constrained")
             undo = stack.enter_context(ExitStack())
             undo.callback(plt.close, figure)
             for axis in (ax.xaxis, ax.yaxis):
@@ -92,6 +164,35 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
             families = [*mpl.rcParams["font.family"], *fonts.families()[1:]]
             stack.enter_context(mpl.rc_context({"font.family": families}))
             yield ax
+
+
+@contextmanager
+def panels(
+    ax: Axes | None, names: Sequence[str], what: str, width: float, height: float
+) -> Iterator[list[Axes]]:
+    """A panel for each name, one below the other; a given Axes, in the caller's style, is one.
+
+    `width` and `height` are those of a new figure. On an error it is closed.
+    """
+    if ax is not None:
+        if len(names) > 1:
+            raise ValueError(
+                f"One Axes holds one panel, but the table for {what} has {len(names)}: give the "
+                f"rows of one of {', '.join(names)}."
+            )
+        with canvas(ax, width, height) as ax:
+            yield [ax]
+        return
+    with own_style():
+        size = (page_width(width), height)
+        figure, axes = plt.subplots(
+            len(names), 1, figsize=size, layout="constrained", sharex=True, squeeze=False
+        )
+        try:
+            yield list(axes[:, 0])
+        except BaseException:
+            plt.close(figure)
+            raise
 
 
 Table = Any
@@ -129,6 +230,8 @@ def check(frame: pd.DataFrame, what: str, keys: Sequence[str], values: Sequence[
         raise ValueError(
             f"The table for {what} has more than one row for {named}: keep one row per mark."
         )
+    for name in keys:
+        fonts.find_fonts_for(in_order(table[name]))
     return table
 
 
@@ -152,20 +255,36 @@ def line(
     interval: tuple[Float[np.ndarray, " mark"], Float[np.ndarray, " mark"]] | None = None,
     **look: Any,
 ) -> None:
-    """A line through the values, with a vertical line from low to high where both are known."""
+    """A line through the values, with a vertical line from low to high where both are known.
+
+    A line with many points has a band from low to high instead, and no markers.
+    """
     (drawn,) = ax.plot(x, value, **look)
-    if interval is not None:
-        low, high = interval
-        known = ~(np.isnan(low) | np.isnan(high))
-        if known.any():
-            ax.vlines(
-                x[known],
-                low[known],
-                high[known],
-                color=drawn.get_color(),
-                linewidth=0.8 if look.get("linestyle") != "" else 0.6,
-                zorder=drawn.get_zorder() - 0.1,
-            )
+    if interval is None:
+        return
+    low, high = interval
+    known = ~(np.isnan(low) | np.isnan(high))
+    order = drawn.get_zorder() - 0.1
+    if known.any() and len(x) > MOST_MARKERS and look.get("linestyle") != "":
+        band = {"color": drawn.get_color(), "linewidth": 0, "zorder": order}
+        ax.fill_between(x, low, high, where=known.tolist(), alpha=0.2, **band)
+    elif known.any():
+        ax.vlines(
+            x[known],
+            low[known],
+            high[known],
+            color=drawn.get_color(),
+            linewidth=0.9 if look.get("linestyle") != "" else 0.7,
+            zorder=order,
+        )
+
+
+def look_of(index: int, n_points: int = 0) -> dict[str, Any]:
+    """What distinguishes one line from the others without color: markers, or with many points the
+    style of the line."""
+    if n_points > MOST_MARKERS:
+        return {"marker": "", "linestyle": DASHES[index % len(DASHES)]}
+    return {"marker": MARKERS[index % len(MARKERS)]}
 
 
 def numbers(table: Table, name: str) -> Float[np.ndarray, " mark"]:
@@ -177,16 +296,15 @@ def by_language(
 ) -> Iterator[tuple[Table, float, dict[str, Any]]]:
     """The rows of each language, its horizontal offset (-0.5 to 0.5), and its line style.
 
-    In the order of the table. The offsets put marks with equal x side by side. On a line with many
-    points only some get markers, different ones for each language.
+    In the order of the table. The offsets put marks with equal x side by side; lines with many
+    points have no marks, and no offset.
     """
-    step = 1 + n_points // 16
     names = in_order(table[column])
-    looks = zip(names, fonts.shown(names), colors(names), itertools.cycle(MARKERS), strict=False)
-    for number, (name, label, color, marker) in enumerate(looks):
-        look: dict[str, Any] = {"color": color, "marker": marker, "label": label}
-        look["markevery"] = (number % step, step)
-        yield table[table[column] == name], (number - (len(names) - 1) / 2) / len(names), look
+    looks = zip(names, fonts.shown(names), colors(names), strict=True)
+    for number, (name, label, color) in enumerate(looks):
+        offset = (number - (len(names) - 1) / 2) / len(names)
+        look = {"color": color, "label": label, **look_of(number, n_points)}
+        yield table[table[column] == name], offset * (n_points <= MOST_MARKERS), look
 
 
 def key(label: str, **look: Any) -> Line2D:
@@ -194,14 +312,17 @@ def key(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **{"color": mpl.rcParams["text.color"]} | look)
 
 
-def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> None:
+def legend_above(ax: Axes, keys: Sequence[Line2D] = (), above: float = 2.0) -> None:
     """Legends above the Axes, where they cannot cover it: labeled marks, and below them the keys.
 
-    They use as many columns as fit; the lowest legend starts `points` above the Axes. If nothing
-    is labeled and there are no keys, no legend is drawn.
+    They use as many columns as fit; the lowest legend starts `above` points above the Axes. If
+    nothing is labeled and there are no keys, no legend is drawn.
     """
     figure = ax.figure.get_figure(root=True)
-    room = 72 * (figure.get_figwidth() * ax.get_position().width + 0.05)
+    width = figure.get_figwidth()
+    room = 72 * (width * ax.get_position().width + 0.05)
+    if len(figure.axes) == 1:  # the layout of its figure leaves this much for the labels
+        room = 72 * (width - 0.5) - points("axes.labelsize") * 1.3 * ax.get_ylabel().count("\n")
     font = FontProperties(family=mpl.rcParams["font.family"], size=mpl.rcParams["legend.fontsize"])
     size = font.get_size_in_points()
     groups = (list(keys), list(ax.get_legend_handles_labels()[0]))
@@ -212,19 +333,19 @@ def legend_above(ax: Axes, keys: Sequence[Line2D] = (), points: float = 2.0) -> 
             handles=handles,
             loc="lower left",
             bbox_to_anchor=(0, 1),
-            bbox_transform=ax.transAxes + ScaledTranslation(0, points / 72, figure.dpi_scale_trans),
+            bbox_transform=ax.transAxes + ScaledTranslation(0, above / 72, figure.dpi_scale_trans),
             ncols=n_columns,
             frameon=False,
             borderaxespad=0,
             borderpad=0.2,
-            columnspacing=1.0,
-            handlelength=1.6,
-            handletextpad=0.4,
+            columnspacing=0.8,
+            handlelength=1.5,
+            handletextpad=0.3,
         )
         if handles is not groups[-1]:  # ax.legend replaces the previous legend unless it is added
             ax.add_artist(legend)
             legend.set_clip_path(None)
-        points += 1.65 * size * -(-len(handles) // n_columns)
+        above += 1.65 * size * -(-len(handles) // n_columns)
 
 
 def _columns(labels: Sequence[str], font: FontProperties, room: float) -> int:
@@ -236,7 +357,7 @@ def _columns(labels: Sequence[str], font: FontProperties, room: float) -> int:
     # Mark, gap and the space to the next column, in the units of `legend_above`; on the screen
     # letters are slightly wider than their outlines.
     letters = [TextPath((0, 0), label, prop=font).get_extents().width for label in labels]
-    widths = [3.0 * size + 1.04 * width for width in letters]
+    widths = [2.6 * size + 1.04 * width for width in letters]
     n = len(labels)
     for n_columns in dict.fromkeys(-(-n // n_rows) for n_rows in range(1, n)):
         columns = np.array_split(widths, n_columns)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from interp.plots.cells import label_map
 from interp.plots.style import (
     DOUBLE,
+    MOST_LINES,
     SINGLE,
-    SMALL,
     Table,
     by_language,
     canvas,
@@ -22,6 +23,7 @@ from interp.plots.style import (
     legend_above,
     line,
     numbers,
+    small,
 )
 
 _RATES = ("good", "good_low", "good_high", "rate", "rate_low", "rate_high")
@@ -32,6 +34,7 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     From the final.csv of experiments/steer_language.py; a group per way, labeled with its setting.
     Hollow: in the language; filled: in the language and good text. Vertical lines: 95 % intervals.
+    Of more than eight languages it is a heat map of the texts in the language and good.
     """
     # A blank setting is read from the file as NaN.
     filled: Table = frame.copy()
@@ -40,6 +43,10 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(filled, "language_switching", ("way", "setting", "to"), _RATES)
     ways = table[["way", "setting"]].drop_duplicates().to_numpy().tolist()
     n_languages = len(in_order(table["to"]))
+    if n_languages > MOST_LINES:
+        named = table.assign(place=[ways.index(list(pair)) for pair in _pairs(table)])
+        ticks = [" ".join(part for part in way if part) for way in ways]
+        return _map(named.sort_values("place", kind="stable"), "place", ticks, "", ax)
     few = len(ways) <= 4 and len(ways) * n_languages <= 20
     width = SINGLE if few else DOUBLE
     with canvas(ax, width, 2.6) as ax:
@@ -51,7 +58,7 @@ def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_xticks(
             range(len(ways)), [_wrapped(way, setting, characters) for way, setting in ways]
         )
-        ax.tick_params(axis="x", length=0, labelsize=SMALL)
+        ax.tick_params(axis="x", length=0, labelsize=small())
         for edge in range(1, len(ways)):
             ax.axvline(edge - 0.5, color="#dddddd", linewidth=0.6, zorder=0.5)
         ax.set(xlim=(-0.5, len(ways) - 0.5), ylim=(-0.03, 1.03), ylabel="Share of texts")
@@ -67,6 +74,10 @@ def switching_against_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(frame, "switching_against_size", ("size", "to"), (*_RATES, "size"))
     sizes = sorted(table["size"].unique().tolist())
     n_languages = len(in_order(table["to"]))
+    xlabel = "Share of all neurons (%)" if max(sizes) <= 1 else "Units per language"
+    if n_languages > MOST_LINES:
+        ordered = table.sort_values("size", kind="stable")
+        return _map(ordered, "size", [_size_label(size) for size in sizes], xlabel, ax)
     crowded = len(sizes) * n_languages > 16
     with canvas(ax, DOUBLE if crowded else SINGLE, 2.4) as ax:
         for rows, offset, look in by_language(table.sort_values("size", kind="stable"), "to"):
@@ -74,14 +85,19 @@ def switching_against_size(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             x += 0.7 * offset
             _both_rates(ax, x, rows, look, apart=min(0.16 / n_languages, 0.04))
         ax.set_xticks(range(len(sizes)), [_size_label(size) for size in sizes])
-        shares = max(sizes) <= 1
-        ax.set_xlabel("Share of all neurons (%)" if shares else "Units per language")
+        ax.set_xlabel(xlabel)
         ax.set(ylim=(-0.03, 1.03), ylabel="Share of texts")
         legend_above(ax, _keys())
     return ax
 
 
 # ---------------------------------------------------------------- shared by both
+
+
+def _map(table: Table, x: str, ticks: list[str], xlabel: str, ax: Axes | None) -> Axes:
+    """A row for each language, the share of texts in it and good as a color."""
+    look: dict[str, Any] = {"column": "to", "xlabel": xlabel, "ticks": ticks}
+    return label_map(table, x, "good", ax, quantity="Texts in the language and good", **look)
 
 
 def _pairs(rows: Table) -> list[tuple[str, str]]:

@@ -4,22 +4,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from interp.plots import fonts
+from interp.plots.cells import (
+    around_zero,
+    color_key,
+    draw_cells,
+    grid_for,
+    label_cells,
+    mark_negative,
+)
 from interp.plots.style import (
     DOUBLE,
+    MOST_LINES,
     Table,
     by_language,
-    canvas,
     check,
     in_order,
     key,
     legend_above,
     line,
     numbers,
-    own_style,
+    panels,
     zero_line,
 )
 from interp.results.words import NOTHING
@@ -29,40 +36,49 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy lost in each language with one language's neurons off.
 
     From the evaluate.csv of `interp evaluate`: one panel per task, stacked vertically; returns the
-    first panel. Hollow: as many random neurons in every layer. If you pass an Axes, the table must
-    have one task.
+    first panel. Hollow: as many random neurons in every layer. Of more than eight languages it is
+    a heat map, without random neurons. If you pass an Axes, the table must have one task.
     """
     values = ("drop", "drop_low", "drop_high", "random", "accuracy")
     table = check(frame, "accuracy_lost", ("task", "language", "off"), values)
-    tasks = in_order(table["task"])
-    if ax is not None:
-        if len(tasks) > 1:
-            raise ValueError(
-                f"One Axes holds one task, but the table for accuracy_lost has {len(tasks)}: give "
-                f"the rows of one of {', '.join(tasks)}."
-            )
-        with canvas(ax, DOUBLE, 2.5) as ax:
-            _panel(ax, table, tasks[0])
-            _explain(ax)
-        return ax
-    with own_style():
-        figure, axes = plt.subplots(
-            len(tasks),
-            1,
-            figsize=(DOUBLE, 1.75 * len(tasks) + 0.75),
-            layout="constrained",
-            sharex=True,
-            squeeze=False,
-        )
-        try:
-            for panel, task in zip(axes[:, 0], tasks, strict=True):
-                _panel(panel, table[table["task"] == task], task)
-                panel.label_outer()
-            _explain(axes[0, 0])
-        except BaseException:
-            plt.close(figure)
-            raise
-    return axes[0, 0]
+    tasks, codes = in_order(table["task"]), in_order(table["language"])
+    if len(codes) > MOST_LINES:
+        return _maps(table, tasks, codes, ax)
+    height = 1.75 * len(tasks) + 0.75
+    with panels(ax, tasks, "accuracy_lost", DOUBLE, height) as axes:
+        for panel, task in zip(axes, tasks, strict=True):
+            _panel(panel, table[table["task"] == task], task)
+            panel.label_outer()
+        filled = key("neurons of the language off", marker="o", linestyle="")
+        hollow = key("as many random neurons off", marker="o", linestyle="", markerfacecolor="none")
+        legend_above(axes[0], [filled, hollow])
+    return axes[0]
+
+
+def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> Axes:
+    """A heat map for each task: the language read across, the neurons that are off down."""
+    changed = table[table["off"] != NOTHING]
+    off = in_order(changed["off"])
+    rows, columns = fonts.shown(off), fonts.shown(codes)
+    grid = grid_for(len(codes), rows, columns)
+    wide = [
+        changed[changed["task"] == task]
+        .pivot(index="off", columns="language", values="drop")
+        .reindex(index=off, columns=codes)
+        .to_numpy(dtype=np.float64)
+        for task in tasks
+    ]
+    paint = around_zero(*wide)
+    height = grid.height * len(tasks)
+    with panels(ax, tasks, "accuracy_lost", grid.width, height) as axes:
+        for panel, task, values in zip(axes, tasks, wide, strict=True):
+            mesh = draw_cells(panel, values, 0.0, paint, grid)
+            mark_negative(panel, values, paint, grid)
+            label_cells(panel, columns, rows, range(len(codes)), grid)
+            panel.set(xlabel="Language read", ylabel=f"Neurons off\n{task}")
+            panel.label_outer()
+        color_key(axes, mesh, "Accuracy lost", grid)
+    return axes[0]
 
 
 def _panel(ax: Axes, table: Table, task: str) -> None:
@@ -85,10 +101,3 @@ def _panel(ax: Axes, table: Table, task: str) -> None:
     ax.set_xticks(range(len(codes)), fonts.shown(codes))
     ax.set(xlim=(-0.5, len(codes) - 0.5), xlabel="Language read")
     ax.set_ylabel(f"Accuracy lost\n{task}")
-
-
-def _explain(ax: Axes) -> None:
-    """Legend: the languages whose neurons are off, and what filled and hollow marks mean."""
-    filled = key("neurons of the language off", marker="o", linestyle="")
-    hollow = key("as many random neurons off", marker="o", linestyle="", markerfacecolor="none")
-    legend_above(ax, [filled, hollow])
