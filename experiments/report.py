@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.board import board
 from experiments.runner import chosen
-from interp.inference.claims import Claim, markdown, tally
+from interp.inference.claims import Claim, tally
 from interp.plots.files import read_table
 from interp.reports.kinds import kind_of
 from interp.reports.report import Section, write_report
@@ -146,8 +147,7 @@ def into_readme(claims: Sequence[Claim], readme: Path) -> None:
             f"{readme} has no place for the scoreboard: put <!-- scoreboard --> and "
             "<!-- /scoreboard --> on lines of their own."
         )
-    board = f"<details><summary>{tally(claims)}.</summary>\n\n{markdown(claims)}\n\n</details>"
-    marked = f"<!-- scoreboard -->\n{board}\n<!-- /scoreboard -->"
+    marked = f"<!-- scoreboard -->\n{board(claims)}\n<!-- /scoreboard -->"
     artifacts.write_text(readme, re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
 
 

@@ -92,9 +92,11 @@ class Record:
         return claims
 
     def finish(self) -> None:
-        """Save the claims and print them."""
-        interp.inference.save_claims(self.claims, self.out / "claims.json")
-        print(f"\n{markdown(self.claims)}", flush=True)
+        """Save the claims, with the commit of the code, and print them."""
+        commit = artifacts.provenance().get("commit", "")
+        claims = [replace(claim, commit=commit) for claim in self.claims]
+        interp.inference.save_claims(claims, self.out / "claims.json")
+        print(f"\n{markdown(claims)}", flush=True)
 
 
 class Experiment:

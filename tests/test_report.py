@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from experiments import board as study_board
 from experiments import report as study_report
 from interp import plots
 from interp.commands.report import Report
 from interp.counting.stats import FiringStats
 from interp.inference.claims import Claim, save_claims
+from interp.inference.statements import Statement
 from interp.reports.html import MOST_ROWS, data_table, prose, settings_list
 from interp.reports.kinds import KINDS, kind_of
 from interp.reports.report import Picture, Section, write_report
@@ -216,12 +219,24 @@ def test_the_scoreboard_says_verdict_value_interval_control_rule_and_command(tmp
     fails = Claim(**{**vars(CLAIM), "bar": 0.4, "statement": "Another."})
     other = Claim(**{**vars(CLAIM), "source": "Nobody", "bar": 0.2, "control": math.nan})
     page = written(tmp_path / "a.html", claims=[CLAIM, other, fails])
-    verdicts = [row[0] for row in page.rows if row[0] in ("holds", "does not hold", "cannot tell")]
+    verdicts = [row[0].split("q ")[0] for row in page.rows if "q " in row[0]]
     assert verdicts == ["holds", "does not hold", "cannot tell"]  # by source, as they first appear
-    (row,) = (row for row in page.rows if row[0] == "holds")
+    (row,) = (row for row in page.rows if row[0].startswith("holds"))
     for said in ("0.2", "0.1 to 0.3", "nats per token", "whole interval is above 0"):
         assert said in row[2]
     assert row[3] == "0.012random neurons"
+    assert row[0].startswith("holds")
+    assert "q 0.0" in row[0]
+    assert "Measured with code that is not that of a commit" in page.text
+    paired = Claim(
+        **{**vars(CLAIM), "difference": 0.1, "difference_low": 0.0, "difference_high": 0.2},
+    )
+    paired = replace(paired, over="documents", commit="1234")
+    shown = written(tmp_path / "b.html", claims=[paired])
+    (row,) = (row for row in shown.rows if row[0].startswith("no more than its control"))
+    assert "0.1 to 0.3 over documents" in row[2]
+    assert "difference 0.1 (0 to 0.2)" in row[3]
+    assert "All were measured with committed code." in shown.text
     assert "3 claims: 1 holds, 1 does not, 1 undecided." in page.text
     assert "Somebody (2024) 2 claims: 1 holds, 1 does not" in page.text
     assert page.text.count("python -m nothing") == 2  # once for each source
@@ -565,9 +580,7 @@ def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Pat
     assert ["98"] not in page.rows
     assert "Which neurons are shared between languages" not in page.text  # not run with this preset
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith(
-        "above\n<!-- scoreboard -->\n<details><summary>1 claim: 1 holds.</summary>\n\n| claim |"
-    )
+    assert text.startswith("above\n<!-- scoreboard -->\n**1 claim: 1 holds.** Measured with code")
     assert text.endswith("\n<!-- /scoreboard -->\nbelow\n")
     assert "former" not in text
     study_report.into_readme([CLAIM], readme)
@@ -660,3 +673,56 @@ def test_a_refused_style_would_be_seen(tmp_path: Path):
     with open_page(path) as (_, seen):
         pass
     assert any("Content Security Policy" in error for error in seen.errors)
+
+
+def test_the_board_counts_by_paper_and_model_and_says_what_waits():
+    stated = [
+        Statement(
+            name=name,
+            says="It is so.",
+            source="Somebody (2024)",
+            measures="a number",
+            holds="above 0",
+            over="documents",
+            no_control="none",
+            command=command,
+        )
+        for name, command in (
+            ("diagonal", "python -m nothing"),
+            ("diagonal", "python -m another"),
+            ("size", "python -m nothing"),
+        )
+    ]
+    here = replace(CLAIM, name="xnli-diagonal", commit="12")
+    claims = [here, replace(here, name="b", on="elsewhere", bar=0.5), replace(here, control=0.2)]
+    assert study_board.unmeasured(claims, stated) == tuple(stated[1:])
+    assert study_board.unmeasured([], stated) == tuple(stated)
+    counted = study_board.counts(claims).splitlines()
+    assert counted[0] == (
+        "| paper | on | put up | holds | no more than its control | does not hold | cannot tell |"
+    )
+    assert counted[2] == "| Somebody (2024) | a made-up model | 2 | 1 | 1 | 0 | 0 |"
+    assert counted[3] == "| Somebody (2024) | elsewhere | 1 | 0 | 0 | 1 | 0 |"
+    shown = study_board.board(claims, stated)
+    assert "Not measured yet by the present rules: 2 of the 3 statements" in shown
+    assert "- `python -m another`: diagonal" in shown
+    assert "All were measured with committed code." in shown
+    assert "Not covered by any command" in shown
+    dirty = study_board.board([replace(here, commit="12-dirty")], stated)
+    assert "Measured with code that is not that of a commit: xnli-diagonal." in dirty
+
+
+def test_the_board_names_what_holds_and_may_be_a_false_discovery():
+    barely = [replace(CLAIM, name=f"c{n}", bar=0.098, control=math.nan) for n in range(2)]
+    assert {claim.verdict for claim in barely} == {"holds"}
+    assert "no claim that holds has one above 0.05" in study_board.doubtful(barely)
+    blind = [replace(CLAIM, value=0.0, low=-1.0, high=1.0, control=math.nan) for _ in range(9)]
+    assert "hold by chance: c0, c1" in study_board.doubtful([*barely, *blind])
+    counted = replace(barely[0], low=0.2, high=0.2)
+    assert "the 2 claims that have an interval" in study_board.doubtful([*barely, counted])
+
+
+def test_every_statement_of_every_study_is_on_the_board():
+    named = [statement.name for statement in study_board.every_statement()]
+    assert {"lape-related", "precision-tenfold", "exclusive", "untold-facts-known"} <= set(named)
+    assert all(statement.command for statement in study_board.every_statement())

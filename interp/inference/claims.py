@@ -100,6 +100,9 @@ class Claim(Shown):
     degrees_of_freedom: float = math.nan
     """Of the t intervals. NaN: they are others, and p-values come from the normal distribution."""
 
+    commit: str = ""
+    """Commit of the code that measured it, with "-dirty" if files had changed; empty: unknown."""
+
     def __post_init__(self) -> None:
         if self.side not in ("above", "below", "within"):
             raise ValueError(f"{self.name}: the side is above, below or within, not {self.side!r}.")
@@ -124,6 +127,11 @@ class Claim(Shown):
     def has_control(self) -> bool:
         """There is a number to be beyond, other than the bar."""
         return not math.isnan(self.control)
+
+    @property
+    def from_changed_files(self) -> bool:
+        """Whether the code that measured it is not that of a commit, or not known."""
+        return not self.commit or self.commit.endswith("-dirty")
 
     @property
     def from_control(self) -> tuple[float, float, float]:

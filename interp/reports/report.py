@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from interp.inference.claims import Claim, in_short, tally
+from interp.inference.claims import Claim, false_discovery_rates, in_short, tally
 from interp.plots.files import FIGURES, Draw, read_table
 from interp.plots.style import own_style
 from interp.reports.html import data_table, download, escape, prose, running, settings_list
@@ -191,6 +191,7 @@ def _captioned(frame: pd.DataFrame, caption: str, number: int) -> str:
 
 def _claims(claims: Sequence[Claim], names: _Names) -> str:
     """The scoreboard: one group per source, in the order in which sources first appear."""
+    rates = {id(claim): q for claim, q in zip(claims, false_discovery_rates(claims), strict=True)}
     groups = []
     for source in dict.fromkeys(claim.source for claim in claims):
         group = [claim for claim in claims if claim.source == source]
@@ -200,7 +201,9 @@ def _claims(claims: Sequence[Claim], names: _Names) -> str:
         groups.append(
             f'<tbody><tr><th class="source" colspan="4" scope="rowgroup">{escape(source)} '
             f"<small>{tally(group)}</small></th></tr>\n"
-            + "\n".join([*map(_claim, group), *([foot] if listed else [])])
+            + "\n".join(
+                [*(_claim(claim, rates[id(claim)]) for claim in group), *([foot] if listed else [])]
+            )
             + "</tbody>"
         )
     columns = ("Verdict", "Claim", "Measured", "Control")
@@ -208,20 +211,36 @@ def _claims(claims: Sequence[Claim], names: _Names) -> str:
     return (
         f"<section>\n{names.heading('Claims')}\n<p><b>{tally(claims)}.</b> A rule stated "
         "beforehand decides each claim: it holds if the whole 95&nbsp;% interval (thick line) is "
-        "beyond the bar (vertical stroke), it does not hold if none of the interval is, and "
-        "otherwise the data cannot tell. A number without an interval was counted, not estimated. "
-        f'The ring is the control.</p>\n<table class="claims"><thead><tr>{head}</tr></thead>\n'
+        "beyond the bar (vertical stroke) and its difference from the control (ring) is beyond "
+        "zero. If only the first is so, it is no more than its control; it does not hold if none "
+        "of the interval is beyond the bar, and otherwise the data cannot tell. A number without "
+        "an interval was counted, not estimated. Below a verdict stands q, the false discovery "
+        "rate over all claims with an interval. "
+        f'{_measured_from(claims)}</p>\n<table class="claims"><thead><tr>{head}</tr></thead>\n'
         + "\n".join(groups)
         + "</table>\n</section>"
     )
 
 
-def _claim(claim: Claim) -> str:
+def _measured_from(claims: Sequence[Claim]) -> str:
+    changed = [claim.name for claim in claims if claim.from_changed_files]
+    if not changed:
+        return "All were measured with committed code."
+    return escape(f"Measured with code that is not that of a commit: {', '.join(changed)}.")
+
+
+def _claim(claim: Claim, q: float) -> str:
+    """A row; `q` is the claim's false discovery rate, NaN where nothing was sampled."""
     interval = f"{in_short(claim.low)} to {in_short(claim.high)}" if claim.low < claim.high else ""
+    interval += f" over {claim.over}" if interval and claim.over else ""
     control = "" if math.isnan(claim.control) else in_short(claim.control)
+    if not math.isnan(claim.difference):
+        more, low, high = map(in_short, claim.from_control)
+        control += f"; difference {more} ({low} to {high}) "
+    rate = "" if math.isnan(q) else f"<small>q {in_short(max(q, 1e-4))}</small>"
     kind = claim.verdict.replace(" ", "-")
     return (
-        f'<tr><td class="verdict {kind}">{claim.verdict}</td>'
+        f'<tr><td class="verdict {kind}">{claim.verdict}{rate}</td>'
         f'<td dir="auto">{escape(claim.statement)}<small>{escape(claim.on)}</small></td>'
         f'<td dir="auto"><span class="value">{in_short(claim.value)}</span> '
         f'<span class="interval">{interval}</span>{_mark(claim, kind)}'
