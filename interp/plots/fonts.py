@@ -97,18 +97,23 @@ def shown(labels: Sequence[str]) -> list[str]:
 
 def can_write(text: str) -> bool:
     """Whether the installed fonts have all its characters."""
-    wanted = {ord(character) for character in text if not character.isspace()}
-    for family in families():
-        wanted -= _characters(family)
-        if not wanted:
-            return True
-    return not wanted
+    return not _lacking(text)
 
 
 @cache
 def _by_name() -> dict[str, Language]:
     rows = LANGUAGES.values()
     return {name: row for row in rows for name in (row.endonym, row.name, row.code)}
+
+
+def _lacking(text: str) -> set[int]:
+    """Characters of the text that no font has."""
+    wanted = {ord(character) for character in text if not character.isspace()}
+    for family in families():
+        wanted -= _characters(family)
+        if not wanted:
+            break
+    return wanted
 
 
 @cache
