@@ -23,6 +23,7 @@ from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
+from interp.models.mixture_model import model_class
 from interp.models.neuron_model import NeuronModel, refuse_experts
 from interp.results.words import Attention
 
@@ -81,7 +82,7 @@ def _load(
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
     config = _read_config(name, source, **source_options)
-    refuse_experts(name, config)  # before gigabytes are read
+    _check_experts(name, config)  # before gigabytes are read
     placed = bool({"device_map", "quantization_config"} & options.keys())  # by transformers
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     emulated = not placed and _emulates_bfloat16(device)
@@ -123,7 +124,8 @@ def _load(
     if emulated and model.dtype == torch.bfloat16:
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
-    return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+    cls = model_class(name, bridge)
+    return cls(bridge, tokenizer, str(name), attention, parameters, facts, precision)
 
 
 def _emulates_bfloat16(device: torch.device) -> bool:
@@ -148,7 +150,7 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
     """
     if isinstance(model, TransformerBridge):
         _pass_cache_to_attention(model)
-        cls, module = NeuronModel, model.original_model
+        cls, module = model_class(name or model.cfg.model_name, model), model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
         cls, module, attention = HookedTransformerModel, model, "hooked"
@@ -179,14 +181,16 @@ def outline(
         config = _read_config(name, _find(name), trust_remote_code=trust_remote_code)
     else:
         config = read_config(read_header(file))
-    refuse_experts(name, config)
+    _check_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
         parameters = dict(model.named_parameters())
-        return NeuronModel(_bridge(model, name, "native"), None, str(name), "native", parameters)
+        bridge = _bridge(model, name, "native")
+        cls = model_class(name, bridge)
+        return cls(bridge, None, str(name), "native", parameters)
 
 
 # ---------------------------------------------------------------- the bridge
@@ -239,7 +243,8 @@ def _keep_native_attention(adapter: Any) -> None:
     blocks = adapter.component_mapping.get("blocks")
     if blocks is None or "mlp" not in blocks.submodules:
         return  # NeuronModel refuses it with a clear message
-    last = blocks.hook_aliases["hook_mlp_out"].split(".")[0]  # Gemma-2 and 3 norm the MLP's output
+    # Gemma-2 and 3 norm the MLP's output.
+    last = blocks.hook_aliases.get("hook_mlp_out", "mlp").split(".")[0]
     for part in set(blocks.submodules) - {"mlp", last}:
         blocks.submodules.pop(part)
         blocks._modules.pop(part, None)
@@ -254,6 +259,14 @@ def _keep_native_attention(adapter: Any) -> None:
     }
     for part in set(adapter.component_mapping) - {"embed", "pos_embed", "blocks", "unembed"}:
         adapter.component_mapping.pop(part)
+
+
+def _check_experts(name: str | Path, config: Any) -> None:
+    """Refuse a mixture whose experts transformers does not compute in the one place we know."""
+    classes: Any = AutoModelForCausalLM._model_mapping
+    model_type = classes.get(type(config), None)
+    if model_type is None or not model_type._can_set_experts_implementation():
+        refuse_experts(name, config)
 
 
 # ---------------------------------------------------------------- files of a model
