@@ -13,7 +13,7 @@ from einops import reduce
 from torch import Tensor
 
 from experiments.runner import estimate
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition

@@ -253,7 +253,7 @@ class Status:
 
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
-    mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    mean = interp.jackknife(stats, lambda part: part.mean_rate)
     say("language          tokens   firing rate  95 % interval")
     rows = zip(
         stats.languages,

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from interp.models.as_transformer_lens import Hook, HookPoints
 from interp.models.experts import Part, RoutedPart, RowKind, all_hooked, is_routed, parts_of
@@ -13,6 +14,9 @@ from interp.models.neuron_model import NeuronModel, n_experts_of
 from interp.models.sites import hook_name
 from interp.models.units import LayerUnits, UnitLayout
 from interp.results.words import Kind
+
+ROW_KINDS = ("pre", "pre_linear", "post")
+"""Sites of neurons, whose values a mixture shows in rows."""
 
 
 class MixtureModel(NeuronModel):
@@ -22,6 +26,8 @@ class MixtureModel(NeuronModel):
     experts. They see [row neuron], and as `hook` the `Rows` that say of which token and expert.
     What TransformerLens calls `hook_pre` of a mixture is the input of the MLP, and never used.
     """
+
+    _body_output = MoeModelOutputWithPast
 
     def __init__(self, bridge: Any, *given: Any, **settings: Any) -> None:
         self._parts: list[list[Part]] = [parts_of(block) for block in bridge.blocks]
@@ -46,10 +52,16 @@ class MixtureModel(NeuronModel):
         return self.layout.d_mlp, self.bridge.cfg.d_model
 
     def n_calls(self, layer: int, kind: Kind) -> int:
-        return len(self._parts[layer]) if kind in _SITES else 1
+        return len(self._parts[layer]) if kind in ROW_KINDS else 1
 
     def site(self, layer: int, kind: Kind) -> str:
-        if kind not in _SITES or not 0 <= layer < self.n_layers:
+        """Neurons have no values of every token, and are refused: see `rows_site`."""
+        if kind in ROW_KINDS:
+            raise ValueError(self._refusal(f"{kind!r} on every token"))
+        return super().site(layer, kind)
+
+    def rows_site(self, layer: int, kind: Kind) -> str:
+        if kind not in ROW_KINDS or not 0 <= layer < self.n_layers:
             return super().site(layer, kind)
         if kind == "pre_linear" and not self.gated:
             raise ValueError(f"'pre_linear' is not a site of {self.name}, which is not gated.")
@@ -134,12 +146,9 @@ class MixtureModel(NeuronModel):
 
     def _refusal(self, what: str) -> str:
         return (
-            f"{self.name} is a mixture of experts, for which {what} cannot be read yet: its firing "
+            f"{self.name} is a mixture of experts, for which {what} cannot be read: its firing "
             "can be counted, and its neurons selected and edited."
         )
-
-
-_SITES = ("pre", "pre_linear", "post")
 
 
 def _units_of(parts: Sequence[Part]) -> LayerUnits:

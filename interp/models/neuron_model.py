@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import ModelOutput
 
 from interp.models.as_transformer_lens import AsTransformerLens
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
@@ -42,6 +43,8 @@ class NeuronModel(AsTransformerLens):
     >>> model.site(3, "post")
     'blocks.3.mlp.hook_post'
     """
+
+    _body_output: type[ModelOutput] = BaseModelOutputWithPastAndCrossAttentions
 
     def __init__(
         self,
@@ -113,6 +116,10 @@ class NeuronModel(AsTransformerLens):
             grouped = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
             return (cfg.n_heads if kind in ("q", "z") else grouped) * cfg.d_head
         return self.d_model
+
+    def rows_site(self, layer: int, kind: Kind) -> str:
+        """As `site`, for hooks that also take the rows of a mixture of experts."""
+        return self.site(layer, kind)
 
     def n_calls(self, layer: int, kind: Kind) -> int:
         """How often the hooks of a site run in a pass; more than once only in a mixture."""
@@ -321,7 +328,7 @@ class NeuronModel(AsTransformerLens):
         The model runs with `hidden` instead of the output of its layers.
         """
         model = self.bridge.original_model
-        output = BaseModelOutputWithPastAndCrossAttentions(
+        output = self._body_output(
             last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model")
         )
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)

@@ -107,6 +107,14 @@ class UnitLayout:
             )
         return neuron if expert is None else units.dense + expert * units.d_expert + neuron
 
+    def expert_of(
+        self, layer: Int64[Tensor, " n"], unit: Int64[Tensor, " n"]
+    ) -> Int64[Tensor, " n"]:
+        """The expert of each unit; -1 for dense ones. Units must exist."""
+        sizes = torch.tensor(self.sizes)[layer]
+        expert = (unit - sizes[:, 0]).div(sizes[:, 2].clamp_min(1), rounding_mode="floor")
+        return expert.clamp_min(-1)
+
     @property
     def exists(self) -> Bool[Tensor, "layer neuron"]:
         """False at the end of layers that are narrower than the widest."""
