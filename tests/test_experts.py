@@ -1,7 +1,10 @@
 """Mixtures of experts, on eight architectures, against plain loops over tokens and experts."""
 
+import dataclasses
+import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from interp.models.mixture_model import MixtureModel
 from interp.models.units import Address, LayerUnits, UnitLayout
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.scores.methods import METHODS
+from interp.scores.routing import Routing, language_divergence, routing_of
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select, select_by_entropy
 from interp.text.corpora import Corpora
@@ -90,7 +94,11 @@ Off = dict[tuple[int, int], Tensor]
 
 
 @contextmanager
-def by_loops(model: MixtureModel, off: Off) -> Iterator[list[tuple[int, int, int, Tensor]]]:
+def by_loops(
+    model: MixtureModel,
+    off: Off,
+    reweigh: Callable[[int, Tensor, Tensor], Tensor] = lambda layer, chosen, weights: weights,
+) -> Iterator[list[tuple[int, int, int, Tensor]]]:
     """Within the block, experts are computed token by token, expert by expert; it yields the gates
     with their layer, token and expert."""
     name = name_of(model)
@@ -99,6 +107,7 @@ def by_loops(model: MixtureModel, off: Off) -> Iterator[list[tuple[int, int, int
     def loops(layer: int, experts: Any) -> Any:
         def forward(hidden: Tensor, chosen: Tensor, weights: Tensor, **_: Any) -> Tensor:
             total = torch.zeros_like(hidden)
+            weights = reweigh(layer, chosen, weights)
             for token, state in enumerate(hidden):
                 for index, weight in zip(chosen[token].tolist(), weights[token], strict=True):
                     gate, output = gates_of(name, experts, index, state)
@@ -653,3 +662,167 @@ class TestScores:
             FiringStats(planted.fired[..., :-1], planted.tokens, planted.languages, experts)
         with pytest.raises(ValueError, match="more than were read"):
             ExpertTokens(experts.layout, experts.routed + 600, experts.tokens)
+
+
+# ---------------------------------------------------------------- experts as units
+
+
+class TestExpertsOff:
+    @pytest.mark.parametrize("site", ["routing", "rerouting"])
+    def test_experts_are_off_as_in_loops(
+        self, mixture: MixtureModel, ids: Tensor, site: Any
+    ) -> None:
+        """Two experts of four in every layer, so that some tokens lose one of their two experts,
+        some both and some none."""
+        off = torch.zeros(3, N_EXPERTS, dtype=torch.bool)
+        off[:, [0, 3]] = True
+        lost = Counter[int]()
+
+        def reweigh(layer: int, chosen: Tensor, weights: Tensor) -> Tensor:
+            new = weights.clone()
+            for token, experts in enumerate(chosen.tolist()):
+                rest = [rank for rank, index in enumerate(experts) if not off[layer, index]]
+                lost[len(experts) - len(rest)] += 1
+                total, left = weights[token].sum(), weights[token][rest].sum()
+                for rank in range(len(experts)):
+                    scale = total / left if site == "rerouting" and rest else 1.0
+                    new[token, rank] = weights[token, rank] * scale if rank in rest else 0.0
+            return new
+
+        before = mixture.logits(ids)
+        with intervene(mixture, {site: off}, deactivate):
+            edited = mixture.logits(ids)
+        with by_loops(mixture, {}, reweigh):
+            expected = mixture.logits(ids)
+        assert min(lost[0], lost[1], lost[2]) > 0
+        assert (expected - before).abs().max() > 0.1
+        torch.testing.assert_close(edited, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mixture.logits(ids), before)
+
+    def test_an_expert_without_its_neurons_is_off_unless_it_has_a_bias(
+        self, mixture: MixtureModel, ids: Tensor
+    ) -> None:
+        off = torch.zeros(3, N_EXPERTS, dtype=torch.bool)
+        off[1, 2] = True
+        with intervene(mixture, {"routing": off}, deactivate):
+            without_expert = mixture.logits(ids)
+        with intervene(mixture, mixture.layout.units_of(off), deactivate):
+            without_neurons = mixture.logits(ids)
+        same = torch.allclose(without_expert, without_neurons, atol=1e-5)
+        assert same == (name_of(mixture) != "gpt_oss")
+
+    def test_experts_are_units_of_a_selection(self, mixture: MixtureModel, ids: Tensor) -> None:
+        mask = torch.zeros(1, 3, N_EXPERTS, dtype=torch.bool)
+        mask[0, 1, 1] = True
+        chosen = NeuronSelection(mask, ("de",), (("routing", N_EXPERTS),))
+        chosen.check_model(mixture)
+        under = chosen.change("de", deactivate)
+        with mixture.hooks(under.hooks(mixture)):
+            edited = mixture.logits(ids)
+        with intervene(mixture, {"routing": mask[0]}, deactivate):
+            assert mixture.logits(ids).equal(edited)
+
+
+@pytest.fixture
+def routing() -> Routing:
+    """Three shards; six layers of which the first has no experts; the two ends differ by language,
+    the three in the middle hardly."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.zeros(3, 2, 6, 4, dtype=torch.int64)
+    for shard, language, layer in itertools.product(range(3), range(2), range(1, 6)):
+        weight = torch.ones(4)
+        if layer in (1, 5):
+            weight[[language, language + 2]] = 4.0
+        drawn = torch.multinomial(weight, 600, replacement=True, generator=generator)
+        chosen[shard, language, layer] = torch.bincount(drawn, minlength=4)
+    tokens = torch.full((3, 2), 300)
+    return Routing(chosen=chosen, tokens=tokens, languages=("en", "de"))
+
+
+class TestRouting:
+    def test_counts_are_those_of_the_pass(self, stats: FiringStats, tmp_path: Path) -> None:
+        routing = routing_of(stats)
+        assert stats.experts is not None
+        assert routing.chosen.equal(stats.experts.routed)
+        routing.save(tmp_path / "routing.safetensors")
+        assert Routing.load(tmp_path / "routing.safetensors").chosen.equal(routing.chosen)
+        shares = routing.to_frame().groupby(["language", "layer"])["share"].sum()
+        known = ~routing.entropy.isnan()
+        assert torch.tensor(shares.to_numpy())[known.flatten()].allclose(torch.tensor(1.0).double())
+
+    def test_entropy_and_divergence_equal_their_definitions(self, routing: Routing) -> None:
+        """By hand, in plain Python."""
+        for layer in range(1, 6):
+            shares = []
+            for language in range(2):
+                counts = routing.chosen[:, language, layer].sum(0).tolist()
+                shares.append([n / sum(counts) for n in counts])
+                entropy = -sum(p * math.log(p) for p in shares[-1] if p)
+                assert routing.entropy[language, layer].item() == pytest.approx(entropy)
+            mean = [sum(column) / 2 for column in zip(*shares, strict=True)]
+            bits = sum(
+                p * math.log(p / m) for row in shares for p, m in zip(row, mean, strict=True)
+            )
+            assert routing.divergence.value[layer].item() == pytest.approx(bits / 2)
+
+    def test_limits(self) -> None:
+        alike = torch.tensor([[[0.25] * 4], [[0.25] * 4]]).double()
+        apart = torch.tensor([[[0.5, 0.5, 0, 0]], [[0, 0, 0.5, 0.5]]]).double()
+        assert language_divergence(alike).item() == 0
+        assert language_divergence(apart).item() == pytest.approx(math.log(2))
+        counts = torch.tensor([[[[7, 0, 0, 0]], [[2, 2, 2, 2]]]])
+        one = Routing(chosen=counts, tokens=torch.tensor([[7, 8]]), languages=("en", "de"))
+        assert one.entropy.flatten().tolist() == pytest.approx([0, math.log(4)])
+
+    def test_shuffled_languages_tell_chance_from_difference(self, routing: Routing) -> None:
+        frame = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
+        assert frame["divergence"].isna().tolist() == [True, *[False] * 5]
+        assert frame["p_value"].isna().tolist() == [True, *[False] * 5]
+        for layer in (1, 5):
+            row = frame.loc[layer]
+            assert row["divergence_low"] > 0.1
+            assert (
+                row["p_value"] <= 0.2
+            )  # 2 of the 20 ways to divide six shards are the observed one
+            assert row["shuffled"] < row["divergence"] / 2
+        assert (frame.loc[2:4, "divergence"] < 0.01).all()
+        again = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
+        assert again.equals(frame)
+        assert not routing.layer_frame(torch.Generator().manual_seed(1), n_draws=39).equals(frame)
+
+    def test_shuffling_moves_whole_shards(self, routing: Routing) -> None:
+        drawn = routing.shuffled(torch.Generator().manual_seed(0))
+        assert not drawn.chosen.equal(routing.chosen)
+        before, after = (
+            sorted(piece.flatten().tolist() for shard in part.chosen for piece in shard)
+            for part in (routing, drawn)
+        )
+        assert before == after
+
+    def test_a_u_over_depth_is_seen_and_its_opposite_is_not(self, routing: Routing) -> None:
+        estimate = routing.ends_less_middle
+        ends, middle = routing.divergence.value[[1, 5]], routing.divergence.value[2:5]
+        assert estimate.value.item() == pytest.approx((ends.mean() - middle.mean()).item())
+        assert estimate.low > 0
+        inverted = dataclasses.replace(routing, chosen=routing.chosen[:, :, [0, 2, 1, 5, 3, 4]])
+        assert inverted.ends_less_middle.high < 0
+        short = dataclasses.replace(routing, chosen=routing.chosen[:, :, :3])
+        with pytest.raises(ValueError, match="2 layers have experts"):
+            _ = short.ends_less_middle
+
+    def test_a_u_planted_in_a_model_is_seen(self, tmp_path: Path) -> None:
+        """The router of the middle layer gives all tokens the same experts."""
+        model = load(tiny_models.build("qwen3_moe", tmp_path))
+        text = read_corpora(
+            kills.made_up(40), kills.LANGUAGES, model, block_length=16, n_shards=4, hygiene="off"
+        )
+        with torch.no_grad():
+            (router,) = [
+                module
+                for module in model.bridge.blocks[1].modules()
+                if type(module).__name__.endswith("TopKRouter")
+            ]
+            router.weight.zero_()
+        routing = routing_of(collect(model, text, progress=False).firing)
+        assert routing.divergence.value[1].item() == 0
+        assert routing.ends_less_middle.low > 0

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.stats import ActivationMoments
-from interp.interventions.row_edits import RowEdit
+from interp.interventions.row_edits import ReroutingEdit, RoutingEdit, RowEdit
 from interp.models.any_model import AnyModel, as_model
 from interp.models.as_transformer_lens import Hook
 from interp.models.mixture_model import ROW_KINDS, MixtureModel
@@ -32,8 +32,13 @@ from interp.results import artifacts
 from interp.results.words import Kind, Tokens
 from interp.text.tokens import prompt_ids
 
-Site = Kind | Literal["act"]
+Site = Kind | Literal["act", "rerouting"]
 """A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch.
+
+Units of "routing" and of "rerouting" are the experts of a mixture, and what is edited is the weight
+with which an expert's output is added, on tokens that chose it. At "routing", what an expert loses
+goes to none. At "rerouting" it goes to the token's other experts, in proportion to their weights,
+so that the token's weights have the same sum; if no other is left, it goes to none.
 
 q, k, v, pre and pre_linear are outputs of linear layers, bias included, before any norm or
 rotation. z is the heads' outputs, before attention's output projection. attn_out and mlp_out are
@@ -295,8 +300,8 @@ class Change:
                 name, mask = model.rows_site(layer, _kind(site)), masks[site][layer]
                 if isinstance(model, MixtureModel) and _kind(site) in ROW_KINDS:
                     shift = self.edit.shift[site][layer] if site in self.edit.shift else None
-                    factor, tokens = self.edit.factor, self.tokens
-                    hooks.append((name, RowEdit(model, factor, shift, mask, tokens)))
+                    cls = {"routing": RoutingEdit, "rerouting": ReroutingEdit}.get(site, RowEdit)
+                    hooks.append((name, cls(model, self.edit.factor, shift, mask, self.tokens)))
                     continue
                 hook = _EditHook(model, self.edit, site, layer, mask, self.tokens)
                 if hook.times_linear:
@@ -361,6 +366,8 @@ def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> No
 
 def _kind(site: Site) -> Kind:
     """Where a site is edited: act(gate) has no hook point of its own, so the product is edited."""
+    if site == "rerouting":
+        return "routing"
     return "post" if site == "act" else site
 
 

@@ -1,7 +1,7 @@
-"""The edit of one site in one layer of a mixture of experts, whose neurons come in rows."""
+"""Edits of one site in one layer of a mixture of experts: neurons in rows, weights of routing."""
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -34,13 +34,38 @@ class RowEdit:
         if self._tokens != "all":
             edited = rearrange(self._edited(hook).to(values.device), "row -> row 1")
             chosen = chosen & edited
+        shift = None if self._shift is None else hook.chosen(self._shift.to(values), width)
+        return self._replaced(values, chosen, shift)
+
+    def _replaced(self, values: Tensor, chosen: Tensor, shift: Tensor | None) -> Tensor:
         new = torch.zeros_like(values) if self._factor == 0 else self._factor * values
-        if self._shift is not None:
-            new = new + hook.chosen(self._shift.to(values), width)
-        return new.where(chosen, values)
+        return (new if shift is None else new + shift).where(chosen, values)
 
     def _edited(self, rows: Rows) -> Bool[Tensor, " row"]:
         """Whether a row's token is one of those to edit."""
         assert rows.shape is not None, "every layer says how many texts and positions it got"
         edited = self._model.positions(rows.shape[1], self._tokens).expand(rows.shape)
         return rearrange(edited, "batch pos -> (batch pos)")[rows.token.cpu()]
+
+
+class RoutingEdit(RowEdit):
+    """The same for the weights with which experts are added; what one loses goes to none."""
+
+    def __call__(self, values: Float[Tensor, "token rank"], hook: Rows) -> Tensor:
+        assert hook.expert is not None, "the experts of each token come with their weights"
+        chosen = self._mask.to(values.device)[hook.expert]
+        if self._tokens != "all":
+            chosen = chosen & rearrange(self._edited(hook).to(values.device), "token -> token 1")
+        shift = None if self._shift is None else self._shift.to(values)[hook.expert]
+        return self._replaced(values, chosen, shift)
+
+
+class ReroutingEdit(RoutingEdit):
+    """The same, and what one expert loses goes to the token's others, in proportion."""
+
+    def __call__(self, values: Float[Tensor, "token rank"], hook: Rows) -> Tensor:
+        new = super().__call__(values, hook)
+        lost = reduce(values - new, "token rank -> token 1", "sum")
+        kept = new.where(new == values, 0.0)
+        left = reduce(kept, "token rank -> token 1", "sum")
+        return new + torch.where(left == 0, 0.0, kept / left * lost)

@@ -202,7 +202,8 @@ def watched_experts(
     ordered, order = rearrange(expert, "token rank -> (token rank)").sort(stable=True)
     token = order // n_ranks
     ends = torch.bincount(ordered, minlength=module.num_experts).cumsum(0).int()
-    weight = _shown(module, "routing", weight, expert, token)
+    each_token = torch.arange(len(hidden), device=hidden.device)
+    weight = _shown(module, "routing", weight, expert, each_token)
 
     values = _project(module, "gate_up_proj" if module.has_gate else "up_proj", hidden[token], ends)
     if module.has_gate:

@@ -15,8 +15,8 @@ from interp.models.sites import hook_name
 from interp.models.units import LayerUnits, UnitLayout
 from interp.results.words import Kind
 
-ROW_KINDS = ("pre", "pre_linear", "post")
-"""Sites of neurons, whose values a mixture shows in rows."""
+ROW_KINDS = ("pre", "pre_linear", "post", "routing")
+"""Sites of neurons and experts, whose values a mixture shows in rows."""
 
 
 class MixtureModel(NeuronModel):
@@ -24,6 +24,7 @@ class MixtureModel(NeuronModel):
 
     Hooks at `pre`, `pre_linear` and `post` run once for the layer's dense neurons and once for its
     experts. They see [row neuron], and as `hook` the `Rows` that say of which token and expert.
+    Hooks at `routing` see the weights with which a token's experts are added, [token rank].
     What TransformerLens calls `hook_pre` of a mixture is the input of the MLP, and never used.
     """
 
@@ -50,6 +51,9 @@ class MixtureModel(NeuronModel):
 
     def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
         return self.layout.d_mlp, self.bridge.cfg.d_model
+
+    def width(self, layer: int, kind: Kind) -> int:
+        return self.layout.n_experts if kind == "routing" else super().width(layer, kind)
 
     def n_calls(self, layer: int, kind: Kind) -> int:
         return len(self._parts[layer]) if kind in ROW_KINDS else 1
