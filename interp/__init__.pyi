@@ -16,7 +16,8 @@ from . import (
 from .counting.collect import Keep, collect
 from .counting.run import Run
 from .counting.sentence_means import SentenceMeans
-from .counting.stats import ActivationMoments, FiringSigns, FiringStats
+from .counting.signs import FiringSigns
+from .counting.stats import ActivationMoments, FiringStats
 from .evaluations.languages_written import generated_languages
 from .evaluations.perplexity import perplexity_matrix
 from .inference.intervals import Estimate, jackknife

@@ -17,7 +17,8 @@ from interp.counting.collect import Keep, collect
 from interp.counting.observe import batches
 from interp.counting.run import Run
 from interp.counting.sentence_means import SentenceMeans
-from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats
+from interp.counting.signs import FiringSigns
+from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import wrap
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.contributions import contribution_score, effective_score

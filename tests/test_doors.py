@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import interp
 from interp.counting.caches import gradients_at, units_at
 from interp.counting.collect import Keep, collect
-from interp.counting.stats import FiringSigns, FiringStats
+from interp.counting.signs import FiringSigns
+from interp.counting.stats import FiringStats
 from interp.evaluations.losses import losses_under
 from interp.evaluations.multiple_choice import choose
 from interp.evaluations.perplexity import PerplexityMatrix, perplexity_matrix

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, MixtralConfig
+from transformers import JetMoeConfig, LlamaConfig
 
 import interp
 from interp.commands.plan import Plan
@@ -190,9 +190,11 @@ class TestOutline:
         # Two for every weight but the embeddings, on 100 million tokens, and a little attention.
         assert plan.flops == pytest.approx(2 * 68.5e9 * 1e8, rel=0.02)
 
-    def test_a_mixture_of_experts_is_refused_by_name_without_weights(self, tmp_path: Path) -> None:
-        MixtralConfig(num_local_experts=8).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"mixtral.*mixture of 8 experts"):
+    def test_a_mixture_that_cannot_be_read_is_refused_by_name_without_weights(
+        self, tmp_path: Path
+    ) -> None:
+        JetMoeConfig(num_local_experts=8).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"jetmoe.*mixture of 8 experts"):
             plan_run(tmp_path, 2, 10_000)
 
 

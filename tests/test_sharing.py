@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from interp.counting.bits import pack_bits
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.inference.permutation import mantel_test
 from interp.scores import sharing_profile as profiles
 from interp.scores.sharing import Sharing, chance_of_categories, sharing_categories

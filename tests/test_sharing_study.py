@@ -16,7 +16,7 @@ from experiments import sharing_claims
 from experiments.runner import stated
 from experiments.study import Study
 from interp.counting.bits import pack_bits
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition

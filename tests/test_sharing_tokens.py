@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.counting.collect import Keep, collect
 from interp.counting.counters import firing_kind
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import categories_at
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel

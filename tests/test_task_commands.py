@@ -12,7 +12,7 @@ import torch
 from interp.commands.common import ModelChoice
 from interp.commands.evaluate import Evaluate
 from interp.commands.tasks import Attribute, Share
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.evaluations import multiple_choice
 from interp.evaluations.category_ablation import categories_at, end_of_prompt
 from interp.evaluations.category_attribution import (

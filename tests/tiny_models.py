@@ -77,6 +77,90 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Prefix of the Hugging Face configuration class, and its settings, by name."""
 
+D_EXPERT, N_EXPERTS = 24, 4
+_ROUTED = {**_GEMMA, "moe_intermediate_size": D_EXPERT, "num_experts_per_tok": 2}
+_LINEAR_MIXER = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+}
+
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_moe": ("Qwen3Moe", {**_ROUTED, "num_experts": N_EXPERTS}),
+    "mixtral": ("Mixtral", {**_GROUPED, "intermediate_size": D_EXPERT, "num_local_experts": 4}),
+    "olmoe": (
+        "Olmoe",
+        {**_GROUPED, "intermediate_size": D_EXPERT, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "gpt_oss": (
+        "GptOss",
+        {
+            **_GEMMA,
+            **_WINDOW,
+            "intermediate_size": D_EXPERT,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "swiglu_limit": 0.5,  # so small that the clamp is met
+        },
+    ),
+    "deepseek_v3": (
+        "DeepseekV3",
+        {
+            **_WIDTHS,
+            "moe_intermediate_size": D_EXPERT,
+            "n_routed_experts": N_EXPERTS,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+        },
+    ),
+    "qwen3_next": (
+        "Qwen3Next",
+        {
+            **_ROUTED,
+            **_LINEAR_MIXER,
+            "num_experts": N_EXPERTS,
+            "shared_expert_intermediate_size": 40,
+            "layer_types": ["linear_attention", "full_attention", "full_attention"],
+        },
+    ),
+    "jamba": (
+        "Jamba",
+        {
+            **_GROUPED,
+            "intermediate_size": D_EXPERT,
+            "num_experts": N_EXPERTS,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 8,
+            "use_mamba_kernels": False,
+        },
+    ),
+    "granitemoe": (
+        "GraniteMoe",
+        {
+            **_GROUPED,
+            "intermediate_size": D_EXPERT,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+}
+"""The same for mixtures of experts: with a clamped gate, with leading dense layers, groups and
+shared experts, and with recurrent mixers."""
+
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with a few merges: it encodes any language, and adds <bos> by default.
@@ -107,7 +191,7 @@ N_VOCAB = len(tokenizer())
 
 
 def config(name: str) -> transformers.PretrainedConfig:
-    prefix, settings = CONFIGS[name]
+    prefix, settings = (CONFIGS | MIXTURES)[name]
     return getattr(transformers, f"{prefix}Config")(
         **settings,
         vocab_size=N_VOCAB,

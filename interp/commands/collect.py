@@ -367,7 +367,7 @@ def show_pieces(folder: Path) -> None:
 
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
-    mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
+    mean = interp.jackknife(stats, lambda part: part.mean_rate)
     names = {label: label_name(label) for label in stats.languages}
     first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
     say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")

@@ -26,6 +26,18 @@ def count_positive(values: Float[Tensor, "token neuron"]) -> Int64[Tensor, " neu
     return total
 
 
+def count_positive_by(
+    values: Float[Tensor, "row neuron"], group: Int64[Tensor, " row"], n_groups: int
+) -> Int64[Tensor, "group neuron"]:
+    """`count_positive` of the rows of each group; groups must be in increasing order."""
+    if values.device.type == "cpu":
+        sizes = torch.bincount(group, minlength=n_groups).tolist()
+        return torch.stack([count_positive(rows) for rows in values.split(sizes)])
+    # Hundreds of small sums would take longer than the model: here one sum takes them all.
+    total = torch.zeros(n_groups, values.shape[1], dtype=torch.int32, device=values.device)
+    return total.index_add_(0, group, (values > 0).int()).long()
+
+
 def pack_bits(fires: Bool[Tensor, "*batch neuron"]) -> UInt8[Tensor, "*batch byte"]:
     """Eight booleans per byte, the first in the lowest bit; unused bits are zero."""
     n_unused = -fires.shape[-1] % 8

@@ -23,6 +23,7 @@ from interp.counting.counters import (
     SentenceMeansCounter,
     SignsCounter,
 )
+from interp.counting.expert_counter import MIXTURE_COUNTS, ExpertFiringCounter
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import (
     PIECE,
@@ -37,11 +38,12 @@ from interp.counting.stats import FiringStats
 from interp.counting.tidying import is_tidied
 from interp.counting.top_contexts import ContextsCounter
 from interp.models.any_model import AnyModel, as_model
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.words import FiresBy, Kind
-from interp.runs.folder import begin
+from interp.runs.folder import begin, read_plan
 from interp.runs.jobs import pool_for
 from interp.runs.locks import hold_lock
 from interp.runs.ray import ActorPool, Job, Ray
@@ -150,6 +152,8 @@ def collect(
     """
     model = as_model(model)
     _check(corpora, keep, tokens_per_batch)
+    if isinstance(model, MixtureModel) and keep != FIRING_ALONE:
+        raise ValueError(MIXTURE_COUNTS.format(model.name))
     first, n_parts = _check_part(part, out, stop_when)
     temporary = None
     if out is None:
@@ -293,9 +297,16 @@ class _Piece:
     def _counters(
         self, model: NeuronModel
     ) -> list[
-        FiringCounter | MomentsCounter | SentenceMeansCounter | SignsCounter | ContextsCounter
+        FiringCounter
+        | ExpertFiringCounter
+        | MomentsCounter
+        | SentenceMeansCounter
+        | SignsCounter
+        | ContextsCounter
     ]:
         keep, n_rows = self.keep, len(self.number)
+        if isinstance(model, MixtureModel):
+            return [ExpertFiringCounter(model)]
         counters: list[Any] = [FiringCounter(model)]
         if keep.moments:
             counters.append(MomentsCounter(model))
@@ -326,6 +337,7 @@ class _Reading:
             "model": model.identity,
             "n_layers": model.n_layers,
             "d_mlp": model.d_mlp,
+            **({"units": model.layout.sizes} if isinstance(model, MixtureModel) else {}),
             "corpora": corpora.fingerprint,
             "languages": list(corpora.languages),
             "n_shards": corpora.n_shards,
@@ -353,7 +365,7 @@ class _Reading:
         return _Piece(self.folder, shard, language, text, number, self.keep, self.tokens_per_batch)
 
     def firing(self, n_shards: int) -> FiringStats:
-        return read_firing(self.folder, self.corpora.languages, n_shards)
+        return read_firing(self.folder, read_plan(self.folder), n_shards)
 
     def stop(self, n_shards: int) -> None:
         tokens = {

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.counting.batch import Batch, Observer
+from interp.counting.expert_counter import MIXTURE_COUNTS, RowObserver
+from interp.models.experts import Rows
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import Kind
 from interp.text.corpora import Corpora
@@ -50,8 +53,9 @@ def _batch(corpora: Corpora, language: str, chosen: Tensor, indices: list[int]) 
     return Batch(tuple(indices), ids, keep, length, sources, bool(keep.all()))
 
 
-Delivered = tuple[int, Kind, int]
-"""A delivered activation: index of the observer, site and layer."""
+Delivered = tuple[int, Kind, int, int]
+"""A delivered activation: index of the observer, site, layer, and first unit, which is not 0 for
+experts beside dense neurons."""
 
 
 @torch.inference_mode()
@@ -65,6 +69,8 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
 
     Raises ValueError if an activation is NaN or infinite, naming its layer and text.
     """
+    if isinstance(model, MixtureModel) and not all(isinstance(o, RowObserver) for o in observers):
+        raise ValueError(MIXTURE_COUNTS.format(model.name))
     pending = [_Delivery(model, batch.to(model.device), observers, frozenset())]
     while pending:
         delivery = pending.pop()
@@ -111,7 +117,8 @@ class _Delivery:
 
     @property
     def n_expected(self) -> int:
-        return len(self.kinds) * self.model.n_layers
+        layers = range(self.model.n_layers)
+        return sum(self.model.n_calls(layer, kind) for layer in layers for kind in self.kinds)
 
     def halves(self) -> list["_Delivery"]:
         """One delivery for each half of the rows; activations already delivered are skipped."""
@@ -126,7 +133,7 @@ class _Delivery:
         The caller retries only after this returns, when nothing holds the pass's tensors any more.
         """
         hooks = [
-            (self.model.site(layer, kind), self._hook(kind, layer))
+            (self.model.rows_site(layer, kind), self._hook(kind, layer))
             for layer in range(self.model.n_layers)
             for kind in self.kinds
         ]
@@ -153,7 +160,7 @@ class _Delivery:
         def run(values: Tensor, hook: Any) -> None:
             if values.ndim == 4:
                 values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
-            self._deliver(kind, layer, values)
+            self._deliver(kind, layer, values, hook if isinstance(hook, Rows) else None)
             # A NaN makes every later layer NaN, so checking the last layer is enough.
             if layer == self.model.n_layers - 1 and not values.sum().isfinite():
                 self.finite = False
@@ -164,12 +171,19 @@ class _Delivery:
 
         return run
 
-    def _deliver(self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"]) -> None:
+    def _deliver(self, kind: Kind, layer: int, values: Tensor, rows: Rows | None) -> None:
         batch = self.batch.to(values.device)
+        first = 0 if rows is None else rows.first
         for index, observer in enumerate(self.observers):
-            if kind in observer.kinds and (index, kind, layer) not in self.delivered:
+            delivered = (index, kind, layer, first)
+            if kind not in observer.kinds or delivered in self.delivered:
+                continue
+            if rows is None:
                 observer.update(kind, layer, values, batch)
-                self.delivered.add((index, kind, layer))
+            else:
+                assert isinstance(observer, RowObserver), "others are refused before reading"
+                observer.update_rows(kind, layer, values, rows, batch)
+            self.delivered.add(delivered)
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
@@ -191,14 +205,16 @@ def _first_bad_layer(model: NeuronModel, batch: Batch, kinds: tuple[Kind, ...]) 
 
     def hook_for(kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
         def check(values: Tensor, hook: Any) -> None:
-            finite = values.isfinite().flatten(1).all(dim=1)
-            if not finite.all():
-                bad.append((layer, kind, int((~finite).nonzero()[0])))
+            wrong = (~values.isfinite().flatten(1).all(dim=1)).nonzero().flatten()
+            if isinstance(hook, Rows):
+                wrong = hook.token[wrong] // batch.ids.shape[1]
+            if len(wrong):
+                bad.append((layer, kind, int(wrong.min())))
 
         return check
 
     hooks = [
-        (model.site(layer, kind), hook_for(kind, layer))
+        (model.rows_site(layer, kind), hook_for(kind, layer))
         for layer in range(model.n_layers)
         for kind in kinds
     ]

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats, read_counts
+from interp.counting.expert_tokens import ExpertTokens
+from interp.counting.signs import FiringSigns
+from interp.counting.stats import ActivationMoments, FiringStats, read_counts
 from interp.counting.top_contexts import merge_contexts
+from interp.models.units import UnitLayout
 from interp.results import artifacts
 from interp.results.bars import tqdm
 
@@ -61,7 +65,7 @@ def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
         pieces = _pieces(folder, languages, n_shards)
         parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
         merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
-    read_firing(folder, languages, n_shards).save(folder / "firing.safetensors", origin)
+    read_firing(folder, plan, n_shards).save(folder / "firing.safetensors", origin)
 
 
 def _pieces(
@@ -72,19 +76,33 @@ def _pieces(
         yield shard, languages.index(language), load_piece(piece_path(folder, shard, language))
 
 
-def read_firing(folder: Path, languages: tuple[str, ...], n_shards: int) -> FiringStats:
+def read_firing(folder: Path, plan: Mapping[str, Any], n_shards: int) -> FiringStats:
     """Firing counts of the first `n_shards` shards; if they are too large for memory, their pieces
     are read again on every use."""
+    languages = tuple(plan["languages"])
+    layout = UnitLayout.of(plan["units"]) if "units" in plan else None
     tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
+    routed: list[Tensor] = []
     shape: Sequence[int] = ()
     for shard, language in in_order(n_shards, languages):
-        n, shape = _outline(piece_path(folder, shard, language))
+        path = piece_path(folder, shard, language)
+        n, shape = _outline(path)
         tokens[shard, languages.index(language)] = n
+        if layout is not None:
+            routed.append(load_piece(path).tensors["firing.routed"])
 
     def read(shard: int, row: int) -> Tensor:
         return load_piece(piece_path(folder, shard, languages[row])).tensors["firing.fired"]
 
-    return read_counts(read, tokens, languages, shape)
+    experts = None
+    if layout is not None:
+        by_piece = rearrange(
+            routed,
+            "(shard language) layer expert -> shard language layer expert",
+            shard=n_shards,
+        )
+        experts = ExpertTokens(layout, by_piece, tokens)
+    return read_counts(read, tokens, languages, shape, experts)
 
 
 def _outline(path: Path) -> tuple[int, list[int]]:

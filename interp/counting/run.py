@@ -22,7 +22,8 @@ from interp.counting.pieces import (
     write_results,
 )
 from interp.counting.sentence_means import SentenceMeans
-from interp.counting.stats import ActivationMoments, FiringSigns, FiringStats
+from interp.counting.signs import FiringSigns
+from interp.counting.stats import ActivationMoments, FiringStats
 from interp.counting.tidying import is_tidied, remove_pieces
 from interp.counting.top_contexts import TopContexts
 from interp.results import artifacts
@@ -217,7 +218,7 @@ class Run(Shown):
         stats = FiringStats.load(self._file("firing"))
         if self._temporary is None:
             return stats
-        return FiringStats(stats.fired, stats.tokens, stats.languages)  # all of it in memory
+        return FiringStats(stats.fired, stats.tokens, stats.languages, stats.experts)  # in memory
 
     @cached_property
     def moments(self) -> ActivationMoments:

@@ -1,24 +1,25 @@
-"""Per-neuron statistics of one pass over text: firing counts, moments, sign bits, means."""
+"""Per-neuron statistics of one pass over text: firing counts and moments."""
 
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Neurons
-from interp.counting.bits import unpack_bits
-from interp.counting.caches import Masks, Shards, by_shard, replay_all, signs_at
+from interp.counting.caches import Masks, Shards, by_shard, replay_all
 from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
+from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
 from interp.models.bare_model import BareModel
+from interp.models.units import UnitLayout
 from interp.results import artifacts
 from interp.results.display import (
     MOST_ROWS,
@@ -30,7 +31,6 @@ from interp.results.display import (
     table_cells,
 )
 from interp.results.saved import Saved
-from interp.results.words import FiresBy
 
 IN_MEMORY = 1 << 30
 """Counts of up to this many bytes are held in memory; larger ones stay on disk."""
@@ -64,11 +64,15 @@ class FiringStats(Saved):
     languages: tuple[str, ...]
     """Labels, in the order of the language axis."""
 
+    experts: ExpertTokens | None
+    """In a mixture of experts, the tokens that its experts saw; None: neurons see all tokens."""
+
     def __init__(
         self,
         fired: Int64[Tensor, "shard language layer neuron"] | Counts,
         tokens: Int64[Tensor, "shard language"],
         languages: tuple[str, ...],
+        experts: ExpertTokens | None = None,
     ) -> None:
         n_shards, n_languages = fired.shape[:2]
         if tokens.shape != (n_shards, n_languages) or len(languages) != n_languages:
@@ -80,7 +84,9 @@ class FiringStats(Saved):
         if isinstance(fired, Tensor):
             check_counts(fired, rearrange(tokens, "shard language -> shard language 1 1"))
             fired = InMemory(fired)
-        self.counts, self.tokens, self.languages = fired, tokens, languages
+        if experts is not None:
+            _check_experts(fired, tokens, experts)
+        self.counts, self.tokens, self.languages, self.experts = fired, tokens, languages, experts
 
     def __repr__(self) -> str:
         return (
@@ -91,12 +97,15 @@ class FiringStats(Saved):
 
     def _cells(self) -> Cells:
         columns = {"tokens": self.tokens.sum(0)}
-        if isinstance(self.counts, InMemory):
+        if isinstance(self.counts, InMemory) and self.experts is None:
             columns |= mean_rates(self.counts, self.tokens)
             silent = (self.total == 0).double()
             columns["never fire"] = reduce(silent, "language layer neuron -> language", "mean")
-        numbers = {name: values.tolist() for name, values in columns.items()}
         note = "means over all neurons, with 95 % intervals over shards"
+        if self.experts is not None:
+            columns["mean rate"] = self.mean_rate
+            note = f"means over neurons that saw {LEAST_TOKENS} tokens or more of every language"
+        numbers = {name: values.tolist() for name, values in columns.items()}
         return table_cells({"language": self.languages, **numbers}, note, MOST_ROWS)
 
     @staticmethod
@@ -157,16 +166,38 @@ class FiringStats(Saved):
 
     @property
     def rate(self) -> Float64[Tensor, "language layer neuron"]:
-        """Share of a language's tokens on which the neuron fires, in float64."""
+        """Share of the tokens that a neuron sees on which it fires, in float64.
+
+        A neuron sees all tokens of a language, or, in a mixture of experts, those routed to its
+        expert. NaN: it saw fewer than 100 tokens of some language, see `seen`.
+        """
         rate = torch.empty(self.counts.shape[1:], dtype=torch.float64)
         for row in range(len(self.languages)):
             rate[row] = self.counts.total(row)
+        if self.experts is not None:
+            return rate.div_(self.experts.total).masked_fill_(~self.experts.seen, torch.nan)
         return rate.div_(rearrange(self.tokens.sum(0).double(), "language -> language 1 1"))
+
+    @property
+    def mean_rate(self) -> Float64[Tensor, " language"]:
+        """Mean of a language's rates over all neurons that have one.
+
+        >>> interp.jackknife(stats, lambda part: part.mean_rate).value.shape
+        torch.Size([3])
+        """
+        return self.rate.nanmean(dim=(1, 2))
+
+    @property
+    def seen(self) -> Bool[Tensor, "layer neuron"]:
+        """Neurons that saw at least 100 tokens of every language: all, unless of experts. Methods
+        choose among these; as `~stats.seen`, what a control should exclude."""
+        if self.experts is not None:
+            return self.experts.seen
+        return torch.ones(self.counts.shape[2:], dtype=torch.bool)
 
     def shards(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics for a subset of the shards."""
-        counts = self.counts.select(shards, range(len(self.languages)))
-        return FiringStats(counts, self.tokens[list(shards)], self.languages)
+        return self._select(shards, range(len(self.languages)))
 
     def without(self, shard: int) -> "FiringStats":
         """All shards but one, as a delete-one jackknife needs them."""
@@ -174,21 +205,29 @@ class FiringStats(Saved):
 
     def languages_only(self, languages: Sequence[str]) -> "FiringStats":
         """A subset of the languages, in the order given."""
-        rows = self._rows(languages)
-        counts = self.counts.select(range(self.n_shards), rows)
-        return FiringStats(counts, self.tokens[:, rows], tuple(languages))
+        return self._select(range(self.n_shards), self._rows(languages))
+
+    def _select(self, shards: Sequence[int], rows: Sequence[int]) -> "FiringStats":
+        return FiringStats(
+            self.counts.select(shards, rows),
+            self.tokens[list(shards)][:, list(rows)],
+            tuple(self.languages[row] for row in rows),
+            None if self.experts is None else self.experts.select(shards, rows),
+        )
 
     def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
         """Only these neurons, by layer and index in the layer, as if they formed one layer."""
         fired = torch.empty(*self.tokens.shape, 1, len(layer), dtype=torch.int64)
         for shard, row in itertools.product(*map(range, self.tokens.shape)):
             fired[shard, row, 0] = self.counts.read(shard, row)[layer, neuron]
-        return FiringStats(fired, self.tokens, self.languages)
+        experts = None if self.experts is None else self.experts.at(layer, neuron)
+        return FiringStats(fired, self.tokens, self.languages, experts)
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """The shards of both; the texts must differ, or tokens are counted twice."""
         shape, other_shape = self.counts.shape[2:], other.counts.shape[2:]
-        if self.languages != other.languages or shape != other_shape:
+        layouts = {None if part.experts is None else part.experts.layout for part in (self, other)}
+        if self.languages != other.languages or shape != other_shape or len(layouts) > 1:
             raise ValueError(
                 f"Cannot merge {shape} neurons of {', '.join(self.languages)}"
                 f" with {other_shape} of {', '.join(other.languages)}: both runs "
@@ -198,13 +237,17 @@ class FiringStats(Saved):
             fired=torch.cat([self.fired, other.fired]),
             tokens=torch.cat([self.tokens, other.tokens]),
             languages=self.languages,
+            experts=self.experts and other.experts and self.experts.merge(other.experts),
         )
 
     def _stored(self) -> dict[str, Any]:
         pairs = itertools.product(*map(range, self.tokens.shape))
         chunks = (self.counts.read(shard, row) for shard, row in pairs)
         fired = artifacts.ChunkedTensor(torch.int64, self.counts.shape, chunks)
-        return {"fired": fired, "tokens": self.tokens, "languages": self.languages}
+        stored = {"fired": fired, "tokens": self.tokens, "languages": self.languages}
+        if self.experts is not None:
+            stored |= {"routed": self.experts.routed, "units": self.experts.layout.sizes}
+        return stored
 
     @classmethod
     def _opened(cls, path: Path | str) -> artifacts.Artifact:
@@ -227,9 +270,13 @@ class FiringStats(Saved):
                 f"shape {tuple(tokens.shape)} in {tokens.dtype} and {len(languages)} languages, "
                 "which do not fit together: make the file again."
             )
+        experts = None
+        if "units" in stored.labels:
+            layout = UnitLayout.of(stored.labels["units"])
+            experts = ExpertTokens(layout, stored.tensors["routed"], tokens)
         if isinstance(fired, Tensor):
-            return FiringStats(fired, tokens, languages)
-        return read_counts(fired.read, tokens, languages, fired.shape[2:])
+            return FiringStats(fired, tokens, languages, experts)
+        return read_counts(fired.read, tokens, languages, fired.shape[2:], experts)
 
     def _rows(self, languages: Sequence[str]) -> list[int]:
         if unknown := [code for code in languages if code not in self.languages]:
@@ -244,13 +291,29 @@ def read_counts(
     tokens: Int64[Tensor, "shard language"],
     languages: tuple[str, ...],
     shape: Sequence[int],
+    experts: ExpertTokens | None = None,
 ) -> FiringStats:
     """Statistics from `read(shard, language)`, called now, or on demand if the counts exceed
     `IN_MEMORY`. `shape` is (layers, neurons per layer)."""
     n_layers, d_mlp = shape
     counts = OnDisk.of(read, tokens, (n_layers, d_mlp))
     n_bytes = math.prod(counts.shape) * torch.int64.itemsize
-    return FiringStats(counts if n_bytes > IN_MEMORY else counts.whole(), tokens, languages)
+    counts = counts if n_bytes > IN_MEMORY else counts.whole()
+    return FiringStats(counts, tokens, languages, experts)
+
+
+def _check_experts(
+    counts: Counts, tokens: Int64[Tensor, "shard language"], experts: ExpertTokens
+) -> None:
+    shape = (len(experts.layout.layers), experts.layout.d_mlp)
+    if tuple(counts.shape[2:]) != shape or not experts.tokens.equal(tokens):
+        raise ValueError(
+            f"The counts are of {tuple(counts.shape[2:])} layers and neurons, and the tokens of "
+            f"experts of {shape}, or of another text: give those of one run."
+        )
+    if isinstance(counts, InMemory):
+        for shard, row in itertools.product(*map(range, tokens.shape)):
+            check_counts(counts.read(shard, row), experts.of(shard, row))
 
 
 def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
@@ -353,98 +416,3 @@ class ActivationMoments(Saved):
     def _deviation(self, moment: int) -> Tensor:
         variance = self._mean(moment + 1) - self._mean(moment) ** 2
         return variance.clamp_min(0).sqrt()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FiringSigns(Saved):
-    """Which neurons fire at the last token of each prompt, one bit per neuron.
-
-    >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> prompts = interp.read_prompts({"en": ["One is"], "de": ["Eins ist"]}, ["en", "de"])
-    >>> rows, keep = interp.text.prompt_rows(prompts, exact), interp.Keep(signs="gate")
-    >>> run = interp.collect(exact, rows, keep=keep, progress=False)
-    >>> run.signs.fires(5).shape
-    torch.Size([1, 2, 2048])
-    """
-
-    kind = "FiringSigns"
-    made_by = _COLLECT
-
-    bits: UInt8[Tensor, "prompt language layer byte"]
-    """Eight neurons per byte, the first in the lowest bit."""
-
-    prompts: tuple[str, ...]
-    """The prompts' ids, the same in every language."""
-
-    languages: tuple[str, ...]
-    """Labels, in the order of the language axis."""
-
-    d_mlp: int
-    """Neurons per layer; the last byte may have unused bits."""
-
-    fires_by: FiresBy = "gate"
-    """The value compared with the threshold."""
-
-    threshold: float = 0.0
-    """The neuron fires where the value exceeds this."""
-
-    @staticmethod
-    def from_caches(
-        caches: Shards,
-        *,
-        keep: Masks | None = None,
-        prompts: Sequence[str] | None = None,
-        fires_by: FiresBy = "gate",
-        threshold: float = 0.0,
-        model: Neurons | BareModel | None = None,
-    ) -> "FiringSigns":
-        """Signs at the last token of each row, where row i is prompt i in every language.
-
-        The last token is the last that counts by `keep`, see `FiringStats.from_caches`, so prompts
-        may differ in length. Several caches of a language are one after the other. `prompts` are
-        the prompts' ids; by default, their numbers.
-
-        >>> ids = {code: rows.ids[:4].long() for code, rows in text.rows.items()}
-        >>> caches = {code: model.run_with_cache(ids[code])[1] for code in ids}
-        >>> interp.FiringSigns.from_caches(caches).fires(5).shape
-        torch.Size([4, 3, 2048])
-        """
-        bits, d_mlp = signs_at(
-            caches, -1, keep=keep, fires_by=fires_by, threshold=threshold, model=model
-        )
-        names = [str(number) for number in range(len(bits))] if prompts is None else prompts
-        if len(names) != len(bits):
-            raise ValueError(
-                f"There are {len(names)} prompts and {len(bits)} rows in each language: row i must "
-                "be prompt i."
-            )
-        return FiringSigns(
-            bits=bits,
-            prompts=tuple(names),
-            languages=tuple(caches),
-            d_mlp=d_mlp,
-            fires_by=fires_by,
-            threshold=threshold,
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"FiringSigns({counted(len(self.prompts), 'prompt')} in {listed(self.languages)}; "
-            f"{self.bits.shape[2]} layers of {self.d_mlp:,} neurons, which fire where the "
-            f"{self.fires_by} is above {self.threshold:g})"
-        )
-
-    def _cells(self) -> Cells:
-        step = -(-len(self.prompts) // 50)
-        few = replace(self, bits=self.bits[::step], prompts=self.prompts[::step])
-        layers = [
-            reduce(few.fires(layer).double(), "prompt language neuron -> language", "mean")
-            for layer in range(self.bits.shape[2])
-        ]
-        note = f"share of a layer's neurons that fire, over {counted(len(few.prompts), 'prompt')}"
-        shares = torch.stack(layers, dim=1).tolist()
-        return layer_cells([[code] for code in self.languages], shares, note)
-
-    def fires(self, layer: int) -> Bool[Tensor, "prompt language neuron"]:
-        """One layer's bits, unpacked."""
-        return unpack_bits(self.bits[:, :, layer], self.d_mlp)

@@ -23,15 +23,22 @@ from torch import Tensor
 
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.stats import ActivationMoments
+from interp.interventions.row_edits import ReroutingEdit, RoutingEdit, RowEdit
 from interp.models.any_model import AnyModel, as_model
 from interp.models.as_transformer_lens import Hook
+from interp.models.mixture_model import ROW_KINDS, MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.words import Kind, Tokens
 from interp.text.tokens import prompt_ids
 
-Site = Kind | Literal["act"]
+Site = Kind | Literal["act", "rerouting"]
 """A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch.
+
+Units of "routing" and of "rerouting" are the experts of a mixture, and what is edited is the weight
+with which an expert's output is added, on tokens that chose it. At "routing", what an expert loses
+goes to none. At "rerouting" it goes to the token's other experts, in proportion to their weights,
+so that the token's weights have the same sum; if no other is left, it goes to none.
 
 q, k, v, pre and pre_linear are outputs of linear layers, bias included, before any norm or
 rotation. z is the heads' outputs, before attention's output projection. attn_out and mlp_out are
@@ -265,6 +272,11 @@ class Change:
                 f"{edit.name} has values for {', '.join(edit.shift)} only, and units of "
                 f"{', '.join(missing)} are chosen: measure and write at one site."
             )
+        if isinstance(model, MixtureModel) and "act" in edit.shift:
+            raise ValueError(
+                f"{edit.name} has values for act, and {model.name} is a mixture of experts, where "
+                "values are written at pre, pre_linear and post alone."
+            )
         for site, mask in masks.items():
             _check_shape(model, site, mask, "the mask")
             if mask.dtype != torch.bool:
@@ -285,10 +297,16 @@ class Change:
         # At a shared hook point, in the order of the computation: linear branch, act, product.
         for site in sorted(masks, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
             for layer in masks[site].any(dim=1).nonzero().flatten().tolist():
-                hook = _EditHook(model, self.edit, site, layer, masks[site][layer], self.tokens)
+                name, mask = model.rows_site(layer, _kind(site)), masks[site][layer]
+                if isinstance(model, MixtureModel) and _kind(site) in ROW_KINDS:
+                    shift = self.edit.shift[site][layer] if site in self.edit.shift else None
+                    cls = {"routing": RoutingEdit, "rerouting": ReroutingEdit}.get(site, RowEdit)
+                    hooks.append((name, cls(model, self.edit.factor, shift, mask, self.tokens)))
+                    continue
+                hook = _EditHook(model, self.edit, site, layer, mask, self.tokens)
                 if hook.times_linear:
                     hooks.append((model.site(layer, "pre_linear"), hook.keep_linear))
-                hooks.append((model.site(layer, _kind(site)), hook))
+                hooks.append((name, hook))
         return hooks
 
 
@@ -337,7 +355,7 @@ def _by_site(given: Any, site: Site) -> dict[Site, Any]:
 
 def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> None:
     kind = _kind(site)
-    model.site(0, kind)  # refuses a site that this model does not have
+    model.rows_site(0, kind)  # refuses a site that this model does not have
     expected = (model.n_layers, model.width(0, kind))
     if tuple(given.shape) != expected:
         raise ValueError(
@@ -348,6 +366,8 @@ def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> No
 
 def _kind(site: Site) -> Kind:
     """Where a site is edited: act(gate) has no hook point of its own, so the product is edited."""
+    if site == "rerouting":
+        return "routing"
     return "post" if site == "act" else site
 
 

@@ -163,7 +163,7 @@ def _reader(path: Path) -> Any:
 def read_config(header: GgufHeader) -> Any:
     """The file's config, as Hugging Face's; refuses a model that could not be opened."""
     config = _from_file(AutoConfig, header)
-    refuse_experts(header.path.name, config)
+    refuse_experts(header.path.name, config, "experts in GGUF files are not converted")
     return complete(config, header)
 
 

@@ -31,6 +31,7 @@ from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
+from interp.models.mixture_model import model_class
 from interp.models.neuron_model import NeuronModel, refuse_experts
 from interp.results.words import Attention
 
@@ -102,7 +103,7 @@ def _load(
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
     config = _read_config(name, source, **source_options)
-    refuse_experts(name, config)  # before gigabytes are read
+    _check_experts(name, config)  # before gigabytes are read
     placed = bool({"device_map", "quantization_config"} & options.keys())  # by transformers
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     emulated = not placed and _emulates_bfloat16(device)
@@ -140,7 +141,8 @@ def _load(
     if emulated and model.dtype == torch.bfloat16:
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
-    return NeuronModel(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+    cls = model_class(name, bridge)
+    return cls(bridge, tokenizer, str(name), attention, parameters, facts, precision)
 
 
 def class_of(config: Any, name: str | Path) -> Any:
@@ -188,7 +190,7 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
         return _wrap_hugging_face(model, tokenizer, name)
     if isinstance(model, TransformerBridge):
         pass_cache_to_attention(model)
-        cls, module = NeuronModel, model.original_model
+        cls, module = model_class(name or model.cfg.model_name, model), model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
         cls, module, attention = HookedTransformerModel, model, "hooked"
@@ -211,10 +213,10 @@ def _wrap_hugging_face(model: PreTrainedModel, tokenizer: Any, name: str | None)
             f"{name} is a Hugging Face model, which does not hold its tokenizer: wrap(model, "
             "AutoTokenizer.from_pretrained(...))."
         )
-    refuse_experts(name, model.config)
+    _check_experts(name, model.config)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = with_tokenizer(bridge_of(model, name, "native"), tokenizer)
-    return NeuronModel(bridge, tokenizer, name, "native", parameters)
+    return model_class(name, bridge)(bridge, tokenizer, name, "native", parameters)
 
 
 def outline(
@@ -232,14 +234,24 @@ def outline(
         config = _read_config(name, _find(name), trust_remote_code=trust_remote_code)
     else:
         config = read_config(read_header(file))
-    refuse_experts(name, config)
+    _check_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
         model = class_of(config, name).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
         parameters = dict(model.named_parameters())
-        return NeuronModel(bridge_of(model, name, "native"), None, str(name), "native", parameters)
+        bridge = bridge_of(model, name, "native")
+        cls = model_class(name, bridge)
+        return cls(bridge, None, str(name), "native", parameters)
+
+
+def _check_experts(name: str | Path, config: Any) -> None:
+    """Refuse a mixture whose experts transformers does not compute in the one place we know."""
+    classes: Any = AutoModelForCausalLM._model_mapping
+    model_type = classes.get(type(config), None)
+    if model_type is None or not model_type._can_set_experts_implementation():
+        refuse_experts(name, config)
 
 
 # ---------------------------------------------------------------- files of a model

@@ -116,6 +116,14 @@ class NeuronModel(AsTransformerLens):
             return (cfg.n_heads if kind in ("q", "z") else grouped) * cfg.d_head
         return self.d_model
 
+    def rows_site(self, layer: int, kind: Kind) -> str:
+        """As `site`, for hooks that also take the rows of a mixture of experts."""
+        return self.site(layer, kind)
+
+    def n_calls(self, layer: int, kind: Kind) -> int:
+        """How often the hooks of a site run in a pass; more than once only in a mixture."""
+        return 1
+
     @property
     def special_ids(self) -> tuple[int, ...]:
         """Beginning-of-text, padding and other control tokens, which are not text."""
@@ -361,14 +369,26 @@ class _Output(BaseModelOutputWithPastAndCrossAttentions):
             raise AttributeError(name)
 
 
-def refuse_experts(name: str | Path, config: Any) -> None:
-    """Refuse a mixture of experts, recognized by the known keys of such configs."""
+def refuse_experts(
+    name: str | Path,
+    config: Any,
+    why: str = "they are not computed by transformers' ALL_EXPERTS_FUNCTIONS",
+) -> None:
+    """Refuse a mixture of experts that cannot be read, recognized by the known keys of configs."""
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    n_experts = n_experts_of(config)
+    if n_experts is not None:
+        raise ValueError(
+            f"{name} ({text_config.model_type}) cannot be read neuron by neuron: it is a mixture "
+            f"of {n_experts} experts per layer, and {why}; use another mixture, or a dense model."
+        )
+
+
+def n_experts_of(config: Any) -> int | None:
+    """Experts per layer by the known keys of such configs; None: it names none."""
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for key in ("num_local_experts", "num_experts", "n_routed_experts"):
         n_experts = getattr(text_config, key, None)
         if isinstance(n_experts, int) and n_experts > 0:
-            raise ValueError(
-                f"{name} ({text_config.model_type}) cannot be read neuron by neuron: it is a "
-                f"mixture of {n_experts} experts per layer, each token is routed to a few of them, "
-                "and a neuron of an unused expert is neither active nor silent; use a dense model."
-            )
+            return n_experts
+    return None

@@ -12,6 +12,7 @@ HOOKS: dict[str, str] = {
     "v": "attn.hook_v",
     "z": "attn.hook_z",
     "attn_out": "hook_attn_out",
+    "routing": "mlp.hook_routing",
 }
 """By kind of site; the same in every layer."""
 

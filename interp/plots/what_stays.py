@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp.plots import fonts
-from interp.plots.style import SINGLE, SMALL, canvas, check, in_order
+from interp.plots.style import SINGLE, canvas, check, in_order, small
 
 _MOST_WITH_NUMBERS = 30  # labels; more leave no room for numbers
 _KEYS = ("language", "without")
@@ -36,7 +36,7 @@ def explanation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="Taken from the text")
         ax.spines[:].set_visible(False)
         if len(labels) > _MOST_WITH_NUMBERS:
-            ax.tick_params(axis="y", labelsize=SMALL)
+            ax.tick_params(axis="y", labelsize=small())
             ax.figure.colorbar(mesh, ax=ax, label="Share of neurons that stay")
             return ax
         half = (wide["kept_high"] - wide["kept_low"]) / 2
@@ -44,7 +44,7 @@ def explanation(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             if np.isnan(share):
                 continue
             ink = "white" if share > 0.6 else mpl.rcParams["text.color"]
-            look = {"ha": "center", "color": ink, "fontsize": SMALL}
+            look = {"ha": "center", "color": ink, "fontsize": small()}
             reach = half[row, column]
             text = f"{100 * share:.0f}" + ("" if np.isnan(reach) else f" ±{100 * reach:.0f}")
             ax.text(column, row - 0.04, text, va="bottom", **look)

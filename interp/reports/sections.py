@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from einops import reduce
 
 from interp import plots
 from interp.counting.run import Run
@@ -157,9 +156,7 @@ def sections_of(file: Path) -> Iterator[Section]:
 def firing_section(file: Path) -> Section:
     """The tokens that were read, and how often neurons fire on them."""
     stats = Run.open(file.parent).firing
-    rate = jackknife(
-        stats, lambda part: reduce(part.rate, "language layer neuron -> language", "mean")
-    )
+    rate = jackknife(stats, lambda part: part.mean_rate)
     frame = pandas.DataFrame(
         {
             "language": [label_name(code) for code in stats.languages],

@@ -23,8 +23,9 @@ Kind = Literal[
     "v",
     "z",
     "attn_out",
+    "routing",
 ]
-"""What a site holds, in any layer."""
+"""What a site holds, in any layer. "routing": the weights of a mixture's experts."""
 
 Tokens = Literal["all", "prompt", "generated", "last"]
 """Tokens to edit."""

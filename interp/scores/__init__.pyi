@@ -1,6 +1,7 @@
 from .average_precision import Precision
 from .choosers import Measured, measured
 from .methods import METHODS, Method, Settings
+from .routing import Routing, routing_of
 from .sharing import categories_from_caches, chance_of_categories
 from .sharing_profile import SharingProfile
 from .token_sharing import TokenSharing, kept_over_tokens, sharing_over_tokens
@@ -10,6 +11,7 @@ __all__ = [
     "Measured",
     "Method",
     "Precision",
+    "Routing",
     "Settings",
     "SharingProfile",
     "TokenSharing",
@@ -17,5 +19,6 @@ __all__ = [
     "chance_of_categories",
     "kept_over_tokens",
     "measured",
+    "routing_of",
     "sharing_over_tokens",
 ]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp.counting.stats import ActivationMoments
 from interp.models.neuron_model import NeuronModel
-from interp.scores.lape import busy_threshold, language_entropy
+from interp.scores.lape import busy_threshold, language_entropy, n_seen
 from interp.scores.ranks import positive_percentiles, sentences_per_language
 
 
@@ -213,10 +213,11 @@ def select_by_entropy_less_peak(
     """
     score = entropy_less_peak(rate, weight)
     score = score.masked_fill(score.isnan(), math.inf)
-    n_chosen = round(fraction * score.numel()) if math.isfinite(fraction) else 0
-    if not 1 <= n_chosen <= score.numel():
+    n_neurons = n_seen(rate)
+    n_chosen = round(fraction * n_neurons) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_neurons:
         raise ValueError(
-            f"The fraction {fraction} of {score.numel():,} neurons is {n_chosen:,} neurons: give a "
+            f"The fraction {fraction} of {n_neurons:,} neurons is {n_chosen:,} neurons: give a "
             "share between 0 and 1 that leaves at least one, such as 0.01."
         )
     chosen = highest(rearrange(-score, "layer neuron -> 1 layer neuron"), n_chosen)

@@ -29,7 +29,7 @@ from interp.scores.baselines import (
     share_above_percentile,
     value_entropy,
 )
-from interp.scores.lape import busy_threshold, language_entropy, least_entropy
+from interp.scores.lape import busy_threshold, language_entropy, least_entropy, n_seen, pool_of
 from interp.scores.methods import Settings
 
 Score = Float[Tensor, "language layer unit"] | Int64[Tensor, "language layer unit"]
@@ -74,6 +74,11 @@ class Measured:
         if name not in self._measure:
             raise ValueError(f"{name} was not measured, only {', '.join(self._measure)}.")
         return self._measure[name]()
+
+    @property
+    def pool(self) -> Bool[Tensor, "layer unit"] | None:
+        """What can be chosen: neurons that have rates; None: all."""
+        return pool_of(self["rate"]) if "rate" in self._measure else None
 
     @property
     def precision(self) -> Precision:
@@ -153,8 +158,11 @@ Chooser = Callable[[Measured, Settings], Mask]
 
 
 def top(score: Score, settings: Settings) -> Mask:
-    """The units of the highest score."""
-    return highest(score, settings.per_language(score[0].numel()))
+    """The units of the highest score, of those that have scores: see `FiringStats.rate`."""
+    pool, n = pool_of(score), settings.per_language(n_seen(score))
+    if pool is None:
+        return highest(score, n)
+    return highest(score.masked_fill(~pool, -math.inf), n) & pool
 
 
 def both_ends(score: Score, settings: Settings) -> Mask:
@@ -185,12 +193,13 @@ def least(
         eligible = measure.double() > busy_threshold(measure, settings.busy_quantile)
     score = repeat(-entropy, "layer neuron -> language layer neuron", language=len(measure))
     score = score.masked_fill(~eligible | score.isnan(), -math.inf)
-    return top(score, settings) & score.isfinite()
+    return top(score.masked_fill(measure.isnan(), math.nan), settings) & score.isfinite()
 
 
 def drawn(seen: Measured, settings: Settings) -> Mask:
     n_languages, n_layers, n_units = seen["rate"].shape
-    return top(random_score(n_languages, n_layers, n_units, seen.generator), settings)
+    score = random_score(n_languages, n_layers, n_units, seen.generator)
+    return top(score.masked_fill(seen["rate"].isnan(), math.nan), settings)
 
 
 def rate(seen: Measured, settings: Settings) -> Mask:
@@ -267,8 +276,8 @@ def precision(seen: Measured, settings: Settings) -> Mask:
 
 
 def mass(seen: Measured, settings: Settings) -> Mask:
-    return cumulative_mass(seen["fired"], settings.share)
+    return cumulative_mass(seen["fired"].masked_fill(seen["rate"].isnan(), 0), settings.share)
 
 
 def _fraction(measure: Score, settings: Settings) -> float:
-    return settings.of_all(measure[0].numel(), len(measure))
+    return settings.of_all(n_seen(measure), len(measure))

@@ -22,7 +22,8 @@ def language_entropy(
 
     Zero: it fires for one language alone. `log(n_languages)`: for all equally.
     NaN: it never fires, so there is nothing to divide. (The authors' code calls that zero, and
-    relies on the busy threshold to remove it again.)
+    relies on the busy threshold to remove it again.) Also NaN: its rates are NaN in all languages,
+    as those of a neuron of an expert that saw too few tokens.
 
     Neurons with equal rates have bitwise equal entropies, whatever their position and the order of
     the languages, so ties stay ties.
@@ -39,14 +40,17 @@ def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float
 
     With n rates it is the `round(quantile * n)`-th smallest, an order statistic and not an
     interpolated quantile (Tang et al., 2024, use 0.95). The largest rate: no neuron is busy.
+    Rates that are NaN do not count.
     """
-    rank = round(quantile * rate.numel()) if math.isfinite(quantile) else 0
-    if not 1 <= rank <= rate.numel():
+    _check(rate)
+    n_rates = int((~rate.isnan()).sum())
+    rank = round(quantile * n_rates) if math.isfinite(quantile) else 0
+    if not 1 <= rank <= n_rates:
         raise ValueError(
-            f"The quantile {quantile} does not pick any of the {rate.numel():,} rates: give a "
+            f"The quantile {quantile} does not pick any of the {n_rates:,} rates: give a "
             "number between 0 and 1, such as 0.95."
         )
-    _check(rate)
+    # NumPy orders NaN after all numbers.
     return np.partition(rate.double().cpu().numpy(), rank - 1, axis=None)[rank - 1].item()
 
 
@@ -65,8 +69,21 @@ def _layer_entropy(rate: Float[Tensor, "language neuron"]) -> Float[Tensor, " ne
     return entropy
 
 
-def _check(rate: Float[Tensor, "*axes"]) -> None:
-    wrong = int((~rate.isfinite() | (rate < 0)).sum())
+def pool_of(rate: Float[Tensor, "language layer neuron"]) -> Bool[Tensor, "layer neuron"] | None:
+    """Neurons that have rates, in a mixture of experts those that saw enough tokens; None: all."""
+    pool = reduce(~rate.isnan(), "language layer neuron -> layer neuron", "all")
+    return None if pool.all() else pool
+
+
+def n_seen(rate: Float[Tensor, "language layer neuron"]) -> int:
+    """How many neurons have rates."""
+    pool = pool_of(rate)
+    return rate[0].numel() if pool is None else int(pool.sum())
+
+
+def _check(rate: Float[Tensor, "language ..."]) -> None:
+    seen = reduce(~rate.isnan(), "language ... -> ...", "any")
+    wrong = int(((~rate.isfinite() | (rate < 0)) & seen).sum())
     if wrong:
         raise ValueError(
             f"{wrong:,} of {rate.numel():,} rates are NaN, infinite or negative: a rate is the "
@@ -78,11 +95,11 @@ def least_entropy(
     rate: Float[Tensor, "language layer neuron"], fraction: float, busy_quantile: float
 ) -> Bool[Tensor, "language layer neuron"]:
     """True where a neuron belongs to the language; see `select_from_rate`."""
-    n_layers, n_units = rate.shape[1:]
-    n_chosen = round(fraction * n_layers * n_units) if math.isfinite(fraction) else 0
-    if not 1 <= n_chosen <= n_layers * n_units:
+    n_layers, n_neurons = rate.shape[1], n_seen(rate)
+    n_chosen = round(fraction * n_neurons) if math.isfinite(fraction) else 0
+    if not 1 <= n_chosen <= n_neurons:
         raise ValueError(
-            f"The fraction {fraction} of {n_layers * n_units:,} neurons is {n_chosen:,} neurons: "
+            f"The fraction {fraction} of {n_neurons:,} neurons is {n_chosen:,} neurons: "
             "give a share between 0 and 1 that leaves at least one, such as 0.01."
         )
     busy = rate.double() > busy_threshold(rate, busy_quantile)
@@ -91,7 +108,7 @@ def least_entropy(
     if n_candidates < n_chosen:
         raise ValueError(
             f"{n_chosen:,} neurons are requested (a fraction of {fraction}), but only "
-            f"{n_candidates:,} of {n_layers * n_units:,} are busy in some language: lower "
+            f"{n_candidates:,} of {n_neurons:,} are busy in some language: lower "
             f"fraction or busy_quantile ({busy_quantile})."
         )
     entropy = language_entropy(rate).masked_fill(~candidate, math.inf)

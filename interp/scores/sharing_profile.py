@@ -11,7 +11,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64, UInt8, UInt64
 from torch import Tensor
 
-from interp.counting.stats import FiringSigns
+from interp.counting.signs import FiringSigns
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.results.display import Cells, counted, layer_cells, listed
 from interp.results.frames import tidy

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Listed(NamedTuple):
     n_layers: int
     n_units: int
     sites: Sites
+    pool: Bool[Tensor, "layer neuron"] | None = None
 
 
 def write_json(
@@ -42,11 +44,14 @@ def write_json(
     mask: Bool[Tensor, "language layer neuron"],
     languages: Sequence[str],
     sites: Sites,
+    pool: Bool[Tensor, "layer neuron"] | None = None,
+    *,
     provenance: Mapping[str, Any],
 ) -> None:
     """Write one line per language and layer, without empty layers.
 
-    For the neurons alone a line lists ids; for several sites, the ids at each site.
+    For the neurons alone a line lists ids; for several sites, the ids at each site. A pool is
+    listed as [first, after the last] of its intervals in each layer.
     """
     blocks = []
     for language, layers in zip(languages, mask, strict=True):
@@ -63,6 +68,7 @@ def write_json(
         "n_layers": mask.shape[1],
         "n_units": mask.shape[2],
         **({} if _neurons_only(sites) else {"sites": sites}),
+        **({} if pool is None else {"pool": [_intervals(layer) for layer in pool]}),
         "provenance": provenance,
     }
     entries = [
@@ -91,7 +97,27 @@ def read_json(path: Path | str) -> Listed:
         for layer, neurons in stored["neurons"][language].items()
         for neuron in (_unit_indices(neurons, sites) if sites else neurons)
     ]
-    return Listed(triples, languages, stored["n_layers"], stored["n_units"], sites)
+    n_layers, n_units = stored["n_layers"], stored["n_units"]
+    pool = _pool(stored["pool"], n_layers, n_units) if "pool" in stored else None
+    return Listed(triples, languages, n_layers, n_units, sites, pool)
+
+
+def _intervals(chosen: Bool[Tensor, " neuron"]) -> list[list[int]]:
+    """The runs of True, as [first, after the last]."""
+    borders = torch.nn.functional.pad(chosen.int(), (1, 1)).diff().nonzero().flatten()
+    return rearrange(borders, "(run end) -> run end", end=2).tolist()
+
+
+def _pool(
+    intervals: Sequence[Sequence[Sequence[int]]], n_layers: int, n_units: int
+) -> Bool[Tensor, "layer neuron"]:
+    pool = torch.zeros(n_layers, n_units, dtype=torch.bool)
+    for layer, runs in zip(pool, intervals, strict=True):
+        for first, after in runs:
+            if not 0 <= first < after <= n_units:
+                raise ValueError(f"{[first, after]} is no interval of {n_units} neurons")
+            layer[first:after] = True
+    return pool
 
 
 @contextmanager

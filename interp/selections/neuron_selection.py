@@ -53,7 +53,16 @@ class NeuronSelection(Shown):
     """Kind and width of each site, in the order of the last axis; by default the MLP's neurons
     alone, at "post"."""
 
+    pool: Bool[Tensor, "layer neuron"] | None = None
+    """What the neurons were chosen from, and controls are drawn from; None: from all. In a mixture
+    of experts, those that saw enough tokens (`FiringStats.seen`)."""
+
     def __post_init__(self) -> None:
+        if self.pool is not None and (self.mask & ~self.pool).any():
+            raise ValueError(
+                f"{int((self.mask & ~self.pool).sum()):,} neurons of this selection are not among "
+                "those that it was chosen from (`pool`): give a pool that holds all of them."
+            )
         if not self.sites:
             object.__setattr__(self, "sites", (("post", self.mask.shape[2]),))
         kinds = [kind for kind, _ in self.sites]
@@ -111,7 +120,7 @@ class NeuronSelection(Shown):
 
     def __invert__(self) -> "NeuronSelection":
         """For each language, the neurons that do not belong to it."""
-        return replace(self, mask=~self.mask)
+        return replace(self, mask=~self.mask if self.pool is None else ~self.mask & self.pool)
 
     @property
     def n_layers(self) -> int:
@@ -155,7 +164,8 @@ class NeuronSelection(Shown):
                 f"This selection has units of {', '.join(kind for kind, _ in self.sites)}, but no "
                 "neurons of the MLP: collect the site pre or post as well."
             )
-        return NeuronSelection(torch.stack(parts).any(dim=0), self.languages)
+        pool = self.pool if self.neurons_only else None
+        return NeuronSelection(torch.stack(parts).any(dim=0), self.languages, pool=pool)
 
     def languages_only(self, languages: Sequence[str]) -> "NeuronSelection":
         """Some of the languages, in the order given."""
@@ -265,7 +275,7 @@ class NeuronSelection(Shown):
         With `exclude`, it draws from the other neurons only: `exclude=selection.union()` avoids
         every selected neuron. With `rate`, such as `stats.rate`, each neuron is replaced by the one
         of its layer that fires nearly as often in that language, since language neurons fire about
-        twice as often in their language as others.
+        twice as often in their language as others. Neurons outside `pool` are never drawn.
 
         >>> alike = neurons.random_like(generator, exclude=neurons.union(), rate=stats.rate)
         >>> chosen, others = (stats.rate[x.mask].mean().item() for x in (neurons, alike))
@@ -273,6 +283,7 @@ class NeuronSelection(Shown):
         0.0
         """
         excluded = torch.zeros_like(self.mask[0]) if exclude is None else exclude
+        excluded = excluded if self.pool is None else excluded | ~self.pool
         for (kind, width), masks, barred in zip(
             self.sites, self._split(self.mask), self._split(excluded), strict=True
         ):
@@ -322,7 +333,7 @@ class NeuronSelection(Shown):
         model = as_model(model)
         for name, width in self.sites:
             (kind,) = (known for known in get_args(Kind) if known == name)
-            model.site(0, kind)  # raises for a site that this model does not have
+            model.rows_site(0, kind)  # raises for a site that this model does not have
             model_width = model.width(0, kind)
             if (model.n_layers, model_width) != (self.n_layers, width):
                 what = "neurons" if self.neurons_only else f"units at {kind}"
@@ -343,6 +354,7 @@ class NeuronSelection(Shown):
         n_layers: int,
         n_units: int,
         sites: tuple[tuple[str, int], ...] = (),
+        pool: Bool[Tensor, "layer neuron"] | None = None,
     ) -> "NeuronSelection":
         """The selection of these (index of the language, layer, neuron)."""
         mask = torch.zeros(len(languages), n_layers, n_units, dtype=torch.bool)
@@ -357,14 +369,15 @@ class NeuronSelection(Shown):
                     "numbers, counted from zero."
                 )
             mask[tuple(triple)] = True
-        return NeuronSelection(mask, tuple(languages), sites)
+        return NeuronSelection(mask, tuple(languages), sites, pool)
 
     def to_json(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         """Write a readable file: one line per language and layer, without empty layers.
 
         With several sites a line lists the units of each site, counted from zero at every site.
         """
-        formats.write_json(path, self.mask, self.languages, self.sites, provenance or {})
+        selected = (self.mask, self.languages, self.sites, self.pool)
+        formats.write_json(path, *selected, provenance=provenance or {})
 
     @staticmethod
     def from_json(path: Path | str) -> "NeuronSelection":

@@ -13,7 +13,7 @@ from interp.models.any_model import AnyModel, as_model
 from interp.results.words import Half
 from interp.scores.average_precision import Precision
 from interp.scores.choosers import Measured, both_ends, measured
-from interp.scores.lape import least_entropy
+from interp.scores.lape import least_entropy, pool_of
 from interp.scores.methods import METHODS, Method, Settings
 from interp.selections.neuron_selection import NeuronSelection
 
@@ -64,7 +64,7 @@ def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSe
     mask = method.choose(seen, settings)
     if method.of_run_sites:
         return NeuronSelection(mask, seen.languages, seen.precision.sites)
-    return NeuronSelection(mask, seen.languages)
+    return NeuronSelection(mask, seen.languages, pool=seen.pool)
 
 
 def select_from_rate(
@@ -84,7 +84,8 @@ def select_from_rate(
     instead of filling up with neurons that belong nowhere.
     """
     check_several(languages)
-    return NeuronSelection(least_entropy(rate, fraction, busy_quantile), tuple(languages))
+    mask = least_entropy(rate, fraction, busy_quantile)
+    return NeuronSelection(mask, tuple(languages), pool=pool_of(rate))
 
 
 def check_several(languages: Sequence[str]) -> None:

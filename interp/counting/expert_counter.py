@@ -1,0 +1,83 @@
+"""Counting in mixtures of experts: each neuron on the tokens that it sees."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.counting.batch import Batch, Observer
+from interp.counting.bits import count_positive, count_positive_by
+from interp.models.experts import Rows
+from interp.models.mixture_model import MixtureModel
+from interp.results.words import Kind
+
+MIXTURE_COUNTS = (
+    "{} is a mixture of experts, of which only firing is counted: leave out what else is to be "
+    "kept."
+)
+"""The refusal of everything but `ExpertFiringCounter`."""
+
+
+@runtime_checkable
+class RowObserver(Observer, Protocol):
+    """Receives the neurons of a mixture, too: [row neuron] and what the rows stand for."""
+
+    def update_rows(
+        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+    ) -> None: ...
+
+
+class ExpertFiringCounter:
+    """As `FiringCounter`, and counts the tokens routed to each expert."""
+
+    kinds: tuple[Kind, ...] = ("pre",)
+
+    def __init__(self, model: MixtureModel) -> None:
+        self._layout = model.layout
+        devices = [model.layer_device(layer) for layer in range(model.n_layers)]
+        self._fired = [
+            torch.zeros(model.d_mlp, dtype=torch.int64, device=device) for device in devices
+        ]
+        self._routed = [
+            torch.zeros(self._layout.n_experts, dtype=torch.int64, device=device)
+            for device in devices
+        ]
+        self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
+
+    def update(
+        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+    ) -> None:
+        raise AssertionError("the neurons of a mixture come in rows")
+
+    def update_rows(
+        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+    ) -> None:
+        expert = rows.expert
+        if rows.first == 0:
+            self._tokens[layer] += batch.keep.sum().cpu()
+        if not batch.whole:
+            kept = rearrange(batch.keep, "batch pos -> (batch pos)")[rows.token]
+            values = values[kept]
+            expert = None if expert is None else expert[kept]
+        if expert is None:
+            fired = count_positive(values)
+        else:
+            n_experts = rows.n_experts
+            self._routed[layer][:n_experts] += torch.bincount(expert, minlength=n_experts)
+            fired = rearrange(
+                count_positive_by(values, expert, n_experts), "expert neuron -> (expert neuron)"
+            )
+        self._fired[layer][rows.first : rows.first + len(fired)] += fired
+
+    def tensors(self) -> dict[str, Tensor]:
+        if (self._tokens != self._tokens[0]).any():
+            raise ValueError(
+                f"Layers disagree on how many tokens they saw: {self._tokens.tolist()}."
+            )
+        return {
+            "firing.fired": torch.stack([counts.cpu() for counts in self._fired]),
+            "firing.tokens": self._tokens[:1].clone(),
+            "firing.routed": torch.stack([counts.cpu() for counts in self._routed]),
+        }

@@ -1,0 +1,139 @@
+"""Addresses of neurons in models whose layers differ in what computes them.
+
+A layer of a mixture of experts has neurons that see every token, those of a dense MLP or of shared
+experts, and neurons of experts, which see only the tokens routed there. All of them have one index
+in their layer: the dense neurons first, then expert by expert. Narrower layers end in units that do
+not exist, and are seen on no token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+
+class Address(NamedTuple):
+    """Where a neuron is."""
+
+    layer: int
+
+    expert: int | None
+    """None: in a dense MLP or in shared experts, which see every token."""
+
+    neuron: int
+    """Index in the expert, or among the layer's dense neurons."""
+
+    def __str__(self) -> str:
+        expert = "" if self.expert is None else f", expert {self.expert}"
+        return f"layer {self.layer}{expert}, neuron {self.neuron}"
+
+
+class LayerUnits(NamedTuple):
+    """The neurons of one layer."""
+
+    dense: int
+    """Neurons that see every token."""
+
+    n_experts: int
+    """Routed experts; 0: the layer has none."""
+
+    d_expert: int
+    """Neurons of each routed expert."""
+
+    @property
+    def width(self) -> int:
+        return self.dense + self.n_experts * self.d_expert
+
+
+@dataclass(frozen=True)
+class UnitLayout:
+    """The neurons of a mixture of experts, layer by layer.
+
+    >>> layout = UnitLayout((LayerUnits(160, 0, 0), LayerUnits(48, 4, 32)))
+    >>> layout.d_mlp, layout.n_experts
+    (176, 4)
+    >>> print(layout.address(1, 48 + 32 + 5))
+    layer 1, expert 1, neuron 5
+    >>> layout.unit(1, 1, 5)
+    85
+    """
+
+    layers: tuple[LayerUnits, ...]
+
+    @staticmethod
+    def of(sizes: Sequence[Sequence[int]]) -> "UnitLayout":
+        """From (dense, n_experts, d_expert) of each layer, as files store it."""
+        layers = tuple(LayerUnits(*map(int, size)) for size in sizes)
+        if not layers or min(min(layer) for layer in layers) < 0:
+            raise ValueError(f"The sizes of layers are {sizes}: give three counts for each layer.")
+        return UnitLayout(layers)
+
+    @property
+    def sizes(self) -> list[list[int]]:
+        """What `of` takes."""
+        return [list(layer) for layer in self.layers]
+
+    @property
+    def d_mlp(self) -> int:
+        """Units of the widest layer."""
+        return max(layer.width for layer in self.layers)
+
+    @property
+    def n_experts(self) -> int:
+        """Routed experts of the layer that has most."""
+        return max(layer.n_experts for layer in self.layers)
+
+    def address(self, layer: int, unit: int) -> Address:
+        """The address of a unit by its index in the layer."""
+        units = self.layers[layer]
+        if not 0 <= unit < units.width:
+            raise ValueError(f"Layer {layer} has {units.width:,} neurons, so none is {unit}.")
+        if unit < units.dense:
+            return Address(layer, None, unit)
+        return Address(layer, *divmod(unit - units.dense, units.d_expert))
+
+    def unit(self, layer: int, expert: int | None, neuron: int) -> int:
+        """The index in its layer of a neuron; see `Address`."""
+        units = self.layers[layer]
+        n_neurons = units.dense if expert is None else units.d_expert
+        if not (0 <= neuron < n_neurons and 0 <= (expert or 0) < max(units.n_experts, 1)):
+            raise ValueError(
+                f"There is no {Address(layer, expert, neuron)}: that layer has {units.dense:,} "
+                f"dense neurons and {units.n_experts} experts of {units.d_expert:,}."
+            )
+        return neuron if expert is None else units.dense + expert * units.d_expert + neuron
+
+    def expert_of(
+        self, layer: Int64[Tensor, " n"], unit: Int64[Tensor, " n"]
+    ) -> Int64[Tensor, " n"]:
+        """The expert of each unit; -1 for dense ones. Units must exist."""
+        sizes = torch.tensor(self.sizes)[layer]
+        expert = (unit - sizes[:, 0]).div(sizes[:, 2].clamp_min(1), rounding_mode="floor")
+        return expert.clamp_min(-1)
+
+    @property
+    def exists(self) -> Bool[Tensor, "layer neuron"]:
+        """False at the end of layers that are narrower than the widest."""
+        width = torch.tensor([layer.width for layer in self.layers])
+        return torch.arange(self.d_mlp) < rearrange(width, "layer -> layer 1")
+
+    def units_of(self, experts: Bool[Tensor, "layer expert"]) -> Bool[Tensor, "layer neuron"]:
+        """All neurons of the chosen experts."""
+        return self.spread(torch.tensor(0), experts.long()).bool()
+
+    def spread(
+        self, tokens: Int64[Tensor, "*of"], expert_tokens: Int64[Tensor, "*of layer expert"]
+    ) -> Int64[Tensor, "*of layer neuron"]:
+        """The number of tokens that each neuron sees, from all tokens and those of each expert."""
+        wide = torch.zeros(*tokens.shape, len(self.layers), self.d_mlp, dtype=torch.int64)
+        for layer, units in enumerate(self.layers):
+            wide[..., layer, : units.dense] = tokens[..., None]
+            routed = expert_tokens[..., layer, : units.n_experts]
+            wide[..., layer, units.dense : units.width] = repeat(
+                routed, "... expert -> ... (expert neuron)", neuron=units.d_expert
+            )
+        return wide
