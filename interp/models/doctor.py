@@ -215,7 +215,8 @@ def _edits(
 
 def _every_site(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
     """Each row of a batch has zeros at one site; all rows are the same text."""
-    sites = [(kind, layer) for layer in range(model.n_layers) for kind in _kinds(model)]
+    kinds, layers = _kinds(model), range(model.n_layers)
+    sites: list[tuple[Kind, int]] = [(kind, layer) for layer in layers for kind in kinds]
     for chunk in [sites[n : n + 64] for n in range(0, len(sites), 64)]:
         rows = repeat(ids[0], "pos -> row pos", row=len(chunk) + 1)
 
@@ -294,7 +295,9 @@ def _body(model: NeuronModel, full: Recorded, ids: Int[Tensor, "batch pos"]) -> 
 
 def _cache(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch pos"]) -> Answer:
     """What TransformerLens's `run_with_cache` gives its users."""
-    names = {model.site(layer, kind): (kind, layer) for kind, layer in recorded}
+    names: dict[str, tuple[Kind, int]] = {
+        model.site(layer, kind): (kind, layer) for kind, layer in recorded
+    }
     _, cache = model.run_with_cache(ids, names_filter=list(names))
     if missing := [name for name, key in names.items() if recorded[key] and name not in cache]:
         return False, f"{missing[0]} is not in the cache"

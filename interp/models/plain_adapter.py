@@ -98,17 +98,19 @@ def components(parts: Parts, cfg: Any) -> dict[str, Any]:
 
 
 def _mlp(parts: Parts, cfg: Any) -> Any:
-    linear = [LinearBridge(name=name) for name in parts.projections]
+    linear: list[Any] = [LinearBridge(name=name) for name in parts.projections]
+    name: Any = parts.mlp
+    submodules: dict[str, Any]
     if parts.projections in GATED:
         submodules = dict(zip(("gate", "in", "out"), linear, strict=True))
-        return GatedMLPBridge(parts.mlp, config=cfg, submodules=submodules)
+        return GatedMLPBridge(name, config=cfg, submodules=submodules)
     if parts.projections in FUSED:
         fused = parts.projections[0]
         return JointGateUpMLPBridge(
-            parts.mlp, config=cfg, submodules={"out": linear[1]}, fused_attr=fused
+            name, config=cfg, submodules={"out": linear[1]}, fused_attr=fused
         )
     submodules = dict(zip(("in", "out"), linear, strict=True))
-    return MLPBridge(parts.mlp, config=cfg, submodules=submodules)
+    return MLPBridge(name, config=cfg, submodules=submodules)
 
 
 def parts_of(model: nn.Module, architecture: str) -> Parts:
