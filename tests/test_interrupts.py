@@ -41,7 +41,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def collect(place: Path) -> Callable[[Path], list[str]]:
     text = ["--text", str(place / "text"), "--languages", *LANGUAGES, "--hygiene", "off"]
-    return lambda out: ["collect", str(place / "model"), *text, *BLOCKS, "--keep-pieces", "--out", str(out)]
+    return lambda out: [
+        "collect",
+        str(place / "model"),
+        *text,
+        *BLOCKS,
+        "--keep-pieces",
+        "--out",
+        str(out),
+    ]
 
 
 def commands(place: Path) -> dict[str, Callable[[Path], list[str]]]:

@@ -1,8 +1,10 @@
 from .claims import Claim, load_claims, save_claims, scoreboard
 from .intervals import jackknife_shards, mean_over_examples, selection_frequency
+from .two_runs import between
 
 __all__ = [
     "Claim",
+    "between",
     "jackknife_shards",
     "load_claims",
     "mean_over_examples",

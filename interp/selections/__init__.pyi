@@ -10,8 +10,10 @@ from .stability import (
     measure_stability,
     without_languages,
 )
+from .two_models import RateChange, rate_change
 
 __all__ = [
+    "RateChange",
     "Stability",
     "across_runs",
     "chance_jaccard",
@@ -21,6 +23,7 @@ __all__ = [
     "on_common_units",
     "overlaps",
     "predicted_agreement",
+    "rate_change",
     "select",
     "selection_of",
     "text_for_agreement",
