@@ -12,6 +12,7 @@ from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results.words import Attention, Bos
 
 if TYPE_CHECKING:
+    import pandas
     import torch
 
 
@@ -101,6 +102,43 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
             f"{differ[0]}): give that model. To try the same indices in this one, `interp export` "
             "the selection and `interp import` the result."
         )
+
+
+def check_neurons(
+    selection: "interp.NeuronSelection",
+    neurons: Path,
+    neurons_of: Path | None,
+    model: "interp.NeuronModel",
+) -> str | None:
+    """Refuse neurons of another model; those of --neurons-of are allowed, with a word about it.
+
+    Returns the name of their model, for the tables; None: it is this one.
+    """
+    selection.check_model(model)
+    if neurons_of is None:
+        check_found_in(neurons, model)
+        return None
+    run = found_in(neurons_of)
+    stored = run.get("model")
+    architecture = stored.get("architecture") if isinstance(stored, dict) else None
+    if architecture not in (None, model.fingerprint["architecture"]):
+        raise ValueError(
+            f"The neurons of {neurons_of} are of a {architecture}, and {model.name} is a "
+            f"{model.fingerprint['architecture']}: their indices mean nothing there. Give a model "
+            "that was trained on from theirs, or that theirs was trained on from."
+        )
+    name = str(run.get("name") or neurons_of)
+    say(
+        f"NEURONS OF ANOTHER MODEL: they were found in {name} ({neurons_of}); the same indices "
+        f"are edited in {model.name}. The tables say so in the column neurons_of."
+    )
+    return name
+
+
+def table_of(frame: "pandas.DataFrame", neurons_of: str | None) -> str:
+    """A result's table as CSV; a column says if the neurons are of another model."""
+    named = frame if neurons_of is None else frame.assign(neurons_of=neurons_of)
+    return named.to_csv(index=False)
 
 
 def cut_short(asked: int | None, corpora: "interp.Corpora") -> str:

@@ -10,11 +10,13 @@ from interp.commands.common import (
     ModelChoice,
     OnRay,
     check_found_in,
+    check_neurons,
     cut_short,
     open_model,
     say,
     say_how_text_begins,
     seeded,
+    table_of,
 )
 from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
@@ -78,6 +80,11 @@ class Deactivate:
     choice: ModelChoice
     """The model that the neurons were found in."""
 
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape.
+
+    The model, text and means are still of the run; both models must have the same shape."""
+
     text: str | None = None
     """A folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz, or babel; by default the run's."""
 
@@ -123,8 +130,8 @@ class Deactivate:
     """Where the work runs."""
 
     def run(self) -> None:
-        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
-        out = out_for(self.out, self.neurons, "deactivate")
+        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "deactivate", self.neurons_of)
         # Other text has no half that the run read.
         split = self.split or "all" if self.text else memory.take("split", self.split, "all")
         reading: dict[str, Any] = {
@@ -140,8 +147,7 @@ class Deactivate:
         rate = rates_of(self.neurons, selection) if self.rate_matched else None
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        other = check_neurons(selection, self.neurons, self.neurons_of, model)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)
         if sentence := cut_short(self.tokens, corpora):
             say(sentence)
@@ -160,7 +166,7 @@ class Deactivate:
             out=out,
             ray=ray,
         )
-        table = matrix.to_frame().to_csv(index=False)
+        table = table_of(matrix.to_frame(), other)
         interp.results.artifacts.write_text(out / "matrix.csv", table)
         say_how_text_begins(model, corpora.bos)
         say(matrix.table())

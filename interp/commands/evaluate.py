@@ -9,10 +9,11 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    check_found_in,
+    check_neurons,
     open_model,
     say,
     say_how_text_begins,
+    table_of,
 )
 from interp.commands.effects import read_selection
 from interp.commands.forecasts import of_tasks
@@ -43,6 +44,11 @@ class Evaluate:
 
     choice: ModelChoice
     """The model that the neurons were found in."""
+
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape.
+
+    The model, text and means are still of the run; both models must have the same shape."""
 
     tasks: tuple[str, ...] = ()
     """babel/fact_completion, babel/statements, babel/word_translation, or folders of
@@ -85,8 +91,8 @@ class Evaluate:
     """Where the work runs."""
 
     def run(self) -> None:
-        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
-        out = out_for(self.out, self.neurons, "evaluate")
+        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "evaluate", self.neurons_of)
         codes = check_labels(memory.take("languages", self.languages, selection.languages))
         bos = memory.take("bos", self.bos, "auto")
         names = self.tasks
@@ -101,8 +107,7 @@ class Evaluate:
             self.choose_items(interp.read_task(name, code)) for name in names for code in codes
         ]
         model, ray = open_model(self.choice, memory, self.on)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        other = check_neurons(selection, self.neurons, self.neurons_of, model)
         sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
         if not self.on.goes_ahead(
             lambda: of_tasks(model, tasks, sets, bos, self.max_new_tokens),
@@ -121,7 +126,7 @@ class Evaluate:
             out=out,
             ray=ray,
         )
-        table = ablation.to_frame().to_csv(index=False)
+        table = table_of(ablation.to_frame(), other)
         interp.results.artifacts.write_text(out / "evaluate.csv", table)
         say_how_text_begins(model, bos)
         say(ablation.table())

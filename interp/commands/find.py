@@ -10,7 +10,7 @@ import interp
 from interp.commands.common import ModelChoice, open_model, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
-from interp.commands.remembered import found_in, memory_of, run_behind
+from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
 from interp.text.languages import label_name
@@ -141,14 +141,19 @@ class Find:
 class Compare:
     """Lay selections side by side: sizes, overlap and chance, layers.
 
-    interp compare results/demo results/demo/neurons-lap.json
+    Of the runs of two models, such as base and instruct, also the firing rates of the same neurons,
+    and the effects of switching them off if `interp deactivate` has measured both.
+
+        interp compare results/demo results/demo/neurons-lap.json
+        interp compare runs/base runs/instruct --out base-instruct.csv
     """
 
     selections: Positional[tuple[Path, ...]]
     """Two selections (.json) or more, or folders of runs after `interp find`."""
 
     out: Path | None = None
-    """File for the table of pairs (.csv)."""
+    """File for the table of pairs (.csv); of two models, also OUT-neurons.csv: every neuron's rates
+    and selections."""
 
     def run(self) -> None:
         if len(self.selections) < 2:
@@ -157,7 +162,8 @@ class Compare:
         for name, path in zip(names, self.selections, strict=True):
             say(f"{name}  {path}")
         read = dict(zip(names, map(read_selection, self.selections), strict=True))
-        if sentence := of_other_models(dict(zip(names, self.selections, strict=True))):
+        sentence = of_other_models(dict(zip(names, self.selections, strict=True)))
+        if sentence:
             say(sentence)
         named = interp.selections.on_common_units(read)
         say_what_is_left_out(read, named)
@@ -168,6 +174,8 @@ class Compare:
         if self.out is not None:
             interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
             say(f"\nThe table of pairs is in {self.out}.")
+        if sentence and len(self.selections) == 2 and all(map(is_run, self.selections)):
+            show_two_models(*self.selections, dict(named), self.out)
 
 
 def of_other_models(selections: Mapping[str, Path]) -> str:
@@ -185,6 +193,56 @@ def of_other_models(selections: Mapping[str, Path]) -> str:
         f"These are neurons of different models ({names}): equal indices are the same neurons only "
         "where one model was trained on from the other."
     )
+
+
+def show_two_models(
+    before: Path,
+    after: Path,
+    selections: "Mapping[str, interp.NeuronSelection]",
+    out: Path | None,
+) -> None:
+    """Print how rates and effects differ between two models, and save the rates."""
+    runs = [interp.Run.open(path) for path in (before, after)]
+    same_text = len({str(run.provenance.get("corpora")) for run in runs}) == 1
+    change = interp.selections.rate_change(runs[0].firing, runs[1].firing, paired=same_text)
+    text = "the same text" if same_text else "other text: intervals are wider"
+    say(f"\nFiring rates of the same neurons, B against A ({text}):")
+    say("language  correlation  95 % interval     rate differs  mean change")
+    for row in change.summary().to_dict("records"):
+        say(
+            f"{row['language']:<8}  {row['correlation']:>11.3f}  {row['correlation_low']:.3f} to "
+            f"{row['correlation_high']:.3f}  {row['differs']:>12.1%}  {row['mean_change']:>+11.4f}"
+        )
+    say("rate differs: share of neurons whose 95 % interval excludes zero; 5 % by chance alone")
+    show_effects(before, after)
+    if out is not None:
+        neurons = out.with_name(f"{out.stem}-neurons.csv")
+        known = {name: each for name, each in selections.items() if each.neurons_only}
+        table = change.to_frame(known).to_csv(index=False)
+        interp.results.artifacts.write_text(neurons, table)
+        say(f"Every neuron's rates are in {neurons}.")
+
+
+def show_effects(before: Path, after: Path) -> None:
+    """Print how the own effect of each label's neurons differs, if both runs have it measured."""
+    from interp.evaluations.perplexity import PerplexityMatrix
+    from interp.runs.folder import read_plan
+
+    folders = [path / "deactivate" for path in (before, after)]
+    files = [folder / "matrix.safetensors" for folder in folders]
+    if not all(file.is_file() for file in files):
+        say("Effects are compared once `interp deactivate` has measured them in both runs.")
+        return
+    same_text = len({str(read_plan(folder)["corpora"]) for folder in folders}) == 1
+    matrices = [PerplexityMatrix.load(file) for file in files]
+    table = interp.evaluations.effect_change(*matrices, paired=same_text)
+    say("\nNats per token that a language loses with its own neurons off, each model's own:")
+    say("language        A        B   change  95 % interval")
+    for row in table.to_dict("records"):
+        say(
+            f"{row['language']:<8} {row['before']:>+8.3f} {row['after']:>+8.3f} "
+            f"{row['change']:>+8.3f}  {row['change_low']:+.3f} to {row['change_high']:+.3f}"
+        )
 
 
 def say_what_is_left_out(

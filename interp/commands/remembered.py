@@ -107,14 +107,16 @@ def found_in(path: Path) -> dict[str, Any]:
     return stored if isinstance(stored, dict) else {}
 
 
-def out_for(given: Path | None, path: Path, step: str) -> Path:
+def out_for(given: Path | None, path: Path, step: str, neurons_of: Path | None = None) -> Path:
     """The folder of what follows on a run or selection: by default a subfolder of the run's.
 
     What follows on another selection than neurons.json, such as neurons-precision.json, has a
-    folder of its own.
+    folder of its own, and so have neurons of another run.
     """
     if given is not None:
         return given
+    if neurons_of is not None:
+        step += f"-of-{(neurons_of if neurons_of.is_dir() else neurons_of.parent).resolve().name}"
     if path.is_dir():
         return path / step
     return path.parent / (step + path.stem.removeprefix("neurons"))

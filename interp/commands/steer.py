@@ -10,11 +10,12 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    check_found_in,
+    check_neurons,
     open_model,
     say,
     say_how_text_begins,
     seeded,
+    table_of,
 )
 from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
@@ -29,8 +30,8 @@ class Steer:
     """Generate text with a language's neurons edited.
 
     Baselines: the unedited model, as many random neurons, a prompt that names the language, and a
-    push of the residual stream. Only good texts count: long enough, not repetitive, and as likely
-    as natural text. The run needs --moments. To resume, run the command again.
+    push of the residual stream. Only good texts count: long enough, not repetitive, as likely as
+    natural text. Run it again to resume.
 
         interp steer results/demo --to de ja --edit replace
         interp steer results/sentences/neurons-precision.json --to ja --edit median
@@ -43,6 +44,11 @@ class Steer:
 
     choice: ModelChoice
     """The model that the neurons were found in."""
+
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape.
+
+    The model, text and means are still of the run; both models must have the same shape."""
 
     to: Labels = ()
     """Languages to steer to; by default all of the run."""
@@ -112,8 +118,8 @@ class Steer:
     """Where the work runs."""
 
     def run(self) -> None:
-        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
-        out = out_for(self.out, self.neurons, "steer")
+        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "steer", self.neurons_of)
         if self.edit != "median":
             selection = selection.neurons()  # moments are measured only at neurons
         elif self.others_off:
@@ -128,8 +134,7 @@ class Steer:
         bos = memory.take("bos", self.bos, "auto")
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        other = check_neurons(selection, self.neurons, self.neurons_of, model)
         # A selection of units can hold most of a site, leaving too few others to draw from.
         excluded = None if self.edit == "median" else selection.union()
         if not self.on.goes_ahead(
@@ -164,7 +169,7 @@ class Steer:
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             path = out / f"{name}.csv"
-            interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+            interp.results.artifacts.write_text(path, table_of(frame, other))
         say_how_text_begins(model, bos)
         say(rates.examples(width=shutil.get_terminal_size((100, 24)).columns))
         say("")

@@ -2,6 +2,7 @@ from .ablation import TaskAblation, ablate_tasks
 from .category_ablation import CategoryAblation, ablate_categories
 from .category_attribution import CategorySums, Enrichment, attribute_categories, enrichment
 from .dominance import own_minus_others
+from .effect_change import effect_change
 from .harness import HarnessScores, run_harness
 from .languages_written import (
     GeneratedLanguages,
@@ -38,6 +39,7 @@ __all__ = [
     "attribute_categories",
     "choose",
     "compare_answers",
+    "effect_change",
     "enrichment",
     "exact_match",
     "generate_texts",

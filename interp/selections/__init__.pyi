@@ -12,9 +12,11 @@ from .stability import (
     measure_stability,
     without_languages,
 )
+from .two_models import RateChange, rate_change
 
 __all__ = [
     "Explanation",
+    "RateChange",
     "Stability",
     "across_runs",
     "beyond_script",
@@ -27,6 +29,7 @@ __all__ = [
     "on_common_units",
     "overlaps",
     "predicted_agreement",
+    "rate_change",
     "read_changes",
     "select",
     "selection_of",

@@ -1,0 +1,64 @@
+"""How the effect of switching neurons off differs between two models."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.evaluations.perplexity import PerplexityMatrix
+from interp.inference.two_runs import between
+from interp.results.frames import interval_columns
+
+
+def effect_change(
+    before: PerplexityMatrix, after: PerplexityMatrix, *, paired: bool = False
+) -> pd.DataFrame:
+    """One row per label: the increase of its loss with its own neurons off, in two models.
+
+    In nats per token; `change` is the second minus the first, with 95 % intervals. `paired`: both
+    matrices were measured on the same shards of text.
+
+    >>> matrix = interp.perplexity_matrix(model, neurons, text, n_draws=1, progress=False)
+    >>> interp.evaluations.effect_change(matrix, matrix, paired=True)["change"].tolist()
+    [0.0, 0.0, 0.0]
+    """
+    codes = [code for code in _own(before) if code in _own(after)]
+    if not codes:
+        raise ValueError(
+            f"No label was both switched off and read in both matrices ({', '.join(before.off)}; "
+            f"{', '.join(after.off)}): measure both on the same labels."
+        )
+    sums = [_sums(matrix, codes) for matrix in (before, after)]
+
+    def more(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        return _increase(b) - _increase(a)
+
+    first, second = (
+        _increase({name: shards.sum(dim=0) for name, shards in run.items()}) for run in sums
+    )
+    change = between(*sums, more, paired=paired)
+    columns = interval_columns("change", change)
+    return pd.DataFrame(
+        {"language": codes, "before": first.tolist(), "after": second.tolist()}
+        | {name: values.tolist() for name, values in columns.items()}
+    )
+
+
+def _own(matrix: PerplexityMatrix) -> list[str]:
+    return [code for code in matrix.off if code in matrix.languages]
+
+
+def _sums(matrix: PerplexityMatrix, codes: list[str]) -> dict[str, Tensor]:
+    """Nats that each label's text costs more with its own neurons off, and its tokens."""
+    rows = [matrix.losses.interventions.index(code) for code in codes]
+    columns = [matrix.languages.index(code) for code in codes]
+    nats = matrix.losses.nats
+    own = torch.stack(
+        [nats[:, row, column] for row, column in zip(rows, columns, strict=True)], dim=1
+    )
+    return {"more": own - nats[:, 0, columns], "tokens": matrix.losses.tokens[:, columns]}
+
+
+def _increase(total: Mapping[str, Tensor]) -> Tensor:
+    return total["more"] / total["tokens"]

@@ -1,0 +1,160 @@
+"""Two models of one shape, such as base and instruct, compared neuron by neuron."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.counting.stats import FiringStats
+from interp.inference.intervals import Estimate
+from interp.inference.two_runs import between
+from interp.results.display import Cells, Shown, listed, table_cells
+from interp.selections.neuron_selection import NeuronSelection
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateChange(Shown):
+    """Firing rates of the same neurons in two models, and how they differ.
+
+    >>> interp.selections.rate_change(stats, stats, paired=True)
+    RateChange(en, de, zh; on the same shards of text)
+    """
+
+    before: Float[Tensor, "language layer neuron"]
+    """Rates in the first model."""
+
+    change: Estimate
+    """Rate in the second model minus that in the first: [language layer neuron]."""
+
+    correlation: Estimate
+    """Pearson correlation, over all neurons, of the two models' rates: [language]."""
+
+    languages: tuple[str, ...]
+    """Labels that both runs read, in the order of the first."""
+
+    paired: bool
+    """Whether both runs read the same shards of text."""
+
+    def __repr__(self) -> str:
+        text = "the same shards of text" if self.paired else "other text"
+        return f"RateChange({listed(self.languages)}; on {text})"
+
+    def _cells(self) -> Cells:
+        columns = {name: list(values) for name, values in self.summary().items()}
+        return table_cells(columns, "rates of the same neurons in two models")
+
+    @property
+    def differs(self) -> Bool[Tensor, "language layer neuron"]:
+        """Whether the 95 % interval of the change excludes zero; 5 % do by chance alone."""
+        return (self.change.low > 0) | (self.change.high < 0)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per label: correlation with its interval, and share of neurons that differ."""
+        return pd.DataFrame(
+            {
+                "language": self.languages,
+                "correlation": self.correlation.value.tolist(),
+                "correlation_low": self.correlation.low.tolist(),
+                "correlation_high": self.correlation.high.tolist(),
+                "differs": _over_neurons(self.differs.double(), "mean").tolist(),
+                "mean_change": _over_neurons(self.change.value, "mean").tolist(),
+            }
+        )
+
+    def to_frame(self, selections: Mapping[str, NeuronSelection] | None = None) -> pd.DataFrame:
+        """One row per label and neuron; `selections` add a column each: whether it is selected."""
+        shape = self.before.shape
+        codes, layers, neurons = (axis.flatten().tolist() for axis in _indices(shape))
+        frame = pd.DataFrame(
+            {
+                "language": [self.languages[code] for code in codes],
+                "layer": layers,
+                "neuron": neurons,
+                "before": self.before.flatten().tolist(),
+                "after": (self.before + self.change.value).flatten().tolist(),
+                "change": self.change.value.flatten().tolist(),
+                "change_low": self.change.low.flatten().tolist(),
+                "change_high": self.change.high.flatten().tolist(),
+            }
+        )
+        for name, selection in (selections or {}).items():
+            mask = torch.stack([selection[code] for code in self.languages])
+            frame[f"in_{name}"] = mask.flatten().tolist()
+        return frame
+
+
+def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False) -> RateChange:
+    """How the firing rate of every neuron changes from one model to another of the same shape.
+
+    `paired`: both runs read the same shards of text, which makes the intervals of the change
+    narrower.
+
+    >>> change = interp.selections.rate_change(stats, stats, paired=True)
+    >>> change.correlation.value.tolist(), bool(change.differs.any())
+    ([1.0, 1.0, 1.0], False)
+    """
+    languages = tuple(code for code in before.languages if code in after.languages)
+    shapes = [(stats.n_layers, stats.d_mlp) for stats in (before, after)]
+    if shapes[0] != shapes[1]:
+        (layers, width), (other_layers, other_width) = shapes
+        raise ValueError(
+            f"The models have {layers} layers of {width:,} neurons and {other_layers} of "
+            f"{other_width:,}: neurons are compared by index, in models of the same shape."
+        )
+    if not languages:
+        raise ValueError(
+            f"The runs have no label in common ({', '.join(before.languages)}; "
+            f"{', '.join(after.languages)}): collect both on the same labels."
+        )
+    sums = [_sums(stats, languages) for stats in (before, after)]
+
+    def more(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        return _rate(b) - _rate(a)
+
+    def correlated(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        return _correlation(_rate(a), _rate(b))
+
+    totals = {name: shards.sum(dim=0) for name, shards in sums[0].items()}
+    return RateChange(
+        before=_rate(totals),
+        change=between(*sums, more, paired=paired),
+        correlation=between(*sums, correlated, paired=paired),
+        languages=languages,
+        paired=paired,
+    )
+
+
+def _sums(stats: FiringStats, languages: tuple[str, ...]) -> dict[str, Tensor]:
+    rows = [stats.languages.index(code) for code in languages]
+    return {"fired": stats.fired[:, rows], "tokens": stats.tokens[:, rows]}
+
+
+def _rate(total: Mapping[str, Tensor]) -> Float[Tensor, "language layer neuron"]:
+    tokens = rearrange(total["tokens"].double(), "language -> language 1 1")
+    return total["fired"].double() / tokens
+
+
+def _correlation(
+    a: Float[Tensor, "language layer neuron"], b: Float[Tensor, "language layer neuron"]
+) -> Float[Tensor, " language"]:
+    """One: the same but for scale. NaN: the neurons of one model all fire alike."""
+    a, b = (
+        rate - rearrange(_over_neurons(rate, "mean"), "language -> language 1 1") for rate in (a, b)
+    )
+    squares = _over_neurons(a.square(), "sum") * _over_neurons(b.square(), "sum")
+    return _over_neurons(a * b, "sum") / squares.sqrt()
+
+
+def _over_neurons(
+    values: Float[Tensor, "language layer neuron"], how: Literal["sum", "mean"]
+) -> Float[Tensor, " language"]:
+    return reduce(values, "language layer neuron -> language", how)
+
+
+def _indices(shape: torch.Size) -> list[Tensor]:
+    return list(torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
