@@ -19,6 +19,7 @@ from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
+from interp.commands.figure import Figure
 from interp.commands.find import Compare, Find, show_selection
 from interp.commands.options import WIDTH, Labels, Parser, Positional
 from interp.commands.overview import list_of_runs
@@ -104,7 +105,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     "Editing neurons": {"deactivate": Deactivate, "write": Write, "steer": Steer, "bake": Bake},
     "Tasks": {"evaluate": Evaluate, "share": Share, "attribute": Attribute},
     "Prompts": {"patch": Patch, "lens": Lens},
-    "Output": {"page": Page, "report": Report},
+    "Output": {"page": Page, "figure": Figure, "report": Report},
 }
 COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 

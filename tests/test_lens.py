@@ -74,6 +74,24 @@ def test_a_layer_is_read_through_norm_and_unembedding(open_model):
     assert read_out(model, many).allclose(expected.repeat(70, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_states_are_read_without_the_blocks_before_the_last(open_model, name):
+    model = open_model(name)
+    states = torch.randn(10, model.d_model, generator=torch.Generator().manual_seed(0))
+    last = (model.site(model.n_layers - 1, "resid_post"), lambda values, hook: states[None])
+    ids = torch.zeros(1, len(states), dtype=torch.int64)
+    with model.hooks([last]):
+        expected = model.logits(ids)[0]  # all blocks run, and their output is overwritten
+    widths = []
+    seen = (model.site(0, "post"), lambda values, hook: widths.append(values.shape[1]))
+    with model.hooks([seen]):
+        assert read_out(model, states).allclose(expected, atol=1e-5)
+    assert widths == [1]  # one token shows the form of their output
+    before = model.logits(ids)
+    assert torch.equal(model.logits(ids), before)
+    assert (before[0] - expected).abs().max() > 0.1  # afterwards the blocks run again
+
+
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_probabilities_entropies_and_top_tokens_are_what_they_say(open_model, name):
     model = open_model(name)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,7 +24,7 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.reports import neuron_page as page_module
 from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
-from interp.reports.page_contexts import SHADES, pieces
+from interp.reports.page_contexts import SHADES, _leave_out_cut_words, pieces, word_edges
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_sentences
@@ -183,6 +184,43 @@ def test_pieces_are_the_text_whatever_tokens_cut_it(generator):
         earlier = pieces(range(empty - 1), spelled)
         assert earlier.text == whole[: ends[-2]].decode(errors="ignore")
         assert len(earlier.sizes) == earlier.piece[-1] + 1
+
+
+def test_words_that_a_window_cuts_are_left_out():
+    """The window has `before` tokens on both sides; the last row's script has no spaces."""
+    spelled = [
+        b" the",
+        b" elec",
+        b"tion",
+        b".",
+        b" Thr",
+        b"ee",
+        "\u4eca".encode(),
+        "\u5929".encode(),
+    ]
+    edges = word_edges(spelled)
+
+    def shown(ids: list[int], position: int, before: int) -> list[int]:
+        window = [position - before <= at <= position + before for at in range(len(ids))]
+        real = np.array([True] * (2 * before + 1))
+        _leave_out_cut_words(real, ids, position, before, edges)
+        assert all(window[at + position - before] for at in np.flatnonzero(real))
+        return (np.flatnonzero(real) + position - before).tolist()
+
+    text = [0, 1, 2, 3, 4, 5, 0, 0]
+    assert shown(text, 3, 1) == [3]  # "tion" and "Thr" are parts of words
+    assert shown(text, 3, 2) == [1, 2, 3, 4, 5]
+    assert shown(text, 2, 1) == [1, 2, 3]
+    assert shown(text, 5, 1) == [4, 5, 6]
+    assert shown(text, 4, 1) == [3, 4, 5]
+    assert shown([1, 2, 2, 2, 2, 2, 2, 2, 0], 7, 1) == [6, 7, 8]  # the peak's own word stays
+    assert shown([6, 7, 6, 7, 6], 2, 1) == [1, 2, 3]
+
+
+def test_the_part_of_a_letter_is_within_a_word():
+    edges = word_edges(["é".encode()[:1], b"a ", b"", b"\n"])
+    assert edges.begins.tolist() == [True, True, False, False]
+    assert edges.ends.tolist() == [True, False, False, False]
 
 
 def test_promoted_tokens_are_read_through_norm_and_unembedding(model):

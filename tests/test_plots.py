@@ -254,7 +254,8 @@ def test_a_heat_map_of_patches_has_layers_across_and_a_row_for_each_token():
     assert close(cells(panels[0]), cells(ax))
     assert panels[0].collections[0].norm is panels[1].collections[0].norm
     for panel, answer in zip(panels, ("Rome", "Paris"), strict=True):
-        assert panel.get_ylabel() == f"Span\n(answer: {answer})"
+        assert panel.get_title("left") == f"Answer: {answer}"
+        assert panel.get_ylabel() == "Span"
         assert [each.get_text() for each in panel.get_yticklabels()] == ["the", "cat", "the"]
     assert panels[1].get_xlabel() == "Patched from this layer on"
     _, mine = plt.subplots()

@@ -34,6 +34,7 @@ from interp.results import artifacts
 from interp.results.display import number_texts
 from interp.selections.select import select_by_entropy
 from tests.browser import open_page
+from tests.figure_tables import tasks_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp; \"'"
 
@@ -638,7 +639,7 @@ def test_a_browser_shows_and_prints_it_without_a_request(tmp_path: Path):
 
 def test_a_wide_figure_scrolls_where_the_screen_is_narrow(tmp_path: Path):
     narrow = Picture(plots.layer_profile, "By layer.", profile_table())
-    wide = Picture(plots.layer_profile, "In many layers.", many_layers())
+    wide = Picture(plots.accuracy_lost, "On tasks.", tasks_table())
     path = write_report(tmp_path / "report.html", "A", [Section("A", pictures=(narrow, wide))])
     with open_page(path, viewport={"width": 390, "height": 800}) as (page, _):
         one, other = page.locator("img").all()
@@ -659,11 +660,6 @@ def test_settings_run_on_where_they_are_printed(tmp_path: Path):
         height = page.locator("details dl").first.bounding_box()["height"]
         page.emulate_media(media="print")
         assert page.locator("details dl").first.bounding_box()["height"] < height / 2
-
-
-def many_layers() -> pd.DataFrame:
-    table = profile_table()
-    return pd.concat([table.assign(layer=table["layer"] + 2 * n) for n in range(21)])
 
 
 def test_a_refused_style_would_be_seen(tmp_path: Path):

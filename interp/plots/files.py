@@ -1,9 +1,11 @@
 """Figures on disk: a table, and the drawings made from it, reproducible to the byte."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -12,6 +14,9 @@ from matplotlib.figure import Figure
 from interp.plots import curves, layers, matrices, methods, switching, tasks, what_stays
 from interp.plots.style import own_style
 from interp.results import artifacts
+from interp.results.words import FigureFormat
+
+_BOTH: tuple[FigureFormat, ...] = ("pdf", "png")
 
 Draw = Callable[[pd.DataFrame], Axes]
 
@@ -39,7 +44,7 @@ FIGURES: dict[str, Draw] = {
 """Figures by name; a file is drawn by the function that its name begins with."""
 
 
-def save(frame: pd.DataFrame, path: Path | str) -> None:
+def save(frame: pd.DataFrame, path: Path | str, formats: Sequence[FigureFormat] = _BOTH) -> None:
     """Write the table and its drawings: path.csv, path.pdf, path.png.
 
     The file name selects the figure: `perplexity_matrix`, or with a suffix after a hyphen,
@@ -47,7 +52,7 @@ def save(frame: pd.DataFrame, path: Path | str) -> None:
     """
     path = Path(path)
     text = frame.to_csv(index=False, lineterminator="\n")
-    drawings = _draw(path.name, read_table(io.StringIO(text)))
+    drawings = _draw(path.name, read_table(io.StringIO(text)), formats)
     artifacts.write_text(path.with_name(f"{path.name}.csv"), text)
     for ending, content in drawings.items():
         artifacts.write_bytes(path.with_name(f"{path.name}.{ending}"), content)
@@ -85,7 +90,9 @@ def read_table(source: Path | str | io.StringIO) -> pd.DataFrame:
         return pd.DataFrame()
 
 
-def _draw(name: str, frame: pd.DataFrame) -> dict[str, bytes]:
+def _draw(
+    name: str, frame: pd.DataFrame, formats: Sequence[FigureFormat] = _BOTH
+) -> dict[str, bytes]:
     draw = FIGURES.get(name.split("-")[0])
     if draw is None:
         raise ValueError(
@@ -95,16 +102,27 @@ def _draw(name: str, frame: pd.DataFrame) -> dict[str, bytes]:
     figure = draw(frame).get_figure()
     assert isinstance(figure, Figure)
     try:
-        return _contents(figure)
+        return _contents(figure, formats)
     finally:
         plt.close(figure)
 
 
-def _contents(figure: Figure) -> dict[str, bytes]:
-    blank = {"pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
-    contents = {}
-    for ending, fields in blank.items():
-        with own_style(), io.BytesIO() as buffer:
-            figure.savefig(buffer, format=ending, metadata=dict.fromkeys(fields))
-            contents[ending] = buffer.getvalue()
+def _contents(figure: Figure, formats: Sequence[FigureFormat] = _BOTH) -> dict[str, bytes]:
+    blank = {
+        "pdf": ("CreationDate", "Creator", "Producer"),
+        "png": ("Software",),
+        "svg": ("Date", "Creator"),
+    }
+    shapes: Any = {"svg.hashsalt": "polyneuron", "svg.fonttype": "path"}
+    contents, engine = {}, figure.get_layout_engine()
+    with own_style(), mpl.rc_context(shapes):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # or else each format would lay it out a little further
+        try:
+            for ending in formats:
+                with io.BytesIO() as buffer:
+                    figure.savefig(buffer, format=ending, metadata=dict.fromkeys(blank[ending]))
+                    contents[ending] = buffer.getvalue()
+        finally:
+            figure.set_layout_engine(engine)
     return contents

@@ -19,7 +19,7 @@ from interp.plots.cells import (
     mark_negative,
     write_number,
 )
-from interp.plots.style import check, in_order, panels
+from interp.plots.style import check, in_order, panels, small
 
 _LONGEST = 14
 """Characters of a token that names a row."""
@@ -59,8 +59,11 @@ def patching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax,
     )
     for panel, answer in zip(axes, values, strict=True):
-        named = f"\n(answer: {answer.strip() or repr(answer)})" if len(values) > 1 else ""
-        panel.set_ylabel(", ".join(shown).capitalize() + named)
+        panel.set_ylabel(", ".join(shown).capitalize())
+        if len(values) > 1:
+            panel.set_title(
+                f"Answer: {answer.strip() or repr(answer)}", loc="left", fontsize=small()
+            )
     return axes[0]
 
 
@@ -108,7 +111,7 @@ def _by_layer(
     tallest = max(longest, key=len)
     n_rows = sum(map(len, shown.values()))
     grid = grid_for(len(layers), [tallest] * n_rows, ["00"], 5, n_lines)
-    height = grid.height + 0.1 * len(values)
+    height = grid.height + 0.2 * (len(values) - 1)
     with panels(ax, list(values), "patching", grid.width, height) as axes:
         for panel, (name, cells) in zip(axes, values.items(), strict=True):
             mesh = draw_cells(panel, cells, 0.0, paint, grid)

@@ -124,7 +124,7 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         else:
             mark_cells(ax, within, shares, paint, grid, ".", "as by chance")
         label_cells(ax, labels, known, range(n), grid)
-        ax.set_ylabel("Language (number of neurons)")
+        ax.set_ylabel("Language (neurons)")
         color_key(ax, mesh, "Overlap (Jaccard index)", grid)
     return ax
 

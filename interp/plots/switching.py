@@ -32,12 +32,16 @@ _RATES = ("good", "good_low", "good_high", "rate", "rate_low", "rate_high")
 def language_switching(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """For each way to ask for a language, the share of texts in it, and of texts in it and good.
 
-    From the final.csv of experiments/steer_language.py; a group per way, labeled with its setting.
+    From the rates.csv of `interp steer`, a group per condition; or from the final.csv of
+    experiments/steer_language.py, a group per way, labeled with its setting.
     Hollow: in the language; filled: in the language and good text. Vertical lines: 95 % intervals.
     Of more than eight languages it is a heat map of the texts in the language and good.
     """
     # A blank setting is read from the file as NaN.
     filled: Table = frame.copy()
+    if "condition" in filled and "way" not in filled:  # rates.csv, with a row per language written
+        own = filled[filled["language"] == filled["to"]]
+        filled = own.assign(way=own["condition"], setting="")
     if "setting" in filled:  # a column with only blanks is read as numbers
         filled["setting"] = filled["setting"].astype(object).where(filled["setting"].notna(), "")
     table = check(filled, "language_switching", ("way", "setting", "to"), _RATES)

@@ -10,8 +10,10 @@ A word can be spelled with many tokens. Every token that it may begin with count
 space before it or without; `Spelling` finds these in any vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
+from interp.models.running import running_instead
 from interp.results.bars import tqdm
 from interp.results.display import Cells, counted, layer_cells, listed
 from interp.results.frames import tidy
@@ -312,18 +315,44 @@ def read_out(
     """The logits of states, each read as the residual stream after the last layer.
 
     The model runs on dummy tokens, one per state, with the states in place of its last block's
-    output.
+    output; the blocks before it are left out, since nothing depends on them.
     """
     logits = []
-    for rows in states.split(min(_ROWS, model.max_length)):
+    with _last_block_alone(model):
+        for rows in states.split(min(_ROWS, model.max_length)):
 
-        def put(values: Tensor, hook: Any, rows: Tensor = rows) -> Tensor:
-            return rearrange(rows, "row d_model -> 1 row d_model").to(values)
+            def put(values: Tensor, hook: Any, rows: Tensor = rows) -> Tensor:
+                return rearrange(rows, "row d_model -> 1 row d_model").to(values)
 
-        ids = torch.zeros(1, len(rows), dtype=torch.int64)
-        with model.hooks([(model.site(model.n_layers - 1, "resid_post"), put)]):
-            logits.append(model.logits(ids)[0])
+            ids = torch.zeros(1, len(rows), dtype=torch.int64)
+            with model.hooks([(model.site(model.n_layers - 1, "resid_post"), put)]):
+                logits.append(model.logits(ids)[0])
     return torch.cat(logits)
+
+
+@contextmanager
+def _last_block_alone(model: NeuronModel) -> Iterator[None]:
+    """Within the block, all blocks but the last return their input, in the form of their output."""
+    blocks: list[Any] = list(model.bridge.blocks)[:-1]
+    forms: dict[int, Any] = {}
+
+    def keep(number: int, block: Any, given: Any, output: Any) -> None:
+        forms[number] = output
+
+    with ExitStack() as stack:
+        for number, block in enumerate(blocks):
+            stack.callback(block.register_forward_hook(partial(keep, number)).remove)
+        model.logits(torch.zeros(1, 1, dtype=torch.int64))  # one token shows the form
+    with ExitStack() as stack:
+        for number, block in enumerate(blocks):
+            stack.enter_context(running_instead(partial(_pass_on, forms[number]), [block]))
+        yield
+
+
+def _pass_on(form: Any, *given: Any, **settings: Any) -> Any:
+    """The residual stream that a block is given, where its output has it: alone, or in a tuple."""
+    stream = given[0] if given else settings["hidden_states"]
+    return (stream, *form[1:]) if isinstance(form, tuple) else stream
 
 
 def token_languages(corpora: Corpora, model: AnyModel) -> Float64[Tensor, "language vocab"]:

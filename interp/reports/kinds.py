@@ -53,13 +53,6 @@ class TableKind:
 # ---------------------------------------------------------------- rows that are drawn
 
 
-def _steered(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of rates.csv that count texts in the language steered to."""
-    table: Table = frame
-    rows = table[table["language"] == table["to"]]
-    return rows.assign(way=rows["condition"], setting="").reset_index(drop=True)
-
-
 def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of all facts, which come first; a table may also have rows of some facts alone."""
     table: Table = frame
@@ -77,9 +70,10 @@ KINDS = (
         ("matrix.csv",),
         ("off", "read", "increase", "increase_low", "random", "own"),
         plots.perplexity_matrix,
-        "Increase in loss, in nats per token, by neurons off (rows) and language read (columns), "
-        "with half of the 95 % interval over documents. Framed: the language itself; next to it, "
-        "as many random neurons, read on the same language.",
+        "Increase in loss, in nats per token, by neurons off (rows, with their number) and "
+        "language read (columns), with half of the 95 % interval over documents. Framed: the "
+        "language itself; next to it, as many random neurons, read on the same language. Without "
+        "numbers, a dash is below zero.",
         result=PerplexityMatrix.kind,
     ),
     TableKind(
@@ -103,7 +97,6 @@ KINDS = (
         plots.language_switching,
         "Share of texts that are in the language asked for (hollow), and of those also good "
         "(filled), with 95 % intervals.",
-        rows=_steered,
         texts=True,
     ),
     TableKind(
@@ -172,7 +165,7 @@ KINDS = (
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
         "Change of each answer's log-probability in nats, or of a metric, by layer; without color: "
-        "no change.",
+        "no change. Without numbers, a dash is below zero.",
         result=PatchingResult.kind,
     ),
     TableKind(
@@ -184,7 +177,8 @@ KINDS = (
         ("row", "layer", "moved", "low", "high"),
         plots.moved_by_layer,
         "Share of the concept and of the language transferred from the source, by layer, with "
-        "half of the 95 % interval; without color: nothing.",
+        "half of the 95 % interval; without color: nothing. At the last token one layer is "
+        "patched, at the subject all from that layer on.",
     ),
     TableKind(
         "Which method is best?",

@@ -29,7 +29,7 @@ from interp.inference.intervals import jackknife
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.lens import read_out, token_bytes
-from interp.reports.page_contexts import contexts_of, token_text
+from interp.reports.page_contexts import contexts_of, token_text, word_edges
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import counted
@@ -327,6 +327,7 @@ def _layers(
     written = token_bytes(model)
     hidden = set(model.special_ids)
     spelled = [b"" if id in hidden else token for id, token in enumerate(written)]
+    edges = word_edges(spelled)
     bar = tqdm(
         chosen.any(dim=1).nonzero().flatten().tolist(),
         desc="neuron page",
@@ -340,7 +341,7 @@ def _layers(
         of_layer = gates[:, start : start + len(neurons)]
         start += len(neurons)
         up, down = promoted_tokens(model, layer, neurons, n_tokens)
-        shown = contexts_of(contexts, layer, neurons, of_layer, before, spelled)
+        shown = contexts_of(contexts, layer, neurons, of_layer, before, spelled, edges)
         layers[layer] = shown | {
             "up": [[token_text(written[id]) for id in row] for row in up.tolist()],
             "down": [[token_text(written[id]) for id in row] for row in down.tolist()],

@@ -211,6 +211,10 @@ function drawMap() {
   }
   const focused = document.activeElement?.dataset.cell; // to restore after everything is redrawn
   byId("map").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+  byId("meaning").textContent = `A row for each layer: ${choice.map === "count"
+    ? "how many of the neurons on this page belong to each language"
+    : "the mean firing rate of its neurons on this page, in % of each language’s tokens"
+  }. Press a cell to list its neurons.`;
   if (focused) cellAt(focused)?.focus();
 }
 
@@ -357,7 +361,9 @@ const highest = (contexts) => Math.max(0, ...contexts.flat().map((context) => co
 
 function contextColumns(neuron, data, contexts) {
   const peakGate = highest(contexts);
-  return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...page.index.languages.map((language, code) =>
+  const codes = page.index.languages.map((_, code) => code); // the neuron's own languages first
+  codes.sort((a, b) => neuron.own.has(b) - neuron.own.has(a) || a - b);
+  return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...codes.map((code) => [page.index.languages[code], code]).map(([language, code]) =>
     inColour(code, "section", { className: neuron.own.has(code) ? "column member" : "column" },
       make("h4", {}, `${language.name} `, make("span", { lang: language.lang, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
       ...(contexts[code].length

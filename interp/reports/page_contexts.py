@@ -1,5 +1,6 @@
 """Contexts as the neuron page shows them: stretches of text in pieces, shaded by the gate."""
 
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,14 @@ from interp.counting.top_contexts import TopContexts
 
 SHADES = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Gate strength: 0 does not fire, z is the neuron's highest gate in any language."""
+
+_LONGEST_WORD = 4  # tokens of a word that are left out because the window cuts it
+
+_WITHOUT_SPACES = (
+    *((0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF)),
+    *((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),
+)
+"""Letters of Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese: cut anywhere."""
 
 _CONTINUING = bytes(range(0x80, 0xC0))  # in UTF-8, bytes that never begin a character
 
@@ -36,17 +45,23 @@ def contexts_of(
     gates: Float[np.ndarray, "language neuron rank token"],
     before: int,
     spelled: Sequence[bytes],
+    edges: "WordEdges",
 ) -> dict[str, Any]:
     """Stretches as (language, source, text, sizes), and for each neuron and language its contexts
     as (stretch, first piece, strongest piece, gate, shades).
 
-    `gates` surround each context, from `before` tokens before it; NaN: there is no text.
+    `gates` surround each context, from `before` tokens before it; NaN: there is no text. Words that
+    the window cuts are left out.
     """
     row, position, gate = (
         field[:, layer, neurons].numpy()
         for field in (contexts.row, contexts.position, contexts.gate)
     )
     real = ~np.isnan(gates)
+    for at in zip(*np.nonzero(row >= 0), strict=True):
+        _leave_out_cut_words(
+            real[at], contexts.ids[row[at]].tolist(), int(position[at]), before, edges
+        )
     first = position - before + real.argmax(axis=-1)
     stop = first + real.sum(axis=-1)
     windows = zip(*(field[row >= 0].tolist() for field in (row, first, stop)), strict=True)
@@ -77,6 +92,57 @@ def contexts_of(
         ],
         "contexts": by_neuron,
     }
+
+
+class WordEdges(NamedTuple):
+    """For every token of a vocabulary, whether it begins and whether it ends within a word."""
+
+    begins: np.ndarray
+    ends: np.ndarray
+
+    def cuts(self, left: int, right: int) -> bool:
+        """Whether a word goes on from one token to the next."""
+        return bool(self.ends[left] and self.begins[right])
+
+
+def word_edges(spelled: Sequence[bytes]) -> WordEdges:
+    """From the bytes of every token. A token of part of a letter is within a word."""
+    texts = [token.decode(errors="ignore") for token in spelled]
+    known = [bool(text) or not token for text, token in zip(texts, spelled, strict=True)]
+    flags = [
+        [not whole or _in_word(text[end : end + 1 or None]) for text, whole in
+         zip(texts, known, strict=True)]
+        for end in (0, -1)
+    ]  # fmt: skip
+    return WordEdges(*(np.array(row, dtype=bool) for row in flags))
+
+
+def _in_word(character: str) -> bool:
+    """Whether words of its script go on after it, up to a space."""
+    if not (character.isalnum() or unicodedata.category(character or " ").startswith("M")):
+        return False
+    code = ord(character)
+    return not any(first <= code <= last for first, last in _WITHOUT_SPACES)
+
+
+def _leave_out_cut_words(
+    real: np.ndarray, ids: Sequence[int], position: int, before: int, edges: WordEdges
+) -> None:
+    """Clear the marks of `real` on words that the window cuts, of a few tokens at most.
+
+    The strongest token stays, and so does a word that is longer.
+    """
+    shift = position - before  # of the window's first place in the row
+    shown = np.flatnonzero(real) + shift
+    first, last = int(shown[0]), int(shown[-1])
+    for begin in range(first, min(first + _LONGEST_WORD, position) + 1):
+        if begin == 0 or not edges.cuts(ids[begin - 1], ids[begin]):
+            real[: begin - shift] = False
+            break
+    for end in range(last, max(last - _LONGEST_WORD, position) - 1, -1):
+        if end + 1 >= len(ids) or not edges.cuts(ids[end], ids[end + 1]):
+            real[end + 1 - shift :] = False
+            break
 
 
 class _Stretches:

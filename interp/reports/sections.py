@@ -15,6 +15,7 @@ from interp.counting.stats import FiringStats
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.inference.claims import Claim, load_claims
 from interp.inference.intervals import jackknife, selection_frequency
+from interp.reports.captions import overlap_caption, with_intervals
 from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
@@ -217,14 +218,11 @@ def selection_section(file: Path) -> Section:
     profile = selection.layer_frame(interval)
     strokes = ", with 95 % intervals over documents" if interval is not None else ""
     caption = f"Neurons of each language in each layer{strokes}."
+    caption = with_intervals(caption, plots.layer_profile, profile) if strokes else caption
     pictures = [Picture(plots.layer_profile, caption, profile)]
     if len(selection.languages) > 1:
-        caption = (
-            "Overlap of two languages: the Jaccard index of their neurons below the diagonal, that "
-            "of random sets of the same size per layer above it, the number of neurons on it."
-        )
         shared = selection.overlap_frame()
-        pictures.append(Picture(plots.overlap, caption, shared))
+        pictures.append(Picture(plots.overlap, overlap_caption(shared), shared))
     tables = {"Neurons of each language.": pandas.DataFrame(table)}
     return Section(BELONGING, text, tuple(pictures), tables, origin)
 
@@ -260,7 +258,8 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first
-    picture = Picture(kind.draw, kind.caption, kind.rows(frame))
+    rows = kind.rows(frame)
+    picture = Picture(kind.draw, with_intervals(kind.caption, kind.draw, rows), rows)
     return Section(kind.title, text, (picture,), tables, origin_of(file))
 
 

@@ -78,5 +78,10 @@ Normalize = Literal["none", "tokens", "bytes"]
 short options. "tokens": nats per token, which depends on the tokenizer. "bytes": nats per UTF-8
 byte of the option."""
 
+# ---------------------------------------------------------------- figures
+
+FigureFormat = Literal["pdf", "svg", "png"]
+"""Formats of a figure: vectors with embedded fonts, vectors with letters as shapes, pixels."""
+
 NOTHING = "nothing"
 """Name of the unedited model, among interventions."""

@@ -1,0 +1,93 @@
+"""The subcommand that draws the results of runs for a paper: figure."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import interp
+from interp.commands.common import say
+from interp.commands.options import Positional
+from interp.results.words import FigureFormat
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Draw a paper's figures from the results of a run.
+
+    Every figure of `interp report` is written in the formats asked for, with the table that it was
+    drawn from (.csv); the captions are printed.
+
+        interp figure results/demo
+        interp figure results/demo layer_profile --format pdf svg --width single
+        interp figure results/steer/rates.csv --font "Liberation Serif" --font-size 9
+    """
+
+    results: Positional[Path]
+    """Folder of a run, or a table (.csv) in it."""
+
+    kind: Positional[str] = ""
+    """Which figure, such as overlap; by default all that there are."""
+
+    format: tuple[FigureFormat, ...] = ("pdf",)
+    """pdf, svg, png."""
+
+    width: str = ""
+    """single (3.3 inches), double (6.9), or inches; by default what each figure needs."""
+
+    font: str | None = None
+    """Family of an installed font, such as the paper's."""
+
+    font_size: float = 8.0
+    """Points, of the axes' labels; other sizes are in proportion."""
+
+    names: Literal["code", "name", "endonym"] = "code"
+    """Languages by code, English name, or own name (endonym)."""
+
+    out: Path | None = None
+    """Folder for the figures; by default figures in the folder of the results."""
+
+    def run(self) -> None:
+        from interp import plots
+        from interp.plots.files import FIGURES
+        from interp.reports.figures import figures_of
+
+        if self.kind and self.kind not in FIGURES:
+            near = difflib.get_close_matches(self.kind, FIGURES, n=1)
+            perhaps = f" Did you mean {near[0]}?" if near else f" Give one of {', '.join(FIGURES)}."
+            raise ValueError(f"There is no figure {self.kind!r}.{perhaps}")
+        width = self.inches()
+        pictures = figures_of(self.results)
+        chosen = {
+            name: picture
+            for name, picture in pictures.items()
+            if self.kind in ("", name.split("-")[0])
+        }
+        if not chosen:
+            there = f"it has {', '.join(pictures)}" if pictures else "it has none"
+            wanted = f"the figure {self.kind}" if self.kind else "a figure"
+            raise ValueError(f"{self.results} has no result for {wanted}: {there}.")
+        folder = self.results if self.results.is_dir() else self.results.parent
+        out = self.out or folder / "figures"
+        with plots.on_paper(width=width, font=self.font, size=self.font_size):
+            for name, picture in chosen.items():
+                assert picture.table is not None
+                table = plots.with_names(picture.table, self.names)
+                plots.save(table, out / name, self.format)
+                say(f"{name}: {picture.caption}")
+        endings = ", ".join(f".{ending}" for ending in self.format)
+        say(f"{interp.results.display.counted(len(chosen), 'figure')} ({endings}) in {out}.")
+
+    def inches(self) -> float | None:
+        """The width asked for; None: what each figure needs."""
+        from interp.plots.style import DOUBLE, SINGLE
+
+        named = {"": None, "single": SINGLE, "double": DOUBLE}
+        if self.width in named:
+            return named[self.width]
+        try:
+            return float(self.width)
+        except ValueError:
+            raise ValueError(
+                f"--width is {self.width!r}: give single, double, or a number of inches."
+            ) from None

@@ -1,0 +1,131 @@
+"""The command that draws a paper's figures from the results of runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from interp import cli, plots
+from interp.reports.captions import overlap_caption, with_intervals
+from interp.reports.figures import figures_of
+from interp.selections.neuron_selection import NeuronSelection
+from tests.figure_tables import CODES, fraction_table, overlap_rows, patching_table, profile_table
+
+
+@pytest.fixture(autouse=True)
+def no_windows() -> Iterator[None]:
+    mpl.use("agg")
+    yield
+    plt.close("all")
+
+
+def rates_table() -> pd.DataFrame:
+    """Like rates.csv of `interp steer`: a row per language that is written."""
+    rows = []
+    for to in CODES[1:]:
+        for condition in ("no edit", "neurons"):
+            for language in (*CODES, "other"):
+                rate = 0.1 + 0.6 * (language == to) * (condition == "neurons")
+                ends = {"rate_low": rate - 0.05, "rate_high": rate + 0.1}
+                good = {"good": rate / 2, "good_low": rate / 2 - 0.02, "good_high": rate}
+                row = {"language": language, "texts": 9, "rate": rate, **ends, **good}
+                rows.append(row | {"to": to, "condition": condition})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    mask = torch.rand(3, 2, 40, generator=torch.Generator().manual_seed(0)) < 0.2
+    for folder in ("run/steer", "run/one", "run/two"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    run = tmp_path / "run"
+    NeuronSelection(mask, CODES).to_json(run / "neurons.json")
+    rates_table().to_csv(run / "steer" / "rates.csv", index=False)
+    patching_table().to_csv(run / "one" / "patch.csv", index=False)
+    patching_table().assign(answer="Paris").to_csv(run / "two" / "patch.csv", index=False)
+    return run
+
+
+NAMES = ["language_switching", "layer_profile", "overlap", "patching-one", "patching-two"]
+
+
+def test_every_figure_of_the_report_is_written_with_its_table(results, capsys):
+    cli.main(["figure", str(results), "--format", "pdf", "svg", "png"])
+    out = results / "figures"
+    files = {path.name for path in out.iterdir()}
+    assert files == {
+        f"{name}.{ending}" for name in NAMES for ending in ("csv", "pdf", "svg", "png")
+    }
+    shown = capsys.readouterr().out
+    assert "overlap: Overlap of two languages" in shown
+    assert "5 figures (.pdf, .svg, .png)" in shown
+    for name in NAMES:
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert b"<svg" in (out / f"{name}.svg").read_bytes()
+        before = (out / f"{name}.png").read_bytes()
+        plots.redraw(out / f"{name}.csv")  # the table draws the same bytes
+        assert (out / f"{name}.png").read_bytes() == before
+
+
+def test_one_figure_has_the_width_the_font_and_the_names_asked_for(results, tmp_path):
+    arguments = ["figure", str(results), "layer_profile", "--format", "png", "pdf", "--width"]
+    settings = ["--font", "DejaVu Serif", "--names", "name", "--out", str(tmp_path / "mine")]
+    cli.main([*arguments, "double", *settings])
+    files = sorted(path.name for path in (tmp_path / "mine").iterdir())
+    assert files == ["layer_profile.csv", "layer_profile.pdf", "layer_profile.png"]
+    with Image.open(tmp_path / "mine" / "layer_profile.png") as image:
+        assert image.width == pytest.approx(300 * plots.DOUBLE, abs=1)
+    assert b"DejaVuSerif" in (tmp_path / "mine" / "layer_profile.pdf").read_bytes()
+    assert set(pd.read_csv(tmp_path / "mine" / "layer_profile.csv")["language"]) == {
+        *("English", "German", "Japanese")
+    }
+    cli.main([*arguments, "2.5", "--out", str(tmp_path / "small")])
+    with Image.open(tmp_path / "small" / "layer_profile.png") as image:
+        assert image.width == 750
+
+
+def test_a_table_of_steer_is_drawn_by_itself(results):
+    path = results / "steer" / "rates.csv"
+    assert list(figures_of(path)) == ["language_switching"]
+    ax = plots.language_switching(pd.read_csv(path))
+    assert [each.get_text() for each in ax.get_xticklabels()] == ["no edit", "neurons"]
+    drawn = {round(float(y), 3) for line in ax.lines for y in line.get_ydata()}
+    assert {0.1, 0.05, 0.7, 0.35} <= drawn
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["overlaps"], "Did you mean overlap?"),
+        (["qqqqq"], "Give one of perplexity_matrix"),
+        (["lens"], "no result for the figure lens: it has"),
+        (["overlap", "--width", "wide"], "give single, double, or a number"),
+        (["overlap", "--width", "99"], "give 1 to 40"),
+        (["overlap", "--font", "Nonesuch Sans"], "No font 'Nonesuch Sans' is installed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(results, more, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["figure", str(results), *more])
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (results / "figures").exists()
+
+
+def test_a_caption_has_what_the_figure_leaves_out():
+    assert "overlap by 0.010" in overlap_caption(overlap_rows())
+    varied = overlap_rows()
+    varied.loc[1, "chance"] = 0.3
+    assert "Above it, that of random sets" in overlap_caption(varied)
+    few, many = (
+        pd.concat([profile_table().assign(language=f"L{n}") for n in range(size)])
+        for size in (8, 9)
+    )
+    assert with_intervals("Neurons.", plots.layer_profile, few) == "Neurons."
+    assert "which the table has" in with_intervals("Neurons.", plots.layer_profile, many)
+    assert with_intervals("Loss.", plots.loss_against_fraction, fraction_table()) == "Loss."
