@@ -116,6 +116,17 @@ def scores_of(
     }
 
 
+def tried(
+    size: Float[Tensor, "layer neuron"], n: int | None, generator: torch.Generator
+) -> Bool[Tensor, "layer neuron"]:
+    """The neurons that are switched off: those with nonzero output, or `n` of them at random."""
+    active = size > 0
+    if n is None or n >= int(active.sum()):
+        return active
+    noise = torch.rand(active.shape, generator=generator).masked_fill(~active, -1.0)
+    return top_neurons(noise, n)
+
+
 def compare(
     scores: Mapping[str, Float[Tensor, "layer neuron"]],
     effect: Float[Tensor, "layer neuron"],
@@ -214,11 +225,7 @@ def main(config: Config, record: Record) -> None:
     for code in study.languages:
         for id, prompt, target in tqdm(questions(model, config, code), code, leave=False):
             scores = scores_of(model, prompt, target, config.steps)
-            active = scores["size of activation"] > 0
-            measured = active
-            if config.n_neurons is not None and config.n_neurons < int(active.sum()):
-                noise = torch.rand(active.shape, generator=generator).masked_fill(~active, -1.0)
-                measured = top_neurons(noise, config.n_neurons)
+            measured = tried(scores["size of activation"], config.n_neurons, generator)
             effect = interp.prompts.ablation_effect(
                 model, prompt, target, measured, "log_probability"
             )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.counting.bits import pack_bits, unpack_bits
 from interp.counting.collect import Keep, _cut_out, _Reading, collect
-from interp.counting.counters import FiringCounter
+from interp.counting.counters import FiringCounter, SignsCounter
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import in_order
 from interp.counting.run import Run
@@ -587,3 +587,19 @@ def test_the_rows_of_a_piece_keep_their_numbers_when_they_are_sent(model, corpor
         pickle.loads(sent)(model)
     Run.open(tmp_path / "sent").merge()
     assert files(tmp_path / "sent") == files(tmp_path / "whole")
+
+
+def test_an_output_of_exactly_zero_does_not_fire_and_one_at_a_threshold_does_not(tmp_path):
+    """Of a model with ReLU, most outputs are exactly zero."""
+    model = load(tiny_models.build("opt", tmp_path / "model"))
+    text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=1, hygiene="off")
+    german = text.languages_only(("de",))
+    counter = SignsCounter(model, len(german.rows["de"].ids), "output")
+    values = torch.tensor([[[0.0, 1.0, -1.0, 0.5]]]).expand(1, 1, 4).repeat(1, 1, model.d_mlp // 4)
+    at_half = SignsCounter(model, len(german.rows["de"].ids), "output", 0.5)
+    batch = next(iter(batches(german, "de", 0, tokens_per_batch=16)))
+    values = values.expand(len(batch.rows), batch.keep.shape[1], -1)
+    for signs, fires in ((counter, [0, 1, 0, 1]), (at_half, [0, 1, 0, 0])):
+        signs.update("post", 0, values, batch)
+        bits = unpack_bits(signs.tensors()["signs.bits"], model.d_mlp)
+        assert bits[batch.rows[0], 0, :4].int().tolist() == fires

@@ -78,19 +78,21 @@ def test_neurons_belong_to_the_languages_in_which_they_are_busy_and_to_no_other(
 
 
 def test_layers_are_the_first_two_and_the_last_quarter_and_their_bar_is_an_even_spread(generator):
-    stats = firing(generator)  # a neuron of its own for each language, in the last of two layers
-    deep = interp.FiringStats(
-        fired=torch.cat([torch.zeros(3, 4, 2, 50, dtype=torch.int64), stats.fired], dim=2),
-        tokens=stats.tokens,
-        languages=CODES,
-    )
-    measured = claims.about_layers(deep, 0.02, generator)
-    first, last = measured["lape-first-layers"], measured["lape-last-layers"]
-    assert (first.value.value.item(), first.control) == (0.0, 0.5)
-    assert (last.value.value.item(), last.control) == (1.0, 0.25)
-    found = claimed(measured)
-    assert found["lape-last-layers"].verdict == "holds"
-    assert found["lape-first-layers"].verdict == "does not hold"
+    stats = firing(generator)  # a neuron of its own for each language, in the second of two layers
+    silent = torch.zeros(3, 4, 2, 50, dtype=torch.int64)
+
+    def about(*layers: torch.Tensor) -> dict[str, Claim]:
+        deep = interp.FiringStats(
+            fired=torch.cat(layers, dim=2), tokens=stats.tokens, languages=CODES
+        )
+        return claimed(claims.about_layers(deep, 0.02, generator))
+
+    early, late = about(stats.fired, silent), about(silent, stats.fired)
+    for found, (first, last) in ((early, (1.0, 0.0)), (late, (0.0, 1.0))):
+        assert (found["lape-first-layers"].value, found["lape-first-layers"].bar) == (first, 0.5)
+        assert (found["lape-last-layers"].value, found["lape-last-layers"].bar) == (last, 0.25)
+    verdicts = [claim.verdict for found in (early, late) for claim in found.values()]
+    assert verdicts == ["holds", "does not hold", "does not hold", "holds"]
 
 
 def sharing(**neurons: set[int]) -> interp.NeuronSelection:

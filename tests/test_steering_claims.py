@@ -192,3 +192,52 @@ def test_the_published_texts_say_what_is_known_of_them(shared: Path, tmp_path: P
     assert (steers.low, steers.high) == pytest.approx((0.53, 0.96), abs=0.02)  # over languages
     assert found["bloom-560m-steers"].value == pytest.approx((520 - 74) / 600, abs=0.03)
     assert "bloom-560m" in capsys.readouterr().out
+
+
+FACTS = Path(__file__).parent / "facts" / "published_texts.json"
+"""Which of the published texts reach their language: all that the claims need of them."""
+
+
+def bits(written: str, n: int) -> list[bool]:
+    return [digit == "1" for digit in f"{int(written, 16):0{n}b}"]
+
+
+def kept_texts() -> pd.DataFrame:
+    """The rows that `read_texts` makes, as far as claims need them."""
+    rows = []
+    for setting in json.loads(FACTS.read_text(encoding="utf-8"))["settings"]:
+        reached, passes = (bits(setting[name], setting["texts"]) for name in ("reached", "passes"))
+        axes = {name: setting[name] for name in ("units", "kind", "to")}
+        for hit, good in zip(reached, passes, strict=True):
+            rows.append(axes | {"language": setting["to"] if hit else "other", "passes": good})
+    return pd.DataFrame(rows)
+
+
+def test_what_is_kept_of_the_published_texts_gives_the_published_claims_anywhere():
+    found = {
+        claim.name: claim
+        for claim in judged(stated("read_published_texts"), published.measures(kept_texts()), "")
+    }
+    steers, tenfold = found["bloom-560m-steers"], found["bloom-560m-tenfold"]
+    assert steers.value == pytest.approx(0.7433, abs=1e-4)
+    assert (steers.low, steers.high) == pytest.approx((0.525, 0.961), abs=1e-3)
+    assert (tenfold.low, tenfold.high) == pytest.approx((-0.144, 0.187), abs=1e-3)
+    assert {name: claim.verdict for name, claim in found.items()} == {
+        "bloom-560m-steers": "holds",
+        "bloom-560m-both-top": "holds",
+        "bloom-560m-both-bottom": "holds",
+        "bloom-560m-tenfold": "cannot tell",
+        "bloom-560m-tenfold-good": "does not hold",
+        "bloom-560m-collapse": "holds",
+    }
+
+
+def test_what_is_kept_is_what_the_published_texts_say(shared: Path):
+    path = shared / "data" / "kojima" / "generated" / "bloom-560m.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    texts = published.read_texts(path)
+    kept = kept_texts()
+    assert published.rates_of(texts).equals(published.rates_of(kept))
+    for columns in (["units", "kind", "to"], ["passes"]):
+        assert texts[columns].to_numpy().tolist() == kept[columns].to_numpy().tolist()

@@ -225,6 +225,22 @@ def test_scores_are_claimed_to_foretell_only_what_the_table_says(low: float, ver
     assert math.isnan(found["gradients-foretell-more"].control)
 
 
+def test_silent_neurons_are_switched_off_in_no_prompt():
+    """They have no effect and zero scores, and would raise every correlation."""
+    size = torch.zeros(3, 50)
+    size[:, ::5] = torch.rand(3, 10, generator=torch.Generator().manual_seed(0)) + 0.1
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(attribute_neurons.tried(size, None, generator), size > 0)
+    assert torch.equal(attribute_neurons.tried(size, 30, generator), size > 0)
+    some = attribute_neurons.tried(size, 12, generator)
+    assert some.sum() == 12
+    assert not (some & (size == 0)).any()
+    assert not torch.equal(some, attribute_neurons.tried(size, 12, generator))
+    effect = torch.where(size > 0, torch.rand(3, 50, generator=generator), torch.zeros(()))
+    (row,) = attribute_neurons.compare({"contribution": size}, effect, size > 0, 5)
+    assert abs(float(row["size"])) < 0.6  # with the silent ones, .9
+
+
 def test_outer_layers_are_the_first_and_last_quarter_of_the_depth():
     assert detect_languages.outer_layers(4).tolist() == [True, False, False, True]
     assert detect_languages.outer_layers(6).tolist() == [True] + [False] * 4 + [True]
