@@ -67,7 +67,7 @@ def encoder(
     if kind is None:
         return encode
     if kind == "tokens-drawn":
-        import numpy as np  # here, since labels are split where nothing heavy is loaded
+        import numpy as np  # commands check labels before anything heavy is loaded
 
         pool = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, encode(texts))])
 
