@@ -24,9 +24,8 @@ from interp.evaluations.languages_written import (
     generated_languages,
     language_rates,
     natural_guard,
-    steering_score,
 )
-from interp.evaluations.rates import Rate, repetition
+from interp.evaluations.rates import Rate, repetition, steering_score
 from interp.evaluations.writing import (
     Generated,
     generate_texts,
@@ -599,14 +598,16 @@ def test_rates_of_published_generations_are_the_known_ones(shared: Path):
 
 
 def test_opening_lines_are_in_their_language():
-    codes = list(naming._OPENINGS)
+    codes = list(naming.OPENINGS)
     assert detect_language([naming_prompt(code) for code in codes], codes) == codes
     assert set(codes) <= set(LANGUAGES)
     lines = {naming_prompt(code, "english") for code in LANGUAGES}
     assert len(lines) == len(LANGUAGES)
+    assert naming_prompt("deu_Latn") == naming_prompt("de")
+    assert naming_prompt("cym", "english") == "Here is a text in Welsh:\n"
     assert naming_prompt("sw", "english") == "Here is a text in Swahili:\n"
-    with pytest.raises(ValueError, match="'cy' is not a known language code"):
-        naming_prompt("cy")
+    with pytest.raises(ValueError, match="'poetry' is not the tag of a language"):
+        naming_prompt("poetry")
     with pytest.raises(ValueError, match=r'no naming prompt in Dutch, .* words="english"'):
         naming_prompt("nl")
 

@@ -2,10 +2,11 @@ import itertools
 import unicodedata
 from pathlib import Path
 
+import langcodes
 import numpy as np
 import pytest
 
-from interp.text.languages import LANGUAGES, VARIANTS, check_languages, language
+from interp.text.languages import LANGUAGES, VARIANTS, language, language_of, language_tag
 
 # Linear RGB as seen with protanopia, deuteranopia and tritanopia (Machado et al., 2009).
 VISIONS = {
@@ -108,44 +109,56 @@ def test_a_language_is_found_by_its_code():
     assert language("de").endonym == "Deutsch"
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("german", "de (German)"),
-        ("German", "de (German)"),
-        ("deutsch", "de (German)"),
-        ("deu", "de (German)"),
-        ("eng", "en (English)"),
-        ("EN", "en (English)"),
-        ("zh-Hans", "zh (Chinese)"),
-        ("pt_BR", "pt (Portuguese)"),
-        ("nb", "no (Norwegian)"),
-        ("yue", "zh (Chinese)"),
-        ("indonesain", "id (Indonesian)"),
-        ("jp", "ja (Japanese)"),
-        ("", ""),
-    ],
-)
-def test_an_unknown_code_is_refused_with_the_one_that_was_meant(typed: str, meant: str):
-    with pytest.raises(ValueError, match="is not a known language code") as caught:
-        language(typed)
-    assert f"{typed!r} is not" in str(caught.value)
-    assert meant in str(caught.value).split("?")[0]
-
-
-def test_codes_come_back_as_a_tuple_in_their_order():
-    assert check_languages(["fr", "en"]) == ("fr", "en")
+@pytest.mark.parametrize("word", ["german", "poetry", "xx", "", "en_US.UTF-8", "ru~romanised"])
+def test_a_word_that_is_no_tag_is_refused_where_a_language_is_needed(word: str):
+    assert language_of(word) is None
+    with pytest.raises(ValueError, match="is not the tag of a language"):
+        language(word)
 
 
 @pytest.mark.parametrize(
-    ("codes", "sentence"),
+    ("label", "tag"),
     [
-        ([], "No language was given; give at least one code"),
-        (["en", "fr", "en"], "en is given more than once"),
-        (["en", "xx"], "'xx' is not a known language code"),
-        ("en", "as the one string 'en'; give a list of codes"),
+        *(("de", "de"), ("deu", "de"), ("deu_Latn", "de"), ("de-Latn", "de"), ("eng", "en")),
+        *(("cy", "cy"), ("cym", "cy"), ("bod_Tibt", "bo"), ("mt", "mt"), ("isl_Latn", "is")),
+        *(("sr-Cyrl", "sr"), ("sr-Latn", "sr-Latn"), ("srp_Latn", "sr-Latn"), ("hbs", "sr-Latn")),
+        *(("zh-Hans", "zh"), ("zho_Hant", "zh-Hant"), ("cmn_Hani", "zh"), ("yue_Hant", "yue")),
+        *(("kor_Hang", "ko"), ("jpn_Jpan", "ja"), ("arb_Arab", "ar"), ("arz_Arab", "arz")),
+        *(("ary", "ary"), ("pt-BR", "pt-BR"), ("pt_PT", "pt-PT"), ("iw", "he"), ("fil", "tl")),
+        *(("tgl_Latn", "tl"), ("swh_Latn", "sw"), ("ace_Arab", "ace-Arab"), ("nob_Latn", "nb")),
+        *(("law", None), ("pop", None), ("code", None), ("news", None), ("und", None)),
+        *(("zxx", None), ("x-mine", None), ("de-qqqqq", None), ("law_Latn", "law")),
     ],
 )
-def test_bad_lists_of_languages_are_refused(codes, sentence: str):
-    with pytest.raises(ValueError, match=sentence):
-        check_languages(codes)
+def test_a_tag_has_one_shortest_form_however_it_is_written(label: str, tag: str | None):
+    assert language_tag(label) == tag
+
+
+def test_every_listed_code_is_its_own_tag():
+    assert [language_tag(code) for code in LANGUAGES] == list(LANGUAGES)
+
+
+@pytest.mark.parametrize("code", [code for code in LANGUAGES if code != "tl"])
+def test_the_list_and_langcodes_mean_the_same_language(code: str):
+    tag = langcodes.Language.get(code)
+    assert language_of(f"{tag.to_alpha3()}_{tag.maximize().script}") is LANGUAGES[code]
+
+
+def test_what_is_known_of_languages_outside_the_list():
+    welsh, latin = language("cym"), language("sr-Latn")
+    assert (welsh.code, welsh.name, welsh.endonym, welsh.family) == (
+        *("cy", "Welsh", "Cymraeg", "Celtic"),
+    )
+    assert (latin.name, latin.endonym) == ("Serbian (Latin)", "srpski (latinica)")
+    assert (latin.script, latin.family) == ("Latin", "Slavic")
+    assert language("zh-Hant").script == "Han"
+    assert language("arz").family == LANGUAGES["ar"].family
+    assert language("dv").family == ""
+
+
+@pytest.mark.parametrize(
+    ("label", "direction"),
+    [("ar", "rtl"), ("he", "rtl"), ("ug", "rtl"), ("dv", "rtl"), ("en", "ltr"), ("bo", "ltr")],
+)
+def test_the_direction_is_that_of_the_script(label: str, direction: str):
+    assert language(label).direction == direction

@@ -222,6 +222,34 @@ def test_the_file_does_not_name_its_languages_and_the_caller_must(tmp_path: Path
         NeuronSelection.from_lape_pth(MASKS / "BLOOM-7B.neuron.pth", LANGUAGES[:6], 11008)
 
 
+CLAS_MASKS = MASKS.parent / "clas_masks"
+OTHER_TOOLS = {
+    "clas-llama-1": (
+        "en ar bo da de es fr hi it ja ko mt nl no pl pt ru sv tr zh sk el kk sw ka uk fa th id vi "
+        "cs ro",
+        13_198,
+    ),
+    "subnetwork-llama-3.1-5": ("mt af is cy mk lv lt sl sk et ka ne", 37_547),
+}
+
+
+@pytest.mark.skipif(not CLAS_MASKS.is_dir(), reason="no folder of shared data")
+@pytest.mark.parametrize("name", OTHER_TOOLS)
+def test_masks_of_other_tools_come_in_and_go_out_without_loss(name: str, tmp_path: Path):
+    path, (labels, memberships) = CLAS_MASKS / f"{name}.pth", OTHER_TOOLS[name]
+    selection = NeuronSelection.from_lape_pth(path, labels.split(), 14_336)
+    assert (selection.n_layers, int(selection.mask.sum())) == (32, memberships)
+    selection.to_json(tmp_path / "neurons.json")
+    read_back = NeuronSelection.from_json(tmp_path / "neurons.json")
+    assert read_back == selection
+    read_back.to_lape_pth(tmp_path / "mask.pth")
+    theirs, ours = (torch.load(x, weights_only=True) for x in (path, tmp_path / "mask.pth"))
+    for our_layers, their_layers in zip(ours, theirs, strict=True):
+        for our_ids, their_ids in zip(our_layers, their_layers, strict=True):
+            assert our_ids.dtype == their_ids.dtype
+            assert our_ids.tolist() == their_ids.tolist()
+
+
 @pytest.fixture(scope="module")
 def counted() -> FiringStats:
     stored = np.load(COUNTS)

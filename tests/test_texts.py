@@ -240,7 +240,7 @@ def test_bad_prompt_files_are_refused(tmp_path: Path):
     (tmp_path / "en.jsonl").write_text(json_lines([{"id": "b", "text": "x"}]))
     with pytest.raises(ValueError, match=r"in every language \(de has 1, en has 1\)"):
         read_prompts(tmp_path, ["de", "en"])
-    with pytest.raises(ValueError, match="did you mean de"):
+    with pytest.raises(FileNotFoundError, match=r"'german'.*there is de.jsonl, en.jsonl"):
         read_prompts(tmp_path, ["german"])
     with pytest.raises(ValueError, match="de has 2 prompts for 1 ids"):
         Prompts(("a",), {"de": ("x", "y")})

@@ -1,13 +1,17 @@
 """The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import interp
 from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins
 from interp.commands.options import Positional
 from interp.results.words import Bos, Care, Kind, Split
-from interp.text.languages import check_languages, language
+from interp.text.counterfactuals import split_label
+from interp.text.labels import check_labels
+from interp.text.languages import label_name
+from interp.text.sources import text_location
 
 _NOT_SETTINGS = ("shard", "out", "on")
 """Options that change no result: who reads, which part, and into which folder."""
@@ -28,12 +32,20 @@ class Collect:
     """The model."""
 
     text: str = "babel"
-    """"babel", or a folder of <language>.txt, .txt.gz, .jsonl or .jsonl.gz."""
+    """"babel", or a folder of <label>.txt or .jsonl.
 
-    languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes; all axes keep this order.
+    Also .txt.gz and .jsonl.gz."""
 
-    LAPE depends on which languages are compared."""
+    languages: tuple[str, ...] = ()
+    """Labels: de, sr-Latn, poetry; by default all of the text.
+
+    All axes keep this order. LAPE depends on which labels are compared."""
+
+    tags: tuple[str, ...] = ()
+    """Languages of labels that are no tags: poetry=en."""
+
+    counterfactuals: bool = False
+    """Also read the text rewritten, for `interp explain`."""
 
     out: Path = Path("results/collect")
     """Folder of the run.
@@ -107,13 +119,19 @@ class Collect:
     """Where the work runs."""
 
     def run(self) -> None:
-        self.check()
+        languages = self.check()
         model, ray = self.on.open(self.choice)
         say(f"{model.name} in {model.precision}; --dtype changes it")
-        corpora = self.read(model)
+        corpora = self.read(model, languages)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Drop them with --hygiene drop.")
+        own = [label for label in languages if split_label(label)[1] is None]
+        if self.hygiene != "off" and (unchecked := set(own) - corpora.hygiene.keys()):
+            say(
+                "Not checked for lines in other languages, which the detector cannot recognize: "
+                f"{', '.join(sorted(unchecked))}."
+            )
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
@@ -123,7 +141,8 @@ class Collect:
             special_tokens=self.special_tokens,
             contexts=self.contexts,
         )
-        settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
+        settings = asdict(replace(self, languages=languages))
+        settings = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
         )
@@ -153,9 +172,14 @@ class Collect:
         show_stats(stats)
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
 
-    def check(self) -> None:
-        """Refuse options that exclude each other, before a large model is loaded."""
-        check_languages(self.languages)
+    def check(self) -> tuple[str, ...]:
+        """The labels; refuses options that exclude each other, before a large model is loaded."""
+        languages = self.languages or interp.text.labels_in(self.text)
+        languages = check_labels(languages, tags_given(self.tags))
+        for label in languages:
+            text_location(self.text, split_label(label)[0])  # refuses a label without text
+        if self.counterfactuals:
+            languages = interp.text.with_counterfactuals(self.text, languages)
         self.on.check()
         if self.on.ray is not None and self.shard is not None:
             raise ValueError(
@@ -175,12 +199,13 @@ class Collect:
                 "--n-sentences and --special-tokens need --sentences with the sites to average, "
                 "such as --sentences pre."
             )
+        return languages
 
-    def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
+    def read(self, model: "interp.NeuronModel", languages: tuple[str, ...]) -> "interp.Corpora":
         if self.sentences:
             return interp.read_sentences(
                 self.text,
-                self.languages,
+                languages,
                 model,
                 max_length=self.block_length,
                 sentences=self.n_sentences,
@@ -189,10 +214,11 @@ class Collect:
                 split=self.split,
                 held_out=0.5,
                 hygiene=self.hygiene,
+                tags=tags_given(self.tags),
             )
         return interp.read_corpora(
             self.text,
-            self.languages,
+            languages,
             model,
             block_length=self.block_length,
             tokens=self.tokens,
@@ -201,6 +227,7 @@ class Collect:
             split=self.split,
             held_out=0.5,
             hygiene=self.hygiene,
+            tags=tags_given(self.tags),
         )
 
 
@@ -254,7 +281,9 @@ class Status:
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
     mean = interp.jackknife(stats, lambda part: part.rate.mean(dim=(1, 2)))
-    say("language          tokens   firing rate  95 % interval")
+    names = {label: label_name(label) for label in stats.languages}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
     rows = zip(
         stats.languages,
         stats.tokens.sum(0).tolist(),
@@ -264,8 +293,16 @@ def show_stats(stats: "interp.FiringStats") -> None:
         strict=True,
     )
     for code, tokens, value, low, high in rows:
-        name = language(code).name
-        say(f"{code}  {name:<10}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+        name = f"{code:<{first}}  {names[code]:<{second}}"
+        say(f"{name}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+
+
+def tags_given(options: Sequence[str]) -> dict[str, str]:
+    """--tags poetry=en as a mapping; an empty tag says that the label is no language."""
+    pairs = [option.partition("=") for option in options]
+    if wrong := [label for label, sign, _ in pairs if not (label and sign)]:
+        raise ValueError(f"--tags takes LABEL=TAG, such as poetry=en, not {wrong[0]!r}.")
+    return {label: tag for label, _, tag in pairs}
 
 
 def _part(text: str) -> tuple[int, int]:

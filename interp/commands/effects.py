@@ -17,7 +17,8 @@ from interp.commands.common import (
 )
 from interp.commands.options import Positional
 from interp.results.words import Bos, Split
-from interp.text.languages import check_languages, language
+from interp.text.labels import check_labels
+from interp.text.languages import label_name
 
 
 def read_selection(path: Path) -> "interp.NeuronSelection":
@@ -99,7 +100,7 @@ class Deactivate:
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
-        codes = check_languages(self.languages or selection.languages)
+        codes = check_labels(self.languages or selection.languages)
         model, ray = self.on.open(self.choice)
         selection.check_model(model)
         check_found_in(self.neurons, model)
@@ -176,7 +177,7 @@ class Bake:
         model = self.choice.open()
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
+        note = f"The neurons are those of {label_name(self.language)} in {self.neurons}."
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

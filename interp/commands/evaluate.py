@@ -18,7 +18,7 @@ from interp.commands.effects import read_selection
 from interp.commands.options import Positional
 from interp.commands.tasks import check_items
 from interp.results.words import Bos, Normalize
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 if TYPE_CHECKING:
     import interp.evaluations.task_results
@@ -82,7 +82,7 @@ class Evaluate:
 
     def run(self) -> None:
         selection = read_selection(self.neurons)
-        codes = check_languages(self.languages or selection.languages)
+        codes = check_labels(self.languages or selection.languages)
         if self.n_draws < 1:
             raise ValueError(f"--n-draws is {self.n_draws}: draw 1 random set or more.")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):

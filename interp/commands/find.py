@@ -12,7 +12,7 @@ from interp.commands.effects import read_selection
 from interp.commands.options import Positional
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import language
+from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
@@ -205,8 +205,10 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
 
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
-    head = "language      neurons  exclusive  by layer"
-    say(head if frequency is None else "language      neurons  exclusive  kept  by layer")
+    names = {label: label_name(label) for label in selection.languages}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    head = f"{'language':<{first + second + 2}}neurons  exclusive  "
+    say(head + ("by layer" if frequency is None else "kept  by layer"))
     alone = selection.languages_per_neuron() == 1
     for row, (code, count) in enumerate(selection.counts().items()):
         layers = " ".join(f"{n:>4}" for n in selection.layer_profile()[row].tolist())
@@ -215,8 +217,8 @@ def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor
         if frequency is not None:
             mine = frequency[row][selection[code]]
             kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
-        name = language(code).name
-        say(f"{code}  {name:<10}{count:>7}  {exclusive:>9}{kept}  {layers}")
+        name = f"{code:<{first}}  {names[code]:<{second}}"
+        say(f"{name}{count:>7}  {exclusive:>9}{kept}  {layers}")
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

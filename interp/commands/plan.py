@@ -8,7 +8,7 @@ import interp
 from interp.commands.common import say, torch_dtype
 from interp.commands.options import Positional
 from interp.results.words import Kind
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
     """"babel", a folder, a GGUF file, or a hub name."""
 
     languages: tuple[str, ...] = ("en", "de", "fr", "es", "zh", "ja")
-    """ISO codes, or how many languages."""
+    """Labels, or how many there are."""
 
     tokens: int = 10_000_000
     """Tokens per language."""
@@ -73,7 +73,7 @@ class Plan:
         if len(self.languages) == 1 and self.languages[0].isdecimal():
             n_languages = int(self.languages[0])
         else:
-            n_languages = len(check_languages(self.languages))
+            n_languages = len(check_labels(self.languages))
         return interp.counting.plan_run(
             self.model,
             n_languages,

@@ -18,7 +18,7 @@ from interp.commands.common import (
 from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
 from interp.results.words import Bos, Tokens
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Steer:
                 "--others-off switches neurons off, but --edit median is for units of any site: "
                 "leave --others-off out."
             )
-        codes = check_languages(self.to or selection.languages)
+        codes = check_labels(self.to or selection.languages)
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
         edits = {code: self.edit_towards(code) for code in codes}

@@ -11,7 +11,7 @@ import interp
 from interp.commands.common import WITHOUT_RAY, ModelChoice, OnRay, say, say_how_text_begins, seeded
 from interp.commands.options import Positional
 from interp.results.words import Bos, FiresBy, Quantity
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 if TYPE_CHECKING:
     import pandas
@@ -248,7 +248,7 @@ def read_aligned(
         raise ValueError("Neurons are shared between languages: name two or more.")
     check_items(n_items)
     tasks = interp.text.align_tasks(
-        [interp.read_task(source, code) for code in check_languages(languages)]
+        [interp.read_task(source, code) for code in check_labels(languages)]
     )
     tasks = tuple(
         interp.text.Task(task.name, task.language, task.items[:n_items]) for task in tasks

@@ -37,7 +37,7 @@ class SentenceMeans(Shown):
     """Language of each sentence, as an index into `languages`."""
 
     languages: tuple[str, ...]
-    """ISO codes."""
+    """Labels."""
 
     kinds: tuple[Kind, ...]
     """The sites that were kept."""

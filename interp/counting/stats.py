@@ -62,7 +62,7 @@ class FiringStats(Saved):
     """Number of tokens read."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class ActivationMoments(Saved):
     """Number of tokens read."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     @staticmethod
     def from_caches(
@@ -377,7 +377,7 @@ class FiringSigns(Saved):
     """The prompts' ids, the same in every language."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     d_mlp: int
     """Neurons per layer; the last byte may have unused bits."""

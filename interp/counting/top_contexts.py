@@ -65,7 +65,7 @@ class TopContexts(Saved):
     """Where the first token of each row comes from, such as `de.txt:118`."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     def __repr__(self) -> str:
         n_layers, d_mlp = self.gate.shape[1:3]

@@ -8,11 +8,11 @@ from .languages_written import (
     Guard,
     language_rates,
     natural_guard,
-    steering_score,
 )
 from .losses import Losses, losses_under
 from .multiple_choice import choose, exact_match
 from .perplexity import PerplexityMatrix
+from .rates import steering_score
 from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score

@@ -82,7 +82,7 @@ class CategorySums(Saved):
     """Name of the task."""
 
     languages: tuple[str, ...]
-    """ISO codes of the languages between which neurons are shared or not."""
+    """Labels of the languages between which neurons are shared or not."""
 
     fires_by: FiresBy = "gate"
     """The value whose sign decides whether a neuron fires."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from interp.evaluations.rates import Rate, repetition
+from interp.evaluations.rates import Rate, repetition, steering_score
 from interp.evaluations.writing import bar, generate_texts
 from interp.interventions.under import Under
 from interp.models.any_model import AnyModel, as_model
@@ -28,8 +28,14 @@ from interp.results.saved import Saved
 from interp.results.words import Bos
 from interp.runs.jobs import finish, folder_for, pool_for, refuse_edited
 from interp.runs.ray import ActorPool, Job, Ray
-from interp.text.language_id import OTHER, UNDETERMINED, detect_language
-from interp.text.languages import check_languages
+from interp.text.labels import Tags, check_labels
+from interp.text.language_id import (
+    OTHER,
+    UNDETERMINED,
+    LanguageId,
+    detect_language,
+    detectable,
+)
 from interp.text.tokens import beginning, by_length, padded
 
 _MIN_TEXTS = 20  # natural texts needed to measure a bound that nearly all of them meet
@@ -78,10 +84,11 @@ class GeneratedLanguages(Saved):
     """The texts that were judged."""
 
     found: tuple[str, ...]
-    """Detected language of each text, among all known languages; `und`: the text has no letters."""
+    """Detected language of each text, among all known languages, by its label if it has one; `und`:
+    the text has no letters."""
 
     languages: tuple[str, ...]
-    """The languages asked for; all others count as `other`."""
+    """The labels asked for; all others count as `other`."""
 
     characters: Int64[Tensor, " text"]
     """Length of each text."""
@@ -99,11 +106,16 @@ class GeneratedLanguages(Saved):
     passes: Bool[Tensor, " text"]
     """Whether the text passes the guard of its language; False for languages not asked for."""
 
+    unchecked: tuple[str, ...] = ()
+    """Labels that the detector cannot recognize: their rates are unknown, not zero."""
+
     def __repr__(self) -> str:
         counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
         by_code = ", ".join(f"{code} {count:,}" for code, count in counts.items() if count)
         texts = counted(len(self.texts), "text")
-        return f"GeneratedLanguages({texts}: {by_code or 'none'}; {int(self.passes.sum()):,} good)"
+        good = f"{int(self.passes.sum()):,} good"
+        good += f"; not checked: {', '.join(self.unchecked)}" if self.unchecked else ""
+        return f"GeneratedLanguages({texts}: {by_code or 'none'}; {good})"
 
     @property
     def loss_per_byte(self) -> Float64[Tensor, " text"]:
@@ -112,12 +124,14 @@ class GeneratedLanguages(Saved):
         return self.loss * self.tokens / size
 
     def rate(self, language: str) -> Rate:
-        """Share of the texts in the language, which may also be `other` or `und`."""
-        return Rate(int(self._in(language).sum()), len(self.texts))
+        """Share of the texts in the language, which may also be `other` or `und`; of no text if the
+        language was not checked."""
+        return Rate(int(self._in(language).sum()), self._n_checked(language))
 
     def good(self, language: str) -> Rate:
         """Share of the texts that are in the language and pass its guard: the number to report."""
-        return Rate(int((self._in(language) & self.passes).sum()), len(self.texts))
+        good = int((self._in(language) & self.passes).sum())
+        return Rate(good, self._n_checked(language))
 
     def quality(self, language: str) -> Rate:
         """Of the texts in the language, the share that passes its guard."""
@@ -127,6 +141,8 @@ class GeneratedLanguages(Saved):
     def steering_score(self, language: str) -> float:
         """Harmonic mean of control (`rate`) and `quality`; see the function `steering_score`."""
         quality = self.quality(language)
+        if language in self.unchecked:
+            return math.nan
         return steering_score(self.rate(language).value, quality.value if quality.of else 0.0)
 
     def to_frame(self) -> pd.DataFrame:
@@ -166,6 +182,9 @@ class GeneratedLanguages(Saved):
             }
         )
 
+    def _n_checked(self, language: str) -> int:
+        return 0 if language in self.unchecked else len(self.texts)
+
     def _in(self, language: str) -> Bool[Tensor, " text"]:
         if language not in (*self.languages, OTHER, UNDETERMINED):
             raise ValueError(
@@ -177,29 +196,14 @@ class GeneratedLanguages(Saved):
         return torch.tensor([name == language for name in named], dtype=torch.bool)
 
 
-def steering_score(control: float, quality: float) -> float:
-    """Harmonic mean of control and quality, 2 · control · quality / (control + quality).
-
-    Control: share of texts in the target language. Quality: share of those that are good (here:
-    that pass the guard). One: all texts are in the language and good. Zero: none is in it, or none
-    of those is good. Never above twice the smaller of the two. CLaS-Bench (2026) takes a judge's
-    rating of relevance as quality; a guard distinguishes text from noise, not true from false.
-
-    >>> round(interp.evaluations.steering_score(control=0.9, quality=0.6), 3)
-    0.72
-    """
-    for name, value in {"control": control, "quality": quality}.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"The {name} is {value}: give a share, from 0 to 1.")
-    return 2 * control * quality / (control + quality) if control + quality else 0.0
-
-
 def language_rates(
     texts: Sequence[str],
     languages: Sequence[str],
     guard: Guard | Mapping[str, Guard] | None = None,
     model: AnyModel | None = None,
     *,
+    tags: Tags | None = None,
+    langid: LanguageId | None = None,
     bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     progress: bool = True,
@@ -211,7 +215,9 @@ def language_rates(
     All known languages compete equally, including those not asked for, and broken text is assigned
     to the language it resembles most. Of natural texts of 64 tokens, 99 % or more are identified
     correctly, of Indonesian ones 98 % (the rest as Malay). `guard`: one for all languages, or one
-    per language; None: the defaults. With `ray`, actors measure the loss, on nodes that share
+    per language; None: the defaults. `tags` gives labels a language; labels that the detector
+    cannot recognize are `unchecked`, and `langid`, any function from texts to language tags,
+    replaces it. With `ray`, actors measure the loss, on nodes that share
     `out`, where it is saved; the caller must give the same texts with the same `out`.
 
     >>> texts = ["Der Zug fährt heute erst am Abend.", "The train does not leave before tonight."]
@@ -220,11 +226,13 @@ def language_rates(
     (('de', 'en'), 0.5, 0.5)
     """
     model = None if model is None else as_model(model)
-    codes = check_languages(languages)
-    guards = _guards(guard, codes)
+    labels = check_labels(languages, tags)
+    guards = _guards(guard, labels)
     if model is None and any(math.isfinite(bounds.max_loss) for bounds in guards.values()):
         raise ValueError("The guard bounds the loss: give the model to measure it with.")
-    detected = detect_language(texts)
+    codes = detectable(labels, tags, langid)
+    by_code = {code: label for label, code in codes.items()}
+    detected = [by_code.get(code, code) for code in detect_language(texts, langid=langid)]
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:
@@ -242,12 +250,13 @@ def language_rates(
     return GeneratedLanguages(
         texts=tuple(texts),
         found=tuple(detected),
-        languages=codes,
+        languages=labels,
         characters=torch.tensor([len(text) for text in texts], dtype=torch.int64),
         tokens=tokens,
         repetition=torch.tensor(repetitions, dtype=torch.float64),
         loss=loss,
         passes=torch.tensor(passes, dtype=torch.bool),
+        unchecked=tuple(label for label in labels if label not in codes),
     )
 
 
@@ -262,6 +271,8 @@ def generated_languages(
     max_new_tokens: int = 64,
     temperature: float = 0.8,
     seed: int = 0,
+    tags: Tags | None = None,
+    langid: LanguageId | None = None,
     bos: Bos = "auto",
     tokens_per_batch: int = 4096,
     out: Path | str | None = None,
@@ -280,7 +291,7 @@ def generated_languages(
     (2, 2)
     """
     model = as_model(model)
-    guards = _guards(guard, check_languages(languages))
+    guards = _guards(guard, check_labels(languages, tags))
     refuse_edited(model, _JUDGES)
     with pool_for(model, ray) as pool:
         written = generate_texts(
@@ -303,6 +314,8 @@ def generated_languages(
                 languages,
                 guards,
                 model,
+                tags=tags,
+                langid=langid,
                 bos=bos,
                 tokens_per_batch=tokens_per_batch,
                 progress=progress,

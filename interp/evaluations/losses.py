@@ -62,7 +62,7 @@ class Losses(Saved):
     """Names along `off`; the first is what the others are compared with."""
 
     languages: tuple[str, ...]
-    """ISO codes along `read`."""
+    """Labels along `read`."""
 
     def __post_init__(self) -> None:
         n_off, n_read = self.nats.shape[1:]

@@ -177,7 +177,9 @@ class PerplexityMatrix(Saved):
         lines = [
             "Increase in nats per token, a language's neurons off (± half of the 95 % interval):"
         ]
-        lines += ["", "off  neurons  " + "".join(f"{code:>15}" for code in self.languages)]
+        width = max(4, *(len(label) + 1 for label in self.off))
+        head = f"{'off':<{width}} neurons  "
+        lines += ["", head + "".join(f" {code:>14.14}" for code in self.languages)]
         lines[-1] += "   random"
         increase, control = self.increase, self.control
         for row, code in enumerate(self.off):
@@ -189,7 +191,7 @@ class PerplexityMatrix(Saved):
             own = self.languages.index(code) if code in self.languages else None
             random = math.nan if own is None else control.value[row, own].item()
             by_chance = "       -" if math.isnan(random) else f"{random:+8.3f}"
-            lines.append(f"{code:<4}{self.neurons[row]:>8}  {cells}{by_chance}")
+            lines.append(f"{code:<{width}}{self.neurons[row]:>8}  {cells}{by_chance}")
         dominance = self.diagonal()
         mean, test = dominance.mean, dominance.test
         return "\n".join(

@@ -1,4 +1,4 @@
-"""A rate with its interval, and how much a text repeats itself."""
+"""A rate with its interval, how much a text repeats itself, and the score of steering."""
 
 import math
 from dataclasses import dataclass
@@ -18,6 +18,23 @@ def repetition(text: str) -> float:
     """
     windows = [text[start : start + _WINDOW] for start in range(len(text) - _WINDOW + 1)]
     return 1 - len(set(windows)) / len(windows) if windows else 0.0
+
+
+def steering_score(control: float, quality: float) -> float:
+    """Harmonic mean of control and quality, 2 · control · quality / (control + quality).
+
+    Control: share of texts in the target language. Quality: share of those that are good (here:
+    that pass the guard). One: all texts are in the language and good. Zero: none is in it, or none
+    of those is good. Never above twice the smaller of the two. CLaS-Bench (2026) takes a judge's
+    rating of relevance as quality; a guard distinguishes text from noise, not true from false.
+
+    >>> round(interp.evaluations.steering_score(control=0.9, quality=0.6), 3)
+    0.72
+    """
+    for name, value in {"control": control, "quality": quality}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"The {name} is {value}: give a share, from 0 to 1.")
+    return 2 * control * quality / (control + quality) if control + quality else 0.0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-from interp.text.languages import naming_prompt
+from interp.text.languages import OPENINGS, language_of, naming_prompt
 from interp.text.reading import read_corpora, read_sentences
 from interp.text.sources import TextSource
 
@@ -128,7 +128,9 @@ def conditions_towards(
     others_off: bool = False,
     prompt: str = "",
 ) -> list[Condition]:
-    """For each language with an edit: its neurons, random ones, its name, a residual push.
+    """For each label with an edit: its neurons, random ones, its name, a residual push.
+
+    Labels that are no languages have no name that a prompt could give.
 
     The untouched model comes first. With `others_off`, neurons of other languages output zero,
     unless they are the target's too.
@@ -142,11 +144,13 @@ def conditions_towards(
     conditions = [Condition(to="", name="no edit", prompt=prompt)]
     for code in edits:
         units, push = residual.towards(code, layer, strength)
-        named = naming_prompt(code) + prompt
         conditions += [
             Condition(to=code, name="neurons", changes=changes(selection, code), prompt=prompt),
             Condition(to=code, name="random neurons", changes=changes(random, code), prompt=prompt),
-            Condition(to=code, name="named in prompt", prompt=named),
+        ]
+        if (opening := _opening(code)) is not None:
+            conditions.append(Condition(to=code, name="named in prompt", prompt=opening + prompt))
+        conditions += [
             Condition(
                 to=code,
                 name="residual stream",
@@ -155,6 +159,14 @@ def conditions_towards(
             ),
         ]
     return conditions
+
+
+def _opening(label: str) -> str | None:
+    """A line that announces text in the language, in the language itself if there is one."""
+    language = language_of(label)
+    if language is None:
+        return None
+    return naming_prompt(label, words="own" if language.code in OPENINGS else "english")
 
 
 def steer_towards(

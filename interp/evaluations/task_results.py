@@ -58,7 +58,7 @@ class Choices(Saved):
     """Name of the task."""
 
     language: str
-    """ISO code."""
+    """Its label."""
 
     intervention: str
     """Name of the intervention."""
@@ -151,7 +151,7 @@ class Written(Saved):
     """Name of the task."""
 
     language: str
-    """ISO code."""
+    """Its label."""
 
     intervention: str
     """Name of the intervention."""

@@ -361,7 +361,7 @@ def translation_score(
     >>> round(score.bleu), round(score.chrf)
     (100, 100)
     """
-    known_language(language)
+    code = known_language(language).code
     if len(translations) != len(references) or not references:
         raise ValueError(
             f"{len(translations)} translations were given with {len(references)} references: "
@@ -373,7 +373,7 @@ def translation_score(
         raise ImportError(
             "BLEU and chrF need sacrebleu, which is not installed: pip install polyneuron[eval]"
         ) from None
-    tokenizer = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}.get(language, "13a")
+    tokenizer = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}.get(code, "13a")
     bleu = metrics.BLEU(tokenize=tokenizer)
     score = bleu.corpus_score(list(translations), [list(references)])
     chrf = metrics.CHRF().corpus_score(list(translations), [list(references)])

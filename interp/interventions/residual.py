@@ -26,7 +26,7 @@ class ResidualMeans(Shown):
     """In the unit of the residual stream; special tokens do not count."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     def __repr__(self) -> str:
         n_layers, width = self.mean.shape[1:]

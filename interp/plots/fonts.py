@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from interp.text.languages import LANGUAGES, Language
+from interp.text.languages import LANGUAGES, Language, language_of
 
 FIRST = "DejaVu Sans"
 """Comes with matplotlib, so figures with Latin labels are the same everywhere. It also has
@@ -19,6 +19,7 @@ FALLBACKS = (
     *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Telugu"),
     *("Noto Sans Malayalam", "Noto Sans Kannada", "Noto Sans Gujarati", "Noto Sans Gurmukhi"),
     *("Noto Sans Thai", "Noto Sans Khmer", "Noto Sans Myanmar", "Noto Sans Ethiopic"),
+    *("Noto Serif Tibetan", "Noto Sans Sinhala", "Noto Sans Oriya", "Noto Sans Thaana"),
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
     *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
     *("WenQuanYi Micro Hei", "IPAGothic", "Lohit Devanagari", "FreeSans"),
@@ -35,45 +36,51 @@ def families() -> list[str]:
 
 
 def named(text: str) -> Language | None:
-    """The language with this code, English name or own name, or None."""
-    return _by_name().get(text)
+    """The language with this tag, or the listed one with this English name or own name, or None."""
+    return _by_name().get(text) or language_of(text)
 
 
 def shown(labels: Sequence[str]) -> list[str]:
     """The labels, with a language's code instead of a name that no font can write.
 
-    One warning lists all replaced names.
+    One warning lists all replaced names, and another all labels that have no code.
     """
-    replaced, result = [], []
+    replaced, unwritten, result = [], [], []
     for label in labels:
         known = named(label)
-        if known is None or _can_write(label):
+        if can_write(label):
+            result.append(label)
+        elif known is None:
+            unwritten.append(label)
             result.append(label)
         else:
             replaced.append(f"{label} ({known.name})")
             result.append(known.code)
-    if replaced:
-        warnings.warn(
-            f"No installed font can write {', '.join(replaced)}: the figure shows codes instead. "
-            "Install Noto fonts (Debian: fonts-noto-cjk, fonts-noto-core) to see the names.",
-            stacklevel=2,
-        )
+    for names, instead in ((replaced, "codes"), (unwritten, "boxes")):
+        if names:
+            warnings.warn(
+                f"No installed font can write {', '.join(names)}: the figure shows {instead} "
+                "instead. Install Noto fonts (Debian: fonts-noto-cjk, fonts-noto-core) to see the "
+                "names.",
+                stacklevel=2,
+            )
     return result
+
+
+def can_write(text: str) -> bool:
+    """Whether the installed fonts have all its characters."""
+    wanted = {ord(character) for character in text if not character.isspace()}
+    for family in families():
+        wanted -= _characters(family)
+        if not wanted:
+            return True
+    return not wanted
 
 
 @cache
 def _by_name() -> dict[str, Language]:
     rows = LANGUAGES.values()
     return {name: row for row in rows for name in (row.endonym, row.name, row.code)}
-
-
-def _can_write(label: str) -> bool:
-    wanted = {ord(character) for character in label if not character.isspace()}
-    for family in families():
-        wanted -= _characters(family)
-        if not wanted:
-            return True
-    return False
 
 
 @cache

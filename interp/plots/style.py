@@ -18,6 +18,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
 from interp.plots import fonts
+from interp.text.labels import label_colors
 
 SINGLE = 3.3
 """Inches: the width of one column of a two-column paper."""
@@ -30,6 +31,9 @@ SMALL = 6.0
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 """One for each language of a figure, in order; they distinguish lines where colors do not."""
+
+CONTROLS = ("", "nothing", "no edit", "random", "other", "und")
+"""Names that figures show beside labels and that are none: they are gray."""
 
 STYLE: dict[str, Any] = {
     "axes.labelsize": 8,
@@ -133,10 +137,12 @@ def in_order(column: Table) -> list[str]:
     return [str(value) for value in column.drop_duplicates()]
 
 
-def color(label: str) -> str:
-    """The color of the language with this code or name; gray if it is not a language."""
-    language = fonts.named(label)
-    return language.color if language else "#777777"
+def colors(labels: Sequence[str]) -> list[str]:
+    """A color for each label of a figure, or the language with this name; gray for controls."""
+    languages = {label: fonts.named(label) for label in labels if label not in CONTROLS}
+    codes = [language.code if language else label for label, language in languages.items()]
+    by_label = dict(zip(languages, label_colors(codes), strict=True))
+    return [by_label.get(label, "#777777") for label in labels]
 
 
 def line(
@@ -176,9 +182,9 @@ def by_language(
     """
     step = 1 + n_points // 16
     names = in_order(table[column])
-    looks = zip(names, fonts.shown(names), itertools.cycle(MARKERS), strict=False)
-    for number, (name, label, marker) in enumerate(looks):
-        look: dict[str, Any] = {"color": color(name), "marker": marker, "label": label}
+    looks = zip(names, fonts.shown(names), colors(names), itertools.cycle(MARKERS), strict=False)
+    for number, (name, label, color, marker) in enumerate(looks):
+        look: dict[str, Any] = {"color": color, "marker": marker, "label": label}
         look["markevery"] = (number % step, step)
         yield table[table[column] == name], (number - (len(names) - 1) / 2) / len(names), look
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from interp.plots import fonts
 from interp.plots.style import Table
+from interp.text.languages import language_of
 
 _SIZE = re.compile(r"(?P<size>\d[\d.,e-]*) (?:of all|units)\b")
 
@@ -38,12 +39,21 @@ def best_of_each_size(sweep: pd.DataFrame, way: str) -> pd.DataFrame:
 
 
 def with_names(frame: pd.DataFrame, names: Literal["code", "name", "endonym"]) -> pd.DataFrame:
-    """The same table with languages named by code, English name or own name."""
+    """The same table with languages named by code, English name or own name.
+
+    A language outside the list keeps its label where no installed font can write its own name.
+    """
     changed: Table = frame.copy()
     for column in ("language", "other", "off", "read", "to"):
         if column in changed:
             languages = {label: fonts.named(str(label)) for label in changed[column].unique()}
-            new_names = {label: getattr(row, names) for label, row in languages.items() if row}
+            new_names = {
+                label: getattr(row, names)
+                for label, row in languages.items()
+                if row is not None
+                and not (names == "code" and language_of(str(label)))  # it is a tag already
+                and (row.color or fonts.can_write(getattr(row, names)))
+            }
             changed[column] = changed[column].map(
                 lambda label, new_names=new_names: new_names.get(label, label)
             )

@@ -33,7 +33,7 @@ from interp.results.saved import Saved
 from interp.results.words import Bos
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 from interp.text.tokens import Prompt, by_length, padded, prompt_ids
 
 _ROWS = 256  # states that one pass converts to logits
@@ -136,7 +136,7 @@ class Lens(Saved):
     """The most likely tokens, most likely first."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     kept: tuple[int, ...]
     """Indices of the questions on the prompt axis."""
@@ -207,7 +207,7 @@ def logit_lens(
     model = as_model(model)
     if not questions:
         raise ValueError("There are no questions: give one or more.")
-    languages = check_languages(list(questions[0].answers))
+    languages = check_labels(list(questions[0].answers))
     answerable = _answerable(model, questions, languages)
     prompts = {
         index: prompt_ids(model, questions[index].prompt, bos) for index in answerable.tokens

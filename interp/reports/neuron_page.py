@@ -35,13 +35,13 @@ from interp.results.bars import tqdm
 from interp.results.display import counted
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.languages import language
+from interp.text.labels import label_colors
+from interp.text.languages import language_of
 
 ONE_FILE = 2000
 """The most neurons in one file; a page with more is a folder with a file for each layer."""
 
 _HERE = Path(__file__).parent
-_RIGHT_TO_LEFT = ("Arabic", "Hebrew")  # scripts
 _ROWS = 128  # neurons whose outputs are read at once; each takes two rows of logits
 
 
@@ -160,8 +160,13 @@ def neuron_page(
         "width": model.d_mlp,
         "shards": stats.n_shards,
         "languages": [
-            _language(code, tokens)
-            for code, tokens in zip(stats.languages, stats.tokens.sum(0).tolist(), strict=True)
+            _language(label, color, tokens)
+            for label, color, tokens in zip(
+                stats.languages,
+                label_colors(stats.languages),
+                stats.tokens.sum(0).tolist(),
+                strict=True,
+            )
         ],
         "selections": list(selections),
         "scores": list(scores),
@@ -281,12 +286,18 @@ def _effects(
     return [measured.get((layer, neuron)) for layer, neuron in indices.tolist()]
 
 
-def _language(code: str, tokens: int) -> dict[str, Any]:
-    known = language(code)
-    names = {"name": known.name, "endonym": known.endonym, "color": known.color}
-    # Not taken from the first letter: a context may begin with a foreign name.
-    direction = "rtl" if known.script in _RIGHT_TO_LEFT else "ltr"
-    return {"code": code, "tokens": tokens, "direction": direction, **names}
+def _language(label: str, color: str, tokens: int) -> dict[str, Any]:
+    known = language_of(label)
+    return {
+        "code": label,
+        "tokens": tokens,
+        # The first letter decides only where it must: a context may begin with a foreign name.
+        "direction": known.direction if known else "auto",
+        "name": known.name if known else label,
+        "endonym": known.endonym if known else label,
+        "lang": known.code if known else "",
+        "color": color,
+    }
 
 
 def _name(model: NeuronModel) -> str:

@@ -334,7 +334,7 @@ function contextNode(data, context, peakGate) {
   const size = page.query?.text.length ?? 0;
   const hits = size ? occurrences(text.toLowerCase(), page.query.text) : [];
   const language = page.index.languages[code];
-  const line = make("p", { lang: language.code, dir: language.direction });
+  const line = make("p", { lang: language.lang, dir: language.direction });
   [...shades].forEach((shade, number) => {
     const piece = first + number;
     const begin = piece ? ends[piece - 1] : 0;
@@ -359,7 +359,7 @@ function contextColumns(neuron, data, contexts) {
   const peakGate = highest(contexts);
   return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...page.index.languages.map((language, code) =>
     inColour(code, "section", { className: neuron.own.has(code) ? "column member" : "column" },
-      make("h4", {}, `${language.name} `, make("span", { lang: language.code, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
+      make("h4", {}, `${language.name} `, make("span", { lang: language.lang, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
       ...(contexts[code].length
         ? contexts[code].map((context) => contextNode(data, context, peakGate))
         : [make("p", { className: "soft", textContent: "Never fires here." })]))));

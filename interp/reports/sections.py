@@ -22,7 +22,7 @@ from interp.results.bars import tqdm
 from interp.runs.folder import read_plan
 from interp.selections.neuron_selection import FORMAT, NeuronSelection
 from interp.selections.select import select_by_entropy
-from interp.text.languages import language
+from interp.text.languages import called, label_name
 
 INNER = ("pieces", "checkpoints", "history")
 """Folders inside a run's folder that hold parts of its results."""
@@ -60,7 +60,7 @@ def models_of(sections: Sequence[Section]) -> str:
         known = languages.setdefault(size, [])
         known += [code for code in run["languages"] if code not in known]
     return "\n\n".join(
-        f"Model: {size}. Languages: {', '.join(language(code).name for code in codes)}."
+        f"Model: {size}. {called(codes).capitalize()}: {', '.join(map(label_name, codes))}."
         for size, codes in languages.items()
     )
 
@@ -161,7 +161,7 @@ def firing_section(file: Path) -> Section:
     )
     frame = pandas.DataFrame(
         {
-            "language": [language(code).name for code in stats.languages],
+            "language": [label_name(code) for code in stats.languages],
             "code": stats.languages,
             "tokens": stats.tokens.sum(dim=0).tolist(),
             "firing rate": rate.value.tolist(),
@@ -192,7 +192,7 @@ def selection_section(file: Path) -> Section:
     counts = selection.counts()
     alone = selection.languages_per_neuron() == 1
     table: dict[str, Sequence[Any]] = {
-        "language": [language(code).name for code in selection.languages],
+        "language": [label_name(code) for code in selection.languages],
         "code": selection.languages,
         "neurons": list(counts.values()),
         "of no other": [int((selection[code] & alone).sum()) for code in selection.languages],

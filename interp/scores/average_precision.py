@@ -99,7 +99,7 @@ class Precision(Saved):
     """Number of sentences in each language."""
 
     languages: tuple[str, ...]
-    """ISO codes, or other labels, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     sites: tuple[tuple[str, int], ...]
     """Kind and width of each site, in the order of the unit axis; the same in every layer."""

@@ -74,7 +74,7 @@ class SharingProfile(Saved):
     """The prompts' ids."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axes."""
+    """Labels, in the order of the language axes."""
 
     d_mlp: int
     """Neurons per layer."""

@@ -91,7 +91,7 @@ class TokenSharing(Shown):
     """The prompts' ids."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     d_mlp: int
     """Neurons per layer."""

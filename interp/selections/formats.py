@@ -5,7 +5,6 @@ Files hold lists of ids; `interp.selections.neuron_selection` gives them their m
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.results import artifacts
+from interp.text.labels import label_problem
 
 FORMAT = "polyneuron NeuronSelection 1"
 
@@ -80,8 +80,8 @@ def read_json(path: Path | str) -> Listed:
         raise ValueError(f"its format is {stored['format']!r}, not {FORMAT!r}")
     languages = tuple(stored["languages"])
     for code in languages:
-        if not re.fullmatch(r"\w[\w-]*", code):  # no formula for a spreadsheet, nor for a terminal
-            raise ValueError(f"{code!r} is not the name of a language")
+        if problem := label_problem(code):  # no formula for a spreadsheet, nor for a terminal
+            raise ValueError(f"{code!r:.200} cannot be a label: {problem}")
     if set(stored["neurons"]) != set(languages):
         raise ValueError("the languages named and the languages that have neurons differ")
     sites = tuple((kind, width) for kind, width in stored.get("sites", ()))

@@ -47,7 +47,7 @@ class NeuronSelection(Shown):
     holds the units of all sites, concatenated."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     sites: tuple[tuple[str, int], ...] = ()
     """Kind and width of each site, in the order of the last axis; by default the MLP's neurons

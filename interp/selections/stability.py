@@ -61,7 +61,7 @@ class Stability(Shown):
     """The maximum Jaccard for sets of these sizes: the smaller set divided by the larger."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     level: float
     """Level of the interval, such as 0.95."""

@@ -1,15 +1,18 @@
+from .counterfactuals import KINDS, rewriter, split_label
 from .distances import listed_distances, read_distances
 from .languages import naming_prompt
-from .reading import prompt_rows
-from .sources import HubDataset, read_documents
+from .reading import prompt_rows, with_counterfactuals
+from .sources import HubDataset, labels_in, read_documents
 from .tasks import Item, Task, align_tasks, prompts_of, read_editing
 from .tokens import prompt_ids
 
 __all__ = [
+    "KINDS",
     "HubDataset",
     "Item",
     "Task",
     "align_tasks",
+    "labels_in",
     "listed_distances",
     "naming_prompt",
     "prompt_ids",
@@ -18,4 +21,7 @@ __all__ = [
     "read_distances",
     "read_documents",
     "read_editing",
+    "rewriter",
+    "split_label",
+    "with_counterfactuals",
 ]

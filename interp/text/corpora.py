@@ -18,8 +18,8 @@ from torch import Tensor
 from interp.models.bare_model import wrapped
 from interp.results.display import MOST_ROWS, Cells, Shown, counted, table_cells
 from interp.results.words import Bos
+from interp.text.labels import labels_among
 from interp.text.language_id import Hygiene
-from interp.text.languages import check_languages
 
 
 @runtime_checkable
@@ -96,7 +96,7 @@ class Corpora(Shown):
     """By language, in the order of `languages`."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of every result made from these corpora."""
+    """Labels, in the order of every result made from these corpora."""
 
     n_shards: int
     """Groups of whole documents in each language, of equal size, for error bars."""
@@ -109,7 +109,8 @@ class Corpora(Shown):
 
     hygiene: dict[str, Hygiene] = field(default_factory=dict)
     """Languages detected in the lines of the selected documents, before any were dropped; with
-    hygiene="report", in about the first 20,000 lines, which are a random sample."""
+    hygiene="report", in about the first 20,000 lines, which are a random sample. Labels that the
+    detector cannot recognize are missing: they were not checked."""
 
     too_long: dict[str, int] = field(default_factory=dict)
     """Number of sentences left out because they exceed `max_length` or the model's limit."""
@@ -144,7 +145,9 @@ class Corpora(Shown):
         }
         if foreign:
             columns["lines in other languages"] = [
-                f"{sum(foreign[code].foreign_lines.values()):.1%}" if code in foreign else ""
+                f"{sum(foreign[code].foreign_lines.values()):.1%}"
+                if code in foreign
+                else "not checked"
                 for code in self.languages
             ]
         return table_cells(columns, most_rows=MOST_ROWS)
@@ -182,12 +185,7 @@ class Corpora(Shown):
 
     def languages_only(self, languages: Sequence[str]) -> "Corpora":
         """The same rows for some of the languages, in the given order."""
-        codes = check_languages(languages)
-        if missing := [code for code in codes if code not in self.rows]:
-            raise ValueError(
-                f"{', '.join(missing)}: not in these corpora, which hold "
-                f"{', '.join(self.languages)}."
-            )
+        codes = labels_among(languages, self.languages, "these corpora")
         return Corpora(
             {code: self.rows[code] for code in codes},
             codes,

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from interp.text.languages import LANGUAGES, check_languages
+from interp.text.labels import check_labels
+from interp.text.languages import language_of
 
 _INDO_EUROPEAN = (
-    *("Armenian", "Baltic", "Germanic", "Hellenic", "Indo-Aryan", "Iranian", "Romance", "Slavic"),
+    *("Albanian", "Armenian", "Baltic", "Celtic", "Germanic", "Hellenic", "Indo-Aryan"),
+    *("Iranian", "Italic", "Romance", "Slavic"),
 )
 """Branches that the list of languages gives instead of their family."""
 
@@ -31,7 +33,13 @@ def listed_distances(languages: Sequence[str]) -> Float64[Tensor, "language lang
     >>> interp.text.listed_distances(["en", "de", "zh"]).tolist()
     [[0.0, 0.0, 3.0], [0.0, 0.0, 3.0], [3.0, 3.0, 0.0]]
     """
-    rows = [LANGUAGES[code] for code in check_languages(languages)]
+    known = {label: language_of(label) for label in check_labels(languages)}
+    rows = [row for row in known.values() if row and row.family]
+    if unknown := [label for label, row in known.items() if row is None or not row.family]:
+        raise ValueError(
+            f"The family of {', '.join(unknown)} is not listed, so there is no distance: leave "
+            "them out, or give a table to read_distances."
+        )
     distance = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for (i, a), (j, b) in itertools.combinations(enumerate(rows), 2):
         differs = (

@@ -3,16 +3,21 @@
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from interp.results.display import Cells, Shown
-from interp.text.languages import VARIANTS, check_languages
+from interp.text.labels import Tags, check_labels, tag_of
+from interp.text.languages import VARIANTS, language_tag
 
 OTHER = "other"
 UNDETERMINED = "und"
+
+LanguageId = Callable[[Sequence[str]], Sequence[str]]
+"""Any detector: texts → their language tags, in order, such as `de` or `deu_Latn`; `und`: cannot
+tell. GlotLID, for example, with the names of its labels cut: `__label__deu_Latn` is no tag."""
 
 # In log likelihood per square root of a byte, a unit that is comparable across text lengths. On
 # news sentences in 22 languages, a lead of 1.0 calls 0.6 % of good lines foreign (half of these
@@ -26,14 +31,19 @@ _SHORT = 24  # bytes of letters
 _LONGEST = 2000  # characters: more would cost time and change nothing
 
 
-def detect_language(texts: Sequence[str], candidates: Sequence[str] | None = None) -> list[str]:
-    """The language of each text, as an ISO code; `und` if there are no letters to go by.
+def detect_language(
+    texts: Sequence[str],
+    candidates: Sequence[str] | None = None,
+    langid: LanguageId | None = None,
+) -> list[str]:
+    """The language of each text, as a tag; `und` if there are no letters to go by.
 
-    All languages compete first. With `candidates`, the result is one of them, unless some other
-    language is clearly ahead of them all: then it is `other`. (A detector restricted to the
+    All languages compete first. With `candidates`, the result is one of these labels, unless some
+    other language is clearly ahead of them all: then it is `other`. (A detector restricted to the
     candidates would call every Dutch text German.) Variants count as their language, Cantonese as
     `zh` and Nynorsk as `no`, but Malay and Indonesian are separate. About 1 % of sentences are
-    wrong, and 10 % of those of three or four words.
+    wrong, and 10 % of those of three or four words. `langid` replaces the detector, which is
+    py3langid and knows 140 languages.
 
     >>> interp.detect_language(["Wo ist der Bahnhof?", "Où est la gare ?", "1 + 1 = 2"])
     ['de', 'fr', 'und']
@@ -44,8 +54,39 @@ def detect_language(texts: Sequence[str], candidates: Sequence[str] | None = Non
         raise ValueError(
             f"Texts were given as the one string {texts[:20]!r}; give a list of strings."
         )
-    allowed = None if candidates is None else check_languages(candidates)
-    return [_decide(_scores(text), allowed) for text in texts]
+    if candidates is None:
+        return (
+            [_decide(_scores(text), None) for text in texts]
+            if langid is None
+            else (_tags(texts, langid))
+        )
+    codes = detectable(check_labels(candidates), langid=langid)
+    if unknown := [label for label in candidates if label not in codes]:
+        raise ValueError(
+            f"The detector cannot recognize {', '.join(unknown)}: leave them out, or give langid, "
+            "a function from texts to language tags that can."
+        )
+    by_code = {code: label for label, code in codes.items()}
+    if langid is None:
+        found = [_decide(_scores(text), list(by_code)) for text in texts]
+    else:
+        found = [_variant(tag, by_code) for tag in _tags(texts, langid)]
+    return [by_code.get(code, UNDETERMINED if code == UNDETERMINED else OTHER) for code in found]
+
+
+def detectable(
+    labels: Sequence[str], tags: Tags | None = None, langid: LanguageId | None = None
+) -> dict[str, str]:
+    """Label → what the detector calls it, for the labels that it can recognize.
+
+    Left out: labels without a language tag, languages that py3langid does not know or knows in
+    another script, and labels that it calls alike, such as `zh` beside `zh-Hant`.
+    """
+    found = {label: tag for label in labels if (tag := tag_of(label, tags))}
+    if langid is None:
+        found = {label: code for label, tag in found.items() if (code := _code(tag))}
+    times = Counter(found.values())
+    return {label: code for label, code in found.items() if times[code] == 1}
 
 
 @dataclass(frozen=True)
@@ -114,37 +155,89 @@ def hygiene(texts: Iterable[str], language: str) -> Hygiene:
     A line is foreign if some other language is clearly ahead of this one. Lines with fewer than 24
     bytes of letters (four or five words) are `und`: too short to judge.
     """
-    return drop_foreign(texts, language)[1]
+    report = drop_foreign(texts, language)[1]
+    if report is None:
+        raise ValueError(
+            f"The detector cannot recognize {language}, so it cannot say what is foreign there."
+        )
+    return report
 
 
-def drop_foreign(texts: Iterable[str], language: str) -> tuple[list[str], Hygiene]:
+def drop_foreign(
+    texts: Iterable[str],
+    label: str,
+    tags: Tags | None = None,
+    langid: LanguageId | None = None,
+) -> tuple[list[str], Hygiene | None]:
     """The texts without their foreign lines, and a report on all lines.
 
-    A text that loses all its lines becomes the empty string, so that texts keep their index.
+    A text that loses all its lines becomes the empty string, so that texts keep their index. None
+    instead of a report: the detector cannot recognize the label, and no line was judged.
     """
-    check_languages([language])
+    expected = detectable([label], tags, langid).get(label)
+    if expected is None:
+        return list(texts), None
     lines, characters = Counter[str](), Counter[str]()
     cleaned = []
     for text in texts:
         kept_lines = []
-        for line in text.split("\n"):
-            label = _line_language(line, language)
+        split = text.split("\n")
+        for line, code in zip(split, _line_languages(split, expected, langid), strict=True):
+            found = label if code == expected else code
             if line.strip():
-                lines[label] += 1
-                characters[label] += len(line)
-            if label in (language, UNDETERMINED):
+                lines[found] += 1
+                characters[found] += len(line)
+            if found in (label, UNDETERMINED):
                 kept_lines.append(line)
         cleaned.append("\n".join(kept_lines).strip())
-    return cleaned, Hygiene(language, dict(lines), dict(characters))
+    return cleaned, Hygiene(label, dict(lines), dict(characters))
+
+
+def _line_languages(
+    lines: Sequence[str], expected: str, langid: LanguageId | None
+) -> Sequence[str]:
+    if langid is None:
+        return [_line_language(line, expected) for line in lines]
+    found = [_variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
+    return [UNDETERMINED if _too_short(x) else code for x, code in zip(lines, found, strict=True)]
 
 
 def _line_language(line: str, expected: str) -> str:
-    letters = "".join(filter(str.isalpha, line[:_LONGEST]))
-    if len(letters.encode("utf-8", "surrogatepass")) < _SHORT:
+    if _too_short(line):
         return UNDETERMINED
     scores = _scores(line)
     label = _decide(scores, (expected,))
     return _decide(scores, None) if label == OTHER else label
+
+
+def _too_short(line: str) -> bool:
+    letters = "".join(filter(str.isalpha, line[:_LONGEST]))
+    return len(letters.encode("utf-8", "surrogatepass")) < _SHORT
+
+
+def _tags(texts: Sequence[str], langid: LanguageId) -> list[str]:
+    """What a detector says of texts, as tags in their shortest form; refuses too few or many."""
+    found = list(langid(texts))
+    if len(found) != len(texts):
+        raise ValueError(
+            f"langid gave {len(found)} tags for {len(texts)} texts: it must give one for each."
+        )
+    return [language_tag(tag) or UNDETERMINED for tag in found]
+
+
+def _variant(tag: str, expected: Mapping[str, str]) -> str:
+    """The tag, or the language that it is a variant of if only that is expected."""
+    return tag if tag in expected else VARIANTS.get(tag, tag)
+
+
+@functools.cache
+def _code(tag: str) -> str | None:
+    """What py3langid calls the language of a tag; None: it does not know it, or not so written."""
+    language, *rest = tag.split("-")
+    code = VARIANTS.get(language, language)
+    script = [part for part in rest if len(part) == 4 and part.isalpha()]
+    known = {VARIANTS.get(label, label) for label in _identifier().labels}
+    return code if code in known and (not script or code == "zh") else None
 
 
 def _decide(scores: dict[str, float], allowed: Sequence[str] | None) -> str:

@@ -1,10 +1,18 @@
-"""The known languages: code, name, script, family and color, the same everywhere."""
+"""What is known about the language that a label names: tag, name, script, family, direction.
 
-from collections.abc import Mapping, Sequence
+The names and colors of common languages are listed here, so that figures do not change with the
+version of a package. All other languages are those of `langcodes`, which is imported when a label
+is not in the list.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
+
+from interp.text.counterfactuals import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -12,7 +20,7 @@ class Language:
     """One language, as named in files, figures and tables."""
 
     code: str
-    """ISO 639-1, such as `fr`."""
+    """Its tag in BCP-47, in its shortest form, such as `fr` or `sr-Latn`."""
 
     name: str
     """English name."""
@@ -24,10 +32,17 @@ class Language:
     """Usual script, in English: Latin, Cyrillic, Han, ..."""
 
     family: str
-    """Language family; for Indo-European, which is so large, its branch (Germanic, ...)."""
+    """Language family; for Indo-European, which is so large, its branch (Germanic, ...). Empty: not
+    listed here."""
 
-    color: str
-    """Hex, the same in every figure; readable on white, also in grayscale."""
+    color: str = ""
+    """Hex, the same in every figure; readable on white, also in grayscale. Empty: each figure
+    chooses a color, see `interp.text.labels.label_colors`."""
+
+    @property
+    def direction(self) -> Literal["ltr", "rtl"]:
+        """Whether its script is written from left to right or from right to left."""
+        return "rtl" if self.script in _RIGHT_TO_LEFT else "ltr"
 
 
 # Colors: the first eight follow the color-blind-safe set of Okabe and Ito, with two pale colors
@@ -106,7 +121,41 @@ _ROWS = (
 )
 
 LANGUAGES: Mapping[str, Language] = MappingProxyType({row.code: row for row in _ROWS})
-"""Every known language by code, in the order of legends and tables."""
+"""The listed languages by code, in the order of legends and tables."""
+
+_RIGHT_TO_LEFT = ("Arabic", "Hebrew", "Syriac", "Thaana", "N’Ko", "Adlam", "Hanifi")  # noqa: RUF001
+
+_MORE_FAMILIES = {
+    "Afro-Asiatic": "aa kab mt om shi so ti tzm",
+    "Albanian": "sq",
+    "Atlantic-Congo": "ig lg ln nso ny rn rw sn ss st tn ts tum ve wo xh ak bm ee ff kg ki kmb lua",
+    "Austroasiatic": "kha sat",
+    "Austronesian": "ace ban bjn bug ceb fj haw ilo mg mi min pag sm su to war",
+    "Celtic": "br cy ga gd gv kw",
+    "Dravidian": "tcy",
+    "Germanic": "fo fy is lb li nb nn sco yi",
+    "Indo-Aryan": "as awa bho gom hne mag mai or sa sd si",
+    "Iranian": "ckb ku os ps tg",
+    "Italic": "la",
+    "Quechuan": "qu",
+    "Romance": "ast co fur ht lij lmo oc rm sc scn vec wa",
+    "Sino-Tibetan": "bo dz yue wuu mni lus",
+    "Slavic": "be bs cu hsb mk szl",
+    "Tai-Kadai": "shn",
+    "Tupian": "gn",
+    "Turkic": "ba crh cv ky sah tk tt tyv ug",
+    "Uralic": "se mrj mhr kv udm",
+}
+_FAMILIES = {code: family for family, codes in _MORE_FAMILIES.items() for code in codes.split()}
+"""Families of languages that are not listed above, as in the list."""
+
+_SCRIPTS = {"Hans": "Han", "Hant": "Han", "Jpan": "Japanese", "Kore": "Hangul", "Beng": "Bengali"}
+"""Scripts whose name in `langcodes` differs from that in the list."""
+
+_GENERIC = ("Hani", "Hang")
+"""Scripts that FLORES names where BCP-47 has the combination in use, `Hans` and `Kore`."""
+
+_TAG = re.compile(r"[a-z]{2,3}([-_][a-z0-9]{2,8})*", re.IGNORECASE)
 
 VARIANTS: Mapping[str, str] = MappingProxyType(
     {
@@ -129,56 +178,83 @@ Malay (`ms`) is not a variant of Indonesian (`id`): models are trained on both a
 """
 
 
-def language(code: str) -> Language:
-    """The language with this code; for an unknown code, the error names the nearest ones."""
-    if code in LANGUAGES:
-        return LANGUAGES[code]
-    nearest = " or ".join(f"{near} ({LANGUAGES[near].name})" for near in _nearest(code))
-    raise ValueError(
-        f"{code!r} is not a known language code; did you mean {nearest}? "
-        f"Known codes: {', '.join(LANGUAGES)}."
+@cache
+def language_tag(label: str) -> str | None:
+    """The BCP-47 tag that a label is, in its shortest form; None: it is not the tag of a language.
+
+    ISO 639-1 and 639-3, BCP-47 and FLORES (`deu_Latn`) are understood. The script is left out where
+    it is the usual one, and a main variety counts as its macrolanguage (`cmn` as `zh`, `arb` as
+    `ar`, but `arz` and `ary` stay). Three letters alone are a tag only if the language has speakers
+    today: there are over 7,000 such codes, and `law` and `pop` are among them.
+    """
+    if label in LANGUAGES:
+        return label
+    if not _TAG.fullmatch(label):
+        return None
+    import langcodes  # a quarter of a second, which only labels outside the list need
+
+    if not langcodes.tag_is_valid(label):
+        return None
+    tag = langcodes.Language.get(langcodes.standardize_tag(label, macro=True))
+    alone = langcodes.Language.get(tag.language or "und")
+    if tag.language in (None, "und", "mul", "mis", "zxx"):
+        return None
+    if len(label) == 3 and not alone.speaking_population():
+        return None
+    if tag.script in (*_GENERIC, alone.maximize().script):
+        tag = tag.update_dict({"script": None})
+    short = tag.to_tag()
+    return {"fil": "tl"}.get(short, short)  # the list has Tagalog under its older code
+
+
+def called(labels: Iterable[str]) -> Literal["languages", "labels"]:
+    """What labels are called together: labels, if one of them is no language."""
+    return "languages" if all(map(language_of, labels)) else "labels"
+
+
+@cache
+def language_of(label: str) -> Language | None:
+    """The language that a label names by its tag; None: the label is not the tag of one."""
+    code = language_tag(label)
+    if code is None or code in LANGUAGES:
+        return None if code is None else LANGUAGES[code]
+    import langcodes
+
+    tag = langcodes.Language.get(code)
+    script = tag.maximize()
+    alone = str(tag.language)
+    listed = LANGUAGES.get(VARIANTS.get(alone, alone))
+    return Language(
+        code=code,
+        name=tag.display_name("en"),
+        endonym=tag.autonym(),
+        script=_SCRIPTS.get(str(script.script), script.script_name("en")),
+        family=listed.family if listed else _FAMILIES.get(alone, ""),
     )
 
 
-def check_languages(codes: Sequence[str]) -> tuple[str, ...]:
-    """The codes as a tuple; refuses an empty list, unknown codes and repetitions."""
-    if isinstance(codes, str):
+def language(label: str) -> Language:
+    """The language that a label names; refuses a label that names none."""
+    known = language_of(label)
+    if known is None:
         raise ValueError(
-            f"Languages were given as the one string {codes!r}; give a list of codes, "
-            "such as ['en', 'fr']."
+            f"{label!r} is not the tag of a language, such as en, cy, deu_Latn or sr-Latn: a "
+            "language is needed here."
         )
-    if not codes:
-        raise ValueError("No language was given; give at least one code, such as ['en', 'fr'].")
-    for code in codes:
-        language(code)
-    repeated = sorted({code for code in codes if list(codes).count(code) > 1})
-    if repeated:
-        raise ValueError(f"{', '.join(repeated)} is given more than once; name each language once.")
-    return tuple(codes)
+    return known
 
 
-def _nearest(text: str) -> list[str]:
-    """Codes that the text may mean, best first: at least one, at most three."""
-    query = text.strip().casefold()
-    base = query.replace("_", "-").split("-")[0]
-    for exact in (query, base):
-        if exact in LANGUAGES:
-            return [exact]
-        if exact in VARIANTS:
-            return [VARIANTS[exact]]
+def label_name(label: str) -> str:
+    """The English name of the language that a label names, or else the label itself.
 
-    def similarity(row: Language) -> float:
-        words = (row.code, row.name.casefold(), row.endonym.casefold())
-        if len(query) > 2 and any(word.startswith(query) for word in words):
-            return 1.0
-        return max(SequenceMatcher(None, query, word).ratio() for word in words)
-
-    scores = {row.code: similarity(row) for row in _ROWS}
-    ranked = sorted(scores, key=scores.__getitem__, reverse=True)  # stable: ties in table order
-    return [code for code in ranked[:3] if scores[code] >= 0.8 * scores[ranked[0]]]
+    A counterfactual keeps what it is: `Russian~romanised`.
+    """
+    base, separator, kind = label.partition(SEPARATOR)
+    known = language_of(base)
+    return (known.name if known else base) + separator + kind
 
 
-_OPENINGS = {
+OPENINGS = {
     "en": "Here is a text in English:",
     "de": "Hier steht ein Text auf Deutsch:",
     "fr": "Voici un texte en français :",
@@ -208,21 +284,21 @@ def naming_prompt(code: str, words: Literal["own", "english"] = "own") -> str:
     """A line that announces text in the language; it also suits models without instruction tuning.
 
     "own": in that language, which demonstrates it as well as naming it. "english": in English, for
-    any known language.
+    any language.
 
     >>> print(interp.text.naming_prompt("de"))
     Hier steht ein Text auf Deutsch:
     >>> print(interp.text.naming_prompt("sv", words="english"))
     Here is a text in Swedish:
     """
-    name = language(code).name
+    known = language(code)
     if words == "english":
-        return f"Here is a text in {name}:\n"
+        return f"Here is a text in {known.name}:\n"
     if words != "own":
         raise ValueError(f"words is own or english, not {words!r}.")
-    if code not in _OPENINGS:
+    if known.code not in OPENINGS:
         raise ValueError(
-            f"There is no naming prompt in {name}, only in {', '.join(_OPENINGS)}; use "
+            f"There is no naming prompt in {known.name}, only in {', '.join(OPENINGS)}; use "
             'words="english", or write one.'
         )
-    return _OPENINGS[code] + "\n"
+    return OPENINGS[known.code] + "\n"

@@ -1,6 +1,8 @@
 """Reading text into rows of tokens in shards, reproducibly on any machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -9,15 +11,24 @@ from interp.models.bare_model import BareModel
 from interp.results.bars import tqdm
 from interp.results.words import Bos, Care, Split
 from interp.text.corpora import Corpora, Rows, TextModel, as_text_model
-from interp.text.language_id import Hygiene
-from interp.text.languages import check_languages
+from interp.text.counterfactuals import (
+    KINDS,
+    SEPARATOR,
+    encoder,
+    mostly_latin,
+    split_label,
+)
+from interp.text.labels import Tags, check_labels
+from interp.text.language_id import Hygiene, LanguageId
 from interp.text.sampling import Dealer, Reader, Shard, Text, digest
-from interp.text.sources import Cut, Prompts, TextSource
+from interp.text.sources import Cut, Prompts, TextSource, read_documents
 from interp.text.tokens import beginning
 
 # Text to read for a given number of tokens; most tokenizers use fewer bytes per token. If it turns
 # out too little, the source is read again with four times as much.
 _BYTES_PER_TOKEN = 12
+
+_ENOUGH_FOR_SCRIPT = 200  # documents, to see in which script a text is written
 
 
 def read_corpora(
@@ -32,20 +43,26 @@ def read_corpora(
     split: Split = "all",
     held_out: float = 0.1,
     hygiene: Care = "report",
+    tags: Tags | None = None,
+    langid: LanguageId | None = None,
     document: Cut = "line",
     seed: int = 0,
     progress: bool = True,
 ) -> Corpora:
     """Running text in blocks of `block_length` tokens, equally many in each shard of a language.
 
-    The documents of a shard are concatenated without padding; an incomplete last block is dropped.
+    `languages` are labels: tags of languages (`de`, `deu_Latn`, `sr-Latn`) or any other words under
+    which the source has text (`poetry`), which `tags` can give a language: {"poetry": "en"}.
+    `ru~romanised` is the text of `ru`, rewritten; `interp.text.KINDS` lists what there is. The
+    documents of a shard are concatenated without padding; an incomplete last block is dropped.
     `bos` says what is put before each block or document (`interp.results.words.Bos`).
     `tokens` is the maximum per language: languages with less text give what they have. `document`
     says what one document of a text file is; use "block" if blank lines separate articles, since
     error bars assume that documents are independent. `held_out` is the share of documents in the
     "held_out" split: "train" and "held_out" of two calls with equal `held_out` and `document` never
     share a document. `seed` decides order and shards, not the split. `.hygiene` reports text in
-    other languages; hygiene="drop" leaves it out.
+    other languages; hygiene="drop" leaves it out. Labels that the detector cannot recognize are not
+    checked; `langid`, any function from texts to language tags, replaces it.
 
     >>> text = interp.read_corpora("babel", ["fr"], model, block_length=64, tokens=640, n_shards=5)
     >>> text.rows["fr"].ids.shape
@@ -54,7 +71,7 @@ def read_corpora(
     fr: 0.0% of ...
     """
     model = as_text_model(model)
-    codes = check_languages(languages)
+    codes = check_labels(languages, tags)
     _at_least(1, n_shards=n_shards)
     prefix = beginning(model, bos)
     of_document, of_block = (prefix, ()) if bos == "document" else ((), prefix)
@@ -69,7 +86,7 @@ def read_corpora(
                 f"than one block of {block_length}: ask for {n_shards * block_length:,} or more, "
                 "fewer shards or shorter blocks."
             )
-    reader = Reader(source, document, split, held_out, hygiene, seed)
+    reader = Reader(source, document, split, held_out, hygiene, seed, tags, langid)
     body = block_length - len(of_block)
     rows, reports = {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
@@ -79,7 +96,7 @@ def read_corpora(
         if n == 0:
             raise ValueError(_too_short(code, dealer, body, block_length))
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
-        reports |= {code: report} if report else {}
+        reports |= {code: report} if report and code == report.language else {}
     return Corpora(
         rows, codes, n_shards, _special(model), True, reports, bos=bos, prefix_ids=prefix
     )
@@ -97,13 +114,16 @@ def read_sentences(
     split: Split = "all",
     held_out: float = 0.1,
     hygiene: Care = "report",
+    tags: Tags | None = None,
+    langid: LanguageId | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Corpora:
     """One row per line (or JSON row, or list item), padded on the right; duplicates count once.
 
-    Takes at most `sentences` per language, in random order. Rows longer than `max_length` tokens
-    (None: the model's limit) are dropped, never truncated, and counted in `too_long`.
+    Labels and `tags` as in `read_corpora`. Takes at most `sentences` per label, in random order.
+    Rows longer than `max_length` tokens (None: the model's limit) are dropped, never truncated, and
+    counted in `too_long`.
 
     >>> lines = {"en": ["It is late.", "It is very late by now."]}
     >>> rows = interp.read_sentences(lines, ["en"], model, n_shards=2)
@@ -111,7 +131,7 @@ def read_sentences(
     [5, 8]
     """
     model = as_text_model(model)
-    codes = check_languages(languages)
+    codes = check_labels(languages, tags)
     _at_least(1, n_shards=n_shards)
     longest = model.max_length if max_length is None else max_length
     _at_least(1, max_length=longest)
@@ -122,7 +142,7 @@ def read_sentences(
             f"{sentences} sentences cannot fill {n_shards} shards; ask for more sentences or fewer "
             "shards."
         )
-    reader = Reader(source, "line", split, held_out, hygiene, seed)
+    reader = Reader(source, "line", split, held_out, hygiene, seed, tags, langid)
     rows, reports, too_long = {}, {}, {}
     for code in tqdm(codes, desc="Reading text", unit="language", disable=not progress or None):
         encoded, too_long[code], report = _sentences(
@@ -136,8 +156,26 @@ def read_sentences(
             )
         shard = [row % n_shards for row in range(len(encoded))]
         rows[code] = _padded(encoded, shard)
-        reports |= {code: report} if report else {}
+        reports |= {code: report} if report and code == report.language else {}
     return Corpora(rows, codes, n_shards, _special(model), False, reports, too_long, bos, prefix)
+
+
+def with_counterfactuals(
+    source: TextSource, labels: Sequence[str], kinds: Sequence[str] = tuple(KINDS)
+) -> tuple[str, ...]:
+    """The labels and, behind them, those of their counterfactuals.
+
+    Of `romanised` and `cyrillic`, a label gets the one that its text is not written in already.
+
+    >>> interp.text.with_counterfactuals("babel", ["de", "ja"], ["romanised", "cyrillic"])
+    ('de', 'ja', 'de~cyrillic', 'ja~romanised')
+    """
+    added = []
+    for label in labels:
+        documents = islice(read_documents(source, label), _ENOUGH_FOR_SCRIPT)
+        already = "romanised" if mostly_latin([text for text, _ in documents]) else "cyrillic"
+        added += [f"{label}{SEPARATOR}{kind}" for kind in kinds if kind != already]
+    return (*labels, *added)
 
 
 def prompt_rows(
@@ -168,7 +206,7 @@ def prompt_rows(
     rows = {}
     for code, texts in prompts.texts.items():
         encoded = []
-        for id, ids in zip(prompts.ids, _encode(model, texts, prefix), strict=True):
+        for id, ids in zip(prompts.ids, _encode(model.encode_batch, texts, prefix), strict=True):
             if not len(prefix) < len(ids) <= model.max_length:
                 raise ValueError(
                     f"Prompt {id!r} has {len(ids)} tokens in {code}; the model takes 1 to "
@@ -188,14 +226,19 @@ def _fill(
     prefix: tuple[int, ...],
     n_tokens: int | None,
 ) -> tuple[Dealer, Hygiene | None]:
-    """Shards with at least `n_tokens` tokens each, or with all the text there is."""
+    """Shards with at least `n_tokens` tokens each, or with all the text there is.
+
+    A document is dealt by the size of its original, so that its counterfactuals share its shard.
+    """
+    base, kind = split_label(language)
     budget = None if n_tokens is None else n_tokens * n_shards * _BYTES_PER_TOKEN
     while True:
-        documents, complete = reader.first(language, budget, lambda text: len(text.encode()))
+        documents, complete = reader.first(base, budget, lambda text: len(text.encode()))
+        encode = encoder(kind, [document.text for document in documents], model.encode_batch)
         dealer, report, n = Dealer(n_shards), None, 0
-        for batch, batch_report in reader.clean(language, documents):
+        for batch, batch_report in _unreported(reader, kind).clean(base, documents):
             report = _sum(report, batch_report)
-            encoded = _encode(model, [document.text for document in batch], prefix)
+            encoded = _encode(encode, [document.text for document in batch], prefix)
             for (text, origin), ids in zip(batch, encoded, strict=True):
                 dealer.deal(Text(len(text.encode()), np.asarray(ids, dtype=np.int32), origin))
                 n += 1
@@ -222,14 +265,16 @@ def _sentences(
     n: int | None,
 ) -> tuple[list[tuple[str, list[int]]], int, Hygiene | None]:
     """The first `n` sentences with their origins, the number of too long ones, and the report."""
+    base, kind = split_label(language)
     budget = None if n is None else 2 * n
     while True:
-        documents, complete = reader.first(language, budget, lambda text: 1)
+        documents, complete = reader.first(base, budget, lambda text: 1)
+        encode = encoder(kind, [document.text for document in documents], model.encode_batch)
         sentences: list[tuple[str, list[int]]] = []
         too_long, report = 0, None
-        for batch, batch_report in reader.clean(language, documents):
+        for batch, batch_report in _unreported(reader, kind).clean(base, documents):
             report = _sum(report, batch_report)
-            encoded = _encode(model, [document.text for document in batch], prefix)
+            encoded = _encode(encode, [document.text for document in batch], prefix)
             for document, ids in zip(batch, encoded, strict=True):
                 if len(sentences) == n:
                     return sentences, too_long, report
@@ -239,6 +284,11 @@ def _sentences(
         if complete or budget is None or len(sentences) == n:
             return sentences, too_long, report
         budget *= 4
+
+
+def _unreported(reader: Reader, kind: str | None) -> Reader:
+    """The reader; for a counterfactual, whose original has the report, without one."""
+    return reader if kind is None or reader.care == "drop" else replace(reader, care="off")
 
 
 def _sum(a: Hygiene | None, b: Hygiene | None) -> Hygiene | None:
@@ -251,9 +301,13 @@ def _dropped(reader: Reader, report: Hygiene | None) -> str:
     return f" Left out as foreign: {report}." if reader.care == "drop" and report else ""
 
 
-def _encode(model: TextModel, texts: Sequence[str], prefix: tuple[int, ...]) -> list[list[int]]:
+def _encode(
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    texts: Sequence[str],
+    prefix: tuple[int, ...],
+) -> list[list[int]]:
     """The tokens of each text, after the prefix."""
-    encoded = model.encode_batch(texts) if texts else []
+    encoded = encode(texts) if texts else []
     return [[*prefix, *ids] for ids in encoded] if prefix else encoded
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interp.results.words import Care, Split
-from interp.text.language_id import Hygiene, drop_foreign
+from interp.text.labels import Tags
+from interp.text.language_id import Hygiene, LanguageId, drop_foreign
 from interp.text.sources import Cut, Document, TextSource, read_documents, text_location
 
 _BATCH = 256  # documents processed together
@@ -43,6 +44,12 @@ class Reader:
 
     seed: int
     """Decides the order, not the split."""
+
+    tags: Tags | None = None
+    """Language tags of labels that are none, for the check for foreign lines."""
+
+    langid: LanguageId | None = None
+    """The detector for that check; None: py3langid."""
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
@@ -110,7 +117,12 @@ class Reader:
             if self.care == "off" or (self.care == "report" and n_lines >= _SAMPLE):
                 yield batch, None
                 continue
-            texts, report = drop_foreign([document.text for document in batch], language)
+            texts, report = drop_foreign(
+                [document.text for document in batch], language, self.tags, self.langid
+            )
+            if report is None:
+                yield batch, None
+                continue
             n_lines += sum(report.lines.values())
             if self.care == "drop":
                 cleaned = []

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp.results.display import Cells, Shown, counted, listed, table_cells
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 
 Cut = Literal["line", "block"]
 """What one document of a text file is: a line, or all lines up to the next blank one."""
 
+BABEL_LABELS = ("en", "de", "fr", "es", "zh", "ja")
+
 _BABEL = Path(__file__).parents[1] / "babel"
+_MOST_NAMED = 40  # files in the error about a missing one
 _SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 
@@ -34,7 +37,7 @@ class HubDataset:
     """Such as `wikimedia/wikipedia`."""
 
     configs: Mapping[str, str]
-    """Language → configuration of the dataset, such as {"fr": "20231101.fr"}."""
+    """Label → configuration of the dataset, such as {"fr": "20231101.fr"}."""
 
     text_column: str = "text"
     """The column that holds the text; each row is one document."""
@@ -48,9 +51,13 @@ class HubDataset:
     rows: int | None = None
     """Number of rows to read per language, from the start. None: read (and download) all."""
 
+    label_column: str | None = None
+    """The column that holds the label, where one configuration has the text of several: of the rows
+    that are read, those with the label in this column are its documents."""
+
 
 TextSource = str | Path | HubDataset | Mapping[str, Sequence[str]]
-"""`babel`, a folder of <language>.txt[.gz] or .jsonl[.gz], a hub dataset, or lists of documents."""
+"""`babel`, a folder of <label>.txt[.gz] or .jsonl[.gz], a hub dataset, or lists of documents."""
 
 
 class Document(NamedTuple):
@@ -77,6 +84,30 @@ def read_documents(source: TextSource, language: str, cut: Cut = "line") -> Iter
         normalized = unicodedata.normalize("NFC", text).strip()
         if normalized:
             yield Document(normalized, origin)
+
+
+def labels_in(source: TextSource) -> tuple[str, ...]:
+    """The labels under which a source has text: Babel's in its order, files in alphabetical order.
+
+    >>> interp.text.labels_in({"poetry": ["O rose"], "prose": ["A rose."]})
+    ('poetry', 'prose')
+    """
+    if isinstance(source, Mapping):
+        return tuple(source)
+    if isinstance(source, HubDataset):
+        return tuple(source.configs)
+    if source == "babel":
+        return BABEL_LABELS
+    folder = _folder(source, "parallel")
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
+    pattern = "|".join(re.escape(suffix) for suffix in _SUFFIXES)
+    labels = tuple(dict.fromkeys(re.sub(rf"({pattern})$", "", name) for name in names))
+    if not labels:
+        raise FileNotFoundError(
+            f"{folder} holds no text: expected files named <label>.txt, .txt.gz, .jsonl or "
+            ".jsonl.gz."
+        )
+    return labels
 
 
 def text_location(source: TextSource, language: str) -> str:
@@ -131,7 +162,7 @@ def read_prompts(
     >>> prompts.ids, prompts.texts["de"]
     (('1', '2'), ('eins', 'zwei'))
     """
-    codes = check_languages(languages)
+    codes = check_labels(languages)
     by_language = {code: _texts_by_id(source, code, field) for code in codes}
     shared_ids = set.intersection(*(set(texts) for texts in by_language.values()))
     all_ids = set.union(*(set(texts) for texts in by_language.values()))
@@ -241,9 +272,11 @@ def _find(folder: Path, language: str) -> Path:
         raise ValueError(f"{folder} holds {names}: keep one, since it is unclear which to read.")
     if not existing:
         others = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
+        there = ", ".join(others[:_MOST_NAMED]) or "no such file"
+        there += f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
         raise FileNotFoundError(
             f"{folder} holds no text in {language!r}: expected {language}.txt, .txt.gz, .jsonl or "
-            f".jsonl.gz; there is {', '.join(others) or 'no such file'}."
+            f".jsonl.gz; there is {there}."
         )
     return existing[0]
 
@@ -344,4 +377,15 @@ def _hub_rows(source: HubDataset, language: str) -> Iterator[tuple[str, str]]:
         ) from error
     for number, row in enumerate(rows if source.rows is None else rows.take(source.rows)):
         origin = f"{source.name}/{config}:{number}"
+        if source.label_column is not None and _label_of(row, source, origin) != language:
+            continue
         yield _text_of(row, source.text_column, origin), origin
+
+
+def _label_of(row: Mapping[str, Any], source: HubDataset, origin: str) -> str:
+    if source.label_column not in row:
+        raise ValueError(
+            f"{origin} has no column {source.label_column!r} for its label; it has "
+            f"{', '.join(row)}."
+        )
+    return str(row[source.label_column])

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp.results.display import Cells, Shown, counted, table_cells
-from interp.text.languages import check_languages
+from interp.text.labels import check_labels
 from interp.text.sources import Prompts
 
 _BABEL = Path(__file__).parents[1] / "babel" / "prompts"
@@ -86,13 +86,13 @@ class Task(Shown):
     """Such as `xnli`."""
 
     language: str
-    """ISO code of the language of the questions."""
+    """The language of the questions, by its label."""
 
     items: tuple[Item, ...]
     """Items, in the order of every result."""
 
     def __post_init__(self) -> None:
-        check_languages([self.language])
+        check_labels([self.language])
         if not self.items:
             raise ValueError(f"{self.name} in {self.language} has no items.")
         seen: set[str] = set()
@@ -133,7 +133,7 @@ def align_tasks(
     >>> [len(task.items) for task in interp.text.align_tasks([english, german], "drop")]
     [7, 7]
     """
-    check_languages([task.language for task in tasks])
+    check_labels([task.language for task in tasks])
     items_by_id = [{item.id: item for item in task.items} for task in tasks]
     shared_ids = set.intersection(*(set(items) for items in items_by_id))
     for task, items in zip(tasks, items_by_id, strict=True):
@@ -179,7 +179,7 @@ def read_task(source: str | Path, language: str) -> Task:
     >>> item.prompt, item.options[item.answer]
     ('Das Gegenteil von nutzlos ist', ' nützlich.')
     """
-    check_languages([language])
+    check_labels([language])
     name, babel_task = str(source).rstrip("/"), None
     if name == "babel" or name.startswith("babel/"):
         folder, babel_task = _BABEL, name.removeprefix("babel").removeprefix("/")

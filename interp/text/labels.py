@@ -1,0 +1,124 @@
+"""Labels of groups of text: which are taken, their language tags, and their colors."""
+
+import itertools
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from interp.text.counterfactuals import KINDS, SEPARATOR
+from interp.text.languages import LANGUAGES, language_of, language_tag
+
+Tags = Mapping[str, str]
+"""Label → language tag, for labels that are no tag: {"poetry": "en"}. An empty tag says that a
+label is not a language, although it looks like the tag of one: {"pop": ""}."""
+
+MOST_LABELS = 1000
+"""More labels in one call are refused: each has statistics of all neurons."""
+
+_LONGEST = 100  # characters; file systems take 255 bytes, and pieces of a run add to the name
+_FORBIDDEN = '/\\:*?"<>|=,;'
+
+
+def check_labels(labels: Sequence[str], tags: Tags | None = None) -> tuple[str, ...]:
+    """The labels as a tuple; refuses those that cannot name a file, and repetitions.
+
+    Two labels with one language tag count as a repetition, as `de` and `deu_Latn`. `tags` gives
+    labels a language tag.
+    """
+    if isinstance(labels, str):
+        raise ValueError(
+            f"Labels were given as the one string {labels!r}; give a list, such as ['en', 'fr']."
+        )
+    if not labels:
+        raise ValueError("No label was given; give at least one, such as ['en', 'fr'].")
+    if len(labels) > MOST_LABELS:
+        raise ValueError(
+            f"{len(labels):,} labels were given; at most {MOST_LABELS:,} are taken, since each has "
+            "statistics of all neurons. Group them, or give some of them."
+        )
+    tags = {} if tags is None else tags
+    _check_tags(tags, labels)
+    by_tag: dict[str, str] = {}
+    for label in labels:
+        if problem := label_problem(label):
+            raise ValueError(f"{label!r:.200} cannot be a label: {problem}.")
+        tag = tag_of(label, tags)
+        if label not in tags and tag and (usual := _usual_case(label)) != label:
+            raise ValueError(
+                f"{label!r} is the language tag {usual} in unusual case: name it {usual}, or say "
+                f"what it is with tags: {{{label!r}: {usual!r}}}, or '' if it is not a language."
+            )
+        if (other := by_tag.setdefault(label if label in tags or not tag else tag, label)) != label:
+            raise ValueError(
+                f"{other} and {label} are both the language tag {tag}: rename one of them, and "
+                "give it the tag."
+            )
+    if repeated := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise ValueError(f"{', '.join(repeated)} is given more than once; give each label once.")
+    return tuple(labels)
+
+
+def labels_among(labels: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    """The labels as a tuple; refuses repetitions and labels that `what` does not hold."""
+    if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
+        return check_labels(labels)
+    if missing := [label for label in labels if label not in known]:
+        raise ValueError(f"{', '.join(missing)}: not in {what}, which hold {', '.join(known)}.")
+    return tuple(labels)
+
+
+def label_problem(label: str) -> str | None:
+    """Why a label cannot name a file, a table's cell or an option, in words; None: it can."""
+    if not label or not (label[0].isalnum() or label[0] == "_"):
+        return "it must begin with a letter, a digit or an underscore"
+    if len(label) > _LONGEST:
+        return f"it has {len(label)} characters, and at most {_LONGEST} are taken"
+    if strange := [x for x in label if x in _FORBIDDEN or unicodedata.category(x)[0] == "C"]:
+        return f"it holds {strange[0]!r}, and labels name files"
+    if label[-1] in " .":
+        return "it ends with a space or a period"
+    _, separator, kind = label.partition(SEPARATOR)
+    if separator and kind not in KINDS:
+        return f"behind {SEPARATOR} stands a kind of counterfactual, one of {', '.join(KINDS)}"
+    return None
+
+
+def tag_of(label: str, tags: Tags | None = None) -> str | None:
+    """The language tag that a label was given, or else the one that it is; None: it has none."""
+    return language_tag((tags or {}).get(label, label))
+
+
+def label_colors(labels: Sequence[str]) -> list[str]:
+    """A color for each label of a figure: listed languages have their own, the same everywhere.
+
+    Other labels get colors of the list that no label has, in order, so that the first ones are
+    those that differ most. They depend on the labels before them.
+    """
+    own = [language.color if (language := language_of(label)) else "" for label in labels]
+    palette = [row.color for row in LANGUAGES.values()]
+    free = itertools.cycle([color for color in palette if color not in own] or palette)
+    return [color or next(free) for color in own]
+
+
+def _check_tags(tags: Tags, labels: Sequence[str]) -> None:
+    for label, tag in tags.items():
+        if label not in labels:
+            raise ValueError(
+                f"The tag {tag!r} is given to {label!r}, which is not among the labels "
+                f"({', '.join(labels[:20])}): give the label too, or leave the tag out."
+            )
+        if tag and language_tag(tag) is None:
+            raise ValueError(
+                f"{tag!r}, given to {label!r}, is not a language tag: give one such as en, cy, "
+                "deu_Latn or sr-Latn, or an empty one if the label is not a language."
+            )
+
+
+def _usual_case(label: str) -> str:
+    """A tag as it is usually written: `zh-Hant-TW`, `deu_Latn`."""
+    parts = label.replace("_", "-").split("-")
+    cased = [parts[0].lower()]
+    for part in parts[1:]:
+        change = {2: str.upper, 4: str.title}.get(len(part), str.lower)
+        cased.append(change(part))
+    separators = [x for x in label if x in "-_"]
+    return cased[0] + "".join(itertools.chain(*zip(separators, cased[1:], strict=True)))
