@@ -18,6 +18,7 @@ from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
+from interp.commands.explain import Explain
 from interp.commands.find import Compare, Find, show_selection
 from interp.commands.options import WIDTH, Parser, Positional
 from interp.commands.page import Page
@@ -95,7 +96,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     "First steps": {"demo": Demo, "doctor": Doctor, "plan": Plan, "babel": Babel},
     "Reading text": {"collect": Collect, "merge": Merge, "status": Status},
     "Selecting neurons": {
-        **{"find": Find, "compare": Compare, "stability": Stability},
+        **{"find": Find, "compare": Compare, "stability": Stability, "explain": Explain},
         **{"import": Import, "export": Export},
     },
     "Editing neurons": {"deactivate": Deactivate, "steer": Steer, "bake": Bake},

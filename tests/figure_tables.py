@@ -217,6 +217,24 @@ def tasks_table(tasks: tuple[str, ...] = ("facts", "translation")) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def explanation_table() -> pd.DataFrame:
+    rows = []
+    for code, without in itertools.product(CODES, ("script", "word order")):
+        kept = 0.1 * (1 + CODES.index(code)) + 0.02 * len(without)
+        rows.append(
+            {
+                "language": code,
+                "without": without,
+                "neurons": 40,
+                "kept": kept,
+                "kept_low": kept - 0.04,
+                "kept_high": kept + 0.06,
+                "random": 0.01,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -231,6 +249,7 @@ TABLES = {
     "patching": patching_table,
     "moved_by_layer": moved_table,
     "lens": lens_table,
+    "explanation": explanation_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

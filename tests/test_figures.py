@@ -45,7 +45,11 @@ def test_a_figure_is_what_its_table_gives(table: Path, tmp_path: Path):
 
 def test_the_main_kinds_of_figure_are_here():
     here = {path.stem.split("-")[0] for path in TABLES}
-    of_reports = {"accuracy_lost", "attribution_sums"}  # of what `interp` writes, and no study
+    of_reports = {
+        "accuracy_lost",
+        "attribution_sums",
+        "explanation",
+    }  # of what `interp` writes, and no study
     assert here | of_reports == set(plots.FIGURES)
 
 

@@ -329,6 +329,16 @@ def made() -> dict[str, Any]:
             scores=harness_rows().assign(value=0.5).drop(columns="doc").drop_duplicates(),
             samples=harness_rows(),
         ),
+        interp.selections.Explanation(
+            languages=CODES,
+            aspects=("script", "content"),
+            neurons=whole(3),
+            **{
+                f"{name}{end}": real(3, 2).double()
+                for name in ("kept", "random")
+                for end in ("", "_low", "_high")
+            },
+        ),
         interp.text.Task("sums", "de", (interp.text.Item("a", "Eins", (" und", " oder"), 0),)),
         interp.inference.Claim("own", "It holds.", "them", "this", "how", "run", 0.4, 0.1, 0.7),
         Diagnosis("mine", (Check("fires", True, "0"), Check("is left alone", False, "0.5"))),

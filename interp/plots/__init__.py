@@ -21,6 +21,7 @@ from interp.plots.style import DOUBLE, SINGLE, own_style
 from interp.plots.switching import language_switching, switching_against_size
 from interp.plots.tables import best_of_each_size, with_names
 from interp.plots.tasks import accuracy_lost
+from interp.plots.what_stays import explanation
 
 __all__ = [
     "DOUBLE",
@@ -30,6 +31,7 @@ __all__ = [
     "attribution_sums",
     "best_of_each_size",
     "curve_of_training",
+    "explanation",
     "language_switching",
     "layer_profile",
     "lens",

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.plots import curves, matrices, methods, switching, tasks
+from interp.plots import curves, matrices, methods, switching, tasks, what_stays
 from interp.plots.style import own_style
 from interp.results import artifacts
 
@@ -31,6 +31,7 @@ FIGURES: dict[str, Draw] = {
         switching.language_switching,
         switching.switching_against_size,
         tasks.accuracy_lost,
+        what_stays.explanation,
         methods.method_comparison,
         methods.stability_against_tokens,
     )

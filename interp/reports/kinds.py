@@ -15,6 +15,7 @@ from interp.plots.style import Table
 from interp.prompts.lens import Lens
 from interp.prompts.patching_result import PatchingResult
 from interp.scores.sharing_profile import SharingProfile
+from interp.selections.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,17 @@ KINDS = (
         plots.stability_against_tokens,
         "Jaccard index of selections from different texts, with 95 % intervals, against the "
         "tokens read; dotted: chance level.",
+    ),
+    TableKind(
+        "Do neurons follow a language, or its script, its word order, its words?",
+        "A label's text is rewritten so that one thing is taken from it, and its neurons are "
+        "selected anew with the thresholds of the text as it is: how many stay?",
+        ("explanation.csv",),
+        ("language", "without", "kept", "kept_low", "random"),
+        plots.explanation,
+        "Percentage of a label's neurons (rows) that stay without an aspect of its text (columns), "
+        "with half of the 95 % interval over documents; in italics: of as many random neurons.",
+        result=Explanation.kind,
     ),
 )
 """In the order of a report."""

@@ -20,6 +20,7 @@ from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
 from interp.runs.folder import read_plan
+from interp.selections.explanation import Explanation
 from interp.selections.neuron_selection import FORMAT, NeuronSelection
 from interp.selections.select import select_by_entropy
 from interp.text.languages import called, label_name
@@ -257,6 +258,8 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if kind.result == PerplexityMatrix.kind and stored.is_file():
         text += "\n\n" + own_against_others(PerplexityMatrix.load(stored))
+    if kind.result == Explanation.kind and stored.is_file():
+        text += "\n\n" + Explanation.load(stored).sentences()
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first

@@ -1,5 +1,6 @@
 from .agreement import predicted_agreement, text_for_agreement, until_stable
 from .comparison import on_common_units, overlaps
+from .explanation import Explanation, beyond_script, explain
 from .neuron_selection import jaccard_between
 from .select import select, selection_of
 from .stability import (
@@ -12,10 +13,13 @@ from .stability import (
 )
 
 __all__ = [
+    "Explanation",
     "Stability",
     "across_runs",
+    "beyond_script",
     "chance_jaccard",
     "entropy_settings",
+    "explain",
     "jaccard_between",
     "measure_stability",
     "on_common_units",

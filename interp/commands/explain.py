@@ -1,0 +1,49 @@
+"""The subcommand that asks what a selection follows: explain."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import interp
+from interp.commands.common import say
+from interp.commands.options import Positional
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Ask if neurons follow a language, or its script, order or words.
+
+    It needs a run that read rewritten text too: `interp collect --counterfactuals`. It selects the
+    neurons of each label by LAPE on the text as it is, and prints how many stay when something is
+    taken from that text.
+
+        interp collect MODEL --text corpus/ --counterfactuals --out runs/why
+        interp explain runs/why
+    """
+
+    run_folder: Positional[Path]
+    """Folder given to `interp collect --out`."""
+
+    fraction: float = 0.01
+    """Share of all neurons to select."""
+
+    busy_quantile: float = 0.95
+    """A neuron belongs to a label where it fires more than this share of all rates."""
+
+    out: Path | None = None
+    """Folder for explanation.csv, its figure, and beyond_script.json; by default the run's."""
+
+    def run(self) -> None:
+        run = interp.Run.open(self.run_folder)
+        stats, out = run.firing, self.out or self.run_folder
+        settings = {"fraction": self.fraction, "busy_quantile": self.busy_quantile}
+        found = interp.selections.explain(stats, **settings)
+        origin = interp.results.artifacts.provenance(run=run.provenance, **settings)
+        found.save(out / "explanation.safetensors", origin)
+        interp.plots.save(found.to_frame(), out / "explanation")
+        say(found.sentences())
+        say(f"The shares are in {out / 'explanation.csv'}, their figure beside it.")
+        if "script" in found.aspects:
+            beyond = interp.selections.beyond_script(stats, **settings)
+            beyond.to_json(out / "beyond_script.json", origin)
+            counts = ", ".join(f"{label} {n:,}" for label, n in beyond.counts().items())
+            say(f"Neurons kept in both scripts ({counts}) are in {out / 'beyond_script.json'}.")
