@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 import torch
 import tyro
@@ -32,7 +31,6 @@ from interp.runs.folder import begin
 from interp.scores.ranks import precision_and_area
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_from_rate
-from interp.text.languages import LANGUAGES
 
 TOKENS = 1000
 """Tokens per piece."""
@@ -142,16 +140,13 @@ def write_page(folder: Path, shape: Shape) -> Row:
     """
     narrow = synthetic.llama(shape.n_layers, 16, shape.d_mlp, VOCABULARY)
     model = interp.load(synthetic.save_model(narrow, folder / "model"), device="cpu")
-    # There are more codes than languages with names.
-    language = "interp.reports.neuron_page.language"
-    with patch(language, lambda code: replace(LANGUAGES["en"], code=code)):
-        page = interp.neuron_page(
-            model,
-            FiringStats.load(folder / "firing.safetensors"),
-            {"LAPE": NeuronSelection.from_json(folder / "neurons.json")},
-            random_contexts(shape),
-            progress=False,
-        )
+    page = interp.neuron_page(
+        model,
+        FiringStats.load(folder / "firing.safetensors"),
+        {"LAPE": NeuronSelection.from_json(folder / "neurons.json")},
+        random_contexts(shape),
+        progress=False,
+    )
     path = page.save(folder / "page.html")
     parts = [path] if path.name == "page.html" else path.parent.iterdir()
     written = sum(part.stat().st_size for part in parts) / memory.MIB

@@ -167,6 +167,22 @@ def test_any_function_from_texts_to_tags_is_a_detector():
         detect_language(texts, langid=lambda texts: ["de"])
 
 
+def test_a_model_of_fasttext_is_a_detector(tmp_path: Path):
+    """As GlotLID is used, which knows 2,000 tags; this one has learned three lines."""
+    fasttext = pytest.importorskip("fasttext", reason="fasttext is not installed")
+    lines = {"deu_Latn": GERMAN, "eng_Latn": ENGLISH, "bod_Tibt": "བོད་ཡིག་ནི་བོད་ཀྱི་སྐད་ཡིག་ཡིན།"}
+    rows = [f"__label__{tag} {line}" for tag, line in lines.items()]
+    (tmp_path / "lines.txt").write_text("\n".join(rows * 100), encoding="utf-8")
+    model = fasttext.train_supervised(str(tmp_path / "lines.txt"), minn=2, maxn=4, verbose=0)
+
+    def tags(texts) -> list[str]:
+        found, _ = model.predict([text.replace("\n", " ") for text in texts])
+        return [labels[0].removeprefix("__label__") for labels in found]
+
+    found = detect_language(list(lines.values()), ["de", "bo"], tags)
+    assert found == ["de", "other", "bo"]
+
+
 def test_labels_lose_their_language_checks_and_nothing_else():
     lines = {"deu_Latn": [GERMAN] + [f"{GERMAN} {n}" for n in range(9)] + [ENGLISH]}
     lines |= {"poetry": [f"{ENGLISH} {n}" for n in range(9)] + [GERMAN]}

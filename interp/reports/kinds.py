@@ -209,7 +209,7 @@ KINDS = (
         "A label's text is rewritten so that one thing is taken from it, and its neurons are "
         "selected anew with the thresholds of the text as it is: how many stay?",
         ("explanation.csv",),
-        ("language", "without", "kept", "kept_low", "random"),
+        ("language", "without", "kept", "kept_low", "kept_high", "random"),
         plots.explanation,
         "Percentage of a label's neurons (rows) that stay without an aspect of its text (columns), "
         "with half of the 95 % interval over documents; in italics: of as many random neurons.",

@@ -8,6 +8,7 @@ stays if it would still be selected, with the thresholds that were.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 
 import pandas as pd
@@ -216,21 +217,25 @@ def _memberships(
 ]:
     """The neurons of each label, and for each label and aspect those selected without it."""
     originals = [label for label in stats.languages if split_label(label)[1] is None]
-    rate = {label: row for label, row in zip(stats.languages, stats.rate, strict=True)}
-    own = torch.stack([rate[label] for label in originals])
+    own = stats.languages_only(originals).rate  # the others one by one: there may be hundreds
     selected = least_entropy(own, fraction, busy_quantile)
     busy = busy_threshold(own, busy_quantile)
     chosen = reduce(selected, "language layer neuron -> layer neuron", "any")
     largest = language_entropy(own)[chosen].max()
     sums = own.sum(dim=0), torch.xlogy(own, own).sum(dim=0)
     stays = {}
-    for row, label in enumerate(labels):
-        for column, aspect in enumerate(aspects):
-            for kind in ASPECTS[aspect]:
-                if (new := rate.get(f"{label}{SEPARATOR}{kind}")) is not None:
-                    entropy = _entropy_with(sums, rate[label], new)
-                    stays[row, column] = (entropy <= largest + _ROUNDING) & (new > busy)
+    for (row, label), (column, aspect) in product(enumerate(labels), enumerate(aspects)):
+        if (name := _counterfactual(stats, label, aspect)) is not None:
+            new = stats.languages_only([name]).rate[0]
+            entropy = _entropy_with(sums, own[originals.index(label)], new)
+            stays[row, column] = (entropy <= largest + _ROUNDING) & (new > busy)
     return torch.stack([selected[originals.index(label)] for label in labels]), stays
+
+
+def _counterfactual(stats: FiringStats, label: str, aspect: str) -> str | None:
+    """The label of the text from which the aspect was taken; None: it was not read."""
+    names = [f"{label}{SEPARATOR}{kind}" for kind in ASPECTS[aspect]]
+    return next((name for name in names if name in stats.languages), None)
 
 
 def _entropy_with(
