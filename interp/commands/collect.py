@@ -119,14 +119,16 @@ class Collect:
     """Where the work runs."""
 
     def run(self) -> None:
-        languages = self.check()
+        replace(self, languages=self.check())._collect()
+
+    def _collect(self) -> None:
         model, ray = self.on.open(self.choice)
         say(f"{model.name} in {model.precision}; --dtype changes it")
-        corpora = self.read(model, languages)
+        corpora = self.read(model)
         for report in corpora.hygiene.values():
             if sum(report.foreign_characters.values()) > 0.01:
                 say(f"{report}. Drop them with --hygiene drop.")
-        own = [label for label in languages if split_label(label)[1] is None]
+        own = [label for label in self.languages if split_label(label)[1] is None]
         if self.hygiene != "off" and (unchecked := set(own) - corpora.hygiene.keys()):
             say(
                 "Not checked for lines in other languages, which the detector cannot recognize: "
@@ -141,8 +143,7 @@ class Collect:
             special_tokens=self.special_tokens,
             contexts=self.contexts,
         )
-        settings = asdict(replace(self, languages=languages))
-        settings = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
+        settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
         )
@@ -201,11 +202,11 @@ class Collect:
             )
         return languages
 
-    def read(self, model: "interp.NeuronModel", languages: tuple[str, ...]) -> "interp.Corpora":
+    def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
         if self.sentences:
             return interp.read_sentences(
                 self.text,
-                languages,
+                self.languages,
                 model,
                 max_length=self.block_length,
                 sentences=self.n_sentences,
@@ -218,7 +219,7 @@ class Collect:
             )
         return interp.read_corpora(
             self.text,
-            languages,
+            self.languages,
             model,
             block_length=self.block_length,
             tokens=self.tokens,

@@ -46,11 +46,12 @@ class Explanation(Saved):
     """Of each label's neurons, the share that stays when something is taken from its text.
 
     >>> labels = ("en", "de", "en~words-shuffled", "de~words-shuffled")
-    >>> fired = torch.randint(0, 90, (4, 2, 1, 50), generator=generator).repeat(1, 2, 1, 1)
+    >>> fired = torch.zeros(4, 4, 1, 50, dtype=torch.int64)
+    >>> fired[:, [0, 2], 0, :9] = 30  # nine neurons of English, whatever the order of words
+    >>> fired[:, 1, 0, 9:20] = 30  # eleven of German, in their order alone
     >>> stats = interp.FiringStats(fired, torch.full((4, 4), 90), labels)
-    >>> found = interp.selections.explain(stats, fraction=0.1, busy_quantile=0.5)
-    >>> found.kept.squeeze().tolist()  # shuffled words made no difference here
-    [1.0, 1.0]
+    >>> interp.selections.explain(stats, fraction=0.4, busy_quantile=0.5).kept.tolist()
+    [[1.0], [0.0]]
     """
 
     kind = "Explanation"
@@ -139,6 +140,12 @@ def explain(stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0
     Collect them as labels: `ru` and `ru~romanised`, or with `interp.text.with_counterfactuals`.
     Labels without counterfactuals are competitors only. The intervals are those of a jackknife over
     shards, in which neurons are selected anew.
+
+    >>> labels = ("en", "de", "en~cyrillic", "de~cyrillic")
+    >>> fired = torch.randint(0, 90, (4, 4, 1, 50), generator=generator)
+    >>> stats = interp.FiringStats(fired, torch.full((4, 4), 90), labels)
+    >>> interp.selections.explain(stats, fraction=0.1, busy_quantile=0.5)
+    Explanation(script taken from en, de)
     """
     labels, aspects = _collected(stats)
 

@@ -228,7 +228,7 @@ def language_of(label: str) -> Language | None:
         code=code,
         name=tag.display_name("en"),
         endonym=tag.autonym(),
-        script=_SCRIPTS.get(str(script.script), script.script_name("en")),
+        script=_SCRIPTS.get(str(script.script), str(script.script_name("en"))),
         family=listed.family if listed else _FAMILIES.get(alone, ""),
     )
 

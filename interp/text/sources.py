@@ -377,15 +377,12 @@ def _hub_rows(source: HubDataset, language: str) -> Iterator[tuple[str, str]]:
         ) from error
     for number, row in enumerate(rows if source.rows is None else rows.take(source.rows)):
         origin = f"{source.name}/{config}:{number}"
-        if source.label_column is not None and _label_of(row, source, origin) != language:
-            continue
+        if source.label_column is not None:
+            if source.label_column not in row:
+                raise ValueError(
+                    f"{origin} has no column {source.label_column!r} for its label; it has "
+                    f"{', '.join(row)}."
+                )
+            if str(row[source.label_column]) != language:
+                continue
         yield _text_of(row, source.text_column, origin), origin
-
-
-def _label_of(row: Mapping[str, Any], source: HubDataset, origin: str) -> str:
-    if source.label_column not in row:
-        raise ValueError(
-            f"{origin} has no column {source.label_column!r} for its label; it has "
-            f"{', '.join(row)}."
-        )
-    return str(row[source.label_column])
