@@ -231,7 +231,7 @@ def test_labels_without_counterfactuals_compete_only(read):
     found = explain(stats.languages_only(few), **SETTINGS)
     assert (found.languages, found.aspects) == (("ru", "el"), ("script", "word order"))
     assert found.kept.isnan().tolist() == [[False, True], [True, False]]
-    assert "without script stay." in found.sentences()
+    assert found.sentences().startswith("Of the 12 neurons of Russian stay without script ")
     with pytest.raises(ValueError, match="no label with a counterfactual, such as ru beside"):
         explain(stats.languages_only(list(SCRIPTS)), **SETTINGS)
     with pytest.raises(ValueError, match="in another script: collect, for example, ru~romanised"):
@@ -242,11 +242,12 @@ def test_the_paragraph_says_what_the_numbers_say(read, tmp_path: Path):
     stats, _ = planting(read, 0)
     found = explain(stats, **SETTINGS)
     said = found.sentences()
-    assert said.startswith("Of the 12 neurons of Russian, ")
-    assert f"{found.kept[0, 0]:.0%} ({found.kept_low[0, 0]:.0%} to" in said
+    assert said.startswith("Of the 12 neurons of Russian stay without script ")
+    assert f" {found.kept[0, 0]:.0%} ({found.kept_low[0, 0]:.0%} to" in said
     mean = found.kept.mean(dim=0)
-    most = found.aspects[int(mean.argmin())]
-    assert f"most neurons depend on {most} ({mean.min():.0%} stay without it)" in said
+    least = int(mean[:-1].argmin())
+    assert f"stay {mean[least]:.0%} without {found.aspects[least]}, which they need most" in said
+    assert f"and {mean[-1]:.0%} with token frequencies alone." in said
     found.save(tmp_path / "explanation.safetensors")
     read_back = Explanation.load(tmp_path / "explanation.safetensors")
     assert read_back.to_frame().equals(found.to_frame())
@@ -283,8 +284,8 @@ def test_the_command_goes_from_text_to_the_paragraph(tmp_path: Path, capsys):
     cli.main(["collect", str(tmp_path / "model"), "--text", text, *settings, "--out", str(run)])
     cli.main(["explain", str(run), "--fraction", "0.1", "--busy-quantile", "0.5"])
     shown = capsys.readouterr().out
-    assert "neurons of German, " in shown
-    assert "On average over labels, most neurons depend on " in shown
+    assert "neurons of German stay without script " in shown
+    assert "On average over labels stay " in shown
     frame = pd.read_csv(run / "explanation.csv")
     assert set(frame["without"]) == set(ASPECTS)
     assert (run / "explanation.png").is_file()

@@ -38,6 +38,7 @@ ASPECTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What is taken away → the counterfactuals that take it; of two, a label has one."""
 
+_ALONE = "all but frequencies"
 _ROUNDING = 1e-9  # nats: entropies are summed in another order than for the selection
 
 
@@ -109,15 +110,14 @@ class Explanation(Saved):
         return table_cells(columns, "share of a label's neurons that stays")
 
     def _sentence(self, row: int) -> str:
-        parts = [
-            f"{self.kept[row, column]:.0%} ({self.kept_low[row, column]:.0%} to "
-            f"{self.kept_high[row, column]:.0%}; of random ones {self.random[row, column]:.0%}) "
-            f"without {aspect}"
+        shares = [
+            f"{_phrase(aspect)} {self.kept[row, column]:.0%} ({self.kept_low[row, column]:.0%} to "
+            f"{self.kept_high[row, column]:.0%}; of random ones {self.random[row, column]:.0%})"
             for column, aspect in enumerate(self.aspects)
             if not self.kept[row, column].isnan()
         ]
-        count = f"Of the {self.neurons[row]:,} neurons of {label_name(self.languages[row])},"
-        return f"{count} {', '.join(parts) or 'none could be tried'} stay."
+        count = f"Of the {self.neurons[row]:,} neurons of {label_name(self.languages[row])}"
+        return f"{count} stay {', '.join(shares)}." if shares else f"{count} nothing is known."
 
     def _summary(self) -> str:
         mean = {
@@ -125,13 +125,16 @@ class Explanation(Saved):
             for aspect, column in zip(self.aspects, self.kept.unbind(dim=1), strict=True)
             if not column.isnan().all()
         }
-        if len(mean) < 2:
-            return ""
-        most, least = min(mean, key=mean.__getitem__), max(mean, key=mean.__getitem__)
-        return (
-            f"On average over labels, most neurons depend on {most} ({mean[most]:.0%} stay without "
-            f"it) and fewest on {least} ({mean[least]:.0%})."
-        )
+        alone = mean.pop(_ALONE, None)
+        parts = [f"{share:.0%} {_phrase(_ALONE)}" for share in [alone] if share is not None]
+        if mean:
+            most = min(mean, key=mean.__getitem__)
+            parts.insert(0, f"{mean[most]:.0%} {_phrase(most)}, which they need most")
+        return f"On average over labels stay {', and '.join(parts)}." if parts else ""
+
+
+def _phrase(aspect: str) -> str:
+    return "with token frequencies alone" if aspect == _ALONE else f"without {aspect}"
 
 
 def explain(stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0.95) -> Explanation:

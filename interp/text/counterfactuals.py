@@ -15,8 +15,6 @@ from functools import cache
 from itertools import groupby, pairwise
 from types import MappingProxyType
 
-import numpy as np
-
 SEPARATOR = "~"
 
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -69,6 +67,8 @@ def encoder(
     if kind is None:
         return encode
     if kind == "tokens-drawn":
+        import numpy as np  # commands check labels before anything heavy is loaded
+
         pool = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, encode(texts))])
 
         def drawn(text: str, n: int) -> list[int]:
