@@ -159,6 +159,13 @@ def test_any_function_from_texts_to_tags_is_a_detector():
     assert detectable(["sr-Latn", "sr", "bo", "poetry"], langid=glotlid) == {
         **{"sr-Latn": "sr-Latn", "sr": "sr", "bo": "bo"}
     }
+    rates = language_rates(texts, ["sr-Latn", "no", "poetry"], langid=glotlid)
+    assert rates.found == (
+        "sr",
+        "sr-Latn",
+        "no",
+    )  # Bokmål counts as Norwegian, if that is asked for
+    assert rates.unchecked == ("poetry",)
     kept, report = drop_foreign([f"{texts[0]}\n{texts[1]}\nне"], "sr-Latn", langid=glotlid)
     assert kept == [f"{texts[1]}\nне"]  # too short to judge
     assert isinstance(report, Hygiene)

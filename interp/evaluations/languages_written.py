@@ -35,6 +35,7 @@ from interp.text.language_id import (
     LanguageId,
     detect_language,
     detectable,
+    variant,
 )
 from interp.text.tokens import beginning, by_length, padded
 
@@ -232,7 +233,8 @@ def language_rates(
         raise ValueError("The guard bounds the loss: give the model to measure it with.")
     codes = detectable(labels, tags, langid)
     by_code = {code: label for label, code in codes.items()}
-    detected = [by_code.get(code, code) for code in detect_language(texts, langid=langid)]
+    tags_found = detect_language(texts, langid=langid)
+    detected = [by_code.get(variant(tag, by_code), tag) for tag in tags_found]
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     loss = torch.full((len(texts),), math.nan, dtype=torch.float64)
     if model is not None:

@@ -55,11 +55,9 @@ def detect_language(
             f"Texts were given as the one string {texts[:20]!r}; give a list of strings."
         )
     if candidates is None:
-        return (
-            [_decide(_scores(text), None) for text in texts]
-            if langid is None
-            else (_tags(texts, langid))
-        )
+        if langid is not None:
+            return _tags(texts, langid)
+        return [_decide(_scores(text), None) for text in texts]
     codes = detectable(check_labels(candidates), langid=langid)
     if unknown := [label for label in candidates if label not in codes]:
         raise ValueError(
@@ -70,7 +68,7 @@ def detect_language(
     if langid is None:
         found = [_decide(_scores(text), list(by_code)) for text in texts]
     else:
-        found = [_variant(tag, by_code) for tag in _tags(texts, langid)]
+        found = [variant(tag, by_code) for tag in _tags(texts, langid)]
     return [by_code.get(code, UNDETERMINED if code == UNDETERMINED else OTHER) for code in found]
 
 
@@ -198,7 +196,7 @@ def _line_languages(
 ) -> Sequence[str]:
     if langid is None:
         return [_line_language(line, expected) for line in lines]
-    found = [_variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
+    found = [variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
     return [UNDETERMINED if _too_short(x) else code for x, code in zip(lines, found, strict=True)]
 
 
@@ -225,8 +223,8 @@ def _tags(texts: Sequence[str], langid: LanguageId) -> list[str]:
     return [language_tag(tag) or UNDETERMINED for tag in found]
 
 
-def _variant(tag: str, expected: Mapping[str, str]) -> str:
-    """The tag, or the language that it is a variant of if only that is expected."""
+def variant(tag: str, expected: Mapping[str, str]) -> str:
+    """The tag if it is expected, or else the language that it is a variant of."""
     return tag if tag in expected else VARIANTS.get(tag, tag)
 
 
