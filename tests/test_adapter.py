@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from interp.cli import main
 from interp.interventions.bake import bake
 from interp.interventions.bake_card import read_edit
 from interp.interventions.edits import Change, Edit, deactivate, intervene, override, push, scale
 from interp.models.neuron_model import NeuronModel
+from interp.selections.neuron_selection import NeuronSelection
 from tests import test_bake
 from tests.test_bake import (
     WITH_BIAS,
@@ -160,6 +162,20 @@ assert not any(name == "interp" or name.startswith("interp.") for name in sys.mo
     units, edit = read_edit(tmp_path / "off")
     assert torch.equal(units["post"], some_units(llama))
     assert edit.factor == 0
+
+
+def test_the_command_writes_the_adapter_of_a_selection(llama, checkpoint, tmp_path, capsys):
+    units = torch.stack([some_units(llama, seed=seed) for seed in (0, 1)])
+    NeuronSelection(units, ("de", "en")).to_json(tmp_path / "neurons.json")
+    command = ["adapter", str(tmp_path / "neurons.json"), str(checkpoint("llama"))]
+    main([*command, "--language", "en", "--out", str(tmp_path / "out"), "--factor", "2"])
+    assert f"{int(units[1].sum())} neurons of en: scale by 2." in capsys.readouterr().out
+    model = with_adapter(checkpoint("llama"), tmp_path / "out")
+    with torch.no_grad(), intervene(llama, units[1], scale(2.0)):
+        assert_close(model(some_ids()).logits, llama.logits(some_ids()), 1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "those of English in neurons.json" in card
+    assert str(tmp_path) not in card
 
 
 def test_what_no_adapter_holds_is_refused(llama, open_model, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ class Bake:
         model = self.choice.open()
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        note = f"The neurons are those of {language(self.language).name} in {self.neurons}."
+        note = f"The neurons are those of {language(self.language).name} in {self.neurons.name}."
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")
