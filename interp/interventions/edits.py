@@ -295,6 +295,15 @@ class Change:
         writer = importlib.import_module("interp.interventions.adapter")  # which imports this file
         return writer.write_adapter(self, model, folder, largest_rank, note)
 
+    def to_control_vector(self, model: AnyModel, file: Path | str) -> Path:
+        """Save a push as a control vector (.gguf) for llama.cpp and repeng, and return the file.
+
+        It adds to the residual stream after each layer but the first, at every position.
+        """
+        model = as_model(model)
+        writer = importlib.import_module("interp.interventions.control_vector")
+        return writer.write_control_vector(self, model, file)
+
     def hooks(self, model: AnyModel) -> list[tuple[str, Hook]]:
         """Hook names and functions for TransformerLens, one for each site and layer with chosen
         units."""
