@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import interp
+from interp.commands.adapter import Adapter
 from interp.commands.collect import Collect, Merge, Status, Tidy
 from interp.commands.common import Doctor, say
 from interp.commands.crossing import Lens, Patch
@@ -102,7 +103,10 @@ SECTIONS: dict[str, dict[str, type]] = {
         **{"find": Find, "compare": Compare, "stability": Stability, "explain": Explain},
         **{"import": Import, "export": Export},
     },
-    "Editing neurons": {"deactivate": Deactivate, "write": Write, "steer": Steer, "bake": Bake},
+    "Editing neurons": {
+        **{"deactivate": Deactivate, "write": Write, "steer": Steer},
+        **{"bake": Bake, "adapter": Adapter},
+    },
     "Tasks": {"evaluate": Evaluate, "share": Share, "attribute": Attribute},
     "Prompts": {"patch": Patch, "lens": Lens},
     "Output": {"page": Page, "figure": Figure, "report": Report},

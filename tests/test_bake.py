@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub.repocard import metadata_load
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -303,7 +304,7 @@ def test_the_card_says_what_was_done(llama, checkpoint, tmp_path):
         f"{n_units} of its units edited: **more of it**",
         "By hand.",
         '"the queen"',
-        str(checkpoint("llama")),
+        checkpoint("llama").name,
         llama.fingerprint["weights"],
         facts["date"],
         selection_hash(units),
@@ -312,12 +313,32 @@ def test_the_card_says_what_was_done(llama, checkpoint, tmp_path):
     ):
         assert part in card, part
     assert "base_model" not in card, "a folder is no name on the hub"
-    assert facts["source"] == llama.fingerprint
+    assert facts["source"] == llama.fingerprint | {"name": checkpoint("llama").name}
+    for file in (tmp_path / "out").glob("*.[jm][sd]*"):
+        assert str(checkpoint("llama").parent) not in file.read_text(), "a path of this machine"
     assert facts["selection hash"] == selection_hash(units)
 
 
-def test_the_program_on_the_card_runs(llama, tmp_path, monkeypatch, capsys):
+def test_the_card_keeps_the_terms_of_the_source(checkpoint, tmp_path):
+    folder = tmp_path / "source"
+    shutil.copytree(checkpoint("llama"), folder)
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\nlanguage: [de, 'no']\nbase_model: one/two\ntags: [a]\n---\nText.\n"
+    )
+    model = load(folder, device="cpu")
+    bake(model, some_units(model), deactivate, tmp_path / "out")
+    assert metadata_load(tmp_path / "out" / "README.md") == {
+        "library_name": "transformers",
+        "tags": ["polyneuron"],
+        "base_model": "one/two",
+        "license": "mit",
+        "language": ["de", "no"],
+    }
+
+
+def test_the_program_on_the_card_runs(llama, checkpoint, tmp_path, monkeypatch, capsys):
     bake(llama, some_units(llama), deactivate, tmp_path / "out")
+    (tmp_path / checkpoint("llama").name).symlink_to(checkpoint("llama"))
     card = (tmp_path / "out" / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
     exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0], {})

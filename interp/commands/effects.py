@@ -218,7 +218,7 @@ class Bake:
         model, _ = open_model(self.choice, memory_of(self.neurons))
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        note = f"The neurons are those of {label_name(self.language)} in {self.neurons}."
+        note = f"The neurons are those of {label_name(self.language)} in {self.neurons.name}."
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

@@ -1,4 +1,5 @@
+from .control_vector import directions
 from .edits import sentence_medians
 from .residual import residual_means
 
-__all__ = ["residual_means", "sentence_medians"]
+__all__ = ["directions", "residual_means", "sentence_medians"]

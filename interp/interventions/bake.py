@@ -14,7 +14,8 @@ only the prompt, or only of generated tokens, needs hooks (`intervene`).
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -64,54 +65,70 @@ def bake(
     """
     model = as_model(model)
     out = Path(out)
-    _refuse(model, out)
+    refuse_unwritable(model, out)
     chosen: dict[Site, Tensor] = dict(units) if isinstance(units, Mapping) else {edit.site: units}
-    ids = _prompt_ids(model, prompt)
+    ids = check_ids(model, prompt)
     with torch.no_grad():
         untouched = model.logits(ids)
         with intervene(model, chosen, edit):
             hooked = model.logits(ids)
-    checkpoint, switches = edited(model, chosen, edit)
-    facts = facts_of(model, chosen, edit) | {"note": note, "config": switches}
+    weights = edited(model, chosen, edit)
+    checkpoint = weights.checkpoint()
+    facts = facts_of(model, chosen, edit) | {"note": note, "config": weights.switches}
+    parameters = model._parameters.values()
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    with new_folder(out, size) as folder:
+        checkpoint.save_pretrained(folder)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(folder)
+        facts["check"] = {
+            "prompt": prompt or "random tokens",
+            "distance": _compare(model, folder, ids, hooked),
+            "tolerance": TOLERANCE[model.dtype],
+            "effect": distance(untouched, hooked),
+        }
+        write_facts(folder, facts)
+        artifacts.write_text(folder / "README.md", card_of(facts, out.name))
+    return out
+
+
+@contextmanager
+def new_folder(out: Path, size: int) -> Iterator[Path]:
+    """A temporary folder that becomes `out` at the end of the block; after an error, nothing stays.
+
+    `size`: the bytes that will be written there.
+    """
     temporary = out.with_name(f".{secrets.token_hex(8)}.part")
     try:
         temporary.mkdir(parents=True)
-        parameters = model._parameters.values()
-        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         if (free := shutil.disk_usage(temporary).free) < size:
             raise OSError(f"it needs {size:,} bytes and {free:,} are free there")
-        checkpoint.save_pretrained(temporary)
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(temporary)
-        facts["check"] = {
-            "prompt": prompt or "random tokens",
-            "distance": _compare(model, temporary, ids, hooked),
-            "tolerance": TOLERANCE[model.dtype],
-            "effect": _distance(untouched, hooked),
-        }
-        lines = [f" {json.dumps(key)}: {json.dumps(facts[key])}" for key in facts]
-        artifacts.write_text(temporary / FACTS, "{\n" + ",\n".join(lines) + "\n}\n")
-        artifacts.write_text(temporary / "README.md", card_of(facts, out.name))
+        yield temporary
         temporary.rename(out)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):
             raise OSError(
                 f"{out} was not written ({error}), and nothing is left of it: make room or choose "
-                "another folder, and bake again."
+                "another folder, and try again."
             ) from error
         raise
-    return out
 
 
-def _refuse(model: NeuronModel, out: Path) -> None:
-    """Refuse a model that cannot be baked, or a folder that exists."""
+def write_facts(folder: Path, facts: Mapping[str, object]) -> None:
+    """Write what was done, one fact a line."""
+    lines = [f" {json.dumps(key)}: {json.dumps(facts[key])}" for key in facts]
+    artifacts.write_text(folder / FACTS, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def refuse_unwritable(model: NeuronModel, out: Path) -> None:
+    """Refuse a model whose weights are not those of a checkpoint, or a folder that exists."""
     if out.exists() or out.is_symlink():
         raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
     if not hasattr(model.bridge, "original_model"):
         raise ValueError(
             f"{model.name} is a HookedTransformer, whose weights have a format of their own: open "
-            "the checkpoint with load(name) and bake that."
+            "the checkpoint with load(name)."
         )
     if model.fingerprint["processing"] != "none":
         raise ValueError(
@@ -131,7 +148,7 @@ def _refuse(model: NeuronModel, out: Path) -> None:
         )
 
 
-def _prompt_ids(model: NeuronModel, prompt: str | None) -> Int[Tensor, "batch pos"]:
+def check_ids(model: NeuronModel, prompt: str | None) -> Int[Tensor, "batch pos"]:
     """The prompt's tokens, or two rows of tokens drawn at random."""
     if prompt is None:
         special = set(model.special_ids)
@@ -142,7 +159,7 @@ def _prompt_ids(model: NeuronModel, prompt: str | None) -> Int[Tensor, "batch po
     return torch.tensor([prompt_ids(model, prompt)])
 
 
-def _distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) -> float:
+def distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) -> float:
     """Root mean square of the difference, relative to that of the reference. Zero: equal."""
     reference = reference.double().cpu()
     return ((logits.double().cpu() - reference).norm() / reference.norm()).item()
@@ -160,11 +177,11 @@ def _compare(
         folder, dtype="auto", attn_implementation=original.config._attn_implementation
     )
     logits = baked.to(device)(input_ids=ids.to(device), use_cache=False).logits
-    distance, tolerance = _distance(logits, hooked), TOLERANCE[model.dtype]
-    if not distance <= tolerance:
+    apart, tolerance = distance(logits, hooked), TOLERANCE[model.dtype]
+    if not apart <= tolerance:
         raise ValueError(
-            f"The checkpoint does not do what the hooks do: their logits differ by {distance:.1e} "
+            f"The checkpoint does not do what the hooks do: their logits differ by {apart:.1e} "
             f"of their size, and up to {tolerance:.0e} is rounding in {model.dtype}. Use "
             f"intervene, and please report the architecture ({model.architecture})."
         )
-    return distance
+    return apart

@@ -1,4 +1,4 @@
-"""Metadata of a baked folder: facts in JSON, unit by unit, and a model card."""
+"""Metadata of a baked folder or an adapter: facts in JSON, unit by unit, and a model card."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.repocard import metadata_load
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -22,7 +24,7 @@ FACTS = "interp_bake.json"
 _CARD = """---
 library_name: transformers
 tags: [polyneuron]
-{base}---
+{front}---
 
 # {title}
 
@@ -126,7 +128,8 @@ def facts_of(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> d
         "edit": {"name": edit.name, "factor": edit.factor, "site": edit.site},
         "selection hash": selection_hash(chosen),
         "edit hash": selection_hash(chosen, edit),
-        "source": model.fingerprint,
+        "source": model.fingerprint | {"name": public_name(model.name)},
+        "card of the source": _front_matter(model.name),
         "source was itself baked": json.loads(earlier.read_text("utf-8"))
         if earlier.is_file()
         else None,
@@ -136,9 +139,101 @@ def facts_of(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> d
     }
 
 
+_ADAPTER_CARD = """---
+library_name: peft
+tags: [polyneuron, lora]
+{front}---
+
+# {title}
+
+A LoRA adapter for {source[name]} that edits {n_units} of its units: **{edit[name]}**, at every
+position. It is exact: one of its two factors is one-hot. The source's terms apply.
+
+{remarks}| module | rank |
+| --- | --- |
+{ranks}
+
+| what | value |
+| --- | --- |
+| selection (blake2b of the masks) | `{selection}` |
+| edit (blake2b of masks, factor and values) | `{values}` |
+| source (blake2b of the weights, {source[dtype]}) | `{source[weights]}` |
+| date | {date} |
+| made by | {versions} |
+
+Every unit and value is in `{file}`. On random tokens the logits of source and adapter differ from
+those of the source under hooks by {check[distance]:.1e} of their size (up to {check[tolerance]:.0e}
+is rounding), and the edit changes them by {check[effect]:.1e}.
+
+## Load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{source[name]}")
+model = PeftModel.from_pretrained(model, "{title}")
+```
+
+    vllm serve {source[name]} --enable-lora --max-lora-rank {served} --lora-modules edited={title}
+"""
+
+_SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of `--max-lora-rank` that vLLM takes."""
+
+
+def adapter_card(
+    facts: Mapping[str, Any], title: str, ranks: Mapping[str, int], has_bias: bool
+) -> str:
+    """The model card of an adapter: the same facts in words."""
+    remarks = [facts["note"]] if facts["note"] else []
+    if has_bias:
+        remarks.append(
+            "It has biases (`lora_bias`), which PEFT loads and vLLM does not: to serve it there, "
+            "write a checkpoint with interp.bake."
+        )
+    largest = max(ranks.values())
+    return _ADAPTER_CARD.format(
+        **_shown(facts, title, remarks),
+        ranks="\n".join(f"| {module} | {rank} |" for module, rank in ranks.items()),
+        served=next((rank for rank in _SERVED_RANKS if rank >= largest), largest),
+    )
+
+
+def public_name(name: str) -> str:
+    """The name of a model, without the folders of this machine."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def hub_name(name: str) -> str | None:
+    """The name of a model on the hub; None: it is a folder, or Babel."""
+    return None if name == "babel" or Path(name).is_dir() else name
+
+
+def _front_matter(name: str) -> dict[str, Any]:
+    """License and languages, from the source's own card if it is on this machine."""
+    card = Path(name) / "README.md"
+    if hub_name(name) is not None:
+        cached = try_to_load_from_cache(name, "README.md")
+        card = Path(cached) if isinstance(cached, str) else card
+    try:
+        stored = (metadata_load(card) if card.is_file() else None) or {}
+    except Exception:  # of the parser that huggingface_hub uses: the card is unreadable
+        stored = {}
+    keys = ("base_model", "license", "license_name", "license_link", "language")
+    found = {key: stored[key] for key in keys if key in stored}
+    return found | ({"base_model": name} if hub_name(name) is not None else {})
+
+
+def _front(facts: Mapping[str, Any]) -> str:
+    """Lines of YAML; a JSON value is one."""
+    known = facts["card of the source"]
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in known.items())
+
+
 def card_of(facts: Mapping[str, Any], title: str) -> str:
     """The model card: the same facts in words."""
-    source, earlier = facts["source"]["name"], facts["source was itself baked"]
+    earlier = facts["source was itself baked"]
     counts = {
         site: {layer: len(ids) for layer, ids in stored["by layer"].items()}
         for site, stored in facts["units"].items()
@@ -156,21 +251,28 @@ def card_of(facts: Mapping[str, Any], title: str) -> str:
             "The edit changes the logits of the prompt below so little that comparing them could "
             "not reveal a mistake: bake in float32, or with a prompt to which the units respond."
         )
-    on_hub = source != "babel" and not Path(source).is_dir()
     return _CARD.format(
-        **facts,
-        base=f"base_model: {source}\n" if on_hub else "",
-        title=title,
-        n_units=sum(sum(by_layer.values()) for by_layer in counts.values()),
-        remarks="".join(f"{remark}\n\n" for remark in remarks),
-        selection=facts["selection hash"],
-        values=facts["edit hash"],
-        versions=", ".join(
-            f"{name} {version}" for name, version in facts["made by"]["versions"].items()
-        ),
+        **_shown(facts, title, remarks),
         counts="\n".join(
             f"| {site} | {', '.join(f'{layer}: {n}' for layer, n in by_layer.items())} |"
             for site, by_layer in counts.items()
         ),
-        file=FACTS,
     )
+
+
+def _shown(facts: Mapping[str, Any], title: str, remarks: list[str]) -> dict[str, Any]:
+    """What both cards show."""
+    by_layer = [ids for stored in facts["units"].values() for ids in stored["by layer"].values()]
+    return {
+        **facts,
+        "front": _front(facts),
+        "title": title,
+        "n_units": sum(map(len, by_layer)),
+        "remarks": "".join(f"{remark}\n\n" for remark in remarks),
+        "selection": facts["selection hash"],
+        "values": facts["edit hash"],
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in facts["made by"]["versions"].items()
+        ),
+        "file": FACTS,
+    }

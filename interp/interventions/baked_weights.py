@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,19 +38,30 @@ class _Location:
         return self.weight.removesuffix("weight") + "bias"
 
 
-def edited(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> tuple[Any, list[str]]:
-    """A plain Hugging Face model with the edit in it, and the config options it switches on.
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Which inputs and outputs of a matrix were edited."""
 
-    It shares every weight that is not edited with the model; no forward pass is run.
-    """
-    weights = _Weights(model)
+    columns: list[Int[Tensor, " unit"]] = field(default_factory=list)
+    """Inputs, edit by edit."""
+
+    rows: list[Int[Tensor, " unit"]] = field(default_factory=list)
+    """Outputs, edit by edit."""
+
+    transposed: bool
+    """Whether the matrix is stored as input by output."""
+
+
+def edited(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> "Weights":
+    """The checkpoint's tensors with the edit in them; no forward pass is run."""
+    weights = Weights(model)
     for site in sorted(chosen, key=_ORDER.index):
         for layer in chosen[site].any(dim=1).nonzero().flatten().tolist():
             weights.edit(site, layer, chosen[site][layer].nonzero().flatten().cpu(), edit)
-    return weights.checkpoint(), weights.switches
+    return weights
 
 
-class _Weights:
+class Weights:
     """A checkpoint's tensors, each copied before it is changed."""
 
     def __init__(self, model: NeuronModel) -> None:
@@ -66,6 +77,8 @@ class _Weights:
         """Names of biases that the checkpoint did not have."""
         self.switches: list[str] = []
         """Config options that switch these biases on."""
+        self.changed: dict[str, Changed] = {}
+        """By name of the matrix."""
 
     def edit(self, site: Site, layer: int, ids: Int[Tensor, " unit"], edit: Edit) -> None:
         """Apply the edit to these units of a site."""
@@ -80,7 +93,7 @@ class _Weights:
             self._edit_outputs(layer, site, ids, edit.factor, shift)
 
     def checkpoint(self) -> Any:
-        """A plain Hugging Face model with these tensors."""
+        """A plain Hugging Face model with these tensors; it shares those that are not edited."""
         original = self.model.bridge.original_model
         with torch.device("meta"):
             plain = type(original)(self.config)
@@ -97,7 +110,7 @@ class _Weights:
         if missing := [name for name, tensor in plain.state_dict().items() if tensor.is_meta]:
             raise ValueError(
                 f"{self.model.name} holds no weights for {', '.join(missing[:3])}: open the "
-                "checkpoint with load(name) and bake that."
+                "checkpoint with load(name)."
             )
         plain.generation_config = copy.deepcopy(original.generation_config)
         return plain
@@ -107,6 +120,7 @@ class _Weights:
         location = self._location(layer, "post")
         weight = self._copy(location.weight, location.transposed)
         ids = ids.to(weight.device)
+        self._changed(location).columns.append(ids.cpu())
         if shift is not None:
             constant = weight[:, ids].double() @ shift.to(weight.device).double()
             bias = self._bias(location, "post", weight)
@@ -120,6 +134,7 @@ class _Weights:
         location = self._location(layer, site)
         weight = self._copy(location.weight, location.transposed)
         rows = location.rows[ids].to(weight.device)
+        self._changed(location).rows.append(rows.cpu())
         weight[rows] *= factor
         if shift is not None or location.bias in self.tensors:
             bias = self._bias(location, site, weight)
@@ -141,6 +156,9 @@ class _Weights:
         self._edit_outputs(layer, "pre", ids, 0.0, torch.ones(len(ids)))
         one = torch.ones(1, dtype=self.model.dtype, device=self.model.layer_device(layer))
         self._edit_inputs(layer, ids, shift / self.model.act(layer, one).to(shift), None)
+
+    def _changed(self, location: _Location) -> "Changed":
+        return self.changed.setdefault(location.weight, Changed(transposed=location.transposed))
 
     def _no_bias(self, name: str) -> ValueError:
         return ValueError(

@@ -9,11 +9,13 @@ and a shift push it. A value is only written at the site where it was measured: 
 never replaces the product of gate and linear branch.
 """
 
+import importlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -286,6 +288,33 @@ class Change:
                 )
             if site in edit.shift:
                 _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
+
+    def to_lora(
+        self, model: AnyModel, folder: Path | str, largest_rank: int = 512, note: str = ""
+    ) -> Path:
+        """Save the change as a LoRA adapter in a new folder, and return the folder.
+
+        PEFT loads it beside the base model, where it gives the logits of the hooks; so does vLLM
+        if no bias is edited. A matrix needs a rank of as many units as are edited there, at most
+        `largest_rank`. Constants need a bias in the checkpoint; for others, `interp.bake`. `note`
+        goes on the card.
+
+        >>> german = neurons.change("de", interp.deactivate)
+        >>> sorted(path.name for path in german.to_lora(model, folder / "german-off").iterdir())
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'interp_bake.json']
+        """
+        model = as_model(model)
+        writer = importlib.import_module("interp.interventions.adapter")  # which imports this file
+        return writer.write_adapter(self, model, folder, largest_rank, note)
+
+    def to_control_vector(self, model: AnyModel, file: Path | str) -> Path:
+        """Save a push as a control vector (.gguf) for llama.cpp and repeng, and return the file.
+
+        It adds to the residual stream after each layer but the first, at every position.
+        """
+        model = as_model(model)
+        writer = importlib.import_module("interp.interventions.control_vector")
+        return writer.write_control_vector(self, model, file)
 
     def hooks(self, model: AnyModel) -> list[tuple[str, Hook]]:
         """Hook names and functions for TransformerLens, one for each site and layer with chosen

@@ -1,0 +1,50 @@
+"""The subcommand that writes an edit of neurons as a LoRA adapter."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import interp
+from interp.commands.common import ModelChoice, check_found_in, say
+from interp.commands.effects import read_selection
+from interp.commands.options import Positional
+from interp.text.languages import language
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Write an edit of neurons as a LoRA adapter.
+
+    PEFT loads it beside the base model, and servers such as vLLM choose it by request.
+
+        interp adapter results/demo --language de --out german-off
+    """
+
+    neurons: Positional[Path]
+    """Folder of a run after `interp find`, or a selection (.json)."""
+
+    choice: ModelChoice
+    """The model that the neurons were found in."""
+
+    language: str
+    """Language of the neurons to edit."""
+
+    out: Path
+    """Folder for the adapter; it must be new."""
+
+    factor: float = 0.0
+    """Multiplies the neurons' output; 0 switches them off."""
+
+    largest_rank: int = 512
+    """Refuse to write a larger rank: one for each edited neuron of a layer."""
+
+    def run(self) -> None:
+        selection = read_selection(self.neurons)
+        edit = interp.deactivate if self.factor == 0 else interp.scale(self.factor)
+        change = selection.change(self.language, edit)
+        model = self.choice.open()
+        selection.check_model(model)
+        check_found_in(self.neurons, model)
+        note = f"The neurons are those of {language(self.language).name} in {self.neurons.name}."
+        folder = change.to_lora(model, self.out, self.largest_rank, note)
+        say(f"{change.n_units} neurons of {self.language}: {edit.name}.")
+        say(f"PEFT and vLLM load {folder} beside the model; its logits equal the hooked model's.")

@@ -1,0 +1,246 @@
+"""Write an intervention as a LoRA adapter, which PEFT and most servers load beside the base model.
+
+Units S that a matrix reads, multiplied by f, change it by (f - 1) times its columns S; units that
+it writes, by (f - 1) times its rows S. Either is a product of two factors of rank |S|, one of which
+is one-hot, so the adapter is exact and is no larger than the weights it edits.
+
+An adapter holds a constant only where the checkpoint has a bias (`lora_bias` of PEFT): elsewhere
+`bake` writes one. As weights act at every position, so does the adapter.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from interp.interventions.bake import (
+    TOLERANCE,
+    check_ids,
+    distance,
+    new_folder,
+    refuse_unwritable,
+    write_facts,
+)
+from interp.interventions.bake_card import adapter_card, facts_of, hub_name
+from interp.interventions.baked_weights import Weights, edited
+from interp.interventions.edits import Change
+from interp.models.any_model import AnyModel, as_model
+from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
+
+LARGEST_RANK = 512
+"""The largest that vLLM serves."""
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factors:
+    """What is added to one matrix: up · down, and to its output: bias."""
+
+    down: Float[Tensor, "rank read"]
+    up: Float[Tensor, "off rank"]
+    bias: Float[Tensor, " off"]
+
+    transposed: bool
+    """Whether the checkpoint stores the matrix as input by output, as GPT-2 does."""
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+
+def write_adapter(
+    change: Change,
+    model: AnyModel,
+    folder: Path | str,
+    largest_rank: int = LARGEST_RANK,
+    note: str = "",
+) -> Path:
+    """Save the change as a PEFT adapter in a new folder; see `Change.to_lora`."""
+    model = as_model(model)
+    folder = Path(folder)
+    refuse_unwritable(model, folder)
+    change.check(model)
+    if change.tokens != "all":
+        raise ValueError(
+            f"The change is of tokens={change.tokens!r}, and weights act at every position: give "
+            'tokens="all", or use its hooks.'
+        )
+    ids = check_ids(model, None)
+    with torch.no_grad():
+        untouched = model.logits(ids)
+        with model.hooks(change.hooks(model)):
+            hooked = model.logits(ids)
+    factors = factors_of(model, change, largest_rank)
+    facts = facts_of(model, change.masks, change.edit) | {"note": note}
+    size = sum(_bytes(each.down) + _bytes(each.up) for each in factors.values())
+    with new_folder(folder, size) as temporary:
+        save_file(_tensors(factors), temporary / "adapter_model.safetensors", {"format": "pt"})
+        config = json.dumps(_config(model, factors), indent=1)
+        artifacts.write_text(temporary / "adapter_config.json", config + "\n")
+        facts["check"] = {
+            "prompt": "random tokens",
+            "distance": _compare(model, temporary, factors, ids, hooked),
+            "tolerance": TOLERANCE[model.dtype],
+            "effect": distance(untouched, hooked),
+        }
+        ranks = {module: each.rank for module, each in factors.items()}
+        write_facts(temporary, facts | {"ranks": ranks})
+        has_bias = any(each.bias.any() for each in factors.values())
+        artifacts.write_text(
+            temporary / "README.md", adapter_card(facts, folder.name, ranks, has_bias)
+        )
+    return folder
+
+
+@torch.no_grad()
+def factors_of(model: NeuronModel, change: Change, largest_rank: int) -> dict[str, Factors]:
+    """By name of the module, what the change adds to its matrix and its output."""
+    weights = edited(model, change.masks, change.edit)
+    if weights.biases:
+        raise ValueError(
+            f"{model.architecture} has no {weights.biases[0]}, and an adapter holds a constant "
+            "only where the checkpoint has a bias: write a checkpoint with interp.bake."
+        )
+    factors = {}
+    for name in sorted(weights.changed, key=_in_order):
+        factors[name.removesuffix(".weight")] = each = _factors(model, weights, name)
+        if each.rank > largest_rank:
+            layer = re.search(r"\.(\d+)\.", name)
+            raise ValueError(
+                f"{each.rank} units of one matrix are edited in layer {layer[1] if layer else '?'} "
+                f"({name}), and an adapter of rank {largest_rank} holds {largest_rank}: choose "
+                "fewer units, allow a larger rank if what loads it does, or write a checkpoint "
+                "with interp.bake."
+            )
+    return factors
+
+
+def _factors(model: NeuronModel, weights: Weights, name: str) -> Factors:
+    changed = weights.changed[name]
+    old, new = model._parameters[name].detach().cpu(), weights.tensors[name].cpu()
+    if changed.transposed:
+        old, new = old.T, new.T
+    added = new.double() - old.double()
+    n_off, n_read = added.shape
+    none = torch.empty(0, dtype=torch.long)
+    columns, rows = (torch.cat([none, *ids]).unique() for ids in (changed.columns, changed.rows))
+    by_row = added[rows]
+    by_row[:, columns] = 0  # where both meet, the column holds it
+    down = torch.cat([torch.eye(n_read, dtype=added.dtype)[columns], by_row])
+    up = torch.cat([added[:, columns], torch.eye(n_off, dtype=added.dtype)[:, rows]], dim=1)
+    bias = torch.zeros(n_off, dtype=added.dtype)
+    bias_name = name.removesuffix("weight") + "bias"
+    if bias_name in model._parameters:
+        new_bias, old_bias = weights.tensors[bias_name], model._parameters[bias_name].detach()
+        bias = (new_bias.double() - old_bias.double()).cpu()
+    down, up, bias = (each.to(model.dtype).contiguous() for each in (down, up, bias))
+    return Factors(down=down, up=up, bias=bias, transposed=changed.transposed)
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Under the names of PEFT."""
+    with_bias = any(each.bias.any() for each in factors.values())
+    tensors = {}
+    for module, each in factors.items():
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = each.down
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = each.up
+        if with_bias:
+            tensors[f"{_PREFIX}{module}.lora_B.bias"] = each.bias
+    return tensors
+
+
+def _config(model: NeuronModel, factors: Mapping[str, Factors]) -> dict[str, Any]:
+    """`adapter_config.json`; alpha equals the rank everywhere, so that nothing is scaled."""
+    rank = max(each.rank for each in factors.values())
+    other = {module: each.rank for module, each in factors.items() if each.rank != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": hub_name(model.name),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": other,
+        "alpha_pattern": other,
+        "target_modules": list(factors),
+        "fan_in_fan_out": any(each.transposed for each in factors.values()),
+        "lora_bias": any(bool(each.bias.any()) for each in factors.values()),
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+# ---------------------------------------------------------------- the check
+
+
+@torch.no_grad()
+def _compare(
+    model: NeuronModel,
+    folder: Path,
+    factors: Mapping[str, Factors],
+    ids: Tensor,
+    hooked: Float[Tensor, "batch pos vocab"],
+) -> float:
+    """Run the base model with what the folder holds, and return how far it is from the hooks."""
+    original = model.bridge.original_model
+    weights = Weights(model)
+    plain = type(original).from_pretrained(
+        None,
+        config=weights.config,
+        state_dict=weights.checkpoint().state_dict(),
+        dtype=model.dtype,
+        attn_implementation=original.config._attn_implementation,
+    )
+    stored = load_file(folder / "adapter_model.safetensors")
+    with _added(plain.eval(), stored, factors):
+        logits = plain(input_ids=ids, use_cache=False).logits
+    apart, tolerance = distance(logits, hooked), TOLERANCE[model.dtype]
+    if not apart <= tolerance:
+        raise ValueError(
+            f"The adapter does not do what the hooks do: their logits differ by {apart:.1e} of "
+            f"their size, and up to {tolerance:.0e} is rounding in {model.dtype}. Use its hooks, "
+            f"and please report the architecture ({model.architecture})."
+        )
+    return apart
+
+
+@contextmanager
+def _added(
+    plain: Any, stored: Mapping[str, Tensor], modules: Mapping[str, Factors]
+) -> Iterator[None]:
+    """Within the block, modules give what they give with the adapter."""
+
+    def add(module: str) -> Any:
+        down, up = (stored[f"{_PREFIX}{module}.lora_{factor}.weight"] for factor in "AB")
+        bias = stored.get(f"{_PREFIX}{module}.lora_B.bias", torch.zeros(()))
+
+        def hook(_: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + (given[0] @ down.T @ up.T + bias.to(output))
+
+        return hook
+
+    handles = [plain.get_submodule(name).register_forward_hook(add(name)) for name in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,230 @@
+"""An adapter gives in plain PEFT what the hooks give, and what cannot be one is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from interp.cli import main
+from interp.interventions.bake import bake
+from interp.interventions.bake_card import read_edit
+from interp.interventions.edits import Change, Edit, deactivate, intervene, override, push, scale
+from interp.models.neuron_model import NeuronModel
+from interp.selections.neuron_selection import NeuronSelection
+from tests import test_bake
+from tests.test_bake import (
+    WITH_BIAS,
+    assert_close,
+    every_model,
+    nothing_is_left,
+    plain,
+    some_ids,
+    some_units,
+    some_values,
+)
+from tests.tiny_models import N_LAYERS
+
+checkpoint, open_model, llama = test_bake.checkpoint, test_bake.open_model, test_bake.llama
+peft = pytest.importorskip("peft")
+
+
+def with_adapter(base: Path, folder: Path) -> Any:
+    return peft.PeftModel.from_pretrained(plain(base, attn_implementation="eager"), folder).eval()
+
+
+@torch.no_grad()
+def assert_same(
+    model: NeuronModel, base: Path, change: Change, out: Path, tolerance: float = 1e-5
+) -> None:
+    """PEFT against the hooks; merged, against the checkpoint that `bake` writes."""
+    assert change.to_lora(model, out) == out
+    ids = some_ids()
+    before = model.logits(ids)
+    with model.hooks(change.hooks(model)):
+        hooked = model.logits(ids)
+    assert (hooked - before).abs().max() > 0.01 * before.abs().max(), "nothing to lose"
+    adapted = with_adapter(base, out)
+    assert_close(adapted(ids).logits, hooked, tolerance)
+    with adapted.disable_adapter():
+        assert_close(adapted(ids).logits, before, tolerance)
+    baked = plain(bake(model, change.units, change.edit, out.with_name(f"{out.name}-baked")))
+    merged = adapted.merge_and_unload().state_dict()
+    for name, tensor in baked.state_dict().items():
+        assert_close(merged[name], tensor, 1e-6)
+
+
+@every_model
+def test_neurons_off_or_scaled_are_an_adapter(name, open_model, checkpoint, tmp_path):
+    model, base = open_model(name), checkpoint(name)
+    units = some_units(model)
+    assert_same(model, base, Change(units, deactivate), tmp_path / "off")
+    assert_same(model, base, Change(units, scale(-1.7)), tmp_path / "turned")
+    config = json.loads((tmp_path / "off" / "adapter_config.json").read_text())
+    n_units = units.sum(dim=1).tolist()
+    assert n_units[0] == 0
+    assert len(config["target_modules"]) == N_LAYERS - 1, "layers without units are left out"
+    assert config["r"] == max(n_units)
+    assert list(config["rank_pattern"].values()) == [n for n in n_units[1:] if n != max(n_units)]
+    assert config["alpha_pattern"] == config["rank_pattern"]
+    assert config["lora_alpha"] == config["r"]
+    tensors = load_file(tmp_path / "off" / "adapter_model.safetensors")
+    for key, tensor in tensors.items():
+        assert tensor.ndim == 2, key
+        if "lora_A" in key:  # one-hot
+            assert set(tensor.unique().tolist()) == {0.0, 1.0}
+            assert tensor.sum(dim=1).eq(1).all()
+
+
+@every_model
+@pytest.mark.parametrize("attention", ["native", "hooked"])
+def test_units_of_every_projection_are_an_adapter(
+    name, attention, open_model, checkpoint, tmp_path
+):
+    """Inputs and outputs of the same matrix too: `post` and `mlp_out`."""
+    model = open_model(name, attention)
+    sites: Any = ("pre", "post", "mlp_out") if attention == "native" else ("q", "v", "attn_out")
+    sites = [s for s in sites if not (name in test_bake.NORMED and s in test_bake.SUMMED)]
+    biased = name in WITH_BIAS or (name == "qwen2" and attention == "hooked")
+    if name == "qwen2" and attention == "hooked":
+        sites.remove("attn_out")  # the only one without a bias
+    units = {site: some_units(model, site) for site in sites}
+    change = Change(units, scale(-1.7))
+    assert_same(model, checkpoint(name), change, tmp_path / "scaled", 1e-4)
+    config = json.loads((tmp_path / "scaled" / "adapter_config.json").read_text())
+    assert config["lora_bias"] == biased
+
+
+@every_model
+def test_constants_need_a_bias(name, open_model, checkpoint, tmp_path):
+    model = open_model(name)
+    change = Change(some_units(model), override(some_values(model)))
+    if name in WITH_BIAS:
+        assert_same(model, checkpoint(name), change, tmp_path / "held", 1e-4)
+        card = (tmp_path / "held" / "README.md").read_text()
+        assert "which PEFT loads and vLLM does not" in card
+    else:
+        with pytest.raises(ValueError, match=r"has no .*bias.*(interp\.bake|use intervene)\.$"):
+            change.to_lora(model, tmp_path / "held")
+        assert nothing_is_left(tmp_path)
+
+
+def test_a_push_alone_has_rank_one_and_a_bias(open_model, checkpoint, tmp_path):
+    model = open_model("gpt2")
+    units, values = some_units(model, "mlp_out"), some_values(model, "mlp_out")
+    change = Change({"mlp_out": units}, push({"mlp_out": values}))
+    assert_same(model, checkpoint("gpt2"), change, tmp_path / "push", 1e-4)
+
+
+def test_adapters_of_several_languages_share_one_model(llama, checkpoint, tmp_path):
+    changes = {
+        code: Change(some_units(llama, seed=seed), deactivate) for seed, code in enumerate("abc")
+    }
+    for code, change in changes.items():
+        change.to_lora(llama, tmp_path / code)
+    model = with_adapter(checkpoint("llama"), tmp_path / "a")
+    for code in "bc":
+        model.load_adapter(tmp_path / code, adapter_name=code)
+    for code in "cab":
+        model.set_adapter("default" if code == "a" else code)
+        change = changes[code]
+        with torch.no_grad(), intervene(llama, change.units, change.edit):
+            assert_close(model(some_ids()).logits, llama.logits(some_ids()), 1e-5)
+
+
+def test_it_loads_where_this_package_is_not(llama, checkpoint, tmp_path):
+    """By the program on its card, in another process."""
+    change = Change(some_units(llama), deactivate)
+    change.to_lora(llama, tmp_path / "off", note="By hand.")
+    card = (tmp_path / "off" / "README.md").read_text()
+    assert "By hand." in card
+    assert "base_model" not in card
+    assert "--max-lora-rank 64" in card
+    program = card.split("```python\n")[1].split("```")[0]
+    (tmp_path / checkpoint("llama").name).symlink_to(checkpoint("llama"))
+    ids = some_ids()
+    rest = f"""
+import sys, torch
+torch.save(model.eval()(torch.tensor({ids.tolist()})).logits.detach(), "logits.pt")
+assert not any(name == "interp" or name.startswith("interp.") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program + rest], cwd=tmp_path, check=True)
+    with torch.no_grad(), intervene(llama, change.units, change.edit):
+        assert_close(torch.load(tmp_path / "logits.pt"), llama.logits(ids), 1e-5)
+    for file in ("README.md", "adapter_config.json", "interp_bake.json"):
+        assert str(checkpoint("llama").parent) not in (tmp_path / "off" / file).read_text()
+    units, edit = read_edit(tmp_path / "off")
+    assert torch.equal(units["post"], some_units(llama))
+    assert edit.factor == 0
+
+
+def test_the_command_writes_the_adapter_of_a_selection(llama, checkpoint, tmp_path, capsys):
+    units = torch.stack([some_units(llama, seed=seed) for seed in (0, 1)])
+    NeuronSelection(units, ("de", "en")).to_json(tmp_path / "neurons.json")
+    command = ["adapter", str(tmp_path / "neurons.json"), str(checkpoint("llama"))]
+    main([*command, "--language", "en", "--out", str(tmp_path / "out"), "--factor", "2"])
+    assert f"{int(units[1].sum())} neurons of en: scale by 2." in capsys.readouterr().out
+    model = with_adapter(checkpoint("llama"), tmp_path / "out")
+    with torch.no_grad(), intervene(llama, units[1], scale(2.0)):
+        assert_close(model(some_ids()).logits, llama.logits(some_ids()), 1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "those of English in neurons.json" in card
+    assert str(tmp_path) not in card
+
+
+def test_what_no_adapter_holds_is_refused(llama, open_model, tmp_path, monkeypatch):
+    units = some_units(llama)
+    n_units = int(units[1].sum())
+    off = Change(units, deactivate)
+    other = torch.zeros(N_LAYERS, 7, dtype=torch.bool)
+    other[1, 1] = True
+    refused: dict[str, tuple[Change, dict[str, Any]]] = {
+        rf"^{n_units} units of one matrix are edited in layer 1 \(model\.layers\.1\.mlp\.down_proj"
+        rf"\.weight\), and an adapter of rank 3 holds 3: choose": (off, {"largest_rank": 3}),
+        "tokens='last', and weights act at every position": (Change(units, deactivate, "last"), {}),
+        "use the model it was made with": (Change(other, deactivate), {}),
+        "no unit is chosen": (Change(torch.zeros_like(units), deactivate), {}),
+        "resid_post is a sum over layers": (
+            Change({"resid_post": some_units(llama, "resid_post")}, scale(2.0)),
+            {},
+        ),
+        "adds to act": (
+            Change({"act": units}, Edit("more", 1.0, {"act": some_values(llama)})),
+            {},
+        ),
+    }
+    for match, (change, settings) in refused.items():
+        with pytest.raises(ValueError, match=match) as error:
+            change.to_lora(llama, tmp_path / "out", **settings)
+        assert ". " not in str(error.value)
+        assert nothing_is_left(tmp_path)
+    usage = SimpleNamespace(free=10)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(OSError, match=r"was not written \(it needs .* bytes and 10 are free"):
+            off.to_lora(llama, tmp_path / "out")
+    assert nothing_is_left(tmp_path)
+    off.to_lora(llama, tmp_path / "out")
+    with pytest.raises(ValueError, match="out exists: name a new folder"):
+        off.to_lora(llama, tmp_path / "out")
+
+
+def test_a_wrong_adapter_is_not_written(llama, tmp_path, monkeypatch):
+    """What was written is run, and compared with the hooks."""
+    from interp.interventions import adapter
+
+    written = adapter._tensors
+
+    def damaged(factors: Any) -> Any:
+        return {name: tensor * 1.1 for name, tensor in written(factors).items()}
+
+    monkeypatch.setattr(adapter, "_tensors", damaged)
+    with pytest.raises(ValueError, match="The adapter does not do what the hooks do"):
+        Change(some_units(llama), deactivate).to_lora(llama, tmp_path / "out")
+    assert nothing_is_left(tmp_path)
