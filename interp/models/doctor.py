@@ -5,7 +5,7 @@ nothing downstream would notice. Each check here compares hooks with the model's
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from interp.models.any_model import AnyModel, as_model
 from interp.models.beginning import Beginning, measure_beginning
 from interp.models.hooked_transformer import HookedTransformerModel
+from interp.models.mixture_doctor import mixture_checks
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.results.bars import tqdm
@@ -103,6 +105,8 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
         clean = model.logits(ids)
+        if isinstance(model, MixtureModel):
+            return _diagnosis(model, mixture_checks(model, ids, clean))
         with recording(model, _kinds(model), lambda values: values) as recorded:
             model.logits(ids)
         post = "post is act(pre) times pre_linear" if model.gated else "post is act(pre)"
@@ -118,8 +122,12 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
             "edits apply during generation": lambda: _generation(model, ids),
             "the model is unchanged afterwards": lambda: _unchanged(model, ids, clean),
         }
-        bar = tqdm(checks.items(), "checking hooks", unit="check")
-        results = tuple(_run(name, check) for name, check in bar)
+        return _diagnosis(model, checks)
+
+
+def _diagnosis(model: NeuronModel, checks: Mapping[str, Callable[[], Answer]]) -> Diagnosis:
+    bar = tqdm(checks.items(), "checking hooks", unit="check")
+    results = tuple(_run(name, check) for name, check in bar)
     sound = all(check.passed for check in results)
     return Diagnosis(model.name, results, measure_beginning(model) if sound else None)
 

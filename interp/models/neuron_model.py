@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from interp.models.as_transformer_lens import AsTransformerLens
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
