@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from interp.counting.batch import Batch, Neurons, Observer
-from interp.models.sites import HOOKS, hook_name
+from interp.models.sites import HOOKS, hook_name, is_routed
 from interp.results.display import counted
 from interp.results.words import Kind
 
@@ -65,7 +65,13 @@ class Cached:
     ) -> None:
         self._cache, self._keep, self.label, self._model = cache, keep, label, model
         self._names = {name for name in cache.keys() if isinstance(name, str)}  # noqa: SIM118
-        made_by = getattr(getattr(cache, "model", None), "cfg", None)  # in an ActivationCache
+        maker = getattr(cache, "model", None)  # in an ActivationCache
+        if any(map(is_routed, getattr(maker, "modules", list)())):
+            raise ValueError(
+                f"{label} is of a mixture of experts, where TransformerLens calls the input of an "
+                "MLP hook_pre: count its firing with interp.collect."
+            )
+        made_by = getattr(maker, "cfg", None)
         self.made_by: str | None = getattr(made_by, "model_name", None)
         self.n_layers = 1 + max(
             (int(found[1]) for found in map(_IN_A_LAYER.match, self._names) if found), default=-1

@@ -15,6 +15,7 @@ from interp.counting.collect import FIRING_ALONE, Keep
 from interp.counting.stats import IN_MEMORY
 from interp.models.any_model import AnyModel, as_model
 from interp.models.load import outline
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, Shown, counted
 
@@ -349,22 +350,25 @@ def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_bat
     """Peak bytes of a layer, reached where gate and linear branch are multiplied."""
     tokens = max(row_tokens, tokens_per_batch // row_tokens * row_tokens)
     width = torch.empty(0, dtype=model.dtype).element_size()
-    held = width * (_MLP_COPIES * model.d_mlp + _RESIDUAL_COPIES * model.d_model)
+    neurons = model.active if isinstance(model, MixtureModel) else model.d_mlp
+    held = width * (_MLP_COPIES * neurons + _RESIDUAL_COPIES * model.d_model)
     if keep.moments and width < 4:
-        held += 2 * 4 * model.d_mlp  # values and their squares, in float32
+        held += 2 * 4 * neurons  # values and their squares, in float32
     return tokens * held + _WORKSPACE
 
 
 def _flops(model: NeuronModel, row_tokens: int) -> float:
-    """FLOPs per token: two per weight of a matrix that is not an embedding, plus attention."""
+    """FLOPs per token: two per weight of a matrix that is not an embedding, plus attention. Of a
+    mixture's experts, as many as a token is routed to."""
     language_model = model.bridge.original_model
     inner = [
         module for module in language_model.modules() if isinstance(module, torch.nn.Embedding)
     ]
     outer = language_model.get_output_embeddings()
     tables = {id(table) for module in (*inner, outer) if module for table in module.parameters()}
+    share = model.share_chosen if isinstance(model, MixtureModel) else 1
     matrices = sum(
-        parameter.numel()
+        parameter.numel() * (share if parameter.ndim == 3 else 1)
         for parameter in model._parameters.values()
         if parameter.ndim >= 2 and id(parameter) not in tables
     )

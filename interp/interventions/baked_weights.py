@@ -11,13 +11,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.interventions.edits import Edit, Site
+from interp.models.mixture_model import ROW_KINDS, MixtureModel
 from interp.models.neuron_model import NeuronModel
 
 _MLP = ("pre", "pre_linear", "post", "act", "mlp_out")
 _ATTENTION = ("q", "k", "v", "attn_out")
 # `intervene` edits act before post. An edit of a matrix's input acts before the edits already in
 # the matrix, so here post comes before act; edits of the matrix's output follow.
-_ORDER = (*_MLP, *_ATTENTION, "z", "resid_pre", "resid_post")
+_ORDER = (*_MLP, *_ATTENTION, "z", "resid_pre", "resid_post", "routing", "rerouting")
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,39 @@ class Weights:
         shift = edit.shift[site][layer].cpu()[ids] if site in edit.shift else None
         if shift is not None and not shift.any():
             shift = None
-        if site == "act" and self.model.gated and shift is not None:
+        if isinstance(self.model, MixtureModel) and site in (*ROW_KINDS, "act", "rerouting"):
+            self._edit_rows(self.model, site, layer, ids, edit)
+        elif site == "act" and self.model.gated and shift is not None:
             self._hold_gates(layer, ids, edit, shift)
         elif site in ("post", "act"):
             self._edit_inputs(layer, ids, torch.full(ids.shape, edit.factor), shift)
         else:
             self._edit_outputs(layer, site, ids, edit.factor, shift)
+
+    def _edit_rows(
+        self, model: MixtureModel, site: Site, layer: int, ids: Int[Tensor, " unit"], edit: Edit
+    ) -> None:
+        """Multiply what the projections of a mixture's dense neurons and experts read."""
+        if site not in ("post", "act") or edit.shift:
+            raise ValueError(
+                f"{edit.name} at {site} of a mixture of experts cannot be written into weights: "
+                "only a factor at post can (deactivate, scale); use intervene."
+            )
+        for part in model.parts[layer]:
+            stored, axis = part.down()
+            (name,) = (key for key, value in model._parameters.items() if value is stored)
+            factor = torch.ones(part.n_experts * part.d_expert, device=stored.device)
+            own = ids[(ids >= part.first) & (ids < part.first + len(factor))] - part.first
+            factor[own.to(stored.device)] = edit.factor
+            by_expert = rearrange(
+                factor, "(expert neuron) -> expert neuron", expert=part.n_experts
+            ).to(stored)
+            axes = "expert neuron"  # a dense matrix is d_model by neuron, as of one expert
+            if stored.ndim == 3:
+                axes = "expert neuron 1" if axis == 1 else "expert 1 neuron"
+            self.tensors[name] = self.tensors[name] * rearrange(
+                by_expert, f"expert neuron -> {axes}"
+            )
 
     def checkpoint(self) -> Any:
         """A plain Hugging Face model with these tensors; it shares those that are not edited."""
@@ -104,7 +132,13 @@ class Weights:
         for name, tensor in expected.items():  # one layer with a bias means all have one
             if self.switches and name not in self.tensors and name.endswith("bias"):
                 self.tensors[name] = torch.zeros(tensor.shape, dtype=self.model.dtype)
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name in expected}
+        kept = {
+            name.replace("_original_component.", ""): buffer
+            for name, buffer in original.named_buffers()
+        }
+        tensors = {
+            name: tensor for name, tensor in (kept | self.tensors).items() if name in expected
+        }
         plain.load_state_dict(tensors, strict=False, assign=True)
         plain.tie_weights()
         if missing := [name for name, tensor in plain.state_dict().items() if tensor.is_meta]:

@@ -1,3 +1,4 @@
 from .load import outline
+from .units import Address, LayerUnits, UnitLayout
 
-__all__ = ["outline"]
+__all__ = ["Address", "LayerUnits", "UnitLayout", "outline"]

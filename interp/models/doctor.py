@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.models.any_model import AnyModel, as_model
 from interp.models.beginning import Beginning, measure_beginning
 from interp.models.hook_checks import Answer, hook_checks
-from interp.models.mixture_checks import mixture_checks
+from interp.models.mixture_doctor import mixture_checks
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm

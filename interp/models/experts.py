@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from interp.models.as_transformer_lens import Hook
+from interp.models.sites import is_routed
 
 IMPLEMENTATION = "polyneuron"
 """Its name among transformers' implementations of experts."""
@@ -72,6 +73,19 @@ class DensePart:
 
     n_experts = 1
 
+    @property
+    def module(self) -> nn.Module:
+        """What gets the layer's hidden states."""
+        return self.mlp
+
+    def gate(self, state: Float[Tensor, " d_model"], expert: int) -> Float[Tensor, " neuron"]:
+        """The gates that the weights make of one token's hidden state."""
+        return getattr(self.mlp, _GATE if self.gated else _UP)(state)
+
+    def down(self) -> tuple[Float[Tensor, "..."], int]:
+        """The weights that write the neurons' output, to be changed, and the axis of neurons."""
+        return getattr(self.mlp, _DOWN).weight, 1
+
     @contextmanager
     def hooked(
         self, kind: RowKind, hook: Hook, shape: Callable[[], tuple[int, int] | None]
@@ -105,7 +119,7 @@ class DensePart:
 class RoutedPart:
     """The routed experts of a layer."""
 
-    experts: nn.Module
+    experts: Any
     first: int
 
     @property
@@ -114,12 +128,33 @@ class RoutedPart:
 
     @property
     def d_expert(self) -> int:
-        shape = self.experts.down_proj.shape
-        return int(shape[1] if self.experts.is_transposed else shape[2])
+        stored, axis = self.down()
+        return stored.shape[axis]
 
     @property
     def gated(self) -> bool:
         return bool(self.experts.has_gate)
+
+    @property
+    def module(self) -> nn.Module:
+        """What gets the layer's hidden states."""
+        return self.experts
+
+    def gate(self, state: Float[Tensor, " d_model"], expert: int) -> Float[Tensor, " neuron"]:
+        """The gates that the weights make of one token's hidden state."""
+        experts = self.experts
+        name = "gate_up_proj" if self.gated else "up_proj"
+        weight = getattr(experts, name)[expert]
+        both = state @ weight if experts.is_transposed else weight @ state
+        if experts.has_bias:
+            both = both + getattr(experts, f"{name}_bias")[expert]
+        if not self.gated:
+            return both
+        return both[: self.d_expert] if experts.is_concatenated else both[::2]
+
+    def down(self) -> tuple[Float[Tensor, "..."], int]:
+        """The weights that write the neurons' output, to be changed, and the axis of neurons."""
+        return self.experts.down_proj, 1 if self.experts.is_transposed else 2
 
     @contextmanager
     def hooked(
@@ -143,12 +178,6 @@ Part = DensePart | RoutedPart
 
 _WATCHED = "_polyneuron_hooks"
 """Attribute of an experts module: the hooks of its rows, in the order in which they run."""
-
-
-def is_routed(module: nn.Module) -> bool:
-    """Whether transformers computes this module's experts by the implementation of that name."""
-    known = vars(module)  # a bridge would pass the question on to the module that it wraps
-    return "num_experts" in known and {"has_gate", "is_transposed"} <= known.keys()
 
 
 def parts_of(layer: nn.Module) -> list[Part]:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.as_transformer_lens import Hook, HookPoints
-from interp.models.experts import Part, RoutedPart, RowKind, all_hooked, is_routed, parts_of
+from interp.models.experts import Part, RoutedPart, RowKind, all_hooked, parts_of
 from interp.models.neuron_model import NeuronModel, n_experts_of
-from interp.models.sites import hook_name
+from interp.models.sites import hook_name, is_routed
 from interp.models.units import LayerUnits, UnitLayout
 from interp.results.words import Kind
 
@@ -28,10 +29,10 @@ class MixtureModel(NeuronModel):
     """
 
     def __init__(self, bridge: Any, *given: Any, **settings: Any) -> None:
-        self._parts: list[list[Part]] = [parts_of(block) for block in bridge.blocks]
-        self.layout = UnitLayout(tuple(map(_units_of, self._parts)))
+        self.parts: list[list[Part]] = [parts_of(block) for block in bridge.blocks]
+        self.layout = UnitLayout(tuple(map(_units_of, self.parts)))
         super().__init__(bridge, *given, **settings)
-        gated = {part.gated for parts in self._parts for part in parts}
+        gated = {part.gated for parts in self.parts for part in parts}
         if len(gated) != 1:
             raise ValueError(
                 f"{self.name} ({self.architecture}) cannot be read neuron by neuron: some of its "
@@ -49,11 +50,26 @@ class MixtureModel(NeuronModel):
     def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
         return self.layout.d_mlp, self.bridge.cfg.d_model
 
+    @property
+    def active(self) -> int:
+        """Neurons that a layer computes for a token: at most, and in the layer that has most."""
+        return max(
+            layer.dense + round(self.share_chosen * layer.n_experts) * layer.d_expert
+            for layer in self.layout.layers
+        )
+
+    @property
+    def share_chosen(self) -> float:
+        """Share of a layer's experts to which a token is routed; 1 if the config does not say."""
+        config = self.bridge.original_model.config.get_text_config()
+        n_experts = max(self.layout.n_experts, 1)
+        return (getattr(config, "num_experts_per_tok", None) or n_experts) / n_experts
+
     def width(self, layer: int, kind: Kind) -> int:
         return self.layout.n_experts if kind == "routing" else super().width(layer, kind)
 
     def n_calls(self, layer: int, kind: Kind) -> int:
-        return len(self._parts[layer]) if kind in ROW_KINDS else 1
+        return len(self.parts[layer]) if kind in ROW_KINDS else 1
 
     def site(self, layer: int, kind: Kind) -> str:
         """Neurons have no values of every token, and are refused: see `rows_site`."""
@@ -103,7 +119,7 @@ class MixtureModel(NeuronModel):
             kept.pop(name, None)
         return logits, cache
 
-    @property
+    @cached_property
     def _names(self) -> Mapping[str, tuple[int, RowKind]]:
         """Layer and kind of every site of neurons, by its name."""
         return {
@@ -132,7 +148,7 @@ class MixtureModel(NeuronModel):
         with ExitStack() as stack:
             for layer, own in by_layer.items():
                 block = self.bridge.blocks[layer]
-                stack.enter_context(all_hooked(block, self._parts[layer], own))
+                stack.enter_context(all_hooked(block, self.parts[layer], own))
             yield
 
     # ------------------------------------------------------------ what a mixture does not have

@@ -1,5 +1,7 @@
 """The names of hooks in TransformerLens, by site; this module imports no model."""
 
+from typing import Any
+
 HOOKS: dict[str, str] = {
     "pre": "mlp.hook_pre",
     "pre_linear": "mlp.hook_pre_linear",
@@ -19,3 +21,9 @@ HOOKS: dict[str, str] = {
 
 def hook_name(layer: int, kind: str) -> str:
     return f"blocks.{layer}.{HOOKS.get(kind)}"
+
+
+def is_routed(module: Any) -> bool:
+    """Whether a module is experts that transformers computes by its ALL_EXPERTS_FUNCTIONS."""
+    known = vars(module)  # a bridge would pass the question on to the module that it wraps
+    return {"num_experts", "has_gate", "is_transposed"} <= known.keys()

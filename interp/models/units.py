@@ -17,7 +17,11 @@ from torch import Tensor
 
 
 class Address(NamedTuple):
-    """Where a neuron is."""
+    """Where a neuron is.
+
+    >>> print(interp.models.Address(3, 17, 5))
+    layer 3, expert 17, neuron 5
+    """
 
     layer: int
 
@@ -33,7 +37,11 @@ class Address(NamedTuple):
 
 
 class LayerUnits(NamedTuple):
-    """The neurons of one layer."""
+    """The neurons of one layer.
+
+    >>> interp.models.LayerUnits(dense=48, n_experts=4, d_expert=32).width
+    176
+    """
 
     dense: int
     """Neurons that see every token."""
@@ -51,9 +59,9 @@ class LayerUnits(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """The neurons of a mixture of experts, layer by layer.
+    """The neurons of a mixture of experts, layer by layer; `model.layout` of one.
 
-    >>> layout = UnitLayout((LayerUnits(160, 0, 0), LayerUnits(48, 4, 32)))
+    >>> layout = interp.models.UnitLayout.of([[160, 0, 0], [48, 4, 32]])
     >>> layout.d_mlp, layout.n_experts
     (176, 4)
     >>> print(layout.address(1, 48 + 32 + 5))

@@ -28,8 +28,8 @@ class Routing(Saved):
     >>> routing.share[:, 0]
     tensor([[0.8500, 0.1500],
             [0.1500, 0.8500]], dtype=torch.float64)
-    >>> routing.divergence
-    0.2704 (-0.009018 to 0.5499 at 95 %)
+    >>> routing.divergence.value
+    tensor([0.2704], dtype=torch.float64)
     """
 
     kind = "Routing"

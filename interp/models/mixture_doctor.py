@@ -1,0 +1,177 @@
+"""The checks of `doctor` for mixtures of experts: rows against the model's own weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.models.experts import Rows
+from interp.models.hook_checks import (
+    Answer,
+    agree,
+    alone_and_in_batches,
+    difference,
+    goes_on,
+    tolerance,
+    unchanged,
+)
+from interp.models.mixture_model import MixtureModel
+
+Seen = dict[tuple[int, int], list[tuple[Rows, Tensor]]]
+"""What hooks saw, by layer and first unit."""
+
+
+def mixture_checks(
+    model: MixtureModel, ids: Int[Tensor, "batch pos"]
+) -> dict[str, Callable[[], Answer]]:
+    """Checks by what should hold, in the order to run them."""
+    clean = model.logits(ids)
+    return {
+        "every hook runs once per pass, on the rows of its experts": lambda: _calls(model, ids),
+        "hooks that only look change nothing": lambda: _looking(model, ids, clean),
+        "gates are what the weights make of the input": lambda: _gates(model, ids),
+        "an edit at post equals one made in the weights": lambda: _edits(model, ids, clean),
+        "right padding changes nothing": lambda: _padding(model, ids, clean),
+        "a text is read alike alone and in a batch": lambda: alone_and_in_batches(
+            model, ids, clean
+        ),
+        "generation continues as the text is read": lambda: goes_on(model, ids),
+        "edits apply during generation": lambda: _generation(model, ids),
+        "the model is unchanged afterwards": lambda: unchanged(model, ids, clean),
+    }
+
+
+def _seen(model: MixtureModel, ids: Int[Tensor, "batch pos"], kind: Any) -> Seen:
+    seen: Seen = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def look(values: Tensor, hook: Rows) -> None:
+            seen.setdefault((layer, hook.first), []).append((hook, values.clone()))
+
+        return look
+
+    layers = range(model.n_layers)
+    with model.hooks([(model.rows_site(layer, kind), hook_for(layer)) for layer in layers]):
+        model.body(ids)
+    return seen
+
+
+def _calls(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    n_parts = 0
+    for kind in ("pre", "pre_linear", "post") if model.gated else ("pre", "post"):
+        seen = _seen(model, ids, kind)
+        for layer, parts in enumerate(model.parts):
+            for part in parts:
+                calls = seen.get((layer, part.first), [])
+                wrong = len(calls) != 1 or calls[0][1].shape[1] != part.d_expert
+                if wrong or len(calls[0][1]) % ids.numel() or calls[0][0].shape != ids.shape:
+                    shapes = [list(values.shape) for _, values in calls]
+                    return False, f"{kind} of layer {layer} gave {shapes or 'nothing'}"
+                n_parts += 1
+    return True, f"{n_parts} sites"
+
+
+def _looking(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
+    def look(values: Tensor, hook: Rows) -> None:
+        return None
+
+    layers = range(model.n_layers)
+    with model.hooks([(model.rows_site(layer, "post"), look) for layer in layers]):
+        return agree(model, [(model.logits(ids), clean)])
+
+
+def _gates(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """Row by row, each with the weights of its expert."""
+    inputs: dict[Any, Tensor] = {}
+    modules = [part.module for parts in model.parts for part in parts]
+
+    def keep(module: Any, args: tuple[Any, ...]) -> None:
+        inputs[module] = args[0].reshape(-1, args[0].shape[-1])
+
+    handles = [module.register_forward_pre_hook(keep) for module in modules]
+    try:
+        seen = _seen(model, ids, "pre")
+    finally:
+        for handle in handles:
+            handle.remove()
+    worst = 0.0
+    for layer, parts in enumerate(model.parts):
+        for part in parts:
+            ((rows, gates),) = seen[layer, part.first]
+            states = inputs[part.module][rows.token]
+            expected = [
+                part.gate(state, 0 if rows.expert is None else int(rows.expert[number]))
+                for number, state in enumerate(states)
+            ]
+            worst = max(worst, difference(gates, torch.stack(expected)))
+    return worst <= tolerance(model), f"within {worst:.1e}"
+
+
+def _edits(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
+    """Half of a layer's neurons, off at `post` and off in the weights, layer by layer."""
+    worst = 0.0
+    for layer in range(model.n_layers):
+        with _off_at_post(model, [layer]):
+            hooked = model.logits(ids)
+        with _off_in_weights(model, [layer]):
+            reference = model.logits(ids)
+        effect, off_by = difference(clean, reference), difference(hooked, reference)
+        if effect == 0:
+            return False, f"layer {layer} changes no logit: nothing to compare"
+        if not off_by <= 0.02 * effect:
+            return False, f"layer {layer} differs by {off_by:.1e}, its effect is {effect:.1e}"
+        worst = max(worst, off_by)
+    return True, f"within {worst:.1e}"
+
+
+def _padding(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, ids.shape[1] // 2 :] = False
+    padded = model.logits(ids.masked_fill(~mask, 0), mask)
+    real = mask.to(clean.device)
+    return agree(model, [(padded[real], clean[real])])
+
+
+def _generation(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """Three new tokens with half of all neurons off; one of the two prompts is padded."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, : ids.shape[1] // 2] = False
+    padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
+    with _off_at_post(model, layers):
+        hooked = model.continuations(padded, mask, max_new_tokens=3)
+    with _off_in_weights(model, layers):
+        reference = model.continuations(padded, mask, max_new_tokens=3)
+    same = torch.equal(hooked, reference)
+    return same, "the same tokens" if same else "different tokens from an edit without hooks"
+
+
+@contextmanager
+def _off_at_post(model: MixtureModel, layers: list[int]) -> Iterator[None]:
+    """Every other neuron of every part."""
+
+    def edit(values: Tensor, hook: Rows) -> Tensor:
+        off = torch.arange(0, values.shape[1], 2, device=values.device)
+        return values.index_fill(1, off, 0.0)
+
+    with model.hooks([(model.rows_site(layer, "post"), edit) for layer in layers]):
+        yield
+
+
+@contextmanager
+def _off_in_weights(model: MixtureModel, layers: list[int]) -> Iterator[None]:
+    """The same by zeros in the projections that write their output."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        for layer in layers:
+            for part in model.parts[layer]:
+                stored, axis = part.down()
+                kept.append((stored, stored.clone()))
+                off = torch.arange(0, part.d_expert, 2, device=stored.device)
+                stored.index_fill_(axis, off, 0.0)
+        yield
+    finally:
+        for stored, before in kept:
+            stored.copy_(before)
