@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import ModelChoice, check_found_in, say
+from interp.commands.common import ModelChoice, check_found_in, open_model, say
 from interp.commands.effects import read_selection
 from interp.commands.options import Positional
-from interp.text.languages import language
+from interp.commands.remembered import memory_of
+from interp.text.languages import label_name
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Adapter:
     """Folder of a run after `interp find`, or a selection (.json)."""
 
     choice: ModelChoice
-    """The model that the neurons were found in."""
+    """The model; by default that of the run."""
 
     language: str
     """Language of the neurons to edit."""
@@ -41,10 +42,10 @@ class Adapter:
         selection = read_selection(self.neurons)
         edit = interp.deactivate if self.factor == 0 else interp.scale(self.factor)
         change = selection.change(self.language, edit)
-        model = self.choice.open()
+        model, _ = open_model(self.choice, memory_of(self.neurons))
         selection.check_model(model)
         check_found_in(self.neurons, model)
-        note = f"The neurons are those of {language(self.language).name} in {self.neurons.name}."
+        note = f"The neurons are those of {label_name(self.language)} in {self.neurons.name}."
         folder = change.to_lora(model, self.out, self.largest_rank, note)
         say(f"{change.n_units} neurons of {self.language}: {edit.name}.")
         say(f"PEFT and vLLM load {folder} beside the model; its logits equal the hooked model's.")

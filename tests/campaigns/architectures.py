@@ -37,7 +37,9 @@ from transformers.models.auto.modeling_auto import (
 
 import interp
 from interp.models.doctor import Diagnosis
+from interp.models.experts import Rows
 from interp.models.load import class_of
+from interp.models.mixture_model import MixtureModel
 from tests import tiny_models
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -191,7 +193,7 @@ class Trial:
         folder = self.folder.parent / "text"
         folder.mkdir(exist_ok=True)
         for label, sentence in TEXTS.items():
-            lines = [f"{n} {sentence}" for n in range(8)]
+            lines = [f"{n} {sentence}" for n in range(24)]
             (folder / f"{label}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return folder
 
@@ -214,6 +216,9 @@ def count(trial: Trial) -> None:
     for ids, length in zip(corpora.rows["de"].ids, corpora.rows["de"].length, strict=True):
         row = ids[: int(length)].long()[None]
         keep = corpora.keep(row, length[None])[0]
+        if isinstance(model, MixtureModel):
+            _count_rows(model, row, keep, fired)
+            continue
         names = [model.site(layer, "pre") for layer in range(model.n_layers)]
         _, cache = model.bridge.run_with_cache(row, names_filter=names)
         for layer, name in enumerate(names):
@@ -221,6 +226,23 @@ def count(trial: Trial) -> None:
     counted = stats.fired[:, stats.languages.index("de")].sum(dim=0)
     if not torch.equal(counted.long(), fired):
         raise _Stop(f"{(counted != fired).sum()} counts differ from those of run_with_cache")
+
+
+def _count_rows(
+    model: MixtureModel, row: torch.Tensor, keep: torch.Tensor, fired: torch.Tensor
+) -> None:
+    def hook_for(layer: int) -> Callable[..., None]:
+        def look(values: torch.Tensor, hook: Rows) -> None:
+            for number, token in enumerate(hook.token.tolist()):
+                expert = 0 if hook.expert is None else int(hook.expert[number])
+                first = hook.first + expert * values.shape[1]
+                fired[layer, first : first + values.shape[1]] += (values[number] > 0) & keep[token]
+
+        return look
+
+    layers = range(model.n_layers)
+    with model.hooks([(model.rows_site(layer, "pre"), hook_for(layer)) for layer in layers]):
+        model.body(row)
 
 
 def find(trial: Trial) -> None:
@@ -239,6 +261,8 @@ def deactivate(trial: Trial) -> None:
 
 
 def attribute(trial: Trial) -> None:
+    if isinstance(trial.model, MixtureModel):
+        return  # neurons of experts have none
     with warnings.catch_warnings():  # random weights bend the path more than trained ones
         warnings.simplefilter("ignore")
         result = interp.integrated_gradients(trial.model, "The day", " th", steps=4)
