@@ -83,6 +83,8 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "gptj": {"rotary_dim": 8},
     "codegen": {"rotary_dim": 8},
     "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "minicpm3": {**DEEPSEEK, "first_k_dense_replace": None},
     "gemma4_text": {"head_dim": None, "global_head_dim": 16},
