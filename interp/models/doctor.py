@@ -94,10 +94,10 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
     the model is unchanged afterwards
     """
     model = as_model(model)
-    checks_of = mixture_checks if isinstance(model, MixtureModel) else hook_checks
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
-        checks = checks_of(model, ids)
+        mixed = isinstance(model, MixtureModel)
+        checks = mixture_checks(model, ids) if mixed else hook_checks(model, ids)
         bar = tqdm(checks.items(), "checking hooks", unit="check")
         results = tuple(_run(name, check) for name, check in bar)
     sound = all(check.passed for check in results)
