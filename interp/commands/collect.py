@@ -133,7 +133,7 @@ class Collect:
             choice=choice,
             text=text,
             languages=memory.take("languages", self.languages, labels_in(text)),
-            bos=memory.take("bos", self.bos, "auto"),
+            bos=memory.take_bos(self.bos),
         )
         filled.check()
         model, ray = open_model(self.choice, memory, self.on)
