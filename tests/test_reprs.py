@@ -181,6 +181,13 @@ def made() -> dict[str, Any]:
     """One of each, by the name of its class."""
     prompts, clusters = ("a", "b"), torch.tensor([0, 1])
     found = [
+        interp.selections.RateChange(
+            before=real(3, 2, 8),
+            change=estimate(3, 2, 8),
+            correlation=estimate(3),
+            languages=CODES,
+            paired=True,
+        ),
         interp.FiringStats(
             fired=whole(2, 3, 2, 2048), tokens=torch.full((2, 3), 2**15), languages=CODES
         ),

@@ -142,7 +142,7 @@ class Collect:
             choice=choice,
             text=text,
             languages=memory.take("languages", self.languages, interp.text.labels_in(text)),
-            bos=memory.take("bos", self.bos, "auto"),
+            bos=memory.take_bos(self.bos),
         )
         filled = replace(filled, languages=filled.check())
         model, ray = open_model(self.choice, memory, self.on)

@@ -107,7 +107,7 @@ class Patch:
             )
         if memory.source is None and self.part == "neurons":
             memory = memory_of(neurons)
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
         self.patch(model, neurons, bos)
 
@@ -212,7 +212,7 @@ class Lens:
         memory = self.choice.memory
         prompts = self.prompts_for(self.choice.of(memory).model)
         languages = self.languages or two_of(prompts, memory)
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
         tasks = interp.text.align_tasks(
             [interp.read_task(prompts, code) for code in languages], "drop"

@@ -141,7 +141,7 @@ class Deactivate:
             "block_length": memory.take("block_length", self.block_length, 128),
             "tokens": memory.take("tokens", self.tokens, None),
             "n_shards": memory.take("n_shards", self.n_shards, 20),
-            "bos": memory.take("bos", self.bos, "auto"),
+            "bos": memory.take_bos(self.bos),
             "split": split,
         }
         rate = rates_of(self.neurons, selection) if self.rate_matched else None

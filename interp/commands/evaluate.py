@@ -94,7 +94,7 @@ class Evaluate:
         selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "evaluate", self.neurons_of)
         codes = check_labels(memory.take("languages", self.languages, selection.languages))
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         names = self.tasks
         if not names and self.choice.of(memory).model == "babel":
             names = ("babel/fact_completion",)

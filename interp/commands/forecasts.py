@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import interp
+from interp.results.words import Bos
 
 _TRIED = 4
 """Tokens that a trial of writing writes in each text."""
@@ -62,7 +63,7 @@ def of_tasks(
     model: "interp.NeuronModel",
     tasks: "Sequence[interp.text.Task]",
     passes: int,
-    bos: "interp.results.words.Bos",
+    bos: Bos,
     max_new_tokens: int,
 ) -> "interp.runs.Forecast":
     """All options of all items under several interventions, or the answers that are written."""

@@ -54,6 +54,11 @@ class Memory:
         self.taken[name] = self.recorded[name]
         return self.recorded[name]
 
+    def take_bos(self, given: Bos | None) -> Bos:
+        """What begins text, as `take` does; by default "auto"."""
+        auto: Bos = "auto"
+        return self.take("bos", given, auto)
+
     def take_text(self, given: str | None, model: str | None) -> str:
         """The text to read; Babel's only for Babel, and never text that is gone."""
         text = self.take("text", given, None)

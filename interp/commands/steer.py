@@ -131,7 +131,7 @@ class Steer:
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
         edits = {code: self.edit_towards(code) for code in codes}
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
         other = check_neurons(selection, self.neurons, self.neurons_of, model)

@@ -90,7 +90,7 @@ class Share:
         memory = self.choice.memory
         languages = memory.take("languages", self.languages, labels_of_task(self.task))
         tasks = read_aligned(self.task, languages)
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         out = self.out or (memory.source or Path("results")) / "share"
         finite = all(math.isfinite(threshold) for threshold in self.thresholds)
         if not finite or not self.thresholds or len(set(self.thresholds)) < len(self.thresholds):
@@ -216,7 +216,7 @@ class Attribute:
         memory = self.choice.memory
         languages = memory.take("languages", self.languages, labels_of_task(self.task))
         tasks = read_aligned(self.task, languages, self.items)
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         out = self.out or (memory.source or Path("results")) / "attribute"
         model, ray = open_model(self.choice, memory, self.on)
         plan = {

@@ -93,7 +93,7 @@ class Write:
             raise ValueError("--strength has no effect with --edit replace: leave it out.")
         selection = read_selection(self.neurons)
         under, memory = self.changes(selection), memory_of(self.neurons)
-        bos = memory.take("bos", self.bos, "auto")
+        bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
         selection.check_model(model)
         check_found_in(self.neurons, model)

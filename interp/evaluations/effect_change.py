@@ -37,7 +37,7 @@ def effect_change(
     first, second = (
         _increase({name: shards.sum(dim=0) for name, shards in run.items()}) for run in sums
     )
-    change = between(*sums, more, paired=paired)
+    change = between(sums[0], sums[1], more, paired=paired)
     columns = interval_columns("change", change)
     return pd.DataFrame(
         {"language": codes, "before": first.tolist(), "after": second.tolist()}

@@ -87,13 +87,16 @@ def seconds_per_token(trial: Callable[[], int]) -> float:
     >>> interp.runs.seconds_per_token(lambda: model.losses(ids).numel()) > 0
     True
     """
-    for _ in range(2):
-        start = time.perf_counter()
-        n_tokens = trial()
-        seconds = time.perf_counter() - start
-        if seconds > _WARM:
-            break
+    seconds, n_tokens = _timed(trial)
+    if seconds < _WARM:
+        seconds, n_tokens = _timed(trial)
     return seconds / max(1, n_tokens)
+
+
+def _timed(trial: Callable[[], int]) -> tuple[float, int]:
+    start = time.perf_counter()
+    n_tokens = trial()
+    return time.perf_counter() - start, n_tokens
 
 
 def _duration(seconds: float) -> str:

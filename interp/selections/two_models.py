@@ -122,8 +122,8 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
     totals = {name: shards.sum(dim=0) for name, shards in sums[0].items()}
     return RateChange(
         before=_rate(totals),
-        change=between(*sums, more, paired=paired),
-        correlation=between(*sums, correlated, paired=paired),
+        change=between(sums[0], sums[1], more, paired=paired),
+        correlation=between(sums[0], sums[1], correlated, paired=paired),
         languages=languages,
         paired=paired,
     )
