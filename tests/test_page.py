@@ -284,9 +284,10 @@ def test_the_page_shows_neurons_and_asks_for_nothing(saved):
             assert page.url.endswith(f"#{neuron}")
         assert page.inner_text("h2") == "Layer 2, neuron 9"
         assert page.locator(".badge").all_inner_texts() == ["Arabic"]
-        assert page.locator("h4").all_inner_texts() == [
-            "English", "Chinese 中文", "Japanese 日本語", "Arabic العربية"
+        assert page.locator("h4").all_inner_texts() == [  # its own language first
+            "Arabic العربية", "English", "Chinese 中文", "Japanese 日本語"
         ]  # fmt: skip
+        assert "how many of the neurons on this page" in page.inner_text("#meaning")
         assert "%" in page.locator(".bars").first.inner_text()
         # The map: six memberships of five neurons.
         cells = page.locator("#map td").all_inner_texts()
