@@ -183,8 +183,8 @@ def share_compared(a: Float64[Tensor, " item"], b: Float64[Tensor, " item"]) -> 
     """The same for zeros and ones, whose mean has an interval even if all are alike."""
     if len(a) < 2:
         return None
-    shares = (estimate(x.mean().item(), *wilson(x.mean().item(), len(x))) for x in (a, b))
-    return Measurement(*shares, or_no_event(mean_over_examples(a - b), a, b, len(a)))
+    own, chance = (estimate(x.mean().item(), *wilson(x.mean().item(), len(x))) for x in (a, b))
+    return Measurement(own, chance, or_no_event(mean_over_examples(a - b), a, b, len(a)))
 
 
 def part_of_own(which: str, total: Mapping[str, Tensor]) -> Tensor:
@@ -213,8 +213,8 @@ def related(
     whole = [without(None, effect) for effect in (own, chance)]
     parts = [left_out(effect) for effect in (own, chance)]
     difference = jackknife_languages(parts[0] - parts[1], whole[0] - whole[1])
-    values = (jackknife_languages(*pair) for pair in zip(parts, whole, strict=True))
-    return Measurement(*values, difference)
+    value, control = (jackknife_languages(*pair) for pair in zip(parts, whole, strict=True))
+    return Measurement(value, control, difference)
 
 
 def english(sums: Mapping[str, Tensor], codes: Sequence[str]) -> Measurement:

@@ -273,8 +273,8 @@ class Switching:
         """How many more texts are good, paired by seed; a seed is one text in every language."""
         a, b = (self.good[self.methods.index(name)].double() for name in (one, other))
         language, seed = torch.ones_like(a).nonzero().unbind(dim=1)
-        flat = (rearrange(x, "language text -> (language text)") for x in (a, b))
-        return share_difference(*flat, language, seed)
+        one_flat, other_flat = (rearrange(x, "language text -> (language text)") for x in (a, b))
+        return share_difference(one_flat, other_flat, language, seed)
 
     def by_language(self) -> pd.DataFrame:
         """Shares of the texts, a row per method and language."""

@@ -170,6 +170,5 @@ def stated(file: str) -> tuple[Statement, ...]:
 
 def estimate(value: float, low: float, high: float) -> interp.Estimate:
     """A number from a table with its 95 % interval; the standard error is unknown (NaN)."""
-    numbers = {"value": value, "standard_error": math.nan, "low": low, "high": high}
-    tensors = {name: torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
-    return interp.Estimate(**tensors, level=0.95)
+    numbers = torch.tensor([value, math.nan, low, high], dtype=torch.float64)
+    return interp.Estimate(numbers[0], numbers[1], numbers[2], numbers[3], level=0.95)

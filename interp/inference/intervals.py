@@ -307,8 +307,8 @@ def or_no_event(estimate: Estimate, a: Tensor, b: Tensor, n: int) -> Estimate:
     if estimate.low < estimate.high or not binary:
         return estimate
     reach = wilson(0.0, n, estimate.level)[1]
-    ends = ((estimate.value + sign * reach).clamp(-1, 1) for sign in (-1, 1))
-    return Estimate(estimate.value, estimate.standard_error, *ends, estimate.level)
+    low, high = ((estimate.value + sign * reach).clamp(-1, 1) for sign in (-1, 1))
+    return Estimate(estimate.value, estimate.standard_error, low, high, estimate.level)
 
 
 def _leave_one_out(
