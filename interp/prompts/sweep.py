@@ -54,16 +54,15 @@ class Sweep:
         far as the first source would, over the units of each sender."""
         self._model, self._routes, self._values, self._spans = model, routes, values, spans
         self._noise, self._unpatched = noise, unpatched
-        self._units = [
+        self._units: list[dict[Kind, list[Tensor]]] = [
             {site: [row.nonzero().flatten() for row in mask] for site, mask in route.sender.items()}
             for route in routes
         ]
-        kept_clean = {
-            site for route in routes if route.path == "around" for site in route.receivers
-        }
-        if any(route.path == "direct" for route in routes):
-            kept_clean |= {"attn_out", "mlp_out"}
-        self._clean: tuple[Kind, ...] = tuple(sorted(kept_clean))
+        clean: set[Kind] = set()
+        for route in routes:
+            clean |= set(route.receivers) if route.path == "around" else set()
+            clean |= {"attn_out", "mlp_out"} if route.path == "direct" else set()
+        self._clean: tuple[Kind, ...] = tuple(clean)
         """Sites whose unpatched values are needed."""
 
     def run(
@@ -76,7 +75,7 @@ class Sweep:
             for batch in _batches(chunk, max_positions // last):
                 edits = self._actions(ending, batch, first, max_positions).edits()
                 if not edits:  # no units in these layers: run the prompt unpatched
-                    site = next(iter(self._routes[batch[0].part].sender))
+                    site: Kind = next(iter(self._routes[batch[0].part].sender))
                     edits = {(site, batch[0].layers[0]): lambda values, variants: values}
                 for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
@@ -133,11 +132,11 @@ class Sweep:
         received: dict[tuple[int, Kind, int], Tensor] = {}
         actions = Actions()
 
-        def keep(key: tuple[int, Kind, int], units: Tensor) -> None:
+        def keep(key: tuple[int, Kind, int], units: Tensor) -> Action:
             def action(row: Tensor) -> None:
                 received[key] = row[:, units.to(row.device)].clone()
 
-            actions.add(key[1], key[2], variant, action)
+            return action
 
         routed = [n for n, patch in enumerate(batch) if self._routes[patch.part].reads_receivers]
         for variant, number in enumerate(routed):
@@ -148,7 +147,7 @@ class Sweep:
                 for site, layer in route.held(patch.layers[0], self._model.n_layers):
                     actions.add(site, layer, variant, put(ending.values[site][layer]))
             for site, layer, units in route.receivers_of(patch.layers):
-                keep((number, site, layer), units)
+                actions.add(site, layer, variant, keep((number, site, layer), units))
         for _ in ending.run(len(routed), actions.edits(), max_positions):
             pass
         return received
