@@ -686,11 +686,13 @@ class TestDoctorAndBaking:
             pytest.skip("one architecture will do: it has dense layers, shared experts and routed")
         shown = experts_module._shown
 
+        swapped: dict[Any, Any] = {"pre": "pre_linear", "pre_linear": "pre"}
+
         def lying(module: Any, kind: Any, values: Tensor, expert: Tensor, token: Tensor) -> Tensor:
             if fault == "gates":
                 return shown(
                     module,
-                    {"pre": "pre_linear", "pre_linear": "pre"}.get(kind, kind),
+                    swapped.get(kind, kind),
                     values,
                     expert,
                     token,
@@ -804,7 +806,7 @@ class TestRouting:
         routing.save(tmp_path / "routing.safetensors")
         assert Routing.load(tmp_path / "routing.safetensors").chosen.equal(routing.chosen)
         frame = routing.to_frame()
-        assert frame["tokens"].sum() == routing.chosen.sum()
+        assert sum(frame["tokens"].tolist()) == int(routing.chosen.sum())
         total = reduce(routing.share, "language layer expert -> language layer", "sum")
         known = ~routing.entropy.isnan()
         assert total[known].allclose(torch.ones_like(total)[known])
@@ -844,7 +846,7 @@ class TestRouting:
                 row["p_value"] <= 0.2
             )  # 2 of the 20 ways to divide six shards are the observed one
             assert row["shuffled"] < row["divergence"] / 2
-        assert (frame.loc[2:4, "divergence"] < 0.01).all()
+        assert frame["divergence"][2:5].max() < 0.01
         again = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
         assert again.equals(frame)
         assert not routing.layer_frame(torch.Generator().manual_seed(1), n_draws=39).equals(frame)

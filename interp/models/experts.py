@@ -300,6 +300,6 @@ def _shown(
     return values
 
 
-def _linear_width(projection: nn.Module) -> int:
+def _linear_width(projection: Any) -> int:
     """The inputs of a linear layer, whether or not a bridge is around it."""
     return int(getattr(projection, "in_features", 0) or projection.weight.shape[1])
