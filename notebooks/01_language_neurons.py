@@ -256,8 +256,8 @@ print(f"{page.n_neurons} neurons, {path.stat().st_size / 1024:.0f} KiB: open {pa
 # ## 8 Report it
 #
 # A report lists each claim, its measurement, and a verdict by a rule fixed in advance: a claim
-# holds if the whole interval lies beyond its threshold. The figures contain the numbers they were
-# drawn from.
+# holds if the whole interval lies beyond its threshold and beyond its control. The figures contain
+# the numbers they were drawn from.
 
 # %%
 claim = interp.inference.Claim(
