@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import interp
 from interp.commands.common import say
 from interp.commands.options import Positional
 from interp.results.words import FigureFormat
@@ -51,6 +50,7 @@ class Figure:
         from interp import plots
         from interp.plots.files import FIGURES
         from interp.reports.figures import figures_of
+        from interp.results.display import counted  # which loads nothing that --help must not
 
         if self.kind and self.kind not in FIGURES:
             near = difflib.get_close_matches(self.kind, FIGURES, n=1)
@@ -76,7 +76,7 @@ class Figure:
                 plots.save(table, out / name, self.format)
                 say(f"{name}: {picture.caption}")
         endings = ", ".join(f".{ending}" for ending in self.format)
-        say(f"{interp.results.display.counted(len(chosen), 'figure')} ({endings}) in {out}.")
+        say(f"{counted(len(chosen), 'figure')} ({endings}) in {out}.")
 
     def inches(self) -> float | None:
         """The width asked for; None: what each figure needs."""

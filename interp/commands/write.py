@@ -4,7 +4,7 @@ import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import interp
 from interp.commands.common import (
@@ -127,7 +127,7 @@ class Write:
             drawn = selection.random_like(seeded(self.seed), exclude=selection.union())
             sets["random for "] = drawn
         towards = {code: self.edit_towards(code) for code in self.to}
-        named: dict[str, Changes] = {}
+        named: dict[str, Any] = {}
         for code in self.off:
             for name, chosen in sets.items():
                 change = chosen.change(code, interp.deactivate, self.tokens)

@@ -115,14 +115,14 @@ def draw_cells(
     """
     n_rows, n_columns = values.shape
     large = min(grid.across, grid.down) >= 6
-    lines = {"edgecolors": "white", "linewidth": 0.6} if large else {"edgecolors": "face"}
+    lines: dict[str, Any] = {"edgecolors": "white", "linewidth": 0.6} if large else {}
     return ax.pcolormesh(
         left - 0.5 + np.arange(n_columns + 1),
         np.arange(n_rows + 1) - 0.5,
         np.ma.masked_invalid(values),
         cmap=paint.cmap,
         norm=paint.norm,
-        **({"linewidth": 0.1} | lines),
+        **({"edgecolors": "face", "linewidth": 0.1} | lines),
     )
 
 

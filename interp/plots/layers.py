@@ -112,6 +112,7 @@ def _by_layer(
     n_rows = sum(map(len, shown.values()))
     grid = grid_for(len(layers), [tallest] * n_rows, ["00"], 5, n_lines)
     height = grid.height + 0.2 * (len(values) - 1)
+    mesh: Any = None
     with panels(ax, list(values), "patching", grid.width, height) as axes:
         for panel, (name, cells) in zip(axes, values.items(), strict=True):
             mesh = draw_cells(panel, cells, 0.0, paint, grid)

@@ -175,7 +175,7 @@ def _neighbors(names: Sequence[str], pairs: dict[frozenset[str], tuple[Any, ...]
                 jaccard = pairs.get(frozenset((one, other)), (0.0,))[0]
                 distance[row, column] = 1 - (0.0 if math.isnan(jaccard) else jaccard)
     tree = linkage(squareform(distance), method="average", optimal_ordering=True)
-    return [names[leaf] for leaf in leaves_list(tree)]
+    return [names[int(leaf)] for leaf in leaves_list(tree)]
 
 
 def _wide(

@@ -70,6 +70,7 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
     ]
     paint = around_zero(*wide)
     height = grid.height * len(tasks)
+    mesh: Any = None
     with panels(ax, tasks, "accuracy_lost", grid.width, height) as axes:
         for panel, task, values in zip(axes, tasks, wide, strict=True):
             mesh = draw_cells(panel, values, 0.0, paint, grid)

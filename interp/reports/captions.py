@@ -24,7 +24,7 @@ def overlap_caption(frame: pd.DataFrame) -> str:
     )
 
 
-_LABELS = {
+_LABELS: dict[Draw, str] = {
     plots.layer_profile: "language",
     plots.loss_against_fraction: "language",
     plots.lens: "language",
@@ -37,5 +37,5 @@ _LABELS = {
 def with_intervals(caption: str, draw: Draw, frame: pd.DataFrame) -> str:
     """The caption, with where the intervals are if there are too many labels to draw them."""
     column = _LABELS.get(draw)
-    many = column is not None and frame[column].nunique() > MOST_LINES
+    many = column is not None and len(frame[column].unique()) > MOST_LINES
     return f"{caption} As a heat map, without intervals, which the table has." if many else caption
