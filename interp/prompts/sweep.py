@@ -17,7 +17,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.models.recording import recording
 from interp.models.running import wide
 from interp.prompts.alignment import Span
-from interp.prompts.ending import Ending
+from interp.prompts.ending import Edit, Ending
 from interp.prompts.patch_paths import Action, Actions, Route, put
 from interp.results.words import Kind
 from interp.scores.baselines import random_units
@@ -73,10 +73,13 @@ class Sweep:
             last = len(ids) - first
             ending = Ending(self._model, ids, last, self._clean)
             for batch in _batches(chunk, max_positions // last):
-                edits = self._actions(ending, batch, first, max_positions).edits()
+                edits: dict[tuple[Kind, int], Edit] = self._actions(
+                    ending, batch, first, max_positions
+                ).edits()
                 if not edits:  # no units in these layers: run the prompt unpatched
                     site: Kind = next(iter(self._routes[batch[0].part].sender))
-                    edits = {(site, batch[0].layers[0]): lambda values, variants: values}
+                    key: tuple[Kind, int] = (site, batch[0].layers[0])
+                    edits[key] = lambda values, variants: values
                 for numbers, logits in ending.run(len(batch), edits, max_positions):
                     yield [batch[number] for number in numbers.tolist()], logits, ending.logits
 
