@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from interp.evaluations.rates import Rate, repetition, steering_score
+from interp.evaluations.rates import Rate, median, n_bytes, repetition, steering_score
 from interp.evaluations.writing import bar, generate_texts
 from interp.interventions.under import Under
 from interp.models.any_model import AnyModel, as_model
@@ -121,7 +121,7 @@ class GeneratedLanguages(Saved):
     @property
     def loss_per_byte(self) -> Float64[Tensor, " text"]:
         """Nats per byte of UTF-8, comparable across tokenizers."""
-        size = torch.tensor([_n_bytes(text) for text in self.texts], dtype=torch.float64)
+        size = torch.tensor([n_bytes(text) for text in self.texts], dtype=torch.float64)
         return self.loss * self.tokens / size
 
     def rate(self, language: str) -> Rate:
@@ -159,11 +159,11 @@ class GeneratedLanguages(Saved):
                     **dict(zip(("rate_low", "rate_high"), rate.interval, strict=True)),
                     "good": good.value,
                     **dict(zip(("good_low", "good_high"), good.interval, strict=True)),
-                    "characters": _median(self.characters[matches].double()),
-                    "tokens": _median(self.tokens[matches].double()),
-                    "repetition": _median(self.repetition[matches]),
-                    "loss": _median(self.loss[matches]),
-                    "loss_per_byte": _median(self.loss_per_byte[matches]),
+                    "characters": median(self.characters[matches].double()),
+                    "tokens": median(self.tokens[matches].double()),
+                    "repetition": median(self.repetition[matches]),
+                    "loss": median(self.loss[matches]),
+                    "loss_per_byte": median(self.loss_per_byte[matches]),
                 }
             )
         return pd.DataFrame(rows)
@@ -242,7 +242,7 @@ def language_rates(
     repetitions = [repetition(text) for text in texts]
     passes = [
         code in guards
-        and _n_bytes(text) >= guards[code].min_bytes
+        and n_bytes(text) >= guards[code].min_bytes
         and repeated <= guards[code].max_repetition
         and (nats <= guards[code].max_loss or model is None)
         for text, code, repeated, nats in zip(
@@ -377,10 +377,10 @@ def natural_guard(
         )
         max_repetition = max(Guard.max_repetition, float(judged.repetition.quantile(quantile)))
         max_loss = float(judged.loss.nanquantile(quantile))
-        passes = torch.tensor([_n_bytes(text) >= min_bytes for text in cut])
+        passes = torch.tensor([n_bytes(text) >= min_bytes for text in cut])
         passes &= (judged.repetition <= max_repetition) & (judged.loss <= max_loss)
         share = float(passes.double().mean())
-        guards[code] = Guard(min_bytes, max_repetition, max_loss, share, _median(judged.loss))
+        guards[code] = Guard(min_bytes, max_repetition, max_loss, share, median(judged.loss))
     return guards
 
 
@@ -442,12 +442,3 @@ def _guards(
             "Guard()."
         )
     return {code: given[code] for code in languages}
-
-
-def _n_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _median(values: Float64[Tensor, " text"]) -> float:
-    """Median; texts without a loss do not count. NaN: there are no texts."""
-    return float(values.nanquantile(0.5)) if len(values) else math.nan

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from interp.inference.intervals import wilson
 from interp.results.display import Cells, Shown
 
@@ -73,3 +76,13 @@ class Rate(Shown):
     def interval(self) -> tuple[float, float]:
         """Lower and upper end; zero and one where `of` is zero."""
         return wilson(self.value, self.of, self.level)
+
+
+def n_bytes(text: str) -> int:
+    """Length in UTF-8, in which no character is lost."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def median(values: Float64[Tensor, " text"]) -> float:
+    """Median; texts without a loss do not count. NaN: there are no texts."""
+    return float(values.nanquantile(0.5)) if len(values) else math.nan

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.stats import ActivationMoments
 from interp.interventions.row_edits import ReroutingEdit, RoutingEdit, RowEdit
+from interp.interventions.unit_edits import UnitEdit
 from interp.models.any_model import AnyModel, as_model
 from interp.models.as_transformer_lens import Hook
 from interp.models.mixture_model import ROW_KINDS, MixtureModel
@@ -327,12 +327,14 @@ class Change:
         for site in sorted(masks, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
             for layer in masks[site].any(dim=1).nonzero().flatten().tolist():
                 name, mask = model.rows_site(layer, _kind(site)), masks[site][layer]
+                shift = self.edit.shift[site][layer] if site in self.edit.shift else None
                 if isinstance(model, MixtureModel) and _kind(site) in ROW_KINDS:
-                    shift = self.edit.shift[site][layer] if site in self.edit.shift else None
                     cls = {"routing": RoutingEdit, "rerouting": ReroutingEdit}.get(site, RowEdit)
                     hooks.append((name, cls(model, self.edit.factor, shift, mask, self.tokens)))
                     continue
-                hook = _EditHook(model, self.edit, site, layer, mask, self.tokens)
+                hook = UnitEdit(
+                    model, layer, self.edit.factor, shift, mask, self.tokens, site == "act"
+                )
                 if hook.times_linear:
                     hooks.append((model.site(layer, "pre_linear"), hook.keep_linear))
                 hooks.append((name, hook))
@@ -409,58 +411,3 @@ def _changes_logits(model: NeuronModel, change: Change, prompt: str) -> bool:
     tokens: Tokens = "all" if change.tokens == "generated" else change.tokens
     with model.hooks(Change(change.units, change.edit, tokens).hooks(model)):
         return not torch.equal(before, model.logits(ids))
-
-
-class _EditHook:
-    """The edit of one site in one layer, as a hook."""
-
-    def __init__(
-        self,
-        model: NeuronModel,
-        edit: Edit,
-        site: Site,
-        layer: int,
-        mask: Tensor,
-        tokens: Tokens,
-    ) -> None:
-        device = model.layer_device(layer)
-        self._model, self._factor = model, edit.factor
-        self._tokens: Tokens = tokens
-        self._units = mask.to(device).nonzero().flatten()
-        self._shift: Tensor | None = None
-        if site in edit.shift:
-            values = edit.shift[site][layer].to(device)
-            self._shift = values[self._units].to(model.dtype)
-        self.times_linear = site == "act" and model.gated and self._shift is not None
-        self._linear: Tensor | None = None
-
-    def keep_linear(self, values: Tensor, hook: Any) -> None:
-        """Record the linear branch: a constant c at act(gate) is c · linear at the output."""
-        self._linear = values
-
-    def __call__(self, values: Tensor, hook: Any) -> Tensor:
-        edited = None
-        if self._tokens != "all":
-            edited = self._model.positions(values.shape[1], self._tokens)
-            if not edited.any():
-                return values
-        flat = values
-        if values.ndim == 4:
-            flat = rearrange(values, "batch pos head unit -> batch pos (head unit)")
-        units = self._units.to(flat.device)  # an offloaded layer may be stored elsewhere
-        old = flat.index_select(-1, units)
-        new = torch.zeros_like(old) if self._factor == 0 else self._factor * old
-        if self._shift is not None:
-            new = new + self._added(units, old)
-        if edited is not None and not edited.all():
-            new = new.where(rearrange(edited, "batch pos -> batch pos 1").to(new.device), old)
-        return flat.index_copy(-1, units, new).view_as(values)
-
-    def _added(self, units: Tensor, like: Tensor) -> Tensor:
-        assert self._shift is not None
-        shift = self._shift.to(like)
-        if not self.times_linear:
-            return shift
-        assert self._linear is not None, "the linear branch is computed before the product"
-        linear, self._linear = self._linear.index_select(-1, units), None
-        return shift * linear
