@@ -34,9 +34,8 @@ from interp.commands.write import Write
 
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
-    "Find the neurons of a multilingual language model that are specific to a language, and those "
-    "that languages share. Start with `interp demo`; then run `interp doctor`, `collect` and "
-    "`find` on your own model."
+    "Find the neurons of a multilingual model that belong to a language, and those that languages "
+    "share. Start with `interp demo`; on your own model, `doctor`, `collect` and `find`."
 )
 
 
@@ -107,8 +106,10 @@ SECTIONS: dict[str, dict[str, type]] = {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},
         **{"bake": Bake, "adapter": Adapter},
     },
-    "Tasks": {"evaluate": Evaluate, "share": Share, "attribute": Attribute},
-    "Prompts": {"patch": Patch, "lens": Lens},
+    "Tasks and prompts": {
+        **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},
+        **{"patch": Patch, "lens": Lens},
+    },
     "Output": {"page": Page, "figure": Figure, "report": Report},
 }
 COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
@@ -122,7 +123,7 @@ def overview() -> str:
         for name, command in section.items():
             summary = (inspect.getdoc(command) or "").split("\n\n")[0]
             lines.append(f"  {name:<10}  {' '.join(summary.split())}")
-    return "\n".join([*lines, "", "For details of a command: interp COMMAND --help", ""])
+    return "\n".join([*lines, "For details of a command: interp COMMAND --help", ""])
 
 
 def chosen(arguments: Sequence[str]) -> Any:

@@ -277,18 +277,10 @@ def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
 
 
 def test_a_model_without_mlp_neurons_is_refused(tmp_path, capsys):
-    from transformers import MixtralConfig, MixtralForCausalLM
+    from transformers import MambaConfig, MambaForCausalLM
 
-    config = MixtralConfig(
-        vocab_size=tiny_models.N_VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=2,
-    )
-    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    config = MambaConfig(vocab_size=tiny_models.N_VOCAB, hidden_size=32, num_hidden_layers=2)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
     tiny_models.tokenizer().save_pretrained(tmp_path)
     assert "cannot be read neuron by neuron" in refused(["doctor", str(tmp_path)], capsys)
 

@@ -110,4 +110,4 @@ def test_both_halves_patch_alike(ran: dict[str, Any]):
     assert (change - ran["change"]).abs().max() < 1e-3
     assert change.abs().max() > 1
     assert len(ran["axes"].get_yticklabels()) == change.shape[1]
-    assert ran["ax"].get_ylabel() == "Span, answer"
+    assert ran["ax"].get_ylabel() == "Span"

@@ -753,7 +753,9 @@ class TestExpertsOff:
             edited = mixture.logits(ids)
         with by_loops(mixture, {}, reweigh):
             expected = mixture.logits(ids)
-        assert min(lost[0], lost[1], lost[2]) > 0
+        assert lost[1] > 0
+        # DeepSeek chooses within groups of two, of which one is off.
+        assert name_of(mixture) == "deepseek_v3" or min(lost[0], lost[2]) > 0
         assert (expected - before).abs().max() > 0.1
         torch.testing.assert_close(edited, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(mixture.logits(ids), before)

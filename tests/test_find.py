@@ -146,7 +146,7 @@ def test_a_run_without_special_tokens_is_planned_as_it_always_was(place: Path):
 
 
 def test_options_of_sentences_go_with_sentences(place: Path, tmp_path: Path, capsys):
-    arguments = ["collect", str(place / "model"), "--out", str(tmp_path)]
+    arguments = ["collect", str(place / "model"), "--text", "babel", "--out", str(tmp_path)]
     for more in (["--n-sentences", "5"], ["--special-tokens"]):
         assert "need --sentences" in refused([*arguments, *more], capsys)
     said = refused([*arguments, "--sentences", "pre", "--tokens", "5000"], capsys)

@@ -33,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [json.dumps(row | {"id": name, "text": f"der Hund {name}"}) for name in "abc"]
         (folder / "task" / f"{code}.jsonl").write_text("\n".join(rows))
     reading = ["--model", str(folder / "model"), "--text", str(folder / "text"), *KNOBS]
-    cli.main(["collect", *reading, "--moments", "--out", str(folder / "run")])
+    cli.main(["collect", *reading, "--moments", "--keep-pieces", "--out", str(folder / "run")])
     cli.main(["find", str(folder / "run"), "--fraction", "0.1", "--busy-quantile", "0.5"])
     return folder
 

@@ -510,13 +510,10 @@ class TestLoading:
         from interp.models.load import load
 
         small = {"vocab_size": N_VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
-        configs = [
-            transformers.MixtralConfig(
-                **small, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2
-            ),
+        for config in (
             transformers.MambaConfig(**small),
-        ]
-        for config in configs:
+            transformers.Mamba2Config(**small, num_heads=4, head_dim=16),
+        ):
             folder = tmp_path / config.model_type
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
             tiny_models.tokenizer().save_pretrained(folder)

@@ -466,7 +466,7 @@ def test_the_heat_map_has_the_tokens_on_its_axis(open_model):
     assert len(set(found.spans)) > 2
     ax = interp.plots.patching(found.to_frame())
     assert [label.get_text() for label in ax.get_yticklabels()] == list(found.spans)
-    assert ax.get_title(loc="left") == "Change in the metric"
+    assert ax.figure.axes[-1].get_xlabel() == "Change in the metric"  # below the colors
     shown = ax.collections[0].get_array()
     expected = rearrange(found.value[0, 0, ..., 0] - found.unpatched, "layer span -> span layer")
     assert torch.tensor(shown.data).reshape(expected.shape).allclose(expected)

@@ -54,6 +54,7 @@ CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
 NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Condition", "Contents", "InMemory", "Pass"}
 NO_RESULTS |= {"Picture", "PatchSource", "RecordedSources", "TableKind"}
+NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Route", "Rows"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -181,6 +182,9 @@ def made() -> dict[str, Any]:
     """One of each, by the name of its class."""
     prompts, clusters = ("a", "b"), torch.tensor([0, 1])
     found = [
+        interp.scores.Routing(
+            chosen=whole(2, 3, 2, 4), tokens=torch.full((2, 3), 2**15), languages=CODES
+        ),
         interp.selections.RateChange(
             before=real(3, 2, 8),
             change=estimate(3, 2, 8),

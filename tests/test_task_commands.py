@@ -217,6 +217,7 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
         return integrated_gradients(*given, **settings)
 
     monkeypatch.setattr("interp.evaluations.category_attribution.integrated_gradients", counted)
+    monkeypatch.setattr("interp.commands.common.OnRay.goes_ahead", lambda *_: True)  # no trial
     command.run()
     assert len(calls) == len(CODES)  # one item in every language
     again = CategorySums.load(tmp_path / "sums.safetensors")
@@ -265,6 +266,7 @@ def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
 
     with monkeypatch.context() as patched:
         patched.setattr(Ending, "run", full)
+        patched.setattr("interp.commands.common.OnRay.goes_ahead", lambda *_: True)  # no trial
         with pytest.raises(ValueError, match=r"too small for one variant .* are kept"):
             command.run()
     first = tmp_path / "pieces" / "00000.safetensors"

@@ -30,10 +30,8 @@ _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
 class Collect:
     """Count, for each language, the tokens on which each neuron fires.
 
-    To resume, run the same command again. To use four machines, run it with --shard 1/4 to 4/4,
-    then `interp merge`; to use a cluster, with --ray.
+    Run it again to resume. On four machines: --shard 1/4 to 4/4, then `interp merge`.
 
-        interp collect                             # babel, on its own sentences
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
 
@@ -91,8 +89,7 @@ class Collect:
     """Also keep means and spreads, for edits that set values."""
 
     sentences: tuple[Kind, ...] = ()
-    """Read line by line and average these sites over each line, for `interp find --method
-    precision`.
+    """Average these sites over each line, for --method precision.
 
     Kojima et al. search the outputs of all linear layers: pre pre_linear mlp_out q k v attn_out.
     The sites in attention need --attention hooked. Lines longer than --block-length tokens are

@@ -45,11 +45,6 @@ class Evaluate:
     choice: ModelChoice
     """The model that the neurons were found in."""
 
-    neurons_of: Path | None = None
-    """Take the neurons of this run, of a model of this shape.
-
-    The model, text and means are still of the run; both models must have the same shape."""
-
     tasks: tuple[str, ...] = ()
     """babel/fact_completion, babel/statements, babel/word_translation, or folders of
     <language>.jsonl; for Babel by default the first."""
@@ -64,6 +59,11 @@ class Evaluate:
     """Also ask facts held out of training in the language.
 
     Only Babel's tasks mark them."""
+
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape.
+
+    The model, text and means are still of the run; both models must have the same shape."""
 
     bos: Bos | None = None
     """auto, none, document, block; by default the run\'s.

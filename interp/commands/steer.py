@@ -29,9 +29,8 @@ from interp.text.labels import check_labels
 class Steer:
     """Generate text with a language's neurons edited.
 
-    Baselines: the unedited model, as many random neurons, a prompt that names the language, and a
-    push of the residual stream. Only good texts count: long enough, not repetitive, as likely as
-    natural text. Run it again to resume.
+    Beside it: no edit, random neurons, the language named in the prompt, a residual push. Only good
+    texts count. Run it again to resume.
 
         interp steer results/demo --to de ja --edit replace
         interp steer results/sentences/neurons-precision.json --to ja --edit median
@@ -54,10 +53,8 @@ class Steer:
     """Languages to steer to; by default all of the run."""
 
     edit: Literal["replace", "add", "difference", "median"] = "difference"
-    """difference: add the language's mean minus the mean of the others; add: add its mean;
-    replace: set to its mean; median: set units of any site to its median.
-
-    The last is that of Kojima et al."""
+    """difference: add the mean minus that of the others; add: add the mean; replace: set to it;
+    median: set units of any site to theirs."""
 
     strength: float = 1.0
     """Factor of the added mean, and of the residual push."""
@@ -79,7 +76,7 @@ class Steer:
     """Beginning of every text; by default empty."""
 
     rate_matched: bool = False
-    """Also a control of neurons that fire nearly as often, as many in every layer."""
+    """Also random neurons that fire nearly as often."""
 
     residual_layer: int | None = None
     """Layer of the residual push; by default the middle one."""

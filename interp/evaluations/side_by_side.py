@@ -21,7 +21,12 @@ from interp.text.tokens import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide(Shown):
-    """Texts that continue one prompt, under several changes and with the same seeds."""
+    """Texts that continue one prompt, under several changes and with the same seeds.
+
+    >>> off = {"off": neurons.change("de", interp.deactivate)}
+    >>> interp.evaluations.write_side_by_side(model, "Der", off, n=2, max_new_tokens=4)
+    SideBySide(2 texts under each of nothing, off, after 'Der')
+    """
 
     prompt: str
     """What the texts continue; special tokens, as of a chat template, are spelled out."""

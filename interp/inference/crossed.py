@@ -35,9 +35,9 @@ def mean_over_crossed(
     Zero: all examples are equal.
 
     >>> language, seed = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    >>> values = torch.tensor([0.5, 0.7, 0.6, 0.8])
+    >>> values = torch.tensor([0.5, 0.75, 0.5, 0.75])
     >>> interp.inference.mean_over_crossed(values, language, seed).value.item()
-    0.65
+    0.625
     """
     numbers, sizes = zip(*(cluster_numbers(len(values), x) for x in (first, second)), strict=True)
     both = numbers[0] * sizes[1] + numbers[1]

@@ -206,8 +206,8 @@ def public_name(name: str) -> str:
 
 
 def hub_name(name: str) -> str | None:
-    """The name of a model on the hub; None: it is a folder, or Babel."""
-    return None if name == "babel" or Path(name).is_dir() else name
+    """The name of a model on the hub; None: it is a folder, a file, or Babel."""
+    return None if name == "babel" or Path(name).exists() else name
 
 
 def _front_matter(name: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from interp.plots import fonts
 from interp.plots.style import DOUBLE, SINGLE, Table, canvas, in_order, page_width, points, small
 
-_TALLEST = 8.0
-"""Inches of rows that a page holds."""
+_PAGE, _TALLEST = 9.4, 8.0
+"""Inches of a page, and of the rows on it."""
 
 _DIGIT, _LETTER = 0.62, 0.57
 """Mean widths of the characters of a number and of a label, as shares of the font's size."""
@@ -92,14 +92,14 @@ def grid_for(
     with_numbers = n_characters > 0 and across[1] >= number
     wide = across[0] < number if with_numbers else across[0] < 1.5
     width, across_one = widths[wide], across[wide]
-    tallest = 72 * _TALLEST / len(row_labels)
+    upright = _fit(column_labels, range(len(column_labels)), letter, across_one)
+    around = 52 + (0 if upright else letter * max(map(len, column_labels)))
+    tallest = min(72 * _TALLEST, 72 * _PAGE - around) / len(row_labels)
     if with_numbers:
         down = min(max(across_one, 11.0), 7.0 + 1.5 * small() * n_lines, max(tallest, 9.0))
     else:
         down = min(9.5, tallest)
-    upright = _fit(column_labels, range(len(column_labels)), letter, across_one)
-    turned = 0 if upright else letter * max(map(len, column_labels))
-    height = max((len(row_labels) * down + turned + 52) / 72, 1.5)
+    height = max((len(row_labels) * down + around) / 72, 1.5)
     return Grid(width=width, height=height, across=across_one, down=down, with_numbers=with_numbers)
 
 

@@ -60,7 +60,7 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
     changed = table[table["off"] != NOTHING]
     off = in_order(changed["off"])
     rows, columns = fonts.shown(off), fonts.shown(codes)
-    grid = grid_for(len(codes), rows, columns)
+    grid = grid_for(len(codes), rows * len(tasks), columns)  # one page for all panels
     wide = [
         changed[changed["task"] == task]
         .pivot(index="off", columns="language", values="drop")
@@ -69,7 +69,7 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
         for task in tasks
     ]
     paint = around_zero(*wide)
-    height = grid.height * len(tasks)
+    height = grid.height + 0.4 * (len(tasks) - 1)
     mesh: Any = None
     with panels(ax, tasks, "accuracy_lost", grid.width, height) as axes:
         for panel, task, values in zip(axes, tasks, wide, strict=True):

@@ -43,7 +43,7 @@ class LogLines:
         self._log = log
 
     def write(self, drawing: str) -> None:
-        if (line := drawing) and drawing.replace("\x1b[A", "").strip():
+        if line := drawing.replace("\x1b[A", "").strip():
             self._log.write(line + "\n")
 
     def flush(self) -> None:

@@ -64,7 +64,7 @@ def read_changes(
     >>> file = folder / "change.json"
     >>> file.write_text('[{"neurons": "de", "edit": "deactivate"},'
     ...     ' {"neurons": {"3": [17, 204]}, "edit": "scale", "strength": 2}]')
-    105
+    104
     >>> [change.edit for change in interp.selections.read_changes(file, neurons)]
     [Edit('deactivate', factor 0), Edit('scale by 2', factor 2)]
     """
