@@ -409,6 +409,7 @@ def test_the_keyboard_alone_reaches_everything(saved):
         assert page.locator("#map button[tabindex='0']").count() == 1
         page.keyboard.press("Enter")
         assert page.inner_text("#status") == "1 of 5 neurons"
+        page.wait_for_function("() => document.querySelector('h2').innerText.endsWith(' 40')")
         assert page.inner_text("h2") == "Layer 1, neuron 40"
         assert page.evaluate(active + "title") == "layer 1, Chinese: 1"
         page.keyboard.press("Enter")
