@@ -58,7 +58,7 @@ class Demo:
             ("Which neurons fire for one language or two?", Find(out, fraction=0.03)),
             (
                 "With a language's neurons off, which language suffers?",
-                Deactivate(out, ModelChoice(), tokens=4000, n_draws=1),
+                Deactivate(out, ModelChoice(), tokens=2560, n_draws=1),
             ),
         ]
 
