@@ -24,6 +24,7 @@ many of branch, family and script they do not share.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +223,8 @@ def correlation_of(
 
     def without(row: int | None) -> Tensor:
         kept = [other for other in range(len(overlap)) if other != row]
+        if len(kept) < 3:  # one pair has no correlation
+            return torch.tensor(math.nan, dtype=torch.float64)
         one, other = torch.triu_indices(len(kept), len(kept), offset=1)
         pairs = [matrix[kept][:, kept][one, other].double() for matrix in (overlap, distance)]
         return torch.corrcoef(torch.stack(pairs))[0, 1]
