@@ -124,7 +124,8 @@ def test_other_text_has_no_half_that_the_run_read(base, tmp_path, capsys):
     cli.main([*arguments, "--n-draws", "1", "--out", str(tmp_path / "out")])
     assert "documents" not in capsys.readouterr().out.splitlines()[0]
     alone = json.loads((tmp_path / "out" / "run.json").read_text())["corpora"]
-    half = json.loads((base / "run" / "deactivate" / "run.json").read_text())["corpora"]
+    cli.main([*arguments[:2], "--n-draws", "1", "--out", str(tmp_path / "own")])
+    half = json.loads((tmp_path / "own" / "run.json").read_text())["corpora"]
     assert alone != half
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from interp.results.words import Attention, Bos, Split
+from interp.text.sources import BABEL_LABELS, SUFFIXES
 
 Value = TypeVar("Value")
 
-BABEL_LANGUAGES = ("en", "de", "fr", "es", "zh", "ja")
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _DTYPES = ("float32", "bfloat16", "float16")
 _OTHER_HALF: dict[Split, Split] = {"all": "all", "train": "held_out", "held_out": "train"}
 _SAID = {
@@ -136,7 +135,7 @@ def is_run(path: Path) -> bool:
 def labels_of_task(source: str) -> tuple[str, ...]:
     """The labels of a text or task: the names of the files in its folder, in their order."""
     if source == "babel" or source.startswith("babel/"):
-        return BABEL_LANGUAGES
+        return BABEL_LABELS
     files = sorted(Path(source).glob("*")) if Path(source).is_dir() else []
     names = [file.name for file in files if file.name.endswith(SUFFIXES)]
     if not names:

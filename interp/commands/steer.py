@@ -194,7 +194,4 @@ class Steer:
             means = run_of(self.neurons).sentence_means
             return interp.override(interp.interventions.sentence_medians(means, code))
         moments = run_of(self.neurons).moments
-        if self.edit == "replace":
-            return interp.replace(moments, code, self.site)
-        change = {"add": interp.add, "difference": interp.difference_of_means}[self.edit]
-        return change(moments, code, self.strength, self.site)
+        return interp.selections.edit_towards(moments, code, self.edit, self.strength, self.site)

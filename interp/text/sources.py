@@ -20,7 +20,7 @@ BABEL_LABELS = ("en", "de", "fr", "es", "zh", "ja")
 
 _BABEL = Path(__file__).parents[1] / "babel"
 _MOST_NAMED = 40  # files in the error about a missing one
-_SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def labels_in(source: TextSource) -> tuple[str, ...]:
     if source == "babel":
         return BABEL_LABELS
     folder = _folder(source, "parallel")
-    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
-    pattern = "|".join(re.escape(suffix) for suffix in _SUFFIXES)
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+    pattern = "|".join(re.escape(suffix) for suffix in SUFFIXES)
     labels = tuple(dict.fromkeys(re.sub(rf"({pattern})$", "", name) for name in names))
     if not labels:
         raise FileNotFoundError(
@@ -265,13 +265,13 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
 
 
 def _find(folder: Path, language: str) -> Path:
-    paths = [folder / f"{language}{suffix}" for suffix in _SUFFIXES]
+    paths = [folder / f"{language}{suffix}" for suffix in SUFFIXES]
     existing = [path for path in paths if path.is_file()]
     if len(existing) > 1:
         names = " and ".join(path.name for path in existing)
         raise ValueError(f"{folder} holds {names}: keep one, since it is unclear which to read.")
     if not existing:
-        others = sorted(path.name for path in folder.iterdir() if path.name.endswith(_SUFFIXES))
+        others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
         there = ", ".join(others[:_MOST_NAMED]) or "no such file"
         there += f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
         raise FileNotFoundError(
