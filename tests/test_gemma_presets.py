@@ -85,7 +85,6 @@ def test_a_study_reads_other_text_and_tasks_in_more_languages(name: str):
     reads_text = name not in ("map_shared_neurons", "attribute_neurons")
     assert found.study.text == ("news" if reads_text else "babel")
     many = {
-        "deactivate_neurons": gemma.MANY,
         "detect_languages": gemma.MANY,
         "map_shared_neurons": gemma.MANY_TASKS,
     }
