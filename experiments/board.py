@@ -1,20 +1,98 @@
-"""The scoreboard: what was put up, on what, how it came out, and what is not covered.
+"""Which published claims hold, on published files, on the shipped model and on a real one?
 
-Everything is counted from the claims that were measured and from claims/*.toml; only what no
-command does is listed by hand, in not_covered.md.
+    python -m experiments.board     # writes the page again, from what was measured before
+
+Reads   results/*/{babel,gemma}/**/claims.json, if they are there, and those of published files;
+        experiments/measured, claims/*.toml, not_covered.md
+Writes  experiments/measured/{published,babel,gemma}/<study>.json, docs/scoreboard.md; its summary
+        in README.md, between <!-- scoreboard --> and <!-- /scoreboard -->
+
+Everything is counted from the claims that were measured and from what is stated; only what no
+command does is listed by hand, in not_covered.md. What was measured is kept beside the statements,
+so that the page can be made without any model.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from experiments.runner import CLAIMS, stated
-from interp.inference.claims import Claim, Verdict, false_discovery_rates, markdown, tally
+from experiments.runner import CLAIMS, EXPERIMENTS, stated
+from interp.inference.claims import (
+    Claim,
+    Verdict,
+    false_discovery_rates,
+    load_claims,
+    markdown,
+    measured_in_short,
+    save_claims,
+    tally,
+)
 from interp.inference.statements import Statement
+from interp.reports.sections import claims_in
+from interp.results import artifacts
 
-NOT_COVERED = Path(__file__).parent / "not_covered.md"
+NOT_COVERED = EXPERIMENTS / "not_covered.md"
+MEASURED = EXPERIMENTS / "measured"
+PAGE = EXPERIMENTS.parent / "docs" / "scoreboard.md"
+README = EXPERIMENTS.parent / "README.md"
+MARKS = "<!-- scoreboard -->", "<!-- /scoreboard -->"
+
+COLUMNS: Mapping[str, str] = {
+    "published": "published masks and texts",
+    "babel": "Babel",
+    "gemma": "Gemma 3 270M",
+}
+"""Presets whose claims are kept, and what they are about; studies of published files have none."""
+
 RATE = 0.05
 """Verdicts whose false discovery rate is above this are named."""
+
+Kept = Mapping[str, Sequence[Claim]]
+"""What was measured, by preset."""
+
+
+# ---------------------------------------------------------------- what was measured
+
+
+def studies(results: Path, preset: str) -> list[tuple[str, Path]]:
+    """The studies with results, and their folders, in the order of experiments/README.md.
+
+    A study of published files has no presets: its results are directly in its folder.
+    """
+    index = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    order = list(dict.fromkeys(re.findall(r"python -m experiments\.(\w+)", index)))
+    found = []
+    for folder in sorted(results.iterdir()) if results.is_dir() else []:
+        if not (EXPERIMENTS / f"{folder.name}.py").is_file():
+            continue
+        if (folder / preset).is_dir():
+            found.append((folder.name, folder / preset))
+        elif (folder / "claims.json").is_file():
+            found.append((folder.name, folder))
+    rank = {name: number for number, name in enumerate(order)}
+    return sorted(found, key=lambda study: rank.get(study[0], len(rank)))
+
+
+def keep(results: Path, measured: Path = MEASURED) -> None:
+    """Copy the claims of finished studies to where the page is made from."""
+    for preset in COLUMNS:
+        for study, folder in studies(results, preset):
+            published = (folder / "claims.json").is_file() and folder.parent == results
+            if published == (preset == "published") and (claims := claims_in([folder])):
+                save_claims(claims, measured / preset / f"{study}.json")
+
+
+def kept(measured: Path = MEASURED) -> dict[str, list[Claim]]:
+    """The claims that were kept, by preset."""
+    return {
+        preset: [
+            claim
+            for path in sorted((measured / preset).glob("*.json"))
+            for claim in load_claims(path)
+        ]
+        for preset in COLUMNS
+    }
 
 
 def every_statement() -> tuple[Statement, ...]:
@@ -24,18 +102,20 @@ def every_statement() -> tuple[Statement, ...]:
     )
 
 
-def unmeasured(claims: Sequence[Claim], statements: Sequence[Statement]) -> tuple[Statement, ...]:
-    """Statements without a claim: their study was not run since the rule was written.
+def judges(claim: Claim, statement: Statement) -> bool:
+    return claim.stated_as == statement.name and claim.command == statement.command
 
-    A claim's name contains that of its statement, beside the model or task it was tested on.
-    """
+
+def unmeasured(claims: Sequence[Claim], statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    """Statements without a claim: their study was not run since the rule was written."""
     return tuple(
         statement
         for statement in statements
-        if not any(
-            statement.name in claim.name and statement.command == claim.command for claim in claims
-        )
+        if not any(judges(claim, statement) for claim in claims)
     )
+
+
+# ---------------------------------------------------------------- the page
 
 
 def counts(claims: Sequence[Claim]) -> str:
@@ -85,19 +165,99 @@ def waiting(statements: Sequence[Statement]) -> str:
     return "\n".join(lines)
 
 
-def board(claims: Sequence[Claim], statements: Sequence[Statement] | None = None) -> str:
+def by_model(measured: Kept, statements: Sequence[Statement]) -> str:
+    """A Markdown table: a row for each statement, a column for each model, verdicts and values."""
+    columns = [preset for preset in COLUMNS if measured.get(preset)]
+    lines = [
+        f"| claim | {' | '.join(COLUMNS[preset] for preset in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for statement in statements:
+        cells = [
+            "<br>".join(
+                outcome(claim, measured[preset])
+                for claim in measured[preset]
+                if judges(claim, statement)
+            )
+            for preset in columns
+        ]
+        if any(cells):
+            says = next(
+                claim.statement
+                for preset in columns
+                for claim in measured[preset]
+                if judges(claim, statement)
+            )
+            lines.append(f"| {says} *{statement.source}* | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def outcome(claim: Claim, others: Sequence[Claim]) -> str:
+    """The verdict and the number; with what it is about, if that differs in the column."""
+    about = "" if len({other.on for other in others}) == 1 else f"{claim.on}: "
+    return f"{about}**{claim.verdict}**, {measured_in_short(claim)}".replace("|", "\\|")
+
+
+def summary(measured: Kept) -> str:
+    """A Markdown table of a few lines: how many claims on what, by verdict."""
+    verdicts = get_args(Verdict)
+    lines = [f"| claims about | tested | {' | '.join(verdicts)} |", "|---" * 6 + "|"]
+    for preset, title in COLUMNS.items():
+        found = [claim.verdict for claim in measured.get(preset, ())]
+        numbers = [len(found), *(found.count(verdict) for verdict in verdicts)]
+        lines.append(f"| {title} | {' | '.join(map(str, numbers))} |")
+    return "\n".join(lines)
+
+
+def page(measured: Kept, statements: Sequence[Statement] | None = None) -> str:
     """The whole scoreboard in Markdown."""
     statements = every_statement() if statements is None else statements
+    claims = [claim for preset in COLUMNS for claim in measured.get(preset, ())]
     left = unmeasured(claims, statements)
-    first = f"**{tally(claims)}.** {measured_from(claims)} {doubtful(claims)}"
-    parts = [first, counts(claims)]
+    parts = [
+        "# Scoreboard",
+        "<!-- Written by python -m experiments.board: change the claims, not this page. -->",
+        "What the three papers claim, and this project beside them, with the rule that decides it "
+        "stated before anything was measured (`experiments/claims`). A claim holds only beyond its "
+        "bar and beyond its control.",
+        f"**{tally(claims)}.** {measured_from(claims)} {doubtful(claims)}",
+        summary(measured),
+        "## By claim",
+        by_model(measured, statements),
+        "## By paper",
+        counts(claims),
+    ]
     if left:
-        parts.append(
-            f"Not measured yet by the present rules: {len(left)} of the {len(statements)} "
-            f"statements in `experiments/claims`.\n\n{waiting(left)}"
-        )
-    parts.append(NOT_COVERED.read_text(encoding="utf-8").strip())
-    table = (
-        f"<details><summary>All {len(claims)} claims.</summary>\n\n{markdown(claims)}\n\n</details>"
-    )
-    return "\n\n".join([*parts, table])
+        parts += [
+            "## Not measured yet",
+            f"By the present rules, {len(left)} of the {len(statements)} statements:",
+            waiting(left),
+        ]
+    parts += ["## Not covered", NOT_COVERED.read_text(encoding="utf-8").strip()]
+    for preset, title in COLUMNS.items():
+        if measured.get(preset):
+            parts += [f"## Every number: {title}", markdown(measured[preset])]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_summary(text: str, measured: Kept) -> str:
+    """A text whose part between the marks is the summary; the rest stays as it is."""
+    first, last = MARKS
+    if not re.search(f"{first}.*{last}", text, re.DOTALL):
+        raise ValueError(f"README.md has no place for the scoreboard: put {first} and {last} in.")
+    marked = f"{first}\n{summary(measured)}\n{last}"
+    return re.sub(f"{first}.*{last}", lambda _: marked, text, flags=re.DOTALL)
+
+
+def main(results: Path = Path("results")) -> None:
+    """Keep what the studies measured, and write the page and README's summary."""
+    keep(results)
+    found = kept()
+    readme = with_summary(README.read_text(encoding="utf-8"), found)
+    artifacts.write_text(PAGE, page(found))
+    artifacts.write_text(README, readme)
+    print(f"{tally([claim for claims in found.values() for claim in claims])}: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,36 +1,32 @@
 """What did all the studies find, and which published claims hold?
 
     python -m experiments.report tiny
-    python -m experiments.report babel     # a minute, after the studies; changes README.md
+    python -m experiments.report babel     # a minute, after the studies
     python -m experiments.report gemma     # results/report-gemma.html
     python -m experiments.report paper
 
 Reads   results/<study>/<preset>/**: claims.json, tables; questions from the studies' first lines
-Writes  results/report.html; for the shipped model the scoreboard in README.md, between
-        <!-- scoreboard --> and <!-- /scoreboard -->
+Writes  results/report.html
 
 Studies without results are left out. Tables too long to read are listed, not printed.
 """
 
 import ast
 import datetime
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.board import board
-from experiments.runner import chosen
-from interp.inference.claims import Claim, tally
+from experiments.board import studies
+from experiments.runner import EXPERIMENTS, chosen
+from interp.inference.claims import tally
 from interp.plots.files import read_table
 from interp.reports.kinds import kind_of
 from interp.reports.report import Section, write_report
 from interp.reports.sections import claims_in, files_in, origin_of, table_section
 from interp.results import artifacts
 
-EXPERIMENTS = Path(__file__).parent
 MADE = ("model", "versions", "commit")
 """Metadata that a study's runs share."""
 
@@ -51,41 +47,16 @@ class Config:
     out: Path = Path("results/report.html")
     """The report."""
 
-    readme: Path | None = None
-    """File that also gets the scoreboard; None: none does."""
-
 
 PRESETS = {
     "tiny": ("Results of the `tiny` presets: does every part run?", Config("tiny")),
-    "babel": (
-        "The studies of the shipped model; their claims go into README.md.",
-        Config("babel", readme=Path("README.md")),
-    ),
+    "babel": ("The studies of the shipped model.", Config("babel")),
     "gemma": (
         "The studies of Gemma 3 270M.",
         Config("gemma", out=Path("results/report-gemma.html")),
     ),
     "paper": ("Results of the `paper` presets, for every model they ran on.", Config("paper")),
 }
-
-
-def studies(results: Path, preset: str) -> list[tuple[str, Path]]:
-    """The studies with results, and their folders, in the order of experiments/README.md.
-
-    A study of published files has no presets: its results are directly in its folder.
-    """
-    index = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    order = list(dict.fromkeys(re.findall(r"python -m experiments\.(\w+)", index)))
-    found = []
-    for folder in sorted(results.iterdir()) if results.is_dir() else []:
-        if not (EXPERIMENTS / f"{folder.name}.py").is_file():
-            continue
-        if (folder / preset).is_dir():
-            found.append((folder.name, folder / preset))
-        elif (folder / "claims.json").is_file():
-            found.append((folder.name, folder))
-    rank = {name: number for number, name in enumerate(order)}
-    return sorted(found, key=lambda study: rank.get(study[0], len(rank)))
 
 
 def question(study: str) -> tuple[str, str]:
@@ -138,19 +109,6 @@ def section_of(study: str, folder: Path, preset: str) -> Section:
     return Section(title, text, tuple(pictures), tables, command | made)
 
 
-def into_readme(claims: Sequence[Claim], readme: Path) -> None:
-    """Replace the text between the scoreboard marks; the rest stays as it is."""
-    text = readme.read_text(encoding="utf-8")
-    pattern = r"<!-- scoreboard -->.*<!-- /scoreboard -->"
-    if not re.search(pattern, text, re.DOTALL):
-        raise ValueError(
-            f"{readme} has no place for the scoreboard: put <!-- scoreboard --> and "
-            "<!-- /scoreboard --> on lines of their own."
-        )
-    marked = f"<!-- scoreboard -->\n{board(claims)}\n<!-- /scoreboard -->"
-    artifacts.write_text(readme, re.sub(pattern, lambda _: marked, text, flags=re.DOTALL))
-
-
 def main(config: Config) -> None:
     finished = studies(config.results, config.preset)
     if not finished:
@@ -170,8 +128,6 @@ def main(config: Config) -> None:
         origin={"command": f"python -m experiments.report {config.preset}"}
         | artifacts.provenance(),
     )
-    if config.readme is not None:
-        into_readme(claims, config.readme)
     print(f"{len(finished)} studies, {tally(claims)}: {config.out}")
 
 

@@ -29,7 +29,8 @@ from interp.inference.statements import Measurement, Statement, judged, read_sta
 from interp.results import artifacts
 from interp.results.words import Attention
 
-CLAIMS = Path(__file__).parent / "claims"
+EXPERIMENTS = Path(__file__).parent
+CLAIMS = EXPERIMENTS / "claims"
 
 
 @dataclass(frozen=True, kw_only=True)

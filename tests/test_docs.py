@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from docs import make
-from experiments import report
 from interp import cli
 
 ROOT = Path(__file__).parents[1]
@@ -167,12 +166,6 @@ def test_the_version_is_the_same_everywhere():
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert newest
     assert {cited["version"], newest[1]} == {project["version"]}
-
-
-def test_the_headline_is_that_of_the_figure():
-    assert report.headline(ROOT / "figures") in README.read_text(encoding="utf-8"), (
-        "run python -m experiments.report babel"
-    )
 
 
 # ---------------------------------------------------------------- beside plain TransformerLens

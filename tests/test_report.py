@@ -568,10 +568,8 @@ def study_results(folder: Path) -> Path:
 
 
 def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Path):
-    results, readme = study_results(tmp_path / "results"), tmp_path / "README.md"
-    readme.write_text("above\n<!-- scoreboard -->\nformer\n<!-- /scoreboard -->\nbelow\n")
-    out = tmp_path / "report.html"
-    study_report.main(study_report.Config("tiny", results, out, readme))
+    results, out = study_results(tmp_path / "results"), tmp_path / "report.html"
+    study_report.main(study_report.Config("tiny", results, out))
     page = Page(out.read_text(encoding="utf-8"))
     assert "Which languages suffer when one language's neurons are switched off" in page.text
     assert "Tang et al. (2024) find" in page.text
@@ -580,20 +578,9 @@ def test_a_study_is_told_by_its_question_its_tables_and_its_claims(tmp_path: Pat
     assert "large.csv (99 rows)" in page.text
     assert ["98"] not in page.rows
     assert "Which neurons are shared between languages" not in page.text  # not run with this preset
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("above\n<!-- scoreboard -->\n**1 claim: 1 holds.** Measured with code")
-    assert text.endswith("\n<!-- /scoreboard -->\nbelow\n")
-    assert "former" not in text
-    study_report.into_readme([CLAIM], readme)
-    assert readme.read_text(encoding="utf-8") == text
 
 
-def test_a_readme_without_a_place_and_results_without_a_study_are_refused(tmp_path: Path):
-    readme = tmp_path / "README.md"
-    readme.write_text("no marks")
-    with pytest.raises(ValueError, match="has no place for the scoreboard"):
-        study_report.into_readme([CLAIM], readme)
-    assert readme.read_text() == "no marks"
+def test_results_without_a_study_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no study with the preset paper"):
         study_report.main(study_report.Config("paper", study_results(tmp_path / "results")))
 
@@ -671,41 +658,94 @@ def test_a_refused_style_would_be_seen(tmp_path: Path):
     assert any("Content Security Policy" in error for error in seen.errors)
 
 
+def statement(name: str, command: str = "python -m nothing") -> Statement:
+    words = {"source": "Somebody (2024)", "measures": "a number", "holds": "above 0"}
+    words |= {"over": "documents", "no_control": "none", "says": f"It is so: {name}."}
+    return Statement(name=name, command=command, **words)
+
+
+STATED = [
+    statement("diagonal"),
+    statement("diagonal", "python -m another"),
+    statement("diagonal-size"),
+]
+HERE = replace(CLAIM, name="xnli-diagonal", stated_as="diagonal", commit="12")
+
+
+def test_a_statement_waits_until_a_claim_of_its_own_name_and_command_was_measured():
+    assert study_board.unmeasured([HERE], STATED) == tuple(STATED[1:])
+    size = replace(HERE, stated_as="diagonal-size")
+    assert study_board.unmeasured([size], STATED) == tuple(STATED[:2])  # not by a part of its name
+    assert study_board.unmeasured([], STATED) == tuple(STATED)
+
+
 def test_the_board_counts_by_paper_and_model_and_says_what_waits():
-    stated = [
-        Statement(
-            name=name,
-            says="It is so.",
-            source="Somebody (2024)",
-            measures="a number",
-            holds="above 0",
-            over="documents",
-            no_control="none",
-            command=command,
-        )
-        for name, command in (
-            ("diagonal", "python -m nothing"),
-            ("diagonal", "python -m another"),
-            ("size", "python -m nothing"),
-        )
-    ]
-    here = replace(CLAIM, name="xnli-diagonal", commit="12")
-    claims = [here, replace(here, name="b", on="elsewhere", bar=0.5), replace(here, control=0.2)]
-    assert study_board.unmeasured(claims, stated) == tuple(stated[1:])
-    assert study_board.unmeasured([], stated) == tuple(stated)
+    claims = [HERE, replace(HERE, name="b", on="elsewhere", bar=0.5), replace(HERE, control=0.2)]
     counted = study_board.counts(claims).splitlines()
     assert counted[0] == (
         "| paper | on | put up | holds | no more than its control | does not hold | cannot tell |"
     )
     assert counted[2] == "| Somebody (2024) | a made-up model | 2 | 1 | 1 | 0 | 0 |"
     assert counted[3] == "| Somebody (2024) | elsewhere | 1 | 0 | 0 | 1 | 0 |"
-    shown = study_board.board(claims, stated)
-    assert "Not measured yet by the present rules: 2 of the 3 statements" in shown
+    shown = study_board.page({"gemma": claims}, STATED)
+    assert "2 of the 3 statements" in shown
     assert "- `python -m another`: diagonal" in shown
     assert "All were measured with committed code." in shown
     assert "Not covered by any command" in shown
-    dirty = study_board.board([replace(here, commit="12-dirty")], stated)
+    dirty = study_board.page({"babel": [replace(HERE, commit="12-dirty")]}, STATED)
     assert "Measured with code that is not that of a commit: xnli-diagonal." in dirty
+
+
+def test_the_board_has_a_row_for_each_statement_and_a_column_for_each_model():
+    other = replace(HERE, on="Gemma, facts", low=-1.0)
+    measured = {"babel": [HERE], "gemma": [other, replace(other, on="Gemma, pairs")]}
+    table = study_board.by_model(measured, STATED).splitlines()
+    assert table[0] == "| claim | Babel | Gemma 3 270M |"
+    (row,) = table[2:]
+    claim, babel, gemma = row.strip("| ").split(" | ")
+    assert claim == f"{CLAIM.statement} *Somebody (2024)*"
+    assert babel.startswith("**holds**, ")
+    assert gemma.startswith("Gemma, facts: **cannot tell**, ")
+    assert "<br>Gemma, pairs: **cannot tell**" in gemma
+    counted = study_board.summary(measured).splitlines()
+    assert counted[3] == "| Babel | 1 | 1 | 0 | 0 | 0 |"
+    assert counted[4] == "| Gemma 3 270M | 2 | 0 | 0 | 0 | 2 |"
+
+
+def test_what_was_measured_is_kept_by_model_and_the_page_made_again(tmp_path: Path):
+    results, measured = tmp_path / "results", tmp_path / "measured"
+    for folder, name in (
+        ("deactivate_neurons/babel", "a"),
+        ("deactivate_neurons/gemma/gemma3-270m", "b"),
+        ("deactivate_neurons/tiny", "c"),
+        ("read_published_masks", "d"),
+    ):
+        save_claims([replace(HERE, name=name)], results / folder / "claims.json")
+    study_board.keep(results, measured)
+    found = study_board.kept(measured)
+    names = {preset: [claim.name for claim in claims] for preset, claims in found.items()}
+    assert names == {"published": ["d"], "babel": ["a"], "gemma": ["b"]}
+    study_board.keep(tmp_path / "nothing", measured)  # what was kept stays
+    assert study_board.kept(measured) == found
+
+
+def test_the_summary_replaces_what_stands_between_the_marks():
+    first, last = study_board.MARKS
+    text = f"above\n{first}\nformer\n{last}\nbelow\n"
+    written = study_board.with_summary(text, {"babel": [HERE]})
+    assert written.startswith(f"above\n{first}\n| claims about |")
+    assert written.endswith(f"|\n{last}\nbelow\n")
+    assert "former" not in written
+    assert study_board.with_summary(written, {"babel": [HERE]}) == written
+    with pytest.raises(ValueError, match="no place for the scoreboard"):
+        study_board.with_summary("no marks", {})
+
+
+def test_the_page_and_the_readme_are_what_was_measured():
+    found = study_board.kept()
+    assert study_board.PAGE.read_text(encoding="utf-8") == study_board.page(found)
+    readme = study_board.README.read_text(encoding="utf-8")
+    assert study_board.with_summary(readme, found) == readme
 
 
 def test_the_board_names_what_holds_and_may_be_a_false_discovery():

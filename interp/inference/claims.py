@@ -100,6 +100,9 @@ class Claim(Shown):
     degrees_of_freedom: float = math.nan
     """Of the t intervals. NaN: they are others, and p-values come from the normal distribution."""
 
+    stated_as: str = ""
+    """Name of its statement, which may be tested on several models or tasks; empty: it has none."""
+
     commit: str = ""
     """Commit of the code that measured it, with "-dirty" if files had changed; empty: unknown."""
 

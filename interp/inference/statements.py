@@ -168,7 +168,8 @@ def _judged(
         raise ValueError(
             f"{statement.name}: no value is given for {error}, only for {list(words)}."
         ) from None
-    other_fields |= {"name": name.format(claim=statement.name), "on": statement.on or on}
+    other_fields |= {"name": name.format(claim=statement.name), "stated_as": statement.name}
+    other_fields["on"] = statement.on or on
     other_fields |= {"source": statement.source, "command": statement.command, "control": control}
     other_fields |= {"side": statement.side, "bar": statement.bar_for(control)}
     other_fields |= _difference(measurement)
