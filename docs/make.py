@@ -100,13 +100,14 @@ def selectors() -> str:
             "`interp find RUN --method NAME`, or in Python `interp.selections.select(run, NAME)`. "
             "[Which to choose](../guides/choosing_a_method.md).",
             "",
-            "| name | in tables | chooses | needs | settings | equally many per language |",
+            "| name | in tables | chooses | needs | settings | size can be set |",
             "|---|---|---|---|---|---|",
             *lines,
             "",
             "*needs*: what `interp collect` must keep while it reads. *settings*: what changes its "
-            "choice. Every method gives a `NeuronSelection`, with the same files, controls and "
-            "edits.",
+            "choice. *size can be set*: by `--n` for every language, so that methods can be "
+            "compared at equal size. Every method gives a `NeuronSelection`, with the same files, "
+            "controls and edits.",
             "",
             "What a setting means:",
             "",
