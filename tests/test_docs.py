@@ -1,6 +1,7 @@
 """README and the pages of docs/: their code runs, their links lead somewhere, and what follows from
 the code or from results is as it is there."""
 
+import ast
 import io
 import re
 import shlex
@@ -20,7 +21,7 @@ from docs import make
 from interp import cli
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+DOCS, INTERP = ROOT / "docs", ROOT / "interp"
 README = ROOT / "README.md"
 PAGE = DOCS / "guides" / "beside_transformerlens.md"
 GENERATED = make.pages()
@@ -158,6 +159,28 @@ def test_every_public_name_and_every_option_has_its_place():
     assert "::: interp.collect\n" in top
     assert "::: interp.select_by_entropy\n" in top
     assert "::: interp.counting\n" not in top  # a folder has a page of its own
+
+
+def raised() -> list[str]:
+    """The sentences of all errors that the library raises, {} where something is filled in."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in INTERP.rglob("*.py")]
+    strings = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    filled = [
+        "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in string.values)
+        for string in strings
+    ]
+    plain = [
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
+    ]
+    return [*filled, *(text for text in plain if isinstance(text, str))]
+
+
+def test_every_refusal_that_is_explained_is_one_of_ours():
+    page = (DOCS / "guides" / "when_it_refuses.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    sentences = raised()
+    assert len(quoted) >= 15
+    assert [words for words in quoted if not any(words in text for text in sentences)] == []
 
 
 def test_the_version_is_the_same_everywhere():
