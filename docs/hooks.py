@@ -31,11 +31,6 @@ PAGES = {
 }
 """File of the checkout → page of the site."""
 
-PICTURES = {
-    f"figures/{path.name}": f"figures/{path.name}"
-    for path in sorted((ROOT / "figures").glob("*.png"))
-}
-
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 KINDS = {"polyneuron": "with polyneuron", "plain": "with TransformerLens and torch alone"}
@@ -46,12 +41,8 @@ def on_files(files: Files, config: Any) -> Files:
     for source, page in PAGES.items():
         content = page_of(ROOT / source)
         files.append(File.generated(config, page, content=content))
-    for source, target in PICTURES.items():
-        files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
-    for source in PAGES:
-        if source.endswith(".ipynb"):
-            for name, picture in pictures_of(ROOT / source).items():
-                files.append(File.generated(config, name, content=picture))
+    for name, picture in PICTURES.items():
+        files.append(File.generated(config, name, content=picture))
     return files
 
 
@@ -87,11 +78,11 @@ def with_links(text: str, source: str, page: str) -> str:
             return match[0]
         path, _, anchor = address.partition("#")
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        target = PAGES.get(file) or PICTURES.get(file)
+        target = PAGES.get(file) or (file if file in PICTURES else None)
         if target is None and file.startswith("docs/"):
             target = file.removeprefix("docs/")
         if target is None:  # a file of the checkout that is no page
-            return label if label.startswith("`") else f"{label} (`{file}`)"
+            return f"`{file}`" if label.strip("`") in file else f"{label} (`{file}`)"
         relative = posixpath.relpath(target, posixpath.dirname(page) or ".")
         return f"{picture}[{label}]({relative}{'#' if anchor else ''}{anchor})"
 
@@ -133,19 +124,28 @@ def _output(output: dict[str, Any], picture: str) -> str:
         table = re.search(r"<table.*</table>", html, re.DOTALL)
         if table:
             lines = (line.strip() for line in table[0].splitlines())
-            return '<div class="output">' + "".join(lines) + "</div>"
+            plain = re.sub(r"<table[^>]*>", "<table>", "".join(lines))  # styled as all tables here
+            return f'<div class="output">{plain}</div>'
     text = "".join(data.get("text/plain", output.get("text", "")))
     return f'```text title="output"\n{text.rstrip()}\n```' if text.strip() else ""
 
 
-def pictures_of(source: Path) -> dict[str, bytes]:
-    """The pictures among a notebook's outputs, by their names in the site."""
-    found = {}
-    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
-    for number, cell in enumerate(cells):
-        for k, output in enumerate(cell.get("outputs", ())):
-            picture = output.get("data", {}).get("image/png")
-            if picture:
-                name = f"notebooks/{source.stem}-{number}-{k}.png"
-                found[name] = base64.b64decode("".join(picture))
+def pictures() -> dict[str, bytes]:
+    """The figures, and the pictures among the outputs of notebooks, by their names in the site."""
+    found = {
+        f"figures/{path.name}": path.read_bytes()
+        for path in sorted((ROOT / "figures").glob("*.png"))
+    }
+    for source in PAGES:
+        if not source.endswith(".ipynb"):
+            continue
+        cells = json.loads((ROOT / source).read_text(encoding="utf-8"))["cells"]
+        for number, cell in enumerate(cells):
+            for k, output in enumerate(cell.get("outputs", ())):
+                if picture := output.get("data", {}).get("image/png"):
+                    name = f"{source.removesuffix('.ipynb')}-{number}-{k}.png"
+                    found[name] = base64.b64decode("".join(picture))
     return found
+
+
+PICTURES = pictures()
