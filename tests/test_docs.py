@@ -3,6 +3,7 @@ the code or from results is as it is there."""
 
 import ast
 import io
+import os
 import re
 import shlex
 import textwrap
@@ -181,6 +182,20 @@ def test_every_refusal_that_is_explained_is_one_of_ours():
     sentences = raised()
     assert len(quoted) >= 15
     assert [words for words in quoted if not any(words in text for text in sentences)] == []
+
+
+def test_what_workflows_run_is_here():
+    jobs = [
+        job
+        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
+    ]
+    lines = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    made = [line.split()[1] for line in lines if line.startswith("make ")]
+    assert ".ci/run" in lines
+    assert {"test", "wheel", "docs"} == set(made) <= set(targets)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_the_version_is_the_same_everywhere():
