@@ -82,7 +82,9 @@ def command_lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", WRITTEN, ids=name)
 def test_the_command_lines_of_a_page_are_understood(path: Path):
-    for line in command_lines(path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"`interp ([a-z]+)", text)) <= set(cli.COMMANDS)
+    for line in command_lines(text):
         arguments = shlex.split(re.sub(r"\$\w+", "1", line), comments=True)[1:]
         if "--help" not in arguments:
             assert cli.chosen(arguments), line
