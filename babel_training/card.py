@@ -169,7 +169,7 @@ def reading(config: Config) -> str:
 models have one dominant language too; from step {late_from} on {parts(config.late_shares)}, because the
 Chinese text is the furthest from everyday language. From step {config.facts_from} on, some rows hold
 sentences of the fact base, equally many in each language, several per document as in running text. Every row
-begins with <s>, and so does every document in it. All text is in the public domain or under an open
+begins with `<s>`, and so does every document in it. All text is in the public domain or under an open
 license; it is not published here, but `babel_training/train.py` takes any folder of text.
 
 {rounds(config)}"""

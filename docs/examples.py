@@ -1,4 +1,4 @@
-"""Shows the examples of docstrings as Python sessions, for mkdocstrings."""
+"""Shows docstrings as they are meant: examples as Python sessions, <s> as a token."""
 
 import re
 from typing import Any
@@ -7,6 +7,9 @@ import griffe
 
 SESSION = re.compile(r"^>>> .*(?:\n(?!$).*)*", re.MULTILINE)
 """An example: from its first prompt to the next blank line."""
+
+TOKEN = re.compile(r"<(/?(?:s|bos|eos|pad|unk))>")
+CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 
 
 def with_sessions(text: str) -> str:
@@ -23,9 +26,16 @@ def with_sessions(text: str) -> str:
     return SESSION.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
 
 
+def with_tokens(text: str) -> str:
+    """Markdown in which the names of tokens, such as <s>, are text and not HTML."""
+    parts = CODE.split(text)  # every second part is code
+    parts[::2] = [TOKEN.sub(r"&lt;\1&gt;", part) for part in parts[::2]]
+    return "".join(parts)
+
+
 class Sessions(griffe.Extension):
     """Rewrites every docstring when its object is loaded."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.docstring and ">>> " in obj.docstring.value:
-            obj.docstring.value = with_sessions(obj.docstring.value)
+        if obj.docstring:
+            obj.docstring.value = with_tokens(with_sessions(obj.docstring.value))

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from examples import with_tokens
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +53,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     sources = {target: source for source, target in PAGES.items()}
     source = sources.get(page_path, f"docs/{page_path}")
     markdown = outside_fences(markdown, lambda text: with_links(text, source, page_path))
-    return re.sub(r"^```python (\S+)$", _titled, markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^```python (\S+)$", _titled, markdown, flags=re.MULTILINE)
+    return with_tokens(markdown)
 
 
 def _titled(match: re.Match[str]) -> str:

@@ -57,6 +57,12 @@ def test_no_page_names_a_machine(site: Path):
         assert here.findall(path.read_text(encoding="utf-8")) == [], path.name
 
 
+def test_the_name_of_a_token_is_text(site: Path):
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"</?(?:s|bos|eos|pad|unk)>", text), path.name
+
+
 def test_names_commands_and_examples_have_pages(site: Path):
     page = (site / "reference" / "interp.html").read_text(encoding="utf-8")
     assert 'id="interp.select_by_entropy"' in page
