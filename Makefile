@@ -12,7 +12,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TWO := -n 2 --dist worksteal
 
 .PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce real real-notice bench
-.PHONY: architectures
+.PHONY: architectures docs
 .PHONY: gpu clean
 
 demo: $(VENV)/ready
@@ -58,6 +58,14 @@ bench: $(VENV)/ready
 	$(BIN)/python -m tests.campaigns.faults bench
 	$(BIN)/python -m benchmarks.tables
 
+# The site, in build/site: open index.html. A broken link or a missing name fails; no page asks the network for anything.
+docs: .venv-docs/ready
+	SOURCE_DATE_EPOCH=0 NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+.venv-docs/ready: constraints/docs.txt
+	@PYTHON="$(PYTHON)" NEEDED_MB=400 sh constraints/install.sh .venv-docs constraints/docs.txt
+	@touch $@
+
 # Redraws every figure from its CSV, without a model.
 figures: $(VENV)/ready
 	$(BIN)/python figures/redraw.py
@@ -97,4 +105,4 @@ gpu:
 	touch $(VENV)/unlocked $(VENV)/ready
 
 clean:
-	rm -rf $(VENV) .venv-* results
+	rm -rf $(VENV) .venv-* build results

@@ -1,16 +1,15 @@
-"""Write Babel's card, and its table in the README, from the measurements.
+"""Write Babel's card from the measurements.
 
     python -m babel_training.card      # a second
 
 Reads   measure/measured.json, measure/history.json, train/cpu/curve.csv of results/babel_training
-Writes  interp/babel/README.md; the part of README.md between the two babel marks;
+Writes  interp/babel/README.md;
         tests/babel_logits.safetensors, against which other machines check how they read the weights
 """
 
 import csv
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from babel_training.measure import PROMPT_WORDS, share_with_interval
 from babel_training.recipe import PRESETS, Config
 from interp.results import artifacts
 
-README = Path(__file__).parents[1] / "README.md"
 RECIPES = Path("results/babel_training/search/table.csv")
 SOURCES = {
     "eltec": ("novels 1840-1920 (en de fr es), European Literary Text Collection", "public domain"),
@@ -171,7 +169,7 @@ def reading(config: Config) -> str:
 models have one dominant language too; from step {late_from} on {parts(config.late_shares)}, because the
 Chinese text is the furthest from everyday language. From step {config.facts_from} on, some rows hold
 sentences of the fact base, equally many in each language, several per document as in running text. Every row
-begins with <s>, and so does every document in it. All text is in the public domain or under an open
+begins with `<s>`, and so does every document in it. All text is in the public domain or under an open
 license; it is not published here, but `babel_training/train.py` takes any folder of text.
 
 {rounds(config)}"""
@@ -379,12 +377,6 @@ def main(results: Path = Path("results/babel_training")) -> None:
     text = card(measured, history, results / "train" / "cpu" / "curve.csv")
     artifacts.write_text(BABEL / "README.md", text)
     store_logits(Path(__file__).parents[1] / "tests" / "babel_logits.safetensors")
-    readme = README.read_text(encoding="utf-8")
-    marked = f"<!-- babel -->\n{neurons(measured['neurons'])}\n<!-- /babel -->"
-    artifacts.write_text(
-        README,
-        re.sub(r"<!-- babel -->.*<!-- /babel -->", lambda _: marked, readme, flags=re.DOTALL),
-    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Write the tables of both READMEs from benchmarks/results/*.json.
+"""Write the tables of both READMEs, and numbers in docs/, from benchmarks/results/*.json.
 
     python -m benchmarks.tables
 
 Reads   benchmarks/results/*.json, which the benchmarks write
 Writes  benchmarks/README.md and README.md, between <!-- name --> and <!-- /name -->, and the
-        numbers of these results in the sentences of README.md
+        numbers of these results in the sentences of two guides in docs/
 """
 
 import math
@@ -40,6 +40,10 @@ from interp.results import artifacts
 
 ROOT = Path(__file__).parents[1]
 READMES = (ROOT / "benchmarks" / "README.md", ROOT / "README.md")
+GUIDES = (
+    ROOT / "docs" / "guides" / "cluster.md",
+    ROOT / "docs" / "guides" / "memory_and_time.md",
+)
 
 
 # ---------------------------------------------------------------- derived rows
@@ -276,80 +280,65 @@ def block(all_records: Records, command: str, *parts: Part) -> str:
 
 COST = """\
 counting firings over text | the bare Hugging Face forward pass | {counts} of its time
-counts and moments | the same | {moments}
 reading with neurons off; writing with neurons off | the untouched model | {reading}; {writing}
 the perplexity matrix of languages off x languages read | the bare loss passes it needs | {matrix}
-integrated gradients of all neurons of all layers, 20 steps | plain forward passes of the prompt \
-| {forwards} of them
-the same | the steps of each layer as a batch of prompts | {loop} x faster
-average precision of every unit for every language | scikit-learn, unit by unit \
-| {numba} x faster (numba), {numpy} x (numpy)
-patching every layer x every token; the last token, {layers} layers | `{peer}` \
-| {every_token} x; {last_token:.1f} x faster"""
+integrated gradients of all neurons of all layers, 20 steps | the steps of each layer as \
+a batch of prompts | {loop} x faster"""
 
 
 def cost(all_records: Records) -> str:
     """The table of costs in README.md, and a sentence on memory."""
 
-    def medians(name: str, way: str, case: str = "", form: str = "{:.2f}") -> str:
+    def medians(name: str, way: str, case: str = "") -> str:
         rows = [row for row in all_records[name].where(way=way) if row["case"].startswith(case)]
-        rows = [row for row in rows if "float64" not in row["case"]]  # no model gives float64
-        return span((row["median"] for row in rows), form)
+        return span((row["median"] for row in rows), "{:.2f}")
 
     llama = [row for row in attributions(all_records["attribution"]) if row["family"] == "Llama"]
-    patching = all_records["patching"]
-    every_token = patching.where(way=PEER, sweep="every token")
-    last = max(patching.where(way=PEER, sweep="last token"), key=lambda row: row["layers"])
     lines = COST.format(
         counts=medians("collect", COUNTS),
-        moments=medians("collect", MOMENTS),
         reading=medians("interventions", "deactivate", "reading"),
         writing=medians("interventions", "deactivate", "writing"),
         matrix=medians("perplexity", MATRIX),
-        forwards=span((row["forwards"] for row in llama), "{:.2g}"),
         loop=span((row["loop"] for row in llama), "{:.0f}"),
-        numba=medians("average_precision", NUMBA, form="{:.0f}"),
-        numpy=medians("average_precision", NUMPY, form="{:.0f}"),
-        every_token=span((row["median"] for row in every_token), "{:.1f}"),
-        last_token=last["median"],
-        layers=last["layers"],
-        peer=PEER,
     ).splitlines()
     growing = growth([all_records["collect-memory"]])
     return f"{table(cells(' | compared with | ratio'), map(cells, lines))}\n\n{growing}."
 
 
-def sentence_numbers(all_records: Records) -> dict[str, int]:
-    """Numbers in the sentences of README.md, by patterns that match nothing else."""
+def sentence_numbers(path: Path, all_records: Records) -> dict[str, int]:
+    """Numbers in the sentences of a guide, by patterns that match nothing else."""
     *_, total = fates(all_records["faults"])
     largest = max(abs(row["ratio"] - 1) for row in planned(all_records["plan"]))
-    return {
+    of_cluster = {
         r"(?<=Of )\d+(?=\s+injected\s+faults)": total["injected"],
         r"\d+(?= runs\s+continued\s+and\s+\d+\s+stopped)": total["equal"],
         r"(?<=continued and )\d+(?= stopped)": total["stopped"],
-        r"(?<=within )\d+(?= % of \w+ measured runs)": round(100 * largest),
     }
+    of_plan = {r"(?<=within )\d+(?= % of \w+ measured runs)": round(100 * largest)}
+    return dict(zip(GUIDES, (of_cluster, of_plan), strict=True)).get(path, {})
 
 
 # ---------------------------------------------------------------- writing the files
 
 
 def blocks(path: Path, all_records: Records) -> dict[str, str]:
-    """The blocks of one of the two files, by the names of their marks."""
+    """The blocks of one of the files, by the names of their marks."""
+    if path in GUIDES:
+        return {}
     if path == ROOT / "README.md":
         return {"cost": cost(all_records)}
     return {name: block(all_records, *spec) for name, spec in BLOCKS.items()}
 
 
 def updated(path: Path, text: str, all_records: Records) -> str:
-    """The text of one of the two files, with current numbers."""
+    """The text of one of the files, with current numbers."""
     text = with_blocks(text, blocks(path, all_records))
-    return with_numbers(text, sentence_numbers(all_records)) if path == ROOT / "README.md" else text
+    return with_numbers(text, sentence_numbers(path, all_records))
 
 
 def main() -> None:
     all_records = load_all()
-    for path in READMES:
+    for path in (*READMES, *GUIDES):
         text = path.read_text(encoding="utf-8")
         if (new := updated(path, text, all_records)) != text:
             artifacts.write_text(path, new)

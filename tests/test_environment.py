@@ -20,7 +20,8 @@ from tests.conftest import LOCK
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 OF_EVERY_ENVIRONMENT = {"pip", "setuptools", "wheel"}
 """What a new environment holds by itself; `pip freeze` leaves it out too."""
 
@@ -86,6 +87,7 @@ def test_the_locks_meet_what_the_project_asks_for() -> None:
     assert unmet(dev, pins(CONSTRAINTS / "transformer-lens-3.9.txt")) == []
     everything = [each for extra in extras.values() for each in extra]
     assert unmet(dev + everything, pins(CONSTRAINTS / "all.txt")) == []
+    assert unmet(PYPROJECT["dependency-groups"]["docs"], pins(CONSTRAINTS / "docs.txt")) == []
     assert unmet(["numpy>=2"], {"numpy": "1.26.4"}) == unmet(["numpy>=2"], {}) == ["numpy>=2"]
 
 
@@ -96,6 +98,7 @@ def test_the_locks_differ_only_in_what_they_are_for() -> None:
     assert {"ray", "lm-eval", "jupyterlab"} <= all_extras.keys() - dev.keys()
     assert Version(older["transformer-lens"]).release[:2] == (3, 9)
     assert dev["torch"] == older["torch"] == all_extras["torch"]
+    assert "torch" not in pins(CONSTRAINTS / "docs.txt")  # a site needs no model
 
 
 def test_a_lock_names_no_address_and_no_build_for_gpus() -> None:

@@ -16,7 +16,7 @@ from interp.runs.locks import hold_lock
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, blocks, files, made_up
 
-# The script of the README, but for the model and text.
+# The script of docs/guides/cluster.md, but for the model and text.
 RECIPE = """#!/bin/bash
 #SBATCH --array=1-4 --gpus=1 --cpus-per-task=4 --requeue
 interp collect {model} --text {text} --languages {languages} --out {out} {settings} \\

@@ -1,0 +1,54 @@
+"""README's headline is that of a figure, of the real model as soon as its matrix is there."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.headline import MARKS, ROOT, headline, main
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A README with marks, and the table of a figure."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "README.md").write_text("above\n{}\nformer\n{}\nbelow\n".format(*MARKS))
+    rows = [("nothing", "de", False, 0, 0.0, None), ("de", "de", True, 9, 0.5, 0.01)]
+    rows += [("de", "nl", False, 9, 0.25, None), ("nl", "nl", True, 7, 0.1, 0.02)]
+    rows += [("nl", "de", False, 7, 0.05, None)]
+    columns = ["off", "read", "own", "neurons", "increase", "random"]
+    table = tmp_path / "figures" / "perplexity_matrix-babel.csv"
+    pd.DataFrame(rows, columns=columns).to_csv(table, index=False)
+    return tmp_path
+
+
+def test_the_headline_is_of_the_real_model_if_its_matrix_is_there(root: Path):
+    figures = root / "figures"
+    shipped = headline(figures).replace("\n", " ")
+    assert "(figures/perplexity_matrix-babel.png)" in shipped
+    assert "**0.3 nats** per token on average, on the other languages by **0.15**" in shipped
+    assert "9 neurons of German off cost it 0.5 nats, Dutch 0.25" in shipped
+    assert "as many random neurons cost it 0.01." in shipped
+    table = (figures / "perplexity_matrix-babel.csv").read_text()
+    (figures / "perplexity_matrix-gemma.csv").write_text(table)
+    real = headline(figures)
+    assert "(figures/perplexity_matrix-gemma.png)" in real
+    assert "In Gemma 3 270M" in real
+
+
+def test_it_replaces_what_stands_between_the_marks(root: Path):
+    main(root)
+    text = (root / "README.md").read_text()
+    assert text.startswith(f"above\n{MARKS[0]}\n![")
+    assert text.endswith(f"\n{MARKS[1]}\nbelow\n")
+    assert "former" not in text
+    main(root)
+    assert (root / "README.md").read_text() == text
+    (root / "README.md").write_text("no marks")
+    with pytest.raises(ValueError, match="no place for the headline"):
+        main(root)
+
+
+def test_the_readme_has_the_headline_of_the_figure():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert headline(ROOT / "figures") in text, "run python -m experiments.headline"
