@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from interp.cli import main
 from interp.commands.page import Page
 from interp.counting.collect import Keep, collect
 from interp.counting.stats import FiringStats
@@ -295,6 +296,35 @@ def test_the_page_knows_where_documents_start(model, tmp_path):
         first = opened.locator(".context p").first.inner_text()
         assert re.fullmatch(r"[^¶]*\.(¶[^¶]+)+", first)
         assert seen.errors == []
+
+
+def test_the_figure_of_a_neuron_has_the_rates_of_the_page(run, made, tmp_path, capsys):
+    main(["figure", str(run), "--neuron", "L1N40", "l2n9", "--out", str(tmp_path)])
+    assert "2 figures (.pdf)" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"neuron_rates-{name}.{ending}" for name in ("L1N40", "L2N9") for ending in ("csv", "pdf")
+    }
+    table = pd.read_csv(tmp_path / "neuron_rates-L1N40.csv")
+    (row,) = (row for row in made.index["neurons"] if row[:2] == [1, 40])
+    assert table["language"].tolist() == list(LANGUAGES)
+    for name, values in zip(("rate", "low", "high"), row[2:5], strict=True):
+        assert table[name].tolist() == pytest.approx(values, rel=1e-4)
+    assert table["belongs"].tolist() == [code in ("zh", "ja") for code in LANGUAGES]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["neuron_rates"], r"Of which neuron\? Name it, as in --neuron L5N7"),
+        (["overlap", "--neuron", "L1N4"], "--neuron draws neuron_rates and not overlap"),
+        (["--neuron", "1.4"], "--neuron is '1.4': give a layer and a neuron"),
+        (["--neuron", "L3N4"], "There is no neuron L3N4 in .*, which has layers 0 to 2 of"),
+    ],
+)
+def test_a_neuron_that_is_not_there_is_not_drawn(run, more, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(["figure", str(run), *more])
+    assert re.search(sentence, capsys.readouterr().err)
 
 
 # ---------------------------------------------------------------- in a browser
