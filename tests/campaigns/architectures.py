@@ -72,8 +72,8 @@ SIZES: Mapping[str, int] = {
 }
 """What a configuration calls its sizes, and how large they are here."""
 
-MROPE = [2, 3, 3]
-"""Of half a head: time, height, width."""
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+"""Rotary embeddings of time, height and width, which share half a head."""
 
 DEEPSEEK = {
     **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
@@ -83,6 +83,8 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(
         ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "sarvam_mla", "youtu"), DEEPSEEK
     ),
+    **dict.fromkeys(("glm_ocr_text", "hunyuan_vl_text", "paddleocr_vl_text"), MROPE),
+    **dict.fromkeys(("qwen2_5_omni_text", "qwen2_5_vl_text"), MROPE),
     "falcon": {"head_dim": None, "new_decoder_architecture": True},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "gptj": {"rotary_dim": 8},
@@ -133,7 +135,6 @@ def _shrunk(kind: Any, special: Mapping[str, Any]) -> Any:
     default = kind()
     renamed = getattr(default, "attribute_map", {})
     sizes = {key: size for key, size in SIZES.items() if _has(default, key) and key not in renamed}
-    sizes |= {"rope_parameters": rope} if (rope := _rope(default)) else {}
     sizes = {key: size for key, size in {**sizes, **special}.items() if size is not None}
     inner = {name: getattr(default, name, None) for name in getattr(kind, "sub_configs", {})}
     parts = {
@@ -142,14 +143,6 @@ def _shrunk(kind: Any, special: Mapping[str, Any]) -> Any:
         if part is not None
     }
     return kind(**sizes, **parts)
-
-
-def _rope(config: Any) -> dict[str, Any] | None:
-    """Rotary embeddings of three axes, whose sections share half a head; None: of one axis."""
-    rope = getattr(config, "rope_parameters", None)
-    if not isinstance(rope, dict) or not rope.get("mrope_section"):
-        return None
-    return {**rope, "mrope_section": MROPE}
 
 
 def _has(config: Any, key: str) -> bool:
