@@ -16,7 +16,8 @@ from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
 from interp.scores.methods import METHODS, Settings
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.agreement import jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import (
     select,
     select_by_entropy,

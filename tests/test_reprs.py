@@ -212,6 +212,7 @@ def made() -> dict[str, Any]:
             row=whole(3, 2, 2048, 2).int() % 5,
             position=whole(3, 2, 2048, 2).int(),
             ids=whole(5, 8).int(),
+            starts=whole(5, 8).bool(),
             length=whole(5),
             number=whole(5),
             sources=("x",) * 5,

@@ -126,6 +126,8 @@ def test_killed_between_two_deletions_the_rest_is_no_harm(run):
     assert not run.status().missing
     assert run.verify().bad == {}
     assert run.firing.n_shards == 5
+    assert run.tidy() == (kept / pieces[0].name).stat().st_size  # and the next one deletes it
+    assert not (run.folder / "pieces").exists()
 
 
 def test_the_command_tidies_unless_told_to_keep(tmp_path, capsys):

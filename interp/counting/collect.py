@@ -354,7 +354,8 @@ class _Reading:
         rows = self.corpora.rows[language]
         number = (rows.shard == shard).nonzero().flatten()
         sources = tuple(rows.source[row] for row in number.tolist())
-        own = Rows(rows.ids[number], rows.length[number], rows.shard[number], sources)
+        starts = None if rows.starts is None else rows.starts[number]
+        own = Rows(rows.ids[number], rows.length[number], rows.shard[number], sources, starts)
         text = Corpora(
             rows={language: own},
             languages=(language,),

@@ -80,7 +80,7 @@ class PieceSizes:
             means=4 * units * rows,
             signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,
             contexts=12 * neurons * keep.contexts,
-            text=rows * (4 * row_tokens + 16) if keep.contexts else 0,
+            text=rows * (5 * row_tokens + 16) if keep.contexts else 0,
             names=rows * _SOURCE if by_row else 0,
         )
 

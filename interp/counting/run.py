@@ -374,10 +374,13 @@ class Run(Shown):
         """
         if "sentence_means" in self.kept:
             raise ValueError(f"{self._folder} keeps sentence means, which are in its pieces alone.")
-        if is_tidied(self._folder):
-            return 0
-        self.merge()
         pieces = [piece_path(self._folder, *piece) for piece in self.status().done]
+        if is_tidied(self._folder):
+            pieces = [path for path in pieces if path.exists()]  # left by one that was killed
+            if not pieces:
+                return 0
+        else:
+            self.merge()
         results = [self._path(name) for name in self.kept]
         return remove_pieces(self._folder, pieces, results)
 

@@ -197,8 +197,8 @@ class Weights:
     def _no_bias(self, name: str) -> ValueError:
         return ValueError(
             f"{self.model.architecture} has no {name} to hold a constant, nor can its config "
-            "switch one on: only a factor (deactivate, scale) can be written there; "
-            "for constants use intervene."
+            "switch one on: only a factor (deactivate, scale) can be written there; for constants "
+            "use intervene, or write a push as a control vector (docs/serving.md)."
         )
 
     def _copy(self, name: str, transposed: bool) -> Tensor:
