@@ -51,7 +51,7 @@ architectures: $(VENV)/ready
 	env OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.architectures
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
-BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision
+BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision distributions
 bench: $(VENV)/ready
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name bench || exit; done
 	for name in collect caches attribution; do $(BIN)/python -m benchmarks.$$name bench --memory || exit; done

@@ -24,6 +24,7 @@ from benchmarks import (
     average_precision,
     caches,
     collect,
+    distributions,
     full_size,
     gemma,
     gpu,
@@ -390,6 +391,14 @@ def test_the_loops_give_the_numbers_of_integrated_gradients(tmp_path: Path):
     assert relative_difference(ours, at_the_end) < 1e-3
 
 
+def test_distributions(tmp_path: Path):
+    record = toy(distributions, tmp_path)
+    assert [row["languages"] for row in record.where(way=distributions.TREE)] == [4, 9]
+    for table in distributions.overlaps(6, 50):
+        split = distributions.weakest_link(table)
+        assert torch.equal(split.across, distributions.every_split(table))
+
+
 def test_average_precision(tmp_path: Path):
     record = toy(average_precision, tmp_path)
     assert max(row["difference"] for row in record.rows) < 1e-12
@@ -514,6 +523,7 @@ MODULES = (
     average_precision,
     caches,
     collect,
+    distributions,
     full_size,
     gemma,
     gpu,

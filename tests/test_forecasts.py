@@ -9,7 +9,7 @@ import pytest
 
 from interp import cli
 from interp.commands import common, forecasts
-from interp.counting.collect import Keep
+from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.evaluations.steering import natural_texts
 from interp.models.load import load

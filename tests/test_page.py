@@ -17,7 +17,8 @@ import torch
 
 from interp.cli import main
 from interp.commands.page import Page
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.inference.intervals import jackknife

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from interp import cli
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel

@@ -28,6 +28,7 @@ def of_counting(
     """What is left of reading all text once, counting, and the disk that it takes."""
     from interp.counting.counters import FiringCounter
     from interp.counting.observe import batches, observe
+    from interp.counting.plan import plan_of
 
     code = corpora.languages[0]
     batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
@@ -36,21 +37,10 @@ def of_counting(
         observe(model, batch, [FiringCounter(model)])
         return int(batch.length.sum())
 
-    n_languages = len(corpora.languages)
-    n_rows = sum(len(rows.length) for rows in corpora.rows.values())
     tokens = sum(corpora.tokens().values())
-    row_tokens = max(1, tokens // n_rows)
-    plan = interp.counting.plan_run(
-        model,
-        n_languages,
-        max(n_rows // n_languages, corpora.n_shards) * row_tokens,
-        n_shards=corpora.n_shards,
-        row_tokens=row_tokens,
-        tokens_per_batch=tokens_per_batch,
-        keep=keep,
-    )
-    pieces = corpora.n_shards * n_languages
-    return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=plan.disk)
+    disk = plan_of(model, corpora, keep, tokens_per_batch).disk
+    pieces = corpora.n_shards * len(corpora.languages)
+    return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=disk)
 
 
 def of_losses(
