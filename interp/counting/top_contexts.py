@@ -237,13 +237,14 @@ def _part(
         for name in ("number", "length", "ids", "starts")
     )
     sources = [source for _, row_sources in texts for source in row_sources]
-    order = number.argsort()
+    order, padding = number.argsort(), (0, width - ids.shape[1])
     chosen = order[torch.searchsorted(number[order], used)]
     return _Part(
         gate,
         row.masked_fill(none, -1).int(),
         best.position,
-        *(pad(rows[chosen], (0, width - ids.shape[1])) for rows in (ids, starts)),
+        pad(ids[chosen], padding),
+        pad(starts[chosen], padding),
         length[chosen],
         used,
         tuple(sources[index] for index in chosen.tolist()),
