@@ -30,6 +30,7 @@ from interp.commands.report import Report
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
+from interp.commands.train import Train
 from interp.commands.write import Write
 
 BABEL = Path(__file__).parent / "babel"
@@ -104,7 +105,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "Editing neurons": {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},
-        **{"bake": Bake, "adapter": Adapter},
+        **{"bake": Bake, "adapter": Adapter, "train": Train},
     },
     "Tasks and prompts": {
         **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},
