@@ -22,6 +22,7 @@ from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
 from interp.commands.figure import Figure
 from interp.commands.find import Compare, Find, show_selection
+from interp.commands.hub import Pull, Push
 from interp.commands.options import WIDTH, Labels, Parser, Positional
 from interp.commands.overview import list_of_runs
 from interp.commands.page import Page
@@ -111,7 +112,7 @@ SECTIONS: dict[str, dict[str, type]] = {
         **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},
         **{"patch": Patch, "lens": Lens},
     },
-    "Output": {"page": Page, "figure": Figure, "report": Report},
+    "Output": {"page": Page, "figure": Figure, "report": Report, "push": Push, "pull": Pull},
 }
 COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 

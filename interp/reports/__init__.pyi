@@ -1,4 +1,5 @@
+from .hub import from_hub, push_to_hub
 from .neuron_page import NeuronPage
 from .report import Picture, Section
 
-__all__ = ["NeuronPage", "Picture", "Section"]
+__all__ = ["NeuronPage", "Picture", "Section", "from_hub", "push_to_hub"]
