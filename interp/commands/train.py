@@ -105,7 +105,8 @@ class Train:
             f"{chosen.n_units} units of {self.language} were trained for {len(trained.losses):,} "
             f"steps ({trained.n_weights:,} weights): {first:.3f} to {last:.3f} nats per token."
         )
-        say(f"Hugging Face programs load {folder}; `interp deactivate` and others take it too.")
+        what = "PEFT and vLLM load" if self.write == "adapter" else "Any Hugging Face program loads"
+        say(f"{what} {folder}.")
 
     def settings(self) -> "interp.interventions.Recipe":
         given = {

@@ -72,20 +72,12 @@ def train_units(
     weights = Weights(model)
     movables = movables_of(weights, masks)
     loop = TrainingLoop(weights.runnable().to(model.device), movables, text, recipe)
-    checkpoint = None if out is None else Path(out) / _CHECKPOINT
-    if checkpoint is not None:
+    folder = None if out is None else Path(out)
+    if folder is not None:
         plan = {"model": model.identity, "training": training}
         hashes = {site: artifacts.hash_of(mask) for site, mask in masks.items()}
-        begin(checkpoint.parent, plan | {"units": hashes}, artifacts.provenance())
-        if checkpoint.exists():
-            loop.resume(checkpoint)
-    steps = range(loop.step, recipe.steps)
-    bar = tqdm(steps, initial=loop.step, total=recipe.steps, desc="training", disable=not progress)
-    for _ in bar:
-        loss = loop.advance()
-        bar.set_postfix_str(f"{loss:.3f} nats per token")
-        if checkpoint is not None and loop.step % save_every == 0:
-            loop.save(checkpoint)
+        begin(folder, plan | {"units": hashes}, artifacts.provenance())
+    _run(loop, recipe.steps, folder, save_every, progress)
     trained = TrainedUnits(
         masks=masks,
         values=loop.values(),
@@ -93,10 +85,27 @@ def train_units(
         source=model.identity,
         training=training,
     )
-    if checkpoint is not None:
-        loop.save(checkpoint)
-        trained.save(checkpoint.with_name("trained.safetensors"), artifacts.provenance(**training))
+    if folder is not None:
+        trained.save(folder / "trained.safetensors", artifacts.provenance(**training))
     return trained
+
+
+def _run(
+    loop: TrainingLoop, n_steps: int, folder: Path | None, save_every: int, progress: bool
+) -> None:
+    """Take the steps that are left, and save a checkpoint every now and then and at the end."""
+    checkpoint = None if folder is None else folder / _CHECKPOINT
+    if checkpoint is not None and checkpoint.exists():
+        loop.resume(checkpoint)
+    steps = range(loop.step, n_steps)
+    bar = tqdm(steps, initial=loop.step, total=n_steps, desc="training", disable=not progress)
+    for _ in bar:
+        loss = loop.advance()
+        bar.set_postfix_str(f"{loss:.3f} nats per token")
+        if checkpoint is not None and loop.step % save_every == 0:
+            loop.save(checkpoint)
+    if checkpoint is not None and len(steps):
+        loop.save(checkpoint)
 
 
 def _chosen(
