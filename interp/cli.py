@@ -32,6 +32,7 @@ from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
 from interp.commands.train import Train
+from interp.commands.vector import Vector
 from interp.commands.write import Write
 
 BABEL = Path(__file__).parent / "babel"
@@ -106,7 +107,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "Editing neurons": {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},
-        **{"bake": Bake, "adapter": Adapter, "train": Train},
+        **{"bake": Bake, "adapter": Adapter, "vector": Vector, "train": Train},
     },
     "Tasks and prompts": {
         **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},
