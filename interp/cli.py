@@ -23,6 +23,7 @@ from interp.commands.explain import Explain
 from interp.commands.figure import Figure
 from interp.commands.find import Compare, Find, show_selection
 from interp.commands.hub import Pull, Push
+from interp.commands.lock import Lock
 from interp.commands.options import WIDTH, Labels, Parser, Positional
 from interp.commands.overview import list_of_runs
 from interp.commands.page import Page
@@ -107,7 +108,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "Editing neurons": {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},
-        **{"bake": Bake, "adapter": Adapter, "vector": Vector, "train": Train},
+        **{"bake": Bake, "adapter": Adapter, "vector": Vector, "train": Train, "lock": Lock},
     },
     "Tasks and prompts": {
         **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},

@@ -54,6 +54,16 @@ class TrainedUnits(Saved):
     training: dict[str, Any]
     """The recipe and the text."""
 
+    def __post_init__(self) -> None:
+        known = isinstance(self.source, dict) and isinstance(self.training, dict)
+        if not (known and "weights" in self.source and "languages" in self.training):
+            raise ValueError(
+                "Trained units need the identity of their model and what they were trained on: "
+                "make them with train_units."
+            )
+        if any(mask.dtype != torch.bool or mask.ndim != 2 for mask in self.masks.values()):
+            raise ValueError("The masks of trained units are [layer unit] of torch.bool.")
+
     @property
     def n_weights(self) -> int:
         """How many numbers were trained."""
