@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.adapters import BAKED, PEFT
 from benchmarks.attribution import CAPTUM, LOGITS_EVERYWHERE, LOOP, OURS
 from benchmarks.average_precision import GPU, NUMBA, NUMPY
 from benchmarks.caches import OURS as FROM_CACHES
@@ -241,6 +242,7 @@ BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "gemma": ("gemma", GEMMA, loss_memory),
     "reading": ("interventions", Pivot(begins="reading ", bold=("deactivate",))),
     "writing": ("interventions", Pivot(begins="writing ", bold=("deactivate",))),
+    "adapters": ("adapters", Pivot(bold=(PEFT, BAKED))),
     "perplexity": ("perplexity", Pivot(bold=(MATRIX,))),
     "attribution": ("attribution", ATTRIBUTION),
     "attribution memory": ("attribution --memory", ATTRIBUTION_MEMORY),

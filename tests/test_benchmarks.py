@@ -20,6 +20,7 @@ import torch
 import tyro
 
 from benchmarks import (
+    adapters,
     attribution,
     average_precision,
     caches,
@@ -358,6 +359,19 @@ def test_interventions(tmp_path: Path):
     assert "bare Hugging Face generate" not in made["reading"]
 
 
+def test_adapters_write_what_the_hooks_write(tmp_path: Path):
+    pytest.importorskip("peft")
+    record = toy(adapters, tmp_path)
+    ways = [adapters.PEFT, adapters.MERGED, adapters.BAKED, adapters.HOOKS]
+    for rank in (4, 8):
+        rows = record.where(case=f"rank {rank}, 2 x 4 tokens")
+        assert [row["way"] for row in rows] == [adapters.PLAIN, *ways]
+        assert all(row["same_tokens"] for row in rows[1:])
+    made = tables.blocks(tables.READMES[0], {"adapters": record})
+    assert "| | rank 4, 2 " in made["adapters"]
+    assert "**edit baked in**" in made["adapters"]
+
+
 def test_perplexity(tmp_path: Path):
     record = toy(perplexity, tmp_path)
     assert record.where(case="2 x 32 tokens", way=perplexity.MATRIX)
@@ -519,6 +533,7 @@ def test_the_whole_campaign_of_faults_needs_ray(monkeypatch: pytest.MonkeyPatch)
 # ---------------------------------------------------------------- all of them
 
 MODULES = (
+    adapters,
     attribution,
     average_precision,
     caches,

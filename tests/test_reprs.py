@@ -56,6 +56,7 @@ EVIL = "<script>alert('&')</script>"
 NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Condition", "Contents", "InMemory", "Pass"}
 NO_RESULTS |= {"Picture", "PatchSource", "RecordedSources", "TableKind"}
 NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Part", "Route", "Rows", "Split"}
+NO_RESULTS |= {"Location", "Movable", "Reference"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -99,6 +100,17 @@ def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
     for row in range(len(codes)):
         mask[row, 1, : row + 1] = True
     return interp.NeuronSelection(mask, codes)
+
+
+def confusion() -> interp.evaluations.Confusion:
+    return interp.evaluations.Confusion(
+        texts=("Ja.", "No."),
+        language="de",
+        lines_pass=torch.tensor([True, False]),
+        words_pass=torch.tensor([True, False]),
+        left_at=torch.tensor([-1, 0]),
+        by_words=False,
+    )
 
 
 def plan(name: str = "mine") -> interp.counting.RunPlan:
@@ -402,6 +414,22 @@ def made() -> dict[str, Any]:
         interp.evaluations.SteeringRates(
             rates={"de": {"no edit": judged(), EVIL: judged()}},
             guards={"de": interp.evaluations.Guard()},
+        ),
+        interp.interventions.TrainedUnits(
+            masks={"post": torch.ones(2, 8, dtype=torch.bool)},
+            values={"up.weight 0": real(8, 4).float()},
+            losses=1 + real(3),
+            source={"weights": "0"},
+            training={"languages": ["de"]},
+        ),
+        confusion(),
+        interp.evaluations.LanguageLock(
+            change=interp.Change(torch.ones(2, 8, dtype=torch.bool), interp.deactivate),
+            effect=real(2, 8),
+            tried={0: 0.5, 1: 1.0},
+            confusion={"nothing": confusion(), "locked": confusion()},
+            losses=None,
+            answers=(),
         ),
         Progress(((0, "en"), (1, "en")), ((0, EVIL),), None),
         Estimate(*(real(2, 3) for _ in range(4)), level=0.95),

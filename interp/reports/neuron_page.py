@@ -187,16 +187,24 @@ def promoted_tokens(
     is the direct path to the logits, for an output above zero: one below zero swaps the two lists.
     Effects through later layers are not seen.
     """
-    weight = model.w_out(layer).detach()
     up, down = [], []
     for rows in neurons.split(_ROWS):
-        write = weight[rows.to(weight.device)].float()
-        state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        logits = (read_out(model, state) - read_out(model, -state)).float()
+        logits = direct_logits(model, layer, rows)
         n = min(n_tokens, logits.shape[1])
         up.append(logits.topk(n).indices.cpu())
         down.append((-logits).topk(n).indices.cpu())
     return torch.cat(up), torch.cat(down)
+
+
+def direct_logits(
+    model: NeuronModel, layer: int, neurons: Int64[Tensor, " neuron"]
+) -> Float[Tensor, "neuron vocab"]:
+    """What output vectors of norm √d_model add to the logits, read out alone; see
+    `promoted_tokens`."""
+    weight = model.w_out(layer).detach()
+    write = weight[neurons.to(weight.device)].float()
+    state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+    return (read_out(model, state) - read_out(model, -state)).float()
 
 
 # ---------------------------------------------------------------- data of each neuron
