@@ -18,13 +18,15 @@ TWO := -n 2 --dist worksteal
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
 
+# Without the tests that take seconds each, which are as many minutes again.
 test: $(VENV)/ready
-	$(PYTEST) $(TWO)
+	$(PYTEST) $(TWO) -m "not campaign and not slow"
 
-# Hundreds of processes killed at random moments, hundreds of damaged files, and the long notebooks: some minutes.
+# The rest: whole commands and studies, hundreds of processes killed at random moments, hundreds of damaged files.
 campaigns: $(VENV)/ready
-	$(PYTEST) $(TWO) -m campaign tests
+	$(PYTEST) $(TWO) -m "campaign or slow" tests
 
+# Everything but the campaigns.
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
