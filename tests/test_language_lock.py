@@ -147,6 +147,7 @@ def plant(folder: Path, strength: float) -> Planted:
     return Planted(folder, neurons, prompts)
 
 
+@pytest.mark.campaign
 def test_planted_drift_is_found_and_removed(planted: Planted):
     model = interp.load(planted.folder, dtype=torch.float32)
     text = interp.read_corpora(
