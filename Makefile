@@ -18,13 +18,15 @@ TWO := -n 2 --dist worksteal
 demo: $(VENV)/ready
 	$(BIN)/interp demo --out results/demo
 
+# Without the tests that take seconds each, which are as many minutes again.
 test: $(VENV)/ready
-	$(PYTEST) $(TWO)
+	$(PYTEST) $(TWO) -m "not campaign and not slow"
 
-# Hundreds of processes killed at random moments, hundreds of damaged files, and the long notebooks: some minutes.
+# The rest: whole commands and studies, hundreds of processes killed at random moments, hundreds of damaged files.
 campaigns: $(VENV)/ready
-	$(PYTEST) $(TWO) -m campaign tests
+	$(PYTEST) $(TWO) -m "campaign or slow" tests
 
+# Everything but the campaigns.
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,7 +53,7 @@ architectures: $(VENV)/ready
 	env OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.architectures
 
 # The CPU benchmarks and their tables: a quarter of an hour on two cores, which must be idle otherwise.
-BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision
+BENCHMARKS := start collect caches interventions perplexity attribution patching average_precision distributions
 bench: $(VENV)/ready
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name bench || exit; done
 	for name in collect caches attribution; do $(BIN)/python -m benchmarks.$$name bench --memory || exit; done

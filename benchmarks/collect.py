@@ -28,6 +28,8 @@ from interp.text.corpora import Corpora
 BARE = "bare Hugging Face body"
 COUNTS = "collect, firing counts"
 MOMENTS = "collect, counts and moments"
+CHEAP = "collect, counts, moments, cases of signs, negative side"
+HISTOGRAMS = "collect, counts and histograms"
 BRIDGE = 'collect, attention="hooked" (the full bridge)'
 
 
@@ -87,7 +89,7 @@ def body_of(model: Any, batches: list[torch.Tensor]) -> Callable[[], None]:
 
 
 def collect(
-    model: interp.NeuronModel, corpora: Corpora, tokens_per_batch: int, moments: bool
+    model: interp.NeuronModel, corpora: Corpora, tokens_per_batch: int, keep: interp.Keep
 ) -> Callable[[], None]:
     def run() -> None:
         with TemporaryDirectory() as out:
@@ -95,7 +97,7 @@ def collect(
                 model,
                 corpora,
                 out,
-                keep=interp.Keep(moments=moments),
+                keep=keep,
                 tokens_per_batch=tokens_per_batch,
                 progress=False,
             )
@@ -109,6 +111,7 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
     hooked = interp.load(folder, device=device, attention="hooked")
     ids = corpora.rows["en"].ids.long()
     batches, per_batch = list(ids.to(device).split(n_rows)), n_rows * ids.shape[1]
+    cheap = interp.Keep(moments=True, sign_cases=True, negative_side=True)
     pre = [native.site(layer, "pre") for layer in range(native.n_layers)]
 
     def cache_everything() -> None:
@@ -132,9 +135,11 @@ def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Varian
 
     return {
         BARE: body_of(bare(folder, device), batches),
-        COUNTS: collect(native, corpora, per_batch, moments=False),
-        MOMENTS: collect(native, corpora, per_batch, moments=True),
-        BRIDGE: collect(hooked, corpora, per_batch, moments=False),
+        COUNTS: collect(native, corpora, per_batch, interp.Keep()),
+        MOMENTS: collect(native, corpora, per_batch, interp.Keep(moments=True)),
+        CHEAP: collect(native, corpora, per_batch, cheap),
+        HISTOGRAMS: collect(native, corpora, per_batch, interp.Keep(histograms=True)),
+        BRIDGE: collect(hooked, corpora, per_batch, interp.Keep()),
         "store activations, count afterwards": store_then_count,
         "run_with_cache of everything": cache_everything,
     }

@@ -167,6 +167,7 @@ def random_contexts(shape: Shape) -> TopContexts:
         row=number.expand(neurons).contiguous(),
         position=torch.randint(rows[1], neurons, generator=generator, dtype=torch.int32),
         ids=torch.randint(1, VOCABULARY, rows, generator=generator, dtype=torch.int32),
+        starts=torch.zeros(rows, dtype=torch.bool),
         length=torch.full((shape.n_languages,), rows[1]),
         number=torch.zeros(shape.n_languages, dtype=torch.int64),
         sources=tuple(f"{code}.txt:0" for code in shape.codes),

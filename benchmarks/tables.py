@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.adapters import BAKED, PEFT
 from benchmarks.attribution import CAPTUM, LOGITS_EVERYWHERE, LOOP, OURS
 from benchmarks.average_precision import GPU, NUMBA, NUMPY
 from benchmarks.caches import OURS as FROM_CACHES
-from benchmarks.collect import COUNTS, MOMENTS
+from benchmarks.collect import CHEAP, COUNTS, HISTOGRAMS, MOMENTS
+from benchmarks.distributions import TREE
 from benchmarks.gemma import GEMMA_OURS
 from benchmarks.markdown import (
     Pivot,
@@ -191,6 +193,12 @@ PRECISION_MEMORY = Rows(
     "units | result | peak above the libraries | seconds",
     "{units:,} | {result_mib:,.0f} MiB | {mib:,.0f} MiB | {seconds:,.0f}",
 )
+SPLITS = Rows(
+    "way | languages | neurons | CPU seconds",
+    "{way} | {languages} | {neurons:,} | {seconds}",
+    steps,
+    bold=TREE,
+)
 PLAN = Rows(
     "shape | planned | measured | ratio",
     "{shape} | {planned:,.0f} MiB | {measured:,.0f} MiB | {ratio:.2f}",
@@ -227,19 +235,21 @@ FAULTS = Rows(
 BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "asking": ("start", Pivot(begins="asking, ", bold=HELP)),
     "importing": ("start", Pivot(begins="importing, ", bold=NAMES)),
-    "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS))),
+    "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS, CHEAP, HISTOGRAMS))),
     "memory": ("collect --memory", growth_in_model),
     "caches": ("caches", Pivot(bold=(FROM_CACHES,))),
     "caches memory": ("caches --memory", CACHES_MEMORY),
     "gemma": ("gemma", GEMMA, loss_memory),
     "reading": ("interventions", Pivot(begins="reading ", bold=("deactivate",))),
     "writing": ("interventions", Pivot(begins="writing ", bold=("deactivate",))),
+    "adapters": ("adapters", Pivot(bold=(PEFT, BAKED))),
     "perplexity": ("perplexity", Pivot(bold=(MATRIX,))),
     "attribution": ("attribution", ATTRIBUTION),
     "attribution memory": ("attribution --memory", ATTRIBUTION_MEMORY),
     "patching": ("patching", PATCHING),
     "precision": ("average_precision", PRECISION, largest_difference),
     "precision memory": ("average_precision --memory", PRECISION_MEMORY),
+    "distributions": ("distributions", SPLITS),
     "plan": ("plan", PLAN, disk_error),
     "full size": ("full_size", STEPS),
     "many shards": ("full_size --n-shards 20", STEPS),

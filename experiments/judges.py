@@ -5,9 +5,10 @@ Work that does not depend on the method is done once.
 """
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +19,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import interp
+from experiments.recover_planted import ALL_KEPT
 from experiments.study import Study
 from interp import Estimate
+from interp.counting.pieces import grid_path
 from interp.evaluations import Guard
 from interp.evaluations.dominance import own_minus_others
 from interp.inference.crossed import share_difference
@@ -55,6 +58,14 @@ class Statistics:
     firing: interp.FiringStats
     moments: interp.ActivationMoments
     sentence_means: interp.SentenceMeans
+    sign_cases: interp.counting.SignCases
+    negative_side: interp.counting.NegativeSide
+    histograms: interp.counting.Histograms
+    loss_effects: interp.counting.LossEffects
+
+    @staticmethod
+    def of(run: interp.Run) -> "Statistics":
+        return Statistics(**{field.name: getattr(run, field.name) for field in fields(Statistics)})
 
     @property
     def tokens(self) -> int:
@@ -63,14 +74,15 @@ class Statistics:
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Of both texts, which must not overlap."""
-        a, b = self.moments, other.moments
         pieces = self.sentence_means.pieces + other.sentence_means.pieces
         labels = torch.cat([self.sentence_means.labels, other.sentence_means.labels])
-        return Statistics(
-            self.firing.merge(other.firing),
-            replace(a, sums=a.sums + b.sums, tokens=a.tokens + b.tokens),
-            replace(self.sentence_means, pieces=pieces, labels=labels),
-        )
+        merged = {
+            field.name: getattr(self, field.name).merge(getattr(other, field.name))
+            for field in fields(Statistics)
+            if field.name != "sentence_means"
+        }
+        means = replace(self.sentence_means, pieces=pieces, labels=labels)
+        return Statistics(sentence_means=means, **merged)
 
 
 def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> list[Statistics]:
@@ -90,9 +102,11 @@ def grown(model: interp.NeuronModel, text: Text, study: Study, folder: Path) -> 
             bos=study.bos,
             progress=False,
         )
-        keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
-        run = interp.collect(model, sentences, folder / str(number), keep=keep, progress=False)
-        new = Statistics(run.firing, run.moments, run.sentence_means)
+        out = folder / str(number)
+        if number and not grid_path(out).exists():  # histograms are added, so on the same bins
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(grid_path(folder / "0"), grid_path(out))
+        new = Statistics.of(interp.collect(model, sentences, out, keep=ALL_KEPT, progress=False))
         statistics.append(statistics[-1] + new if statistics else new)
     return statistics
 

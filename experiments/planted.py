@@ -14,7 +14,7 @@ text does not help.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,17 @@ from experiments.planted_languages import (
     write_text,
 )
 
-KINDS = ("background", "language", "busy", "rare", "script", "domain", "position")
-"""Kinds of neurons: background, planted, or one of five decoys."""
-
-DECOYS = KINDS[2:]
+DECOYS = ("busy", "rare", "script", "domain", "position")
 """Neurons that a selector may mistake for language neurons: merely busy, merely rare, or driven by
 a script, a domain, or a word's position in the text."""
+
+SUBTLE = ("word", "rarity", "pair", "context")
+"""More of them: driven by one of the commonest words of a language, by rare words of whatever
+language, by two languages alike, and by a language in context alone. The last fires on words that
+languages share, such as digits, in text of its language."""
+
+KINDS = ("background", "language", *DECOYS, *SUBTLE)
+"""Kinds of neurons: background, planted, or a decoy."""
 
 # ---------------------------------------------------------------- the model
 
@@ -103,10 +108,11 @@ def plant(
     replace the kinds that are left out.
 
     Only the first layer's attention is active. It takes the mean of all words so far and adds their
-    random parts (so that firing depends on context) and the share of the beginning-of-text token
-    (which gives a word's position). A planted neuron writes the direction that makes all words of
-    its language likelier, any other neuron a random direction of the same norm. So switching a
-    planted neuron off costs its language, as far as it fires there.
+    random parts (so that firing depends on context), the share of the beginning-of-text token
+    (which gives a word's position), and, where neurons read it, the share of each language's words.
+    A planted neuron writes the direction that makes all words of its language likelier, any other
+    neuron a random direction of the same norm. So switching a planted neuron off costs its
+    language, as far as it fires there.
     """
     words = make_words(design)
     vectors = _word_vectors(design, words, generator)
@@ -135,6 +141,8 @@ def plant(
     mix = torch.zeros(n_features, n_features, dtype=torch.float64)
     mix[features["position"], features["bos"]] = 1
     mix[features["noise"], features["noise"]] = design.context * torch.eye(design.n_noise)
+    if "context" in decoys:
+        mix[features["spoken"], features["language"]] = torch.eye(n, dtype=torch.float64)
 
     # Rotated, so that no feature is a coordinate of the residual stream.
     drawn = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
@@ -182,6 +190,7 @@ def _word_vectors(
     vectors[:, features["language"]] = words.speaks.double()
     vectors[:, features["script"]] = words.script.double()
     vectors[:, features["domain"]] = words.domain.double()
+    vectors[:, features["rarity"]] = rearrange(words.rare.double(), "word -> word 1")
     noise = torch.randn(len(words.text), design.n_noise, generator=generator, dtype=torch.float64)
     noise *= math.sqrt(design.n_noise) / noise.norm(dim=1, keepdim=True)
     noise[: len(SPECIAL)] = 0
@@ -215,20 +224,21 @@ def _neurons(
     def next_of(name: str, number: int) -> list[int]:
         """Indices of new neurons; they are used up even for decoys that are left out."""
         indices = [next(order) for _ in range(number)]
-        if name in DECOYS and name not in decoys:
+        if name != "language" and name not in decoys:
             return []
         kind[indices] = KINDS.index(name)
         return indices
 
-    def shifted(name: str, group: int, number: int, by: float) -> list[int]:
+    def shifted(name: str, feature: str, group: int, number: int, by: float) -> list[int]:
+        """New neurons that read one group of a feature against the others."""
         indices = next_of(name, number)
-        gates[indices, features[name]] = -by / 2
-        gates[indices, features[name].start + group] = by / 2
+        gates[indices, features[feature]] = -by / 2
+        gates[indices, features[feature].start + group] = by / 2
         return indices
 
     for row in range(n):
-        mask[row, shifted("language", row, design.planted, effect)] = True
-        shifted("domain", row, design.decoys, design.decoy_effect)
+        mask[row, shifted("language", "language", row, design.planted, effect)] = True
+        shifted("domain", "domain", row, design.decoys, design.decoy_effect)
         middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
         # Each rare neuron fires on a single word.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
@@ -236,12 +246,13 @@ def _neurons(
         noise[rare] = words_seen / math.sqrt(design.n_noise)
         threshold[rare] = 0.8 * math.sqrt(design.n_noise)
     for row in range(n // 2):
-        shifted("script", row, design.decoys, design.decoy_effect)
+        shifted("script", "script", row, design.decoys, design.decoy_effect)
     threshold[next_of("busy", design.decoys)] = -2
     first = next_of("position", design.decoys)
     # The beginning of text is a half, a third, a quarter, ... of the words so far.
     gates[first, features["position"]], threshold[first] = 8, 8 * 0.3
     noise[first] *= 0.3
+    _subtle(design, words, vectors, gates, noise, threshold, next_of, shifted)
     gates[:, features["noise"]] = noise
     gates[:, features["constant"]] = rearrange(-threshold, "neuron -> neuron 1")
 
@@ -254,11 +265,43 @@ def _neurons(
     return truth, rearrange(gates, "(layer neuron) feature -> layer neuron feature", **axes)
 
 
+def _subtle(
+    design: Design,
+    words: Words,
+    vectors: Float64[Tensor, "word feature"],
+    gates: Float64[Tensor, "neuron feature"],
+    noise: Float64[Tensor, "neuron noise"],
+    threshold: Float64[Tensor, " neuron"],
+    next_of: Callable[[str, int], list[int]],
+    shifted: Callable[[str, str, int, int, float], list[int]],
+) -> None:
+    """Set what the subtle decoys read. They come last, so that the others are as without them."""
+    features, n, by = design.features, len(design.languages), design.decoy_effect
+    for row in range(n):
+        word = next_of("word", design.decoys)
+        noise[word] = vectors[words.by_frequency(row)[: len(word)], features["noise"]]
+        noise[word] /= math.sqrt(design.n_noise)
+        threshold[word] = 0.8 * math.sqrt(design.n_noise)
+    rarity = next_of("rarity", design.decoys)
+    gates[rarity, features["rarity"]] = by
+    threshold[rarity] += by / 2
+    for row in range(n // 2):  # languages of different scripts
+        pair = shifted("pair", "language", row, design.decoys, by)
+        gates[pair, features["language"].start + row + n // 2] = by / 2
+    for row in range(n):
+        context = shifted("context", "spoken", row, design.decoys, by)
+        gates[context, features["language"]] = -by  # silent on words that belong to a language
+
+
 def _check(design: Design, decoys: Collection[str]) -> None:
-    if unknown := sorted(set(decoys) - set(DECOYS)):
-        raise ValueError(f"{', '.join(unknown)} are no decoys; choose among {', '.join(DECOYS)}.")
+    if unknown := sorted(set(decoys) - set(KINDS[2:])):
+        raise ValueError(
+            f"{', '.join(unknown)} are no decoys; choose among {', '.join(KINDS[2:])}."
+        )
     n, n_neurons = len(design.languages), design.n_layers * design.d_mlp
     needed = n * design.planted + (2 * n + n // 2 + 2) * design.decoys
+    if set(decoys) & set(SUBTLE):
+        needed += (2 * n + n // 2 + 1) * design.decoys
     if 2 * needed > n_neurons:
         raise ValueError(
             f"{needed} planted neurons and decoys are more than half of {n_neurons:,} neurons: "

@@ -83,11 +83,14 @@ class Design:
         """Slices of the residual stream, before rotation.
 
         Gates read the features before `write`; neurons write to `write`, which only the unembedding
-        reads, so that layers do not interact. `filler` gives all words the same norm.
+        reads, so that layers do not interact. `spoken` is the share of words so far that belong to
+        each language, where a model has neurons that read it. `filler` gives all words the same
+        norm.
         """
         n = len(self.languages)
         sizes = {"constant": 1, "bos": 1, "position": 1, "language": n, "script": n // 2}
-        sizes |= {"domain": n, "noise": self.n_noise, "write": 2 * n, "filler": 1}
+        sizes |= {"domain": n, "noise": self.n_noise, "write": 2 * n}
+        sizes |= {"rarity": 1, "spoken": n, "filler": 1}
         slices, start = {}, 0
         for name, size in sizes.items():
             slices[name] = slice(start, start + size)
@@ -114,13 +117,20 @@ class Words:
     domain: Bool[Tensor, "word domain"]
     """Whether the word occurs in this domain alone."""
 
+    rare: Bool[Tensor, " word"]
+    """Whether it is in the last third of the words of its group, by frequency."""
+
     frequency: Float64[Tensor, "language domain word"]
     """Share of each word in a language's sentences on a domain."""
 
     def of_middling_frequency(self, row: int) -> Int64[Tensor, " word"]:
         """The middle third, by frequency, of the words that a language uses in every domain."""
-        general = (self.speaks[:, row] & ~self.domain.any(dim=1)).nonzero().flatten()
+        general = self.by_frequency(row)
         return general[len(general) // 3 : 2 * len(general) // 3]
+
+    def by_frequency(self, row: int) -> Int64[Tensor, " word"]:
+        """The words that a language uses in every domain, the commonest first."""
+        return (self.speaks[:, row] & ~self.domain.any(dim=1)).nonzero().flatten()
 
 
 def make_words(design: Design) -> Words:
@@ -144,6 +154,9 @@ def make_words(design: Design) -> Words:
         groups[group] = list(range(len(text), len(text) + size))
         text += ["-".join((*group, str(rank))) for rank in range(size)]
     speaks = torch.zeros(len(text), n, dtype=torch.bool)
+    rare = torch.zeros(len(text), dtype=torch.bool)
+    for ids in groups.values():
+        rare[ids[2 * len(ids) // 3 :]] = True
     script, on_domain = torch.zeros(len(text), n // 2, dtype=torch.bool), torch.zeros_like(speaks)
     frequency = torch.zeros(n, n, len(text), dtype=torch.float64)
 
@@ -164,7 +177,7 @@ def make_words(design: Design) -> Words:
         for domain, group in enumerate(domains):
             use((row, domain), group, 0.425)
             on_domain[groups[group], domain] = True
-    return Words(tuple(text), speaks, script, on_domain, frequency)
+    return Words(tuple(text), speaks, script, on_domain, rare, frequency)
 
 
 def domain_shares(design: Design) -> Float64[Tensor, "language domain"]:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,11 +24,16 @@ from tqdm.auto import tqdm
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
 from experiments.runner import Experiment, Preset, Record, estimate
+from interp.counting.statistics import STATISTICS
 from interp.inference.intervals import clustered_share, mean_over_examples
 from interp.inference.statements import Measurement
 from interp.plots.style import Table
 from interp.scores.choosers import Measured, measured
 from interp.scores.methods import COMPARED, Method, Settings
+
+_STATISTICS: dict[str, Any] = dict.fromkeys(STATISTICS, True)
+ALL_KEPT = interp.Keep(sentence_means=("pre", "post"), **_STATISTICS)
+"""All that the compared methods need."""
 
 ALL, NONE = "all", "none"
 VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in DECOYS}, ALL: DECOYS}
@@ -37,8 +43,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {NONE: (), **{kind: (kind,) for kind in D
 def measure(design: Design, planted: Planted, generator: torch.Generator) -> Measured:
     """The statistics that selectors read, from new text."""
     corpora = read_text(design, planted, design.sentences, generator)
-    keep = interp.Keep(moments=True, sentence_means=("pre", "post"))
-    run = interp.collect(planted.model, corpora, keep=keep, progress=False)
+    run = interp.collect(planted.model, corpora, keep=ALL_KEPT, progress=False)
     return measured(run, generator, lambda: planted.model)
 
 
@@ -81,14 +86,17 @@ def recovery(selection: interp.NeuronSelection, truth: Truth) -> pd.DataFrame:
         found, of_kind = both[code], kinds[chosen[code]].sum(dim=0).tolist()
         n_chosen = sum(of_kind)
         cells = {"language": code, "planted": n_planted, "chosen": n_chosen, "found": found}
-        cells |= _share("precision", [found], [n_chosen]) | _share("recall", [found], [n_planted])
+        cells |= share_columns("precision", [found], [n_chosen]) | share_columns(
+            "recall", [found], [n_planted]
+        )
         mistakes = dict(zip(map(_mistakes, KINDS), of_kind, strict=True))
         mistakes[_mistakes("language")] -= found  # the rest were planted for other languages
         rows.append(cells | mistakes)
     return pd.DataFrame(rows)
 
 
-def _share(name: str, hits: list[int], trials: list[int]) -> dict[str, float]:
+def share_columns(name: str, hits: list[int], trials: list[int]) -> dict[str, float]:
+    """A share over clusters, with its 95 % interval, as three columns."""
     columns = (name, f"{name}_low", f"{name}_high")
     return dict(zip(columns, clustered_share(hits, trials), strict=True))
 
@@ -103,6 +111,7 @@ def compare(
     seeds: Sequence[int],
     methods: Mapping[str, Method],
     variants: Mapping[str, Sequence[str]] = VARIANTS,
+    decoys: Sequence[str] = DECOYS,
     progress: bool = True,
 ) -> pd.DataFrame:
     """`recovery` of every method, for each variant, effect size and seed.
@@ -117,7 +126,7 @@ def compare(
         _, bare = planted_and_measured(design, effects[0], seed, decoys=())
         bar.update()
         for effect in effects:
-            all_kinds, full = planted_and_measured(design, effect, seed)
+            all_kinds, full = planted_and_measured(design, effect, seed, decoys)
             bar.update()
             for variant, kinds in variants.items():
                 truth, seen = with_decoys(full, bare, all_kinds, kinds)
@@ -141,7 +150,7 @@ def summarize(frame: Table) -> pd.DataFrame:
     for key, part in frame.groupby(by, sort=False):
         found, chosen, planted = (part[name].tolist() for name in ("found", "chosen", "planted"))
         cells = dict(zip(by, key, strict=True)) | {"chosen": sum(chosen)}
-        cells |= _share("precision", found, chosen) | _share("recall", found, planted)
+        cells |= share_columns("precision", found, chosen) | share_columns("recall", found, planted)
         n_chosen = max(sum(chosen), 1)
         rows.append(cells | {kind: sum(part[kind].tolist()) / n_chosen for kind in kinds})
     return pd.DataFrame(rows)

@@ -13,7 +13,8 @@ from . import (
     selections,
     text,
 )
-from .counting.collect import Keep, collect
+from .counting.collect import collect
+from .counting.keep import Keep
 from .counting.run import Run
 from .counting.sentence_means import SentenceMeans
 from .counting.signs import FiringSigns

@@ -22,6 +22,8 @@ from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
 from interp.commands.figure import Figure
 from interp.commands.find import Compare, Find, show_selection
+from interp.commands.hub import Pull, Push
+from interp.commands.lock import Lock
 from interp.commands.options import WIDTH, Labels, Parser, Positional
 from interp.commands.overview import list_of_runs
 from interp.commands.page import Page
@@ -30,6 +32,8 @@ from interp.commands.report import Report
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
+from interp.commands.train import Train
+from interp.commands.vector import Vector
 from interp.commands.write import Write
 
 BABEL = Path(__file__).parent / "babel"
@@ -104,13 +108,13 @@ SECTIONS: dict[str, dict[str, type]] = {
     },
     "Editing neurons": {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},
-        **{"bake": Bake, "adapter": Adapter},
+        **{"bake": Bake, "adapter": Adapter, "vector": Vector, "train": Train, "lock": Lock},
     },
     "Tasks and prompts": {
         **{"evaluate": Evaluate, "share": Share, "attribute": Attribute},
         **{"patch": Patch, "lens": Lens},
     },
-    "Output": {"page": Page, "figure": Figure, "report": Report},
+    "Output": {"page": Page, "figure": Figure, "report": Report, "push": Push, "pull": Pull},
 }
 COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 

@@ -50,7 +50,7 @@ model = interp.load("babel", dtype=torch.float32).bridge
 # %%
 named = interp.wrap(model)  # the same model, which knows its special tokens
 names = [f"blocks.{layer}.mlp.hook_pre" for layer in range(model.cfg.n_layers)]
-documents = {code: list(interp.text.read_documents("babel", code))[:72] for code in languages}
+documents = {code: list(interp.text.read_documents("babel", code))[:60] for code in languages}
 sentences = {code: [document.text for document in documents[code]] for code in languages}
 
 
@@ -170,23 +170,23 @@ def loss(texts, hooks=()):
     return cross_entropy(logits[mask], tokens[:, 1:][mask]).item()
 
 
-def rises(change):
-    """Rise of each language's loss under a change."""
-    hooks = change.hooks(model)
-    return {code: loss(texts, hooks) - before[code] for code, texts in held_out.items()}
+def rise(code, change):
+    """Rise of a language's loss under a change."""
+    return loss(held_out[code], change.hooks(model)) - before[code]
 
 
 held_out = {code: texts[48:] for code, texts in sentences.items()}
 before = {code: loss(texts) for code, texts in held_out.items()}
+off = {code: neurons.change(code, interp.deactivate) for code in languages}
 matrix = pd.DataFrame(
-    {code: rises(neurons.change(code, interp.deactivate)) for code in languages}
-).T
+    [[rise(read, off[code]) for read in languages] for code in languages], languages, languages
+)
 matrix.rename_axis(index="off", columns="read").round(3)
 
 # %%
 drawn = neurons.random_like(torch.Generator().manual_seed(0), exclude=neurons.union())
-control = pd.DataFrame({code: rises(drawn.change(code, interp.deactivate)) for code in languages}).T
-control.rename_axis(index="off, random", columns="read").round(3)
+control = {code: rise(code, drawn.change(code, interp.deactivate)) for code in languages}
+pd.Series(control).rename_axis("random neurons off, and read").round(3).to_frame("rise")
 
 # %% [markdown]
 # Compare the diagonal with the rest of its row, and with the random neurons. The next notebook adds
@@ -249,7 +249,7 @@ by_kind.round(3)
 # %%
 own = sum(matrix.loc[code, code] for code in languages) / len(languages)
 others = (matrix.to_numpy().sum() / len(languages) - own) / (len(languages) - 1)
-own_random = sum(control.loc[code, code] for code in languages) / len(languages)
+own_random = sum(control.values()) / len(languages)
 print(f"{int(neurons.union().sum())} of {entropy.numel():,} neurons belong to some language")
 print(f"with a language's neurons off, its loss rises by {own:.3f} nats per token,")
 print(f"that of the others by {others:.3f}; with as many random neurons off, by {own_random:.3f}")

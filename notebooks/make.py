@@ -1,10 +1,7 @@
-"""Write each notebook, `name.ipynb`, from `name.py`, which is the file to edit.
+"""Write each notebook, `name.ipynb`, from `name.py`, which is the file to edit, as it ran.
 
-    python notebooks/make.py                        # the notebooks stored without outputs
-    python notebooks/make.py --run                  # also run the others and store their outputs
-    python notebooks/make.py --run 00_from_a_cache  # only this one
-
-A notebook is built only from its text, so that the same text gives the same file.
+python notebooks/make.py                    # all: some minutes
+python notebooks/make.py 00_from_a_cache    # only this one
 """
 
 import sys
@@ -17,8 +14,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.py")) if path != Path(__file__))
-GALLERY: tuple[str, ...] = ("00_from_a_cache",)
-"""The notebooks that are stored with the outputs of their cells."""
 
 
 def build(path: Path) -> Any:
@@ -52,15 +47,11 @@ def text_of(notebook: Any) -> str:
 
 
 def main() -> None:
-    asked = [name for name in sys.argv[1:] if name != "--run"]
+    asked = sys.argv[1:]
     if unknown := sorted(set(asked) - set(NAMES)):
         raise SystemExit(f"There is no notebook {unknown[0]}, only {', '.join(NAMES)}.")
     for name in asked or NAMES:
-        notebook = build(FOLDER / f"{name}.py")
-        if name in GALLERY:
-            if "--run" not in sys.argv:
-                continue  # its outputs would be lost
-            notebook = keep_pictures(run(notebook, FOLDER))
+        notebook = keep_pictures(run(build(FOLDER / f"{name}.py"), FOLDER, 3600))
         (FOLDER / f"{name}.ipynb").write_text(text_of(notebook), encoding="utf-8")
 
 

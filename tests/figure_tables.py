@@ -235,6 +235,22 @@ def explanation_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def neuron_table(codes: tuple[str, ...] = CODES) -> pd.DataFrame:
+    """Like that of `interp figure --neuron`; the neuron belongs to the second label."""
+    rate = [0.02 + 0.3 * (number == 1) + 0.001 * number for number in range(len(codes))]
+    return pd.DataFrame(
+        {
+            "layer": 5,
+            "neuron": 7,
+            "language": codes,
+            "rate": rate,
+            "low": [value - 0.01 for value in rate],
+            "high": [value + 0.02 for value in rate],
+            "belongs": [number == 1 for number in range(len(codes))],
+        }
+    )
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -250,6 +266,7 @@ TABLES = {
     "moved_by_layer": moved_table,
     "lens": lens_table,
     "explanation": explanation_table,
+    "neuron_rates": neuron_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

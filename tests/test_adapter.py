@@ -16,6 +16,7 @@ from interp.cli import main
 from interp.interventions.bake import bake
 from interp.interventions.bake_card import read_edit
 from interp.interventions.edits import Change, Edit, deactivate, intervene, override, push, scale
+from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.selections.neuron_selection import NeuronSelection
 from tests import test_bake
@@ -136,6 +137,18 @@ def test_adapters_of_several_languages_share_one_model(llama, checkpoint, tmp_pa
         change = changes[code]
         with torch.no_grad(), intervene(llama, change.units, change.edit):
             assert_close(model(some_ids()).logits, llama.logits(some_ids()), 1e-5)
+
+
+def test_load_merges_an_adapter_of_many_ranks(llama, checkpoint, tmp_path):
+    change = Change(some_units(llama), scale(-1.7))
+    folder = change.to_lora(llama, tmp_path / "turned")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert config["rank_pattern"], "all layers have the same rank"
+    path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint("llama"))}))
+    with torch.no_grad(), llama.hooks(change.hooks(llama)):
+        hooked = llama.logits(some_ids())
+    assert_close(load(folder, device="cpu").logits(some_ids()), hooked, 1e-5)
 
 
 def test_it_loads_where_this_package_is_not(llama, checkpoint, tmp_path):

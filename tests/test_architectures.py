@@ -105,6 +105,8 @@ class Stack(torch.nn.Module):
     [
         ("mamba", "cannot be read neuron by neuron: every layer needs one MLP"),
         ("xlstm", "do not show one list of layers with an MLP in each"),
+        ("pi0", "does not give layers and widths as that of a text model"),
+        ("vision-encoder-decoder", "does not read text alone (You have to specify pixel_values)"),
     ],
 )
 def test_it_is_refused_with_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:

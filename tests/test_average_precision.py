@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.sentence_means import SentenceMeans
 from interp.models.load import load
 from interp.scores import ranks as module

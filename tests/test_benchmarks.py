@@ -20,10 +20,12 @@ import torch
 import tyro
 
 from benchmarks import (
+    adapters,
     attribution,
     average_precision,
     caches,
     collect,
+    distributions,
     full_size,
     gemma,
     gpu,
@@ -357,6 +359,19 @@ def test_interventions(tmp_path: Path):
     assert "bare Hugging Face generate" not in made["reading"]
 
 
+def test_adapters_write_what_the_hooks_write(tmp_path: Path):
+    pytest.importorskip("peft")
+    record = toy(adapters, tmp_path)
+    ways = [adapters.PEFT, adapters.MERGED, adapters.BAKED, adapters.HOOKS]
+    for rank in (4, 8):
+        rows = record.where(case=f"rank {rank}, 2 x 4 tokens")
+        assert [row["way"] for row in rows] == [adapters.PLAIN, *ways]
+        assert all(row["same_tokens"] for row in rows[1:])
+    made = tables.blocks(tables.READMES[0], {"adapters": record})
+    assert "| | rank 4, 2 " in made["adapters"]
+    assert "**edit baked in**" in made["adapters"]
+
+
 def test_perplexity(tmp_path: Path):
     record = toy(perplexity, tmp_path)
     assert record.where(case="2 x 32 tokens", way=perplexity.MATRIX)
@@ -388,6 +403,14 @@ def test_the_loops_give_the_numbers_of_integrated_gradients(tmp_path: Path):
         assert relative_difference(ours, torch.stack(ways[way]())) < 1e-3
     at_the_end = torch.stack([each[0, -1] for each in ways[attribution.CAPTUM]()])
     assert relative_difference(ours, at_the_end) < 1e-3
+
+
+def test_distributions(tmp_path: Path):
+    record = toy(distributions, tmp_path)
+    assert [row["languages"] for row in record.where(way=distributions.TREE)] == [4, 9]
+    for table in distributions.overlaps(6, 50):
+        split = distributions.weakest_link(table)
+        assert torch.equal(split.across, distributions.every_split(table))
 
 
 def test_average_precision(tmp_path: Path):
@@ -510,10 +533,12 @@ def test_the_whole_campaign_of_faults_needs_ray(monkeypatch: pytest.MonkeyPatch)
 # ---------------------------------------------------------------- all of them
 
 MODULES = (
+    adapters,
     attribution,
     average_precision,
     caches,
     collect,
+    distributions,
     full_size,
     gemma,
     gpu,

@@ -13,7 +13,8 @@ from torch import Tensor
 import interp
 from interp.counting.bits import unpack_bits
 from interp.counting.caches import fires, firing_rate, units_at
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.observe import batches
 from interp.counting.run import Run
 from interp.counting.sentence_means import SentenceMeans

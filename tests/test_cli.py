@@ -360,6 +360,29 @@ def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, foun
     assert "exists" in refused([*again, "--out", str(out)], capsys)
 
 
+def test_the_edits_of_steer_are_baked_where_there_is_a_bias(place, found, tmp_path, capsys):
+    code, run = LANGUAGES[0], tmp_path / "run"
+    arguments = ["--language", code, "--edit", "add", "--out", str(tmp_path / "none")]
+    assert "or write a push as a control vector" in refused(
+        ["bake", str(found), *arguments], capsys
+    )
+    llama = str(tiny_models.build("llama", tmp_path / "llama"))
+    reading = ["--text", str(place / "text"), *SETTINGS, "--moments"]
+    cli.main(["collect", llama, *reading, "--out", str(run)])
+    cli.main(["find", str(run), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    model, chosen = load(llama), NeuronSelection.from_json(run / "neurons.json")[code]
+    ids = torch.randint(4, model.n_vocab, (1, 12), generator=torch.Generator().manual_seed(0))
+    for edit, strength in (("difference", 2.0), ("add", 0.5), ("replace", 1.0)):
+        how = ["--language", code, "--edit", edit, "--strength", str(strength)]
+        cli.main(["bake", str(run), *how, "--out", str(tmp_path / edit)])
+        moments = interp.Run.open(run).moments
+        towards = interp.selections.edit_towards(moments, code, edit, strength, "post")
+        with intervene(model, chosen, towards):
+            expected = model.logits(ids)
+        assert torch.allclose(load(tmp_path / edit).logits(ids), expected, atol=1e-5)
+        assert not torch.allclose(model.logits(ids), expected, atol=1e-4)
+
+
 def test_effects_of_what_is_not_there_are_refused_in_a_sentence(place, found, tmp_path, capsys):
     assert "is not a run" in refused(["deactivate", str(tmp_path)], capsys)
     missing = refused(["deactivate", str(found / "neurons-lap.json")], capsys)

@@ -14,7 +14,8 @@ import pytest
 import interp
 from interp import cli
 from interp.commands.common import ModelChoice
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.runs import ray as cluster

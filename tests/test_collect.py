@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from interp.counting.bits import pack_bits, unpack_bits
-from interp.counting.collect import Keep, _cut_out, _Reading, collect
+from interp.counting.collect import _cut_out, _Reading, collect
 from interp.counting.counters import FiringCounter, SignsCounter
+from interp.counting.keep import Keep
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import in_order
 from interp.counting.run import Run

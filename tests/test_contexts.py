@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.observe import batches, observe
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.models.load import load

@@ -7,9 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.cli import main
+from interp.counting.collect import Keep, collect
+from interp.counting.run import Run
 from interp.interventions.control_vector import directions
-from interp.interventions.edits import Change, deactivate, push
+from interp.interventions.edits import Change, deactivate, difference_of_means, push
+from interp.selections.neuron_selection import NeuronSelection
+from interp.selections.select import select_by_entropy
 from tests import test_bake
+from tests.campaigns import kills
 from tests.test_bake import (
     NORMED,
     assert_close,
@@ -118,3 +124,38 @@ def test_what_does_not_only_add_is_refused(llama, tmp_path):
     change.to_control_vector(llama, tmp_path / "push.gguf")
     with pytest.raises(ValueError, match=r"push\.gguf exists: name a new file"):
         change.to_control_vector(llama, tmp_path / "push.gguf")
+
+
+def test_the_command_writes_a_push_towards_a_language(llama, checkpoint, tmp_path, capsys):
+    text = tmp_path / "text"
+    text.mkdir()
+    for code, lines in kills.made_up().items():
+        (text / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    run = tmp_path / "run"
+    keep = Keep(moments=True)
+    collect(llama, kills.blocks(llama), run, keep=keep, progress=False)
+    select_by_entropy(Run.open(run).firing, 0.1, 0.5).to_json(run / "neurons.json")
+    command = ["vector", str(run), str(checkpoint("llama")), "--language", "de"]
+    for name, options in {
+        "stream": ["--text", str(text), "--layer", "1", "--strength", "2"],
+        "neurons": ["--push", "neurons"],
+    }.items():
+        if name == "neurons":
+            selection = NeuronSelection.from_json(run / "neurons.json")
+            selection.mask[:, 0] = False  # llama.cpp adds nothing after layer 0
+            selection.to_json(run / "neurons.json")
+        main([*command, *options, "--out", str(tmp_path / f"{name}.gguf")])
+    assert "--control-vector" in capsys.readouterr().out
+    assert {layer for layer, vector in read(tmp_path / "stream.gguf").items() if vector.any()} == {
+        1
+    }
+    selection = NeuronSelection.from_json(run / "neurons.json")
+    edit = difference_of_means(Run.open(run).moments, "de", site="post")
+    wanted = directions(selection.change("de", edit), llama)
+    found = read(tmp_path / "neurons.gguf")
+    assert wanted.any()
+    for layer in range(1, N_LAYERS):
+        assert torch.allclose(found[layer], wanted[layer], atol=1e-6)
+    with pytest.raises(SystemExit):
+        main([*command, "--push", "neurons", "--layer", "1", "--out", str(tmp_path / "new.gguf")])
+    assert "have no effect with --push neurons" in capsys.readouterr().err

@@ -124,6 +124,25 @@ def test_every_document_lies_in_one_shard(rng: random.Random, lengths: list[int]
     assert (rows.length == 2).all()
 
 
+@pytest.mark.parametrize("bos", ["none", "document", "block"])
+def test_a_document_starts_where_the_tokens_are_of_another(bos):
+    rows = read({"de": DOCUMENTS}, bos=bos).rows["de"]
+    assert rows.starts is not None
+    for shard in range(3):
+        mine = rows.shard == shard
+        ids, starts = rows.ids[mine].flatten().tolist(), rows.starts[mine].flatten().tolist()
+        before = None
+        for id, start in zip(ids, starts, strict=True):
+            if bos == "document":  # whose first token it is
+                assert start == (id == BOS)
+            elif id == BOS:  # before a block it belongs to no document
+                assert not start
+            else:
+                assert start == (id != before)
+                before = id
+        assert sum(starts) > 5
+
+
 @given(st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=25)
 def test_order_and_repetition_of_documents_change_nothing(rng: random.Random):

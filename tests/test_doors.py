@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import interp
 from interp.counting.caches import gradients_at, units_at
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.signs import FiringSigns
 from interp.counting.stats import FiringStats
 from interp.evaluations.losses import losses_under

@@ -14,8 +14,9 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
 from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
+from interp.counting.keep import Keep
 from interp.counting.stats import FiringStats
 from interp.evaluations.losses import losses_under
 from interp.evaluations.perplexity import perplexity_matrix

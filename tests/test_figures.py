@@ -49,6 +49,7 @@ def test_the_main_kinds_of_figure_are_here():
         "accuracy_lost",
         "attribution_sums",
         "explanation",
+        "neuron_rates",
     }  # of what `interp` writes, and no study
     assert here | of_reports == set(plots.FIGURES)
 

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from interp import cli
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.run import Run
+from interp.counting.statistics import STATISTICS
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
 from interp.scores.baselines import heaviest_weight, mean_removal_effect
 from interp.scores.methods import METHODS, Settings
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.agreement import jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import (
     select,
     select_by_entropy,
@@ -219,7 +222,8 @@ def test_entropy_less_the_peak_uses_the_heaviest_weight_unless_one_is_given(plac
 
 @pytest.fixture(scope="module")
 def full(place: Path) -> Path:
-    collect_into(place, "full", "--sentences", "pre", "post", "--moments")
+    statistics = [f"--{name.replace('_', '-')}" for name in STATISTICS]
+    collect_into(place, "full", "--sentences", "pre", "post", *statistics)
     return place
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from interp import cli
 from interp.commands import common, forecasts
-from interp.counting.collect import Keep
+from interp.counting.keep import Keep
+from interp.counting.run import Run
 from interp.evaluations.steering import natural_texts
 from interp.models.load import load
 from interp.runs.forecasts import Forecast, forecast
+from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_corpora
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
@@ -93,7 +95,31 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, ca
     assert "9 passes over 15 tokens, 135 in all" in dry(["steer", run, *settings, *out], capsys)
     assert "1 pass over" in dry(["share", task, run, *out], capsys)
     assert "1 pass over" in dry(["attribute", task, run, "--steps", "2", *out], capsys)
+    assert "1 pass over" in dry(["lens", run, "--prompts", task], capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_selections_and_rows_with_contexts(base, tmp_path, capsys):
+    run = str(base / "run")
+    before = sorted(path.name for path in (base / "run").iterdir())
+    assert "20 passes over 480 neurons, 9,600 in all" in dry(["find", run], capsys)  # 4 + 2 * 8
+    # Halves of eight splits, twice; 6 settings, 3 labels less and none, each without every shard.
+    assert "72 passes over 480 neurons" in dry(["stability", run], capsys)
+    with pytest.raises(SystemExit):
+        cli.main(["find", run, "--method", "removal", "--dry-run"])
+    assert "selects once, so there is nothing to forecast" in capsys.readouterr().err
+    reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
+    kept = str(tmp_path / "kept")
+    cli.main(["collect", *reading, "--contexts", "1", "--out", kept])
+    cli.main(["find", kept, "--fraction", "0.1", "--busy-quantile", "0.5"])
+    contexts = Run.open(kept).contexts
+    union = NeuronSelection.from_json(tmp_path / "kept" / "neurons.json").union()
+    rows = {row for row in contexts.row[:, union].flatten().tolist() if row >= 0}
+    assert f"1 pass over {sum(int(contexts.length[row]) for row in rows):,} tokens" in dry(
+        ["page", kept], capsys
+    )
+    assert not (tmp_path / "kept" / "neurons.html").exists()
+    assert sorted(path.name for path in (base / "run").iterdir()) == before
 
 
 def memory_tokens(base: Path) -> dict[str, int]:

@@ -91,7 +91,9 @@ def test_a_source_names_its_labels(tmp_path: Path):
     for name in ("sr-Latn.txt", "poetry.txt.gz", "v1.2.jsonl", "notes.md"):
         (tmp_path / name).write_bytes(b"")
     assert labels_in(tmp_path) == ("poetry", "sr-Latn", "v1.2")
-    assert labels_in("babel") == ("en", "de", "fr", "es", "zh", "ja")
+    assert (
+        labels_in("babel") == labels_in("babel/statements") == ("en", "de", "fr", "es", "zh", "ja")
+    )
     assert labels_in({"b": [], "a": []}) == ("b", "a")
     assert labels_in(HubDataset("name", {"y": "all", "x": "all"})) == ("y", "x")
     (tmp_path / "empty").mkdir()

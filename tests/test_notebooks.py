@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import interp
-from notebooks.make import FOLDER, GALLERY, NAMES, build, keep_pictures, run, text_of
+from notebooks.make import FOLDER, NAMES, build, keep_pictures, run
 from tests.conftest import LOCK
 from tests.test_model import classic_only
 
@@ -62,11 +62,8 @@ def test_there_are_six_notebooks_in_the_order_of_reading():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_in_step_with_its_text(name: str):
-    """Otherwise: python notebooks/make.py, with --run for the one that keeps its pictures."""
-    built, stored = build(FOLDER / f"{name}.py"), read(name)
-    assert sources(stored) == sources(built)
-    if name not in GALLERY:
-        assert (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8") == text_of(built)
+    """Otherwise: python notebooks/make.py."""
+    assert sources(read(name)) == sources(build(FOLDER / f"{name}.py"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,21 +77,14 @@ def test_a_notebook_reads_back_as_the_text_it_was_made_from(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_holds_no_paths_no_messages_and_no_counts(name: str):
-    notebook = read(name)
-    assert MACHINE.findall(shown(notebook)) == []
-    for cell in notebook.cells:
-        assert cell.get("execution_count") is None or name in GALLERY
-        assert name in GALLERY or not cell.get("outputs")
-        assert all(output.get("name") != "stderr" for output in cell.get("outputs", ()))
+def test_a_notebook_shows_tables_and_pictures_and_holds_no_paths_and_no_messages(name: str):
+    outputs = _outputs(read(name))
+    assert MACHINE.findall(shown(read(name))) == []
+    assert all(output.get("name") != "stderr" for output in outputs)
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert "image/png" in kinds
+    assert kinds.count("text/html") >= 2
     assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
-
-
-def test_the_gallery_shows_its_pictures():
-    for name in GALLERY:
-        kinds = [kind for output in _outputs(read(name)) for kind in output.get("data", {})]
-        assert kinds.count("image/png") >= 2, name
-        assert kinds.count("text/html") >= 4, name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
+from interp.cli import main
 from interp.commands.page import Page
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts
 from interp.inference.intervals import jackknife
@@ -27,7 +29,7 @@ from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
 from interp.reports.page_contexts import SHADES, _leave_out_cut_words, pieces, word_edges
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.reading import read_sentences
+from interp.text.reading import read_corpora, read_sentences
 from tests import tiny_models
 from tests.browser import open_page
 
@@ -141,7 +143,7 @@ def test_contexts_are_the_text_around_them_with_the_gates_as_shades(made, model,
                 kept = contexts.gate[language, layer, neuron]
                 assert len(shown) == int((kept > 0).sum())
                 for rank, (stretch, first, strongest, gate, shades) in enumerate(shown):
-                    code, source, text, sizes = detail["stretches"][stretch]
+                    code, source, text, sizes, _ = detail["stretches"][stretch]
                     row = int(contexts.row[language, layer, neuron, rank])
                     assert (code, source) == (language, contexts.sources[row])
                     assert text in LINES[LANGUAGES[language]]
@@ -200,10 +202,11 @@ def test_words_that_a_window_cuts_are_left_out():
     ]
     edges = word_edges(spelled)
 
-    def shown(ids: list[int], position: int, before: int) -> list[int]:
+    def shown(ids: list[int], position: int, before: int, start: int = 0) -> list[int]:
         window = [position - before <= at <= position + before for at in range(len(ids))]
         real = np.array([True] * (2 * before + 1))
-        _leave_out_cut_words(real, ids, position, before, edges)
+        starts = np.arange(len(ids)) == start
+        _leave_out_cut_words(real, np.array(ids, np.int32), starts, position, before, edges)
         assert all(window[at + position - before] for at in np.flatnonzero(real))
         return (np.flatnonzero(real) + position - before).tolist()
 
@@ -215,6 +218,7 @@ def test_words_that_a_window_cuts_are_left_out():
     assert shown(text, 4, 1) == [3, 4, 5]
     assert shown([1, 2, 2, 2, 2, 2, 2, 2, 0], 7, 1) == [6, 7, 8]  # the peak's own word stays
     assert shown([6, 7, 6, 7, 6], 2, 1) == [1, 2, 3]
+    assert shown(text, 3, 1, start=2) == [2, 3]  # a document starts, so "tion" is no part
 
 
 def test_the_part_of_a_letter_is_within_a_word():
@@ -268,6 +272,60 @@ def test_one_shard_has_rates_without_intervals(model, parts):
     stats, selection, contexts = parts
     one = neuron_page(model, stats.shards([0]), {"LAPE": selection}, contexts, progress=False)
     assert one.index["neurons"][0][3] == [None] * 4
+
+
+def test_the_page_knows_where_documents_start(model, tmp_path):
+    """Of running text; three tokens a line, so that every window holds the start of some."""
+    short = {
+        code: [f"{line[:1]}{n}." for n, line in enumerate(lines)] for code, lines in LINES.items()
+    }
+    settings = {"block_length": 8, "n_shards": 2, "hygiene": "off", "bos": "none"}
+    text = read_corpora(short, LANGUAGES, model, **settings)
+    run = collect(model, text, tmp_path, keep=Keep(contexts=1), progress=False)
+    selection = NeuronSelection.from_triples(NEURONS, LANGUAGES, model.n_layers, model.d_mlp)
+    page = neuron_page(model, run.firing, {"LAPE": selection}, run.contexts, progress=False)
+    n_starts = 0
+    for detail in page.layers.values():
+        for _, _, shown, sizes, starts in detail["stretches"]:
+            at = {sum(sizes[:piece]) for piece in starts}
+            dots = {n for n, letter in enumerate(shown, 1) if letter == "."}
+            assert at - {len(shown)} == dots - {len(shown)}
+            n_starts += len(starts)
+    assert n_starts > 5
+    with open_page(page.save(tmp_path / "page.html"), viewport=WIDE) as (opened, seen):
+        ready(opened)
+        first = opened.locator(".context p").first.inner_text()
+        assert re.fullmatch(r"[^¶]*\.(¶[^¶]+)+", first)
+        assert seen.errors == []
+
+
+def test_the_figure_of_a_neuron_has_the_rates_of_the_page(run, made, tmp_path, capsys):
+    main(["figure", str(run), "--neuron", "L1N40", "l2n9", "--out", str(tmp_path)])
+    assert "2 figures (.pdf)" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"neuron_rates-{name}.{ending}" for name in ("L1N40", "L2N9") for ending in ("csv", "pdf")
+    }
+    table = pd.read_csv(tmp_path / "neuron_rates-L1N40.csv")
+    (row,) = (row for row in made.index["neurons"] if row[:2] == [1, 40])
+    assert table["language"].tolist() == list(LANGUAGES)
+    for name, values in zip(("rate", "low", "high"), row[2:5], strict=True):
+        assert table[name].tolist() == pytest.approx(values, rel=1e-4)
+    assert table["belongs"].tolist() == [code in ("zh", "ja") for code in LANGUAGES]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["neuron_rates"], r"Of which neuron\? Name it, as in --neuron L5N7"),
+        (["overlap", "--neuron", "L1N4"], "--neuron draws neuron_rates and not overlap"),
+        (["--neuron", "1.4"], "--neuron is '1.4': give a layer and a neuron"),
+        (["--neuron", "L3N4"], "There is no neuron L3N4 in .*, which has layers 0 to 2 of"),
+    ],
+)
+def test_a_neuron_that_is_not_there_is_not_drawn(run, more, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(["figure", str(run), *more])
+    assert re.search(sentence, capsys.readouterr().err)
 
 
 # ---------------------------------------------------------------- in a browser
@@ -330,7 +388,7 @@ def test_names_and_tokens_that_are_markup_stay_text(made, tmp_path):
     for each in index["languages"]:
         each |= {"name": EVIL, "endonym": EVIL}
     for detail in layers.values():
-        detail["stretches"] = [[0, EVIL, EVIL, [len(EVIL)]]]
+        detail["stretches"] = [[0, EVIL, EVIL, [len(EVIL)], []]]
         detail["contexts"] = [[[[0, 0, 0, 1.0, "z"]]] * 4 for _ in detail["neurons"]]
         detail["up"] = detail["down"] = [[EVIL] for _ in detail["neurons"]]
     hostile = NeuronPage(EVIL, index, {int(layer): each for layer, each in layers.items()})
@@ -362,8 +420,8 @@ def test_text_keeps_the_direction_of_its_language_when_it_begins_with_a_foreign_
     layers = json.loads(json.dumps(made.layers))
     for detail in layers.values():
         detail["stretches"] = [
-            [code, source, f"Ada {text}", [4 + sizes[0], *sizes[1:]]]
-            for code, source, text, sizes in detail["stretches"]
+            [code, source, f"Ada {text}", [4 + sizes[0], *sizes[1:]], starts]
+            for code, source, text, sizes, starts in detail["stretches"]
         ]
     page = NeuronPage("x", made.index, {int(layer): each for layer, each in layers.items()})
     with open_page(page.save(tmp_path / "foreign.html"), viewport=WIDE) as (shown, _):

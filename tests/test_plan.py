@@ -12,6 +12,7 @@ from transformers import JetMoeConfig, LlamaConfig
 import interp
 from interp.commands.plan import Plan
 from interp.counting.plan import RunPlan, plan_run
+from interp.counting.statistics import STATISTICS
 from interp.models.load import load, outline
 from interp.models.neuron_model import NeuronModel
 from interp.text.corpora import Corpora, Rows
@@ -52,6 +53,7 @@ class TestDisk:
         ("name", "keep", "packed"),
         [
             ("llama", interp.Keep(), True),
+            ("llama", interp.Keep(**dict.fromkeys(STATISTICS, True)), True),
             ("pythia", interp.Keep(moments=True, contexts=2), True),
             ("bloom", interp.Keep(sentence_means=("pre", "mlp_out"), signs="gate"), False),
         ],

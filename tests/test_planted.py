@@ -13,7 +13,7 @@ from einops import rearrange
 import interp
 from experiments import planted as subject
 from experiments import recover_planted as judges
-from experiments.planted import KINDS, Design, Planted, Truth
+from experiments.planted import DECOYS, KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
 from experiments.runner import stated
 from interp.inference.intervals import clustered_share
@@ -147,7 +147,8 @@ def test_the_random_numbers_of_the_program_are_left_alone(tmp_path):
 def test_there_are_as_many_neurons_of_each_kind_as_designed(models):
     kind = models[0.0].truth.kind
     n, decoys = len(TINY.languages), TINY.decoys
-    counts = dict(zip(KINDS, torch.bincount(kind.flatten()).tolist(), strict=True))
+    found = torch.bincount(kind.flatten(), minlength=len(KINDS)).tolist()
+    counts = {name: n for name, n in zip(KINDS, found, strict=True) if n}
     assert counts.pop("background") > N_NEURONS / 2
     assert counts == {
         "language": n * TINY.planted,
@@ -364,7 +365,7 @@ def test_both_ends_of_the_gates_precision_hold_half_the_planted_neurons(summary)
 @pytest.mark.usefixtures("_built_once")
 def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
     """A model that was really built with them, read and measured, beside the mixture."""
-    every, full = judges.planted_and_measured(TINY, 6.0, 0)
+    every, full = judges.planted_and_measured(TINY, 6.0, 0, DECOYS)
     _, bare = judges.planted_and_measured(TINY, 0.0, 0, decoys=())
     truth, mixed = judges.with_decoys(full, bare, every, ("script", "rare"))
     expected, seen = judges.planted_and_measured(TINY, 6.0, 0, ("script", "rare"))

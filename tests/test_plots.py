@@ -36,6 +36,7 @@ from tests.figure_tables import (
     matrix_table,
     moved_table,
     named,
+    neuron_table,
     overlap_rows,
     pairs,
     patching_table,
@@ -375,6 +376,33 @@ def test_sizes_stand_side_by_side_from_none_to_most():
     ax = plots.switching_against_size(shares)
     assert [each.get_text() for each in ax.get_xticklabels()] == ["no edit", "1", "10"]
     assert ax.get_xlabel() == "Share of all neurons (%)"
+
+
+# ---------------------------------------------------------------- one neuron
+
+
+def test_the_figure_of_a_neuron_has_a_row_for_each_label_filled_if_it_belongs_there():
+    table = neuron_table()
+    ax = plots.neuron_rates(table)
+    for row, (code, rate, belongs) in enumerate(
+        zip(CODES, table["rate"], table["belongs"], strict=True)
+    ):
+        (dot,) = (line for line in ax.lines if line.get_label() == f"_{code}")
+        assert dot.get_xydata().tolist() == [[pytest.approx(100 * rate), row]]
+        assert (dot.get_markerfacecolor() != "none") == belongs
+    strokes_of = [each.get_segments()[0] for each in ax.collections]
+    ends = [(float(a[0]), float(b[0])) for a, b in strokes_of]
+    assert close(ends, [(100 * a, 100 * b) for a, b in pairs(table, "low", "high")])
+    assert [each.get_text() for each in ax.get_yticklabels()] == list(CODES)
+    assert ax.yaxis_inverted()
+    assert ax.get_xlabel() == "Layer 5, neuron 7: tokens on which it fires (%)"
+    assert not plots.neuron_rates(table.assign(belongs=False)).get_legend()
+    assert not plots.neuron_rates(table.assign(low=math.nan)).collections
+
+
+@pytest.mark.parametrize("n", [22, 100])
+def test_the_figure_of_a_neuron_of_many_labels_fits_a_page(n: int):
+    fits(plots.neuron_rates(neuron_table(tuple(f"L{i}" for i in range(n)))).get_figure(root=True))
 
 
 # ---------------------------------------------------------------- the paper

@@ -17,7 +17,8 @@ from interp.commands.common import ModelChoice, OnRay
 from interp.commands.evaluate import Evaluate
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.evaluations.category_ablation import ablate_categories
 from interp.evaluations.category_attribution import attribute_categories

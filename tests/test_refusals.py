@@ -230,7 +230,8 @@ def test_an_adapter_is_its_base_with_the_change_added(runs, tmp_path, stabilized
 def test_an_adapter_that_is_no_plain_lora_or_of_another_base_is_refused(runs, tmp_path):
     base = runs.parent / "model-one"
     shape = (load(base).d_model, load(base).d_mlp)
-    for more in ({"use_dora": True}, {"peft_type": "IA3"}, {"rank_pattern": {"q": 1}}):
+    patterned = {"alpha_pattern": {"^down_proj$": 1}}  # a regular expression
+    for more in ({"use_dora": True}, {"peft_type": "IA3"}, {"r": 0}, patterned):
         adapter(tmp_path, base, shape, **more)
         with pytest.raises(ValueError, match=r"not a plain LoRA.*Merge it"):
             load(tmp_path)

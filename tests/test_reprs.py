@@ -21,8 +21,9 @@ from jaxtyping import Float
 from transformers.utils import logging as transformers_logging
 
 import interp
-from interp.counting.plan import PieceSizes
-from interp.counting.run import Verification
+from interp.counting.histograms import Grid
+from interp.counting.progress import Progress, Verification
+from interp.counting.sizes import PieceSizes
 from interp.evaluations.losses import Losses
 from interp.evaluations.neuron_sets import Condition
 from interp.evaluations.perplexity import PerplexityMatrix
@@ -54,7 +55,8 @@ CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
 NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Condition", "Contents", "InMemory", "Pass"}
 NO_RESULTS |= {"Picture", "PatchSource", "RecordedSources", "TableKind"}
-NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Route", "Rows"}
+NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Part", "Route", "Rows", "Split"}
+NO_RESULTS |= {"Location", "Movable", "Reference"}
 """What is handed in, or passes by on the way."""
 
 LINES, CHARACTERS = 3, 300
@@ -100,8 +102,19 @@ def selection(codes: tuple[str, ...] = CODES) -> interp.NeuronSelection:
     return interp.NeuronSelection(mask, codes)
 
 
+def confusion() -> interp.evaluations.Confusion:
+    return interp.evaluations.Confusion(
+        texts=("Ja.", "No."),
+        language="de",
+        lines_pass=torch.tensor([True, False]),
+        words_pass=torch.tensor([True, False]),
+        left_at=torch.tensor([-1, 0]),
+        by_words=False,
+    )
+
+
 def plan(name: str = "mine") -> interp.counting.RunPlan:
-    piece = PieceSizes(*range(1024, 1031))
+    piece = PieceSizes(1024, {"moments": 1025}, *range(1026, 1032))
     sizes: list[Any] = [2, 2048, True, torch.float32, 10, 3, 5, 2, 64, 1024, 1025, piece, 1e9]
     return interp.counting.RunPlan(name, "LlamaForCausalLM", *sizes)
 
@@ -195,6 +208,32 @@ def made() -> dict[str, Any]:
         interp.FiringStats(
             fired=whole(2, 3, 2, 2048), tokens=torch.full((2, 3), 2**15), languages=CODES
         ),
+        interp.counting.SignCases(
+            counts=whole(2, 3, 4, 2, 2048),
+            tokens=torch.full((2, 3), 2**18),
+            languages=CODES,
+        ),
+        interp.counting.NegativeSide(
+            below=whole(3, 2, 2048),
+            output=real(3, 2, 2048),
+            squares=real(3, 2, 2048),
+            tokens=torch.full((3,), 2**18),
+            languages=CODES,
+        ),
+        interp.counting.Histograms(
+            counts=whole(3, 2, 64, 402).int(),
+            low=real(2, 64).float(),
+            width=real(2, 64).float(),
+            tokens=torch.full((3,), 2**20),
+            languages=CODES,
+        ),
+        interp.counting.LossEffects(
+            total=-real(3, 2, 2048),
+            absolute=real(3, 2, 2048),
+            tokens=torch.full((3,), 640),
+            languages=CODES,
+        ),
+        Grid(low=real(2, 64).float(), width=real(2, 64).float()),
         interp.ActivationMoments(
             sums=real(4, 3, 2, 2048), tokens=torch.tensor([640, 640, 720]), languages=CODES
         ),
@@ -212,6 +251,7 @@ def made() -> dict[str, Any]:
             row=whole(3, 2, 2048, 2).int() % 5,
             position=whole(3, 2, 2048, 2).int(),
             ids=whole(5, 8).int(),
+            starts=whole(5, 8).bool(),
             length=whole(5),
             number=whole(5),
             sources=("x",) * 5,
@@ -375,7 +415,23 @@ def made() -> dict[str, Any]:
             rates={"de": {"no edit": judged(), EVIL: judged()}},
             guards={"de": interp.evaluations.Guard()},
         ),
-        interp.counting.run.Progress(((0, "en"), (1, "en")), ((0, EVIL),), None),
+        interp.interventions.TrainedUnits(
+            masks={"post": torch.ones(2, 8, dtype=torch.bool)},
+            values={"up.weight 0": real(8, 4).float()},
+            losses=1 + real(3),
+            source={"weights": "0"},
+            training={"languages": ["de"]},
+        ),
+        confusion(),
+        interp.evaluations.LanguageLock(
+            change=interp.Change(torch.ones(2, 8, dtype=torch.bool), interp.deactivate),
+            effect=real(2, 8),
+            tried={0: 0.5, 1: 1.0},
+            confusion={"nothing": confusion(), "locked": confusion()},
+            losses=None,
+            answers=(),
+        ),
+        Progress(((0, "en"), (1, "en")), ((0, EVIL),), None),
         Estimate(*(real(2, 3) for _ in range(4)), level=0.95),
         Rate(3, 4),
         precision(),

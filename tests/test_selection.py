@@ -19,8 +19,13 @@ from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.scores.average_precision import Precision
-from interp.selections.agreement import predicted_agreement, text_for_agreement, until_stable
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.agreement import (
+    jaccard_between,
+    predicted_agreement,
+    text_for_agreement,
+    until_stable,
+)
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import (
     select_by_entropy,
     select_by_precision,

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
 from interp.counting.counters import firing_kind
+from interp.counting.keep import Keep
 from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import categories_at
 from interp.models.load import load

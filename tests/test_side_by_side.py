@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 
 import interp
 from interp import cli
+from interp.counting.signs import FiringSigns
+from interp.evaluations import steering
 from interp.evaluations.languages_written import language_rates
+from interp.evaluations.multiple_choice import encode_items
 from interp.evaluations.side_by_side import write_side_by_side
+from interp.evaluations.steering import SteeringRates
 from interp.evaluations.writing import generate_texts
 from interp.models.load import load
 from interp.results import terminal
 from interp.selections.change_file import EDITS, read_changes
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.chat import chat_prompt
+from interp.text.chat import chat_prompt, chat_task, chat_text
+from interp.text.tasks import Item, Task
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 from tests.tiny_models import BOS, D_MLP, N_LAYERS
@@ -97,6 +102,78 @@ def test_a_message_is_put_into_the_chat_template_which_begins_the_text_itself(tm
     written = write_side_by_side(chat, ids, {"same": None}, n=1, **SETTINGS)
     assert written.prompt == "<bos><user> the dog<answer>"
     assert written.texts["same"] == written.texts["nothing"]
+
+
+def test_a_task_as_a_chat_asks_in_the_template_and_answers_without_a_space(tmp_path):
+    chat = load(tiny_models.build("qwen2", tmp_path))
+    chat.tokenizer.chat_template = TEMPLATE
+    item = Item("days", "the other day", (" in", " of the"), 1)
+    (asked,) = chat_task(chat, Task("days", "en", (item,))).items
+    assert asked.prompt == chat_text(chat, "the other day")
+    assert asked._replace(prompt=item.prompt, options=item.options) == item
+    (encoded,) = encode_items(chat, Task("days", "en", (asked,)), "none")
+    assert encoded.begin == len(chat_prompt(chat, "the other day"))
+    for row, option in zip(encoded.rows, ("in", "of the"), strict=True):
+        assert list(row) == chat_prompt(chat, "the other day") + chat.encode(option)
+
+
+def test_commands_ask_a_chat_model_in_its_template(tmp_path, capsys):
+    model = tiny_models.build("qwen2", tmp_path / "model")
+    (tmp_path / "task").mkdir()
+    for code, words in {"en": ("the day", "a city"), "de": ("der Tag", "die Stadt")}.items():
+        rows = [
+            {"id": f"{n}", "text": text, "endings": [" in", " of"], "answer": n % 2}
+            for n, text in enumerate(words)
+        ]
+        lines = "\n".join(map(json.dumps, rows))
+        (tmp_path / "task" / f"{code}.jsonl").write_text(lines, encoding="utf-8")
+    neurons = torch.zeros(2, N_LAYERS, D_MLP, dtype=torch.bool)
+    neurons[:, 1, :9] = True
+    NeuronSelection(neurons, ("en", "de")).to_json(tmp_path / "neurons.json")
+    evaluate = ["evaluate", str(tmp_path / "neurons.json"), "--tasks", str(tmp_path / "task")]
+    settings = ["--model", str(model), "--n-draws", "1", "--out", str(tmp_path / "out"), "--chat"]
+    with pytest.raises(SystemExit):
+        cli.main([*evaluate, *settings])
+    assert "has no chat template" in capsys.readouterr().err
+    (model / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    cli.main([*evaluate, *settings])
+    chat = load(model)
+    english = chat_task(chat, interp.read_task(str(tmp_path / "task"), "en"))
+    (choices,) = interp.evaluations.choose(chat, [english], bos="none", progress=False)
+    rows = pd.read_csv(tmp_path / "out" / "evaluate.csv")
+    untouched = rows[(rows["language"] == "en") & (rows["off"] == "nothing")]
+    assert untouched["accuracy"].tolist() == [choices.accuracy().value.item()]
+    share = ["share", str(tmp_path / "task"), "--model", str(model), "--chat"]
+    cli.main([*share, "--n-shards", "1", "--n-draws", "2", "--out", str(tmp_path / "share")])
+    signs = FiringSigns.load(tmp_path / "share" / "signs.safetensors")
+    ids = torch.tensor([chat_prompt(chat, "the day")])
+    _, cache = chat.run_with_cache(ids)
+    last = cache["blocks.0.mlp.hook_pre"][0, -1] > 0
+    at = signs.prompts.index("0"), signs.languages.index("en")
+    assert torch.equal(signs.fires(0)[at], last)
+
+
+def test_what_a_chat_model_is_steered_from_is_a_message(tmp_path, monkeypatch):
+    chat = load(tiny_models.build("qwen2", tmp_path))
+    chat.tokenizer.chat_template = TEMPLATE
+    seen = []
+
+    def stop(model, conditions, guards, **settings):
+        seen.append(({condition.prompt for condition in conditions}, settings["bos"]))
+        return SteeringRates(rates={}, guards={})
+
+    monkeypatch.setattr(steering, "steering_rates", stop)
+    lines = {code: [f"{line} {n}" for n, line in enumerate(made_up()[code])] for code in LANGUAGES}
+    mask = torch.zeros(len(LANGUAGES), N_LAYERS, D_MLP, dtype=torch.bool)
+    mask[:, 0, :5] = True
+    chosen, code = NeuronSelection(mask, LANGUAGES), LANGUAGES[1]
+    settings = {"chat": True, "prompt": "the day", "max_new_tokens": 8, "natural": 40}
+    towards = {code: interp.deactivate}
+    steering.steer_towards(chat, towards, chosen, {}, lines, progress=False, **settings)
+    ((prompts, bos),) = seen
+    naming = steering._opening(code)
+    assert prompts == {chat_text(chat, text) for text in ("the day", f"{naming}the day")}
+    assert bos == "none"
 
 
 # ---------------------------------------------------------------- a file of changes

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import jackknife
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.agreement import jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
 from interp.selections.stability import (
     across_changes,

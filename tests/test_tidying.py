@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from interp import cli
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
@@ -126,6 +127,8 @@ def test_killed_between_two_deletions_the_rest_is_no_harm(run):
     assert not run.status().missing
     assert run.verify().bad == {}
     assert run.firing.n_shards == 5
+    assert run.tidy() == (kept / pieces[0].name).stat().st_size  # and the next one deletes it
+    assert not (run.folder / "pieces").exists()
 
 
 def test_the_command_tidies_unless_told_to_keep(tmp_path, capsys):

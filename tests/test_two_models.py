@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+import interp
 from interp import cli
 from interp.counting.stats import FiringStats
 from interp.evaluations.effect_change import effect_change
@@ -63,6 +64,8 @@ def test_neurons_of_the_base_are_edited_in_the_instruct_model_and_said(runs, cap
     cli.main(["deactivate", instruct, "--n-draws", "1"])
     own = pd.read_csv(runs / "instruct" / "deactivate" / "matrix.csv")
     assert "neurons_of" not in own.columns
+    assert matrix.neurons_of == str(runs.parent / "model-base")  # as in the file
+    assert "model-base" in matrix._repr_html_()
     assert "NEURONS OF" not in capsys.readouterr().out
 
 
@@ -73,6 +76,41 @@ def test_steering_with_the_neurons_of_the_base_uses_the_means_of_the_run(runs, c
     folder = runs / "instruct" / "steer-of-base"
     for name in ("rates", "texts"):
         assert "neurons_of" in pd.read_csv(folder / f"{name}.csv").columns
+
+
+def test_what_is_baked_is_the_neurons_of_the_base_and_its_card_says_so(runs, tmp_path):
+    base, instruct = runs / "base", runs / "instruct"
+    model = interp.load(runs.parent / "model-instruct")
+    theirs, own = (NeuronSelection.from_json(run / "neurons.json") for run in (base, instruct))
+    assert not torch.equal(theirs["de"], own["de"])
+    arguments = [str(instruct), "--neurons-of", str(base), "--language", "de", "--out"]
+    cli.main(["bake", *arguments, str(tmp_path / "baked")])
+    baked = interp.load(tmp_path / "baked")
+    for layer in range(model.n_layers):
+        gone = (baked.w_out(layer) == 0).all(dim=1)
+        assert torch.equal(gone, theirs["de"][layer])
+    assert "found in another model of the same shape, model-base" in (
+        (tmp_path / "baked" / "README.md").read_text()
+    )
+    pytest.importorskip("peft")
+    cli.main(["adapter", *arguments, str(tmp_path / "adapter")])
+    assert "model-base" in (tmp_path / "adapter" / "README.md").read_text()
+
+
+def test_a_selection_on_another_model_is_the_same_and_every_table_says_so(runs):
+    model = interp.load(runs.parent / "model-instruct")
+    theirs = NeuronSelection.from_json(runs / "base" / "neurons.json")
+    there = theirs.on(model, "the base")
+    assert there == theirs
+    assert (theirs.neurons_of, theirs.on(model).neurons_of) == ("", "another model")
+    assert there.neurons().languages_only(["de"]).neurons_of == "the base"
+    item = interp.text.Item("sum", "One and one", (" two", " three"), 0)
+    task = interp.text.Task("sums", "en", (item, item._replace(id="again")))
+    ablated = interp.evaluations.ablate_tasks(model, [task], there, n_draws=1, progress=False)
+    assert set(ablated.to_frame()["neurons_of"]) == {"the base"}
+    narrow = NeuronSelection(theirs.mask[:, :, 1:], theirs.languages)
+    with pytest.raises(ValueError, match="use the model it was made with"):
+        narrow.on(model)
 
 
 def test_neurons_of_another_architecture_are_refused(runs, capsys):

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import ModelChoice, check_found_in, open_model, say
-from interp.commands.effects import read_selection
+from interp.commands.common import ModelChoice, check_neurons, open_model, say
+from interp.commands.effects import read_selection, whose_neurons
 from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
-from interp.text.languages import label_name
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ class Adapter:
     out: Path
     """Folder for the adapter; it must be new."""
 
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape."""
+
     factor: float = 0.0
     """Multiplies the neurons' output; 0 switches them off."""
 
@@ -39,13 +41,12 @@ class Adapter:
     """Refuse to write a larger rank: one for each edited neuron of a layer."""
 
     def run(self) -> None:
-        selection = read_selection(self.neurons)
+        selection = read_selection(self.neurons_of or self.neurons)
         edit = interp.deactivate if self.factor == 0 else interp.scale(self.factor)
         change = selection.change(self.language, edit)
         model, _ = open_model(self.choice, memory_of(self.neurons))
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
-        note = f"The neurons are those of {label_name(self.language)} in {self.neurons.name}."
+        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        note = whose_neurons(selection, self.language, self.neurons_of or self.neurons)
         folder = change.to_lora(model, self.out, self.largest_rank, note)
         say(f"{change.n_units} neurons of {self.language}: {edit.name}.")
         say(f"PEFT and vLLM load {folder} beside the model; its logits equal the hooked model's.")

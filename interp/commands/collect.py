@@ -88,6 +88,22 @@ class Collect:
     moments: bool = False
     """Also keep means and spreads, for edits that set values."""
 
+    sign_cases: bool = False
+    """Also keep the signs of gate and linear branch, for --method sign-cases."""
+
+    negative_side: bool = False
+    """Also keep what is written where gates are below zero, for --method negative-side."""
+
+    histograms: bool = False
+    """Also keep how act(gate) is distributed, for --method dln and divergence.
+
+    That takes 1.6 kB per neuron, label and shard: see `interp plan`."""
+
+    loss_effects: bool = False
+    """Also keep gradient times activation of the loss, for --method loss-effects.
+
+    It takes three times as long."""
+
     sentences: tuple[Kind, ...] = ()
     """Average these sites over each line, for --method precision.
 
@@ -165,6 +181,10 @@ class Collect:
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
         keep = interp.Keep(
             moments=self.moments,
+            sign_cases=self.sign_cases,
+            negative_side=self.negative_side,
+            histograms=self.histograms,
+            loss_effects=self.loss_effects,
             sentence_means=self.sentences,
             special_tokens=self.special_tokens,
             contexts=self.contexts,

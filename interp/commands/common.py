@@ -1,7 +1,7 @@
 """What several subcommands of `interp` share: options for the model and for Ray, and printing."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,6 @@ from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results.words import Attention, Bos
 
 if TYPE_CHECKING:
-    import pandas
     import torch
 
 
@@ -109,15 +108,15 @@ def check_neurons(
     neurons: Path,
     neurons_of: Path | None,
     model: "interp.NeuronModel",
-) -> str | None:
-    """Refuse neurons of another model; those of --neurons-of are allowed, with a word about it.
+) -> "interp.NeuronSelection":
+    """The selection, refused if it is of another model and not asked for with --neurons-of.
 
-    Returns the name of their model, for the tables; None: it is this one.
+    One of another model knows that, and a line says so.
     """
     selection.check_model(model)
     if neurons_of is None:
         check_found_in(neurons, model)
-        return None
+        return selection
     run = found_in(neurons_of)
     stored = run.get("model")
     architecture = stored.get("architecture") if isinstance(stored, dict) else None
@@ -130,15 +129,9 @@ def check_neurons(
     name = str(run.get("name") or neurons_of)
     say(
         f"NEURONS OF ANOTHER MODEL: they were found in {name} ({neurons_of}); the same indices "
-        f"are edited in {model.name}. The tables say so in the column neurons_of."
+        f"are edited in {model.name}. What is written says so (neurons_of)."
     )
-    return name
-
-
-def table_of(frame: "pandas.DataFrame", neurons_of: str | None) -> str:
-    """A result's table as CSV; a column says if the neurons are of another model."""
-    named = frame if neurons_of is None else frame.assign(neurons_of=neurons_of)
-    return named.to_csv(index=False)
+    return selection.on(model, name)
 
 
 def cut_short(asked: int | None, corpora: "interp.Corpora") -> str:
@@ -161,6 +154,16 @@ def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
 
     if sentence := against_the_tokenizer(model, bos):
         say(sentence)
+
+
+def in_chat(
+    model: "interp.NeuronModel", tasks: "Sequence[interp.text.Task]", chat: bool, bos: Bos
+) -> "tuple[list[interp.text.Task], Bos]":
+    """The tasks and what is put before a prompt; with --chat in the template, which begins it."""
+    if chat:
+        return [interp.text.chat_task(model, task) for task in tasks], "none"
+    say_how_text_begins(model, bos)
+    return list(tasks), bos
 
 
 @dataclass(frozen=True)
@@ -225,13 +228,19 @@ class OnRay:
         """
         if self.ray is not None and not self.dry_run:
             return True
-        forecast = measure()
-        seconds = forecast.seconds or 0.0
-        if seconds > _LONG or self.dry_run:
-            say(str(forecast))
-        if seconds > _VERY_LONG:
-            say(f"To make it shorter: {smaller}. It can be interrupted and resumed at any time.")
-        return not self.dry_run
+        resumes = "It can be interrupted and resumed at any time."
+        return goes_ahead(measure, f"{smaller}. {resumes}", self.dry_run)
+
+
+def goes_ahead(measure: "Callable[[], interp.runs.Forecast]", smaller: str, dry_run: bool) -> bool:
+    """Say how long the work takes, if that is long or all that is asked, and whether to do it."""
+    forecast = measure()
+    seconds = forecast.seconds or 0.0
+    if seconds > _LONG or dry_run:
+        say(str(forecast))
+    if seconds > _VERY_LONG:
+        say(f"To make it shorter: {smaller}")
+    return not dry_run
 
 
 _LONG, _VERY_LONG = 10.0, 600.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,14 +10,16 @@ import interp
 from interp.commands.common import (
     ModelChoice,
     check_found_in,
+    goes_ahead,
     open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection
+from interp.commands.forecasts import of_lens
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import Memory, labels_of_task, memory_of
+from interp.commands.remembered import Memory, memory_of
 from interp.results.words import Alike, Bos, Layers
 
 if TYPE_CHECKING:
@@ -203,6 +206,9 @@ class Lens:
     limit: int | None = None
     """Read only the first N prompts; by default all."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     out: Path | None = None
     """File for the result (.safetensors), with a table (.csv) next to it."""
 
@@ -222,6 +228,9 @@ class Lens:
             words = [item.options[item.answer].strip(" .。」") for item in items]
             answers = dict(zip(languages, words, strict=True))
             questions.append(interp.prompts.Question(items[0].prompt, answers))
+        measure = partial(of_lens, model, questions, bos)
+        if not goes_ahead(measure, "a smaller --limit.", self.dry_run):
+            return
         result = interp.logit_lens(model, questions, bos=bos)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         say_how_text_begins(model, bos)
@@ -242,7 +251,7 @@ class Lens:
 
 def two_of(prompts: str, memory: Memory) -> tuple[str, ...]:
     """The second and the first language that the prompts, and the run if there is one, have."""
-    known = labels_of_task(prompts)
+    known = interp.text.labels_in(prompts)
     languages = [code for code in memory.recorded.get("languages", known) if code in known]
     if len(languages) < 2:
         raise ValueError(

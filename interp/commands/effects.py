@@ -9,14 +9,12 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    check_found_in,
     check_neurons,
     cut_short,
     open_model,
     say,
     say_how_text_begins,
     seeded,
-    table_of,
 )
 from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
@@ -37,6 +35,15 @@ def read_selection(path: Path) -> "interp.NeuronSelection":
             interp.Run.open(path)  # refuses what is no run, such as a folder of runs
         raise FileNotFoundError(f"{file} is missing. Make it with: interp find {file.parent}")
     return interp.NeuronSelection.from_json(file)
+
+
+def whose_neurons(selection: "interp.NeuronSelection", label: str, path: Path) -> str:
+    """Sentences for the card of what is written: whose neurons they are, and of which model."""
+    note = f"The neurons are those of {label_name(label)} in {path.name}."
+    if selection.neurons_of:
+        found_in = Path(selection.neurons_of).name  # no folder of this machine
+        note += f" They were found in another model of the same shape, {found_in}."
+    return note
 
 
 def run_of(path: Path) -> "interp.Run":
@@ -147,7 +154,7 @@ class Deactivate:
         rate = rates_of(self.neurons, selection) if self.rate_matched else None
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        other = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)
         if sentence := cut_short(self.tokens, corpora):
             say(sentence)
@@ -166,7 +173,7 @@ class Deactivate:
             out=out,
             ray=ray,
         )
-        table = table_of(matrix.to_frame(), other)
+        table = matrix.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(out / "matrix.csv", table)
         say_how_text_begins(model, corpora.bos)
         say(matrix.table())
@@ -194,31 +201,42 @@ class Bake:
     out: Path
     """Folder for the checkpoint; it must be new."""
 
-    edit: Literal["deactivate", "scale", "replace"] = "deactivate"
-    """Sets the neurons' output. deactivate: to zero; scale: to --strength times its value; replace:
-    to its mean in the language, which needs a run with --moments."""
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape.
+
+    The model and means are still of the run; both models must have the same shape."""
+
+    edit: Literal["deactivate", "scale", "replace", "add", "difference"] = "deactivate"
+    """Of the neurons' output. deactivate: to zero; scale: times --strength; replace, add,
+    difference: with its mean in the language, which needs a run with --moments.
+
+    replace sets it to the mean, add adds --strength times the mean, difference --strength times the
+    mean minus that of the others. They need an architecture with a bias: docs/serving.md."""
 
     strength: float = 1.0
-    """Factor of --edit scale."""
+    """Factor of --edit scale, add, difference."""
 
     def run(self) -> None:
-        if self.edit != "scale" and self.strength != 1:
+        if self.edit in ("deactivate", "replace") and self.strength != 1:
             raise ValueError(
                 f"--strength has no effect with --edit {self.edit}: leave it out, or use --edit "
-                "scale."
+                "scale, add or difference."
             )
-        selection = read_selection(self.neurons)
+        selection = read_selection(self.neurons_of or self.neurons)
         chosen = selection[self.language]
         units = chosen if selection.neurons_only else selection.units(self.language)
-        if self.edit == "replace":
-            edit = interp.replace(run_of(self.neurons).moments, self.language, "post")
+        if self.edit == "deactivate":
+            edit = interp.deactivate
+        elif self.edit == "scale":
+            edit = interp.scale(self.strength)
         else:
-            off = self.edit == "deactivate"
-            edit = interp.deactivate if off else interp.scale(self.strength)
+            moments = run_of(self.neurons).moments
+            edit = interp.selections.edit_towards(
+                moments, self.language, self.edit, self.strength, "post"
+            )
         model, _ = open_model(self.choice, memory_of(self.neurons))
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
-        note = f"The neurons are those of {label_name(self.language)} in {self.neurons.name}."
+        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        note = whose_neurons(selection, self.language, self.neurons_of or self.neurons)
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

@@ -10,10 +10,9 @@ from interp.commands.common import (
     ModelChoice,
     OnRay,
     check_neurons,
+    in_chat,
     open_model,
     say,
-    say_how_text_begins,
-    table_of,
 )
 from interp.commands.effects import read_selection
 from interp.commands.forecasts import of_tasks
@@ -70,6 +69,9 @@ class Evaluate:
 
     It is what begins text."""
 
+    chat: bool = False
+    """Put every prompt into the model's chat template, as a user's message."""
+
     normalize: Normalize = "none"
     """What the log-likelihood of an option is divided by."""
 
@@ -107,7 +109,8 @@ class Evaluate:
             self.choose_items(interp.read_task(name, code)) for name in names for code in codes
         ]
         model, ray = open_model(self.choice, memory, self.on)
-        other = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        tasks, bos = in_chat(model, tasks, self.chat, bos)
         sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
         if not self.on.goes_ahead(
             lambda: of_tasks(model, tasks, sets, bos, self.max_new_tokens),
@@ -126,9 +129,8 @@ class Evaluate:
             out=out,
             ray=ray,
         )
-        table = table_of(ablation.to_frame(), other)
+        table = ablation.to_frame().to_csv(index=False)
         interp.results.artifacts.write_text(out / "evaluate.csv", table)
-        say_how_text_begins(model, bos)
         say(ablation.table())
         say(f"The table is in {out / 'evaluate.csv'}, the answers in folders next to it.")
 

@@ -1,13 +1,20 @@
 """The subcommand that draws the results of runs for a paper: figure."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interp.commands.common import say
 from interp.commands.options import Positional
 from interp.results.words import FigureFormat
+
+if TYPE_CHECKING:
+    from interp.reports.report import Picture
+
+NEURON = "neuron_rates"
+"""The figure of one neuron."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Figure:
 
         interp figure results/demo
         interp figure results/demo layer_profile --format pdf svg --width single
+        interp figure results/demo --neuron L5N7
         interp figure results/steer/rates.csv --font "Liberation Serif" --font-size 9
     """
 
@@ -27,6 +35,9 @@ class Figure:
 
     kind: Positional[str] = ""
     """Which figure, such as overlap; by default all that there are."""
+
+    neuron: tuple[str, ...] = ()
+    """Instead draw how often these neurons fire in each language, such as L5N7."""
 
     format: tuple[FigureFormat, ...] = ("pdf",)
     """pdf, svg, png."""
@@ -49,7 +60,6 @@ class Figure:
     def run(self) -> None:
         from interp import plots
         from interp.plots.files import FIGURES
-        from interp.reports.figures import figures_of
         from interp.results.display import counted  # which loads nothing that --help must not
 
         if self.kind and self.kind not in FIGURES:
@@ -57,16 +67,7 @@ class Figure:
             perhaps = f" Did you mean {near[0]}?" if near else f" Give one of {', '.join(FIGURES)}."
             raise ValueError(f"There is no figure {self.kind!r}.{perhaps}")
         width = self.inches()
-        pictures = figures_of(self.results)
-        chosen = {
-            name: picture
-            for name, picture in pictures.items()
-            if self.kind in ("", name.split("-")[0])
-        }
-        if not chosen:
-            there = f"it has {', '.join(pictures)}" if pictures else "it has none"
-            wanted = f"the figure {self.kind}" if self.kind else "a figure"
-            raise ValueError(f"{self.results} has no result for {wanted}: {there}.")
+        chosen = self.of_neurons() if self.neuron else self.of_results()
         folder = self.results if self.results.is_dir() else self.results.parent
         out = self.out or folder / "figures"
         with plots.on_paper(width=width, font=self.font, size=self.font_size):
@@ -77,6 +78,41 @@ class Figure:
                 say(f"{name}: {picture.caption}")
         endings = ", ".join(f".{ending}" for ending in self.format)
         say(f"{counted(len(chosen), 'figure')} ({endings}) in {out}.")
+
+    def of_results(self) -> "dict[str, Picture]":
+        """The figures of the results, of the kind that is asked for."""
+        from interp.reports.figures import figures_of
+
+        if self.kind == NEURON:
+            raise ValueError(f"Of which neuron? Name it, as in --neuron L5N7, instead of {NEURON}.")
+        pictures = figures_of(self.results)
+        chosen = {
+            name: picture
+            for name, picture in pictures.items()
+            if self.kind in ("", name.split("-")[0])
+        }
+        if not chosen:
+            there = f"it has {', '.join(pictures)}" if pictures else "it has none"
+            wanted = f"the figure {self.kind}" if self.kind else "a figure"
+            raise ValueError(f"{self.results} has no result for {wanted}: {there}.")
+        return chosen
+
+    def of_neurons(self) -> "dict[str, Picture]":
+        """A figure of each neuron that is named."""
+        from interp.reports.figures import figure_of_neuron
+
+        if self.kind not in ("", NEURON):
+            raise ValueError(f"--neuron draws {NEURON} and not {self.kind}: leave one of them out.")
+        pictures = {}
+        for name in self.neuron:
+            if not (numbers := re.fullmatch(r"L(\d+)N(\d+)", name, re.IGNORECASE)):
+                raise ValueError(
+                    f"--neuron is {name!r}: give a layer and a neuron as on the page, such as L5N7."
+                )
+            layer, neuron = map(int, numbers.groups())
+            picture = figure_of_neuron(self.results, layer, neuron)
+            pictures[f"{NEURON}-L{layer}N{neuron}"] = picture
+        return pictures
 
     def inches(self) -> float | None:
         """The width asked for; None: what each figure needs."""

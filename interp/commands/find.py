@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import interp
-from interp.commands.common import ModelChoice, open_model, say, seeded
+from interp.commands.common import ModelChoice, goes_ahead, open_model, say, seeded
 from interp.commands.effects import read_selection
+from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Find:
     """Select the language neurons of a run, with LAPE or a rival.
 
-    With methods that need counts of firing alone it also says how far to trust the selection.
+    From counts of firing alone, it also says how far to trust the selection.
 
         interp find results/collect --fraction 0.01
         interp find results/sentences --method precision --n 2000
@@ -68,6 +69,9 @@ class Find:
     seed: int = 0
     """Seeds random neurons and the predicted agreement."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     def run(self) -> None:
         self.check_options()
         run = interp.Run.open(self.run_folder)
@@ -76,6 +80,8 @@ class Find:
             run, seeded(self.seed), lambda: reopen(self.run_folder, self.model)
         )
         selection = interp.selections.selection_of(method, seen, self.settings)
+        if self.selects_again and not self.goes_ahead(stats):
+            return
         if method.of_run_sites:
             seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
@@ -90,7 +96,7 @@ class Find:
                 **{name: getattr(self, name) for name in used},
             ),
         )
-        if method.needs is None and self.method != "random":
+        if self.selects_again:
             frequency = interp.inference.selection_frequency(
                 stats, lambda part: self.select(part).mask
             )
@@ -102,6 +108,17 @@ class Find:
         say(f"The selection is in {out}.")
 
     @property
+    def selects_again(self) -> bool:
+        """Whether it selects again from parts of the counts, to say how far to trust the result."""
+        return METHODS[self.method].needs is None and self.method != "random"
+
+    def goes_ahead(self, stats: "interp.FiringStats") -> bool:
+        """Whether to select again: without each shard, and from both halves of eight splits."""
+        smaller = "fewer shards (interp collect --n-shards)."
+        times = stats.n_shards + 16
+        return goes_ahead(lambda: of_selecting(stats, self.select, times), smaller, self.dry_run)
+
+    @property
     def settings(self) -> Settings:
         return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
 
@@ -109,6 +126,11 @@ class Find:
         """Refuse an option that is no number, or that the method would ignore."""
         if not 0 < self.stable < 1:
             raise ValueError(f"--stable is {self.stable}: give a share below 1, such as 0.95.")
+        if self.dry_run and not self.selects_again:
+            raise ValueError(
+                f"--method {self.method} selects once, so there is nothing to forecast: leave "
+                "--dry-run out."
+            )
         if not math.isfinite(self.fraction):
             raise ValueError(f"--fraction is {self.fraction}: give a share, such as 0.01.")
         read = METHODS[self.method].options

@@ -11,6 +11,12 @@ from interp.results.words import Bos
 _TRIED = 4
 """Tokens that a trial of writing writes in each text."""
 
+_PROMPTS = 4
+"""Prompts that a trial of the lens reads."""
+
+_NEURONS = 32
+"""Neurons whose promoted tokens a trial finds."""
+
 
 def of_counting(
     model: "interp.NeuronModel",
@@ -22,6 +28,7 @@ def of_counting(
     """What is left of reading all text once, counting, and the disk that it takes."""
     from interp.counting.counters import FiringCounter
     from interp.counting.observe import batches, observe
+    from interp.counting.plan import plan_of
 
     code = corpora.languages[0]
     batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
@@ -30,21 +37,10 @@ def of_counting(
         observe(model, batch, [FiringCounter(model)])
         return int(batch.length.sum())
 
-    n_languages = len(corpora.languages)
-    n_rows = sum(len(rows.length) for rows in corpora.rows.values())
     tokens = sum(corpora.tokens().values())
-    row_tokens = max(1, tokens // n_rows)
-    plan = interp.counting.plan_run(
-        model,
-        n_languages,
-        max(n_rows // n_languages, corpora.n_shards) * row_tokens,
-        n_shards=corpora.n_shards,
-        row_tokens=row_tokens,
-        tokens_per_batch=tokens_per_batch,
-        keep=keep,
-    )
-    pieces = corpora.n_shards * n_languages
-    return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=plan.disk)
+    disk = plan_of(model, corpora, keep, tokens_per_batch).disk
+    pieces = corpora.n_shards * len(corpora.languages)
+    return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=disk)
 
 
 def of_losses(
@@ -144,6 +140,67 @@ def of_attribution(
 
     pieces = len(tasks[0].items)
     return interp.runs.forecast(1, n_tokens(tasks), trial, folder=folder, pieces=pieces)
+
+
+def of_selecting(
+    stats: "interp.FiringStats", select: "Callable[[interp.FiringStats], object]", times: int
+) -> "interp.runs.Forecast":
+    """Selecting neurons from counts again and again, of all shards but some."""
+    n_neurons = stats.n_layers * stats.d_mlp
+
+    def trial() -> int:
+        select(stats)
+        return n_neurons
+
+    return interp.runs.forecast(times, n_neurons, trial, unit="neurons")
+
+
+def of_page(
+    model: "interp.NeuronModel",
+    contexts: "interp.counting.TopContexts",
+    selections: "Sequence[interp.NeuronSelection]",
+) -> "interp.runs.Forecast":
+    """Reading the rows that hold contexts of selected neurons, and what these neurons promote."""
+    from interp.reports.neuron_page import promoted_tokens
+
+    chosen = selections[0].neurons().union()
+    for selection in selections[1:]:
+        chosen = chosen | selection.neurons().union()
+    used = contexts.row[:, chosen].unique()
+    rows = used[used >= 0].tolist()
+    if not rows:  # no neuron is selected, or none fires: the page says which
+        return interp.runs.Forecast(passes=1, tokens=0, seconds=0.0)
+    some = [contexts.ids[row, : int(contexts.length[row])].tolist() for row in rows[:16]]
+    n_tokens = int(contexts.length[rows].sum())
+    reading = interp.runs.forecast(1, n_tokens, loss_of(model, some))
+    layer = int(chosen.any(dim=1).nonzero()[0])
+    first = chosen[layer].nonzero().flatten()[:_NEURONS]
+
+    def trial() -> int:
+        promoted_tokens(model, layer, first, 12)
+        return len(first)
+
+    promoting = int(chosen.sum()) * interp.runs.seconds_per_token(trial)
+    return replace(reading, seconds=(reading.seconds or 0) + promoting)
+
+
+def of_lens(
+    model: "interp.NeuronModel", questions: "Sequence[interp.prompts.Question]", bos: Bos
+) -> "interp.runs.Forecast":
+    """Reading the prompts, and what every layer would say next."""
+    from interp.prompts.lens import last_states, read_out
+
+    prompts = [interp.text.prompt_ids(model, question.prompt, bos) for question in questions]
+    if not prompts:  # the lens says so
+        return interp.runs.Forecast(passes=1, tokens=0, seconds=0.0)
+    some = prompts[:_PROMPTS]
+
+    def trial() -> int:
+        for state in last_states(model, some):
+            read_out(model, state)
+        return sum(map(len, some))
+
+    return interp.runs.forecast(1, sum(map(len, prompts)), trial)
 
 
 def loss_of(model: "interp.NeuronModel", rows: Sequence[Sequence[int]]) -> Callable[[], int]:

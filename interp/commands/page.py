@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import say
+from interp.commands.common import goes_ahead, say
 from interp.commands.effects import read_selection
 from interp.commands.find import reopen
+from interp.commands.forecasts import of_page
 from interp.commands.options import Positional
 
 
@@ -41,6 +42,9 @@ class Page:
     after: int = 12
     """Tokens shown after it."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     def run(self) -> None:
         run = interp.Run.open(self.run_folder)
         stats, contexts = run.firing, run.contexts
@@ -52,6 +56,12 @@ class Page:
                 "rename one of the files."
             )
         model = reopen(self.run_folder, self.model)
+        if not goes_ahead(
+            lambda: of_page(model, contexts, list(selections.values())),
+            "fewer neurons (interp find --fraction).",
+            self.dry_run,
+        ):
+            return
         page = interp.neuron_page(
             model, stats, selections, contexts, before=self.before, after=self.after
         )

@@ -39,6 +39,18 @@ class Plan:
     moments: bool = False
     """Also keep means and spreads."""
 
+    sign_cases: bool = False
+    """Also keep the signs of gate and linear branch."""
+
+    negative_side: bool = False
+    """Also keep what is written where gates are below zero."""
+
+    histograms: bool = False
+    """Also keep how act(gate) is distributed."""
+
+    loss_effects: bool = False
+    """Also keep gradient times activation of the loss."""
+
     sentences: tuple[Kind, ...] = ()
     """Sites to average over each line."""
 
@@ -87,7 +99,13 @@ class Plan:
             row_tokens=self.block_length,
             tokens_per_batch=self.tokens_per_batch,
             keep=interp.Keep(
-                moments=self.moments, sentence_means=self.sentences, contexts=self.contexts
+                moments=self.moments,
+                sign_cases=self.sign_cases,
+                negative_side=self.negative_side,
+                histograms=self.histograms,
+                loss_effects=self.loss_effects,
+                sentence_means=self.sentences,
+                contexts=self.contexts,
             ),
             dtype=torch_dtype(self.dtype),
         )

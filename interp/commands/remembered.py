@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from interp.results.words import Attention, Bos, Split
-from interp.text.sources import BABEL_LABELS, SUFFIXES
 
 Value = TypeVar("Value")
 
@@ -130,21 +129,6 @@ def is_run(path: Path) -> bool:
     """Whether a folder holds a run of `interp collect`, finished or not; not signs of a task."""
     wanted = _part(_json(path / "run.json"), "wanted")
     return bool(wanted) and not wanted.get("signs")
-
-
-def labels_of_task(source: str) -> tuple[str, ...]:
-    """The labels of a text or task: the names of the files in its folder, in their order."""
-    if source == "babel" or source.startswith("babel/"):
-        return BABEL_LABELS
-    files = sorted(Path(source).glob("*")) if Path(source).is_dir() else []
-    names = [file.name for file in files if file.name.endswith(SUFFIXES)]
-    if not names:
-        what = "holds no such file" if Path(source).is_dir() else "is not a folder"
-        raise FileNotFoundError(
-            f"{source} {what}: give a folder of files named <label>.txt, .txt.gz, .jsonl or "
-            ".jsonl.gz, or what is shipped, babel and babel/fact_completion."
-        )
-    return tuple(dict.fromkeys(name.split(".")[0] for name in names))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import interp
-from interp.commands.common import say, seeded
+from interp.commands.common import goes_ahead, say, seeded
 from interp.commands.find import Find
+from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.scores.methods import METHODS
 
@@ -59,6 +60,9 @@ class Stability:
     seed: int = 0
     """Seeds the splits."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     out: Path | None = None
     """File for the table (.csv), by language; by default stability.csv in the run's folder, or
     stability-METHOD.csv for methods other than lape."""
@@ -78,6 +82,15 @@ class Stability:
             runs[f"run {folder.name}"] = other.firing
             if other.provenance.get("model") != model:
                 say(f"{folder} was collected with weights other than those of {self.run_folder}.")
+        left_out = len(stats.languages) if len(stats.languages) > 2 else 0
+        changes = len(dict(self.settings())) + left_out + len(runs)
+        times = stats.n_shards * (1 + changes) + 4 * self.splits
+        if not goes_ahead(
+            lambda: of_selecting(stats, self.find.select, times),
+            "fewer --fractions, --busy-quantiles or --splits.",
+            self.dry_run,
+        ):
+            return
         stability = self.measure(stats, runs)
         show(stability)
         agreement = interp.selections.predicted_agreement(

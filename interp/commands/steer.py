@@ -15,7 +15,6 @@ from interp.commands.common import (
     say,
     say_how_text_begins,
     seeded,
-    table_of,
 )
 from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
@@ -33,7 +32,6 @@ class Steer:
     texts count. Run it again to resume.
 
         interp steer results/demo --to de ja --edit replace
-        interp steer results/sentences/neurons-precision.json --to ja --edit median
     """
 
     neurons: Positional[Path]
@@ -74,6 +72,9 @@ class Steer:
 
     prompt: str = ""
     """Beginning of every text; by default empty."""
+
+    chat: bool = False
+    """Put --prompt into the model's chat template."""
 
     rate_matched: bool = False
     """Also random neurons that fire nearly as often."""
@@ -124,6 +125,8 @@ class Steer:
                 "--others-off switches neurons off, but --edit median is for units of any site: "
                 "leave --others-off out."
             )
+        if self.chat and not self.prompt:
+            raise ValueError("--chat needs --prompt: say what the user asks.")
         codes = check_labels(self.to or selection.languages)
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
@@ -131,30 +134,24 @@ class Steer:
         bos = memory.take_bos(self.bos)
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        other = check_neurons(selection, self.neurons, self.neurons_of, model)
-        # A selection of units can hold most of a site, leaving too few others to draw from.
-        excluded = None if self.edit == "median" else selection.union()
+        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
         if not self.on.goes_ahead(
             lambda: self.forecast(model, selection.languages, codes, text, bos, out),
             "fewer --n, --to or --natural, or shorter --max-new-tokens",
         ):
             return
-        generator = seeded(self.seed)
-        controls = {"random neurons": selection.random_like(generator, excluded)}
-        if self.rate_matched:
-            rate = rates_of(self.neurons, selection)
-            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
         rates = interp.evaluations.steer_towards(
             model,
             edits,
             selection,
-            controls,
+            self.controls(selection),
             text,
             layer=self.residual_layer,
             strength=self.strength,
             tokens=self.tokens,
             others_off=self.others_off,
             prompt=self.prompt,
+            chat=self.chat,
             n=self.n,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -166,12 +163,23 @@ class Steer:
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             path = out / f"{name}.csv"
-            interp.results.artifacts.write_text(path, table_of(frame, other))
+            interp.results.artifacts.write_text(path, frame.to_csv(index=False))
         say_how_text_begins(model, bos)
         say(rates.examples(width=shutil.get_terminal_size((100, 24)).columns))
         say("")
         say(rates.table())
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
+
+    def controls(self, selection: "interp.NeuronSelection") -> "dict[str, interp.NeuronSelection]":
+        """Random neurons, by the name of their condition."""
+        # A selection of units can hold most of a site, leaving too few others to draw from.
+        excluded = None if self.edit == "median" else selection.union()
+        generator = seeded(self.seed)
+        controls = {"random neurons": selection.random_like(generator, excluded)}
+        if self.rate_matched:
+            rate = rates_of(self.neurons, selection)
+            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
+        return controls
 
     def forecast(
         self,

@@ -13,14 +13,13 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
+    in_chat,
     open_model,
     say,
-    say_how_text_begins,
     seeded,
 )
 from interp.commands.forecasts import of_attribution, of_counting
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import labels_of_task
 from interp.results.words import Bos, FiresBy, Quantity
 from interp.text.labels import check_labels
 
@@ -65,6 +64,9 @@ class Share:
 
     It is what begins a prompt."""
 
+    chat: bool = False
+    """Put every prompt into the model's chat template, as a user's message."""
+
     thresholds: tuple[float, ...] = (0.0,)
     """Gate or output must exceed this to fire; results of each threshold but the first are in a
     subfolder above-<threshold>."""
@@ -88,7 +90,7 @@ class Share:
         from interp.runs.jobs import pool_for
 
         memory = self.choice.memory
-        languages = memory.take("languages", self.languages, labels_of_task(self.task))
+        languages = memory.take("languages", self.languages, interp.text.labels_in(self.task))
         tasks = read_aligned(self.task, languages)
         bos = memory.take_bos(self.bos)
         out = self.out or (memory.source or Path("results")) / "share"
@@ -97,6 +99,7 @@ class Share:
             given = " ".join(map(str, self.thresholds)) or "no number"
             raise ValueError(f"--thresholds is {given}: give numbers, each only once.")
         model, ray = open_model(self.choice, memory, self.on)
+        tasks, bos = in_chat(model, tasks, self.chat, bos)
         prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
         corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
@@ -106,7 +109,6 @@ class Share:
             lambda: of_counting(model, corpora, keep, 4096, out), "fewer --languages"
         ):
             return
-        say_how_text_begins(model, bos)
         with pool_for(model, ray) as pool:
             for number, threshold in enumerate(self.thresholds):
                 folder = out / f"above-{threshold:g}" if number else out
@@ -206,6 +208,9 @@ class Attribute:
 
     It is what begins a prompt."""
 
+    chat: bool = False
+    """Put every prompt into the model's chat template, as a user's message."""
+
     out: Path | None = None
     """Folder of the results; by default attribute in the run's, or in results."""
 
@@ -214,15 +219,16 @@ class Attribute:
 
     def run(self) -> None:
         memory = self.choice.memory
-        languages = memory.take("languages", self.languages, labels_of_task(self.task))
+        languages = memory.take("languages", self.languages, interp.text.labels_in(self.task))
         tasks = read_aligned(self.task, languages, self.items)
         bos = memory.take_bos(self.bos)
         out = self.out or (memory.source or Path("results")) / "attribute"
         model, ray = open_model(self.choice, memory, self.on)
+        tasks, bos = in_chat(model, tasks, self.chat, bos)
         plan = {
             **{"model": model.identity, "task": self.task, "steps": self.steps},
             **{"languages": [task.language for task in tasks], "quantity": self.quantity},
-            **{"fires_by": self.fires_by, "bos": bos},
+            **{"fires_by": self.fires_by, "bos": bos, **({"chat": True} if self.chat else {})},
         }
         from interp.runs.folder import begin
 
@@ -244,7 +250,6 @@ class Attribute:
         sums.save(out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = sums.to_frame()
         interp.results.artifacts.write_text(out / "sums.csv", frame.to_csv(index=False))
-        say_how_text_begins(model, bos)
         show_sums(frame, self.quantity)
         say(f"The sums are in {out / 'sums.safetensors'}, their table in sums.csv.")
 

@@ -1,9 +1,17 @@
 from .caches import fires, firing_rate, gradients_at, units_at
+from .histograms import Histograms
+from .loss_effects import LossEffects
+from .negative_side import NegativeSide
 from .plan import RunPlan, plan_run
+from .sign_cases import SignCases
 from .top_contexts import TopContexts, gates_around
 
 __all__ = [
+    "Histograms",
+    "LossEffects",
+    "NegativeSide",
     "RunPlan",
+    "SignCases",
     "TopContexts",
     "fires",
     "firing_rate",

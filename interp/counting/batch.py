@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from interp.results.words import Kind
@@ -44,6 +45,11 @@ class Batch:
             keep=self.keep.to(device),
             length=self.length.to(device),
         )
+
+    def kept(self, values: Shaped[Tensor, "batch pos unit"]) -> Shaped[Tensor, "token unit"]:
+        """The values at the tokens that count, row by row."""
+        flat = rearrange(values, "batch pos unit -> (batch pos) unit")
+        return flat if self.whole else flat[rearrange(self.keep, "batch pos -> (batch pos)")]
 
     def halves(self) -> "tuple[Batch, Batch]":
         """The first half of the rows and the rest, with the same padding."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from interp.counting.sort_keys import float_bits
 
-_LARGEST = 32_767  # count that a part of 16 bits holds
+_LARGEST, _LARGEST_BYTE = 32_767, 255  # counts that parts of 16 bits, with a sign, and of 8 hold
 
 
 def count_positive(values: Float[Tensor, "token neuron"]) -> Int64[Tensor, " neuron"]:
@@ -23,6 +23,21 @@ def count_positive(values: Float[Tensor, "token neuron"]) -> Int64[Tensor, " neu
     total = torch.zeros(ones.shape[1], dtype=torch.int64, device=ones.device)
     for rows in ones.split(_LARGEST):
         total += rows.view(torch.int64).sum(dim=0).view(ones.dtype)
+    return total
+
+
+def count_true(happens: Bool[Tensor, "token neuron"]) -> Int64[Tensor, " neuron"]:
+    """The number of tokens on which each neuron is True.
+
+    Eight booleans are added at once, as the bytes of one integer, in groups of tokens whose counts
+    a byte holds.
+    """
+    n_neurons = happens.shape[1]
+    if n_neurons % 8:
+        return happens.sum(dim=0, dtype=torch.int64)
+    total = torch.zeros(n_neurons, dtype=torch.int64, device=happens.device)
+    for rows in happens.contiguous().split(_LARGEST_BYTE):
+        total += rows.view(torch.int64).sum(dim=0).view(torch.uint8)
     return total
 
 

@@ -154,8 +154,8 @@ class Cached:
     @torch.no_grad()
     def replay(self, observer: Observer, batch: Batch) -> None:
         """Pass each layer to the observer, as `observe` does while a model runs."""
-        for kind in observer.kinds:
-            for layer in range(self.n_layers):
+        for layer in range(self.n_layers):
+            for kind in observer.kinds:
                 here = batch.to(self.values(layer, kind).device)
                 observer.update(kind, layer, self._finite(layer, kind, here), here)
 

@@ -165,16 +165,15 @@ def replay_all(
     return {code: [next(found) for _ in shards] for code, shards in cached.items()}
 
 
-def by_shard(pieces: Mapping[str, Sequence[dict[str, Tensor]]], name: str) -> Tensor:
-    """One tensor of each cache, along two new axes: shard and language."""
+def check_shards(pieces: Mapping[str, Sequence[object]]) -> int:
+    """The number of caches, which must be that of every language: each is a shard."""
     if len({len(shards) for shards in pieces.values()}) > 1:
         numbers = ", ".join(f"{code} {len(shards)}" for code, shards in pieces.items())
         raise ValueError(
             f"The numbers of caches differ ({numbers}): each cache is a shard, and every language "
             "needs as many as the others."
         )
-    shards = zip(*pieces.values(), strict=True)
-    return torch.stack([torch.stack([piece[name] for piece in shard]) for shard in shards])
+    return len(next(iter(pieces.values())))
 
 
 def signs_at(
@@ -233,7 +232,7 @@ def _replayed(
 
 def _paired(caches: Shards, keep: Masks | None, model: Neurons | None) -> dict[str, list[Cached]]:
     """The caches of each language with their masks."""
-    empty = [code for code, some in caches.items() if not _listed(some)]
+    empty = [code for code, some in caches.items() if not listed_caches(some)]
     if empty or not caches:
         raise ValueError(
             f"There is no cache of {listed(empty) if empty else 'any language'}: give a mapping "
@@ -246,8 +245,8 @@ def _paired(caches: Shards, keep: Masks | None, model: Neurons | None) -> dict[s
         )
     cached = {}
     for code, some in caches.items():
-        shards = _listed(some)
-        masks = [None] * len(shards) if keep is None else _listed(keep[code])
+        shards = listed_caches(some)
+        masks = [None] * len(shards) if keep is None else listed_caches(keep[code])
         if len(masks) != len(shards):
             raise ValueError(
                 f"{code} has {len(shards)} caches and {len(masks)} masks: give one mask for each "
@@ -261,7 +260,8 @@ def _paired(caches: Shards, keep: Masks | None, model: Neurons | None) -> dict[s
     return cached
 
 
-def _listed(some: Any) -> list[Any]:
+def listed_caches(some: Any) -> list[Any]:
+    """One cache, or several, as a list."""
     return list(some) if isinstance(some, list | tuple) else [some]
 
 

@@ -13,20 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from interp.counting.batch import Observer
-from interp.counting.counters import (
-    FiringCounter,
-    MomentsCounter,
-    SentenceMeansCounter,
-    SignsCounter,
-)
+from interp.counting.caches import Counter
+from interp.counting.counters import FiringCounter, SentenceMeansCounter, SignsCounter
 from interp.counting.expert_counter import MIXTURE_COUNTS, ExpertFiringCounter
+from interp.counting.fitting import check_that_it_fits
+from interp.counting.histograms import SAMPLE, Grid, RangeCounter, grid_of
+from interp.counting.keep import FIRING_ALONE, Keep
+from interp.counting.loss_effects import LossEffectsCounter, count_loss_effects
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import (
     PIECE,
+    grid_path,
     in_order,
     load_piece,
     lock_path,
@@ -34,6 +36,8 @@ from interp.counting.pieces import (
     read_firing,
 )
 from interp.counting.run import Run, TemporaryFolder
+from interp.counting.sign_cases import check_gated
+from interp.counting.statistics import STATISTICS
 from interp.counting.stats import FiringStats
 from interp.counting.tidying import is_tidied
 from interp.counting.top_contexts import ContextsCounter
@@ -42,81 +46,11 @@ from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.results.words import FiresBy, Kind
 from interp.runs.folder import begin, read_plan
 from interp.runs.jobs import pool_for
 from interp.runs.locks import hold_lock
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.corpora import Corpora, Rows
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What a run keeps besides firing counts, which every run keeps.
-
-    >>> keep = interp.Keep(moments=True, contexts=2)
-    >>> interp.collect(model, text, keep=keep, progress=False).kept
-    ('firing', 'moments', 'contexts')
-    """
-
-    moments: bool = False
-    """Mean and standard deviation of act(gate) and of the neuron's output, per language."""
-
-    sentence_means: tuple[Kind, ...] = ()
-    """Sites whose units are averaged over the tokens of each row; rows must be sentences."""
-
-    special_tokens: bool = False
-    """Include special tokens, such as beginning-of-text, in sentence means, as the code of Kojima
-    et al. (2024) does if the tokenizer adds them; `bos` of `read_sentences` says what rows contain.
-    Activations at the first token can be so large that they dominate the mean.
-    Firing counts and moments always leave special tokens out."""
-
-    signs: FiresBy | None = None
-    """Which neurons fire at the last token of each row, by the sign of the gate or of the output;
-    rows must be parallel prompts."""
-
-    signs_above: float = 0.0
-    """Threshold that the gate or output must exceed to fire; affects `signs` only."""
-
-    contexts: int = 0
-    """Number of rows to keep per neuron and language: those where its gate is highest, with their
-    tokens, see `interp.counting.top_contexts`."""
-
-    def __post_init__(self) -> None:
-        if self.special_tokens and not self.sentence_means:
-            raise ValueError(
-                "special_tokens=True affects sentence means only, and none are kept: name their "
-                'sites too, such as sentence_means=("pre",).'
-            )
-        if self.signs_above and self.signs is None:
-            raise ValueError(
-                f"signs_above={self.signs_above:g} affects signs only, and none are kept: add "
-                'signs="gate" or signs="output".'
-            )
-        if self.contexts < 0:
-            raise ValueError(f"contexts is {self.contexts}; it must be 0 or more.")
-
-    def plan(self) -> dict[str, Any]:
-        """The entry in run.json. Options added later are written only if they are used, so that
-        older runs can be resumed."""
-        entry: dict[str, Any] = {
-            "moments": self.moments,
-            "sentence_means": list(self.sentence_means),
-            "signs": self.signs is not None,
-        }
-        if self.special_tokens:
-            entry["special_tokens"] = True
-        if self.contexts:
-            entry["contexts"] = self.contexts
-        if self.signs == "output":
-            entry["signs_of"] = self.signs
-        if self.signs_above:
-            entry["signs_above"] = self.signs_above
-        return entry
-
-
-FIRING_ALONE = Keep()
-"""Firing counts and nothing else."""
 
 
 def collect(
@@ -154,6 +88,8 @@ def collect(
     _check(corpora, keep, tokens_per_batch)
     if isinstance(model, MixtureModel) and keep != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
+    if keep.sign_cases:
+        check_gated(model)
     first, n_parts = _check_part(part, out, stop_when)
     temporary = None
     if out is None:
@@ -162,6 +98,8 @@ def collect(
     folder = Path(out)
     shared = folder if ray is None else folder.resolve()  # actors have other working directories
     reading = _Reading(shared, corpora, keep, tokens_per_batch)
+    if keep.statistics and not is_tidied(folder):
+        check_that_it_fits(model, corpora, keep, tokens_per_batch, folder)
     reading.start(model, stops_early=stop_when is not None, settings=settings or {})
     pieces = in_order(corpora.n_shards, corpora.languages)[first - 1 :: n_parts]
     if is_tidied(folder):
@@ -272,21 +210,27 @@ class _Piece:
             return
         with hold_lock(lock_path(self.folder, self.shard, self.language)):
             counters = self._counters(model)
-            self._observe(model, counters, seen)
-            tensors = {
-                name: tensor for counter in counters for name, tensor in counter.tensors().items()
-            }
+            effects = LossEffectsCounter(model) if self.keep.loss_effects else None
+            self._observe(model, counters, effects, seen)
+            counted = counters if effects is None else [*counters, effects]
+            tensors = {name: one for each in counted for name, one in each.tensors().items()}
             by_row = self.keep.sentence_means or self.keep.signs or self.keep.contexts
             sources = list(self.rows.source) if by_row else []
             labels = {"shard": self.shard, "language": self.language, "sources": sources}
             artifacts.save(self.path, PIECE, tensors, labels, {})
 
     def _observe(
-        self, model: NeuronModel, counters: Sequence[Observer], seen: Callable[[int], object]
+        self,
+        model: NeuronModel,
+        counters: Sequence[Observer],
+        effects: LossEffectsCounter | None,
+        seen: Callable[[int], object],
     ) -> None:
         for batch in batches(self.text, self.language, self.shard, self.tokens_per_batch):
             try:
                 observe(model, batch, counters)
+                if effects is not None:
+                    count_loss_effects(model, batch, effects)
             except ValueError as error:
                 done = len(Run(self.folder).status().done)
                 raise ValueError(
@@ -294,22 +238,17 @@ class _Piece:
                 ) from None
             seen(int(batch.length.sum()))
 
-    def _counters(
-        self, model: NeuronModel
-    ) -> list[
-        FiringCounter
-        | ExpertFiringCounter
-        | MomentsCounter
-        | SentenceMeansCounter
-        | SignsCounter
-        | ContextsCounter
-    ]:
+    def _counters(self, model: NeuronModel) -> list[Counter]:
         keep, n_rows = self.keep, len(self.number)
         if isinstance(model, MixtureModel):
             return [ExpertFiringCounter(model)]
-        counters: list[Any] = [FiringCounter(model)]
-        if keep.moments:
-            counters.append(MomentsCounter(model))
+        grid = Grid.load(grid_path(self.folder)) if keep.histograms else None
+        counters: list[Counter] = [FiringCounter(model)]
+        counters += [
+            STATISTICS[name].counter(model, grid)
+            for name in keep.statistics
+            if not STATISTICS[name].of_gradients
+        ]
         if keep.sentence_means:
             counters.append(
                 SentenceMeansCounter(model, keep.sentence_means, n_rows, keep.special_tokens)
@@ -349,20 +288,41 @@ class _Reading:
         }
         origin = artifacts.provenance(**settings) | {"name": model.name, "bos": corpora.begins}
         begin(self.folder, plan, origin)
+        if self.keep.histograms and not grid_path(self.folder).exists():
+            self._grid(model).save(grid_path(self.folder), plan)
+
+    def _grid(self, model: NeuronModel) -> Grid:
+        """The bins of histograms, from the first rows of every language."""
+        counter = RangeCounter(model)
+        for language in self.corpora.languages:
+            rows = self.corpora.rows[language]
+            first = rows.shard.argsort(stable=True)
+            n_rows = 1 + int((rows.length[first].cumsum(0) < SAMPLE).sum())
+            sample = self._rows(language, first[:n_rows], shard=0)
+            for batch in batches(sample, language, 0, self.tokens_per_batch):
+                observe(model, batch, [counter])
+        found = counter.tensors()
+        return grid_of(found["range.sums"], found["range.least"], int(found["range.tokens"]))
 
     def piece(self, shard: int, language: str) -> _Piece:
+        number = (self.corpora.rows[language].shard == shard).nonzero().flatten()
+        text = self._rows(language, number, shard)
+        return _Piece(self.folder, shard, language, text, number, self.keep, self.tokens_per_batch)
+
+    def _rows(self, language: str, number: Int64[Tensor, " row"], shard: int) -> Corpora:
+        """Some rows of a language, in one shard."""
         rows = self.corpora.rows[language]
-        number = (rows.shard == shard).nonzero().flatten()
         sources = tuple(rows.source[row] for row in number.tolist())
-        own = Rows(rows.ids[number], rows.length[number], rows.shard[number], sources)
-        text = Corpora(
+        starts = None if rows.starts is None else rows.starts[number]
+        shards = torch.full_like(rows.shard[number], shard)
+        own = Rows(rows.ids[number], rows.length[number], shards, sources, starts)
+        return Corpora(
             rows={language: own},
             languages=(language,),
             n_shards=self.corpora.n_shards,
             special_ids=self.corpora.special_ids,
             packed=self.corpora.packed,
         )
-        return _Piece(self.folder, shard, language, text, number, self.keep, self.tokens_per_batch)
 
     def firing(self, n_shards: int) -> FiringStats:
         return read_firing(self.folder, read_plan(self.folder), n_shards)

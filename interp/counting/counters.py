@@ -33,9 +33,7 @@ class FiringCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        gates = rearrange(values, "batch pos neuron -> (batch pos) neuron")
-        if not batch.whole:
-            gates = gates[rearrange(batch.keep, "batch pos -> (batch pos)")]
+        gates = batch.kept(values)
         self._fired[layer] += count_positive(gates)
         self._tokens[layer] += len(gates)
 
@@ -67,10 +65,7 @@ class MomentsCounter:
         if kind == "pre" and not self._model.gated:
             return  # the output is act(gate) itself
         values = self._model.act(layer, values) if kind == "pre" else values
-        flat = rearrange(values, "batch pos neuron -> (batch pos) neuron").float()
-        keep = rearrange(batch.keep, "batch pos -> (batch pos)")
-        if not batch.whole:
-            flat = flat[keep]
+        flat = batch.kept(values).float()
         # Sums as products with ones: a norm over the first axis is eighteen times slower on a CPU.
         ones = torch.ones(len(flat), device=flat.device)
         total, squares = ones @ flat, ones @ (flat * flat)

@@ -139,7 +139,7 @@ class _Delivery:
         ]
         try:
             with self.model.hooks(hooks):
-                mask = None if self.batch.whole else _attention_mask(self.batch)
+                mask = None if self.batch.whole else attention_mask(self.batch)
                 self.model.body(self.batch.ids, mask)
         except _EndOfPass:
             pass
@@ -194,7 +194,8 @@ def _ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _attention_mask(batch: Batch) -> Int[Tensor, "batch pos"]:
+def attention_mask(batch: Batch) -> Int[Tensor, "batch pos"]:
+    """One on tokens, zero on padding."""
     positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     return (positions < rearrange(batch.length, "batch -> batch 1")).long()
 
@@ -219,7 +220,7 @@ def _first_bad_layer(model: NeuronModel, batch: Batch, kinds: tuple[Kind, ...]) 
         for kind in kinds
     ]
     with model.hooks(hooks):
-        model.body(batch.ids, None if batch.whole else _attention_mask(batch))
+        model.body(batch.ids, None if batch.whole else attention_mask(batch))
     if not bad:
         return f"The sum of an activation of {model.name} overflows {model.dtype}."
     layer, kind, row = min(bad)

@@ -14,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.counting.expert_tokens import ExpertTokens
+from interp.counting.parts import Part
 from interp.counting.signs import FiringSigns
-from interp.counting.stats import ActivationMoments, FiringStats, read_counts
+from interp.counting.statistics import STATISTICS
+from interp.counting.stats import FiringStats, read_counts
 from interp.counting.top_contexts import merge_contexts
 from interp.models.units import UnitLayout
 from interp.results import artifacts
@@ -38,6 +40,11 @@ def lock_path(folder: Path, shard: int, language: str) -> Path:
     return folder / LOCK_FOLDER / f"{shard:04d}-{language}"
 
 
+def grid_path(folder: Path) -> Path:
+    """Where the bins of a run's histograms are."""
+    return folder / "grid.safetensors"
+
+
 def load_piece(path: Path) -> artifacts.Artifact:
     try:
         return artifacts.load(path, PIECE)
@@ -55,9 +62,12 @@ def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     """Write the results that the plan asks for, from the pieces of the first `n_shards` shards."""
     languages, wanted = tuple(plan["languages"]), plan["wanted"]
     origin = {**plan, "shards_read": n_shards}
-    if wanted["moments"]:
-        pieces = _pieces(folder, languages, n_shards)
-        _moments(pieces, languages).save(folder / "moments.safetensors", origin)
+    for name, statistic in STATISTICS.items():
+        if wanted.get(name):
+            pieces = _pieces(folder, languages, n_shards)
+            parts = (Part(shard, row, piece.tensors) for shard, row, piece in pieces)
+            result = statistic.of(parts, n_shards, languages)
+            result.save(folder / f"{name}.safetensors", origin)
     if wanted["signs"]:
         pieces = _pieces(folder, languages, n_shards)
         _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
@@ -114,22 +124,6 @@ def _outline(path: Path) -> tuple[int, list[int]]:
     except (SafetensorError, OSError):
         load_piece(path)  # its error says what is wrong
         raise
-
-
-def _moments(
-    pieces: Iterator[tuple[int, int, artifacts.Artifact]], languages: tuple[str, ...]
-) -> ActivationMoments:
-    sums: Tensor | None = None
-    tokens = torch.zeros(len(languages), dtype=torch.int64)
-    for _, row, piece in pieces:
-        added = piece.tensors["moments.sums"]
-        if sums is None:
-            n_moments, n_layers, d_mlp = added.shape
-            sums = torch.zeros(n_moments, len(languages), n_layers, d_mlp, dtype=torch.float64)
-        sums[:, row] += added
-        tokens[row] += piece.tensors["moments.tokens"][0]
-    assert sums is not None
-    return ActivationMoments(sums=sums, tokens=tokens, languages=languages)
 
 
 def _signs(

@@ -4,26 +4,26 @@ Disk sizes are exact except for file headers. Memory and work are estimates from
 few measured or assumed constants; `RunPlan.to_frame` says which.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from interp.counting.collect import FIRING_ALONE, Keep
+from interp.counting.keep import FIRING_ALONE, Keep
+from interp.counting.loss_effects import AT_ONCE
+from interp.counting.sizes import PieceSizes, ResultSizes
+from interp.counting.statistics import STATISTICS
 from interp.counting.stats import IN_MEMORY
 from interp.models.any_model import AnyModel, as_model
 from interp.models.load import outline
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, Shown, counted
+from interp.text.corpora import Corpora
 
 _HEADER = 1024
 """Assumed bytes of a file's header: names, shapes, labels, provenance."""
-
-_SOURCE = 24
-"""Assumed bytes of a row's source, such as `de.txt:118`, in a piece."""
 
 _ROW = 200
 """Assumed bytes of a row of text in memory, besides its tokens: its source and numbers."""
@@ -39,87 +39,8 @@ _MLP_COPIES, _RESIDUAL_COPIES = 4, 6
 layer."""
 
 
-@dataclass(frozen=True)
-class PieceSizes:
-    """Bytes of the tensors of one piece: one shard of one language."""
-
-    firing: int
-    """Firing counts."""
-
-    moments: int
-    """Sums for means and standard deviations."""
-
-    means: int
-    """Sentence means."""
-
-    signs: int
-    """One bit per prompt and neuron."""
-
-    contexts: int
-    """The strongest contexts of each neuron."""
-
-    text: int
-    """The rows that the contexts are in."""
-
-    names: int
-    """Sources of the rows, if any result is kept per row."""
-
-    @property
-    def tensors(self) -> int:
-        return self.firing + self.moments + self.means + self.signs + self.contexts + self.text
-
-    @staticmethod
-    def of(model: NeuronModel, keep: Keep, rows: int, row_tokens: int) -> "PieceSizes":
-        """Sizes for `rows` rows of `row_tokens` tokens."""
-        neurons = model.n_layers * model.d_mlp
-        units = sum(model.width(0, kind) for kind in keep.sentence_means) * model.n_layers
-        by_row = bool(keep.sentence_means or keep.signs or keep.contexts)
-        return PieceSizes(
-            firing=8 * neurons,
-            moments=(32 * neurons + 8) if keep.moments else 0,
-            means=4 * units * rows,
-            signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,
-            contexts=12 * neurons * keep.contexts,
-            text=rows * (4 * row_tokens + 16) if keep.contexts else 0,
-            names=rows * _SOURCE if by_row else 0,
-        )
-
-
-@dataclass(frozen=True)
-class ResultSizes:
-    """Bytes of the tensors of the merged results. Zero: not requested."""
-
-    firing: int
-    """Firing counts."""
-
-    moments: int
-    """Sums for means and standard deviations."""
-
-    signs: int
-    """One bit per prompt and neuron."""
-
-    contexts: int
-    """The strongest contexts of each neuron, and their text."""
-
-    @staticmethod
-    def of(piece: PieceSizes, n_languages: int, n_shards: int) -> "ResultSizes":
-        """Sizes of the results merged from all pieces."""
-        n_pieces = n_languages * n_shards
-        return ResultSizes(
-            firing=n_pieces * (piece.firing + 8),
-            moments=n_languages * piece.moments,
-            signs=n_pieces * piece.signs,
-            contexts=n_languages * piece.contexts + n_pieces * piece.text,
-        )
-
-    @property
-    def tensors(self) -> int:
-        return self.firing + self.moments + self.signs + self.contexts
-
-    @property
-    def files(self) -> int:
-        """Number of files: one per result; firing counts always have one."""
-        return 1 + sum(1 for size in (self.moments, self.signs, self.contexts) if size)
+_KEPT_OF_MLP, _KEPT_OF_RESIDUAL = 7, 14
+"""Estimated: such tensors of every layer that a backward pass needs."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +97,8 @@ class RunPlan(Shown):
     """Bytes of one piece."""
 
     flops: float
-    """Floating-point operations of all forward passes; a multiply-add counts as two. Excludes the
-    unembedding, which is not run, and attention to later tokens."""
+    """Floating-point operations of all passes; a multiply-add counts as two. Excludes the
+    unembedding, which is run for effects on the loss alone, and attention to later tokens."""
 
     @property
     def neurons(self) -> int:
@@ -210,7 +131,8 @@ class RunPlan(Shown):
         # Checking takes a byte per count; counts too large for memory are copied piece by piece.
         in_memory = whole.firing <= IN_MEMORY
         counts = whole.firing + whole.firing // 8 if in_memory else 2 * self.piece.tensors
-        return max(counts, whole.moments, whole.signs, whole.contexts) + self.piece.tensors
+        largest = max(counts, *whole.statistics.values(), whole.signs, whole.contexts)
+        return largest + self.piece.tensors
 
     @property
     def disk(self) -> int:
@@ -262,13 +184,13 @@ class RunPlan(Shown):
     def __repr__(self) -> str:
         return (
             f"RunPlan({self.model}: {counted(self.n_languages, 'language')} of {self.tokens:,} "
-            f"tokens; memory {_readable(self.memory, 'bytes')}, disk "
-            f"{_readable(self.disk, 'bytes')}, {_readable(self.flops, 'FLOP')})"
+            f"tokens; memory {readable(self.memory, 'bytes')}, disk "
+            f"{readable(self.disk, 'bytes')}, {readable(self.flops, 'FLOP')})"
         )
 
     def _cells(self) -> Cells:
         rows = [
-            [quantity, _readable(value, unit), source]
+            [quantity, readable(value, unit), source]
             for quantity, value, unit, source in self._rows()
         ]
         return Cells(("", "", "from"), rows, self._head())
@@ -284,7 +206,7 @@ class RunPlan(Shown):
     def __str__(self) -> str:
         lines = [self._head(), ""]
         for quantity, value, unit, source in self._rows():
-            lines.append(f"{quantity:<22} {_readable(value, unit):>15}   {source}")
+            lines.append(f"{quantity:<22} {readable(value, unit):>15}   {source}")
         return "\n".join(lines)
 
 
@@ -342,7 +264,23 @@ def plan_run(
         weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         activations=_activations(opened, keep, row_tokens, min(tokens_per_batch, read)),
         piece=PieceSizes.of(opened, keep, rows, row_tokens),
-        flops=_flops(opened, row_tokens) * read * n_languages,
+        flops=_flops(opened, row_tokens) * (3 if keep.loss_effects else 1) * read * n_languages,
+    )
+
+
+def plan_of(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> RunPlan:
+    """What it costs to collect from this text."""
+    n_languages = len(corpora.languages)
+    n_rows = sum(len(rows.length) for rows in corpora.rows.values())
+    row_tokens = max(1, sum(corpora.tokens().values()) // n_rows)
+    return plan_run(
+        model,
+        n_languages,
+        max(n_rows // n_languages, corpora.n_shards) * row_tokens,
+        n_shards=corpora.n_shards,
+        row_tokens=row_tokens,
+        tokens_per_batch=tokens_per_batch,
+        keep=keep,
     )
 
 
@@ -354,7 +292,20 @@ def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_bat
     held = width * (_MLP_COPIES * neurons + _RESIDUAL_COPIES * model.d_model)
     if keep.moments and width < 4:
         held += 2 * 4 * neurons  # values and their squares, in float32
-    return tokens * held + _WORKSPACE
+    held += neurons * sum(STATISTICS[name].working for name in keep.statistics)
+    if keep.loss_effects:
+        held = max(held, _backward(model) * min(1, max(AT_ONCE, row_tokens) / tokens))
+    fixed = sum(STATISTICS[name].fixed for name in keep.statistics)
+    return round(tokens * held) + _WORKSPACE + fixed
+
+
+def _backward(model: NeuronModel) -> int:
+    """Bytes per token of a pass whose gradients are followed back: what every layer computes, kept
+    until then, and the logits with their gradient."""
+    width = torch.empty(0, dtype=model.dtype).element_size()
+    neurons = model.active if isinstance(model, MixtureModel) else model.d_mlp
+    layer = width * (_KEPT_OF_MLP * neurons + _KEPT_OF_RESIDUAL * model.d_model)
+    return model.n_layers * layer + 3 * 4 * model.n_vocab
 
 
 def _flops(model: NeuronModel, row_tokens: int) -> float:
@@ -388,7 +339,7 @@ def _check(n_languages: int, n_shards: int, row_tokens: int, tokens_per_batch: i
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
 
 
-def _readable(value: int | float, unit: str) -> str:
+def readable(value: int | float, unit: str) -> str:
     """Bytes and FLOPs with three significant digits."""
     if unit != "bytes":
         return f"{value:,}" if isinstance(value, int) else f"{value:.3g} {unit}"

@@ -5,14 +5,16 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
 
+from interp.counting.histograms import Histograms
+from interp.counting.loss_effects import LossEffects
+from interp.counting.negative_side import NegativeSide
 from interp.counting.pieces import (
     LOCK_FOLDER,
     in_order,
@@ -21,7 +23,9 @@ from interp.counting.pieces import (
     piece_path,
     write_results,
 )
+from interp.counting.progress import Progress, Verification
 from interp.counting.sentence_means import SentenceMeans
+from interp.counting.sign_cases import SignCases
 from interp.counting.signs import FiringSigns
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.counting.tidying import is_tidied, remove_pieces
@@ -63,6 +67,24 @@ PRODUCTS = {
         "moments=True",
         "`interp collect --moments`",
     ),
+    "sign_cases": _Product(
+        "how often gate and linear branch are above zero, together and alone",
+        "sign_cases=True",
+        "`interp collect --sign-cases`",
+    ),
+    "negative_side": _Product(
+        "what every neuron writes where its gate is below zero",
+        "negative_side=True",
+        "`interp collect --negative-side`",
+    ),
+    "histograms": _Product(
+        "how every act(gate) is distributed", "histograms=True", "`interp collect --histograms`"
+    ),
+    "loss_effects": _Product(
+        "what every neuron does to the loss, to first order",
+        "loss_effects=True",
+        "`interp collect --loss-effects`",
+    ),
     "signs": _Product(
         "which neurons fire at the last token of each prompt", 'signs="gate"', "`interp share TASK`"
     ),
@@ -76,64 +98,6 @@ PRODUCTS = {
     ),
 }
 """By attribute name in `Run`."""
-
-
-@dataclass(frozen=True)
-class Progress(Shown):
-    """Which pieces of a run are finished."""
-
-    done: tuple[tuple[int, str], ...]
-    """Finished pieces, as (shard, language)."""
-
-    missing: tuple[tuple[int, str], ...]
-    """Pieces yet to be read."""
-
-    stopped_after: int | None
-    """Shards per language after which `stop_when` ended the run. None: it reads all shards."""
-
-    def __repr__(self) -> str:
-        ended = "" if self.stopped_after is None else f", stopped after {self.stopped_after} shards"
-        return f"Progress({len(self.done):,} pieces done, {len(self.missing):,} missing{ended})"
-
-    def _cells(self) -> Cells:
-        return _by_language({"done": self.done, "missing": self.missing})
-
-
-@dataclass(frozen=True)
-class Verification(Shown):
-    """State of every piece of a run; a piece is (shard, language)."""
-
-    done: tuple[tuple[int, str], ...]
-    """Finished, with the right checksum."""
-
-    running: dict[tuple[int, str], str]
-    """Being read now, and by which process; known only where file locks work, see
-    `interp.runs.locks`."""
-
-    missing: tuple[tuple[int, str], ...]
-    """Not finished, and no process is known to be reading them."""
-
-    bad: dict[tuple[int, str], str]
-    """Damaged, and what is wrong; delete the files."""
-
-    def __repr__(self) -> str:
-        names = ("done", "running", "missing", "bad")
-        counts = ", ".join(f"{len(getattr(self, name)):,} {name}" for name in names)
-        return f"Verification(pieces: {counts})"
-
-    def _cells(self) -> Cells:
-        names = ("done", "running", "missing", "bad")
-        return _by_language({name: tuple(getattr(self, name)) for name in names})
-
-
-def _by_language(pieces: Mapping[str, Sequence[tuple[int, str]]]) -> Cells:
-    """How many pieces of each language there are, by their state."""
-    languages = dict.fromkeys(code for part in pieces.values() for _, code in part)
-    rows = [
-        [code, *(f"{sum(other == code for _, other in part):,}" for part in pieces.values())]
-        for code in languages
-    ]
-    return Cells(("pieces of", *pieces), rows)
 
 
 def _runs_in(folder: Path) -> list[str]:
@@ -224,6 +188,26 @@ class Run(Shown):
     def moments(self) -> ActivationMoments:
         """Means and deviations of act(gate) and of the output, with `Keep(moments=True)`."""
         return ActivationMoments.load(self._file("moments"))
+
+    @cached_property
+    def sign_cases(self) -> SignCases:
+        """Signs of gate and linear branch together, with `Keep(sign_cases=True)`."""
+        return SignCases.load(self._file("sign_cases"))
+
+    @cached_property
+    def negative_side(self) -> NegativeSide:
+        """What neurons write where their gates are below zero, with `Keep(negative_side=True)`."""
+        return NegativeSide.load(self._file("negative_side"))
+
+    @cached_property
+    def histograms(self) -> Histograms:
+        """How act(gate) is distributed, with `Keep(histograms=True)`."""
+        return Histograms.load(self._file("histograms"))
+
+    @cached_property
+    def loss_effects(self) -> LossEffects:
+        """Gradient times activation of the loss, with `Keep(loss_effects=True)`."""
+        return LossEffects.load(self._file("loss_effects"))
 
     @cached_property
     def signs(self) -> FiringSigns:
@@ -374,10 +358,13 @@ class Run(Shown):
         """
         if "sentence_means" in self.kept:
             raise ValueError(f"{self._folder} keeps sentence means, which are in its pieces alone.")
-        if is_tidied(self._folder):
-            return 0
-        self.merge()
         pieces = [piece_path(self._folder, *piece) for piece in self.status().done]
+        if is_tidied(self._folder):
+            pieces = [path for path in pieces if path.exists()]  # left by one that was killed
+            if not pieces:
+                return 0
+        else:
+            self.merge()
         results = [self._path(name) for name in self.kept]
         return remove_pieces(self._folder, pieces, results)
 

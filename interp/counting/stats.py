@@ -1,9 +1,8 @@
 """Per-neuron statistics of one pass over text: firing counts and moments."""
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Neurons
-from interp.counting.caches import Masks, Shards, by_shard, replay_all
+from interp.counting.caches import Masks, Shards, check_shards, replay_all
 from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
 from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
+from interp.counting.parts import Part, added, by_shard, parts_of, summed
 from interp.models.bare_model import BareModel
 from interp.models.units import UnitLayout
 from interp.results import artifacts
@@ -138,8 +138,9 @@ class FiringStats(Saved):
             special_tokens=special_tokens,
             model=model,
         )
-        tokens = by_shard(pieces, "firing.tokens")[..., 0]
-        return FiringStats(by_shard(pieces, "firing.fired"), tokens, tuple(pieces))
+        sizes, names = (check_shards(pieces), len(pieces)), ("firing.fired", "firing.tokens")
+        fired, tokens = by_shard(parts_of(pieces), *sizes, *names)
+        return FiringStats(fired, tokens[..., 0], tuple(pieces))
 
     @property
     def n_shards(self) -> int:
@@ -346,6 +347,13 @@ class ActivationMoments(Saved):
     """Labels, in the order of the language axis."""
 
     @staticmethod
+    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "ActivationMoments":
+        """Summed over all parts of a run, whatever the number of shards."""
+        names = ("moments.sums", "moments.tokens")
+        sums, tokens = summed(parts, len(languages), *names, axis=1)
+        return ActivationMoments(sums=sums, tokens=tokens[0], languages=languages)
+
+    @staticmethod
     def from_caches(
         caches: Shards,
         *,
@@ -370,13 +378,11 @@ class ActivationMoments(Saved):
             special_tokens=special_tokens,
             model=model,
         )
-        sums, tokens = (
-            [functools.reduce(torch.add, [one[name] for one in part]) for part in pieces.values()]
-            for name in ("moments.sums", "moments.tokens")
-        )
-        return ActivationMoments(
-            sums=torch.stack(sums, dim=1), tokens=torch.cat(tokens), languages=tuple(pieces)
-        )
+        return ActivationMoments.of(parts_of(pieces), 0, tuple(pieces))
+
+    def merge(self, other: "ActivationMoments") -> "ActivationMoments":
+        """Of both texts, which must differ, or tokens are counted twice."""
+        return added(self, other, "sums", "tokens")
 
     def __repr__(self) -> str:
         n_layers, d_mlp = self.sums.shape[2:]

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interp.counting.batch import Batch
 from interp.counting.observe import observe
@@ -54,6 +55,9 @@ class TopContexts(Saved):
 
     ids: Int32[Tensor, "row pos"]
     """Token ids of the rows that hold a context; short rows are padded with zeros."""
+
+    starts: Bool[Tensor, "row pos"]
+    """True where a document starts within a row; nowhere if the row is one document."""
 
     length: Int64[Tensor, " row"]
     """Tokens in the row."""
@@ -133,10 +137,14 @@ class ContextsCounter:
 
     def tensors(self) -> dict[str, Tensor]:
         """Includes the rows themselves, so that merging pieces needs no text."""
+        ids, starts = self._rows.ids, self._rows.starts
         return {
             "contexts.keys": torch.stack([best.keys.cpu() for best in self._best]),
             "contexts.position": torch.stack([best.position.cpu() for best in self._best]),
-            "contexts.ids": self._rows.ids.clone(),
+            "contexts.ids": ids.clone(),
+            "contexts.starts": torch.zeros_like(ids, dtype=torch.bool)
+            if starts is None
+            else starts.clone(),
             "contexts.length": self._rows.length.clone(),
             "contexts.number": self._number.clone(),
         }
@@ -187,7 +195,7 @@ def merge_contexts(
 
 
 _AXES = ("gate", "row", "position")
-_TEXT = ("ids", "length", "number")
+_TEXT = ("ids", "starts", "length", "number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +206,7 @@ class _Part:
     row: Tensor
     position: Tensor
     ids: Tensor
+    starts: Tensor
     length: Tensor
     number: Tensor
     sources: tuple[str, ...]
@@ -223,18 +232,19 @@ def _part(
     number_of = _LAST_ROW - payload_of(best.keys, _ROW_BITS)
     used = number_of[~none].unique()
     row = torch.searchsorted(used, number_of) + first_row
-    number, length, ids = (
+    number, length, ids, starts = (
         torch.cat([tensors[f"contexts.{name}"] for tensors, _ in texts])
-        for name in ("number", "length", "ids")
+        for name in ("number", "length", "ids", "starts")
     )
     sources = [source for _, row_sources in texts for source in row_sources]
-    order = number.argsort()
+    order, padding = number.argsort(), (0, width - ids.shape[1])
     chosen = order[torch.searchsorted(number[order], used)]
     return _Part(
         gate,
         row.masked_fill(none, -1).int(),
         best.position,
-        torch.nn.functional.pad(ids[chosen], (0, width - ids.shape[1])),
+        pad(ids[chosen], padding),
+        pad(starts[chosen], padding),
         length[chosen],
         used,
         tuple(sources[index] for index in chosen.tolist()),

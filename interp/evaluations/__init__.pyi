@@ -1,9 +1,11 @@
 from .ablation import TaskAblation, ablate_tasks
 from .category_ablation import CategoryAblation, ablate_categories
 from .category_attribution import CategorySums, Enrichment, attribute_categories, enrichment
+from .confusion import Confusion, language_confusion, more_passes
 from .dominance import own_minus_others
 from .effect_change import effect_change
 from .harness import HarnessScores, run_harness
+from .language_lock import LanguageLock, LockSearch, lock_language
 from .languages_written import (
     GeneratedLanguages,
     Guard,
@@ -23,10 +25,13 @@ __all__ = [
     "CategoryAblation",
     "CategorySums",
     "Choices",
+    "Confusion",
     "Enrichment",
     "GeneratedLanguages",
     "Guard",
     "HarnessScores",
+    "LanguageLock",
+    "LockSearch",
     "Losses",
     "PerplexityMatrix",
     "SideBySide",
@@ -43,8 +48,11 @@ __all__ = [
     "enrichment",
     "exact_match",
     "generate_texts",
+    "language_confusion",
     "language_rates",
+    "lock_language",
     "losses_under",
+    "more_passes",
     "natural_guard",
     "own_minus_others",
     "run_harness",

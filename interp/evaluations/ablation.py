@@ -16,7 +16,7 @@ from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
 from interp.models.any_model import AnyModel, as_model
 from interp.results.display import Shown
-from interp.results.frames import interval_columns
+from interp.results.frames import interval_columns, with_origin
 from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
 from interp.runs.ray import ActorPool, Ray
@@ -46,6 +46,9 @@ class TaskAblation(Shown):
     seed: int
     """Seeds the bootstrap."""
 
+    neurons_of: str = ""
+    """The model that the units were found in, if it is another (`NeuronSelection.on`)."""
+
     def __repr__(self) -> str:
         tasks = f"{len(self.answers)} task{'s' * (len(self.answers) != 1)}"
         draws = f"{self.n_draws} random draw{'s' * (self.n_draws != 1)}"
@@ -55,9 +58,11 @@ class TaskAblation(Shown):
         """One row per task and language switched off; each task begins with the untouched model.
 
         `drop` is the accuracy lost, `excess` the accuracy lost beyond random units. Both are paired
-        over items, with 95 % intervals from a bootstrap over groups of items.
+        over items, with 95 % intervals from a bootstrap over groups of items. `neurons_of` names
+        the model of the units, if it is another.
         """
-        return pd.concat([self._frame_of(task) for task in self.answers], ignore_index=True)
+        frame = pd.concat([self._frame_of(task) for task in self.answers], ignore_index=True)
+        return with_origin(frame, self.neurons_of)
 
     def _frame_of(self, task: Mapping[str, Choices | Written]) -> pd.DataFrame:
         generator = torch.Generator().manual_seed(self.seed)
@@ -169,4 +174,10 @@ def ablate_tasks(
         )
     kinds = {False: iter(chosen), True: iter(answered)}
     answers = [{name: next(kinds[writes]) for name in under} for writes in written]
-    return TaskAblation(answers=tuple(answers), sizes=sizes, n_draws=n_draws, seed=seed)
+    return TaskAblation(
+        answers=tuple(answers),
+        sizes=sizes,
+        n_draws=n_draws,
+        seed=seed,
+        neurons_of=selection.neurons_of,
+    )

@@ -1,13 +1,13 @@
 """How the effect of switching neurons off differs between two models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from interp.evaluations.perplexity import PerplexityMatrix
-from interp.inference.two_runs import between
+from interp.inference.two_runs import between, in_both
 from interp.results.frames import interval_columns
 
 
@@ -23,12 +23,7 @@ def effect_change(
     >>> interp.evaluations.effect_change(matrix, matrix, paired=True)["change"].tolist()
     [0.0, 0.0, 0.0]
     """
-    codes = [code for code in _own(before) if code in _own(after)]
-    if not codes:
-        raise ValueError(
-            f"No label was both switched off and read in both matrices ({', '.join(before.off)}; "
-            f"{', '.join(after.off)}): measure both on the same labels."
-        )
+    codes = in_both(_own(before), _own(after), "switched off and read")
     sums = [_sums(matrix, codes) for matrix in (before, after)]
 
     def more(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
@@ -49,7 +44,7 @@ def _own(matrix: PerplexityMatrix) -> list[str]:
     return [code for code in matrix.off if code in matrix.languages]
 
 
-def _sums(matrix: PerplexityMatrix, codes: list[str]) -> dict[str, Tensor]:
+def _sums(matrix: PerplexityMatrix, codes: Sequence[str]) -> dict[str, Tensor]:
     """Nats that each label's text costs more with its own neurons off, and its tokens."""
     rows = [matrix.losses.interventions.index(code) for code in codes]
     columns = [matrix.languages.index(code) for code in codes]

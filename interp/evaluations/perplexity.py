@@ -30,7 +30,7 @@ from interp.interventions.under import Changes, Under, check_under
 from interp.models.any_model import AnyModel, as_model
 from interp.results import artifacts
 from interp.results.display import Cells, Shaded, counted, listed
-from interp.results.frames import interval_columns
+from interp.results.frames import interval_columns, with_origin
 from interp.results.saved import Saved
 from interp.results.words import NOTHING, Tokens
 from interp.runs.folder import read_plan
@@ -71,6 +71,9 @@ class PerplexityMatrix(Saved):
     beside: Losses | None = None
     """With nothing changed, then under the interventions of `beside`; None: there were none."""
 
+    neurons_of: str = ""
+    """The model that the neurons were found in, if it is another (`NeuronSelection.on`)."""
+
     def __post_init__(self) -> None:
         shards, off, read = self.losses.nats.shape
         n_shards, _, n_off, n_read = self.random.shape
@@ -103,6 +106,7 @@ class PerplexityMatrix(Saved):
             random = "" if own is None else _cell(control, row, own)
             rows.append([code, f"{self.neurons[row]:,}", *cells, random])
         note = "increase over nothing off, in nats per token, with 95 % intervals"
+        note += f"; neurons of another model, {self.neurons_of}" * bool(self.neurons_of)
         return Cells(["off", "neurons", *self.languages, "own, random neurons"], rows, note)
 
     @property
@@ -180,6 +184,7 @@ class PerplexityMatrix(Saved):
 
         `random` is the increase with random neurons, `excess` what is beyond that; `rate_matched`
         and `rate_excess` are the same for neurons that fire nearly as often, if there are any.
+        `neurons_of` names the model of the neurons, if it is another.
         """
         frame = self.losses.to_frame().rename(columns={"intervention": "off"})
         frame.insert(2, "own", frame["off"] == frame["read"])
@@ -191,6 +196,7 @@ class PerplexityMatrix(Saved):
             for column, values in interval_columns(name, estimate).items():
                 untouched = [math.nan] * len(self.languages)
                 frame[column] = [*untouched, *values.flatten().tolist()]
+        frame = with_origin(frame, self.neurons_of)
         if self.beside is None:
             return frame
         rows = self.beside.to_frame().rename(columns={"intervention": "off"}).assign(own=False)
@@ -247,6 +253,7 @@ class PerplexityMatrix(Saved):
             "off": self.off,
             "read": self.languages,
             "edit": self.edit,
+            **({"neurons_of": self.neurons_of} if self.neurons_of else {}),
             **({} if self.rate_matched is None else {"rate_matched": self.rate_matched}),
         } | (
             {}
@@ -271,6 +278,7 @@ class PerplexityMatrix(Saved):
             rate_matched=tensors.get("rate_matched"),
             neurons=tuple(tensors["neurons"].tolist()),
             edit=tuple(labels["edit"]),
+            neurons_of=labels.get("neurons_of", ""),
             beside=_with_nothing(losses, tensors["beside_nats"], beside) if beside else None,
         )
 
@@ -374,6 +382,7 @@ def perplexity_matrix(
         rate_matched=None if rate is None else losses.nats[:, after_random:n_under].clone(),
         neurons=tuple(sizes[code] for code in selection.languages),
         edit=tuple(edits[code].name for code in selection.languages),
+        neurons_of=selection.neurons_of,
         beside=_with_nothing(losses, losses.nats[:, n_under:], tuple(beside)) if beside else None,
     )
     if out is not None:

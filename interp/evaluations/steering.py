@@ -1,7 +1,7 @@
 """Steering towards a language: neurons, random neurons, a prompt naming it, a residual push."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts, terminal
 from interp.results.bars import tqdm
 from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
+from interp.results.frames import with_origin
 from interp.results.words import NOTHING, Bos, Tokens
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
+from interp.text.chat import chat_text
 from interp.text.corpora import Corpora
 from interp.text.languages import OPENINGS, language_of, naming_prompt
 from interp.text.reading import read_corpora, read_sentences
@@ -76,6 +78,9 @@ class SteeringRates(Shown):
     guards: Mapping[str, Guard]
     """Guard of each language, which a text must pass to count as good."""
 
+    neurons_of: str = ""
+    """The model that the neurons were found in, if it is another (`NeuronSelection.on`)."""
+
     def __repr__(self) -> str:
         conditions = dict.fromkeys(name for part in self.rates.values() for name in part)
         return f"SteeringRates(towards {listed(self.rates)}; {listed(conditions)})"
@@ -95,11 +100,12 @@ class SteeringRates(Shown):
         return self._joined(lambda texts: texts.texts_frame())
 
     def _joined(self, frame: Any) -> pd.DataFrame:
-        return pd.concat(
+        joined = pd.concat(
             frame(texts).assign(to=to, condition=name)
             for to, conditions in self.rates.items()
             for name, texts in conditions.items()
         )
+        return with_origin(joined, self.neurons_of)
 
     def examples(self, n: int = 3, width: int = 100) -> str:
         """For a terminal: the first `n` texts of every condition, each in one line.
@@ -202,6 +208,7 @@ def steer_towards(
     tokens: Tokens = "all",
     others_off: bool = False,
     prompt: str = "",
+    chat: bool = False,
     n: int = 50,
     max_new_tokens: int = 64,
     temperature: float = 0.8,
@@ -218,7 +225,8 @@ def steer_towards(
     per layer, and neurons that fire as often. `text` is natural text in the languages of the
     selection: `natural` lines of each language steered to for its guard, and some of every language
     for the push of the residual stream at `layer` (None: the middle). See `conditions_towards`.
-    With `out`, everything is saved there batch by batch, and the same call resumes.
+    With `chat`, the prompt and what names the language are a user's message in the model's chat
+    template. With `out`, everything is saved there batch by batch, and the same call resumes.
 
     >>> towards = {"de": interp.difference_of_means(moments, "de")}
     >>> pair = neurons.languages_only(["en", "de"])
@@ -259,7 +267,12 @@ def steer_towards(
             others_off=others_off,
             prompt=prompt,
         )
-        return steering_rates(
+        if chat:
+            conditions = [
+                replace(condition, prompt=chat_text(model, condition.prompt))
+                for condition in conditions
+            ]
+        rates = steering_rates(
             model,
             conditions,
             guards,
@@ -267,11 +280,12 @@ def steer_towards(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            bos=bos,
+            bos="none" if chat else bos,
             out=out,
             progress=progress,
             ray=pool,
         )
+    return replace(rates, neurons_of=selection.neurons_of)
 
 
 def text_for_push(

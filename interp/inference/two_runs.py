@@ -1,6 +1,6 @@
 """Estimates of what differs between two runs, on the same text or on other text of its kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Shaped
@@ -45,6 +45,20 @@ def between(
     error = torch.hypot(*(part.standard_error for part in parts))
     half = torch.hypot(*((part.high - part.low) / 2 for part in parts))
     return Estimate(value, error, value - half, value + half, parts[0].level)
+
+
+def in_both(before: Sequence[str], after: Sequence[str], what: str) -> tuple[str, ...]:
+    """The labels that two runs have in common, in the order of the first.
+
+    `what` they are there for, such as "read", is said where there are none.
+    """
+    common = tuple(label for label in before if label in after)
+    if not common:
+        raise ValueError(
+            f"The two have no label in common that was {what} ({', '.join(before)}; "
+            f"{', '.join(after)}): measure both on the same labels."
+        )
+    return common
 
 
 def _split(total: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

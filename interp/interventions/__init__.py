@@ -1,4 +1,4 @@
-"""Edits of neuron outputs, inside a `with` block or baked into a checkpoint."""
+"""Edits of neuron outputs, in a `with` block or written to files, and training of chosen units."""
 
 import lazy_loader
 

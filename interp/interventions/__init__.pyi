@@ -1,5 +1,16 @@
 from .control_vector import directions
 from .edits import sentence_medians
+from .recipe import RECIPES, Recipe
 from .residual import residual_means
+from .train import train_units
+from .trained_units import TrainedUnits
 
-__all__ = ["directions", "residual_means", "sentence_medians"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "TrainedUnits",
+    "directions",
+    "residual_means",
+    "sentence_medians",
+    "train_units",
+]

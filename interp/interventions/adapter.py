@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.interventions.bake import (
     TOLERANCE,
-    check_ids,
+    Reference,
     distance,
     new_folder,
     refuse_unwritable,
@@ -75,27 +75,31 @@ def write_adapter(
             f"The change is of tokens={change.tokens!r}, and weights act at every position: give "
             'tokens="all", or use its hooks.'
         )
-    ids = check_ids(model, None)
-    with torch.no_grad():
-        untouched = model.logits(ids)
-        with model.hooks(change.hooks(model)):
-            hooked = model.logits(ids)
-    factors = factors_of(model, change, largest_rank)
+    weights = edited(model, change.masks, change.edit)
     facts = facts_of(model, change.masks, change.edit) | {"note": note}
-    size = sum(_bytes(each.down) + _bytes(each.up) for each in factors.values())
+    return write_lora(model, weights, Reference.of(model, change), facts, folder, largest_rank)
+
+
+def write_lora(
+    model: NeuronModel,
+    weights: Weights,
+    reference: Reference,
+    facts: dict[str, Any],
+    folder: Path,
+    largest_rank: int,
+) -> Path:
+    """Save what was added to the weights in a new folder, and compare it with the reference."""
+    factors = factors_of(model, weights, largest_rank)
+    size = sum(_bytes(factor.down) + _bytes(factor.up) for factor in factors.values())
     with new_folder(folder, size) as temporary:
         save_file(_tensors(factors), temporary / "adapter_model.safetensors", {"format": "pt"})
         config = json.dumps(_config(model, factors), indent=1)
         artifacts.write_text(temporary / "adapter_config.json", config + "\n")
-        facts["check"] = {
-            "prompt": "random tokens",
-            "distance": _compare(model, temporary, factors, ids, hooked),
-            "tolerance": TOLERANCE[model.dtype],
-            "effect": distance(untouched, hooked),
-        }
-        ranks = {module: each.rank for module, each in factors.items()}
+        check = reference.check(_compare(model, temporary, factors, reference), model)
+        ranks = {module: factor.rank for module, factor in factors.items()}
+        facts = facts | {"check": check}
         write_facts(temporary, facts | {"ranks": ranks})
-        has_bias = any(each.bias.any() for each in factors.values())
+        has_bias = any(factor.bias.any() for factor in factors.values())
         artifacts.write_text(
             temporary / "README.md", adapter_card(facts, folder.name, ranks, has_bias)
         )
@@ -103,9 +107,8 @@ def write_adapter(
 
 
 @torch.no_grad()
-def factors_of(model: NeuronModel, change: Change, largest_rank: int) -> dict[str, Factors]:
+def factors_of(model: NeuronModel, weights: Weights, largest_rank: int) -> dict[str, Factors]:
     """By name of the module, what the change adds to its matrix and its output."""
-    weights = edited(model, change.masks, change.edit)
     if weights.biases:
         raise ValueError(
             f"{model.architecture} has no {weights.biases[0]}, and an adapter holds a constant "
@@ -113,14 +116,14 @@ def factors_of(model: NeuronModel, change: Change, largest_rank: int) -> dict[st
         )
     factors = {}
     for name in sorted(weights.changed, key=_in_order):
-        factors[name.removesuffix(".weight")] = each = _factors(model, weights, name)
-        if each.rank > largest_rank:
+        factors[name.removesuffix(".weight")] = factor = _factors(model, weights, name)
+        if factor.rank > largest_rank:
             layer = re.search(r"\.(\d+)\.", name)
             raise ValueError(
-                f"{each.rank} units of one matrix are edited in layer {layer[1] if layer else '?'} "
-                f"({name}), and an adapter of rank {largest_rank} holds {largest_rank}: choose "
-                "fewer units, allow a larger rank if what loads it does, or write a checkpoint "
-                "with interp.bake."
+                f"{factor.rank} units of one matrix are edited in layer "
+                f"{layer[1] if layer else '?'} ({name}), and an adapter of rank {largest_rank} "
+                f"holds {largest_rank}: choose fewer units, allow a larger rank if what loads it "
+                "does, or write a checkpoint with interp.bake."
             )
     return factors
 
@@ -197,23 +200,14 @@ def _compare(
     model: NeuronModel,
     folder: Path,
     factors: Mapping[str, Factors],
-    ids: Tensor,
-    hooked: Float[Tensor, "batch pos vocab"],
+    reference: Reference,
 ) -> float:
-    """Run the base model with what the folder holds, and return how far it is from the hooks."""
-    original = model.bridge.original_model
-    weights = Weights(model)
-    plain = type(original).from_pretrained(
-        None,
-        config=weights.config,
-        state_dict=weights.checkpoint().state_dict(),
-        dtype=model.dtype,
-        attn_implementation=original.config._attn_implementation,
-    )
+    """Run the base model with what the folder holds, and return how far it is from the wanted."""
+    plain = Weights(model).runnable()
     stored = load_file(folder / "adapter_model.safetensors")
-    with _added(plain.eval(), stored, factors):
-        logits = plain(input_ids=ids, use_cache=False).logits
-    apart, tolerance = distance(logits, hooked), TOLERANCE[model.dtype]
+    with _added(plain, stored, factors):
+        logits = plain(input_ids=reference.ids, use_cache=False).logits
+    apart, tolerance = distance(logits, reference.after), TOLERANCE[model.dtype]
     if not apart <= tolerance:
         raise ValueError(
             f"The adapter does not do what the hooks do: their logits differ by {apart:.1e} of "

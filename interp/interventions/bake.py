@@ -16,7 +16,9 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,8 +26,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.interventions.bake_card import FACTS, card_of, facts_of
-from interp.interventions.baked_weights import edited
-from interp.interventions.edits import Edit, Site, Units, intervene
+from interp.interventions.baked_weights import Weights, edited
+from interp.interventions.edits import Change, Edit, Units
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -66,27 +68,61 @@ def bake(
     model = as_model(model)
     out = Path(out)
     refuse_unwritable(model, out)
-    chosen: dict[Site, Tensor] = dict(units) if isinstance(units, Mapping) else {edit.site: units}
-    ids = check_ids(model, prompt)
-    with torch.no_grad():
-        untouched = model.logits(ids)
-        with intervene(model, chosen, edit):
-            hooked = model.logits(ids)
-    weights = edited(model, chosen, edit)
+    change = Change(units, edit)
+    reference = Reference.of(model, change, prompt)
+    facts = facts_of(model, change.masks, edit) | {"note": note}
+    return write_checkpoint(model, edited(model, change.masks, edit), reference, facts, out)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """What the model gives before and after an edit, to compare what was written with."""
+
+    prompt: str | None
+    """None: random tokens."""
+
+    ids: Int[Tensor, "batch pos"]
+    """The tokens of the prompt."""
+
+    before: Float[Tensor, "batch pos vocab"]
+    """Logits of the source."""
+
+    after: Float[Tensor, "batch pos vocab"]
+    """Logits of the source with the edit."""
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: NeuronModel, change: Change, prompt: str | None = None) -> "Reference":
+        """Under the hooks of a change."""
+        ids = check_ids(model, prompt)
+        before = model.logits(ids)
+        with model.hooks(change.hooks(model)):
+            after = model.logits(ids)
+        return Reference(prompt=prompt, ids=ids, before=before, after=after)
+
+    def check(self, apart: float, model: NeuronModel) -> dict[str, object]:
+        """How far the logits of what was written are from these, for the card."""
+        return {
+            "prompt": self.prompt or "random tokens",
+            "distance": apart,
+            "tolerance": TOLERANCE[model.dtype],
+            "effect": distance(self.before, self.after),
+        }
+
+
+def write_checkpoint(
+    model: NeuronModel, weights: Weights, reference: Reference, facts: dict[str, Any], out: Path
+) -> Path:
+    """Save edited weights in a new folder, and compare what it gives with the reference."""
     checkpoint = weights.checkpoint()
-    facts = facts_of(model, chosen, edit) | {"note": note, "config": weights.switches}
+    facts = facts | {"config": weights.switches}
     parameters = model._parameters.values()
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     with new_folder(out, size) as folder:
         checkpoint.save_pretrained(folder)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
-        facts["check"] = {
-            "prompt": prompt or "random tokens",
-            "distance": _compare(model, folder, ids, hooked),
-            "tolerance": TOLERANCE[model.dtype],
-            "effect": distance(untouched, hooked),
-        }
+        facts["check"] = reference.check(_compare(model, folder, reference), model)
         write_facts(folder, facts)
         artifacts.write_text(folder / "README.md", card_of(facts, out.name))
     return out
@@ -122,9 +158,14 @@ def write_facts(folder: Path, facts: Mapping[str, object]) -> None:
 
 
 def refuse_unwritable(model: NeuronModel, out: Path) -> None:
-    """Refuse a model whose weights are not those of a checkpoint, or a folder that exists."""
+    """Refuse a folder that exists, or a model whose weights are not those of a checkpoint."""
     if out.exists() or out.is_symlink():
         raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
+    refuse_other_weights(model)
+
+
+def refuse_other_weights(model: NeuronModel) -> None:
+    """Refuse a model whose weights are not those of a checkpoint."""
     if not hasattr(model.bridge, "original_model"):
         raise ValueError(
             f"{model.name} is a HookedTransformer, whose weights have a format of their own: open "
@@ -166,18 +207,16 @@ def distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) ->
 
 
 @torch.no_grad()
-def _compare(
-    model: NeuronModel, folder: Path, ids: Tensor, hooked: Float[Tensor, "batch pos vocab"]
-) -> float:
-    """Load the folder with Hugging Face, and return how far its logits are from the hooked ones."""
+def _compare(model: NeuronModel, folder: Path, reference: Reference) -> float:
+    """Load the folder with Hugging Face, and return how far its logits are from the wanted ones."""
     original = model.bridge.original_model
     devices = {parameter.device for parameter in model._parameters.values()}
     device = devices.pop() if len(devices) == 1 else torch.device("cpu")
     baked = type(original).from_pretrained(
         folder, dtype="auto", attn_implementation=original.config._attn_implementation
     )
-    logits = baked.to(device)(input_ids=ids.to(device), use_cache=False).logits
-    apart, tolerance = distance(logits, hooked), TOLERANCE[model.dtype]
+    logits = baked.to(device)(input_ids=reference.ids.to(device), use_cache=False).logits
+    apart, tolerance = distance(logits, reference.after), TOLERANCE[model.dtype]
     if not apart <= tolerance:
         raise ValueError(
             f"The checkpoint does not do what the hooks do: their logits differ by {apart:.1e} "

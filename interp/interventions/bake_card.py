@@ -45,12 +45,16 @@ in the weights, so every program that runs the source runs this model. The sourc
 
 Every unit and value is in `{file}`.
 
-## Check it
+{check_it}"""
 
-After saving, the folder was loaded again and compared with the source under hooks. On the prompt
+_CHECK = """## Check it
+
+After saving, the folder was loaded again and compared with {compared}. On the prompt
 "{check[prompt]}" their logits differ by {check[distance]:.1e} of their size (up to
 {check[tolerance]:.0e} is rounding), and the edit changes them by {check[effect]:.1e}.
+"""
 
+_CHECK_EDIT = """
 ```python
 import interp
 import torch
@@ -81,6 +85,11 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
         raise ValueError(
             f"The format of {path} is {facts.get('format')!r}, but this version reads {FORMAT!r}: "
             "use the version that its card names."
+        )
+    if "training" in facts:
+        raise ValueError(
+            f"{folder} holds units that were trained, which no edit of activations equals: load it "
+            "with interp.load."
         )
     units, shift = {}, {}
     for site, stored in facts["units"].items():
@@ -161,8 +170,8 @@ position. It is exact: one of its two factors is one-hot. The source's terms app
 | date | {date} |
 | made by | {versions} |
 
-Every unit and value is in `{file}`. On random tokens the logits of source and adapter differ from
-those of the source under hooks by {check[distance]:.1e} of their size (up to {check[tolerance]:.0e}
+Every unit is in `{file}`. On random tokens the logits of source and adapter differ from those of
+{compared} by {check[distance]:.1e} of their size (up to {check[tolerance]:.0e}
 is rounding), and the edit changes them by {check[effect]:.1e}.
 
 ## Load it
@@ -251,8 +260,11 @@ def card_of(facts: Mapping[str, Any], title: str) -> str:
             "The edit changes the logits of the prompt below so little that comparing them could "
             "not reveal a mistake: bake in float32, or with a prompt to which the units respond."
         )
+    shown = _shown(facts, title, remarks)
+    check = _CHECK if "training" in facts else _CHECK + _CHECK_EDIT
     return _CARD.format(
-        **_shown(facts, title, remarks),
+        **shown,
+        check_it=check.format(**shown),
         counts="\n".join(
             f"| {site} | {', '.join(f'{layer}: {n}' for layer, n in by_layer.items())} |"
             for site, by_layer in counts.items()
@@ -268,6 +280,7 @@ def _shown(facts: Mapping[str, Any], title: str, remarks: list[str]) -> dict[str
         "front": _front(facts),
         "title": title,
         "n_units": sum(map(len, by_layer)),
+        "compared": "the trained model" if "training" in facts else "the source under hooks",
         "remarks": "".join(f"{remark}\n\n" for remark in remarks),
         "selection": facts["selection hash"],
         "values": facts["edit hash"],

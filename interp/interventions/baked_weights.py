@@ -22,7 +22,7 @@ _ORDER = (*_MLP, *_ATTENTION, "z", "resid_pre", "resid_post", "routing", "rerout
 
 
 @dataclass(frozen=True)
-class _Location:
+class Location:
     """Where a projection is stored in the checkpoint."""
 
     weight: str
@@ -149,12 +149,24 @@ class Weights:
         plain.generation_config = copy.deepcopy(original.generation_config)
         return plain
 
+    def runnable(self) -> Any:
+        """A plain Hugging Face model with these tensors that can be run, on the CPU."""
+        original = self.model.bridge.original_model
+        plain = type(original).from_pretrained(
+            None,
+            config=self.config,
+            state_dict=self.checkpoint().state_dict(),
+            dtype=self.model.dtype,
+            attn_implementation=original.config._attn_implementation,
+        )
+        return plain.eval()
+
     def _edit_inputs(self, layer: int, ids: Tensor, factor: Tensor, shift: Tensor | None) -> None:
         """Edit what the output projection of an MLP reads."""
-        location = self._location(layer, "post")
+        location = self.location(layer, "post")
         weight = self._copy(location.weight, location.transposed)
         ids = ids.to(weight.device)
-        self._changed(location).columns.append(ids.cpu())
+        self.changed_at(location).columns.append(ids.cpu())
         if shift is not None:
             constant = weight[:, ids].double() @ shift.to(weight.device).double()
             bias = self._bias(location, "post", weight)
@@ -165,10 +177,10 @@ class Weights:
         self, layer: int, site: Site, ids: Tensor, factor: float, shift: Tensor | None
     ) -> None:
         """Edit what a projection writes."""
-        location = self._location(layer, site)
+        location = self.location(layer, site)
         weight = self._copy(location.weight, location.transposed)
         rows = location.rows[ids].to(weight.device)
-        self._changed(location).rows.append(rows.cpu())
+        self.changed_at(location).rows.append(rows.cpu())
         weight[rows] *= factor
         if shift is not None or location.bias in self.tensors:
             bias = self._bias(location, site, weight)
@@ -191,14 +203,14 @@ class Weights:
         one = torch.ones(1, dtype=self.model.dtype, device=self.model.layer_device(layer))
         self._edit_inputs(layer, ids, shift / self.model.act(layer, one).to(shift), None)
 
-    def _changed(self, location: _Location) -> "Changed":
+    def changed_at(self, location: Location) -> "Changed":
         return self.changed.setdefault(location.weight, Changed(transposed=location.transposed))
 
     def _no_bias(self, name: str) -> ValueError:
         return ValueError(
             f"{self.model.architecture} has no {name} to hold a constant, nor can its config "
-            "switch one on: only a factor (deactivate, scale) can be written there; "
-            "for constants use intervene."
+            "switch one on: only a factor (deactivate, scale) can be written there; for constants "
+            "use intervene, or write a push as a control vector (docs/serving.md)."
         )
 
     def _copy(self, name: str, transposed: bool) -> Tensor:
@@ -206,7 +218,7 @@ class Weights:
         self.tensors[name] = self.tensors[name].clone()
         return self.tensors[name].T if transposed else self.tensors[name]
 
-    def _bias(self, location: _Location, site: Site, weight: Tensor) -> Tensor:
+    def _bias(self, location: Location, site: Site, weight: Tensor) -> Tensor:
         """The bias to change; zeros if the config must switch it on first."""
         if location.bias not in self.tensors:
             switch = "attention_bias" if site in _ATTENTION else "mlp_bias"
@@ -219,21 +231,21 @@ class Weights:
             self.biases.append(location.bias)
         return self._copy(location.bias, transposed=False)
 
-    def _location(self, layer: int, site: Site) -> _Location:
+    def location(self, layer: int, site: Site) -> Location:
         """Where the projection that reads a site ("post") or writes it (all others) is stored."""
         module = self._module(layer, site)
         transposed = not hasattr(module, "in_features")
         weight = module.weight
         for name, parameter in self.model._parameters.items():
             if parameter is weight:
-                return _Location(
+                return Location(
                     name, torch.arange(weight.shape[1 if transposed else 0]), transposed
                 )
         for name, rows, stored_transposed in self._shared_rows(layer, site):
             stored = self.model._parameters[name]
             stored = stored.T if stored_transposed else stored
             if torch.equal(stored[rows], weight.T if transposed else weight):
-                return _Location(name, rows, stored_transposed)
+                return Location(name, rows, stored_transposed)
         raise ValueError(
             f"{self.model.architecture} stores the projection that writes {site} mixed with other "
             "weights, in an unknown order: use intervene."

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 _SETTINGS, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias")
+_UNSUPPORTED = ("use_dora", "modules_to_save", "lora_bias")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Adapter:
     base: str
     """The model that it changes."""
 
-    rank: int
-
     alpha: float
     """`alpha / rank` is the factor of the change, `alpha / √rank` if it is rank-stabilized."""
+
+    alphas: Mapping[str, float]
+    """Of modules that have their own, by name or by its end."""
 
     stabilized: bool
 
@@ -38,7 +40,6 @@ class Adapter:
 
     def merge_into(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Add factor · B · A to the weights that it changes, in their dtype."""
-        factor = self.alpha / (math.sqrt(self.rank) if self.stabilized else self.rank)
         tensors = self._tensors()
         for name in sorted(key.removesuffix(_DOWN) for key in tensors if key.endswith(_DOWN)):
             weight = parameters.get(f"{name.removeprefix(_PREFIX)}.weight")
@@ -47,6 +48,7 @@ class Adapter:
                     f"The adapter in {self.folder} changes {name.removeprefix(_PREFIX)}, which "
                     f"{self.base} does not have: give it the base model that it was trained on."
                 )
+            factor = self._factor(name.removeprefix(_PREFIX), len(tensors[name + _DOWN]))
             change = factor * tensors[name + _UP].float() @ tensors[name + _DOWN].float()
             change = change.T if self.transposed else change
             if change.shape != weight.shape:
@@ -57,6 +59,15 @@ class Adapter:
                 )
             with torch.no_grad():
                 weight += change.to(weight)
+
+    def _factor(self, module: str, rank: int) -> float:
+        """Of one module's change; its rank is that of its matrices."""
+        own = (
+            alpha
+            for key, alpha in self.alphas.items()
+            if module == key or module.endswith(f".{key}")
+        )
+        return next(own, self.alpha) / (math.sqrt(rank) if self.stabilized else rank)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         try:
@@ -82,17 +93,21 @@ def adapter_in(folder: Path) -> Adapter | None:
             settings["peft_type"],
             [key for key in _UNSUPPORTED if settings.get(key)],
         )
+        patterns = settings.get("alpha_pattern") or {}
+        unsupported += [key for key in patterns if not re.fullmatch(r"[\w.]+", key)]
+        if int(settings["r"]) < 1:
+            unsupported.append(f"rank {settings['r']}")
         adapter = Adapter(
             folder,
             base=str(settings["base_model_name_or_path"]),
-            rank=int(settings["r"]),
             alpha=float(settings["lora_alpha"]),
+            alphas={key: float(alpha) for key, alpha in patterns.items()},
             stabilized=bool(settings.get("use_rslora")),
             transposed=bool(settings.get("fan_in_fan_out")),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not an adapter's settings ({error}): save it again.") from None
-    if kind != "LORA" or unsupported or adapter.rank < 1:
+    if kind != "LORA" or unsupported:
         what = ", ".join([str(kind), *unsupported])
         raise ValueError(f"The adapter in {folder} is not a plain LoRA ({what}). {_MERGE}")
     return adapter

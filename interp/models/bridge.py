@@ -17,15 +17,24 @@ def bridge_of(model: Any, name: str | Path, attention: Attention) -> Any:
     implementation, architecture = model.config._attn_implementation, type(model).__name__
 
     def build() -> Any:
-        return build_bridge_from_module(
-            model,
-            architecture,
-            hf_config=model.config,
-            model_name=str(name),
-            post_adapter_hook=partial(_keep_native_attention, model)
-            if attention == "native"
-            else None,
-        )
+        try:
+            return build_bridge_from_module(
+                model,
+                architecture,
+                hf_config=model.config,
+                model_name=str(name),
+                post_adapter_hook=partial(_keep_native_attention, model)
+                if attention == "native"
+                else None,
+            )
+        except TypeError as error:
+            if "BridgeConfig" not in str(error):
+                raise
+            raise ValueError(
+                f"The config of {name} ({architecture}) does not give layers and widths as that of "
+                "a text model, so its neurons cannot be named: use a model in "
+                "docs/architectures.md."
+            ) from None
 
     try:
         if is_registered(architecture):  # from the modules of another model

@@ -6,7 +6,7 @@ short texts, some of it once per layer.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from interp.results.words import Kind
 
 Answer = tuple[bool, str]
 """Whether it holds; and the largest deviation, or where the check first fails."""
+
+Off = Callable[[Any, list[int]], AbstractContextManager[None]]
+"""Within the block, half of the neurons of some layers of a model are off."""
 
 Recorded = dict[tuple[Kind, int], list[Tensor]]
 KINDS: tuple[Kind, ...] = ("pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post")
@@ -41,7 +44,9 @@ def hook_checks(
         post: lambda: _post(model, recorded),
         "mlp_out is post times w_out": lambda: _mlp_out(model, recorded),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
-        "an edit at post equals one made without hooks": lambda: _edits(model, ids, clean),
+        "an edit at post equals one made without hooks": lambda: edits_agree(
+            model, ids, clean, _off_at_post, _off_without_hooks
+        ),
         "an edit at any site moves the logits": lambda: _every_site(model, ids),
         "a neuron changed in the weights changes at its hooks": lambda: _planted(model, ids),
         "hooks see the same without the unembedding": lambda: _body(model, recorded, ids),
@@ -51,7 +56,9 @@ def hook_checks(
             model, ids, clean
         ),
         "generation continues as the text is read": lambda: goes_on(model, ids),
-        "edits apply during generation": lambda: _generation(model, ids),
+        "edits apply during generation": lambda: generations_agree(
+            model, ids, _off_at_post, _off_without_hooks
+        ),
         "the model is unchanged afterwards": lambda: unchanged(model, ids, clean),
     }
 
@@ -111,15 +118,19 @@ def _fires(model: NeuronModel, recorded: Recorded) -> Answer:
     )
 
 
-def _edits(
-    model: NeuronModel, ids: Int[Tensor, "batch pos"], clean: Float[Tensor, "batch pos vocab"]
+def edits_agree(
+    model: NeuronModel,
+    ids: Int[Tensor, "batch pos"],
+    clean: Float[Tensor, "batch pos vocab"],
+    off: Off,
+    off_without_hooks: Off,
 ) -> Answer:
-    """Half of a layer's neurons, off at `post` and off without hooks, layer by layer."""
+    """Half of a layer's neurons, off by hooks and off without, layer by layer."""
     worst = 0.0
     for layer in range(model.n_layers):
-        with _off_at_post(model, [layer]):
+        with off(model, [layer]):
             hooked = model.logits(ids)
-        with _off_without_hooks(model, [layer]):
+        with off_without_hooks(model, [layer]):
             reference = model.logits(ids)
         off_by, effect = difference(hooked, reference), difference(clean, reference)
         if effect == 0:
@@ -241,14 +252,16 @@ def _padding(
     return agree(model, [(a[mask.to(a.device)], b[mask.to(b.device)]) for a, b in pairs])
 
 
-def _generation(model: NeuronModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+def generations_agree(
+    model: NeuronModel, ids: Int[Tensor, "batch pos"], off: Off, off_without_hooks: Off
+) -> Answer:
     """Three new tokens with half of all neurons off; one of the two prompts is padded."""
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, : ids.shape[1] // 2] = False
     padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
-    with _off_at_post(model, layers):
+    with off(model, layers):
         hooked = model.continuations(padded, mask, max_new_tokens=3)
-    with _off_without_hooks(model, layers):
+    with off_without_hooks(model, layers):
         reference = model.continuations(padded, mask, max_new_tokens=3)
     same = torch.equal(hooked, reference)
     return same, "the same tokens" if same else "different tokens from an edit without hooks"

@@ -142,7 +142,9 @@ def _load(
         why += "; slow: this CPU has no instructions for it"
     precision = f"{str(model.dtype).removeprefix('torch.')}, {why}"
     cls = model_class(name, bridge)
-    return cls(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+    opened = cls(bridge, tokenizer, str(name), attention, parameters, facts, precision)
+    _check_reads_text(opened, config)
+    return opened
 
 
 def class_of(config: Any, name: str | Path) -> Any:
@@ -216,7 +218,26 @@ def _wrap_hugging_face(model: PreTrainedModel, tokenizer: Any, name: str | None)
     _check_experts(name, model.config)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = with_tokenizer(bridge_of(model, name, "native"), tokenizer)
-    return model_class(name, bridge)(bridge, tokenizer, name, "native", parameters)
+    opened = model_class(name, bridge)(bridge, tokenizer, name, "native", parameters)
+    _check_reads_text(opened, model.config)
+    return opened
+
+
+def _check_reads_text(model: NeuronModel, config: Any) -> None:
+    """Refuse a model of pictures and text that reads no text without a picture, or another input.
+
+    It is tried on one token, since neither its config nor its class says so.
+    """
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return
+    try:
+        model.logits(torch.zeros(1, 1, dtype=torch.int64))
+    except (TypeError, ValueError, AttributeError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{model.name} ({model.architecture}) does not read text alone ({why}): use a model of "
+            "text, or one for pictures and text in docs/architectures.md."
+        ) from None
 
 
 def outline(

@@ -14,6 +14,8 @@ from interp.models.hook_checks import (
     agree,
     alone_and_in_batches,
     difference,
+    edits_agree,
+    generations_agree,
     goes_on,
     tolerance,
     unchanged,
@@ -33,13 +35,17 @@ def mixture_checks(
         "every hook runs once per pass, on the rows of its experts": lambda: _calls(model, ids),
         "hooks that only look change nothing": lambda: _looking(model, ids, clean),
         "gates are what the weights make of the input": lambda: _gates(model, ids),
-        "an edit at post equals one made in the weights": lambda: _edits(model, ids, clean),
+        "an edit at post equals one made in the weights": lambda: edits_agree(
+            model, ids, clean, _off_at_post, _off_in_weights
+        ),
         "right padding changes nothing": lambda: _padding(model, ids, clean),
         "a text is read alike alone and in a batch": lambda: alone_and_in_batches(
             model, ids, clean
         ),
         "generation continues as the text is read": lambda: goes_on(model, ids),
-        "edits apply during generation": lambda: _generation(model, ids),
+        "edits apply during generation": lambda: generations_agree(
+            model, ids, _off_at_post, _off_in_weights
+        ),
         "the model is unchanged afterwards": lambda: unchanged(model, ids, clean),
     }
 
@@ -110,42 +116,12 @@ def _gates(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
     return worst <= tolerance(model), f"within {worst:.1e}"
 
 
-def _edits(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
-    """Half of a layer's neurons, off at `post` and off in the weights, layer by layer."""
-    worst = 0.0
-    for layer in range(model.n_layers):
-        with _off_at_post(model, [layer]):
-            hooked = model.logits(ids)
-        with _off_in_weights(model, [layer]):
-            reference = model.logits(ids)
-        effect, off_by = difference(clean, reference), difference(hooked, reference)
-        if effect == 0:
-            return False, f"layer {layer} changes no logit: nothing to compare"
-        if not off_by <= 0.02 * effect:
-            return False, f"layer {layer} differs by {off_by:.1e}, its effect is {effect:.1e}"
-        worst = max(worst, off_by)
-    return True, f"within {worst:.1e}"
-
-
 def _padding(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, ids.shape[1] // 2 :] = False
     padded = model.logits(ids.masked_fill(~mask, 0), mask)
     real = mask.to(clean.device)
     return agree(model, [(padded[real], clean[real])])
-
-
-def _generation(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
-    """Three new tokens with half of all neurons off; one of the two prompts is padded."""
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[1, : ids.shape[1] // 2] = False
-    padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
-    with _off_at_post(model, layers):
-        hooked = model.continuations(padded, mask, max_new_tokens=3)
-    with _off_in_weights(model, layers):
-        reference = model.continuations(padded, mask, max_new_tokens=3)
-    same = torch.equal(hooked, reference)
-    return same, "the same tokens" if same else "different tokens from an edit without hooks"
 
 
 @contextmanager

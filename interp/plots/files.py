@@ -11,7 +11,16 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.plots import curves, layers, matrices, methods, switching, tasks, what_stays
+from interp.plots import (
+    curves,
+    layers,
+    matrices,
+    methods,
+    neurons,
+    switching,
+    tasks,
+    what_stays,
+)
 from interp.plots.style import own_style
 from interp.results import artifacts
 from interp.results.words import FigureFormat
@@ -36,6 +45,7 @@ FIGURES: dict[str, Draw] = {
         switching.language_switching,
         switching.switching_against_size,
         tasks.accuracy_lost,
+        neurons.neuron_rates,
         what_stays.explanation,
         methods.method_comparison,
         methods.stability_against_tokens,

@@ -3,8 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
+import pandas
+import torch
+
+from interp import plots
+from interp.counting.run import Run
+from interp.reports.neuron_page import rates_of
 from interp.reports.report import Picture
 from interp.reports.sections import files_in, sections_of
+from interp.selections.neuron_selection import NeuronSelection
 
 
 def figures_of(path: Path) -> dict[str, Picture]:
@@ -30,3 +37,30 @@ def figures_of(path: Path) -> dict[str, Picture]:
         parts += [file.stem] if places[kind, folder] > 1 else []
         named["-".join([kind, *parts])] = picture
     return named
+
+
+def figure_of_neuron(path: Path, layer: int, neuron: int) -> Picture:
+    """How often a neuron of a run fires in each language, for `interp.plots.save`.
+
+    The languages that it belongs to are those of neurons.json in the run's folder.
+    """
+    stats = Run.open(path).firing
+    if not (0 <= layer < stats.n_layers and 0 <= neuron < stats.d_mlp):
+        raise ValueError(
+            f"There is no neuron L{layer}N{neuron} in {path}, which has layers 0 to "
+            f"{stats.n_layers - 1} of neurons 0 to {stats.d_mlp - 1}."
+        )
+    rate, low, high = (end[0].tolist() for end in rates_of(stats, torch.tensor([[layer, neuron]])))
+    selected = path / "neurons.json"
+    belonging: list[str] = []
+    if selected.is_file():
+        selection = NeuronSelection.from_json(selected)
+        belonging = [code for code in selection.languages if selection[code][layer, neuron]]
+    table = pandas.DataFrame(
+        {"layer": layer, "neuron": neuron, "language": stats.languages}
+        | {"rate": rate, "low": low, "high": high}
+        | {"belongs": [code in belonging for code in stats.languages]}
+    )
+    caption = "Share of tokens on which the neuron fires, by language"
+    caption += ", with 95 % intervals over documents." if stats.n_shards > 1 else "."
+    return Picture(plots.neuron_rates, caption, table)

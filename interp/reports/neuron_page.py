@@ -187,16 +187,24 @@ def promoted_tokens(
     is the direct path to the logits, for an output above zero: one below zero swaps the two lists.
     Effects through later layers are not seen.
     """
-    weight = model.w_out(layer).detach()
     up, down = [], []
     for rows in neurons.split(_ROWS):
-        write = weight[rows.to(weight.device)].float()
-        state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        logits = (read_out(model, state) - read_out(model, -state)).float()
+        logits = direct_logits(model, layer, rows)
         n = min(n_tokens, logits.shape[1])
         up.append(logits.topk(n).indices.cpu())
         down.append((-logits).topk(n).indices.cpu())
     return torch.cat(up), torch.cat(down)
+
+
+def direct_logits(
+    model: NeuronModel, layer: int, neurons: Int64[Tensor, " neuron"]
+) -> Float[Tensor, "neuron vocab"]:
+    """What output vectors of norm √d_model add to the logits, read out alone; see
+    `promoted_tokens`."""
+    weight = model.w_out(layer).detach()
+    write = weight[neurons.to(weight.device)].float()
+    state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+    return (read_out(model, state) - read_out(model, -state)).float()
 
 
 # ---------------------------------------------------------------- data of each neuron
@@ -246,14 +254,7 @@ def _neurons(
 ) -> list[list[Any]]:
     """For each: layer, index, rates with low and high ends, scores, and (selection, language)s."""
     layer, neuron = indices.unbind(1)
-    chosen = stats.at(layer, neuron)
-    if stats.n_shards > 1:
-        rate = jackknife(chosen, lambda part: part.rate)
-        ends = [rate.value, rate.low.clamp_min(0), rate.high.clamp_max(1)]
-    else:
-        unknown = torch.full_like(chosen.rate, torch.nan)
-        ends = [chosen.rate, unknown, unknown]
-    rates = [_rounded(rearrange(end, "language 1 n -> n language")) for end in ends]
+    rates = [_rounded(end) for end in rates_of(stats, indices)]
     valued = _rounded(torch.stack([score[layer, neuron].double() for score in scores.values()], 1))
     members: list[list[list[int]]] = [[] for _ in range(len(indices))]
     for number, selection in enumerate(selections.values()):
@@ -263,6 +264,23 @@ def _neurons(
         [*index, *fields]
         for index, *fields in zip(indices.tolist(), *rates, valued, members, strict=True)
     ]
+
+
+def rates_of(
+    stats: FiringStats, indices: Int64[Tensor, "chosen 2"]
+) -> tuple[Float[Tensor, "chosen language"], ...]:
+    """Firing rates of neurons, given by layer and index, and the ends of their 95 % intervals.
+
+    NaN: there is one shard, and so no interval.
+    """
+    chosen = stats.at(*indices.unbind(1))
+    if stats.n_shards > 1:
+        rate = jackknife(chosen, lambda part: part.rate)
+        ends = [rate.value, rate.low.clamp_min(0), rate.high.clamp_max(1)]
+    else:
+        unknown = torch.full_like(chosen.rate, torch.nan)
+        ends = [chosen.rate, unknown, unknown]
+    return tuple(rearrange(end, "language 1 chosen -> chosen language") for end in ends)
 
 
 def _effects(

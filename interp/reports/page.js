@@ -54,6 +54,7 @@ function layerOf(layer) {
       for (const stretch of data.stretches) {
         let end = 0;
         stretch.ends = stretch[3].map((size) => (end += size)); // where each piece ends
+        stretch.starts = new Set(stretch[4]); // pieces with which a document starts
       }
       return data;
     }));
@@ -341,6 +342,9 @@ function contextNode(data, context, peakGate) {
   const line = make("p", { lang: language.lang, dir: language.direction });
   [...shades].forEach((shade, number) => {
     const piece = first + number;
+    if (stretch.starts.has(piece) && line.textContent) {
+      line.append(make("i", { className: "start", textContent: "¶", title: "another document starts here" }));
+    }
     const begin = piece ? ends[piece - 1] : 0;
     const letters = text.slice(begin, ends[piece]) || (piece === strongest ? "▯" : "");
     const level = parseInt(shade, 36) / 35;
@@ -440,7 +444,7 @@ function drawHelp() {
   dialog.replaceChildren(
     make("h3", { textContent: "How to read this page" }),
     make("p", { textContent: "A neuron fires on a token if its gate, before the activation function, is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
-    make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one.` }),
+    make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one. ¶ marks where another document starts.` }),
     make("p", { textContent: "Promoted and suppressed tokens come from the neuron’s output vector alone, by the direct path to the logits; effects through later layers are not included." + (index.gated ? " In this model a neuron’s output may also be below zero, which swaps the two lists." : "") }),
     make("dl", {}, ...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: what })])),
     make("form", { method: "dialog" }, make("button", { textContent: "Close" })));

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from interp.counting.top_contexts import TopContexts
@@ -37,6 +37,9 @@ class Stretch(NamedTuple):
     piece: np.ndarray
     """The index of each token's piece."""
 
+    starts: list[int]
+    """The pieces, except the first, with which a document starts."""
+
 
 def contexts_of(
     contexts: TopContexts,
@@ -47,8 +50,8 @@ def contexts_of(
     spelled: Sequence[bytes],
     edges: "WordEdges",
 ) -> dict[str, Any]:
-    """Stretches as (language, source, text, sizes), and for each neuron and language its contexts
-    as (stretch, first piece, strongest piece, gate, shades).
+    """Stretches as (language, source, text, sizes, starts), and for each neuron and language its
+    contexts as (stretch, first piece, strongest piece, gate, shades).
 
     `gates` surround each context, from `before` tokens before it; NaN: there is no text. Words that
     the window cuts are left out.
@@ -58,14 +61,14 @@ def contexts_of(
         for field in (contexts.row, contexts.position, contexts.gate)
     )
     real = ~np.isnan(gates)
+    ids, starts = contexts.ids.numpy(), contexts.starts.numpy()
     for at in zip(*np.nonzero(row >= 0), strict=True):
-        _leave_out_cut_words(
-            real[at], contexts.ids[row[at]].tolist(), int(position[at]), before, edges
-        )
+        n = row[at]
+        _leave_out_cut_words(real[at], ids[n], starts[n], int(position[at]), before, edges)
     first = position - before + real.argmax(axis=-1)
     stop = first + real.sum(axis=-1)
     windows = zip(*(field[row >= 0].tolist() for field in (row, first, stop)), strict=True)
-    text = _Stretches(windows, contexts.ids, spelled)
+    text = _Stretches(windows, contexts, spelled)
     peak = gate.max(axis=(0, 2)).tolist()
 
     def context(code: int, n: int, rank: int) -> list[Any]:
@@ -87,7 +90,7 @@ def contexts_of(
     code_of = {n: code for code, rows in enumerate(row) for n in rows.flatten().tolist()}
     return {
         "stretches": [
-            [code_of[row], contexts.sources[row], stretch.text, stretch.sizes]
+            [code_of[row], contexts.sources[row], stretch.text, stretch.sizes, stretch.starts]
             for (row, _), stretch in zip(text.starts, text.stretches, strict=True)
         ],
         "contexts": by_neuron,
@@ -126,21 +129,33 @@ def _in_word(character: str) -> bool:
 
 
 def _leave_out_cut_words(
-    real: np.ndarray, ids: Sequence[int], position: int, before: int, edges: WordEdges
+    real: np.ndarray,
+    ids: Int32[np.ndarray, " pos"],
+    starts: Bool[np.ndarray, " pos"],
+    position: int,
+    before: int,
+    edges: WordEdges,
 ) -> None:
     """Clear the marks of `real` on words that the window cuts, of a few tokens at most.
 
-    The strongest token stays, and so does a word that is longer.
+    The strongest token stays, and so does a word that is longer. No word goes on where a document
+    starts.
     """
+
+    def cuts(end: int) -> bool:
+        if not 0 < end < len(ids) or starts[end]:
+            return False
+        return edges.cuts(int(ids[end - 1]), int(ids[end]))
+
     shift = position - before  # of the window's first place in the row
     shown = np.flatnonzero(real) + shift
     first, last = int(shown[0]), int(shown[-1])
     for begin in range(first, min(first + _LONGEST_WORD, position) + 1):
-        if begin == 0 or not edges.cuts(ids[begin - 1], ids[begin]):
+        if not cuts(begin):
             real[: begin - shift] = False
             break
     for end in range(last, max(last - _LONGEST_WORD, position) - 1, -1):
-        if end + 1 >= len(ids) or not edges.cuts(ids[end], ids[end + 1]):
+        if not cuts(end + 1):
             real[end + 1 - shift :] = False
             break
 
@@ -151,7 +166,7 @@ class _Stretches:
     def __init__(
         self,
         windows: Iterable[tuple[int, int, int]],
-        ids: Int32[Tensor, "row pos"],
+        contexts: TopContexts,
         spelled: Sequence[bytes],
     ) -> None:
         """A window is a row, its first token, and the one after its last."""
@@ -164,7 +179,12 @@ class _Stretches:
         self.starts = [(row, first) for row, first, _ in merged]
         """Row and first token of each stretch, sorted."""
         self.stretches = [
-            pieces(ids[row, first:stop].tolist(), spelled) for row, first, stop in merged
+            pieces(
+                contexts.ids[row, first:stop].tolist(),
+                spelled,
+                contexts.starts[row, first:stop].nonzero().flatten().tolist(),
+            )
+            for row, first, stop in merged
         ]
 
     def find(self, row: int, first: int) -> tuple[int, int]:
@@ -173,8 +193,11 @@ class _Stretches:
         return number, self.starts[number][1]
 
 
-def pieces(ids: Sequence[int], spelled: Sequence[bytes]) -> Stretch:
-    """The text of tokens, cut between characters: a token may be part of a character."""
+def pieces(ids: Sequence[int], spelled: Sequence[bytes], starts: Sequence[int] = ()) -> Stretch:
+    """The text of tokens, cut between characters: a token may be part of a character.
+
+    `starts` are the positions of those with which a document starts.
+    """
     text, sizes, piece, waiting = [], [], [], b""
     for id in ids:
         piece.append(len(sizes))
@@ -194,7 +217,8 @@ def pieces(ids: Sequence[int], spelled: Sequence[bytes]) -> Stretch:
     if waiting:  # the text ends within a character
         text.append(waiting.decode(errors="ignore"))
         sizes.append(_units(text[-1]))
-    return Stretch("".join(text), sizes, np.array(piece))
+    beginnings = [piece[start] for start in starts if start > 0]
+    return Stretch("".join(text), sizes, np.array(piece), beginnings)
 
 
 def _units(text: str) -> int:

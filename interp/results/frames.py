@@ -28,6 +28,11 @@ def interval_columns(name: str, interval: Interval) -> dict[str, Shaped[Tensor, 
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
+def with_origin(frame: pd.DataFrame, neurons_of: str) -> pd.DataFrame:
+    """The table, with a column that names the model of the neurons if it is another; else as is."""
+    return frame.assign(neurons_of=neurons_of) if neurons_of else frame
+
+
 def tidy(axes: Mapping[str, Iterable[Any]], values: Mapping[str, Any]) -> pd.DataFrame:
     """A row for each cell of the axes, the last axis fastest, and a column for each value.
 

@@ -13,7 +13,7 @@ _WARM = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Shown):
-    """What is left to do of a loop over text, and how long it takes.
+    """What is left to do of a loop over text, or over neurons, and how long it takes.
 
     >>> forecast = interp.runs.Forecast(passes=25, tokens=15_360, left=0.5, seconds=1200.0)
     >>> print(forecast)
@@ -21,10 +21,10 @@ class Forecast(Shown):
     """
 
     passes: int
-    """How often the text is read."""
+    """How often the text is read, or every neuron scored."""
 
     tokens: int
-    """Tokens of one pass."""
+    """Tokens of one pass, or what `unit` says."""
 
     left: float = 1.0
     """Share that is not done yet."""
@@ -35,6 +35,9 @@ class Forecast(Shown):
     disk: int = 0
     """Bytes of all files. Zero: next to nothing."""
 
+    unit: str = "tokens"
+    """What a pass consists of: tokens or neurons."""
+
     def __repr__(self) -> str:
         return f"Forecast({self})"
 
@@ -43,7 +46,7 @@ class Forecast(Shown):
 
     def __str__(self) -> str:
         total = self.passes * self.tokens
-        what = f"{self.passes:,} pass{'es' * (self.passes != 1)} over {self.tokens:,} tokens"
+        what = f"{self.passes:,} pass{'es' * (self.passes != 1)} over {self.tokens:,} {self.unit}"
         if self.left < 1:
             what += f", {round(self.left * total):,} of {total:,} left"
         elif self.passes > 1:
@@ -63,8 +66,9 @@ def forecast(
     folder: Path | None = None,
     pieces: int = 1,
     disk: int = 0,
+    unit: str = "tokens",
 ) -> Forecast:
-    """The forecast of `passes` passes over `tokens` tokens.
+    """The forecast of `passes` passes over `tokens` tokens, or what `unit` says.
 
     `trial` does the work of one batch and returns how many tokens it read. With `folder`, the
     pieces of the loop that are saved there, of `pieces` in all, are done.
@@ -77,7 +81,7 @@ def forecast(
     done = 0 if folder is None else len(list((folder / "pieces").glob("*.safetensors")))
     left = max(0.0, 1 - done / max(1, pieces))
     seconds = passes * tokens * left * seconds_per_token(trial) if left else 0.0
-    return Forecast(passes=passes, tokens=tokens, left=left, seconds=seconds, disk=disk)
+    return Forecast(passes=passes, tokens=tokens, left=left, seconds=seconds, disk=disk, unit=unit)
 
 
 def seconds_per_token(trial: Callable[[], int]) -> float:

@@ -15,6 +15,8 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from interp.counting.histograms import Histograms
+from interp.counting.sign_cases import CASES
 from interp.counting.stats import FiringStats
 from interp.models.any_model import AnyModel, as_model
 from interp.scores.average_precision import Precision, measure_precision, top_and_bottom
@@ -28,6 +30,11 @@ from interp.scores.baselines import (
     select_by_entropy_less_peak,
     share_above_percentile,
     value_entropy,
+)
+from interp.scores.distributions import (
+    divergence_from_others,
+    overlap_across,
+    overlap_threshold,
 )
 from interp.scores.lape import busy_threshold, language_entropy, least_entropy, n_seen, pool_of
 from interp.scores.methods import Settings
@@ -43,10 +50,20 @@ Measurement = Literal[
     "gate_precision",
     "output_precision",
     "above_percentile",
+    "both_share",
+    "gate_share",
+    "negative_size",
+    "overlap_across",
+    "divergence",
+    "effect_size",
 ]
 """Share and number of tokens on which a neuron fires; mean of act(gate); how far the MLP's output
 moves without the neuron; average precision of the mean gate, and of the mean output, over a
-sentence; share of sentences whose gate is above the neuron's 90th percentile."""
+sentence; share of sentences whose gate is above the neuron's 90th percentile; share of tokens on
+which both branches are above zero, and the gate alone; root mean square of the output where the
+gate is below zero; overlap of the distributions of act(gate) across the neuron's split of the
+languages; divergence of its distribution in a language from that in the others; mean absolute value
+of gradient times output."""
 
 
 class Measured:
@@ -63,12 +80,13 @@ class Measured:
         generator: torch.Generator,
         measure: Mapping[Measurement, Callable[[], Score]],
         precision: Callable[[], Precision] | None = None,
+        histograms: Callable[[], Histograms] | None = None,
     ) -> None:
         self.languages, self.generator = languages, generator
         self._measure: dict[Measurement, Callable[[], Score]] = {
             name: cache(function) for name, function in measure.items()
         }
-        self._precision = precision
+        self._precision, self._histograms = precision, histograms
 
     def __getitem__(self, name: Measurement) -> Score:
         if name not in self._measure:
@@ -87,6 +105,13 @@ class Measured:
             raise ValueError("Precision was not measured: give a run with sentence means.")
         return self._precision()
 
+    @property
+    def histograms(self) -> Histograms:
+        """Of act(gate)."""
+        if self._histograms is None:
+            raise ValueError("There are no histograms: give a run that kept them.")
+        return self._histograms()
+
     def mixed(self, chosen: Bool[Tensor, "layer neuron"], other: "Measured") -> "Measured":
         """These measurements of the chosen neurons, and of all others those of `other`."""
 
@@ -104,7 +129,7 @@ def measured(
     generator: torch.Generator,
     open_model: Callable[[], AnyModel] | None = None,
 ) -> Measured:
-    """From a run, or from anything that has its `firing`, `moments` and `sentence_means`.
+    """From a run, or from anything that has its attributes, as far as a method needs them.
 
     Counts of firing alone will do for methods that need nothing else. `open_model` is called for
     scores that look at weights.
@@ -147,8 +172,15 @@ def measured(
         "gate_precision": lambda: precision_of("pre"),
         "output_precision": lambda: precision_of("post"),
         "above_percentile": above_percentile,
+        "both_share": lambda: kept.sign_cases.share[:, CASES.index("both")],
+        "gate_share": lambda: kept.sign_cases.share[:, CASES.index("gate")],
+        "negative_size": lambda: kept.negative_side.size,
+        "overlap_across": lambda: overlap_across(kept.histograms),
+        "divergence": lambda: divergence_from_others(kept.histograms),
+        "effect_size": lambda: kept.loss_effects.size,
     }
-    return Measured(kept.firing.languages, generator, measure, precision)
+    languages = kept.firing.languages
+    return Measured(languages, generator, measure, precision, lambda: kept.histograms)
 
 
 # ---------------------------------------------------------------- the choosers
@@ -191,9 +223,20 @@ def least(
         eligible = measure == reduce(measure, "language layer neuron -> 1 layer neuron", "max")
     else:
         eligible = measure.double() > busy_threshold(measure, settings.busy_quantile)
-    score = repeat(-entropy, "layer neuron -> language layer neuron", language=len(measure))
-    score = score.masked_fill(~eligible | score.isnan(), -math.inf)
-    return top(score.masked_fill(measure.isnan(), math.nan), settings) & score.isfinite()
+    return finite(_where(eligible, -entropy).masked_fill(measure.isnan(), math.nan), settings)
+
+
+def _where(
+    eligible: Bool[Tensor, "language layer neuron"], score: Float[Tensor, "layer neuron"]
+) -> Score:
+    """A score of neurons in the languages in which they are eligible; elsewhere -inf."""
+    everywhere = repeat(score, "layer neuron -> language layer neuron", language=len(eligible))
+    return everywhere.masked_fill(~eligible | everywhere.isnan(), -math.inf)
+
+
+def finite(score: Score, settings: Settings) -> Mask:
+    """`top`, without units whose score is -inf."""
+    return top(score, settings) & score.isfinite()
 
 
 def drawn(seen: Measured, settings: Settings) -> Mask:
@@ -249,6 +292,43 @@ def less_peak_as_published(seen: Measured, settings: Settings) -> Mask:
     if weight is None:
         weight = heaviest_weight(seen["rate"], *sizes)
     return select_by_entropy_less_peak(seen["rate"], weight, *sizes)
+
+
+def sign_cases(seen: Measured, settings: Settings) -> Mask:
+    """LAPE on firing with the linear branch above zero, and on firing with it below, apart.
+
+    A neuron's score is that of the case whose entropy is less, of those in which it is busy.
+    """
+    cases = [seen["both_share"], seen["gate_share"]]
+    scores = [
+        _where(share > busy_threshold(share, settings.busy_quantile), -language_entropy(share))
+        for share in cases
+    ]
+    return finite(torch.maximum(*scores), settings)
+
+
+def negative_side(seen: Measured, settings: Settings) -> Mask:
+    """LAPE on the size of what a neuron writes where its gate is below zero."""
+    return least(seen["negative_size"], language_entropy(seen["negative_size"]), settings)
+
+
+def distributions(seen: Measured, settings: Settings) -> Mask:
+    """The neurons that overlap least, of those that set the language apart."""
+    return finite(-seen["overlap_across"], settings)
+
+
+def distributions_as_published(seen: Measured, settings: Settings) -> Mask:
+    """All that set a language apart by less than the threshold of all pairs."""
+    return seen["overlap_across"] <= overlap_threshold(seen.histograms, settings.fraction)
+
+
+def divergence(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["divergence"], settings)
+
+
+def loss_effects(seen: Measured, settings: Settings) -> Mask:
+    """LAPE on the size of a neuron's effect on the loss."""
+    return least(seen["effect_size"], language_entropy(seen["effect_size"]), settings)
 
 
 def above_percentile(seen: Measured, settings: Settings) -> Mask:

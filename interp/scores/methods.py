@@ -11,7 +11,12 @@ from typing import Any
 
 from interp.results.words import Half
 
-NEEDS_MOMENTS, NEEDS_SENTENCES = "moments", "sentence_means"
+NEEDS_MOMENTS, NEEDS_SENTENCES, NEEDS_HISTOGRAMS = "moments", "sentence_means", "histograms"
+
+_LAPE = "Tang et al. (2024), arXiv 2402.16438"
+_KOJIMA = "Kojima et al. (2024), arXiv 2404.02431"
+_ZHANG = "Zhang et al. (2025), arXiv 2505.21505"
+_DLN = "DLN, EMNLP 2026, mjkmain/Distribution-aware-language-neurons"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,9 @@ class Method:
     chooser: str
     """The function that chooses, as module:name within `interp.scores`."""
 
+    source: str
+    """Who proposed it, and where; "here": this library."""
+
     options: Sequence[str] = ("n", "fraction")
     """The settings that change its choice."""
 
@@ -75,6 +83,9 @@ class Method:
 
     sizes_compare: bool = True
     """Whether `n` sets its size for every language, so that it can be compared at equal size."""
+
+    looks_at_weights: bool = False
+    """Whether it needs the model besides what the run kept."""
 
     of_run_sites: bool = False
     """Whether it chooses among all sites whose sentence means were kept, not neurons alone."""
@@ -87,71 +98,131 @@ class Method:
 BUSY = ("n", "fraction", "busy_quantile")
 
 METHODS: dict[str, Method] = {
-    "random": Method("random", "a control", "choosers:drawn"),
-    "lap": Method("rate (LAP)", "fires most often", "choosers:rate"),
+    "random": Method("random", "a control", "choosers:drawn", "a control"),
+    "lap": Method("rate (LAP)", "fires most often", "choosers:rate", _LAPE),
     "removal": Method(
         "removal effect (PLND)",
         "moves the MLP's output most",
         "choosers:removal",
+        "PLND: Zhao et al. (2024), arXiv 2402.18815",
         needs=NEEDS_MOMENTS,
+        looks_at_weights=True,
     ),
     "entropy-alone": Method(
-        "entropy alone", "least entropy where it leads", "choosers:entropy_alone"
+        "entropy alone",
+        "least entropy where it leads",
+        "choosers:entropy_alone",
+        f"here, without the busy bar of {_LAPE}",
     ),
     "lape-per-language": Method(
-        "entropy (LAPE)", "equally many per language", "choosers:entropy", BUSY
+        "entropy (LAPE)", "equally many per language", "choosers:entropy", _LAPE, BUSY
     ),
     "lape": Method(
-        "LAPE as published", "least entropy of firing (Tang et al.)", "choosers:lape", BUSY
+        "LAPE as published", "least entropy of firing (Tang et al.)", "choosers:lape", _LAPE, BUSY
     ),
     "entropy-less-peak-per-language": Method(
         "entropy less peak",
         "equally many per language",
         "choosers:less_peak",
+        _ZHANG,
         (*BUSY, "weight"),
     ),
     "lave-per-language": Method(
         "mean entropy (LAVE)",
         "equally many per language",
         "choosers:mean_entropy",
+        _LAPE,
         BUSY,
         NEEDS_MOMENTS,
     ),
-    "lead": Method("lead in rate", "rate less the highest in others", "choosers:lead"),
+    "lead": Method("lead in rate", "rate less the highest in others", "choosers:lead", "here"),
     "above-percentile": Method(
         "share above percentile",
         "often above its 90th percentile",
         "choosers:above_percentile",
+        "Mondal et al. (2025), arXiv 2503.17456",
         needs=NEEDS_SENTENCES,
     ),
     "gate-precision": Method(
         "precision of gate",
         "best detectors by gate",
         "choosers:gate_precision",
+        _KOJIMA,
         needs=NEEDS_SENTENCES,
     ),
     "gate-precision-both-ends": Method(
         "precision of gate, both ends",
         "and the worst",
         "choosers:gate_precision_both_ends",
+        _KOJIMA,
         needs=NEEDS_SENTENCES,
     ),
     "output-precision": Method(
         "precision of output",
         "best detectors by output",
         "choosers:output_precision",
+        _KOJIMA,
         needs=NEEDS_SENTENCES,
     ),
     "output-precision-both-ends": Method(
         "precision of output, both ends",
         "and the worst",
         "choosers:output_precision_both_ends",
+        _KOJIMA,
         needs=NEEDS_SENTENCES,
+    ),
+    "sign-cases": Method(
+        "cases of signs",
+        "lape on firing by the sign of the linear branch",
+        "choosers:sign_cases",
+        "here, after GLUScope, arXiv 2602.23826",
+        BUSY,
+        "sign_cases",
+    ),
+    "negative-side": Method(
+        "negative side",
+        "lape on what is written where the gate is below zero",
+        "choosers:negative_side",
+        "here, after Kong et al. (2025), arXiv 2509.24198",
+        BUSY,
+        "negative_side",
+    ),
+    "dln-per-language": Method(
+        "distribution (DLN)",
+        "equally many per language",
+        "choosers:distributions",
+        _DLN,
+        needs=NEEDS_HISTOGRAMS,
+    ),
+    "divergence": Method(
+        "divergence from others",
+        "distribution furthest from the others' mean",
+        "choosers:divergence",
+        "here, with the divergence of Kullback and Leibler (1951)",
+        needs=NEEDS_HISTOGRAMS,
+    ),
+    "loss-effects": Method(
+        "effect on the loss",
+        "lape on gradient times activation of the loss",
+        "choosers:loss_effects",
+        "here, after CRANE, arXiv 2601.04664",
+        BUSY,
+        "loss_effects",
+    ),
+    "dln": Method(
+        "DLN as published",
+        "distributions that overlap least between two groups of languages",
+        "choosers:distributions_as_published",
+        _DLN,
+        ("fraction",),
+        NEEDS_HISTOGRAMS,
+        sizes_compare=False,
     ),
     "lave": Method(
         "LAVE as published",
         "lape of mean activations",
         "choosers:lave",
+        _LAPE,
         BUSY,
         NEEDS_MOMENTS,
         sizes_compare=False,
@@ -160,6 +231,7 @@ METHODS: dict[str, Method] = {
         "entropy less peak as published",
         "lape with a reward for firing (Zhang et al.)",
         "choosers:less_peak_as_published",
+        _ZHANG,
         (*BUSY, "weight"),
         sizes_compare=False,
     ),
@@ -167,6 +239,7 @@ METHODS: dict[str, Method] = {
         "cumulative mass",
         "the fewest that make up most firing (Tan et al.)",
         "choosers:mass",
+        "Tan et al. (2024), arXiv 2404.11201",
         ("share",),
         sizes_compare=False,
     ),
@@ -174,6 +247,7 @@ METHODS: dict[str, Method] = {
         "precision as published",
         "best and worst detectors of sentences (Kojima et al.)",
         "choosers:precision",
+        _KOJIMA,
         ("n", "fraction", "which"),
         NEEDS_SENTENCES,
         sizes_compare=False,

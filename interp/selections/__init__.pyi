@@ -1,8 +1,12 @@
-from .agreement import predicted_agreement, text_for_agreement, until_stable
+from .agreement import (
+    jaccard_between,
+    predicted_agreement,
+    text_for_agreement,
+    until_stable,
+)
 from .change_file import edit_towards, read_changes
 from .comparison import on_common_units, overlaps
 from .explanation import Explanation, beyond_script, explain
-from .neuron_selection import jaccard_between
 from .select import select, selection_of
 from .stability import (
     Stability,

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.counting.stats import FiringStats
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
 
 
@@ -116,3 +118,16 @@ def until_stable(
             return False
 
     return is_stable
+
+
+def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " language"]:
+    """Agreement of two selections on each language: common neurons divided by the union.
+
+    Zero: on no neuron. One: on all. NaN: neither selects a neuron for the language.
+
+    >>> control = neurons.random_like(generator, exclude=neurons.union())
+    >>> interp.selections.jaccard_between(neurons, control).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    both, either = (list(selection.counts().values()) for selection in (a & b, a | b))
+    return torch.tensor(both).double() / torch.tensor(either).double()

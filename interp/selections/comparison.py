@@ -5,7 +5,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.agreement import jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.stability import chance_jaccard
 
 

@@ -57,6 +57,9 @@ class NeuronSelection(Shown):
     """What the neurons were chosen from, and controls are drawn from; None: from all. In a mixture
     of experts, those that saw enough tokens (`FiringStats.seen`)."""
 
+    neurons_of: str = ""
+    """The model that the neurons were found in, if they are used in another (see `on`)."""
+
     def __post_init__(self) -> None:
         if self.pool is not None and (self.mask & ~self.pool).any():
             raise ValueError(
@@ -165,7 +168,7 @@ class NeuronSelection(Shown):
                 "neurons of the MLP: collect the site pre or post as well."
             )
         pool = self.pool if self.neurons_only else None
-        return NeuronSelection(torch.stack(parts).any(dim=0), self.languages, pool=pool)
+        return replace(self, mask=torch.stack(parts).any(dim=0), sites=(), pool=pool)
 
     def languages_only(self, languages: Sequence[str]) -> "NeuronSelection":
         """Some of the languages, in the order given."""
@@ -343,6 +346,19 @@ class NeuronSelection(Shown):
                     "made with."
                 )
 
+    def on(self, model: AnyModel, found_in: str = "another model") -> "NeuronSelection":
+        """The same neurons for another model of the same shape, such as an instruct model.
+
+        These are the same only where one model was trained on from the other. `found_in` names the
+        model that they were found in: every result says so in `neurons_of`.
+
+        >>> neurons.on(model, "an earlier checkpoint").neurons_of
+        'an earlier checkpoint'
+        """
+        model = as_model(model)
+        self.check_model(model)
+        return replace(self, neurons_of=found_in)
+
     def triples(self) -> list[tuple[int, int, int]]:
         """Sorted (index of the language, layer, neuron)."""
         return [(row, layer, neuron) for row, layer, neuron in self.mask.nonzero().tolist()]
@@ -432,16 +448,3 @@ class NeuronSelection(Shown):
                 "their neurons, selection.neurons()."
             )
         return other.mask
-
-
-def jaccard_between(a: NeuronSelection, b: NeuronSelection) -> Float[Tensor, " language"]:
-    """Agreement of two selections on each language: common neurons divided by the union.
-
-    Zero: on no neuron. One: on all. NaN: neither selects a neuron for the language.
-
-    >>> control = neurons.random_like(generator, exclude=neurons.union())
-    >>> interp.selections.jaccard_between(neurons, control).tolist()
-    [0.0, 0.0, 0.0]
-    """
-    both, either = (list(selection.counts().values()) for selection in (a & b, a | b))
-    return torch.tensor(both).double() / torch.tensor(either).double()

@@ -22,9 +22,9 @@ from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate, jackknife
 from interp.results.display import Shown, listed
 from interp.results.frames import tidy
-from interp.selections.agreement import half_selections
+from interp.selections.agreement import half_selections, jaccard_between
 from interp.selections.chance import jaccard_by_chance
-from interp.selections.neuron_selection import NeuronSelection, jaccard_between
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
 
 Select = Callable[[FiringStats], NeuronSelection]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate
-from interp.inference.two_runs import between
+from interp.inference.two_runs import between, in_both
 from interp.results.display import Cells, Shown, listed, table_cells
 from interp.selections.neuron_selection import NeuronSelection
 
@@ -98,18 +98,13 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
     >>> change.correlation.value.tolist(), bool(change.differs.any())
     ([1.0, 1.0, 1.0], False)
     """
-    languages = tuple(code for code in before.languages if code in after.languages)
+    languages = in_both(before.languages, after.languages, "read")
     shapes = [(stats.n_layers, stats.d_mlp) for stats in (before, after)]
     if shapes[0] != shapes[1]:
         (layers, width), (other_layers, other_width) = shapes
         raise ValueError(
             f"The models have {layers} layers of {width:,} neurons and {other_layers} of "
             f"{other_width:,}: neurons are compared by index, in models of the same shape."
-        )
-    if not languages:
-        raise ValueError(
-            f"The runs have no label in common ({', '.join(before.languages)}; "
-            f"{', '.join(after.languages)}): collect both on the same labels."
         )
     sums = [_sums(stats, languages) for stats in (before, after)]
 

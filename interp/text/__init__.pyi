@@ -1,4 +1,4 @@
-from .chat import chat_prompt
+from .chat import chat_prompt, chat_task, chat_text
 from .counterfactuals import rewriter, split_label
 from .distances import listed_distances, read_distances
 from .languages import naming_prompt
@@ -13,6 +13,8 @@ __all__ = [
     "Task",
     "align_tasks",
     "chat_prompt",
+    "chat_task",
+    "chat_text",
     "labels_in",
     "listed_distances",
     "naming_prompt",

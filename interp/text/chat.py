@@ -3,15 +3,16 @@
 from typing import Any
 
 from interp.models.any_model import AnyModel, as_model
+from interp.text.tasks import Task
 
 
-def chat_prompt(model: AnyModel, message: str) -> list[int]:
-    """The tokens of a user's message in the model's chat template, up to where the answer begins.
+def chat_text(model: AnyModel, message: str) -> str:
+    """A user's message in the model's chat template, up to where the answer begins.
 
-    Give them wherever a prompt is taken: the template has its own beginning of text, so nothing is
-    put before them. A base model has no template, and is refused.
+    The template has its own beginning of text, so read it with bos="none". A base model has no
+    template, and is refused.
 
-    >>> interp.text.chat_prompt(model, "Wo liegt Wien?")
+    >>> interp.text.chat_text(model, "Wo liegt Wien?")
     Traceback (most recent call last):
     ValueError: babel has no chat template, ... give the prompt as plain text.
     """
@@ -23,5 +24,36 @@ def chat_prompt(model: AnyModel, message: str) -> list[int]:
             "plain text."
         )
     messages = [{"role": "user", "content": message}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return model.encode(text)
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def chat_prompt(model: AnyModel, message: str) -> list[int]:
+    """The tokens of `chat_text`: give them wherever a prompt is taken, and nothing is put before.
+
+    >>> interp.text.chat_prompt(model, "Wo liegt Wien?")
+    Traceback (most recent call last):
+    ValueError: babel has no chat template, ... give the prompt as plain text.
+    """
+    model = as_model(model)
+    return model.encode(chat_text(model, message))
+
+
+def chat_task(model: AnyModel, task: Task) -> Task:
+    """The task as a chat: every prompt is the user's message, every option an answer to it.
+
+    Read it with bos="none". Options lose the spaces that they begin with, since an answer begins a
+    text of its own.
+
+    >>> interp.text.chat_task(model, interp.read_task("babel/fact_completion", "de"))
+    Traceback (most recent call last):
+    ValueError: babel has no chat template, ... give the prompt as plain text.
+    """
+    model = as_model(model)
+    items = tuple(
+        item._replace(
+            prompt=chat_text(model, item.prompt),
+            options=tuple(option.lstrip() for option in item.options),
+        )
+        for item in task.items
+    )
+    return Task(task.name, task.language, items)

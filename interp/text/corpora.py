@@ -62,6 +62,9 @@ class Rows(Shown):
     source: tuple[str, ...]
     """Origin of the first token of each row, such as `de.txt:118`."""
 
+    starts: Bool[Tensor, "row pos"] | None = None
+    """True where a document starts; None: every row is one document."""
+
     def __repr__(self) -> str:
         return f"Rows({counted(len(self.ids), 'row')} of up to {self.ids.shape[1]:,} tokens)"
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ def drop_foreign(
     for text in texts:
         kept_lines = []
         split = text.split("\n")
-        for line, code in zip(split, _line_languages(split, expected, langid), strict=True):
+        for line, code in zip(split, line_languages(split, expected, langid), strict=True):
             found = label if code == expected else code
             if line.strip():
                 lines[found] += 1
@@ -191,9 +192,10 @@ def drop_foreign(
     return cleaned, Hygiene(label, dict(lines), dict(characters))
 
 
-def _line_languages(
-    lines: Sequence[str], expected: str, langid: LanguageId | None
+def line_languages(
+    lines: Sequence[str], expected: str, langid: LanguageId | None = None
 ) -> Sequence[str]:
+    """The language of each line, leaning towards the expected one; `und`: too short to judge."""
     if langid is None:
         return [_line_language(line, expected) for line in lines]
     found = [variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
@@ -206,6 +208,26 @@ def _line_language(line: str, expected: str) -> str:
     scores = _scores(line)
     label = _decide(scores, (expected,))
     return _decide(scores, None) if label == OTHER else label
+
+
+def switch_point(line: str, first: str, second: str) -> int:
+    """Where a line most likely changes from one language to another: the end of a word, or 0.
+
+    The languages are codes of `detectable`. All splits between words are compared by how much
+    likelier what is before is in the first language than in the second, and what is after in the
+    second than in the first.
+    """
+
+    def likelier(text: str, code: str, other: str) -> float:
+        scores = _scores(text)
+        size = len(text[:_LONGEST].encode("utf-8", "surrogatepass"))
+        return (scores.get(code, 0.0) - scores.get(other, 0.0)) * math.sqrt(size)
+
+    ends = [0, *(word.start() for word in re.finditer(r"(?<=\S)\s+(?=\S)", line))]
+    return max(
+        ends,
+        key=lambda at: likelier(line[:at], first, second) + likelier(line[at:], second, first),
+    )
 
 
 def _too_short(line: str) -> bool:

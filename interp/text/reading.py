@@ -316,16 +316,20 @@ def _packed(shards: Sequence[Shard], n: int, body: int, prefix: tuple[int, ...])
     offset = len(prefix)
     ids = np.zeros((len(shards) * n, offset + body), dtype=np.int32)
     ids[:, :offset] = prefix
+    starts = np.zeros(ids.shape, dtype=bool)
     source = []
     for index, shard in enumerate(shards):
         stream = np.concatenate([text.ids for text in shard.texts])[: n * body]
         ids[index * n : (index + 1) * n, offset:] = stream.reshape(n, body)
+        position = np.array([start for start in shard.starts if start < n * body])
+        starts[index * n + position // body, offset + position % body] = True
         source += [shard.origin(block * body) for block in range(n)]
     return Rows(
         torch.from_numpy(ids),
         torch.full((len(ids),), offset + body),
         torch.arange(len(shards)).repeat_interleave(n),
         tuple(source),
+        torch.from_numpy(starts),
     )
 
 

@@ -87,7 +87,9 @@ def read_documents(source: TextSource, language: str, cut: Cut = "line") -> Iter
 
 
 def labels_in(source: TextSource) -> tuple[str, ...]:
-    """The labels under which a source has text: Babel's in its order, files in alphabetical order.
+    """The labels under which a source has text, or a task has questions.
+
+    Babel's, also of its tasks (`babel/statements`), in its order; files in alphabetical order.
 
     >>> interp.text.labels_in({"poetry": ["O rose"], "prose": ["A rose."]})
     ('poetry', 'prose')
@@ -96,7 +98,7 @@ def labels_in(source: TextSource) -> tuple[str, ...]:
         return tuple(source)
     if isinstance(source, HubDataset):
         return tuple(source.configs)
-    if source == "babel":
+    if source == "babel" or str(source).startswith("babel/"):
         return BABEL_LABELS
     folder = _folder(source, "parallel")
     names = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))

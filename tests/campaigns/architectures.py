@@ -72,12 +72,19 @@ SIZES: Mapping[str, int] = {
 }
 """What a configuration calls its sizes, and how large they are here."""
 
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+"""Rotary embeddings of time, height and width, which share half a head."""
+
 DEEPSEEK = {
     **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
     **{"v_head_dim": 16, "head_dim": 8, "first_k_dense_replace": 1, "num_key_value_heads": 4},
 }
 SPECIAL: Mapping[str, Mapping[str, Any]] = {
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu"), DEEPSEEK),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "sarvam_mla", "youtu"), DEEPSEEK
+    ),
+    **dict.fromkeys(("glm_ocr_text", "hunyuan_vl_text", "paddleocr_vl_text"), MROPE),
+    **dict.fromkeys(("qwen2_5_omni_text", "qwen2_5_vl_text"), MROPE),
     "falcon": {"head_dim": None, "new_decoder_architecture": True},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "gptj": {"rotary_dim": 8},

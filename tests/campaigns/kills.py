@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from interp.counting.collect import Keep, collect
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel

@@ -1,0 +1,100 @@
+"""The subcommand that keeps a chat model's answers in a language: lock."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import interp
+from interp.commands.common import ModelChoice, open_model, say
+from interp.commands.options import Labels, Positional
+from interp.results.words import Bos
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Keep answers in their language, by switching off the fewest neurons that do it.
+
+    Half of the prompts are searched for neurons that speak for the wrong language where answers
+    leave theirs; the other half, text and tasks say what the edit is worth and what it costs.
+
+        interp lock prompts/de.txt MODEL --language de --text corpus --out lock-de
+    """
+
+    prompts: Positional[Path]
+    """A .txt, one prompt a line."""
+
+    choice: ModelChoice
+    """The model."""
+
+    language: str
+    """Language that answers should be in."""
+
+    out: Path
+    """Folder for the tables and the adapter; it must be new."""
+
+    chat: bool = False
+    """Put prompts into the model's chat template."""
+
+    text: str | None = None
+    """Text to price the edit on: a folder of <label>.txt, or babel."""
+
+    labels: Labels = ()
+    """Labels of that text; by default all that it has."""
+
+    tokens: int = 20_000
+    """Tokens of it per label."""
+
+    tasks: tuple[str, ...] = ()
+    """Multiple-choice tasks: files or folders with <language>.jsonl."""
+
+    max_new_tokens: int = 64
+    """Tokens per answer, at most."""
+
+    candidates: int = 200
+    """Neurons that get a what-if."""
+
+    most: int = 128
+    """Neurons to switch off, at most."""
+
+    seed: int = 0
+    """Says which half is searched."""
+
+    bos: Bos = "auto"
+    """auto, none, document, block: what begins a prompt."""
+
+    def run(self) -> None:
+        if self.out.exists():
+            raise ValueError(f"{self.out} exists: name a new folder, or remove that one first.")
+        lines = self.prompts.read_text(encoding="utf-8").splitlines()
+        prompts = [line for line in lines if line.strip()]
+        model, _ = open_model(self.choice, self.choice.memory)
+        messages = [interp.text.chat_prompt(model, prompt) for prompt in prompts if self.chat]
+        search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
+        lock = interp.evaluations.lock_language(
+            model,
+            messages or prompts,
+            self.language,
+            text=self.corpora(model),
+            tasks=[interp.read_task(task, self.language) for task in self.tasks],
+            search=search,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+            bos=self.bos,
+        )
+        note = f"It keeps answers in {self.language}."
+        lock.change.to_lora(model, self.out / "adapter", note=note)
+        frames = {"price": lock.to_frame()}
+        frames |= {name: confusion.to_frame() for name, confusion in lock.confusion.items()}
+        for name, frame in frames.items():
+            path = self.out / f"{name.replace(' ', '-')}.csv"
+            interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+        say(f"{lock!r}.")
+        say(lock.to_frame().to_string(index=False, float_format="%.3f"))
+        say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
+
+    def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":
+        if self.text is None:
+            return None
+        labels = self.labels or interp.text.labels_in(self.text)
+        return interp.read_corpora(
+            self.text, labels, model, tokens=self.tokens, n_shards=10, bos=self.bos
+        )

@@ -1,0 +1,117 @@
+"""The subcommand that trains chosen units alone: train."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import interp
+from interp.commands.common import ModelChoice, check_found_in, open_model, say
+from interp.commands.effects import read_selection
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of
+from interp.results.words import Bos, Split
+from interp.text.languages import label_name
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a language's units on text; nothing else in the model moves.
+
+    What is written is a LoRA adapter, which PEFT and vLLM load beside the model, or a checkpoint.
+    Run it again to resume.
+
+        interp train results/demo --language de --text corpus --out more-german
+    """
+
+    neurons: Positional[Path]
+    """Folder of a run after `interp find`, or a selection (.json)."""
+
+    choice: ModelChoice
+    """The model that the neurons were found in."""
+
+    language: str
+    """Label of the units."""
+
+    out: Path
+    """Folder of the training, and of what is written."""
+
+    recipe: Literal["plain", "low-resource", "code-switching"] = "plain"
+    """Settings to start from."""
+
+    text: str | None = None
+    """Folder of <label>.txt or .jsonl, or babel; by default the run's."""
+
+    labels: Labels = ()
+    """Labels of the text to train on; by default --language."""
+
+    split: Split = "all"
+    """Documents to read: all, train, held_out."""
+
+    tokens: int | None = None
+    """Tokens per label; by default all."""
+
+    block_length: int = 128
+    """Tokens per row."""
+
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run\'s."""
+
+    steps: int | None = None
+    """Updates of the weights; by default the recipe's."""
+
+    rows: int | None = None
+    """Rows per update; by default the recipe's."""
+
+    learning_rate: float | None = None
+    """The highest; by default the recipe's."""
+
+    last_layers: int | None = None
+    """Only units of the last so many layers; by default the recipe's."""
+
+    seed: int = 0
+    """Of the order of the rows."""
+
+    write: Literal["adapter", "checkpoint"] = "adapter"
+    """What to write."""
+
+    def run(self) -> None:
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        chosen = selection.change(self.language, interp.Edit("train"))
+        reading: dict[str, Any] = {
+            "block_length": self.block_length,
+            "tokens": self.tokens,
+            "bos": memory.take_bos(self.bos),
+            "split": self.split,
+        }
+        text = memory.take_text(self.text, self.choice.of(memory).model)
+        target = self.out / self.write
+        if target.exists():
+            raise ValueError(f"{target} exists: name a new folder, or remove that one first.")
+        model, _ = open_model(self.choice, memory)
+        selection.check_model(model)
+        check_found_in(self.neurons, model)
+        labels = self.labels or (self.language,)
+        corpora = interp.read_corpora(
+            text, labels, model, n_shards=1, held_out=0.5, hygiene="off", **reading
+        )
+        trained = interp.interventions.train_units(
+            model, chosen, corpora, self.settings(), out=self.out
+        )
+        note = f"The units are those of {label_name(self.language)} in {self.neurons.name}."
+        save = trained.to_lora if self.write == "adapter" else trained.bake
+        folder = save(model, target, note=note)
+        first, last = (float(loss) for loss in (trained.losses[0], trained.losses[-1]))
+        say(
+            f"{chosen.n_units} units of {self.language} were trained for {len(trained.losses):,} "
+            f"steps ({trained.n_weights:,} weights): {first:.3f} to {last:.3f} nats per token."
+        )
+        what = "PEFT and vLLM load" if self.write == "adapter" else "Any Hugging Face program loads"
+        say(f"{what} {folder}.")
+
+    def settings(self) -> "interp.interventions.Recipe":
+        given = {
+            name: value
+            for name in ("steps", "rows", "learning_rate", "last_layers", "seed")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(interp.interventions.RECIPES[self.recipe], **given)

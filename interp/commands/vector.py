@@ -1,0 +1,86 @@
+"""The subcommand that writes a push towards a language as a control vector: vector."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import interp
+from interp.commands.common import ModelChoice, check_found_in, open_model, say
+from interp.commands.effects import read_selection, run_of
+from interp.commands.options import Positional
+from interp.commands.remembered import memory_of
+from interp.results.words import Bos
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Write a push towards a language as a control vector (.gguf) for llama.cpp and repeng.
+
+    By default it pushes the residual stream in one layer, by the mean over the language's text
+    minus that of the others.
+
+        interp vector results/demo --language de --out german.gguf
+    """
+
+    neurons: Positional[Path]
+    """Folder of a run after `interp find`, or a selection (.json)."""
+
+    choice: ModelChoice
+    """The model; by default that of the run."""
+
+    language: str
+    """Language to push towards."""
+
+    out: Path
+    """The file; it must be new."""
+
+    push: Literal["residual", "neurons"] = "residual"
+    """residual: in one layer; neurons: the language's, by their mean output there minus that
+    elsewhere, which needs a run with --moments and no norm after the MLP."""
+
+    layer: int | None = None
+    """Layer of the residual push; by default the middle one."""
+
+    strength: float = 1.0
+    """Factor of the push."""
+
+    text: str | None = None
+    """Text that the residual means are of; by default the run's."""
+
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run\'s."""
+
+    def run(self) -> None:
+        if self.push == "neurons" and (self.layer is not None or self.text is not None):
+            raise ValueError(
+                "--layer and --text have no effect with --push neurons: leave them out."
+            )
+        if self.out.exists():
+            raise ValueError(f"{self.out} exists: name a new file, or remove that one first.")
+        selection, memory = read_selection(self.neurons), memory_of(self.neurons)
+        selection[self.language]  # refuses a missing language before a large model is loaded
+        bos = memory.take_bos(self.bos)
+        text = None
+        if self.push == "residual":
+            text = memory.take_text(self.text, self.choice.of(memory).model)
+        model, _ = open_model(self.choice, memory)
+        selection.check_model(model)
+        check_found_in(self.neurons, model)
+        if text is None:
+            moments = run_of(self.neurons).moments
+            edit = interp.difference_of_means(moments, self.language, self.strength, "post")
+            change = selection.neurons().change(self.language, edit)
+        else:
+            change = self.residual_push(model, text, selection.languages, bos)
+        file = change.to_control_vector(model, self.out)
+        say(f"{change.edit.name}: llama.cpp adds it with --control-vector {file}.")
+
+    def residual_push(
+        self, model: "interp.NeuronModel", text: str, languages: tuple[str, ...], bos: Bos
+    ) -> "interp.Change":
+        from interp.evaluations.steering import text_for_push
+
+        corpora = text_for_push(model, text, languages, bos)
+        means = interp.interventions.residual_means(model, corpora)
+        layer = model.n_layers // 2 if self.layer is None else self.layer
+        return interp.Change(*means.towards(self.language, layer, self.strength))

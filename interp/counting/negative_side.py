@@ -1,0 +1,165 @@
+"""What a neuron writes where its gate is below zero."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from interp.counting.batch import Batch, Neurons
+from interp.counting.bits import count_true
+from interp.counting.caches import Masks, Shards, replay_all
+from interp.counting.held import Held
+from interp.counting.parts import Part, added, parts_of, summed
+from interp.models.bare_model import BareModel
+from interp.results.display import Cells, layer_cells, listed, ranged
+from interp.results.saved import Saved
+from interp.results.words import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeSide(Saved):
+    """How often a neuron's gate is below zero, and the moments of its output there.
+
+    SiLU and GELU let some of a negative gate through, and what a neuron writes there can matter,
+    for syntax above all (Kong et al., 2025, arXiv 2509.24198).
+
+    >>> keep = interp.Keep(negative_side=True)
+    >>> run = interp.collect(model, text, keep=keep, progress=False)
+    >>> run.negative_side.share.shape
+    torch.Size([3, 6, 2048])
+    >>> bool((run.negative_side.share + run.firing.rate <= 1).all())
+    True
+    """
+
+    kind = "NegativeSide"
+    made_by = "interp.collect with keep=interp.Keep(negative_side=True), or `interp collect`"
+
+    below: Int64[Tensor, "language layer neuron"]
+    """Tokens on which the gate is below zero."""
+
+    output: Float64[Tensor, "language layer neuron"]
+    """Sum of the neuron's output over these tokens."""
+
+    squares: Float64[Tensor, "language layer neuron"]
+    """Sum of its square over these tokens."""
+
+    tokens: Int64[Tensor, " language"]
+    """Number of tokens read, on whichever side."""
+
+    languages: tuple[str, ...]
+    """Labels, in the order of the language axis."""
+
+    @staticmethod
+    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "NegativeSide":
+        names = [f"negative_side.{name}" for name in ("below", "output", "squares", "tokens")]
+        below, output, squares, tokens = summed(parts, len(languages), *names)
+        return NegativeSide(
+            below=below, output=output, squares=squares, tokens=tokens[:, 0], languages=languages
+        )
+
+    @staticmethod
+    def from_caches(
+        caches: Shards,
+        *,
+        keep: Masks | None = None,
+        special_tokens: bool = False,
+        model: Neurons | BareModel | None = None,
+    ) -> "NegativeSide":
+        """From caches with `hook_pre` and `hook_post` of every MLP; see `FiringStats.from_caches`.
+
+        >>> tokens = {code: rows.ids.long() for code, rows in text.rows.items()}
+        >>> caches = {code: model.run_with_cache(ids)[1] for code, ids in tokens.items()}
+        >>> interp.counting.NegativeSide.from_caches(caches)
+        NegativeSide(en, de, zh; 6 layers of 2,048 neurons; 640 tokens of each language)
+        """
+        pieces = replay_all(
+            caches,
+            NegativeSideCounter.kinds,
+            lambda neurons, _: NegativeSideCounter(neurons),
+            keep=keep,
+            special_tokens=special_tokens,
+            model=model,
+        )
+        return NegativeSide.of(parts_of(pieces), 0, tuple(pieces))
+
+    def merge(self, other: "NegativeSide") -> "NegativeSide":
+        """Of both texts, which must differ, or tokens are counted twice."""
+        return added(self, other, "below", "output", "squares", "tokens")
+
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.below.shape[1:]
+        return (
+            f"NegativeSide({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
+            f"{ranged(self.tokens.tolist())} tokens of each language)"
+        )
+
+    def _cells(self) -> Cells:
+        values = reduce(self.share, "language layer neuron -> language layer", "mean")
+        note = "share of tokens on which the gate is below zero, over the neurons of a layer"
+        return layer_cells([[code] for code in self.languages], values.tolist(), note)
+
+    @property
+    def share(self) -> Float64[Tensor, "language layer neuron"]:
+        """Share of a language's tokens on which the gate is below zero."""
+        return self.below.double() / rearrange(self.tokens, "language -> language 1 1")
+
+    @property
+    def mean(self) -> Float64[Tensor, "language layer neuron"]:
+        """Mean output where the gate is below zero. NaN: it never is."""
+        return self.output / self.below
+
+    @property
+    def mean_square(self) -> Float64[Tensor, "language layer neuron"]:
+        """Mean square of the output where the gate is below zero. NaN: it never is."""
+        return self.squares / self.below
+
+    @property
+    def size(self) -> Float64[Tensor, "language layer neuron"]:
+        """Root mean square, over all tokens of a language, of what is written below zero."""
+        return (self.squares / rearrange(self.tokens, "language -> language 1 1")).sqrt()
+
+
+class NegativeSideCounter:
+    """Sums the output, and its square, over the tokens on which the gate is below zero."""
+
+    kinds: tuple[Kind, ...] = ("pre", "post")
+
+    def __init__(self, model: Neurons) -> None:
+        self._held = Held()
+        devices = [model.layer_device(layer) for layer in range(model.n_layers)]
+        self._below = [
+            torch.zeros(model.d_mlp, dtype=torch.int64, device=device) for device in devices
+        ]
+        self._sums = [
+            torch.zeros(2, model.d_mlp, dtype=torch.float64, device=device) for device in devices
+        ]
+        self._tokens = 0
+
+    def update(
+        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+    ) -> None:
+        if kind == "pre":
+            self._held.hold(kind, layer, values < 0, batch)
+            return
+        below = self._held.take(kind, layer, batch)
+        assert below is not None, "a neuron's output is computed from its gate"
+        below, output = batch.kept(below), batch.kept(values).float()
+        output = output * below
+        ones = torch.ones(len(output), device=output.device)  # see `MomentsCounter`
+        self._below[layer] += count_true(below)
+        self._sums[layer][0] += ones @ output
+        self._sums[layer][1] += ones @ (output * output)
+        if layer == 0:
+            self._tokens += len(output)
+
+    def tensors(self) -> dict[str, Tensor]:
+        output, squares = torch.stack([sums.cpu() for sums in self._sums], dim=1)
+        return {
+            "negative_side.below": torch.stack([counts.cpu() for counts in self._below]),
+            "negative_side.output": output.clone(),
+            "negative_side.squares": squares.clone(),
+            "negative_side.tokens": torch.tensor([self._tokens]),
+        }

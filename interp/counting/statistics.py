@@ -1,0 +1,79 @@
+"""What can be counted of every neuron during a pass besides firing: a row for each statistic.
+
+A row is all that collecting, merging and planning have to know of it. Its name is that of the field
+of `Keep` that asks for it, of the attribute of `Run`, and of the file.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from interp.counting.batch import Neurons
+from interp.counting.caches import Counter
+from interp.counting.counters import MomentsCounter
+from interp.counting.histograms import BINS, WORKING, Grid, Histograms, HistogramsCounter
+from interp.counting.loss_effects import LossEffects, LossEffectsCounter
+from interp.counting.negative_side import NegativeSide, NegativeSideCounter
+from interp.counting.parts import Part
+from interp.counting.sign_cases import CASES, SignCases, SignCasesCounter
+from interp.counting.stats import ActivationMoments
+from interp.results.saved import Saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic:
+    """How something is counted of every neuron, and what it takes."""
+
+    counter: Callable[[Neurons, Grid | None], Counter]
+    """A counter for one piece, on the grid of the run if it has one."""
+
+    of: Callable[[Iterable[Part], int, tuple[str, ...]], Saved]
+    """The result: of all parts, the number of shards, and the languages."""
+
+    counted: int
+    """Bytes per neuron of a piece."""
+
+    working: int = 0
+    """Bytes per neuron and token of a batch, while it is counted."""
+
+    fixed: int = 0
+    """Bytes while it is counted, however many tokens there are."""
+
+    of_gradients: bool = False
+    """Whether it is counted in a pass of its own, forward and backward."""
+
+    by_shard: bool = False
+    """Whether the result has an axis of shards; otherwise they are summed."""
+
+
+def _histograms(model: Neurons, grid: Grid | None) -> HistogramsCounter:
+    assert grid is not None, "collect makes it before the first piece"
+    return HistogramsCounter(model, grid)
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    "moments": Statistic(
+        counter=lambda model, _: MomentsCounter(model), of=ActivationMoments.of, counted=4 * 8
+    ),
+    "sign_cases": Statistic(
+        counter=lambda model, _: SignCasesCounter(model),
+        of=SignCases.of,
+        counted=8 * len(CASES),
+        working=3,
+        by_shard=True,
+    ),
+    "negative_side": Statistic(
+        counter=lambda model, _: NegativeSideCounter(model),
+        of=NegativeSide.of,
+        counted=3 * 8,
+        working=1 + 2 * 4,
+    ),
+    "histograms": Statistic(
+        counter=_histograms, of=Histograms.of, counted=4 * (BINS + 2), fixed=WORKING
+    ),
+    "loss_effects": Statistic(
+        counter=lambda model, _: LossEffectsCounter(model),
+        of=LossEffects.of,
+        counted=2 * 8,
+        of_gradients=True,
+    ),
+}

@@ -1,0 +1,231 @@
+"""Write selected neurons in the layout that Neuronpedia imports (v1).
+
+    MODEL/LAYER-SET/release.jsonl, model.jsonl, sourceset.jsonl, source.jsonl
+    MODEL/LAYER-SET/features/batch-0.jsonl.gz, activations/batch-0.jsonl.gz
+
+A feature is a neuron, and an activation is one of its contexts: act(gate) on every token of the
+window. Fields that are about dictionaries are there and empty. Neuronpedia gives an importer's
+account its own id; ours is a placeholder.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from interp.counting.stats import FiringStats
+from interp.counting.top_contexts import TopContexts, gates_around
+from interp.models.any_model import AnyModel, as_model
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.lens import token_bytes
+from interp.reports.neuron_page import direct_logits
+from interp.reports.page_contexts import token_text
+from interp.results import artifacts
+from interp.selections.neuron_selection import NeuronSelection
+
+CREATOR = "polyneuron"
+
+_BATCH = 128
+"""Features per file."""
+
+_DICTIONARY = (
+    *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
+    *("correlated_neurons_indices", "correlated_neurons_pearson", "correlated_neurons_l1"),
+    *("correlated_features_indices", "correlated_features_pearson", "correlated_features_l1"),
+    *("freq_hist_data_bar_heights", "freq_hist_data_bar_values"),
+    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist"),
+    *("topkCosSimIndices", "topkCosSimValues", "vector"),
+)
+"""Lists of a feature that stay empty."""
+
+
+class _Names(NamedTuple):
+    model: str
+    source_set: str
+    release: str
+    author: str
+    created: str
+
+    def source(self, layer: int) -> str:
+        return f"{layer}-{self.source_set}"
+
+
+def write_neuronpedia(
+    model: AnyModel,
+    stats: FiringStats,
+    selection: NeuronSelection,
+    contexts: TopContexts,
+    folder: Path | str,
+    *,
+    name: str,
+    source_set: str = "language-neurons",
+    release: str = "language-neurons",
+    author: str = "",
+    before: int = 24,
+    after: int = 12,
+    n_tokens: int = 10,
+) -> Path:
+    """Write every neuron of a selection as a feature; returns MODEL's folder, which must be new.
+
+    `name` is the model's on Neuronpedia, such as "gemma-2-2b". A feature has its strongest contexts
+    in every language, `before` tokens before to `after` tokens after; the share of all tokens on
+    which it fires; and the `n_tokens` tokens that its output promotes and suppresses most.
+
+    >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
+    >>> chosen = interp.NeuronSelection(neurons.mask[:1], neurons.languages[:1])
+    >>> written = interp.reports.write_neuronpedia(
+    ...     model, run.firing, chosen, run.contexts, folder, name="babel"
+    ... )
+    >>> written.name
+    'babel'
+    """
+    model = as_model(model)
+    chosen = selection.neurons()
+    chosen.check_model(model)
+    _check(model, stats, contexts)
+    out = Path(folder) / name
+    if out.exists():
+        raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
+    names = _Names(name, source_set, release, author, datetime.now(UTC).date().isoformat())
+    mask = chosen.union()
+    gates = gates_around(model, contexts, mask, before, after)
+    written = token_bytes(model)
+    start = 0
+    for layer in mask.any(dim=1).nonzero().flatten().tolist():
+        neurons = mask[layer].nonzero().flatten()
+        of_layer = model.act(layer, gates[:, start : start + len(neurons)].to(model.device)).cpu()
+        start += len(neurons)
+        source = out / names.source(layer)
+        for file, record in _heads(names, model, layer).items():
+            artifacts.write_text(source / file, json.dumps(record) + "\n")
+        activations = [
+            list(_activations(names, contexts, layer, neuron, own, before, written))
+            for neuron, own in zip(neurons.tolist(), of_layer.unbind(dim=1), strict=True)
+        ]
+        promoted = _promoted(model, layer, neurons, n_tokens, written)
+        features = [
+            [_feature(names, stats, layer, neuron, own) | tokens]
+            for neuron, own, tokens in zip(neurons.tolist(), activations, promoted, strict=True)
+        ]
+        _write_batches(source / "features", features)
+        _write_batches(source / "activations", activations)
+    return out
+
+
+def _check(model: NeuronModel, stats: FiringStats, contexts: TopContexts) -> None:
+    shape = (len(stats.languages), model.n_layers, model.d_mlp)
+    if tuple(contexts.gate.shape[:3]) != shape or contexts.languages != stats.languages:
+        raise ValueError(
+            f"The contexts and counts are not of one run of {model.name}: give run.firing and "
+            "run.contexts of the same run."
+        )
+
+
+def _heads(names: _Names, model: NeuronModel, layer: int) -> dict[str, dict[str, Any]]:
+    """The four files about model, release, set and source."""
+    common = {"creatorId": CREATOR, "createdAt": names.created, "visibility": "PUBLIC"}
+    return {
+        "release.jsonl": common
+        | {
+            **{"name": names.release, "description": names.release, "urls": []},
+            **{"creatorName": names.author, "creatorNameShort": names.author},
+        },
+        "model.jsonl": common
+        | {
+            **{"id": names.model, "displayName": names.model, "displayNameShort": names.model},
+            **{"instruct": False, "layers": model.n_layers, "neuronsPerLayer": model.d_mlp},
+            **{"updatedAt": names.created},
+        },
+        "sourceset.jsonl": common
+        | {
+            **{"modelId": names.model, "name": names.source_set, "creatorName": names.author},
+            **{"description": "MLP neurons", "releaseName": names.release, "type": "neurons"},
+        },
+        "source.jsonl": common
+        | {
+            **{"id": names.source(layer), "modelId": names.model, "setName": names.source_set},
+            **{"hasDashboards": True, "inferenceEnabled": False},
+        },
+    }
+
+
+def _feature(
+    names: _Names, stats: FiringStats, layer: int, neuron: int, own: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    fired = stats.total[:, layer, neuron].sum().item()
+    return {
+        **{"modelId": names.model, "layer": names.source(layer), "index": str(neuron)},
+        **{"creatorId": CREATOR, "createdAt": names.created, "hasVector": False},
+        "maxActApprox": max((activation["maxValue"] for activation in own), default=0.0),
+        "frac_nonzero": fired / stats.tokens.sum().item(),
+        **{"hookName": None, "vectorLabel": None},
+        **{name: [] for name in _DICTIONARY},
+    }
+
+
+def _activations(
+    names: _Names,
+    contexts: TopContexts,
+    layer: int,
+    neuron: int,
+    values: Float[Tensor, "language rank window"],
+    before: int,
+    written: Sequence[bytes],
+) -> Iterator[dict[str, Any]]:
+    """The contexts of one neuron, strongest first in each language."""
+    for language, code in enumerate(contexts.languages):
+        for rank in range(contexts.n):
+            row = int(contexts.row[language, layer, neuron, rank])
+            if row < 0:
+                continue
+            window = values[language, rank]
+            real: Bool[Tensor, " window"] = ~window.isnan()
+            first = int(contexts.position[language, layer, neuron, rank]) - before
+            positions: Int64[Tensor, " token"] = first + real.nonzero().flatten()
+            acts = [float(f"{value:.5g}") for value in window[real].tolist()]
+            tokens = [token_text(written[id]) for id in contexts.ids[row, positions].tolist()]
+            key = f"{names} {layer} {neuron} {code} {rank}".encode()
+            yield {
+                "id": blake2b(key, digest_size=12).hexdigest(),
+                **{"modelId": names.model, "layer": names.source(layer), "index": str(neuron)},
+                **{"creatorId": CREATOR, "createdAt": names.created},
+                **{"tokens": tokens, "values": acts},
+                **{"maxValue": max(acts), "maxValueTokenIndex": acts.index(max(acts))},
+                "minValue": min(acts),
+                **{"dataSource": code, "dataIndex": contexts.sources[row]},
+                **{"dfaValues": [], "lossValues": []},
+            }
+
+
+def _promoted(
+    model: NeuronModel,
+    layer: int,
+    neurons: Int64[Tensor, " neuron"],
+    n_tokens: int,
+    written: Sequence[bytes],
+) -> Iterator[dict[str, Any]]:
+    """Tokens that each neuron's output promotes and suppresses, with what it adds to the logits."""
+    for rows in neurons.split(_BATCH):
+        logits = direct_logits(model, layer, rows).cpu()
+        for row in logits:
+            up, down = (row.topk(min(n_tokens, len(row)), largest=up) for up in (True, False))
+            yield {
+                "pos_str": [token_text(written[id]) for id in up.indices.tolist()],
+                "pos_values": [float(f"{value:.5g}") for value in up.values.tolist()],
+                "neg_str": [token_text(written[id]) for id in down.indices.tolist()],
+                "neg_values": [float(f"{value:.5g}") for value in down.values.tolist()],
+            }
+
+
+def _write_batches(folder: Path, by_feature: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    for number, start in enumerate(range(0, len(by_feature), _BATCH)):
+        rows = [row for part in by_feature[start : start + _BATCH] for row in part]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        content = gzip.compress(text.encode(), 6, mtime=0)
+        artifacts.write_bytes(folder / f"batch-{number}.jsonl.gz", content)

@@ -1,0 +1,211 @@
+"""Answers that leave their language are noticed, and neurons that were planted are found."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp.cli import main
+from interp.evaluations.confusion import language_confusion, more_passes
+from interp.evaluations.language_lock import LOCKED, RANDOM, LockSearch, lock_language
+from interp.interventions.baked_weights import Weights
+from interp.models.neuron_model import NeuronModel
+from interp.prompts.contributions import top_neurons
+from interp.results.words import NOTHING
+from interp.text.language_id import switch_point
+from interp.text.lapses import first_lapse
+
+GERMAN = "Der Zug nach Wien fährt heute erst am späten Abend ab"
+ENGLISH = "because nobody has repaired the bridge over the river yet"
+CHINESE = "今天的火车晚上才开。我们在站台等"
+
+
+# ---------------------------------------------------------------- where a text leaves
+
+
+def test_the_first_line_in_another_language_is_found():
+    assert first_lapse(f"{GERMAN}.\n{GERMAN}.", "de") is None
+    lapse = first_lapse(f"{GERMAN}.\n{ENGLISH}.\n{ENGLISH}.", "de")
+    assert lapse is not None
+    assert (lapse.kind, lapse.start, lapse.language) == ("line", len(GERMAN) + 2, "en")
+    assert first_lapse("Yes.\nNo.", "de") is None, "too short to judge"
+    with pytest.raises(ValueError, match="The detector cannot recognize 'poetry': give langid"):
+        first_lapse(GERMAN, "poetry")
+
+
+def test_within_a_line_the_likeliest_split_is_taken():
+    line = f"{GERMAN} {ENGLISH} {ENGLISH}"
+    assert switch_point(line, "de", "en") == len(GERMAN)
+    assert switch_point(ENGLISH, "de", "en") == 0
+    lapse = first_lapse(line, "de")
+    assert lapse is not None
+    assert lapse.start == len(GERMAN)
+
+
+def test_latin_words_are_lapses_where_the_language_is_written_otherwise():
+    assert first_lapse(CHINESE, "zh") is None
+    mixed = f"{CHINESE} platform {CHINESE}"
+    lapse = first_lapse(mixed, "zh")
+    assert lapse is not None
+    assert (lapse.kind, mixed[lapse.start :][:9]) == ("word", " platform")
+    assert first_lapse(mixed, "zh", prompt="What is a Platform?") is None
+    assert first_lapse(f"{CHINESE} ICE {CHINESE}", "zh") is None, "abbreviations are no words"
+
+
+def test_rates_are_those_of_the_benchmark():
+    texts = [CHINESE, f"{CHINESE} platform", ENGLISH, CHINESE]
+    confusion = language_confusion(texts, "zh")
+    assert (confusion.line_pass_rate.count, confusion.line_pass_rate.of) == (3, 4)
+    assert (confusion.word_pass_rate.count, confusion.word_pass_rate.of) == (2, 3)
+    assert confusion.left_at.tolist() == [-1, len(CHINESE), 0, -1]
+    assert confusion.depth.isnan().tolist() == [True, False, False, True]
+    assert language_confusion([GERMAN], "de").word_pass_rate.of == 0, "Latin letters in any case"
+    better = more_passes(language_confusion([CHINESE] * 4, "zh"), confusion)
+    assert better.value == 0.5
+    assert better.low < 0.5 < better.high
+    with pytest.raises(ValueError, match="cannot be paired with 4"):
+        more_passes(language_confusion([CHINESE], "zh"), confusion)
+
+
+# ---------------------------------------------------------------- planted drift
+
+
+class Planted(NamedTuple):
+    """Babel with neurons that turn German into English."""
+
+    folder: Path
+    neurons: Tensor
+    prompts: list[str]
+
+
+LAYER, N_PLANTED = 2, 3
+
+
+def mlp_inputs(model: NeuronModel, plain: torch.nn.Module, code: str) -> Tensor:
+    """What the layer's MLP reads on text of a language: [token d_model]."""
+    corpora = interp.read_corpora(
+        "babel", [code], model, block_length=64, n_shards=2, tokens=2560, progress=False
+    )
+    seen: list[Tensor] = []
+    gate = plain.get_submodule(f"model.layers.{LAYER}.mlp.gate_proj")
+    handle = gate.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, 1)))
+    with torch.no_grad():
+        plain(input_ids=corpora.rows[code].ids.long())
+    handle.remove()
+    return torch.cat(seen)
+
+
+def towards_english(model: NeuronModel) -> Tensor:
+    """The mean of the residual stream after the layer in English minus that in German."""
+    corpora = interp.read_corpora(
+        "babel", ["en", "de"], model, block_length=64, n_shards=2, tokens=2560, progress=False
+    )
+    mean = interp.interventions.residual_means(model, corpora, progress=False).mean[:, LAYER]
+    return (mean[0] - mean[1]).float()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("planted"), strength=1.5)
+
+
+def plant(folder: Path, strength: float) -> Planted:
+    """Neurons of one layer fire in German context and push the stream towards English.
+
+    On German text they add `strength` times the difference of means, all together.
+    """
+    model = interp.load("babel", dtype=torch.float32)
+    weights = Weights(model)
+    weights.tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    plain = weights.runnable()
+    german, english = (mlp_inputs(model, plain, code) for code in ("de", "en"))
+    middle = (german.mean(dim=0) + english.mean(dim=0)) / 2
+    direction = german.mean(dim=0) - english.mean(dim=0)
+    direction -= middle * (direction @ middle) / (middle @ middle)
+    direction *= 4 / (german @ direction).mean()
+    mlp = plain.get_submodule(f"model.layers.{LAYER}.mlp")
+    written = mlp.get_parameter("down_proj.weight").norm(dim=0)
+    ids = written.argsort()[:N_PLANTED]
+    noise = torch.randn(N_PLANTED, len(direction), generator=torch.Generator().manual_seed(0))
+    rows = direction + 0.1 * direction.norm() * noise / noise.norm(dim=1, keepdim=True)
+    with torch.no_grad():
+        mlp.get_parameter("gate_proj.weight")[ids] = rows
+        mlp.get_parameter("up_proj.weight")[ids] = rows
+        active = torch.nn.functional.silu(german @ rows.T) * (german @ rows.T)
+        column = strength * towards_english(model) / active.sum(dim=1).mean()
+        mlp.get_parameter("down_proj.weight")[:, ids] = column[:, None]
+    plain.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    neurons = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
+    neurons[LAYER, ids] = True
+    documents = [document.text for document in interp.text.read_documents("babel", "de")]
+    prompts = [" ".join(text.split()[:3]) for text in documents[::25]][:24]
+    return Planted(folder, neurons, prompts)
+
+
+def test_planted_drift_is_found_and_removed(planted: Planted):
+    model = interp.load(planted.folder, dtype=torch.float32)
+    text = interp.read_corpora(
+        "babel", ["de", "en"], model, block_length=64, n_shards=5, tokens=1280, progress=False
+    )
+    tasks = [interp.read_task("babel/fact_completion", code) for code in ("de", "en")]
+    tasks = [task.where(lambda item: "day_after" in item.id) for task in tasks]
+    search = LockSearch(candidates=40, points=6)
+    lock = lock_language(
+        model,
+        planted.prompts,
+        "de",
+        text=text,
+        tasks=tasks,
+        search=search,
+        max_new_tokens=20,
+        bos="document",
+        progress=False,
+    )
+    lapses = int((~lock.confusion[NOTHING].passes).sum())
+    assert lapses >= 6, "there was little to remove"
+    found = top_neurons(lock.effect, N_PLANTED) & planted.neurons
+    assert int(found.sum()) >= 0.95 * N_PLANTED
+    assert lock.removed >= 0.9
+    assert lock.gain.low > 0
+    assert int(lock.confusion[RANDOM].passes.sum()) <= len(planted.prompts) // 2 - lapses + 1
+    assert int((lock.change.masks["post"] & ~planted.neurons).sum()) <= 1
+    assert lock.losses is not None
+    assert (lock.losses.increase.value[1] < 0.01).all()
+    frame = lock.to_frame().set_index(["measure", "under"])
+    assert frame.loc[("answers that stay", LOCKED), "difference"] == pytest.approx(
+        lock.gain.value.item()
+    )
+    accuracy = frame[frame.index.get_level_values(0).str.startswith("accuracy")]
+    assert len(accuracy) == 2
+    assert (accuracy["difference"] >= -0.01).all()
+
+
+def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path: Path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(planted.prompts[:12]), encoding="utf-8")
+    command = ["lock", str(file), str(planted.folder), "--language", "de", "--bos", "document"]
+    short = ["--max-new-tokens", "20", "--candidates", "20", "--most", "16"]
+    main([*command, *short, "--out", str(tmp_path / "lock")])
+    said = capsys.readouterr().out
+    assert "answers that stay" in said
+    assert (tmp_path / "lock" / "adapter" / "adapter_config.json").is_file()
+    price = pd.read_csv(tmp_path / "lock" / "price.csv")
+    assert list(price["under"]) == [LOCKED, LOCKED, RANDOM, RANDOM]
+    assert len(pd.read_csv(tmp_path / "lock" / "random-neurons.csv")) == 6
+
+
+def test_what_cannot_be_locked_is_named(planted: Planted):
+    model = interp.load("babel", dtype=torch.float32)
+    settings = {"max_new_tokens": 20, "bos": "document", "progress": False}
+    with pytest.raises(ValueError, match=r"None of the 3 answers .* leaves de: give prompts"):
+        lock_language(model, planted.prompts[:6], "de", **settings)
+    with pytest.raises(ValueError, match="give two or more"):
+        lock_language(model, planted.prompts[:1], "de", **settings)
+    for wrong in ({"candidates": 0}, {"removes": 0.0}, {"removes": 1.1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            LockSearch(**wrong)
