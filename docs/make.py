@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from interp.cli import SECTIONS
-from interp.commands.options import Option, Parser
-from interp.scores.methods import METHODS
+from interp.cli import COMMANDS, SECTIONS
+from interp.commands.options import Option, Parser, options_of
+from interp.scores.methods import METHODS, Method
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,6 +29,9 @@ STAGES = (
     *("prompts", "evaluations", "plots", "reports"),
 )
 """Namespaces with a page, in the order of the data."""
+
+NAMED = {"sentence_means": "sentences"}
+"""What a run keeps → the option that keeps it, where their names differ."""
 
 NOTE = "<!-- Written by docs/make.py: edit the code that it describes. -->"
 
@@ -84,9 +87,8 @@ def _prose(text: str) -> str:
 
 def selectors() -> str:
     """One table of every selection method."""
-    kept = {None: "counts", "moments": "`--moments`", "sentence_means": "`--sentences`"}
     lines = [
-        f"| `{name}` | {method.title} | {method.says} | {kept[method.needs]} | "
+        f"| `{name}` | {method.title}: {method.says} | {method.source} | {_kept(method)} | "
         f"{', '.join(f'`{option}`' for option in method.options)} | "
         f"{'yes' if method.sizes_compare else 'no'} |"
         for name, method in METHODS.items()
@@ -100,7 +102,7 @@ def selectors() -> str:
             "`interp find RUN --method NAME`, or in Python `interp.selections.select(run, NAME)`. "
             "[Which to choose](../guides/choosing_a_method.md).",
             "",
-            "| name | in tables | chooses | needs | settings | size can be set |",
+            "| name | chooses | source | needs | settings | size can be set |",
             "|---|---|---|---|---|---|",
             *lines,
             "",
@@ -118,6 +120,15 @@ def selectors() -> str:
             "",
         ]
     )
+
+
+def _kept(method: Method) -> str:
+    """The option of `interp collect` that a method needs."""
+    if method.needs is None:
+        return "counts"
+    flag = f"--{NAMED.get(method.needs, method.needs).replace('_', '-')}"
+    assert flag in {option.named for option in options_of(COMMANDS["collect"])}, flag
+    return f"`{flag}`"
 
 
 # ---------------------------------------------------------------- reference
