@@ -138,21 +138,15 @@ def plant(
     written[..., features["write"]] = design.write * direction
 
     unembed = _unembedding(design, words, generator)
-    mix = torch.zeros(n_features, n_features, dtype=torch.float64)
-    mix[features["position"], features["bos"]] = 1
-    mix[features["noise"], features["noise"]] = design.context * torch.eye(design.n_noise)
-    if "context" in decoys:
-        mix[features["spoken"], features["language"]] = torch.eye(n, dtype=torch.float64)
-
     # Rotated, so that no feature is a coordinate of the residual stream.
     drawn = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
     rotation = torch.linalg.qr(drawn)[0]
     state = {"model.embed_tokens.weight": vectors @ rotation, "lm_head.weight": unembed @ rotation}
     state["model.norm.weight"] = torch.ones(n_features)
     for layer in range(design.n_layers):
-        zero, first = torch.zeros_like(mix), layer == 0
+        zero, first = torch.zeros_like(rotation), layer == 0
         parts = {"self_attn.q_proj": zero, "self_attn.k_proj": zero}  # all words count alike
-        parts |= {"self_attn.v_proj": mix @ rotation if first else zero}
+        parts |= {"self_attn.v_proj": _mixed(design, decoys) @ rotation if first else zero}
         parts |= {"self_attn.o_proj": rotation.T.contiguous() if first else zero}
         parts |= {"mlp.gate_proj": gates[layer] @ rotation, "mlp.up_proj": linear[layer] @ rotation}
         parts |= {"mlp.down_proj": (written[layer] @ rotation).T.contiguous()}
@@ -161,6 +155,17 @@ def plant(
         state |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
     _save(design, words, state, folder)
     return Planted(interp.load(folder), truth, words, vectors, gates)
+
+
+def _mixed(design: Design, decoys: Collection[str]) -> Float64[Tensor, "feature feature"]:
+    """What attention adds to each feature, of the mean of all words so far."""
+    n_features, features = design.d_model, design.features
+    mix = torch.zeros(n_features, n_features, dtype=torch.float64)
+    mix[features["position"], features["bos"]] = 1
+    mix[features["noise"], features["noise"]] = design.context * torch.eye(design.n_noise)
+    if "context" in decoys:
+        mix[features["spoken"], features["language"]] = torch.eye(len(design.languages)).double()
+    return mix
 
 
 def _unembedding(
@@ -230,7 +235,6 @@ def _neurons(
         return indices
 
     def shifted(name: str, feature: str, group: int, number: int, by: float) -> list[int]:
-        """New neurons that read one group of a feature against the others."""
         indices = next_of(name, number)
         gates[indices, features[feature]] = -by / 2
         gates[indices, features[feature].start + group] = by / 2
@@ -242,8 +246,7 @@ def _neurons(
         middle, rare = words.of_middling_frequency(row), next_of("rare", design.decoys)
         # Each rare neuron fires on a single word.
         chosen = middle[torch.randperm(len(middle), generator=generator)[: design.decoys]]
-        words_seen = vectors[chosen[: len(rare)], features["noise"]]
-        noise[rare] = words_seen / math.sqrt(design.n_noise)
+        noise[rare] = vectors[chosen[: len(rare)], features["noise"]] / math.sqrt(design.n_noise)
         threshold[rare] = 0.8 * math.sqrt(design.n_noise)
     for row in range(n // 2):
         shifted("script", "script", row, design.decoys, design.decoy_effect)

@@ -20,7 +20,7 @@ from interp.inference.intervals import clustered_share
 from interp.inference.statements import judged
 from interp.scores.choosers import Measured, least
 from interp.scores.lape import language_entropy
-from interp.scores.methods import COMPARED, Settings
+from interp.scores.methods import COMPARED, METHODS, Settings
 
 EFFECTS = (0.0, 2.0, 6.0)
 N_NEURONS = TINY.n_layers * TINY.d_mlp
@@ -258,9 +258,15 @@ def test_random_neurons_are_found_at_chance(summary):
 
 
 def test_without_an_effect_every_selector_is_at_chance(compared):
-    """All at once, so that the intervals are wider than that of one."""
+    """All at once, so that the intervals are wider than that of one.
+
+    Left out are effects on the loss, which show what a neuron writes: a planted one writes its
+    language wherever it fires.
+    """
     none = compared[(compared["effect"] == 0) & (compared["decoys"] == ALL)]
     for selector, part in none.groupby("selector"):
+        if selector == METHODS["loss-effects"].title:
+            continue
         found, there = part["found"].tolist(), part["planted"].tolist()
         _, low, high = clustered_share(found, there, 1 - 0.05 / len(COMPARED))
         assert low <= CHANCE <= high, selector

@@ -179,18 +179,8 @@ class Collect:
         if any(corpora.too_long.values()):
             left_out = ", ".join(f"{code} {n:,}" for code, n in corpora.too_long.items() if n)
             say(f"Lines left out (longer than {self.block_length} tokens): {left_out}")
-        keep = interp.Keep(
-            moments=self.moments,
-            sign_cases=self.sign_cases,
-            negative_side=self.negative_side,
-            histograms=self.histograms,
-            loss_effects=self.loss_effects,
-            sentence_means=self.sentences,
-            special_tokens=self.special_tokens,
-            contexts=self.contexts,
-        )
         if not self.on.goes_ahead(
-            lambda: of_counting(model, corpora, keep, self.tokens_per_batch, self.out),
+            lambda: of_counting(model, corpora, self.keep, self.tokens_per_batch, self.out),
             "fewer --tokens, or --until-stable 0.95",
         ):
             return
@@ -202,7 +192,7 @@ class Collect:
             model,
             corpora,
             self.out,
-            keep=keep,
+            keep=self.keep,
             part=None if self.shard is None else _part(self.shard),
             tokens_per_batch=self.tokens_per_batch,
             stop_when=rule,
@@ -225,6 +215,19 @@ class Collect:
         if not self.keep_pieces and not self.sentences and (freed := run.tidy()):
             say(f"The merged pieces are deleted ({freed / 1e6:,.1f} MB); --keep-pieces keeps them.")
         say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
+
+    @property
+    def keep(self) -> "interp.Keep":
+        return interp.Keep(
+            moments=self.moments,
+            sign_cases=self.sign_cases,
+            negative_side=self.negative_side,
+            histograms=self.histograms,
+            loss_effects=self.loss_effects,
+            sentence_means=self.sentences,
+            special_tokens=self.special_tokens,
+            contexts=self.contexts,
+        )
 
     def check(self) -> tuple[str, ...]:
         """The labels; refuses options that exclude each other, before a large model is loaded."""

@@ -85,11 +85,7 @@ def collect(
     5
     """
     model = as_model(model)
-    _check(corpora, keep, tokens_per_batch)
-    if isinstance(model, MixtureModel) and keep != FIRING_ALONE:
-        raise ValueError(MIXTURE_COUNTS.format(model.name))
-    if keep.sign_cases:
-        check_gated(model)
+    _check(model, corpora, keep, tokens_per_batch)
     first, n_parts = _check_part(part, out, stop_when)
     temporary = None
     if out is None:
@@ -98,8 +94,6 @@ def collect(
     folder = Path(out)
     shared = folder if ray is None else folder.resolve()  # actors have other working directories
     reading = _Reading(shared, corpora, keep, tokens_per_batch)
-    if keep.statistics and not is_tidied(folder):
-        check_that_it_fits(model, corpora, keep, tokens_per_batch, folder)
     reading.start(model, stops_early=stop_when is not None, settings=settings or {})
     pieces = in_order(corpora.n_shards, corpora.languages)[first - 1 :: n_parts]
     if is_tidied(folder):
@@ -119,8 +113,12 @@ def collect(
     return run if part is not None else run.merge()
 
 
-def _check(corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
+def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
+    if isinstance(model, MixtureModel) and keep != FIRING_ALONE:
+        raise ValueError(MIXTURE_COUNTS.format(model.name))
+    if keep.sign_cases:
+        check_gated(model)
     if keep.sentence_means and corpora.packed:
         raise ValueError(
             "Sentence means need rows that are sentences, and these are packed blocks: read the "
@@ -272,6 +270,8 @@ class _Reading:
     def start(self, model: NeuronModel, stops_early: bool, settings: Mapping[str, Any]) -> None:
         """Create the run folder, or check that it was created with the same plan."""
         corpora = self.corpora
+        if self.keep.statistics and not is_tidied(self.folder):
+            check_that_it_fits(model, corpora, self.keep, self.tokens_per_batch, self.folder)
         plan = {
             "model": model.identity,
             "n_layers": model.n_layers,
