@@ -117,7 +117,7 @@ def counting(models: Models, n_tokens: int, length: int, moments: bool) -> Varia
     corpora = synthetic.text(codes, 1, n_rows, length, models.n_vocab)
     rows = max(1, per_batch // length)
     batches = [ids for text in corpora.rows.values() for ids in text.ids.long().split(rows)]
-    counts = collect(models.native, corpora, per_batch, moments=False)
+    counts = collect(models.native, corpora, per_batch, interp.Keep())
 
     def first_call() -> None:
         vars(models.native).pop("_weights", None)
@@ -126,7 +126,7 @@ def counting(models: Models, n_tokens: int, length: int, moments: bool) -> Varia
 
     ways: Variants = {BARE: body_of(models.bare, batches), COUNTS: counts}
     if moments:
-        ways[MOMENTS] = collect(models.native, corpora, per_batch, moments=True)
+        ways[MOMENTS] = collect(models.native, corpora, per_batch, interp.Keep(moments=True))
         ways[FIRST] = first_call
     return ways
 

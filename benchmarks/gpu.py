@@ -148,8 +148,8 @@ def count(text: Text, folder: Path, rounds: int, width: int, device: str) -> lis
     per_batch = text.rows * text.length
     variants: Variants = {
         collect.BARE: collect.body_of(plain, list(ids.split(text.rows))),
-        collect.COUNTS: collect.collect(native, corpora, per_batch, moments=False),
-        collect.MOMENTS: collect.collect(native, corpora, per_batch, moments=True),
+        collect.COUNTS: collect.collect(native, corpora, per_batch, interp.Keep()),
+        collect.MOMENTS: collect.collect(native, corpora, per_batch, interp.Keep(moments=True)),
     }
     turns = take_turns(variants, rounds, clock(device))
     work, peak = work_per_token(plain, text.length), best_product(width, dtype, device)

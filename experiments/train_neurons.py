@@ -272,7 +272,7 @@ def measures(ways: pd.DataFrame, learned: str) -> dict[str, Measurement | None]:
     """The claims; their intervals are over seeds, at which all ways are paired."""
 
     def column(way: str, name: str) -> Tensor:
-        own = ways[ways["way"] == way].sort_values("seed")
+        own = ways.loc[ways["way"] == way].sort_values("seed")
         return torch.tensor(own[name].tolist(), dtype=torch.float64)
 
     def claim(ours: Tensor, control: Tensor) -> Measurement:
@@ -296,7 +296,7 @@ def main(config: Config, record: Record) -> None:
     model = record.open(config.study)
     losses, ways = tables(train_all(config, model), config.learned)
     record.tables({"losses": losses, "ways": ways}, float_format="%.5g")
-    print(ways.groupby("way", sort=False)[["rate", "gain", "forgetting"]].mean().round(4))
+    print(ways.to_string(index=False, float_format="%.4f"))
     record.judge("train_neurons", measures(ways, label_name(config.learned)))
 
 

@@ -222,10 +222,10 @@ class Histograms(Saved):
         >>> interp.counting.Histograms.from_caches(caches, model=model)
         Histograms(en, de, zh; 6 layers of 2,048 neurons in 402 bins; 640 tokens of each language)
         """
-        model = model if isinstance(model, Neurons) else wrapped(model)
-        options: dict[str, Any] = {"keep": keep, "special_tokens": special_tokens, "model": model}
+        known = model if isinstance(model, Neurons) else wrapped(model)
+        options: dict[str, Any] = {"keep": keep, "special_tokens": special_tokens, "model": known}
         if grid is None:
-            counter = RangeCounter(model)
+            counter = RangeCounter(known)
             replay_all(caches, counter.kinds, lambda *_: counter, **options)
             found = counter.tensors()
             grid = grid_of(found["range.sums"], found["range.least"], int(found["range.tokens"]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -57,12 +57,12 @@ def by_shard(parts: Iterable[Part], n_shards: int, n_languages: int, *names: str
 
 def added(one: Result, other: Result, *names: str) -> Result:
     """The first result, with these tensors of both added."""
-    both: Sequence[Any] = (one, other)
-    shapes = [[getattr(result, name).shape for name in names] for result in both]
-    if both[0].languages != both[1].languages or shapes[0] != shapes[1]:
+    first, second = cast(Any, one), cast(Any, other)
+    shapes = [[getattr(result, name).shape for name in names] for result in (first, second)]
+    if first.languages != second.languages or shapes[0] != shapes[1]:
         raise ValueError(
             f"Cannot merge {one} with {other}: both must be of the same model and the same "
             "languages in the same order."
         )
-    total = {name: getattr(both[0], name) + getattr(both[1], name) for name in names}
-    return replace(both[0], **total)
+    total = {name: getattr(first, name) + getattr(second, name) for name in names}
+    return replace(first, **total)

@@ -114,11 +114,11 @@ def _chosen(
     """The masks by site, those of the last layers if the recipe says so."""
     change = units if isinstance(units, Change) else Change(units, Edit("train"))
     Change(change.units, Edit("train", site=change.edit.site)).check(model)
-    masks = {site: mask.cpu().clone() for site, mask in change.masks.items()}
+    masks: dict[Site, Tensor] = {site: mask.cpu().clone() for site, mask in change.masks.items()}
     if recipe.last_layers is not None:
         for mask in masks.values():
             mask[: max(0, model.n_layers - recipe.last_layers)] = False
-        masks = {site: mask for site, mask in masks.items() if mask.any()}
+        masks = dict(item for item in masks.items() if item[1].any())
     if not masks:
         raise ValueError(
             f"None of the chosen units is in the last {recipe.last_layers} of {model.n_layers} "
