@@ -61,6 +61,7 @@ def assert_same(
         assert_close(merged[name], tensor, 1e-6)
 
 
+@pytest.mark.slow
 @every_model
 def test_neurons_off_or_scaled_are_an_adapter(name, open_model, checkpoint, tmp_path):
     model, base = open_model(name), checkpoint(name)
@@ -83,6 +84,7 @@ def test_neurons_off_or_scaled_are_an_adapter(name, open_model, checkpoint, tmp_
             assert tensor.sum(dim=1).eq(1).all()
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("attention", ["native", "hooked"])
 def test_units_of_every_projection_are_an_adapter(
@@ -111,11 +113,12 @@ def test_constants_need_a_bias(name, open_model, checkpoint, tmp_path):
         card = (tmp_path / "held" / "README.md").read_text()
         assert "which PEFT loads and vLLM does not" in card
     else:
-        with pytest.raises(ValueError, match=r"has no .*bias.*(interp\.bake|use intervene)\.$"):
+        with pytest.raises(ValueError, match=r"has no .*bias.*(interp\.bake|a control vector)\.$"):
             change.to_lora(model, tmp_path / "held")
         assert nothing_is_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_push_alone_has_rank_one_and_a_bias(open_model, checkpoint, tmp_path):
     model = open_model("gpt2")
     units, values = some_units(model, "mlp_out"), some_values(model, "mlp_out")
@@ -151,6 +154,7 @@ def test_load_merges_an_adapter_of_many_ranks(llama, checkpoint, tmp_path):
     assert_close(load(folder, device="cpu").logits(some_ids()), hooked, 1e-5)
 
 
+@pytest.mark.slow
 def test_it_loads_where_this_package_is_not(llama, checkpoint, tmp_path):
     """By the program on its card, in another process."""
     change = Change(some_units(llama), deactivate)

@@ -16,6 +16,7 @@ HYBRID = ("recurrent_gemma", "qwen3_5_text", "olmo_hybrid")
 PICTURES = ("gemma3",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*WITHOUT_ADAPTER, *HYBRID, *PICTURES, "granite", "lfm2"])
 def test_it_works_to_the_end(name: str, tmp_path: Path) -> None:
     outcome = tried(name, tmp_path / "model")
@@ -130,6 +131,7 @@ def test_a_model_that_does_not_continue_text_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the campaign itself
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(trial: architectures.Trial) -> None:
         raise KeyError("hook_mlp_out")
@@ -141,6 +143,7 @@ def test_a_job_that_fails_ends_the_trial(tmp_path: Path, monkeypatch: pytest.Mon
     assert outcome.why.startswith("KeyError: 'hook_mlp_out' (test_architectures.py, broken)")
 
 
+@pytest.mark.slow
 def test_counts_that_are_wrong_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "interp.counting.counters.count_positive", lambda gates: (gates >= -1).sum(0)

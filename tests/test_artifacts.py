@@ -180,6 +180,7 @@ def test_a_byte_too_many_is_refused(saved: Path):
         artifacts.load(saved, KIND)
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_refused(saved: Path):
     with saved.open("r+b", buffering=0) as file:
         for place, byte in enumerate(saved.read_bytes()):
@@ -313,6 +314,7 @@ artifacts.save(sys.argv[1], "FiringStats", {"rate": torch.ones(100_000)}, {}, {}
 """
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_operating_system_leaves_the_old_file(saved: Path):
     pytest.importorskip("resource")
     before = saved.read_bytes()

@@ -285,6 +285,7 @@ def test_on_a_linear_read_out_it_is_known_by_hand(linear, generator):
     assert_close(effect[[last]], by_hand[None], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
 def test_a_metric_is_the_quantity_that_it_computes(open_model):
     model, (a, b) = open_model("llama"), TARGETS
@@ -609,6 +610,7 @@ def test_reduced_precision_is_pointed_out(dtype, checkpoint, open_model):
     assert_close(found.values, exact.values, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
 @pytest.mark.parametrize("fits", [1, 7, 40])
 def test_a_full_memory_halves_what_goes_at_once_and_nothing_else(fits, open_model, monkeypatch):

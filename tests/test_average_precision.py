@@ -124,6 +124,7 @@ def test_both_scores_equal_those_of_scikit_learn(path: str, dtype: torch.dtype):
         assert abs(area[language, unit].item() - metrics.roc_auc_score(truth, values)) < 1e-12
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.lists(
@@ -536,6 +537,7 @@ def test_noise_has_even_p_values(tail: str, generator: torch.Generator):
         assert abs(share - level) < 5 * noise
 
 
+@pytest.mark.slow
 def test_tied_units_have_the_p_values_of_all_permutations(path: str, generator: torch.Generator):
     responses = torch.tensor([[2.0, 0, 5], [2, 0, 5], [1, 0, 5], [1, 0, 5], [1, 7, 5], [0, 0, 5]])
     labels = torch.tensor([0, 1, 0, 1, 0, 1])

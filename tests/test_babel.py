@@ -55,6 +55,7 @@ def told_in(language: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_held_out_cell_is_never_stated(language):
     told = told_in(language)
@@ -205,10 +206,12 @@ def test_the_model_is_small_and_opens_in_plain_transformers():
     assert torch.allclose(logits, stored["logits"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_doctor_trusts_babel():
     assert interp.doctor(interp.load("babel")).ok
 
 
+@pytest.mark.slow
 def test_babel_has_language_neurons_that_matter_to_their_own_language():
     """Far smaller than the card's measurement, but enough to notice a wrong file."""
     model = interp.load("babel", dtype=torch.float32)
@@ -347,6 +350,7 @@ def shingles(text: str, language: str) -> Iterator[str]:
         yield from (" ".join(words[start : start + 8]) for start in range(len(words) - 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_sentence_of_the_training_text_is_in_the_package(shared, language):
     ours = set()

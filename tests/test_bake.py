@@ -113,6 +113,7 @@ def nothing_is_left(folder: Path) -> bool:
 # What is written is what the hooks do
 
 
+@pytest.mark.slow
 @every_model
 def test_neurons_that_are_off_or_scaled_are_written_exactly(name, open_model, tmp_path):
     model = open_model(name)
@@ -134,6 +135,7 @@ def test_constants_are_written_where_there_can_be_a_bias_and_refused_elsewhere(
         assert nothing_is_left(tmp_path)
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("attention", ["native", "hooked"])
 def test_units_of_every_projection_are_written_or_refused(name, attention, open_model, tmp_path):

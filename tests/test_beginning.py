@@ -330,6 +330,7 @@ def test_a_run_keeps_how_its_text_began(place: Path):
         assert run.provenance["settings"]["bos"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "none"])
 def test_what_follows_on_a_run_begins_text_alike(place: Path, name: str, tmp_path: Path, capsys):
     seen: list[Any] = []
@@ -361,6 +362,7 @@ def test_what_follows_on_a_run_begins_text_alike(place: Path, name: str, tmp_pat
         assert seen[-2:] == [name, "document"], command
 
 
+@pytest.mark.slow
 def test_a_table_made_against_the_tokenizer_says_so(place: Path, tmp_path: Path, capsys):
     text = ["--text", str(place / "text"), "--n-shards", "2", "--block-length", "16"]
     model, folder = str(place / "model"), str(place / "none")

@@ -286,6 +286,7 @@ def test_kept_results_are_whole():
 # ---------------------------------------------------------------- each benchmark, at toy size
 
 
+@pytest.mark.slow
 def test_collect(tmp_path: Path):
     record = toy(collect, tmp_path)
     assert [row["way"] for row in record.rows][:3] == [
@@ -297,6 +298,7 @@ def test_collect(tmp_path: Path):
     assert collect.COUNTS in tables.blocks(tables.READMES[0], {"collect": record})["collect"]
 
 
+@pytest.mark.slow
 def test_gemma(in_this_process: None, tmp_path: Path):
     gemma.main(Config("toy", tmp_path))
     record = load(tmp_path / "gemma.json")
@@ -334,6 +336,7 @@ def test_statistics_need_a_tenth_of_the_memory_of_caches():
     assert all(row["share"] <= 1.1 for row in rows)
 
 
+@pytest.mark.slow
 def test_start(tmp_path: Path):
     record = toy(start, tmp_path)
     ways = ["import torch", "Python itself", "interp --help", "interp find --help"]
@@ -359,6 +362,7 @@ def test_interventions(tmp_path: Path):
     assert "bare Hugging Face generate" not in made["reading"]
 
 
+@pytest.mark.slow
 def test_adapters_write_what_the_hooks_write(tmp_path: Path):
     pytest.importorskip("peft")
     record = toy(adapters, tmp_path)
@@ -372,11 +376,13 @@ def test_adapters_write_what_the_hooks_write(tmp_path: Path):
     assert "**edit baked in**" in made["adapters"]
 
 
+@pytest.mark.slow
 def test_perplexity(tmp_path: Path):
     record = toy(perplexity, tmp_path)
     assert record.where(case="2 x 32 tokens", way=perplexity.MATRIX)
 
 
+@pytest.mark.slow
 def test_patching_gives_the_numbers_of_its_peer(tmp_path: Path):
     record = toy(patching, tmp_path)
     assert len(record.rows) == 8
@@ -386,6 +392,7 @@ def test_patching_gives_the_numbers_of_its_peer(tmp_path: Path):
     assert "every head and token, 2 layers" in table
 
 
+@pytest.mark.slow
 def test_attribution(tmp_path: Path):
     record = toy(attribution, tmp_path)
     assert len(record.where(family="Llama")) == 4
@@ -393,6 +400,7 @@ def test_attribution(tmp_path: Path):
     assert "BLOOM, 6 tokens" in tables.ATTRIBUTION([record])
 
 
+@pytest.mark.slow
 def test_the_loops_give_the_numbers_of_integrated_gradients(tmp_path: Path):
     folder = attribution.save_model("Llama", tmp_path)
     ways, _ = attribution.runs(folder, 6, "cpu")

@@ -137,6 +137,7 @@ def reordered(cache: Any, order: Tensor) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- the same as from text
 
 
+@pytest.mark.slow
 @every_architecture
 def test_statistics_are_those_of_collect(name: str, open_model: Callable[..., Any]):
     check_statistics(open_model(name))
@@ -154,6 +155,7 @@ def test_a_hooked_transformer_gives_the_same(classic: Callable[..., Any]):
     check_signs(model)
 
 
+@pytest.mark.slow
 def test_of_babel_too():
     model = interp.load("babel", dtype=torch.float32)
     text = read_corpora(

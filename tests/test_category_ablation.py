@@ -173,6 +173,7 @@ def slow_last(
     return bool(share.argmax() == answer), share[answer].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["all", "last"])
 def test_scores_are_those_of_one_intervention_at_a_time(model, where, everywhere, at_the_end):
     found = everywhere if where == "all" else at_the_end
@@ -198,6 +199,7 @@ def test_scores_are_those_of_one_intervention_at_a_time(model, where, everywhere
     assert moved > 0.5  # there is an effect to be seen
 
 
+@pytest.mark.slow
 def test_drawn_sets_are_scored_by_the_mean_over_draws(model):
     tasks = tasks_of()
     found = ablate_categories(model, tasks, seeded(7), n_draws=3, progress=False)
@@ -214,6 +216,7 @@ def test_drawn_sets_are_scored_by_the_mean_over_draws(model):
         assert found.correct[place, place_of, 1].item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_batches_of_sets_do_not_change_a_score(model, everywhere):
     found = ablate_categories(
         model, tasks_of(), seeded(), n_draws=2, tokens_per_batch=150, progress=False
@@ -221,6 +224,7 @@ def test_batches_of_sets_do_not_change_a_score(model, everywhere):
     torch.testing.assert_close(found.probability, everywhere.probability, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_another_another(model, everywhere):
     again = ablate_categories(model, tasks_of(), seeded(), n_draws=2, progress=False)
     other = ablate_categories(model, tasks_of(), seeded(5), n_draws=2, progress=False)

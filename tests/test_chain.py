@@ -22,6 +22,7 @@ WRITTEN = {
 """A file of the run that each command leaves."""
 
 
+@pytest.mark.slow
 def test_model_text_and_labels_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     chain.prepare(tmp_path)
     commands = chain.commands(tmp_path)

@@ -69,6 +69,7 @@ def test_counts_are_those_of_the_definition(model, corpora, seen_in_corpora):
             assert (stats.rate[row, layer] - rate).abs().sum() < 3 / len(gate)
 
 
+@pytest.mark.slow
 def test_a_gate_of_exactly_zero_does_not_fire(folder):
     model, silent = load(folder), 7
     with torch.no_grad():
@@ -97,6 +98,7 @@ def test_moments_are_those_of_the_definition(model, corpora, seen_in_corpora):
                 assert torch.allclose(found[row, layer], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ungated_model_has_one_kind_of_moment(tmp_path):
     model = load(tiny_models.build("opt", tmp_path / "model"))
     text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=4, hygiene="off")
@@ -106,6 +108,7 @@ def test_an_ungated_model_has_one_kind_of_moment(tmp_path):
     assert torch.equal(moments.gate_mean, moments.output_mean)
 
 
+@pytest.mark.slow
 def test_batches_make_no_difference(model, corpora):
     text = corpora.languages_only(("de",))
     small, large = (
@@ -126,6 +129,7 @@ def test_permuted_languages_give_permuted_counts(model, corpora):
     assert torch.equal(here.tokens, there.tokens.flip(1))
 
 
+@pytest.mark.slow
 def test_padding_and_special_tokens_never_count(model):
     """Rows of different lengths, padded: the same counts as each row read alone."""
     sentences = read_sentences(made_up(40), LANGUAGES, model, n_shards=4, hygiene="off")
@@ -169,6 +173,7 @@ def test_the_planted_neuron_is_found_from_text(tmp_path):
     assert select_by_entropy(whole, fraction=share).triples() == [(2, 1, 7)]
 
 
+@pytest.mark.slow
 def test_sentence_means_are_those_of_the_definition(model):
     sentences = read_sentences(made_up(20), LANGUAGES, model, n_shards=4, hygiene="off")
     keep = Keep(sentence_means=("pre", "resid_post"))
@@ -251,6 +256,7 @@ def test_a_counter_shares_no_memory_with_its_result(model, corpora):
 # ---------------------------------------------------------------- resuming
 
 
+@pytest.mark.slow
 def test_parts_in_any_order_leave_the_same_bytes(model, corpora, tmp_path):
     keep = Keep(moments=True)
     collect(model, corpora, tmp_path / "whole", keep=keep, progress=False)
@@ -447,6 +453,7 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_nothing_that_was_asked_for_is_lost_without_a_folder(model, prompts, tmp_path):
     """Every result of a temporary run equals that of a folder, opened again in another Run."""
     here = collect(model, prompts, keep=EVERYTHING, progress=False)
@@ -461,6 +468,7 @@ def test_nothing_that_was_asked_for_is_lost_without_a_folder(model, prompts, tmp
     assert again.provenance == json.loads((tmp_path / "run.json").read_text()) | {"shards_read": 3}
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_lasts_as_long_as_anything_that_reads_it(model, prompts):
     run = collect(model, prompts, keep=EVERYTHING, progress=False)
     first = run.sentence_means.pieces[0]
@@ -510,6 +518,7 @@ def test_a_result_that_was_not_kept_is_refused_with_what_keeps_it(
         assert (str(tmp_path) in said) == (out is not None)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_says_what_is_missing_instead_of_results(model, corpora, tmp_path):
     keep = Keep(moments=True)
     run = collect(model, corpora, tmp_path, part=(1, 2), keep=keep, progress=False)
@@ -575,6 +584,7 @@ def test_a_run_says_in_a_few_words_what_it_holds(model, corpora, tmp_path):
     assert repr(run) == f"Run(in {tmp_path})"
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_piece_keep_their_numbers_when_they_are_sent(model, corpora, tmp_path):
     """What an actor is sent holds the text of its piece alone, and leaves the same bytes."""
     keep = Keep(moments=True, contexts=3)

@@ -112,6 +112,7 @@ def test_a_confusion_is_a_share_of_the_chosen_and_what_it_costs():
     assert wide.loc[0].tolist() == ["a", 0.25, 0.0]
 
 
+@pytest.mark.slow
 def test_the_preset_tiny_says_who_is_fooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With one strength and one seed: the words of a language fool who looks at entropy alone."""
     tiny = read_planting("tiny")

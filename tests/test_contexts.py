@@ -69,6 +69,7 @@ def listed(contexts: TopContexts, language: str, layer: int, neuron: int) -> lis
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("blocks", torch.bfloat16), ("sentences", torch.float32)]
 )
@@ -106,12 +107,14 @@ def test_a_context_leads_back_to_its_text(model, corpora, tmp_path):
     assert used == set(range(len(contexts.ids)))  # and no text is kept in vain
 
 
+@pytest.mark.slow
 def test_more_contexts_begin_with_fewer(model, corpora, tmp_path):
     few, many = (contexts_of(model, corpora, tmp_path / str(n), n) for n in (2, 6))
     assert torch.equal(few.gate, many.gate[..., :2])
     assert torch.equal(few.position, many.position[..., :2])
 
 
+@pytest.mark.slow
 def test_parts_in_any_order_leave_the_same_bytes(model, corpora, tmp_path):
     keep = Keep(contexts=N)
     collect(model, corpora, tmp_path / "whole", keep=keep, progress=False)
@@ -162,6 +165,7 @@ def test_a_neuron_with_a_trigger_shows_it_and_a_decoy_does_not(tmp_path):
         assert {int(each) for each in contexts.ids[decoy]} != {trigger}
 
 
+@pytest.mark.slow
 def test_gates_around_are_those_of_the_whole_row(model, tmp_path, generator):
     text = read_sentences(made_up(40), LANGUAGES, model, n_shards=4, hygiene="off")
     contexts = contexts_of(model, text, tmp_path)

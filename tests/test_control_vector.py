@@ -126,6 +126,7 @@ def test_what_does_not_only_add_is_refused(llama, tmp_path):
         change.to_control_vector(llama, tmp_path / "push.gguf")
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_push_towards_a_language(llama, checkpoint, tmp_path, capsys):
     text = tmp_path / "text"
     text.mkdir()

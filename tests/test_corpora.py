@@ -111,6 +111,7 @@ def test_blocks_are_those_of_the_definition(documents, n_shards, block_length, s
     assert torch.cat([rows.shard[:, None], rows.ids], dim=1).tolist() == expected
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 30), min_size=12, max_size=60))
 @settings(deadline=None)
 def test_every_document_lies_in_one_shard(rng: random.Random, lengths: list[int]):
@@ -334,6 +335,7 @@ def test_foreign_documents_are_reported_and_dropped_on_request():
     assert equal(dropped, read({"de": GERMAN}, hygiene="off"))
 
 
+@pytest.mark.slow
 def test_a_report_on_much_text_is_about_a_sample(monkeypatch: pytest.MonkeyPatch):
     documents = [f"{number}\n{GERMAN[0]}" for number in range(2000)]
     monkeypatch.setattr(documents_file, "_SAMPLE", 500)
@@ -386,6 +388,7 @@ def test_sentences_are_rows_that_are_never_cut():
     assert counts.max() - counts.min() <= 1
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(3, 40))
 @settings(deadline=None)
 def test_sentences_do_not_depend_on_their_order(rng: random.Random, n: int):
@@ -454,6 +457,7 @@ def test_the_fake_model_is_one_in_the_sense_of_the_library():
     assert isinstance(Letters(), TextModel)
 
 
+@pytest.mark.slow
 def test_real_text_of_all_languages_is_read(shared: Path):
     folder = shared / "data" / "parallel" / "pud"
     codes = sorted(path.stem for path in folder.glob("??.txt"))

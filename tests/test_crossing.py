@@ -91,6 +91,7 @@ def test_the_patch_command_prints_and_saves_what_patch_gives(tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "patching.csv")) == 2 * model.n_layers * 3
 
 
+@pytest.mark.slow
 def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
     run(
         Patch, SOURCE, TARGET, "--answers", *ANSWERS,
@@ -157,6 +158,7 @@ def test_words_begin_with_and_without_their_space():
     }
 
 
+@pytest.mark.slow
 def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(facts):
     model = interp.load("babel", dtype=torch.float32)
     tasks = align_tasks([read_task(str(facts), code) for code in ("de", "en")])
@@ -238,6 +240,7 @@ def planted_crossings() -> list[Crossing]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("apart", "expected"), [(True, "the language moves further"), (False, "they move together")]
 )
@@ -390,6 +393,7 @@ def test_patching_is_studied_whole(facts, tmp_path, capsys):
     assert "verdict" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_lens_is_studied_whole(facts, tmp_path, capsys):
     config = replace(small(lens_by_language.experiment, facts, tmp_path), fraction=0.02)
     lens_by_language.experiment.run(config)

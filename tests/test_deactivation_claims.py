@@ -77,6 +77,7 @@ def test_neurons_belong_to_the_languages_in_which_they_are_busy_and_to_no_other(
     assert misassigned(replace(found, mask=mask), stats.rate) == 2
 
 
+@pytest.mark.slow
 def test_layers_are_the_first_two_and_the_last_quarter_and_their_bar_is_an_even_spread(generator):
     stats = firing(generator)  # a neuron of its own for each language, in the second of two layers
     silent = torch.zeros(3, 4, 2, 50, dtype=torch.int64)

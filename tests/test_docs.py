@@ -60,6 +60,7 @@ def blocks(text: str) -> list[tuple[str, str, str]]:
 WITH_CODE = [path for path in WRITTEN if blocks(path.read_text(encoding="utf-8")) and path != PAGE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_CODE, ids=name)
 def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -178,6 +179,7 @@ def raised() -> list[str]:
     return [*filled, *(text for text in plain if isinstance(text, str))]
 
 
+@pytest.mark.slow
 def test_every_refusal_that_is_explained_is_one_of_ours():
     page = (DOCS / "guides" / "when_it_refuses.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.M)

@@ -177,9 +177,12 @@ def test_a_function_without_a_door_is_caught():
 # ---------------------------------------------------------------- as the examples show
 
 
+WITH_GRADIENTS = {"LossEffects", "LossEffects.from_caches"}
+"""Examples whose caches hold gradients, which a bare model with frozen weights does not give."""
+
 EXAMPLES = sorted(
     name
-    for name in {**public(), **methods()}
+    for name in {**public(), **methods()}.keys() - WITH_GRADIENTS
     if any(f"{door}.".startswith(f"{name}.") for door in doors())
 )
 """Of functions with a door, and of classes with a method that has one."""
@@ -195,6 +198,7 @@ def with_bare_models(namespace: dict[str, Any]) -> dict[str, Any]:
     return {**namespace, "model": bare}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in test_examples.NEEDS])
 def test_the_examples_hold_for_a_bare_model(
     name: str, with_bare_models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,6 +227,7 @@ def test_a_bare_model_is_wrapped_once(bare: Any):
     assert first.bridge is bare
 
 
+@pytest.mark.slow
 def test_a_bare_model_is_freed_with_its_wrapper(open_bare: Callable[[], Any]):
     bare = open_bare()
     wrapper, weight = weakref.ref(as_model(bare)), weakref.ref(next(bare.parameters()))
@@ -318,6 +323,7 @@ def test_what_load_gives_is_frozen(open_model: Any):
 # ---------------------------------------------------------------- from caches
 
 
+@pytest.mark.slow
 @every_architecture
 def test_scores_of_a_backward_cache_are_those_of_text(name: str, checkpoint: Any, open_model: Any):
     check_scores(opened(checkpoint(name)), open_model(name))
@@ -357,6 +363,7 @@ def check_scores(bare: Any, model: NeuronModel) -> None:
         assert not torch.equal(gradients_at(cache, pos=-3), gradients)
 
 
+@pytest.mark.slow
 @every_architecture
 def test_the_profile_of_caches_is_that_of_text(name: str, checkpoint: Any, open_model: Any):
     """From caches with gradients, of parallel prompts of different lengths."""
@@ -517,6 +524,7 @@ def same_as_hooks() -> tuple[Tensor, Change]:
     return neurons, Change(units, deactivate)
 
 
+@pytest.mark.slow
 def test_hook_functions_are_conditions_beside_changes(bare: Any):
     model = as_model(bare)
     neurons, change = same_as_hooks()
@@ -554,6 +562,7 @@ def test_hooks_and_changes_apply_together_in_order(open_model: Any):
         seen.clear()
 
 
+@pytest.mark.slow
 def test_a_matrix_has_conditions_beside_its_rows(open_model: Any, tmp_path: Path):
     model = open_model("llama")
     neurons, change = same_as_hooks()

@@ -103,6 +103,7 @@ def test_every_public_name_has_an_example():
     assert [name for name, thing in public().items() if not examples(thing)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

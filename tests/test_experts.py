@@ -325,6 +325,7 @@ def stats(mixture: MixtureModel, text: Corpora) -> FiringStats:
 
 
 class TestCounting:
+    @pytest.mark.slow
     def test_counts_are_those_of_loops_over_tokens_and_experts(
         self, mixture: MixtureModel, text: Corpora, stats: FiringStats
     ) -> None:
@@ -342,6 +343,7 @@ class TestCounting:
         )
         assert (per_token[..., routed_layers] == 2 * stats.tokens[..., None]).all()
 
+    @pytest.mark.slow
     def test_dense_neurons_count_every_token(
         self, mixture: MixtureModel, text: Corpora, stats: FiringStats
     ) -> None:

@@ -157,6 +157,7 @@ def is_right(found: Explanation, kinds: dict[str, list[str]]) -> bool:
     return bool((error < 1.5 / N_PLANTED).all())
 
 
+@pytest.mark.slow
 def test_the_decomposition_is_right_in_at_least_19_of_20_plantings(read):
     right = 0
     for seed in range(20):
@@ -274,6 +275,7 @@ def test_the_figure_has_a_number_for_each_share():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_the_command_goes_from_text_to_the_paragraph(tmp_path: Path, capsys):
     tiny_models.build("qwen2", tmp_path / "model")
     (tmp_path / "text").mkdir()

@@ -54,6 +54,7 @@ def results(tmp_path: Path) -> Path:
 NAMES = ["language_switching", "layer_profile", "overlap", "patching-one", "patching-two"]
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_report_is_written_with_its_table(results, capsys):
     cli.main(["figure", str(results), "--format", "pdf", "svg", "png"])
     out = results / "figures"

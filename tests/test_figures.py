@@ -38,6 +38,7 @@ def redrawn(table: Path, place: Path) -> bytes:
     return copy.with_suffix(".png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES, ids=[path.stem for path in TABLES])
 def test_a_figure_is_what_its_table_gives(table: Path, tmp_path: Path):
     assert difference(table.with_suffix(".png").read_bytes(), redrawn(table, tmp_path)) < CLOSE

@@ -102,6 +102,7 @@ def test_sentences_are_averaged_line_by_line(place: Path):
     assert counts(place).tokens.sum(0).tolist() == list(corpora.tokens().values())
 
 
+@pytest.mark.slow
 def test_lines_that_are_too_long_are_left_out_and_counted(place: Path, capsys):
     collect_into(place, "few", "--sentences", "pre", "--n-sentences", "20")
     few = Run.open(place / "few").sentence_means

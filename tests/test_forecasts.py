@@ -80,6 +80,7 @@ def dry(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said[-1]
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, capsys):
     run, out = str(base / "run"), ["--out", str(tmp_path / "out")]
     reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
@@ -99,6 +100,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_selections_and_rows_with_contexts(base, tmp_path, capsys):
     run = str(base / "run")
     before = sorted(path.name for path in (base / "run").iterdir())
@@ -136,6 +138,7 @@ def test_disk_is_that_of_the_finished_run(base):
     assert disk == pytest.approx(real, rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_forecast_again(base, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out"), "--n-draws", "1"]
     whole = dry(["deactivate", str(base / "run"), *out], capsys)
@@ -159,6 +162,7 @@ def test_only_long_work_is_announced_and_very_long_work_says_how_to_make_it_shor
     assert said[1].startswith("To make it shorter: fewer --tokens.")
 
 
+@pytest.mark.slow
 def test_tokens_that_are_no_whole_blocks_are_said(base, tmp_path, capsys):
     reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
     cli.main(["collect", *reading, "--tokens", "150", "--out", str(tmp_path / "a")])
@@ -175,6 +179,7 @@ def test_tokens_that_are_no_whole_blocks_are_said(base, tmp_path, capsys):
 # ---------------------------------------------------------------- steering
 
 
+@pytest.mark.slow
 def test_natural_text_is_of_the_labels_asked_for_and_resumes_batch_by_batch(base, tmp_path, capsys):
     out = tmp_path / "steer"
     arguments = ["steer", str(base / "run"), "--to", "de", "--n", "2", "--max-new-tokens", "4"]

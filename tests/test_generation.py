@@ -110,6 +110,7 @@ def shown(model: NeuronModel, ids: list[int]) -> str:
 # ---------------------------------------------------------------- writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3"])
 def test_a_text_does_not_depend_on_its_batch(tiny: Callable[[str], NeuronModel], name: str):
     together = write(tiny(name), PROMPTS, n=2, tokens_per_batch=4096)
@@ -118,6 +119,7 @@ def test_a_text_does_not_depend_on_its_batch(tiny: Callable[[str], NeuronModel],
     assert len(set(together.texts)) > 4  # there is something to tell apart
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_a_slow_loop_without_a_cache(llama: NeuronModel):
     written = write(llama, PROMPTS, n=5, temperature=0.7, seed=3)
     expected = [
@@ -527,6 +529,7 @@ def test_writing_within_an_edit_and_judging_behind_it_are_one_call(llama: Neuron
         generated_languages(llama, ("de", "en"), guard={"de": Guard()})
 
 
+@pytest.mark.slow
 def test_a_guard_measured_on_natural_text_lets_it_pass_and_shuffled_words_fail(
     babel: NeuronModel, generator: torch.Generator
 ):
@@ -564,6 +567,7 @@ def test_a_guard_is_measured_on_text_as_long_as_what_it_judges(llama: NeuronMode
         natural_guard(llama, {"de": texts}, quantile=99.0)
 
 
+@pytest.mark.slow
 def test_rates_of_published_generations_are_the_known_ones(shared: Path):
     path = shared / "data" / "kojima" / "generated" / "bloom-560m.jsonl.gz"
     if not path.is_file():

@@ -109,6 +109,7 @@ def test_the_frequencies_of_llama_3_are_found_in_the_file(tmp_path: Path) -> Non
         opened(write(tmp_path / "other.gguf", own, "llama-bpe", tensors=tensors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_stretched_positions_are_kept(name: str, tmp_path: Path) -> None:
     linear = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}

@@ -144,6 +144,7 @@ def test_reports_about_one_language_add_up():
         _ = whole + Hygiene("de")
 
 
+@pytest.mark.slow
 def test_real_text_is_clean_and_planted_english_is_found(shared: Path):
     folder = shared / "data" / "parallel" / "ntrex"
     english = (folder / "en.txt").read_text(encoding="utf-8").split("\n")[:300]

@@ -46,6 +46,7 @@ def test_equal_tokenizers_have_equal_hashes(tmp_path: Any) -> None:
     assert hash_of_tokenizer(stored) == hash_of_tokenizer(tiny_models.tokenizer())
 
 
+@pytest.mark.slow
 def test_a_hash_keeps_no_tokenizer_alive() -> None:
     tokenizer = tiny_models.tokenizer()
     hash_of_tokenizer(tokenizer)

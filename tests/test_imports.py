@@ -150,6 +150,7 @@ def test_a_circle_is_caught():
         TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
 
 
+@pytest.mark.slow
 def test_three_files_alone_import_transformer_lens():
     found = set()
     for module, path in MODULES.items():

@@ -130,6 +130,7 @@ class Flushes:
         return self.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
     place: Path,

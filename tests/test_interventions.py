@@ -350,6 +350,7 @@ class TestEveryArchitecture:
         assert same_writing(cached, expected)
         assert same_writing(uncached, expected)
 
+    @pytest.mark.slow
     @every_architecture
     def test_units_of_every_linear_output_are_those_of_hugging_face(
         self, name: str, open_model: Any, plain: Any
@@ -378,6 +379,7 @@ class TestEveryArchitecture:
         assert same_writing(uncached, expected)
 
 
+@pytest.mark.slow
 def test_each_edit_alone_writes_what_a_torch_hook_writes(open_model: Any, plain: Any) -> None:
     from interp.interventions.edits import intervene
 

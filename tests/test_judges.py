@@ -61,6 +61,7 @@ def chosen(model) -> dict[str, interp.NeuronSelection]:
 # ---------------------------------------------------------------- what is chosen from
 
 
+@pytest.mark.slow
 def test_what_is_read_in_parts_is_what_is_read_at_once(model, tmp_path: Path):
     study = Study(languages=LANGUAGES)
     text = {code: [line[:40] for line in lines] for code, lines in made_up(32).items()}
@@ -112,6 +113,7 @@ def test_every_selector_chooses_as_many_as_asked_for_and_no_more():
 # ---------------------------------------------------------------- switched off
 
 
+@pytest.mark.slow
 def test_effects_are_those_of_one_matrix_after_the_other(model, reading, chosen):
     generator = torch.Generator().manual_seed(1)
     found = judges.effects(model, chosen, reading, generator, progress=False)

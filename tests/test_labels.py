@@ -266,6 +266,7 @@ def test_a_page_leaves_the_direction_of_unknown_languages_to_the_text():
 # ---------------------------------------------------------------- a run, to the end
 
 
+@pytest.mark.slow
 def test_any_labels_go_through_all_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     tiny_models.build("qwen2", tmp_path / "model")
     model, text, run = (str(tmp_path / name) for name in ("model", "text", "run"))

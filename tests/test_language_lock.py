@@ -186,6 +186,7 @@ def test_planted_drift_is_found_and_removed(planted: Planted):
     assert (accuracy["difference"] >= -0.01).all()
 
 
+@pytest.mark.slow
 def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path: Path, capsys):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(planted.prompts[:12]), encoding="utf-8")

@@ -336,6 +336,7 @@ class TestEveryArchitecture:
         assert torch.equal(model.logits(ids), before)
         assert count_hooks(model) == count
 
+    @pytest.mark.slow
     @every_architecture
     def test_the_doctor_passes_it(self, name: str, open_model: Any) -> None:
         from interp.models.doctor import doctor
@@ -363,6 +364,7 @@ class TestEveryArchitecture:
         )
         assert len(calls) == (N_LAYERS if fused else 0)
 
+    @pytest.mark.slow
     @every_architecture
     def test_hooked_attention_shows_its_inside(
         self, name: str, open_model: Any, plain: Any
@@ -700,6 +702,7 @@ def as_transformer_lens_writes(model: Any, other: Any, off: Any) -> None:
 
 
 class TestAsTransformerLens:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
     def test_a_bridge_opened_by_transformer_lens_does_the_same(
         self, name: str, checkpoint: Any, open_model: Any

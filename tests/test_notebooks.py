@@ -158,6 +158,7 @@ def test_no_number_is_typed_into_the_words_of_a_notebook(name: str):
         assert re.findall(r"\d+[.,]\d+|\d+ ?%", words) == [], cell.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -274,6 +274,7 @@ def test_one_shard_has_rates_without_intervals(model, parts):
     assert one.index["neurons"][0][3] == [None] * 4
 
 
+@pytest.mark.slow
 def test_the_page_knows_where_documents_start(model, tmp_path):
     """Of running text; three tokens a line, so that every window holds the start of some."""
     short = {
@@ -299,6 +300,7 @@ def test_the_page_knows_where_documents_start(model, tmp_path):
         assert seen.errors == []
 
 
+@pytest.mark.slow
 def test_the_figure_of_a_neuron_has_the_rates_of_the_page(run, made, tmp_path, capsys):
     main(["figure", str(run), "--neuron", "L1N40", "l2n9", "--out", str(tmp_path)])
     assert "2 figures (.pdf)" in capsys.readouterr().out
@@ -331,6 +333,7 @@ def test_a_neuron_that_is_not_there_is_not_drawn(run, more, sentence, capsys):
 # ---------------------------------------------------------------- in a browser
 
 
+@pytest.mark.slow
 def test_the_page_shows_neurons_and_asks_for_nothing(saved):
     with open_page(saved, viewport=WIDE) as (page, seen):
         ready(page)
@@ -358,6 +361,7 @@ def test_the_page_shows_neurons_and_asks_for_nothing(saved):
         assert seen.requests == [saved.as_uri()]
 
 
+@pytest.mark.slow
 def test_text_of_the_corpus_stays_text(saved):
     with open_page(saved, viewport=WIDE) as (page, seen):
         ready(page)
@@ -381,6 +385,7 @@ def test_text_of_the_corpus_stays_text(saved):
         assert seen.requests == [saved.as_uri()]
 
 
+@pytest.mark.slow
 def test_names_and_tokens_that_are_markup_stay_text(made, tmp_path):
     """As if every string on the page, and every single token of it, were an attack."""
     index, layers = json.loads(json.dumps(made.index)), json.loads(json.dumps(made.layers))
@@ -403,6 +408,7 @@ def test_names_and_tokens_that_are_markup_stay_text(made, tmp_path):
         assert len(seen.requests) == 1
 
 
+@pytest.mark.slow
 def test_scripts_run_the_way_they_are_written(saved):
     with open_page(saved, viewport=WIDE) as (page, seen):
         ready(page)
@@ -414,6 +420,7 @@ def test_scripts_run_the_way_they_are_written(saved):
         assert seen.errors == []
 
 
+@pytest.mark.slow
 def test_text_keeps_the_direction_of_its_language_when_it_begins_with_a_foreign_name(
     made, tmp_path
 ):
@@ -432,6 +439,7 @@ def test_text_keeps_the_direction_of_its_language_when_it_begins_with_a_foreign_
         assert set(found) == {"rtl"}
 
 
+@pytest.mark.slow
 def test_nothing_in_the_boxes_is_cut_off(made, tmp_path):
     names = {"selections": ["LAPE"], "scores": ["entropy (nats)"]}
     saved = NeuronPage("x", made.index | names, made.layers).save(tmp_path / "boxes.html")
@@ -450,6 +458,7 @@ def test_nothing_in_the_boxes_is_cut_off(made, tmp_path):
         assert max(missing) <= 0
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_reaches_everything(saved):
     active = "() => document.activeElement."
     with open_page(saved, viewport=WIDE) as (page, seen):
@@ -486,6 +495,7 @@ def test_the_keyboard_alone_reaches_everything(saved):
         assert seen.errors == []
 
 
+@pytest.mark.slow
 def test_light_text_can_be_read_on_the_strongest_heat(saved):
     for scheme in ("light", "dark"):
         with open_page(f"{saved}#L1N40", viewport=WIDE, color_scheme=scheme) as (page, _):
@@ -516,6 +526,7 @@ def luminance(color: list[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.slow
 def test_search_by_number_by_text_and_by_keys(saved):
     with open_page(f"{saved}#L2N8", viewport=WIDE) as (page, seen):
         ready(page)
@@ -540,6 +551,7 @@ def test_search_by_number_by_text_and_by_keys(saved):
         assert seen.errors == []
 
 
+@pytest.mark.slow
 def test_light_dark_and_narrow(saved):
     grounds = []
     for scheme in ("light", "dark"):
@@ -561,6 +573,7 @@ def test_light_dark_and_narrow(saved):
     assert dark < 150
 
 
+@pytest.mark.slow
 def test_many_neurons_are_a_folder_that_opens_from_the_disk(made, tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "ONE_FILE", 4)
     index = made.save(tmp_path / "neurons.html")
@@ -580,6 +593,7 @@ def test_many_neurons_are_a_folder_that_opens_from_the_disk(made, tmp_path, monk
         assert all(each.startswith(f"{here}/") for each in seen.requests)
 
 
+@pytest.mark.slow
 def test_two_thousand_neurons_open_in_two_seconds(made, tmp_path):
     """Every layer a copy of one of the three, until there are 2000 neurons."""
     rows = made.index["neurons"]
@@ -601,6 +615,7 @@ def test_two_thousand_neurons_open_in_two_seconds(made, tmp_path):
     assert min(times) < 2000
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_same_page_in_a_frame(made, tmp_path):
     outer = tmp_path / "notebook.html"
     shown = made._repr_html_()

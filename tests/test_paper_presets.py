@@ -363,6 +363,7 @@ def test_operations_per_token_are_those_that_a_plan_counts(name: str, tmp_path: 
 # ---------------------------------------------------------------- folders
 
 
+@pytest.mark.slow
 def test_results_follow_the_model_that_is_asked_for():
     for name in STUDIES:
         module = importlib.import_module(f"experiments.{name}")

@@ -89,6 +89,7 @@ def mask_of(model: NeuronModel, site: Any, share: float, seed: int) -> Tensor:
     return drawn < share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers"),
     [*product(["llama", "bloom", "gemma2"], ["each"]), ("llama", "from"), ("gemma2", "from")],
@@ -137,6 +138,7 @@ def test_every_path_equals_whole_prompts_with_hooks(open_model, name, layers):
         assert (direct - through).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "bloom", "pythia"])
 def test_paths_from_a_head_to_neurons(open_model, name):
     """The MLP of the same layer reads attention, unless the two are parallel."""
@@ -167,6 +169,7 @@ def test_paths_from_a_head_to_neurons(open_model, name):
     assert alone
 
 
+@pytest.mark.slow
 @every_architecture
 def test_what_is_written_directly_adds_to_the_last_stream(open_model, name):
     """By hand: the clean stream after the last layer, plus how far the patch moves the sender."""

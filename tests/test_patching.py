@@ -123,6 +123,7 @@ def test_patching_everything_gives_the_answer_of_the_source(open_model, name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SHAPES, "babel"])
 def test_every_entry_equals_one_forward_pass(open_model, name, generator):
     model = open_model(name)
@@ -180,6 +181,7 @@ def test_a_sweep_over_tokens_equals_one_forward_pass_for_each(open_model):
     assert found.top.shape == (1, 1, N_LAYERS, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen3", "bloom"])
 def test_equal_lengths_agree_with_transformer_lens(open_model, name):
     model = open_model(name, "hooked")
@@ -208,6 +210,7 @@ def test_equal_lengths_agree_with_transformer_lens(open_model, name):
         assert (mine - metric(model.logits(ids[None]))).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SHAPES, "babel"])
 def test_every_head_equals_one_forward_pass(open_model, name):
     model = open_model(name, "hooked")
@@ -302,6 +305,7 @@ def cache_of(model: NeuronModel, ids: Any, **settings: Any) -> Any:
         return model.run_with_cache(torch.as_tensor(ids)[None], **settings)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen3", "bloom"])
 def test_a_cache_and_a_metric_give_every_cell_of_transformer_lens(open_model, name):
     model = open_model(name, "hooked")
@@ -332,6 +336,7 @@ def test_a_cache_and_a_metric_give_every_cell_of_transformer_lens(open_model, na
             assert (found_value - of_one(model.logits(ids))).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SHAPES, "babel"])
 def test_a_cache_is_the_prompt_it_was_made_from(open_model, name, generator):
     model = open_model(name)

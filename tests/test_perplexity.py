@@ -269,6 +269,7 @@ def slow(model: NeuronModel, text: Corpora, neurons: Tensor | None) -> Tensor:
     return nats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "documents", "sentences"])
 def test_the_matrix_is_that_of_the_definition(
     kind: str, model: NeuronModel, request: pytest.FixtureRequest
@@ -286,6 +287,7 @@ def test_the_matrix_is_that_of_the_definition(
     assert torch.equal(matrix.losses.perplexity, loss.exp())
 
 
+@pytest.mark.slow
 def test_special_tokens_and_what_has_no_token_before_it_do_not_count(
     model, text, documents, sentences
 ):
@@ -312,6 +314,7 @@ def test_bytes_are_those_of_the_text_that_is_predicted(model, sentences):
     assert torch.equal(losses.bits_per_byte, bits)
 
 
+@pytest.mark.slow
 def test_a_character_cut_in_two_is_two_bytes_wrong_at_most(model):
     ids = model.encode("ж中🙂e")  # the tiny tokenizer has one token per byte
     for start, stop in itertools.combinations(range(len(ids) + 1), 2):
@@ -323,6 +326,7 @@ def test_a_character_cut_in_two_is_two_bytes_wrong_at_most(model):
     assert int(losses_under(model, whole, {NOTHING: None}, progress=False).bytes[0, 0]) == len(ids)
 
 
+@pytest.mark.slow
 def test_batches_make_no_difference(model, sentences):
     together = matrix_of(model, some_neurons(model), sentences)
     for tokens_per_batch in (1, 50):
@@ -332,6 +336,7 @@ def test_batches_make_no_difference(model, sentences):
         assert torch.equal(apart.losses.bytes, together.losses.bytes)
 
 
+@pytest.mark.slow
 def test_relabeled_languages_relabel_the_results(model, text):
     selection, order = some_neurons(model), [2, 0, 1]
     codes = tuple(LANGUAGES[place] for place in order)
@@ -433,6 +438,7 @@ def selection_of(places: dict[str, tuple[int, int]]) -> NeuronSelection:
     return NeuronSelection.from_triples(triples, codes, N_LAYERS, tiny_models.D_MLP)
 
 
+@pytest.mark.slow
 def test_planted_neurons_are_seen_and_decoys_are_not(planted, two_languages):
     found = matrix_of(planted, selection_of(CARRIES), two_languages, n_draws=2)
     increase = found.increase
@@ -465,6 +471,7 @@ def test_a_language_without_neurons_changes_nothing_and_is_named(planted, two_la
 # ---------------------------------------------------------------- controls, edits, other contexts
 
 
+@pytest.mark.slow
 def test_the_control_is_matched_clear_of_the_selection_and_seeded(model, text, monkeypatch):
     selection, seen = some_neurons(model), []
 
@@ -494,6 +501,7 @@ def test_the_control_is_matched_clear_of_the_selection_and_seeded(model, text, m
     assert torch.equal(same.losses.nats, other.losses.nats)
 
 
+@pytest.mark.slow
 def test_neurons_that_fire_alike_are_a_control_beside_the_random_ones(model, text, tmp_path):
     selection = some_neurons(model)
     rate = torch.rand(selection.mask.shape, generator=torch.Generator().manual_seed(5))
@@ -530,6 +538,7 @@ def test_no_draws_leave_the_control_open(model, text):
     assert found.to_frame()["random"].isna().all()
 
 
+@pytest.mark.slow
 def test_an_edit_may_be_one_for_all_or_one_for_each_language(model, text):
     selection = some_neurons(model)
     values = [torch.full((N_LAYERS, model.d_mlp), float(row)) for row in range(3)]
@@ -546,6 +555,7 @@ def test_an_edit_may_be_one_for_all_or_one_for_each_language(model, text):
         matrix_of(model, selection, text, edit={"de": deactivate, "fr": deactivate})
 
 
+@pytest.mark.slow
 def test_several_changes_can_be_one_intervention_and_text_under_none_is_read_once(
     model, text, monkeypatch
 ):
@@ -685,6 +695,7 @@ def test_the_permutation_test_is_that_of_the_definition(generator):
         assert (found.test.n_arrangements, found.test.exact) == (len(orders), True)
 
 
+@pytest.mark.slow
 def test_chance_gives_any_p_value_and_a_diagonal_a_small_one(generator):
     p_values = torch.tensor(
         [
@@ -728,6 +739,7 @@ def test_many_languages_are_relabeled_at_random(generator):
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_frames_and_files_hold_what_was_measured(planted, two_languages, tmp_path):
     found = matrix_of(planted, selection_of(CARRIES), two_languages, n_draws=2)
     frame = found.to_frame()
@@ -760,6 +772,7 @@ def same(a: PerplexityMatrix, b: PerplexityMatrix) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survives", [0, 13])
 def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(
     survives: int, model: NeuronModel, text: Corpora, tmp_path: Path, monkeypatch: Any
@@ -794,6 +807,7 @@ def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(
     assert same(matrix_of(model, selection, text, n_draws=1), found)  # without a folder
 
 
+@pytest.mark.slow
 def test_a_folder_takes_only_what_it_was_started_with(model, open_model, text, tmp_path):
     selection = some_neurons(model)
 

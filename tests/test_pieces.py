@@ -92,6 +92,7 @@ def test_what_is_there_is_not_made_again_and_what_is_damaged_ends_the_run_first(
     assert made == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_what_another_process_is_at_comes_last_and_is_its_to_make(model, tmp_path):
     made: list[str] = []
     jobs = notes(tmp_path, made, seconds=0.5)
@@ -157,6 +158,7 @@ def goes_on(loop: Callable[[Path], Any], out: Path, others: dict[str, Callable[[
     return found
 
 
+@pytest.mark.slow
 def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path):
     neurons = some_neurons(model)
     settings: dict[str, Any] = {
@@ -231,6 +233,7 @@ def test_attributions_are_kept_and_are_those_of_single_prompts(model, tmp_path):
                 assert same(value, other)
 
 
+@pytest.mark.slow
 def test_items_switched_off_are_kept_and_their_draws_do_not_depend_on_who_makes_them(
     model, tmp_path
 ):

@@ -49,6 +49,7 @@ def on_disk(folder: Path) -> int:
 
 
 class TestDisk:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "keep", "packed"),
         [
@@ -176,6 +177,7 @@ class TestOutline:
             assert getattr(shape, each) == getattr(loaded, each), each
         assert sizes(shape) == sizes(loaded)
 
+    @pytest.mark.slow
     def test_a_model_of_seventy_billion_is_planned_from_its_config(self, tmp_path: Path) -> None:
         LlamaConfig(
             hidden_size=8192,

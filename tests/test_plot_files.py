@@ -30,6 +30,7 @@ def no_windows() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.mark.slow
 @every_figure
 def test_a_table_draws_the_same_bytes_again(name: str, tmp_path: Path):
     path, before = tmp_path / f"{name}-small.1", plt.get_fignums()
@@ -44,6 +45,7 @@ def test_a_table_draws_the_same_bytes_again(name: str, tmp_path: Path):
     assert plt.get_fignums() == before
 
 
+@pytest.mark.slow
 def test_a_fresh_process_with_other_hashes_draws_the_same_bytes(tmp_path: Path):
     plots.save(matrix_table(), tmp_path / "perplexity_matrix")
     script = Path(__file__).parents[1] / "figures" / "redraw.py"
@@ -92,6 +94,7 @@ def test_a_name_that_says_no_figure_is_refused_and_nothing_is_written(tmp_path: 
         plots.redraw(tmp_path / "overlap.csv")
 
 
+@pytest.mark.slow
 def test_several_panels_are_saved_alike(tmp_path: Path):
     for name in ("one", "other"):
         with plots.own_style():

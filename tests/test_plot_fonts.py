@@ -60,6 +60,7 @@ def test_if_no_font_can_write_a_name_all_are_codes_with_one_warning():
     assert named(ax)[2].get_color() == LANGUAGES["ja"].color
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_fonts")
 def test_a_font_that_has_the_characters_is_used(tmp_path: Path):
     path = tmp_path / "NotoSansCJK-Regular.ttf"

@@ -73,6 +73,7 @@ def test_the_matrix_shows_every_rise_and_half_of_its_interval():
     ]
 
 
+@pytest.mark.slow
 def test_the_random_column_is_the_language_itself_under_random_neurons():
     ax = plots.perplexity_matrix(matrix_table())
     assert close(cells(ax, 1), [[0.012], [0.022], [0.032]])
@@ -443,6 +444,7 @@ def test_a_legend_of_keys_alone_is_there_once():
         assert not ax.findobj(Legend)
 
 
+@pytest.mark.slow
 def test_rows_of_a_legend_are_even_and_wide_letters_count_as_wide():
     font = FontProperties(size=7.0)
     labels = ["silent", "specific", "partly shared", "all shared"]
@@ -537,6 +539,7 @@ def test_many_labels_are_a_heat_map_of_the_same_numbers(name: str):
     assert key_of_colors.get_xlabel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [22, 100])
 @pytest.mark.parametrize("name", LABELED)
 def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: int):
@@ -546,6 +549,7 @@ def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: 
     fits(plots.FIGURES[name](with_labels(table, n, LABELED[name])).get_figure(root=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [2.5, 3.3, 5.5])
 @every_figure
 def test_a_figure_has_the_width_and_the_font_of_the_paper(name: str, width: float):

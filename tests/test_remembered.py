@@ -91,6 +91,7 @@ def test_what_is_damaged_is_not_remembered(base, tmp_path, name, value):
     assert memory_of(tmp_path).recorded == {}
 
 
+@pytest.mark.slow
 def test_deactivate_needs_the_run_alone_and_reads_the_other_half(base, capsys):
     cli.main(["deactivate", str(base / "run"), "--n-draws", "1"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("From ")]
@@ -108,6 +109,7 @@ def test_deactivate_needs_the_run_alone_and_reads_the_other_half(base, capsys):
     assert plan["model"] == read["model"]
 
 
+@pytest.mark.slow
 def test_an_option_overrides_the_run(base, tmp_path, capsys):
     arguments = ["deactivate", str(base / "run"), "--n-draws", "1", "--block-length", "8"]
     arguments += ["--languages", "de", "en", "--split", "all", "--out", str(tmp_path)]
@@ -118,6 +120,7 @@ def test_an_option_overrides_the_run(base, tmp_path, capsys):
     assert set(pd.read_csv(tmp_path / "matrix.csv")["read"]) == {"de", "en"}
 
 
+@pytest.mark.slow
 def test_other_text_has_no_half_that_the_run_read(base, tmp_path, capsys):
     shutil.copytree(base / "text", tmp_path / "other")
     arguments = ["deactivate", str(base / "run"), "--text", str(tmp_path / "other")]
@@ -129,6 +132,7 @@ def test_other_text_has_no_half_that_the_run_read(base, tmp_path, capsys):
     assert alone != half
 
 
+@pytest.mark.slow
 def test_steer_bake_page_and_evaluate_need_the_run_alone(base, tmp_path, capsys):
     run = str(base / "run")
     cli.main(["steer", run, "--to", "de", "--n", "2", "--max-new-tokens", "4"])
@@ -141,6 +145,7 @@ def test_steer_bake_page_and_evaluate_need_the_run_alone(base, tmp_path, capsys)
     assert capsys.readouterr().out.count("From ") == 4
 
 
+@pytest.mark.slow
 def test_a_run_is_named_where_a_model_is_taken(base, tmp_path, capsys):
     run, task = str(base / "run"), str(base / "task")
     cli.main(["share", task, run])
@@ -194,6 +199,7 @@ def test_a_model_of_other_weights_is_refused_for_a_page(base, tmp_path, capsys):
     assert "are not those that" in said
 
 
+@pytest.mark.slow
 def test_a_selection_of_another_method_has_folders_of_its_own(base):
     cli.main(["find", str(base / "run"), "--method", "lap", "--fraction", "0.1"])
     selection = base / "run" / "neurons-lap.json"

@@ -596,6 +596,7 @@ def test_every_study_begins_with_its_question():
 # ---------------------------------------------------------------- in a browser
 
 
+@pytest.mark.slow
 def test_a_browser_shows_and_prints_it_without_a_request(tmp_path: Path):
     hostile = Section(HOSTILE, HOSTILE, (), {HOSTILE: pd.DataFrame({"text": [HOSTILE * 9]})})
     drawn = Section("A", pictures=(Picture(plots.layer_profile, "By layer.", profile_table()),))
@@ -624,6 +625,7 @@ def test_a_browser_shows_and_prints_it_without_a_request(tmp_path: Path):
     assert [each for each in seen.requests if not each.startswith("data:")] == [path.as_uri()]
 
 
+@pytest.mark.slow
 def test_a_wide_figure_scrolls_where_the_screen_is_narrow(tmp_path: Path):
     narrow = Picture(plots.layer_profile, "By layer.", profile_table())
     wide = Picture(plots.accuracy_lost, "On tasks.", tasks_table())
@@ -639,6 +641,7 @@ def test_a_wide_figure_scrolls_where_the_screen_is_narrow(tmp_path: Path):
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_settings_run_on_where_they_are_printed(tmp_path: Path):
     origin = {"model": {"a": {"b": 1}, "c": 2}, "commit": "x"}
     path = write_report(tmp_path / "report.html", "A", [Section("A", origin=origin)], origin=origin)
@@ -649,6 +652,7 @@ def test_settings_run_on_where_they_are_printed(tmp_path: Path):
         assert page.locator("details dl").first.bounding_box()["height"] < height / 2
 
 
+@pytest.mark.slow
 def test_a_refused_style_would_be_seen(tmp_path: Path):
     path = write_report(tmp_path / "report.html", "A title", [Section("A")])
     text = path.read_text(encoding="utf-8").replace("<h1", '<h1 style="color: red"')

@@ -729,6 +729,7 @@ def test_no_name_in_a_result_is_a_tag(name: str):
         assert "&lt;script" in page
 
 
+@pytest.mark.slow
 def test_a_large_result_is_a_small_table():
     codes = tuple(f"{EVIL}{number}" for number in range(60))
     wide = interp.NeuronSelection(torch.ones(60, 126, 10, dtype=torch.bool), codes)

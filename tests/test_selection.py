@@ -355,6 +355,7 @@ def test_the_seed_decides_the_random_control():
     assert selection.random_like(generator) != selection.random_like(generator)
 
 
+@pytest.mark.slow
 def test_a_random_control_draws_every_neuron_equally_often():
     selection = NeuronSelection(torch.arange(40).reshape(1, 1, 40) < 10, ("en",))
     generator = seeded(2)
@@ -623,6 +624,7 @@ class World:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_shards", [10, 11])
 @pytest.mark.parametrize("evenness", [20, 2000])
 def test_the_predicted_agreement_is_that_of_two_independent_runs(evenness: float, n_shards: int):
@@ -645,6 +647,7 @@ def test_the_predicted_agreement_is_that_of_two_independent_runs(evenness: float
     assert sum(halved) > sum(ours)
 
 
+@pytest.mark.slow
 def test_more_text_of_the_same_kind_is_predicted_to_agree_more():
     world = World(seed=1)
     few, many = world.read(6, 80), world.read(40, 80)

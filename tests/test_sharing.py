@@ -337,6 +337,7 @@ def together(seed: int, n_prompts: int) -> Bool[Tensor, "prompt language layer n
     return torch.rand(n_prompts, 3, 1, 24, generator=generator) < rate
 
 
+@pytest.mark.slow
 def test_the_excess_of_independent_languages_is_zero_as_often_as_the_interval_says():
     covered, values, errors = torch.zeros(4), [], []
     for seed in range(300):

@@ -117,6 +117,7 @@ def test_a_task_as_a_chat_asks_in_the_template_and_answers_without_a_space(tmp_p
         assert list(row) == chat_prompt(chat, "the other day") + chat.encode(option)
 
 
+@pytest.mark.slow
 def test_commands_ask_a_chat_model_in_its_template(tmp_path, capsys):
     model = tiny_models.build("qwen2", tmp_path / "model")
     (tmp_path / "task").mkdir()

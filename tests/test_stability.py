@@ -96,6 +96,7 @@ def test_chance_is_the_mean_over_all_pairs_of_sets(a, b, widths):
         assert end.item() == pytest.approx(jaccards[place], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_chance_is_what_random_controls_give():
     sites = (("q", 60), ("pre", 140))
     mask = torch.rand(2, 3, 200, generator=seeded(0)) < 0.2

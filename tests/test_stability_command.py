@@ -37,6 +37,7 @@ def table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).set_index(["change", "language"])
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_text_the_settings_the_languages_and_other_runs(
     runs, tmp_path: Path, capsys
 ):

@@ -44,6 +44,7 @@ def printed(program: str, *flags: str, **environment: str) -> list[str]:
 # ---------------------------------------------------------------- what is loaded
 
 
+@pytest.mark.slow
 def test_help_and_refusals_load_nothing_heavy():
     """The one process goes from the least to the most: what loads too much is named first."""
     program = f"""
@@ -83,6 +84,7 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used():
     assert printed(program) == ["[]", "[]", "True"]
 
 
+@pytest.mark.slow
 def test_results_are_read_without_a_library_of_models():
     program = """
         import sys
@@ -198,6 +200,7 @@ def warned(program: str, *flags: str) -> list[str]:
     return [line.split("Warning: ")[1] for line in printed(program, *flags) if "Warning: " in line]
 
 
+@pytest.mark.slow
 def test_the_program_shows_our_warnings_alone():
     found = warned(WARNS.replace("        OURS\n", OUT_OF_MEMORY))
     assert found == ["interp.counting.stats", found[1]]

@@ -141,6 +141,7 @@ def test_histograms_are_those_of_the_definition(model, run, values):
     assert histograms.counts[..., 0].sum() + histograms.counts[..., -1].sum() > 0
 
 
+@pytest.mark.slow
 def test_bins_reach_three_deviations_from_the_mean_but_no_lower_than_the_least(model, run, text):
     """This text is smaller than the first sample, so the sample is all of it."""
     moments = run.moments
@@ -161,6 +162,7 @@ def test_bins_reach_three_deviations_from_the_mean_but_no_lower_than_the_least(m
     assert (grid.low.double() > mean - reach + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_an_ungated_model_has_a_negative_side_and_histograms_but_no_cases(tmp_path):
     model = load(tiny_models.build("gpt2", tmp_path / "model"))
     text = read_corpora(made_up(), LANGUAGES, model, block_length=16, n_shards=2, hygiene="off")
@@ -295,6 +297,7 @@ def test_caches_give_what_text_gives(model, run, text):
 # ---------------------------------------------------------------- pieces
 
 
+@pytest.mark.slow
 def test_parts_and_a_killed_run_leave_the_same_bytes(model, corpora, tmp_path):
     collect(model, corpora, tmp_path / "whole", keep=EVERYTHING, progress=False)
     for index in (3, 1, 2):
@@ -312,6 +315,7 @@ def test_parts_and_a_killed_run_leave_the_same_bytes(model, corpora, tmp_path):
     assert stopped.histograms.tokens.equal(whole.firing.tokens[:2].sum(0))
 
 
+@pytest.mark.slow
 def test_shards_add_up_to_the_whole(model, tmp_path):
     """The same sentences, one at a time, in three shards or in one."""
     results, grid = [], None

@@ -177,6 +177,7 @@ def test_what_is_not_the_file_of_published_texts_is_refused(tmp_path: Path):
         published.read_texts(path)
 
 
+@pytest.mark.slow
 def test_the_published_texts_say_what_is_known_of_them(shared: Path, tmp_path: Path, capsys):
     path = shared / "data" / "kojima" / "generated" / "bloom-560m.jsonl.gz"
     if not path.is_file():
@@ -232,6 +233,7 @@ def test_what_is_kept_of_the_published_texts_gives_the_published_claims_anywhere
     }
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_the_published_texts_say(shared: Path):
     path = shared / "data" / "kojima" / "generated" / "bloom-560m.jsonl.gz"
     if not path.is_file():

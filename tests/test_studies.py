@@ -99,6 +99,7 @@ def test_steering_is_swept_and_then_measured_anew(
     assert claim.value == pytest.approx(swept["400 units"] - swept["40 units"])
 
 
+@pytest.mark.slow
 def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
     model = interp.load("babel", dtype=torch.float32)
     stats, moments = small(tmp_path).statistics(model)
@@ -294,6 +295,7 @@ def test_the_overlap_is_with_the_language_that_shares_most():
     assert overlap.value.value.item() == pytest.approx((1 + 1 + 0.5) / 3)
 
 
+@pytest.mark.slow
 def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

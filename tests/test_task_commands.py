@@ -149,6 +149,7 @@ def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_sixteen_bits_are_said_to_round_signs_and_gradients(place, tmp_path, capsys):
     opened = ModelChoice(str(place / "model"), dtype="bfloat16")
     made, signs = str(place / "made"), "is in torch.bfloat16: rounding decides"
@@ -167,6 +168,7 @@ def test_sixteen_bits_are_said_to_round_signs_and_gradients(place, tmp_path, cap
 # ---------------------------------------------------------------- attribute
 
 
+@pytest.mark.slow
 def test_sums_by_category_are_those_of_single_attributions(place, model):
     tasks = [read_task(place / "made", code) for code in CODES]
     found = attribute_categories(model, tasks, steps=20, progress=False)
@@ -200,6 +202,7 @@ def test_sums_by_category_are_those_of_single_attributions(place, model):
     assert row["share"] == pytest.approx(row["value"] / found.change[:, 0, 1].mean().item())
 
 
+@pytest.mark.slow
 def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeypatch):
     command = Attribute(str(place / "made"), choice(place), CODES, items=3, steps=15, out=tmp_path)
     command.run()
@@ -230,6 +233,7 @@ def test_attribute_keeps_every_item_and_goes_on(place, tmp_path, capsys, monkeyp
         command.run()
 
 
+@pytest.mark.slow
 def test_attribute_sorts_by_the_source_it_is_told(place, model, tmp_path, capsys):
     settings = {"items": 3, "steps": 15}
     made, opened = str(place / "made"), choice(place)
@@ -252,6 +256,7 @@ def test_attribute_sorts_by_the_source_it_is_told(place, model, tmp_path, capsys
 SOURCES = ("gate", "output")
 
 
+@pytest.mark.slow
 def test_a_full_memory_leaves_what_was_done_and_is_gone_on_from(
     place, tmp_path, capsys, monkeypatch
 ):
@@ -415,6 +420,7 @@ def test_evaluate_takes_units_of_several_sites(place, model, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on_and_refuses_other_settings(place, tmp_path, monkeypatch, capsys):
     settings = {"tasks": (str(place / "written"),), "n_draws": 1, "max_new_tokens": 3}
     command = Evaluate(place / "neurons.json", choice(place), **settings, out=tmp_path)

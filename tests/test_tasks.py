@@ -472,6 +472,7 @@ def test_babels_own_tasks_are_parallel():
     assert any(item.held_out for item in read_task("babel/fact_completion", "en").items)
 
 
+@pytest.mark.slow
 def test_babel_knows_what_it_was_told():
     model = load("babel", dtype=torch.float32)
     task = read_task("babel/fact_completion", "en").where(lambda item: not item.held_out)

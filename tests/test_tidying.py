@@ -80,7 +80,7 @@ def test_a_process_that_is_late_takes_no_tidied_piece_for_missing(run, model, mo
     run.tidy()
     monkeypatch.setattr("interp.counting.collect.is_tidied", tidied_meanwhile)
     collect(model, blocks(model), run.folder, keep=KEEP, progress=False)
-    assert len(reading) > 2
+    assert len(reading) > 1
     assert not (run.folder / "pieces").exists()
 
 
@@ -131,6 +131,7 @@ def test_killed_between_two_deletions_the_rest_is_no_harm(run):
     assert not (run.folder / "pieces").exists()
 
 
+@pytest.mark.slow
 def test_the_command_tidies_unless_told_to_keep(tmp_path, capsys):
     tiny_models.build("qwen2", tmp_path / "model")
     (tmp_path / "text").mkdir()

@@ -123,6 +123,7 @@ def masked_training(folder: Path, units: Tensor, text: Corpora, recipe: Recipe) 
     return model.state_dict(), losses
 
 
+@pytest.mark.slow
 def test_it_is_full_training_under_a_mask(llama, checkpoint, tmp_path):
     units, text = some_units(llama), some_text(llama)
     recipe = Recipe(
@@ -194,6 +195,7 @@ def test_a_killed_run_resumes_to_the_same_weights(llama, tmp_path, monkeypatch):
         train_units(llama, units, text, other, out=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_it_is_an_adapter_that_peft_loads(open_model, checkpoint, tmp_path):
     peft = pytest.importorskip("peft")
     for name in ("llama", "gpt2"):

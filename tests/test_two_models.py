@@ -47,6 +47,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 # ---------------------------------------------------------------- neurons of the other model
 
 
+@pytest.mark.slow
 def test_neurons_of_the_base_are_edited_in_the_instruct_model_and_said(runs, capsys):
     base, instruct = str(runs / "base"), str(runs / "instruct")
     arguments = ["deactivate", instruct, "--neurons-of", base, "--n-draws", "1"]
@@ -69,6 +70,7 @@ def test_neurons_of_the_base_are_edited_in_the_instruct_model_and_said(runs, cap
     assert "NEURONS OF" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_steering_with_the_neurons_of_the_base_uses_the_means_of_the_run(runs, capsys):
     arguments = ["steer", str(runs / "instruct"), "--neurons-of", str(runs / "base"), "--to", "de"]
     cli.main([*arguments, "--n", "2", "--max-new-tokens", "4"])
@@ -218,6 +220,7 @@ def test_other_shapes_and_other_labels_are_refused():
 # ---------------------------------------------------------------- effects and the command
 
 
+@pytest.mark.slow
 def test_the_change_of_an_effect_is_the_difference_of_the_increases(runs):
     files = []
     for name in ("base", "instruct"):

@@ -312,6 +312,7 @@ def clustered_scores(seed: int, n_clusters: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(scores, dtype=torch.float64), torch.tensor(names)
 
 
+@pytest.mark.slow
 def test_intervals_over_clusters_hold_the_truth_and_those_over_examples_do_not(
     generator: torch.Generator,
 ):
@@ -769,6 +770,7 @@ def repeated(n_runs: int, n_resamples: int) -> tuple[Tensor, Tensor, Tensor]:
     return covered, error.mean(dim=0) / spread, torch.stack(wide).mean(dim=0) / spread
 
 
+@pytest.mark.slow
 def test_resampled_shards_have_the_spread_of_a_selection_and_a_jackknife_is_too_wide():
     _, error, of_jackknife = repeated(60, 25)
     assert ((error > 0.8) & (error < 1.25)).all(), error

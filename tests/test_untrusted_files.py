@@ -382,7 +382,7 @@ class TestOtherThingsUnderTheRightNames:
             self.read(tmp_path, tensors, languages)
 
     def test_every_class_says_its_kind_and_what_makes_it(self, tmp_path: Path) -> None:
-        assert len(SAVED) == len({cls.kind for cls in SAVED}) == 19
+        assert len(SAVED) == len({cls.kind for cls in SAVED}) == 24
         for cls in SAVED:
             with pytest.raises(FileNotFoundError) as error:
                 cls.load(tmp_path / "none.safetensors")
@@ -502,6 +502,7 @@ class TestNothingIsExecuted:
                 load(folder)
         assert not (tmp_path / "executed").exists()
 
+    @pytest.mark.slow
     def test_no_file_of_the_library_unpickles(self) -> None:
         wrong = []
         for path in Path(interp.__file__).parent.rglob("*.py"):

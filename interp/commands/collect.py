@@ -30,7 +30,7 @@ _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
 class Collect:
     """Count, for each language, the tokens on which each neuron fires.
 
-    Run it again to resume. On four machines: --shard 1/4 to 4/4, then `interp merge`.
+    Run it again to resume. --shard 1/4 to 4/4: on four machines, then `merge`.
 
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
@@ -89,18 +89,18 @@ class Collect:
     """Also keep means and spreads, for edits that set values."""
 
     sign_cases: bool = False
-    """Also keep the signs of gate and linear branch, for --method sign-cases."""
+    """Also keep signs of both branches (--method sign-cases)."""
 
     negative_side: bool = False
-    """Also keep what is written where gates are below zero, for --method negative-side."""
+    """Also keep output where gates are below zero (same name)."""
 
     histograms: bool = False
-    """Also keep how act(gate) is distributed, for --method dln and divergence.
+    """Also keep distributions (--method dln, divergence).
 
     That takes 1.6 kB per neuron, label and shard: see `interp plan`."""
 
     loss_effects: bool = False
-    """Also keep gradient times activation of the loss, for --method loss-effects.
+    """Also keep gradients of the loss (same name).
 
     It takes three times as long."""
 

@@ -211,7 +211,7 @@ class Bake:
     difference: with its mean in the language, which needs a run with --moments.
 
     replace sets it to the mean, add adds --strength times the mean, difference --strength times the
-    mean minus that of the others. They need an architecture with a bias: docs/serving.md."""
+    mean minus that of the others. They need an architecture with a bias."""
 
     strength: float = 1.0
     """Factor of --edit scale, add, difference."""

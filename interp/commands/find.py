@@ -34,8 +34,8 @@ class Find:
     run_folder: Positional[Path]
     """Folder given to `interp collect --out`."""
 
-    method: Annotated[str, {name: each.says for name, each in METHODS.items()}] = "lape"
-    """Some need a run with --sentences or --moments."""
+    method: Annotated[str, tuple(METHODS)] = "lape"
+    """Most need no more than counts; one that does says what to collect."""
 
     fraction: float = 0.01
     """Share of all units; for methods that rank them in each language, per language."""

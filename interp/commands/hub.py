@@ -10,7 +10,7 @@ from interp.commands.options import Positional
 
 @dataclass(frozen=True)
 class Push:
-    """Publish statistics, a selection, a page, an adapter or a checkpoint on the hub.
+    """Publish a run, selection, page, adapter or checkpoint on the hub.
 
     A card is generated, with model, text, settings and how to load it. Publishing needs a token
     (`hf auth login`); folders that the provenance names are published with it.
@@ -42,7 +42,7 @@ class Push:
 
 @dataclass(frozen=True)
 class Pull:
-    """Download what `interp push` published, and check it. This needs no token.
+    """Download what `interp push` published, and check it.
 
     interp pull me/babel-neurons --out results/theirs
     """

@@ -11,7 +11,7 @@ from interp.results.words import Bos
 
 @dataclass(frozen=True)
 class Lock:
-    """Keep answers in their language, by switching off the fewest neurons that do it.
+    """Switch off the fewest neurons that keep answers in a language.
 
     Half of the prompts are searched for neurons that speak for the wrong language where answers
     leave theirs; the other half, text and tasks say what the edit is worth and what it costs.

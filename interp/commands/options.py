@@ -60,9 +60,6 @@ class Option:
     choices: tuple[str, ...]
     """The only words that it may be; none: it may be anything."""
 
-    explained: Mapping[str, str]
-    """What some of the words mean, for the help."""
-
     labels: bool
     """Whether they are labels, which hold no comma."""
 
@@ -102,9 +99,7 @@ class Option:
     @property
     def help(self) -> str:
         text = " ".join(self.told.split()).rstrip(".")
-        if self.explained:
-            text += ". " + "; ".join(f"{word}: {says}" for word, says in self.explained.items())
-        elif any(not re.search(rf"\b{re.escape(word)}\b", text) for word in self.choices):
+        if any(not re.search(rf"\b{re.escape(word)}\b", text) for word in self.choices):
             text += f" ({', '.join(self.choices)})"
         if any(self.default is each for each in (MISSING, None, False)) or self.default in ((), ""):
             return text
@@ -128,15 +123,14 @@ def options_of(command: type) -> Iterator[Option]:
         if get_origin(hint) is tuple:
             n_values = None if Ellipsis in get_args(hint) else len(get_args(hint))
             hint = get_args(hint)[0]
-        explained = next((mark for mark in marks if isinstance(mark, Mapping)), {})
-        choices = get_args(hint) if get_origin(hint) is Literal else tuple(explained)
+        named = next((mark for mark in marks if isinstance(mark, tuple)), ())
+        choices = get_args(hint) if get_origin(hint) is Literal else named
         yield Option(
             name=field.name,
             owner=command,
             positional=_POSITIONAL in marks,
             kind=str if choices else hint,
             choices=choices,
-            explained=explained,
             labels=_LABELS in marks,
             n_values=n_values,
             default=field.default,

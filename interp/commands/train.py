@@ -15,7 +15,7 @@ from interp.text.languages import label_name
 
 @dataclass(frozen=True)
 class Train:
-    """Train a language's units on text; nothing else in the model moves.
+    """Train a language's units on text, and nothing else in the model.
 
     What is written is a LoRA adapter, which PEFT and vLLM load beside the model, or a checkpoint.
     Run it again to resume.

@@ -14,7 +14,7 @@ from interp.results.words import Bos
 
 @dataclass(frozen=True)
 class Vector:
-    """Write a push towards a language as a control vector (.gguf) for llama.cpp and repeng.
+    """Write a push towards a language as a control vector (.gguf).
 
     By default it pushes the residual stream in one layer, by the mean over the language's text
     minus that of the others.

@@ -75,7 +75,8 @@ class LossEffects(Saved):
 
         >>> ids = {code: rows.ids.long() for code, rows in text.rows.items()}
         >>> options = {"return_type": "loss", "incl_bwd": True}
-        >>> caches = {code: model.run_with_cache(ids[code], **options)[1] for code in ids}
+        >>> exact = interp.load("babel", dtype=torch.float32)
+        >>> caches = {code: exact.run_with_cache(ids[code], **options)[1] for code in ids}
         >>> interp.counting.LossEffects.from_caches(caches)
         LossEffects(en, de, zh; 6 layers of 2,048 neurons; 640 tokens of each language)
         """

@@ -210,7 +210,7 @@ class Weights:
         return ValueError(
             f"{self.model.architecture} has no {name} to hold a constant, nor can its config "
             "switch one on: only a factor (deactivate, scale) can be written there; for constants "
-            "use intervene, or write a push as a control vector (docs/serving.md)."
+            "use intervene, or write a push as a control vector."
         )
 
     def _copy(self, name: str, transposed: bool) -> Tensor:
