@@ -23,6 +23,7 @@ def test_it_works_to_the_end(name: str, tmp_path: Path) -> None:
     assert outcome == Outcome(name, tuple(JOBS)), outcome.why
 
 
+@pytest.mark.slow
 def test_what_granite_adds_to_the_residual_stream_is_scaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_counts_that_are_wrong_are_noticed(tmp_path: Path, monkeypatch: pytest.M
     assert "counts differ" in outcome.why
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_or_dies_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "SECONDS", 1)
     monkeypatch.setattr(architectures, "tried", lambda name, folder: architectures.time.sleep(60))

@@ -110,6 +110,7 @@ def test_a_lazy_tensor_is_read_by_entries(saved: Path):
         _ = artifact.lazy["speed"]
 
 
+@pytest.mark.slow
 def test_a_lazy_tensor_is_checked_like_the_others(saved: Path):
     whole = bytearray(saved.read_bytes())
     for place in range(len(whole)):

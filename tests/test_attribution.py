@@ -157,6 +157,7 @@ def by_captum(
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "opt", "gpt2", "bloom", "babel"])
 def test_it_equals_captum(name, open_model, checkpoint):

@@ -556,6 +556,7 @@ def test_tied_units_have_the_p_values_of_all_permutations(path: str, generator: 
         assert (found[:, 2] == 1).all()  # a constant unit cannot surprise
 
 
+@pytest.mark.slow
 def test_without_ties_permutations_agree_with_the_null(generator: torch.Generator):
     labels = torch.arange(90) % 3
     responses = torch.randn(90, 20, generator=generator) + (labels == 0)[:, None] * 0.3

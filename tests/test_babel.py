@@ -167,6 +167,7 @@ def test_parallel_sentences_are_there_in_every_language():
     assert all(kana.search(line) for line in lines_of("ja"))
 
 
+@pytest.mark.slow
 def test_parallel_sentences_are_never_trained_on():
     for language in LANGUAGES:
         assert not set(lines_of(language)) & set(knowledge.training_sentences(language))
@@ -183,6 +184,7 @@ def test_prompts_of_three_kinds_are_parallel():
             assert 0 <= row["answer"] < len(row["endings"]) > 1
 
 
+@pytest.mark.slow
 def test_every_language_is_found_to_be_itself():
     for language in LANGUAGES:
         named = interp.detect_language(lines_of(language))

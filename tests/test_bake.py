@@ -519,6 +519,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(llama, tmp_path, monkeypatch):
 # The shipped model
 
 
+@pytest.mark.slow
 def test_babel_is_baked(tmp_path):
     model = load("babel", dtype=torch.float32, device="cpu")
     units = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)

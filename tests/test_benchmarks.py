@@ -348,6 +348,7 @@ def test_start(tmp_path: Path):
     assert "| **interp find --help** | **0." in made["asking"]
 
 
+@pytest.mark.slow
 def test_interventions(tmp_path: Path):
     record = toy(interventions, tmp_path)
     assert {row["case"] for row in record.rows} == {
@@ -428,6 +429,7 @@ def test_average_precision(tmp_path: Path):
     assert "60 sentences" in tables.PRECISION([record])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [collect, caches, attribution, average_precision])
 def test_memory(module: Any, tmp_path: Path, in_this_process: None):
     record = toy(module, tmp_path, memory=True)

@@ -77,6 +77,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 class TestMemoryRunsOut:
+    @pytest.mark.slow
     @pytest.mark.parametrize("layer", range(N_LAYERS))
     @pytest.mark.parametrize("padded", [False, True])
     def test_halved_batches_leave_the_same_bytes(

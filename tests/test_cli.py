@@ -61,6 +61,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_text_to_selection_and_through_the_published_format(place, capsys):
     collect(place, "run")
     shown = capsys.readouterr().out
@@ -99,6 +100,7 @@ def test_parts_make_the_same_file_as_one_run(place, capsys):
     assert whole.read_bytes() == parts.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_may_stop_early_says_where_it_did(place, capsys):
     collect(place, "early", "--until-stable", "0.01")
     assert (
@@ -233,6 +235,7 @@ def test_invalid_utf8_names_file_and_line(place, tmp_path, capsys):
     assert "de.txt, line 51 is not UTF-8" in said
 
 
+@pytest.mark.slow
 def test_another_setting_than_the_folder_was_started_with(place, capsys):
     collect(place, "settled")
     capsys.readouterr()

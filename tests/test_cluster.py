@@ -82,6 +82,7 @@ def test_without_room_or_locks_for_signs_the_work_goes_on(tmp_path, monkeypatch)
         assert lock_owner(tmp_path / "0000-de") is None
 
 
+@pytest.mark.slow
 def test_stale_signs_and_wrong_clocks_change_no_byte(model, corpora, tmp_path, monkeypatch):
     collect(model, corpora, tmp_path / "quiet", progress=False)
     collect(model, corpora, tmp_path / "run", part=(1, 3), progress=False)

@@ -119,6 +119,7 @@ def test_batches_make_no_difference(model, corpora):
     assert (small.fired - large.fired).abs().sum() <= 3
 
 
+@pytest.mark.slow
 def test_permuted_languages_give_permuted_counts(model, corpora):
     turned = tuple(reversed(LANGUAGES))
     other = read_corpora(
@@ -203,6 +204,7 @@ def test_sentence_means_are_those_of_the_definition(model):
             assert len(set(distance.argmin(dim=1).tolist())) == len(order)
 
 
+@pytest.mark.slow
 def test_signs_at_the_last_token_are_those_of_the_definition(model):
     short = {code: [line[:40].strip() for line in lines] for code, lines in made_up(12).items()}
     prompts = read_prompts(short, LANGUAGES)
@@ -303,6 +305,7 @@ def test_another_model_is_refused(model, corpora, tmp_path):
         collect(other, corpora, tmp_path / "run", progress=False)
 
 
+@pytest.mark.slow
 def test_the_same_model_in_another_folder_is_accepted(model, corpora, tmp_path):
     collect(model, corpora, tmp_path / "run", part=(1, 5), progress=False)
     copy = load(tiny_models.build("qwen2", tmp_path / "copy"))
@@ -366,6 +369,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(model, corpora, tmp_path,
     collect(model, corpora, tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_pieces(model, corpora, tmp_path, monkeypatch):
     saved = artifacts.save
     written = []
@@ -410,6 +414,7 @@ def test_a_run_stops_when_the_rule_says_so_also_after_a_kill(model, corpora, tmp
     assert torch.equal(whole.fired, again.fired)
 
 
+@pytest.mark.slow
 def test_the_stability_rule_stops_sooner_when_less_is_asked(model, corpora, tmp_path):
     short, long = (
         collect(
@@ -484,6 +489,7 @@ def test_a_temporary_folder_lasts_as_long_as_anything_that_reads_it(model, promp
     assert not place.exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_no_temporary_folder(corpora, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -495,6 +501,7 @@ def test_a_run_that_fails_leaves_no_temporary_folder(corpora, tmp_path, monkeypa
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "python", "command"),
     [

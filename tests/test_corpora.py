@@ -91,6 +91,7 @@ def slowly(documents, n_shards: int, block_length: int, seed: int = 0) -> list[l
     ]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.text("abcé文 \n", min_size=1, max_size=30).map(str.strip).filter(bool), min_size=1),
     st.integers(1, 4),
@@ -144,6 +145,7 @@ def test_a_document_starts_where_the_tokens_are_of_another(bos):
         assert sum(starts) > 5
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=25)
 def test_order_and_repetition_of_documents_change_nothing(rng: random.Random):
@@ -266,6 +268,7 @@ def test_a_tokenizer_with_few_tokens_for_much_text_gets_its_budget_all_the_same(
     assert equal(found, read(source, model, tokens=1000))
 
 
+@pytest.mark.slow
 def test_a_small_budget_of_a_large_file_needs_little_memory(tmp_path: Path):
     with gzip.open(tmp_path / "de.txt.gz", "wt", compresslevel=1) as file:
         for number in range(4000):

@@ -70,6 +70,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------- commands
 
 
+@pytest.mark.slow
 def test_the_patch_command_prints_and_saves_what_patch_gives(tmp_path, capsys):
     out = tmp_path / "patching.safetensors"
     precise = ("--dtype", "float32")  # in 16 bits passes of other sizes differ by a hundredth
@@ -118,6 +119,7 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_patch_command_refuses_what_it_cannot_tell_or_align():
     with pytest.raises(ValueError, match=r"Der\| Tag.*target .*The\| day.* have 6 and 5 tokens"):
         run(Patch, SOURCE + " doch", TARGET, "--answers", *ANSWERS, "--at", "tokens")
@@ -127,6 +129,7 @@ def test_the_patch_command_refuses_what_it_cannot_tell_or_align():
         run(Patch, SOURCE, TARGET, "--answers", " Friday", " Friday night")
 
 
+@pytest.mark.slow
 def test_the_lens_command_prints_and_saves_every_layer(tmp_path, facts, capsys):
     out = tmp_path / "lens.safetensors"
     run(Lens, "--prompts", str(facts), "--languages", "de", "en", "--out", str(out))

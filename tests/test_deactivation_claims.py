@@ -305,6 +305,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> interp.NeuronModel:
     return interp.load(folder, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_every_prompt_is_gone_on_with_from_the_same_seed_whatever_is_off(model):
     config = replace(
         study.experiment.presets["tiny"][1],

@@ -264,6 +264,7 @@ def test_a_changed_model_is_wrapped_anew(bare: Any):
     assert as_model(bare).fingerprint["dtype"] == "float64"
 
 
+@pytest.mark.slow
 def test_processed_weights_are_wrapped_anew_and_counted(checkpoint: Any):
     bare = opened(checkpoint("llama"))
     before = as_model(bare)
@@ -285,6 +286,7 @@ def test_processed_weights_are_wrapped_anew_and_counted(checkpoint: Any):
     assert int((alone.total[0] - fired).abs().sum()) <= 5  # gates within rounding of zero
 
 
+@pytest.mark.slow
 def test_a_bare_model_can_still_be_trained(bare: Any):
     wanted = [parameter.requires_grad for parameter in bare.parameters()]
     assert any(wanted)
@@ -438,6 +440,7 @@ def test_a_change_is_a_list_of_hooks_for_a_bare_model(bare: Any):
         assert not torch.equal(written(bare, ids, []), continued), name
 
 
+@pytest.mark.slow
 def test_changes_of_some_tokens_know_the_prompt(bare: Any):
     """Through the model's own calls, which TransformerLens' users know."""
     model, ids = as_model(bare), some_ids()

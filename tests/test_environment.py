@@ -156,6 +156,7 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     assert installation(tmp_path, PYTHON=python).startswith("The disk is full")
 
 
+@pytest.mark.slow
 def test_without_the_network_it_says_so(tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("what-nobody-has==1.0\n")

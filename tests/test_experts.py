@@ -483,6 +483,7 @@ class TestEdits:
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_a_resumed_run_gives_the_same_bytes(
         self, mixture: MixtureModel, text: Corpora, tmp_path: Path
     ) -> None:
@@ -512,6 +513,7 @@ class TestRuns:
             with pytest.raises(ValueError, match="is a mixture of experts, for which"):
                 call()
 
+    @pytest.mark.slow
     def test_memory_that_runs_out_changes_no_count(
         self, mixture: MixtureModel, text: Corpora, stats: FiringStats
     ) -> None:

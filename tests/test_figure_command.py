@@ -73,6 +73,7 @@ def test_every_figure_of_the_report_is_written_with_its_table(results, capsys):
         assert (out / f"{name}.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_one_figure_has_the_width_the_font_and_the_names_asked_for(results, tmp_path):
     arguments = ["figure", str(results), "layer_profile", "--format", "png", "pdf", "--width"]
     settings = ["--font", "DejaVu Serif", "--names", "name", "--out", str(tmp_path / "mine")]

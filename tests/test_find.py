@@ -211,6 +211,7 @@ def test_random_neurons_come_from_the_seed(place: Path):
     assert find(place, "random", "--n", "30", "--seed", "2") != first
 
 
+@pytest.mark.slow
 def test_entropy_less_the_peak_uses_the_heaviest_weight_unless_one_is_given(place: Path):
     settings = ("--fraction", "0.05", "--busy-quantile", "0.9")
     rate = counts(place).rate
@@ -278,6 +279,7 @@ def test_every_selection_says_how_it_was_made(place: Path):
     assert told["run"]["wanted"]["sentence_means"] == ["pre", "mlp_out"]
 
 
+@pytest.mark.slow
 def test_what_a_method_needs_is_said_where_it_is_missing(place: Path, capsys):
     collect_into(place, "bare")
     run = str(place / "bare")

@@ -211,6 +211,7 @@ def broken(model: NeuronModel) -> tuple[str, Callable[..., Tensor]]:
     return model.site(1, "post"), stop
 
 
+@pytest.mark.slow
 def test_an_edit_around_the_call_is_felt_and_then_gone(llama: NeuronModel):
     before = write(llama)
     everything = torch.ones(llama.n_layers, llama.d_mlp, dtype=torch.bool)
@@ -270,6 +271,7 @@ def without(llama: NeuronModel) -> Iterator[Callable[..., NeuronModel]]:
     llama.tokenizer = tokenizer
 
 
+@pytest.mark.slow
 def test_an_unconditional_sample_starts_from_a_token_even_if_no_text_gets_one(
     without: Callable[..., NeuronModel],
 ):

@@ -135,6 +135,7 @@ def convert(file: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_checkpoint_and_is_cleared_after_a_day(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_is_cleared_after_a_day(
     assert left not in kept(cache)
 
 
+@pytest.mark.slow
 def test_two_processes_may_convert_at_once(file: Path, cache: Path) -> None:
     children = [forked(lambda: convert(file)) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

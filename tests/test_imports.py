@@ -82,6 +82,7 @@ def test_the_folders_are_the_stages():
     assert held == {*FLOW, "babel", *AT_THE_TOP}
 
 
+@pytest.mark.slow
 def test_folders_import_only_from_those_before_them():
     wrong = {
         module: upward(folder_of(module), path)
@@ -96,6 +97,7 @@ def test_no_file_needs_itself():
     TopologicalSorter(graph).prepare()
 
 
+@pytest.mark.slow
 def test_nothing_but_the_command_line_imports_commands():
     root = INTERP.parent
     elsewhere = [
@@ -113,6 +115,7 @@ def test_nothing_but_the_command_line_imports_commands():
     assert found == set()
 
 
+@pytest.mark.slow
 def test_only_commands_import_the_package_itself():
     found = {folder_of(module) for module, path in MODULES.items() if uses_the_package(path)}
     assert found <= {"commands", "cli"}

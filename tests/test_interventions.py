@@ -395,6 +395,7 @@ def test_each_edit_alone_writes_what_a_torch_hook_writes(open_model: Any, plain:
 
 
 class TestWhere:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2"])
     @pytest.mark.parametrize("where", ["prompt", "generated", "last"])
     def test_generation_is_edited_there_alone(

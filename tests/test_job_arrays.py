@@ -86,6 +86,7 @@ def test_a_job_array_that_loses_a_task_leaves_the_bytes_of_one_process(place, ca
     assert files(place / "parts") == files(place / "whole")
 
 
+@pytest.mark.slow
 def test_status_tells_done_running_missing_and_bad_apart(tmp_path, capsys):
     model = load(tiny_models.build("qwen2", tmp_path / "model"))
     out = tmp_path / "run"

@@ -603,6 +603,7 @@ class TestLoading:
             load(checkpoint("llama"), device="cpu", device_map="cpu")
         assert doctor(load(checkpoint("llama"), device_map="cpu")).ok
 
+    @pytest.mark.slow
     def test_wrap_takes_the_bridge_you_hold(self, checkpoint: Any, open_model: Any) -> None:
         from transformer_lens.model_bridge import TransformerBridge
 
@@ -901,6 +902,7 @@ class TestDoctorFindsWhatIsBroken:
         vars(out)["forward"] = lambda x: inner(x) + x.mean()
         assert self.failures(model) >= {self.BATCH}
 
+    @pytest.mark.slow
     def test_a_cache_made_by_other_attention(self, tmp_path: Path) -> None:
         """Falcon, asked for its attention, attends to later tokens."""
         from interp.models.doctor import doctor

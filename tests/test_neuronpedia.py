@@ -42,6 +42,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_neurons_are_features_and_contexts_activations(llama, tmp_path):
     run = collect(llama, blocks(llama), keep=Keep(contexts=2), progress=False)
     chosen = select_by_entropy(run.firing, 0.1, 0.5)
@@ -79,6 +80,7 @@ def test_neurons_are_features_and_contexts_activations(llama, tmp_path):
         write_neuronpedia(llama, run.firing, chosen, run.contexts, tmp_path, name="tiny")
 
 
+@pytest.mark.slow
 def test_results_of_two_runs_are_refused(llama, tmp_path):
     run = collect(llama, blocks(llama), keep=Keep(contexts=2), progress=False)
     fewer = collect(llama, blocks(llama).languages_only(["de", "en"]), progress=False).firing

@@ -644,6 +644,7 @@ def test_the_policy_lets_nothing_in(made):
 # ---------------------------------------------------------------- interp page
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_of_a_run(run, capsys):
     Page(run).run()
     said = capsys.readouterr().out

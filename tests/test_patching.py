@@ -167,6 +167,7 @@ def test_every_entry_equals_one_forward_pass(open_model, name, generator):
             assert (found.log_probability[0, 1, 1] - found.unpatched).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_sweep_over_tokens_equals_one_forward_pass_for_each(open_model):
     model = open_model("llama")
     source, ids = some_ids(24, 3), some_ids(24, 4)

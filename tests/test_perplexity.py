@@ -348,6 +348,7 @@ def test_relabeled_languages_relabel_the_results(model, text):
     assert same.test.p_value == one.test.p_value
 
 
+@pytest.mark.slow
 def test_other_languages_may_be_read_than_those_that_are_turned_off(model, text):
     selection = some_neurons(model)
     whole = matrix_of(model, selection, text)
@@ -455,6 +456,7 @@ def test_planted_neurons_are_seen_and_decoys_are_not(planted, two_languages):
     assert decoys.increase.value.abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_a_language_without_neurons_changes_nothing_and_is_named(planted, two_languages):
     only = selection_of({"fr": CARRIES["fr"]})
     with pytest.warns(UserWarning, match="no neurons for en: those rows are exactly zero"):

@@ -111,6 +111,7 @@ def test_what_another_process_is_at_comes_last_and_is_its_to_make(model, tmp_pat
     assert not (tmp_path / "running").exists()
 
 
+@pytest.mark.slow
 def test_whoever_is_stuck_is_not_waited_for(model, tmp_path):
     made: list[str] = []
     jobs = notes(tmp_path, made, seconds=0.2)
@@ -190,6 +191,7 @@ def test_texts_are_kept_by_batches_and_each_edit_has_its_folder(model, tmp_path)
     assert found["nothing"] == untouched != found["off"]
 
 
+@pytest.mark.slow
 def test_texts_and_their_losses_are_kept_together(model, tmp_path):
     settings: dict[str, Any] = {
         "n": 5,

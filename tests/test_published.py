@@ -233,6 +233,7 @@ OTHER_TOOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLAS_MASKS.is_dir(), reason="no folder of shared data")
 @pytest.mark.parametrize("name", OTHER_TOOLS)
 def test_masks_of_other_tools_come_in_and_go_out_without_loss(name: str, tmp_path: Path):

@@ -48,6 +48,7 @@ def some_run(model: NeuronModel, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_statistics_and_a_selection_come_back(hub: Hub, llama: NeuronModel, tmp_path: Path):
     run = some_run(llama, tmp_path / "run")
     neurons = interp.select_by_entropy(interp.Run.open(run).firing, 0.1, 0.5)

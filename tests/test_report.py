@@ -191,6 +191,7 @@ def test_half_a_character_does_not_stop_the_report(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_equal_input_gives_an_equal_file(tmp_path: Path):
     example(tmp_path)
     first = (tmp_path / "report.html").read_bytes()
@@ -270,6 +271,7 @@ def test_a_figure_brings_its_numbers_as_a_table_and_as_a_file(tmp_path: Path):
     assert ["1", "de", "4", "2", "5.5"] in page.rows
 
 
+@pytest.mark.slow
 def test_saved_figures_and_those_already_drawn_are_taken_too(tmp_path: Path):
     plots.save(profile_table(), tmp_path / "layer_profile-mine")
     ax = plots.layer_profile(profile_table())
@@ -380,6 +382,7 @@ def run_folder(folder: Path, generator: torch.Generator, fraction: float = 0.1) 
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_becomes_sections_with_its_own_numbers(tmp_path: Path, generator: torch.Generator):
     folder = run_folder(tmp_path / "run", generator)
     (folder / "pieces").mkdir()

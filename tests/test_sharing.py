@@ -230,6 +230,7 @@ def test_the_interchangeable_baseline_knows_only_how_many_fire(generator: torch.
     torch.testing.assert_close(profile_of(dealt).interchangeable[0], slow)
 
 
+@pytest.mark.slow
 def test_all_shuffles_together_give_the_independence_baseline():
     fires = some_fires(10, (3, 3, 2, 9))
     fires[:, 1] = fires[:, 0]  # aligned, so that there is something to destroy

@@ -203,6 +203,7 @@ def test_categories_hold_every_neuron_once_in_any_order_of_the_languages():
     assert misclassified(signs, replace(profile, count=wrong)) == 2
 
 
+@pytest.mark.slow
 def test_one_pass_with_several_thresholds_equals_a_pass_for_each():
     model = interp.load("babel", dtype=torch.float32)
     tasks = [read_task("babel/word_translation", code) for code in ("de", "ja")]

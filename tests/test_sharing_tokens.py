@@ -71,6 +71,7 @@ def collected(
 # ---------------------------------------------------------------- by what a neuron fires
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("threshold", [0.0, 0.02])
 def test_signs_are_of_the_gate_or_of_the_output_and_above_the_threshold(
@@ -91,6 +92,7 @@ def test_signs_are_of_the_gate_or_of_the_output_and_above_the_threshold(
                 assert (fires != expected[1]).sum() <= 1  # rounding at the threshold
 
 
+@pytest.mark.slow
 def test_without_a_linear_branch_gate_and_output_have_the_same_signs(models, tmp_path):
     found = {
         name: [collected(models[name], tmp_path / f"{name}-{of}", of) for of in SOURCES]
@@ -127,6 +129,7 @@ def test_signs_that_cannot_be_are_refused(models, tmp_path):
         collected(model, first, above=0.1)
 
 
+@pytest.mark.slow
 def test_a_model_in_16_bits_says_what_that_does_to_signs(tmp_path):
     folder = tiny_models.build("llama", tmp_path / "model")
     for dtype in (torch.bfloat16, torch.float16):

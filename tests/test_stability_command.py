@@ -74,6 +74,7 @@ def test_the_table_holds_the_text_the_settings_the_languages_and_other_runs(
     assert "The change with the largest effect is" in shown
 
 
+@pytest.mark.slow
 def test_settings_are_those_that_the_method_has(runs, tmp_path: Path, capsys):
     cases: tuple[tuple[Literal["lap", "cumulative-mass"], set[str]], ...] = (
         ("lap", {"fraction 0.005", "fraction 0.02", "fraction 0.05"}),
@@ -96,6 +97,7 @@ def test_a_setting_that_selects_nothing_is_left_out_and_said_to_be(runs, tmp_pat
     assert "fraction 0.9" not in found.index.get_level_values(0)
 
 
+@pytest.mark.slow
 def test_other_weights_are_named_and_one_shard_is_refused(runs, tmp_path: Path, capsys):
     save_run(tmp_path / "tuned", 2, model="two")
     settings = {"fraction": 0.05, "fractions": (), "busy_quantiles": (), "splits": 2}

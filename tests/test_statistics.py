@@ -108,6 +108,7 @@ def test_the_negative_side_is_that_of_the_definition(model, run, values):
     assert torch.equal(side.tokens, run.firing.tokens.sum(0))
 
 
+@pytest.mark.slow
 def test_a_gate_of_exactly_zero_is_on_neither_side(folder):
     model, silent = load(folder), 7
     with torch.no_grad():
@@ -119,6 +120,7 @@ def test_a_gate_of_exactly_zero_is_on_neither_side(folder):
     assert run.negative_side.mean[:, 1, silent].isnan().all()
 
 
+@pytest.mark.slow
 def test_histograms_are_those_of_the_definition(model, run, values):
     histograms, off = run.histograms, 0
     low, width = histograms.low.double(), histograms.width.double()
@@ -335,6 +337,7 @@ def test_shards_add_up_to_the_whole(model, tmp_path):
     assert torch.equal(many.negative_side.below, single.negative_side.below)
 
 
+@pytest.mark.slow
 def test_pieces_on_other_bins_are_not_added(model, corpora, tmp_path):
     keep = Keep(histograms=True)
     collect(model, corpora, tmp_path, keep=keep, progress=False)

@@ -71,6 +71,7 @@ def test_claims_hold_where_the_ways_do_what_is_claimed_of_them():
     assert found["precision-both-top"].control == pytest.approx(0.1 - 0.5)
 
 
+@pytest.mark.slow
 def test_a_claim_falls_with_the_way_that_it_is_about():
     assert every(random_units=0.6)["precision-random"].verdict == "does not hold"
     assert (

@@ -28,6 +28,7 @@ def small(out: Path) -> Study:
     return Study(languages=("de", "ja"), tokens=2000, n_shards=2, block_length=64, out=out)
 
 
+@pytest.mark.slow
 def test_the_two_halves_of_a_study_have_no_document_in_common(tmp_path: Path):
     study, model = small(tmp_path), interp.load("babel")
     rows = {half: study.read(model, half) for half in ("train", "held_out")}

@@ -87,6 +87,7 @@ def choice(place: Path) -> ModelChoice:
 # ---------------------------------------------------------------- share
 
 
+@pytest.mark.slow
 def test_share_writes_signs_and_profile_and_goes_on(place, model, tmp_path, capsys):
     command = Share(str(place / "made"), choice(place), CODES, n_shards=2, n_draws=3, out=tmp_path)
     command.run()
@@ -126,6 +127,7 @@ def test_share_needs_languages_and_the_same_items(place, tmp_path):
         Share(str(folder), choice(place), ("en", "de"), out=tmp_path).run()
 
 
+@pytest.mark.slow
 def test_share_reads_by_output_and_at_several_thresholds(place, tmp_path, capsys):
     made, opened = str(place / "made"), choice(place)
     settings = {"n_shards": 1, "n_draws": 0, "out": tmp_path / "output"}
@@ -317,6 +319,7 @@ def test_answers_that_are_no_tokens_and_items_that_are_missing_are_named(place, 
 # ---------------------------------------------------------------- among the largest contributions
 
 
+@pytest.mark.slow
 def test_enrichment_equals_its_definition_with_sets(place, model):
     tasks = [read_task(place / "made", code) for code in CODES]
     found = enrichment(model, tasks, top_share=0.1, progress=False)
@@ -367,6 +370,7 @@ def test_a_category_that_fills_the_top_is_enriched_and_an_empty_one_is_unknown()
 # ---------------------------------------------------------------- evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_compares_with_untouched_and_random(place, model, tmp_path, capsys):
     command = Evaluate(
         place / "neurons.json", choice(place), (str(place / "made"),), n_draws=2, out=tmp_path

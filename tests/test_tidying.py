@@ -84,6 +84,7 @@ def test_a_process_that_is_late_takes_no_tidied_piece_for_missing(run, model, mo
     assert not (run.folder / "pieces").exists()
 
 
+@pytest.mark.slow
 def test_a_tidied_run_that_lost_a_result_is_read_again(run, model):
     before = files(run.folder)
     run.tidy()
@@ -105,6 +106,7 @@ def test_nothing_is_deleted_if_a_result_is_not_what_the_pieces_say(run, monkeypa
     assert len(list((run.folder / "pieces").iterdir())) == 5 * len(LANGUAGES)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_and_one_with_sentence_means_are_refused(model, tmp_path):
     part = collect(model, blocks(model), tmp_path / "part", part=(1, 2), progress=False)
     with pytest.raises(ValueError, match="the first missing one"):

@@ -166,6 +166,7 @@ def same(a: TrainedUnits, b: TrainedUnits) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(llama, tmp_path, monkeypatch):
     units, text = some_units(llama), some_text(llama)
     whole = train_units(llama, units, text, SHORT, progress=False)

@@ -241,6 +241,7 @@ def test_the_change_of_an_effect_is_the_difference_of_the_increases(runs):
         assert unpaired["change_high"][row] - unpaired["change"][row] == pytest.approx(half)
 
 
+@pytest.mark.slow
 def test_the_command_compares_two_models_neuron_by_neuron(runs, tmp_path, capsys):
     out = tmp_path / "pairs.csv"
     for name in ("base", "instruct"):

@@ -695,6 +695,7 @@ def test_the_error_over_two_groupings_equals_its_definition(generator: torch.Gen
     )
 
 
+@pytest.mark.slow
 def test_intervals_over_languages_and_seeds_cover_and_those_over_texts_do_not():
     generator = torch.Generator().manual_seed(0)
     language, seed = torch.arange(240) % 8, torch.arange(240) // 8
