@@ -264,6 +264,7 @@ def ran() -> dict[str, Any]:
     return space
 
 
+@pytest.mark.slow
 def test_rates_and_intervals_of_both_halves_are_equal(ran: dict[str, Any]):
     assert torch.equal(ran["stats"].rate, ran["rate"])
     assert torch.equal(ran["stats"].tokens, ran["n_tokens"])
@@ -272,16 +273,19 @@ def test_rates_and_intervals_of_both_halves_are_equal(ran: dict[str, Any]):
     assert (ran["low"] < ran["high"]).all()
 
 
+@pytest.mark.slow
 def test_both_halves_select_the_same_neurons(ran: dict[str, Any]):
     assert torch.equal(ran["neurons"].mask, ran["lape"])
     assert ran["lape"].any(dim=0).sum() == ran["n_chosen"]
 
 
+@pytest.mark.slow
 def test_both_halves_switch_the_same_off(ran: dict[str, Any]):
     assert ran["loss"] == pytest.approx(ran["plain_loss"], abs=1e-5)
     assert ran["loss"] > ran["script"](ran["bridge"]) + 0.05  # there was something to lose
 
 
+@pytest.mark.slow
 def test_both_halves_patch_alike(ran: dict[str, Any]):
     result = ran["result"]
     before = result.unpatched[0] - result.unpatched[1]

@@ -22,6 +22,8 @@ from interp.scores.choosers import Measured, least
 from interp.scores.lape import language_entropy
 from interp.scores.methods import COMPARED, METHODS, Settings
 
+pytestmark = pytest.mark.slow  # the planted models are counted once for all of them
+
 EFFECTS = (0.0, 2.0, 6.0)
 N_NEURONS = TINY.n_layers * TINY.d_mlp
 CHANCE = TINY.planted / N_NEURONS
@@ -368,7 +370,6 @@ def test_both_ends_of_the_gates_precision_hold_half_the_planted_neurons(summary)
 # ---------------------------------------------------------------- one kind of decoy at a time
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_built_once")
 def test_some_decoys_alone_are_made_up_of_models_with_all_and_with_none():
     """A model that was really built with them, read and measured, beside the mixture."""
@@ -460,7 +461,6 @@ def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):
 # ---------------------------------------------------------------- causes
 
 
-@pytest.mark.slow
 def test_switching_planted_neurons_off_costs_their_own_language_most(models):
     matrix = judges.ablate_categories(TINY, models[6.0], torch.Generator().manual_seed(4), 10)
     diagonal = matrix.diagonal()
@@ -471,7 +471,6 @@ def test_switching_planted_neurons_off_costs_their_own_language_most(models):
     assert own.min() > 10 * matrix.control.value.abs().max()
 
 
-@pytest.mark.slow
 def test_without_an_effect_there_is_no_language_to_lose():
     row = judges.losses(TINY, (0.0,), seed=0, n_sentences=5).iloc[0]
     assert row["log_odds"] == 0
