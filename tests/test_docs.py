@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import yaml
@@ -70,6 +71,7 @@ def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest
     with mpl.rc_context({"backend": "agg"}), torch.no_grad(), quiet[0], quiet[1]:
         for block in code:
             exec(compile(block, name(path), "exec"), space)
+        plt.close("all")
 
 
 def command_lines(text: str) -> list[str]:
@@ -261,6 +263,7 @@ def ran() -> dict[str, Any]:
         exec(IMPORTS, space)
         for _, _, code in blocks(PAGE.read_text(encoding="utf-8")):
             exec(code, space)
+        plt.close("all")
     return space
 
 
