@@ -89,6 +89,7 @@ def test_the_falsehood_of_a_question_was_never_asked(language):
     assert asked > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_questions_are_as_often_true_as_false(language):
     telling = knowledge.ROUNDS[-1]

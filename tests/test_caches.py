@@ -143,6 +143,7 @@ def test_statistics_are_those_of_collect(name: str, open_model: Callable[..., An
     check_statistics(open_model(name))
 
 
+@pytest.mark.slow
 @every_architecture
 def test_signs_are_those_of_collect(name: str, open_model: Callable[..., Any]):
     check_signs(open_model(name))

@@ -488,6 +488,7 @@ WRONG = {
 """Command line → what the sentence about it says."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", WRONG)
 def test_a_wrong_input_ends_in_one_sentence(line, place, odd, found, capsys):
     mask = odd / "mask.pth"

@@ -677,6 +677,7 @@ class TestScores:
 
 
 class TestDoctorAndBaking:
+    @pytest.mark.slow
     def test_the_doctor_finds_them_sound(self, mixture: MixtureModel) -> None:
         diagnosis = doctor(mixture)
         assert diagnosis.ok, str(diagnosis)

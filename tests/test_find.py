@@ -229,6 +229,7 @@ def full(place: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_registry_can_be_asked_for(full: Path, name: str):
     method, run = METHODS[name], Run.open(full / "full")

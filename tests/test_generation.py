@@ -294,6 +294,7 @@ def test_with_no_token_to_begin_from_a_prompt_is_asked_for(without: Callable[...
     assert len(write(model, ["the"]).texts) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

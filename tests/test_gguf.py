@@ -43,6 +43,7 @@ def opened(path: Path) -> NeuronModel:
 # ---------------------------------------------------------------- the same numbers
 
 
+@pytest.mark.slow
 @every_architecture
 def test_a_file_gives_the_logits_of_its_checkpoint(name: str, tmp_path: Path) -> None:
     own = model(name)

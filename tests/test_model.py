@@ -292,6 +292,7 @@ class TestEveryArchitecture:
         assert close(last, whole[:, -1:])
         assert all(close(a, b) for a, b in zip(seen, reference.pre, strict=True))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("attention", ["native", "hooked"])
     @every_architecture
     def test_generation_under_an_edit_is_that_of_hugging_face(

@@ -35,6 +35,7 @@ def told(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_sizes_and_pairs_are_those_of_the_published_files(told: Path):
     sizes = pd.read_csv(told / "sizes.csv").set_index(["model", "language"])
     assert sizes.loc[("LLaMA-2-7B", "ja"), "neurons"] == 582

@@ -507,6 +507,7 @@ def table_for(columns: tuple[str, ...]) -> pd.DataFrame:
     return frame.assign(**dict.fromkeys(missing, 0.25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.files[0])
 def test_every_kind_of_table_is_known_and_drawn(kind, tmp_path: Path):
     frame = table_for(kind.columns)

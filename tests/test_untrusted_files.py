@@ -390,6 +390,7 @@ class TestOtherThingsUnderTheRightNames:
             for name in re.findall(r"\binterp\.([a-z_.]+)\(", cls.made_by):
                 assert callable(operator.attrgetter(name)(interp))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("cls", SAVED, ids=lambda cls: cls.kind)
     @pytest.mark.parametrize("label", [5, None, "x", [], {}, [["a"]], ["en", "de"], {"a": 1}])
     def test_results_of_every_kind_are_read_or_refused_in_a_sentence(

@@ -89,6 +89,7 @@ def assert_differ(rows: Tensor) -> None:
 # ---------------------------------------------------------------- the same numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["native", "hooked"])
 @every_architecture
 def test_variants_equal_whole_prompts(name, attention, open_model, ids, generator):
@@ -103,6 +104,7 @@ def test_variants_equal_whole_prompts(name, attention, open_model, ids, generato
         assert ending.strategy == ("copied" if name == "bloom" else "packed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["copied", "whole"])
 @every_architecture
 def test_the_slower_strategies_give_the_same_numbers(name, strategy, open_model, ids, generator):
