@@ -16,7 +16,7 @@ from interp.counting.observe import attention_mask
 from interp.counting.parts import Part, added, parts_of, summed
 from interp.models.bare_model import BareModel
 from interp.models.neuron_model import NeuronModel
-from interp.results.display import Cells, layer_cells, listed, ranged
+from interp.results.display import Cells, layer_cells, of_neurons
 from interp.results.saved import Saved
 from interp.results.words import Kind
 
@@ -80,11 +80,12 @@ class LossEffects(Saved):
         >>> interp.counting.LossEffects.from_caches(caches)
         LossEffects(en, de, zh; 6 layers of 2,048 neurons; 640 tokens of each language)
         """
+        effects = {
+            code: [_Effects(cache) for cache in listed_caches(some)]
+            for code, some in caches.items()
+        }
         pieces = replay_all(
-            {
-                code: [_Effects(cache) for cache in listed_caches(some)]
-                for code, some in caches.items()
-            },
+            effects,
             LossEffectsCounter.kinds,
             lambda neurons, _: LossEffectsCounter(neurons),
             keep=keep,
@@ -98,11 +99,8 @@ class LossEffects(Saved):
         return added(self, other, "total", "absolute", "tokens")
 
     def __repr__(self) -> str:
-        n_layers, d_mlp = self.total.shape[1:]
-        return (
-            f"LossEffects({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
-            f"{ranged(self.tokens.tolist())} tokens of each language)"
-        )
+        shape, tokens = self.total.shape[1:], self.tokens.tolist()
+        return f"LossEffects({of_neurons(self.languages, shape, tokens)})"
 
     def _cells(self) -> Cells:
         values = reduce(self.size, "language layer neuron -> language layer", "mean")

@@ -14,7 +14,7 @@ from interp.counting.caches import Masks, Shards, replay_all
 from interp.counting.held import Held
 from interp.counting.parts import Part, added, parts_of, summed
 from interp.models.bare_model import BareModel
-from interp.results.display import Cells, layer_cells, listed, ranged
+from interp.results.display import Cells, layer_cells, of_neurons
 from interp.results.saved import Saved
 from interp.results.words import Kind
 
@@ -90,11 +90,8 @@ class NegativeSide(Saved):
         return added(self, other, "below", "output", "squares", "tokens")
 
     def __repr__(self) -> str:
-        n_layers, d_mlp = self.below.shape[1:]
-        return (
-            f"NegativeSide({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
-            f"{ranged(self.tokens.tolist())} tokens of each language)"
-        )
+        shape, tokens = self.below.shape[1:], self.tokens.tolist()
+        return f"NegativeSide({of_neurons(self.languages, shape, tokens)})"
 
     def _cells(self) -> Cells:
         values = reduce(self.share, "language layer neuron -> language layer", "mean")

@@ -14,7 +14,7 @@ from interp.counting.caches import Masks, Shards, check_shards, replay_all
 from interp.counting.held import Held
 from interp.counting.parts import Part, by_shard, parts_of
 from interp.models.bare_model import BareModel
-from interp.results.display import Cells, counted, layer_cells, listed, ranged
+from interp.results.display import Cells, counted, layer_cells, of_neurons
 from interp.results.saved import Saved
 from interp.results.words import Kind
 
@@ -86,12 +86,9 @@ class SignCases(Saved):
         return SignCases.of(parts_of(pieces), check_shards(pieces), tuple(pieces))
 
     def __repr__(self) -> str:
-        n_layers, d_mlp = self.counts.shape[3:]
-        return (
-            f"SignCases({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
-            f"{ranged(self.tokens.sum(0).tolist())} tokens of each language in "
-            f"{counted(len(self.tokens), 'shard')})"
-        )
+        shape, tokens = self.counts.shape[3:], self.tokens.sum(0).tolist()
+        text = of_neurons(self.languages, shape, tokens)
+        return f"SignCases({text} in {counted(len(self.tokens), 'shard')})"
 
     def _cells(self) -> Cells:
         shares = reduce(self.share, "language case layer neuron -> language case layer", "mean")

@@ -26,8 +26,7 @@ from interp.results.display import (
     Cells,
     counted,
     layer_cells,
-    listed,
-    ranged,
+    of_neurons,
     table_cells,
 )
 from interp.results.saved import Saved
@@ -89,11 +88,9 @@ class FiringStats(Saved):
         self.counts, self.tokens, self.languages, self.experts = fired, tokens, languages, experts
 
     def __repr__(self) -> str:
-        return (
-            f"FiringStats({listed(self.languages)}; {self.n_layers} layers of "
-            f"{self.d_mlp:,} neurons; {ranged(self.tokens.sum(0).tolist())} tokens of each "
-            f"language in {counted(self.n_shards, 'shard')})"
-        )
+        shape, tokens = (self.n_layers, self.d_mlp), self.tokens.sum(0).tolist()
+        text = of_neurons(self.languages, shape, tokens)
+        return f"FiringStats({text} in {counted(self.n_shards, 'shard')})"
 
     def _cells(self) -> Cells:
         columns = {"tokens": self.tokens.sum(0)}
@@ -385,11 +382,8 @@ class ActivationMoments(Saved):
         return added(self, other, "sums", "tokens")
 
     def __repr__(self) -> str:
-        n_layers, d_mlp = self.sums.shape[2:]
-        return (
-            f"ActivationMoments({listed(self.languages)}; {n_layers} layers of {d_mlp:,} neurons; "
-            f"{ranged(self.tokens.tolist())} tokens of each language)"
-        )
+        shape, tokens = self.sums.shape[2:], self.tokens.tolist()
+        return f"ActivationMoments({of_neurons(self.languages, shape, tokens)})"
 
     def _cells(self) -> Cells:
         values = reduce(self.output_mean.abs(), "language layer neuron -> language layer", "mean")

@@ -84,6 +84,15 @@ def ranged(numbers: Sequence[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
+def of_neurons(languages: Iterable[str], shape: Sequence[int], tokens: Sequence[int]) -> str:
+    """What statistics are of: languages, layers of neurons, tokens of each language."""
+    n_layers, d_mlp = shape
+    return (
+        f"{listed(languages)}; {n_layers} layers of {d_mlp:,} neurons; "
+        f"{ranged(tokens)} tokens of each language"
+    )
+
+
 def number_texts(values: Sequence[float | int]) -> list[str]:
     """Numbers of one column; the largest has three or four significant digits. NaN: blank."""
     known = [abs(value) for value in values if math.isfinite(value)]
