@@ -92,7 +92,7 @@ class Collect:
     """Also keep signs of both branches (--method sign-cases)."""
 
     negative_side: bool = False
-    """Also keep output where gates are below zero (same name)."""
+    """Also keep output below zero (--method negative-side)."""
 
     histograms: bool = False
     """Also keep distributions (--method dln, divergence).
@@ -100,7 +100,7 @@ class Collect:
     That takes 1.6 kB per neuron, label and shard: see `interp plan`."""
 
     loss_effects: bool = False
-    """Also keep gradients of the loss (same name).
+    """Also keep gradients of the loss (--method loss-effects).
 
     It takes three times as long."""
 

@@ -35,7 +35,7 @@ class Find:
     """Folder given to `interp collect --out`."""
 
     method: Annotated[str, tuple(METHODS)] = "lape"
-    """Most need no more than counts; one that does says what to collect."""
+    """Most need counts alone; the others say what to collect."""
 
     fraction: float = 0.01
     """Share of all units; for methods that rank them in each language, per language."""

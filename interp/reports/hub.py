@@ -7,7 +7,7 @@ repository holds the files as they are, a generated card, and the checksum of ev
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -290,14 +290,10 @@ def _rows(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _checksum(content: bytes | Path) -> str:
-    digest = blake2b(digest_size=16)
     if isinstance(content, bytes):
-        digest.update(content)
-        return digest.hexdigest()
+        return sha256(content).hexdigest()
     with content.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _verify(folder: Path, repo: str) -> None:
