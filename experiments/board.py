@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.markdown import with_blocks
 from experiments.runner import CLAIMS, EXPERIMENTS, stated
 from interp.inference.claims import (
     Claim,
@@ -36,7 +37,6 @@ NOT_COVERED = EXPERIMENTS / "not_covered.md"
 MEASURED = EXPERIMENTS / "measured"
 PAGE = EXPERIMENTS.parent / "docs" / "scoreboard.md"
 README = EXPERIMENTS.parent / "README.md"
-MARKS = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 
 COLUMNS: Mapping[str, str] = {
     "published": "published masks and texts",
@@ -240,20 +240,12 @@ def page(measured: Kept, statements: Sequence[Statement] | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def with_summary(text: str, measured: Kept) -> str:
-    """A text whose part between the marks is the summary; the rest stays as it is."""
-    first, last = MARKS
-    if not re.search(f"{first}.*{last}", text, re.DOTALL):
-        raise ValueError(f"README.md has no place for the scoreboard: put {first} and {last} in.")
-    marked = f"{first}\n{summary(measured)}\n{last}"
-    return re.sub(f"{first}.*{last}", lambda _: marked, text, flags=re.DOTALL)
-
-
 def main(results: Path = Path("results")) -> None:
     """Keep what the studies measured, and write the page and README's summary."""
     keep(results)
     found = kept()
-    readme = with_summary(README.read_text(encoding="utf-8"), found)
+    blocks = {"scoreboard": summary(found)}
+    readme = with_blocks(README.read_text(encoding="utf-8"), blocks)
     artifacts.write_text(PAGE, page(found))
     artifacts.write_text(README, readme)
     print(f"{tally([claim for claims in found.values() for claim in claims])}: {PAGE}")

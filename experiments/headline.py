@@ -6,15 +6,14 @@ Reads   figures/perplexity_matrix-gemma.csv, or else that of the shipped model
 Writes  README.md, between <!-- headline --> and <!-- /headline -->
 """
 
-import re
 from pathlib import Path
 
+from benchmarks.markdown import with_blocks
 from interp.plots.files import read_table
 from interp.results import artifacts
 from interp.text.languages import label_name
 
 ROOT = Path(__file__).parents[1]
-MARKS = "<!-- headline -->", "<!-- /headline -->"
 MODELS = {
     "gemma": "Gemma 3 270M, a pretrained model,",
     "babel": "Babel, the model that comes with the package,",
@@ -43,18 +42,11 @@ def headline(figures: Path) -> str:
     )
 
 
-def with_headline(text: str, figures: Path) -> str:
-    """A text whose part between the marks is the headline; the rest stays as it is."""
-    first, last = MARKS
-    if not re.search(f"{first}.*{last}", text, re.DOTALL):
-        raise ValueError(f"README.md has no place for the headline: put {first} and {last} in.")
-    marked = f"{first}\n{headline(figures)}\n{last}"
-    return re.sub(f"{first}.*{last}", lambda _: marked, text, flags=re.DOTALL)
-
-
 def main(root: Path = ROOT) -> None:
     text = (root / "README.md").read_text(encoding="utf-8")
-    artifacts.write_text(root / "README.md", with_headline(text, root / "figures"))
+    artifacts.write_text(
+        root / "README.md", with_blocks(text, {"headline": headline(root / "figures")})
+    )
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.headline import MARKS, ROOT, headline, main
+from experiments.headline import ROOT, headline, main
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A README with marks, and the table of a figure."""
     (tmp_path / "figures").mkdir()
-    (tmp_path / "README.md").write_text("above\n{}\nformer\n{}\nbelow\n".format(*MARKS))
+    (tmp_path / "README.md").write_text(
+        "above\n<!-- headline -->\nformer\n<!-- /headline -->\nbelow\n"
+    )
     rows = [("nothing", "de", False, 0, 0.0, None), ("de", "de", True, 9, 0.5, 0.01)]
     rows += [("de", "nl", False, 9, 0.25, None), ("nl", "nl", True, 7, 0.1, 0.02)]
     rows += [("nl", "de", False, 7, 0.05, None)]
@@ -39,13 +41,13 @@ def test_the_headline_is_of_the_real_model_if_its_matrix_is_there(root: Path):
 def test_it_replaces_what_stands_between_the_marks(root: Path):
     main(root)
     text = (root / "README.md").read_text()
-    assert text.startswith(f"above\n{MARKS[0]}\n![")
-    assert text.endswith(f"\n{MARKS[1]}\nbelow\n")
+    assert text.startswith("above\n<!-- headline -->\n![")
+    assert text.endswith("\n<!-- /headline -->\nbelow\n")
     assert "former" not in text
     main(root)
     assert (root / "README.md").read_text() == text
     (root / "README.md").write_text("no marks")
-    with pytest.raises(ValueError, match="no place for the headline"):
+    with pytest.raises(ValueError, match="marks of 'headline' occur 0 times"):
         main(root)
 
 

@@ -737,23 +737,11 @@ def test_what_was_measured_is_kept_by_model_and_the_page_made_again(tmp_path: Pa
     assert study_board.kept(measured) == found
 
 
-def test_the_summary_replaces_what_stands_between_the_marks():
-    first, last = study_board.MARKS
-    text = f"above\n{first}\nformer\n{last}\nbelow\n"
-    written = study_board.with_summary(text, {"babel": [HERE]})
-    assert written.startswith(f"above\n{first}\n| claims about |")
-    assert written.endswith(f"|\n{last}\nbelow\n")
-    assert "former" not in written
-    assert study_board.with_summary(written, {"babel": [HERE]}) == written
-    with pytest.raises(ValueError, match="no place for the scoreboard"):
-        study_board.with_summary("no marks", {})
-
-
 def test_the_page_and_the_readme_are_what_was_measured():
     found = study_board.kept()
     assert study_board.PAGE.read_text(encoding="utf-8") == study_board.page(found)
     readme = study_board.README.read_text(encoding="utf-8")
-    assert study_board.with_summary(readme, found) == readme
+    assert study_board.summary(found) in readme, "run python -m experiments.board"
 
 
 def test_the_board_names_what_holds_and_may_be_a_false_discovery():
