@@ -176,7 +176,10 @@ def test_options_become_the_fields_of_the_command():
         (["patch", "a", "b", "--answers", "x", "--texts", "y"], "--texts: expected 2 arguments."),
     ],
 )
-def test_what_is_wrong_with_options_is_said_in_one_sentence(arguments, told, capsys):
+def test_what_is_wrong_with_options_is_said_in_one_sentence(
+    arguments, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)  # in a folder with runs, `interp` lists them
     said = refused(arguments, capsys)
     assert told in said
     assert said.count("\n") == 1 or not arguments
