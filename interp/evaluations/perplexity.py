@@ -349,11 +349,7 @@ def perplexity_matrix(
         raise ValueError("An interval needs 2 shards or more: read the corpora with n_shards=20.")
     edits = _by_language(edit, selection.languages)
     generator = generator or torch.Generator().manual_seed(0)
-    under: dict[str, Changes] = {NOTHING: None}
-    for begin, neurons in _with_controls(selection, n_draws, rate, generator).items():
-        for code in selection.languages:
-            change = neurons.change(code, edits[code], tokens) if neurons[code].any() else None
-            under[f"{begin}{code}"] = change
+    under = _under(_with_controls(selection, n_draws, rate, generator), edits, tokens)
     named = check_under(model, _joined(under, beside or {}))
     check_text(model, corpora)
     sizes = selection.counts()
@@ -388,6 +384,18 @@ def perplexity_matrix(
     if out is not None:
         matrix.save(Path(out) / "matrix.safetensors", read_plan(Path(out)))
     return matrix
+
+
+def _under(
+    selections: Mapping[str, NeuronSelection], edits: Mapping[str, Edit], tokens: Tokens
+) -> dict[str, Changes]:
+    """Nothing, then each selection's languages in turn; no change where there are no neurons."""
+    under: dict[str, Changes] = {NOTHING: None}
+    for begin, neurons in selections.items():
+        for code in neurons.languages:
+            change = neurons.change(code, edits[code], tokens) if neurons[code].any() else None
+            under[f"{begin}{code}"] = change
+    return under
 
 
 def _with_controls(

@@ -140,6 +140,11 @@ class SteeringRates(Shown):
         return "\n".join([*lines, f"median loss of natural text, nats per token: {losses}"])
 
 
+def _in_chat(model: AnyModel, conditions: Sequence[Condition]) -> list[Condition]:
+    """The same, with what was asked as a user's message."""
+    return [replace(one, prompt=chat_text(model, one.prompt)) for one in conditions]
+
+
 def conditions_towards(
     edits: Mapping[str, Edit],
     selection: NeuronSelection,
@@ -267,14 +272,9 @@ def steer_towards(
             others_off=others_off,
             prompt=prompt,
         )
-        if chat:
-            conditions = [
-                replace(condition, prompt=chat_text(model, condition.prompt))
-                for condition in conditions
-            ]
         rates = steering_rates(
             model,
-            conditions,
+            _in_chat(model, conditions) if chat else conditions,
             guards,
             n=n,
             max_new_tokens=max_new_tokens,

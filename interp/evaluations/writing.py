@@ -113,11 +113,17 @@ def generate_texts(
     batches = list(by_length(lengths, tokens_per_batch))
     if out is not None:
         refuse_edited(model, "a folder records only the changes in `under`")
-        plan = {"model": model.identity, "n": n, "seed": seed}
-        plan["prompts"] = artifacts.hash_of(encoded)
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        edits = {"tokens_per_batch": tokens_per_batch, "under": plan_of(named)}
-        begin(Path(out), plan | settings | edits, artifacts.provenance())
+        plan = {
+            "model": model.identity,
+            "n": n,
+            "seed": seed,
+            "prompts": artifacts.hash_of(encoded),
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "tokens_per_batch": tokens_per_batch,
+            "under": plan_of(named),
+        }
+        begin(Path(out), plan, artifacts.provenance())
     jobs = []
     total = len(named) * len(prompt_of)
     with folder_for(out) as folder, bar(total, "writing", progress) as progress_bar:
@@ -130,17 +136,23 @@ def generate_texts(
                 jobs.append(Job(f"batch {number} of {name}", path, work, len(texts)))
         pieces = iter(finish(jobs, _load_piece, progress_bar, model, ray))
     order = [text for texts in batches for text in texts]
-    by_name = {}
-    for name in named:
-        texts = [text for _ in batches for text in next(pieces)]
-        written = dict(zip(order, texts, strict=True))
-        by_name[name] = Generated(
-            texts=tuple(written[text][0] for text in range(len(prompt_of))),
-            prompts=tuple(prompts[row] for row in prompt_of),
-            seeds=seeds,
-            ended=tuple(written[text][1] for text in range(len(prompt_of))),
-        )
-    return by_name
+    asked = tuple(prompts[row] for row in prompt_of)
+    return {
+        name: _in_order([text for _ in batches for text in next(pieces)], order, asked, seeds)
+        for name in named
+    }
+
+
+def _in_order(
+    written: Sequence[tuple[str, bool]],
+    order: Sequence[int],
+    prompts: tuple[str, ...],
+    seeds: tuple[int, ...],
+) -> Generated:
+    """The texts of one intervention, in the order of their seeds: written[i] is text order[i]."""
+    by_text = dict(zip(order, written, strict=True))
+    texts, ended = zip(*(by_text[text] for text in range(len(order))), strict=True)
+    return Generated(texts=texts, prompts=prompts, seeds=seeds, ended=ended)
 
 
 def _check_settings(

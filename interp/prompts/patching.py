@@ -129,13 +129,7 @@ def patch(
     ('mlp_out', 'mlp_out through German', 'mlp_out around German')
     """
     model = as_model(model)
-    if layers not in get_args(Layers):
-        raise ValueError(f"layers must be one of {', '.join(get_args(Layers))}, not {layers!r}.")
-    if not is_prompt(target):
-        raise ValueError(
-            f"The target is {type_of(target)}: give text, or the token ids of one prompt "
-            "(integers, or a tensor of them, [pos] or [1, pos])."
-        )
+    _check_asked(layers, target)
     sources = {"source": source, **(controls or {})}
     if callable(answers):
         answers = {"metric": answers}
@@ -176,6 +170,16 @@ def patch(
         answers=tuple(answers),
         metrics=tuple(name for name, answer in answers.items() if callable(answer)),
     )
+
+
+def _check_asked(layers: str, target: object) -> None:
+    if layers not in get_args(Layers):
+        raise ValueError(f"layers must be one of {', '.join(get_args(Layers))}, not {layers!r}.")
+    if not is_prompt(target):
+        raise ValueError(
+            f"The target is {type_of(target)}: give text, or the token ids of one prompt "
+            "(integers, or a tensor of them, [pos] or [1, pos])."
+        )
 
 
 def heads(model: AnyModel) -> dict[str, Units]:
