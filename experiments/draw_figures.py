@@ -28,6 +28,10 @@ from interp.results.frames import tidy
 STUDIES = Path("results")
 
 
+def read(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, keep_default_na=False, na_values=[""])
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of one preset."""
@@ -39,13 +43,16 @@ class Results:
         """The settings of a study."""
         return for_model(study.presets[self.preset][1])
 
-    def table(self, path: str) -> pd.DataFrame:
-        """The table "<study>/<name>"."""
+    def file(self, path: str) -> Path:
+        """The file of the table "<study>/<name>"."""
         study, name = path.split("/", 1)
         model = Path(self.config(deactivate_neurons.experiment).study.model).name
         folder = STUDIES / study / self.preset
-        file = (folder if model == "babel" else folder / model) / f"{name}.csv"
-        return pd.read_csv(file, keep_default_na=False, na_values=[""])
+        return (folder if model == "babel" else folder / model) / f"{name}.csv"
+
+    def table(self, path: str) -> pd.DataFrame:
+        """The table "<study>/<name>"."""
+        return read(self.file(path))
 
     @property
     def fraction(self) -> float:

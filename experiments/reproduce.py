@@ -7,7 +7,7 @@ Reads   the model, text and tasks; those of this project unless `--data.text`, `
         `--data.inferences` name others
 Writes  results/<study>/<preset>/..., results/reproduce/<preset>/<study>.log, figures/*,
         results/report.html, for Gemma results/report-gemma.html; experiments/measured,
-        docs/scoreboard.md, README.md
+        docs/scoreboard.md, docs/findings.md, README.md
 
 Studies run in parallel, one thread each; those without the preset are left out. Finished ones are
 skipped unless `--again` is given; a second run gives the same numbers. Results of another model or
@@ -158,6 +158,7 @@ def main(config: Config) -> None:
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")
     figures = [["experiments.draw_figures"]] if config.preset in DRAWN else []
     pages = [["experiments.board"], ["experiments.headline"]] if config.preset in DRAWN else []
+    pages += [["experiments.findings"]] if config.preset == "gemma" else []
     for script in (*figures, ["experiments.report", config.preset], *pages):
         subprocess.run([sys.executable, "-m", *script], check=True)
 

@@ -1,0 +1,167 @@
+"""What was found on the real model: the tables and numbers of docs/findings.md.
+
+    python -m experiments.findings     # changes docs/findings.md, between its marks
+
+Reads   tables of results/<study>/gemma, if they are there; experiments/measured/gemma
+Writes  experiments/measured/gemma/<study>/<table>.csv, a copy; docs/findings.md
+
+The copies are kept with the claims, so that the page can be made without the model.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.markdown import table, unique, with_blocks
+from experiments.board import MEASURED
+from experiments.draw_figures import Results, read
+from interp.inference.claims import Claim, load_claims
+from interp.plots.files import read_table
+from interp.results import artifacts
+from interp.results.words import NOTHING
+from interp.text.languages import label_name
+
+ROOT = Path(__file__).parents[1]
+PAGE = Path("docs") / "findings.md"
+FRACTIONS = ("0.003", "0.01", "0.03")
+"""Of all neurons; the middle one is that of the claims."""
+
+KEPT = (
+    *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
+    "deactivate_neurons/writing",
+)
+"""Tables of studies that the page is made from."""
+
+
+def keep(results: Results, measured: Path) -> None:
+    """Copy the tables of finished studies to where the page is made from."""
+    for name in KEPT:
+        if (source := results.file(name)).is_file():
+            artifacts.write_text(measured / f"{name}.csv", source.read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- neurons off
+
+
+def edited(matrix: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a language's neurons off; `own`: those of the language read."""
+    rows = matrix[matrix["off"] != NOTHING]
+    return rows.assign(own=rows["own"].astype(bool))
+
+
+def by_language(matrix: pd.DataFrame) -> str:
+    """A table: what a language loses without its own neurons, and what the controls cost it."""
+    rows = edited(matrix)
+    lines = []
+    for row in rows[rows["own"]].itertuples():
+        others = rows[(rows["off"] == row.off) & ~rows["own"]].nlargest(1, "increase").iloc[0]
+        lines.append(
+            [
+                label_name(row.off),
+                f"{row.neurons}",
+                f"{row.increase:.3f} ({row.increase_low:.3f} to {row.increase_high:.3f})",
+                f"{row.random:.3f}",
+                f"{row.rate_matched:.3f}",
+                f"{others['increase']:.2f}, {label_name(others['read'])}",
+            ]
+        )
+    own, others = rows[rows["own"]], rows[~rows["own"]]
+    controls = [f"{own[control].mean():.3f}" for control in ("random", "rate_matched")]
+    means = [f"{own['increase'].mean():.3f}", *controls, f"{others['increase'].mean():.2f}, all"]
+    header = ["off", "neurons", "the language's own loss", "random neurons off", "as often firing"]
+    return table([*header, "loss of another, at most"], [*lines, ["mean", "", *means]])
+
+
+def by_size(matrices: Mapping[str, pd.DataFrame]) -> str:
+    """A table: the rise of the own and of the other languages' loss, by the share switched off."""
+    lines = []
+    for fraction, matrix in matrices.items():
+        rows = edited(matrix)
+        sizes, own = rows["neurons"], rows["own"]
+        lines.append(
+            [
+                f"{100 * float(fraction):g} %",
+                f"{sizes.min()} to {sizes.max()}",
+                f"{rows.loc[own, 'increase'].mean():.2f}",
+                f"{rows.loc[~own, 'increase'].mean():.2f}",
+            ]
+        )
+    header = ["share of all neurons", "neurons of a language", "rise on the own language"]
+    return table([*header, "on the others"], lines)
+
+
+def most_shared(overlap: pd.DataFrame) -> str:
+    """A sentence: the two pairs of languages that share most."""
+    pairs = overlap[overlap["language"] != overlap["other"]].nlargest(2, "jaccard")
+    names, jaccard, chance = zip(
+        *(
+            (f"{label_name(pair.language)} and {label_name(pair.other)}", pair.jaccard, pair.chance)
+            for pair in pairs.itertuples()
+        ),
+        strict=True,
+    )
+    return (
+        f"{names[0]} share {100 * jaccard[0]:.0f} % of the neurons that either has (by chance "
+        f"{100 * chance[0]:.1f} %), {names[1]} {100 * jaccard[1]:.0f} %."
+    )
+
+
+def by_prompt(writing: pd.DataFrame) -> str:
+    """A table: whether texts stay in the language of their prompt, by what was off."""
+    rows = writing.set_index(["begun", "off"])
+    columns = ((NOTHING, "in_language"), ("own", "in_language"), ("own", "in_english"))
+    columns += (("another's", "in_language"), ("random", "in_language"))
+    lines = [
+        [
+            label_name(code),
+            *(
+                "" if (code, column) == ("en", "in_english") else f"{100 * share:.0f} %"
+                for off, column in columns
+                for share in [rows.loc[(code, off), column]]
+            ),
+        ]
+        for code in unique(writing["begun"])
+    ]
+    header = ["prompt", "nothing off: stays in it", "its own off: stays in it", "is English"]
+    return table([*header, "another language's off: stays in it", "random ones off"], lines)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def verdicts(claims: list[Claim]) -> str:
+    """A sentence on how many claims hold, and those that do not, by verdict."""
+    by_verdict: dict[str, list[str]] = {}
+    for claim in claims:
+        by_verdict.setdefault(claim.verdict, []).append(claim.statement)
+    held = len(by_verdict.pop("holds", []))
+    lines = [f"Of {len(claims)} claims, {held} hold on this model."]
+    for verdict, statements in by_verdict.items():
+        lines += ["", f"{verdict.capitalize()}:", ""]
+        lines += [f"- {statement}" for statement in statements]
+    return "\n".join(lines)
+
+
+def blocks(root: Path = ROOT) -> dict[str, str]:
+    """What stands between the marks of the page, by their name."""
+    measured = root / MEASURED.relative_to(ROOT) / "gemma"
+    tables = {name: read(measured / f"{name}.csv") for name in KEPT}
+    matrices = {name: tables[f"deactivate_neurons/{name}/matrix"] for name in FRACTIONS}
+    return {
+        "by language": by_language(matrices[FRACTIONS[1]]),
+        "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
+        "by size": by_size(matrices),
+        "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
+        "verdicts": verdicts(load_claims(measured / "deactivate_neurons.json")),
+    }
+
+
+def main(root: Path = ROOT) -> None:
+    keep(Results("gemma"), root / MEASURED.relative_to(ROOT) / "gemma")
+    text = (root / PAGE).read_text(encoding="utf-8")
+    artifacts.write_text(root / PAGE, with_blocks(text, blocks(root)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The page of findings has the numbers of the tables that are kept."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments import findings
+from experiments.findings import PAGE, ROOT
+from interp.inference.claims import load_claims
+
+
+@pytest.fixture
+def matrix() -> pd.DataFrame:
+    columns = ["off", "read", "own", "neurons", "increase", "increase_low", "increase_high"]
+    rows = [
+        ("nothing", "de", False, 0, 0.0, 0.0, 0.0, None, None),
+        ("de", "de", True, 9, 0.5, 0.4, 0.6, 0.01, 0.02),
+        ("de", "nl", False, 9, 0.25, 0.2, 0.3, None, None),
+        ("nl", "nl", True, 7, 0.1, 0.05, 0.15, 0.03, 0.04),
+        ("nl", "de", False, 7, 0.05, 0.0, 0.1, None, None),
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "random", "rate_matched"])
+
+
+def test_the_page_has_the_numbers_of_its_tables():
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    for name, block in findings.blocks().items():
+        assert f"<!-- {name} -->\n{block}\n<!-- /{name} -->" in page, (
+            "run python -m experiments.findings"
+        )
+
+
+def test_a_language_has_its_loss_its_controls_and_who_suffers_with_it(matrix: pd.DataFrame):
+    header, _, german, dutch, mean = findings.by_language(matrix).splitlines()
+    assert header.count("|") == german.count("|") == mean.count("|")
+    assert german == "| German | 9 | 0.500 (0.400 to 0.600) | 0.010 | 0.020 | 0.25, Dutch |"
+    assert dutch.endswith("| 0.030 | 0.040 | 0.05, German |")
+    assert mean == "| mean | | 0.300 | 0.020 | 0.030 | 0.15, all |"
+
+
+def test_sizes_are_those_of_each_share(matrix: pd.DataFrame):
+    *_, line = findings.by_size({"0.003": matrix}).splitlines()
+    assert line == "| 0.3 % | 7 to 9 | 0.30 | 0.15 |"
+
+
+def test_a_language_shares_nothing_with_itself():
+    rows = [("de", "de", 1.0, None), ("de", "nl", 0.5, 0.01), ("de", "ja", 0.1, 0.02)]
+    overlap = pd.DataFrame(rows, columns=["language", "other", "jaccard", "chance"])
+    said = findings.most_shared(overlap)
+    assert said.startswith("German and Dutch share 50 % of the neurons that either has (by chance")
+    assert said.endswith("German and Japanese 10 %.")
+
+
+def test_a_text_begun_in_english_cannot_turn_english():
+    cells = [("nothing", 1.0, 1.0), ("own", 0.5, 1.0), ("another's", 0.75, 1.0), ("random", 1.0, 1)]
+    rows = [(code, *cell) for code in ("en", "de") for cell in cells]
+    columns = ["begun", "off", "in_language", "in_english"]
+    *_, english, german = findings.by_prompt(pd.DataFrame(rows, columns=columns)).splitlines()
+    assert english == "| English | 100 % | 50 % | | 75 % | 100 % |"
+    assert german == "| German | 100 % | 50 % | 100 % | 75 % | 100 % |"
+
+
+def test_claims_that_do_not_hold_are_named():
+    claims = load_claims(ROOT / "experiments/measured/gemma/deactivate_neurons.json")
+    said = findings.verdicts(claims)
+    for claim in claims:
+        assert (f"- {claim.statement}" in said) == (claim.verdict != "holds")
+
+
+def test_tables_of_a_study_that_ran_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    results = findings.Results("gemma")
+    findings.keep(results, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    file = results.file("deactivate_neurons/writing")
+    file.parent.mkdir(parents=True)
+    file.write_text("begun,off\nde,own\n")
+    findings.keep(results, tmp_path / "kept")
+    copy = tmp_path / "kept" / "deactivate_neurons" / "writing.csv"
+    assert copy.read_text() == file.read_text()
