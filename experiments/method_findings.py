@@ -63,7 +63,10 @@ def measures(
 def findings(table: Table, claims: Sequence[Claim]) -> str:
     """A page in words, from the numbers of the table and the verdicts."""
     rows = table.set_index("method")
+    nothing = rows["stability"].isna()  # ReLU has no negative side to choose by
+    rows, empty = rows[~nothing], rows.index[nothing]
     lines = [_ranking(rows, column) for column in MEASURES]
+    lines += [f"{_capital(name)} chooses no neurons of this model." for name in empty]
     lines += _together(rows.drop(index=RANDOM))
     lost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
     points = ", ".join(f"{name} ({100 * x:.0f})" for name, x in lost.items() if x >= 0.05)

@@ -312,6 +312,16 @@ def test_the_page_says_what_the_table_says(four):
     assert "**holds**" in page
 
 
+def test_a_method_that_chooses_nothing_is_not_ranked(four):
+    table, each, stable = four
+    columns = [name for name in table.columns if name.startswith("stability")]
+    table.loc[table["method"] == KOJIMA, columns] = float("nan")
+    page = findings(table, claimed(each, stable))
+    assert "LAPE ranks 2 of 3 with 0.6" in page
+    assert "- Precision of output, both ends chooses no neurons of this model.\n" in page
+    assert "nan" not in page
+
+
 def test_the_figure_s_table_has_each_mark_once(four):
     found = compare_methods.comparison(four[0])
     assert len(found) == len(compare_methods.MEASURES) * 4
