@@ -214,7 +214,7 @@ def _rows_with_ids(source: TextSource, language: str, field: str) -> Iterator[tu
         for number, line in _lines(path):
             yield str(number), line, f"{path.name}:{number}"
         return
-    for row, origin in _json_rows(path):
+    for row, origin in json_rows(path):
         if not isinstance(row.get("id"), str | int):
             raise ValueError(
                 f'{origin} has no "id": each prompt needs one, the same in every language.'
@@ -229,7 +229,7 @@ def _raw_documents(source: TextSource, language: str, cut: Cut) -> Iterator[tupl
         return _hub_rows(source, language)
     path = _find(_folder(source, "parallel"), language)
     if ".jsonl" in path.suffixes:
-        return ((_text_of(row, "text", origin), origin) for row, origin in _json_rows(path))
+        return ((_text_of(row, "text", origin), origin) for row, origin in json_rows(path))
     if cut == "line":
         return ((line, f"{path.name}:{number}") for number, line in _lines(path))
     return _blocks(path)
@@ -317,7 +317,8 @@ def _blocks(path: Path) -> Iterator[tuple[str, str]]:
         yield "\n".join(block), f"{path.name}:{start}"
 
 
-def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The object of each line that is not blank, and where it is."""
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -327,8 +328,7 @@ def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}, line {number} is {type(row).__name__}, not an object such as "
-                '{"text": ...}.'
+                f'{path}, line {number} is {type(row).__name__}, not an object, {{"name": value}}.'
             )
         yield row, f"{path.name}:{number}"
 
