@@ -207,8 +207,8 @@ def test_what_cannot_be_locked_is_named(planted: Planted):
     settings = {"max_new_tokens": 20, "bos": "document", "progress": False}
     with pytest.raises(ValueError, match=r"None of the 3 answers .* leaves de: give prompts"):
         lock_language(model, planted.prompts[:6], "de", **settings)
-    with pytest.raises(ValueError, match="give two or more"):
-        lock_language(model, planted.prompts[:1], "de", **settings)
+    with pytest.raises(ValueError, match="give three or more"):
+        lock_language(model, planted.prompts[:2], "de", **settings)
     for wrong in ({"candidates": 0}, {"removes": 0.0}, {"removes": 1.1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LockSearch(**wrong)
