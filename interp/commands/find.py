@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import interp
-from interp.commands.common import ModelChoice, goes_ahead, open_model, say, seeded
+from interp.commands.common import ModelChoice, goes_ahead, open_model, save_table, say, seeded
 from interp.commands.effects import read_selection
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
@@ -194,7 +194,7 @@ class Compare:
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
-            interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
+            save_table(table, self.out)
             say(f"\nThe table of pairs is in {self.out}.")
         if sentence and len(self.selections) == 2 and all(map(is_run, self.selections)):
             show_two_models(*self.selections, dict(named), self.out)
@@ -202,10 +202,10 @@ class Compare:
 
 def of_other_models(selections: Mapping[str, Path]) -> str:
     """A sentence if the selections are known to be of models with different weights; else empty."""
-    found = {name: found_in(path) for name, path in selections.items()}
+    runs = {name: found_in(path) for name, path in selections.items()}
     models = {
         name: (run["model"]["weights"], run.get("name", "a model without a name"))
-        for name, run in found.items()
+        for name, run in runs.items()
         if isinstance(run.get("model"), dict) and "weights" in run["model"]
     }
     if len({weights for weights, _ in models.values()}) < 2:
@@ -239,9 +239,8 @@ def show_two_models(
     show_effects(before, after)
     if out is not None:
         neurons = out.with_name(f"{out.stem}-neurons.csv")
-        known = {name: each for name, each in selections.items() if each.neurons_only}
-        table = change.to_frame(known).to_csv(index=False)
-        interp.results.artifacts.write_text(neurons, table)
+        known = {name: one for name, one in selections.items() if one.neurons_only}
+        save_table(change.to_frame(known), neurons)
         say(f"Every neuron's rates are in {neurons}.")
 
 
@@ -271,7 +270,8 @@ def say_what_is_left_out(
     read: Mapping[str, "interp.NeuronSelection"], named: Mapping[str, "interp.NeuronSelection"]
 ) -> None:
     (common, sites), *_ = ((selection.languages, selection.sites) for selection in named.values())
-    if left_out := {code for each in read.values() for code in each.languages} - set(common):
+    every = {code for selection in read.values() for code in selection.languages}
+    if left_out := every - set(common):
         say(f"Not in all selections, and left out: {', '.join(sorted(left_out))}")
     if any(selection.sites != sites for selection in read.values()):
         say("The selections have different sites: their MLP neurons alone are compared.")
@@ -281,8 +281,8 @@ def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons of each language, and of any:")
     say("   " + "".join(f"{code:>9}" for code in codes) + "      any")
-    for name, each in selections.items():
-        counts = [*each.counts().values(), int(each.union().sum())]
+    for name, selection in selections.items():
+        counts = [*selection.counts().values(), int(selection.union().sum())]
         say(f"{name:<3}" + "".join(f"{count:>9,}" for count in counts))
 
 
@@ -303,8 +303,8 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons by layer:")
     for row, code in enumerate(codes):
-        for name, each in selections.items():
-            counts = each.layer_profile()[row].tolist()
+        for name, selection in selections.items():
+            counts = selection.layer_profile()[row].tolist()
             say(f"{code:<4}{name:<3}" + "".join(f"{count:>6}" for count in counts))
 
 
