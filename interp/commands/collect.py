@@ -13,6 +13,7 @@ from interp.commands.common import (
     cut_short,
     keep_of,
     open_model,
+    padded_labels,
     say,
     say_how_text_begins,
 )
@@ -21,7 +22,6 @@ from interp.commands.options import Labels, Positional
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
-from interp.text.languages import label_name
 from interp.text.sources import text_location
 
 _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
@@ -367,19 +367,17 @@ def show_pieces(folder: Path) -> None:
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
     mean = interp.jackknife(stats, lambda part: part.mean_rate)
-    names = {label: label_name(label) for label in stats.languages}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
+    names = padded_labels(stats.languages).values()
+    say(f"{'language':<{max(map(len, names))}}        tokens   firing rate  95 % interval")
     rows = zip(
-        stats.languages,
+        names,
         stats.tokens.sum(0).tolist(),
         mean.value.tolist(),
         mean.low.tolist(),
         mean.high.tolist(),
         strict=True,
     )
-    for code, tokens, value, low, high in rows:
-        name = f"{code:<{first}}  {names[code]:<{second}}"
+    for name, tokens, value, low, high in rows:
         say(f"{name}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
 
 

@@ -10,6 +10,7 @@ import interp
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results.words import Attention, Bos
+from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
@@ -283,6 +284,13 @@ def open_model(
 
 def say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def padded_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Labels with the names of their languages beside them, all of one width."""
+    names = {label: label_name(label) for label in labels}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    return {label: f"{label:<{first}}  {name:<{second}}" for label, name in names.items()}
 
 
 def save_table(frame: "pandas.DataFrame", path: Path) -> None:

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import interp
-from interp.commands.common import ModelChoice, goes_ahead, open_model, save_table, say, seeded
+from interp.commands.common import (
+    ModelChoice,
+    goes_ahead,
+    open_model,
+    padded_labels,
+    save_table,
+    say,
+    seeded,
+)
 from interp.commands.effects import read_selection
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
@@ -310,9 +317,8 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
 
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
-    names = {label: label_name(label) for label in selection.languages}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    head = f"{'language':<{first + second + 2}}neurons  exclusive  "
+    names = padded_labels(selection.languages)
+    head = f"{'language':<{max(map(len, names.values()))}}neurons  exclusive  "
     say(head + ("by layer" if frequency is None else "kept  by layer"))
     alone = selection.languages_per_neuron() == 1
     for row, (code, count) in enumerate(selection.counts().items()):
@@ -322,8 +328,7 @@ def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor
         if frequency is not None:
             mine = frequency[row][selection[code]]
             kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
-        name = f"{code:<{first}}  {names[code]:<{second}}"
-        say(f"{name}{count:>7}  {exclusive:>9}{kept}  {layers}")
+        say(f"{names[code]}{count:>7}  {exclusive:>9}{kept}  {layers}")
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

@@ -158,7 +158,8 @@ def attribute_categories(
     model = as_model(model)
     tasks, encoded = encode_aligned(model, tasks, fires_by, bos)
     warn_of_rounded_signs(model)
-    jobs, item_at = [], {}
+    jobs: list[Job] = []
+    item_at: dict[Path, str] = {}
     with (
         folder_for(folder) as directory,
         tqdm(total=len(encoded), desc="attributing", unit="item", disable=not progress) as bar,
