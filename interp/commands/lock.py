@@ -7,6 +7,7 @@ import interp
 from interp.commands.common import ModelChoice, open_model, save_table, say
 from interp.commands.options import Labels, Positional
 from interp.results.words import Bos
+from interp.text.sources import numbered_lines
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,9 @@ class Lock:
 
     def run(self) -> None:
         interp.results.artifacts.refuse_existing(self.out)
-        lines = self.prompts.read_text(encoding="utf-8").splitlines()
+        lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
-        prompts = [
-            interp.text.chat_prompt(model, line) if self.chat else line
-            for line in lines
-            if line.strip()
-        ]
+        prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
         lock = interp.evaluations.lock_language(
             model,
