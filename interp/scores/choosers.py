@@ -184,9 +184,7 @@ def measured(
 
 
 # ---------------------------------------------------------------- the choosers
-
-Chooser = Callable[[Measured, Settings], Mask]
-"""Choosing fewer units than asked for costs recall, not precision."""
+# Choosing fewer units than asked for costs recall, not precision.
 
 
 def top(score: Score, settings: Settings) -> Mask:
