@@ -53,6 +53,7 @@ def test_latin_words_are_lapses_where_the_language_is_written_otherwise():
     assert lapse is not None
     assert (lapse.kind, mixed[lapse.start :][:9]) == ("word", " platform")
     assert first_lapse(mixed, "zh", prompt="What is a Platform?") is None
+    assert first_lapse(mixed, "answers", tags={"answers": "zh"}) == lapse
     assert first_lapse(f"{CHINESE} ICE {CHINESE}", "zh") is None, "abbreviations are no words"
 
 
@@ -64,6 +65,7 @@ def test_rates_are_those_of_the_benchmark():
     assert confusion.left_at.tolist() == [-1, len(CHINESE), 0, -1]
     assert confusion.depth.isnan().tolist() == [True, False, False, True]
     assert language_confusion([GERMAN], "de").word_pass_rate.of == 0, "Latin letters in any case"
+    assert language_confusion([CHINESE], "answers", tags={"answers": "zh"}).word_pass_rate.of == 1
     better = more_passes(language_confusion([CHINESE] * 4, "zh"), confusion)
     assert better.value == 0.5
     assert better.low < 0.5 < better.high
@@ -207,8 +209,8 @@ def test_what_cannot_be_locked_is_named(planted: Planted):
     settings = {"max_new_tokens": 20, "bos": "document", "progress": False}
     with pytest.raises(ValueError, match=r"None of the 3 answers .* leaves de: give prompts"):
         lock_language(model, planted.prompts[:6], "de", **settings)
-    with pytest.raises(ValueError, match="give two or more"):
-        lock_language(model, planted.prompts[:1], "de", **settings)
+    with pytest.raises(ValueError, match="give three or more"):
+        lock_language(model, planted.prompts[:2], "de", **settings)
     for wrong in ({"candidates": 0}, {"removes": 0.0}, {"removes": 1.1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LockSearch(**wrong)

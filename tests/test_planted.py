@@ -495,5 +495,5 @@ def test_designs_that_cannot_be_are_refused(generator, tmp_path):
 def test_fewer_are_chosen_where_fewer_are_busy():
     rate = torch.full((2, 1, 40), 0.1, dtype=torch.float64)
     rate[0, 0, :3] = 0.9
-    chosen = least(rate, language_entropy(rate), Settings(n=5))
+    chosen = least(rate, Settings(n=5))
     assert rearrange(chosen, "language 1 neuron -> language neuron").sum(dim=1).tolist() == [3, 0]

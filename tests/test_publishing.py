@@ -72,6 +72,9 @@ def test_statistics_and_a_selection_come_back(hub: Hub, llama: NeuronModel, tmp_
     assert str(tmp_path) not in card
     for part in ("jackknife", "| shards of documents | 5 |", llama.fingerprint["weights"]):
         assert part in card
+    push(hub, folder, "me/again")  # with the checksums that came with it
+    again = pull(hub, "me/again", tmp_path / "again")
+    assert torch.equal(interp.Run.open(again).firing.fired, interp.Run.open(run).firing.fired)
     push(hub, run / "neurons.json", "me/neurons")
     alone = pull(hub, "me/neurons", tmp_path / "alone")
     assert NeuronSelection.from_json(alone / "neurons.json") == neurons

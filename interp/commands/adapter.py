@@ -45,7 +45,7 @@ class Adapter:
         edit = interp.deactivate if self.factor == 0 else interp.scale(self.factor)
         change = selection.change(self.language, edit)
         model, _ = open_model(self.choice, memory_of(self.neurons))
-        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         note = whose_neurons(selection, self.language, self.neurons_of or self.neurons)
         folder = change.to_lora(model, self.out, self.largest_rank, note)
         say(f"{change.n_units} neurons of {self.language}: {edit.name}.")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import interp
 from interp.commands.common import (
@@ -10,7 +11,9 @@ from interp.commands.common import (
     ModelChoice,
     OnRay,
     cut_short,
+    keep_of,
     open_model,
+    padded_labels,
     say,
     say_how_text_begins,
 )
@@ -19,7 +22,6 @@ from interp.commands.options import Labels, Positional
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
-from interp.text.languages import label_name
 from interp.text.sources import text_location
 
 _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
@@ -218,16 +220,7 @@ class Collect:
 
     @property
     def keep(self) -> "interp.Keep":
-        return interp.Keep(
-            moments=self.moments,
-            sign_cases=self.sign_cases,
-            negative_side=self.negative_side,
-            histograms=self.histograms,
-            loss_effects=self.loss_effects,
-            sentence_means=self.sentences,
-            special_tokens=self.special_tokens,
-            contexts=self.contexts,
-        )
+        return replace(keep_of(self), special_tokens=self.special_tokens)
 
     def check(self) -> tuple[str, ...]:
         """The labels; refuses options that exclude each other, before a large model is loaded."""
@@ -259,34 +252,20 @@ class Collect:
         return languages
 
     def read(self, model: "interp.NeuronModel") -> "interp.Corpora":
-        text, bos = self.text or "babel", self.bos or "auto"
+        text, length = self.text or "babel", self.block_length
+        reading: dict[str, Any] = {
+            "n_shards": self.n_shards,
+            "bos": self.bos or "auto",
+            "split": self.split,
+            "held_out": 0.5,
+            "hygiene": self.hygiene,
+            "tags": tags_given(self.tags),
+        }
         if self.sentences:
-            return interp.read_sentences(
-                text,
-                self.languages,
-                model,
-                max_length=self.block_length,
-                sentences=self.n_sentences,
-                n_shards=self.n_shards,
-                bos=bos,
-                split=self.split,
-                held_out=0.5,
-                hygiene=self.hygiene,
-                tags=tags_given(self.tags),
-            )
-        return interp.read_corpora(
-            text,
-            self.languages,
-            model,
-            block_length=self.block_length,
-            tokens=self.tokens,
-            n_shards=self.n_shards,
-            bos=bos,
-            split=self.split,
-            held_out=0.5,
-            hygiene=self.hygiene,
-            tags=tags_given(self.tags),
-        )
+            reading |= {"max_length": length, "sentences": self.n_sentences}
+            return interp.read_sentences(text, self.languages, model, **reading)
+        reading |= {"block_length": length, "tokens": self.tokens}
+        return interp.read_corpora(text, self.languages, model, **reading)
 
 
 @dataclass(frozen=True)
@@ -388,19 +367,17 @@ def show_pieces(folder: Path) -> None:
 def show_stats(stats: "interp.FiringStats") -> None:
     """Print tokens and mean firing rate per language, with its interval over shards."""
     mean = interp.jackknife(stats, lambda part: part.mean_rate)
-    names = {label: label_name(label) for label in stats.languages}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
+    names = padded_labels(stats.languages).values()
+    say(f"{'language':<{max(map(len, names))}}        tokens   firing rate  95 % interval")
     rows = zip(
-        stats.languages,
+        names,
         stats.tokens.sum(0).tolist(),
         mean.value.tolist(),
         mean.low.tolist(),
         mean.high.tolist(),
         strict=True,
     )
-    for code, tokens, value, low, high in rows:
-        name = f"{code:<{first}}  {names[code]:<{second}}"
+    for name, tokens, value, low, high in rows:
         say(f"{name}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
 
 

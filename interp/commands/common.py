@@ -4,14 +4,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import interp
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results.words import Attention, Bos
+from interp.text.languages import label_name
 
 if TYPE_CHECKING:
+    import pandas
     import torch
 
 
@@ -106,8 +108,8 @@ def check_found_in(path: Path, model: "interp.NeuronModel") -> None:
 def check_neurons(
     selection: "interp.NeuronSelection",
     neurons: Path,
-    neurons_of: Path | None,
     model: "interp.NeuronModel",
+    neurons_of: Path | None = None,
 ) -> "interp.NeuronSelection":
     """The selection, refused if it is of another model and not asked for with --neurons-of.
 
@@ -132,6 +134,14 @@ def check_neurons(
         f"are edited in {model.name}. What is written says so (neurons_of)."
     )
     return selection.on(model, name)
+
+
+def keep_of(command: Any) -> "interp.Keep":
+    """What a run is to keep, from the options of `interp collect` or `interp plan`."""
+    from interp.counting.statistics import STATISTICS
+
+    statistics = {name: getattr(command, name) for name in STATISTICS}
+    return interp.Keep(**statistics, sentence_means=command.sentences, contexts=command.contexts)
 
 
 def cut_short(asked: int | None, corpora: "interp.Corpora") -> str:
@@ -274,6 +284,18 @@ def open_model(
 
 def say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def padded_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Labels with the names of their languages beside them, all of one width."""
+    names = {label: label_name(label) for label in labels}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    return {label: f"{label:<{first}}  {name:<{second}}" for label, name in names.items()}
+
+
+def save_table(frame: "pandas.DataFrame", path: Path) -> None:
+    """Write a table as CSV."""
+    interp.results.artifacts.write_text(path, frame.to_csv(index=False))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import interp
 from interp.commands.common import (
     ModelChoice,
-    check_found_in,
+    check_neurons,
     goes_ahead,
     open_model,
+    save_table,
     say,
     say_how_text_begins,
     seeded,
@@ -78,7 +79,7 @@ class Patch:
     """For --part neurons: the language they belong to."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins a prompt."""
 
@@ -152,9 +153,7 @@ class Patch:
             return self.part
         assert neurons is not None
         assert self.language is not None
-        selection = read_selection(neurons)
-        selection.check_model(model)
-        check_found_in(neurons, model)
+        selection = check_neurons(read_selection(neurons), neurons, model)
         return {f"neurons of {self.language}": selection.units(self.language)}
 
 
@@ -199,7 +198,7 @@ class Lens:
     Two are best, because a fact is left out if its answers in two languages begin alike."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins a prompt."""
 
@@ -287,7 +286,7 @@ def save_result(
     """Save a result with its provenance, and its table (.csv) next to it."""
     result.save(out, interp.results.artifacts.provenance(**settings))
     table = out.with_suffix(".csv")
-    interp.results.artifacts.write_text(table, result.to_frame().to_csv(index=False))
+    save_table(result.to_frame(), table)
     say(f"\nThe result is in {out}, its table in {table}.")
 
 

@@ -12,6 +12,7 @@ from interp.commands.common import (
     check_neurons,
     cut_short,
     open_model,
+    save_table,
     say,
     say_how_text_begins,
     seeded,
@@ -113,7 +114,7 @@ class Deactivate:
     """Documents to read; by default the half that the run did not read (all, train, held_out)."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins text."""
 
@@ -154,7 +155,7 @@ class Deactivate:
         rate = rates_of(self.neurons, selection) if self.rate_matched else None
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)
         if sentence := cut_short(self.tokens, corpora):
             say(sentence)
@@ -173,8 +174,7 @@ class Deactivate:
             out=out,
             ray=ray,
         )
-        table = matrix.to_frame().to_csv(index=False)
-        interp.results.artifacts.write_text(out / "matrix.csv", table)
+        save_table(matrix.to_frame(), out / "matrix.csv")
         say_how_text_begins(model, corpora.bos)
         say(matrix.table())
         say(f"The matrix is in {out / 'matrix.safetensors'}, its table in matrix.csv.")
@@ -235,7 +235,7 @@ class Bake:
                 moments, self.language, self.edit, self.strength, "post"
             )
         model, _ = open_model(self.choice, memory_of(self.neurons))
-        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         note = whose_neurons(selection, self.language, self.neurons_of or self.neurons)
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")

@@ -1,6 +1,6 @@
 """The subcommand that measures task accuracy with neurons off: evaluate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from interp.commands.common import (
     check_neurons,
     in_chat,
     open_model,
+    save_table,
     say,
 )
 from interp.commands.effects import read_selection
@@ -65,7 +66,7 @@ class Evaluate:
     The model, text and means are still of the run; both models must have the same shape."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins text."""
 
@@ -109,7 +110,7 @@ class Evaluate:
             self.choose_items(interp.read_task(name, code)) for name in names for code in codes
         ]
         model, ray = open_model(self.choice, memory, self.on)
-        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         tasks, bos = in_chat(model, tasks, self.chat, bos)
         sets = 1 + (1 + self.n_draws) * sum(size > 0 for size in selection.counts().values())
         if not self.on.goes_ahead(
@@ -129,8 +130,7 @@ class Evaluate:
             out=out,
             ray=ray,
         )
-        table = ablation.to_frame().to_csv(index=False)
-        interp.results.artifacts.write_text(out / "evaluate.csv", table)
+        save_table(ablation.to_frame(), out / "evaluate.csv")
         say(ablation.table())
         say(f"The table is in {out / 'evaluate.csv'}, the answers in folders next to it.")
 
@@ -138,4 +138,4 @@ class Evaluate:
         """The task with the items that --items and --held-out leave in."""
         check_items(self.items)
         task = task.where(lambda item: self.held_out or not item.held_out)
-        return interp.text.Task(task.name, task.language, task.items[: self.items])
+        return replace(task, items=task.items[: self.items])

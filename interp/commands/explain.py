@@ -36,13 +36,13 @@ class Explain:
         run = interp.Run.open(self.run_folder)
         stats, out = run.firing, self.out or self.run_folder
         settings = {"fraction": self.fraction, "busy_quantile": self.busy_quantile}
-        found = interp.selections.explain(stats, **settings)
+        explanation = interp.selections.explain(stats, **settings)
         origin = interp.results.artifacts.provenance(run=run.provenance, **settings)
-        found.save(out / "explanation.safetensors", origin)
-        interp.plots.save(found.to_frame(), out / "explanation")
-        say(found.sentences())
+        explanation.save(out / "explanation.safetensors", origin)
+        interp.plots.save(explanation.to_frame(), out / "explanation")
+        say(explanation.sentences())
         say(f"The shares are in {out / 'explanation.csv'}, their figure beside it.")
-        if "script" in found.aspects:
+        if "script" in explanation.aspects:
             beyond = interp.selections.beyond_script(stats, **settings)
             beyond.to_json(out / "beyond_script.json", origin)
             counts = ", ".join(f"{label} {n:,}" for label, n in beyond.counts().items())

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import interp
-from interp.commands.common import ModelChoice, goes_ahead, open_model, say, seeded
+from interp.commands.common import (
+    ModelChoice,
+    goes_ahead,
+    open_model,
+    padded_labels,
+    save_table,
+    say,
+    seeded,
+)
 from interp.commands.effects import read_selection
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
@@ -194,7 +201,7 @@ class Compare:
         show_pairs(table)
         show_layers(named)
         if self.out is not None:
-            interp.results.artifacts.write_text(self.out, table.to_csv(index=False))
+            save_table(table, self.out)
             say(f"\nThe table of pairs is in {self.out}.")
         if sentence and len(self.selections) == 2 and all(map(is_run, self.selections)):
             show_two_models(*self.selections, dict(named), self.out)
@@ -202,10 +209,10 @@ class Compare:
 
 def of_other_models(selections: Mapping[str, Path]) -> str:
     """A sentence if the selections are known to be of models with different weights; else empty."""
-    found = {name: found_in(path) for name, path in selections.items()}
+    runs = {name: found_in(path) for name, path in selections.items()}
     models = {
         name: (run["model"]["weights"], run.get("name", "a model without a name"))
-        for name, run in found.items()
+        for name, run in runs.items()
         if isinstance(run.get("model"), dict) and "weights" in run["model"]
     }
     if len({weights for weights, _ in models.values()}) < 2:
@@ -239,9 +246,8 @@ def show_two_models(
     show_effects(before, after)
     if out is not None:
         neurons = out.with_name(f"{out.stem}-neurons.csv")
-        known = {name: each for name, each in selections.items() if each.neurons_only}
-        table = change.to_frame(known).to_csv(index=False)
-        interp.results.artifacts.write_text(neurons, table)
+        known = {name: one for name, one in selections.items() if one.neurons_only}
+        save_table(change.to_frame(known), neurons)
         say(f"Every neuron's rates are in {neurons}.")
 
 
@@ -271,7 +277,8 @@ def say_what_is_left_out(
     read: Mapping[str, "interp.NeuronSelection"], named: Mapping[str, "interp.NeuronSelection"]
 ) -> None:
     (common, sites), *_ = ((selection.languages, selection.sites) for selection in named.values())
-    if left_out := {code for each in read.values() for code in each.languages} - set(common):
+    every = {code for selection in read.values() for code in selection.languages}
+    if left_out := every - set(common):
         say(f"Not in all selections, and left out: {', '.join(sorted(left_out))}")
     if any(selection.sites != sites for selection in read.values()):
         say("The selections have different sites: their MLP neurons alone are compared.")
@@ -281,8 +288,8 @@ def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons of each language, and of any:")
     say("   " + "".join(f"{code:>9}" for code in codes) + "      any")
-    for name, each in selections.items():
-        counts = [*each.counts().values(), int(each.union().sum())]
+    for name, selection in selections.items():
+        counts = [*selection.counts().values(), int(selection.union().sum())]
         say(f"{name:<3}" + "".join(f"{count:>9,}" for count in counts))
 
 
@@ -303,16 +310,15 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons by layer:")
     for row, code in enumerate(codes):
-        for name, each in selections.items():
-            counts = each.layer_profile()[row].tolist()
+        for name, selection in selections.items():
+            counts = selection.layer_profile()[row].tolist()
             say(f"{code:<4}{name:<3}" + "".join(f"{count:>6}" for count in counts))
 
 
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
-    names = {label: label_name(label) for label in selection.languages}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    head = f"{'language':<{first + second + 2}}neurons  exclusive  "
+    names = padded_labels(selection.languages)
+    head = f"{'language':<{max(map(len, names.values()))}}neurons  exclusive  "
     say(head + ("by layer" if frequency is None else "kept  by layer"))
     alone = selection.languages_per_neuron() == 1
     for row, (code, count) in enumerate(selection.counts().items()):
@@ -322,8 +328,7 @@ def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor
         if frequency is not None:
             mine = frequency[row][selection[code]]
             kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
-        name = f"{code:<{first}}  {names[code]:<{second}}"
-        say(f"{name}{count:>7}  {exclusive:>9}{kept}  {layers}")
+        say(f"{names[code]}{count:>7}  {exclusive:>9}{kept}  {layers}")
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

@@ -128,7 +128,7 @@ def of_attribution(
     folder: Path,
 ) -> "interp.runs.Forecast":
     """What is left of attributing all items; the trial attributes one, and is not kept."""
-    one = [interp.text.Task(task.name, task.language, task.items[:1]) for task in tasks]
+    one = [replace(task, items=task.items[:1]) for task in tasks]
 
     def n_tokens(some: "Sequence[interp.text.Task]") -> int:
         return sum(len(model.encode(item.prompt)) for task in some for item in task.items)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import ModelChoice, open_model, say
+from interp.commands.common import ModelChoice, open_model, save_table, say
 from interp.commands.options import Labels, Positional
 from interp.results.words import Bos
+from interp.text.sources import numbered_lines
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,14 @@ class Lock:
     """auto, none, document, block: what begins a prompt."""
 
     def run(self) -> None:
-        if self.out.exists():
-            raise ValueError(f"{self.out} exists: name a new folder, or remove that one first.")
-        lines = self.prompts.read_text(encoding="utf-8").splitlines()
-        prompts = [line for line in lines if line.strip()]
+        interp.results.artifacts.refuse_existing(self.out)
+        lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
-        messages = [interp.text.chat_prompt(model, prompt) for prompt in prompts if self.chat]
+        prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
         lock = interp.evaluations.lock_language(
             model,
-            messages or prompts,
+            prompts,
             self.language,
             text=self.corpora(model),
             tasks=[interp.read_task(task, self.language) for task in self.tasks],
@@ -80,15 +79,14 @@ class Lock:
             seed=self.seed,
             bos=self.bos,
         )
-        note = f"It keeps answers in {self.language}."
-        lock.change.to_lora(model, self.out / "adapter", note=note)
         frames = {"price": lock.to_frame()}
         frames |= {name: confusion.to_frame() for name, confusion in lock.confusion.items()}
         for name, frame in frames.items():
-            path = self.out / f"{name.replace(' ', '-')}.csv"
-            interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+            save_table(frame, self.out / f"{name.replace(' ', '-')}.csv")
+        note = f"It keeps answers in {self.language}."
+        lock.change.to_lora(model, self.out / "adapter", note=note)
         say(f"{lock!r}.")
-        say(lock.to_frame().to_string(index=False, float_format="%.3f"))
+        say(frames["price"].to_string(index=False, float_format="%.3f"))
         say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
 
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":

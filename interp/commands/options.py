@@ -69,7 +69,7 @@ class Option:
     default: Any
     """MISSING: there is none."""
 
-    told: str
+    text: str
     """The first paragraph under the field; what follows it is for those who read the code."""
 
     @property
@@ -98,10 +98,11 @@ class Option:
 
     @property
     def help(self) -> str:
-        text = " ".join(self.told.split()).rstrip(".")
+        text = " ".join(self.text.split()).rstrip(".")
         if any(not re.search(rf"\b{re.escape(word)}\b", text) for word in self.choices):
             text += f" ({', '.join(self.choices)})"
-        if any(self.default is each for each in (MISSING, None, False)) or self.default in ((), ""):
+        nothing = (MISSING, None, False)  # compared by identity, since 0 equals False
+        if any(self.default is value for value in nothing) or self.default in ((), ""):
             return text
         many = isinstance(self.default, tuple)
         return f"{text} [{' '.join(map(str, self.default)) if many else self.default}]"
@@ -109,7 +110,7 @@ class Option:
 
 def options_of(command: type) -> Iterator[Option]:
     """The options of a subcommand, those of the dataclasses inside it in their place."""
-    hints, told = get_type_hints(command, include_extras=True), _told(command)
+    hints, texts = get_type_hints(command, include_extras=True), _texts(command)
     for field in dataclasses.fields(command):
         hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
@@ -118,7 +119,7 @@ def options_of(command: type) -> Iterator[Option]:
             yield from options_of(hint)
             continue
         if NoneType in get_args(hint):
-            (hint,) = [each for each in get_args(hint) if each is not NoneType]
+            (hint,) = [kind for kind in get_args(hint) if kind is not NoneType]
         n_values: int | None = 1
         if get_origin(hint) is tuple:
             n_values = None if Ellipsis in get_args(hint) else len(get_args(hint))
@@ -134,20 +135,20 @@ def options_of(command: type) -> Iterator[Option]:
             labels=_LABELS in marks,
             n_values=n_values,
             default=field.default,
-            told=told[field.name],
+            text=texts[field.name],
         )
 
 
-def _told(command: type) -> dict[str, str]:
+def _texts(command: type) -> dict[str, str]:
     """What stands under each field."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    texts = {}
     for before, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
             assert isinstance(after, ast.Expr)
-            found[before.target.id] = inspect.cleandoc(ast.literal_eval(after.value))
-    return {name: text.split("\n\n")[0] for name, text in found.items()}
+            texts[before.target.id] = inspect.cleandoc(ast.literal_eval(after.value))
+    return {name: text.split("\n\n")[0] for name, text in texts.items()}
 
 
 class Parser(argparse.ArgumentParser):
@@ -181,62 +182,63 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> Any:
         """The subcommand with its options; or help, or a sentence and exit code 2."""
-        found, unknown = self.parse_known_intermixed_args(list(arguments))
+        values, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             known = [option.named if option.either else option.flag for option in self.options]
             near = difflib.get_close_matches(unknown[0], known, n=1)
             perhaps = f"; did you mean {near[0]}?" if near else "."
             self.error(f"there is no place for {' '.join(unknown)}{perhaps}")
-        return self._made(self.command, self._checked(vars(found)))
+        return self._made(self.command, self._checked(vars(values)))
 
-    def _checked(self, found: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """The values by field; what was given by name where it could be given by position too."""
         for option in self.options:
-            if option.named in found:
-                if option.name in found:
+            if option.named in values:
+                if option.name in values:
                     self.error(
-                        f"{option.flag} is {found[option.name]!r} and {option.named} is "
-                        f"{found[option.named]!r}; give it once"
+                        f"{option.flag} is {values[option.name]!r} and {option.named} is "
+                        f"{values[option.named]!r}; give it once"
                     )
-                found[option.name] = found.pop(option.named)
-            if option.labels and any("," in label for label in found.get(option.name, ())):
-                labels = " ".join(found[option.name]).replace(",", " ").split()
+                values[option.name] = values.pop(option.named)
+            if option.labels and any("," in label for label in values.get(option.name, ())):
+                labels = " ".join(values[option.name]).replace(",", " ").split()
                 self.error(f"{option.flag} takes labels with spaces between: {' '.join(labels)}")
-        return found
+        return values
 
-    def _made(self, kind: type, found: Mapping[str, Any]) -> Any:
+    def _made(self, kind: type, values: Mapping[str, Any]) -> Any:
         given: dict[str, Any] = {}
         for option in self.options:
-            if option.owner is kind and option.name in found:
-                value = found[option.name]
+            if option.owner is kind and option.name in values:
+                value = values[option.name]
                 given[option.name] = value if option.n_values == 1 else tuple(value)
             elif option.owner is kind and option.default is MISSING:  # any number of them: none
                 given[option.name] = ()
         for field in dataclasses.fields(kind):
             inner = get_type_hints(kind)[field.name]
             if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-                given[field.name] = self._made(inner, found)
+                given[field.name] = self._made(inner, values)
         return kind(**given)
 
     def error(self, message: str) -> NoReturn:
-        told = message.removeprefix("argument ").rstrip(".")
-        told += "" if told.endswith("?") else "."
-        sys.stderr.write(f"{self.prog}: {told} All its options: {self.prog} --help\n")
+        sentence = message.removeprefix("argument ").rstrip(".")
+        sentence += "" if sentence.endswith("?") else "."
+        sys.stderr.write(f"{self.prog}: {sentence} All its options: {self.prog} --help\n")
         raise SystemExit(2)
 
     def format_help(self) -> str:
         """Usage, what it does, examples, and a line or two for each option."""
         first = [option for option in self.options if option.positional]
-        needed = [each for each in self.options if each.default is MISSING and not each.positional]
-        named = [each.flag + each.value for each in first]
+        others = [option for option in self.options if not option.positional]
+        needed = [option for option in others if option.default is MISSING]
+        named = [option.flag + option.value for option in first]
         usage = [
-            name if each.default is MISSING else f"[{name}]"
-            for name, each in zip(named, first, strict=True)
+            name if option.default is MISSING else f"[{name}]"
+            for name, option in zip(named, first, strict=True)
         ]
-        usage += [each.flag + each.value for each in needed]
+        usage += [option.flag + option.value for option in needed]
         usage += ["[options]"] if len(first) + len(needed) < len(self.options) else []
         lines = [f"usage: {' '.join([self.prog, *usage])}", *_description(self.command), ""]
-        for option in [*first, *(each for each in self.options if not each.positional)]:
+        for option in [*first, *others]:
             also = f", {option.named}" if option.either else ""
             lines += _entry(option.flag + option.value + also, option.help)
         return "\n".join(lines).rstrip() + "\n"

@@ -3,12 +3,11 @@
 It reads only names and small JSON files, and loads no library.
 """
 
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.commands.remembered import is_run, memory_of
+from interp.commands.remembered import is_run, memory_of, run_behind
 
 _DEPTH = 2
 """Folders below this one in which runs are looked for."""
@@ -82,7 +81,7 @@ def pieces(run: Path) -> tuple[int, int]:
 
 def _kept(run: Path) -> set[str]:
     """Results besides counts that a run keeps."""
-    wanted = json.loads((run / "run.json").read_text(encoding="utf-8")).get("wanted")
+    wanted = run_behind(run).get("wanted")
     return {name for name, value in wanted.items() if value} if isinstance(wanted, dict) else set()
 
 

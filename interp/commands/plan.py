@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import say, torch_dtype
+from interp.commands.common import keep_of, save_table, say, torch_dtype
 from interp.commands.options import Labels, Positional
 from interp.results.words import Kind
 from interp.text.labels import check_labels
@@ -83,7 +83,7 @@ class Plan:
             f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text"
         )
         if self.out is not None:
-            interp.results.artifacts.write_text(self.out, plan.to_frame().to_csv(index=False))
+            save_table(plan.to_frame(), self.out)
             say(f"The table is in {self.out}.")
 
     def plan(self) -> "interp.counting.RunPlan":
@@ -98,14 +98,6 @@ class Plan:
             n_shards=self.n_shards,
             row_tokens=self.block_length,
             tokens_per_batch=self.tokens_per_batch,
-            keep=interp.Keep(
-                moments=self.moments,
-                sign_cases=self.sign_cases,
-                negative_side=self.negative_side,
-                histograms=self.histograms,
-                loss_effects=self.loss_effects,
-                sentence_means=self.sentences,
-                contexts=self.contexts,
-            ),
+            keep=keep_of(self),
             dtype=torch_dtype(self.dtype),
         )

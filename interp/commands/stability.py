@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import interp
-from interp.commands.common import goes_ahead, say, seeded
+from interp.commands.common import goes_ahead, save_table, say, seeded
 from interp.commands.find import Find
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
@@ -99,7 +99,7 @@ class Stability:
         say("\n" + meaning(stability, agreement))
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
-        interp.results.artifacts.write_text(out, stability.to_frame().to_csv(index=False))
+        save_table(stability.to_frame(), out)
         say(f"The table by language is in {out}.")
 
     @property

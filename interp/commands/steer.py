@@ -12,6 +12,7 @@ from interp.commands.common import (
     OnRay,
     check_neurons,
     open_model,
+    save_table,
     say,
     say_how_text_begins,
     seeded,
@@ -83,7 +84,7 @@ class Steer:
     """Layer of the residual push; by default the middle one."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins text."""
 
@@ -134,7 +135,7 @@ class Steer:
         bos = memory.take_bos(self.bos)
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
-        selection = check_neurons(selection, self.neurons, self.neurons_of, model)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         if not self.on.goes_ahead(
             lambda: self.forecast(model, selection.languages, codes, text, bos, out),
             "fewer --n, --to or --natural, or shorter --max-new-tokens",
@@ -162,8 +163,7 @@ class Steer:
             ray=ray,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
-            path = out / f"{name}.csv"
-            interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+            save_table(frame, out / f"{name}.csv")
         say_how_text_begins(model, bos)
         say(rates.examples(width=shutil.get_terminal_size((100, 24)).columns))
         say("")

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from interp.commands.common import (
     OnRay,
     in_chat,
     open_model,
+    save_table,
     say,
     seeded,
 )
@@ -60,7 +61,7 @@ class Share:
     In an MLP without a linear branch, both have the same sign."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins a prompt."""
 
@@ -103,7 +104,7 @@ class Share:
         prompts = interp.text.prompts_of(tasks)
         shards = min(self.n_shards, len(prompts.ids))
         corpora = interp.text.prompt_rows(prompts, model, bos=bos, n_shards=shards)
-        groups = {item.id: item.group or item.id for item in tasks[0].items}
+        groups = dict(zip(tasks[0].ids, tasks[0].groups, strict=True))
         keep = interp.Keep(signs=self.fires_by)
         if not self.on.goes_ahead(
             lambda: of_counting(model, corpora, keep, 4096, out), "fewer --languages"
@@ -142,8 +143,7 @@ class Share:
             "run": model.fingerprint
         }
         profile.save(folder / "profile.safetensors", origin)
-        table = profile.to_frame().to_csv(index=False)
-        interp.results.artifacts.write_text(folder / "profile.csv", table)
+        save_table(profile.to_frame(), folder / "profile.csv")
         return profile
 
 
@@ -204,7 +204,7 @@ class Attribute:
     """Whether the gate or the output decides firing, and so the category."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s.
+    """auto, none, document, block; by default the run's.
 
     It is what begins a prompt."""
 
@@ -249,7 +249,7 @@ class Attribute:
         sums = attribute(tasks, out / "pieces", ray=ray)
         sums.save(out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
         frame = sums.to_frame()
-        interp.results.artifacts.write_text(out / "sums.csv", frame.to_csv(index=False))
+        save_table(frame, out / "sums.csv")
         show_sums(frame, self.quantity)
         say(f"The sums are in {out / 'sums.safetensors'}, their table in sums.csv.")
 
@@ -287,10 +287,8 @@ def read_aligned(
     tasks = interp.text.align_tasks(
         [interp.read_task(source, code) for code in check_labels(languages)]
     )
-    tasks = tuple(
-        interp.text.Task(task.name, task.language, task.items[:n_items]) for task in tasks
-    )
-    if len({item.group or item.id for item in tasks[0].items}) < 2:
+    tasks = tuple(replace(task, items=task.items[:n_items]) for task in tasks)
+    if len(set(tasks[0].groups)) < 2:
         raise ValueError(
             f"The {len(tasks[0].items)} items of {source} form a single group, and an interval "
             "needs two groups or more: take more items."

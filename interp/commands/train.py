@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import interp
-from interp.commands.common import ModelChoice, check_found_in, open_model, say
+from interp.commands.common import ModelChoice, check_neurons, open_model, say
 from interp.commands.effects import read_selection
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of
@@ -54,7 +54,7 @@ class Train:
     """Tokens per row."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s."""
+    """auto, none, document, block; by default the run's."""
 
     steps: int | None = None
     """Updates of the weights; by default the recipe's."""
@@ -77,22 +77,24 @@ class Train:
     def run(self) -> None:
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         chosen = selection.change(self.language, interp.Edit("train"))
-        reading: dict[str, Any] = {
-            "block_length": self.block_length,
-            "tokens": self.tokens,
-            "bos": memory.take_bos(self.bos),
-            "split": self.split,
-        }
+        bos = memory.take_bos(self.bos)
         text = memory.take_text(self.text, self.choice.of(memory).model)
         target = self.out / self.write
-        if target.exists():
-            raise ValueError(f"{target} exists: name a new folder, or remove that one first.")
+        interp.results.artifacts.refuse_existing(target)
         model, _ = open_model(self.choice, memory)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        check_neurons(selection, self.neurons, model)
         labels = self.labels or (self.language,)
         corpora = interp.read_corpora(
-            text, labels, model, n_shards=1, held_out=0.5, hygiene="off", **reading
+            text,
+            labels,
+            model,
+            block_length=self.block_length,
+            tokens=self.tokens,
+            n_shards=1,
+            bos=bos,
+            split=self.split,
+            held_out=0.5,
+            hygiene="off",
         )
         trained = interp.interventions.train_units(
             model, chosen, corpora, self.settings(), out=self.out

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import ModelChoice, check_found_in, open_model, say
+from interp.commands.common import ModelChoice, check_neurons, open_model, say
 from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
@@ -48,15 +48,14 @@ class Vector:
     """Text that the residual means are of; by default the run's."""
 
     bos: Bos | None = None
-    """auto, none, document, block; by default the run\'s."""
+    """auto, none, document, block; by default the run's."""
 
     def run(self) -> None:
         if self.push == "neurons" and (self.layer is not None or self.text is not None):
             raise ValueError(
                 "--layer and --text have no effect with --push neurons: leave them out."
             )
-        if self.out.exists():
-            raise ValueError(f"{self.out} exists: name a new file, or remove that one first.")
+        interp.results.artifacts.refuse_existing(self.out, "file")
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         selection[self.language]  # refuses a missing language before a large model is loaded
         bos = memory.take_bos(self.bos)
@@ -64,8 +63,7 @@ class Vector:
         if self.push == "residual":
             text = memory.take_text(self.text, self.choice.of(memory).model)
         model, _ = open_model(self.choice, memory)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        check_neurons(selection, self.neurons, model)
         if text is None:
             moments = run_of(self.neurons).moments
             edit = interp.difference_of_means(moments, self.language, self.strength, "post")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import interp
 from interp.commands.common import (
     ModelChoice,
-    check_found_in,
+    check_neurons,
     open_model,
     say,
     say_how_text_begins,
@@ -95,8 +95,7 @@ class Write:
         under, memory = self.changes(selection), memory_of(self.neurons)
         bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
-        selection.check_model(model)
-        check_found_in(self.neurons, model)
+        check_neurons(selection, self.neurons, model)
         prompt = interp.text.chat_prompt(model, self.prompt) if self.chat else self.prompt
         written = interp.evaluations.write_side_by_side(
             model,
@@ -122,6 +121,8 @@ class Write:
                 f"Say what to change: --off, --to or --with. Labels are "
                 f"{', '.join(selection.languages)}."
             )
+        if len({path.name for path in self.with_}) < len(self.with_):
+            raise ValueError("Two files of --with have the same name: rename one.")
         sets = {"": selection}
         if self.random:
             drawn = selection.random_like(seeded(self.seed), exclude=selection.union())

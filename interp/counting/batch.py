@@ -106,3 +106,11 @@ class Neurons(Protocol):
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]: ...
+
+
+def zeros(model: Neurons, *shape: int, dtype: torch.dtype = torch.int64) -> list[Tensor]:
+    """A tensor of zeros for each layer, on the layer's device."""
+    return [
+        torch.zeros(shape, dtype=dtype, device=model.layer_device(layer))
+        for layer in range(model.n_layers)
+    ]

@@ -74,7 +74,7 @@ class Cached:
         made_by = getattr(maker, "cfg", None)
         self.made_by: str | None = getattr(made_by, "model_name", None)
         self.n_layers = 1 + max(
-            (int(found[1]) for found in map(_IN_A_LAYER.match, self._names) if found), default=-1
+            (int(match[1]) for match in map(_IN_A_LAYER.match, self._names) if match), default=-1
         )
         if model is not None:
             self._check_model(model)
@@ -167,7 +167,7 @@ class Cached:
                 f"{self.made_by}: statistics are of one model."
             )
         for kind in kinds:
-            sizes = [(each.n_layers, each.width(0, kind)) for each in (other, self)]
+            sizes = [(cached.n_layers, cached.width(0, kind)) for cached in (other, self)]
             if sizes[0] != sizes[1]:
                 (n_layers, width), (n_here, width_here) = sizes
                 raise ValueError(

@@ -9,8 +9,8 @@ token that a tokenizer puts before a text is noticed, since then all rows begin 
 refused, unless `special_tokens=True`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -21,6 +21,7 @@ from interp.counting.batch import Batch, Neurons, Observer
 from interp.counting.bits import unpack_bits
 from interp.counting.cached import Cache, Cached, Gradients, Mask
 from interp.counting.counters import FiringCounter, SignsCounter, firing_kind
+from interp.counting.parts import Parts
 from interp.models.bare_model import wrapped
 from interp.results.display import listed
 from interp.results.words import FiresBy, Kind
@@ -43,6 +44,15 @@ class Counter(Observer, Protocol):
     def tensors(self) -> dict[str, Tensor]: ...
 
 
+@runtime_checkable
+class CounterClass(Protocol):
+    """A class of counters, such as `FiringCounter`."""
+
+    kinds: tuple[Kind, ...]
+
+    def __call__(self, *args: Any, **settings: Any) -> Counter: ...
+
+
 MakeCounter = Callable[[Neurons, int], Counter]
 """A counter for a cache, from what the cache tells of its model, and its number of rows."""
 
@@ -63,11 +73,11 @@ def firing_rate(
     (torch.Size([6, 2048]), True)
     """
     neurons = Cached(cache, keep)
-    (found,) = _replayed([neurons], ("pre",), lambda *_: FiringCounter(neurons), special_tokens)
-    n_tokens = int(found["firing.tokens"])
+    (counts,) = _replayed([neurons], ("pre",), lambda *_: FiringCounter(neurons), special_tokens)
+    n_tokens = int(counts["firing.tokens"])
     if n_tokens == 0:
         raise ValueError("No token of the cache counts, so it has no rates: look at the mask.")
-    return found["firing.fired"].double() / n_tokens
+    return counts["firing.fired"].double() / n_tokens
 
 
 def fires(
@@ -161,19 +171,46 @@ def replay_all(
     known = model if model is None or isinstance(model, Neurons) else wrapped(model)
     cached = _paired(caches, keep, known)
     everything = [neurons for shards in cached.values() for neurons in shards]
-    found = iter(_replayed(everything, kinds, make_counter, special_tokens, pos))
-    return {code: [next(found) for _ in shards] for code, shards in cached.items()}
+    tensors = iter(_replayed(everything, kinds, make_counter, special_tokens, pos))
+    return {code: [next(tensors) for _ in shards] for code, shards in cached.items()}
 
 
-def check_shards(pieces: Mapping[str, Sequence[object]]) -> int:
-    """The number of caches, which must be that of every language: each is a shard."""
-    if len({len(shards) for shards in pieces.values()}) > 1:
-        numbers = ", ".join(f"{code} {len(shards)}" for code, shards in pieces.items())
+def parts_of(
+    caches: Shards,
+    counter: CounterClass,
+    keep: Masks | None,
+    special_tokens: bool,
+    model: Any,
+    *,
+    by_shard: bool = False,
+    **settings: Any,
+) -> Parts:
+    """What counters with these settings find in caches, of which each is a shard.
+
+    `by_shard`: the result keeps shards apart, so every language needs as many as the others.
+    """
+    pieces = replay_all(
+        caches,
+        counter.kinds,
+        lambda neurons, _: counter(neurons, **settings),
+        keep=keep,
+        special_tokens=special_tokens,
+        model=model,
+    )
+    n_shards = {code: len(shards) for code, shards in pieces.items()}
+    if by_shard and len(set(n_shards.values())) > 1:
+        numbers = ", ".join(f"{code} {n}" for code, n in n_shards.items())
         raise ValueError(
             f"The numbers of caches differ ({numbers}): each cache is a shard, and every language "
             "needs as many as the others."
         )
-    return len(next(iter(pieces.values())))
+
+    def tensors() -> Iterator[tuple[int, int, Mapping[str, Tensor]]]:
+        for row, shards in enumerate(pieces.values()):
+            for shard, counts in enumerate(shards):
+                yield shard, row, counts
+
+    return Parts(tuple(pieces), max(n_shards.values()), tensors())
 
 
 def signs_at(
@@ -222,12 +259,12 @@ def _replayed(
         neurons.check_like(cached[0], kinds)
     if not special_tokens:
         _check_beginnings(cached, batches, kinds[0])
-    found = []
+    tensors = []
     for neurons, batch in zip(cached, batches, strict=True):
         counter = make_counter(neurons, len(batch.rows))
         neurons.replay(counter, batch)
-        found.append(counter.tensors())
-    return found
+        tensors.append(counter.tensors())
+    return tensors
 
 
 def _paired(caches: Shards, keep: Masks | None, model: Neurons | None) -> dict[str, list[Cached]]:

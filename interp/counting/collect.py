@@ -22,7 +22,7 @@ from interp.counting.caches import Counter
 from interp.counting.counters import FiringCounter, SentenceMeansCounter, SignsCounter
 from interp.counting.expert_counter import MIXTURE_COUNTS, ExpertFiringCounter
 from interp.counting.fitting import check_that_it_fits
-from interp.counting.histograms import SAMPLE, Grid, RangeCounter, grid_of
+from interp.counting.histograms import SAMPLE, Grid, RangeCounter
 from interp.counting.keep import FIRING_ALONE, Keep
 from interp.counting.loss_effects import LossEffectsCounter, count_loss_effects
 from interp.counting.observe import batches, observe
@@ -211,7 +211,7 @@ class _Piece:
             effects = LossEffectsCounter(model) if self.keep.loss_effects else None
             self._observe(model, counters, effects, seen)
             counted = counters if effects is None else [*counters, effects]
-            tensors = {name: one for each in counted for name, one in each.tensors().items()}
+            tensors = {name: one for counter in counted for name, one in counter.tensors().items()}
             by_row = self.keep.sentence_means or self.keep.signs or self.keep.contexts
             sources = list(self.rows.source) if by_row else []
             labels = {"shard": self.shard, "language": self.language, "sources": sources}
@@ -301,8 +301,7 @@ class _Reading:
             sample = self._rows(language, first[:n_rows], shard=0)
             for batch in batches(sample, language, 0, self.tokens_per_batch):
                 observe(model, batch, [counter])
-        found = counter.tensors()
-        return grid_of(found["range.sums"], found["range.least"], int(found["range.tokens"]))
+        return counter.grid()
 
     def piece(self, shard: int, language: str) -> _Piece:
         number = (self.corpora.rows[language].shard == shard).nonzero().flatten()

@@ -6,14 +6,15 @@ device, and does not grow with the text; `tensors()` shares no memory with it.
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from einops import einsum, rearrange, reduce
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons
+from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_positive, pack_bits
 from interp.results.words import FiresBy, Kind
 
@@ -24,10 +25,7 @@ class FiringCounter:
     kinds: tuple[Kind, ...] = ("pre",)
 
     def __init__(self, model: Neurons) -> None:
-        self._fired = [
-            torch.zeros(model.d_mlp, dtype=torch.int64, device=model.layer_device(layer))
-            for layer in range(model.n_layers)
-        ]
+        self._fired = zeros(model, model.d_mlp)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
     def update(
@@ -38,12 +36,17 @@ class FiringCounter:
         self._tokens[layer] += len(gates)
 
     def tensors(self) -> dict[str, Tensor]:
-        if (self._tokens != self._tokens[0]).any():
-            raise ValueError(
-                f"Layers disagree on how many tokens they saw: {self._tokens.tolist()}."
-            )
-        fired = torch.stack([counts.cpu() for counts in self._fired])
-        return {"firing.fired": fired, "firing.tokens": self._tokens[:1].clone()}
+        return firing_tensors(self._fired, self._tokens)
+
+
+def firing_tensors(
+    fired: Sequence[Int64[Tensor, " neuron"]], tokens: Int64[Tensor, " layer"]
+) -> dict[str, Tensor]:
+    """What a piece holds of firing; refused if the layers saw different numbers of tokens."""
+    if (tokens != tokens[0]).any():
+        raise ValueError(f"Layers disagree on how many tokens they saw: {tokens.tolist()}.")
+    counts = torch.stack([counts.cpu() for counts in fired])
+    return {"firing.fired": counts, "firing.tokens": tokens[:1].clone()}
 
 
 class MomentsCounter:
@@ -53,10 +56,7 @@ class MomentsCounter:
 
     def __init__(self, model: Neurons) -> None:
         self._model = model
-        self._sums = [
-            torch.zeros(4, model.d_mlp, dtype=torch.float64, device=model.layer_device(layer))
-            for layer in range(model.n_layers)
-        ]
+        self._sums = zeros(model, 4, model.d_mlp, dtype=torch.float64)
         self._tokens = 0
 
     def update(

@@ -7,8 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.counting.batch import Batch, Observer
+from interp.counting.batch import Batch, Observer, zeros
 from interp.counting.bits import count_positive, count_positive_by
+from interp.counting.counters import firing_tensors
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.results.words import Kind
@@ -35,15 +36,8 @@ class ExpertFiringCounter:
     kinds: tuple[Kind, ...] = ("pre",)
 
     def __init__(self, model: MixtureModel) -> None:
-        self._layout = model.layout
-        devices = [model.layer_device(layer) for layer in range(model.n_layers)]
-        self._fired = [
-            torch.zeros(model.d_mlp, dtype=torch.int64, device=device) for device in devices
-        ]
-        self._routed = [
-            torch.zeros(self._layout.n_experts, dtype=torch.int64, device=device)
-            for device in devices
-        ]
+        self._fired = zeros(model, model.d_mlp)
+        self._routed = zeros(model, model.layout.n_experts)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
     def update(
@@ -72,12 +66,5 @@ class ExpertFiringCounter:
         self._fired[layer][rows.first : rows.first + len(fired)] += fired
 
     def tensors(self) -> dict[str, Tensor]:
-        if (self._tokens != self._tokens[0]).any():
-            raise ValueError(
-                f"Layers disagree on how many tokens they saw: {self._tokens.tolist()}."
-            )
-        return {
-            "firing.fired": torch.stack([counts.cpu() for counts in self._fired]),
-            "firing.tokens": self._tokens[:1].clone(),
-            "firing.routed": torch.stack([counts.cpu() for counts in self._routed]),
-        }
+        routed = torch.stack([counts.cpu() for counts in self._routed])
+        return firing_tensors(self._fired, self._tokens) | {"firing.routed": routed}

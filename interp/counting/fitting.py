@@ -27,11 +27,11 @@ def check_that_it_fits(
         "memory": (plan.results, free_memory(torch.device("cpu"))),
         f"memory of {model.device}": (plan.passing, free_memory(model.device)),
     }
-    for place, (needs, free) in needed.items():
+    for resource, (needs, free) in needed.items():
         if free is not None and needs > free:
             raise ValueError(
                 f"Counting {', '.join(keep.statistics)} of {plan.neurons:,} neurons needs "
-                f"{readable(needs, 'bytes')} of {place}, where {readable(free, 'bytes')} are "
+                f"{readable(needs, 'bytes')} of {resource}, where {readable(free, 'bytes')} are "
                 "free: keep fewer statistics, or read fewer shards or languages; `interp plan` "
                 "says what each takes."
             )

@@ -1,17 +1,16 @@
 """How a neuron's act(gate) is distributed in each language: histograms on a grid of its own."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons
-from interp.counting.caches import Masks, Shards, replay_all
-from interp.counting.parts import Part, added, parts_of, summed
+from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.caches import Masks, Shards, parts_of, replay_all
+from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel, wrapped
 from interp.results.display import Cells, layer_cells, listed, ranged
 from interp.results.saved import Saved
@@ -56,6 +55,10 @@ class Grid(Saved):
     width: Float32[Tensor, "layer neuron"]
     """Of a bin."""
 
+    def is_that_of(self, other: "Grid") -> bool:
+        """Whether all bins are the same."""
+        return self.low.equal(other.low) and self.width.equal(other.width)
+
     def __repr__(self) -> str:
         n_layers, d_mlp = self.low.shape
         return f"Grid({n_layers} layers of {d_mlp:,} neurons in {BINS} bins and two open ones)"
@@ -90,11 +93,12 @@ class RangeCounter:
         self._tokens += len(act) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
-        return {
-            "range.sums": self._sums.clone(),
-            "range.least": self._least.clone(),
-            "range.tokens": torch.tensor([self._tokens]),
-        }
+        """Nothing: the grid is of all text."""
+        return {}
+
+    def grid(self) -> Grid:
+        """The bins for what was counted."""
+        return grid_of(self._sums, self._least, self._tokens)
 
 
 def grid_of(
@@ -125,10 +129,7 @@ class HistogramsCounter:
                 f"{(model.n_layers, model.d_mlp)}: use the grid of this model."
             )
         self._model, self._grid = model, grid
-        self._counts = [
-            torch.zeros(model.d_mlp, BINS + 2, dtype=torch.int32, device=device)
-            for device in map(model.layer_device, range(model.n_layers))
-        ]
+        self._counts = zeros(model, model.d_mlp, BINS + 2, dtype=torch.int32)
         self._tokens = 0
 
     def update(
@@ -187,22 +188,24 @@ class Histograms(Saved):
     languages: tuple[str, ...]
     """Labels, in the order of the language axis."""
 
-    @staticmethod
-    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "Histograms":
-        grids: list[Grid] = []
-        names = ("histograms.counts", "histograms.tokens")
-        counts, tokens = summed(_on_one_grid(parts, grids), len(languages), *names)
-        if int(tokens.max()) > _MOST_TOKENS:
+    def __post_init__(self) -> None:
+        if (n_tokens := int(self.tokens.max())) > _MOST_TOKENS:
             raise ValueError(
-                f"A language has {int(tokens.max()):,} tokens, and histograms hold at most "
+                f"A language has {n_tokens:,} tokens, and histograms hold at most "
                 f"{_MOST_TOKENS:,}: read less text, or leave out histograms."
             )
+
+    @staticmethod
+    def of(parts: Parts) -> "Histograms":
+        grids: list[Grid] = []
+        on_one_grid = replace(parts, tensors=_on_one_grid(parts, grids))
+        counts, tokens = on_one_grid.summed("histograms.counts", "histograms.tokens")
         return Histograms(
             counts=counts,
             low=grids[0].low,
             width=grids[0].width,
             tokens=tokens[:, 0],
-            languages=languages,
+            languages=parts.languages,
         )
 
     @staticmethod
@@ -223,23 +226,17 @@ class Histograms(Saved):
         Histograms(en, de, zh; 6 layers of 2,048 neurons in 402 bins; 640 tokens of each language)
         """
         known = model if isinstance(model, Neurons) else wrapped(model)
-        options: dict[str, Any] = {"keep": keep, "special_tokens": special_tokens, "model": known}
         if grid is None:
             counter = RangeCounter(known)
-            replay_all(caches, counter.kinds, lambda *_: counter, **options)
-            found = counter.tensors()
-            grid = grid_of(found["range.sums"], found["range.least"], int(found["range.tokens"]))
-        pieces = replay_all(
-            caches,
-            HistogramsCounter.kinds,
-            lambda neurons, _: HistogramsCounter(neurons, grid),
-            **options,
-        )
-        return Histograms.of(parts_of(pieces), 0, tuple(pieces))
+            everything = {"keep": keep, "special_tokens": special_tokens, "model": known}
+            replay_all(caches, counter.kinds, lambda *_: counter, **everything)
+            grid = counter.grid()
+        parts = parts_of(caches, HistogramsCounter, keep, special_tokens, known, grid=grid)
+        return Histograms.of(parts)
 
     def merge(self, other: "Histograms") -> "Histograms":
         """Of both texts, which must differ, or tokens are counted twice; on the same bins."""
-        if not (self.low.equal(other.low) and self.width.equal(other.width)):
+        if not self.grid.is_that_of(other.grid):
             raise ValueError(
                 "The histograms have different bins, so they cannot be added: count both on one "
                 "grid, by copying grid.safetensors into the second folder before its run."
@@ -271,15 +268,17 @@ class Histograms(Saved):
         return Grid(low=self.low, width=self.width)
 
 
-def _on_one_grid(parts: Iterable[Part], grids: list[Grid]) -> Iterator[Part]:
-    """The parts, once it is certain that their grid is that of the first, which is noted."""
-    for part in parts:
-        grid = Grid(low=part.tensors["histograms.low"], width=part.tensors["histograms.width"])
+def _on_one_grid(
+    parts: Parts, grids: list[Grid]
+) -> Iterator[tuple[int, int, Mapping[str, Tensor]]]:
+    """The tensors, once it is certain that their grid is that of the first, which is noted."""
+    for shard, row, tensors in parts.tensors:
+        grid = Grid(low=tensors["histograms.low"], width=tensors["histograms.width"])
         if not grids:
             grids.append(grid)
-        if not (grid.low.equal(grids[0].low) and grid.width.equal(grids[0].width)):
+        if not grid.is_that_of(grids[0]):
             raise ValueError(
-                f"Shard {part.shard} was counted in other bins than the first, so they cannot be "
+                f"Shard {shard} was counted in other bins than the first, so they cannot be "
                 "added: count all again, with one grid."
             )
-        yield part
+        yield shard, row, tensors

@@ -9,11 +9,11 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons
+from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.cached import Cache, Gradients
-from interp.counting.caches import Masks, Shards, listed_caches, replay_all
+from interp.counting.caches import Masks, Shards, listed_caches, parts_of
 from interp.counting.observe import attention_mask
-from interp.counting.parts import Part, added, parts_of, summed
+from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, layer_cells, of_neurons
@@ -56,10 +56,11 @@ class LossEffects(Saved):
     """Labels, in the order of the language axis."""
 
     @staticmethod
-    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "LossEffects":
+    def of(parts: Parts) -> "LossEffects":
         names = [f"loss_effects.{name}" for name in ("total", "absolute", "tokens")]
-        total, absolute, tokens = summed(parts, len(languages), *names)
-        return LossEffects(total=total, absolute=absolute, tokens=tokens[:, 0], languages=languages)
+        total, absolute, tokens = parts.summed(*names)
+        sums = {"total": total, "absolute": absolute, "tokens": tokens[:, 0]}
+        return LossEffects(**sums, languages=parts.languages)
 
     @staticmethod
     def from_caches(
@@ -84,15 +85,8 @@ class LossEffects(Saved):
             code: [_Effects(cache) for cache in listed_caches(some)]
             for code, some in caches.items()
         }
-        pieces = replay_all(
-            effects,
-            LossEffectsCounter.kinds,
-            lambda neurons, _: LossEffectsCounter(neurons),
-            keep=keep,
-            special_tokens=special_tokens,
-            model=model,
-        )
-        return LossEffects.of(parts_of(pieces), 0, tuple(pieces))
+        parts = parts_of(effects, LossEffectsCounter, keep, special_tokens, model)
+        return LossEffects.of(parts)
 
     def merge(self, other: "LossEffects") -> "LossEffects":
         """Of both texts, which must differ, or tokens are counted twice."""
@@ -124,10 +118,7 @@ class LossEffectsCounter:
     kinds: tuple[Kind, ...] = ("post",)
 
     def __init__(self, model: Neurons) -> None:
-        self._sums = [
-            torch.zeros(2, model.d_mlp, dtype=torch.float64, device=device)
-            for device in map(model.layer_device, range(model.n_layers))
-        ]
+        self._sums = zeros(model, 2, model.d_mlp, dtype=torch.float64)
         self._tokens = 0
 
     def update(

@@ -1,6 +1,5 @@
 """What a neuron writes where its gate is below zero."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +7,11 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons
+from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_true
-from interp.counting.caches import Masks, Shards, replay_all
+from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.held import Held
-from interp.counting.parts import Part, added, parts_of, summed
+from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
 from interp.results.display import Cells, layer_cells, of_neurons
 from interp.results.saved import Saved
@@ -53,12 +52,11 @@ class NegativeSide(Saved):
     """Labels, in the order of the language axis."""
 
     @staticmethod
-    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "NegativeSide":
+    def of(parts: Parts) -> "NegativeSide":
         names = [f"negative_side.{name}" for name in ("below", "output", "squares", "tokens")]
-        below, output, squares, tokens = summed(parts, len(languages), *names)
-        return NegativeSide(
-            below=below, output=output, squares=squares, tokens=tokens[:, 0], languages=languages
-        )
+        below, output, squares, tokens = parts.summed(*names)
+        sums = {"below": below, "output": output, "squares": squares, "tokens": tokens[:, 0]}
+        return NegativeSide(**sums, languages=parts.languages)
 
     @staticmethod
     def from_caches(
@@ -75,15 +73,8 @@ class NegativeSide(Saved):
         >>> interp.counting.NegativeSide.from_caches(caches)
         NegativeSide(en, de, zh; 6 layers of 2,048 neurons; 640 tokens of each language)
         """
-        pieces = replay_all(
-            caches,
-            NegativeSideCounter.kinds,
-            lambda neurons, _: NegativeSideCounter(neurons),
-            keep=keep,
-            special_tokens=special_tokens,
-            model=model,
-        )
-        return NegativeSide.of(parts_of(pieces), 0, tuple(pieces))
+        parts = parts_of(caches, NegativeSideCounter, keep, special_tokens, model)
+        return NegativeSide.of(parts)
 
     def merge(self, other: "NegativeSide") -> "NegativeSide":
         """Of both texts, which must differ, or tokens are counted twice."""
@@ -126,13 +117,8 @@ class NegativeSideCounter:
 
     def __init__(self, model: Neurons) -> None:
         self._held = Held()
-        devices = [model.layer_device(layer) for layer in range(model.n_layers)]
-        self._below = [
-            torch.zeros(model.d_mlp, dtype=torch.int64, device=device) for device in devices
-        ]
-        self._sums = [
-            torch.zeros(2, model.d_mlp, dtype=torch.float64, device=device) for device in devices
-        ]
+        self._below = zeros(model, model.d_mlp)
+        self._sums = zeros(model, 2, model.d_mlp, dtype=torch.float64)
         self._tokens = 0
 
     def update(

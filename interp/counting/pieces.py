@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.counting.expert_tokens import ExpertTokens
-from interp.counting.parts import Part
+from interp.counting.parts import Parts
 from interp.counting.signs import FiringSigns
 from interp.counting.statistics import STATISTICS
 from interp.counting.stats import FiringStats, read_counts
@@ -65,8 +65,8 @@ def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     for name, statistic in STATISTICS.items():
         if wanted.get(name):
             pieces = _pieces(folder, languages, n_shards)
-            parts = (Part(shard, row, piece.tensors) for shard, row, piece in pieces)
-            result = statistic.of(parts, n_shards, languages)
+            tensors = ((shard, row, piece.tensors) for shard, row, piece in pieces)
+            result = statistic.of(Parts(languages, n_shards, tensors))
             result.save(folder / f"{name}.safetensors", origin)
     if wanted["signs"]:
         pieces = _pieces(folder, languages, n_shards)

@@ -27,6 +27,7 @@ from interp.counting.progress import Progress, Verification
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.sign_cases import SignCases
 from interp.counting.signs import FiringSigns
+from interp.counting.statistics import STATISTICS
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.counting.tidying import is_tidied, remove_pieces
 from interp.counting.top_contexts import TopContexts
@@ -62,29 +63,10 @@ class _Product(NamedTuple):
 
 PRODUCTS = {
     "firing": _Product("how often every neuron fires", "", ""),
-    "moments": _Product(
-        "mean and standard deviation of every activation",
-        "moments=True",
-        "`interp collect --moments`",
-    ),
-    "sign_cases": _Product(
-        "how often gate and linear branch are above zero, together and alone",
-        "sign_cases=True",
-        "`interp collect --sign-cases`",
-    ),
-    "negative_side": _Product(
-        "what every neuron writes where its gate is below zero",
-        "negative_side=True",
-        "`interp collect --negative-side`",
-    ),
-    "histograms": _Product(
-        "how every act(gate) is distributed", "histograms=True", "`interp collect --histograms`"
-    ),
-    "loss_effects": _Product(
-        "what every neuron does to the loss, to first order",
-        "loss_effects=True",
-        "`interp collect --loss-effects`",
-    ),
+    **{
+        name: _Product(row.title, f"{name}=True", f"`interp collect --{name.replace('_', '-')}`")
+        for name, row in STATISTICS.items()
+    },
     "signs": _Product(
         "which neurons fire at the last token of each prompt", 'signs="gate"', "`interp share TASK`"
     ),

@@ -1,6 +1,5 @@
 """How often a neuron's gate and its linear branch are above zero, together and alone."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,11 +7,11 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons
+from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_true
-from interp.counting.caches import Masks, Shards, check_shards, replay_all
+from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.held import Held
-from interp.counting.parts import Part, by_shard, parts_of
+from interp.counting.parts import Parts, check_alike
 from interp.models.bare_model import BareModel
 from interp.results.display import Cells, counted, layer_cells, of_neurons
 from interp.results.saved import Saved
@@ -53,10 +52,9 @@ class SignCases(Saved):
     """Labels, in the order of the language axis."""
 
     @staticmethod
-    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "SignCases":
-        names = ("sign_cases.counts", "sign_cases.tokens")
-        counts, tokens = by_shard(parts, n_shards, len(languages), *names)
-        return SignCases(counts=counts, tokens=tokens[..., 0], languages=languages)
+    def of(parts: Parts) -> "SignCases":
+        counts, tokens = parts.by_shard("sign_cases.counts", "sign_cases.tokens")
+        return SignCases(counts=counts, tokens=tokens[..., 0], languages=parts.languages)
 
     @staticmethod
     def from_caches(
@@ -75,15 +73,8 @@ class SignCases(Saved):
         >>> bool((cases.counts[:, :, :2].sum(2).sum(0) == stats.total).all())
         True
         """
-        pieces = replay_all(
-            caches,
-            SignCasesCounter.kinds,
-            lambda neurons, _: SignCasesCounter(neurons),
-            keep=keep,
-            special_tokens=special_tokens,
-            model=model,
-        )
-        return SignCases.of(parts_of(pieces), check_shards(pieces), tuple(pieces))
+        parts = parts_of(caches, SignCasesCounter, keep, special_tokens, model, by_shard=True)
+        return SignCases.of(parts)
 
     def __repr__(self) -> str:
         shape, tokens = self.counts.shape[3:], self.tokens.sum(0).tolist()
@@ -110,11 +101,7 @@ class SignCases(Saved):
 
     def merge(self, other: "SignCases") -> "SignCases":
         """The shards of both; the texts must differ, or tokens are counted twice."""
-        if self.languages != other.languages or self.counts.shape[2:] != other.counts.shape[2:]:
-            raise ValueError(
-                f"Cannot merge {self} with {other}: both must be of the same model and the same "
-                "languages in the same order."
-            )
+        check_alike(self, other, self.counts.shape[2:] == other.counts.shape[2:])
         counts, tokens = (
             torch.cat([getattr(self, name), getattr(other, name)]) for name in ("counts", "tokens")
         )
@@ -138,10 +125,7 @@ class SignCasesCounter:
     def __init__(self, model: Neurons) -> None:
         check_gated(model)
         self._held = Held()
-        self._counts = [
-            torch.zeros(len(CASES), model.d_mlp, dtype=torch.int64, device=device)
-            for device in map(model.layer_device, range(model.n_layers))
-        ]
+        self._counts = zeros(model, len(CASES), model.d_mlp)
         self._tokens = 0
 
     def update(

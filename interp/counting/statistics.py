@@ -4,7 +4,7 @@ A row is all that collecting, merging and planning have to know of it. Its name 
 of `Keep` that asks for it, of the attribute of `Run`, and of the file.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from interp.counting.batch import Neurons
@@ -13,7 +13,7 @@ from interp.counting.counters import MomentsCounter
 from interp.counting.histograms import BINS, WORKING, Grid, Histograms, HistogramsCounter
 from interp.counting.loss_effects import LossEffects, LossEffectsCounter
 from interp.counting.negative_side import NegativeSide, NegativeSideCounter
-from interp.counting.parts import Part
+from interp.counting.parts import Parts
 from interp.counting.sign_cases import CASES, SignCases, SignCasesCounter
 from interp.counting.stats import ActivationMoments
 from interp.results.saved import Saved
@@ -23,11 +23,14 @@ from interp.results.saved import Saved
 class Statistic:
     """How something is counted of every neuron, and what it takes."""
 
+    title: str
+    """What it is."""
+
     counter: Callable[[Neurons, Grid | None], Counter]
     """A counter for one piece, on the grid of the run if it has one."""
 
-    of: Callable[[Iterable[Part], int, tuple[str, ...]], Saved]
-    """The result: of all parts, the number of shards, and the languages."""
+    of: Callable[[Parts], Saved]
+    """The result of all parts."""
 
     counted: int
     """Bytes per neuron of a piece."""
@@ -52,9 +55,13 @@ def _histograms(model: Neurons, grid: Grid | None) -> HistogramsCounter:
 
 STATISTICS: Mapping[str, Statistic] = {
     "moments": Statistic(
-        counter=lambda model, _: MomentsCounter(model), of=ActivationMoments.of, counted=4 * 8
+        title="mean and standard deviation of every activation",
+        counter=lambda model, _: MomentsCounter(model),
+        of=ActivationMoments.of,
+        counted=4 * 8,
     ),
     "sign_cases": Statistic(
+        title="how often gate and linear branch are above zero, together and alone",
         counter=lambda model, _: SignCasesCounter(model),
         of=SignCases.of,
         counted=8 * len(CASES),
@@ -62,15 +69,21 @@ STATISTICS: Mapping[str, Statistic] = {
         by_shard=True,
     ),
     "negative_side": Statistic(
+        title="what every neuron writes where its gate is below zero",
         counter=lambda model, _: NegativeSideCounter(model),
         of=NegativeSide.of,
         counted=3 * 8,
         working=1 + 2 * 4,
     ),
     "histograms": Statistic(
-        counter=_histograms, of=Histograms.of, counted=4 * (BINS + 2), fixed=WORKING
+        title="how every act(gate) is distributed",
+        counter=_histograms,
+        of=Histograms.of,
+        counted=4 * (BINS + 2),
+        fixed=WORKING,
     ),
     "loss_effects": Statistic(
+        title="what every neuron does to the loss, to first order",
         counter=lambda model, _: LossEffectsCounter(model),
         of=LossEffects.of,
         counted=2 * 8,

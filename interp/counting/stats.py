@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Neurons
-from interp.counting.caches import Masks, Shards, check_shards, replay_all
+from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.counters import FiringCounter, MomentsCounter
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
 from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
-from interp.counting.parts import Part, added, by_shard, parts_of, summed
+from interp.counting.parts import Parts, added, check_alike
 from interp.models.bare_model import BareModel
 from interp.models.units import UnitLayout
 from interp.results import artifacts
@@ -127,17 +127,9 @@ class FiringStats(Saved):
         >>> bool(interp.FiringStats.from_caches(caches).rate.equal(stats.rate))
         True
         """
-        pieces = replay_all(
-            caches,
-            FiringCounter.kinds,
-            lambda neurons, _: FiringCounter(neurons),
-            keep=keep,
-            special_tokens=special_tokens,
-            model=model,
-        )
-        sizes, names = (check_shards(pieces), len(pieces)), ("firing.fired", "firing.tokens")
-        fired, tokens = by_shard(parts_of(pieces), *sizes, *names)
-        return FiringStats(fired, tokens[..., 0], tuple(pieces))
+        parts = parts_of(caches, FiringCounter, keep, special_tokens, model, by_shard=True)
+        fired, tokens = parts.by_shard("firing.fired", "firing.tokens")
+        return FiringStats(fired, tokens[..., 0], parts.languages)
 
     @property
     def n_shards(self) -> int:
@@ -223,14 +215,9 @@ class FiringStats(Saved):
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """The shards of both; the texts must differ, or tokens are counted twice."""
-        shape, other_shape = self.counts.shape[2:], other.counts.shape[2:]
-        layouts = {None if part.experts is None else part.experts.layout for part in (self, other)}
-        if self.languages != other.languages or shape != other_shape or len(layouts) > 1:
-            raise ValueError(
-                f"Cannot merge {shape} neurons of {', '.join(self.languages)}"
-                f" with {other_shape} of {', '.join(other.languages)}: both runs "
-                "must use the same model and the same languages in the same order."
-            )
+        layouts = [None if part.experts is None else part.experts.layout for part in (self, other)]
+        shapes = self.counts.shape[2:], other.counts.shape[2:]
+        check_alike(self, other, shapes[0] == shapes[1] and layouts[0] == layouts[1])
         return FiringStats(
             fired=torch.cat([self.fired, other.fired]),
             tokens=torch.cat([self.tokens, other.tokens]),
@@ -344,11 +331,9 @@ class ActivationMoments(Saved):
     """Labels, in the order of the language axis."""
 
     @staticmethod
-    def of(parts: Iterable[Part], n_shards: int, languages: tuple[str, ...]) -> "ActivationMoments":
-        """Summed over all parts of a run, whatever the number of shards."""
-        names = ("moments.sums", "moments.tokens")
-        sums, tokens = summed(parts, len(languages), *names, axis=1)
-        return ActivationMoments(sums=sums, tokens=tokens[0], languages=languages)
+    def of(parts: Parts) -> "ActivationMoments":
+        sums, tokens = parts.summed("moments.sums", "moments.tokens", axis=1)
+        return ActivationMoments(sums=sums, tokens=tokens[0], languages=parts.languages)
 
     @staticmethod
     def from_caches(
@@ -367,15 +352,8 @@ class ActivationMoments(Saved):
         >>> bool(found.gate_mean.allclose(moments.gate_mean, atol=1e-6))
         True
         """
-        pieces = replay_all(
-            caches,
-            MomentsCounter.kinds,
-            lambda neurons, _: MomentsCounter(neurons),
-            keep=keep,
-            special_tokens=special_tokens,
-            model=model,
-        )
-        return ActivationMoments.of(parts_of(pieces), 0, tuple(pieces))
+        parts = parts_of(caches, MomentsCounter, keep, special_tokens, model)
+        return ActivationMoments.of(parts)
 
     def merge(self, other: "ActivationMoments") -> "ActivationMoments":
         """Of both texts, which must differ, or tokens are counted twice."""

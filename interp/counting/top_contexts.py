@@ -84,12 +84,12 @@ class TopContexts(Saved):
             strongest = self.gate[language, ..., 0]
             layer, neuron = divmod(int(strongest.argmax()), strongest.shape[1])
             row = int(self.row[language, layer, neuron, 0])
-            place = ["", ""]  # no gate of the language is above zero
+            where = ["", ""]  # no gate of the language is above zero
             if row >= 0:
                 position = int(self.position[language, layer, neuron, 0])
-                place = [self.sources[row], f"{position:,}"]
+                where = [self.sources[row], f"{position:,}"]
             gate = f"{strongest[layer, neuron].item():.3g}"
-            rows.append([code, str(layer), f"{neuron:,}", gate, *place])
+            rows.append([code, str(layer), f"{neuron:,}", gate, *where])
         columns = ("language", "layer", "neuron", "gate", "row from", "position")
         return Cells(columns, rows, "the highest gate of each language")
 

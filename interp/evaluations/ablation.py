@@ -1,8 +1,10 @@
 """Task accuracy lost by changing each language's units, against random units; paired by item."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -15,7 +17,7 @@ from interp.inference.intervals import paired_bootstrap
 from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
 from interp.models.any_model import AnyModel, as_model
-from interp.results.display import Shown
+from interp.results.display import Shown, counted
 from interp.results.frames import interval_columns, with_origin
 from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
@@ -50,8 +52,7 @@ class TaskAblation(Shown):
     """The model that the units were found in, if it is another (`NeuronSelection.on`)."""
 
     def __repr__(self) -> str:
-        tasks = f"{len(self.answers)} task{'s' * (len(self.answers) != 1)}"
-        draws = f"{self.n_draws} random draw{'s' * (self.n_draws != 1)}"
+        tasks, draws = counted(len(self.answers), "task"), counted(self.n_draws, "random draw")
         return f"TaskAblation({tasks}; off: {', '.join(self.sizes)}; {draws})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -111,6 +112,11 @@ class TaskAblation(Shown):
         return "\n".join(lines)
 
 
+def kind_of(task: Task) -> Literal["choices", "written"]:
+    """Whether the items have options to choose from, or one, which the model has to write."""
+    return "written" if len(task.items[0].options) == 1 else "choices"
+
+
 def ablate_tasks(
     model: AnyModel,
     tasks: Sequence[Task],
@@ -148,32 +154,19 @@ def ablate_tasks(
         under[language] = selection.change(language, edit)
         for number, drawn in enumerate(draws):
             under[f"{language} random {number}"] = drawn.change(language, edit)
-    written = [len(task.items[0].options) == 1 for task in tasks]
-    groups = {
-        name: [task for task, writes in zip(tasks, written, strict=True) if writes == wanted]
-        for name, wanted in (("choices", False), ("written", True))
-    }
-    folders = {name: None if out is None else Path(out) / name for name in groups}
+    folder = None if out is None else Path(out)
     with pool_for(model, ray) as pool:
-        settings = {"bos": bos, "progress": progress, "ray": pool}
-        chosen = choose(
-            model,
-            groups["choices"],
-            under,
-            normalize=normalize,
-            out=folders["choices"] if groups["choices"] else None,
-            **settings,
-        )
-        answered = exact_match(
-            model,
-            groups["written"],
-            under,
-            max_new_tokens=max_new_tokens,
-            out=folders["written"] if groups["written"] else None,
-            **settings,
-        )
-    kinds = {False: iter(chosen), True: iter(answered)}
-    answers = [{name: next(kinds[writes]) for name in under} for writes in written]
+        settings: dict[str, Any] = {"bos": bos, "progress": progress, "ray": pool}
+        score = {
+            "choices": partial(choose, normalize=normalize, **settings),
+            "written": partial(exact_match, max_new_tokens=max_new_tokens, **settings),
+        }
+        results: dict[str, Iterator[Choices | Written]] = {}
+        for kind, measure in score.items():
+            some = [task for task in tasks if kind_of(task) == kind]
+            where = folder / kind if folder and some else None
+            results[kind] = iter(measure(model, some, under, out=where))
+    answers = [{name: next(results[kind_of(task)]) for name in under} for task in tasks]
     return TaskAblation(
         answers=tuple(answers),
         sizes=sizes,

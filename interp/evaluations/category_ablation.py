@@ -243,43 +243,31 @@ def ablate_categories(
     """
     model = as_model(model)
     _check(tokens, n_draws)
-    firing_kind(fires_by)
-    tasks = align_tasks(tasks)
-    if len(tasks) < 2:
-        raise ValueError("Sharing is between languages: give the task in two or more languages.")
+    tasks, encoded = encode_aligned(model, tasks, fires_by, bos)
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, bos) for task in tasks]
     if tokens == "last":
         _check_first_tokens(model, tasks, bos)
-    conditions = conditions_for(len(tasks))
+    conditions, ids = conditions_for(len(tasks)), tasks[0].ids
     setting = _Setting(conditions, n_draws, tokens, fires_by, tokens_per_batch)
     if out is not None:
         _begin(Path(out), model, tasks, generator, setting, bos)
-    items, jobs = tasks[0].items, []
-    states = generator_states(model, conditions, n_draws, generator, len(items))
-    with folder_for(out) as folder, bar(len(items), "switching off", progress) as progress_bar:
-        for number, (item, state) in enumerate(zip(items, states, strict=True)):
+    jobs = []
+    states = generator_states(model, conditions, n_draws, generator, len(ids))
+    with folder_for(out) as folder, bar(len(ids), "switching off", progress) as progress_bar:
+        for number, (id, rows, state) in enumerate(zip(ids, encoded, states, strict=True)):
             path = folder / "pieces" / f"{number:05d}.safetensors"
-            item_in_languages = [encoded_items[number] for encoded_items in encoded]
             answers = {task.language: task.items[number].answer for task in tasks}
-            work = partial(_ablate, path, item_in_languages, answers, state, setting)
-            jobs.append(Job(f"item {item.id}", path, work))
+            work = partial(_ablate, path, rows, answers, state, setting)
+            jobs.append(Job(f"item {id}", path, work))
         pieces = finish(jobs, _load_piece, progress_bar, model, ray)
-    correct, probability, neurons = (
-        torch.stack([piece[name] for piece in pieces])
-        for name in ("correct", "probability", "neurons")
-    )
-    translations = zip(*encoded, strict=True)
-    guesses = [[1 / _n_distinct(item, tokens) for item in items] for items in translations]
+    guesses = [[1 / _n_distinct(row, tokens) for row in rows] for rows in encoded]
     return CategoryAblation(
-        correct=correct,
-        probability=probability,
-        neurons=neurons,
+        **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
         chance=torch.tensor(guesses, dtype=torch.float64),
         tokens=tokens,
         conditions=conditions,
-        prompts=tuple(item.id for item in tasks[0].items),
-        groups=tuple(item.group or item.id for item in tasks[0].items),
+        prompts=ids,
+        groups=tasks[0].groups,
         task=tasks[0].name,
         languages=tuple(task.language for task in tasks),
         fires_by=fires_by,
@@ -366,6 +354,18 @@ def _ablate(
 
 def _load_piece(path: Path) -> dict[str, Tensor]:
     return artifacts.load(path, "SwitchOffPiece").tensors
+
+
+def encode_aligned(
+    model: NeuronModel, tasks: Sequence[Task], fires_by: FiresBy, bos: Bos
+) -> tuple[tuple[Task, ...], list[tuple[Encoded, ...]]]:
+    """The tasks with the same items in two or more languages, and each item in tokens in them."""
+    firing_kind(fires_by)
+    tasks = align_tasks(tasks)
+    if len(tasks) < 2:
+        raise ValueError("Sharing is between languages: give the task in two or more languages.")
+    encoded = [encode_items(model, task, bos) for task in tasks]
+    return tasks, list(zip(*encoded, strict=True))
 
 
 def end_of_prompt(model: NeuronModel, item: Encoded) -> Ending:

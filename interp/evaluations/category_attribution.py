@@ -19,9 +19,9 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from interp.counting.counters import firing_kind, warn_of_rounded_signs
-from interp.evaluations.category_ablation import categories_at, end_of_prompt
-from interp.evaluations.multiple_choice import Encoded, encode_items
+from interp.counting.counters import warn_of_rounded_signs
+from interp.evaluations.category_ablation import categories_at, encode_aligned, end_of_prompt
+from interp.evaluations.multiple_choice import Encoded
 from interp.evaluations.task_results import group_numbers
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
@@ -37,7 +37,7 @@ from interp.results.words import Bos, FiresBy, Quantity
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.scores.sharing import CATEGORIES, Sharing
-from interp.text.tasks import Task, align_tasks
+from interp.text.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,31 +156,26 @@ def attribute_categories(
     torch.Size([2, 4, 6])
     """
     model = as_model(model)
-    firing_kind(fires_by)
-    tasks = align_tasks(tasks)
-    if len(tasks) < 2:
-        raise ValueError("Sharing is between languages: give the task in two or more languages.")
+    tasks, encoded = encode_aligned(model, tasks, fires_by, bos)
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, bos) for task in tasks]
-    items = tasks[0].items
-    jobs = []
+    jobs: list[Job] = []
+    item_at: dict[Path, str] = {}
     with (
         folder_for(folder) as directory,
-        tqdm(total=len(items), desc="attributing", unit="item", disable=not progress) as bar,
+        tqdm(total=len(encoded), desc="attributing", unit="item", disable=not progress) as bar,
     ):
-        for number, item in enumerate(items):
+        for number, (id, rows) in enumerate(zip(tasks[0].ids, encoded, strict=True)):
             path = directory / f"{number:05d}.safetensors"
             answers = [task.items[number].answer for task in tasks]
-            rows = [encoded_items[number] for encoded_items in encoded]
             work = partial(_attribute, path, rows, answers, steps, quantity, fires_by)
-            jobs.append(Job(f"item {item.id}", path, work))
-        ids = {job.path: item.id for job, item in zip(jobs, items, strict=True)}
-        pieces = finish(jobs, lambda path: _load_piece(path, ids[path]), bar, model, ray)
+            jobs.append(Job(f"item {id}", path, work))
+            item_at[path] = id
+        pieces = finish(jobs, lambda path: _load_piece(path, item_at[path]), bar, model, ray)
     return CategorySums(
         **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
         quantity=quantity,
-        prompts=tuple(item.id for item in items),
-        groups=tuple(item.group or item.id for item in items),
+        prompts=tasks[0].ids,
+        groups=tasks[0].groups,
         task=tasks[0].name,
         languages=tuple(task.language for task in tasks),
         fires_by=fires_by,
@@ -328,15 +323,12 @@ def enrichment(
     model = as_model(model)
     if not 0 < top_share <= 1:
         raise ValueError(f"top_share is {top_share}: give a fraction of a layer, such as 0.05.")
-    firing_kind(fires_by)
-    tasks = align_tasks(tasks)
+    tasks, encoded = encode_aligned(model, tasks, fires_by, bos)
     warn_of_rounded_signs(model)
-    encoded = [encode_items(model, task, bos) for task in tasks]
     n_top = max(1, round(top_share * model.d_mlp))
     units, firing = [], []
-    items = tasks[0].items
-    for number in tqdm(range(len(items)), "contributions", disable=not progress):
-        endings = [end_of_prompt(model, encoded_items[number]) for encoded_items in encoded]
+    for rows in tqdm(encoded, "contributions", disable=not progress):
+        endings = [end_of_prompt(model, row) for row in rows]
         category = categories_at(endings, fires_by)
         inside = torch.stack([category == sharing for sharing in Sharing])
         values = torch.stack([ending.values["post"] for ending in endings])
@@ -348,8 +340,7 @@ def enrichment(
         shares = _shares_of(inside, top)
         units.append((shares / _shares_of(inside, torch.ones_like(top))).nanmean(dim=0))
         firing.append((shares / _shares_of(inside, contributes)).nanmean(dim=0))
-    groups = tuple(item.group or item.id for item in items)
-    return Enrichment(units=torch.stack(units), firing=torch.stack(firing), groups=groups)
+    return Enrichment(units=torch.stack(units), firing=torch.stack(firing), groups=tasks[0].groups)
 
 
 def _shares_of(

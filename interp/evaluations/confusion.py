@@ -120,7 +120,7 @@ def language_confusion(
         lines_pass=torch.tensor(lines, dtype=torch.bool),
         words_pass=torch.tensor([lapse is None for lapse in lapses], dtype=torch.bool),
         left_at=torch.tensor(starts, dtype=torch.int64),
-        by_words=has_other_letters(language),
+        by_words=has_other_letters(language, tags),
     )
 
 

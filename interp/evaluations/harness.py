@@ -7,8 +7,9 @@ templates work unchanged. It is an optional dependency: pip install polyneuron[e
 import copy
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from interp.interventions.edits import Change
 from interp.interventions.under import Under, applied, check_under
 from interp.models.any_model import AnyModel, as_model
 from interp.models.hooked_transformer import HookedTransformerModel
+from interp.models.neuron_model import NeuronModel
 from interp.results.display import Shown, counted, listed
 from interp.results.words import NOTHING
 
@@ -129,33 +131,19 @@ def run_harness(
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks is {tasks!r}: give a list of one or more task names.")
     named = check_under(model, {NOTHING: None} if under is None else under)
-    changes_of_tokens = [
-        change for changes in named.values() for change in changes if isinstance(change, Change)
-    ]
-    if other := {change.tokens for change in changes_of_tokens} - {"all"}:
+    given = [change for changes in named.values() for change in changes]
+    at = {change.tokens for change in given if isinstance(change, Change)}
+    if other := at - {"all"}:
         raise ValueError(
             f'The harness does not mark the prompt: give changes with tokens="all", not '
             f"{other.pop()!r}."
         )
-    lm_eval, models, managers = _harness()
-    # The harness sets a padding token on its tokenizer, so it gets a copy.
-    wrapped = models.HFLM(
-        pretrained=model.bridge.original_model,
-        tokenizer=copy.deepcopy(model.tokenizer),
-        batch_size=batch_size,
-        max_length=model.max_length,
-    )
-    manager = managers.TaskManager(
-        include_path=None if include_path is None else str(include_path),
-        include_defaults=include_path is None,
-    )
+    evaluate = _evaluator(model, batch_size, include_path)
     scores, samples = [], []
     for name, changes in named.items():
         with applied(changes, model):
-            output = lm_eval.simple_evaluate(
-                model=wrapped,
+            output = evaluate(
                 tasks=list(tasks),
-                task_manager=manager,
                 limit=limit,
                 num_fewshot=num_fewshot,
                 bootstrap_iters=0,  # intervals come from the examples
@@ -170,8 +158,10 @@ def run_harness(
     )
 
 
-def _harness() -> tuple[Any, Any, Any]:
-    """The package, its model module and its task module."""
+def _evaluator(
+    model: NeuronModel, batch_size: int, include_path: Path | str | None
+) -> Callable[..., dict[str, Any]]:
+    """`lm_eval.simple_evaluate` of this model, with the harness's tasks or your own."""
     try:
         names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
         package, models, tasks = map(importlib.import_module, names)
@@ -179,7 +169,18 @@ def _harness() -> tuple[Any, Any, Any]:
         raise ImportError(
             "Harness tasks need lm-eval, which is not installed: pip install polyneuron[eval]"
         ) from None
-    return package, models, tasks
+    # The harness sets a padding token on its tokenizer, so it gets a copy.
+    wrapped = models.HFLM(
+        pretrained=model.bridge.original_model,
+        tokenizer=copy.deepcopy(model.tokenizer),
+        batch_size=batch_size,
+        max_length=model.max_length,
+    )
+    manager = tasks.TaskManager(
+        include_path=None if include_path is None else str(include_path),
+        include_defaults=include_path is None,
+    )
+    return partial(package.simple_evaluate, model=wrapped, task_manager=manager)
 
 
 def _scores(intervention: str, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

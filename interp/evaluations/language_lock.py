@@ -122,28 +122,31 @@ class LanguageLock(Shown):
         """What it is worth and what it costs: a row per measure, with the paired difference."""
         before, rows = self.confusion[NOTHING], []
         for name, after in self.confusion.items():
-            lines = (before.lines_pass, after.lines_pass)
-            more_lines = mean_over_examples(lines[1].double() - lines[0].double())
             if name != NOTHING:
-                more = more_passes(after, before)
-                rows.append(_row("answers that stay", name, before.passes, after.passes, more))
-                rows.append(_row("answers whose lines all stay", name, *lines, more_lines))
-        for index, language in enumerate(self.losses.languages if self.losses else ()):
-            assert self.losses is not None
-            loss, more = self.losses.loss[:, index], self.losses.increase
-            ends = [float(part[1, index]) for part in (more.value, more.low, more.high)]
-            rows.append(_cells(f"nats per token of {language}", LOCKED, *loss.tolist(), *ends))
+                rows.append(_row("answers that stay", name, before.passes, after.passes))
+                lines = (before.lines_pass, after.lines_pass)
+                rows.append(_row("answers whose lines all stay", name, *lines))
+        if self.losses is not None:
+            loss, more = self.losses.loss, self.losses.increase
+            for index, language in enumerate(self.losses.languages):
+                ends = [float(part[1, index]) for part in (more.value, more.low, more.high)]
+                losses = loss[:, index].tolist()
+                rows.append(_cells(f"nats per token of {language}", LOCKED, *losses, *ends))
         for one, other in self.answers:
-            generator = torch.Generator().manual_seed(0)
-            more = compare_answers(other, one, generator)
+            more = compare_answers(other, one, torch.Generator().manual_seed(0))
             measure = f"accuracy of {one.task} in {one.language}"
             rows.append(_row(measure, LOCKED, one.correct, other.correct, more))
         return pd.DataFrame(rows)
 
 
-def _row(measure: str, under: str, before: Tensor, after: Tensor, more: Estimate) -> dict[str, Any]:
-    shares = (part.double().mean().item() for part in (before, after))
-    return _cells(measure, under, *shares, *map(float, (more.value, more.low, more.high)))
+def _row(
+    measure: str, under: str, before: Tensor, after: Tensor, more: Estimate | None = None
+) -> dict[str, Any]:
+    """Shares before and after; `more`: their paired difference, if it is not over single items."""
+    shares = [part.double() for part in (before, after)]
+    more = more or mean_over_examples(shares[1] - shares[0])
+    means = (share.mean().item() for share in shares)
+    return _cells(measure, under, *means, *map(float, (more.value, more.low, more.high)))
 
 
 def _cells(measure: str, under: str, *numbers: float) -> dict[str, Any]:
@@ -171,14 +174,16 @@ def lock_language(
     `seed` says which half of the prompts is searched, and draws the random neurons. `text` and
     `tasks` are what the edit may cost. Chat models: give `interp.text.chat_prompt(model, message)`.
 
-    >>> interp.evaluations.lock_language(model, ["Wo?", "Wer?"], "de", max_new_tokens=4)
+    >>> interp.evaluations.lock_language(model, ["Wo?", "Wer?", "Was?"], "de", max_new_tokens=4)
     Traceback (most recent call last):
         ...
     ValueError: None of the 1 answers that were searched leaves de: give prompts on which ...
     """
     model = as_model(model)
-    if len(prompts) < 2 or isinstance(prompts, str):
-        raise ValueError("Half of the prompts are searched, the others measured: give two or more.")
+    if len(prompts) < 3 or isinstance(prompts, str):
+        raise ValueError(
+            "Half of the prompts are searched, and two or more others measured: give three or more."
+        )
     halves = _halves(len(prompts), seed)
     judge = _Judge(model, prompts, language, max_new_tokens, bos, tags, langid)
     searched = judge.answers(halves[0], {NOTHING: None})[NOTHING]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -295,6 +296,8 @@ def generated_languages(
     model = as_model(model)
     guards = _guards(guard, check_labels(languages, tags))
     refuse_edited(model, _JUDGES)
+    settings: dict[str, Any] = {"bos": bos, "progress": progress}
+    settings |= {"tokens_per_batch": tokens_per_batch}
     with pool_for(model, ray) as pool:
         written = generate_texts(
             model,
@@ -304,28 +307,18 @@ def generated_languages(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
-            bos=bos,
-            tokens_per_batch=tokens_per_batch,
             out=out,
-            progress=progress,
             ray=pool,
+            **settings,
         )
-        return {
-            name: language_rates(
-                generated.texts,
-                languages,
-                guards,
-                model,
-                tags=tags,
-                langid=langid,
-                bos=bos,
-                tokens_per_batch=tokens_per_batch,
-                progress=progress,
-                out=None if out is None else Path(out) / "judged" / f"{index:02d}",
-                ray=pool,
+        settings |= {"tags": tags, "langid": langid, "ray": pool}
+        judged = {}
+        for index, (name, generated) in enumerate(written.items()):
+            folder = None if out is None else Path(out) / "judged" / f"{index:02d}"
+            judged[name] = language_rates(
+                generated.texts, languages, guards, model, out=folder, **settings
             )
-            for index, (name, generated) in enumerate(written.items())
-        }
+        return judged
 
 
 def natural_guard(

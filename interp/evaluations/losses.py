@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -189,33 +191,11 @@ def read_all(
         plan |= {"languages read": list(corpora.languages), "under": plan_of(interventions)}
         plan |= {"tokens_per_batch": tokens_per_batch}
         begin(Path(out), plan, artifacts.provenance() | {"bos": corpora.begins})
-    passes = sum(map(bool, interventions.values())) + (() in interventions.values())
-    jobs = []
     with folder_for(out) as folder:
-        for shard in range(corpora.n_shards):
-            for code in corpora.languages:
-                path = folder / "pieces" / f"{shard:04d}-{code}.safetensors"
-                rows = corpora.rows[code]
-                work = partial(
-                    _prepared, path, corpora, code, shard, tokens_per_batch, interventions
-                )
-                n_tokens = passes * int(rows.length[rows.shard == shard].sum())
-                jobs.append(
-                    Job(
-                        f"shard {shard} of {code}",
-                        path,
-                        partial(_prepare_and_read, work),
-                        n_tokens,
-                        work,
-                    )
-                )
-        with tqdm(
-            total=sum(job.size for job in jobs),
-            unit=" tokens",
-            unit_scale=True,
-            desc="reading",
-            disable=not progress,
-        ) as bar:
+        jobs = _jobs(folder, corpora, interventions, tokens_per_batch)
+        size = sum(job.size for job in jobs)
+        settings: dict[str, Any] = {"unit": " tokens", "unit_scale": True, "disable": not progress}
+        with tqdm(total=size, desc="reading", **settings) as bar:
             pieces = finish(jobs, _load_piece, bar, model, ray)
     assert all(piece.interventions == names for piece in pieces)
 
@@ -230,6 +210,24 @@ def read_all(
         interventions=names,
         languages=corpora.languages,
     )
+
+
+def _jobs(
+    folder: Path,
+    corpora: Corpora,
+    interventions: Mapping[str, tuple[Applied, ...]],
+    tokens_per_batch: int,
+) -> list[Job]:
+    """A job for every shard of every language, shard by shard."""
+    passes = sum(map(bool, interventions.values())) + (() in interventions.values())
+    jobs = []
+    for shard, code in product(range(corpora.n_shards), corpora.languages):
+        path, rows = folder / "pieces" / f"{shard:04d}-{code}.safetensors", corpora.rows[code]
+        prepare = partial(_prepared, path, corpora, code, shard, tokens_per_batch, interventions)
+        read = partial(_prepare_and_read, prepare)
+        n_tokens = passes * int(rows.length[rows.shard == shard].sum())
+        jobs.append(Job(f"shard {shard} of {code}", path, read, n_tokens, prepare))
+    return jobs
 
 
 def _prepare_and_read(

@@ -244,8 +244,8 @@ def _write_answers(
         correct=torch.tensor(right),
         texts=texts,
         answers=answers,
-        ids=tuple(item.id for item in task.items),
-        groups=_groups(task),
+        ids=task.ids,
+        groups=task.groups,
         task=task.name,
         language=task.language,
         intervention=name,
@@ -332,20 +332,15 @@ def _choices(
             tokens[row, column] = len(ids) - encoded.begin
             n_bytes[row, column] = len(option.encode())
     answer = torch.tensor([item.answer for item in task.items])
-    ids, groups = tuple(item.id for item in items), _groups(task)
     return Choices(
         log_likelihood=likelihood,
         tokens=tokens,
         bytes=n_bytes,
         answer=answer,
         normalize=normalize,
-        ids=ids,
-        groups=groups,
+        ids=task.ids,
+        groups=task.groups,
         task=task.name,
         language=task.language,
         intervention=name,
     )
-
-
-def _groups(task: Task) -> tuple[str, ...]:
-    return tuple(item.group or item.id for item in task.items)

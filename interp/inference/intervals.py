@@ -62,16 +62,16 @@ class Estimate(Shown):
         return f"Estimate of shape {list(self.value.shape)}, with intervals at {at}"
 
     def _cells(self) -> Cells:
-        first = itertools.product(*map(range, self.value.shape))
-        places = list(itertools.islice(first, _SHOWN))
+        every = itertools.product(*map(range, self.value.shape))
+        indices = list(itertools.islice(every, _SHOWN))
         values: dict[str, list[float]] = {
-            name: [getattr(self, end)[place].item() for place in places]
+            name: [getattr(self, end)[index].item() for index in indices]
             for name, end in (("value", "value"), ("value_low", "low"), ("value_high", "high"))
         }
-        index = [", ".join(map(str, place)) for place in places]
+        names = [", ".join(map(str, index)) for index in indices]
         more = f", the first {_SHOWN} of {self.value.numel():,}"
         note = f"{100 * self.level:g} % intervals{more if self.value.numel() > _SHOWN else ''}"
-        return table_cells({"index": index, **values}, note, _SHOWN)
+        return table_cells({"index": names, **values}, note, _SHOWN)
 
 
 def jackknife(

@@ -100,12 +100,22 @@ class Reference:
             after = model.logits(ids)
         return Reference(prompt=prompt, ids=ids, before=before, after=after)
 
-    def check(self, apart: float, model: NeuronModel) -> dict[str, object]:
-        """How far the logits of what was written are from these, for the card."""
+    def check(
+        self, logits: Float[Tensor, "batch pos vocab"], model: NeuronModel, what: str
+    ) -> dict[str, object]:
+        """How far the logits of what was written are from these, for the card; refused if that is
+        more than rounding. `what` was written, such as "checkpoint"."""
+        apart, tolerance = distance(logits, self.after), TOLERANCE[model.dtype]
+        if not apart <= tolerance:
+            raise ValueError(
+                f"The {what} does not do what the hooks do: their logits differ by {apart:.1e} of "
+                f"their size, and up to {tolerance:.0e} is rounding in {model.dtype}. Use the "
+                f"hooks, and please report the architecture ({model.architecture})."
+            )
         return {
             "prompt": self.prompt or "random tokens",
             "distance": apart,
-            "tolerance": TOLERANCE[model.dtype],
+            "tolerance": tolerance,
             "effect": distance(self.before, self.after),
         }
 
@@ -122,7 +132,7 @@ def write_checkpoint(
         checkpoint.save_pretrained(folder)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
-        facts["check"] = reference.check(_compare(model, folder, reference), model)
+        facts["check"] = reference.check(_logits(model, folder, reference.ids), model, "checkpoint")
         write_facts(folder, facts)
         artifacts.write_text(folder / "README.md", card_of(facts, out.name))
     return out
@@ -159,8 +169,7 @@ def write_facts(folder: Path, facts: Mapping[str, object]) -> None:
 
 def refuse_unwritable(model: NeuronModel, out: Path) -> None:
     """Refuse a folder that exists, or a model whose weights are not those of a checkpoint."""
-    if out.exists() or out.is_symlink():
-        raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
+    artifacts.refuse_existing(out)
     refuse_other_weights(model)
 
 
@@ -207,20 +216,14 @@ def distance(logits: Float[Tensor, "*any"], reference: Float[Tensor, "*any"]) ->
 
 
 @torch.no_grad()
-def _compare(model: NeuronModel, folder: Path, reference: Reference) -> float:
-    """Load the folder with Hugging Face, and return how far its logits are from the wanted ones."""
+def _logits(
+    model: NeuronModel, folder: Path, ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos vocab"]:
+    """Load the folder with Hugging Face, and return what it gives."""
     original = model.bridge.original_model
     devices = {parameter.device for parameter in model._parameters.values()}
     device = devices.pop() if len(devices) == 1 else torch.device("cpu")
     baked = type(original).from_pretrained(
         folder, dtype="auto", attn_implementation=original.config._attn_implementation
     )
-    logits = baked.to(device)(input_ids=reference.ids.to(device), use_cache=False).logits
-    apart, tolerance = distance(logits, reference.after), TOLERANCE[model.dtype]
-    if not apart <= tolerance:
-        raise ValueError(
-            f"The checkpoint does not do what the hooks do: their logits differ by {apart:.1e} "
-            f"of their size, and up to {tolerance:.0e} is rounding in {model.dtype}. Use "
-            f"intervene, and please report the architecture ({model.architecture})."
-        )
-    return apart
+    return baked.to(device)(input_ids=ids.to(device), use_cache=False).logits

@@ -230,8 +230,8 @@ def _front_matter(name: str) -> dict[str, Any]:
     except Exception:  # of the parser that huggingface_hub uses: the card is unreadable
         stored = {}
     keys = ("base_model", "license", "license_name", "license_link", "language")
-    found = {key: stored[key] for key in keys if key in stored}
-    return found | ({"base_model": name} if hub_name(name) is not None else {})
+    facts = {key: stored[key] for key in keys if key in stored}
+    return facts | ({"base_model": name} if hub_name(name) is not None else {})
 
 
 def _front(facts: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.interventions.edits import Change
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
+from interp.results import artifacts
 
 _ARCHITECTURE = "controlvector"
 
@@ -64,8 +65,7 @@ def write_control_vector(change: Change, model: AnyModel, file: Path | str) -> P
     """Save the change as a control vector in a new GGUF file; see `Change.to_control_vector`."""
     model = as_model(model)
     file = Path(file)
-    if file.exists():
-        raise ValueError(f"{file} exists: name a new file, or remove that one first.")
+    artifacts.refuse_existing(file, "file")
     added = directions(change, model)
     if added[0].any():
         raise ValueError(

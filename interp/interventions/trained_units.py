@@ -88,20 +88,24 @@ class TrainedUnits(Saved):
     ) -> Path:
         """Save it as a LoRA adapter in a new folder, as `Change.to_lora` saves a change."""
         model = as_model(model)
-        folder = Path(folder)
-        refuse_unwritable(model, folder)
-        weights = self._weights(model)
-        facts = self._facts(model, note)
-        return write_lora(model, weights, _reference(model, weights), facts, folder, largest_rank)
+        made = self._made(model, Path(folder), note)
+        return write_lora(model, *made, Path(folder), largest_rank)
 
     def bake(self, model: AnyModel, folder: Path | str, note: str = "") -> Path:
         """Save the trained model as a checkpoint in a new folder, as `interp.bake` does."""
         model = as_model(model)
-        folder = Path(folder)
+        return write_checkpoint(model, *self._made(model, Path(folder), note), Path(folder))
+
+    def _made(
+        self, model: NeuronModel, folder: Path, note: str
+    ) -> tuple[Weights, Reference, dict[str, Any]]:
+        """What is written to a new folder, what it has to give, and the facts for the card."""
         refuse_unwritable(model, folder)
         weights = self._weights(model)
-        facts = self._facts(model, note)
-        return write_checkpoint(model, weights, _reference(model, weights), facts, folder)
+        languages = ", ".join(self.training["languages"])
+        edit = Edit(f"trained on {languages}, {len(self.losses):,} steps")
+        facts = facts_of(model, self.masks, edit) | {"note": note, "training": self.training}
+        return weights, _reference(model, weights), facts
 
     @torch.no_grad()
     def _weights(self, model: NeuronModel) -> Weights:
@@ -115,11 +119,6 @@ class TrainedUnits(Saved):
         for movable in movables_of(weights, self.masks):
             movable.write(weights.tensors[movable.name], self.values[movable.key])
         return weights
-
-    def _facts(self, model: NeuronModel, note: str) -> dict[str, Any]:
-        languages = ", ".join(self.training["languages"])
-        edit = Edit(f"trained on {languages}, {len(self.losses):,} steps")
-        return facts_of(model, self.masks, edit) | {"note": note, "training": self.training}
 
     def _stored(self) -> dict[str, Any]:
         masks = {f"mask.{site}": mask for site, mask in self.masks.items()}

@@ -33,13 +33,11 @@ def applied(changes: Changes, model: NeuronModel) -> Iterator[None]:
 
 
 def listed_changes(changes: Any) -> tuple[Applied, ...]:
+    """What applies together, in a tuple."""
     if changes is None:
         return ()
-    if isinstance(changes, Change):
-        return (changes,)
-    if len(changes) == 2 and isinstance(changes, tuple) and _is_hook_function(changes):
-        return (changes,)
-    return tuple(changes)
+    several = isinstance(changes, Sequence) and not isinstance(changes, str)
+    return tuple(changes) if several and not _is_hook_function(changes) else (changes,)
 
 
 def _is_hook_function(change: Any) -> bool:
@@ -58,21 +56,18 @@ def check_under(model: NeuronModel, under: Under) -> dict[str, tuple[Applied, ..
         )
     named = {}
     for name, changes in under.items():
-        several: Any = changes
-        alone = not isinstance(changes, Sequence) or isinstance(changes, str)
-        given = [several] if alone or _is_hook_function(changes) else list(several)
-        for change in given:
+        named[name] = listed_changes(changes)
+        for change in named[name]:
             if isinstance(change, Change):
                 change.check(model)
-            elif change is not None and _is_hook_function(change):
+            elif _is_hook_function(change):
                 _check_points(model, name, change[0])
-            elif change is not None or isinstance(changes, Sequence):
+            else:
                 raise ValueError(
                     f"{name!r} is {type(change).__name__}: give an interp.Change, several in a "
                     'list, or None, such as neurons.change("de", interp.deactivate); or the name '
                     "of a hook with its function, as TransformerLens takes them."
                 )
-        named[name] = listed_changes(changes)
     return named
 
 

@@ -215,7 +215,7 @@ def label_layers(
     room = _DIGIT * points("xtick.labelsize") * (1.5 + len(str(layers[-1])))
     steps = (1, 2, 5, 10, 20, 50, 100, 1000)
     step = next((step for step in steps if step * grid.across >= room), steps[-1])
-    known = {place: f"{layer:g}" for place, layer in enumerate(layers) if layer % step == 0}
+    known = {position: f"{layer:g}" for position, layer in enumerate(layers) if layer % step == 0}
     ax.set_xticks(list(known), list(known.values()))
     _label_rows(ax, row_labels, len(layers) - 0.45, grid)
 

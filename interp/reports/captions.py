@@ -10,15 +10,15 @@ from interp.plots.style import MOST_LINES
 def overlap_caption(frame: pd.DataFrame) -> str:
     """With the overlap by chance as a number, if it is the same for all pairs."""
     chance = plots.uniform_chance(frame)
-    told = "Overlap of two languages: the Jaccard index of their neurons, below the diagonal. "
+    caption = "Overlap of two languages: the Jaccard index of their neurons, below the diagonal. "
     if chance is None:
-        told += "Above it, that of random sets of the same size per layer. "
+        caption += "Above it, that of random sets of the same size per layer. "
     else:
-        told += f"By chance, random sets of the same size per layer overlap by {chance:.3f}. "
+        caption += f"By chance, random sets of the same size per layer overlap by {chance:.3f}. "
     n_labels = len(set(frame["language"]) | set(frame["other"]))
     if n_labels <= MOST_LINES:
-        return told + "Bold, italic: above, below the 95 % interval of chance."
-    return told + (
+        return caption + "Bold, italic: above, below the 95 % interval of chance."
+    return caption + (
         "Bold, italic (or a dot, without numbers): above, below (within) the 95 % interval of "
         "chance. Similar languages are neighbors."
     )

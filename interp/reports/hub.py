@@ -111,6 +111,7 @@ def push_to_hub(
             "or give token=...; reading needs none."
         )
     contents: dict[str, bytes | Path] = dict(parcel.files)
+    contents.pop(CHECKSUMS, None)  # of what was pulled, which is published again
     contents["README.md"] = parcel.card(repo, license, note).encode()
     sums = {name: _checksum(content) for name, content in sorted(contents.items())}
     contents[CHECKSUMS] = (json.dumps(sums, indent=1) + "\n").encode()

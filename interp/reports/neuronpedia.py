@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from einops import reduce
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -90,12 +91,13 @@ def write_neuronpedia(
     chosen.check_model(model)
     _check(model, stats, contexts)
     out = Path(folder) / name
-    if out.exists():
-        raise ValueError(f"{out} exists: name a new folder, or remove that one first.")
+    artifacts.refuse_existing(out)
     names = _Names(name, source_set, release, author, datetime.now(UTC).date().isoformat())
     mask = chosen.union()
     gates = gates_around(model, contexts, mask, before, after)
     written = token_bytes(model)
+    fired = reduce(stats.total, "language layer neuron -> layer neuron", "sum")
+    rate = fired.double() / stats.tokens.sum()
     start = 0
     for layer in mask.any(dim=1).nonzero().flatten().tolist():
         neurons = mask[layer].nonzero().flatten()
@@ -110,7 +112,7 @@ def write_neuronpedia(
         ]
         promoted = _promoted(model, layer, neurons, n_tokens, written)
         features = [
-            [_feature(names, stats, layer, neuron, own) | tokens]
+            [_feature(names, layer, neuron, rate[layer, neuron].item(), own) | tokens]
             for neuron, own, tokens in zip(neurons.tolist(), activations, promoted, strict=True)
         ]
         _write_batches(source / "features", features)
@@ -156,14 +158,13 @@ def _heads(names: _Names, model: NeuronModel, layer: int) -> dict[str, dict[str,
 
 
 def _feature(
-    names: _Names, stats: FiringStats, layer: int, neuron: int, own: Sequence[Mapping[str, Any]]
+    names: _Names, layer: int, neuron: int, rate: float, own: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    fired = stats.total[:, layer, neuron].sum().item()
     return {
         **{"modelId": names.model, "layer": names.source(layer), "index": str(neuron)},
         **{"creatorId": CREATOR, "createdAt": names.created, "hasVector": False},
         "maxActApprox": max((activation["maxValue"] for activation in own), default=0.0),
-        "frac_nonzero": fired / stats.tokens.sum().item(),
+        "frac_nonzero": rate,
         **{"hookName": None, "vectorLabel": None},
         **{name: [] for name in _DICTIONARY},
     }

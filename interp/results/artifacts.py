@@ -218,6 +218,12 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     _write(Path(path), len(content), lambda file: file.write(content))
 
 
+def refuse_existing(path: Path, what: str = "folder") -> None:
+    """Refuse to write over a folder or file."""
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} exists: name a new {what}, or remove that one first.")
+
+
 def provenance(**settings: Any) -> dict[str, Any]:
     """Versions, the commit of the source if it is a checkout, and the settings; no time, no host.
 

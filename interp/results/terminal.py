@@ -46,16 +46,16 @@ def side_by_side(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
     Without room for columns, the texts of a row stand one below the other.
     """
     rows = list(zip(*columns.values(), strict=True))
-    each = (width - 2 * (len(columns) - 1)) // len(columns)
+    column_width = (width - 2 * (len(columns) - 1)) // len(columns)
     lines = []
-    if each < _NARROWEST:
+    if column_width < _NARROWEST:
         for row in rows:
             for name, cell in zip(columns, row, strict=True):
                 lines += [_heading(name, width), *wrapped(cell, width), ""]
         return lines
-    for row in [[_heading(name, each) for name in columns], *rows]:
-        for parts in zip_longest(*(wrapped(cell, each) for cell in row), fillvalue=""):
-            padded = (part + " " * (each - columns_of(part)) for part in parts)
+    for row in [[_heading(name, column_width) for name in columns], *rows]:
+        for parts in zip_longest(*(wrapped(cell, column_width) for cell in row), fillvalue=""):
+            padded = (part + " " * (column_width - columns_of(part)) for part in parts)
             lines.append("  ".join(padded).rstrip())
         lines.append("")
     return lines

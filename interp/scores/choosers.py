@@ -184,9 +184,7 @@ def measured(
 
 
 # ---------------------------------------------------------------- the choosers
-
-Chooser = Callable[[Measured, Settings], Mask]
-"""Choosing fewer units than asked for costs recall, not precision."""
+# Choosing fewer units than asked for costs recall, not precision.
 
 
 def top(score: Score, settings: Settings) -> Mask:
@@ -211,14 +209,15 @@ def both_ends(score: Score, settings: Settings) -> Mask:
 
 def least(
     measure: Score,
-    entropy: Float[Tensor, "layer neuron"],
     settings: Settings,
+    entropy: Float[Tensor, "layer neuron"] | None = None,
     leading: bool = False,
 ) -> Mask:
     """Per language the neurons of least entropy, of those that LAPE calls busy in it.
 
-    `leading`: of those whose measure is highest in it.
+    `entropy`: by default that of the measure. `leading`: of those whose measure is highest in it.
     """
+    entropy = language_entropy(measure) if entropy is None else entropy
     if leading:
         eligible = measure == reduce(measure, "language layer neuron -> 1 layer neuron", "max")
     else:
@@ -260,11 +259,11 @@ def removal(seen: Measured, settings: Settings) -> Mask:
 
 
 def entropy_alone(seen: Measured, settings: Settings) -> Mask:
-    return least(seen["rate"], language_entropy(seen["rate"]), settings, leading=True)
+    return least(seen["rate"], settings, leading=True)
 
 
 def entropy(seen: Measured, settings: Settings) -> Mask:
-    return least(seen["rate"], language_entropy(seen["rate"]), settings)
+    return least(seen["rate"], settings)
 
 
 def lape(seen: Measured, settings: Settings) -> Mask:
@@ -274,7 +273,7 @@ def lape(seen: Measured, settings: Settings) -> Mask:
 
 def mean_entropy(seen: Measured, settings: Settings) -> Mask:
     mean = seen["gate_mean"].clamp_min(0)
-    return least(mean, value_entropy(mean), settings)
+    return least(mean, settings, value_entropy(mean))
 
 
 def lave(seen: Measured, settings: Settings) -> Mask:
@@ -284,7 +283,7 @@ def lave(seen: Measured, settings: Settings) -> Mask:
 
 def less_peak(seen: Measured, settings: Settings) -> Mask:
     weight = 0.1 if settings.weight is None else settings.weight
-    return least(seen["rate"], entropy_less_peak(seen["rate"], weight), settings)
+    return least(seen["rate"], settings, entropy_less_peak(seen["rate"], weight))
 
 
 def less_peak_as_published(seen: Measured, settings: Settings) -> Mask:
@@ -309,7 +308,7 @@ def sign_cases(seen: Measured, settings: Settings) -> Mask:
 
 def negative_side(seen: Measured, settings: Settings) -> Mask:
     """LAPE on the size of what a neuron writes where its gate is below zero."""
-    return least(seen["negative_size"], language_entropy(seen["negative_size"]), settings)
+    return least(seen["negative_size"], settings)
 
 
 def distributions(seen: Measured, settings: Settings) -> Mask:
@@ -328,7 +327,7 @@ def divergence(seen: Measured, settings: Settings) -> Mask:
 
 def loss_effects(seen: Measured, settings: Settings) -> Mask:
     """LAPE on the size of a neuron's effect on the loss."""
-    return least(seen["effect_size"], language_entropy(seen["effect_size"]), settings)
+    return least(seen["effect_size"], settings)
 
 
 def above_percentile(seen: Measured, settings: Settings) -> Mask:

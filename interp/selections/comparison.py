@@ -19,11 +19,11 @@ def on_common_units(selections: Mapping[str, NeuronSelection]) -> dict[str, Neur
     ('de',)
     """
     first, *others = selections.values()
-    common = [code for code in first.languages if all(code in each.languages for each in others)]
+    common = [code for code in first.languages if all(code in other.languages for other in others)]
     if not common:
         raise ValueError(
             "The selections have no language in common: "
-            + "; ".join(", ".join(each.languages) for each in selections.values())
+            + "; ".join(", ".join(selection.languages) for selection in selections.values())
             + "."
         )
     alike = all(selection.sites == first.sites for selection in others)

@@ -163,14 +163,14 @@ def explain(stats: FiringStats, fraction: float = 0.01, busy_quantile: float = 0
             random[row, column] = per_layer[row] @ mask.double().mean(dim=1)
         return torch.stack([kept / n, random / n])
 
-    found = jackknife(stats, shares)
+    estimate = jackknife(stats, shares)
     chosen, _ = _memberships(stats, labels, (), fraction, busy_quantile)
     return Explanation(
         languages=labels,
         aspects=aspects,
         neurons=reduce(chosen.long(), "language layer neuron -> language", "sum"),
-        **_columns("kept", found, 0),
-        **_columns("random", found, 1),
+        **_columns("kept", estimate, 0),
+        **_columns("random", estimate, 1),
     )
 
 
@@ -263,8 +263,8 @@ def _entropy_with(
 
 
 def _columns(
-    name: str, found: Estimate, index: int
+    name: str, estimate: Estimate, index: int
 ) -> dict[str, Float64[Tensor, "language aspect"]]:
     """A share and the ends of its interval, which are shares too."""
-    ends = {"": found.value, "_low": found.low, "_high": found.high}
+    ends = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
     return {f"{name}{end}": values[index].clamp(0, 1) for end, values in ends.items()}

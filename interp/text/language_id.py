@@ -67,10 +67,10 @@ def detect_language(
         )
     by_code = {code: label for label, code in codes.items()}
     if langid is None:
-        found = [_decide(_scores(text), list(by_code)) for text in texts]
+        detected = [_decide(_scores(text), list(by_code)) for text in texts]
     else:
-        found = [variant(tag, by_code) for tag in _tags(texts, langid)]
-    return [by_code.get(code, UNDETERMINED if code == UNDETERMINED else OTHER) for code in found]
+        detected = [variant(tag, by_code) for tag in _tags(texts, langid)]
+    return [by_code.get(code, UNDETERMINED if code == UNDETERMINED else OTHER) for code in detected]
 
 
 def detectable(
@@ -81,11 +81,11 @@ def detectable(
     Left out: labels without a language tag, languages that py3langid does not know or knows in
     another script, and labels that it calls alike, such as `zh` beside `zh-Hant`.
     """
-    found = {label: tag for label in labels if (tag := tag_of(label, tags))}
+    codes = {label: tag for label in labels if (tag := tag_of(label, tags))}
     if langid is None:
-        found = {label: code for label, tag in found.items() if (code := _code(tag))}
-    times = Counter(found.values())
-    return {label: code for label, code in found.items() if times[code] == 1}
+        codes = {label: code for label, tag in codes.items() if (code := _code(tag))}
+    times = Counter(codes.values())
+    return {label: code for label, code in codes.items() if times[code] == 1}
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,11 @@ def drop_foreign(
         kept_lines = []
         split = text.split("\n")
         for line, code in zip(split, line_languages(split, expected, langid), strict=True):
-            found = label if code == expected else code
+            spoken = label if code == expected else code
             if line.strip():
-                lines[found] += 1
-                characters[found] += len(line)
-            if found in (label, UNDETERMINED):
+                lines[spoken] += 1
+                characters[spoken] += len(line)
+            if spoken in (label, UNDETERMINED):
                 kept_lines.append(line)
         cleaned.append("\n".join(kept_lines).strip())
     return cleaned, Hygiene(label, dict(lines), dict(characters))
@@ -198,8 +198,8 @@ def line_languages(
     """The language of each line, leaning towards the expected one; `und`: too short to judge."""
     if langid is None:
         return [_line_language(line, expected) for line in lines]
-    found = [variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
-    return [UNDETERMINED if _too_short(x) else code for x, code in zip(lines, found, strict=True)]
+    codes = [variant(tag, {expected: ""}) for tag in _tags(lines, langid)]
+    return [UNDETERMINED if _too_short(x) else code for x, code in zip(lines, codes, strict=True)]
 
 
 def _line_language(line: str, expected: str) -> str:
@@ -237,12 +237,12 @@ def _too_short(line: str) -> bool:
 
 def _tags(texts: Sequence[str], langid: LanguageId) -> list[str]:
     """What a detector says of texts, as tags in their shortest form; refuses too few or many."""
-    found = list(langid(texts))
-    if len(found) != len(texts):
+    tags = list(langid(texts))
+    if len(tags) != len(texts):
         raise ValueError(
-            f"langid gave {len(found)} tags for {len(texts)} texts: it must give one for each."
+            f"langid gave {len(tags)} tags for {len(texts)} texts: it must give one for each."
         )
-    return [language_tag(tag) or UNDETERMINED for tag in found]
+    return [language_tag(tag) or UNDETERMINED for tag in tags]
 
 
 def variant(tag: str, expected: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.text.labels import Tags
+from interp.text.labels import Tags, tag_of
 from interp.text.language_id import (
     UNDETERMINED,
     LanguageId,
@@ -39,9 +39,10 @@ class Lapse:
     """What a line was detected as; empty for a word."""
 
 
-def has_other_letters(label: str) -> bool:
+def has_other_letters(label: str, tags: Tags | None = None) -> bool:
     """Whether words can be judged by their letters: the label's language is not in Latin ones."""
-    known = language_of(label)
+    tag = tag_of(label, tags)
+    known = None if tag is None else language_of(tag)
     return known is not None and known.script != "Latin"
 
 
@@ -69,7 +70,7 @@ def first_lapse(
             within = switch_point(line, expected, code) if langid is None else 0
             return Lapse("line", start + within, code)
         start += len(line) + 1
-    if has_other_letters(label):
+    if has_other_letters(label, tags):
         allowed = {word.lower() for word in _LATIN_WORD.findall(prompt)}
         for match in _LATIN_WORD.finditer(text):
             if match[0].lower() not in allowed:

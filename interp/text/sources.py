@@ -211,10 +211,10 @@ def _rows_with_ids(source: TextSource, language: str, field: str) -> Iterator[tu
         raise ValueError("Prompts are read from files or lists; a hub dataset has no prompt ids.")
     path = _find(_folder(source, "prompts"), language)
     if ".jsonl" not in path.suffixes:
-        for number, line in _lines(path):
+        for number, line in numbered_lines(path):
             yield str(number), line, f"{path.name}:{number}"
         return
-    for row, origin in _json_rows(path):
+    for row, origin in json_rows(path):
         if not isinstance(row.get("id"), str | int):
             raise ValueError(
                 f'{origin} has no "id": each prompt needs one, the same in every language.'
@@ -229,9 +229,9 @@ def _raw_documents(source: TextSource, language: str, cut: Cut) -> Iterator[tupl
         return _hub_rows(source, language)
     path = _find(_folder(source, "parallel"), language)
     if ".jsonl" in path.suffixes:
-        return ((_text_of(row, "text", origin), origin) for row, origin in _json_rows(path))
+        return ((_text_of(row, "text", origin), origin) for row, origin in json_rows(path))
     if cut == "line":
-        return ((line, f"{path.name}:{number}") for number, line in _lines(path))
+        return ((line, f"{path.name}:{number}") for number, line in numbered_lines(path))
     return _blocks(path)
 
 
@@ -283,7 +283,7 @@ def _find(folder: Path, language: str) -> Path:
     return existing[0]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1, and lines without line breaks, decoded one by one to save memory."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -306,7 +306,7 @@ def _blocks(path: Path) -> Iterator[tuple[str, str]]:
     """Runs of lines between blank lines."""
     block: list[str] = []
     start = 1
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             start = start if block else number
             block.append(line)
@@ -317,8 +317,9 @@ def _blocks(path: Path) -> Iterator[tuple[str, str]]:
         yield "\n".join(block), f"{path.name}:{start}"
 
 
-def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, line in _lines(path):
+def json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The object of each line that is not blank, and where it is."""
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
@@ -327,8 +328,7 @@ def _json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}, line {number} is {type(row).__name__}, not an object such as "
-                '{"text": ...}.'
+                f'{path}, line {number} is {type(row).__name__}, not an object, {{"name": value}}.'
             )
         yield row, f"{path.name}:{number}"
 

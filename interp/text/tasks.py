@@ -17,16 +17,15 @@ XNLI, PAWS-X, questions and topics have an English template in every language, a
 Accuracy depends on the template: compare interventions, or models, under the same one.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp.results.display import Cells, Shown, counted, table_cells
 from interp.text.labels import check_labels
-from interp.text.sources import Prompts
+from interp.text.sources import Prompts, json_rows
 
 _BABEL = Path(__file__).parents[1] / "babel" / "prompts"
 _MASK = "<mask>"
@@ -116,9 +115,19 @@ class Task(Shown):
         columns = {name: [getattr(item, name) for item in self.items] for name in ("id", "prompt")}
         return table_cells({**columns, "answer": answers}, most_rows=6)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the items."""
+        return tuple(item.id for item in self.items)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group of each item, for intervals; an item without a group is its own."""
+        return tuple(item.group or item.id for item in self.items)
+
     def where(self, keep: Callable[[Item], bool]) -> "Task":
         """Some of the items: `task.where(lambda item: not item.held_out)`."""
-        return Task(self.name, self.language, tuple(item for item in self.items if keep(item)))
+        return replace(self, items=tuple(item for item in self.items if keep(item)))
 
 
 def align_tasks(
@@ -146,7 +155,7 @@ def align_tasks(
             )
     order = [id for id in items_by_id[0] if id in shared_ids]
     return tuple(
-        Task(task.name, task.language, tuple(items[id] for id in order))
+        replace(task, items=tuple(items[id] for id in order))
         for task, items in zip(tasks, items_by_id, strict=True)
     )
 
@@ -161,7 +170,7 @@ def prompts_of(tasks: Sequence[Task]) -> Prompts:
     """
     aligned = align_tasks(tasks)
     return Prompts(
-        tuple(item.id for item in aligned[0].items),
+        aligned[0].ids,
         {task.language: tuple(item.prompt for item in task.items) for task in aligned},
     )
 
@@ -252,23 +261,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(
             f"{path} is missing; {path.parent} holds {', '.join(existing) or 'no .jsonl files'}."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start + 1}): convert the file to UTF-8."
-        ) from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is {type(row).__name__}, not an object.")
-        rows.append(row)
+    rows = [row for row, _ in json_rows(path)]
     if not rows:
         raise ValueError(f"{path} is empty.")
     return rows
