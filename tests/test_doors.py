@@ -5,7 +5,6 @@ import inspect
 import typing
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-import interp
 from interp.counting.caches import gradients_at, units_at
 from interp.counting.collect import collect
 from interp.counting.keep import Keep
@@ -40,14 +38,13 @@ from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import prompt_rows
 from interp.text.sources import read_prompts
 from interp.text.tasks import Item, Task
-from tests import test_examples, test_interventions, test_model
+from tests import test_interventions, test_model
 from tests.campaigns.kills import LANGUAGES, blocks, made_up
-from tests.test_examples import examples, failures, methods, public
+from tests.test_examples import doors, functions
 from tests.test_model import classic_only, close, every_architecture, some_ids
 from tests.tiny_models import D_MLP, N_LAYERS, PAD
 
 checkpoint, open_model, classic = test_model.checkpoint, test_model.open_model, test_model.classic
-namespace = test_examples.namespace
 some_moments, some_units = test_interventions.some_moments, test_interventions.some_units
 
 
@@ -69,32 +66,6 @@ def opened(folder: Path) -> Any:
 
 
 # ---------------------------------------------------------------- all doors
-
-
-def doors() -> dict[str, tuple[Any, str]]:
-    """Public functions and methods that take a model, each with the name of that parameter."""
-    found = {}
-    for name, function in functions().items():
-        for parameter, hint in typing.get_type_hints(inspect.unwrap(function)).items():
-            allowed = [hint, *typing.get_args(hint)]
-            if parameter != "return" and (NeuronModel in allowed or BareModel in allowed):
-                found[name] = (function, parameter)
-    return found
-
-
-def functions() -> dict[str, Any]:
-    """Everything public that can be called; classes by `__init__`, static methods unwrapped."""
-    found = {}
-    for name, thing in public().items():
-        if not inspect.isclass(thing):
-            found[name] = thing
-            continue
-        for key, value in vars(thing).items():
-            value = getattr(value, "__func__", value)
-            own = not key.startswith("_") or (key == "__init__" and not is_dataclass(thing))
-            if own and inspect.isfunction(value) and thing is not NeuronModel:
-                found[f"{name}.{key}"] = value
-    return found
 
 
 def called_with(function: Any, parameter: str, model: Any) -> Any:
@@ -172,49 +143,6 @@ def test_a_function_without_a_door_is_caught():
         called_with(closed, "model", nn.Linear(2, 2))
     hints = typing.get_type_hints(closed)
     assert BareModel not in typing.get_args(hints["model"])
-
-
-# ---------------------------------------------------------------- as the examples show
-
-
-WITH_GRADIENTS = {"LossEffects", "LossEffects.from_caches"}
-"""Examples whose caches hold gradients, which a bare model with frozen weights does not give."""
-
-EXAMPLES = sorted(
-    name
-    for name in {**public(), **methods()}.keys() - WITH_GRADIENTS
-    if any(f"{door}.".startswith(f"{name}.") for door in doors())
-)
-"""Of functions with a door, and of classes with a method that has one."""
-
-
-@pytest.fixture(scope="module")
-def with_bare_models(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The names that examples use, with a bare model; what it lacks is added, as readers would."""
-    model = interp.load("babel", dtype=torch.float32)
-    bare = model.bridge
-    for name in ("encode", "decode", "logits", "bos_id", "n_layers", "d_mlp"):
-        vars(bare)[name] = getattr(model, name)
-    return {**namespace, "model": bare}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in test_examples.NEEDS])
-def test_the_examples_hold_for_a_bare_model(
-    name: str, with_bare_models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    bare = with_bare_models["model"]
-
-    def load(name: Any, **settings: Any) -> Any:
-        if name == "babel" and settings.get("attention") == "hooked":
-            return load_other(name, **settings).bridge
-        return bare if name == "babel" else load_other(name, **settings)
-
-    load_other = interp.load
-    monkeypatch.setattr(interp, "load", load)
-    own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
-    said = failures(name, examples({**public(), **methods()}[name]), with_bare_models | own)
-    assert said == "", said
 
 
 # ---------------------------------------------------------------- one wrapper, and no trace

@@ -4,7 +4,8 @@ An example is a `>>>` line in the docstring, with what it prints. It may use wha
 then, and nothing else:
 
     interp, torch, Path
-    model        Babel, in 32 bits
+    model        Babel, in 32 bits; where a function takes it, the bare model of TransformerLens,
+                 of which `as_model` makes the other (test_doors)
     text         a little running text in three languages (Corpora)
     stats        its FiringStats, and `moments`, its ActivationMoments
     means        SentenceMeans of a few sentences, at the gate
@@ -16,6 +17,8 @@ then, and nothing else:
 import doctest
 import inspect
 import io
+import typing
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ import pytest
 import torch
 
 import interp
+from interp.models.bare_model import BareModel
+from interp.models.neuron_model import NeuronModel
 from tests.conftest import LOCK
 
 NEEDS = {"run_harness": "lm_eval", "actor_pool": "ray"}
@@ -55,6 +60,32 @@ def methods() -> dict[str, Any]:
         if isinstance(value, property | staticmethod) or inspect.isfunction(value)
         if not key.startswith("_") and examples(value)
     }
+
+
+def doors() -> dict[str, tuple[Any, str]]:
+    """Public functions and methods that take a model, each with the name of that parameter."""
+    found = {}
+    for name, function in functions().items():
+        for parameter, hint in typing.get_type_hints(inspect.unwrap(function)).items():
+            allowed = [hint, *typing.get_args(hint)]
+            if parameter != "return" and (NeuronModel in allowed or BareModel in allowed):
+                found[name] = (function, parameter)
+    return found
+
+
+def functions() -> dict[str, Any]:
+    """Everything public that can be called; classes by `__init__`, static methods unwrapped."""
+    found = {}
+    for name, thing in public().items():
+        if not inspect.isclass(thing):
+            found[name] = thing
+            continue
+        for key, value in vars(thing).items():
+            value = getattr(value, "__func__", value)
+            own = not key.startswith("_") or (key == "__init__" and not is_dataclass(thing))
+            if own and inspect.isfunction(value) and thing is not NeuronModel:
+                found[f"{name}.{key}"] = value
+    return found
 
 
 def examples(thing: object) -> list[doctest.Example]:
@@ -99,6 +130,49 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
+WITH_GRADIENTS = {"LossEffects", "LossEffects.from_caches"}
+"""Examples whose caches hold gradients, which a bare model with frozen weights does not give."""
+
+OF_A_MODEL = {
+    name
+    for name in {**public(), **methods()}.keys() - WITH_GRADIENTS - NEEDS.keys()
+    if any(f"{door}.".startswith(f"{name}.") for door in doors())
+}
+"""Functions that take a model, and classes with a method that does."""
+
+
+@pytest.fixture(scope="module")
+def bare() -> Any:
+    """What `interp.load` wraps; what it lacks is added, as readers would."""
+    model = interp.load("babel", dtype=torch.float32)
+    for name in ("encode", "decode", "logits", "bos_id", "n_layers", "d_mlp"):
+        vars(model.bridge)[name] = getattr(model, name)
+    return model.bridge
+
+
+@pytest.fixture
+def names(
+    name: str,
+    namespace: dict[str, Any],
+    bare: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
+    """What an example may use."""
+    own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
+    if name not in OF_A_MODEL:
+        return namespace | own
+
+    def load(name: Any, **settings: Any) -> Any:
+        if name == "babel" and settings.get("attention") == "hooked":
+            return load_other(name, **settings).bridge
+        return bare if name == "babel" else load_other(name, **settings)
+
+    load_other = interp.load
+    monkeypatch.setattr(interp, "load", load)
+    return namespace | own | {"model": bare}
+
+
 def test_every_public_name_has_an_example():
     assert [name for name, thing in public().items() if not examples(thing)] == []
 
@@ -112,13 +186,12 @@ def test_every_public_name_has_an_example():
     ],
 )
 def test_the_example_is_true(
-    name: str, namespace: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    own = {"generator": torch.Generator().manual_seed(0), "folder": tmp_path}
-    said = failures(name, examples({**public(), **methods()}[name]), namespace | own)
+    said = failures(name, examples({**public(), **methods()}[name]), names)
     assert said == "", said
 
 

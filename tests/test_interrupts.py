@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.build("qwen2", folder / "model")
     for name in ("text", "task"):
         (folder / name).mkdir()
-    for code, lines in made_up(36).items():
+    for code, lines in made_up(20).items():
         (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
     for code in ("en", "de"):
         rows = [
@@ -70,7 +70,7 @@ def commands(place: Path) -> dict[str, Callable[[Path], list[str]]]:
         "steer": lambda out: ["steer", run, model, *text, *few, "--out", str(out)],
         "share": lambda out: ["share", task, model, *both, "--n-shards", "2", "--out", str(out)],
         "attribute": lambda out: [
-            *("attribute", task, model, *both, "--steps", "50", "--out", str(out))
+            *("attribute", task, model, *both, "--steps", "20", "--out", str(out))
         ],
         "evaluate": lambda out: [
             *("evaluate", run, model, "--tasks", task, *both, "--n-draws", "1", "--out", str(out))

@@ -487,13 +487,10 @@ def many_overlaps(n: int, jaccard: Callable[[int, int], float]) -> pd.DataFrame:
 
 def with_labels(table: pd.DataFrame, n: int, columns: tuple[str, ...]) -> pd.DataFrame:
     """The rows of the first label, or pair of labels, for `n` labels instead."""
-    first = table[(table[list(columns)] == "en").all(axis=1)]
-    labels = itertools.product(range(n), repeat=len(columns))
-    parts = [
-        first.assign(**{c: f"L{number}" for c, number in zip(columns, numbers, strict=True)})
-        for numbers in labels
-    ]
-    return pd.concat(parts, ignore_index=True)
+    first = table[(table[list(columns)] == "en").all(axis=1)].drop(columns=list(columns))
+    names = itertools.product([f"L{number}" for number in range(n)], repeat=len(columns))
+    labels = pd.DataFrame(names, columns=list(columns))
+    return labels.merge(first, how="cross")[list(table)]
 
 
 LABELED = {

@@ -163,9 +163,10 @@ class Histograms(Saved):
     to 2³¹ - 1 tokens.
 
     >>> keep = interp.Keep(histograms=True)
-    >>> histograms = interp.collect(model, text, keep=keep, progress=False).histograms
+    >>> german = text.languages_only(["de"])
+    >>> histograms = interp.collect(model, german, keep=keep, progress=False).histograms
     >>> histograms.counts.shape
-    torch.Size([3, 6, 2048, 402])
+    torch.Size([1, 6, 2048, 402])
     >>> bool((histograms.counts.sum(-1) == 640).all())
     True
     """

@@ -33,9 +33,10 @@ class LossEffects(Saved):
     activity does (CRANE, arXiv 2601.04664, which propagates relevance by rules instead).
 
     >>> keep = interp.Keep(loss_effects=True)
-    >>> effects = interp.collect(model, text, keep=keep, progress=False).loss_effects
+    >>> german = text.languages_only(["de"])
+    >>> effects = interp.collect(model, german, keep=keep, progress=False).loss_effects
     >>> effects.size.shape
-    torch.Size([3, 6, 2048])
+    torch.Size([1, 6, 2048])
     >>> bool((effects.mean.abs() <= effects.size).all())
     True
     """

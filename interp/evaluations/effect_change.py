@@ -19,9 +19,12 @@ def effect_change(
     In nats per token; `change` is the second minus the first, with 95 % intervals. `paired`: both
     matrices were measured on the same shards of text.
 
-    >>> matrix = interp.perplexity_matrix(model, neurons, text, n_draws=1, progress=False)
+    >>> german, text_in_german = neurons.languages_only(["de"]), text.languages_only(["de"])
+    >>> matrix = interp.perplexity_matrix(
+    ...     model, german, text_in_german, n_draws=0, progress=False
+    ... )
     >>> interp.evaluations.effect_change(matrix, matrix, paired=True)["change"].tolist()
-    [0.0, 0.0, 0.0]
+    [0.0]
     """
     codes = in_both(_own(before), _own(after), "switched off and read")
     sums = [_sums(matrix, codes) for matrix in (before, after)]

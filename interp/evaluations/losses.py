@@ -152,7 +152,8 @@ def losses_under(
     without `out`.
 
     >>> edits = {"nothing": None, "off": neurons.change("de", interp.deactivate)}
-    >>> losses = interp.evaluations.losses_under(model, text, edits, progress=False)
+    >>> pair = text.languages_only(["en", "de"])
+    >>> losses = interp.evaluations.losses_under(model, pair, edits, progress=False)
     >>> losses.languages[losses.increase.value[1].argmax()]
     'de'
     """

@@ -50,7 +50,7 @@ class NeuronPage:
     """A finished page: save it, or show it in a notebook.
 
     >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
-    >>> chosen = {"LAPE": neurons}
+    >>> chosen = {"LAPE": interp.select_by_entropy(run.firing, fraction=0.002)}
     >>> page = interp.neuron_page(model, run.firing, chosen, run.contexts, progress=False)
     >>> page.title, page.save(folder / "page.html").name
     ('Neurons of babel', 'page.html')

@@ -32,6 +32,7 @@ def language_entropy(
     >>> interp.language_entropy(rate)
     tensor([[0.0000, 0.6931,    nan]], dtype=torch.float64)
     """
+    _check(rate)
     return torch.stack([_layer_entropy(layer) for layer in rate.unbind(dim=1)])
 
 
@@ -55,7 +56,6 @@ def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float
 
 
 def _layer_entropy(rate: Float[Tensor, "language neuron"]) -> Float[Tensor, " neuron"]:
-    _check(rate)
     # Sorted and added one by one: the rounding depends neither on the order of the languages nor
     # on how a reduction is split up on the processor.
     ordered = rate.double().sort(dim=0).values
