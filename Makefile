@@ -11,7 +11,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Each process takes whole test files in order, so that a file's fixtures are built only once.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test campaigns every-test check wheel lock newest lowest pythons format figures reproduce real real-notice bench
+.PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce real real-notice bench
 .PHONY: architectures docs
 .PHONY: gpu clean
 
@@ -25,10 +25,6 @@ test: $(VENV)/ready
 # The rest: whole commands and studies, hundreds of processes killed at random moments, hundreds of damaged files.
 campaigns: $(VENV)/ready
 	$(PYTEST) $(TWO) -m "campaign or slow" tests
-
-# Both at once, as .ci/run does: what the tests of a file share is made once.
-every-test: $(VENV)/ready
-	$(PYTEST) $(TWO) -m "" tests
 
 # Everything but the campaigns.
 check: $(VENV)/ready
