@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import interp
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
+from interp.results import terminal
 from interp.results.words import Attention, Bos
 
 if TYPE_CHECKING:
     import torch
+
+    from interp.models.doctor import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -276,21 +279,26 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def say_table(rows: Sequence[Sequence[str]], stay: int = 1) -> None:
+    """Print a table, headings first; columns that do not fit the terminal follow below."""
+    say("\n".join(terminal.table(rows, terminal.terminal_width(), stay)))
+
+
 @dataclass(frozen=True)
 class Doctor:
     """Check that a model's hooks read and edit the right activations.
 
     Run this before you trust any result on a new model. It needs only a few tokens of text.
 
+        interp doctor babel
         interp doctor bigscience/bloom-560m
     """
 
     choice: ModelChoice
     """The model."""
 
-    def run(self) -> None:
+    def run(self) -> "Diagnosis":
         model, _ = open_model(self.choice, self.choice.memory)
         diagnosis = interp.doctor(model)
         say(str(diagnosis))
-        if not diagnosis.ok:
-            raise SystemExit(1)
+        return diagnosis

@@ -16,7 +16,7 @@ class Lock:
     Half of the prompts are searched for neurons that speak for the wrong language where answers
     leave theirs; the other half, text and tasks say what the edit is worth and what it costs.
 
-        interp lock prompts/de.txt MODEL --language de --text corpus --out lock-de
+        interp lock prompts/de.txt babel --language de --text babel --out lock-de
     """
 
     prompts: Positional[Path]
@@ -61,7 +61,7 @@ class Lock:
     bos: Bos = "auto"
     """auto, none, document, block: what begins a prompt."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.LanguageLock":
         if self.out.exists():
             raise ValueError(f"{self.out} exists: name a new folder, or remove that one first.")
         lines = self.prompts.read_text(encoding="utf-8").splitlines()
@@ -90,6 +90,7 @@ class Lock:
         say(f"{lock!r}.")
         say(lock.to_frame().to_string(index=False, float_format="%.3f"))
         say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
+        return lock
 
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":
         if self.text is None:
