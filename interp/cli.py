@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
-    "Find the neurons of a multilingual model that belong to a language, and those that languages "
-    "share. Start with `interp demo`; on your own model, `doctor`, `collect` and `find`."
+    "Find which neurons of a model belong to a language, and which are shared. Start with `interp "
+    "demo`; on your own model, `doctor`, `collect`, `find`."
 )
 
 
