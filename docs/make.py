@@ -46,6 +46,11 @@ def commands() -> str:
         NOTE,
         "`interp` alone, in a folder of runs, lists them and what is next for each. "
         "`interp COMMAND --help` prints what is here.",
+        "With `--json`, a command that prints a table writes it to standard output as JSON, one "
+        "object per row with the columns of its `.csv`, and everything else to standard error:",
+        "```sh\ninterp find results/demo --json > neurons.json\ninterp --json\n```",
+        "What is no finite number is `null`. Exit codes are 0, 1 if the doctor found a fault, 2 if "
+        "a sentence on standard error says what to change, and 130 after Ctrl-C.",
     ]
     for title, section in SECTIONS.items():
         parts.append(f"## {title}")

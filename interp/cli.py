@@ -9,24 +9,28 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import interp
 from interp.commands.adapter import Adapter
-from interp.commands.collect import Collect, Merge, Status, Tidy
+from interp.commands.answers import AsJson, is_sound, json_rows
+from interp.commands.collect import Collect
 from interp.commands.common import Doctor, say
+from interp.commands.completion import Shell, completion_script
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
 from interp.commands.figure import Figure
-from interp.commands.find import Compare, Find, show_selection
+from interp.commands.find import Compare, Find, show_selection, summary
 from interp.commands.hub import Pull, Push
 from interp.commands.lock import Lock
+from interp.commands.next_steps import next_after
 from interp.commands.options import WIDTH, Labels, Parser, Positional
-from interp.commands.overview import list_of_runs
+from interp.commands.overview import list_of_runs, table_of_runs
 from interp.commands.page import Page
+from interp.commands.pieces import Merge, Status, Tidy
 from interp.commands.plan import Plan
 from interp.commands.report import Report
 from interp.commands.stability import Stability
@@ -36,10 +40,13 @@ from interp.commands.train import Train
 from interp.commands.vector import Vector
 from interp.commands.write import Write
 
+if TYPE_CHECKING:
+    import pandas
+
 BABEL = Path(__file__).parent / "babel"
 DESCRIPTION = (
-    "Find the neurons of a multilingual model that belong to a language, and those that languages "
-    "share. Start with `interp demo`; on your own model, `doctor`, `collect` and `find`."
+    "Find which neurons of a model belong to a language, and which are shared. Start with `interp "
+    "demo`; on your own model, `doctor`, `collect`, `find`."
 )
 
 
@@ -47,8 +54,8 @@ DESCRIPTION = (
 class Import:
     """Convert a published mask (.pth) into a selection.
 
-        interp import LLaMA-2-7B.neuron.pth --languages en zh fr es vi id ja \\
-            --neurons 11008
+    interp export results/demo/neurons.json --out demo.pth
+    interp import demo.pth --languages en de fr es zh ja --neurons 2048
     """
 
     path: Positional[Path]
@@ -63,11 +70,12 @@ class Import:
     out: Path = Path("neurons.json")
     """File for the selection."""
 
-    def run(self) -> None:
+    def run(self) -> "pandas.DataFrame":
         selection = interp.NeuronSelection.from_lape_pth(self.path, self.languages, self.neurons)
         selection.to_json(self.out, interp.results.artifacts.provenance(imported=self.path.name))
         show_selection(selection, None)
         say(f"The selection is in {self.out}.")
+        return summary(selection)
 
 
 @dataclass(frozen=True)
@@ -93,14 +101,37 @@ class Export:
 
 @dataclass(frozen=True)
 class Babel:
-    """Print the model card of the shipped model: data, training, facts."""
+    """Print the model card of the shipped model: data, training, facts.
+
+    interp babel
+    """
 
     def run(self) -> None:
         say((BABEL / "README.md").read_text(encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class Completion:
+    """Print what lets a shell complete commands and options.
+
+    For every new shell, put this into ~/.bashrc, or with zsh into ~/.zshrc: eval "$(interp
+    completion bash)"
+
+        interp completion bash
+    """
+
+    shell: Positional[Shell]
+    """bash or zsh."""
+
+    def run(self) -> None:
+        sys.stdout.write(completion_script(self.shell, COMMANDS))
+
+
 SECTIONS: dict[str, dict[str, type]] = {
-    "First steps": {"demo": Demo, "doctor": Doctor, "plan": Plan, "babel": Babel},
+    "First steps": {
+        **{"demo": Demo, "doctor": Doctor, "plan": Plan, "babel": Babel},
+        **{"completion": Completion},
+    },
     "Reading text": {"collect": Collect, "merge": Merge, "status": Status, "tidy": Tidy},
     "Selecting neurons": {
         **{"find": Find, "compare": Compare, "stability": Stability, "explain": Explain},
@@ -142,6 +173,9 @@ def chosen(arguments: Sequence[str]) -> Any:
 
         say(f"polyneuron {version('polyneuron')}")
         raise SystemExit(0)
+    if list(arguments) == ["--json"]:
+        sys.stdout.write(json_rows(table_of_runs(Path())))
+        raise SystemExit(0)
     if not arguments and (runs := list_of_runs(Path())):
         say(f"{runs}\n\nAll commands: interp --help")
         raise SystemExit(0)
@@ -156,13 +190,24 @@ def chosen(arguments: Sequence[str]) -> Any:
     raise SystemExit(2)
 
 
+def carried_out(command: Any) -> bool:
+    """Run a subcommand; its last line says what comes next, if its result allows to go on."""
+    answer, out = command.run(), sys.stdout
+    if isinstance(command, AsJson):
+        command, out = command.command, sys.stderr
+    name = next(name for name, kind in COMMANDS.items() if kind is type(command))
+    sound = is_sound(answer)
+    if sound and (step := next_after(name, command)):
+        out.write(f"Next: {step}\n")
+    return sound
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit codes: 0, done; 1, the doctor found a fault; 2, one sentence says what to change."""
     if arguments is None and not sys.warnoptions:  # run as a program, without -W
         _show_only_our_warnings()
     try:
-        command = chosen(sys.argv[1:] if arguments is None else arguments)
-        command.run()
+        sound = carried_out(chosen(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, KeyError, OSError, MemoryError, RuntimeError) as error:
         _close_bars()
         sys.stderr.write(f"interp: {_sentence(error)}\n")
@@ -175,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "interp: interrupted. Finished pieces are kept; run the same command to resume.\n"
         )
         raise SystemExit(130) from None
+    if not sound:
+        raise SystemExit(1)
 
 
 def _show_only_our_warnings() -> None:

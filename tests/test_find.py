@@ -346,7 +346,7 @@ def test_compared_are_the_languages_and_neurons_that_all_have(
     assert frame.loc[("A", "B", "en"), "jaccard"] == pytest.approx(3 / 5)
     assert frame.loc[("B", "C", "de"), "jaccard"] == 1
     assert "0.600" in shown
-    assert "de  A       0     6" in shown  # by layer
+    assert "de  A        0  6" in shown  # by layer
 
 
 def test_selections_that_do_not_go_together_are_refused(

@@ -1,9 +1,9 @@
-"""The subcommands that read text (collect) and handle the pieces of a run (merge, status)."""
+"""The subcommand that reads text and counts: collect."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import interp
 from interp.commands.common import (
@@ -13,16 +13,19 @@ from interp.commands.common import (
     cut_short,
     keep_of,
     open_model,
-    padded_labels,
     say,
     say_how_text_begins,
 )
 from interp.commands.forecasts import of_counting
-from interp.commands.options import Labels, Positional
+from interp.commands.options import Labels
 from interp.results.words import Bos, Care, Kind, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
+from interp.text.languages import label_name
 from interp.text.sources import text_location
+
+if TYPE_CHECKING:
+    import pandas
 
 _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
 """Options that change no result: who reads, which part, into which folder, and what stays there."""
@@ -34,6 +37,7 @@ class Collect:
 
     Run it again to resume. --shard 1/4 to 4/4: on four machines, then `merge`.
 
+        interp collect babel --moments --contexts 8 --out runs/babel
         interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
 
@@ -148,7 +152,7 @@ class Collect:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "pandas.DataFrame | None":
         memory = self.choice.memory
         choice = self.choice.of(memory)
         text = memory.take_text(self.text, choice.model)
@@ -161,9 +165,11 @@ class Collect:
         )
         filled = replace(filled, languages=filled.check())
         model, ray = open_model(self.choice, memory, self.on)
-        filled.collect(model, ray)
+        return filled.collect(model, ray)
 
-    def collect(self, model: "interp.NeuronModel", ray: "interp.runs.Ray | None") -> None:
+    def collect(
+        self, model: "interp.NeuronModel", ray: "interp.runs.Ray | None"
+    ) -> "pandas.DataFrame | None":
         """Collect with all settings given, and print what was counted."""
         say(f"{model.name} in {model.precision}; --dtype changes it")
         corpora = self.read(model)
@@ -185,7 +191,7 @@ class Collect:
             lambda: of_counting(model, corpora, self.keep, self.tokens_per_batch, self.out),
             "fewer --tokens, or --until-stable 0.95",
         ):
-            return
+            return None
         settings = {key: value for key, value in asdict(self).items() if key not in _NOT_SETTINGS}
         rule = (
             None if self.until_stable is None else interp.selections.until_stable(self.until_stable)
@@ -204,7 +210,7 @@ class Collect:
         state = run.status()
         if state.missing:
             say(f"{len(state.done)} pieces are done, {len(state.missing)} are missing: {self.out}")
-            return
+            return None
         stats = run.firing if self.shard is None else run.merge().firing
         if state.stopped_after is not None:
             tokens = int(stats.tokens.sum(0).min())
@@ -213,10 +219,12 @@ class Collect:
                 "per language."
             )
         say_how_text_begins(model, corpora.bos)
-        show_stats(stats)
+        table = counts_table(stats)
+        show_counts(table)
         if not self.keep_pieces and not self.sentences and (freed := run.tidy()):
             say(f"The merged pieces are deleted ({freed / 1e6:,.1f} MB); --keep-pieces keeps them.")
-        say(f"Counts are in {self.out / 'firing.safetensors'}. Next: interp find {self.out}")
+        say(f"Counts are in {self.out / 'firing.safetensors'}.")
+        return table
 
     @property
     def keep(self) -> "interp.Keep":
@@ -268,117 +276,22 @@ class Collect:
         return interp.read_corpora(text, self.languages, model, **reading)
 
 
-@dataclass(frozen=True)
-class Merge:
-    """Merge the pieces of a run that several processes have read.
+def counts_table(stats: "interp.FiringStats") -> "pandas.DataFrame":
+    """Tokens and mean firing rate per language, with its interval over shards."""
+    from interp.results.frames import tidy
 
-    interp merge runs/bloom
-    """
-
-    run_folder: Positional[Path]
-    """Folder given to `interp collect --out`."""
-
-    def run(self) -> None:
-        show_stats(interp.Run.open(self.run_folder).merge().firing)
-        say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
+    rate = interp.jackknife(stats, lambda part: part.mean_rate)
+    return tidy({"language": stats.languages}, {"tokens": stats.tokens.sum(0), "rate": rate})
 
 
-@dataclass(frozen=True)
-class Tidy:
-    """Delete the pieces of finished runs, which their results hold too.
-
-    It merges the pieces once more and checks the results first. `interp collect` does so itself,
-    unless told to --keep-pieces. Runs with --sentences keep theirs: nothing else holds the means.
-
-        interp tidy runs/bloom runs/gemma
-    """
-
-    run_folders: Positional[tuple[Path, ...]]
-    """Folders given to `interp collect --out`."""
-
-    def run(self) -> None:
-        if not self.run_folders:
-            raise ValueError("There is nothing to tidy: name the folders of runs.")
-        for folder in self.run_folders:
-            say(f"{folder}: {interp.Run.open(folder).tidy() / 1e6:,.1f} MB are free again.")
-
-
-@dataclass(frozen=True)
-class Status:
-    """List which pieces of a run are done, running, missing or bad.
-
-    It reads and checks every finished piece. Of another command's folder, such as that of `interp
-    deactivate`, it says how many are done.
-
-        interp status runs/bloom
-    """
-
-    run_folder: Positional[Path]
-    """Folder given to `interp collect --out`, or of another long command."""
-
-    def run(self) -> None:
-        from interp.counting.run import follows_a_run
-
-        if follows_a_run(self.run_folder):
-            show_pieces(self.run_folder)
-            return
-        run = interp.Run.open(self.run_folder)
-        state, stopped_after = run.verify(), run.status().stopped_after
-        total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
-        say(
-            f"{len(state.done)} of {total} pieces are done, {len(state.running)} running, "
-            f"{len(state.missing)} missing, {len(state.bad)} bad."
-        )
-        if stopped_after is not None:
-            say(f"The run was stable after {stopped_after} shards and stopped there.")
-        for (shard, code), owner in state.running.items():
-            say(f"running: shard {shard} of {code} ({owner})")
-        for (shard, code), problem in state.bad.items():
-            say(f"bad: shard {shard} of {code}: {problem}")
-        for shard, code in state.missing[:10]:
-            say(f"missing: shard {shard} of {code}")
-        if len(state.missing) > 10:
-            say(f"and {len(state.missing) - 10} more")
-
-
-def show_pieces(folder: Path) -> None:
-    """Say how many pieces of a command other than collect are done, running or bad."""
-    from interp.results.reader import read
-    from interp.runs.locks import lock_owner
-
-    done, bad = 0, {}
-    for path in sorted(folder.rglob("pieces/*.safetensors")):
-        try:
-            read(path, ())
-            done += 1
-        except ValueError as error:
-            bad[path] = error
-    locks = sorted(folder.rglob("running/*"))
-    running = [owner for path in locks if (owner := lock_owner(path)) is not None]
-    say(f"{done} pieces are done, {len(running)} running, {len(bad)} bad.")
-    for owner in running:
-        say(f"running: {owner}")
-    for path, problem in bad.items():
-        say(f"bad: {path}: {problem}")
-    if not any(folder.glob("*.csv")):
-        say("To go on, run the command that began it again; finished pieces are kept.")
-
-
-def show_stats(stats: "interp.FiringStats") -> None:
-    """Print tokens and mean firing rate per language, with its interval over shards."""
-    mean = interp.jackknife(stats, lambda part: part.mean_rate)
-    names = padded_labels(stats.languages).values()
-    say(f"{'language':<{max(map(len, names))}}        tokens   firing rate  95 % interval")
-    rows = zip(
-        names,
-        stats.tokens.sum(0).tolist(),
-        mean.value.tolist(),
-        mean.low.tolist(),
-        mean.high.tolist(),
-        strict=True,
-    )
-    for name, tokens, value, low, high in rows:
-        say(f"{name}  {tokens:>10,}   {value:>11.4f}  {low:.4f} to {high:.4f}")
+def show_counts(table: "pandas.DataFrame") -> None:
+    names = {label: label_name(label) for label in table["language"]}
+    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
+    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
+    for row in table.to_dict("records"):
+        name = f"{row['language']:<{first}}  {names[row['language']]:<{second}}"
+        interval = f"{row['rate_low']:.4f} to {row['rate_high']:.4f}"
+        say(f"{name}  {row['tokens']:>10,}   {row['rate']:>11.4f}  {interval}")
 
 
 def tags_given(options: Sequence[str]) -> dict[str, str]:

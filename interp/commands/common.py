@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import interp
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
+from interp.results import terminal
 from interp.results.words import Attention, Bos
-from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
     import torch
+
+    from interp.models.doctor import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -286,16 +288,14 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def padded_labels(labels: Sequence[str]) -> dict[str, str]:
-    """Labels with the names of their languages beside them, all of one width."""
-    names = {label: label_name(label) for label in labels}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    return {label: f"{label:<{first}}  {name:<{second}}" for label, name in names.items()}
-
-
 def save_table(frame: "pandas.DataFrame", path: Path) -> None:
     """Write a table as CSV."""
     interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+
+
+def say_table(rows: Sequence[Sequence[str]], stay: int = 1) -> None:
+    """Print a table, headings first; columns that do not fit the terminal follow below."""
+    say("\n".join(terminal.table(rows, terminal.terminal_width(), stay)))
 
 
 @dataclass(frozen=True)
@@ -304,15 +304,15 @@ class Doctor:
 
     Run this before you trust any result on a new model. It needs only a few tokens of text.
 
+        interp doctor babel
         interp doctor bigscience/bloom-560m
     """
 
     choice: ModelChoice
     """The model."""
 
-    def run(self) -> None:
+    def run(self) -> "Diagnosis":
         model, _ = open_model(self.choice, self.choice.memory)
         diagnosis = interp.doctor(model)
         say(str(diagnosis))
-        if not diagnosis.ok:
-            raise SystemExit(1)
+        return diagnosis

@@ -97,7 +97,7 @@ class Patch:
     out: Path | None = None
     """File for the result (.safetensors), with a table (.csv) next to it."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.prompts.PatchingResult":
         memory = self.choice.memory
         neurons = self.neurons or memory.source
         if self.part == "neurons" and (neurons is None or self.language is None):
@@ -113,9 +113,11 @@ class Patch:
             memory = memory_of(neurons)
         bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
-        self.patch(model, neurons, bos)
+        return self.patch(model, neurons, bos)
 
-    def patch(self, model: "interp.NeuronModel", neurons: Path | None, bos: Bos) -> None:
+    def patch(
+        self, model: "interp.NeuronModel", neurons: Path | None, bos: Bos
+    ) -> "interp.prompts.PatchingResult":
         """Patch, print the result and save it."""
         from interp.prompts.alignment import joined
         from interp.prompts.targets import target_ids
@@ -144,6 +146,7 @@ class Patch:
         if self.out is not None:
             settings = {"source": self.source, "target": self.target, "part": self.part, "bos": bos}
             save_result(result, self.out, model=model.fingerprint, **settings)
+        return result
 
     def parts(self, model: "interp.NeuronModel", neurons: Path | None) -> Any:
         """The `parts` of `interp.patch`."""
@@ -211,7 +214,7 @@ class Lens:
     out: Path | None = None
     """File for the result (.safetensors), with a table (.csv) next to it."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.prompts.Lens | None":
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}: read 1 prompt or more, or leave it out.")
         memory = self.choice.memory
@@ -229,7 +232,7 @@ class Lens:
             questions.append(interp.prompts.Question(items[0].prompt, answers))
         measure = partial(of_lens, model, questions, bos)
         if not goes_ahead(measure, "a smaller --limit.", self.dry_run):
-            return
+            return None
         result = interp.logit_lens(model, questions, bos=bos)
         left_out = {"begin alike": result.alike, "have no token": result.unspelled}
         say_how_text_begins(model, bos)
@@ -237,6 +240,7 @@ class Lens:
         if self.out is not None:
             settings = {"prompts": prompts, "bos": bos}
             save_result(result, self.out, model=model.fingerprint, **settings)
+        return result
 
     def prompts_for(self, model: str | None) -> str:
         """The prompts that are given, or Babel's facts for Babel."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.commands.answers import is_sound
 from interp.commands.collect import Collect
 from interp.commands.common import Doctor, ModelChoice, say
 from interp.commands.crossing import Lens, Patch
@@ -23,6 +24,8 @@ class Demo:
 
     It collects, finds, deactivates, steers, shares, attributes and patches, and ends with a page
     of the neurons and a report. It needs no network. To resume after an interruption, run it again.
+
+        interp demo --out results/demo
     """
 
     out: Path = Path("results/demo")
@@ -31,7 +34,8 @@ class Demo:
     def run(self) -> None:
         for number, (question, command) in enumerate(self.steps(), start=1):
             say(f"\n{number}  {question}\n")
-            command.run()
+            if not is_sound(command.run()):
+                raise SystemExit(1)
         say(f"\nOpen {self.out / 'report.html'} first, then {self.out / 'neurons.html'}.")
 
     def steps(self) -> list[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from interp.commands.common import (
 from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
+from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Split
 from interp.text.labels import check_labels
 from interp.text.languages import label_name
@@ -137,7 +138,7 @@ class Deactivate:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.PerplexityMatrix | None":
         selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "deactivate", self.neurons_of)
         # Other text has no half that the run read.
@@ -163,7 +164,7 @@ class Deactivate:
         if not self.on.goes_ahead(
             lambda: of_losses(model, corpora, sets, out), "fewer --tokens, --languages or --n-draws"
         ):
-            return
+            return None
         matrix = interp.perplexity_matrix(
             model,
             selection,
@@ -176,8 +177,9 @@ class Deactivate:
         )
         save_table(matrix.to_frame(), out / "matrix.csv")
         say_how_text_begins(model, corpora.bos)
-        say(matrix.table())
+        say(matrix.table(terminal_width()))
         say(f"The matrix is in {out / 'matrix.safetensors'}, its table in matrix.csv.")
+        return matrix
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from interp.commands.forecasts import of_tasks
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
 from interp.commands.tasks import check_items
+from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Normalize
 from interp.text.labels import check_labels
 
@@ -93,7 +94,7 @@ class Evaluate:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.TaskAblation | None":
         selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "evaluate", self.neurons_of)
         codes = check_labels(memory.take("languages", self.languages, selection.languages))
@@ -117,7 +118,7 @@ class Evaluate:
             lambda: of_tasks(model, tasks, sets, bos, self.max_new_tokens),
             "fewer --items, --languages or --n-draws",
         ):
-            return
+            return None
         ablation = interp.evaluations.ablate_tasks(
             model,
             tasks,
@@ -131,8 +132,9 @@ class Evaluate:
             ray=ray,
         )
         save_table(ablation.to_frame(), out / "evaluate.csv")
-        say(ablation.table())
+        say(ablation.table(terminal_width()))
         say(f"The table is in {out / 'evaluate.csv'}, the answers in folders next to it.")
+        return ablation
 
     def choose_items(self, task: "interp.text.Task") -> "interp.text.Task":
         """The task with the items that --items and --held-out leave in."""

@@ -16,7 +16,7 @@ class Explain:
     neurons of each label by LAPE on the text as it is, and prints how many stay when something is
     taken from that text.
 
-        interp collect MODEL --text corpus/ --counterfactuals --out runs/why
+        interp collect babel --counterfactuals --out runs/why
         interp explain runs/why
     """
 
@@ -32,7 +32,7 @@ class Explain:
     out: Path | None = None
     """Folder for explanation.csv, its figure, and beyond_script.json; by default the run's."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.selections.Explanation":
         run = interp.Run.open(self.run_folder)
         stats, out = run.firing, self.out or self.run_folder
         settings = {"fraction": self.fraction, "busy_quantile": self.busy_quantile}
@@ -47,3 +47,4 @@ class Explain:
             beyond.to_json(out / "beyond_script.json", origin)
             counts = ", ".join(f"{label} {n:,}" for label, n in beyond.counts().items())
             say(f"Neurons kept in both scripts ({counts}) are in {out / 'beyond_script.json'}.")
+        return explanation

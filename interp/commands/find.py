@@ -1,7 +1,7 @@
 """The subcommands that choose neurons and compare choices: find, compare."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +11,9 @@ from interp.commands.common import (
     ModelChoice,
     goes_ahead,
     open_model,
-    padded_labels,
     save_table,
     say,
+    say_table,
     seeded,
 )
 from interp.commands.effects import read_selection
@@ -22,6 +22,7 @@ from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
+from interp.text.languages import label_name
 
 if TYPE_CHECKING:
     import pandas
@@ -34,8 +35,8 @@ class Find:
 
     From counts of firing alone, it also says how far to trust the selection.
 
-        interp find results/collect --fraction 0.01
-        interp find results/sentences --method precision --n 2000
+        interp find results/demo --fraction 0.03
+        interp find results/demo/sentences --method precision --n 2000
     """
 
     run_folder: Positional[Path]
@@ -79,7 +80,7 @@ class Find:
     dry_run: bool = False
     """Say how long it would take, from a trial, and stop."""
 
-    def run(self) -> None:
+    def run(self) -> "pandas.DataFrame | None":
         self.check_options()
         run = interp.Run.open(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
@@ -88,7 +89,7 @@ class Find:
         )
         selection = interp.selections.selection_of(method, seen, self.settings)
         if self.selects_again and not self.goes_ahead(stats):
-            return
+            return None
         if method.of_run_sites:
             seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
@@ -103,16 +104,17 @@ class Find:
                 **{name: getattr(self, name) for name in used},
             ),
         )
+        frequency = agreement = None
         if self.selects_again:
             frequency = interp.inference.selection_frequency(
                 stats, lambda part: self.select(part).mask
             )
-            show_selection(selection, frequency)
-            if stats.n_shards >= 4:
-                self.show_agreement(stats)
-        else:
-            show_selection(selection, None)
+        show_selection(selection, frequency)
+        if self.selects_again and stats.n_shards >= 4:
+            agreement = interp.selections.predicted_agreement(stats, self.select, seeded(self.seed))
+            self.show_agreement(stats, agreement)
         say(f"The selection is in {out}.")
+        return summary(selection, frequency).assign(agreement=agreement)
 
     @property
     def selects_again(self) -> bool:
@@ -154,9 +156,8 @@ class Find:
         seen = interp.scores.measured(stats, seeded(self.seed))
         return interp.selections.selection_of(METHODS[self.method], seen, self.settings)
 
-    def show_agreement(self, stats: "interp.FiringStats") -> None:
+    def show_agreement(self, stats: "interp.FiringStats", agreement: float) -> None:
         """How far another run would agree, and how much text would do."""
-        agreement = interp.selections.predicted_agreement(stats, self.select, seeded(self.seed))
         if math.isnan(agreement):
             say("Too few neurons belong to a language to say how far a repetition would agree.")
             return
@@ -173,6 +174,7 @@ class Compare:
     Of the runs of two models, such as base and instruct, also the firing rates of the same neurons,
     and the effects of switching them off if `interp deactivate` has measured both.
 
+        interp find results/demo --method lap
         interp compare results/demo results/demo/neurons-lap.json
         interp compare runs/base runs/instruct --out base-instruct.csv
     """
@@ -184,7 +186,7 @@ class Compare:
     """File for the table of pairs (.csv); of two models, also OUT-neurons.csv: every neuron's rates
     and selections."""
 
-    def run(self) -> None:
+    def run(self) -> "pandas.DataFrame":
         if len(self.selections) < 2:
             raise ValueError("One selection has nothing to be compared with: give two or more.")
         names = [chr(ord("A") + n % 26) * (1 + n // 26) for n in range(len(self.selections))]
@@ -205,6 +207,7 @@ class Compare:
             say(f"\nThe table of pairs is in {self.out}.")
         if sentence and len(self.selections) == 2 and all(map(is_run, self.selections)):
             show_two_models(*self.selections, dict(named), self.out)
+        return table
 
 
 def of_other_models(selections: Mapping[str, Path]) -> str:
@@ -287,10 +290,11 @@ def say_what_is_left_out(
 def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
     say("\nNeurons of each language, and of any:")
-    say("   " + "".join(f"{code:>9}" for code in codes) + "      any")
+    rows = [["", *codes, "any"]]
     for name, selection in selections.items():
         counts = [*selection.counts().values(), int(selection.union().sum())]
-        say(f"{name:<3}" + "".join(f"{count:>9,}" for count in counts))
+        rows.append([name, *(f"{count:,}" for count in counts)])
+    say_table(rows)
 
 
 def show_pairs(table: "pandas.DataFrame") -> None:
@@ -309,26 +313,50 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     """Neurons by layer, the selections of one language below each other."""
     codes = next(iter(selections.values())).languages
     say("\nNeurons by layer:")
+    n_layers = next(iter(selections.values())).n_layers
+    rows = [["", "", *by_layer(range(n_layers))]]
     for row, code in enumerate(codes):
         for name, selection in selections.items():
-            counts = selection.layer_profile()[row].tolist()
-            say(f"{code:<4}{name:<3}" + "".join(f"{count:>6}" for count in counts))
+            rows.append([code, name, *map(str, selection.layer_profile()[row].tolist())])
+    say_table(rows, stay=2)
+
+
+def by_layer(layers: Iterable[int]) -> list[str]:
+    """The headings of columns of layers."""
+    return [f"layer {layer}" if n == 0 else str(layer) for n, layer in enumerate(layers)]
+
+
+def summary(
+    selection: "interp.NeuronSelection", frequency: "torch.Tensor | None" = None
+) -> "pandas.DataFrame":
+    """One row per language: how many neurons it has, how many alone, how often they come back.
+
+    `by_layer` are their numbers in every layer. NaN: nothing says how often.
+    """
+    import pandas
+
+    alone, rows = selection.languages_per_neuron() == 1, []
+    for row, (code, count) in enumerate(selection.counts().items()):
+        kept = math.nan
+        if frequency is not None and count:
+            kept = frequency[row][selection[code]].mean().item()
+        exclusive = int((selection[code] & alone).sum())
+        rows.append((code, count, exclusive, kept, selection.layer_profile()[row].tolist()))
+    columns = ["language", "neurons", "exclusive", "kept", "by_layer"]
+    return pandas.DataFrame(rows, columns=columns)
 
 
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
-    names = padded_labels(selection.languages)
-    head = f"{'language':<{max(map(len, names.values()))}}neurons  exclusive  "
-    say(head + ("by layer" if frequency is None else "kept  by layer"))
-    alone = selection.languages_per_neuron() == 1
-    for row, (code, count) in enumerate(selection.counts().items()):
-        layers = " ".join(f"{n:>4}" for n in selection.layer_profile()[row].tolist())
-        exclusive = int((selection[code] & alone).sum())
-        kept = ""
+    kept = ["kept"] * (frequency is not None)
+    rows = [["", "", "neurons", "exclusive", *kept, *by_layer(range(selection.n_layers))]]
+    for row in summary(selection, frequency).to_dict("records"):
+        cells = [row["language"], label_name(row["language"])]
+        cells += [f"{row['neurons']:,}", f"{row['exclusive']:,}"]
         if frequency is not None:
-            mine = frequency[row][selection[code]]
-            kept = f"  {mine.mean().item():4.2f}" if len(mine) else "     -"
-        say(f"{names[code]}{count:>7}  {exclusive:>9}{kept}  {layers}")
+            cells.append(f"{row['kept']:.2f}" if row["neurons"] else "-")
+        rows.append([*cells, *map(str, row["by_layer"])])
+    say_table(rows, stay=2)
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

@@ -17,7 +17,7 @@ class Lock:
     Half of the prompts are searched for neurons that speak for the wrong language where answers
     leave theirs; the other half, text and tasks say what the edit is worth and what it costs.
 
-        interp lock prompts/de.txt MODEL --language de --text corpus --out lock-de
+        interp lock prompts/de.txt babel --language de --text babel --out lock-de
     """
 
     prompts: Positional[Path]
@@ -62,7 +62,7 @@ class Lock:
     bos: Bos = "auto"
     """auto, none, document, block: what begins a prompt."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.LanguageLock":
         interp.results.artifacts.refuse_existing(self.out)
         lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
@@ -88,6 +88,7 @@ class Lock:
         say(f"{lock!r}.")
         say(frames["price"].to_string(index=False, float_format="%.3f"))
         say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
+        return lock
 
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":
         if self.text is None:

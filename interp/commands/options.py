@@ -28,6 +28,8 @@ from typing import (
     get_type_hints,
 )
 
+from interp.commands.answers import AsJson, has_answer
+
 WIDTH, COLUMN = 80, 23
 
 Value = TypeVar("Value")
@@ -108,6 +110,20 @@ class Option:
         return f"{text} [{' '.join(map(str, self.default)) if many else self.default}]"
 
 
+JSON = Option(
+    name="json",
+    owner=AsJson,
+    positional=False,
+    kind=bool,
+    choices=(),
+    labels=False,
+    n_values=1,
+    default=False,
+    told="Print the table as JSON, and messages to stderr.",
+)
+"""The option of every subcommand that has a table to print."""
+
+
 def options_of(command: type) -> Iterator[Option]:
     """The options of a subcommand, those of the dataclasses inside it in their place."""
     hints, texts = get_type_hints(command, include_extras=True), _texts(command)
@@ -157,6 +173,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, command: type) -> None:
         super().__init__(prog=f"interp {name}", allow_abbrev=False, add_help=False)
         self.command, self.options = command, list(options_of(command))
+        self.options += [JSON] if has_answer(command) else []
         self.add_argument("-h", "--help", action="help")
         for option in self.options:
             self._add(option)
@@ -181,14 +198,18 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(option.flag, dest=option.name, required=needed, **settings)
 
     def read(self, arguments: Sequence[str]) -> Any:
-        """The subcommand with its options; or help, or a sentence and exit code 2."""
+        """The subcommand with its options; or help, or a sentence and exit code 2.
+
+        With --json, what it prints is JSON.
+        """
         values, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             known = [option.named if option.either else option.flag for option in self.options]
             near = difflib.get_close_matches(unknown[0], known, n=1)
             perhaps = f"; did you mean {near[0]}?" if near else "."
             self.error(f"there is no place for {' '.join(unknown)}{perhaps}")
-        return self._made(self.command, self._checked(vars(values)))
+        command = self._made(self.command, self._checked(vars(values)))
+        return AsJson(command) if getattr(values, JSON.name, False) else command
 
     def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """The values by field; what was given by name where it could be given by position too."""

@@ -6,6 +6,7 @@ It reads only names and small JSON files, and loads no library.
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from interp.commands.remembered import is_run, memory_of, run_behind
 
@@ -26,37 +27,60 @@ def runs_below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             yield from runs_below(child, depth - 1)
 
 
+def table_of_runs(folder: Path) -> list[dict[str, Any]]:
+    """One row per run: what it is, what it holds, and what to type next, if there is anything."""
+    rows = []
+    for run in runs_below(folder):
+        recorded, (done, total) = memory_of(run).recorded, pieces(run)
+        rows.append(
+            {
+                "run": str(run),
+                "model": recorded.get("model"),
+                "languages": list(recorded.get("languages", ())),
+                "pieces": total if is_counted(run) else done,
+                "pieces_of": total,
+                "holds": products(run),
+                "next": next_step(run),
+            }
+        )
+    return rows
+
+
 def list_of_runs(folder: Path) -> str:
     """Two lines per run: what it is, and what to type next; empty: there are no runs."""
     lines = []
-    for run in runs_below(folder):
-        recorded = memory_of(run).recorded
-        labels = " ".join(recorded.get("languages", ()))
-        lines.append(f"{run}  {recorded.get('model', 'a model')}, {labels}: {state(run)}")
-        if step := next_step(run):
-            lines.append(f"  next: {step}")
+    for row in table_of_runs(folder):
+        labels = " ".join(row["languages"])
+        holds = ", ".join(row["holds"]) or f"{row['pieces']} of {row['pieces_of']} pieces"
+        lines.append(f"{row['run']}  {row['model'] or 'a model'}, {labels}: {holds}")
+        if row["next"]:
+            lines.append(f"  next: {row['next']}")
     return "\n".join(lines)
 
 
-def state(run: Path) -> str:
-    """What a run holds by now."""
-    if not (run / "firing.safetensors").is_file():
-        done, total = pieces(run)
-        return f"{done} of {total} pieces"
-    products = {
+def is_counted(run: Path) -> bool:
+    """Whether a run has read all of its text."""
+    return (run / "firing.safetensors").is_file()
+
+
+def products(run: Path) -> list[str]:
+    """What a run holds by now; nothing before it has read all of its text."""
+    if not is_counted(run):
+        return []
+    results = {
         "selection": _any(run, "neurons*.json"),
         "matrix": _any(run, "deactivate*/matrix.safetensors"),
         "steered texts": _any(run, "steer*/rates.csv"),
         "page": _any(run, "neurons*.html") or (run / "neurons").is_dir(),
         "report": _any(run, "*report*.html"),
     }
-    return ", ".join(["counts", *(name for name, there in products.items() if there)])
+    return ["counts", *(name for name, is_there in results.items() if is_there)]
 
 
 def next_step(run: Path) -> str | None:
     """The command that comes next; None: all have been run."""
     named = shlex.quote(str(run))
-    if not (run / "firing.safetensors").is_file():
+    if not is_counted(run):
         done, total = pieces(run)
         again = "run the same interp collect again, to go on"
         return f"interp merge {named}" if done >= total else again

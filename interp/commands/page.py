@@ -17,11 +17,10 @@ class Page:
     """Write an HTML page that shows what each selected neuron fires on.
 
     The page shows the languages side by side and works offline. It is one file, or a folder for
-    more than 2000 neurons. The run must have kept contexts:
+    more than 2000 neurons. The run must have kept contexts (`interp collect --contexts 8`).
 
-        interp collect --contexts 8 --out results/contexts
-        interp find results/contexts
-        interp page results/contexts
+        interp page results/demo
+        interp page results/demo --selections results/demo/neurons-lap.json
     """
 
     run_folder: Positional[Path]

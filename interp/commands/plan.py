@@ -17,7 +17,7 @@ class Plan:
 
     It reads only the model's config, from a folder, a GGUF file or the hub, never the weights.
 
-        interp plan bigscience/bloom-560m --languages en fr zh --tokens 10000000
+        interp plan babel --languages 6 --tokens 1000000
         interp plan meta-llama/Llama-2-70b-hf --languages 100 --teraflops 400
     """
 
@@ -70,7 +70,7 @@ class Plan:
     out: Path | None = None
     """File for the table (.csv)."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.counting.RunPlan":
         plan = self.plan()
         say(str(plan))
         if plan.tokens != self.tokens:
@@ -85,6 +85,7 @@ class Plan:
         if self.out is not None:
             save_table(plan.to_frame(), self.out)
             say(f"The table is in {self.out}.")
+        return plan
 
     def plan(self) -> "interp.counting.RunPlan":
         if len(self.languages) == 1 and self.languages[0].isdecimal():

@@ -17,7 +17,7 @@ class Report:
     Every result in the folders becomes a section, with figures, tables and claims. The file works
     offline.
 
-        interp report results/demo results/deactivate
+        interp report results/demo
     """
 
     results: Positional[tuple[Path, ...]]

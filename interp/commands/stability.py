@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import interp
-from interp.commands.common import goes_ahead, save_table, say, seeded
+from interp.commands.common import goes_ahead, save_table, say, say_table, seeded
 from interp.commands.find import Find
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
@@ -67,7 +67,7 @@ class Stability:
     """File for the table (.csv), by language; by default stability.csv in the run's folder, or
     stability-METHOD.csv for methods other than lape."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.selections.Stability | None":
         run = interp.Run.open(self.run_folder)
         stats = run.firing
         if stats.n_shards < 2:
@@ -90,7 +90,7 @@ class Stability:
             "fewer --fractions, --busy-quantiles or --splits.",
             self.dry_run,
         ):
-            return
+            return None
         stability = self.measure(stats, runs)
         show(stability)
         agreement = interp.selections.predicted_agreement(
@@ -101,6 +101,7 @@ class Stability:
         out = self.out or self.run_folder / name
         save_table(stability.to_frame(), out)
         say(f"The table by language is in {out}.")
+        return stability
 
     @property
     def find(self) -> Find:
@@ -164,25 +165,18 @@ class Stability:
 
 def show(stability: "interp.selections.Stability") -> None:
     """Print a line per change: means over languages, then the Jaccard of each language."""
-    width = max(map(len, stability.changes))
     say("Jaccard with the unchanged selection: mean over languages, then language by language.\n")
-    say(
-        f"{'change':<{width}}  Jaccard  95 % interval  chance    most  "
-        + "".join(f"{code:>6}" for code in stability.languages)
-    )
+    rows = [["change", "Jaccard", "95 % interval", "chance", "most", *stability.languages]]
     for row, change in enumerate(stability.changes):
         jaccard, low, high, chance, most = (
             getattr(stability, name)[row].nanmean().item()
             for name in ("jaccard", "low", "high", "chance", "most")
         )
-        by_language = "".join(
-            f"{value:>6.2f}" if value == value else "     -"
-            for value in stability.jaccard[row].tolist()
-        )
-        say(
-            f"{change:<{width}}  {jaccard:>7.3f}   {low:.2f} to {high:.2f}  {chance:>6.3f}  "
-            f"{most:>6.3f}  {by_language}"
-        )
+        own = stability.jaccard[row].tolist()
+        by_language = [f"{value:.2f}" if value == value else "-" for value in own]
+        cells = [f"{jaccard:.3f}", f"{low:.2f} to {high:.2f}", f"{chance:.3f}", f"{most:.3f}"]
+        rows.append([change, *cells, *by_language])
+    say_table(rows)
     say("chance: random sets of the same sizes; most: the maximum that the sizes allow")
 
 

@@ -1,6 +1,5 @@
 """The subcommand that lets the model generate text with neurons edited: steer."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
+from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens
 from interp.text.labels import check_labels
 
@@ -116,7 +116,7 @@ class Steer:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.SteeringRates | None":
         selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "steer", self.neurons_of)
         if self.edit != "median":
@@ -140,7 +140,7 @@ class Steer:
             lambda: self.forecast(model, selection.languages, codes, text, bos, out),
             "fewer --n, --to or --natural, or shorter --max-new-tokens",
         ):
-            return
+            return None
         rates = interp.evaluations.steer_towards(
             model,
             edits,
@@ -165,10 +165,11 @@ class Steer:
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             save_table(frame, out / f"{name}.csv")
         say_how_text_begins(model, bos)
-        say(rates.examples(width=shutil.get_terminal_size((100, 24)).columns))
+        say(rates.examples(width=terminal_width()))
         say("")
-        say(rates.table())
+        say(rates.table(terminal_width()))
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
+        return rates
 
     def controls(self, selection: "interp.NeuronSelection") -> "dict[str, interp.NeuronSelection]":
         """Random neurons, by the name of their condition."""

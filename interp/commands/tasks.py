@@ -17,6 +17,7 @@ from interp.commands.common import (
     open_model,
     save_table,
     say,
+    say_table,
     seeded,
 )
 from interp.commands.forecasts import of_attribution, of_counting
@@ -87,7 +88,9 @@ class Share:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "pandas.DataFrame | None":
+        from pandas import concat
+
         from interp.runs.jobs import pool_for
 
         memory = self.choice.memory
@@ -109,13 +112,16 @@ class Share:
         if not self.on.goes_ahead(
             lambda: of_counting(model, corpora, keep, 4096, out), "fewer --languages"
         ):
-            return
+            return None
+        tables = []
         with pool_for(model, ray) as pool:
             for number, threshold in enumerate(self.thresholds):
                 folder = out / f"above-{threshold:g}" if number else out
                 profile = self.profile(model, corpora, groups, threshold, folder, pool)
                 show_profile(profile)
+                tables.append(profile.to_frame())
                 say(f"The profile is in {folder}/profile.safetensors, its table in profile.csv.\n")
+        return concat(tables, ignore_index=True)
 
     def profile(
         self,
@@ -159,14 +165,15 @@ def show_profile(profile: "interp.scores.SharingProfile") -> None:
         f"{profile.threshold:g} (± half of the 95 % interval; in brackets: languages firing\n"
         "independently at the same rates, and with all neurons alike):\n"
     )
-    say("layer" + "".join(f"{name:>30}" for name in CATEGORIES))
+    rows = [["layer", *CATEGORIES]]
     for layer in range(len(profile.kept)):
         cells = []
         for category in interp.Sharing:
             value, chance = share.value[layer, category], independent[layer, category]
             alike = profile.interchangeable[layer, category]
             cells.append(f"{value:.3f} ±{margin[layer, category]:.3f} ({chance:.3f}, {alike:.3f})")
-        say(f"{layer:>5}" + "".join(f"{cell:>30}" for cell in cells))
+        rows.append([str(layer), *cells])
+    say_table(rows)
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,7 @@ class Attribute:
     on: OnRay = WITHOUT_RAY
     """Where the work runs."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.CategorySums | None":
         memory = self.choice.memory
         languages = memory.take("languages", self.languages, interp.text.labels_in(self.task))
         tasks = read_aligned(self.task, languages, self.items)
@@ -244,7 +251,7 @@ class Attribute:
             lambda: of_attribution(model, tasks, partial(attribute, progress=False), out),
             "fewer --items, --languages or --steps",
         ):
-            return
+            return None
         begin(out, plan)
         sums = attribute(tasks, out / "pieces", ray=ray)
         sums.save(out / "sums.safetensors", interp.results.artifacts.provenance() | plan)
@@ -252,6 +259,7 @@ class Attribute:
         save_table(frame, out / "sums.csv")
         show_sums(frame, self.quantity)
         say(f"The sums are in {out / 'sums.safetensors'}, their table in sums.csv.")
+        return sums
 
 
 def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
@@ -260,7 +268,7 @@ def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
 
     say(f"Answer {quantity} attributed to each category's neurons, mean over prompts and languages")
     say("(in brackets: per thousand neurons of the category):\n")
-    say("layer" + "".join(f"{name:>22}" for name in CATEGORIES) + f"{'layer off':>12}")
+    lines = [["layer", *CATEGORIES, "layer off"]]
     for layer, part in frame.groupby("layer"):
         cells = []
         for name in CATEGORIES:
@@ -271,7 +279,8 @@ def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
             per_thousand = 1000 * value / neurons if neurons > 0 else float("nan")
             cells.append(f"{value:+.4f} ({per_thousand:+.4f})")
         total = part["change"].mean()
-        say(f"{layer:>5}" + "".join(f"{cell:>22}" for cell in cells) + f"{total:>+12.4f}")
+        lines.append([str(layer), *cells, f"{total:+.4f}"])
+    say_table(lines)
 
 
 # ---------------------------------------------------------------- task items

@@ -20,7 +20,7 @@ class Train:
     What is written is a LoRA adapter, which PEFT and vLLM load beside the model, or a checkpoint.
     Run it again to resume.
 
-        interp train results/demo --language de --text corpus --out more-german
+        interp train results/demo --language de --steps 200 --out more-german
     """
 
     neurons: Positional[Path]

@@ -1,7 +1,6 @@
 """The subcommand that shows what a model writes before and after a change: write."""
 
 import csv
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from interp.commands.common import (
 from interp.commands.effects import read_selection, run_of
 from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
+from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens, Towards
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Write:
     out: Path | None = None
     """Also write the texts into this file (.csv)."""
 
-    def run(self) -> None:
+    def run(self) -> "interp.evaluations.SideBySide":
         if self.edit == "replace" and self.strength != 1:
             raise ValueError("--strength has no effect with --edit replace: leave it out.")
         selection = read_selection(self.neurons)
@@ -112,7 +112,8 @@ class Write:
             table = written.to_frame().to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
             interp.results.artifacts.write_text(self.out, table)
         say_how_text_begins(model, bos)
-        say(written.table(shutil.get_terminal_size((100, 24)).columns))
+        say(written.table(terminal_width()))
+        return written
 
     def changes(self, selection: "interp.NeuronSelection") -> "dict[str, Changes]":
         """A column for each change asked for, and for its random control."""

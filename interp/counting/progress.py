@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from interp.results.display import Cells, Shown
 
 
@@ -48,6 +50,21 @@ class Verification(Shown):
         names = ("done", "running", "missing", "bad")
         counts = ", ".join(f"{len(getattr(self, name)):,} {name}" for name in names)
         return f"Verification(pieces: {counts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per piece: its state, and who reads it or what is wrong with it."""
+        states = {
+            "done": dict.fromkeys(self.done, ""),
+            "running": self.running,
+            "missing": dict.fromkeys(self.missing, ""),
+            "bad": self.bad,
+        }
+        rows = [
+            (shard, language, state, detail)
+            for state, part in states.items()
+            for (shard, language), detail in part.items()
+        ]
+        return pd.DataFrame(rows, columns=["shard", "language", "state", "detail"])
 
     def _cells(self) -> Cells:
         names = ("done", "running", "missing", "bad")

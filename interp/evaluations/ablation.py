@@ -17,6 +17,7 @@ from interp.inference.intervals import paired_bootstrap
 from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes
 from interp.models.any_model import AnyModel, as_model
+from interp.results import terminal
 from interp.results.display import Shown, counted
 from interp.results.frames import interval_columns, with_origin
 from interp.results.words import NOTHING, Bos, Normalize
@@ -88,15 +89,11 @@ class TaskAblation(Shown):
         draws = [task[f"{language} random {n}"].correct.double() for n in range(self.n_draws)]
         return torch.stack(draws).mean(dim=0)
 
-    def table(self) -> str:
-        """For a terminal: accuracy, and how it changes without each language's units."""
+    def table(self, width: int = 100) -> str:
+        """For a terminal of `width` columns: accuracy, and how it changes without each language's
+        units."""
         frame = self.to_frame()
-        head = f"{'task':<26}{'read':<6}{'n':>4}  {'as it is':>8}"
-        lines = [
-            "Accuracy, and its change with a language's neurons off (in parentheses: with a random",
-            "control of the same size per layer):\n",
-            head + "".join(f"{language:>18}" for language in self.sizes),
-        ]
+        lines = [["task", "read", "n", "as it is", *self.sizes]]
         for task, code in frame[["task", "language"]].drop_duplicates().itertuples(index=False):
             selected = (frame["task"] == task) & (frame["language"] == code)
             rows = frame[selected].set_index("off")
@@ -106,10 +103,16 @@ class TaskAblation(Shown):
                 row = rows.loc[language]
                 star = "*" if row["drop_low"] > 0 or row["drop_high"] < 0 else " "
                 cells.append(f"{-row['drop']:+.3f}{star} ({row['random'] - base['accuracy']:+.3f})")
-            head = f"{task:<26}{code:<6}{base['n']:>4}  {base['accuracy']:>8.3f}"
-            lines.append(head + "".join(f"{cell:>18}" for cell in cells))
-        lines.append("* the 95 % interval of the paired difference, over items, excludes zero\n")
-        return "\n".join(lines)
+            lines.append([task, code, f"{base['n']}", f"{base['accuracy']:.3f}", *cells])
+        return "\n".join(
+            [
+                "Accuracy, and its change with a language's neurons off (in parentheses: with a "
+                "random",
+                "control of the same size per layer):\n",
+                *terminal.table(lines, width, stay=2),
+                "* the 95 % interval of the paired difference, over items, excludes zero\n",
+            ]
+        )
 
 
 def kind_of(task: Task) -> Literal["choices", "written"]:

@@ -28,7 +28,7 @@ from interp.inference.intervals import Estimate
 from interp.interventions.edits import Edit, deactivate
 from interp.interventions.under import Changes, Under, check_under
 from interp.models.any_model import AnyModel, as_model
-from interp.results import artifacts
+from interp.results import artifacts, terminal
 from interp.results.display import Cells, Shaded, counted, listed
 from interp.results.frames import interval_columns, with_origin
 from interp.results.saved import Saved
@@ -203,32 +203,32 @@ class PerplexityMatrix(Saved):
         edited = rows.loc[rows["off"] != NOTHING]
         return pd.concat([frame.astype({"neurons": "Int64"}), edited])
 
-    def table(self) -> str:
-        """For a terminal: increases, half-widths of their intervals, the control, and the test."""
-        lines = [
-            "Increase in nats per token, a language's neurons off (± half of the 95 % interval):"
-        ]
-        width = max(4, *(len(label) + 1 for label in self.off))
-        head = f"{'off':<{width}} neurons  "
-        lines += ["", head + "".join(f" {code:>14.14}" for code in self.languages)]
-        lines[-1] += "   random" + "    alike" * (self.rate_matched is not None)
-        increase, control, alike = self.increase, self.control, self.rate_control
+    def table(self, width: int = 100) -> str:
+        """For a terminal of `width` columns: increases, half-widths of their intervals, the
+        control, and the test."""
+        controls = {"random": self.control}
+        if self.rate_matched is not None:
+            controls["alike"] = self.rate_control
+        rows, increase = [["off", "neurons", *self.languages, *controls]], self.increase
         for row, code in enumerate(self.off):
             half_widths = (increase.high - increase.low)[row] / 2
-            cells = "".join(
-                f"{a:+8.3f} ±{b:5.3f}"
-                for a, b in zip(increase.value[row], half_widths, strict=True)
-            )
-            own = self.languages.index(code) if code in self.languages else None
-            shown = [control, alike] if self.rate_matched is not None else [control]
-            beside = [math.nan if own is None else x.value[row, own].item() for x in shown]
-            by_chance = " ".join("       -" if x != x else f"{x:+8.3f}" for x in beside)
-            lines.append(f"{code:<{width}}{self.neurons[row]:>8}  {cells}{by_chance}")
+            cells = [
+                f"{more:+.3f} ±{half:.3f}"
+                for more, half in zip(increase.value[row], half_widths, strict=True)
+            ]
+            for control in controls.values():
+                own = code in self.languages
+                more = control.value[row, self.languages.index(code)].item() if own else math.nan
+                cells.append("-" if math.isnan(more) else f"{more:+.3f}")
+            rows.append([code, f"{self.neurons[row]:,}", *cells])
         dominance = self.diagonal()
         mean, test = dominance.mean, dominance.test
         return "\n".join(
             [
-                *lines,
+                "Increase in nats per token, a language's neurons off (± half of the 95 % "
+                "interval):",
+                "",
+                *terminal.table(rows, width),
                 "random: a random control of the same size per layer, own language read, mean over "
                 "draws",
                 *["alike: neurons of the same layers that fire nearly as often in the language"]

@@ -124,20 +124,26 @@ class SteeringRates(Shown):
                 lines += [f"  {terminal.cut(f'{code} {text}', width - 2)}" for code, text in first]
         return "\n".join(lines)
 
-    def table(self) -> str:
-        """For a terminal: share of good texts in the language, of all in it, and median loss."""
+    def table(self, width: int = 100) -> str:
+        """For a terminal of `width` columns: share of good texts in the language, of all in it, and
+        median loss."""
         names = list(next(iter(self.rates.values())))
-        lines = ["Share of good texts in the language (good or not), median nats per token:\n"]
-        lines.append("to  " + "".join(f"{name:>24}" for name in names))
+        rows = [["to", *names]]
         for code, row in self.rates.items():
             cells = []
             for texts in row.values():
                 good, rate = texts.good(code).value, texts.rate(code).value
                 median = float(texts.loss.nanquantile(0.5))
                 cells.append(f"{good:.2f} ({rate:.2f}) {median:5.2f}")
-            lines.append(f"{code:<4}" + "".join(f"{cell:>24}" for cell in cells))
+            rows.append([code, *cells])
         losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
-        return "\n".join([*lines, f"median loss of natural text, nats per token: {losses}"])
+        return "\n".join(
+            [
+                "Share of good texts in the language (good or not), median nats per token:\n",
+                *terminal.table(rows, width),
+                f"median loss of natural text, nats per token: {losses}",
+            ]
+        )
 
 
 def _in_chat(model: AnyModel, conditions: Sequence[Condition]) -> list[Condition]:

@@ -7,6 +7,7 @@ nothing downstream would notice. Each check here compares hooks with the model's
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -63,6 +64,15 @@ class Diagnosis(Shown):
         failures = f"; failed: {listed(failed)}" if failed else ""
         passed = f"{len(self.checks) - len(failed)} of {len(self.checks)} checks passed{failures}"
         return f"Diagnosis({self.model}: {self.verdict}; {passed})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per check.
+
+        >>> interp.doctor(model).to_frame()["passed"].all()
+        True
+        """
+        rows = [(self.model, check.name, check.passed, check.detail) for check in self.checks]
+        return pd.DataFrame(rows, columns=["model", "check", "passed", "detail"])
 
     def _cells(self) -> Cells:
         rows = [

@@ -1,6 +1,7 @@
-"""Texts in any script, wrapped, cut and set side by side in the columns of a terminal."""
+"""Texts in any script, wrapped, cut and set side by side in the columns of a terminal; tables."""
 
 import re
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -38,6 +39,35 @@ def wrapped(text: str, width: int) -> list[str]:
     return [
         row for line in text.splitlines() if line.strip() for row in _rows(printable(line), width)
     ]
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; where the output goes elsewhere, 100."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def table(rows: Sequence[Sequence[str]], width: int, stay: int = 1) -> list[str]:
+    """Rows of cells, the headings first, in columns as wide as their widest cells.
+
+    The first `stay` columns begin at the left, the others end at the right. Columns beyond `width`
+    follow below, with the first `stay` again.
+    """
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    first = list(range(stay))
+    parts: list[list[int]] = [[]]
+    for column in range(stay, len(widths)):
+        used = sum(widths[other] + 2 for other in (*first, *parts[-1]))
+        if parts[-1] and used + widths[column] > width:
+            parts.append([])
+        parts[-1].append(column)
+    lines = []
+    for part in parts:
+        lines += [""] * bool(lines)
+        for row in rows:
+            left = [row[n] + " " * (widths[n] - columns_of(row[n])) for n in first]
+            right = [" " * (widths[n] - columns_of(row[n])) + row[n] for n in part]
+            lines.append("  ".join([*left, *right]).rstrip())
+    return lines
 
 
 def side_by_side(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:

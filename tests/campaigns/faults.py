@@ -296,7 +296,7 @@ def prepare(folder: Path, seed: int) -> Bench:
     corpora = blocks(model)
     ModelChoice.open = lambda self: model
     cli.Collect.read = lambda self, model: corpora
-    reading.show_stats = lambda stats: None
+    reading.counts_table = reading.show_counts = lambda _: None
     interp.collect = partial(collect, progress=False)
     artifacts.provenance()  # asks git once, for all forked processes
     _ = model.identity, corpora.fingerprint

@@ -1,0 +1,158 @@
+"""What the help of a command shows can be typed as it stands, and its last line names the next."""
+
+import contextlib
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp import cli
+from interp.commands.next_steps import NEXT, next_after
+from interp.results.terminal import table
+from interp.selections.neuron_selection import NeuronSelection
+
+NOT_RUN = {
+    "demo": "takes minutes",
+    "collect": "reads all text",
+    "explain": "reads all text, and five times more",
+    "deactivate": "reads half of all text, many times",
+    "steer": "judges by thousands of lines",
+    "evaluate": "answers two tasks, many times",
+    "attribute": "integrates over hundreds of prompts",
+    "train": "trains",
+    "lock": "needs a file of prompts",
+    "push": "needs the hub",
+    "pull": "needs the hub",
+}
+"""Commands whose examples are read here and not run, and why."""
+
+FURTHER = {
+    "bigscience/bloom-560m": "a model of the hub",
+    "meta-llama/Llama-2-70b-hf": "a model of the hub",
+    "runs/instruct": "a second run",
+    "runs/news": "a second run",
+    "results/demo/sentences": "the run of `interp demo` over sentences",
+    "change.json": "a file of changes",
+    "--font": "a font that is installed",
+}
+"""What only a further example needs, after one that needs nothing but `interp demo`."""
+
+
+def examples(name: str) -> list[list[str]]:
+    """The command lines in the help, each as its words; continued lines are joined."""
+    text = (inspect.getdoc(cli.COMMANDS[name]) or "").replace("\\\n", " ")
+    lines = [line.strip() for line in text.split("\n")]
+    return [shlex.split(line)[1:] for line in lines if re.match(r"interp [a-z]+( |$)", line)]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_example_is_understood_and_the_first_needs_babel_alone(name: str):
+    lines = examples(name)
+    assert name in [words[0] for words in lines]
+    for words in lines:
+        assert cli.chosen(words), words
+    assert not {*FURTHER, "MODEL"} & set(lines[0])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small results/demo."""
+    here = tmp_path_factory.mktemp("examples")
+    small = ["--tokens", "2560", "--block-length", "64", "--n-shards", "4", "--hygiene", "off"]
+    with contextlib.chdir(here):
+        cli.main(["collect", *small, "--moments", "--contexts", "2", "--out", "results/demo"])
+        cli.main(["find", "results/demo", "--fraction", "0.03"])
+    return here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in NOT_RUN])
+def test_the_examples_work_as_they_stand_after_the_demo(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(folder)
+    for words in examples(name):
+        if not FURTHER.keys() & set(words):
+            cli.main(words)
+            last = capsys.readouterr().out.splitlines()[-1]
+            assert name == "completion" or last.startswith("Next: interp "), words
+
+
+# ---------------------------------------------------------------- the last line
+
+
+def test_every_command_names_the_next_but_that_for_shells():
+    assert NEXT.keys() == cli.COMMANDS.keys() - {"completion"}
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_what_is_next_is_a_command_that_exists(name: str):
+    """For the first example of a command; words in capitals are what only its user knows."""
+    words = next(words for words in examples(name) if words[0] == name)
+    step = next_after(name, cli.chosen(words))
+    assert step is not None
+    arguments = shlex.split(step.partition(", with")[0])
+    assert arguments[0] == "interp"
+    assert cli.chosen(arguments[1:])
+
+
+def test_the_next_follows_from_what_a_run_holds(tmp_path: Path):
+    run = tmp_path / "run"
+    chosen = cli.chosen(["find", str(run)])
+    assert next_after("find", chosen) == f"interp deactivate {run}"
+    chosen = cli.chosen(["find", str(run), "--method", "lap"])
+    assert next_after("find", chosen) == f"interp deactivate {run}/neurons-lap.json"
+    chosen = cli.chosen(["status", str(tmp_path)])
+    assert next_after("status", chosen) == f"interp report {tmp_path}"
+    dry = cli.chosen(["deactivate", str(run), "--dry-run"])
+    assert next_after("deactivate", dry) == "the same command without --dry-run"
+
+
+def test_the_last_line_goes_where_messages_go(capsys: pytest.CaptureFixture[str]):
+    cli.main(["plan", "babel", "--tokens", "20480"])
+    out, err = capsys.readouterr()
+    assert (out.splitlines()[-1], err) == ("Next: interp collect babel", "")
+    cli.main(["plan", "babel", "--tokens", "20480", "--json"])
+    out, err = capsys.readouterr()
+    assert out.endswith("]\n")
+    assert err.splitlines()[-1] == "Next: interp collect babel"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_columns_that_do_not_fit_follow_below_with_the_first_again():
+    rows = [["", "a", "bb", "ccc"], ["日本", "1", "22", "333"], ["x", "4", "5", "6"]]
+    whole = ["      a  bb  ccc", "日本  1  22  333", "x     4   5    6"]
+    assert table(rows, 16) == whole
+    assert table(rows, 15) == [
+        *["      a  bb", "日本  1  22", "x     4   5", ""],
+        *["      ccc", "日本  333", "x       6"],
+    ]
+    assert table(rows, 1)[:4] == ["      a", "日本  1", "x     4", ""]  # one at least
+    assert table(rows, 16, stay=2)[1] == "日本  1  22  333"
+    assert table(rows, 13, stay=2)[5] == "日本  1  333"
+
+
+@pytest.mark.parametrize(("width", "parts"), [(40, 2), (100, 1)])
+def test_the_table_of_a_selection_fits_the_terminal(
+    width: int,
+    parts: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    mask = torch.zeros(2, 6, 20, dtype=torch.bool)
+    mask[0, 5, :3] = mask[1, 0, 3:7] = True
+    NeuronSelection(mask, ("de", "en")).to_lape_pth(tmp_path / "n.pth")
+    arguments = ["import", str(tmp_path / "n.pth"), "--languages", "de", "en", "--neurons", "20"]
+    cli.main([*arguments, "--out", str(tmp_path / "n.json")])
+    *lines, _, _ = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("de  German") for line in lines) == parts
+    cells = " ".join(line for line in lines if line.startswith("de")).split()
+    assert [cell for cell in cells if cell not in ("de", "German")] == list("33000003")
