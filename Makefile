@@ -11,7 +11,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Each process takes whole test files in order, so that a file's fixtures are built only once.
 TWO := -n 2 --dist worksteal
 
-.PHONY: demo test campaigns check wheel lock newest lowest pythons format figures reproduce real real-notice bench
+.PHONY: demo test campaigns mutants check wheel lock newest lowest pythons format figures reproduce real real-notice bench
 .PHONY: architectures docs
 .PHONY: gpu clean
 
@@ -25,6 +25,10 @@ test: $(VENV)/ready
 # The rest: whole commands and studies, hundreds of processes killed at random moments, hundreds of damaged files.
 campaigns: $(VENV)/ready
 	$(PYTEST) $(TWO) -m "campaign or slow" tests
+
+# Breaks some hundred lines, one at a time, and runs the tests that must see it: a night on two slow cores. Resumes.
+mutants: $(VENV)/ready
+	env OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.mutants
 
 # Everything but the campaigns.
 check: $(VENV)/ready

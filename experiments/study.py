@@ -64,6 +64,9 @@ class Study:
     """What is put before each row of the second half, each prompt, and each text written or judged.
     Babel's texts began with <s> in training, though its tokenizer puts nothing."""
 
+    special_tokens: bool = False
+    """Whether the mean over a sentence includes what is put before it (Kojima et al., 2024)."""
+
     n_shards: int = 10
     """Random groups of documents, for intervals."""
 
@@ -124,7 +127,7 @@ class Study:
     ) -> interp.SentenceMeans:
         """Means of every unit of these sites on the sentences of the first half."""
         sentences = self.read_sentences(model, self.source, split="train", held_out=0.5)
-        keep = interp.Keep(sentence_means=present(model, sites))
+        keep = interp.Keep(sentence_means=present(model, sites), special_tokens=self.special_tokens)
         folder = self.folder(model) / "sentences"
         return interp.collect(model, sentences, folder, keep=keep).sentence_means
 

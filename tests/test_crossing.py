@@ -30,6 +30,7 @@ from experiments.runner import Experiment, stated
 from experiments.study import Study
 from interp.commands.crossing import Lens, Patch
 from interp.commands.options import Parser
+from interp.inference.intervals import mean_over_examples
 from interp.inference.statements import judged
 from interp.prompts.alignment import PatchSource
 from interp.prompts.lens import Lens as LensResult
@@ -313,6 +314,21 @@ def test_neurons_are_measured_beyond_random_ones_question_by_question():
     told = Questions(questions_table(rows), "told")
     beyond = told.beyond_random("concept moved", "all-shared neurons")
     assert beyond.tolist() == pytest.approx([0.3, 1.3, 2.3])
+
+
+def test_questions_of_one_relation_are_one():
+    moved = [0.1 * (n % 3) + 0.01 * n for n in range(12)]
+    rows = [
+        {"question": n, "relation": str(n % 3), "layer": "all", "part": "all neurons"}
+        | {"concept moved": share}
+        for n, share in enumerate(moved)
+    ]
+    told = Questions(questions_table(rows), "told")
+    found = told.estimate(told.neurons("concept moved", "all neurons"))
+    by_relation = mean_over_examples(torch.tensor(moved).double(), torch.arange(12) % 3)
+    assert found is not None
+    assert found.low.item() == pytest.approx(by_relation.low.item())
+    assert found.high.item() == pytest.approx(by_relation.high.item())
 
 
 def test_facts_that_were_never_told_are_those_asked_about_and_the_told_are_their_control():

@@ -96,6 +96,16 @@ def test_layers_are_the_first_two_and_the_last_quarter_and_their_bar_is_an_even_
     assert verdicts == ["holds", "does not hold", "does not hold", "holds"]
 
 
+def test_a_neuron_of_two_languages_counts_twice_where_it_is():
+    mask = torch.zeros(2, 4, 5, dtype=torch.bool)
+    mask[:, 0, 1] = True  # both languages' neuron, in the first layer
+    mask[0, 1, 2] = mask[1, 3, 0] = True
+    neurons = interp.NeuronSelection(mask, ("de", "en"))
+    assert claims.in_layers(neurons, slice(0, 1)) == 2 / 4
+    assert claims.in_layers(neurons, slice(0, 2)) == 3 / 4
+    assert claims.in_layers(neurons, slice(3, 4)) == 1 / 4
+
+
 def sharing(**neurons: set[int]) -> interp.NeuronSelection:
     mask = torch.zeros(len(neurons), 1, 30, dtype=torch.bool)
     for row, chosen in enumerate(neurons.values()):

@@ -1,6 +1,8 @@
 """The authors' own artefacts: their published masks, and the selection from real counts.
 
-The files are not part of the package. They are looked for in $POLYNEURON_SHARED, or in the folder
+The files are not part of the package. What everybody can test is kept in tests/facts: how many
+neurons of a mask belong to which languages in which layer, and the counts of some neurons. Where
+the files themselves are needed, they are looked for in $POLYNEURON_SHARED, or in the folder
 `shared` beside the checkout, and without them these tests are skipped.
 """
 
@@ -18,6 +20,7 @@ from interp.counting.stats import FiringStats
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
+from tests.published_masks import kept_mask
 
 SHARED = Path(os.environ.get("POLYNEURON_SHARED", Path(__file__).parents[2] / "shared"))
 MASKS = SHARED / "data" / "lape_masks"
@@ -114,10 +117,9 @@ def to_three_digits(value: float) -> object:
     return pytest.approx(value, abs=0.000501)
 
 
-@needs_masks
 @each_model
 def test_a_published_mask_has_the_published_sizes(model: str):
-    selection, facts = published(model), PUBLISHED[model]
+    selection, facts = kept_mask(model), PUBLISHED[model]
     assert (selection.n_layers, selection.n_units) == facts["size"]
     assert list(selection.counts().values()) == facts["counts"]
     assert tuple(selection.counts()) == languages_of(model)
@@ -137,10 +139,9 @@ def test_a_published_mask_has_the_published_sizes(model: str):
     assert alone.sum(dim=(1, 2)).tolist() == facts["exclusive"]
 
 
-@needs_masks
 @each_model
 def test_a_published_mask_has_the_published_overlaps(model: str):
-    selection, pairs = published(model), PUBLISHED[model]["pairs"]
+    selection, pairs = kept_mask(model), PUBLISHED[model]["pairs"]
     overlap, jaccard = selection.overlap().tolist(), selection.jaccard().tolist()
     for row in range(len(pairs)):
         for column in range(len(pairs)):
@@ -155,10 +156,9 @@ def test_a_published_mask_has_the_published_overlaps(model: str):
     assert mean == to_three_digits(PUBLISHED[model]["mean_jaccard"])
 
 
-@needs_masks
 @each_model
 def test_a_published_mask_has_the_published_layers(model: str):
-    selection, facts = published(model), PUBLISHED[model]
+    selection, facts = kept_mask(model), PUBLISHED[model]
     profile = selection.layer_profile().double()
     share = profile / profile.sum(dim=1, keepdim=True)
     quarter = selection.n_layers // 4
@@ -294,3 +294,53 @@ def test_threshold_and_cut_on_real_counts_are_the_known_ones(counted: FiringStat
     entropy = language_entropy(counted.rate)[busy].sort().values
     assert entropy[4587].item() == pytest.approx(2.056605230, abs=5e-10)
     assert entropy[4588].item() == pytest.approx(2.056623131, abs=5e-10)
+
+
+SOME_COUNTS = Path(__file__).parent / "facts" / "real_counts.json"
+"""Of some neurons on how many tokens they fire, in ten languages, and the languages that they are
+known to belong to: those nearest to the cut and to the threshold, and others."""
+
+TAU, CUT, NEXT = 0.5549413735343384, 2.056605230, 2.056623131
+"""Of all 458,752 neurons of the model."""
+
+
+def some_counts() -> tuple[tuple[str, ...], torch.Tensor, list[list[str]]]:
+    """Languages, rates and the known languages of each neuron."""
+    stored = json.loads(SOME_COUNTS.read_text(encoding="utf-8"))
+    counts = torch.tensor([neuron["fired"] for neuron in stored["neurons"]], dtype=torch.int64)
+    stats = FiringStats(
+        fired=counts.T[None, :, None].contiguous(),
+        tokens=torch.tensor([stored["tokens"]]),
+        languages=tuple(stored["languages"]),
+    )
+    known = [neuron["languages"].split() for neuron in stored["neurons"]]
+    return stats.languages, stats.rate, known
+
+
+def test_real_counts_near_the_cut_and_the_threshold_give_the_known_languages():
+    languages, rate, known = some_counts()
+    entropy = language_entropy(rate)[0]
+    chosen = (rate > TAU).any(dim=0)[0] & (entropy < (CUT + NEXT) / 2)
+    for neuron, codes in enumerate(known):
+        busy = [code for code, of in zip(languages, rate[:, 0, neuron], strict=True) if of > TAU]
+        assert (busy if chosen[neuron] else []) == codes
+    assert entropy[chosen].max().item() == pytest.approx(CUT, abs=5e-10)
+    busy_others = (rate > TAU).any(dim=0)[0] & ~chosen
+    assert entropy[busy_others].min().item() == pytest.approx(NEXT, abs=5e-10)
+    assert rate[rate <= TAU].max().item() == pytest.approx(TAU, abs=5e-14)
+
+
+@needs_counts
+def test_what_is_kept_of_the_real_counts_is_in_the_file(counted: FiringStats):
+    stored = json.loads(SOME_COUNTS.read_text(encoding="utf-8"))
+    assert (tuple(stored["languages"]), stored["tokens"]) == (
+        counted.languages,
+        counted.tokens[0].tolist(),
+    )
+    selection = select_by_entropy(counted)
+    for neuron in stored["neurons"]:
+        layer, index = neuron["layer"], neuron["neuron"]
+        assert counted.fired[0, :, layer, index].tolist() == neuron["fired"]
+        belongs = selection.mask[:, layer, index].tolist()
+        codes = [code for code, yes in zip(selection.languages, belongs, strict=True) if yes]
+        assert codes == neuron["languages"].split()

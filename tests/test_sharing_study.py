@@ -15,7 +15,7 @@ from experiments import map_shared_neurons as study
 from experiments import sharing_claims
 from experiments.runner import stated
 from experiments.study import Study
-from interp.counting.bits import pack_bits
+from interp.counting.bits import pack_bits, unpack_bits
 from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
@@ -23,7 +23,7 @@ from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.inference.claims import Claim
 from interp.inference.statements import Measurement, judged
 from interp.scores.sharing_profile import SharingProfile, sharing_profile
-from interp.text.tasks import read_task
+from interp.text.tasks import Task, read_task
 
 TINY = study.experiment.presets["tiny"][1]
 N_PROMPTS = 12
@@ -68,7 +68,12 @@ def off_claims(shared: float, partly: float, others: int = 10) -> list[Claim]:
         left |= {Condition(name, name): value, Condition(name, EQUAL): value}
     off = switched({**left, Condition(RANDOM, EQUAL): 0.8})
     off.neurons[:, 2:] = others
-    return claimed("map_shared_neurons_by_task", sharing_claims.of_off(off))
+    measured = sharing_claims.of_tokens({"last": off})
+    for name in sharing_claims.OFF["all"]:
+        assert measured.pop(name) is None
+    claims = claimed("map_shared_neurons_by_task", measured)
+    assert [claim.name for claim in claims] == ["all-shared-off", "all-shared-off-whole"]
+    return claims
 
 
 def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set():
@@ -79,6 +84,21 @@ def test_switching_off_costs_more_only_where_it_costs_more_than_every_other_set(
     assert planted[1].control_name.endswith("it is 4 times as many neurons as the larger of them")
     everywhere = off_claims(shared=0.2, partly=0.6, others=0)
     assert "unknown times" in everywhere[1].control_name
+
+
+def test_whole_categories_are_compared_with_whole_ones_and_equal_sets_with_equal_ones():
+    left = {Condition(name, name): 0.6 for name in CATEGORIES[1:]}
+    left |= {Condition(name, EQUAL): 0.8 for name in (*CATEGORIES[1:], RANDOM)}
+    left[Condition("all shared", "all shared")], left[Condition("all shared", EQUAL)] = 0.1, 0.7
+    measured = sharing_claims.of_tokens({"all": switched(left)})
+    equal, whole = (
+        measured[f"{name}-everywhere"] for name in ("all-shared-off", "all-shared-off-whole")
+    )
+    assert equal is not None
+    assert whole is not None
+    values = [float(part.value.value) for part in (equal, whole)]
+    assert values == pytest.approx([0.1, 0.5], abs=0.02)
+    assert measured["all-shared-off"] is measured["all-shared-off-whole"] is None
 
 
 def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
@@ -92,6 +112,10 @@ def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     (holds,) = enriched(Enrichment(units=units, firing=units / 4, groups=ids))
     assert holds.verdict == "holds"
     assert "nonzero output it is 0.5" in holds.control_name
+    nowhere = units / 4
+    nowhere[:, 2, 3] = 0.125
+    (least,) = enriched(Enrichment(units=units, firing=nowhere, groups=ids))
+    assert "nonzero output it is 0.125" in least.control_name
     one = units.clone()
     one[:, 1, 3] = 0.5
     (refuted,) = enriched(Enrichment(units=one, firing=units, groups=ids))
@@ -112,6 +136,7 @@ def related(*rows: tuple[float, float, float]) -> Claim:
 def test_sharing_is_beyond_relatedness_only_where_its_correlation_is_known_to_be_small():
     assert related((-0.9, -1.0, -0.8), (0.1, -0.1, 0.25)).verdict == "holds"
     assert related((-0.9, -1.0, -0.8), (0.1, -0.1, 0.25)).value == 0.1
+    assert related((0.05, -0.9, 0.9), (0.1, -0.1, 0.25)).value == 0.1  # the surer of the two
     assert related((-0.9, -1.0, -0.8), (0.1, -0.6, 0.8)).verdict == "cannot tell"  # few languages
     assert related((-0.9, -1.0, -0.8), (-0.7, -0.9, -0.5)).verdict == "does not hold"
     unknown = related((0.0, math.nan, math.nan))
@@ -179,6 +204,59 @@ def test_the_share_falls_from_the_first_layer_to_the_last_beyond_what_rates_give
     by_rate = claim(busy, last)
     assert by_rate.value > 0.5
     assert by_rate.verdict == "no more than its control"
+
+
+def hand_made(n_languages: int, generator: torch.Generator) -> FiringSigns:
+    """Twenty prompts; in the first layer languages fire alike, in the second independently."""
+    alike = (torch.rand(20, 1, 1, 24, generator=generator) < 0.5).expand(20, n_languages, 1, 24)
+    apart = torch.rand(20, n_languages, 1, 24, generator=generator) < 0.5
+    languages = ("de", "en", "fr", "ja")[:n_languages]
+    prompts = tuple(f"{n:02d}" for n in range(20))
+    bits = pack_bits(torch.cat([alike, apart], dim=2))
+    return FiringSigns(bits=bits, prompts=prompts, languages=languages, d_mlp=24)
+
+
+def test_the_share_by_number_goes_from_two_languages_to_all(generator):
+    signs = hand_made(4, generator)
+    rows = study.by_number(signs, "made", TINY)
+    assert [row["languages"] for row in rows] == [2, 3, 4]
+    for row in rows:
+        some = unpack_bits(signs.bits, 24)[:, : row["languages"]].all(dim=1)
+        assert row["all_shared"] == pytest.approx(some.double().mean().item())
+
+
+def test_what_tasks_are_compared_by_is_the_share_of_every_prompt(generator):
+    signs = hand_made(3, generator)
+    share, chance = study.all_shared(sharing_profile(signs, torch.Generator(), n_draws=0))
+    everywhere = unpack_bits(signs.bits, 24).all(dim=1)
+    assert torch.allclose(share, everywhere.double().mean(dim=(1, 2)))
+    rates = unpack_bits(signs.bits, 24).double().mean(dim=0)
+    assert chance.mean().item() == pytest.approx(rates.prod(dim=0).mean().item(), abs=1e-5)
+
+
+def test_the_share_at_each_threshold_stands_beside_the_threshold(generator, monkeypatch):
+    def signs_by(model: object, rows: object, ways: list[tuple[str, float]]) -> list[FiringSigns]:
+        made = hand_made(3, generator)
+        bits = [pack_bits(torch.full((20, 3, 2, 24), bool(threshold))) for _, threshold in ways]
+        return [replace(made, bits=some) for some in bits]
+
+    monkeypatch.setattr(study, "signs_by", signs_by)
+    rows = study.by_threshold(None, None, "made", TINY)
+    assert [(row["fires_by"], row["threshold"]) for row in rows] == [
+        *(("gate", 0.0), ("gate", 0.2), ("output", 0.0), ("output", 0.2)),
+    ]
+    assert [row["all_shared"] for row in rows] == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_effects_are_measured_on_some_items_that_no_language_was_kept_from(monkeypatch):
+    items = read_task("babel/word_translation", "de").items[:8]
+    held_out = tuple(item._replace(held_out=n == 1) for n, item in enumerate(items))
+    told = tuple(item._replace(held_out=False) for item in items)
+    tasks = (Task("made", "de", told), Task("made", "ja", held_out))
+    monkeypatch.setattr(study, "drop_ambiguous", lambda model, tasks, bos: tasks)
+    some = study.ablation_tasks(None, tasks, replace(TINY, n_prompts=3))
+    for task in some:
+        assert [item.id for item in task.items] == [items[n].id for n in (0, 2, 3)]
 
 
 def misclassified(signs: FiringSigns, profile: SharingProfile) -> int:

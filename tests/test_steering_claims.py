@@ -69,6 +69,8 @@ def test_claims_hold_where_the_ways_do_what_is_claimed_of_them():
     assert 0 < random.high < 0.05  # no event in 240 texts
     assert found["precision-both-top"].value == pytest.approx(0.3)
     assert found["precision-both-top"].control == pytest.approx(0.1 - 0.5)
+    better = found["residual-steers-better"]
+    assert (better.value, better.control) == (pytest.approx(0.2), pytest.approx(0.1 - 0.8))
 
 
 @pytest.mark.slow
@@ -224,6 +226,9 @@ def test_what_is_kept_of_the_published_texts_gives_the_published_claims_anywhere
     assert steers.value == pytest.approx(0.7433, abs=1e-4)
     assert (steers.low, steers.high) == pytest.approx((0.525, 0.961), abs=1e-3)
     assert (tenfold.low, tenfold.high) == pytest.approx((-0.144, 0.187), abs=1e-3)
+    values = {name.removeprefix("bloom-560m-"): claim.value for name, claim in found.items()}
+    known = {"steers": 0.7433, "both-top": 0.3633, "both-bottom": 0.3717, "tenfold": 0.0217}
+    assert values == pytest.approx(known | {"tenfold-good": -0.3967, "collapse": 0.8667}, abs=1e-4)
     assert {name: claim.verdict for name, claim in found.items()} == {
         "bloom-560m-steers": "holds",
         "bloom-560m-both-top": "holds",

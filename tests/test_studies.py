@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,12 +17,16 @@ from experiments import (
     detect_languages,
     map_shared_neurons,
     steer_language,
+    steering_claims,
 )
 from experiments.runner import stated
 from experiments.study import Study
+from interp.evaluations.steering import Condition
 from interp.inference.claims import load_claims
 from interp.inference.statements import judged
 from interp.interventions.under import applied
+
+NOTHING_PUBLISHED = pd.DataFrame({"precision": [], "published": []})
 
 
 def small(out: Path) -> Study:
@@ -55,6 +60,29 @@ def test_the_setting_with_the_best_mean_is_chosen_for_each_way():
         columns=["way", "setting", "to", "score"],
     )
     assert steer_language.best_of(sweep) == {"a": "strong", "b": ""}
+
+
+def test_every_text_continues_what_the_study_says(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+
+    def looked_at(model: object, conditions: list[Condition], *rest: object, **settings: object):
+        seen.extend(condition.prompt for condition in conditions)
+        return SimpleNamespace(rates={code: {"way": None} for code in ("de", "ja")})
+
+    monkeypatch.setattr(steer_language, "steering_rates", looked_at)
+    config = replace(steer_language.Config(), study=Study(languages=("de", "ja")), start="</s>")
+    for named in (False, True):
+        way = steer_language.Way("way", "", lambda code: [], named=named)
+        steer_language.run(interp.load("babel"), way, {}, config, 1, 0)
+    names = [interp.text.naming_prompt(code) for code in ("de", "ja")]
+    assert seen == ["</s>", "</s>", *(f"</s>{name}" for name in names)]
+
+
+def test_the_paper_s_sizes_are_written_a_hundred_times_and_two_of_them_compared():
+    _, config = steer_language.experiment.presets["paper"]
+    assert sorted(config.units) == [2, 20, 200, 2000, 20_000, 200_000]
+    assert (config.n_sweep, config.n_final) == (100, 100)
+    assert steering_claims.tenfold(config.units) == (2000, 20_000)
 
 
 @pytest.mark.campaign
@@ -233,7 +261,8 @@ def test_silent_neurons_are_switched_off_in_no_prompt():
     size[:, ::5] = torch.rand(3, 10, generator=torch.Generator().manual_seed(0)) + 0.1
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(attribute_neurons.tried(size, None, generator), size > 0)
-    assert torch.equal(attribute_neurons.tried(size, 30, generator), size > 0)
+    for n in (30, 31):  # all of them, and one more than there are
+        assert torch.equal(attribute_neurons.tried(size, n, generator), size > 0)
     some = attribute_neurons.tried(size, 12, generator)
     assert some.sum() == 12
     assert not (some & (size == 0)).any()
@@ -264,7 +293,10 @@ def test_precision_of_the_chosen_is_their_mean_and_claims_are_counted():
     assert rows.loc[("top", "de"), "precision"] == pytest.approx(0.9)
     assert rows.loc[("bottom", "ja"), "precision"] == pytest.approx(0.1)
     assert rows.loc[("both", "de"), "precision"] == pytest.approx(0.55)
-    measured, words = detect_languages.measures(precision, 2), {"units": "2", "half": "1"}
+    measured, words = (
+        detect_languages.measures(precision, 2, 0.5, NOTHING_PUBLISHED),
+        {"units": "2", "half": "1"},
+    )
     found = judged(stated("detect_languages"), measured, "somewhere", **words)
     claims = {each.name: each for each in found}
     overlap = claims["precision-overlap"]
@@ -291,7 +323,7 @@ def test_the_overlap_is_with_the_language_that_shares_most():
         languages=("de", "en", "ja"),
         sites=(("pre", 8),),
     )
-    overlap = detect_languages.measures(precision, 2)["precision-overlap"]
+    overlap = detect_languages.measures(precision, 2, 1 / 3, NOTHING_PUBLISHED)["precision-overlap"]
     assert overlap is not None
     assert overlap.value.value.item() == pytest.approx((1 + 1 + 0.5) / 3)
 
@@ -311,6 +343,14 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     off = pd.read_csv(folder / "off.csv")
     equal = off[off["size"] == "equal"]
     assert equal["neurons"].nunique() == 1
-    verdicts = [claim.verdict for claim in interp.inference.load_claims(tmp_path / "claims.json")]
-    assert len(verdicts) == 4
+    assert set(off["where"]) == {"all", "last"}
+    shared = off[(off["off"] == "all shared") & (off["language"] == "all")].set_index("where")
+    assert (shared.loc["all", "neurons"] == shared.loc["last", "neurons"]).all()
+    assert (shared.loc["all", "probability"] != shared.loc["last", "probability"]).all()
+    names = [claim.stated_as for claim in load_claims(tmp_path / "claims.json")]
+    assert names == [
+        *("all-shared-off", "all-shared-off-whole"),
+        *("all-shared-off-everywhere", "all-shared-off-whole-everywhere"),
+        *("all-shared-enriched", "all-shared-falls"),
+    ]
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out

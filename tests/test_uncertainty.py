@@ -19,6 +19,7 @@ from interp.inference.crossed import (
     unpaired_difference,
 )
 from interp.inference.intervals import (
+    Estimate,
     bootstrap_shards,
     jackknife,
     jackknife_shards,
@@ -721,6 +722,16 @@ def test_numbers_of_different_items_are_compared_by_both_intervals(generator: to
     assert 0.93 < covered / 400 < 0.985
     error = torch.hypot(a.standard_error, b.standard_error)
     assert found.standard_error == error
+
+
+def test_each_end_of_a_difference_comes_from_the_ends_that_reach_there():
+    def interval(value: float, low: float, high: float, freedom: float) -> Estimate:
+        return Estimate(*map(torch.tensor, (value, 0.0, low, high)), 0.95, freedom)
+
+    found = unpaired_difference(interval(5.0, 2.0, 6.0, 9.0), interval(1.0, 0.5, 5.0, 4.0))
+    assert found.value - found.low == 5.0  # 3 down from the first, 4 up from the second
+    assert found.high - found.value == pytest.approx(math.hypot(1.0, 0.5))
+    assert found.degrees_of_freedom == 4.0
 
 
 def test_the_jackknife_of_languages_is_that_of_a_mean():
