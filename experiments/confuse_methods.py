@@ -16,7 +16,6 @@ where it is the only kind of decoy, the method chooses it in place of planted ne
 """
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from experiments.recover_planted import (
 )
 from experiments.runner import Experiment, Preset, Record
 from interp.plots.style import Table
-from interp.scores.methods import COMPARED, Method
+from interp.scores.methods import COMPARED
 
 PLANTING = Path(__file__).parent / "planting.toml"
 
@@ -115,15 +114,11 @@ PRESETS = {
 }
 
 
-def measured_on(planting: Planting, methods: Mapping[str, Method] = COMPARED) -> pd.DataFrame:
-    """What every method found and mistook, a row per variant, strength, seed and language."""
-    return compare(
-        planting.design, planting.effects, range(planting.seeds), methods, VARIANTS, EVERY_DECOY
-    )
-
-
 def main(config: Config, record: Record) -> None:
-    rows = measured_on(read_planting(config.planting))
+    planting = read_planting(config.planting)
+    rows = compare(
+        planting.design, planting.effects, range(planting.seeds), COMPARED, VARIANTS, EVERY_DECOY
+    )
     summary = summarize(rows)
     found = summary[summary["decoys"].isin([NONE, ALL])]
     table = confusions(rows)

@@ -343,13 +343,12 @@ def switching(
     max_new_tokens: int,
     seed: int,
     bos: Bos = "auto",
-    progress: bool = True,
 ) -> Switching:
     """Unconditional samples, n for each method and language, judged together."""
     codes = tuple(guards)
     methods: dict[str, interp.NeuronSelection | None] = {NOTHING: None, **chosen}
     texts: list[str] = []
-    selections = tqdm(methods.values(), desc="Writing", unit="method", disable=not progress or None)
+    selections = tqdm(methods.values(), desc="Writing", unit="method", disable=None)
     for selection in selections:
         push = nullcontext()
         if selection is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -373,6 +373,5 @@ def from_zero(ax: Axes) -> None:
     zero_line(ax)
 
 
-def zero_line(ax: Axes, which: Literal["x", "y"] = "y") -> None:
-    draw = ax.axhline if which == "y" else ax.axvline
-    draw(0, color="#999999", linewidth=0.6, zorder=0.5)
+def zero_line(ax: Axes) -> None:
+    ax.axhline(0, color="#999999", linewidth=0.6, zorder=0.5)
