@@ -26,7 +26,7 @@ test: $(VENV)/ready
 campaigns: $(VENV)/ready
 	$(PYTEST) $(TWO) -m "campaign or slow" tests
 
-# Breaks some hundred lines, one at a time, and runs the tests that must see it: a night on two slow cores. Resumes.
+# Breaks some hundred lines, one at a time, and runs the tests that must see it: hours; Ctrl-C, and run it again to go on.
 mutants: $(VENV)/ready
 	env OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.mutants
 

@@ -28,7 +28,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 import torch
@@ -253,7 +253,7 @@ class TaskResults(NamedTuple):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         names = ("profile", "tokens", "sums", "enrichment")
-        off = pd.concat([by_token.to_frame() for by_token in self.off.values()], ignore_index=True)
+        off = pd.concat([ablation.to_frame() for ablation in self.off.values()], ignore_index=True)
         return {name: getattr(self, name).to_frame() for name in names} | {"off": off}
 
 
@@ -269,12 +269,12 @@ def measure_task(
     profile = sharing_profile(signs, generator, n_draws=config.n_draws)
     tokens = interp.scores.sharing_over_tokens(model, rows, fires_by=fires_by)
     few = ablation_tasks(model, tasks, config)
-    settings = {"fires_by": fires_by, "n_draws": config.n_draws, "bos": bos}
+    settings: dict[str, Any] = {"fires_by": fires_by, "n_draws": config.n_draws, "bos": bos}
     off: dict[Tokens, CategoryAblation] = {
-        tokens: interp.evaluations.ablate_categories(
-            model, few, torch.Generator().manual_seed(seed), tokens=tokens, **settings
+        where: interp.evaluations.ablate_categories(
+            model, few, torch.Generator().manual_seed(seed), tokens=where, **settings
         )
-        for tokens in config.off_at
+        for where in config.off_at
     }
     sums = interp.evaluations.attribute_categories(
         model, few, folder / "pieces", steps=config.steps, fires_by=fires_by, bos=bos

@@ -436,3 +436,15 @@ def test_results_come_back_as_they_were_saved(run: Any, tmp_path: Path):
         again = type(result).load(tmp_path / "result.safetensors")
         assert again.languages == result.languages
         assert str(again) == str(result)
+
+
+def test_merged_histograms_hold_no_more_tokens_than_32_bits():
+    half = Histograms(
+        counts=torch.zeros(2, 1, 1, BINS + 2, dtype=torch.int32),
+        low=torch.zeros(1, 1),
+        width=torch.ones(1, 1),
+        tokens=torch.full((2,), 1 << 30),
+        languages=("de", "fr"),
+    )
+    with pytest.raises(ValueError, match="2,147,483,648 tokens, and histograms hold at most"):
+        half.merge(half)

@@ -44,7 +44,7 @@ for _, module, _ in pkgutil.walk_packages(interp.__path__, "interp."):
 SAVED = sorted(Saved.__subclasses__(), key=lambda cls: cls.__name__)
 
 fuzzed = settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -32,8 +32,8 @@ def applied(changes: Changes, model: NeuronModel) -> Iterator[None]:
         yield
 
 
-def listed_changes(changes: Any) -> tuple[Applied, ...]:
-    """What applies together, in a tuple."""
+def listed_changes(changes: Any) -> tuple[Any, ...]:
+    """What applies together, in a tuple; whether it is a change is for `check_under` to say."""
     if changes is None:
         return ()
     several = isinstance(changes, Sequence) and not isinstance(changes, str)
