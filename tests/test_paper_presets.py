@@ -25,11 +25,11 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 import interp
-from experiments import paper_tasks, papers, recover_planted, study
+from experiments import compare_methods, paper_tasks, papers, study
 from experiments.runner import for_model
 from experiments.study import Study
 from interp.counting.plan import plan_run
-from tests import tiny_models
+from tests import planted_rows, tiny_models
 
 MAX_LENGTH = 512
 
@@ -59,7 +59,7 @@ FEW = {"languages": ("en", "zh", "ja")}
 
 STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
     "deactivate_neurons": (
-        {**SHORT, "fractions": (0.08,), "tried": 0.08, "n_draws": 1, "begin": 4},
+        {**SHORT, **FEW, "fractions": (0.08,), "tried": 0.08, "n_draws": 1, "begin": 4},
         "Llama-2-7b-hf",
         ("table.csv", "0.08/matrix.csv", "claims.json"),
     ),
@@ -80,7 +80,8 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
         ("sweep.csv", "final.csv", "claims.json"),
     ),
     "map_shared_neurons": (
-        {"n_prompts": 2, "steps": 4, "thresholds": (0.0, 0.2), "n_draws": 1},
+        {"n_prompts": 2, "steps": 4, "thresholds": (0.0, 0.2), "n_draws": 1}
+        | {"languages": ("en", "th", "zh")},
         "bloom-560m",
         ("xnli/off.csv", "mlama/enrichment.csv", "numbers.csv", "claims.json"),
     ),
@@ -97,11 +98,6 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
             "neurons": 10,
             "read": 128,
             "guard_texts": 20,
-            "planted": replace(
-                recover_planted.experiment.presets["tiny"][1],
-                design=replace(recover_planted.TINY, sentences=40),
-                seeds=1,
-            ),
         },
         "Llama-3.2-1B",
         ("methods.csv", "stability.csv", "claims.json"),
@@ -263,6 +259,7 @@ def world(_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name: replace(text, name=str(_world / "hub" / name)) for name, text in study.TEXTS.items()
     }
     monkeypatch.setattr(study, "TEXTS", there)
+    monkeypatch.setattr(compare_methods, "recovery", planted_rows.made_up)  # alike in all presets
     return _world
 
 

@@ -30,7 +30,8 @@ NOTHING_PUBLISHED = pd.DataFrame({"precision": [], "published": []})
 
 
 def small(out: Path) -> Study:
-    return Study(languages=("de", "ja"), tokens=2000, n_shards=2, block_length=64, out=out)
+    sizes = {"tokens": 960, "held_out_tokens": 320, "n_shards": 2, "block_length": 64}
+    return Study(languages=("de", "ja"), **sizes, out=out)
 
 
 @pytest.mark.slow

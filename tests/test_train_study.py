@@ -11,6 +11,7 @@ import interp
 from experiments import train_neurons as study
 from interp.inference.claims import load_claims
 from interp.interventions.recipe import Recipe
+from tests import tiny_models
 
 
 def test_lora_has_as_many_weights_and_changes_nothing_untrained():
@@ -33,11 +34,13 @@ def test_lora_has_as_many_weights_and_changes_nothing_untrained():
 def test_every_way_is_trained_with_every_rate_and_then_with_its_best(tmp_path: Path):
     pytest.importorskip("peft")
     preset = study.experiment.presets["tiny"][1]
-    small = replace(preset.study, tokens=1280, out=tmp_path)
+    model = tiny_models.build("llama", tmp_path / "model")
+    small = replace(preset.study, model=str(model), tokens=1280, out=tmp_path)
     config = replace(
         preset,
         study=small,
         learned_tokens=1280,
+        fraction=0.05,
         recipe=Recipe(steps=2, rows=2, rows_at_once=2),
         out=tmp_path,
     )
