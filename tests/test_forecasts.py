@@ -76,8 +76,9 @@ def dry(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     cli.main([*arguments, "--dry-run"])
     said = capsys.readouterr().out.splitlines()
-    assert re.search(r"about \d+ s on this machine", said[-1])
-    return said[-1]
+    assert said[-1] == "Next: the same command without --dry-run"
+    assert re.search(r"about \d+ s on this machine", said[-2])
+    return said[-2]
 
 
 @pytest.mark.slow

@@ -66,11 +66,7 @@ class Diagnosis(Shown):
         return f"Diagnosis({self.model}: {self.verdict}; {passed})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per check.
-
-        >>> interp.doctor(model).to_frame()["passed"].all()
-        True
-        """
+        """One row per check."""
         rows = [(self.model, check.name, check.passed, check.detail) for check in self.checks]
         return pd.DataFrame(rows, columns=["model", "check", "passed", "detail"])
 
