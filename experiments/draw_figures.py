@@ -159,7 +159,8 @@ def main(out: Path = Path("figures")) -> None:
         try:
             frame = read()
         except FileNotFoundError as error:
-            print(f"{name}: not drawn, {error.filename or error} is missing.")
+            missing = f"{error.filename} is missing." if error.filename else str(error)
+            print(f"{name}: not drawn. {missing}")
             continue
         plots.save(frame, out / name)
         print(f"{name}: drawn")

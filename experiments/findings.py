@@ -8,16 +8,15 @@ Writes  experiments/measured/gemma/<study>/<table>.csv, a copy; docs/findings.md
 The copies are kept with the claims, so that the page can be made without the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from benchmarks.markdown import table, unique, with_blocks
 from experiments.board import MEASURED
 from experiments.draw_figures import Results, read
 from interp.inference.claims import Claim, load_claims
 from interp.plots.files import read_table
+from interp.plots.style import Table
 from interp.results import artifacts
 from interp.results.words import NOTHING
 from interp.text.languages import label_name
@@ -44,25 +43,26 @@ def keep(results: Results, measured: Path) -> None:
 # ---------------------------------------------------------------- neurons off
 
 
-def edited(matrix: pd.DataFrame) -> pd.DataFrame:
+def edited(matrix: Table) -> Table:
     """The rows with a language's neurons off; `own`: those of the language read."""
     rows = matrix[matrix["off"] != NOTHING]
     return rows.assign(own=rows["own"].astype(bool))
 
 
-def by_language(matrix: pd.DataFrame) -> str:
+def by_language(matrix: Table) -> str:
     """A table: what a language loses without its own neurons, and what the controls cost it."""
     rows = edited(matrix)
     lines = []
-    for row in rows[rows["own"]].itertuples():
-        others = rows[(rows["off"] == row.off) & ~rows["own"]].nlargest(1, "increase").iloc[0]
+    for row in rows[rows["own"]].to_dict("records"):
+        others = rows[(rows["off"] == row["off"]) & ~rows["own"]].nlargest(1, "increase").iloc[0]
+        interval = f"{row['increase_low']:.3f} to {row['increase_high']:.3f}"
         lines.append(
             [
-                label_name(row.off),
-                f"{row.neurons}",
-                f"{row.increase:.3f} ({row.increase_low:.3f} to {row.increase_high:.3f})",
-                f"{row.random:.3f}",
-                f"{row.rate_matched:.3f}",
+                label_name(row["off"]),
+                f"{row['neurons']}",
+                f"{row['increase']:.3f} ({interval})",
+                f"{row['random']:.3f}",
+                f"{row['rate_matched']:.3f}",
                 f"{others['increase']:.2f}, {label_name(others['read'])}",
             ]
         )
@@ -73,7 +73,7 @@ def by_language(matrix: pd.DataFrame) -> str:
     return table([*header, "loss of another, at most"], [*lines, ["mean", "", *means]])
 
 
-def by_size(matrices: Mapping[str, pd.DataFrame]) -> str:
+def by_size(matrices: Mapping[str, Table]) -> str:
     """A table: the rise of the own and of the other languages' loss, by the share switched off."""
     lines = []
     for fraction, matrix in matrices.items():
@@ -91,23 +91,21 @@ def by_size(matrices: Mapping[str, pd.DataFrame]) -> str:
     return table([*header, "on the others"], lines)
 
 
-def most_shared(overlap: pd.DataFrame) -> str:
+def most_shared(overlap: Table) -> str:
     """A sentence: the two pairs of languages that share most."""
     pairs = overlap[overlap["language"] != overlap["other"]].nlargest(2, "jaccard")
-    names, jaccard, chance = zip(
-        *(
-            (f"{label_name(pair.language)} and {label_name(pair.other)}", pair.jaccard, pair.chance)
-            for pair in pairs.itertuples()
-        ),
-        strict=True,
-    )
+    names = [
+        f"{label_name(pair['language'])} and {label_name(pair['other'])}"
+        for pair in pairs.to_dict("records")
+    ]
+    jaccard, chance = (100 * pairs[column].to_numpy() for column in ("jaccard", "chance"))
     return (
-        f"{names[0]} share {100 * jaccard[0]:.0f} % of the neurons that either has (by chance "
-        f"{100 * chance[0]:.1f} %), {names[1]} {100 * jaccard[1]:.0f} %."
+        f"{names[0]} share {jaccard[0]:.0f} % of the neurons that either has (by chance "
+        f"{chance[0]:.1f} %), {names[1]} {jaccard[1]:.0f} %."
     )
 
 
-def by_prompt(writing: pd.DataFrame) -> str:
+def by_prompt(writing: Table) -> str:
     """A table: whether texts stay in the language of their prompt, by what was off."""
     rows = writing.set_index(["begun", "off"])
     columns = ((NOTHING, "in_language"), ("own", "in_language"), ("own", "in_english"))
@@ -130,7 +128,7 @@ def by_prompt(writing: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- the page
 
 
-def verdicts(claims: list[Claim]) -> str:
+def verdicts(claims: Sequence[Claim]) -> str:
     """A sentence on how many claims hold, and those that do not, by verdict."""
     by_verdict: dict[str, list[str]] = {}
     for claim in claims:

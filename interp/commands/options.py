@@ -119,7 +119,7 @@ JSON = Option(
     labels=False,
     n_values=1,
     default=False,
-    told="Print the table as JSON, and messages to stderr.",
+    text="Print the table as JSON, and messages to stderr.",
 )
 """The option of every subcommand that has a table to print."""
 
