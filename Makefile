@@ -37,7 +37,7 @@ check: $(VENV)/ready
 	$(BIN)/basedpyright
 	$(PYTEST) $(TWO)
 
-# Every study of the shipped model, the figures and the report: half an hour on two cores.
+# Every study of the shipped model, the figures and the report: an hour on two cores.
 reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
 

@@ -1,7 +1,7 @@
 """Which scores predict what a neuron does? Attributions against the exact effect of each neuron.
 
     python -m experiments.attribute_neurons tiny     # seconds
-    python -m experiments.attribute_neurons babel    # 2 minutes on 2 cores
+    python -m experiments.attribute_neurons babel    # 4 minutes on one core
     python -m experiments.attribute_neurons thorough # 6 minutes on 2 cores
     python -m experiments.attribute_neurons gemma    # Gemma 3 270M, which `make real` installs
     python -m experiments.attribute_neurons paper    # a GPU; --study.model NAME
@@ -82,7 +82,7 @@ PRESETS = {
         Study(languages=("de", "ja")),
         {"n_prompts": 2, "n_neurons": 200, "steps": 4},
     ),
-    "babel": Preset("The shipped model: 2 minutes on 2 cores."),
+    "babel": Preset("The shipped model: 4 minutes on one core."),
     "thorough": Preset(
         "More prompts, and every neuron with nonzero output: 6 minutes on 2 cores.",
         differences={"n_prompts": 20, "n_neurons": None},

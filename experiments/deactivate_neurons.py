@@ -1,7 +1,7 @@
 """Which languages suffer when one language's neurons are switched off, and how much?
 
     python -m experiments.deactivate_neurons tiny     # seconds
-    python -m experiments.deactivate_neurons babel    # 10 minutes of one core
+    python -m experiments.deactivate_neurons babel    # 30 minutes on one core
     python -m experiments.deactivate_neurons gemma    # Gemma 3 270M, which `make real` installs
     python -m experiments.deactivate_neurons paper    # hours of a GPU; --study.model NAME
 
@@ -65,7 +65,7 @@ PRESETS = {
         Study(languages=("de", "ja"), tokens=4000, n_shards=4),
         {"fractions": (0.03,), "n_draws": 1, "n_texts": 3, "max_new_tokens": 16},
     ),
-    "babel": Preset("The shipped model on its parallel sentences: 10 minutes of one core."),
+    "babel": Preset("The shipped model on its parallel sentences: 30 minutes on one core."),
     "gemma": gemma.preset(fractions=(0.003, 0.01, 0.03), tried=0.01, n_draws=1, n_texts=8),
     "paper": papers.preset(
         papers.TANG,

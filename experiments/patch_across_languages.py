@@ -1,7 +1,7 @@
 """Does a concept move between prompts in two languages without its language, or the reverse?
 
     python -m experiments.patch_across_languages tiny       # a minute: does every part run?
-    python -m experiments.patch_across_languages babel      # 3 minutes on 2 cores
+    python -m experiments.patch_across_languages babel      # 6 minutes on one core
     python -m experiments.patch_across_languages thorough   # five times as many questions
     python -m experiments.patch_across_languages gemma      # Gemma 3 270M; see `make real`
     python -m experiments.patch_across_languages paper      # a GPU; --study.model NAME

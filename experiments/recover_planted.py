@@ -1,7 +1,7 @@
 """Which selector finds built-in language neurons, and which decoys does it mistake for them?
 
     python -m experiments.recover_planted tiny      # seconds, CPU
-    python -m experiments.recover_planted babel     # 2 minutes on one core
+    python -m experiments.recover_planted babel     # 15 minutes on one core
 
 Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds at each effect size,
         with no decoys, each kind alone, and all, with intervals), losses.csv (the cost of switching

