@@ -1,12 +1,14 @@
 """Lines that are broken on purpose: the table of them, and that one which no test sees is told."""
 
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.campaigns.mutants import ROOT, TABLE, Mutant, read_table
+from tests.campaigns.mutants import ROOT, TABLE, Mutant, left_out, read_table
 
 _, MUTANTS = read_table(TABLE)
 
@@ -115,6 +117,15 @@ def test_tests_that_fail_without_a_mutant_judge_none(tmp_path: Path):
     assert code == 1
     assert "1 not run, since its tests fail without it" in said
     assert "assert larger(1, 2) == 1" in said
+
+
+def test_a_copy_has_every_package_and_nothing_that_was_made(tmp_path: Path):
+    for name in ("results/big", "interp/results/saved.py", ".venv/bin", "build/site", "a.py"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=partial(left_out, root))
+    assert sorted(path.name for path in copy.iterdir()) == ["a.py", "interp"]
+    assert (copy / "interp" / "results" / "saved.py").exists()
 
 
 def test_a_mutant_is_told_on_one_line():

@@ -25,6 +25,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -36,8 +37,8 @@ TABLE = Path(__file__).with_suffix(".toml")
 OURS = ("interp", "experiments", "benchmarks", "babel_training", "figures", "notebooks", "tests")
 """Packages that a run imports from its own copy."""
 
-LEFT_OUT = shutil.ignore_patterns(".*", "results", "build", "shared")
-"""What a copy of the checkout is made without."""
+LEFT_OUT = ("results", "build", "shared")
+"""Folders of the checkout that a copy is made without, beside hidden ones."""
 
 SECONDS = 900
 """A run that takes longer is stopped, and its mutant counts as killed."""
@@ -187,7 +188,7 @@ def campaign(config: Config, mutants: Sequence[Mutant], folder: Path) -> dict[Mu
     new = [mutant for mutant in mutants if keys[mutant] not in known]
     copies = [folder / str(number) for number in range(min(config.processes, len(new)))]
     for copy in copies:
-        shutil.copytree(config.root, copy, ignore=LEFT_OUT, symlinks=True)
+        shutil.copytree(config.root, copy, ignore=partial(left_out, config.root), symlinks=True)
     unchanged = {mutant: Mutant(mutant.tests, mutant.slow) for mutant in new}
     first = list(dict.fromkeys(unchanged.values()))
     green = {without for without, verdict in run_all(first, copies) if verdict == ALIVE}
@@ -196,6 +197,12 @@ def campaign(config: Config, mutants: Sequence[Mutant], folder: Path) -> dict[Mu
         known[keys[mutant]] = verdict
         write(config.out, known)
     return {mutant: known[key] for mutant, key in keys.items() if key in known}
+
+
+def left_out(root: Path, folder: str, names: Sequence[str]) -> list[str]:
+    """Of these names in a folder, those that are not copied."""
+    at_root = Path(folder) == root
+    return [name for name in names if name[0] == "." or (at_root and name in LEFT_OUT)]
 
 
 def write(path: Path, verdicts: dict[str, str]) -> None:
