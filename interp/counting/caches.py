@@ -10,7 +10,7 @@ refused, unless `special_tokens=True`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -42,15 +42,6 @@ class Counter(Observer, Protocol):
     """An observer with results, such as those in `interp.counting.counters`."""
 
     def tensors(self) -> dict[str, Tensor]: ...
-
-
-@runtime_checkable
-class CounterClass(Protocol):
-    """A class of counters, such as `FiringCounter`."""
-
-    kinds: tuple[Kind, ...]
-
-    def __call__(self, *args: Any, **settings: Any) -> Counter: ...
 
 
 MakeCounter = Callable[[Neurons, int], Counter]
@@ -177,7 +168,7 @@ def replay_all(
 
 def parts_of(
     caches: Shards,
-    counter: CounterClass,
+    counter: type[Any],
     keep: Masks | None,
     special_tokens: bool,
     model: Any,
@@ -185,7 +176,7 @@ def parts_of(
     by_shard: bool = False,
     **settings: Any,
 ) -> Parts:
-    """What counters with these settings find in caches, of which each is a shard.
+    """What counters of a class, with these settings, find in caches, of which each is a shard.
 
     `by_shard`: the result keeps shards apart, so every language needs as many as the others.
     """
