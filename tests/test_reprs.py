@@ -55,7 +55,7 @@ CODES = ("en", "de", "zh")
 EVIL = "<script>alert('&')</script>"
 NO_RESULTS = {"Batch", "Change", "ChunkedTensor", "Condition", "Contents", "InMemory", "Pass"}
 NO_RESULTS |= {"Picture", "PatchSource", "RecordedSources", "TableKind"}
-NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Part", "Route", "Rows", "Split"}
+NO_RESULTS |= {"Changed", "ExpertTokens", "Factors", "Parts", "Route", "Rows", "Split"}
 NO_RESULTS |= {"Location", "Movable", "Reference"}
 """What is handed in, or passes by on the way."""
 
