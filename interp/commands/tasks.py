@@ -41,7 +41,8 @@ class Share:
     after an interruption, run the same command again.
 
         interp share babel/fact_completion --languages en de fr es zh ja
-        interp share babel/fact_completion --fires-by output --thresholds 0 0.1
+        interp share babel/fact_completion --fires-by output --thresholds 0 0.1 \\
+            --out results/share-output
     """
 
     task: Positional[str]
