@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.build("qwen2", folder / "model")
     for name in ("text", "task"):
         (folder / name).mkdir()
-    for code, lines in made_up(20).items():
+    for code, lines in made_up(36).items():
         (folder / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
     for code in ("en", "de"):
         rows = [

@@ -74,12 +74,12 @@ def wait(child: int) -> None:
         raise SystemExit(f"A worker ended with status {status}.")
 
 
+def paths(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".part"]
+
+
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".part"
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths(folder)}
 
 
 def campaign(model: NeuronModel, corpora: Corpora, out: Path, n: int, seconds: float) -> int:
@@ -90,7 +90,7 @@ def campaign(model: NeuronModel, corpora: Corpora, out: Path, n: int, seconds: f
     for _ in range(KILLS):
         time.sleep(rng.uniform(0, 1.5 * seconds / KILLS))
         index = rng.choice(sorted(workers))
-        before = len(files(out))
+        before = len(paths(out))  # not read: the locks of the others come and go
         os.kill(workers[index], signal.SIGKILL)
         wait(workers[index])
         landed += before < 3 * 5 + 1  # the plan and all pieces
