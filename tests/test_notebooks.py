@@ -238,12 +238,12 @@ def hooked_babel() -> Any:
 
 
 def run_in_here(name: str, **replaced: str) -> dict[str, Any]:
-    """Run the cells in this process, some of them replaced; what they leave."""
+    """Run the cells in this process, some of them replaced, without magics; what they leave."""
     space: dict[str, Any] = {"hooked_babel": hooked_babel}
     with mpl.rc_context({"backend": "agg"}):
         for cell in build(FOLDER / f"{name}.py").cells:
             if cell.cell_type == "code":
-                exec(replaced.get(cell.source, cell.source), space)
+                exec(re.sub("(?m)^%.*$", "", replaced.get(cell.source, cell.source)), space)
     return space
 
 
