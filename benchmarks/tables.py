@@ -293,7 +293,7 @@ counting firings over text | the bare Hugging Face forward pass | {counts} of it
 reading with neurons off; writing with neurons off | the untouched model | {reading}; {writing}
 the perplexity matrix of languages off x languages read | the bare loss passes it needs | {matrix}
 integrated gradients of all neurons of all layers, 20 steps | the steps of each layer as \
-a batch of prompts | {loop} x faster ({forwards} forward passes)"""
+a batch of prompts | {loop} x faster, in the time of {forwards} forward passes"""
 
 
 def cost(all_records: Records) -> str:
@@ -310,19 +310,10 @@ def cost(all_records: Records) -> str:
         writing=medians("interventions", "deactivate", "writing"),
         matrix=medians("perplexity", MATRIX),
         loop=span((row["loop"] for row in rows), "{:.0f}"),
-        forwards=by_family(rows, "forwards", "{:.1f}"),
+        forwards=span((row["forwards"] for row in rows), "{:.1f}"),
     ).splitlines()
     growing = growth([all_records["collect-memory"]])
     return f"{table(cells(' | compared with | ratio'), map(cells, lines))}\n\n{growing}."
-
-
-def by_family(rows: Sequence[Row], name: str, form: str) -> str:
-    """The range of a number in each architecture, such as "Llama 1.6 to 7.7, BLOOM 6.5 to 9.4"."""
-    families = unique(row["family"] for row in rows)
-    return ", ".join(
-        f"{family} {span((row[name] for row in rows if row['family'] == family), form)}"
-        for family in families
-    )
 
 
 def sentence_numbers(path: Path, all_records: Records) -> dict[str, int]:

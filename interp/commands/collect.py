@@ -15,6 +15,7 @@ from interp.commands.common import (
     open_model,
     say,
     say_how_text_begins,
+    say_table,
 )
 from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels
@@ -285,13 +286,12 @@ def counts_table(stats: "interp.FiringStats") -> "pandas.DataFrame":
 
 
 def show_counts(table: "pandas.DataFrame") -> None:
-    names = {label: label_name(label) for label in table["language"]}
-    first, second = max(2, *map(len, names)), max(10, *map(len, names.values()))
-    say(f"{'language':<{first + second + 2}}        tokens   firing rate  95 % interval")
+    rows = [["language", "", "tokens", "firing rate", "95 % interval"]]
     for row in table.to_dict("records"):
-        name = f"{row['language']:<{first}}  {names[row['language']]:<{second}}"
         interval = f"{row['rate_low']:.4f} to {row['rate_high']:.4f}"
-        say(f"{name}  {row['tokens']:>10,}   {row['rate']:>11.4f}  {interval}")
+        label, tokens = row["language"], f"{row['tokens']:,}"
+        rows.append([label, label_name(label), tokens, f"{row['rate']:.4f}", interval])
+    say_table(rows, stay=2)
 
 
 def tags_given(options: Sequence[str]) -> dict[str, str]:

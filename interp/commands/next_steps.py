@@ -24,7 +24,7 @@ def next_after(name: str, command: Any) -> str | None:
 def of_run(path: Path) -> str:
     """What is next for a run, or for that which holds a selection or a folder of results."""
     folder = path if path.is_dir() else path.parent
-    run = next((each for each in (folder, folder.parent) if is_run(each)), None)
+    run = next(filter(is_run, (folder, folder.parent)), None)
     return (run and next_step(run)) or f"interp report {quoted(run or folder)}"
 
 
