@@ -71,7 +71,7 @@ _ABOUT_MANY = ("detect_languages",)  # a matrix of twelve languages takes four h
 _READ_TEXT = (
     *_ABOUT_MANY,
     *("deactivate_neurons", "steer_language", "compare_methods"),
-    *("patch_across_languages", "lens_by_language"),
+    *("patch_across_languages", "lens_by_language", "compare_readings"),
 )
 _READ_FACTS = {
     "attribute_neurons": "--task",

@@ -43,6 +43,7 @@ STUDIES = (
     "attribute_neurons",
     "recover_planted",
     "detect_languages",
+    "compare_readings",
     "lens_by_language",
 )
 """Longest first, so that no long study runs alone at the end."""

@@ -48,6 +48,7 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "attribute_neurons": {"n_prompts": 2, "n_neurons": 20, "steps": 4, "top": 5},
     "compare_methods": {**SHORT, "neurons": 10, "read": 128, "guard_texts": 20},
     "lens_by_language": {"n_facts": 30, "n_draws": 1},
+    "compare_readings": {"fraction": 0.08},
 }
 
 
