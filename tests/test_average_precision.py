@@ -22,16 +22,12 @@ from interp.models.load import load
 from interp.scores import ranks as module
 from interp.scores.average_precision import (
     Precision,
-    adjusted_p_values,
     average_precision,
     measure_precision,
     roc_area,
     top_and_bottom,
 )
 from interp.scores.ranks import (
-    null_p_values,
-    null_precision,
-    permutation_p_values,
     positive_percentiles,
 )
 from interp.text.reading import read_sentences
@@ -481,128 +477,3 @@ def test_planted_units_are_found_and_the_decoys_are_not(generator: torch.Generat
 
 
 # ---------------------------------------------------------------- what chance gives
-
-
-def test_the_null_is_that_of_all_orders(generator: torch.Generator):
-    every = sorted(
-        precision_by_hand([6.0, 5, 4, 3, 2, 1], [place in pair for place in range(6)])
-        for pair in itertools.combinations(range(6), 2)
-    )
-    null = null_precision(6, 2, generator, draws=30_000)
-    assert len(null) == 30_000
-    assert torch.equal(null, null.sort().values)
-    for value in set(every):
-        expected = every.count(value) / len(every)
-        share = ((null - value).abs() < 1e-12).double().mean().item()
-        assert abs(share - expected) < 5 * math.sqrt(expected / 30_000)
-
-
-def test_the_mean_of_the_null_is_the_known_one(path: str, generator: torch.Generator):
-    n_sentences, n_positive = 400, 60
-    null = null_precision(n_sentences, n_positive, generator, draws=4000)
-    harmonic = sum(1 / place for place in range(1, n_sentences + 1))
-    rest = (n_positive - 1) * (n_sentences - harmonic) / (n_sentences - 1)
-    expected = (harmonic + rest) / n_sentences
-    assert abs(null.mean().item() - expected) < 4 * null.std().item() / math.sqrt(4000)
-
-
-def test_the_seed_decides_and_the_pieces_do_not(monkeypatch: pytest.MonkeyPatch):
-    def draw(seed: int) -> list[float]:
-        return null_precision(50, 7, torch.Generator().manual_seed(seed), draws=40).tolist()
-
-    assert draw(0) == draw(0) != draw(1)
-    whole = draw(0)
-    monkeypatch.setitem(module._ENTRIES, "cpu", 100)
-    assert draw(0) == whole
-
-
-def test_p_values_by_hand():
-    null = torch.tensor([0.1, 0.2, 0.2, 0.4], dtype=torch.float64)
-    observed = torch.tensor([0.05, 0.2, 0.3, 0.4, 0.9], dtype=torch.float64)
-    for rounding in (0.0, 1e-15, -1e-15):  # the same, summed in another order
-        nearly = observed * (1 + rounding)
-        assert null_p_values(nearly, null, "detectors").tolist() == [1.0, 0.8, 0.4, 0.4, 0.2]
-        assert null_p_values(nearly, null, "anti-detectors").tolist() == [0.2, 0.8, 0.8, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("tail", ["detectors", "anti-detectors"])
-def test_noise_has_even_p_values(tail: str, generator: torch.Generator):
-    labels = torch.arange(200) % 5
-    precision = average_precision(torch.randn(200, 3000, generator=generator), labels, 5)
-    p_values = null_p_values(precision, null_precision(200, 40, generator), tail)
-    for level in (0.02, 0.1, 0.5):
-        share = (p_values <= level).double().mean().item()
-        # Both the units and the draws of the null are random.
-        noise = math.sqrt(level * (1 - level) * (1 / 3000 + 1 / 2000))
-        assert abs(share - level) < 5 * noise
-
-
-@pytest.mark.slow
-def test_tied_units_have_the_p_values_of_all_permutations(path: str, generator: torch.Generator):
-    responses = torch.tensor([[2.0, 0, 5], [2, 0, 5], [1, 0, 5], [1, 0, 5], [1, 7, 5], [0, 0, 5]])
-    labels = torch.tensor([0, 1, 0, 1, 0, 1])
-    every = torch.stack(
-        [
-            average_precision(responses, torch.tensor(dealt), 2)
-            for dealt in set(itertools.permutations(labels.tolist()))
-        ]
-    )
-    observed = average_precision(responses, labels, 2)
-    for tail in ("detectors", "anti-detectors"):
-        sign = 1 if tail == "detectors" else -1
-        expected = (sign * every >= sign * observed - 1e-12).double().mean(dim=0)
-        found = permutation_p_values(responses, labels, 2, tail, generator, draws=1500)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0.06)
-        assert (found[:, 2] == 1).all()  # a constant unit cannot surprise
-
-
-@pytest.mark.slow
-def test_without_ties_permutations_agree_with_the_null(generator: torch.Generator):
-    labels = torch.arange(90) % 3
-    responses = torch.randn(90, 20, generator=generator) + (labels == 0)[:, None] * 0.3
-    null = null_precision(90, 30, generator, draws=4000)
-    expected = null_p_values(average_precision(responses, labels, 3), null, "detectors")
-    found = permutation_p_values(responses, labels, 3, "detectors", generator, draws=4000)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
-
-
-def made_of(responses: Float[Tensor, "sentence unit"], labels: Tensor, n: int) -> Precision:
-    precision = average_precision(responses, labels, n)[:, None]
-    return Precision(
-        average_precision=precision,
-        roc_area=precision,
-        percentiles=precision[None].float(),
-        percents=(50.0,),
-        sentences=torch.bincount(labels),
-        languages=tuple(f"l{row}" for row in range(n)),
-        sites=(("pre", responses.shape[1]),),
-    )
-
-
-def test_adjusted_p_values_find_the_planted_units(generator: torch.Generator):
-    labels = torch.arange(200) % 4
-    responses = torch.randn(200, 400, generator=generator)
-    responses[:, :40] += 3 * (labels == 2).float()[:, None]
-    responses[:, 40:80] -= 3 * (labels == 2).float()[:, None]
-    measured = made_of(responses, labels, 4)
-    for tail, planted in (("detectors", slice(0, 40)), ("anti-detectors", slice(40, 80))):
-        adjusted = adjusted_p_values(measured, tail, generator)[2, 0]
-        found = adjusted <= 0.05
-        assert found[planted].all()
-        assert found.sum() <= 50  # 40 and about 2 by chance
-        p_values = null_p_values(
-            measured.average_precision[2, 0],
-            null_precision(200, 50, torch.Generator().manual_seed(1)),
-            tail,
-        )
-        # Benjamini and Hochberg's rule in its own words.
-        ordered = sorted(p_values.tolist())
-        passing = [p for place, p in enumerate(ordered, 1) if p <= 0.05 * place / len(ordered)]
-        assert abs(int(found.sum()) - len([p for p in ordered if p <= max(passing)])) <= 4
-
-
-@pytest.mark.parametrize("numbers", [(10, 0, 5), (10, 10, 5), (10, 3, 0)])
-def test_a_null_of_nothing_is_refused(numbers: tuple[int, int, int], generator: torch.Generator):
-    n_sentences, n_positive, draws = numbers
-    with pytest.raises(ValueError, match="give at least one positive, one negative and one draw"):
-        null_precision(n_sentences, n_positive, generator, draws)

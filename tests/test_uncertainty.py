@@ -30,7 +30,7 @@ from interp.inference.intervals import (
     selection_frequency,
     wilson,
 )
-from interp.inference.permutation import false_discovery, mantel_test, permutation_test
+from interp.inference.permutation import false_discovery, mantel_test
 from interp.scores.lape import language_entropy
 from interp.selections.select import select_by_entropy
 
@@ -400,95 +400,27 @@ def test_the_seed_decides_what_is_drawn():
     a, b = some_scores(25, 40)
     matrix, distance = some_matrices(6, 9, together=0.2)
 
-    def outcomes(seed: int) -> tuple[float, float, float]:
+    def outcomes(seed: int) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(seed)
         boot = paired_bootstrap(a, b, generator, n_resamples=200)
-        signs = permutation_test(a, b, generator, n_permutations=200)
         labels = mantel_test(matrix, distance, generator)
-        return boot.low.item(), signs.p_value, labels.p_value
+        return boot.low.item(), labels.p_value
 
     assert outcomes(1) == outcomes(1)
     assert all(one != other for one, other in zip(outcomes(1), outcomes(2), strict=True))
-
-
-# ---------------------------------------------------------------- permutations
-
-
-def slow_sign_test(difference: list[float]) -> tuple[float, float]:
-    sums = [
-        abs(math.fsum(s * d for s, d in zip(signs, difference, strict=True)))
-        for signs in itertools.product([1, -1], repeat=len(difference))
-    ]
-    observed, most = abs(math.fsum(difference)), max(sums)
-    p_value = sum(each >= observed - 1e-12 for each in sums) / len(sums)
-    return p_value, sum(each >= most - 1e-12 for each in sums) / len(sums)
-
-
-@pytest.mark.parametrize("n_examples", [1, 2, 7, 14])
-def test_few_differences_are_tested_exactly(n_examples: int, generator: torch.Generator):
-    a, b = some_scores(26, n_examples, gain=0.1)
-    test = permutation_test(a, b, generator)
-    slow, smallest = slow_sign_test((a - b).tolist())
-    assert test.exact
-    assert test.n_arrangements == 2**n_examples
-    assert test.p_value == pytest.approx(slow, abs=1e-12)
-    assert test.smallest_p == pytest.approx(smallest) == pytest.approx(2 / 2**n_examples)
-    assert test.statistic == pytest.approx((a - b).mean().item())
-
-
-def test_tied_differences_count_as_equal(generator: torch.Generator):
-    right = torch.tensor([1, 1, 1, 0, 1, 0, 1, 1, 1, 0] * 10).double() * 0.1
-    wrong = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0, 0] * 10).double() * 0.1
-    wrong[:60] = right[:60]  # eight examples differ, all to one side
-    test = permutation_test(right, wrong, generator)
-    assert test.exact
-    assert test.n_arrangements == 2**8
-    assert test.p_value == test.smallest_p == 2 / 2**8
-    assert test.statistic == pytest.approx(0.008)
-
-
-def test_many_differences_are_tested_by_drawing(generator: torch.Generator):
-    a, b = some_scores(27, 15, gain=0.1)
-    slow, _ = slow_sign_test((a - b).tolist())
-    drawn = permutation_test(a, b, generator, n_permutations=20_000)
-    assert not drawn.exact
-    assert drawn.n_arrangements == 20_001
-    assert drawn.p_value == pytest.approx(slow, abs=5 * math.sqrt(slow / 20_000))
-    clear = permutation_test(*some_scores(27, 15, gain=50), generator, n_permutations=99)
-    assert clear.p_value == clear.smallest_p  # the observed one counts, and is the most extreme
-    assert 1 / 100 <= clear.p_value <= 3 / 100
-
-
-def test_without_an_effect_small_p_values_are_as_rare_as_they_say(generator: torch.Generator):
-    p_values = []
-    for seed in range(400):
-        a, b = some_scores(seed, 30)
-        p_values.append(permutation_test(a, b, generator, n_permutations=199).p_value)
-    for level in (0.05, 0.2, 0.5):
-        share = sum(p <= level for p in p_values) / 400
-        assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / 400))
-
-
-def test_no_difference_has_no_evidence(generator: torch.Generator):
-    scores = torch.rand(50, generator=generator)
-    test = permutation_test(scores, scores, generator)
-    assert (test.p_value, test.smallest_p, test.statistic) == (1, 1, 0)
-    balanced = permutation_test(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), generator)
-    assert balanced.p_value == 1
 
 
 def test_scores_that_are_no_pairs_are_refused(generator: torch.Generator):
     a, b = some_scores(28, 6)
     missing = a.clone()
     missing[2] = math.nan
-    for test in (paired_bootstrap, permutation_test):
-        unchecked = getattr(test, "__wrapped__", test)
-        with pytest.raises(ValueError, match="a has 6 scores and b has 5"):
-            unchecked(a, b[:5], generator)
-        with pytest.raises(ValueError, match="There are no examples"):
-            test(a[:0], b[:0], generator)
-        with pytest.raises(ValueError, match="1 of 6 differences are NaN or infinite"):
-            test(missing, b, generator)
+    unchecked = getattr(paired_bootstrap, "__wrapped__", paired_bootstrap)
+    with pytest.raises(ValueError, match="a has 6 scores and b has 5"):
+        unchecked(a, b[:5], generator)
+    with pytest.raises(ValueError, match="There are no examples"):
+        paired_bootstrap(a[:0], b[:0], generator)
+    with pytest.raises(ValueError, match="1 of 6 differences are NaN or infinite"):
+        paired_bootstrap(missing, b, generator)
     with pytest.raises(ValueError, match=r"6 examples in 1 clusters have no spread"):
         paired_bootstrap(a, b, generator, torch.zeros(6, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"1 examples in 1 clusters have no spread"):
@@ -500,8 +432,6 @@ def test_scores_that_are_no_pairs_are_refused(generator: torch.Generator):
         unchecked(a, torch.arange(4))
     with pytest.raises(ValueError, match="1 resamples have no spread"):
         paired_bootstrap(a, b, generator, n_resamples=1)
-    with pytest.raises(ValueError, match="n_permutations is 0"):
-        permutation_test(*some_scores(29, 15), generator, n_permutations=0)
 
 
 # ---------------------------------------------------------------- matrices of languages

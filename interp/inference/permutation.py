@@ -1,4 +1,4 @@
-"""Permutation tests (sign flips, relabeled distance matrices) and false discovery rates."""
+"""Permutation tests of relabeled languages, and false discovery rates."""
 
 import itertools
 import math
@@ -9,14 +9,12 @@ from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from interp.inference.intervals import ENTRIES_AT_ONCE, paired_difference, row_chunks
-
-_MAX_EXACT = 14  # up to this many differences, all 2**14 sign patterns are tried
+from interp.inference.intervals import ENTRIES_AT_ONCE
 
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """How often permuted labels or signs give as extreme a statistic as the observed one."""
+    """How often permuted labels give as extreme a statistic as the observed one."""
 
     statistic: float
     """The observed statistic."""
@@ -34,37 +32,6 @@ class PermutationTest:
     exact: bool
     """All arrangements were counted. False: the observed one and randomly drawn ones, so that
     p = (1 + as extreme) / (1 + drawn)."""
-
-
-def permutation_test(
-    a: Float[Tensor, " example"],
-    b: Float[Tensor, " example"],
-    generator: torch.Generator,
-    n_permutations: int = 9999,
-) -> PermutationTest:
-    """Sign-flip permutation test of mean(a - b) = 0: could the difference be chance?
-
-    If it is chance which of an example's two scores is called a, each difference is equally likely
-    with either sign. With up to 14 nonzero differences all sign patterns are tried, with more
-    `n_permutations` random ones. If examples are dependent, give the sum of each cluster.
-
-    One: no difference at all, or a mean of zero.
-    """
-    difference = paired_difference(a, b)
-    # A difference of zero is the same with either sign.
-    nonzero = difference[difference != 0]
-    exact = len(nonzero) <= _MAX_EXACT
-    if exact:
-        signs = torch.tensor(list(itertools.product([1.0, -1.0], repeat=len(nonzero))))
-        sums = signs.double() @ nonzero
-    else:
-        _check_permutations(n_permutations)
-        parts = []
-        for n_rows in row_chunks(n_permutations, len(nonzero)):
-            flips = torch.randint(2, (n_rows, len(nonzero)), generator=generator)
-            parts.append((2 * flips - 1).double() @ nonzero)
-        sums = torch.cat(parts)
-    return _permutation_test(difference.mean(), sums / len(difference), exact)
 
 
 def mantel_test(

@@ -1,5 +1,9 @@
 from .alignment import PatchSource
-from .attribution import gradient_times_activation
+from .attribution import (
+    attribute_prompts,
+    gradient_times_activation,
+    integrated_gradients_by_position,
+)
 from .attribution_results import Attribution
 from .contributions import ablation_effect, contribution_score, effective_score
 from .ending import Ending
@@ -15,10 +19,12 @@ __all__ = [
     "PatchingResult",
     "Question",
     "ablation_effect",
+    "attribute_prompts",
     "contribution_score",
     "effective_score",
     "gradient_times_activation",
     "heads",
+    "integrated_gradients_by_position",
     "promoted_languages",
     "token_languages",
 ]

@@ -112,6 +112,11 @@ def integrated_gradients_by_position(
 
     The baseline is the same at every token; what `bos` puts before a text stays as it is. Cost:
     layers times (steps + 1) whole prompts, forward and backward.
+
+    >>> exact = interp.load("babel", dtype=torch.float32)
+    >>> found = interp.prompts.integrated_gradients_by_position(exact, "Seven minus one is", " six")
+    >>> found.values.shape  # layer, token of the prompt, neuron
+    torch.Size([8, 4, 1024])
     """
     ending, score_of, targets = start_at(model, prompt, target, quantity, steps, None, bos)
     if baseline is None:
@@ -150,7 +155,7 @@ def attribute_prompts(
 
     >>> exact = interp.load("babel", dtype=torch.float32)
     >>> questions = [("Seven minus one is", " six"), ("Seven minus two is", " five")]
-    >>> results = interp.prompts.attribution.attribute_prompts(exact, questions, progress=False)
+    >>> results = interp.prompts.attribute_prompts(exact, questions, progress=False)
     >>> [exact.decode(result.targets) for result in results]
     [' six', ' five']
     """

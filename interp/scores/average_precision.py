@@ -25,9 +25,6 @@ from interp.results.display import Cells, layer_cells
 from interp.results.saved import Saved
 from interp.results.words import Half, Kind
 from interp.scores.ranks import (
-    Tail,
-    null_p_values,
-    null_precision,
     positive_percentiles,
     precision_and_area,
 )
@@ -241,26 +238,3 @@ def top_and_bottom(
     last = score.masked_fill(top, torch.inf).argsort(dim=1, stable=True)[:, : n // 2]
     bottom = torch.zeros_like(top).scatter_(1, last, True)
     return {"both": top | bottom, "top": top, "bottom": bottom}[which]
-
-
-def adjusted_p_values(
-    precision: Precision, tail: Tail, generator: torch.Generator, draws: int = 2000
-) -> Float64[Tensor, "language layer unit"]:
-    """Benjamini-Hochberg adjusted p-values over all units, for each language separately.
-
-    Where the assumptions of `null_precision` hold, on average at most a twentieth of the units at
-    or below 0.05 are there by chance. With k of N units at the minimum of `null_p_values`, no
-    adjusted value is below N / (k (1 + draws)).
-    """
-    from scipy.stats import false_discovery_control  # takes a second to load
-
-    n_sentences = int(precision.sentences.sum())
-    nulls: dict[int, Tensor] = {}  # by number of positives: languages of equal size share a null
-    adjusted = torch.empty_like(precision.average_precision)
-    for row, size in enumerate(precision.sentences.tolist()):
-        if size not in nulls:
-            nulls[size] = null_precision(n_sentences, size, generator, draws)
-        p_values = null_p_values(precision.average_precision[row], nulls[size], tail)
-        flat = false_discovery_control(p_values.flatten().numpy())
-        adjusted[row] = torch.from_numpy(flat).reshape(p_values.shape)
-    return adjusted

@@ -1,4 +1,4 @@
-"""Ranks of many units' responses at once, and null distributions: the basis of average precision.
+"""Ranks of many units' responses at once: the basis of average precision.
 
 All languages are scored from one sort per unit. The sort keys have the order of the responses and
 carry the sentence's label: see `sort_keys`.
@@ -9,7 +9,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,15 +25,10 @@ from interp.counting.sort_keys import (
     payload_of,
 )
 
-Tail = Literal["detectors", "anti-detectors"]
-
 _LABEL_BITS = 16
 _LABELS = (1 << _LABEL_BITS) - 1
 _ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Responses processed at once: about 100 MB on a CPU, 2 GB on a GPU."""
-
-_ROUNDING = 1e-12
-"""Average precisions this close are equal; they differ only in the order of summation."""
 
 
 def sentences_per_language(
@@ -106,85 +100,6 @@ def precision_and_area(
     for units in _chunks(responses):
         sums[:, :, units] = _sums(_sorted_keys(responses[:, units], labels), sizes)
     return _divide(sums, sizes)
-
-
-# ---------------------------------------------------------------- null distributions
-
-
-def null_precision(
-    n_sentences: int, n_positive: int, generator: torch.Generator, draws: int = 2000
-) -> Float64[Tensor, " draw"]:
-    """Average precision of units that are unrelated to a language, in ascending order.
-
-    Each draw puts the positives at distinct random ranks. So this depends on the two numbers alone,
-    and one null serves all units and all languages of that size. Its mean, with H the sum of 1 / i
-    for i = 1 … N, is (H + (n - 1) (N - H) / (N - 1)) / N, slightly above n / N.
-
-    It assumes exchangeable sentences. Sentences of one document and translations of each other are
-    correlated, and real units then vary more than this null. It does not hold for units with many
-    ties, such as one that gives zero on most sentences (use `permutation_p_values`).
-    """
-    if not 0 < n_positive < n_sentences or draws < 1:
-        raise ValueError(
-            f"{n_positive} positives of {n_sentences} sentences, {draws} draws: give at least one "
-            "positive, one negative and one draw."
-        )
-    labels = (torch.arange(n_sentences) < n_positive).long()
-    sizes, precisions = [n_sentences - n_positive, n_positive], []
-    for chunk in torch.arange(draws).split(max(1, _ENTRIES["cpu"] // n_sentences)):
-        # The range is so large that ties are very rare.
-        drawn = torch.randint(1 << 46, (len(chunk), n_sentences), generator=generator)
-        keys = pack(drawn, labels, _LABEL_BITS)
-        precisions.append(_sums(_sort(keys), sizes)[0, 1] / n_positive)
-    return torch.cat(precisions).sort().values
-
-
-def null_p_values(
-    observed: Float64[Tensor, "*axes"], null: Float64[Tensor, " draw"], tail: Tail
-) -> Float64[Tensor, "*axes"]:
-    """Probability, under the null, of average precision at least as extreme as observed.
-
-    Extreme means as high for detectors, as low for anti-detectors. (1 + draws as extreme) /
-    (1 + draws), so never below 1 / (1 + draws): valid for any number of draws, but among a million
-    units many must reach this minimum before any is significant after adjustment.
-    """
-    null = null.to(observed.device)
-    if tail == "detectors":
-        extreme = len(null) - torch.searchsorted(null, observed - _ROUNDING)
-    else:
-        extreme = torch.searchsorted(null, observed + _ROUNDING, right=True)
-    return (1 + extreme).double() / (1 + len(null))
-
-
-def permutation_p_values(
-    responses: Float[Tensor, "sentence unit"],
-    labels: Int[Tensor, " sentence"],
-    n_languages: int,
-    tail: Tail,
-    generator: torch.Generator,
-    draws: int = 2000,
-) -> Float64[Tensor, "language unit"]:
-    """Permutation test for units with ties: each unit's own responses, with the labels shuffled.
-
-    Keeps the ties, so it is exact for any unit. It makes the same assumption about sentences as
-    `null_precision`. All units share the same permutations. Costs a scan of all responses per draw,
-    where `null_precision` costs none: for some thousand units, not for a million.
-    """
-    sizes = sentences_per_language(responses, labels, n_languages)
-    shuffled = torch.stack(
-        [labels[torch.randperm(len(labels), generator=generator)] for _ in range(draws)]
-    )
-    observed = precision_and_area(responses, labels, n_languages)[0]
-    extreme = torch.zeros_like(observed)
-    sign = 1 if tail == "detectors" else -1
-    unlabeled = torch.zeros_like(labels)
-    for units in _chunks(responses):
-        values = _sorted_keys(responses[:, units], unlabeled)
-        limit = sign * observed[:, units] - _ROUNDING
-        for row in shuffled.to(values):
-            precision = _divide(_sums(values | row, sizes), sizes)[0]
-            extreme[:, units] += sign * precision >= limit
-    return (1 + extreme) / (1 + draws)
 
 
 # ---------------------------------------------------------------- keys
