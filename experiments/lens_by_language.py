@@ -127,7 +127,7 @@ def lens_of(model: interp.NeuronModel, prompts: Sequence[Question], what: str) -
     """The lens on these questions; None, with a printed reason, if fewer than two are usable."""
     try:
         lens = interp.logit_lens(model, prompts)
-    except ValueError as error:  # no usable fact, or none held out
+    except ValueError as error:  # no usable fact
         print(f"{what}: {error}", flush=True)
         return None
     return lens if len(lens.kept) > 1 else None
@@ -219,7 +219,7 @@ def read_layers(model: interp.NeuronModel, config: Config) -> Lenses:
             continue
         prompts, held_out = questions(model, config, code, config.pivot)
         untold = [prompt for prompt, out in zip(prompts, held_out, strict=True) if out]
-        for name, facts in (("all", prompts), ("held_out", untold)):
+        for name, facts in (("all", prompts), *([("held_out", untold)] if untold else [])):
             if (lens := lens_of(model, facts, f"{code}, {name} facts")) is None:
                 continue
             result.curves.append(lens.to_frame().assign(asked_in=code, facts=name))
