@@ -54,7 +54,7 @@ COMMANDS = (
 )
 """One of each kind; the demo collects, finds, deactivates, steers, shares, attributes, patches."""
 
-STUDY = ("-m", "experiments.deactivate_neurons", "tiny", "--out")
+STUDY = ("-m", "experiments.deactivate_neurons", "tiny")
 
 WARNING = re.compile(r"^(?P<path>/.*?):\d+: (?P<category>\w*Warning): (?P<text>.*)$")
 
@@ -103,7 +103,9 @@ def try_resolution(name: str, uv: str) -> bool:
     print(f"tests: {outcomes['tests']}", flush=True)
     interp = str(folder / "bin" / "interp")
     programs = {line.split()[0]: [interp, *line.format(out=out).split()] for line in COMMANDS}
-    programs["a study"] = [str(python), *STUDY, str(out / "study")]
+    folder_of_study = str(out / "study")  # its statistics too: other versions' are refused
+    folders = ["--out", folder_of_study, "--study.out", folder_of_study]
+    programs["a study"] = [str(python), *STUDY, *folders]
     for step, command in programs.items():
         outcomes[step] = run(command, out / f"{step}.log", PYTHONWARNINGS="default")
         print(f"{step}: {outcomes[step]}", flush=True)

@@ -327,7 +327,9 @@ class NeuronModel(AsTransformerLens):
         The model runs with `hidden` instead of the output of its layers.
         """
         model = self.bridge.original_model
-        output = _Output(last_hidden_state=rearrange(hidden, "row d_model -> 1 row d_model"))
+        output = _Output()
+        # Not an argument: some transformers annotate it as float32, and type checkers of tests look.
+        output["last_hidden_state"] = rearrange(hidden, "row d_model -> 1 row d_model")
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         # OPT bypasses its base model and calls the decoder inside.
         bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
