@@ -10,11 +10,13 @@ The copies are kept with the claims, so that the page can be made without the mo
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.markdown import table, unique, with_blocks
 from experiments.board import MEASURED
 from experiments.draw_figures import Results, read
-from interp.inference.claims import Claim, load_claims
+from experiments.lens_by_language import middle
+from interp.inference.claims import Claim, Verdict, load_claims
 from interp.plots.files import read_table
 from interp.plots.style import Table
 from interp.results import artifacts
@@ -26,9 +28,12 @@ PAGE = Path("docs") / "findings.md"
 FRACTIONS = ("0.003", "0.01", "0.03")
 """Of all neurons; the middle one is that of the claims."""
 
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
 KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
+    "lens_by_language/top",
 )
 """Tables of studies that the page is made from."""
 
@@ -125,19 +130,37 @@ def by_prompt(writing: Table) -> str:
     return table([*header, "another language's off: stays in it", "random ones off"], lines)
 
 
+# ---------------------------------------------------------------- layer by layer
+
+
+def by_layer(top: Table, pivot: str = "en") -> str:
+    """A table: the share of the pivot and of the own language in the likeliest tokens."""
+    shares = top.pivot_table(index=["asked_in", "layer"], columns="language", values="share")
+    lines = []
+    for code in unique(top["asked_in"]):
+        rows = shares.loc[code]
+        parts = (rows.iloc[middle(len(rows))].mean(), rows.iloc[-1])
+        shown = [f"{100 * part[who]:.0f} %" for part in parts for who in (pivot, code)]
+        lines.append([label_name(code), *shown])
+    name = label_name(pivot)
+    header = ["asked in", f"middle layers: {name}", "its own"]
+    return table([*header, f"last layer: {name}", "its own"], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
 def verdicts(claims: Sequence[Claim]) -> str:
-    """A sentence on how many claims hold, and those that do not, by verdict."""
-    by_verdict: dict[str, list[str]] = {}
-    for claim in claims:
-        by_verdict.setdefault(claim.verdict, []).append(claim.statement)
-    held = len(by_verdict.pop("holds", []))
-    lines = [f"Of {len(claims)} claims, {held} hold on this model."]
-    for verdict, statements in by_verdict.items():
-        lines += ["", f"{verdict.capitalize()}:", ""]
-        lines += [f"- {statement}" for statement in statements]
+    """A table: how many claims of each source have which verdict; and those that do not hold."""
+    sources = unique(claim.source for claim in claims)
+    rows = []
+    for source in sources:
+        found = [claim.verdict for claim in claims if claim.source == source]
+        rows.append([source, *(f"{found.count(verdict)}" for verdict in VERDICTS)])
+    lines = [table(["source", *VERDICTS], rows)]
+    for verdict in VERDICTS[1:]:
+        named = [f"- {claim.statement}" for claim in claims if claim.verdict == verdict]
+        lines += ["", f"{verdict.capitalize()}:", "", *named] if named else []
     return "\n".join(lines)
 
 
@@ -151,7 +174,10 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
         "by size": by_size(matrices),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
-        "verdicts": verdicts(load_claims(measured / "deactivate_neurons.json")),
+        "by layer": by_layer(tables["lens_by_language/top"]),
+        "verdicts": verdicts(
+            [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]
+        ),
     }
 
 

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from interp import plots
-from interp.plots import style
+from interp.plots import fonts, style
 from interp.plots.curves import CATEGORIES
 from interp.plots.style import key, legend_above
 from interp.text.languages import LANGUAGES
@@ -281,22 +281,23 @@ def test_what_has_moved_is_shown_with_half_of_its_interval():
     assert mesh.norm.vmin == -mesh.norm.vmax
 
 
-def test_the_lens_draws_the_own_word_and_the_pivot_in_the_color_of_the_prompt():
+def test_the_lens_has_a_panel_for_each_language_of_the_prompts():
     table = lens_table()
-    ax = plots.lens(table)
-    for code in ("de", "ja"):
-        own = table[(table["asked_in"] == code) & (table["language"] == code)]
-        assert close(drawn(ax, code), own["probability"])
-    dashed = [each for each in ax.lines if each.get_linestyle() == "--"]
-    assert [to_hex(each.get_color()) for each in dashed] == [
-        LANGUAGES[code].color for code in ("de", "ja")
-    ]
-    english = table[(table["asked_in"] == "ja") & (table["language"] == "en")]
-    assert close(dashed[1].get_ydata(), english["probability"])
+    axes = plots.lens(table).figure.get_figure(root=True).axes
+    codes = fonts.shown(["de", "ja"])
+    assert [ax.get_ylabel() for ax in axes] == [f"Asked in\n{code}" for code in codes]
+    assert len({ax.get_ylim() for ax in axes}) == 1
+    for code, ax in zip(("de", "ja"), axes, strict=True):
+        own, pivot = (each for each in ax.lines if len(each.get_xydata()) == 4)
+        for line, answer in ((own, code), (pivot, "en")):
+            rows = table[(table["asked_in"] == code) & (table["language"] == answer)]
+            assert close(line.get_ydata(), rows["probability"])
+            assert to_hex(line.get_color()) == LANGUAGES[code].color
+        assert (own.get_linestyle(), pivot.get_linestyle()) == ("-", "--")
     alone = plots.lens(table[table["asked_in"] == "ja"].drop(columns="asked_in"))
     assert [each.get_label() for each in named(alone)] == ["ja", "en"]
     assert {each.get_linestyle() for each in named(alone)} == {"-"}
-    keys = [each.get_text() for each in plots.lens(table).findobj(Text)]
+    keys = [each.get_text() for each in axes[0].findobj(Text)]
     assert "in the pivot, en" in keys
     two = pd.concat([table, table.replace({"language": {"en": "fr"}})]).drop_duplicates()
     assert "in the pivot" in [each.get_text() for each in plots.lens(two).findobj(Text)]

@@ -328,7 +328,7 @@ class NeuronModel(AsTransformerLens):
         """
         model = self.bridge.original_model
         output = _Output()
-        # Not an argument: some transformers annotate it as float32, and type checkers of tests look.
+        # Not an argument: transformers 5.22 annotates it as float32, which fails type checks.
         output["last_hidden_state"] = rearrange(hidden, "row d_model -> 1 row d_model")
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         # OPT bypasses its base model and calls the decoder inside.

@@ -25,6 +25,8 @@ from interp.plots.style import (
     line,
     look_of,
     numbers,
+    panels,
+    points,
     small,
     zero_line,
 )
@@ -209,31 +211,57 @@ def lens(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Probability of the answer at each layer, in each language.
 
     From `Lens.to_frame()`: one line for each language of the answer. From the lens.csv of
-    experiments/lens_by_language.py, whose column asked_in is the language of the prompts: two lines
-    for each, the answer in that language and in the pivot. More than eight languages are a heat
-    map, without intervals; answers in the pivot are its last rows.
+    experiments/lens_by_language.py, whose column asked_in is the language of the prompts: a panel
+    for each, with the answer in that language and in the pivot; returns the first, and draws on an
+    Axes prompts of one language only. More than eight languages are a heat map, without intervals;
+    answers in the pivot are its last rows.
     """
-    keys = ("asked_in", "language", "layer") if "asked_in" in frame else ("language", "layer")
+    asked = "asked_in" in frame
+    keys = ("asked_in", "language", "layer") if asked else ("language", "layer")
     table = check(frame, "lens", keys, ("probability", "layer", "low", "high"))
     table = table.sort_values("layer", kind="stable")
-    n_layers = table["layer"].nunique()
-    asked = "asked_in" in table
     if _many(table, keys[0]):
         return _map(_answers(table, asked), "layer", "probability", "Probability of the answer", ax)
+    if asked:
+        return _by_prompt(table, ax)
     with canvas(ax, SINGLE, _HEIGHT) as ax:
-        for rows, offset, look in by_language(table, keys[0], n_layers):
-            own = rows["language"] == rows[keys[0]]
-            for part, extra in ((rows[own], {}), (rows[~own], _PIVOT | {"label": "_pivot"})):
-                if len(part):
-                    x = numbers(part, "layer") + offset * 0.5
-                    interval = numbers(part, "low"), numbers(part, "high")
-                    line(ax, x, numbers(part, "probability"), interval, **{**look, **extra})
+        for rows, offset, look in by_language(table, n_points=table["layer"].nunique()):
+            _answer(ax, rows, offset * 0.5, look)
         ax.set(xlabel="Layer", ylabel="Probability of the answer")
         from_zero(ax)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        solid = key("in the prompt's language")
-        legend_above(ax, [solid, key(_pivot_name(table), **_PIVOT)] if asked else [])
+        legend_above(ax)
     return ax
+
+
+def _by_prompt(table: Table, ax: Axes | None) -> Axes:
+    """A panel for each language of the prompts, all with the same scale."""
+    asked = in_order(table["asked_in"])
+    with panels(ax, asked, "lens", SINGLE, 0.75 * len(asked) + 1) as axes:
+        looks = by_language(table, "asked_in", table["layer"].nunique())
+        for panel, (rows, _, look) in zip(axes, looks, strict=True):
+            own = rows["language"] == rows["asked_in"]
+            _answer(panel, rows[own], -0.1, {**look, "label": "_own"})
+            _answer(panel, rows[~own], 0.1, {**look, **_PIVOT, "label": "_pivot"})
+            panel.set(xlabel="Layer", ylabel=f"Asked in\n{look['label']}")
+            panel.label_outer()
+        top = max(panel.get_ylim()[1] for panel in axes)
+        for panel in axes:
+            panel.set_ylim(top=top)
+            from_zero(panel)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure = axes[0].figure.get_figure(root=True)
+        figure.supylabel("Probability of the answer", fontsize=points("axes.labelsize"))
+        solid = key("in the prompt's language")
+        legend_above(axes[0], [solid, key(_pivot_name(table), **_PIVOT)])
+    return axes[0]
+
+
+def _answer(ax: Axes, rows: Table, offset: float, look: dict[str, Any]) -> None:
+    """The probability of one answer, with its interval, at each layer."""
+    if len(rows):
+        interval = numbers(rows, "low"), numbers(rows, "high")
+        line(ax, numbers(rows, "layer") + offset, numbers(rows, "probability"), interval, **look)
 
 
 def _pivot_name(table: Table) -> str:
