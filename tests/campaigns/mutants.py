@@ -173,7 +173,8 @@ def run_all(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple
         mutant, copy = running.pop(child)
         restore(mutant, copy)
         if status and not mutant.file:
-            print((copy / "log").read_text(encoding="utf-8", errors="replace")[-3000:])
+            log = (copy / "log").read_text(encoding="utf-8", errors="replace")
+            print(f"{mutant}\n{log[-3000:]}", flush=True)
         free.append(copy)
         yield mutant, KILLED if status else ALIVE
 
