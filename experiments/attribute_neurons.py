@@ -158,16 +158,20 @@ def rank_correlation(a: Float[Tensor, " neuron"], b: Float[Tensor, " neuron"]) -
 def questions(
     model: interp.NeuronModel, config: Config, code: str
 ) -> list[tuple[str, tuple[int, ...], int]]:
-    """Id, prompt and first token of the answer, where the model chooses the right answer."""
+    """Id, prompt and first token of the answer: the first items that the model answers rightly."""
     task = interp.read_task(config.task, code)
-    bos = config.study.held_out_bos
-    right = interp.evaluations.choose(model, [task], bos=bos, progress=False)[0].correct.tolist()
-    wrong = {item.id for item, yes in zip(task.items, right, strict=True) if not yes}
-    answered = task.where(lambda item: item.id not in wrong)
-    prompts = []
-    for item, encoded in zip(answered.items, encode_items(model, answered, bos), strict=True):
-        row = encoded.rows[item.answer]
-        prompts.append((item.id, row[: encoded.begin], row[encoded.begin]))
+    bos, at_once = config.study.held_out_bos, 4 * config.n_prompts
+    prompts: list[tuple[str, tuple[int, ...], int]] = []
+    for start in range(0, len(task.items), at_once):
+        part = replace(task, items=task.items[start : start + at_once])
+        right = interp.evaluations.choose(model, [part], bos=bos, progress=False)[0].correct
+        encoded = zip(part.items, encode_items(model, part, bos), right.tolist(), strict=True)
+        for item, texts, yes in encoded:
+            row = texts.rows[item.answer]
+            if yes:
+                prompts.append((item.id, row[: texts.begin], row[texts.begin]))
+        if len(prompts) >= config.n_prompts:
+            break
     return prompts[: config.n_prompts]
 
 
