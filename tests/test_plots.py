@@ -486,10 +486,12 @@ def many_overlaps(n: int, jaccard: Callable[[int, int], float]) -> pd.DataFrame:
     )
 
 
-def with_labels(table: pd.DataFrame, n: int, columns: tuple[str, ...]) -> pd.DataFrame:
+def with_labels(
+    table: pd.DataFrame, n: int, columns: tuple[str, ...], label: str = "L"
+) -> pd.DataFrame:
     """The rows of the first label, or pair of labels, for `n` labels instead."""
     first = table[(table[list(columns)] == "en").all(axis=1)].drop(columns=list(columns))
-    names = itertools.product([f"L{number}" for number in range(n)], repeat=len(columns))
+    names = itertools.product([f"{label}{number}" for number in range(n)], repeat=len(columns))
     labels = pd.DataFrame(names, columns=list(columns))
     return labels.merge(first, how="cross")[list(table)]
 
@@ -538,13 +540,14 @@ def test_many_labels_are_a_heat_map_of_the_same_numbers(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [22, 100])
+@pytest.mark.parametrize("label", ["L", "Chinese (Traditional) "])
+@pytest.mark.parametrize("n", [6, 22, 32, 100])
 @pytest.mark.parametrize("name", LABELED)
-def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: int):
+def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: int, label: str):
     table = TABLES[name]()
     if "en" not in set(table[LABELED[name][0]]):
         table = table.replace({"de": "en"})
-    fits(plots.FIGURES[name](with_labels(table, n, LABELED[name])).get_figure(root=True))
+    fits(plots.FIGURES[name](with_labels(table, n, LABELED[name], label)).get_figure(root=True))
 
 
 @pytest.mark.slow

@@ -68,6 +68,9 @@ class Grid:
     down: float
     """Points from one row to the next."""
 
+    all_across: float
+    """Points of all columns together."""
+
     with_numbers: bool
     """Whether the cells hold numbers."""
 
@@ -78,11 +81,13 @@ def grid_for(
     column_labels: Sequence[str],
     n_characters: int = 0,
     n_lines: int = 1,
+    n_panels: int = 1,
 ) -> Grid:
     """One column of a paper if the numbers can be read in it, or else two; without numbers one
     column if its cells can be told apart.
 
-    `n_characters` and `n_lines` of the numbers; zero: there are none.
+    `n_characters` and `n_lines` of the numbers; zero: there are none. Panels stand one below the
+    other, and have their rows in `row_labels`.
     """
     letter = _LETTER * points("ytick.labelsize")
     margin = 18 + letter * max(map(len, row_labels))  # points, for the labels of the rows
@@ -94,13 +99,21 @@ def grid_for(
     width, across_one = widths[wide], across[wide]
     upright = _fit(column_labels, range(len(column_labels)), letter, across_one)
     around = 52 + (0 if upright else letter * max(map(len, column_labels)))
+    around += 29 * (n_panels - 1)
     tallest = min(72 * _TALLEST, 72 * _PAGE - around) / len(row_labels)
     if with_numbers:
         down = min(max(across_one, 11.0), 7.0 + 1.5 * small() * n_lines, max(tallest, 9.0))
     else:
         down = min(9.5, tallest)
     height = max((len(row_labels) * down + around) / 72, 1.5)
-    return Grid(width=width, height=height, across=across_one, down=down, with_numbers=with_numbers)
+    return Grid(
+        width=width,
+        height=height,
+        across=across_one,
+        down=down,
+        all_across=across_one * columns,
+        with_numbers=with_numbers,
+    )
 
 
 # ---------------------------------------------------------------- drawing
@@ -181,7 +194,10 @@ def color_key(axes: Axes | Sequence[Axes], mesh: Any, quantity: str, grid: Grid)
     look = {"aspect": 11 * grid.width, "fraction": 0.12 / grid.height, "pad": 0.1 / grid.height}
     bar = figure.colorbar(mesh, ax=axes, location="top", **look)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(quantity, fontsize=points("axes.labelsize"))
+    size = points("axes.labelsize")
+    # Longer than the bar, it has room on the left only, above the labels of the rows.
+    centered = _LETTER * size * len(quantity) <= grid.all_across
+    bar.set_label(quantity, fontsize=size, loc="center" if centered else "right")
     bar.ax.tick_params(length=2, pad=1)
 
 

@@ -60,7 +60,7 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
     changed = table[table["off"] != NOTHING]
     off = in_order(changed["off"])
     rows, columns = fonts.shown(off), fonts.shown(codes)
-    grid = grid_for(len(codes), rows * len(tasks), columns)  # one page for all panels
+    grid = grid_for(len(codes), rows * len(tasks), columns, n_panels=len(tasks))
     wide = [
         changed[changed["task"] == task]
         .pivot(index="off", columns="language", values="drop")
@@ -69,9 +69,8 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
         for task in tasks
     ]
     paint = around_zero(*wide)
-    height = grid.height + 0.4 * (len(tasks) - 1)
     mesh: Any = None
-    with panels(ax, tasks, "accuracy_lost", grid.width, height) as axes:
+    with panels(ax, tasks, "accuracy_lost", grid.width, grid.height) as axes:
         for panel, task, values in zip(axes, tasks, wide, strict=True):
             mesh = draw_cells(panel, values, 0.0, paint, grid)
             mark_negative(panel, values, paint, grid)
