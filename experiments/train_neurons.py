@@ -11,12 +11,15 @@ Writes  results/train_neurons/<preset>/losses.csv (every way, rate and seed, by 
 A language's neurons are those of LAPE, with the learned language among the others. Beside them:
 as many random neurons per layer, all weights, and a LoRA with as many weights. Every way has the
 learning rate that gains most with the first seed, on the first half of the held-out text; numbers
-are of the other half. None of the presets but tiny was run here: how long they take is unknown.
+are of the other half. A killed run goes on with the next training, and processes that are given
+the same folder share the trainings.
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,6 +38,10 @@ from interp.interventions import Recipe
 from interp.interventions.baked_weights import Weights
 from interp.interventions.movable import Movable, movables_of
 from interp.interventions.training_loop import TrainingLoop
+from interp.results import artifacts
+from interp.runs.folder import begin
+from interp.runs.jobs import finish
+from interp.runs.ray import Job
 from interp.text.languages import label_name
 
 NOTHING, NEURONS, RANDOM, FULL, LORA = (
@@ -64,7 +71,7 @@ class Config(runner.Config):
     """Of every way, but for the learning rate and the seed."""
 
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    """Learning rates to try."""
+    """Learning rates, ascending; of every way they are tried until the gain falls."""
 
     seeds: int = 5
     """Trainings of every way; the seed orders the text and draws the control."""
@@ -79,8 +86,17 @@ PRESETS = {
             **{"recipe": Recipe(steps=3, rows=4, rows_at_once=4), "rates": (1e-4, 1e-3)},
         },
     ),
-    "babel": Preset("The shipped model, and a seventh language."),
-    "gemma": gemma.preset(recipe=Recipe(rows_at_once=2), rates=(1e-5, 1e-4)),
+    "babel": Preset(
+        "The shipped model, and a seventh language, of which it reads 8,000 tokens.",
+        Study(tokens=12_000, held_out_tokens=1280, n_shards=4, block_length=64),
+        {
+            **{"fraction": 0.05, "rates": (5e-4, 2e-3, 8e-3, 3.2e-2)},
+            "recipe": Recipe(steps=32, rows=4, rows_at_once=4, warmup=0.1),
+        },
+    ),
+    "gemma": gemma.preset(
+        learned="sw", recipe=Recipe(steps=100, rows=4, rows_at_once=2), rates=(1e-5, 1e-4, 1e-3)
+    ),
 }
 
 
@@ -218,39 +234,77 @@ class Training:
     """On the half that chooses the rate."""
 
 
-def train_all(config: Config, model: interp.NeuronModel) -> list[Training]:
-    """Every way with every rate at the first seed, then with its best rate at the others."""
-    selected, text, held_out = texts(config, model)
-    stats = interp.collect(model, selected, progress=False).firing
-    neurons = interp.select_by_entropy(stats, config.fraction)
-    before = interp.evaluations.losses_under(model, held_out, {NOTHING: None}, progress=False)
-    middle = held_out.n_shards // 2
+class Trainings:
+    """All trainings of a study; each is saved once it is measured, and not repeated."""
 
-    def run(way: str, rate: float, seed: int) -> Training:
-        generator = torch.Generator().manual_seed(config.study.seed + seed)
-        control = neurons.random_like(generator, exclude=neurons.union())
-        masks = {NEURONS: neurons[config.learned], RANDOM: control[config.learned]}
-        recipe = replace(config.recipe, learning_rate=rate, seed=seed)
-        plain = trained(model, way, masks, text, recipe)
-        losses = [before, measured_losses(model, plain, way, held_out)]
-        first, second = (
-            side_by_side(losses, half) for half in (slice(middle), slice(middle, None))
+    def __init__(self, config: Config, model: interp.NeuronModel) -> None:
+        self._config, self._model = config, model
+        selected, self._text, self._held_out = texts(config, model)
+        corpora = (selected, self._text, self._held_out)
+        plan = {"model": model.identity, "corpora": [part.fingerprint for part in corpora]}
+        plan |= {"learned": config.learned, "fraction": config.fraction, "seed": config.study.seed}
+        begin(config.out, plan | {"recipe": config.recipe.facts})
+        stats = interp.collect(model, selected, config.out / "statistics", progress=False).firing
+        self._neurons = interp.select_by_entropy(stats, config.fraction)
+        if not self._neurons[config.learned].any():
+            raise ValueError(
+                f"LAPE selects no neuron of {config.learned} among {config.fraction:.2%} of all: "
+                "give a larger --fraction."
+            )
+        self._before = interp.evaluations.losses_under(
+            model, self._held_out, {NOTHING: None}, out=config.out / "before", progress=False
         )
-        gain, _ = gain_and_forgetting(first, config.learned)
-        return Training(way=way, rate=rate, seed=seed, losses=second, first_gain=gain)
 
-    bar = tqdm(total=len(WAYS) * (len(config.rates) + config.seeds - 1), desc="Training")
-    trainings = []
-    for way in WAYS:
-        tried = [run(way, rate, 0) for rate in config.rates]
-        bar.update(len(tried))
-        best = max(tried, key=lambda training: training.first_gain)
-        trainings += [best, *(training for training in tried if training is not best)]
-        for seed in range(1, config.seeds):
-            trainings.append(run(way, best.rate, seed))
-            bar.update()
-    bar.close()
-    return trainings
+    def all(self) -> list[Training]:
+        """Every way with one rate after another at the first seed, then with its best at others."""
+        rates, seeds = self._config.rates, range(1, self._config.seeds)
+        trainings = []
+        with tqdm(total=len(WAYS) * (len(rates) + len(seeds)), desc="Training") as bar:
+            for way in WAYS:
+                tried: list[Training] = []
+                for rate in rates:
+                    tried += self._finished([(way, rate, 0)], bar)
+                    if len(tried) > 1 and tried[-1].first_gain < tried[-2].first_gain:
+                        break
+                bar.total -= len(rates) - len(tried)
+                best = max(tried, key=lambda training: training.first_gain)
+                trainings += [best, *(training for training in tried if training is not best)]
+                trainings += self._finished([(way, best.rate, seed) for seed in seeds], bar)
+        return trainings
+
+    def _finished(self, wanted: Sequence[tuple[str, float, int]], bar: Any) -> list[Training]:
+        """These trainings, made now unless their files exist."""
+        jobs = []
+        for way, rate, seed in wanted:
+            name = f"{way.replace(' ', '-')}-{rate:g}-{seed}"
+            path = (self._config.out / "trainings" / f"{name}.safetensors").resolve()
+            jobs.append(Job(name, path, partial(self._make, path, way, rate, seed)))
+        return [
+            self._read(way, rate, seed, after)
+            for (way, rate, seed), after in zip(
+                wanted, finish(jobs, Losses.load, bar, self._model, None), strict=True
+            )
+        ]
+
+    def _make(
+        self, path: Path, way: str, rate: float, seed: int, model: interp.NeuronModel
+    ) -> None:
+        learned = self._config.learned
+        generator = torch.Generator().manual_seed(self._config.study.seed + seed)
+        control = self._neurons.random_like(generator, exclude=self._neurons.union())
+        masks = {NEURONS: self._neurons[learned], RANDOM: control[learned]}
+        recipe = replace(self._config.recipe, learning_rate=rate, seed=seed)
+        plain = trained(model, way, masks, self._text, recipe)
+        measured_losses(model, plain, way, self._held_out).save(path, artifacts.provenance())
+
+    def _read(self, way: str, rate: float, seed: int, after: Losses) -> Training:
+        middle = self._held_out.n_shards // 2
+        first, second = (
+            side_by_side([self._before, after], half)
+            for half in (slice(middle), slice(middle, None))
+        )
+        gain, _ = gain_and_forgetting(first, self._config.learned)
+        return Training(way=way, rate=rate, seed=seed, losses=second, first_gain=gain)
 
 
 def tables(trainings: Sequence[Training], learned: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -294,7 +348,7 @@ def measures(ways: pd.DataFrame, learned: str) -> dict[str, Measurement | None]:
 
 def main(config: Config, record: Record) -> None:
     model = record.open(config.study)
-    losses, ways = tables(train_all(config, model), config.learned)
+    losses, ways = tables(Trainings(config, model).all(), config.learned)
     record.tables({"losses": losses, "ways": ways}, float_format="%.5g")
     print(ways.to_string(index=False, float_format="%.4f"))
     record.judge("train_neurons", measures(ways, label_name(config.learned)))

@@ -13,6 +13,7 @@ from PIL import Image
 from interp import cli, plots
 from interp.reports.captions import overlap_caption, with_intervals
 from interp.reports.figures import figures_of
+from interp.selections.comparison import overlaps
 from interp.selections.neuron_selection import NeuronSelection
 from tests.figure_tables import CODES, fraction_table, overlap_rows, patching_table, profile_table
 
@@ -131,3 +132,44 @@ def test_a_caption_has_what_the_figure_leaves_out():
     assert with_intervals("Neurons.", plots.layer_profile, few) == "Neurons."
     assert "which the table has" in with_intervals("Neurons.", plots.layer_profile, many)
     assert with_intervals("Loss.", plots.loss_against_fraction, fraction_table()) == "Loss."
+
+
+def test_tables_of_other_commands_are_drawn(tmp_path: Path, capsys):
+    """Under any name that `--out` may give them; the numbers are those of the table."""
+    mask = torch.rand(3, 2, 40, generator=torch.Generator().manual_seed(0)) < 0.2
+    selection = NeuronSelection(mask, CODES)
+    others = {"one": selection, "two": NeuronSelection(~mask, CODES), "three": selection}
+    pairs = overlaps(others)
+    pairs.to_csv(tmp_path / "lap-lape.csv", index=False)
+    ends = {"low": 0.4, "high": 0.6, "chance": 0.1, "most": 1.0}
+    changes = ["half of the text", "one shard left out", "without en"]
+    rows = [
+        {"change": change, "language": code, "jaccard": 0.1 * number, **ends}
+        for number, change in enumerate(changes)
+        for code in CODES
+    ]
+    stable = pd.DataFrame(rows)
+    stable.to_csv(tmp_path / "stability-lap.csv", index=False)
+    numbers = {"before": 0.4, "after": 0.5, "difference": 0.1}
+    numbers |= {"difference_low": -0.1, "difference_high": 0.3}
+    price = [
+        {"measure": measure, "under": under, **numbers}
+        for measure in ("answers that stay", "nats per token of de")
+        for under in ("locked", "random neurons")
+    ]
+    pd.DataFrame(price).to_csv(tmp_path / "price.csv", index=False)
+    cli.main(["figure", str(tmp_path), "--format", "png"])
+    assert "3 figures (.png)" in capsys.readouterr().out
+    drawn = {
+        path.stem.removeprefix("method_comparison-"): plots.read_table(path)
+        for path in (tmp_path / "figures").glob("*.csv")
+    }
+    assert drawn["lap-lape"]["measure"].unique().tolist() == ["two", "three"]
+    assert drawn["lap-lape"]["value"].tolist() == pytest.approx([0, 0, 0, 1, 1, 1])
+    assert drawn["lap-lape"]["control"].tolist() == pytest.approx(pairs["chance"][:6].tolist())
+    assert drawn["stability-lap"]["method"].tolist() == [*CODES, *CODES]
+    assert drawn["stability-lap"]["value"].tolist() == pytest.approx([0, 0, 0, 0.1, 0.1, 0.1])
+    assert set(drawn["stability-lap"]["control"]) == {0.1}
+    assert drawn["price"][["value", "low", "high", "control"]].values.tolist()[0] == [
+        *(0.1, -0.1, 0.3, 0.0)
+    ]

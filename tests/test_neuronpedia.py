@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp.counting.collect import Keep, collect
-from interp.reports.neuronpedia import write_neuronpedia
+from interp.reports.neuronpedia import read_neuronpedia, write_neuronpedia
 from interp.selections.select import select_by_entropy
 from tests import test_bake
 from tests.campaigns.kills import blocks
@@ -76,6 +76,12 @@ def test_neurons_are_features_and_contexts_activations(llama, tmp_path):
                 assert row["dataSource"] in run.firing.languages
             assert feature["pos_values"] == sorted(feature["pos_values"], reverse=True)
             assert feature["neg_values"] == sorted(feature["neg_values"])
+    table = read_neuronpedia(tmp_path).set_index(["layer", "neuron"])
+    assert list(table.index) == [tuple(unit) for unit in mask.nonzero().tolist()]
+    rate = run.firing.total.sum(dim=0) / run.firing.tokens.sum()
+    for (layer, neuron), row in table.iterrows():
+        assert row["rate"] == pytest.approx(rate[layer, neuron].item())
+        assert row["contexts"] == int((run.contexts.row[:, layer, neuron] >= 0).sum())
     with pytest.raises(ValueError, match=r"tiny exists: name a new folder"):
         write_neuronpedia(llama, run.firing, chosen, run.contexts, tmp_path, name="tiny")
 
@@ -87,3 +93,55 @@ def test_results_of_two_runs_are_refused(llama, tmp_path):
     chosen = interp.select_by_entropy(run.firing, 0.1, 0.5)
     with pytest.raises(ValueError, match="are not of one run"):
         write_neuronpedia(llama, fewer, chosen, run.contexts, tmp_path, name="tiny")
+
+
+def exported(folder: Path, layer: str, features: list[Any], activations: list[Any]) -> Path:
+    """One source of an export, by hand; the second kind of file is not compressed."""
+    for name, records in (("features", features), ("activations", activations)):
+        (folder / layer / name).mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if name == "features":
+            packed = gzip.compress(text.encode())
+            (folder / layer / name / "batch-0.jsonl.gz").write_bytes(packed)
+        else:
+            (folder / layer / name / "batch-0.jsonl").write_text(text)
+    return folder
+
+
+def feature(layer: str, index: int, **other: Any) -> dict[str, Any]:
+    return {
+        **{"modelId": "m", "layer": layer, "index": str(index), "frac_nonzero": index / 100},
+        **{"maxActApprox": 2.5, "pos_str": ["a", "b"], "neg_str": [], **other},
+    }
+
+
+def test_an_export_of_others_is_a_table(tmp_path):
+    best = {"index": "7", "tokens": ["x", "y"], "maxValueTokenIndex": 1, "maxValue": 2.5}
+    weaker = best | {"maxValueTokenIndex": 0, "maxValue": 1.0}
+    exported(tmp_path, "10-mlp", [feature("10-mlp", 9), feature("10-mlp", 7)], [weaker, best])
+    exported(tmp_path, "2-mlp", [feature("2-mlp", 7)], [])
+    table = read_neuronpedia(tmp_path)
+    assert table[["layer", "neuron"]].values.tolist() == [[2, 7], [10, 7], [10, 9]]
+    assert table["rate"].tolist() == [0.07, 0.07, 0.09]
+    assert table["contexts"].tolist() == [0, 2, 0]
+    assert table["strongest"].tolist() == ["", "y", ""]
+    assert table["promotes"][0] == "a  b"
+
+
+def test_what_is_no_export_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no folder named features: give the folder"):
+        read_neuronpedia(tmp_path)
+    wrong = feature("0-mlp", 1)
+    del wrong["frac_nonzero"]
+    for features, match in (
+        ([wrong], r"batch-0.jsonl.gz is not a batch of an export .*'frac_nonzero'.*download"),
+        ([feature("first", 1)], "is not a batch of an export"),
+        ([["a"]], "is not a batch of an export"),
+        ([], "hold no neuron"),
+        ([feature("0-mlp", 1)] * 2, "has neuron 1 of 0-mlp twice"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            read_neuronpedia(exported(tmp_path, "0-mlp", features, []))
+    (tmp_path / "0-mlp" / "features" / "batch-0.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
+    with pytest.raises(ValueError, match="or is damaged"):
+        read_neuronpedia(tmp_path)

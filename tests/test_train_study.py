@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -30,20 +31,49 @@ def test_lora_has_as_many_weights_and_changes_nothing_untrained():
         assert torch.allclose(plain(input_ids=ids).logits, model.logits(ids), atol=1e-4)
 
 
-@pytest.mark.campaign
-def test_every_way_is_trained_with_every_rate_and_then_with_its_best(tmp_path: Path):
-    pytest.importorskip("peft")
+def small(folder: Path) -> study.Config:
+    """The preset `tiny`, on a model that knows nothing."""
     preset = study.experiment.presets["tiny"][1]
-    model = tiny_models.build("llama", tmp_path / "model")
-    small = replace(preset.study, model=str(model), tokens=1280, out=tmp_path)
-    config = replace(
+    model = tiny_models.build("llama", folder / "model")
+    return replace(
         preset,
-        study=small,
+        study=replace(preset.study, model=str(model), tokens=1280, out=folder),
         learned_tokens=1280,
         fraction=0.05,
         recipe=Recipe(steps=2, rows=2, rows_at_once=2),
-        out=tmp_path,
+        out=folder,
     )
+
+
+@pytest.mark.slow
+def test_the_rate_is_raised_until_the_gain_falls(tmp_path: Path, monkeypatch):
+    """Trained on nothing: the gain of each rate is given. The one before it fell is the best."""
+    gains = {1e-4: 0.1, 1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.9}
+    made = []
+
+    def make(self: Any, path: Path, way: str, rate: float, seed: int, model: Any) -> None:
+        made.append((way, rate, seed))
+        before = self._before
+        learned = before.languages.index("de")
+        nats = before.nats.clone()
+        nats[..., learned] -= gains[rate] * before.tokens[:, None, learned]
+        replace(before, nats=nats, interventions=(way,)).save(path)
+
+    monkeypatch.setattr(study.Trainings, "_make", make)
+    config = replace(small(tmp_path), rates=tuple(gains), seeds=2)
+    trainings = study.Trainings(config, interp.load(config.study.model)).all()
+    for way in study.WAYS:
+        own = [(part.rate, part.seed) for part in trainings if part.way == way]
+        assert own == [(1e-3, 0), (1e-4, 0), (1e-2, 0), (1e-3, 1)]
+    _, ways = study.tables(trainings, "de")
+    assert ways["gain"].tolist() == pytest.approx([0.3] * 8)
+    assert ways["forgetting"].abs().max() == 0
+
+
+@pytest.mark.campaign
+def test_every_way_is_trained_with_every_rate_and_then_with_its_best(tmp_path: Path):
+    pytest.importorskip("peft")
+    config = small(tmp_path)
     study.experiment.run(config)
     ways = pd.read_csv(tmp_path / "ways.csv")
     assert ways.groupby("way")["seed"].apply(list).to_dict() == {way: [0, 1] for way in study.WAYS}
@@ -54,3 +84,14 @@ def test_every_way_is_trained_with_every_rate_and_then_with_its_best(tmp_path: P
     assert len(load_claims(tmp_path / "claims.json")) == 4
     gain = -losses[(losses["read"] == "de") & (losses["rate"] == ways["rate"][0])]["increase"]
     assert ways["gain"][0] == pytest.approx(gain.iloc[0], abs=1e-4)
+    again = (tmp_path / "ways.csv").read_bytes()
+    (tmp_path / "ways.csv").unlink()
+    trained = sorted((tmp_path / "trainings").iterdir())
+    assert len(trained) == 4 * 3
+    trained[5].unlink()
+    written = {path: path.stat().st_mtime_ns for path in trained if path.exists()}
+    study.experiment.run(config)
+    assert (tmp_path / "ways.csv").read_bytes() == again
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(ValueError, match="was started with another recipe"):
+        study.experiment.run(replace(config, recipe=Recipe(steps=3, rows=2, rows_at_once=2)))

@@ -35,8 +35,8 @@ def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """A panel for each measure, a row for each method: value, 95 % interval and control.
 
     From the comparison.csv of experiments/compare_methods.py: columns method, measure, value, low,
-    high, control. Methods and panels keep the order of the table. Each panel has its own scale,
-    which starts at zero if no value is below it.
+    high, control; in other tables the rows are languages or edits. Rows and panels keep the order
+    of the table. Each panel has its own scale, which starts at zero if no value is below it.
     """
     values = ("value", "low", "high", "control")
     table = check(frame, "method_comparison", ("method", "measure"), values)
@@ -62,7 +62,7 @@ def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         control: dict[str, Any] = {"linestyle": "", "marker": "|", "color": GRAY}
         above = 4.0 + n_lines * (small() + 0.5) * 1.35
         for handle in (
-            key("chosen by the method, 95 % interval", **look),
+            key("value, 95 % interval", **look),
             key("control", **control),
         ):
             ax.add_line(handle)  # without points, for the legend only

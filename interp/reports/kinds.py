@@ -1,7 +1,10 @@
 """The kinds of tables that runs write: how a report explains and draws each of them."""
 
+import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +32,7 @@ class TableKind:
     """What was asked, and how to read the figure."""
 
     files: tuple[str, ...]
-    """File names of the table, if no result is stored next to it."""
+    """File names of the table, if no result is stored next to it; * stands for anything."""
 
     columns: tuple[str, ...]
     """Columns it must have in that case: other kinds of tables have the same file names."""
@@ -57,6 +60,31 @@ def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of all facts, which come first; a table may also have rows of some facts alone."""
     table: Table = frame
     return table[table["facts"] == table["facts"].iloc[0]] if "facts" in table else table
+
+
+def _stable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A panel for each change of the text or the rule, a row for each language. Those without one
+    of the languages are left out: there are as many as languages."""
+    names = {"language": "method", "change": "measure", "jaccard": "value", "chance": "control"}
+    rows: Table = frame[~frame["change"].str.startswith("without ")]
+    changes = rows["change"].map(lambda change: textwrap.fill(change, 16))
+    return rows.assign(change=changes).rename(columns=names)
+
+
+def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """A panel for each other selection beside the first, a row for each language; Jaccard has no
+    interval."""
+    names = {"language": "method", "jaccard": "value", "chance": "control", "b": "measure"}
+    rows: Table = frame[frame["a"] == frame["a"].iloc[0]]
+    return rows.rename(columns=names).assign(low=math.nan, high=math.nan)
+
+
+def _price(frame: pd.DataFrame) -> pd.DataFrame:
+    """A panel for each measure, a row for each edit; the control, nothing edited, is zero."""
+    names = {"under": "method", "difference": "value"}
+    ends = {"difference_low": "low", "difference_high": "high"}
+    measures = frame["measure"].map(lambda measure: textwrap.fill(measure, 16))
+    return frame.rename(columns=names | ends).assign(measure=measures, control=0.0)
 
 
 # ---------------------------------------------------------------- the kinds
@@ -199,6 +227,38 @@ KINDS = (
         "tokens read; dotted: chance level.",
     ),
     TableKind(
+        "Which neurons depend on the text that was read?",
+        "Neurons are selected again from half of the text, without one of its shards, and with "
+        "other settings: how many are the same?",
+        ("*.csv",),
+        ("change", "language", "jaccard", "low", "high", "chance", "most"),
+        plots.method_comparison,
+        "Jaccard index of each language's neurons with those selected again (panels: what "
+        "changed; what leaving out a language changes is in the table), with 95 % intervals; "
+        "strokes: chance level.",
+        rows=_stable,
+    ),
+    TableKind(
+        "Do selections agree?",
+        "Neurons of the same language in the first selection and in another: how many are in both?",
+        ("*.csv",),
+        ("a", "b", "language", "neurons_a", "neurons_b", "both", "jaccard", "chance"),
+        plots.method_comparison,
+        "Jaccard index of each language's neurons in the first selection and in another (panels); "
+        "strokes: that of random sets of as many neurons in every layer.",
+        rows=_pairs,
+    ),
+    TableKind(
+        "What does it cost to keep answers in one language?",
+        "The fewest neurons that keep answers in their language are switched off, and as many "
+        "random ones: what changes, in the answers, in the loss, in tasks?",
+        ("price.csv",),
+        ("measure", "under", "before", "after", "difference"),
+        plots.method_comparison,
+        "Change from the unedited model, with 95 % intervals; every measure has its own scale.",
+        rows=_price,
+    ),
+    TableKind(
         "Do neurons follow a language, or its script, its word order, its words?",
         "A label's text is rewritten so that one thing is taken from it, and its neurons are "
         "selected anew with the thresholds of the text as it is: how many stay?",
@@ -217,7 +277,8 @@ def kind_of(file: Path, frame: pd.DataFrame) -> TableKind | None:
     """The kind of a table in a file; None: of no kind that runs write, or without rows."""
     stored = header_of(file).get("kind")
     for kind in KINDS:
-        named = file.name in kind.files and set(kind.columns) <= set(frame.columns)
+        named = any(fnmatchcase(file.name, name) for name in kind.files)
+        named = named and set(kind.columns) <= set(frame.columns)
         if len(frame) and (named if stored is None else stored == kind.result):
             return kind
     return None

@@ -1,4 +1,4 @@
-"""Write selected neurons in the layout that Neuronpedia imports (v1).
+"""Write selected neurons in the layout that Neuronpedia imports (v1), and read what others wrote.
 
     MODEL/LAYER-SET/release.jsonl, model.jsonl, sourceset.jsonl, source.jsonl
     MODEL/LAYER-SET/features/batch-0.jsonl.gz, activations/batch-0.jsonl.gz
@@ -11,11 +11,13 @@ account its own id; ours is a placeholder.
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from einops import reduce
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -118,6 +120,89 @@ def write_neuronpedia(
         _write_batches(source / "features", features)
         _write_batches(source / "activations", activations)
     return out
+
+
+def read_neuronpedia(folder: Path | str) -> pd.DataFrame:
+    """A row for each neuron of an export of Neuronpedia or SAEDashboard (v1), by layer and index.
+
+    `folder` holds the export, of one source or of several. Columns: `rate`, the share of tokens on
+    which the activation is not zero, which is how often the neuron fires for ReLU alone; `largest`,
+    its largest activation; `promotes` and `suppresses`, tokens; `contexts`, how many are in the
+    export, and `strongest`, the token of the strongest. Neither counts nor languages are in an
+    export, so it holds no statistics that a selection could be made from. Layout v2, which
+    describes its records in a file of its own, is not read.
+
+    >>> run = interp.collect(model, text, keep=interp.Keep(contexts=2), progress=False)
+    >>> german = interp.NeuronSelection(neurons.mask[1:2], ("de",))
+    >>> exported = interp.reports.write_neuronpedia(
+    ...     model, run.firing, german, run.contexts, folder, name="babel-german"
+    ... )
+    >>> table = interp.reports.read_neuronpedia(exported)
+    >>> len(table) == neurons.counts()["de"]
+    True
+    """
+    sources = sorted(path.parent for path in Path(folder).rglob("features") if path.is_dir())
+    if not sources:
+        raise FileNotFoundError(
+            f"{folder} holds no folder named features: give the folder of an export (v1), with "
+            "features/batch-N.jsonl.gz in it or below it."
+        )
+    rows = []
+    for source in sources:
+        contexts: dict[str, list[tuple[float, str]]] = {}
+        for path, line in _lines(source / "activations"):
+            with _refused(path):
+                strongest = line["tokens"][line["maxValueTokenIndex"]]
+                contexts.setdefault(line["index"], []).append((float(line["maxValue"]), strongest))
+        for path, line in _lines(source / "features"):
+            with _refused(path):
+                own = contexts.get(line["index"], [])
+                rows.append(
+                    {
+                        **{"model": line["modelId"], "source": line["layer"]},
+                        "layer": int(line["layer"].split("-")[0]),
+                        "neuron": int(line["index"]),
+                        "rate": float(line["frac_nonzero"]),
+                        "largest": float(line["maxActApprox"]),
+                        "promotes": "  ".join(line["pos_str"]),
+                        "suppresses": "  ".join(line["neg_str"]),
+                        "contexts": len(own),
+                        "strongest": max(own)[1] if own else "",
+                    }
+                )
+    if not rows:
+        raise ValueError(f"The batches of {folder} hold no neuron: download the export again.")
+    table = pd.DataFrame(rows)
+    if (twice := table.duplicated(["model", "source", "neuron"])).any():
+        first = table[twice].iloc[0]
+        raise ValueError(
+            f"{folder} has neuron {first['neuron']} of {first['source']} twice: give the folder of "
+            "one export."
+        )
+    return table.sort_values(["layer", "source", "neuron"], ignore_index=True)
+
+
+def _lines(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every record of a folder's batches, with the file it is from."""
+    for path in sorted(folder.glob("batch-*.jsonl*")):
+        with _refused(path):
+            content = path.read_bytes()
+            text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+            records = [json.loads(line) for line in text.splitlines() if line]
+        for record in records:
+            yield path, record
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Within the block, what does not fit the layout is an error that names the file."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a batch of an export (v1) of Neuronpedia, or is damaged "
+            f"({type(error).__name__}: {error}): download it again."
+        ) from None
 
 
 def _check(model: NeuronModel, stats: FiringStats, contexts: TopContexts) -> None:
