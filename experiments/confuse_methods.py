@@ -1,6 +1,7 @@
 """Which decoy fools which method?
 
     python -m experiments.confuse_methods tiny      # two minutes
+    python -m experiments.confuse_methods short     # 20 models: three strengths, five seeds
     python -m experiments.confuse_methods babel     # hours on one core: 20 models of every strength
 
 Reads   experiments/planting.toml, which says what is planted; it was committed before any method
@@ -110,6 +111,7 @@ PRESETS = {
     "tiny": Preset(
         "Few small models: checks that every part runs.", differences={"planting": "tiny"}
     ),
+    "short": Preset("20 of the models of `babel`.", differences={"planting": "short"}),
     "babel": Preset("140 models of 2,048 neurons: hours on one core."),
 }
 
