@@ -137,7 +137,9 @@ class Collect:
     """Tokens per batch; lower it if memory runs out."""
 
     shard: str | None = None
-    """i/n: read only part i of n; then `interp merge`."""
+    """i/n: read only part i of n; then `interp merge`.
+
+    Parts on one machine: set OMP_NUM_THREADS to the share of its cores that each gets."""
 
     keep_pieces: bool = False
     """Keep the pieces after they are merged, to merge again.
