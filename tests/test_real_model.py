@@ -1,4 +1,4 @@
-"""Gemma 3 270M against plain Hugging Face with torch hooks; skipped where it is not fetched.
+"""Pretrained models against plain Hugging Face with torch hooks; skipped where not fetched.
 
 python -m experiments.real_models fetch gemma3-270m
 """
@@ -15,25 +15,31 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import interp
-from experiments.real_models import path_of
+from experiments.real_models import MODELS, path_of
 from interp.models.gguf_checkpoint import checkpoint_of
+from interp.text.tokens import prompt_ids
 
-FILE = path_of("gemma3-270m")
 LANGUAGES, N_TOKENS, BLOCK = ("de", "ja"), 1536, 128
 PROMPT, ANSWER = "The capital of Japan is", " Tokyo"
 
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"{FILE} is not fetched")
+
+@pytest.fixture(scope="module", params=MODELS)
+def file(request: pytest.FixtureRequest) -> Path:
+    file = path_of(request.param)
+    if not file.exists():
+        pytest.skip(f"{file} is not fetched")
+    return file
 
 
 @pytest.fixture(scope="module")
-def model() -> interp.NeuronModel:
-    return interp.load(FILE, dtype=torch.float32)
+def model(file: Path) -> interp.NeuronModel:
+    return interp.load(file, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[Any]:
+def plain(file: Path) -> Iterator[Any]:
     """The same weights as Hugging Face opens them."""
-    with checkpoint_of(FILE) as (folder, _):
+    with checkpoint_of(file) as (folder, _):
         yield AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(
             False
         )
@@ -78,11 +84,12 @@ def test_counts_are_those_of_plain_hooks(
     firing = interp.collect(model, text, progress=False).firing
     tokens = dict(zip(firing.languages, firing.tokens.sum(0).tolist(), strict=True))
     assert sum(tokens.values()) > 2900
-    assert firing.fired.shape[2:] == (18, 2048)
+    size = (len(plain.model.layers), plain.config.intermediate_size)
+    assert firing.fired.shape[2:] == size
     for language, fired in zip(firing.languages, firing.fired.sum(0), strict=True):
         rows = text.rows[language]
         keep = text.keep(rows.ids, rows.length)
-        counts = torch.zeros(18, 2048, dtype=torch.int64)
+        counts = torch.zeros(size, dtype=torch.int64)
 
         def count(layer: int, module: Any, args: Any, gates: Tensor) -> None:
             counts[layer] += (gates[keep] > 0).sum(0)  # noqa: B023
@@ -96,8 +103,8 @@ def test_counts_are_those_of_plain_hooks(
 def test_an_edit_is_that_of_plain_hooks(
     model: interp.NeuronModel, plain: Any, text: interp.Corpora
 ) -> None:
-    off = torch.zeros(18, 2048, dtype=torch.bool)
-    off[[0, 9, 17], :200] = True
+    off = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.bool)
+    off[[0, 9, -1], :200] = True
     ids = text.rows["de"].ids[:2].long()
 
     def silence(layer: int, module: Any, args: Any) -> Any:
@@ -121,8 +128,8 @@ def test_an_attribution_is_what_plain_hooks_give(model: interp.NeuronModel, plai
     Integrated gradients of Gemma 3 do not add up in few steps: a norm follows the MLP, so that all
     that changes on the way from zero changes in its first step.
     """
-    ids = [model.bos_id, *model.encode(PROMPT)]
-    (answer,) = model.encode(ANSWER)
+    ids = prompt_ids(model, PROMPT)
+    answer = model.encode(ANSWER)[0]
     with pytest.warns(UserWarning, match="do not add up"):
         result = interp.integrated_gradients(model, ids, answer, steps=2, quantity="logit")
 
@@ -135,7 +142,7 @@ def test_an_attribution_is_what_plain_hooks_give(model: interp.NeuronModel, plai
         with torch.inference_mode(), hooked(plain, "down_proj", silence, before=True):
             return plain(torch.tensor([ids]), use_cache=False).logits[0, -1, answer].item()
 
-    change = torch.tensor([logit() - logit(layer) for layer in range(18)])
+    change = torch.tensor([logit() - logit(layer) for layer in range(model.n_layers)])
     assert torch.allclose(result.change, change, atol=1e-3)
     assert change.abs().max() > 1
 
@@ -148,7 +155,8 @@ def test_an_attribution_is_what_plain_hooks_give(model: interp.NeuronModel, plai
     plain.get_input_embeddings().requires_grad_(True)
     with torch.enable_grad(), hooked(plain, "down_proj", remember, before=True):
         plain(torch.tensor([ids]), use_cache=False).logits[0, -1, answer].backward()
-    by_neuron = torch.stack([(outputs[n] * outputs[n].grad)[0, -1] for n in range(18)]).detach()
+    by_layer = [(outputs[layer] * outputs[layer].grad)[0, -1] for layer in range(model.n_layers)]
+    by_neuron = torch.stack(by_layer).detach()
     plain.get_input_embeddings().requires_grad_(False)
     plain.zero_grad()
     ours = interp.prompts.gradient_times_activation(model, ids, answer, "logit")

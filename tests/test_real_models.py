@@ -132,7 +132,9 @@ def test_another_file_is_refused(index: Path) -> None:
 def test_a_full_disk_and_a_wrong_name_are_refused(
     index: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="There is no model 'nonesuch': there is gemma3-270m"):
+    with pytest.raises(
+        ValueError, match="There is no model 'nonesuch': there is gemma3-270m, smol"
+    ):
         fetch("nonesuch")
     usage = real_models.shutil.disk_usage(index)._replace(free=1_000_000)
     monkeypatch.setattr(real_models.shutil, "disk_usage", lambda path: usage)
