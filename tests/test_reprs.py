@@ -31,7 +31,6 @@ from interp.evaluations.rates import Rate
 from interp.evaluations.writing import Generated
 from interp.inference.intervals import Estimate
 from interp.interventions.residual import ResidualMeans
-from interp.models import load as loading
 from interp.models.doctor import Check, Diagnosis
 from interp.prompts.attribution_results import PositionAttribution
 from interp.results import artifacts, bars
@@ -945,7 +944,7 @@ def test_opening_a_small_model_shows_no_bar(checkpoint, monkeypatch, capsys):
     capsys.readouterr()
     interp.load(checkpoint)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(loading, "_BAR_AFTER", 0.0)  # as if it took its time
+    monkeypatch.setattr(bars, "SECONDS", 0.0)  # as if it took its time
     interp.load(checkpoint)
     assert "Loading weights" in capsys.readouterr().err
 
@@ -960,7 +959,7 @@ def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_
     before = transformers_logging.set_tqdm_hook(mine)
     try:
         interp.load(checkpoint)
-        assert [each["delay"] for each in asked] == [loading._BAR_AFTER]
+        assert [each["delay"] for each in asked] == [bars.SECONDS]
         broken = tiny_models.build("llama", tmp_path)
         (broken / "model.safetensors").write_bytes(b"nothing")
         with pytest.raises(ValueError, match="cannot be read"):
@@ -968,6 +967,6 @@ def test_bars_are_as_before_behind_a_model_and_behind_a_failure(checkpoint, tmp_
         assert transformers_logging._tqdm_hook is mine
     finally:
         transformers_logging.set_tqdm_hook(before)
-    with loading._delayed_bars():
+    with bars.bars_of_transformers():
         assert transformers_logging._tqdm_hook is not before
     assert transformers_logging._tqdm_hook is before

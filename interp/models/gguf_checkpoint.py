@@ -27,7 +27,7 @@ from interp.models.gguf_reading import (
     read_tokenizer,
 )
 from interp.results import artifacts
-from interp.results.bars import tqdm
+from interp.results.bars import bars_of_transformers, tqdm
 
 _BYTES_PER_WEIGHT = 4  # float32
 _FACTS = "gguf.json"
@@ -105,7 +105,7 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
     # A bar, as of every long step: on stderr, or a widget in a notebook, and no one need act on it.
     title = f"converting {path.name} once, to {size} in {folder.parent}"
     try:
-        with tqdm(total=3, desc=title, unit="step") as bar:
+        with tqdm(total=3, desc=title, unit="step") as bar, bars_of_transformers():
             bar.refresh()  # at once, as it takes minutes
             model = read_model(header, config)
             bar.update()

@@ -23,7 +23,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from interp.models.adapters import adapter_in
 from interp.models.bridge import bridge_of, pass_cache_to_attention, with_tokenizer
@@ -33,6 +32,7 @@ from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.mixture_model import model_class
 from interp.models.neuron_model import NeuronModel, refuse_experts
+from interp.results.bars import bars_of_transformers
 from interp.results.words import Attention
 
 try:
@@ -40,7 +40,6 @@ try:
 except ImportError:  # removed in TransformerLens 4.0
     HookedTransformer = None
 
-_BAR_AFTER = 2.0  # seconds
 _SOURCE_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
 
 
@@ -114,7 +113,7 @@ def _load(
         options["attn_implementation"] = "eager"  # fused attention never forms its scores
     tokenizer = _read_tokenizer(name, source, source_options)
     try:
-        with _delayed_bars():
+        with bars_of_transformers():
             loaded: Any = class_of(config, name).from_pretrained(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
@@ -366,26 +365,3 @@ def _read_tokenizer(name: str | Path, source: str, source_options: Mapping[str, 
             "weights."
         )
     return tokenizer
-
-
-@contextmanager
-def _delayed_bars() -> Iterator[None]:
-    """Within the block, progress bars of transformers appear only if loading takes long.
-
-    A small model loads before a bar could be read, and in a notebook every bar stays. A hub name
-    does not tell the size, so time decides. Download bars are not affected.
-    """
-    set_tqdm_hook = getattr(transformers_logging, "set_tqdm_hook", None)
-    if set_tqdm_hook is None:  # before transformers 5, where one file of weights had no bar
-        yield
-        return
-
-    def delayed(make: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kwargs = {"delay": _BAR_AFTER, **kwargs}
-        return make(*args, **kwargs) if previous is None else previous(make, args, kwargs)
-
-    previous = set_tqdm_hook(delayed)
-    try:
-        yield
-    finally:
-        set_tqdm_hook(previous)

@@ -9,13 +9,15 @@ a red box. So the whole library imports tqdm from here, and in a notebook `impor
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "IProgress not found")
     from tqdm.auto import tqdm as drawn
 
-__all__ = ["tqdm"]
+__all__ = ["bars_of_transformers", "tqdm"]
 
 SECONDS = 2.0
 """What takes no longer shows no bar."""
@@ -29,11 +31,37 @@ class tqdm(drawn):
     """A bar that waits before it appears, and disappears at the end."""
 
     def __init__(self, *positional: Any, **named: Any) -> None:
-        given = {"delay": SECONDS, "leave": False} | named
-        if "file" not in named and _is_log(sys.stderr):
-            # miniters: without it, tqdm's monitor redraws a slow bar every ten seconds.
-            given |= {"file": LogLines(sys.stderr), "mininterval": LOG_SECONDS, "miniters": 1}
-        super().__init__(*positional, **given)
+        super().__init__(*positional, **_settings(named))
+
+
+def _settings(named: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of one of our bars, with those that were named."""
+    given = {"delay": SECONDS, "leave": False} | named
+    if "file" not in named and _is_log(sys.stderr):
+        # miniters: without it, tqdm's monitor redraws a slow bar every ten seconds.
+        given |= {"file": LogLines(sys.stderr), "mininterval": LOG_SECONDS, "miniters": 1}
+    return given
+
+
+@contextmanager
+def bars_of_transformers() -> Iterator[None]:
+    """Within the block, progress bars of transformers are like ours; those of downloads are not."""
+    from transformers.utils import logging
+
+    set_tqdm_hook = getattr(logging, "set_tqdm_hook", None)
+    if set_tqdm_hook is None:  # before transformers 5, where one file of weights had no bar
+        yield
+        return
+
+    def like_ours(make: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        named = _settings(named)
+        return make(*positional, **named) if previous is None else previous(make, positional, named)
+
+    previous = set_tqdm_hook(like_ours)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(previous)
 
 
 class LogLines:
