@@ -28,7 +28,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -53,6 +53,7 @@ from interp.runs.folder import begin
 from interp.scores import SharingProfile, TokenSharing
 from interp.text import Task
 
+_COMPARED: tuple[FiresBy, ...] = ("gate", "output")
 SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_low")
 """Columns of off.csv that are printed."""
 
@@ -148,7 +149,7 @@ def by_threshold(
     model: interp.NeuronModel, rows: interp.Corpora, name: str, config: Config
 ) -> list[dict[str, object]]:
     """The all-shared share at each firing threshold, by gate and by output."""
-    ways = list(itertools.product(get_args(FiresBy), config.thresholds))
+    ways = list(itertools.product(_COMPARED, config.thresholds))
     table = []
     for (fires_by, threshold), signs in zip(ways, signs_by(model, rows, ways), strict=True):
         profile = sharing_profile(signs, torch.Generator(), n_draws=0)

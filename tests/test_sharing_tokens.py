@@ -228,7 +228,9 @@ def test_neurons_that_fire_by_the_token_keep_less_than_those_that_fire_by_the_pr
 def test_tokens_of_what_are_no_parallel_prompts_are_refused(models, tmp_path):
     model = models["llama"]
     rows = prompt_rows(PROMPTS, model)
-    with pytest.raises(ValueError, match="fires_by is gate or output, not 'value'"):
+    with pytest.raises(
+        ValueError, match="fires_by is one of gate, activation, output, not 'value'"
+    ):
         getattr(firing_kind, "__wrapped__", firing_kind)("value")
     with pytest.raises(ValueError, match="There are 3 prompts and 2 cluster numbers"):
         getattr(sharing_over_tokens, "__wrapped__", sharing_over_tokens)(

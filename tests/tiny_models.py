@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, MAX_LENGTH = 3, 64, 160, 4, 64
@@ -221,3 +222,10 @@ def build(name: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+class Kinked(nn.Module):
+    """An activation that is positive again for gates below -1, as xIELU is far below zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x) + 10 * (-1 - x).clamp_min(0)

@@ -19,7 +19,7 @@ from interp.commands.common import (
 )
 from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels
-from interp.results.words import Bos, Care, Kind, Split
+from interp.results.words import Bos, Care, FiresBy, Kind, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
 from interp.text.languages import label_name
@@ -91,6 +91,12 @@ class Collect:
 
     hygiene: Care = "report"
     """Lines in another language: report, drop, or off."""
+
+    fires_by: FiresBy = "gate"
+    """A neuron fires if this is above zero: gate, activation or output.
+
+    activation, which is act(gate), for models where `interp doctor` says that its sign is not that
+    of the gate."""
 
     moments: bool = False
     """Also keep means and spreads, for edits that set values."""
@@ -222,6 +228,8 @@ class Collect:
                 "per language."
             )
         say_how_text_begins(model, corpora.bos)
+        if stats.fires_by != "gate":
+            say(f"A neuron fires where its {stats.fires_by} is above zero.")
         table = counts_table(stats)
         show_counts(table)
         if not self.keep_pieces and not self.sentences and (freed := run.tidy()):
@@ -231,7 +239,7 @@ class Collect:
 
     @property
     def keep(self) -> "interp.Keep":
-        return replace(keep_of(self), special_tokens=self.special_tokens)
+        return replace(keep_of(self), fires_by=self.fires_by, special_tokens=self.special_tokens)
 
     def check(self) -> tuple[str, ...]:
         """The labels; refuses options that exclude each other, before a large model is loaded."""

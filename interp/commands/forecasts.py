@@ -26,7 +26,7 @@ def of_counting(
     folder: Path,
 ) -> "interp.runs.Forecast":
     """What is left of reading all text once, counting, and the disk that it takes."""
-    from interp.counting.counters import FiringCounter
+    from interp.counting.expert_counter import firing_counter
     from interp.counting.observe import batches, observe
     from interp.counting.plan import plan_of
 
@@ -34,7 +34,7 @@ def of_counting(
     batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
 
     def trial() -> int:
-        observe(model, batch, [FiringCounter(model)])
+        observe(model, batch, [firing_counter(model, keep.fires_by)])
         return int(batch.length.sum())
 
     tokens = sum(corpora.tokens().values())

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 class Share:
     """Measure how many neurons languages share on a task's prompts.
 
-    A neuron fires on a prompt if its gate (or with --fires-by output, its output) is above the
-    threshold at the last token. Each share comes with two baselines: languages that fire
-    independently at each neuron's own rates, and independently with all neurons alike. To resume
-    after an interruption, run the same command again.
+    A neuron fires on a prompt if its gate (or what --fires-by names) is above the threshold at the
+    last token. Each share comes with two baselines: languages that fire independently at each
+    neuron's own rates, and independently with all neurons alike. To resume after an interruption,
+    run the same command again.
 
         interp share babel/fact_completion --languages en de fr es zh ja
         interp share babel/fact_completion --fires-by output --thresholds 0 0.1 \\
@@ -58,9 +58,9 @@ class Share:
     The shares depend on how many there are."""
 
     fires_by: FiresBy = "gate"
-    """Whether the gate or the output decides firing.
+    """The gate, the activation or the output decides firing.
 
-    In an MLP without a linear branch, both have the same sign."""
+    In an MLP without a linear branch, activation and output are the same."""
 
     bos: Bos | None = None
     """auto, none, document, block; by default the run's.
@@ -209,7 +209,7 @@ class Attribute:
     """Quantity to attribute, of the answer's first token."""
 
     fires_by: FiresBy = "gate"
-    """Whether the gate or the output decides firing, and so the category."""
+    """The gate, the activation or the output decides firing, and so the category."""
 
     bos: Bos | None = None
     """auto, none, document, block; by default the run's.

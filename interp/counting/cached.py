@@ -106,7 +106,11 @@ class Cached:
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
-        assert self._model is not None  # nothing that needs it can be called without
+        if self._model is None:
+            raise ValueError(
+                f"{self.label} does not know its activation function: give the model too, with "
+                "model=."
+            )
         return self._model.act(layer, pre)
 
     def n_positions(self, kind: Kind) -> int:

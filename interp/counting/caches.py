@@ -22,7 +22,7 @@ from interp.counting.bits import unpack_bits
 from interp.counting.cached import Cache, Cached, Gradients, Mask
 from interp.counting.counters import FiringCounter, SignsCounter, firing_kind
 from interp.counting.parts import Parts
-from interp.models.bare_model import wrapped
+from interp.models.bare_model import BareModel, wrapped
 from interp.results.display import listed
 from interp.results.words import FiresBy, Kind
 
@@ -52,19 +52,24 @@ MakeCounter = Callable[[Neurons, int], Counter]
 
 
 def firing_rate(
-    cache: Cache, keep: Mask | None = None, *, special_tokens: bool = False
+    cache: Cache,
+    keep: Mask | None = None,
+    *,
+    special_tokens: bool = False,
+    fires_by: FiresBy = "gate",
+    model: Neurons | BareModel | None = None,
 ) -> Float64[Tensor, "layer neuron"]:
-    """Share of a cache's tokens on which each neuron's gate is above zero.
-
-    `keep` and `special_tokens` are explained in `FiringStats.from_caches`.
+    """Share of a cache's tokens on which each neuron fires: its gate, or another value, is above
+    zero. The options are those of `FiringStats.from_caches`.
 
     >>> _, cache = model.run_with_cache(text.rows["de"].ids.long())
     >>> rate = interp.counting.firing_rate(cache)
     >>> rate.shape, bool(rate.equal(stats.rate[1]))
     (torch.Size([6, 2048]), True)
     """
-    neurons = Cached(cache, keep)
-    (counts,) = _replayed([neurons], ("pre",), lambda *_: FiringCounter(neurons), special_tokens)
+    neurons, kinds = Cached(cache, keep, model=_known(model)), (firing_kind(fires_by),)
+    counter = FiringCounter(neurons, fires_by)
+    (counts,) = _replayed([neurons], kinds, lambda *_: counter, special_tokens)
     n_tokens = int(counts["firing.tokens"])
     if n_tokens == 0:
         raise ValueError("No token of the cache counts, so it has no rates: look at the mask.")
@@ -78,17 +83,19 @@ def fires(
     *,
     fires_by: FiresBy = "gate",
     threshold: float = 0.0,
+    model: Neurons | BareModel | None = None,
 ) -> Bool[Tensor, "layer batch neuron"]:
     """Which neurons fire at one token of each row: 0 is the row's first, -1 its last.
 
     Only tokens in `keep` are numbered, so rows may have different lengths, padded on either side.
-    A neuron fires where its gate, or its output, is above the threshold.
+    A neuron fires where its gate, its activation (for which the model must be given), or its output
+    is above the threshold.
 
     >>> _, cache = model.run_with_cache(text.rows["de"].ids[:4].long())
     >>> interp.counting.fires(cache).shape
     torch.Size([6, 4, 2048])
     """
-    neurons, kind = Cached(cache, keep), firing_kind(fires_by)
+    neurons, kind = Cached(cache, keep, model=_known(model)), firing_kind(fires_by)
     batch = neurons.batch((kind,), pos)
     counter = SignsCounter(neurons, len(batch.rows), fires_by, threshold)
     neurons.replay(counter, batch)
@@ -159,8 +166,7 @@ def replay_all(
 
     `pos`: rows end at their token with this number, and each must have it.
     """
-    known = model if model is None or isinstance(model, Neurons) else wrapped(model)
-    cached = _paired(caches, keep, known)
+    cached = _paired(caches, keep, _known(model))
     everything = [neurons for shards in cached.values() for neurons in shards]
     tensors = iter(_replayed(everything, kinds, make_counter, special_tokens, pos))
     return {code: [next(tensors) for _ in shards] for code, shards in cached.items()}
@@ -173,16 +179,18 @@ def parts_of(
     special_tokens: bool,
     model: Any,
     *,
+    kinds: tuple[Kind, ...] | None = None,
     by_shard: bool = False,
     **settings: Any,
 ) -> Parts:
     """What counters of a class, with these settings, find in caches, of which each is a shard.
 
-    `by_shard`: the result keeps shards apart, so every language needs as many as the others.
+    `kinds`: the sites they ask for, if that depends on the settings. `by_shard`: the result keeps
+    shards apart, so every language needs as many as the others.
     """
     pieces = replay_all(
         caches,
-        counter.kinds,
+        kinds or counter.kinds,
         lambda neurons, _: counter(neurons, **settings),
         keep=keep,
         special_tokens=special_tokens,
@@ -236,6 +244,10 @@ def signs_at(
             f"The numbers of rows differ ({numbers}): row i must be prompt i in every language."
         )
     return torch.stack(bits, dim=1), widths[0]
+
+
+def _known(model: Neurons | BareModel | None) -> Neurons | None:
+    return model if model is None or isinstance(model, Neurons) else wrapped(model)
 
 
 def _replayed(

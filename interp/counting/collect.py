@@ -8,7 +8,7 @@ nine times write the same bytes.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from interp.counting.batch import Observer
 from interp.counting.caches import Counter
-from interp.counting.counters import FiringCounter, SentenceMeansCounter, SignsCounter
-from interp.counting.expert_counter import MIXTURE_COUNTS, ExpertFiringCounter
+from interp.counting.counters import SentenceMeansCounter, SignsCounter
+from interp.counting.expert_counter import MIXTURE_COUNTS, firing_counter
 from interp.counting.fitting import check_that_it_fits
 from interp.counting.histograms import SAMPLE, Grid, RangeCounter
 from interp.counting.keep import FIRING_ALONE, Keep
@@ -115,7 +115,7 @@ def collect(
 
 def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
-    if isinstance(model, MixtureModel) and keep != FIRING_ALONE:
+    if isinstance(model, MixtureModel) and replace(keep, fires_by="gate") != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
     if keep.sign_cases:
         check_gated(model)
@@ -238,10 +238,8 @@ class _Piece:
 
     def _counters(self, model: NeuronModel) -> list[Counter]:
         keep, n_rows = self.keep, len(self.number)
-        if isinstance(model, MixtureModel):
-            return [ExpertFiringCounter(model)]
         grid = Grid.load(grid_path(self.folder)) if keep.histograms else None
-        counters: list[Counter] = [FiringCounter(model)]
+        counters: list[Counter] = [firing_counter(model, keep.fires_by)]
         counters += [
             STATISTICS[name].counter(model, grid)
             for name in keep.statistics

@@ -16,24 +16,25 @@ from torch import Tensor
 
 from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_positive, pack_bits
+from interp.results.display import listed
 from interp.results.words import FiresBy, Kind
 
 
 class FiringCounter:
-    """Counts the tokens on which each gate is above zero."""
+    """Counts the tokens on which each gate, activation or output is above zero."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
-
-    def __init__(self, model: Neurons) -> None:
+    def __init__(self, model: Neurons, fires_by: FiresBy = "gate") -> None:
+        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+        self._model, self._fires_by = model, fires_by
         self._fired = zeros(model, model.d_mlp)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        gates = batch.kept(values)
-        self._fired[layer] += count_positive(gates)
-        self._tokens[layer] += len(gates)
+        kept = firing_values(self._model, self._fires_by, layer, batch.kept(values))
+        self._fired[layer] += count_positive(kept)
+        self._tokens[layer] += len(kept)
 
     def tensors(self) -> dict[str, Tensor]:
         return firing_tensors(self._fired, self._tokens)
@@ -124,7 +125,7 @@ class SentenceMeansCounter:
 
 
 class SignsCounter:
-    """Whether each gate, or each output, exceeds a threshold at the last token of each row."""
+    """Whether each gate, activation or output exceeds a threshold at the last token of each row."""
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class SignsCounter:
         if not math.isfinite(threshold):
             raise ValueError(f"The firing threshold is {threshold}: give a finite number.")
         warn_of_rounded_signs(model)
-        self._threshold = threshold
+        self._model, self._fires_by, self._threshold = model, fires_by, threshold
         self._bits = torch.zeros(n_rows, model.n_layers, -(-model.d_mlp // 8), dtype=torch.uint8)
 
     def update(
@@ -145,6 +146,7 @@ class SignsCounter:
     ) -> None:
         rows = torch.arange(len(batch.rows), device=values.device)
         last = values[rows, batch.length.long() - 1]
+        last = firing_values(self._model, self._fires_by, layer, last)
         self._bits[list(batch.rows), layer] = pack_bits(last > self._threshold).cpu()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -152,10 +154,17 @@ class SignsCounter:
 
 
 def firing_kind(fires_by: FiresBy) -> Kind:
-    """The site whose values say whether a neuron fires."""
+    """The site whose values say whether a neuron fires, see `firing_values`."""
     if fires_by not in get_args(FiresBy):
-        raise ValueError(f"fires_by is {' or '.join(get_args(FiresBy))}, not {fires_by!r}.")
-    return "pre" if fires_by == "gate" else "post"
+        raise ValueError(f"fires_by is one of {listed(get_args(FiresBy))}, not {fires_by!r}.")
+    return "post" if fires_by == "output" else "pre"
+
+
+def firing_values(
+    model: Neurons, fires_by: FiresBy, layer: int, values: Float[Tensor, "*batch neuron"]
+) -> Float[Tensor, "*batch neuron"]:
+    """The values that are compared with the threshold, from those of the site."""
+    return model.act(layer, values) if fires_by == "activation" else values
 
 
 def warn_of_rounded_signs(model: Neurons) -> None:

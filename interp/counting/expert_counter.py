@@ -9,16 +9,25 @@ from torch import Tensor
 
 from interp.counting.batch import Batch, Observer, zeros
 from interp.counting.bits import count_positive, count_positive_by
-from interp.counting.counters import firing_tensors
+from interp.counting.counters import FiringCounter, firing_kind, firing_tensors
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
-from interp.results.words import Kind
+from interp.models.neuron_model import NeuronModel
+from interp.results.words import FiresBy, Kind
 
 MIXTURE_COUNTS = (
     "{} is a mixture of experts, of which only firing is counted: leave out what else is to be "
     "kept."
 )
 """The refusal of everything but `ExpertFiringCounter`."""
+
+
+def firing_counter(
+    model: NeuronModel, fires_by: FiresBy = "gate"
+) -> "FiringCounter | ExpertFiringCounter":
+    """What counts firing in a model, dense or a mixture."""
+    mixed = isinstance(model, MixtureModel)
+    return ExpertFiringCounter(model, fires_by) if mixed else FiringCounter(model, fires_by)
 
 
 @runtime_checkable
@@ -33,9 +42,9 @@ class RowObserver(Observer, Protocol):
 class ExpertFiringCounter:
     """As `FiringCounter`, and counts the tokens routed to each expert."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
-
-    def __init__(self, model: MixtureModel) -> None:
+    def __init__(self, model: MixtureModel, fires_by: FiresBy = "gate") -> None:
+        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+        self._parts = model.parts if fires_by == "activation" else None
         self._fired = zeros(model, model.d_mlp)
         self._routed = zeros(model, model.layout.n_experts)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
@@ -55,6 +64,9 @@ class ExpertFiringCounter:
             kept = rearrange(batch.keep, "batch pos -> (batch pos)")[rows.token]
             values = values[kept]
             expert = None if expert is None else expert[kept]
+        if self._parts is not None:
+            (part,) = (part for part in self._parts[layer] if part.first == rows.first)
+            values = part.activated(values)
         if expert is None:
             fired = count_positive(values)
         else:

@@ -16,6 +16,9 @@ class Keep:
     ('firing', 'moments', 'contexts')
     """
 
+    fires_by: FiresBy = "gate"
+    """What must be above zero for a neuron to fire, in the counts that every run keeps."""
+
     moments: bool = False
     """Mean and standard deviation of act(gate) and of the neuron's output, per language."""
 
@@ -45,11 +48,11 @@ class Keep:
     Firing counts and moments always leave special tokens out."""
 
     signs: FiresBy | None = None
-    """Which neurons fire at the last token of each row, by the sign of the gate or of the output;
-    rows must be parallel prompts."""
+    """Which neurons fire at the last token of each row, by the sign of this value; rows must be
+    parallel prompts."""
 
     signs_above: float = 0.0
-    """Threshold that the gate or output must exceed to fire; affects `signs` only."""
+    """Threshold that the value must exceed to fire; affects `signs` only."""
 
     contexts: int = 0
     """Number of rows to keep per neuron and language: those where its gate is highest, with their
@@ -64,7 +67,7 @@ class Keep:
         if self.signs_above and self.signs is None:
             raise ValueError(
                 f"signs_above={self.signs_above:g} affects signs only, and none are kept: add "
-                'signs="gate" or signs="output".'
+                'signs="gate", "activation" or "output".'
             )
         if self.contexts < 0:
             raise ValueError(f"contexts is {self.contexts}; it must be 0 or more.")
@@ -87,8 +90,10 @@ class Keep:
             entry["special_tokens"] = True
         if self.contexts:
             entry["contexts"] = self.contexts
-        if self.signs == "output":
+        if self.signs not in (None, "gate"):
             entry["signs_of"] = self.signs
+        if self.fires_by != "gate":
+            entry["fires_by"] = self.fires_by
         if self.signs_above:
             entry["signs_above"] = self.signs_above
         return entry

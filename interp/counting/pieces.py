@@ -112,7 +112,8 @@ def read_firing(folder: Path, plan: Mapping[str, Any], n_shards: int) -> FiringS
             shard=n_shards,
         )
         experts = ExpertTokens(layout, by_piece, tokens)
-    return read_counts(read, tokens, languages, shape, experts)
+    fires_by = plan["wanted"].get("fires_by", "gate")
+    return read_counts(read, tokens, languages, shape, experts, fires_by)
 
 
 def _outline(path: Path) -> tuple[int, list[int]]:

@@ -162,9 +162,7 @@ class Run(Shown):
     def firing(self) -> FiringStats:
         """How often every neuron fires in every language; kept by every run."""
         stats = FiringStats.load(self._file("firing"))
-        if self._temporary is None:
-            return stats
-        return FiringStats(stats.fired, stats.tokens, stats.languages, stats.experts)  # in memory
+        return stats if self._temporary is None else stats.in_memory()
 
     @cached_property
     def moments(self) -> ActivationMoments:

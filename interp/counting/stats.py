@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.counting.batch import Neurons
 from interp.counting.caches import Masks, Shards, parts_of
-from interp.counting.counters import FiringCounter, MomentsCounter
+from interp.counting.counters import FiringCounter, MomentsCounter, firing_kind
 from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
 from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
 from interp.counting.parts import Parts, added, check_alike
@@ -30,6 +30,7 @@ from interp.results.display import (
     table_cells,
 )
 from interp.results.saved import Saved
+from interp.results.words import FiresBy
 
 IN_MEMORY = 1 << 30
 """Counts of up to this many bytes are held in memory; larger ones stay on disk."""
@@ -55,7 +56,7 @@ class FiringStats(Saved):
     made_by = _COLLECT
 
     counts: Counts
-    """Tokens on which a neuron's gate is above zero; in memory, or on disk if too large."""
+    """Tokens on which a neuron fires; in memory, or on disk if too large."""
 
     tokens: Int64[Tensor, "shard language"]
     """Number of tokens read."""
@@ -66,12 +67,16 @@ class FiringStats(Saved):
     experts: ExpertTokens | None
     """In a mixture of experts, the tokens that its experts saw; None: neurons see all tokens."""
 
+    fires_by: FiresBy
+    """The value that was above zero."""
+
     def __init__(
         self,
         fired: Int64[Tensor, "shard language layer neuron"] | Counts,
         tokens: Int64[Tensor, "shard language"],
         languages: tuple[str, ...],
         experts: ExpertTokens | None = None,
+        fires_by: FiresBy = "gate",
     ) -> None:
         n_shards, n_languages = fired.shape[:2]
         if tokens.shape != (n_shards, n_languages) or len(languages) != n_languages:
@@ -86,11 +91,13 @@ class FiringStats(Saved):
         if experts is not None:
             _check_experts(fired, tokens, experts)
         self.counts, self.tokens, self.languages, self.experts = fired, tokens, languages, experts
+        self.fires_by = fires_by
 
     def __repr__(self) -> str:
         shape, tokens = (self.n_layers, self.d_mlp), self.tokens.sum(0).tolist()
         text = of_neurons(self.languages, shape, tokens)
-        return f"FiringStats({text} in {counted(self.n_shards, 'shard')})"
+        by = "" if self.fires_by == "gate" else f", firing by {self.fires_by}"
+        return f"FiringStats({text} in {counted(self.n_shards, 'shard')}{by})"
 
     def _cells(self) -> Cells:
         columns = {"tokens": self.tokens.sum(0)}
@@ -111,12 +118,14 @@ class FiringStats(Saved):
         *,
         keep: Masks | None = None,
         special_tokens: bool = False,
+        fires_by: FiresBy = "gate",
         model: Neurons | BareModel | None = None,
     ) -> "FiringStats":
         """Counts from caches of TransformerLens instead of text; each cache of a language is a
         shard, so every language needs as many caches as the others.
 
-        Caches need `hook_pre` of every MLP, and are read one layer at a time. `keep` has a mask for
+        Caches need `hook_pre` of every MLP, or `hook_post` for `fires_by="output"`, and are read
+        one layer at a time; "activation" needs the model too. `keep` has a mask for
         each cache, by language: 1 or True where a token counts, as in an attention mask, or from
         `model.text_mask(tokens)`. Without it, all positions count, padding too. Rows that all begin
         with the same token are refused, as that token is no text: leave it out of the mask, or
@@ -127,9 +136,18 @@ class FiringStats(Saved):
         >>> bool(interp.FiringStats.from_caches(caches).rate.equal(stats.rate))
         True
         """
-        parts = parts_of(caches, FiringCounter, keep, special_tokens, model, by_shard=True)
+        parts = parts_of(
+            caches,
+            FiringCounter,
+            keep,
+            special_tokens,
+            model,
+            kinds=(firing_kind(fires_by),),
+            by_shard=True,
+            fires_by=fires_by,
+        )
         fired, tokens = parts.by_shard("firing.fired", "firing.tokens")
-        return FiringStats(fired, tokens[..., 0], parts.languages)
+        return FiringStats(fired, tokens[..., 0], parts.languages, fires_by=fires_by)
 
     @property
     def n_shards(self) -> int:
@@ -146,7 +164,7 @@ class FiringStats(Saved):
 
     @property
     def fired(self) -> Int64[Tensor, "shard language layer neuron"]:
-        """Tokens on which the neuron's gate is above zero; loads all counts into memory."""
+        """Tokens on which the neuron fires; loads all counts into memory."""
         return self.counts.whole()
 
     @property
@@ -203,7 +221,12 @@ class FiringStats(Saved):
             self.tokens[list(shards)][:, list(rows)],
             tuple(self.languages[row] for row in rows),
             None if self.experts is None else self.experts.select(shards, rows),
+            self.fires_by,
         )
+
+    def in_memory(self) -> "FiringStats":
+        """The same counts, all loaded."""
+        return FiringStats(self.fired, self.tokens, self.languages, self.experts, self.fires_by)
 
     def at(self, layer: Int64[Tensor, " n"], neuron: Int64[Tensor, " n"]) -> "FiringStats":
         """Only these neurons, by layer and index in the layer, as if they formed one layer."""
@@ -211,18 +234,24 @@ class FiringStats(Saved):
         for shard, row in itertools.product(*map(range, self.tokens.shape)):
             fired[shard, row, 0] = self.counts.read(shard, row)[layer, neuron]
         experts = None if self.experts is None else self.experts.at(layer, neuron)
-        return FiringStats(fired, self.tokens, self.languages, experts)
+        return FiringStats(fired, self.tokens, self.languages, experts, self.fires_by)
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """The shards of both; the texts must differ, or tokens are counted twice."""
         layouts = [None if part.experts is None else part.experts.layout for part in (self, other)]
         shapes = self.counts.shape[2:], other.counts.shape[2:]
         check_alike(self, other, shapes[0] == shapes[1] and layouts[0] == layouts[1])
+        if self.fires_by != other.fires_by:
+            raise ValueError(
+                f"Neurons fire by their {self.fires_by} in one of these counts, and by their "
+                f"{other.fires_by} in the other: collect both with the same fires_by."
+            )
         return FiringStats(
             fired=torch.cat([self.fired, other.fired]),
             tokens=torch.cat([self.tokens, other.tokens]),
             languages=self.languages,
             experts=self.experts and other.experts and self.experts.merge(other.experts),
+            fires_by=self.fires_by,
         )
 
     def _stored(self) -> dict[str, Any]:
@@ -232,6 +261,8 @@ class FiringStats(Saved):
         stored = {"fired": fired, "tokens": self.tokens, "languages": self.languages}
         if self.experts is not None:
             stored |= {"routed": self.experts.routed, "units": self.experts.layout.sizes}
+        if self.fires_by != "gate":
+            stored["fires_by"] = self.fires_by
         return stored
 
     @classmethod
@@ -259,9 +290,10 @@ class FiringStats(Saved):
         if "units" in stored.labels:
             layout = UnitLayout.of(stored.labels["units"])
             experts = ExpertTokens(layout, stored.tensors["routed"], tokens)
+        fires_by = stored.labels.get("fires_by", "gate")
         if isinstance(fired, Tensor):
-            return FiringStats(fired, tokens, languages, experts)
-        return read_counts(fired.read, tokens, languages, fired.shape[2:], experts)
+            return FiringStats(fired, tokens, languages, experts, fires_by)
+        return read_counts(fired.read, tokens, languages, fired.shape[2:], experts, fires_by)
 
     def _rows(self, languages: Sequence[str]) -> list[int]:
         if unknown := [code for code in languages if code not in self.languages]:
@@ -277,6 +309,7 @@ def read_counts(
     languages: tuple[str, ...],
     shape: Sequence[int],
     experts: ExpertTokens | None = None,
+    fires_by: FiresBy = "gate",
 ) -> FiringStats:
     """Statistics from `read(shard, language)`, called now, or on demand if the counts exceed
     `IN_MEMORY`. `shape` is (layers, neurons per layer)."""
@@ -284,7 +317,7 @@ def read_counts(
     counts = OnDisk.of(read, tokens, (n_layers, d_mlp))
     n_bytes = math.prod(counts.shape) * torch.int64.itemsize
     counts = counts if n_bytes > IN_MEMORY else counts.whole()
-    return FiringStats(counts, tokens, languages, experts)
+    return FiringStats(counts, tokens, languages, experts, fires_by)
 
 
 def _check_experts(

@@ -27,7 +27,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
-from interp.counting.counters import firing_kind, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, firing_values, warn_of_rounded_signs
 from interp.evaluations.multiple_choice import Encoded, ambiguous_ids, encode_items
 from interp.evaluations.neuron_sets import (
     RANDOM,
@@ -223,7 +223,7 @@ def ablate_categories(
     """Switch off each category of neurons, per example, in the languages of the tasks.
 
     `tasks` is one task in two or more languages, with the same items (`align_tasks`). A neuron
-    fires where its gate, or its output, is above zero, as `fires_by` says. Random and equal-sized
+    fires where its gate, activation or output is above zero, by `fires_by`. Random and equal-sized
     sets are drawn `n_draws` times from `generator`, layer by layer, the random ones from all
     neurons of the layer. With K languages and 4 categories (two languages have no partly shared
     neurons), an example costs K passes over its prompt and 5 + 9 · n_draws sets of neurons; a set
@@ -377,9 +377,12 @@ def categories_at(
     endings: Sequence[Ending], fires_by: FiresBy = "gate"
 ) -> UInt8[Tensor, "layer neuron"]:
     """`Sharing` category of each neuron at the last token of these prompts, one per language."""
-    kind = firing_kind(fires_by)
-    values = [rearrange(end.values[kind], "layer 1 neuron -> layer neuron") for end in endings]
-    return sharing_categories(torch.stack(values).cpu() > 0)
+    kind, active = firing_kind(fires_by), []
+    for end in endings:
+        values = rearrange(end.values[kind], "layer 1 neuron -> layer neuron")
+        by_layer = [firing_values(end.model, fires_by, *one) > 0 for one in enumerate(values)]
+        active.append(torch.stack(by_layer).cpu())
+    return sharing_categories(torch.stack(active))
 
 
 def _whole_options(

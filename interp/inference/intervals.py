@@ -162,12 +162,11 @@ def bootstrap_shards(
     _check_shards(stats.n_shards)
     if n_resamples < 2:
         raise ValueError(f"{n_resamples} resamples have no spread: draw a hundred or more.")
-    fired, n = stats.fired, stats.n_shards
+    held, n = stats.in_memory(), stats.n_shards
     resampled = []
     for _ in range(n_resamples):
         rows = torch.randint(n, (n,), generator=generator)
-        part = FiringStats(fired[rows], stats.tokens[rows], stats.languages)
-        resampled.append(statistic(part).double())
+        resampled.append(statistic(held.shards(rows.tolist())).double())
     error = torch.stack(resampled).std(dim=0) * math.sqrt(n / (n - 1))
     return t_interval(statistic(stats).double(), error, n - 1, level)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from interp.models.as_transformer_lens import Hook
+from interp.models.neuron_model import activation_of
 from interp.models.sites import is_routed
 
 IMPLEMENTATION = "polyneuron"
@@ -81,6 +82,16 @@ class DensePart:
     def gate(self, state: Float[Tensor, " d_model"], expert: int) -> Float[Tensor, " neuron"]:
         """The gates that the weights make of one token's hidden state."""
         return getattr(self.mlp, _GATE if self.gated else _UP)(state)
+
+    def activated(self, gate: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
+        """What the neurons' gates become, by the activation function."""
+        activation = activation_of(self.mlp)
+        if activation is None:
+            raise ValueError(
+                f"The activation function of {type(self.mlp).__name__} has no known name: count "
+                'with fires_by="gate" or "output".'
+            )
+        return activation(gate)
 
     def down(self) -> tuple[Float[Tensor, "..."], int]:
         """The weights that write the neurons' output, to be changed, and the axis of neurons."""
@@ -151,6 +162,14 @@ class RoutedPart:
         if not self.gated:
             return both
         return both[: self.d_expert] if experts.is_concatenated else both[::2]
+
+    def activated(self, gate: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
+        """The output that the neurons' gates have beside a linear branch of 1."""
+        if not self.gated:
+            return self.experts.act_fn(gate)
+        both = torch.stack([gate, torch.ones_like(gate)])
+        packed = rearrange(both, f"branch row neuron -> {_axes(self.experts)}")
+        return self.experts._apply_gate(packed)
 
     def down(self) -> tuple[Float[Tensor, "..."], int]:
         """The weights that write the neurons' output, to be changed, and the axis of neurons."""
@@ -274,7 +293,7 @@ def _shown_gates(
     token: Int[Tensor, " row"],
 ) -> Float[Tensor, "row _"]:
     """Gate and linear branch, which are halves of each row, or alternate."""
-    axes = "row (branch neuron)" if module.is_concatenated else "row (neuron branch)"
+    axes = _axes(module)
     branches = rearrange(both, f"{axes} -> branch row neuron", branch=2)
     gate, linear = branches[0], branches[1]
     new_gate = _shown(module, "pre", gate, expert, token)
@@ -282,6 +301,11 @@ def _shown_gates(
     if new_gate is gate and new_linear is linear:
         return both
     return rearrange(torch.stack([new_gate, new_linear]), f"branch row neuron -> {axes}")
+
+
+def _axes(experts: Any) -> str:
+    """How gate and linear branch are laid out in a row: as halves, or in turn."""
+    return "row (branch neuron)" if experts.is_concatenated else "row (neuron branch)"
 
 
 def _shown(

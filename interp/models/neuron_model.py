@@ -6,6 +6,7 @@ gated MLP, `post` is act(pre) times `pre_linear`, so its sign is not that of the
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -204,15 +205,9 @@ class NeuronModel(AsTransformerLens):
     ) -> Float[Tensor, "*batch neuron"]:
         """The layer's activation function: the same module that the model runs."""
         mlp = self.bridge.blocks[layer].mlp
-        modules = (getattr(mlp, "original_component", None), mlp)
-        functions: list[Callable[[Tensor], Tensor]] = [
-            getattr(module, name)
-            for module in modules
-            for name in _ACTIVATIONS
-            if callable(getattr(module, name, None))
-        ]
-        if functions:
-            return functions[0](pre)
+        activation = activation_of(getattr(mlp, "original_component", None), mlp)
+        if activation is not None:
+            return activation(pre)
         # LFM2 and others call one of torch's functions; `doctor` checks that it is this one.
         config = self.bridge.cfg
         named = next(filter(None, (getattr(config, key, None) for key in _NAMED)), "silu")
@@ -369,6 +364,13 @@ class _Output(BaseModelOutputWithPastAndCrossAttentions):
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
+
+
+def activation_of(*modules: Any) -> Callable[[Tensor], Tensor] | None:
+    """The activation function of an MLP, by the names that it has; None: by no known name."""
+    pairs = itertools.product(modules, _ACTIVATIONS)
+    found = (getattr(module, name, None) for module, name in pairs)
+    return next((function for function in found if callable(function)), None)
 
 
 def refuse_experts(

@@ -156,6 +156,9 @@ def neuron_page(
     index = {
         "title": f"Neurons of {_name(model)}",
         "gated": model.gated,
+        "fires_by": "gate, before the activation function,"
+        if stats.fires_by == "gate"
+        else stats.fires_by,
         "layers": model.n_layers,
         "width": model.d_mlp,
         "shards": stats.n_shards,

@@ -443,7 +443,7 @@ function drawHelp() {
   const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, when the list has focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "clear and leave the search"], ["?", "this help"]];
   dialog.replaceChildren(
     make("h3", { textContent: "How to read this page" }),
-    make("p", { textContent: "A neuron fires on a token if its gate, before the activation function, is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
+    make("p", { textContent: "A neuron fires on a token if its " + index.fires_by + " is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
     make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one. ¶ marks where another document starts.` }),
     make("p", { textContent: "Promoted and suppressed tokens come from the neuron’s output vector alone, by the direct path to the logits; effects through later layers are not included." + (index.gated ? " In this model a neuron’s output may also be below zero, which swaps the two lists." : "") }),
     make("dl", {}, ...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: what })])),

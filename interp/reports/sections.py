@@ -170,7 +170,7 @@ def firing_section(file: Path) -> Section:
     )
     n_layers, d_mlp = stats.rate.shape[1:]
     text = (
-        f"A neuron fires on a token when its gate is above zero. {n_layers} layers of "
+        f"A neuron fires on a token when its {stats.fires_by} is above zero. {n_layers} layers of "
         f"{d_mlp:,} neurons were counted in {stats.n_shards} random groups of documents; "
         "intervals are over these groups."
     )

@@ -53,10 +53,11 @@ Care = Literal["report", "drop", "off"]
 
 # ---------------------------------------------------------------- neurons
 
-FiresBy = Literal["gate", "output"]
-"""The value whose sign decides whether a neuron fires on a prompt. "gate": its pre-activation.
-"output": its output, act(gate), times the linear branch in a gated MLP, where the sign of that
-branch matters too. In an ungated MLP both have the same sign."""
+FiresBy = Literal["gate", "activation", "output"]
+"""The value whose sign decides whether a neuron fires. "gate": its pre-activation. "activation":
+act(gate), which has the sign of the gate in all models but some, such as Apertus: `interp doctor`
+says so. "output": act(gate), times the linear branch in a gated MLP, where the sign of that branch
+matters too."""
 
 Half = Literal["both", "top", "bottom"]
 """The best and the worst detectors of a language, or only one of the two."""

@@ -15,9 +15,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
+from interp.counting.batch import Neurons
 from interp.counting.bits import unpack_bits
 from interp.counting.cached import Cache
 from interp.counting.caches import Masks, signs_at
+from interp.models.bare_model import BareModel
 from interp.results.words import FiresBy
 
 
@@ -70,6 +72,7 @@ def categories_from_caches(
     keep: Masks | None = None,
     fires_by: FiresBy = "gate",
     threshold: float = 0.0,
+    model: Neurons | BareModel | None = None,
 ) -> UInt8[Tensor, "layer batch neuron"]:
     """The `Sharing` category of each neuron at one token of each prompt, from caches.
 
@@ -82,9 +85,8 @@ def categories_from_caches(
     >>> categories.shape, bool((categories[5] == interp.Sharing.ALL_SHARED).any())
     (torch.Size([6, 4, 2048]), True)
     """
-    check_several(len(caches))
     bits, d_mlp = signs_at(
-        caches, pos, keep=keep, fires_by=fires_by, threshold=threshold, model=None
+        caches, pos, keep=keep, fires_by=fires_by, threshold=threshold, model=model
     )
     by_language = rearrange(bits, "batch language layer byte -> language layer batch byte")
     return sharing_categories(unpack_bits(by_language, d_mlp))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Batch
-from interp.counting.counters import firing_kind, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, firing_values, warn_of_rounded_signs
 from interp.counting.observe import batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
@@ -193,7 +193,7 @@ def sharing_over_tokens(
         prompts = (rows.shard == shard).nonzero().flatten()
         counters = []
         for code in corpora.languages:
-            counter = _TokenCounter(model, firing_kind(fires_by), threshold, len(prompts))
+            counter = _TokenCounter(model, fires_by, threshold, len(prompts))
             for batch in batches(corpora, code, shard, tokens_per_batch):
                 observe(model, batch, [counter])
             counters.append(counter)
@@ -223,8 +223,11 @@ def sharing_over_tokens(
 class _TokenCounter:
     """For each row and neuron: the share of tokens at which it fires, and whether at the last."""
 
-    def __init__(self, model: NeuronModel, kind: Kind, threshold: float, n_rows: int) -> None:
-        self.kinds: tuple[Kind, ...] = (kind,)
+    def __init__(
+        self, model: NeuronModel, fires_by: FiresBy, threshold: float, n_rows: int
+    ) -> None:
+        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+        self._model, self._fires_by = model, fires_by
         self.rate = torch.zeros(n_rows, model.n_layers, model.d_mlp)
         self.last = torch.zeros(n_rows, model.n_layers, model.d_mlp, dtype=torch.bool)
         self._threshold = threshold
@@ -232,7 +235,7 @@ class _TokenCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        fires = values > self._threshold
+        fires = firing_values(self._model, self._fires_by, layer, values) > self._threshold
         counted = fires & rearrange(batch.keep, "batch pos -> batch pos 1")
         tokens = reduce(batch.keep.long(), "batch pos -> batch 1", "sum")
         fired = reduce(counted.long(), "batch pos neuron -> batch neuron", "sum")
