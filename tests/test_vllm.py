@@ -31,8 +31,8 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
 folder, prompts, n_new = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-# A slot more than adapters: in a mixed batch the kernels for a CPU give a request without an adapter
-# that of the last slot (vLLM 0.32), which must be empty.
+# A slot more than adapters: in a mixed batch, the kernels for a CPU give a request without one
+# that of the last slot (vLLM 0.32), so this one must be empty.
 named = {name: LoRARequest(name, number, f"{folder}/{name}")
          for number, name in enumerate(("off", "turned"), start=1)} | {"nothing": None}
 model = LLM(f"{folder}/base", dtype="float32", enable_lora=True, max_loras=3, max_lora_rank=256,
