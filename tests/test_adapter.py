@@ -1,6 +1,9 @@
 """An adapter gives in plain PEFT what the hooks give, and what cannot be one is refused."""
 
 import json
+import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -142,43 +145,98 @@ def test_adapters_of_several_languages_share_one_model(llama, checkpoint, tmp_pa
             assert_close(model(some_ids()).logits, llama.logits(some_ids()), 1e-5)
 
 
+def test_vllm_reads_the_same_change(llama, open_model, tmp_path):
+    """It multiplies every module by alpha / r of the whole adapter, and reads no pattern; what it
+    refuses is in `PEFTHelper`, and the ranks that it serves in `MaxLoRARanks`, of its API docs."""
+    for name, model in (("llama", llama), ("gpt2", open_model("gpt2"))):
+        folder = Change(some_units(model), scale(-1.7)).to_lora(model, tmp_path / name)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["r"] <= 512
+        assert config["rank_pattern"], "all layers have the same rank"
+        assert config["lora_alpha"] / config["r"] == 1
+        for module, rank in config["rank_pattern"].items():
+            assert config["alpha_pattern"][module] / rank == 1
+        assert config["bias"] == "none"
+        unread = ("modules_to_save", "use_dora", "use_rslora", "lora_bias")
+        assert not any(config.get(key) for key in unread)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        for key, tensor in tensors.items():
+            assert re.fullmatch(r"base_model\.model\..+\.lora_[AB]\.weight", key)
+            assert min(tensor.shape) <= config["r"]
+        served = re.search(r"--max-lora-rank (\d+)", (folder / "README.md").read_text())
+        assert served
+        assert config["r"] <= int(served[1])
+        assert int(served[1]) in (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
 def test_load_merges_an_adapter_of_many_ranks(llama, checkpoint, tmp_path):
     change = Change(some_units(llama), scale(-1.7))
     folder = change.to_lora(llama, tmp_path / "turned")
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     assert config["rank_pattern"], "all layers have the same rank"
+    with pytest.raises(ValueError, match=r"names no base, .* as base_model_name_or_path, or load"):
+        load(folder)
     path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint("llama"))}))
     with torch.no_grad(), llama.hooks(change.hooks(llama)):
         hooked = llama.logits(some_ids())
     assert_close(load(folder, device="cpu").logits(some_ids()), hooked, 1e-5)
 
 
+def run_card(base: Path, folder: Path, python: str, *packages: str) -> torch.Tensor:
+    """Logits that the program on an adapter's card gives, run by `python` beside the base."""
+    card = (folder / "README.md").read_text()
+    program = card.split("```python\n")[1].split("```")[0]
+    if not (folder.parent / base.name).exists():
+        (folder.parent / base.name).symlink_to(base)
+    rest = f"""
+import importlib.util, sys, torch
+torch.save(model.eval()(torch.tensor({some_ids().tolist()})).logits.detach(), "logits.pt")
+assert not any(name == "interp" or name.startswith("interp.") for name in sys.modules)
+for package in {packages}:
+    assert importlib.util.find_spec(package) is None, package
+"""
+    env = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "HOME": str(folder.parent)}
+    command = [python, "-c", program + rest]
+    subprocess.run(command, cwd=folder.parent, env=env, check=True)
+    return torch.load(folder.parent / "logits.pt")
+
+
 @pytest.mark.slow
-def test_it_loads_where_this_package_is_not(llama, checkpoint, tmp_path):
-    """By the program on its card, in another process."""
+def test_it_loads_in_a_process_without_this_package(llama, checkpoint, tmp_path):
+    """By the program on its card."""
     change = Change(some_units(llama), deactivate)
     change.to_lora(llama, tmp_path / "off", note="By hand.")
     card = (tmp_path / "off" / "README.md").read_text()
     assert "By hand." in card
     assert "base_model" not in card
     assert "--max-lora-rank 64" in card
-    program = card.split("```python\n")[1].split("```")[0]
-    (tmp_path / checkpoint("llama").name).symlink_to(checkpoint("llama"))
-    ids = some_ids()
-    rest = f"""
-import sys, torch
-torch.save(model.eval()(torch.tensor({ids.tolist()})).logits.detach(), "logits.pt")
-assert not any(name == "interp" or name.startswith("interp.") for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", program + rest], cwd=tmp_path, check=True)
+    logits = run_card(checkpoint("llama"), tmp_path / "off", sys.executable)
     with torch.no_grad(), intervene(llama, change.units, change.edit):
-        assert_close(torch.load(tmp_path / "logits.pt"), llama.logits(ids), 1e-5)
+        assert_close(logits, llama.logits(some_ids()), 1e-5)
     for file in ("README.md", "adapter_config.json", "interp_bake.json"):
         assert str(checkpoint("llama").parent) not in (tmp_path / "off" / file).read_text()
     units, edit = read_edit(tmp_path / "off")
     assert torch.equal(units["post"], some_units(llama))
     assert edit.factor == 0
+
+
+@pytest.mark.campaign
+def test_it_loads_in_an_environment_without_this_package(open_model, checkpoint, tmp_path):
+    """A new environment with torch, transformers and PEFT, of the lock, and no more."""
+    lock = Path(__file__).parents[1] / "constraints" / "dev.txt"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
+    python = str(tmp_path / "environment" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", lock]
+    subprocess.run([*install, "torch", "transformers", "peft"], check=True)
+    for name in ("llama", "gpt2", "phi3"):
+        model = open_model(name)
+        change = Change(some_units(model), scale(-1.7))
+        change.to_lora(model, tmp_path / name / "edited")
+        ours = ("interp", "transformer_lens", "jaxtyping")
+        logits = run_card(checkpoint(name), tmp_path / name / "edited", python, *ours)
+        with torch.no_grad(), intervene(model, change.units, change.edit):
+            assert_close(logits, model.logits(some_ids()), 1e-5)
 
 
 def test_the_command_writes_the_adapter_of_a_selection(llama, checkpoint, tmp_path, capsys):
@@ -221,6 +279,19 @@ def test_what_no_adapter_holds_is_refused(llama, open_model, tmp_path, monkeypat
             change.to_lora(llama, tmp_path / "out", **settings)
         assert ". " not in str(error.value)
         assert nothing_is_left(tmp_path)
+    config = llama.bridge.original_model.config
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "quantization_config", {"bits": 4}, raising=False)
+        with pytest.raises(ValueError, match=r"is quantized, .* start from the full-precision"):
+            off.to_lora(llama, tmp_path / "out")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # as if the disk filled up meanwhile
+    try:
+        with pytest.raises(OSError, match=r"out was not written .* nothing is left of it: make"):
+            off.to_lora(llama, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert nothing_is_left(tmp_path)
     usage = SimpleNamespace(free=10)
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda _: usage)

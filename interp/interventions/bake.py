@@ -189,7 +189,7 @@ def refuse_other_weights(model: NeuronModel) -> None:
     if getattr(config, "quantization_config", None) or model.dtype not in TOLERANCE:
         raise ValueError(
             f"{model.name} is quantized, and a column of packed weights cannot be changed exactly: "
-            "bake the full-precision checkpoint, and quantize the result."
+            "start from the full-precision checkpoint, and quantize the result."
         )
     if model.offloaded:
         raise ValueError(

@@ -110,6 +110,12 @@ def adapter_in(folder: Path) -> Adapter | None:
     if kind != "LORA" or unsupported:
         what = ", ".join([str(kind), *unsupported])
         raise ValueError(f"The adapter in {folder} is not a plain LoRA ({what}). {_MERGE}")
+    if settings["base_model_name_or_path"] is None:
+        raise ValueError(
+            f"The adapter in {folder} names no base, as it was made from a model that is not on "
+            f"the hub: write that model's folder into {path} as base_model_name_or_path, or load "
+            "the two with PeftModel.from_pretrained(base, folder)."
+        )
     return adapter
 
 
