@@ -112,7 +112,7 @@ PRESETS = {
         "Twice as many items, and neurons off at every token too: not timed.",
         differences={"n_prompts": 60, "off_at": ("all", "last")},
     ),
-    "gemma": gemma.preset(n_prompts=20),
+    "gemma": gemma.preset(n_prompts=8),
     "paper": papers.preset(
         papers.WANG,
         f"XNLI and mLAMA in 9 languages ({papers.INFERENCES} and {papers.FACTS}, made by "
