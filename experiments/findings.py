@@ -34,6 +34,7 @@ KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
     "lens_by_language/top",
+    "attribute_neurons/table",
 )
 """Tables of studies that the page is made from."""
 
@@ -147,6 +148,22 @@ def by_layer(top: Table, pivot: str = "en") -> str:
     return table([*header, f"last layer: {name}", "its own"], lines)
 
 
+# ---------------------------------------------------------------- single neurons
+
+
+def by_score(means: Table) -> str:
+    """A table: how well each score foretells what switching a neuron off does."""
+    lines = []
+    for score in unique(means["score"]):
+        rows = means[means["score"] == score].set_index("measure")
+        cells = [
+            f"{rows.loc[measure, 'mean']:.2f}" if measure in rows.index else "no sign"
+            for measure in ("signed", "size", "hits")
+        ]
+        lines.append([score, *cells])
+    return table(["score", "direction", "size", "of the 50 largest, found"], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -175,6 +192,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by size": by_size(matrices),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
         "by layer": by_layer(tables["lens_by_language/top"]),
+        "by score": by_score(tables["attribute_neurons/table"]),
         "verdicts": verdicts(
             [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]
         ),
