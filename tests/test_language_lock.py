@@ -1,7 +1,7 @@
 """Answers that leave their language are noticed, and neurons that were planted are found."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -10,8 +10,15 @@ from torch import Tensor
 
 import interp
 from interp.cli import main
-from interp.evaluations.confusion import language_confusion, more_passes
-from interp.evaluations.language_lock import LOCKED, RANDOM, LockSearch, lock_language
+from interp.evaluations.confusion import Confusion, language_confusion, more_passes
+from interp.evaluations.language_lock import (
+    LOCKED,
+    RANDOM,
+    LockSearch,
+    _fewest,
+    _Judge,
+    lock_language,
+)
 from interp.interventions.baked_weights import Weights
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.contributions import top_neurons
@@ -202,6 +209,32 @@ def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path:
     price = pd.read_csv(tmp_path / "lock" / "price.csv")
     assert list(price["under"]) == [LOCKED, LOCKED, RANDOM, RANDOM]
     assert len(pd.read_csv(tmp_path / "lock" / "random-neurons.csv")) == 6
+    assert ("Not shown to help" in said) == (price["difference_low"].iloc[0] <= 0)
+
+
+class Written(_Judge):
+    """Answers that were written beforehand, one set for each number of neurons."""
+
+    def answers(self, chosen: Any, under: Any) -> dict[str, Confusion]:
+        left: Any = self.prompts
+        return dict.fromkeys(under, language_confusion(left.pop(0), "de"))
+
+
+def test_an_edit_that_removes_no_lapse_is_none():
+    model = interp.load("babel")
+    before, worse, better = ([GERMAN] * stay + [ENGLISH] * (3 - stay) for stay in (1, 0, 2))
+    confusion, search = language_confusion(before, "de"), LockSearch(most=2)
+    effect = torch.tensor([[0.1, 0.4, 0.3, -0.2]], dtype=torch.float64)
+
+    def search_in(*written: list[str]) -> Any:
+        judge = Written(model, list(written), "de", 8, "auto", None, None)
+        return _fewest(judge, [0, 1, 2], confusion, effect, search)
+
+    with pytest.raises(ValueError, match=r"2 of 3 answers .* no fewer do with 1 to 2 neurons off"):
+        search_in(worse, before)
+    change, tried = search_in(better, worse)
+    assert change.masks["post"].tolist() == [[False, True, False, False]]
+    assert tried == pytest.approx({0: 1 / 3, 1: 2 / 3, 2: 0})
 
 
 def test_what_cannot_be_locked_is_named(planted: Planted):

@@ -86,6 +86,8 @@ class Lock:
         note = f"It keeps answers in {self.language}."
         lock.change.to_lora(model, self.out / "adapter", note=note)
         say(f"{lock!r}.")
+        if not lock.gain.low > 0:
+            say(f"Not shown to help: the share of answers that stay changes by {lock.gain}.")
         say(frames["price"].to_string(index=False, float_format="%.3f"))
         say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
         return lock

@@ -311,7 +311,7 @@ def _fewest(
         )
     lapses = int((~before.passes).sum())
     tried: dict[int, float] = {0: before.passes.double().mean().item()}
-    best, fewest_left, size = Change(top_neurons(effect, 1), deactivate), len(before.texts) + 1, 1
+    best, fewest_left, size = None, lapses, 1
     while True:
         size = min(size, n_useful, search.most)
         off = Change(top_neurons(effect, size), deactivate)
@@ -323,4 +323,10 @@ def _fewest(
         if left <= (1 - search.removes) * lapses or size in (n_useful, search.most):
             break
         size *= 2
+    if best is None:
+        raise ValueError(
+            f"{lapses} of {len(before.texts)} answers that were searched leave {judge.language}, "
+            f"and no fewer do with 1 to {size} neurons off: give more prompts on which answers "
+            "leave it, or push the residual stream (interp.interventions.residual_means)."
+        )
     return best, tried
