@@ -722,6 +722,7 @@ def test_translations_are_scored_with_the_tokenizer_of_the_language():
     worse = translation_score(GERMAN[::-1], GERMAN, "de")
     assert worse.bleu < 50
     assert worse.chrf < perfect.chrf
+    assert "tok:char" in translation_score(GERMAN, GERMAN, "de", "char").signature
     chinese = translation_score(["灯塔看守人每周写一封信"], ["灯塔看守人每个月写一封信"], "zh")
     assert "tok:zh" in chinese.signature
     assert 0 < chinese.bleu < 100

@@ -318,19 +318,28 @@ def bar(total: int, what: str, show: bool) -> tqdm:
     return tqdm(total=total, unit=" texts", desc=what, disable=not show or None)
 
 
-def translation_prompt(sentence: str, to: str | None = None) -> str:
+INSTRUCTIONS = (
+    "Translate a sentence from English to {language}.",
+    "Translate English to {language}.",
+    "Translate an English sentence into {language}.",
+)
+"""Instructions of Kojima et al. (2024), whose prompt formats 0 to 2 have them for "a target
+language", and 3 to 7 the last one with a language's name."""
+
+
+def translation_prompt(sentence: str, to: str | None = None, wording: int = 2) -> str:
     """Prompt to translate an English sentence, without the name of the target language.
 
-    Format 2 of Kojima et al. (2024): only the edited units say which language is meant. With `to`,
-    a language code, the prompt names the language: the baseline.
+    So only the edited units say which language is meant (Kojima et al., 2024). With `to`, a
+    language code, the prompt names the language: the baseline. `wording` is a row of
+    `INSTRUCTIONS`.
     """
-    if to is None:
-        return (
-            "Translate an English sentence into a target language.\n"
-            f"English: {sentence}\nTarget Language:"
-        )
-    name = known_language(to).name
-    return f"Translate an English sentence into {name}.\nEnglish: {sentence}\n{name}:"
+    if not 0 <= wording < len(INSTRUCTIONS):
+        raise ValueError(f"wording is {wording}: give 0 to {len(INSTRUCTIONS) - 1}.")
+    name = "a target language" if to is None else known_language(to).name
+    instruction = INSTRUCTIONS[wording].format(language=name)
+    last = "Target Language" if to is None else name
+    return f"{instruction}\nEnglish: {sentence}\n{last}:"
 
 
 def translate(
@@ -338,11 +347,14 @@ def translate(
     sentences: Sequence[str],
     to: str | None = None,
     under: Under | None = None,
+    *,
+    wording: int = 2,
     **settings: Any,
 ) -> dict[str, tuple[str, ...]]:
     """Greedy translations under each intervention: the first line that the model writes.
 
-    At most 128 new tokens, as in Kojima et al. (2024); `settings` go to `generate_texts`.
+    At most 128 new tokens, as in Kojima et al. (2024). `to` and `wording` are those of
+    `translation_prompt`; `settings` go to `generate_texts`.
 
     >>> late = ["It is late."]
     >>> german = interp.evaluations.translate(model, late, "de", max_new_tokens=8, progress=False)
@@ -350,7 +362,7 @@ def translate(
     1
     """
     model = as_model(model)
-    prompts = [translation_prompt(sentence, to) for sentence in sentences]
+    prompts = [translation_prompt(sentence, to, wording) for sentence in sentences]
     settings = {"max_new_tokens": 128, "temperature": 0.0, **settings}
     written = generate_texts(model, prompts, 1, under, **settings)
     return {
@@ -374,12 +386,16 @@ class TranslationScore:
 
 
 def translation_score(
-    translations: Sequence[str], references: Sequence[str], language: str
+    translations: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    tokenize: str | None = None,
 ) -> TranslationScore:
     """BLEU and chrF by sacrebleu, with its tokenizer for the language.
 
     Chinese is split into characters, Japanese and Korean into words by MeCab (sacrebleu says what
-    to install if it is missing), the rest as in WMT (13a). Empty translations count.
+    to install if it is missing), the rest as in WMT (13a). `tokenize` names another tokenizer of
+    sacrebleu, such as "char"; it changes BLEU alone. Empty translations count.
 
     >>> cold = ["Es ist sehr kalt."]
     >>> score = interp.evaluations.translation_score(cold, cold, "de")
@@ -398,8 +414,8 @@ def translation_score(
         raise ImportError(
             "BLEU and chrF need sacrebleu, which is not installed: pip install polyneuron[eval]"
         ) from None
-    tokenizer = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}.get(code, "13a")
-    bleu = metrics.BLEU(tokenize=tokenizer)
+    usual = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}.get(code, "13a")
+    bleu = metrics.BLEU(tokenize=tokenize or usual)
     score = bleu.corpus_score(list(translations), [list(references)])
     chrf = metrics.CHRF().corpus_score(list(translations), [list(references)])
     return TranslationScore(bleu=score.score, chrf=chrf.score, signature=str(bleu.get_signature()))

@@ -147,6 +147,20 @@ class Precision(Saved):
             )
         return self.percentiles[self.percents.index(percent)]
 
+    def medians(self, language: str) -> dict[str, Float32[Tensor, "layer unit"]]:
+        """Each site's medians over the language's sentences, as `interp.override` takes them.
+
+        >>> precision = interp.measure_precision(means)
+        >>> interp.override(precision.medians("de"))
+        Edit('override', factor 0, shift at pre)
+        """
+        if language not in self.languages:
+            raise ValueError(
+                f"{language!r} is not in this result, which covers {', '.join(self.languages)}."
+            )
+        median = self.percentile()[self.languages.index(language)]
+        return {kind: median[:, self.units(kind)] for kind, _ in self.sites}
+
 
 def measure_precision(
     means: SentenceMeans,
