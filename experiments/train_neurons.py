@@ -87,11 +87,11 @@ PRESETS = {
         },
     ),
     "babel": Preset(
-        "The shipped model, and a seventh language, of which it reads 25,000 tokens.",
+        "The shipped model, and a seventh language, of which it reads 13,000 tokens.",
         Study(tokens=12_000, held_out_tokens=1280, n_shards=4, block_length=64),
         {
             **{"fraction": 0.05, "rates": (5e-4, 2e-3, 8e-3, 3.2e-2)},
-            "recipe": Recipe(steps=100, rows=4, rows_at_once=4, warmup=0.1),
+            "recipe": Recipe(steps=50, rows=4, rows_at_once=4, warmup=0.1),
         },
     ),
     "gemma": gemma.preset(
