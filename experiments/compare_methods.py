@@ -25,6 +25,7 @@ Every method selects the same number of neurons per language and is judged by fo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -126,7 +127,8 @@ def recovery(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Recall at the largest effect, without and with all decoys: every row, and a summary."""
     planted = config.planted
     rows = recover_planted.compare(
-        planted.design,
+        partial(recover_planted.planted_and_measured, planted.design),
+        planted.design.planted,
         (max(planted.effects),),
         range(planted.seeds),
         COMPARED,

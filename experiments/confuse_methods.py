@@ -18,6 +18,7 @@ where it is the only kind of decoy, the method chooses it in place of planted ne
 
 import tomllib
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from experiments.recover_planted import (
     NONE,
     compare,
     difference_in_recall,
+    planted_and_measured,
     share_columns,
     summarize,
 )
@@ -118,9 +120,9 @@ PRESETS = {
 
 def main(config: Config, record: Record) -> None:
     planting = read_planting(config.planting)
-    rows = compare(
-        planting.design, planting.effects, range(planting.seeds), COMPARED, VARIANTS, EVERY_DECOY
-    )
+    make, seeds = partial(planted_and_measured, planting.design), range(planting.seeds)
+    n = planting.design.planted
+    rows = compare(make, n, planting.effects, seeds, COMPARED, VARIANTS, EVERY_DECOY)
     summary = summarize(rows)
     found = summary[summary["decoys"].isin([NONE, ALL])]
     table = confusions(rows)

@@ -1,9 +1,11 @@
-"""What was found on the real model: the tables and numbers of docs/findings.md.
+"""What was found on the real model, and by which method: the numbers of two pages of the docs.
 
-    python -m experiments.findings     # changes docs/findings.md, between its marks
+    python -m experiments.findings     # changes the pages between their marks
 
-Reads   tables of results/<study>/gemma, if they are there; experiments/measured/gemma
-Writes  experiments/measured/gemma/<study>/<table>.csv, a copy; docs/findings.md
+Reads   tables of results/<study>/gemma and of the studies of confusions, if they are there;
+        experiments/measured, figures
+Writes  experiments/measured/gemma/<study>/<table>.csv and measured/babel/<study>/<table>.csv,
+        copies; docs/findings.md; docs/methods/compared.md (experiments/method_page.py)
 
 The copies are kept with the claims, so that the page can be made without the model.
 """
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.markdown import table, unique, with_blocks
+from experiments import method_page
 from experiments.board import MEASURED
-from experiments.draw_figures import Results, read
+from experiments.draw_figures import STUDIES, Results, read
 from experiments.lens_by_language import middle
 from interp.inference.claims import Claim, Verdict, load_claims
 from interp.plots.files import read_table
@@ -200,9 +203,12 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
 
 
 def main(root: Path = ROOT) -> None:
-    keep(Results("gemma"), root / MEASURED.relative_to(ROOT) / "gemma")
-    text = (root / PAGE).read_text(encoding="utf-8")
-    artifacts.write_text(root / PAGE, with_blocks(text, blocks(root)))
+    measured = root / MEASURED.relative_to(ROOT)
+    keep(Results("gemma"), measured / "gemma")
+    method_page.keep(STUDIES, measured / "babel")
+    for page, make in ((PAGE, blocks), (method_page.PAGE, method_page.blocks)):
+        text = (root / page).read_text(encoding="utf-8")
+        artifacts.write_text(root / page, with_blocks(text, make(root)))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ def measures(
 
 def findings(table: Table, claims: Sequence[Claim]) -> str:
     """A page in words, from the numbers of the table and the verdicts."""
+    lines = [f"- {line}" for line in sentences(table)]
+    return "\n".join([*lines, "", markdown(claims), ""])
+
+
+def sentences(table: Table) -> list[str]:
+    """What the numbers say: a sentence for each measure, then what agrees and what decoys cost."""
     rows = table.set_index("method")
     nothing = rows["stability"].isna()  # ReLU has no negative side to choose by
     rows, empty = rows[~nothing], rows.index[nothing]
@@ -70,8 +76,7 @@ def findings(table: Table, claims: Sequence[Claim]) -> str:
     lines += _together(rows.drop(index=RANDOM))
     lost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
     points = ", ".join(f"{name} ({100 * x:.0f})" for name, x in lost.items() if x >= 0.05)
-    lines.append(f"Points of recovery lost to decoys, where 5 or more: {points or 'none'}.")
-    return "\n".join([*(f"- {line}" for line in lines), "", markdown(claims), ""])
+    return [*lines, f"Points of recovery lost to decoys, where 5 or more: {points or 'none'}."]
 
 
 def _ranking(rows: Table, column: str) -> str:

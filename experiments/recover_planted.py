@@ -12,8 +12,9 @@ experiments/planted.py explains the models and the effect size.
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,13 @@ def _mistakes(kind: str) -> str:
     return "other language" if kind == "language" else kind
 
 
+Make = Callable[[float, int, Sequence[str]], tuple[Truth, Measured]]
+"""Effect size, seed and kinds of decoys → what is planted, and the statistics of that model."""
+
+
 def compare(
-    design: Design,
+    make: Make,
+    n: int,
     effects: Sequence[float],
     seeds: Sequence[int],
     methods: Mapping[str, Method],
@@ -116,17 +122,17 @@ def compare(
 ) -> pd.DataFrame:
     """`recovery` of every method, for each variant, effect size and seed.
 
-    Methods choose as many neurons per language as are planted, from the same statistics. Models
-    with the same seed differ only in the effect and the decoys.
+    Methods choose `n` neurons per language from the same statistics. Models with the same seed
+    differ only in the effect and the decoys.
     """
-    frames, settings = [], Settings(n=design.planted)
+    frames, settings = [], Settings(n=n)
     bar = tqdm(total=len(seeds) * (1 + len(effects)), desc="Planting", disable=not progress or None)
     for seed in seeds:
         # The background does not depend on the effect, so one model without decoys serves all.
-        _, bare = planted_and_measured(design, effects[0], seed, decoys=())
+        _, bare = make(effects[0], seed, ())
         bar.update()
         for effect in effects:
-            all_kinds, full = planted_and_measured(design, effect, seed, decoys)
+            all_kinds, full = make(effect, seed, decoys)
             bar.update()
             for variant, kinds in variants.items():
                 truth, seen = with_decoys(full, bare, all_kinds, kinds)
@@ -293,7 +299,9 @@ PRESETS = {
 
 
 def main(config: Config, record: Record) -> None:
-    rows = compare(config.design, config.effects, range(config.seeds), COMPARED)
+    design, seeds = config.design, range(config.seeds)
+    make = partial(planted_and_measured, design)
+    rows = compare(make, design.planted, config.effects, seeds, COMPARED)
     summary = summarize(rows)
     cost = losses(config.design, config.effects, seed=0, n_sentences=config.loss_sentences)
     record.tables({"recovery": summary, "losses": cost}, float_format="%.4g")

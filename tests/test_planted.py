@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 import pytest
@@ -39,7 +39,8 @@ def _built_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compared(_built_once) -> pd.DataFrame:
-    return judges.compare(TINY, EFFECTS, range(2), COMPARED, progress=False)
+    make = partial(judges.planted_and_measured, TINY)
+    return judges.compare(make, TINY.planted, EFFECTS, range(2), COMPARED, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,183 @@
+"""Which method finds what: the tables and sentences of docs/methods/compared.md.
+
+`python -m experiments.findings` writes them, from tables that are kept: that of the figure
+method_comparison-babel, and those of the studies of confusions in experiments/measured/babel.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.markdown import table, unique
+from experiments import method_findings
+from experiments.compare_methods import MEASURES
+from experiments.method_findings import LAPE
+from experiments.recover_planted import ALL
+from interp.inference.claims import Claim, load_claims
+from interp.plots.files import read_table
+from interp.plots.style import Table
+from interp.results import artifacts
+
+PAGE = Path("docs") / "methods" / "compared.md"
+COMPARE = "python -m experiments.compare_methods babel"
+STUDIES = {
+    "confuse_methods": "python -m experiments.confuse_methods short",
+    "confuse_pretrained": "python -m experiments.confuse_pretrained short",
+}
+"""Study of confusions → its command."""
+
+TABLES = ("found", "confusions")
+"""Tables of theirs that the page is made from."""
+
+FOOLED = 0.1
+"""Share of what a method chooses that a decoy has to be, to be said to fool it."""
+
+
+def by_method(figure: Table) -> pd.DataFrame:
+    """The table of the figure as `method_findings` reads it: a row per method, in its order."""
+    columns = {label: column for column, label in MEASURES.items()}
+    parts = []
+    for label, part in figure.groupby("measure", sort=False):
+        name = columns[str(label)]
+        ends = {"value": name} | {end: f"{name}_{end}" for end in ("low", "high", "control")}
+        parts.append(part.set_index("method")[list(ends)].rename(columns=ends))
+    return pd.concat(parts, axis=1).reset_index()
+
+
+def comparison(methods: Table) -> str:
+    """A row per method, the most specific first: four judgments with their intervals."""
+    names = ("recovery", "selectivity", "switching", "stability")
+    lines = [
+        [row["method"], *(_interval(row[x], row[f"{x}_low"], row[f"{x}_high"]) for x in names)]
+        for row in methods.sort_values("selectivity", ascending=False).to_dict("records")
+    ]
+    header = ["method", "planted, found among decoys", "own loss less others', nats"]
+    return table([*header, "good texts in the language", "chosen again from other text"], lines)
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return "none chosen" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+# ---------------------------------------------------------------- confusions
+
+
+def of_effect(rows: Table, effect: float) -> pd.DataFrame:
+    """The rows of one strength."""
+    return rows[rows["effect"] == effect]
+
+
+def fooled(confusions: Table, found: Table) -> str:
+    """A row per method: recall among all decoys, and the decoys that fool it.
+
+    At the least and the greatest strength.
+    """
+    effects = dict.fromkeys((confusions["effect"].min(), confusions["effect"].max()))
+    header = ["method"]
+    columns = [unique(confusions["method"])]
+    for effect in effects:
+        all_decoys = found[(found["effect"] == effect) & (found["decoys"] == ALL)]
+        recall = all_decoys.set_index("selector")
+        rows = of_effect(confusions, effect).sort_values("share", ascending=False)
+        unknown = set(rows.loc[rows["share"].isna(), "method"])  # chose nothing that was planted
+        rows = rows[rows["share"] >= FOOLED]
+        header += [f"found, effect {effect:g}", f"fooled by, effect {effect:g}"]
+        columns += [
+            [
+                _interval(row["recall"], row["recall_low"], row["recall_high"])
+                for row in recall.loc[columns[0]].to_dict("records")
+            ],
+            [
+                ", ".join(
+                    f"{row['decoy']} {row['share']:.2f}"
+                    for row in rows[rows["method"] == method].to_dict("records")
+                )
+                or ("chose no planted neuron" if method in unknown else "none")
+                for method in columns[0]
+            ],
+        ]
+    return table(header, [list(line) for line in zip(*columns, strict=True)])
+
+
+def confusion_sentences(confusions: Table, found: Table, study: str) -> list[str]:
+    """What fools LAPE, and which methods find half of the planted and are not fooled.
+
+    At the least and the greatest strength.
+    """
+    where = "in made-up models" if study == "confuse_methods" else "in Babel"
+    rows = confusions[confusions["method"] != method_findings.RANDOM]
+    said = []
+    for effect in dict.fromkeys((rows["effect"].min(), rows["effect"].max())):
+        part = of_effect(rows, effect)
+        worst = part[part["method"] == LAPE].nlargest(1, "share").iloc[0]
+        share, lost = (
+            _interval(*(worst[f"{name}{end}"] for end in ("", "_low", "_high")))
+            for name in ("share", "lost")
+        )
+        recall = of_effect(found[found["decoys"] == ALL], effect).set_index("selector")["recall"]
+        fooled = set(part.loc[part["share"] >= FOOLED, "method"])
+        honest = [
+            f"{method} ({recall[method]:.2f})"
+            for method in unique(part["method"])
+            if method not in fooled and recall[method] >= 0.5
+        ]
+        said += [
+            f"At an effect of {effect:g} {where}, LAPE is fooled most by neurons of kind "
+            f"{worst['decoy']}, which are {share} of its choice and cost it {lost} of the planted.",
+            "Half of the planted neurons or more are found among all decoys, and no decoy alone is "
+            f"a tenth of the choice, by {', '.join(honest) or 'no method'}.",
+        ]
+    return said
+
+
+# ---------------------------------------------------------------- the page
+
+
+def sentences(methods: Table, confused: dict[str, tuple[Table, Table]]) -> str:
+    """Every sentence with the command that made its numbers."""
+    said = [(line, COMPARE) for line in method_findings.sentences(methods)]
+    for study, tables in confused.items():
+        said += [(line, STUDIES[study]) for line in confusion_sentences(*tables, study)]
+    return "\n".join(f"{number}. {line} `{by}`" for number, (line, by) in enumerate(said, 1))
+
+
+def predicted_and_wrong(claims: Sequence[Claim]) -> str:
+    """Claims, stated before they were measured, that do not hold."""
+    wrong = [claim for claim in claims if claim.verdict != "holds"]
+    lines = [
+        f"- {claim.statement} {claim.value:.2f} ({claim.low:.2f} to {claim.high:.2f}): "
+        f"{claim.verdict}."
+        for claim in wrong
+    ]
+    return "\n".join([f"Of {len(claims)} predictions, {len(wrong)} are not borne out:", "", *lines])
+
+
+def keep(studies: Path, measured: Path) -> None:
+    """Copy the tables of finished studies to where the page is made from."""
+    for name, command in STUDIES.items():
+        for table_name in TABLES:
+            source = studies / name / command.split()[-1] / f"{table_name}.csv"
+            if source.is_file():
+                text = source.read_text(encoding="utf-8")
+                artifacts.write_text(measured / name / f"{table_name}.csv", text)
+
+
+def blocks(root: Path) -> dict[str, str]:
+    """What stands between the marks of the page, by their name."""
+    measured = root / "experiments" / "measured" / "babel"
+    methods = by_method(read_table(root / "figures" / "method_comparison-babel.csv"))
+    confused = {
+        study: (read_table(path), read_table(path.with_name("found.csv")))
+        for study in STUDIES
+        if (path := measured / study / "confusions.csv").is_file()
+    }
+    shown = {study: f"Not measured yet: `{command}`." for study, command in STUDIES.items()}
+    shown |= {study: fooled(*tables) for study, tables in confused.items()}
+    claims = load_claims(measured / "compare_methods.json")
+    return {
+        "comparison": comparison(methods),
+        **shown,
+        "sentences": sentences(methods, confused),
+        "predicted and wrong": predicted_and_wrong(claims),
+    }

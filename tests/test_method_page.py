@@ -1,0 +1,125 @@
+"""The page that compares methods: numbers of the kept tables, and words that follow from them."""
+
+import importlib
+
+import pandas as pd
+import pytest
+
+from experiments import method_page as subject
+from experiments.compare_methods import MEASURES, comparison
+from experiments.findings import ROOT
+from experiments.method_findings import LAPE, RANDOM
+from experiments.method_page import PAGE, STUDIES
+from interp.inference.claims import load_claims
+
+
+def confusions() -> pd.DataFrame:
+    """Two strengths; at the greater one words fool LAPE and the rate, and pairs the rate."""
+    rows = [
+        (effect, method, decoy, share)
+        for effect in (2.0, 6.0)
+        for method, shares in (
+            (RANDOM, (0.5, 0.5)),
+            (LAPE, (0.4, 0.05)),
+            ("rate (LAP)", (0.3, 0.2)),
+            ("lead in rate", (0.02, 0.0)),
+        )
+        for decoy, share in zip(("word", "pair"), shares, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["effect", "method", "decoy", "share"])
+    frame.loc[frame["effect"] == 2.0, "share"] = 0.9
+    ends = {"share_low": frame["share"] - 0.01, "share_high": frame["share"] + 0.01}
+    return frame.assign(**ends, lost=0.25, lost_low=0.2, lost_high=0.3)
+
+
+def found() -> pd.DataFrame:
+    rows = [
+        {"effect": effect, "selector": method, "decoys": decoys}
+        | {"recall": recall, "recall_low": recall - 0.1, "recall_high": recall + 0.1}
+        for effect in (2.0, 6.0)
+        for method in (RANDOM, LAPE, "rate (LAP)", "lead in rate")
+        for decoys, recall in (("none", 0.8), ("all", 0.5))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_page_has_the_numbers_of_its_tables():
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    for name, block in subject.blocks(ROOT).items():
+        assert f"<!-- {name} -->\n{block}\n<!-- /{name} -->" in page, (
+            "run python -m experiments.findings"
+        )
+
+
+def test_the_table_of_the_figure_is_read_back():
+    names = ["method", *(f"{x}{y}" for x in MEASURES for y in ("", "_low", "_high", "_control"))]
+    rows = [[name, *(number / 100 + k for k in range(20))] for number, name in enumerate("abc")]
+    table = pd.DataFrame(rows, columns=names)
+    pd.testing.assert_frame_equal(subject.by_method(comparison(table)), table, check_names=False)
+
+
+def test_methods_are_ordered_by_what_a_language_loses():
+    columns = ("recovery", "selectivity", "switching", "stability")
+    rows = [("a", 0.1), ("b", 0.7), ("c", float("nan"))]
+    table = pd.DataFrame(
+        {"method": name} | {f"{x}{end}": value for x in columns for end in ("", "_low", "_high")}
+        for name, value in rows
+    )
+    _, _, *lines = subject.comparison(table).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| b", "| a", "| c"]
+    assert lines[0].count("0.70 (0.70 to 0.70)") == 4
+    assert lines[2].count("none chosen") == 4
+
+
+def test_a_method_is_fooled_where_a_tenth_of_its_choice_is_a_decoy():
+    header, _, *lines = subject.fooled(confusions(), found()).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines}
+    assert header.strip("| ").split(" | ")[2:4] == ["fooled by, effect 2", "found, effect 6"]
+    assert cells[LAPE][1:] == [
+        *("0.50 (0.40 to 0.60)", "word 0.90, pair 0.90"),
+        *("0.50 (0.40 to 0.60)", "word 0.40"),
+    ]
+    assert cells["rate (LAP)"][4] == "word 0.30, pair 0.20"
+    assert cells["lead in rate"][4] == "none"
+    silent = confusions().assign(share=float("nan"))
+    assert subject.fooled(silent, found()).count("chose no planted neuron") == 8
+    alone = confusions()[lambda frame: frame["effect"] == 6.0]
+    assert subject.fooled(alone, found()).splitlines()[0].count("|") == 4
+
+
+def test_sentences_say_who_is_fooled_and_leave_the_control_out():
+    def said(rows: pd.DataFrame) -> list[str]:
+        return subject.confusion_sentences(rows, found(), "confuse_methods")
+
+    *weak, worst, honest = said(confusions())
+    assert worst.startswith("At an effect of 6 in made-up models, LAPE is fooled most by neurons")
+    assert "word, which are 0.40 (0.39 to 0.41) of its choice" in worst
+    assert worst.endswith("cost it 0.25 (0.20 to 0.30) of the planted.")
+    assert honest.endswith("is a tenth of the choice, by lead in rate (0.50).")
+    assert weak[1].endswith("by no method.")
+    nobody = confusions().assign(share=0.0)
+    assert said(nobody)[3].count("(0.50)") == 3
+    assert "in Babel" in subject.confusion_sentences(nobody, found(), "confuse_pretrained")[0]
+
+
+def test_a_method_that_finds_nothing_is_not_praised_for_not_being_fooled():
+    blind = found().assign(recall=0.4)
+    *_, honest = subject.confusion_sentences(confusions(), blind, "confuse_methods")
+    assert honest.endswith("by no method.")
+
+
+def test_predictions_that_came_true_are_not_among_the_wrong_ones():
+    claims = load_claims(ROOT / "experiments" / "measured" / "babel" / "compare_methods.json")
+    said = subject.predicted_and_wrong(claims)
+    wrong = [claim for claim in claims if claim.verdict != "holds"]
+    assert 0 < len(wrong) < len(claims)
+    assert said.startswith(f"Of {len(claims)} predictions, {len(wrong)} are not borne out")
+    for claim in claims:
+        assert (claim.statement in said) == (claim in wrong)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_commands_are_those_of_presets(study: str):
+    *_, name, preset = STUDIES[study].split()
+    assert name == f"experiments.{study}"
+    assert preset in importlib.import_module(name).experiment.presets
