@@ -17,6 +17,8 @@ text would, and the languages should lose as much.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -55,29 +57,35 @@ PRESETS = {
 }
 
 
-def readings(study: Study, begins: bool) -> dict[str, Study]:
-    """The study in each reading, with statistics in a folder of its own.
+def readings(study: Study, out: Path, begins: bool) -> dict[str, Study]:
+    """The study in each reading; unusual ones keep statistics in folders of their own.
 
     `begins`: the tokenizer puts something before a text; else there is nothing to leave out.
     """
-    differences = {USUAL: {"dtype": "float32"}, ROUNDED: {"dtype": "bfloat16"}}
-    if begins:
-        differences[BARE] = {"dtype": "float32", "bos": "none", "held_out_bos": "none"}
-    return {
-        name: replace(study, out=study.out / name.replace(" ", "_"), **different)
-        for name, different in differences.items()
+    differences: dict[str, dict[str, Any]] = {
+        USUAL: {"dtype": "float32"},
+        ROUNDED: {"dtype": "bfloat16", "out": out / folder_of(ROUNDED)},
     }
+    if begins:
+        nothing = {"bos": "none", "held_out_bos": "none", "out": out / folder_of(BARE)}
+        differences[BARE] = {"dtype": "float32", **nothing}
+    return {name: replace(study, **different) for name, different in differences.items()}
+
+
+def folder_of(reading: str) -> str:
+    return reading.replace(" ", "_")
 
 
 def read(
-    study: Study, config: Config, record: Record
+    study: Study, name: str, config: Config, record: Record
 ) -> tuple[interp.FiringStats, interp.NeuronSelection, PerplexityMatrix]:
     """In one reading: the counts, the selection, and what its neurons do."""
     model = record.open(study)
     stats, _ = study.statistics(model)
     selection = interp.select_by_entropy(stats, config.fraction)
     text = study.read(model, "held_out")
-    matrix = interp.perplexity_matrix(model, selection, text, n_draws=0, out=study.out)
+    out = config.out / folder_of(name)
+    matrix = interp.perplexity_matrix(model, selection, text, n_draws=0, out=out)
     return stats, selection, matrix
 
 
@@ -131,8 +139,8 @@ def main(config: Config, record: Record) -> None:
     usual: tuple[interp.NeuronSelection, PerplexityMatrix] | None = None
     repeated = 1.0
     begins = bool(beginning(record.open(config.study), "auto"))
-    for name, study in readings(config.study, begins).items():
-        stats, selection, matrix = read(study, config, record)
+    for name, study in readings(config.study, config.out, begins).items():
+        stats, selection, matrix = read(study, name, config, record)
         if usual is None:
             usual = selection, matrix
             select = partial(interp.select_by_entropy, fraction=config.fraction)

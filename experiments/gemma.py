@@ -25,8 +25,10 @@ STUDY = Study(
     held_out_tokens=1280,
     held_out_bos="auto",
     sentences=300,
+    out=Path("results/study/gemma/{model}-{languages}"),
 )
-"""The six languages of the shipped model. Its parallel sentences have about half these tokens."""
+"""The six languages of the shipped model. Its parallel sentences have about half these tokens. The
+studies share what they count."""
 
 MANY = ("en", "de", "fr", "es", "zh", "ja", "ru", "ar", "hi", "vi", "sw", "ko")
 """Languages of the studies about many, on other text than the project's own."""

@@ -29,7 +29,9 @@ from typing import Any
 import tyro
 from tqdm.auto import tqdm
 
-from experiments.gemma import Data
+from experiments import runner
+from experiments.gemma import STUDY, Data
+from experiments.runner import for_model
 from experiments.study import Study
 from interp.results import artifacts
 from interp.runs.folder import begin
@@ -104,6 +106,13 @@ def reads(config: Any) -> bool:
     return hasattr(config, "study")
 
 
+def shared(config: Config) -> Study:
+    """The text whose statistics several studies read."""
+    text = str(config.data.text or Study.text)
+    study = replace(STUDY, text=text) if config.preset == "gemma" else Study()
+    return for_model(runner.Config(study=study)).study
+
+
 def marker(config: Config, study: str) -> Path:
     """Written when a study has finished."""
     return config.out / config.preset / f"{study}.json"
@@ -149,11 +158,12 @@ def main(config: Config) -> None:
         for name, study in configs.items()
         if config.again or not marker(config, name).exists()
     }
-    if unfinished and config.preset == "babel":  # several studies read these: made once, first
-        study = Study()
+    if unfinished and config.preset in DRAWN:  # several studies read these: made once, first
+        study = shared(config)
         model = study.open()
         study.statistics(model)
-        study.sentence_means(model)
+        if config.preset == "babel":
+            study.sentence_means(model)
     if failed := run_all(config, unfinished):
         logs = ", ".join(str(marker(config, name).with_suffix(".log")) for name in failed)
         raise SystemExit(f"{len(failed)} studies failed: read {logs}, and run this again.")

@@ -130,15 +130,17 @@ class Experiment:
             self.run(tyro.cli(self._config, description=self._doc))
 
     def _of(self, key: str, preset: Preset) -> Any:
-        """The config of a preset. A preset with its own study keeps statistics in its own folder;
-        the others share those of the shipped model."""
+        """The config of a preset. A preset with its own study keeps statistics in its own folder,
+        unless that study names one; the others share those of the shipped model."""
         out = Path("results") / self.name / key
         study = preset.study
         if study is None:
             return self._config(out=out, **preset.differences)
         if study.model != Study.model:
             out /= "{model}"
-        return self._config(study=replace(study, out=out), out=out, **preset.differences)
+        if study.out == Study.out:
+            study = replace(study, out=out)
+        return self._config(study=study, out=out, **preset.differences)
 
 
 def chosen(presets: Mapping[str, tuple[str, Any]], doc: str | None) -> Any:
@@ -151,16 +153,16 @@ def chosen(presets: Mapping[str, tuple[str, Any]], doc: str | None) -> Any:
 
 
 def for_model(config: Any) -> Any:
-    """The config with {model} in its folders replaced by the model's name, so that the results of
-    two models never mix."""
+    """The config with {model} and {languages} in its folders replaced, so that the results of two
+    models, or statistics of other languages, never mix."""
     study = getattr(config, "study", None)
     if study is None:
         return config
-    name = Path(study.model).name
-
-    out, statistics = (
-        Path(str(folder).replace("{model}", name)) for folder in (config.out, study.out)
-    )
+    words = {"{model}": Path(study.model).name, "{languages}": "-".join(study.languages)}
+    folders = [str(folder) for folder in (config.out, study.out)]
+    for word, value in words.items():
+        folders = [folder.replace(word, value) for folder in folders]
+    out, statistics = map(Path, folders)
     return replace(config, study=replace(study, out=statistics), out=out)
 
 

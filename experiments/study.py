@@ -81,7 +81,7 @@ class Study:
 
     out: Path = Path("results/study")
     """Folder of the statistics; the same study reads them again. {model} stands for the last part
-    of the model's name."""
+    of the model's name, {languages} for the labels."""
 
     def open(self, attention: Attention = "native") -> interp.NeuronModel:
         name = fetched(self.model) if self.model in MODELS else self.model

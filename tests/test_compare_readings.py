@@ -9,7 +9,7 @@ import torch
 
 import interp
 from experiments import compare_readings
-from experiments.compare_readings import BARE, ROUNDED, USUAL, measures, readings
+from experiments.compare_readings import BARE, ROUNDED, USUAL, folder_of, measures, readings
 from experiments.study import Study
 from interp.evaluations import PerplexityMatrix
 from interp.inference.intervals import Estimate
@@ -24,13 +24,14 @@ def value(found: Measurement | None) -> float:
 
 
 def test_each_reading_differs_from_the_usual_one_in_one_thing():
-    every = readings(Study(), begins=True)
+    every = readings(Study(), Path("out"), begins=True)
     usual = every[USUAL]
+    assert usual == Study()
     assert len({study.out for study in every.values()}) == len(every)
     assert every[ROUNDED] == replace(usual, out=every[ROUNDED].out, dtype="bfloat16")
     bare = replace(usual, out=every[BARE].out, bos="none", held_out_bos="none")
     assert every[BARE] == bare
-    assert list(readings(Study(), begins=False)) == [USUAL, ROUNDED]
+    assert list(readings(Study(), Path("out"), begins=False)) == [USUAL, ROUNDED]
 
 
 def test_agreement_counts_beyond_that_of_a_repetition():
@@ -58,9 +59,10 @@ def test_the_table_is_that_of_the_selections_and_matrices(tmp_path: Path):
     compare_readings.experiment.run(replace(config, study=study, out=tmp_path))
     table = pd.read_csv(tmp_path / "readings.csv")
     assert list(table["reading"].unique()) == [USUAL, ROUNDED]  # Babel's tokenizer puts nothing
-    usual, rounded = readings(study, begins=False).values()
+    usual, rounded = readings(study, tmp_path, begins=False).values()
     matrices = [
-        PerplexityMatrix.load(reading.out / "matrix.safetensors") for reading in (usual, rounded)
+        PerplexityMatrix.load(tmp_path / folder_of(name) / "matrix.safetensors")
+        for name in (USUAL, ROUNDED)
     ]
     own = [matrix.increase.value.diagonal() for matrix in matrices]
     shown: Table = table[table["reading"] == ROUNDED]

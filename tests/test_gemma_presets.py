@@ -18,6 +18,7 @@ import tyro
 import interp
 from experiments import compare_methods, gemma, reproduce, study
 from experiments.real_models import MODELS
+from experiments.runner import for_model
 from tests import planted_rows, tiny_models
 
 MAX_LENGTH = 512
@@ -81,6 +82,14 @@ def test_a_study_reads_other_text_and_tasks_in_more_languages(name: str):
     }
     assert found.study.languages == many.get(name, study.LANGUAGES)
     assert gemma.Data().options(name) == []
+
+
+def test_studies_of_the_same_text_and_languages_share_what_they_count():
+    folders = {for_model(preset(name)[1]).study.out for name in STUDIES}
+    assert len(folders) == 1
+    _, config = preset("detect_languages")
+    args = gemma.Data(text=Path("news")).options("detect_languages")
+    assert for_model(tyro.cli(type(config), default=config, args=args)).study.out not in folders
 
 
 @pytest.mark.campaign
