@@ -7,6 +7,7 @@
 A Llama-shaped model with random weights (d_model 512, 8 layers of 2048 neurons). The variants take
 turns in one process; each time is divided by the bare model's in the same round, and the median of
 the rounds is printed. The bare model is Hugging Face's body with fused attention, no unembedding.
+Goals: counts with moments, cases of signs and the negative side at most 1.15, histograms 1.35.
 """
 
 from collections.abc import Callable

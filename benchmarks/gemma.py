@@ -7,7 +7,8 @@
 18 layers of 2,048 neurons, 262,144 tokens in the vocabulary, in float32 and in bfloat16. Variants
 take turns in one process; each time is divided by the first one's in the same round, and the median
 of the rounds is printed. Goals: counting at most 1.05 of the body, folder and hashes included;
-moments 1.15; losses 1.05 of a pass with labels; writing under an edit 1.05 of `generate`.
+moments, cases of signs and the negative side together 1.15; histograms 1.35; losses 1.05 of a pass
+with labels; writing under an edit 1.05 of `generate`.
 
 Integrated gradients (20 steps, all layers) and a patching sweep stand beside the loop over layers
 with the variants as a batch, and beside the unembedding of their variants alone, which no method
@@ -30,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 import interp
 from benchmarks import memory, synthetic
 from benchmarks.attribution import loop
-from benchmarks.collect import BARE, COUNTS, MOMENTS, body_of, collect
+from benchmarks.collect import BARE, CHEAP, COUNTS, HISTOGRAMS, MOMENTS, body_of, collect
 from benchmarks.records import Config, Size, recording
 from benchmarks.timing import Variants, take_turns
 from experiments.real_models import path_of
@@ -44,7 +45,17 @@ from interp.scores.baselines import random_units
 FIRST = "collect, firing counts, first call: hashes of model and tokenizer"
 LOSSES, UNEMBEDDING = "losses", "the unembedding alone"
 STEPS, TARGET, OTHER = 20, 500, 600
-GEMMA_OURS = (COUNTS, MOMENTS, FIRST, LOSSES, "deactivate", "integrated_gradients", "patch")
+GEMMA_OURS = (
+    COUNTS,
+    MOMENTS,
+    CHEAP,
+    HISTOGRAMS,
+    FIRST,
+    LOSSES,
+    "deactivate",
+    "integrated_gradients",
+    "patch",
+)
 GEMMA_OURS += ("interp.load",)
 FRACTION = 0.01
 """Share of each layer's neurons that are off when text is written."""
@@ -63,7 +74,7 @@ class Amount:
     """Text that is counted, in batches of 4,096 tokens."""
 
     long_tokens: int = 131_072
-    """Text that is counted without moments."""
+    """Text that is counted without other statistics."""
 
     length: int = 128
     """Tokens of a row."""
@@ -110,7 +121,7 @@ class Models:
         return self.native.n_vocab
 
 
-def counting(models: Models, n_tokens: int, length: int, moments: bool) -> Variants:
+def counting(models: Models, n_tokens: int, length: int, statistics: bool) -> Variants:
     """Ways to read the text once; the first is the reference."""
     codes, per_batch = ("de", "en"), 4096
     n_rows = n_tokens // length // len(codes)
@@ -125,8 +136,11 @@ def counting(models: Models, n_tokens: int, length: int, moments: bool) -> Varia
         counts()
 
     ways: Variants = {BARE: body_of(models.bare, batches), COUNTS: counts}
-    if moments:
-        ways[MOMENTS] = collect(models.native, corpora, per_batch, interp.Keep(moments=True))
+    if statistics:
+        kept = {MOMENTS: interp.Keep(moments=True), HISTOGRAMS: interp.Keep(histograms=True)}
+        kept[CHEAP] = interp.Keep(moments=True, sign_cases=True, negative_side=True)
+        for way, keep in kept.items():
+            ways[way] = collect(models.native, corpora, per_batch, keep)
         ways[FIRST] = first_call
     return ways
 

@@ -36,11 +36,19 @@ class Run:
 
     row_tokens: int = 64
     tokens_per_batch: int = 4096
-    moments: bool = False
+    keep: tuple[str, ...] = ()
+    """Statistics that are counted besides firing, as `interp.Keep` names them."""
+
     family: Literal["llama", "neox"] = "llama"
     dtype: str = "float32"
     vocabulary: int = 1000
     workers: int = 1
+
+    @property
+    def kept(self) -> interp.Keep:
+        """What `collect` and `interp plan` are asked for."""
+        named: dict[str, Any] = dict.fromkeys(self.keep, True)
+        return interp.Keep(**named)
 
 
 SWEEPS = {
@@ -89,7 +97,7 @@ def collect_once(run: Run, model_folder: Path, out: Path, part: int | None) -> R
     text = synthetic.text(codes, run.shards, n_rows, run.row_tokens, run.vocabulary)
     start = time.perf_counter()
     settings: dict[str, Any] = {
-        "keep": interp.Keep(moments=run.moments),
+        "keep": run.kept,
         "tokens_per_batch": run.tokens_per_batch,
         "progress": False,
     }

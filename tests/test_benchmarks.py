@@ -310,6 +310,7 @@ def test_gemma(in_this_process: None, tmp_path: Path):
     references = [next(row for row in measured if row["case"] == case) for case in cases]
     assert all(row["median"] == 1 for row in references)
     assert {row["way"] for row in measured} >= set(gemma.GEMMA_OURS)
+    assert {collect.CHEAP, collect.HISTOGRAMS} < {row["way"] for row in record.where(case=cases[0])}
     assert memory["mib"] >= 0
     made = tables.blocks(tables.READMES[0], {"gemma": record})["gemma"]
     assert "| bfloat16 | losses | **losses** |" in made
@@ -455,6 +456,12 @@ def test_a_plan_is_compared_with_runs(tmp_path: Path, in_this_process: None):
     made = tables.blocks(tables.READMES[0], {"plan": record})["plan"]
     assert f"| 2 {TIMES} 32, gated | " in made
     assert "Planned disk space is right within" in made
+
+
+def test_plans_are_compared_with_every_statistic_of_the_pass():
+    kept = [run.kept for run in plan.SHAPES.values()]
+    assert any(keep.moments and keep.sign_cases and keep.negative_side for keep in kept)
+    assert any(keep.histograms for keep in kept)
 
 
 def test_scaling(tmp_path: Path, in_this_process: None):
