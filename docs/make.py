@@ -62,7 +62,7 @@ def commands() -> str:
 def _description(command: type) -> Iterator[str]:
     """The docstring, its examples as code."""
     for paragraph in (inspect.getdoc(command) or "").split("\n\n"):
-        if paragraph.strip().startswith("interp "):
+        if paragraph.strip().startswith(("interp ", "printf ")):
             yield f"```sh\n{textwrap.dedent(paragraph).strip()}\n```"
         else:
             yield _prose(" ".join(paragraph.split()))

@@ -4,15 +4,19 @@ import contextlib
 import inspect
 import re
 import shlex
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
 from interp import cli
 from interp.commands.next_steps import NEXT, next_after
-from interp.results.terminal import table
+from interp.results.terminal import columns_of, listing, table
 from interp.selections.neuron_selection import NeuronSelection
+from tests.hub_server import hub_server
 
 NOT_RUN = {
     "demo": "takes minutes",
@@ -23,9 +27,6 @@ NOT_RUN = {
     "evaluate": "answers two tasks, many times",
     "attribute": "integrates over hundreds of prompts",
     "train": "trains",
-    "lock": "needs a file of prompts",
-    "push": "needs the hub",
-    "pull": "needs the hub",
 }
 """Commands whose examples are read here and not run, and why."""
 
@@ -68,12 +69,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub on this machine, whose token is known, with what the example of push publishes."""
+    with hub_server() as server:
+        constants, path = huggingface_hub.constants, "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + path)
+        monkeypatch.setenv("HF_TOKEN", "secret")
+        cli.main(examples("push")[0])
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in NOT_RUN])
 def test_the_examples_work_as_they_stand_after_the_demo(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    folder: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(folder)
+    if name in ("push", "pull"):
+        request.getfixturevalue("hub")
+    for line in re.findall(r"^ *(printf .*)$", inspect.getdoc(cli.COMMANDS[name]) or "", re.M):
+        subprocess.run(["sh", "-c", line], check=True)
     for words in examples(name):
         if not FURTHER.keys() & set(words):
             cli.main(words)
@@ -135,6 +156,46 @@ def test_columns_that_do_not_fit_follow_below_with_the_first_again():
     assert table(rows, 1)[:4] == ["      a", "日本  1", "x     4", ""]  # one at least
     assert table(rows, 16, stay=2)[1] == "日本  1  22  333"
     assert table(rows, 13, stay=2)[5] == "日本  1  333"
+
+
+def test_prose_in_the_last_column_goes_on_below_itself():
+    rows = [["ok", "a name", "one two three four five six"], ["FAIL", "b", ""]]
+    wide = ["ok    a name  one two three four five six", "FAIL  b"]
+    assert listing(rows, 41) == wide
+    assert listing(rows, 40) == [
+        *["ok    a name  one two three four five", "              six", "FAIL  b"],
+    ]
+    narrow = ["ok    a name", "    one two three four five", "    six", "FAIL  b"]
+    assert listing(rows, 30) == narrow  # 16 columns would be left beside the names
+    assert listing([["ok", "a name", "short"]], 17) == ["ok  a name  short"]  # which is enough here
+
+
+TABLES = {
+    "doctor": ["doctor", "babel"],
+    "plan": ["plan", "babel"],
+    "patch": ["patch", "Montag ist", "Thursday is", "--answers", " Friday", " Tuesday"],
+    "lens": ["lens", "--languages", "ja", "en", "de", "--limit", "8"],
+    "collect": ["collect", "--tokens", "1280", "--block-length", "64", "--n-shards", "2"],
+    "compare": ["compare", "results/demo", "results/demo/neurons.json"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_a_command_fit_the_terminal(
+    name: str,
+    width: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", str(width))
+    cli.main(TABLES[name])
+    rows = [line for line in capsys.readouterr().out.splitlines() if "  " in line.strip()]
+    assert len(rows) > 3
+    assert [line for line in rows if columns_of(line) > width] == []
 
 
 @pytest.mark.parametrize(("width", "parts"), [(40, 2), (100, 1)])

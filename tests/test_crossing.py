@@ -87,8 +87,9 @@ def test_the_patch_command_prints_and_saves_what_patch_gives(tmp_path, capsys):
     assert found.sources == ("source", "noise")
     shown = capsys.readouterr().out
     assert "target, unpatched" in shown
-    assert "source: resid_post, layer 0, 0 'last'" in shown
-    assert shown.count("noise: resid_post") == model.n_layers
+    assert "Patched: resid_post, 'last'." in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert sum(line[:2] == ["noise", "layer"] for line in lines) == model.n_layers
     assert f"{found.probability[0, 0, 3, 0, 1]:.4f}" in shown
     assert len(pd.read_csv(tmp_path / "patching.csv")) == 2 * model.n_layers * 3
 
@@ -99,7 +100,9 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
         Patch, SOURCE, TARGET, "--answers", *ANSWERS,
         "--layers", "from", "--texts", "Montag", "Thursday",
     )  # fmt: skip
-    assert "layer 2 and later, 0 'Thursday'" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Patched: resid_post, 'Thursday'." in shown
+    assert "\nlayer 2 and later " in shown
     model = interp.load("babel")
     mask = torch.zeros(1, model.n_layers, model.d_mlp, dtype=torch.bool)
     mask[:, :, :20] = True
@@ -107,8 +110,9 @@ def test_the_patch_command_takes_texts_and_neurons(tmp_path, capsys):
     chosen = ("--part", "neurons", "--neurons", str(tmp_path), "--language", "de")
     run(Patch, SOURCE, TARGET, "--answers", *ANSWERS, *chosen, "--layers", "all")
     shown = capsys.readouterr().out
-    assert "source: neurons of de, all layers" in shown
-    assert "source: random neurons of de, all layers" in shown
+    assert "Patched: all layers, 'last'." in shown
+    assert "\nsource             neurons of de " in shown
+    assert "\nsource             random neurons of de " in shown
     with pytest.raises(ValueError, match="needs --neurons and --language"):
         run(Patch, SOURCE, TARGET, "--answers", *ANSWERS, "--part", "neurons")
     with pytest.raises(ValueError, match='attention="hooked"'):

@@ -314,5 +314,5 @@ class Doctor:
     def run(self) -> "Diagnosis":
         model, _ = open_model(self.choice, self.choice.memory)
         diagnosis = interp.doctor(model)
-        say(str(diagnosis))
+        say(diagnosis.table(terminal.terminal_width()))
         return diagnosis

@@ -1,5 +1,6 @@
 """The subcommands that ask when a prompt becomes its answer: activation patching, logit lens."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from interp.commands.common import (
     save_table,
     say,
     say_how_text_begins,
+    say_table,
     seeded,
 )
 from interp.commands.effects import read_selection
@@ -161,21 +163,25 @@ class Patch:
 
 
 def show_patching(result: "interp.prompts.PatchingResult") -> None:
-    """Print the answers' probabilities, a line per patch; spans are numbered, as some repeat."""
+    """Print the answers' probabilities, a row per patch; spans are numbered, as some repeat."""
     later = " and later" if result.extent == "from" else ""
-    lines = {"target, unpatched": result.unpatched, "source, unpatched": result.own[0]}
-    for row, source in enumerate(result.sources):
-        for column, part in enumerate(result.parts):
-            for depth, layer in enumerate(result.layers):
-                where = "all layers" if result.extent == "all" else f"layer {layer}{later}"
-                for number, span in enumerate(result.spans):
-                    name = f"{source}: {part}, {where}, {number} {span!r}"
-                    lines[name] = result.log_probability[row, column, depth, number]
-    width = max(map(len, lines))
-    say("Probability of each answer as the next token:\n")
-    say(" " * width + "".join(f"{answer!r:>14}" for answer in result.answers))
-    for name, values in lines.items():
-        say(f"{name:<{width}}" + "".join(f"{value:14.4f}" for value in values.exp().tolist()))
+    where = ["all layers" if result.extent == "all" else f"layer {n}{later}" for n in result.layers]
+    numbers = [f"{n} " for n in range(len(result.spans))] if len(result.spans) > 1 else [""]
+    spans = [f"{number}{span!r}" for number, span in zip(numbers, result.spans, strict=True)]
+    axes = [result.sources, result.parts, where, spans]
+    named = [axis for axis, names in enumerate(axes) if len(names) > 1] or [2]
+    fixed = ", ".join(axes[axis][0] for axis in (1, 2, 3) if axis not in named)
+    patched = f" Patched: {fixed}." if fixed else ""
+    say(f"Probability of each answer as the next token.{patched}\n")
+    rows = [[""] * len(named) + [repr(answer) for answer in result.answers]]
+    lines = [(["target, unpatched"], result.unpatched), (["source, unpatched"], result.own[0])]
+    for place in itertools.product(*map(range, map(len, axes))):
+        cells = [axes[axis][place[axis]] for axis in named]
+        lines.append((cells, result.log_probability[place]))
+    for cells, values in lines:
+        cells = [*cells, *[""] * (len(named) - len(cells))]
+        rows.append(cells + [f"{value:.4f}" for value in values.exp().tolist()])
+    say_table(rows, stay=len(named))
 
 
 @dataclass(frozen=True)
@@ -272,7 +278,7 @@ def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> Non
     say(f"Mean probability that each layer gives the answer, over {len(result.kept)} prompts")
     reasons = ", ".join(f"{n} whose answers {reason}" for reason, n in left_out.items())
     say(f"(left out: {reasons})\n")
-    say("layer  " + "".join(f"{code:>16}" for code in result.languages) + "   entropy (nats)")
+    rows = [["layer", *result.languages, "entropy (nats)"]]
     several = len(result.kept) > 1
     mean = result.mean() if several else None
     for layer in range(result.probability.shape[1]):
@@ -280,8 +286,9 @@ def show_lens(result: "interp.prompts.Lens", left_out: Mapping[str, int]) -> Non
         for column in range(len(result.languages)):
             value = result.probability[:, layer, column].mean().item()
             margin = "" if mean is None else f" ±{_margin(mean.low, mean.high, layer, column):6.3f}"
-            cells.append(f"{f'{value:.3f}{margin}':>16}")
-        say(f"{layer:<7}" + "".join(cells) + f"{result.entropy[:, layer].mean().item():12.2f}")
+            cells.append(f"{value:.3f}{margin}")
+        rows.append([str(layer), *cells, f"{result.entropy[:, layer].mean().item():.2f}"])
+    say_table(rows)
 
 
 def save_result(

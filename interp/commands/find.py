@@ -239,12 +239,12 @@ def show_two_models(
     change = interp.selections.rate_change(runs[0].firing, runs[1].firing, paired=same_text)
     text = "the same text" if same_text else "other text: intervals are wider"
     say(f"\nFiring rates of the same neurons, B against A ({text}):")
-    say("language  correlation  95 % interval     rate differs  mean change")
+    rows = [["language", "correlation", "95 % interval", "rate differs", "mean change"]]
     for row in change.summary().to_dict("records"):
-        say(
-            f"{row['language']:<8}  {row['correlation']:>11.3f}  {row['correlation_low']:.3f} to "
-            f"{row['correlation_high']:.3f}  {row['differs']:>12.1%}  {row['mean_change']:>+11.4f}"
-        )
+        interval = f"{row['correlation_low']:.3f} to {row['correlation_high']:.3f}"
+        cells = [f"{row['correlation']:.3f}", interval, f"{row['differs']:.1%}"]
+        rows.append([row["language"], *cells, f"{row['mean_change']:+.4f}"])
+    say_table(rows)
     say("rate differs: share of neurons whose 95 % interval excludes zero; 5 % by chance alone")
     show_effects(before, after)
     if out is not None:
@@ -268,12 +268,12 @@ def show_effects(before: Path, after: Path) -> None:
     matrices = [PerplexityMatrix.load(file) for file in files]
     table = interp.evaluations.effect_change(*matrices, paired=same_text)
     say("\nNats per token that a language loses with its own neurons off, each model's own:")
-    say("language        A        B   change  95 % interval")
+    rows = [["language", "A", "B", "change", "95 % interval"]]
     for row in table.to_dict("records"):
-        say(
-            f"{row['language']:<8} {row['before']:>+8.3f} {row['after']:>+8.3f} "
-            f"{row['change']:>+8.3f}  {row['change_low']:+.3f} to {row['change_high']:+.3f}"
-        )
+        cells = [f"{row[name]:+.3f}" for name in ("before", "after", "change")]
+        interval = f"{row['change_low']:+.3f} to {row['change_high']:+.3f}"
+        rows.append([row["language"], *cells, interval])
+    say_table(rows)
 
 
 def say_what_is_left_out(
@@ -299,14 +299,14 @@ def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
 
 def show_pairs(table: "pandas.DataFrame") -> None:
     say("\nJaccard, and beside it that of random sets of as many neurons in every layer:")
-    say("        language  neurons           both  Jaccard   chance  95 % of chance")
+    names = ["neurons", "both", "Jaccard", "chance", "95 % of chance"]
+    rows = [["", "", "language", *names]]
     for row in table.to_dict("records"):
         sizes = f"{row['neurons_a']:,} and {row['neurons_b']:,}"
-        say(
-            f"{row['a']:>3}{row['b']:>3}  {row['language']:<8}  {sizes:<14}{row['both']:>7,}  "
-            f"{row['jaccard']:>7.3f}  {row['chance']:>7.3f}  "
-            f"{row['chance_low']:.3f} to {row['chance_high']:.3f}"
-        )
+        numbers = [f"{row['both']:,}", f"{row['jaccard']:.3f}", f"{row['chance']:.3f}"]
+        interval = f"{row['chance_low']:.3f} to {row['chance_high']:.3f}"
+        rows.append([row["a"], row["b"], row["language"], sizes, *numbers, interval])
+    say_table(rows, stay=3)
 
 
 def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:

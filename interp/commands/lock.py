@@ -17,7 +17,8 @@ class Lock:
     Half of the prompts are searched for neurons that speak for the wrong language where answers
     leave theirs; the other half, text and tasks say what the edit is worth and what it costs.
 
-        interp lock prompts/de.txt babel --language de --text babel --out lock-de
+        printf "%s\\n" "The train is" "My dog is" "In the city" > prompts.txt
+        interp lock prompts.txt babel --language de --out results/lock
     """
 
     prompts: Positional[Path]

@@ -290,7 +290,7 @@ def _description(command: type) -> Iterator[str]:
     """The docstring: text filled to the width, examples as they are."""
     for paragraph in (inspect.getdoc(command) or "").split("\n\n"):
         yield ""
-        if paragraph.strip().startswith("interp "):
+        if paragraph.strip().startswith(("interp ", "printf ")):
             yield from textwrap.indent(textwrap.dedent(paragraph).strip("\n"), "  ").split("\n")
         else:
             yield from textwrap.wrap(" ".join(paragraph.split()), WIDTH - 1)

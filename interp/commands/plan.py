@@ -7,6 +7,7 @@ from typing import Literal
 import interp
 from interp.commands.common import keep_of, save_table, say, torch_dtype
 from interp.commands.options import Labels, Positional
+from interp.results.terminal import terminal_width
 from interp.results.words import Kind
 from interp.text.labels import check_labels
 
@@ -72,15 +73,15 @@ class Plan:
 
     def run(self) -> "interp.counting.RunPlan":
         plan = self.plan()
-        say(str(plan))
+        say(plan.table(terminal_width()))
         if plan.tokens != self.tokens:
             say(
                 f"{plan.tokens:,} tokens per label, not {self.tokens:,}, are {self.n_shards} "
                 f"shards of {plan.rows:,} whole blocks of {self.block_length}."
             )
         say(
-            f"{'hours of passes':<22} {plan.hours(self.teraflops):>15.3g}   at "
-            f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text"
+            f"{plan.hours(self.teraflops):.3g} hours of passes at {self.teraflops:g} TFLOP/s "
+            "(--teraflops), not counting the time to read text."
         )
         if self.out is not None:
             save_table(plan.to_frame(), self.out)

@@ -20,6 +20,7 @@ from interp.models.load import outline
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, Shown, counted
+from interp.results.terminal import listing
 from interp.text.corpora import Corpora
 
 _HEADER = 1024
@@ -204,10 +205,20 @@ class RunPlan(Shown):
         )
 
     def __str__(self) -> str:
-        lines = [self._head(), ""]
-        for quantity, value, unit, source in self._rows():
-            lines.append(f"{quantity:<22} {readable(value, unit):>15}   {source}")
-        return "\n".join(lines)
+        return self.table()
+
+    def table(self, width: int = 100) -> str:
+        """For a terminal of `width` columns: a row per quantity.
+
+        >>> plan = interp.counting.plan_run("babel", n_languages=6, tokens=1_000_000)
+        >>> print(plan.table().splitlines()[2])
+        neurons                         12,288  config: 6 layers of 2,048
+        """
+        rows = [
+            [quantity, f"{readable(value, unit):>15}", source]
+            for quantity, value, unit, source in self._rows()
+        ]
+        return "\n".join([self._head(), "", *listing(rows, width)])
 
 
 def plan_run(

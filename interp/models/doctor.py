@@ -20,6 +20,7 @@ from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm
 from interp.results.display import Cells, Shaded, Shown, listed
+from interp.results.terminal import listing, wrapped
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,20 @@ class Diagnosis(Shown):
         return Cells(("", "", "seen"), rows, note)
 
     def __str__(self) -> str:
-        width = max(len(check.name) for check in self.checks)
+        return self.table(10_000)
+
+    def table(self, width: int = 100) -> str:
+        """For a terminal of `width` columns: a row per check.
+
+        >>> print(interp.doctor(model).table().splitlines()[0])
+        babel: its hooks tell the truth
+        """
         rows = [
-            f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<{width}}  {check.detail}"
-            for check in self.checks
+            ["ok" if check.passed else "FAIL", check.name, check.detail] for check in self.checks
         ]
-        rows += [] if self.beginning is None else [str(self.beginning)]
-        return "\n".join([f"{self.model}: {self.verdict}", *rows])
+        beginning = [] if self.beginning is None else wrapped(str(self.beginning), width)
+        lines = [f"{self.model}: {self.verdict}", *listing(rows, width), *beginning]
+        return "\n".join(lines)
 
 
 def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:

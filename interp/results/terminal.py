@@ -70,6 +70,28 @@ def table(rows: Sequence[Sequence[str]], width: int, stay: int = 1) -> list[str]
     return lines
 
 
+def listing(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Rows without headings whose last cells are prose, which goes on below itself.
+
+    Where the other columns leave it no room, prose stands below them, indented.
+    """
+    widths = [max(map(columns_of, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    indent = sum(widths) + 2 * len(widths)
+    below = width - indent < min(_NARROWEST, max(columns_of(row[-1]) for row in rows))
+    indent = 4 if below else indent
+    lines = []
+    for *cells, prose in rows:
+        padded = [
+            cell + " " * (n - columns_of(cell)) for cell, n in zip(cells, widths, strict=True)
+        ]
+        first = "  ".join([*padded, ""])
+        folded = wrapped(prose, width - indent)
+        if not below and folded:
+            first, folded = first + folded[0], folded[1:]
+        lines += [first.rstrip(), *(" " * indent + line for line in folded)]
+    return lines
+
+
 def side_by_side(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
     """Columns of texts under their names, the texts of a row level with each other.
 
