@@ -14,10 +14,9 @@ from tests.campaigns.kills import LANGUAGES
 WRITTEN = {
     "collect": "firing.safetensors",
     "find": "neurons.json",
-    "deactivate": "deactivate/matrix.csv",
+    "deactivate": "deactivate/figures/perplexity_matrix.pdf",
     "steer": "steer/texts.csv",
     "page": "neurons.html",
-    "figure": "figures/perplexity_matrix.pdf",
 }
 """A file of the run that each command leaves."""
 

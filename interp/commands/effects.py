@@ -17,6 +17,7 @@ from interp.commands.common import (
     say_how_text_begins,
     seeded,
 )
+from interp.commands.figure import Figure
 from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of, out_for
@@ -77,8 +78,8 @@ class Deactivate:
     """Measure every language's loss with each language's neurons off.
 
     The control is as many random neurons in every layer, and a permutation test asks whether a
-    language's own loss rises most. The run supplies what is left out. To resume after an
-    interruption, run the same command again.
+    language's own loss rises most. The matrix is drawn as a PDF. The run supplies what is left out.
+    To resume after an interruption, run the same command again.
 
         interp deactivate results/demo
     """
@@ -179,6 +180,8 @@ class Deactivate:
         say_how_text_begins(model, corpora.bos)
         say(matrix.table(terminal_width()))
         say(f"The matrix is in {out / 'matrix.safetensors'}, its table in matrix.csv.")
+        if sets > 1:
+            Figure(out).run()
         return matrix
 
 

@@ -47,7 +47,6 @@ def commands(folder: Path) -> Mapping[str, list[str]]:
         "deactivate": ["deactivate", run, "--n-draws", "1"],
         "steer": ["steer", run, "--n", "2", "--max-new-tokens", "4"],
         "page": ["page", run],
-        "figure": ["figure", run],
     }
 
 
