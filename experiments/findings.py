@@ -36,6 +36,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
+    "detect_languages/precision",
     "lens_by_language/top",
     "attribute_neurons/table",
 )
@@ -134,6 +135,37 @@ def by_prompt(writing: Table) -> str:
     return table([*header, "another language's off: stays in it", "random ones off"], lines)
 
 
+def by_way(switching: Table) -> str:
+    """A table: the share of texts in the language, and of good ones, by way of steering."""
+    lines = []
+    for way in unique(switching["way"]):
+        rows = switching[switching["way"] == way].set_index("to")
+        cells = [
+            f"{100 * rate:.0f} ({100 * good:.0f})"
+            for rate, good in rows[["rate", "good"]].to_numpy()
+        ]
+        means = (100 * rows[column].mean() for column in ("rate", "good"))
+        lines.append([way, *cells, "{:.0f} ({:.0f})".format(*means)])
+    names = [label_name(code) for code in unique(switching["to"])]
+    return table(["way", *names, "mean"], lines)
+
+
+def by_units(precision: Table) -> str:
+    """A table: how well single units detect their language, and where these units are."""
+    lines = []
+    halves = precision[precision["set"] != "both"]
+    for (units, which), rows in halves.groupby(["units", "set"], sort=False):
+        scores = rows.set_index("language")["precision"]
+        ends = [
+            f"{scores[code]:.3f}, {label_name(code)}" for code in (scores.idxmax(), scores.idxmin())
+        ]
+        outer, chance = (100 * rows[f"outer_{what}"].mean() for what in ("layers", "by_chance"))
+        cells = [f"{scores.mean():.3f}", *ends, f"{outer:.0f} % ({chance:.0f} %)"]
+        lines.append([f"{units:,}, {which}", *cells])
+    header = ["units", "average precision, mean", "highest", "lowest"]
+    return table([*header, "in the outer layers (by chance)"], lines)
+
+
 # ---------------------------------------------------------------- layer by layer
 
 
@@ -194,6 +226,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
         "by size": by_size(matrices),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
+        "by units": by_units(tables["detect_languages/precision"]),
         "by layer": by_layer(tables["lens_by_language/top"]),
         "by score": by_score(tables["attribute_neurons/table"]),
         "verdicts": verdicts(

@@ -79,3 +79,41 @@ def test_tables_of_a_study_that_ran_are_copied(tmp_path: Path, monkeypatch: pyte
     findings.keep(results, tmp_path / "kept")
     copy = tmp_path / "kept" / "deactivate_neurons" / "writing.csv"
     assert copy.read_text() == file.read_text()
+
+
+def test_ways_of_steering_have_their_texts_and_the_good_ones():
+    rows = [("push", "de", 0.5, 0.25), ("push", "ja", 1.0, 0.75)]
+    *_, line = findings.by_way(
+        pd.DataFrame(rows, columns=["way", "to", "rate", "good"])
+    ).splitlines()
+    assert line == "| push | 50 (25) | 100 (75) | 75 (50) |"
+
+
+def test_units_have_their_best_and_their_worst_language():
+    rows = [(2000, "top", "de", 0.9, 0.3, 0.4), (2000, "top", "ja", 0.7, 0.2, 0.4)]
+    rows += [(2000, "both", "de", 0.5, 0.3, 0.4)]
+    columns = ["units", "set", "language", "precision", "outer_layers", "outer_by_chance"]
+    *_, line = findings.by_units(pd.DataFrame(rows, columns=columns)).splitlines()
+    assert line == "| 2,000, top | 0.800 | 0.900, German | 0.700, Japanese | 25 % (40 %) |"
+
+
+def test_middle_layers_are_all_but_the_first_and_the_last_quarter():
+    cells = {"en": [0.0, 0.6, 0.8, 0.1], "de": [1.0, 0.2, 0.0, 0.5]}
+    rows = [
+        ("de", layer, code, share)
+        for code, shares in cells.items()
+        for layer, share in enumerate(shares)
+    ]
+    top = pd.DataFrame(rows, columns=["asked_in", "layer", "language", "share"])
+    *_, line = findings.by_layer(top).splitlines()
+    assert line == "| German | 70 % | 10 % | 10 % | 50 % |"
+
+
+def test_a_score_without_a_sign_has_no_direction():
+    rows = [("gradient", "signed", 0.5), ("gradient", "size", 0.25), ("gradient", "hits", 0.75)]
+    rows += [("size", "size", 0.5), ("size", "hits", 0.25)]
+    *_, signed, unsigned = findings.by_score(
+        pd.DataFrame(rows, columns=["score", "measure", "mean"])
+    ).splitlines()
+    assert signed == "| gradient | 0.50 | 0.25 | 0.75 |"
+    assert unsigned == "| size | no sign | 0.50 | 0.25 |"
