@@ -165,8 +165,9 @@ def steered_page(texts: list[dict[str, str]]) -> str:
         "a language held at their medians on that language (Kojima et al., 2024): "
         f"{UNITS} units, half of them the best detectors of the language and half the worst. The "
         "texts of a table share their random numbers. They are the first two of each condition, "
-        "not chosen, and end after 40 tokens; *written in* is what the detector says. The model is "
-        "small, and what it writes often makes little sense. The English is by hand, and as "
+        "not chosen, and end after 40 tokens, at temperature 0.4; *written in* is what the "
+        "detector says. The model is small, and what it writes often makes little sense. The "
+        "English is by hand, and as "
         "literal as it can be; … stands for what is no word.",
         f"{there} of the {len(steered)} steered texts are in the language asked for.",
         "How often it works, beside random units and other ways of steering: "
