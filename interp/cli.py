@@ -33,6 +33,7 @@ from interp.commands.page import Page
 from interp.commands.pieces import Merge, Status, Tidy
 from interp.commands.plan import Plan
 from interp.commands.report import Report
+from interp.commands.routing import Routing
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.tasks import Attribute, Share
@@ -135,7 +136,7 @@ SECTIONS: dict[str, dict[str, type]] = {
     "Reading text": {"collect": Collect, "merge": Merge, "status": Status, "tidy": Tidy},
     "Selecting neurons": {
         **{"find": Find, "compare": Compare, "stability": Stability, "explain": Explain},
-        **{"import": Import, "export": Export},
+        **{"routing": Routing, "import": Import, "export": Export},
     },
     "Editing neurons": {
         **{"deactivate": Deactivate, "write": Write, "steer": Steer},

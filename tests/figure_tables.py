@@ -251,6 +251,23 @@ def neuron_table(codes: tuple[str, ...] = CODES) -> pd.DataFrame:
     )
 
 
+def routing_table() -> pd.DataFrame:
+    """Six layers, of which the first has no experts."""
+    difference = [math.nan, 0.31, 0.05, 0.02, 0.07, 0.24]
+    return pd.DataFrame(
+        {
+            "layer": range(6),
+            "entropy": [math.nan, 1.2, 1.3, 1.35, 1.3, 1.25],
+            "divergence": difference,
+            "divergence_low": [value - 0.01 for value in difference],
+            "divergence_high": [value + 0.02 for value in difference],
+            "shuffled": [math.nan] + [0.01 + 0.001 * layer for layer in range(5)],
+            "shuffled_highest": [math.nan] + [0.02 + 0.001 * layer for layer in range(5)],
+            "p_value": [math.nan, 0.01, 0.01, 0.3, 0.01, 0.01],
+        }
+    )
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -267,6 +284,7 @@ TABLES = {
     "lens": lens_table,
     "explanation": explanation_table,
     "neuron_rates": neuron_table,
+    "routing": routing_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

@@ -27,6 +27,7 @@ NOT_RUN = {
     "evaluate": "answers two tasks, many times",
     "attribute": "integrates over hundreds of prompts",
     "train": "trains",
+    "routing": "needs a mixture of experts",
 }
 """Commands whose examples are read here and not run, and why."""
 

@@ -21,7 +21,7 @@ from tests.campaigns.kills import LANGUAGES, made_up
 WITH_A_TABLE = {
     *("doctor", "plan", "collect", "merge", "status", "find", "compare", "stability", "explain"),
     *("import", "deactivate", "write", "steer", "lock", "evaluate", "share", "attribute"),
-    *("patch", "lens"),
+    *("patch", "lens", "routing"),
 }
 
 HALF = ("--fraction", "0.1", "--busy-quantile", "0.5")

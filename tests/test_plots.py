@@ -41,6 +41,7 @@ from tests.figure_tables import (
     pairs,
     patching_table,
     profile_table,
+    routing_table,
     sharing_table,
     size_table,
     strokes,
@@ -405,6 +406,22 @@ def test_the_figure_of_a_neuron_has_a_row_for_each_label_filled_if_it_belongs_th
 @pytest.mark.parametrize("n", [22, 100])
 def test_the_figure_of_a_neuron_of_many_labels_fits_a_page(n: int):
     fits(plots.neuron_rates(neuron_table(tuple(f"L{i}" for i in range(n)))).get_figure(root=True))
+
+
+def test_routing_is_drawn_over_the_layers_that_have_experts_beside_its_control():
+    table = routing_table()
+    ax = plots.routing(table.sample(frac=1, random_state=0))
+    for label, column in (
+        ("_measured", "divergence"),
+        ("_shuffled", "shuffled"),
+        ("_highest", "shuffled_highest"),
+    ):
+        assert close(drawn(ax, label), table[column].tolist()[1:])
+    (measured,) = (line for line in ax.lines if line.get_label() == "_measured")
+    expected = pairs(table[1:], "divergence_low", "divergence_high")
+    assert close(strokes(ax, str(measured.get_color())), expected)
+    legends = [text.get_text() for one in ax.findobj(Legend) for text in one.get_texts()]
+    assert legends == ["labels", "labels shuffled", "highest of these"]
 
 
 # ---------------------------------------------------------------- the paper

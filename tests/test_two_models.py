@@ -9,9 +9,11 @@ import torch
 
 import interp
 from interp import cli
+from interp.counting.expert_tokens import ExpertTokens
 from interp.counting.stats import FiringStats
 from interp.evaluations.effect_change import effect_change
 from interp.evaluations.perplexity import PerplexityMatrix
+from interp.models.units import LayerUnits, UnitLayout
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.two_models import rate_change
 from tests import tiny_models
@@ -205,6 +207,40 @@ def test_a_planted_change_is_found_and_a_decoy_is_not():
     changed[..., 2] += torch.randint(-60, 60, (20, 1, 1), generator=generator)
     found = rate_change(FiringStats(fired, tokens, ("de",)), FiringStats(changed, tokens, ("de",)))
     assert found.differs[0, 0].tolist() == [False, True, False]
+
+
+def test_rates_of_mixtures_divide_by_the_tokens_that_an_expert_saw():
+    """A planted neuron fires on all tokens of its expert, then on half of them; a decoy fires half
+    as often because its expert is chosen half as often; a third sees too few tokens."""
+    layout = UnitLayout((LayerUnits(1, 3, 1),))
+    tokens = torch.full((4, 1), 1000)
+    routed = torch.tensor([400, 400, 20]).repeat(4, 1, 1, 1)
+    routed += torch.arange(4)[:, None, None, None]
+    moved = routed.clone()
+    moved[..., 1] //= 2
+    fired = torch.cat([torch.full((4, 1, 1, 1), 500), routed], dim=-1)
+    after = torch.cat([torch.full((4, 1, 1, 1), 500), moved], dim=-1)
+    after[..., 1] //= 2
+    before, later = (
+        FiringStats(counts, tokens, ("de",), ExpertTokens(layout, seen, tokens))
+        for counts, seen in ((fired, routed), (after, moved))
+    )
+    found = rate_change(before, later, paired=True)
+    assert found.before[0, 0].tolist()[:3] == [0.5, 1.0, 1.0]
+    assert found.change.value[0, 0].tolist()[:3] == pytest.approx([0.0, -0.5, 0.0], abs=0.002)
+    assert found.change.value[0, 0, 3].isnan()
+    assert found.differs[0, 0].tolist() == [False, True, False, False]
+    summary = found.summary()
+    assert summary["differs"][0] == pytest.approx(1 / 3)
+    assert summary["correlation"][0] == pytest.approx(
+        slow_correlation([0.5, 1.0, 1.0], (found.before + found.change.value)[0, 0, :3].tolist())
+    )
+    assert found.to_frame()["neuron"].tolist() == [0, 1, 2]
+    dense = FiringStats(fired, tokens, ("de",))
+    with pytest.raises(ValueError, match="The models have other experts"):
+        rate_change(before, dense)
+    with pytest.raises(ValueError, match="fire by other values \\(gate, output\\)"):
+        rate_change(dense, FiringStats(fired, tokens, ("de",), fires_by="output"))
 
 
 def test_other_shapes_and_other_labels_are_refused():

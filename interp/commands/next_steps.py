@@ -89,6 +89,7 @@ NEXT: dict[str, Callable[[Any], str]] = {
     "compare": _compare,
     "stability": lambda command: of_run(command.run_folder),
     "explain": _explain,
+    "routing": lambda command: of_run(command.run_folder),
     "import": lambda command: f"interp deactivate {quoted(command.out)} MODEL --text FOLDER",
     "export": lambda command: PUBLISH.format(quoted(command.path)),
     "deactivate": lambda command: of_run(command.neurons),

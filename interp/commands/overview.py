@@ -87,6 +87,7 @@ def next_step(run: Path) -> str | None:
     kept = _kept(run)
     steps = {
         "find": _any(run, "neurons*.json"),
+        "routing": "units" not in run_behind(run) or (run / "routing.csv").is_file(),
         "deactivate": _any(run, "deactivate*/matrix.safetensors"),
         "steer": "moments" not in kept or _any(run, "steer*/rates.csv"),
         "page": "contexts" not in kept or _any(run, "neurons*.html"),

@@ -246,7 +246,8 @@ def signs_at(
     return torch.stack(bits, dim=1), widths[0]
 
 
-def _known(model: Neurons | BareModel | None) -> Neurons | None:
+def _known(model: Any) -> Neurons | None:
+    """The model that was given, wrapped if it is a bare one; anything else is refused."""
     return model if model is None or isinstance(model, Neurons) else wrapped(model)
 
 

@@ -269,6 +269,16 @@ KINDS = (
         "with half of the 95 % interval over documents; in italics: of as many random neurons.",
         result=Explanation.kind,
     ),
+    TableKind(
+        "Which experts are chosen for which label?",
+        "In every layer of a mixture of experts, how far do labels differ in the experts that are "
+        "chosen for them? With labels drawn anew for all shards, what is left is chance.",
+        ("routing.csv",),
+        ("layer", "divergence", "divergence_low", "shuffled", "shuffled_highest"),
+        plots.routing,
+        "Jensen-Shannon divergence of the experts chosen for each label, in nats, with 95 % "
+        "intervals over documents; dashed: mean of shuffled labels, dotted: their highest.",
+    ),
 )
 """In the order of a report."""
 

@@ -42,7 +42,7 @@ class Routing(Saved):
     """Number of tokens read."""
 
     languages: tuple[str, ...]
-    """ISO codes, in the order of the language axis."""
+    """Labels, in the order of the language axis."""
 
     def __repr__(self) -> str:
         n_layers, n_experts = self.chosen.shape[2:]
@@ -73,22 +73,10 @@ class Routing(Saved):
 
     @property
     def ends_less_middle(self) -> Estimate:
-        """Mean divergence of the first and last third of the layers with experts, less that of the
-        middle third. Above zero: a U over depth, as Bandarkar et al. (2025, "Multilingual Routing
-        in Mixture-of-Experts") report, whose early and late layers treat languages apart."""
-
-        def difference(total: Mapping[str, Tensor]) -> Tensor:
-            by_layer = _divergence(total)
-            by_layer = by_layer[~by_layer.isnan()]
-            n_ends = len(by_layer) // 3
-            if not n_ends:
-                raise ValueError(
-                    f"{len(by_layer)} layers have experts: a middle and two ends need 3 or more."
-                )
-            first, middle, last = by_layer.split([n_ends, len(by_layer) - 2 * n_ends, n_ends])
-            return torch.cat([first, last]).mean() - middle.mean()
-
-        return jackknife_shards({"chosen": self.chosen}, difference)
+        """`ends_less_middle` of the divergence by layer, with its interval over shards."""
+        return jackknife_shards(
+            {"chosen": self.chosen}, lambda total: ends_less_middle(_divergence(total))
+        )
 
     def shuffled(self, generator: torch.Generator) -> "Routing":
         """A control: the same counts, with languages drawn anew for all shards together.
@@ -123,13 +111,15 @@ class Routing(Saved):
         return tidy(axes, {"tokens": chosen, "share": self.share})
 
     def layer_frame(self, generator: torch.Generator, n_draws: int = 99) -> pd.DataFrame:
-        """A row for each layer: divergence with its interval, mean and highest of the control, and
-        the share of control draws, the observed one included, that are as high."""
+        """A row for each layer: entropy, mean over languages; divergence with its interval; mean
+        and highest of the control, and the share of control draws, the observed one included, that
+        are as high."""
         observed, control = self.divergence, self.control(generator, n_draws)
         above = 1 + reduce((control >= observed.value).double(), "draw layer -> layer", "sum")
         return tidy(
             {"layer": range(len(observed.value))},
             {
+                "entropy": reduce(self.entropy, "language layer -> layer", "mean"),
                 **interval_columns("divergence", observed),
                 "shuffled": reduce(control, "draw layer -> layer", "mean"),
                 "shuffled_highest": reduce(control, "draw layer -> layer", "max"),
@@ -165,6 +155,25 @@ def language_divergence(
     mean = reduce(share, "language layer expert -> layer expert", "mean")
     own = reduce(_entropy(share), "language layer -> layer", "mean")
     return (_entropy(mean) - own).clamp_min(0)
+
+
+def ends_less_middle(divergence: Float64[Tensor, " layer"]) -> Float64[Tensor, ""]:
+    """The mean over the first third of the layers, or over the last if that is lower, less the mean
+    over the middle third; layers without experts (NaN) do not count.
+
+    Above zero: a U over depth, as Bandarkar et al. (2025, "Multilingual Routing in
+    Mixture-of-Experts") report, where both ends treat languages apart. Below zero: at least one end
+    treats them more alike than the middle. They compare each language with English, by weights of
+    routing; here all languages are compared, by the experts chosen.
+    """
+    by_layer = divergence[~divergence.isnan()]
+    n_ends = len(by_layer) // 3
+    if not n_ends:
+        raise ValueError(
+            f"{len(by_layer)} layers have experts: a middle and two ends need 3 or more."
+        )
+    first, middle, last = by_layer.split([n_ends, len(by_layer) - 2 * n_ends, n_ends])
+    return torch.minimum(first.mean(), last.mean()) - middle.mean()
 
 
 def _divergence(total: Mapping[str, Tensor]) -> Float64[Tensor, " layer"]:

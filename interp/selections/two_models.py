@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,7 +26,8 @@ class RateChange(Shown):
     """
 
     before: Float[Tensor, "language layer neuron"]
-    """Rates in the first model."""
+    """Rates in the first model. NaN, here and in the change: the neuron saw fewer than 100 tokens
+    of some label in one of the models, which are mixtures of experts."""
 
     change: Estimate
     """Rate in the second model minus that in the first: [language layer neuron]."""
@@ -55,19 +56,21 @@ class RateChange(Shown):
 
     def summary(self) -> pd.DataFrame:
         """One row per label: correlation with its interval, and share of neurons that differ."""
+        differs = self.differs.double().masked_fill(self.before.isnan(), torch.nan)
         return pd.DataFrame(
             {
                 "language": self.languages,
                 "correlation": self.correlation.value.tolist(),
                 "correlation_low": self.correlation.low.tolist(),
                 "correlation_high": self.correlation.high.tolist(),
-                "differs": _over_neurons(self.differs.double(), "mean").tolist(),
+                "differs": _over_neurons(differs, "mean").tolist(),
                 "mean_change": _over_neurons(self.change.value, "mean").tolist(),
             }
         )
 
     def to_frame(self, selections: Mapping[str, NeuronSelection] | None = None) -> pd.DataFrame:
-        """One row per label and neuron; `selections` add a column each: whether it is selected."""
+        """One row per label and neuron that has a rate; `selections` add a column each: whether it
+        is selected."""
         shape = self.before.shape
         codes, layers, neurons = (axis.flatten().tolist() for axis in _indices(shape))
         frame = pd.DataFrame(
@@ -85,7 +88,7 @@ class RateChange(Shown):
         for name, selection in (selections or {}).items():
             mask = torch.stack([selection[code] for code in self.languages])
             frame[f"in_{name}"] = mask.flatten().tolist()
-        return frame
+        return frame[~torch.isnan(self.before).flatten().numpy()].reset_index(drop=True)
 
 
 def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False) -> RateChange:
@@ -106,17 +109,29 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
             f"The models have {layers} layers of {width:,} neurons and {other_layers} of "
             f"{other_width:,}: neurons are compared by index, in models of the same shape."
         )
-    sums = [_sums(stats, languages) for stats in (before, after)]
+    layouts = [stats.experts and stats.experts.layout for stats in (before, after)]
+    if layouts[0] != layouts[1] or before.fires_by != after.fires_by:
+        raise ValueError(
+            "The models have other experts, or neurons fire by other values "
+            f"({before.fires_by}, {after.fires_by}): neurons are compared by index, in models of "
+            "the same shape, counted alike."
+        )
+    common = [stats.languages_only(languages) for stats in (before, after)]
+    sums = [_sums(stats) for stats in common]
+    seen = common[0].seen & common[1].seen
+
+    def rate(total: Mapping[str, Tensor]) -> Float[Tensor, "language layer neuron"]:
+        return (total["fired"].double() / total["tokens"]).masked_fill(~seen, torch.nan)
 
     def more(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-        return _rate(b) - _rate(a)
+        return rate(b) - rate(a)
 
     def correlated(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-        return _correlation(_rate(a), _rate(b))
+        return _correlation(rate(a), rate(b))
 
     totals = {name: shards.sum(dim=0) for name, shards in sums[0].items()}
     return RateChange(
-        before=_rate(totals),
+        before=rate(totals),
         change=between(sums[0], sums[1], more, paired=paired),
         correlation=between(sums[0], sums[1], correlated, paired=paired),
         languages=languages,
@@ -124,14 +139,15 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
     )
 
 
-def _sums(stats: FiringStats, languages: tuple[str, ...]) -> dict[str, Tensor]:
-    rows = [stats.languages.index(code) for code in languages]
-    return {"fired": stats.fired[:, rows], "tokens": stats.tokens[:, rows]}
-
-
-def _rate(total: Mapping[str, Tensor]) -> Float[Tensor, "language layer neuron"]:
-    tokens = rearrange(total["tokens"].double(), "language -> language 1 1")
-    return total["fired"].double() / tokens
+def _sums(stats: FiringStats) -> dict[str, Tensor]:
+    """By shard, the tokens on which each neuron fires, and those that it sees."""
+    if stats.experts is None:
+        tokens = rearrange(stats.tokens, "shard language -> shard language 1 1")
+    else:
+        shards, rows = map(range, stats.tokens.shape)
+        of_shards = [[stats.experts.of(shard, row) for row in rows] for shard in shards]
+        tokens = torch.stack([torch.stack(of_rows) for of_rows in of_shards])
+    return {"fired": stats.fired, "tokens": tokens}
 
 
 def _correlation(
@@ -148,7 +164,9 @@ def _correlation(
 def _over_neurons(
     values: Float[Tensor, "language layer neuron"], how: Literal["sum", "mean"]
 ) -> Float[Tensor, " language"]:
-    return reduce(values, "language layer neuron -> language", how)
+    """Over the neurons that have a value."""
+    flat = rearrange(values, "language layer neuron -> language (layer neuron)")
+    return flat.nansum(dim=1) if how == "sum" else flat.nanmean(dim=1)
 
 
 def _indices(shape: torch.Size) -> list[Tensor]:
