@@ -1,8 +1,5 @@
 """Mixtures of experts, on eight architectures, against plain loops over tokens and experts."""
 
-import dataclasses
-import itertools
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,20 +22,20 @@ from interp.interventions.bake import bake
 from interp.interventions.edits import deactivate, intervene, override
 from interp.models import experts as experts_module
 from interp.models.doctor import doctor
-from interp.models.experts import Rows
+from interp.models.experts import DensePart, RoutedPart, Rows
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
 from interp.models.units import Address, LayerUnits, UnitLayout
 from interp.scores.lape import busy_threshold, language_entropy
 from interp.scores.methods import METHODS
-from interp.scores.routing import Routing, language_divergence, routing_of
+from interp.scores.routing import Routing, routing_of
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select, select_by_entropy
 from interp.text.corpora import Corpora
 from interp.text.reading import read_corpora
 from tests import tiny_models
 from tests.campaigns import kills
-from tests.tiny_models import D_EXPERT, D_MLP, MIXTURES, N_EXPERTS, N_LAYERS
+from tests.tiny_models import D_EXPERT, D_MLP, MIXTURES, N_EXPERTS, N_LAYERS, Kinked
 
 LAYOUTS = {
     "deepseek_v3": [[D_MLP, 0, 0], *[[2 * D_EXPERT, N_EXPERTS, D_EXPERT]] * 2],
@@ -384,6 +381,18 @@ class TestCounting:
         assert stats.seen.any()
         assert not stats.seen[mixture.layout.exists].all()
 
+    def test_routing_has_the_counts_of_the_pass(self, stats: FiringStats, tmp_path: Path) -> None:
+        routing = routing_of(stats)
+        assert stats.experts is not None
+        assert routing.chosen.equal(stats.experts.routed)
+        routing.save(tmp_path / "routing.safetensors")
+        assert Routing.load(tmp_path / "routing.safetensors").chosen.equal(routing.chosen)
+        frame = routing.to_frame()
+        assert sum(frame["tokens"].tolist()) == int(routing.chosen.sum())
+        total = reduce(routing.share, "language layer expert -> language layer", "sum")
+        known = ~routing.entropy.isnan()
+        assert total[known].allclose(torch.ones_like(total)[known])
+
     def test_a_file_holds_them(self, stats: FiringStats, tmp_path: Path) -> None:
         stats.save(tmp_path / "firing.safetensors")
         again = FiringStats.load(tmp_path / "firing.safetensors")
@@ -681,7 +690,7 @@ class TestDoctorAndBaking:
     def test_the_doctor_finds_them_sound(self, mixture: MixtureModel) -> None:
         diagnosis = doctor(mixture)
         assert diagnosis.ok, str(diagnosis)
-        assert len(diagnosis.checks) == 9
+        assert len(diagnosis.checks) == 10
 
     @pytest.mark.parametrize("fault", ["gates", "dead", "twice"])
     def test_the_doctor_finds_hooks_that_lie(
@@ -715,6 +724,18 @@ class TestDoctorAndBaking:
             "twice": "an edit at post equals one made in the weights",
         }
         assert expected[fault] in failed
+
+    @pytest.mark.parametrize("kind", [DensePart, RoutedPart])
+    def test_the_doctor_finds_an_activation_that_is_positive_for_negative_gates(
+        self, tmp_path: Path, kind: type
+    ) -> None:
+        """In dense layers and shared experts, or in routed experts."""
+        model = load(tiny_models.build("deepseek_v3", tmp_path))
+        for part in (part for parts in model.parts for part in parts if isinstance(part, kind)):
+            part.module.act_fn = Kinked()
+        (failed,) = [check for check in doctor(model).checks if not check.passed]
+        assert failed.name == "a neuron fires where its activation is positive"
+        assert 'count with fires_by="activation"' in failed.detail
 
     def test_a_baked_checkpoint_holds_the_edit(
         self, mixture: MixtureModel, ids: Tensor, tmp_path: Path
@@ -788,110 +809,3 @@ class TestExpertsOff:
             edited = mixture.logits(ids)
         with intervene(mixture, {"routing": mask[0]}, deactivate):
             assert mixture.logits(ids).equal(edited)
-
-
-@pytest.fixture
-def routing() -> Routing:
-    """Three shards; six layers of which the first has no experts; the two ends differ by language,
-    the three in the middle hardly."""
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.zeros(3, 2, 6, 4, dtype=torch.int64)
-    for shard, language, layer in itertools.product(range(3), range(2), range(1, 6)):
-        weight = torch.ones(4)
-        if layer in (1, 5):
-            weight[[language, language + 2]] = 4.0
-        drawn = torch.multinomial(weight, 600, replacement=True, generator=generator)
-        chosen[shard, language, layer] = torch.bincount(drawn, minlength=4)
-    tokens = torch.full((3, 2), 300)
-    return Routing(chosen=chosen, tokens=tokens, languages=("en", "de"))
-
-
-class TestRouting:
-    def test_counts_are_those_of_the_pass(self, stats: FiringStats, tmp_path: Path) -> None:
-        routing = routing_of(stats)
-        assert stats.experts is not None
-        assert routing.chosen.equal(stats.experts.routed)
-        routing.save(tmp_path / "routing.safetensors")
-        assert Routing.load(tmp_path / "routing.safetensors").chosen.equal(routing.chosen)
-        frame = routing.to_frame()
-        assert sum(frame["tokens"].tolist()) == int(routing.chosen.sum())
-        total = reduce(routing.share, "language layer expert -> language layer", "sum")
-        known = ~routing.entropy.isnan()
-        assert total[known].allclose(torch.ones_like(total)[known])
-
-    def test_entropy_and_divergence_equal_their_definitions(self, routing: Routing) -> None:
-        """By hand, in plain Python."""
-        for layer in range(1, 6):
-            shares = []
-            for language in range(2):
-                counts = routing.chosen[:, language, layer].sum(0).tolist()
-                shares.append([n / sum(counts) for n in counts])
-                entropy = -sum(p * math.log(p) for p in shares[-1] if p)
-                assert routing.entropy[language, layer].item() == pytest.approx(entropy)
-            mean = [sum(column) / 2 for column in zip(*shares, strict=True)]
-            bits = sum(
-                p * math.log(p / m) for row in shares for p, m in zip(row, mean, strict=True)
-            )
-            assert routing.divergence.value[layer].item() == pytest.approx(bits / 2)
-
-    def test_limits(self) -> None:
-        alike = torch.tensor([[[0.25] * 4], [[0.25] * 4]]).double()
-        apart = torch.tensor([[[0.5, 0.5, 0, 0]], [[0, 0, 0.5, 0.5]]]).double()
-        assert language_divergence(alike).item() == 0
-        assert language_divergence(apart).item() == pytest.approx(math.log(2))
-        counts = torch.tensor([[[[7, 0, 0, 0]], [[2, 2, 2, 2]]]])
-        one = Routing(chosen=counts, tokens=torch.tensor([[7, 8]]), languages=("en", "de"))
-        assert one.entropy.flatten().tolist() == pytest.approx([0, math.log(4)])
-
-    def test_shuffled_languages_tell_chance_from_difference(self, routing: Routing) -> None:
-        frame = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
-        assert frame["divergence"].isna().tolist() == [True, *[False] * 5]
-        assert frame["p_value"].isna().tolist() == [True, *[False] * 5]
-        for layer in (1, 5):
-            row = frame.loc[layer]
-            assert row["divergence_low"] > 0.1
-            assert (
-                row["p_value"] <= 0.2
-            )  # 2 of the 20 ways to divide six shards are the observed one
-            assert row["shuffled"] < row["divergence"] / 2
-        assert frame["divergence"][2:5].max() < 0.01
-        again = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
-        assert again.equals(frame)
-        assert not routing.layer_frame(torch.Generator().manual_seed(1), n_draws=39).equals(frame)
-
-    def test_shuffling_moves_whole_shards(self, routing: Routing) -> None:
-        drawn = routing.shuffled(torch.Generator().manual_seed(0))
-        assert not drawn.chosen.equal(routing.chosen)
-        before, after = (
-            sorted(piece.flatten().tolist() for shard in part.chosen for piece in shard)
-            for part in (routing, drawn)
-        )
-        assert before == after
-
-    def test_a_u_over_depth_is_seen_and_its_opposite_is_not(self, routing: Routing) -> None:
-        estimate = routing.ends_less_middle
-        ends, middle = routing.divergence.value[[1, 5]], routing.divergence.value[2:5]
-        assert estimate.value.item() == pytest.approx((ends.mean() - middle.mean()).item())
-        assert estimate.low > 0
-        inverted = dataclasses.replace(routing, chosen=routing.chosen[:, :, [0, 2, 1, 5, 3, 4]])
-        assert inverted.ends_less_middle.high < 0
-        short = dataclasses.replace(routing, chosen=routing.chosen[:, :, :3])
-        with pytest.raises(ValueError, match="2 layers have experts"):
-            _ = short.ends_less_middle
-
-    def test_a_u_planted_in_a_model_is_seen(self, tmp_path: Path) -> None:
-        """The router of the middle layer gives all tokens the same experts."""
-        model = load(tiny_models.build("qwen3_moe", tmp_path))
-        text = read_corpora(
-            kills.made_up(40), kills.LANGUAGES, model, block_length=16, n_shards=4, hygiene="off"
-        )
-        with torch.no_grad():
-            (router,) = [
-                module
-                for module in model.bridge.blocks[1].modules()
-                if type(module).__name__.endswith("TopKRouter")
-            ]
-            router.weight.zero_()
-        routing = routing_of(collect(model, text, progress=False).firing)
-        assert routing.divergence.value[1].item() == 0
-        assert routing.ends_less_middle.low > 0

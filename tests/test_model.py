@@ -801,6 +801,8 @@ class TestDoctorFindsWhatIsBroken:
     CACHE = "a cache holds what hooks see"
     BATCH = "a text is read alike alone and in a batch"
     GOES_ON = "generation continues as the text is read"
+    LOOKS = "hooks that only look change nothing"
+    RESIDUAL = "resid_pre and resid_post are what a layer reads and gives"
 
     def failures(self, model: Any) -> set[str]:
         from interp.models.doctor import doctor
@@ -885,6 +887,66 @@ class TestDoctorFindsWhatIsBroken:
         vars(out)["forward"] = forward
         assert self.failures(model) >= {self.POST, self.OUT}
 
+    def test_looking_that_changes_what_is_seen(self, model: Any) -> None:
+        """A graph that is replayed where nobody looks, and computed where somebody does."""
+        out = model.bridge.blocks[1].mlp.out
+        inner = out.forward
+        vars(out)["forward"] = lambda x: inner(x) * (1.1 if out.hook_in._forward_hooks else 1.0)
+        assert self.failures(model) >= {self.LOOKS}
+
+    def test_a_residual_stream_without_what_is_added_to_it_later(self, model: Any) -> None:
+        """Kernels that add the residual stream when they normalize it."""
+        block = model.bridge.blocks[1]
+
+        def forward(hidden: Tensor, *args: Any, **settings: Any) -> Any:
+            hidden = block.hook_in(hidden)
+            output = block.original_component(hidden, *args, **settings)
+            states = output[0] if isinstance(output, tuple) else output
+            states = hidden + block.hook_out(states - hidden)
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        vars(block)["forward"] = forward
+        assert self.failures(model) == {self.RESIDUAL}
+
+    def test_a_sum_of_which_a_hook_sees_one_part(self, model: Any) -> None:
+        """An MLP on two devices, whose halves are added after the hook."""
+        mlp = model.bridge.blocks[1].mlp
+
+        def forward(x: Tensor) -> Tensor:
+            half = mlp.original_component(mlp.hook_in(x)) / 2
+            return half + mlp.hook_out(half)
+
+        vars(mlp)["forward"] = forward
+        assert self.failures(model) == {self.OUT}
+
+    def test_tokens_that_a_hook_does_not_see(self, model: Any) -> None:
+        """What an engine took from its cache of prefixes is not computed again."""
+        gate = model.bridge.blocks[1].mlp.gate
+
+        def forward(x: Tensor) -> Tensor:
+            gates = gate.original_component(gate.hook_in(x))
+            return torch.cat([gates[:, :-1], gate.hook_out(gates[:, -1:])], dim=1)
+
+        vars(gate)["forward"] = forward
+        assert self.failures(model) >= {self.FIRES}
+
+    def test_hooks_of_another_layer_than_their_names_say(self, model: Any) -> None:
+        site, other = model.site, {1: 2, 2: 1}
+        vars(model)["site"] = lambda layer, kind: site(other.get(layer, layer), kind)
+        assert self.failures(model) >= {self.OUT, self.EDIT, self.RESIDUAL}
+
+    def test_an_edit_that_ends_with_the_prompt(self, model: Any) -> None:
+        """Tokens that are written one at a time are computed without it."""
+        for block in model.bridge.blocks:
+            out = block.mlp.out
+
+            def forward(x: Tensor, out: Any = out) -> Tensor:
+                edited = out.hook_in(x) if x.shape[1] > 1 else x
+                return out.hook_out(out.original_component(edited))
+
+            vars(out)["forward"] = forward
+        assert self.failures(model) == {self.WRITES}
+
     def test_weights_that_are_not_those_in_use(self, model: Any) -> None:
         gate = model.bridge.blocks[2].mlp.gate
         used = gate.original_component.weight.clone()
@@ -893,9 +955,13 @@ class TestDoctorFindsWhatIsBroken:
 
     def test_an_activation_that_is_positive_for_negative_gates(self, model: Any) -> None:
         """xIELU of Apertus."""
+        from interp.models.doctor import doctor
+
         for block in model.bridge.blocks:
             block.mlp.original_component.act_fn = Absolute()
         assert self.failures(model) == {self.ACTIVE}
+        (check,) = [check for check in doctor(model).checks if check.name == self.ACTIVE]
+        assert 'count with fires_by="activation" (--fires-by activation)' in check.detail
 
     def test_texts_that_see_one_another(self, model: Any) -> None:
         out = model.bridge.blocks[1].mlp.out

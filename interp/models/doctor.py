@@ -103,7 +103,7 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
 
     >>> diagnosis = interp.doctor(model)
     >>> diagnosis.ok, len(diagnosis.checks)
-    (True, 14)
+    (True, 16)
     >>> print(diagnosis.checks[-1].name)
     the model is unchanged afterwards
     """

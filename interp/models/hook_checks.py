@@ -4,8 +4,9 @@ Every check compares what hooks show, or what edits do, with the model's own mod
 short texts, some of it once per layer.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -35,14 +36,18 @@ def hook_checks(
     """Checks by what should hold, in the order to run them."""
     clean = model.logits(ids)
     with recording(model, _kinds(model), lambda values: values) as recorded:
-        model.logits(ids)
+        looked_at = model.logits(ids)
     post = "post is act(pre) times pre_linear" if model.gated else "post is act(pre)"
     return {
         "every hook runs once per pass, on [batch pos width]": lambda: _hook_calls(
             model, recorded, ids
         ),
+        "hooks that only look change nothing": lambda: agree(model, [(looked_at, clean)]),
         post: lambda: _post(model, recorded),
         "mlp_out is post times w_out": lambda: _mlp_out(model, recorded),
+        "resid_pre and resid_post are what a layer reads and gives": lambda: _residual(
+            model, recorded, ids
+        ),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
         "an edit at post equals one made without hooks": lambda: edits_agree(
             model, ids, clean, _off_at_post, _off_without_hooks
@@ -97,24 +102,62 @@ def _mlp_out(model: NeuronModel, recorded: Recorded) -> Answer:
     return agree(model, [(recorded["mlp_out", layer][0], expected(layer)) for layer in layers])
 
 
+def _residual(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """Against the layers' own modules, without TransformerLens's hooks. A hook may see what a layer
+    adds instead, where a kernel adds it to the rest later."""
+    seen: dict[tuple[Kind, int], Tensor] = {}
+
+    def before(layer: int) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], settings: dict[str, Any]) -> None:
+            seen["resid_pre", layer] = (args[0] if args else settings["hidden_states"]).clone()
+
+        return keep
+
+    def after(layer: int) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            seen["resid_post", layer] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    with ExitStack() as cleanup:
+        for layer, block in enumerate(model.bridge.blocks):
+            module = getattr(block, "original_component", block)
+            handle = module.register_forward_pre_hook(before(layer), with_kwargs=True)
+            cleanup.callback(handle.remove)
+            cleanup.callback(module.register_forward_hook(after(layer)).remove)
+        model.logits(ids)
+    kinds: tuple[Kind, ...] = ("resid_pre", "resid_post")
+    sites = [(kind, layer) for layer in _complete(model, recorded) for kind in kinds]
+    if missing := [site for site in sites if site not in seen]:
+        return False, f"the module of layer {missing[0][1]} never ran"
+    return agree(model, [(recorded[site][0], seen[site]) for site in sites])
+
+
 def _fires(model: NeuronModel, recorded: Recorded) -> Answer:
-    """On the gates of the two texts, and on a grid. xIELU, in Apertus, is positive again for very
-    negative gates, so there a neuron that fires by its gate is not one that is active."""
-    grid = torch.linspace(-30, 30, 1201, device=model.layer_device(0), dtype=model.dtype)
-    differ, seen = 0, 0
-    for layer in _complete(model, recorded):
-        gates = recorded["pre", layer][0]
-        differ += int(((model.act(layer, gates) > 0) != (gates > 0)).sum())
+    layers = _complete(model, recorded)
+    return active_where_positive(
+        [(recorded["pre", layer][0], functools.partial(model.act, layer)) for layer in layers]
+    )
+
+
+def active_where_positive(layers: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]]) -> Answer:
+    """The gates of the two texts with the activation function of each layer, which is also tried on
+    a grid. xIELU, in Apertus, is positive again for very negative gates, so there a neuron that
+    fires by its gate is not one that is active."""
+    differ, seen, first = 0, 0, ""
+    for gates, act in layers:
+        grid = torch.linspace(-30, 30, 1201, device=gates.device, dtype=gates.dtype)
+        grid = rearrange(grid[grid != 0], "gate -> gate 1")
+        differ += int(((act(gates) > 0) != (gates > 0)).sum())
         seen += gates.numel()
-    active = model.act(0, grid)
-    # Very negative gates may round to zero, which is not positive either.
-    wrong = grid[((active > 0) != (grid > 0)) & (grid != 0)]
-    if not differ and not len(wrong):
-        return True, f"{seen:,} gates"
-    where = f", as at {wrong[0].item():.1f}" if len(wrong) else ""
+        wrong = grid[(act(grid) > 0) != (grid > 0)]
+        if len(wrong) and not first:
+            first = f", as at {wrong[0].item():.1f}"
+    if not differ and not first:
+        return seen > 0, f"{seen:,} gates"
     return False, (
-        f"the activation of {differ / seen:.1%} of gates has another sign than the gate{where}: "
-        "the gate does not say whether a neuron is active"
+        f"the activation of {differ / seen:.1%} of gates has another sign than the gate{first}: "
+        'count with fires_by="activation" (--fires-by activation)'
     )
 
 

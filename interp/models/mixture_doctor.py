@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.models.experts import Rows
 from interp.models.hook_checks import (
     Answer,
+    active_where_positive,
     agree,
     alone_and_in_batches,
     difference,
@@ -35,6 +36,7 @@ def mixture_checks(
         "every hook runs once per pass, on the rows of its experts": lambda: _calls(model, ids),
         "hooks that only look change nothing": lambda: _looking(model, ids, clean),
         "gates are what the weights make of the input": lambda: _gates(model, ids),
+        "a neuron fires where its activation is positive": lambda: _fires(model, ids),
         "an edit at post equals one made in the weights": lambda: edits_agree(
             model, ids, clean, _off_at_post, _off_in_weights
         ),
@@ -114,6 +116,17 @@ def _gates(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
             ]
             worst = max(worst, difference(gates, torch.stack(expected)))
     return worst <= tolerance(model), f"within {worst:.1e}"
+
+
+def _fires(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    seen = _seen(model, ids, "pre")
+    return active_where_positive(
+        [
+            (seen[layer, part.first][0][1], part.activated)
+            for layer, parts in enumerate(model.parts)
+            for part in parts
+        ]
+    )
 
 
 def _padding(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) -> Answer:
