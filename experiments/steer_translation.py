@@ -238,11 +238,11 @@ def beside_published(scores: Table, model: str) -> Table:
 
 def share_more(one: Table, other: Table) -> Estimate:
     """How much more often translations are in the requested language, paired by row."""
-    hits = [
+    a, b = (
         torch.tensor((part["language"] == part["to"]).tolist()).double() for part in (one, other)
-    ]
-    groups = (torch.tensor(pd.factorize(one[name])[0]) for name in ("to", "english"))
-    return share_difference(*hits, *groups)
+    )
+    to, sentence = (torch.tensor(pd.factorize(one[name])[0]) for name in ("to", "english"))
+    return share_difference(a, b, to, sentence)
 
 
 def by_language(scores: Table, column: Any) -> torch.Tensor:

@@ -115,7 +115,9 @@ def test_planted_neurons_are_shared_after_and_not_before(tmp_path: Path):
     # Neurons that always fire are shared by their rates alone, and nothing else has changed.
     assert more.value > study.NEGATED / 2
     assert more.value == pytest.approx(more.control, abs=0.01)
-    assert claims["tuned-same-neurons"].value > 0.5
+    assert more.verdict == "no more than its control"
+    same = claims["tuned-same-neurons"]
+    assert same.value > 3 * same.control  # not all: neurons that always fire move LAPE's threshold
     assert abs(claims["tuned-more-accurate-word translation"].value) < 0.2
     assert more.on == "babel and planted, word translation"
     assert set(claims) == {
