@@ -89,7 +89,7 @@ PRESETS = {
     ),
     "gemma": gemma.preset(n_prompts=6, n_neurons=500),
     "paper": papers.preset(
-        replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base"),
+        replace(papers.WANG, model="Qwen/Qwen3-0.6B-Base", dtype="float32"),
         f"mLAMA in 9 languages ({papers.FACTS}, made by python -m experiments.paper_tasks)",
         9 * 100 * 15 * (2000 + 3 * 20),
         task=papers.FACTS,

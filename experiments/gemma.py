@@ -2,6 +2,7 @@
 
     make real                                               # text and tasks of this project
     make real TEXT=FOLDER FACTS=FOLDER INFERENCES=FOLDER    # other ones, in more languages
+    make real PAIRS=FOLDER EDITS=FOLDER                     # other translations and edited facts
 
 Text is <language>.txt, one sentence a line; tasks are <language>.jsonl (`interp.read_task`).
 Models are read in float32. `--study.dtype bfloat16` is three times as fast on a CPU that has it in
@@ -55,6 +56,12 @@ class Data:
     inferences: Path | None = None
     """Folder of <language>.jsonl with inferences, such as XNLI."""
 
+    pairs: Path | None = None
+    """Folder of <set>_en_<language>.jsonl with translations, such as those of Kojima et al."""
+
+    edits: Path | None = None
+    """Folder of <language>.jsonl with edited facts, such as MzsRE."""
+
     def options(self, study: str) -> list[str]:
         """Options of a study's command that make it read these."""
         chosen: list[str] = []
@@ -66,13 +73,17 @@ class Data:
         if study == "map_shared_neurons" and (self.facts or self.inferences):
             tasks = [str(folder) for folder in (self.facts, self.inferences) if folder]
             chosen += ["--tasks", *tasks, "--study.languages", *MANY_TASKS]
+        if study == "steer_translation" and self.pairs:
+            chosen += ["--pairs", str(self.pairs)]
+        if study == "edit_knowledge" and self.edits:
+            chosen += ["--edits", str(self.edits)]
         return chosen
 
 
 _ABOUT_MANY = ("detect_languages",)  # a matrix of twelve languages takes four hours of a core
 _READ_TEXT = (
     *_ABOUT_MANY,
-    *("deactivate_neurons", "steer_language", "compare_methods"),
+    *("deactivate_neurons", "steer_language", "steer_translation", "compare_methods"),
     *("patch_across_languages", "lens_by_language", "compare_readings"),
 )
 _READ_FACTS = {

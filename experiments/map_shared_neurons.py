@@ -11,7 +11,9 @@ Reads   a model; tasks whose items are the same in every language; optionally a 
 Writes  results/map_shared_neurons/<preset>/<task>/profile.csv (shares by layer, with both
         baselines), tokens.csv (the categories at other tokens of the prompts), overlap.csv (by
         pair of languages, with their distance), off.csv (each category off, also at equal size, at
-        every token or at the last), sums.csv (integrated gradients by category), enrichment.csv;
+        every token or at the last), sums.csv (integrated gradients by category), scores.csv (sum
+        and mean contribution, highest, mean and lowest effective score), enrichment.csv, active.csv
+        (share of neurons that fire, by language);
         numbers.csv, thresholds.csv (the all-shared share by number of languages, and by threshold
         of the gate or output), relatedness.csv (overlap against distance); claims.json
 
@@ -43,11 +45,19 @@ from experiments.study import Study
 from interp import FiringSigns, Sharing, sharing_profile
 from interp.counting.counters import SignsCounter
 from interp.counting.observe import batches, observe
-from interp.evaluations import CategoryAblation, CategorySums, Enrichment, enrichment
+from interp.evaluations import (
+    CategoryAblation,
+    CategoryScores,
+    CategorySums,
+    Enrichment,
+    enrichment,
+)
 from interp.evaluations.category_ablation import Tokens
 from interp.evaluations.multiple_choice import drop_ambiguous
 from interp.inference.crossed import jackknife_languages
 from interp.inference.permutation import mantel_test
+from interp.inference.statements import Measurement
+from interp.results.frames import interval_columns, tidy
 from interp.results.words import Bos, FiresBy
 from interp.runs.folder import begin
 from interp.scores import SharingProfile, TokenSharing
@@ -59,11 +69,8 @@ SHOWN = ("accuracy", "probability", "probability_excess", "probability_excess_lo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(runner.Config):
-    """What is measured."""
-
-    tasks: tuple[str, ...] = ("babel/fact_completion", "babel/statements", "babel/word_translation")
-    """Tasks; see interp.text.tasks."""
+class Measured(runner.Config):
+    """What is measured on a task."""
 
     fires_by: FiresBy = "gate"
     """Whether a neuron fires by its gate or by its output."""
@@ -81,11 +88,19 @@ class Config(runner.Config):
     top_share: float = 0.05
     """Share of a layer's neurons that are its largest contributions; the paper: 800 of 16,384."""
 
-    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
-    """Firing thresholds that are compared; everything else uses zero."""
-
     n_draws: int = 3
     """Random sets per control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Measured):
+    """Which tasks, and what is compared between them."""
+
+    tasks: tuple[str, ...] = ("babel/fact_completion", "babel/statements", "babel/word_translation")
+    """Tasks; see interp.text.tasks."""
+
+    thresholds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
+    """Firing thresholds that are compared; everything else uses zero."""
 
     distances: Path | None = None
     """Table of distances between languages; None: by branch, family and script."""
@@ -121,6 +136,8 @@ PRESETS = {
         tasks=(papers.INFERENCES, papers.FACTS),
         off_at=("all", "last"),
         n_prompts=1000,
+        top_share=papers.TOP_SHARE,
+        thresholds=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     ),
 }
 
@@ -210,6 +227,13 @@ def overlap_table(
     return pd.DataFrame(names | {name: matrix[one, other] for name, matrix in columns.items()})
 
 
+def active_table(profile: SharingProfile) -> pd.DataFrame:
+    """The share of a layer's neurons that fire, by language and layer."""
+    active = profile.active()
+    axes = {"language": profile.languages, "layer": range(len(profile.kept))}
+    return tidy(axes, interval_columns("active", active))
+
+
 def relatedness(
     name: str, profile: SharingProfile, distance: Float64[Tensor, "language language"], seed: int
 ) -> dict[str, object]:
@@ -251,15 +275,22 @@ class TaskResults(NamedTuple):
     off: Mapping[Tokens, CategoryAblation]
     sums: CategorySums
     enrichment: Enrichment
+    scores: CategoryScores
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        names = ("profile", "tokens", "sums", "enrichment")
+        names = ("profile", "tokens", "sums", "enrichment", "scores")
         off = pd.concat([ablation.to_frame() for ablation in self.off.values()], ignore_index=True)
-        return {name: getattr(self, name).to_frame() for name in names} | {"off": off}
+        active = active_table(self.profile)
+        tables = {name: getattr(self, name).to_frame() for name in names}
+        return {**tables, "off": off, "active": active}
+
+    def measured(self) -> dict[str, Measurement | None]:
+        """What the claims about a single task need."""
+        return of_task(self.profile, self.off, self.enrichment, self.scores)
 
 
 def measure_task(
-    model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Config
+    model: interp.NeuronModel, tasks: Sequence[Task], folder: Path, config: Measured
 ) -> TaskResults:
     """Sharing on all items; effects and attributions on some."""
     seed, fires_by, bos = config.study.seed, config.fires_by, config.study.held_out_bos
@@ -281,7 +312,8 @@ def measure_task(
         model, few, folder / "pieces", steps=config.steps, fires_by=fires_by, bos=bos
     )
     ratio = enrichment(model, few, top_share=config.top_share, fires_by=fires_by, bos=bos)
-    return TaskResults(signs, profile, tokens, off, sums, ratio)
+    scores = interp.evaluations.category_scores(model, few, fires_by=fires_by, bos=bos)
+    return TaskResults(signs, profile, tokens, off, sums, ratio, scores)
 
 
 def main(config: Config, record: Record) -> None:
@@ -298,9 +330,8 @@ def main(config: Config, record: Record) -> None:
         results = measure_task(model, tasks, folder, config)
         short = name.split("/")[-1].replace("_", " ")
         signs, profile = results.signs, results.profile
-        measured = of_task(profile, results.off, results.enrichment)
         on, named = f"{record.on}, {short}", f"{{claim}}-{short}"
-        record.judge("map_shared_neurons_by_task", measured, on, named)
+        record.judge("map_shared_neurons_by_task", results.measured(), on, named)
         shares[name] = all_shared(profile)
         rows["numbers"] += by_number(signs, name, config)
         prompts = rows_of(model, tasks, study.held_out_bos)
@@ -331,7 +362,7 @@ def all_shared(
     return share.mean(dim=1), chance.mean(dim=1)
 
 
-def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Config) -> None:
+def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Measured) -> None:
     """Refuse to resume the pieces of another model or other settings."""
     plan = {"model": model.identity, "task": name, "languages": list(config.study.languages)}
     plan |= {"steps": config.steps, "fires_by": config.fires_by, "bos": config.study.held_out_bos}
@@ -339,7 +370,7 @@ def begin_task(model: interp.NeuronModel, name: str, folder: Path, config: Confi
 
 
 def ablation_tasks(
-    model: interp.NeuronModel, tasks: Sequence[Task], config: Config
+    model: interp.NeuronModel, tasks: Sequence[Task], config: Measured
 ) -> tuple[Task, ...]:
     """Items held out in no language, whose options differ in their first token, since answers are
     chosen at the last token of the prompt."""

@@ -18,6 +18,8 @@ from experiments.study import LANGUAGES, Study
 
 GIGAFLOPS: Mapping[str, float] = {
     "bigscience/bloom-560m": 0.705,
+    "bigscience/bloom-7b1": 12.583,
+    "bigscience/bloomz-7b1-mt": 12.583,
     "facebook/xglm-564M": 0.705,
     "meta-llama/Llama-2-7b-hf": 13.489,
     "meta-llama/Llama-3.2-1B": 2.080,
@@ -26,8 +28,8 @@ GIGAFLOPS: Mapping[str, float] = {
 }
 """Model → 10⁹ operations per token in rows of 2,048 tokens, as `interp plan` counts them."""
 
-TERAFLOPS: Mapping[str, float] = {"float32": 30.0, "bfloat16": 200.0}
-"""Assumed of one H100: about half of its nominal throughput in float32, a fifth in bfloat16."""
+TERAFLOPS: Mapping[str, float] = {"float32": 30.0, "bfloat16": 200.0, "float16": 200.0}
+"""Assumed of one H100: about half of its nominal throughput in float32, a fifth in 16 bits."""
 
 TANG = Study(
     model="meta-llama/Llama-2-7b-hf",
@@ -36,11 +38,11 @@ TANG = Study(
     tokens=99_999_744,
     held_out_tokens=1 << 20,
     held_out_bos="auto",
-    block_length=2048,
-    dtype="bfloat16",
+    block_length=4096,
+    dtype="float16",
 )
-"""Tang et al. (2024): the languages and tokens of their LLaMA-2-7B. They do not name their dump of
-Wikipedia; their rows have 4,096 tokens."""
+"""Tang et al. (2024): the languages, tokens, rows and precision of their LLaMA-2-7B. They do not
+name their dump of Wikipedia."""
 
 KOJIMA = Study(
     model="bigscience/bloom-560m",
@@ -57,15 +59,19 @@ tokenizer puts one there. Theirs come from PAWS-X and FLORES-200; detect_languag
 original files with `--sense`."""
 
 WANG = Study(
-    model="bigscience/bloom-560m",
+    model="bigscience/bloomz-7b1-mt",
     languages=("en", "de", "es", "fr", "ru", "th", "tr", "vi", "zh"),
     held_out_bos="auto",
+    dtype="float16",
 )
-"""Wang et al. (2024): the languages that all their tasks have. Their model is BLOOMZ with 7 billion
-parameters. Only tasks are read, no text."""
+"""Wang et al. (2024): the languages that all their tasks have, and their model, in 16 bits, since
+they do not say in how many. Only tasks are read, no text."""
 
-FACTS, INFERENCES = "results/tasks/mlama", "results/tasks/xnli"
-"""Folders of tasks. The third task of Wang et al., edited facts, is not on the hub."""
+TOP_SHARE = 800 / 16_384
+"""Of a layer's neurons: the largest contributions that Wang et al. look at."""
+
+FACTS, INFERENCES, EDITS = "results/tasks/mlama", "results/tasks/xnli", "results/tasks/mzsre"
+"""Folders of tasks. The third, edited facts (MzsRE of ReMaKE), is not on the hub: put it there."""
 
 
 def hours(study: Study, tokens: float) -> float:

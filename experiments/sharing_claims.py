@@ -8,17 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor
 
 from experiments.runner import estimate
 from interp.evaluations.category_ablation import CategoryAblation, Tokens
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
+from interp.evaluations.category_scores import CategoryScores
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.evaluations.task_results import group_numbers
 from interp.inference.claims import in_short
 from interp.inference.crossed import unpaired_difference
-from interp.inference.intervals import Estimate, mean_over_examples
+from interp.inference.intervals import Estimate, jackknife_shards, mean_over_examples
 from interp.inference.statements import Measurement
 from interp.plots.style import Table
 from interp.scores.sharing import Sharing
@@ -36,13 +37,18 @@ def fall_beyond(off: CategoryAblation, one: Condition, others: Sequence[Conditio
 
 
 def of_task(
-    profile: SharingProfile, off: Mapping[Tokens, CategoryAblation], ratio: Enrichment
+    profile: SharingProfile,
+    off: Mapping[Tokens, CategoryAblation],
+    ratio: Enrichment,
+    scores: CategoryScores,
 ) -> dict[str, Measurement | None]:
     """The measurements on one task."""
     return {
         **of_tokens(off),
         "all-shared-enriched": enriched(ratio),
         "all-shared-falls": fall(profile),
+        "all-shared-contribute": contributed(scores),
+        "active-alike": active_apart(profile),
     }
 
 
@@ -52,6 +58,40 @@ def fall(profile: SharingProfile) -> Measurement:
     chance = profile.expected[..., Sharing.ALL_SHARED]
     falls = [share[:, 0] - share[:, -1] for share in (shares, chance, shares - chance)]
     return Measurement(*(mean_over_examples(part, profile.clusters) for part in falls))
+
+
+def contributed(scores: CategoryScores) -> Measurement:
+    """All-shared neurons' part of the contribution, and of the neurons."""
+    neurons = scores.neurons.double()
+    part = neurons[:, Sharing.ALL_SHARED] / neurons.sum(dim=1)
+    share = scores.shares()[:, Sharing.ALL_SHARED]
+    groups = group_numbers(scores.groups)
+    numbers = (reduce(x, "prompt layer -> prompt", "mean") for x in (share, part, share - part))
+    return Measurement(*(mean_over_examples(x, groups) for x in numbers))
+
+
+N_PARTS = 20
+"""Of the prompts, for a jackknife."""
+
+
+def active_apart(profile: SharingProfile) -> Measurement | None:
+    """The two languages of a layer that differ most in their active share; mean over layers."""
+    part = profile.clusters % N_PARTS
+    parts = part.unique()
+    if len(parts) < 2:
+        return None
+    active = rearrange(
+        profile.common.diagonal(dim1=1, dim2=2).double(),
+        "prompt layer language -> prompt language layer",
+    )
+    fired = torch.stack([active[part == number].sum(dim=0) for number in parts])
+    neurons = torch.stack([(part == number).sum() * profile.d_mlp for number in parts])
+
+    def apart(total: Mapping[str, Tensor]) -> Tensor:
+        share = total["fired"] / total["neurons"]
+        return (share.amax(dim=0) - share.amin(dim=0)).mean()
+
+    return Measurement(jackknife_shards({"fired": fired, "neurons": neurons}, apart))
 
 
 OFF: Mapping[Tokens, tuple[str, str]] = {

@@ -87,7 +87,7 @@ PRESETS = {
         {"prompts": (2, 3, 4), "units": 400, "n": 3, "max_new_tokens": 8},
     ),
     "babel": Preset("The shipped model, all eight prompts."),
-    "gemma": gemma.preset(prompts=(2, 3), units=1120, n=25, max_new_tokens=32),
+    "gemma": gemma.preset(prompts=tuple(range(2, 8)), units=1120, n=12, max_new_tokens=32),
     "paper": papers.preset(
         replace(papers.KOJIMA, model="meta-llama/Llama-2-7b-hf"),
         "the authors' twelve sets of 100 sentences (--pairs) and the sentences they selected units "
@@ -238,11 +238,11 @@ def beside_published(scores: Table, model: str) -> Table:
 
 def share_more(one: Table, other: Table) -> Estimate:
     """How much more often translations are in the requested language, paired by row."""
-    hits = [
+    a, b = (
         torch.tensor((part["language"] == part["to"]).tolist()).double() for part in (one, other)
-    ]
-    groups = (torch.tensor(pd.factorize(one[name])[0]) for name in ("to", "english"))
-    return share_difference(*hits, *groups)
+    )
+    to, sentence = (torch.tensor(pd.factorize(one[name])[0]) for name in ("to", "english"))
+    return share_difference(a, b, to, sentence)
 
 
 def by_language(scores: Table, column: Any) -> torch.Tensor:
@@ -252,7 +252,7 @@ def by_language(scores: Table, column: Any) -> torch.Tensor:
 
 def edits_compared(texts: Table) -> Measurement | None:
     """Share in the requested language with its units held, beyond no edit and random units."""
-    if texts.empty:
+    if texts["to"].nunique() < 2:  # no interval over languages
         return None
     of = dict(list(texts.groupby("edit", sort=False)))
     pairs = ((PRECISION, NOTHING), (RANDOM_UNITS, NOTHING), (PRECISION, RANDOM_UNITS))
@@ -262,7 +262,7 @@ def edits_compared(texts: Table) -> Measurement | None:
 def named_compared(texts: Table, open_prompts: Sequence[int]) -> Measurement | None:
     """The language named, against its units held after the last prompt that names none."""
     named = texts[(texts["named"] == texts["to"]) & (texts["edit"] == NOTHING)]
-    if named.empty or not open_prompts:
+    if named["to"].nunique() < 2 or not open_prompts:
         return None
     keys = ["set", "to", "english"]
     silent = texts[texts["prompt"] == open_prompts[-1]]
@@ -279,7 +279,7 @@ def measures(texts: Table, scores: Table, published: Table) -> dict[str, Measure
     silent = scores[scores["named"] == ""]
     of: dict[Any, Table] = dict(list(silent.groupby("edit", sort=False)))
     closer, own = None, None
-    if of:
+    if silent["to"].nunique() > 1:
         bleu = {edit: by_language(part, part["bleu"]) for edit, part in of.items()}
         apart = {
             edit: by_language(part, part["chrf"] - part["chrf_other"]) for edit, part in of.items()

@@ -131,6 +131,23 @@ def test_permuted_languages_give_permuted_counts(model, corpora):
 
 
 @pytest.mark.slow
+def test_a_sum_beyond_the_range_of_half_precision_is_no_infinity():
+    narrow = load("babel", dtype=torch.float16)
+    settings = {"tokens": 1024, "block_length": 128, "n_shards": 1, "progress": False}
+    corpora = read_corpora("babel", ["en"], narrow, **settings)
+    seen: list[Tensor] = []
+    (batch,) = batches(corpora, "en", 0, tokens_per_batch=1024)
+    site = narrow.site(narrow.n_layers - 1, "pre")
+    with torch.no_grad(), narrow.hooks([(site, lambda values, hook: seen.append(values.clone()))]):
+        narrow.body(batch.ids)
+    assert seen[0].isfinite().all()
+    assert seen[0].sum().isinf()  # in half precision
+    counter = FiringCounter(narrow)
+    observe(narrow, batch, [counter])
+    assert counter.tensors()["firing.tokens"].sum() > 0
+
+
+@pytest.mark.slow
 def test_padding_and_special_tokens_never_count(model):
     """Rows of different lengths, padded: the same counts as each row read alone."""
     sentences = read_sentences(made_up(40), LANGUAGES, model, n_shards=4, hygiene="off")

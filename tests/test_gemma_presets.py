@@ -39,6 +39,8 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
         "n_final": 2,
         "max_new_tokens": 6,
     },
+    "steer_translation": {"units": 20, "n": 2, "max_new_tokens": 6},
+    "edit_knowledge": {"n_prompts": 2, "steps": 4, "n_draws": 1},
     "map_shared_neurons": {
         "tasks": ("babel/word_translation",),
         "n_prompts": 2,
@@ -67,14 +69,16 @@ def test_every_study_has_the_preset_of_a_model_that_can_be_fetched(name: str):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_reads_other_text_and_tasks_in_more_languages(name: str):
-    data = gemma.Data(text=Path("news"), facts=Path("facts"), inferences=Path("pairs"))
+    folders = {name: Path(name) for name in ("facts", "pairs", "edits")}
+    data = gemma.Data(text=Path("news"), inferences=Path("inferences"), **folders)
     _, config = preset(name)
     found = tyro.cli(type(config), default=config, args=data.options(name))
-    tasks = {"task": "facts", "facts": "facts", "tasks": ("facts", "pairs")}
+    tasks = {"task": "facts", "facts": "facts", "tasks": ("facts", "inferences")}
+    tasks |= {"pairs": Path("pairs"), "edits": "edits"}
     for field, value in tasks.items():
         if hasattr(config, field):
             assert getattr(found, field) == value
-    reads_text = name not in ("map_shared_neurons", "attribute_neurons")
+    reads_text = name not in ("map_shared_neurons", "edit_knowledge", "attribute_neurons")
     assert found.study.text == ("news" if reads_text else "babel")
     many = {
         "detect_languages": gemma.MANY,

@@ -35,6 +35,8 @@ MAX_LENGTH = 512
 
 ARCHITECTURES = {
     "bloom-560m": "bloom",
+    "bloom-7b1": "bloom",
+    "bloomz-7b1-mt": "bloom",
     "xglm-564M": "xglm",
     "Llama-2-7b-hf": "llama_mha",
     "Llama-3.2-1B": "llama",
@@ -79,11 +81,31 @@ STUDIES: Mapping[str, tuple[Shrunk, str, tuple[str, ...]]] = {
         "xglm-564M",
         ("sweep.csv", "final.csv", "claims.json"),
     ),
+    "steer_translation": (
+        {**FEW, "prompts": (2, 3), "units": 20, "n": 2, "max_new_tokens": 6, "japanese": "char"},
+        "Llama-2-7b-hf",
+        ("scores.csv", "texts.csv", "claims.json"),
+    ),
     "map_shared_neurons": (
         {"n_prompts": 2, "steps": 4, "thresholds": (0.0, 0.2), "n_draws": 1}
         | {"languages": ("en", "th", "zh")},
-        "bloom-560m",
+        "bloomz-7b1-mt",
         ("xnli/off.csv", "mlama/enrichment.csv", "numbers.csv", "claims.json"),
+    ),
+    "edit_knowledge": (
+        {"n_prompts": 2, "steps": 4, "n_draws": 1, "languages": ("en", "th", "zh")},
+        "bloomz-7b1-mt",
+        ("from-en/told.csv", "into-en/off.csv", "into-en/scores.csv", "claims.json"),
+    ),
+    "compare_tuned": (
+        {
+            "languages": ("en", "vi", "zh"),
+            "tuned": "models/bloomz-7b1-mt",
+            "fraction": 0.08,
+            "n_draws": 1,
+        },
+        "bloom-7b1",
+        ("xnli/sharing.csv", "mlama/answers.csv", "neurons.csv", "rates.csv", "claims.json"),
     ),
     "attribute_neurons": (
         {"n_prompts": 2, "n_neurons": 20, "steps": 4, "top": 5},
@@ -230,6 +252,15 @@ def _world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     on_hub(world / "hub/paws-x", "train", sentences)
     on_hub(world / "hub/xnli", "test", pairs)
     on_hub(world / "hub/m_lama", "test", {code: fact_rows(code) for code in CODES})
+    edits = world / papers.EDITS
+    edits.mkdir(parents=True)
+    for code in papers.WANG.languages:
+        answers = [f"{('oak', 'day')[n % 2]} {n}" for n in range(6)]  # first tokens that differ
+        texts = [[*(words(code, 3, drawn) for _ in range(3)), answer] for answer in answers]
+        names = ("subject", "question", "rephrase", "target")
+        rows = [{"id": str(n), **dict(zip(names, row, strict=True))} for n, row in enumerate(texts)]
+        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        (edits / f"{code}.jsonl").write_text(lines, encoding="utf-8")
     for name in ARCHITECTURES:
         checkpoint(name, world / "models" / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -300,6 +331,7 @@ def check(name: str, folder: Path) -> None:
 @pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore:Attributions of")  # few steps
 @pytest.mark.filterwarnings("ignore:The selection has no neurons")  # of so few
+@pytest.mark.filterwarnings("ignore:.* is in torch.float16")  # as large models are
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_a_paper_preset_runs_through_on_a_small_model(name: str, model: str, world: Path):
     check(name, dry_run(name, model))
@@ -330,6 +362,12 @@ def test_hours_are_operations_divided_by_throughput():
 
 SHAPES = {
     "bigscience/bloom-560m": ("Bloom", {"hidden_size": 1024, "n_layer": 24, "n_head": 16}, 250_880),
+    "bigscience/bloomz-7b1-mt": (
+        "Bloom",
+        {"hidden_size": 4096, "n_layer": 30, "n_head": 32},
+        250_880,
+    ),
+    "bigscience/bloom-7b1": ("Bloom", {"hidden_size": 4096, "n_layer": 30, "n_head": 32}, 250_880),
     "facebook/xglm-564M": (
         "XGLM",
         {"d_model": 1024, "ffn_dim": 4096, "num_layers": 24, "attention_heads": 16},
@@ -357,6 +395,30 @@ def test_operations_per_token_are_those_that_a_plan_counts(name: str, tmp_path: 
     assert plan.flops / plan.tokens / 1e9 == pytest.approx(papers.GIGAFLOPS[name], rel=1e-3)
 
 
+def test_the_presets_have_the_settings_of_their_papers():
+    tang, sharing, edits, translation = (
+        preset(name)[1]
+        for name in (
+            "deactivate_neurons",
+            "map_shared_neurons",
+            "edit_knowledge",
+            "steer_translation",
+        )
+    )
+    assert tang.study.tokens % tang.study.block_length == 0
+    assert (tang.study.block_length, tang.study.dtype) == (4096, "float16")
+    assert (tang.tried, tang.study.held_out_tokens) == (0.01, 2**20)
+    assert sharing.thresholds == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    assert round(sharing.top_share * 16_384) == round(edits.top_share * 16_384) == 800
+    for config in (sharing, edits):
+        assert config.off_at[0] == "all"
+        assert config.study.model == "bigscience/bloomz-7b1-mt"
+    assert set(edits.study.languages) == {*sharing.study.languages, "pt"}
+    assert (translation.units, translation.n, translation.max_new_tokens) == (2000, 100, 128)
+    assert translation.prompts == tuple(range(8))
+    assert translation.study.special_tokens
+
+
 # ---------------------------------------------------------------- folders
 
 
@@ -380,7 +442,7 @@ def test_no_two_presets_share_a_folder_but_babel_and_those_with_its_statistics()
     outs = [preset(name)[1].study.out for name in STUDIES]
     assert len(set(outs)) == len(outs)
     assert Study().out not in outs
-    for name in STUDIES:
+    for name in STUDIES.keys() - {"compare_tuned"}:  # the shipped model has no tuned one
         module = importlib.import_module(f"experiments.{name}")
         _, config = module.experiment.presets["babel"]
         assert for_model(config) == config

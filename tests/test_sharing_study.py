@@ -19,6 +19,7 @@ from interp.counting.bits import pack_bits, unpack_bits
 from interp.counting.signs import FiringSigns
 from interp.evaluations.category_ablation import CategoryAblation
 from interp.evaluations.category_attribution import CATEGORIES, Enrichment
+from interp.evaluations.category_scores import CategoryScores
 from interp.evaluations.neuron_sets import EQUAL, RANDOM, Condition
 from interp.inference.claims import Claim
 from interp.inference.statements import Measurement, judged
@@ -122,6 +123,68 @@ def test_a_layer_where_all_shared_are_not_enriched_is_enough_to_refute():
     assert (refuted.verdict, refuted.value) == ("does not hold", 0.5)
     empty = torch.full_like(units, torch.nan)
     assert not enriched(Enrichment(units=empty, firing=empty, groups=ids))
+
+
+def scored(share: float, part: float) -> CategoryScores:
+    """Of prompts in two languages: the all-shared neurons' share of the contribution, and their
+    part of ten neurons in each of two layers."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.02 * torch.rand(N_PROMPTS, 2, 1, 2, generator=generator).double()
+    moved = torch.zeros(N_PROMPTS, 2, 4, 2).double()
+    moved[:, :, 3:] = share + noise
+    moved[:, :, 1:2] = 1 - share - noise
+    neurons = torch.zeros(N_PROMPTS, 4, 2, dtype=torch.int64)
+    neurons[:, 3], neurons[:, 0] = round(10 * part), 10 - round(10 * part)
+    return CategoryScores(
+        neurons=neurons,
+        contribution_sum=moved,
+        effective_sum=moved,
+        effective_max=moved,
+        effective_min=moved,
+        languages=("de", "ja"),
+        groups=tuple(map(str, range(N_PROMPTS))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "part", "verdict"),
+    [
+        (0.8, 0.3, "holds"),
+        (0.8, 0.9, "no more than its control"),  # so many neurons, and less than their part
+        (0.4, 0.1, "does not hold"),
+    ],
+)
+def test_all_shared_neurons_contribute_beyond_their_number(share, part, verdict):
+    measured = {"all-shared-contribute": sharing_claims.contributed(scored(share, part))}
+    (claim,) = claimed("map_shared_neurons_by_task", measured)
+    assert claim.verdict == verdict
+    assert (claim.value, claim.control) == pytest.approx((share + 0.01, part), abs=0.01)
+
+
+def test_active_shares_are_compared_within_each_layer_between_the_two_that_differ_most():
+    fires = torch.zeros(40, 3, 2, 8, dtype=torch.bool)  # prompt language layer neuron
+    fires[:, :, 0, :4] = True
+    fires[:, 1, 0, 4] = True  # in layer 0 one language has an eighth more
+    fires[:, :2, 1, :2] = True  # in layer 1 the third has a quarter less
+    signs = FiringSigns(
+        bits=pack_bits(fires),
+        prompts=tuple(map(str, range(40))),
+        languages=("de", "en", "ja"),
+        d_mlp=8,
+    )
+    profile = sharing_profile(signs, torch.Generator(), n_draws=1)
+    measured = sharing_claims.active_apart(profile)
+    assert measured is not None
+    (claim,) = claimed("map_shared_neurons_by_task", {"active-alike": measured})
+    assert claim.value == pytest.approx((1 / 8 + 2 / 8) / 2)
+    assert claim.verdict == "does not hold"
+    table = study.active_table(profile).set_index(["language", "layer"])["active"]
+    assert table.loc[("en", 0)] == 5 / 8
+    assert table.loc[("ja", 1)] == 0
+    alike = replace(signs, bits=pack_bits(fires[:, :1].expand(-1, 3, -1, -1).contiguous()))
+    same = sharing_claims.active_apart(sharing_profile(alike, torch.Generator(), n_draws=1))
+    (claim,) = claimed("map_shared_neurons_by_task", {"active-alike": same})
+    assert (claim.value, claim.verdict) == (0, "holds")
 
 
 def related(*rows: tuple[float, float, float]) -> Claim:

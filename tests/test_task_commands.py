@@ -22,6 +22,7 @@ from interp.evaluations.category_attribution import (
     attribute_categories,
     enrichment,
 )
+from interp.evaluations.category_scores import category_scores
 from interp.evaluations.multiple_choice import choose, encode_items
 from interp.evaluations.task_results import Choices, Written
 from interp.interventions.edits import deactivate, intervene
@@ -349,6 +350,52 @@ def test_enrichment_equals_its_definition_with_sets(place, model):
     assert (frame["units_low"] <= frame["units"]).all()
     with pytest.raises(ValueError, match="top_share is 0"):
         enrichment(model, tasks, top_share=0.0)
+
+
+@pytest.mark.slow
+def test_scores_by_category_equal_their_definition_neuron_by_neuron(place, model):
+    tasks = [read_task(place / "made", code) for code in CODES]
+    found = category_scores(model, tasks, progress=False)
+    encoded = [encode_items(model, task) for task in tasks]
+    for prompt, code, layer in itertools.product(range(4), range(3), range(N_LAYERS)):
+        endings = [end_of_prompt(model, items[prompt]) for items in encoded]
+        category = categories_at(endings)[layer].tolist()
+        values = endings[code].values["post"][layer, 0].tolist()
+        item = encoded[code][prompt]
+        row = model.bridge.W_E[item.first_tokens[tasks[code].items[prompt].answer]]
+        writes = model.w_out(layer)
+        moved = [abs(m) * writes[j].norm().item() for j, m in enumerate(values)]
+        effect = [m * (writes[j] @ row).item() for j, m in enumerate(values)]
+        for each in Sharing:
+            chosen = [j for j in range(D_MLP) if category[j] == each]
+            assert found.neurons[prompt, each, layer] == len(chosen)
+            index = (prompt, code, each, layer)
+            slow = {"contribution_sum": sum(moved[j] for j in chosen)}
+            effects = [effect[j] for j in chosen]
+            slow["contribution_mean"] = slow["contribution_sum"] / len(chosen)
+            slow |= {"effective_max": max(effects), "effective_min": min(effects)}
+            slow["effective_mean"] = sum(effects) / len(effects)
+            for name, value in slow.items():
+                assert getattr(found, name)[index].item() == pytest.approx(value, abs=1e-6)
+            part = [
+                found.contribution_sum[prompt, other, each, layer].item()
+                / found.contribution_sum[prompt, other, :, layer].sum().item()
+                for other in range(3)
+            ]
+            assert found.shares()[prompt, each, layer].item() == pytest.approx(sum(part) / 3)
+    empty = category_scores(model, tasks[:2], progress=False)  # of two, none is partly shared
+    for name in ("contribution_mean", "effective_max", "effective_mean", "effective_min"):
+        values = getattr(empty, name)
+        assert values[:, :, Sharing.PARTLY_SHARED].isnan().all()
+        assert not values[:, :, Sharing.ALL_SHARED].isnan().any()
+    assert (empty.contribution_sum[:, :, Sharing.PARTLY_SHARED] == 0).all()
+    table = found.to_frame().set_index(["language", "layer", "category"])
+    assert len(table) == 3 * N_LAYERS * 4
+    cell = table.loc[("de", 1, "all shared")]
+    at = (slice(None), 1, Sharing.ALL_SHARED, 1)
+    assert cell["effective_min"] == pytest.approx(found.effective_min[at].nanmean().item())
+    assert cell["contribution_mean"] == pytest.approx(found.contribution_mean[at].nanmean().item())
+    assert found.contribution_share().value.sum(dim=0).tolist() == pytest.approx([1.0] * N_LAYERS)
 
 
 def test_a_category_that_fills_the_top_is_enriched_and_an_empty_one_is_unknown():

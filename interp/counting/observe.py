@@ -162,7 +162,7 @@ class _Delivery:
                 values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
             self._deliver(kind, layer, values, hook if isinstance(hook, Rows) else None)
             # A NaN makes every later layer NaN, so checking the last layer is enough.
-            if layer == self.model.n_layers - 1 and not values.sum().isfinite():
+            if layer == self.model.n_layers - 1 and not values.sum(dtype=torch.float32).isfinite():
                 self.finite = False
                 raise _EndOfPass
             self.n_seen += 1

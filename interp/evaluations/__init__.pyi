@@ -1,6 +1,7 @@
 from .ablation import TaskAblation, ablate_tasks
 from .category_ablation import CategoryAblation, ablate_categories
 from .category_attribution import CategorySums, Enrichment, attribute_categories, enrichment
+from .category_scores import CategoryScores, category_scores
 from .confusion import Confusion, language_confusion, more_passes
 from .dominance import own_minus_others
 from .effect_change import effect_change
@@ -23,6 +24,7 @@ from .writing import generate_texts, translate, translation_score
 
 __all__ = [
     "CategoryAblation",
+    "CategoryScores",
     "CategorySums",
     "Choices",
     "Confusion",
@@ -42,6 +44,7 @@ __all__ = [
     "ablate_tasks",
     "accuracy_table",
     "attribute_categories",
+    "category_scores",
     "choose",
     "compare_answers",
     "effect_change",

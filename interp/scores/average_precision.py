@@ -12,7 +12,7 @@ nearly the same in every text, and shifts the mean of a short sentence more.
 """
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from einops import reduce
@@ -147,7 +147,7 @@ class Precision(Saved):
             )
         return self.percentiles[self.percents.index(percent)]
 
-    def medians(self, language: str) -> dict[str, Float32[Tensor, "layer unit"]]:
+    def medians(self, language: str) -> dict[Any, Float32[Tensor, "layer unit"]]:
         """Each site's medians over the language's sentences, as `interp.override` takes them.
 
         >>> precision = interp.measure_precision(means)
