@@ -43,8 +43,9 @@ from interp.scores.methods import COMPARED
 def read_planting(name: str) -> Planting:
     """The planting of this name in planting.toml."""
     settings: dict[str, Any] = tomllib.loads(PLANTING.read_text(encoding="utf-8"))[name]
-    lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
-    return Planting(**settings | lists)
+    for key, value in settings.items():
+        settings[key] = tuple(value) if isinstance(value, list) else value
+    return Planting(**settings)
 
 
 def planted_and_measured(
@@ -73,7 +74,7 @@ def found_table(rows: Table) -> pd.DataFrame:
     by = ["decoys", "effect", "selector"]
     sums = rows.groupby(by, sort=False)[["natural", "chosen"]].sum().reset_index()
     share = sums["natural"] / (sums["natural"] + sums["chosen"]).clip(lower=1)
-    found = summary.merge(sums[by].assign(natural=share), on=by, how="left")
+    found: Table = summary.merge(sums[by].assign(natural=share), on=by, how="left")
     return found[found["decoys"].isin([NONE, ALL])]
 
 

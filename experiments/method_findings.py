@@ -82,10 +82,12 @@ def sentences(table: Table) -> list[str]:
 def _ranking(rows: Table, column: str) -> str:
     """The first three with their intervals, the last, LAPE and random neurons."""
     order = rows[column].sort_values(ascending=False, kind="stable")
+    alike = int((order == order.iloc[0]).sum())
+    names = order.index[:3] if alike <= 3 else order.index[:1]
     first = [
-        f"{name} {order[name]:.3g} ({rows.loc[name, f'{column}_low']:.3g} to "
-        f"{rows.loc[name, f'{column}_high']:.3g})"
-        for name in order.index[:3]
+        f"{name if alike <= 3 else f'{alike} methods'} {order[name]:.3g} "
+        f"({rows.loc[name, f'{column}_low']:.3g} to {rows.loc[name, f'{column}_high']:.3g})"
+        for name in names
     ]
     rank = int((order > order[LAPE]).sum()) + 1
     return (

@@ -63,7 +63,7 @@ def _interval(value: float, low: float, high: float) -> str:
 # ---------------------------------------------------------------- confusions
 
 
-def of_effect(rows: Table, effect: float) -> pd.DataFrame:
+def of_effect(rows: Table, effect: float) -> Table:
     """The rows of one strength."""
     return rows[rows["effect"] == effect]
 

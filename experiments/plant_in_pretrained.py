@@ -24,6 +24,7 @@ import interp
 from experiments.planted import KINDS, Truth
 from experiments.pretrained_features import Feature, Sentence, Tokens, features_of
 from interp.interventions.baked_weights import Weights
+from interp.interventions.edits import Site
 
 SHRINKAGE = 0.02
 """Added to every variance, as a share of it, so that a direction is not fitted to few tokens."""
@@ -246,7 +247,7 @@ class Host:
 
     def plant(self, effect: float, seed: int, decoys: Collection[str]) -> Planted:
         """Models of one seed differ only in the effect, the decoys, and how much neurons write."""
-        planting, write = self.planting, self.planting.write
+        planting, write, rise = self.planting, self.planting.write, math.inf
         added = self._added(effect, torch.Generator().manual_seed(seed), decoys)
         for _ in range(10):
             model = self._widened(added, write)
@@ -331,10 +332,10 @@ class Host:
     def _language_directions(self) -> Float64[Tensor, "language d_model"]:
         """What makes the tokens of each language likelier than those of all."""
         counts = self._tokens.counts.double()
-        share = counts / reduce(counts, "language id -> language 1", "sum")
-        apart = share - reduce(share, "language id -> 1 id", "mean")
+        share = counts / reduce(counts, "language vocab -> language 1", "sum")
+        apart = share - reduce(share, "language vocab -> 1 vocab", "mean")
         unembed = self.model.bridge.W_U.detach().double().cpu()
-        directions = einsum(apart, unembed, "language id, d_model id -> language d_model")
+        directions = einsum(apart, unembed, "language vocab, d_model vocab -> language d_model")
         return directions / directions.norm(dim=1, keepdim=True)
 
     def _widened(self, added: "Added", write: float) -> interp.NeuronModel:
@@ -345,7 +346,7 @@ class Host:
             gate, w_in, w_out = model.w_gate(layer), model.w_in(layer), model.w_out(layer)
             assert gate is not None
             norm = w_out.double().norm(dim=1).median().item()
-            rows = {
+            rows: dict[Site, Tensor] = {
                 "pre": inputs.size(gate) * added.gate[layer],
                 "pre_linear": inputs.size(w_in) * added.linear[layer],
                 "post": write * norm * added.direction[layer],

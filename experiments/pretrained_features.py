@@ -82,7 +82,7 @@ class Tokens:
     place: Int64[Tensor, " token"]
     """In its sentence, from 0; the beginning-of-text token does not count."""
 
-    counts: Int64[Tensor, "language id"]
+    counts: Int64[Tensor, "language vocab"]
     """How often each token occurs in each language."""
 
     @staticmethod
@@ -103,13 +103,13 @@ class Tokens:
             language=language,
             topic=topic.repeat_interleave(lengths),
             place=place,
-            counts=rearrange(counts, "(language id) -> language id", id=n_vocab),
+            counts=rearrange(counts, "(language vocab) -> language vocab", vocab=n_vocab),
         )
 
     @property
-    def total(self) -> Int64[Tensor, " id"]:
+    def total(self) -> Int64[Tensor, " vocab"]:
         """How often each token occurs."""
-        return reduce(self.counts, "language id -> id", "sum")
+        return reduce(self.counts, "language vocab -> vocab", "sum")
 
     def words_of(self, row: int, n: int) -> tuple[list[int], list[int]]:
         """The n commonest words of a language, and n of its middling words."""
@@ -124,7 +124,7 @@ class Tokens:
             )
         return own[:n], [middle[index * len(middle) // n] for index in range(n)]
 
-    def rare(self) -> Bool[Tensor, " id"]:
+    def rare(self) -> Bool[Tensor, " vocab"]:
         """The rarest tokens, which make up at most `RARE_TEXT` of all text."""
         order = self.total.argsort(stable=True)
         share = self.total[order].cumsum(0) / self.total.sum()
@@ -132,9 +132,9 @@ class Tokens:
         rare[order[share <= RARE_TEXT]] = True
         return rare & (self.total > 0)
 
-    def shared(self) -> Bool[Tensor, " id"]:
+    def shared(self) -> Bool[Tensor, " vocab"]:
         """Tokens that belong to no language, such as punctuation and digits."""
-        most = reduce(self.counts, "language id -> id", "max")
+        most = reduce(self.counts, "language vocab -> vocab", "max")
         return (self.total > 0) & (most < SHARED * self.total)
 
 

@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -33,6 +32,8 @@ from experiments.pretrained_features import (
 )
 from experiments.recover_planted import ALL, NONE, recovery
 from experiments.runner import Record
+from interp.plots.files import read_table
+from interp.plots.style import Table
 from interp.scores.methods import COMPARED
 
 TINY = read_planting("pretrained-tiny")
@@ -299,9 +300,9 @@ def test_the_preset_tiny_finds_the_planted_and_is_fooled(
     monkeypatch.setattr(subject, "Host", lambda *_: host)
     config = replace(subject.experiment.presets["tiny"][1], out=tmp_path)
     subject.main(config, Record(tmp_path))
-    found, table, did = (
-        pd.read_csv(tmp_path / f"{name}.csv") for name in ("found", "confusions", "planting")
-    )
+    names = ("found", "confusions", "planting")
+    tables: list[Table] = [read_table(tmp_path / f"{name}.csv") for name in names]
+    found, table, did = tables
     assert set(found["selector"]) == set(COMPARED)
     assert set(table["decoy"]) == set(EVERY_DECOY)
     assert (did["rise"] <= TINY.loss).all()
