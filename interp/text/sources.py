@@ -19,6 +19,7 @@ Cut = Literal["line", "block"]
 BABEL_LABELS = ("en", "de", "fr", "es", "zh", "ja")
 
 _BABEL = Path(__file__).parents[1] / "babel"
+_EVERYDAY = Path(__file__).parent / "everyday"
 _MOST_NAMED = 40  # files in the error about a missing one
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
@@ -157,12 +158,16 @@ def read_prompts(
     """Translated prompts, from files with the same ids in every language.
 
     In <language>.jsonl each row has an `id` and a text in `field`; in <language>.txt and in lists
-    the line number is the id. Texts are not changed, not even spaces at their ends. A prompt
-    missing in some language is an error, or is left out with `incomplete="drop"`.
+    the line number is the id. So the `data` folder of CLaS-Bench (2601.08331) can be read. Texts
+    are not changed, not even spaces at their ends. A prompt missing in some language is an error,
+    or is left out with `incomplete="drop"`. "everyday" is shipped: 20 open questions in 12
+    languages, en de fr es zh ja ru ar hi vi sw ko.
 
     >>> prompts = interp.read_prompts({"en": ["one", "two"], "de": ["eins", "zwei"]}, ["en", "de"])
     >>> prompts.ids, prompts.texts["de"]
     (('1', '2'), ('eins', 'zwei'))
+    >>> interp.read_prompts("everyday", ["en", "sw"]).texts["en"][0]
+    'How do you make a good cup of tea?'
     """
     codes = check_labels(languages)
     by_language = {code: _texts_by_id(source, code, field) for code in codes}
@@ -256,7 +261,7 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
                 f"The shipped {part} texts are missing ({folder}): reinstall the package."
             )
         return folder
-    folder = Path(source)
+    folder = _EVERYDAY if source == "everyday" else Path(source)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise FileNotFoundError(
