@@ -1,6 +1,6 @@
 """Which method finds what: the tables and sentences of docs/methods/compared.md.
 
-`python -m experiments.findings` writes them, from tables that are kept: that of the figure
+`experiments.findings` writes them, from tables that are kept: that of the figure
 method_comparison-babel, and those of the studies of confusions in experiments/measured/babel.
 """
 
