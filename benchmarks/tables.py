@@ -236,6 +236,7 @@ BLOCKS: dict[str, tuple[str, *tuple[Part, ...]]] = {
     "asking": ("start", Pivot(begins="asking, ", bold=HELP)),
     "importing": ("start", Pivot(begins="importing, ", bold=NAMES)),
     "collect": ("collect", Pivot(bold=(COUNTS, MOMENTS, CHEAP, HISTOGRAMS))),
+    "mixtures": ("mixtures", Pivot(bold=(COUNTS,))),
     "memory": ("collect --memory", growth_in_model),
     "caches": ("caches", Pivot(bold=(FROM_CACHES,))),
     "caches memory": ("caches --memory", CACHES_MEMORY),

@@ -31,6 +31,7 @@ from benchmarks import (
     gpu,
     interventions,
     memory,
+    mixtures,
     patching,
     perplexity,
     plan,
@@ -284,6 +285,20 @@ def test_kept_results_are_whole():
 
 
 # ---------------------------------------------------------------- each benchmark, at toy size
+
+
+@pytest.mark.slow
+def test_mixtures(tmp_path: Path):
+    mixtures.main(OnDevice("toy", tmp_path))
+    record = load(tmp_path / "mixtures.json")
+    assert [row["way"] for row in record.rows][:2] == [collect.BARE, collect.COUNTS]
+    assert record.rows[0]["median"] == 1
+    shape = mixtures.SHAPES["4 layers of a 30B-A3B"]
+    each = 3 * shape.hidden_size * shape.moe_intermediate_size  # weights of an expert
+    active = shape.num_experts_per_tok * each
+    assert 48 * (shape.num_experts * each) > 28e9  # all 48 layers of the model of that name
+    assert 1.5e9 < 48 * active < 3e9
+    assert collect.COUNTS in tables.blocks(tables.READMES[0], {"mixtures": record})["mixtures"]
 
 
 @pytest.mark.slow
@@ -560,6 +575,7 @@ MODULES = (
     gemma,
     gpu,
     interventions,
+    mixtures,
     patching,
     perplexity,
     plan,
