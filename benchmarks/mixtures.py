@@ -12,6 +12,7 @@ of experts, no unembedding.
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import tyro
@@ -31,13 +32,14 @@ VOCABULARY = 1000
 def mixture(layers: int, width: int, experts: int, neurons: int, chosen: int) -> Qwen3MoeConfig:
     """A Qwen3-MoE configuration with attention heads of 128 or less, eight to a key."""
     heads = max(8, width // 64)
+    heads_of: Any = {"head_dim": 128 if width >= 1024 else 16}  # no parameter, by its signature
     return Qwen3MoeConfig(
+        **heads_of,
         vocab_size=VOCABULARY,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 8,
-        head_dim=128 if width >= 1024 else 16,
         num_experts=experts,
         num_experts_per_tok=chosen,
         moe_intermediate_size=neurons,

@@ -1,5 +1,6 @@
 """The subcommand that says which experts of a mixture are chosen for which label: routing."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from interp.commands.options import Positional
 
 if TYPE_CHECKING:
     import pandas
+
+    from interp.plots.style import Table
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,12 @@ class Routing:
             )
         if len(stats.languages) < 2:
             raise ValueError(
-                f"The run has one label alone, {stats.languages[0]}: collect two or more."
+                f"The run has one label alone, {', '.join(stats.languages)}: collect two or more."
             )
         routing = interp.scores.routing_of(stats)
         table = routing.layer_frame(seeded(self.seed), self.draws)
         show(table)
-        if table["divergence"].count() >= 3:
+        if sum(not math.isnan(value) for value in table["divergence"]) >= 3:
             depth = routing.ends_less_middle
             say(
                 f"\nThe first and last third of the layers differ by at least {depth.value:.4f} "
@@ -62,7 +65,7 @@ class Routing:
         return table
 
 
-def show(table: "pandas.DataFrame") -> None:
+def show(table: "Table") -> None:
     """Layers with experts: entropy in nats, differences with intervals, and the control."""
     rows = [["layer", "entropy", "difference", "95 % interval", "shuffled", "highest", "p"]]
     for row in table[table["divergence"].notna()].to_dict("records"):

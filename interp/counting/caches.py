@@ -67,7 +67,8 @@ def firing_rate(
     >>> rate.shape, bool(rate.equal(stats.rate[1]))
     (torch.Size([6, 2048]), True)
     """
-    neurons, kinds = Cached(cache, keep, model=_known(model)), (firing_kind(fires_by),)
+    neurons = Cached(cache, keep, model=_known(model))
+    kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
     counter = FiringCounter(neurons, fires_by)
     (counts,) = _replayed([neurons], kinds, lambda *_: counter, special_tokens)
     n_tokens = int(counts["firing.tokens"])

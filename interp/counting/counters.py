@@ -25,7 +25,8 @@ class FiringCounter:
 
     def __init__(self, model: Neurons, fires_by: FiresBy = "gate") -> None:
         self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
-        self._model, self._fires_by = model, fires_by
+        self._model = model
+        self._fires_by: FiresBy = fires_by
         self._fired = zeros(model, model.d_mlp)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
@@ -138,7 +139,8 @@ class SignsCounter:
         if not math.isfinite(threshold):
             raise ValueError(f"The firing threshold is {threshold}: give a finite number.")
         warn_of_rounded_signs(model)
-        self._model, self._fires_by, self._threshold = model, fires_by, threshold
+        self._model, self._threshold = model, threshold
+        self._fires_by: FiresBy = fires_by
         self._bits = torch.zeros(n_rows, model.n_layers, -(-model.d_mlp // 8), dtype=torch.uint8)
 
     def update(

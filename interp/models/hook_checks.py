@@ -127,7 +127,9 @@ def _residual(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch po
             cleanup.callback(module.register_forward_hook(after(layer)).remove)
         model.logits(ids)
     kinds: tuple[Kind, ...] = ("resid_pre", "resid_post")
-    sites = [(kind, layer) for layer in _complete(model, recorded) for kind in kinds]
+    sites: list[tuple[Kind, int]] = [
+        (kind, layer) for layer in _complete(model, recorded) for kind in kinds
+    ]
     if missing := [site for site in sites if site not in seen]:
         return False, f"the module of layer {missing[0][1]} never ran"
     return agree(model, [(recorded[site][0], seen[site]) for site in sites])

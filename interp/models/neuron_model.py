@@ -369,8 +369,9 @@ class _Output(BaseModelOutputWithPastAndCrossAttentions):
 def activation_of(*modules: Any) -> Callable[[Tensor], Tensor] | None:
     """The activation function of an MLP, by the names that it has; None: by no known name."""
     pairs = itertools.product(modules, _ACTIVATIONS)
-    found = (getattr(module, name, None) for module, name in pairs)
-    return next((function for function in found if callable(function)), None)
+    named = (getattr(module, name, None) for module, name in pairs)
+    found: list[Any] = [function for function in named if callable(function)]
+    return found[0] if found else None
 
 
 def refuse_experts(

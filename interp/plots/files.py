@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from interp.plots import (
     curves,
+    experts,
     layers,
     matrices,
     methods,
     neurons,
-    routing,
     switching,
     tasks,
     what_stays,
@@ -47,7 +47,7 @@ FIGURES: dict[str, Draw] = {
         switching.switching_against_size,
         tasks.accuracy_lost,
         neurons.neuron_rates,
-        routing.routing,
+        experts.routing,
         what_stays.explanation,
         methods.method_comparison,
         methods.stability_against_tokens,

@@ -227,7 +227,8 @@ class _TokenCounter:
         self, model: NeuronModel, fires_by: FiresBy, threshold: float, n_rows: int
     ) -> None:
         self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
-        self._model, self._fires_by = model, fires_by
+        self._model = model
+        self._fires_by: FiresBy = fires_by
         self.rate = torch.zeros(n_rows, model.n_layers, model.d_mlp)
         self.last = torch.zeros(n_rows, model.n_layers, model.d_mlp, dtype=torch.bool)
         self._threshold = threshold

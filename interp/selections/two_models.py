@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -88,7 +88,8 @@ class RateChange(Shown):
         for name, selection in (selections or {}).items():
             mask = torch.stack([selection[code] for code in self.languages])
             frame[f"in_{name}"] = mask.flatten().tolist()
-        return frame[~torch.isnan(self.before).flatten().numpy()].reset_index(drop=True)
+        known: Any = frame[~torch.isnan(self.before).flatten().numpy()]
+        return known.reset_index(drop=True)
 
 
 def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False) -> RateChange:
