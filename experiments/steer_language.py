@@ -32,7 +32,8 @@ from experiments import steering_claims as claims
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
 from interp.evaluations import GeneratedLanguages, Guard
-from interp.evaluations.steering import Condition, steering_rates
+from interp.evaluations.conditions import Condition
+from interp.evaluations.steering import steering_rates
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def run(
             to=code,
             name=way.name,
             changes=way.changes(code),
-            prompt=config.start + (interp.text.naming_prompt(code) if way.named else ""),
+            prompts=(config.start + (interp.text.naming_prompt(code) if way.named else ""),),
         )
         for code in config.study.languages
     ]

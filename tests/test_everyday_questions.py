@@ -1,5 +1,6 @@
 import interp
 from interp.text.language_id import detect_language
+from interp.text.languages import answering_prompt
 
 CODES = ("en", "de", "fr", "es", "zh", "ja", "ru", "ar", "hi", "vi", "sw", "ko")
 MARKS = "?\uff1f\u061f"  # of Latin, Chinese and Arabic text
@@ -21,3 +22,11 @@ def test_the_questions_of_clas_bench_are_read_by_the_line(tmp_path):
     questions = interp.read_prompts(tmp_path, ["en", "bo"])
     assert questions.ids == ("1", "2")
     assert questions.texts["bo"][1] == "སུས་བྲིས་པ་རེད།"
+
+
+def test_the_request_names_the_language_in_its_own_words_if_they_are_known():
+    assert answering_prompt("Why?", "de") == "Why?\nAntworte auf Deutsch."
+    assert answering_prompt("Why?", "swe_Latn") == "Why?\nAnswer in Swedish."
+    assert answering_prompt("Why?", "poetry") is None
+    for code in CODES:
+        assert detect_language([str(answering_prompt("", code))]) == [code]

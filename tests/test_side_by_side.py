@@ -15,6 +15,7 @@ import interp
 from interp import cli
 from interp.counting.signs import FiringSigns
 from interp.evaluations import steering
+from interp.evaluations.conditions import announced
 from interp.evaluations.languages_written import language_rates
 from interp.evaluations.multiple_choice import encode_items
 from interp.evaluations.side_by_side import write_side_by_side
@@ -160,7 +161,8 @@ def test_what_a_chat_model_is_steered_from_is_a_message(tmp_path, monkeypatch):
     seen = []
 
     def stop(model, conditions, guards, **settings):
-        seen.append(({condition.prompt for condition in conditions}, settings["bos"]))
+        (prompts,) = zip(*(condition.prompts for condition in conditions), strict=True)
+        seen.append((set(prompts), settings["bos"]))
         return SteeringRates(rates={}, guards={})
 
     monkeypatch.setattr(steering, "steering_rates", stop)
@@ -172,8 +174,8 @@ def test_what_a_chat_model_is_steered_from_is_a_message(tmp_path, monkeypatch):
     towards = {code: interp.deactivate}
     steering.steer_towards(chat, towards, chosen, {}, lines, progress=False, **settings)
     ((prompts, bos),) = seen
-    naming = steering._opening(code)
-    assert prompts == {chat_text(chat, text) for text in ("the day", f"{naming}the day")}
+    texts = {"the day", str(announced("the day", code))}
+    assert prompts == {chat_text(chat, text) for text in texts}
     assert bos == "none"
 
 

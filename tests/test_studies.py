@@ -21,7 +21,7 @@ from experiments import (
 )
 from experiments.runner import stated
 from experiments.study import Study
-from interp.evaluations.steering import Condition
+from interp.evaluations.conditions import Condition
 from interp.inference.claims import load_claims
 from interp.inference.statements import judged
 from interp.interventions.under import applied
@@ -67,7 +67,7 @@ def test_every_text_continues_what_the_study_says(monkeypatch: pytest.MonkeyPatc
     seen: list[str] = []
 
     def looked_at(model: object, conditions: list[Condition], *rest: object, **settings: object):
-        seen.extend(condition.prompt for condition in conditions)
+        seen.extend(prompt for condition in conditions for prompt in condition.prompts)
         return SimpleNamespace(rates={code: {"way": None} for code in ("de", "ja")})
 
     monkeypatch.setattr(steer_language, "steering_rates", looked_at)

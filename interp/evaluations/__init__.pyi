@@ -18,6 +18,7 @@ from .multiple_choice import choose, exact_match
 from .perplexity import PerplexityMatrix
 from .rates import steering_score
 from .side_by_side import SideBySide, write_side_by_side
+from .steered_answers import SteeredAnswers, steer_answers
 from .steering import SteeringRates, steer_towards
 from .task_results import Choices, Written, accuracy_table, compare_answers
 from .writing import generate_texts, translate, translation_score
@@ -37,6 +38,7 @@ __all__ = [
     "Losses",
     "PerplexityMatrix",
     "SideBySide",
+    "SteeredAnswers",
     "SteeringRates",
     "TaskAblation",
     "Written",
@@ -59,6 +61,7 @@ __all__ = [
     "natural_guard",
     "own_minus_others",
     "run_harness",
+    "steer_answers",
     "steer_towards",
     "steering_score",
     "translate",

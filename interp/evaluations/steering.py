@@ -1,7 +1,7 @@
 """Steering towards a language: neurons, random neurons, a prompt naming it, a residual push."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,55 +9,29 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interp.evaluations.languages_written import (
-    GeneratedLanguages,
-    Guard,
-    generated_languages,
-    natural_guard,
+from interp.evaluations.conditions import (
+    Condition,
+    conditions_towards,
+    in_chat,
+    write_conditions,
 )
-from interp.evaluations.writing import bar
-from interp.interventions.edits import Change, Edit, deactivate
+from interp.evaluations.languages_written import GeneratedLanguages, Guard, natural_guard
+from interp.interventions.edits import Edit
 from interp.interventions.residual import ResidualMeans, residual_means
-from interp.interventions.under import Changes, check_under, listed_changes, plan_of
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts, terminal
 from interp.results.bars import tqdm
 from interp.results.display import MOST_ROWS, Cells, Shown, listed, table_cells
 from interp.results.frames import with_origin
-from interp.results.words import NOTHING, Bos, Tokens
+from interp.results.words import Bos, Tokens
 from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.chat import chat_text
 from interp.text.corpora import Corpora
-from interp.text.languages import OPENINGS, language_of, naming_prompt
 from interp.text.reading import read_corpora, read_sentences
 from interp.text.sources import TextSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One way to make the model write in a language."""
-
-    to: str
-    """Target language; empty: a baseline for every language."""
-
-    name: str
-    """Such as "neurons", "random neurons", "named in prompt"."""
-
-    changes: Changes = None
-    """What is changed while the model writes."""
-
-    prompt: str = ""
-    """Prompt of every text."""
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """Everything the condition depends on, ready for JSON."""
-        (changes,) = plan_of({self.name: listed_changes(self.changes)}).values()
-        return {"to": self.to, "name": self.name, "prompt": self.prompt, "changes": changes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,67 +120,6 @@ class SteeringRates(Shown):
         )
 
 
-def _in_chat(model: AnyModel, conditions: Sequence[Condition]) -> list[Condition]:
-    """The same, with what was asked as a user's message."""
-    return [replace(one, prompt=chat_text(model, one.prompt)) for one in conditions]
-
-
-def conditions_towards(
-    edits: Mapping[str, Edit],
-    selection: NeuronSelection,
-    controls: Mapping[str, NeuronSelection],
-    residual: ResidualMeans,
-    *,
-    layer: int,
-    strength: float = 1.0,
-    tokens: Tokens = "all",
-    others_off: bool = False,
-    prompt: str = "",
-) -> list[Condition]:
-    """For each language with an edit: its neurons, controls, its name, a residual push.
-
-    Labels that are no languages have no name that a prompt could give.
-
-    The untouched model comes first. With `others_off`, neurons of other languages output zero,
-    unless they are the target's too.
-    """
-
-    def changes(chosen: NeuronSelection, code: str) -> list[Change]:
-        change = chosen.change(code, edits[code], tokens)
-        others = chosen.union() & ~chosen[code]
-        return [Change(others, deactivate, tokens), change] if others_off else [change]
-
-    conditions = [Condition(to="", name="no edit", prompt=prompt)]
-    for code in edits:
-        units, push = residual.towards(code, layer, strength)
-        conditions += [
-            Condition(to=code, name="neurons", changes=changes(selection, code), prompt=prompt),
-            *(
-                Condition(to=code, name=name, changes=changes(neurons, code), prompt=prompt)
-                for name, neurons in controls.items()
-            ),
-        ]
-        if (opening := _opening(code)) is not None:
-            conditions.append(Condition(to=code, name="named in prompt", prompt=opening + prompt))
-        conditions += [
-            Condition(
-                to=code,
-                name="residual stream",
-                changes=Change(units, push, tokens),
-                prompt=prompt,
-            ),
-        ]
-    return conditions
-
-
-def _opening(label: str) -> str | None:
-    """A line that announces text in the language, in the language itself if there is one."""
-    language = language_of(label)
-    if language is None:
-        return None
-    return naming_prompt(label, words="own" if language.code in OPENINGS else "english")
-
-
 def steer_towards(
     model: AnyModel,
     edits: Mapping[str, Edit],
@@ -276,11 +189,11 @@ def steer_towards(
             strength=strength,
             tokens=tokens,
             others_off=others_off,
-            prompt=prompt,
+            prompts=(prompt,),
         )
         rates = steering_rates(
             model,
-            _in_chat(model, conditions) if chat else conditions,
+            in_chat(model, conditions) if chat else conditions,
             guards,
             n=n,
             max_new_tokens=max_new_tokens,
@@ -375,39 +288,10 @@ def steering_rates(
     model: NeuronModel,
     conditions: Sequence[Condition],
     guards: Mapping[str, Guard],
-    *,
-    n: int = 50,
-    max_new_tokens: int = 64,
-    temperature: float = 0.8,
-    seed: int = 0,
-    bos: Bos = "auto",
-    out: Path | str | None = None,
-    progress: bool = True,
-    ray: Ray | ActorPool | None = None,
+    **settings: Any,
 ) -> SteeringRates:
-    """Write texts under every condition, with the same seeds, and judge them by the guards.
-
-    With `out`, every condition is saved there as soon as it is done, and the same call resumes;
-    with `ray`, actors write, on nodes that share `out`.
-    """
-    check_under(
-        model, {f"{condition.to} {condition.name}": condition.changes for condition in conditions}
-    )
-    settings = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    settings |= {"bos": bos}
-    if out is not None:
-        plan = {"model": model.identity, "texts": settings}
-        plan["guards"] = {code: list(astuple(guard)) for code, guard in guards.items()}
-        plan["conditions"] = [condition.plan for condition in conditions]
-        begin(Path(out), plan, artifacts.provenance())
-    jobs = []
-    with folder_for(out) as folder, bar(len(conditions), "writing", progress) as progress_bar:
-        for number, condition in enumerate(conditions):
-            path = folder / "pieces" / f"{number:04d}.safetensors"
-            work = partial(_write_and_judge, guards, condition, settings, path)
-            name = f"{condition.to} {condition.name}".strip()
-            jobs.append(Job(name, path, work))
-        texts = finish(jobs, GeneratedLanguages.load, progress_bar, model, ray)
+    """Texts under every condition, by target; `settings` are those of `write_conditions`."""
+    texts = write_conditions(model, conditions, guards, **settings)
     targets = dict.fromkeys(condition.to for condition in conditions if condition.to)
     rates = {
         to: {
@@ -423,23 +307,3 @@ def steering_rates(
 def _measure_residual(corpora: Corpora, path: Path, model: NeuronModel) -> None:
     mean = residual_means(model, corpora, progress=False).mean
     artifacts.save(path, "NaturalPiece", {"mean": mean}, {}, {})
-
-
-def _write_and_judge(
-    guards: Mapping[str, Guard],
-    condition: Condition,
-    settings: Mapping[str, Any],
-    path: Path,
-    model: NeuronModel,
-) -> None:
-    """Save the texts of one condition, written under its changes and judged without them."""
-    written = generated_languages(
-        model,
-        tuple(guards),
-        {NOTHING: condition.changes},
-        guards,
-        prompts=[condition.prompt],
-        progress=False,
-        **settings,
-    )
-    written[NOTHING].save(path)

@@ -302,3 +302,30 @@ def naming_prompt(code: str, words: Literal["own", "english"] = "own") -> str:
             'words="english", or write one.'
         )
     return OPENINGS[known.code] + "\n"
+
+
+_ANSWER_IN = {
+    "en": "Answer in English.",
+    "de": "Antworte auf Deutsch.",
+    "fr": "Réponds en français.",
+    "es": "Responde en español.",
+    "zh": "请用中文回答。",
+    "ja": "日本語で答えてください。",
+    "ru": "Ответь на русском языке.",
+    "ar": "أجب باللغة العربية.",
+    "hi": "हिन्दी में उत्तर दीजिए।",
+    "vi": "Hãy trả lời bằng tiếng Việt.",
+    "sw": "Jibu kwa Kiswahili.",
+    "ko": "한국어로 대답해 주세요.",
+}
+
+
+def answering_prompt(question: str, label: str) -> str | None:
+    """The question and a request to answer in the language, in that language if it is known here.
+
+    In other languages the request is in English; None: the label names no language.
+    """
+    known = language_of(label)
+    if known is None:
+        return None
+    return f"{question}\n{_ANSWER_IN.get(known.code, f'Answer in {known.name}.')}"
