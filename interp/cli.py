@@ -45,10 +45,7 @@ if TYPE_CHECKING:
     import pandas
 
 BABEL = Path(__file__).parent / "babel"
-DESCRIPTION = (
-    "Find which neurons of a model belong to a language, and which are shared. Start with `interp "
-    "demo`; on your own model, `doctor`, `collect`, `find`."
-)
+DESCRIPTION = "Which neurons of a model belong to a language? Start with `interp demo`."
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Collect:
     """Lines in another language: report, drop, or off."""
 
     fires_by: FiresBy = "gate"
-    """A neuron fires if this is above zero: gate, activation or output.
+    """What is above zero: gate, activation or output.
 
     activation, which is act(gate), for models where `interp doctor` says that its sign is not that
     of the gate."""
@@ -118,9 +118,10 @@ class Collect:
     It takes three times as long."""
 
     sentences: tuple[Kind, ...] = ()
-    """Average these sites over each line, for --method precision.
+    """Also average by line.
 
-    Kojima et al. search the outputs of all linear layers: pre pre_linear mlp_out q k v attn_out.
+    For --method precision. Kojima et al. search the outputs of all linear layers: pre pre_linear
+    mlp_out q k v attn_out.
     The sites in attention need --attention hooked. Lines longer than --block-length tokens are
     left out."""
 

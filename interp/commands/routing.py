@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Routing:
-    """Measure how far labels differ in the experts that are chosen for them.
+    """Measure how far labels differ in the experts chosen for them.
 
     Layer by layer, beside labels that are drawn anew for all shards. The run must be of a mixture
     of experts. It also writes experts.csv: how often each expert is chosen for each label.

@@ -2,9 +2,7 @@
 
 Everything here concerns `post`, a neuron's input to the output projection, at the end of one
 prompt, and one quantity: how likely a target token is to follow, or a metric. Integrated gradients
-(Sundararajan et al., 2017) divide the quantity among a layer's neurons; they approximate
-`ablation_effect`, which measures one neuron at a time. The contribution and effective scores are
-those of Wang et al. (2024), "Sharing Matters"; they ignore the layers that follow.
+(Sundararajan et al., 2017) divide the quantity among a layer's neurons.
 """
 
 import warnings
@@ -32,6 +30,9 @@ from interp.runs.folder import begin
 from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.text.tokens import Prompt, n_added, prompt_ids
+
+Settings = tuple[int, Quantity, Float[Tensor, "layer neuron"] | None]
+"""Steps, quantity and baseline."""
 
 LARGEST_ERROR = 0.1
 """There is a warning if a layer's values miss its change by more than this share of the largest
@@ -99,7 +100,7 @@ def integrated_gradients(
 
 
 def integrated_gradients_by_position(
-    model: NeuronModel,
+    model: AnyModel,
     prompt: Prompt,
     target: Target | Metric,
     steps: int = 20,
@@ -113,11 +114,11 @@ def integrated_gradients_by_position(
     The baseline is the same at every token; what `bos` puts before a text stays as it is. Cost:
     layers times (steps + 1) whole prompts, forward and backward.
 
-    >>> exact = interp.load("babel", dtype=torch.float32)
-    >>> found = interp.prompts.integrated_gradients_by_position(exact, "Seven minus one is", " six")
+    >>> found = interp.prompts.integrated_gradients_by_position(model, "Seven minus one is", " six")
     >>> found.values.shape  # layer, token of the prompt, neuron
-    torch.Size([8, 4, 1024])
+    torch.Size([6, 5, 2048])
     """
+    model = as_model(model)
     ending, score_of, targets = start_at(model, prompt, target, quantity, steps, None, bos)
     if baseline is None:
         baseline = torch.zeros(model.n_layers, model.d_mlp)
@@ -137,7 +138,7 @@ def integrated_gradients_by_position(
 
 
 def attribute_prompts(
-    model: NeuronModel,
+    model: AnyModel,
     questions: Sequence[tuple[Prompt, Target | Metric]],
     steps: int = 20,
     quantity: Quantity = "probability",
@@ -160,6 +161,19 @@ def attribute_prompts(
     [' six', ' five']
     """
     settings = (steps, quantity, baseline)
+    return _attribute_all(as_model(model), questions, settings, progress, out, ray, bos)
+
+
+def _attribute_all(
+    model: NeuronModel,
+    questions: Sequence[tuple[Prompt, Target | Metric]],
+    settings: Settings,
+    progress: bool,
+    out: Path | str | None,
+    ray: Ray | ActorPool | None,
+    bos: Bos,
+) -> Iterator[Attribution]:
+    """The results of `attribute_prompts`, as they are asked for."""
     if out is None and ray is None:
         for prompt, target in tqdm(questions, "prompts", unit="prompt", disable=not progress):
             yield integrated_gradients(model, prompt, target, *settings, bos=bos)
@@ -175,7 +189,8 @@ def attribute_prompts(
     ]
     if out is not None:
         plan = {"model": model.identity, "questions": artifacts.hash_of([prompts, targets])}
-        start = None if baseline is None else artifacts.hash_of(baseline)
+        steps, quantity, start = settings
+        start = None if start is None else artifacts.hash_of(start)
         options = {"steps": steps, "quantity": quantity, "baseline": start}
         begin(Path(out), plan | options, artifacts.provenance())
     with (
@@ -185,7 +200,7 @@ def attribute_prompts(
         jobs = []
         for number, (ids, ends) in enumerate(zip(prompts, targets, strict=True)):
             path = folder / "pieces" / f"{number:05d}.safetensors"
-            work = partial(_attribute, path, ids, ends, *settings)
+            work = partial(_attribute, path, ids, ends, settings)
             jobs.append(Job(f"prompt {number}", path, work))
         for path in finish(jobs, lambda path: path, bar, model, ray):
             yield _load(path)
@@ -195,14 +210,12 @@ def _attribute(
     path: Path,
     prompt: tuple[int, ...],
     targets: tuple[int, ...],
-    steps: int,
-    quantity: Quantity,
-    baseline: Float[Tensor, "layer neuron"] | None,
+    settings: Settings,
     model: NeuronModel,
 ) -> None:
     """Attribute one prompt, and save the result."""
     target = targets[0] if len(targets) == 1 else (targets[0], targets[1])
-    result = integrated_gradients(model, prompt, target, steps, quantity, baseline)
+    result = integrated_gradients(model, prompt, target, *settings)
     tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
     score = torch.tensor(result.score, dtype=torch.float64)
     labels = {"prompt": result.prompt, "targets": result.targets}
