@@ -32,6 +32,11 @@ def read(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
+def without_parts(final: pd.DataFrame) -> pd.DataFrame:
+    """The ways of steering and their controls, without the sets that only the claims compare."""
+    return final.loc[~final["way"].str.contains("half of them|nearly all")]
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of one preset."""
@@ -80,9 +85,7 @@ class Results:
         return interp.select_by_entropy(self.counts(), self.fraction).overlap_frame()
 
     def switching(self) -> pd.DataFrame:
-        """The ways and their controls, without the parts of a set that only the claims compare."""
-        final = self.table("steer_language/final")
-        return final.loc[~final["way"].str.contains("half of them|nearly all")]
+        return without_parts(self.table("steer_language/final"))
 
     def best_of_each_size(self, way: str) -> pd.DataFrame:
         return plots.best_of_each_size(self.table("steer_language/sweep"), way)

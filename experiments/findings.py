@@ -17,7 +17,7 @@ from typing import get_args
 from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
 from experiments.board import MEASURED
-from experiments.draw_figures import STUDIES, Results, read
+from experiments.draw_figures import STUDIES, Results, read, without_parts
 from experiments.lens_by_language import middle
 from interp.inference.claims import Claim, Verdict, load_claims
 from interp.plots.files import read_table
@@ -36,6 +36,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
+    "steer_language/final",
     "detect_languages/precision",
     "lens_by_language/top",
     "attribute_neurons/table",
@@ -226,6 +227,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
         "by size": by_size(matrices),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
+        "by way": by_way(without_parts(tables["steer_language/final"])),
         "by units": by_units(tables["detect_languages/precision"]),
         "by layer": by_layer(tables["lens_by_language/top"]),
         "by score": by_score(tables["attribute_neurons/table"]),
