@@ -1,17 +1,18 @@
-"""What does it look like, in one figure and two numbers?
+"""What does it look like, in one figure and three numbers?
 
     python -m experiments.headline     # after draw_figures; changes README.md
 
-Reads   figures/perplexity_matrix-gemma.csv, or else that of the shipped model
+Reads   figures/perplexity_matrix-gemma.csv and language_switching-gemma.csv, or else those of the
+        shipped model
 Writes  README.md, between <!-- headline --> and <!-- /headline -->
 """
 
 from pathlib import Path
 
 from benchmarks.markdown import with_blocks
+from experiments.steering_claims import LAPE, RANDOM_NEURONS
 from interp.plots.files import read_table
 from interp.results import artifacts
-from interp.text.languages import label_name
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
@@ -22,23 +23,31 @@ MODELS = {
 
 
 def headline(figures: Path) -> str:
-    """The matrix of neurons off by language read, and what its table says."""
+    """The matrix of neurons off by language read, and what its table and that of steering say."""
     preset = next(name for name in MODELS if (figures / f"perplexity_matrix-{name}.csv").is_file())
     frame = read_table(figures / f"perplexity_matrix-{preset}.csv")
     edited = frame.loc[frame["off"] != "nothing"]
     own = edited["own"].astype(bool)
-    most = edited.loc[own].nlargest(1, "increase").iloc[0]
-    others = edited.loc[~own & (edited["off"] == most["off"])].nlargest(1, "increase").iloc[0]
     mean_own, mean_others = (edited.loc[where, "increase"].mean() for where in (own, ~own))
     return (
         "![Rise of the loss on every language with the neurons of one language off]"
         f"(figures/perplexity_matrix-{preset}.png)\n\n"
         f"In {MODELS[preset]} switching a language's neurons off (rows)\n"
         f"raises the loss on that language by **{mean_own:.2g} nats** per token on average, on the "
-        f"other languages by **{mean_others:.2g}**.\n"
-        f"The largest effect: {most['neurons']:.0f} neurons of {label_name(most['off'])} off cost "
-        f"it {most['increase']:.2g} nats, {label_name(others['read'])} {others['increase']:.2g},\n"
-        f"and as many random neurons cost it {most['random']:.2g}."
+        f"other languages by **{mean_others:.2g}**;\n"
+        f"as many random neurons off raise it by {edited.loc[own, 'random'].mean():.2g}."
+        f"{steering(figures / f'language_switching-{preset}.csv')}"
+    )
+
+
+def steering(table: Path) -> str:
+    """How often pushing neurons makes texts be in their language; empty without the table."""
+    if not table.is_file():
+        return ""
+    rates = 100 * read_table(table).groupby("way")["rate"].mean()
+    return (
+        f" Pushed instead, the same neurons\nmake **{rates[LAPE]:.0f} %** of texts come out in "
+        f"their language, random neurons {rates[RANDOM_NEURONS]:.0f} %."
     )
 
 
