@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.markdown import with_blocks
 from experiments.steering_claims import LAPE, RANDOM_NEURONS
 from interp.plots.files import read_table
+from interp.plots.style import Table
 from interp.results import artifacts
 
 ROOT = Path(__file__).parents[1]
@@ -44,10 +45,13 @@ def steering(table: Path) -> str:
     """How often pushing neurons makes texts be in their language; empty without the table."""
     if not table.is_file():
         return ""
-    rates = 100 * read_table(table).groupby("way")["rate"].mean()
+    ways: Table = read_table(table)
+    pushed, random = (
+        100 * ways.loc[ways["way"] == way, "rate"].mean() for way in (LAPE, RANDOM_NEURONS)
+    )
     return (
-        f" Pushed instead, the same neurons\nmake **{rates[LAPE]:.0f} %** of texts come out in "
-        f"their language, random neurons {rates[RANDOM_NEURONS]:.0f} %."
+        f" Pushed instead, the same neurons\nmake **{pushed:.0f} %** of texts come out in their "
+        f"language, random neurons {random:.0f} %."
     )
 
 
