@@ -14,12 +14,14 @@ from interp.evaluations.confusion import Confusion, language_confusion, more_pas
 from interp.evaluations.language_lock import (
     LOCKED,
     RANDOM,
+    LanguageLock,
     LockSearch,
     _fewest,
     _Judge,
     lock_language,
 )
 from interp.interventions.baked_weights import Weights
+from interp.interventions.edits import Change
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.contributions import top_neurons
 from interp.results.words import NOTHING
@@ -205,7 +207,8 @@ def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path:
     main([*command, *short, "--out", str(tmp_path / "lock")])
     said = capsys.readouterr().out
     assert "answers that stay" in said
-    assert (tmp_path / "lock" / "adapter" / "adapter_config.json").is_file()
+    found = "No adapter is written" not in said
+    assert (tmp_path / "lock" / "adapter" / "adapter_config.json").is_file() == found
     price = pd.read_csv(tmp_path / "lock" / "price.csv")
     assert list(price["under"]) == [LOCKED, LOCKED, RANDOM, RANDOM]
     assert len(pd.read_csv(tmp_path / "lock" / "random-neurons.csv")) == 6
@@ -230,11 +233,19 @@ def test_an_edit_that_removes_no_lapse_is_none():
         judge = Written(model, list(written), "de", 8, "auto", None, None)
         return _fewest(judge, [0, 1, 2], confusion, effect, search)
 
-    with pytest.raises(ValueError, match=r"2 of 3 answers .* no fewer do with 1 to 2 neurons off"):
-        search_in(worse, before)
+    def found(tried: dict[int, float]) -> bool:
+        nothing = Change({"post": torch.zeros(1, 4, dtype=torch.bool)}, interp.deactivate)
+        return LanguageLock(
+            change=nothing, effect=effect, tried=tried, confusion={}, losses=None, answers=[]
+        ).found
+
+    change, tried = search_in(worse, before)
+    assert tried == pytest.approx({0: 1 / 3, 1: 0, 2: 1 / 3})
+    assert not found(tried)
     change, tried = search_in(better, worse)
     assert change.masks["post"].tolist() == [[False, True, False, False]]
     assert tried == pytest.approx({0: 1 / 3, 1: 2 / 3, 2: 0})
+    assert found(tried)
 
 
 def test_what_cannot_be_locked_is_named(planted: Planted):

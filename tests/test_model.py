@@ -802,7 +802,7 @@ class TestDoctorFindsWhatIsBroken:
     BATCH = "a text is read alike alone and in a batch"
     GOES_ON = "generation continues as the text is read"
     LOOKS = "hooks that only look change nothing"
-    RESIDUAL = "resid_pre and resid_post are what a layer reads and gives"
+    RESIDUAL = "resid_pre is what a layer reads, resid_post its output"
 
     def failures(self, model: Any) -> set[str]:
         from interp.models.doctor import doctor

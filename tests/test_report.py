@@ -467,7 +467,7 @@ def test_a_folder_with_nothing_to_show_is_refused_in_a_sentence(tmp_path: Path):
 INTERVALS = {"drop_low": 0.0, "drop_high": 0.2, "low": 0.1, "high": 0.9}
 SPANS = {
     f"{name}_{end}": 0.5
-    for name in ("increase", "random", "rate", "good")
+    for name in ("increase", "random", "rate", "good", "difference", "divergence")
     for end in ("low", "high")
 }
 WORDS = {
@@ -480,6 +480,10 @@ WORDS = {
     "condition": ("no edit", "neurons"),
     "way": ("no edit", "neurons"),
     "fraction": (0.01, 0.02),
+    "change": ("half of the text", "without en"),
+    "a": ("neurons",),
+    "b": ("others", "more"),
+    "under": ("locked", "random neurons"),
     "task": ("facts", "sums"),
     "source": ("a", "b"),
     "part": ("mlp_out",),
@@ -516,7 +520,7 @@ def test_every_kind_of_table_is_known_and_drawn(kind, tmp_path: Path):
     assert kind_of(path, pd.read_csv(path)) is kind
     assert kind_of(path, frame.drop(columns=kind.columns[-1])) is None
     assert kind_of(path, frame[:0]) is None
-    assert kind_of(tmp_path / "other.csv", frame) is None
+    assert (kind_of(tmp_path / "other.csv", frame) is None) == ("*.csv" not in kind.files)
     (section,) = sections_in([tmp_path])
     assert section.title == kind.title
     page = written(tmp_path / "a.html", section)

@@ -352,6 +352,6 @@ def test_sharing_is_mapped_on_a_task_of_the_shipped_model(
     assert names == [
         *("all-shared-off", "all-shared-off-whole"),
         *("all-shared-off-everywhere", "all-shared-off-whole-everywhere"),
-        *("all-shared-enriched", "all-shared-falls"),
+        *("all-shared-enriched", "all-shared-falls", "all-shared-contribute", "active-alike"),
     ]
     assert "| claim | on | measured | control | verdict |" in capsys.readouterr().out

@@ -84,13 +84,19 @@ class Lock:
         frames |= {name: confusion.to_frame() for name, confusion in lock.confusion.items()}
         for name, frame in frames.items():
             save_table(frame, self.out / f"{name.replace(' ', '-')}.csv")
-        note = f"It keeps answers in {self.language}."
-        lock.change.to_lora(model, self.out / "adapter", note=note)
         say(f"{lock!r}.")
         if not lock.gain.low > 0:
             say(f"Not shown to help: the share of answers that stay changes by {lock.gain}.")
         say(frames["price"].to_string(index=False, float_format="%.3f"))
-        say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
+        if lock.found:
+            note = f"It keeps answers in {self.language}."
+            lock.change.to_lora(model, self.out / "adapter", note=note)
+            say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
+        else:
+            say(
+                f"No adapter is written: 1 to {max(lock.tried)} neurons off keep no more of the "
+                f"searched answers in {self.language}. Give more prompts on which answers leave it."
+            )
         return lock
 
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":

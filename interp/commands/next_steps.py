@@ -69,6 +69,13 @@ def _train(command: Any) -> str:
     return PUBLISH.format(folder) if command.write == "adapter" else f"interp doctor {folder}"
 
 
+def _lock(command: Any) -> str:
+    adapter = command.out / "adapter"
+    if adapter.is_dir():
+        return PUBLISH.format(quoted(adapter))
+    return f"interp lock PROMPTS {quoted(command.choice.model or 'babel')}, with more prompts"
+
+
 def _attribute(command: Any) -> str:
     model = Path(command.choice.model or "babel")
     if is_run(model):
@@ -99,7 +106,7 @@ NEXT: dict[str, Callable[[Any], str]] = {
     "adapter": lambda command: PUBLISH.format(quoted(command.out)),
     "vector": lambda command: of_run(command.neurons),
     "train": _train,
-    "lock": lambda command: PUBLISH.format(quoted(command.out / "adapter")),
+    "lock": _lock,
     "evaluate": lambda command: of_run(command.neurons),
     "share": lambda command: f"interp attribute {quoted(command.task)}",
     "attribute": _attribute,

@@ -108,6 +108,12 @@ class LanguageLock(Shown):
         return f"LanguageLock({counted(self.change.n_units, 'neuron')} off: {rates})"
 
     @property
+    def found(self) -> bool:
+        """Whether the edit keeps more of the searched answers; else it is the best of bad ones."""
+        nothing, *edits = self.tried.values()
+        return max(edits) > nothing
+
+    @property
     def gain(self) -> Estimate:
         """Share of answers that stay in their language, locked minus nothing; paired by prompt."""
         return more_passes(self.confusion[LOCKED], self.confusion[NOTHING])
@@ -311,7 +317,7 @@ def _fewest(
         )
     lapses = int((~before.passes).sum())
     tried: dict[int, float] = {0: before.passes.double().mean().item()}
-    best, fewest_left, size = None, lapses, 1
+    best, fewest_left, size = Change(top_neurons(effect, 1), deactivate), len(before.texts) + 1, 1
     while True:
         size = min(size, n_useful, search.most)
         off = Change(top_neurons(effect, size), deactivate)
@@ -323,10 +329,4 @@ def _fewest(
         if left <= (1 - search.removes) * lapses or size in (n_useful, search.most):
             break
         size *= 2
-    if best is None:
-        raise ValueError(
-            f"{lapses} of {len(before.texts)} answers that were searched leave {judge.language}, "
-            f"and no fewer do with 1 to {size} neurons off: give more prompts on which answers "
-            "leave it, or push the residual stream (interp.interventions.residual_means)."
-        )
     return best, tried

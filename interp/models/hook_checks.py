@@ -45,7 +45,7 @@ def hook_checks(
         "hooks that only look change nothing": lambda: agree(model, [(looked_at, clean)]),
         post: lambda: _post(model, recorded),
         "mlp_out is post times w_out": lambda: _mlp_out(model, recorded),
-        "resid_pre and resid_post are what a layer reads and gives": lambda: _residual(
+        "resid_pre is what a layer reads, resid_post its output": lambda: _residual(
             model, recorded, ids
         ),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),

@@ -253,7 +253,7 @@ KINDS = (
         "The fewest neurons that keep answers in their language are switched off, and as many "
         "random ones: what changes, in the answers, in the loss, in tasks?",
         ("price.csv",),
-        ("measure", "under", "before", "after", "difference"),
+        ("measure", "under", "difference", "difference_low", "difference_high"),
         plots.method_comparison,
         "Change from the unedited model, with 95 % intervals; every measure has its own scale.",
         rows=_price,
@@ -274,7 +274,14 @@ KINDS = (
         "In every layer of a mixture of experts, how far do labels differ in the experts that are "
         "chosen for them? With labels drawn anew for all shards, what is left is chance.",
         ("routing.csv",),
-        ("layer", "divergence", "divergence_low", "shuffled", "shuffled_highest"),
+        (
+            "layer",
+            "divergence",
+            "divergence_low",
+            "divergence_high",
+            "shuffled",
+            "shuffled_highest",
+        ),
         plots.routing,
         "Jensen-Shannon divergence of the experts chosen for each label, in nats, with 95 % "
         "intervals over documents; dashed: mean of shuffled labels, dotted: their highest.",
