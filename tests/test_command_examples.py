@@ -67,6 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(here):
         cli.main(["collect", *small, "--moments", "--contexts", "2", "--out", "results/demo"])
         cli.main(["find", "results/demo", "--fraction", "0.03"])
+        cli.main(["find", "results/demo", "--method", "lap"])  # what the example of find leaves
     return here
 
 

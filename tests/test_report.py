@@ -480,7 +480,6 @@ WORDS = {
     "condition": ("no edit", "neurons"),
     "way": ("no edit", "neurons"),
     "fraction": (0.01, 0.02),
-    "change": ("half of the text", "without en"),
     "a": ("neurons",),
     "b": ("others", "more"),
     "under": ("locked", "random neurons"),
@@ -502,9 +501,10 @@ WORDS = {
 
 def table_for(columns: tuple[str, ...]) -> pd.DataFrame:
     """A table that has these columns: every combination of names, the same number everywhere."""
-    names = [name for name in WORDS if name in columns]
-    frame = pd.DataFrame(list(itertools.product(*(WORDS[name] for name in names))), columns=names)
-    frame = frame.assign(**SPANS, **INTERVALS, neurons=3)
+    words = WORDS | ({"change": ("half of the text", "without en")} if "jaccard" in columns else {})
+    names = [name for name in words if name in columns]
+    frame = pd.DataFrame(list(itertools.product(*(words[name] for name in names))), columns=names)
+    frame = frame.assign(**SPANS, **({} if "difference" in columns else INTERVALS), neurons=3)
     if "off" in names and "read" in names:
         frame["own"] = frame["off"] == frame["read"]
     missing = [name for name in columns if name not in frame]

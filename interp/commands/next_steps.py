@@ -70,10 +70,11 @@ def _train(command: Any) -> str:
 
 
 def _lock(command: Any) -> str:
-    adapter = command.out / "adapter"
+    adapter, model = command.out / "adapter", command.choice.model or "babel"
     if adapter.is_dir():
         return PUBLISH.format(quoted(adapter))
-    return f"interp lock PROMPTS {quoted(command.choice.model or 'babel')}, with more prompts"
+    again = f"--language {command.language} --out {quoted(command.out)}-2"
+    return f"interp lock PROMPTS {quoted(model)} {again}, with more prompts"
 
 
 def _attribute(command: Any) -> str:
