@@ -36,6 +36,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
+    "compare_readings/readings",
     "steer_language/final",
     "detect_languages/precision",
     "lens_by_language/top",
@@ -100,6 +101,21 @@ def by_size(matrices: Mapping[str, Table]) -> str:
         )
     header = ["share of all neurons", "neurons of a language", "rise on the own language"]
     return table([*header, "on the others"], lines)
+
+
+def by_reading(readings: Table) -> str:
+    """A table: how the usual reading of the text and another differ, means over languages."""
+    lines = []
+    for reading in unique(readings["reading"]):
+        rows = readings[readings["reading"] == reading]
+        numbers = [
+            f"{rows[column].mean():.2f}"
+            for column in ("loss", "jaccard", "increase", "own_minus_others")
+        ]
+        sizes = rows["neurons"]
+        lines.append([reading, f"{sizes.min()} to {sizes.max()}", *numbers])
+    header = ["read", "neurons of a language", "loss", "Jaccard with the usual ones"]
+    return table([*header, "rise without a language's own", "own less others"], lines)
 
 
 def most_shared(overlap: Table) -> str:
@@ -226,6 +242,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by language": by_language(matrices[FRACTIONS[1]]),
         "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
         "by size": by_size(matrices),
+        "by reading": by_reading(tables["compare_readings/readings"]),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
         "by way": by_way(without_parts(tables["steer_language/final"])),
         "by units": by_units(tables["detect_languages/precision"]),

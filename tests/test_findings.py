@@ -117,3 +117,10 @@ def test_a_score_without_a_sign_has_no_direction():
     ).splitlines()
     assert signed == "| gradient | 0.50 | 0.25 | 0.75 |"
     assert unsigned == "| size | no sign | 0.50 | 0.25 |"
+
+
+def test_a_reading_has_its_means_over_languages():
+    rows = [("usual", "de", 9, 1.0, 4.0, 1.0, 0.5), ("usual", "ja", 7, 0.5, 5.0, 2.0, 1.0)]
+    columns = ["reading", "language", "neurons", "jaccard", "loss", "increase", "own_minus_others"]
+    *_, line = findings.by_reading(pd.DataFrame(rows, columns=columns)).splitlines()
+    assert line == "| usual | 7 to 9 | 4.50 | 0.75 | 1.50 | 0.75 |"
