@@ -2,16 +2,16 @@
 
 For each example, neurons are sorted by the number of languages in which they fire at the last token
 of the prompt (`Sharing`), and each category is switched off in turn, as in Wang et al. (2024).
-Categories differ greatly in size, so there are two controls: random neurons of the same size per
-layer as each category, and equal-sized sets, which take from every category as many neurons per
-layer as the smallest category has there.
+Categories differ greatly in size, so there are two controls: as many random neurons per layer as
+each category has, and equal-sized sets, which take from every category as many neurons per layer as
+the smallest has there.
 
 Neurons can be off at two sets of tokens:
 
 - "all": at every token of prompt and options, as in the paper. The choice is among whole options.
 - "last": only at the last token of the prompt, where they were sorted. All sets run in one pass
-  (`Ending`), and the choice is among the first tokens of the options, which is what attributions
-  explain. Options that begin with the same token count as one.
+  (`Ending`), and the choice is among the first tokens of the options, as in attributions. Options
+  that begin with the same token count as one.
 """
 
 from collections.abc import Mapping, Sequence

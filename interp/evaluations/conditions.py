@@ -72,14 +72,15 @@ def conditions_towards(
     controls: Mapping[str, NeuronSelection],
     residual: ResidualMeans,
     *,
-    layer: int,
+    layer: int | None = None,
     strength: float = 1.0,
     tokens: Tokens = "all",
     others_off: bool = False,
     prompts: tuple[str, ...] = ("",),
     naming: Naming = announced,
 ) -> list[Condition]:
-    """For each language with an edit: its neurons, controls, its name, a residual push.
+    """For each language with an edit: its neurons, controls, its name, a residual push at `layer`
+    (None: the middle).
 
     Labels that are no languages have no name that a prompt could give.
 
@@ -92,6 +93,7 @@ def conditions_towards(
         others = chosen.union() & ~chosen[code]
         return [Change(others, deactivate, tokens), change] if others_off else [change]
 
+    layer = residual.mean.shape[1] // 2 if layer is None else layer
     conditions = [Condition(to="", name="no edit", prompts=prompts)]
     for code in edits:
         units, push = residual.towards(code, layer, strength)

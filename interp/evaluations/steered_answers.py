@@ -361,7 +361,7 @@ def steer_answers(
                 selection,
                 controls,
                 residual,
-                layer=model.n_layers // 2 if layer is None else layer,
+                layer=layer,
                 strength=strength,
                 tokens=tokens,
                 others_off=others_off,

@@ -185,7 +185,7 @@ def steer_towards(
             selection,
             controls,
             residual,
-            layer=model.n_layers // 2 if layer is None else layer,
+            layer=layer,
             strength=strength,
             tokens=tokens,
             others_off=others_off,
