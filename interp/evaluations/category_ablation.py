@@ -2,9 +2,8 @@
 
 For each example, neurons are sorted by the number of languages in which they fire at the last token
 of the prompt (`Sharing`), and each category is switched off in turn, as in Wang et al. (2024).
-Categories differ greatly in size, so there are two controls: as many random neurons per layer as
-each category has, and equal-sized sets, which take from every category as many neurons per layer as
-the smallest has there.
+Categories differ greatly in size, so there are two controls: as many random neurons per layer, and
+equal-sized sets, which take as many of every category per layer as the smallest has there.
 
 Neurons can be off at two sets of tokens:
 
