@@ -24,13 +24,16 @@ import interp
 from benchmarks import memory, synthetic
 from benchmarks.records import Size, SpeedOrMemory, recording
 from benchmarks.timing import Variants, clock, take_turns
+from interp.counting.pieces import grid_path
 from interp.text.corpora import Corpora
 
 BARE = "bare Hugging Face body"
 COUNTS = "collect, firing counts"
 MOMENTS = "collect, counts and moments"
 CHEAP = "collect, counts, moments, cases of signs, negative side"
-HISTOGRAMS = "collect, counts and histograms"
+HISTOGRAMS = "collect, counts and histograms in given bins"
+"""Bins from a sample cost a pass over 4,096 tokens of every language, however long the text."""
+
 BRIDGE = 'collect, attention="hooked" (the full bridge)'
 
 
@@ -92,8 +95,12 @@ def body_of(model: Any, batches: list[torch.Tensor]) -> Callable[[], None]:
 def collect(
     model: interp.NeuronModel, corpora: Corpora, tokens_per_batch: int, keep: interp.Keep
 ) -> Callable[[], None]:
+    bins = bins_of(model, corpora) if keep.histograms else None
+
     def run() -> None:
         with TemporaryDirectory() as out:
+            if bins is not None:
+                grid_path(Path(out)).write_bytes(bins)
             interp.collect(
                 model,
                 corpora,
@@ -104,6 +111,14 @@ def collect(
             )
 
     return run
+
+
+def bins_of(model: interp.NeuronModel, corpora: Corpora) -> bytes:
+    """The file with the bins of a pass over the text."""
+    with TemporaryDirectory() as out:
+        keep = interp.Keep(histograms=True)
+        interp.collect(model, corpora, out, keep=keep, progress=False)
+        return grid_path(Path(out)).read_bytes()
 
 
 def variants(folder: Path, corpora: Corpora, n_rows: int, device: str) -> Variants:

@@ -10,9 +10,9 @@ of the rounds is printed. Goals: counting at most 1.05 of the body, folder and h
 moments, cases of signs and the negative side together 1.15; histograms 1.35; losses 1.05 of a pass
 with labels; writing under an edit 1.05 of `generate`.
 
-Integrated gradients (20 steps, all layers) and a patching sweep stand beside the loop over layers
-with the variants as a batch, and beside the unembedding of their variants alone, which no method
-avoids.
+Integrated gradients (20 steps, all layers, in float32) and a patching sweep stand beside the loop
+over layers with the variants as a batch, and beside the unembedding of their variants alone, which
+no method avoids.
 """
 
 from collections.abc import Callable
@@ -273,14 +273,24 @@ def opening(models: Models) -> Variants:
     }
 
 
+Case = tuple[str, Callable[[], Variants], int]
+"""Its name, the ways to compare, and how often each has a turn."""
+
+
 def measure(models: Models, amount: Amount, record: Callable[..., None]) -> None:
     name = str(models.dtype).removeprefix("torch.")
     n, many = amount.tokens, amount.long_tokens
-    cases: list[tuple[str, Callable[[], Variants], int]] = [
+    # Gradients of 16 bits keep two or three digits: nobody should attribute with them.
+    gradients: list[Case] = (
+        [("integrated gradients", lambda: attributing(models, amount), amount.rounds)]
+        if models.dtype == torch.float32
+        else []
+    )
+    cases: list[Case] = [
         (f"counting {n:,} tokens", lambda: counting(models, n, amount.length, True), amount.rounds),
         ("losses", lambda: losses(models, amount), amount.rounds),
         ("writing", lambda: writing(models, amount), amount.rounds),
-        ("integrated gradients", lambda: attributing(models, amount), amount.rounds),
+        *gradients,
         ("patching", lambda: patching(models, amount), amount.rounds),
         ("opening", lambda: opening(models), amount.rounds),
         (
