@@ -22,6 +22,7 @@ fact told, the options are unchanged: an answer that is likely anyway is no edit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -155,7 +156,7 @@ def tasks_of(
         tasks = [edited(source, PIVOT, code) for code in languages]
     else:
         tasks = [replace(edited(source, code, PIVOT), language=code) for code in languages]
-    name = f"{source} {DIRECTIONS[direction]}"
+    name = f"{Path(source).name} {DIRECTIONS[direction]}"
     aligned = align_tasks([replace(task, name=name) for task in tasks])
     return tuple(replace(task, items=task.items[:n]) for task in aligned)
 

@@ -18,6 +18,7 @@ from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
 from experiments.board import MEASURED
 from experiments.draw_figures import STUDIES, Results, read, without_parts
+from experiments.edit_knowledge import DIRECTIONS
 from experiments.lens_by_language import middle
 from interp.inference.claims import Claim, Verdict, load_claims
 from interp.plots.files import read_table
@@ -41,6 +42,7 @@ KEPT = (
     "detect_languages/precision",
     "lens_by_language/top",
     "attribute_neurons/table",
+    *(f"edit_knowledge/{way}/{what}" for way in DIRECTIONS for what in ("told", "off")),
 )
 """Tables of studies that the page is made from."""
 
@@ -216,6 +218,31 @@ def by_score(means: Table) -> str:
     return table(["score", "direction", "size", "of the 50 largest, found"], lines)
 
 
+# ---------------------------------------------------------------- shared neurons
+
+
+def by_category(tables: Mapping[str, Table]) -> str:
+    """A table: how many answers are right with as many neurons of each category off, by task."""
+    shares, header = [], ["off at the last token"]
+    for task, off in tables.items():
+        rows = off[(off["language"] == "all") & (off["size"].isna() | (off["size"] == "equal"))]
+        shares.append(rows.set_index("off")["accuracy"])
+        header.append(f"{task}, {rows['neurons'].max():,.0f} neurons")
+    lines = [[off, *(f"{100 * of[off]:.0f} %" for of in shares)] for off in shares[0].index]
+    return table(header, lines)
+
+
+def by_telling(tables: Mapping[str, Table]) -> str:
+    """A table: how often the answer is the one that was told, and that without its being told."""
+    lines = []
+    for task, told in tables.items():
+        rates = told.set_index(["fact told", "language"])["accuracy"]
+        for fact in unique(told["fact told"]):
+            lines.append([task, fact, *(f"{100 * rate:.0f} %" for rate in rates[fact])])
+    names = [label_name(code) for code in unique(told["language"])]
+    return table(["", "fact told", *names], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -228,15 +255,27 @@ def verdicts(claims: Sequence[Claim]) -> str:
         rows.append([source, *(f"{found.count(verdict)}" for verdict in VERDICTS)])
     lines = [table(["source", *VERDICTS], rows)]
     for verdict in VERDICTS[1:]:
-        named = [f"- {claim.statement}" for claim in claims if claim.verdict == verdict]
+        named = [
+            f"- {claim.statement}{_on_what(claim)}" for claim in claims if claim.verdict == verdict
+        ]
         lines += ["", f"{verdict.capitalize()}:", "", *named] if named else []
     return "\n".join(lines)
+
+
+def _on_what(claim: Claim) -> str:
+    """What the claim is about beside the model: " (told in English)"."""
+    _, _, part = claim.on.partition(", ")
+    return f" ({part})" if part else ""
 
 
 def blocks(root: Path = ROOT) -> dict[str, str]:
     """What stands between the marks of the page, by their name."""
     measured = root / MEASURED.relative_to(ROOT) / "gemma"
     tables = {name: read(measured / f"{name}.csv") for name in KEPT}
+
+    def by_direction(what: str) -> dict[str, Table]:
+        return {said: tables[f"edit_knowledge/{way}/{what}"] for way, said in DIRECTIONS.items()}
+
     matrices = {name: tables[f"deactivate_neurons/{name}/matrix"] for name in FRACTIONS}
     return {
         "by language": by_language(matrices[FRACTIONS[1]]),
@@ -248,6 +287,8 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by units": by_units(tables["detect_languages/precision"]),
         "by layer": by_layer(tables["lens_by_language/top"]),
         "by score": by_score(tables["attribute_neurons/table"]),
+        "by telling": by_telling(by_direction("told")),
+        "by category": by_category(by_direction("off")),
         "verdicts": verdicts(
             [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]
         ),
