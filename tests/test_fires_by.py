@@ -30,9 +30,9 @@ from interp.text.reading import prompt_rows
 from interp.text.sources import read_prompts
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, blocks, made_up
+from tests.expert_loops import recorded
 from tests.test_caches import AT_ONCE, Caches, Masks, cached, run
 from tests.test_collect import seen
-from tests.test_experts import recorded
 from tests.tiny_models import Kinked
 
 LAYER, PLANTED, DECOY = 1, 7, 8
