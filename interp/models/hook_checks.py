@@ -27,7 +27,8 @@ Off = Callable[[Any, list[int]], AbstractContextManager[None]]
 """Within the block, half of the neurons of some layers of a model are off."""
 
 Recorded = dict[tuple[Kind, int], list[Tensor]]
-KINDS: tuple[Kind, ...] = ("pre", "pre_linear", "post", "mlp_out", "resid_pre", "resid_post")
+STREAM: tuple[Kind, ...] = ("resid_pre", "resid_post")
+KINDS: tuple[Kind, ...] = ("pre", "pre_linear", "post", "mlp_out", *STREAM)
 
 
 def hook_checks(
@@ -45,7 +46,7 @@ def hook_checks(
         "hooks that only look change nothing": lambda: agree(model, [(looked_at, clean)]),
         post: lambda: _post(model, recorded),
         "mlp_out is post times w_out": lambda: _mlp_out(model, recorded),
-        "resid_pre is what a layer reads, resid_post its output": lambda: _residual(
+        "resid_pre is what a layer reads, resid_post its output": lambda: residual_stream(
             model, recorded, ids
         ),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
@@ -102,9 +103,22 @@ def _mlp_out(model: NeuronModel, recorded: Recorded) -> Answer:
     return agree(model, [(recorded["mlp_out", layer][0], expected(layer)) for layer in layers])
 
 
-def _residual(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch pos"]) -> Answer:
+def residual_stream(
+    model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch pos"]
+) -> Answer:
     """Against the layers' own modules, without TransformerLens's hooks. A hook may see what a layer
     adds instead, where a kernel adds it to the rest later."""
+    with layers_seen(model) as seen:
+        model.logits(ids)
+    sites = [site for site, values in recorded.items() if site[0] in STREAM and values]
+    if missing := [site for site in sites if site not in seen]:
+        return False, f"the module of layer {missing[0][1]} never ran"
+    return agree(model, [(recorded[site][0], seen[site]) for site in sites])
+
+
+@contextmanager
+def layers_seen(model: NeuronModel) -> Iterator[dict[tuple[Kind, int], Tensor]]:
+    """Within the block, what every layer reads and gives, as its own module has it."""
     seen: dict[tuple[Kind, int], Tensor] = {}
 
     def before(layer: int) -> Callable[..., None]:
@@ -125,14 +139,7 @@ def _residual(model: NeuronModel, recorded: Recorded, ids: Int[Tensor, "batch po
             handle = module.register_forward_pre_hook(before(layer), with_kwargs=True)
             cleanup.callback(handle.remove)
             cleanup.callback(module.register_forward_hook(after(layer)).remove)
-        model.logits(ids)
-    kinds: tuple[Kind, ...] = ("resid_pre", "resid_post")
-    sites: list[tuple[Kind, int]] = [
-        (kind, layer) for layer in _complete(model, recorded) for kind in kinds
-    ]
-    if missing := [site for site in sites if site not in seen]:
-        return False, f"the module of layer {missing[0][1]} never ran"
-    return agree(model, [(recorded[site][0], seen[site]) for site in sites])
+        yield seen
 
 
 def _fires(model: NeuronModel, recorded: Recorded) -> Answer:

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from einops import rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from interp.models.experts import Rows
+from interp.models.experts import Part, Rows
 from interp.models.hook_checks import (
+    STREAM,
     Answer,
     active_where_positive,
     agree,
@@ -18,10 +20,13 @@ from interp.models.hook_checks import (
     edits_agree,
     generations_agree,
     goes_on,
+    layers_seen,
+    residual_stream,
     tolerance,
     unchanged,
 )
 from interp.models.mixture_model import MixtureModel
+from interp.models.recording import recording
 
 Seen = dict[tuple[int, int], list[tuple[Rows, Tensor]]]
 """What hooks saw, by layer and first unit."""
@@ -36,6 +41,8 @@ def mixture_checks(
         "every hook runs once per pass, on the rows of its experts": lambda: _calls(model, ids),
         "hooks that only look change nothing": lambda: _looking(model, ids, clean),
         "gates are what the weights make of the input": lambda: _gates(model, ids),
+        "resid_pre is what a layer reads, resid_post its output": lambda: _residual(model, ids),
+        "a neuron writes its column of the weights, for its token": lambda: _written(model, ids),
         "a neuron fires where its activation is positive": lambda: _fires(model, ids),
         "an edit at post equals one made in the weights": lambda: edits_agree(
             model, ids, clean, _off_at_post, _off_in_weights
@@ -116,6 +123,97 @@ def _gates(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
             ]
             worst = max(worst, difference(gates, torch.stack(expected)))
     return worst <= tolerance(model), f"within {worst:.1e}"
+
+
+def _residual(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    with recording(model, STREAM, lambda values: values) as recorded:
+        model.logits(ids)
+    return residual_stream(model, recorded, ids)
+
+
+def _written(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    """One neuron of every row has more output, another one from row to row. The layer's output must
+    be what it is if its MLP or experts, as they are, give what these neurons then write."""
+    seen, weights = _seen(model, ids, "post"), _seen(model, ids, "routing")
+    with layers_seen(model) as own:
+        model.body(ids)
+    pairs = []
+    for layer, parts in enumerate(model.parts):
+        clean = own["resid_post", layer]
+        for part in parts:
+            if getattr(part.module, "has_post_expert_norm", False):
+                continue  # no sum of columns
+            ((rows, post),) = seen[layer, part.first]
+            neuron = 7 * torch.arange(len(post), device=post.device) % part.d_expert
+            routing = None if rows.expert is None else weights[layer, part.first][0]
+            write = _write(part, rows, neuron, routing, ids.numel())
+            more = clean.abs().max() / write.abs().max()  # or rounding would hide the difference
+            hooked = _output_with(model, ids, layer, part.first, neuron, more)
+            with layers_seen(model) as expected, _adding(part.module, more * write):
+                model.body(ids)
+            pairs.append((hooked - clean, expected["resid_post", layer] - clean))
+    return agree(model, pairs) if pairs else (True, "all experts have a norm behind them")
+
+
+def _output_with(
+    model: MixtureModel,
+    ids: Int[Tensor, "batch pos"],
+    layer: int,
+    first: int,
+    neuron: Int[Tensor, " row"],
+    more: Float[Tensor, ""],
+) -> Float[Tensor, "batch pos d_model"]:
+    """The output of a layer as its hook shows it, with more output of one neuron of each row."""
+    seen: list[Tensor] = []
+
+    def edit(values: Tensor, hook: Rows) -> Tensor | None:
+        if hook.first != first:
+            return None
+        row = torch.arange(len(values), device=values.device)
+        return values.index_put((row, neuron), more.to(values), accumulate=True)
+
+    def look(values: Tensor, hook: Any) -> None:
+        seen.append(values.clone())
+
+    sites = model.rows_site(layer, "post"), model.site(layer, "resid_post")
+    with model.hooks(list(zip(sites, (edit, look), strict=True))):
+        model.body(ids)
+    return seen[0]
+
+
+def _write(
+    part: Part,
+    rows: Rows,
+    neuron: Int[Tensor, " row"],
+    routing: tuple[Rows, Float[Tensor, "token rank"]] | None,
+    n_tokens: int,
+) -> Float[Tensor, "token d_model"]:
+    """What one neuron of each row adds to the output of a part, per unit of its own output."""
+    stored, axis = part.down()
+    if routing is None or rows.expert is None:
+        column = stored[:, neuron].T
+    else:
+        places = (rows.expert, neuron) if axis == 1 else (rows.expert, slice(None), neuron)
+        chosen, weight = routing
+        assert chosen.expert is not None
+        own = chosen.expert[rows.token] == rearrange(rows.expert, "row -> row 1")
+        column = stored[places] * reduce(weight[rows.token] * own, "row rank -> row 1", "sum")
+    written = torch.zeros(n_tokens, column.shape[1], dtype=column.dtype, device=column.device)
+    return written.index_add(0, rows.token, column)
+
+
+@contextmanager
+def _adding(module: nn.Module, more: Float[Tensor, "token d_model"]) -> Iterator[None]:
+    """Within the block, the output of a module has something added."""
+
+    def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + more.view_as(output).to(output)
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _fires(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
