@@ -818,6 +818,15 @@ class TestDoctorFindsWhatIsBroken:
 
         return load(checkpoint("llama"))
 
+    def test_a_model_that_reads_no_text(self, model: Any) -> None:
+        """As one that continues from what another has computed."""
+
+        def forward(*_: Any) -> Tensor:
+            raise ValueError("give the keys and values as well")
+
+        vars(model)["logits"] = forward
+        assert self.failures(model) == {"the model reads text"}
+
     def test_a_hook_that_never_fires(self, model: Any) -> None:
         gate = model.bridge.blocks[1].mlp.gate
         vars(gate)["forward"] = gate.original_component.forward

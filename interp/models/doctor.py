@@ -110,6 +110,9 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
     model = as_model(model)
     ids = _random_ids(model, length, seed)
     with torch.no_grad():
+        reads = _run("the model reads text", lambda: (True, str(model.logits(ids).shape)))
+        if not reads.passed:
+            return Diagnosis(model.name, (reads,))
         mixed = isinstance(model, MixtureModel)
         checks = mixture_checks(model, ids) if mixed else hook_checks(model, ids)
         bar = tqdm(checks.items(), "checking hooks", unit="check")
