@@ -268,6 +268,26 @@ def routing_table() -> pd.DataFrame:
     )
 
 
+def chosen_experts_table(
+    codes: tuple[str, ...] = CODES[:2], n_layers: int = 2, n_experts: int = 8
+) -> pd.DataFrame:
+    """The first layer has no experts; every label has an expert of its own in each of the others,
+    and hardly differs from the others in the rest."""
+    rows = []
+    for (number, code), layer in itertools.product(enumerate(codes), range(n_layers + 1)):
+        for expert in range(n_experts):
+            own = expert == (3 * number + layer) % n_experts
+            value = 0.2 if own else -0.001 * (1 + (number + layer + expert) % 5)
+            value = value if layer else math.nan
+            preference = {"preference": value, "preference_low": value - 0.003}
+            rows.append(
+                {"language": code, "layer": layer, "expert": expert, "tokens": 90, "share": 0.1}
+                | preference
+                | {"preference_high": value + 0.003}
+            )
+    return pd.DataFrame(rows)
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -285,6 +305,7 @@ TABLES = {
     "explanation": explanation_table,
     "neuron_rates": neuron_table,
     "routing": routing_table,
+    "chosen_experts": chosen_experts_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

@@ -49,6 +49,7 @@ def test_the_main_kinds_of_figure_are_here():
     of_reports = {
         "accuracy_lost",
         "attribution_sums",
+        "chosen_experts",
         "explanation",
         "neuron_rates",
         "routing",

@@ -27,6 +27,7 @@ from tests.figure_tables import (
     CODES,
     TABLES,
     cells,
+    chosen_experts_table,
     close,
     drawn,
     every_figure,
@@ -422,6 +423,34 @@ def test_routing_is_drawn_over_the_layers_that_have_experts_beside_its_control()
     assert close(strokes(ax, str(measured.get_color())), expected)
     legends = [text.get_text() for one in ax.findobj(Legend) for text in one.get_texts()]
     assert legends == ["labels", "labels shuffled", "highest of these"]
+
+
+def test_a_label_s_own_experts_are_drawn_and_what_may_be_chance_is_white():
+    """Two layers of eight experts with numbers; 16 of 64, of twelve labels, with colors alone."""
+    table = chosen_experts_table()
+    figure: Any = plots.chosen_experts(table).get_figure(root=True)
+    panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == ["Label: en", "Label: de"]
+    for ax, code in zip(panels, ("en", "de"), strict=True):
+        expected = 100 * table[(table["language"] == code) & (table["layer"] > 0)]["preference"]
+        assert close(cells(ax).ravel().tolist(), expected.tolist())
+        texts = [text.get_text() for text in ax.texts]
+        assert texts.count("20.0") == 2
+        assert texts.count("±0.3") == 16
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "2"]
+    many = chosen_experts_table(tuple(f"L{n}" for n in range(12)), 16, 64)
+    figure = plots.chosen_experts(many.sample(frac=1, random_state=0)).get_figure(root=True)
+    fits(figure)
+    panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
+    assert len(panels) == 12
+    for ax in panels:
+        shown = cells(ax)
+        assert shown.shape == (16, 64)
+        assert sorted(set(shown.ravel().round(1))) == [-0.5, -0.4, 0, 20]
+        assert not ax.texts
+    with pytest.raises(ValueError, match="One Axes holds one panel, but the table for chosen_exp"):
+        plots.chosen_experts(table, plt.subplots()[1])
+    plt.close()
 
 
 # ---------------------------------------------------------------- the paper

@@ -64,6 +64,30 @@ def test_limits() -> None:
     assert one.entropy.flatten().tolist() == pytest.approx([0, math.log(4)])
 
 
+def test_a_preference_is_the_share_less_its_mean_over_languages(routing: Routing) -> None:
+    """By hand, in plain Python; the two ends have two experts of their own for each language, the
+    decoys between none."""
+    estimate, frame = routing.preference, routing.expert_frame()
+    for layer, expert in itertools.product(range(1, 6), range(4)):
+        counts = routing.chosen[:, :, layer].sum(0).tolist()
+        shares = [row[expert] / sum(row) for row in counts]
+        for language, share in enumerate(shares):
+            value = estimate.value[language, layer, expert].item()
+            assert value == pytest.approx(share - sum(shares) / 2)
+            assert (estimate.low[language, layer, expert] > 0.05) == (
+                layer in (1, 5) and expert in (language, language + 2)
+            )
+            code = routing.languages[language]
+            (row,) = frame[
+                (frame["language"] == code)
+                & (frame["layer"] == layer)
+                & (frame["expert"] == expert)
+            ].to_dict("records")
+            assert row["preference"] == pytest.approx(value)
+            assert row["tokens"] == counts[language][expert]
+    assert estimate.value[:, 0].isnan().all()
+
+
 def test_shuffled_languages_tell_chance_from_difference(routing: Routing) -> None:
     frame = routing.layer_frame(torch.Generator().manual_seed(0), n_draws=39)
     assert frame["divergence"].isna().tolist() == [True, *[False] * 5]
@@ -167,6 +191,11 @@ def test_the_command_writes_what_the_figure_draws(
     cli.main(["figure", str(tmp_path / "run"), "routing", "--format", "png"])
     drawn = pd.read_csv(tmp_path / "run" / "figures" / "routing.csv")
     assert drawn["divergence"][1] == pytest.approx(rows[1]["divergence"])
+    cli.main(["figure", str(tmp_path / "run"), "chosen_experts", "--format", "png"])
+    drawn = pd.read_csv(tmp_path / "run" / "figures" / "chosen_experts.csv")
+    assert drawn["preference"].tolist() == pytest.approx(
+        expected.preference.value.flatten().tolist(), nan_ok=True
+    )
 
 
 def test_runs_without_experts_or_shards_are_refused(

@@ -60,7 +60,7 @@ class Routing:
             )
         out = self.out or self.run_folder / "routing.csv"
         save_table(table, out)
-        save_table(routing.to_frame(), out.with_name("experts.csv"))
+        save_table(routing.expert_frame(), out.with_name("experts.csv"))
         say(f"The table is in {out}, and the shares of experts in {out.with_name('experts.csv')}.")
         return table
 

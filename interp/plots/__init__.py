@@ -14,7 +14,7 @@ from interp.plots.curves import (
     loss_against_fraction,
     sharing,
 )
-from interp.plots.experts import routing
+from interp.plots.experts import chosen_experts, routing
 from interp.plots.files import FIGURES, read_table, redraw, save, save_figure
 from interp.plots.layers import moved_by_layer, patching
 from interp.plots.matrices import overlap, perplexity_matrix, uniform_chance
@@ -33,6 +33,7 @@ __all__ = [
     "accuracy_lost",
     "attribution_sums",
     "best_of_each_size",
+    "chosen_experts",
     "curve_of_training",
     "explanation",
     "language_switching",

@@ -48,6 +48,7 @@ FIGURES: dict[str, Draw] = {
         tasks.accuracy_lost,
         neurons.neuron_rates,
         experts.routing,
+        experts.chosen_experts,
         what_stays.explanation,
         methods.method_comparison,
         methods.stability_against_tokens,

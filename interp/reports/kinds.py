@@ -270,7 +270,7 @@ KINDS = (
         result=Explanation.kind,
     ),
     TableKind(
-        "Which experts are chosen for which label?",
+        "In which layers are experts chosen by label?",
         "In every layer of a mixture of experts, how far do labels differ in the experts that are "
         "chosen for them? With labels drawn anew for all shards, what is left is chance.",
         ("routing.csv",),
@@ -285,6 +285,16 @@ KINDS = (
         plots.routing,
         "Jensen-Shannon divergence of the experts chosen for each label, in nats, with 95 % "
         "intervals over documents; dashed: mean of shuffled labels, dotted: their highest.",
+    ),
+    TableKind(
+        "Which experts are a label's own?",
+        "A panel for each label, a row for each layer of a mixture of experts, a column for each "
+        "expert: is it chosen more often for this label than for the labels on average?",
+        ("experts.csv",),
+        ("language", "layer", "expert", "preference", "preference_low", "preference_high"),
+        plots.chosen_experts,
+        "Share of a label's choices that fall on each expert less the mean share of all labels, in "
+        "percentage points; white: the 95 % interval over documents contains zero.",
     ),
 )
 """In the order of a report."""

@@ -1,7 +1,8 @@
 """Which experts of a mixture are chosen for which language, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -78,6 +79,13 @@ class Routing(Saved):
             {"chosen": self.chosen}, lambda total: ends_less_middle(_divergence(total))
         )
 
+    @property
+    def preference(self) -> Estimate:
+        """`share` less its mean over languages, [language layer expert], with intervals over
+        shards. Zero: no more chosen for this language than for the others. NaN: the layer has no
+        experts."""
+        return jackknife_shards({"chosen": self.chosen}, _preference)
+
     def shuffled(self, generator: torch.Generator) -> "Routing":
         """A control: the same counts, with languages drawn anew for all shards together.
 
@@ -105,10 +113,21 @@ class Routing(Saved):
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each language, layer and expert: tokens routed there, and their share."""
+        return tidy(self._experts, self._counted)
+
+    def expert_frame(self) -> pd.DataFrame:
+        """`to_frame` with `preference` and its interval; needs two shards or more."""
+        return tidy(self._experts, {**self._counted, "preference": self.preference})
+
+    @property
+    def _experts(self) -> dict[str, Sequence[Any]]:
+        n_layers, n_experts = self.chosen.shape[2:]
+        return {"language": self.languages, "layer": range(n_layers), "expert": range(n_experts)}
+
+    @property
+    def _counted(self) -> dict[str, Tensor]:
         chosen = reduce(self.chosen, "shard language layer expert -> language layer expert", "sum")
-        n_layers, n_experts = chosen.shape[1:]
-        axes = {"language": self.languages, "layer": range(n_layers), "expert": range(n_experts)}
-        return tidy(axes, {"tokens": chosen, "share": self.share})
+        return {"tokens": chosen, "share": self.share}
 
     def layer_frame(self, generator: torch.Generator, n_draws: int = 99) -> pd.DataFrame:
         """A row for each layer: entropy, mean over languages; divergence with its interval; mean
@@ -178,6 +197,11 @@ def ends_less_middle(divergence: Float64[Tensor, " layer"]) -> Float64[Tensor, "
 
 def _divergence(total: Mapping[str, Tensor]) -> Float64[Tensor, " layer"]:
     return language_divergence(_share(total["chosen"]))
+
+
+def _preference(total: Mapping[str, Tensor]) -> Float64[Tensor, "language layer expert"]:
+    share = _share(total["chosen"])
+    return share - reduce(share, "language layer expert -> 1 layer expert", "mean")
 
 
 def _share(
