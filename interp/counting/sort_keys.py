@@ -16,17 +16,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_INTEGER = {
+INTEGER = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
+"""The integers of the same width."""
 
 
 def float_bits(values: Float[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
     """The bits of floats as integers of the same width; no copy if contiguous."""
-    return values.contiguous().view(_INTEGER[values.dtype])
+    return values.contiguous().view(INTEGER[values.dtype])
 
 
 def in_order(bits: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:

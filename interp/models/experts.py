@@ -165,7 +165,8 @@ class RoutedPart:
 
     def activated(self, gate: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
         """The output that the neurons' gates have beside a linear branch of 1."""
-        if not self.gated:
+        default = getattr(self.experts._apply_gate, "__func__", None) is moe._default_apply_gate
+        if not self.gated or default:
             return self.experts.act_fn(gate)
         both = torch.stack([gate, torch.ones_like(gate)])
         packed = rearrange(both, f"branch row neuron -> {_axes(self.experts)}")

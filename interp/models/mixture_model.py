@@ -1,7 +1,7 @@
 """`NeuronModel` for mixtures of experts, whose neurons are those of dense MLPs and of experts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, get_args
 
@@ -101,7 +101,9 @@ class MixtureModel(NeuronModel):
             )
         rest = [(self._other_sites(points), hook) for points, hook in fwd_hooks]
         rest = [(points, hook) for points, hook in rest if points not in self._names]
-        inner = super().hooks(rest, bwd_hooks, reset_hooks_end, clear_contexts)
+        inner: AbstractContextManager[Any] = nullcontext()
+        if rest or bwd_hooks:  # TransformerLens looks at all of its hooks, for each batch
+            inner = super().hooks(rest, bwd_hooks, reset_hooks_end, clear_contexts)
         with self._neurons_hooked(fwd_hooks), inner:
             yield self
 

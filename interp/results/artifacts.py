@@ -229,13 +229,18 @@ def provenance(**settings: Any) -> dict[str, Any]:
 
     The commit ends in "-dirty" if tracked files have changed since.
     """
+    commit = _commit(Path(__file__).parents[2])
+    origin = {"versions": dict(_versions())} | ({"commit": commit} if commit else {})
+    return origin | {"settings": json.loads(_json(settings, "The settings"))}
+
+
+@cache  # as a package's metadata takes longer to read than a batch of a small model
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name, distribution in PACKAGES.items():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(distribution)
-    commit = _commit(Path(__file__).parents[2])
-    origin = {"versions": versions} | ({"commit": commit} if commit else {})
-    return origin | {"settings": json.loads(_json(settings, "The settings"))}
+    return versions
 
 
 @cache
