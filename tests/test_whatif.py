@@ -115,6 +115,28 @@ def test_the_slower_strategies_give_the_same_numbers(name, strategy, open_model,
     assert ending.strategy == strategy
 
 
+@pytest.mark.parametrize("strategy", ["packed", "copied", "whole"])
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_model_that_keeps_all_logits_gives_the_same_numbers(
+    strategy, last, tmp_path, monkeypatch, ids, generator
+):
+    """As MiniCPM-V, whose forward pass does not know `logits_to_keep`."""
+    model = load(tiny_models.build("llama", tmp_path))
+    edits = make_edits(model, generator, last)
+    expected = one_by_one(model, ids, last, edits)
+    forward = model.bridge.original_model.forward
+
+    @functools.wraps(forward)
+    def keeps_all(*args: Any, logits_to_keep: Any = 0, **settings: Any) -> Any:
+        return forward(*args, **settings)
+
+    monkeypatch.setattr(model.bridge.original_model, "forward", keeps_all)
+    assert model.logits(ids[None], keep=2).shape[1] == 2
+    ending = Ending(model, ids, last, strategy=strategy)
+    assert_equal(answers(ending, edits), expected)
+    assert ending.strategy == strategy
+
+
 def test_layers_with_and_without_a_window_each_get_their_mask(
     monkeypatch, tmp_path, ids, generator
 ):

@@ -287,12 +287,13 @@ class NeuronModel(AsTransformerLens):
         """Logits at every position, or at the last `keep`. Right padding only."""
         attended = self._padded("right", mask)
         with self._tracked_pass(Pass(attended)), self.frozen():
-            return self.bridge.original_model(
+            logits = self.bridge.original_model(
                 input_ids=ids.to(self.device),
                 attention_mask=attended,
                 use_cache=False,
                 logits_to_keep=keep,
             ).logits
+        return logits[:, -keep:]  # of all positions where the model ignores `logits_to_keep`
 
     def continuations(self, ids: Ids, mask: Mask, **settings: Any) -> Int[Tensor, "batch _"]:
         """Prompts with their continuations; greedy unless `do_sample=True`. Left padding only.

@@ -284,7 +284,7 @@ class Ending:
         n_before = len(self.ids) - self.last
         position = (n_before + torch.arange(self.last, device=self.ids.device)).repeat(n)
         last_tokens = torch.arange(self.last - 1, self.last * n, self.last, device=self.ids.device)
-        return self.model.bridge.original_model(
+        logits = self.model.bridge.original_model(
             input_ids=rearrange(self.ids[n_before:].repeat(n), "pos -> 1 pos"),
             position_ids=rearrange(position, "pos -> 1 pos"),
             attention_mask=self._mask(position),
@@ -292,6 +292,7 @@ class Ending:
             logits_to_keep=0 if self.last == 1 else last_tokens,
             **{self._cache_name: self._keys(1)},
         ).logits[0]
+        return logits if len(logits) == n else logits[last_tokens]  # it may have kept them all
 
     def _copied(self, n: int) -> Float[Tensor, "variant vocab"]:
         return self.model.bridge.original_model(
@@ -299,7 +300,7 @@ class Ending:
             use_cache=True,
             logits_to_keep=1,
             **{self._cache_name: self._keys(n)},
-        ).logits[:, 0]
+        ).logits[:, -1]
 
     def _whole(self, n: int) -> Float[Tensor, "variant vocab"]:
         return self.model.logits(self.ids.expand(n, -1), keep=1)[:, 0]
