@@ -168,11 +168,12 @@ def test_the_table_says_what_works_and_why_the_others_do_not() -> None:
     page = table(
         [
             Outcome("llama", tuple(JOBS)),
+            Outcome("mixtral", tuple(JOBS), mixture=True),
             Outcome("mamba", (), "open", "no | MLP <here>", "refused"),
             Outcome("bert", ("open",), "doctor", "attends to later tokens", "doctor"),
         ]
     )
-    assert "**1 of 3 work to the end.**" in page
+    assert "**2 of 4 work to the end**, 1 of them mixtures of experts." in page
     assert "| `mamba` | open | no \\| MLP &lt;here> |" in page
     assert (
         page.index("## They work") < page.index("## Refused") < page.index("## The doctor says no")

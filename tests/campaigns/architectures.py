@@ -118,6 +118,9 @@ class Outcome:
     kind: str = "works"
     """works, refused (one sentence of ours), doctor (which says no), fault, or not built."""
 
+    mixture: bool = False
+    """Whether its neurons are those of experts."""
+
 
 class _Stop(Exception):
     """A job's result is wrong, though nothing was raised."""
@@ -337,7 +340,7 @@ def tried(architecture: str, folder: Path) -> Outcome:
             why = _sentence(error).replace(str(folder), "the model") + where
             return Outcome(architecture, tuple(done), name, why, "refused" if ours else "fault")
         done.append(name)
-    return Outcome(architecture, tuple(done))
+    return Outcome(architecture, tuple(done), mixture=isinstance(trial.model, MixtureModel))
 
 
 def _sentence(error: Exception) -> str:
@@ -404,6 +407,7 @@ def _wait(process: int) -> str:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The page, with what works first."""
     working = [each for each in outcomes if each.kind == "works"]
+    n_mixtures = sum(each.mixture for each in working)
     versions = (
         f"transformers {version('transformers')}, TransformerLens {version('transformer-lens')}"
     )
@@ -412,7 +416,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "",
         f"Written by `make architectures` with {versions}: each architecture at tiny size with",
         f"random weights, taken through these jobs: {', '.join(JOBS)}.",
-        f"**{len(working)} of {len(outcomes)} work to the end.**",
+        f"**{len(working)} of {len(outcomes)} work to the end**, {n_mixtures} of them mixtures of "
+        "experts.",
         "",
         "## They work",
         "",
