@@ -31,11 +31,18 @@ def gates_of(name: str, experts: Any, index: int, state: Tensor) -> tuple[Tensor
     if name == "gpt_oss":
         both = state @ experts.gate_up_proj[index] + experts.gate_up_proj_bias[index]
         gate, linear = both[::2], both[1::2]
+        return gate, activated(name, experts, gate, linear)
+    gate, linear = (experts.gate_up_proj[index] @ state).split(D_EXPERT)
+    return gate, activated(name, experts, gate, linear)
+
+
+def activated(name: str, experts: Any, gate: Tensor, linear: Tensor | float = 1.0) -> Tensor:
+    """The output beside a linear branch: of 1, act(gate)."""
+    if name == "gpt_oss":
         clamped, limit = gate.clamp(max=experts.limit), experts.limit
         activated = clamped * torch.sigmoid(experts.alpha * clamped)
-        return gate, activated * (linear.clamp(-limit, limit) + 1)
-    gate, linear = (experts.gate_up_proj[index] @ state).split(D_EXPERT)
-    return gate, nn.functional.silu(gate) * linear
+        return activated * (torch.as_tensor(linear).clamp(-limit, limit) + 1)
+    return nn.functional.silu(gate) * linear
 
 
 def written(name: str, experts: Any, index: int, output: Tensor) -> Tensor:
@@ -53,11 +60,11 @@ def by_loops(
     model: MixtureModel,
     off: Off,
     reweigh: Callable[[int, Tensor, Tensor], Tensor] = lambda layer, chosen, weights: weights,
-) -> Iterator[list[tuple[int, int, int, Tensor]]]:
-    """Within the block, experts are computed token by token, expert by expert; it yields the gates
-    with their layer, token and expert."""
+) -> Iterator[list[tuple[int, int, int, Tensor, Tensor]]]:
+    """Within the block, experts are computed token by token, expert by expert; it yields the
+    gates, and outputs, with their layer, token and expert."""
     name = name_of(model)
-    seen: list[tuple[int, int, int, Tensor]] = []
+    seen: list[tuple[int, int, int, Tensor, Tensor]] = []
 
     def loops(layer: int, experts: Any) -> Any:
         def forward(hidden: Tensor, chosen: Tensor, weights: Tensor, **_: Any) -> Tensor:
@@ -66,7 +73,7 @@ def by_loops(
             for token, state in enumerate(hidden):
                 for index, weight in zip(chosen[token].tolist(), weights[token], strict=True):
                     gate, output = gates_of(name, experts, index, state)
-                    seen.append((layer, token, index, gate))
+                    seen.append((layer, token, index, gate, output))
                     output = output.masked_fill(off.get((layer, index), torch.tensor(False)), 0.0)
                     total[token] += weight * written(name, experts, index, output)
             return total

@@ -81,7 +81,7 @@ class TestSites:
     ) -> None:
         with by_loops(mixture, {}) as slow:
             mixture.body(ids)
-        expected = {(layer, token, expert): gate for layer, token, expert, gate in slow}
+        expected = {(layer, token, expert): gate for layer, token, expert, gate, _ in slow}
         assert len(expected) == len(slow) == len(routed_blocks(mixture)) * ids.numel() * 2
         for rows, layer, values in recorded(mixture, ids, "pre"):
             if rows.expert is None:

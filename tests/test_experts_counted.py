@@ -1,6 +1,7 @@
 """Counting in mixtures of experts, against plain loops over tokens and experts."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,33 @@ from torch import Tensor
 from interp.counting.collect import collect
 from interp.counting.expert_tokens import LEAST_TOKENS
 from interp.counting.keep import Keep
-from interp.counting.stats import FiringStats
+from interp.counting.stats import ActivationMoments, FiringStats
 from interp.evaluations.losses import losses_under
 from interp.evaluations.perplexity import perplexity_matrix
+from interp.interventions import edits
+from interp.interventions.edits import intervene
 from interp.models.experts import Rows
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
 from interp.scores.routing import Routing, routing_of
 from interp.selections.neuron_selection import NeuronSelection
-from interp.selections.select import select_by_entropy
+from interp.selections.select import select_by_entropy, select_by_value_entropy
 from interp.text.corpora import Corpora
 from interp.text.reading import read_corpora
 from tests import tiny_models
 from tests.campaigns import kills
-from tests.expert_loops import by_loops, recorded, slowly_off
+from tests.expert_loops import activated, by_loops, name_of, recorded, routed_blocks, slowly_off
 from tests.tiny_models import D_EXPERT, MIXTURES
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
 def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load(tiny_models.build(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    return torch.randint(4, 200, (3, 10), generator=torch.Generator().manual_seed(1))
 
 
 def counted_slowly(model: MixtureModel, corpora: Corpora) -> tuple[Any, Any]:
@@ -44,7 +52,7 @@ def counted_slowly(model: MixtureModel, corpora: Corpora) -> tuple[Any, Any]:
             ids = rows.ids[row : row + 1, :length].long()
             with by_loops(model, {}) as slow:
                 model.body(ids)
-            for layer, token, expert, gate in slow:
+            for layer, token, expert, gate, _ in slow:
                 if int(ids[0, token]) not in corpora.special_ids:
                     fired[shard, language, layer, expert] += gate > 0
                     routed[shard, language, layer, expert] += 1
@@ -152,6 +160,105 @@ class TestCounting:
         assert again.experts.layout == stats.experts.layout
 
 
+def summed_slowly(model: MixtureModel, corpora: Corpora) -> tuple[Tensor, Tensor]:
+    """Sums of act(gate), its square, outputs, their squares, and tokens, of experts alone."""
+    sums = torch.zeros(4, len(corpora.languages), model.n_layers, model.d_mlp).double()
+    seen = torch.zeros(sums.shape[1:], dtype=torch.int64)
+    blocks, name = routed_blocks(model), name_of(model)
+    for language, code in enumerate(corpora.languages):
+        for ids, length in zip(
+            corpora.rows[code].ids.long(), corpora.rows[code].length, strict=True
+        ):
+            with by_loops(model, {}) as slow:
+                model.body(ids[None, :length])
+            for layer, token, expert, gate, output in slow:
+                if int(ids[token]) in corpora.special_ids:
+                    continue
+                act = activated(name, blocks[layer], gate)
+                first = model.layout.unit(layer, expert, 0)
+                own = slice(first, first + D_EXPERT)
+                sums[:, language, layer, own] += torch.stack([act, act**2, output, output**2])
+                seen[language, layer, own] += 1
+    return sums, seen
+
+
+@pytest.fixture(scope="module")
+def moments(mixture: MixtureModel, text: Corpora) -> ActivationMoments:
+    return collect(mixture, text, keep=Keep(moments=True), progress=False).moments
+
+
+class TestMoments:
+    @pytest.mark.slow
+    def test_they_are_those_of_loops_over_tokens_and_experts(
+        self, mixture: MixtureModel, text: Corpora, moments: ActivationMoments, stats: FiringStats
+    ) -> None:
+        sums, seen = summed_slowly(mixture, text)
+        assert moments.seen is not None
+        assert stats.experts is not None
+        assert moments.seen.equal(stats.experts.total)
+        of_experts = seen.sum(0) > 0
+        assert moments.seen[:, of_experts].equal(seen[:, of_experts])
+        torch.testing.assert_close(
+            moments.sums[..., of_experts], sums[..., of_experts], rtol=1e-4, atol=1e-4
+        )
+        mean = (sums[2] / seen)[:, of_experts & stats.seen]
+        measured = moments.output_mean[:, of_experts & stats.seen]
+        torch.testing.assert_close(measured, mean, rtol=1e-4, atol=1e-5)
+        assert moments.gate_mean.isnan().any(0).equal(~stats.seen)
+
+    @pytest.mark.slow
+    def test_dense_neurons_have_them_of_every_token(
+        self, mixture: MixtureModel, text: Corpora, moments: ActivationMoments
+    ) -> None:
+        expected = torch.zeros_like(moments.sums[2:])
+        for language, code in enumerate(text.languages):
+            rows = text.rows[code]
+            for ids, length in zip(rows.ids.long(), rows.length, strict=True):
+                real = ~torch.isin(ids[:length], torch.tensor(text.special_ids))
+                for seen, layer, output in recorded(mixture, ids[None, :length], "post"):
+                    if seen.expert is None:
+                        both = torch.stack([output[real], output[real] ** 2]).double().sum(1)
+                        expected[:, language, layer, : output.shape[1]] += both
+        for layer, (dense, _, _) in enumerate(mixture.layout.sizes):
+            own = moments.sums[2:, :, layer, :dense]
+            torch.testing.assert_close(own, expected[:, :, layer, :dense], rtol=1e-4, atol=1e-4)
+
+    def test_a_file_holds_them_and_two_are_merged(
+        self, moments: ActivationMoments, tmp_path: Path
+    ) -> None:
+        moments.save(tmp_path / "moments.safetensors")
+        again = ActivationMoments.load(tmp_path / "moments.safetensors")
+        both = again.merge(moments)
+        assert again.seen is not None
+        assert both.seen is not None
+        assert both.seen.equal(2 * again.seen)
+        known = again.output_mean.isfinite()
+        assert both.output_mean[known].allclose(moments.output_mean[known])
+        with pytest.raises(ValueError, match="Cannot merge"):
+            moments.merge(replace(moments, seen=None))
+
+    def test_neurons_found_by_them_are_held_at_their_means(
+        self, mixture: MixtureModel, text: Corpora, ids: Tensor, moments: ActivationMoments
+    ) -> None:
+        found = select_by_value_entropy(moments, fraction=0.1, busy_quantile=0.5)
+        code = next(code for code, n in found.counts().items() if n)
+        held = edits.replace(moments, code, "post")
+        mean = moments.output_mean[text.languages.index(code)].float()
+        with intervene(mixture, found[code], held):
+            seen = recorded(mixture, ids, "post")
+        for rows, layer, values in seen:
+            chosen = rows.chosen(found[code][layer], values.shape[1]).expand_as(values)
+            expected = rows.chosen(mean[layer], values.shape[1]).expand_as(values)
+            assert values[chosen].equal(expected[chosen])
+        unseen = mixture.layout.exists & moments.output_mean.isnan().any(0)
+        assert unseen.any()
+        with (
+            pytest.raises(ValueError, match=r"of unit \d+ in layer \d is nan. Was it a mean over"),
+            intervene(mixture, unseen, held),
+        ):
+            pass
+
+
 class TestRuns:
     @pytest.mark.slow
     def test_a_resumed_run_gives_the_same_bytes(
@@ -177,8 +284,8 @@ class TestRuns:
         assert len(run.verify().bad) == 1
 
     def test_what_is_not_counted_is_refused(self, mixture: MixtureModel, text: Corpora) -> None:
-        with pytest.raises(ValueError, match="of which only firing is counted"):
-            collect(mixture, text, keep=Keep(moments=True), progress=False)
+        with pytest.raises(ValueError, match="of which only firing and moments are counted"):
+            collect(mixture, text, keep=Keep(moments=True, histograms=True), progress=False)
         for call in (lambda: mixture.site(0, "post"), lambda: mixture.w_out(0)):
             with pytest.raises(ValueError, match="is a mixture of experts, for which"):
                 call()

@@ -1,6 +1,7 @@
 """Every edit against a plain hook of torch on a Hugging Face module, on every architecture."""
 
 import contextlib
+import dataclasses
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -989,8 +990,7 @@ class TestBadInput:
         self.refused(model, mask, deactivate, "tokens is one of all, prompt", tokens="first")
         self.refused(model, mask, deactivate, "The prompt '' has 0 tokens", check="")
 
-    def test_numbers_that_are_none(self) -> None:
-        from interp.counting.stats import ActivationMoments
+    def test_numbers_that_are_none(self, model: Any) -> None:
         from interp.interventions import edits as ours
 
         nan, values = float("nan"), draw(N_LAYERS, D_MLP)
@@ -1002,15 +1002,13 @@ class TestBadInput:
             with pytest.raises(ValueError, match="give a finite number"):
                 make()
         values[1, 4] = nan
-        with pytest.raises(ValueError, match="at post of unit 4 in layer 1 is nan"):
-            ours.override(values)
-        empty = ActivationMoments(
-            sums=torch.zeros(4, 2, 1, 2).double(),
-            tokens=torch.tensor([0, 3]),
-            languages=("en", "fr"),
-        )
-        with pytest.raises(ValueError, match="Was it a mean over no tokens"):
-            ours.replace(empty, "en")
+        empty = dataclasses.replace(some_moments(D_MLP), tokens=torch.tensor([0, 3, 3]))
+        mask = torch.zeros(N_LAYERS, D_MLP, dtype=torch.bool)
+        mask[1, 4] = True
+        self.refused(model, mask, ours.override(values), "at post of unit 4 in layer 1 is nan")
+        self.refused(model, mask, ours.replace(empty, "en", "post"), "a mean over no tokens")
+        with ours.intervene(model, mask.roll(1), ours.override(values)):
+            assert model.logits(torch.tensor([[5, 6]])).isfinite().all()
 
     def test_a_language_or_a_site_that_was_not_measured(self) -> None:
         from interp.counting.stats import ActivationMoments

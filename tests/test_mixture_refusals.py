@@ -33,7 +33,6 @@ def rows(model: MixtureModel) -> Corpora:
 @pytest.mark.parametrize(
     "keep",
     [
-        Keep(moments=True),
         Keep(sign_cases=True),
         Keep(negative_side=True),
         Keep(histograms=True),
@@ -42,10 +41,12 @@ def rows(model: MixtureModel) -> Corpora:
         Keep(signs="gate"),
         Keep(contexts=2),
     ],
-    ids=["moments", "cases", "negative", "histograms", "effects", "means", "signs", "contexts"],
+    ids=["cases", "negative", "histograms", "effects", "means", "signs", "contexts"],
 )
-def test_of_neurons_only_firing_is_counted(model: MixtureModel, rows: Corpora, keep: Keep):
-    with pytest.raises(ValueError, match="is a mixture of experts, of which only firing is counte"):
+def test_of_neurons_only_firing_and_moments_are_counted(
+    model: MixtureModel, rows: Corpora, keep: Keep
+):
+    with pytest.raises(ValueError, match="a mixture of experts, of which only firing and moments"):
         interp.collect(model, rows, keep=keep, progress=False)
 
 

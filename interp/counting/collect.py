@@ -115,7 +115,9 @@ def collect(
 
 def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
-    if isinstance(model, MixtureModel) and replace(keep, fires_by="gate") != FIRING_ALONE:
+    counted = {name: False for name in keep.statistics if STATISTICS[name].of_experts}
+    rest = replace(keep, fires_by="gate", **counted)
+    if isinstance(model, MixtureModel) and rest != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
     if keep.sign_cases:
         check_gated(model)

@@ -1,25 +1,30 @@
-"""Counting in mixtures of experts: each neuron on the tokens that it sees."""
+"""Counting and moments in mixtures of experts: each neuron on the tokens that it sees."""
 
 from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.counting.batch import Batch, Observer, zeros
+from interp.counting.batch import Batch, Neurons, Observer, zeros
 from interp.counting.bits import count_positive, count_positive_by
-from interp.counting.counters import FiringCounter, firing_kind, firing_tensors
+from interp.counting.counters import (
+    FiringCounter,
+    MomentsCounter,
+    firing_kind,
+    firing_tensors,
+)
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.results.words import FiresBy, Kind
 
 MIXTURE_COUNTS = (
-    "{} is a mixture of experts, of which only firing is counted: leave out what else is to be "
-    "kept."
+    "{} is a mixture of experts, of which only firing and moments are counted: leave out what else "
+    "is to be kept."
 )
-"""The refusal of everything but `ExpertFiringCounter`."""
+"""The refusal of everything but the counters here."""
 
 
 def firing_counter(
@@ -28,6 +33,11 @@ def firing_counter(
     """What counts firing in a model, dense or a mixture."""
     mixed = isinstance(model, MixtureModel)
     return ExpertFiringCounter(model, fires_by) if mixed else FiringCounter(model, fires_by)
+
+
+def moments_counter(model: Neurons) -> "MomentsCounter | ExpertMomentsCounter":
+    """What sums activations in a model, dense or a mixture."""
+    return ExpertMomentsCounter(model) if isinstance(model, MixtureModel) else MomentsCounter(model)
 
 
 @runtime_checkable
@@ -44,7 +54,8 @@ class ExpertFiringCounter:
 
     def __init__(self, model: MixtureModel, fires_by: FiresBy = "gate") -> None:
         self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
-        self._parts = model.parts if fires_by == "activation" else None
+        self._model = model
+        self._activated = fires_by == "activation"
         self._fired = zeros(model, model.d_mlp)
         self._routed = zeros(model, model.layout.n_experts)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
@@ -57,16 +68,11 @@ class ExpertFiringCounter:
     def update_rows(
         self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
     ) -> None:
-        expert = rows.expert
         if rows.first == 0:
             self._tokens[layer] += batch.keep.sum().cpu()
-        if not batch.whole:
-            kept = rearrange(batch.keep, "batch pos -> (batch pos)")[rows.token]
-            values = values[kept]
-            expert = None if expert is None else expert[kept]
-        if self._parts is not None:
-            (part,) = (part for part in self._parts[layer] if part.first == rows.first)
-            values = part.activated(values)
+        values, expert = _kept(values, rows, batch)
+        if self._activated:
+            values = _activated(self._model, layer, values, rows)
         if expert is None:
             fired = count_positive(values)
         else:
@@ -80,3 +86,67 @@ class ExpertFiringCounter:
     def tensors(self) -> dict[str, Tensor]:
         routed = torch.stack([counts.cpu() for counts in self._routed])
         return firing_tensors(self._fired, self._tokens) | {"firing.routed": routed}
+
+
+class ExpertMomentsCounter:
+    """As `MomentsCounter`, and counts the tokens that each neuron saw."""
+
+    kinds: tuple[Kind, ...] = ("pre", "post")
+
+    def __init__(self, model: MixtureModel) -> None:
+        self._model = model
+        self._sums = zeros(model, 4, model.d_mlp, dtype=torch.float64)
+        self._seen = zeros(model, model.d_mlp)
+        self._tokens = 0
+
+    def update(
+        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+    ) -> None:
+        raise AssertionError("the neurons of a mixture come in rows")
+
+    def update_rows(
+        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+    ) -> None:
+        if kind == "pre" and not self._model.gated:
+            return  # the output is act(gate) itself
+        values, expert = _kept(values, rows, batch)
+        values = _activated(self._model, layer, values, rows) if kind == "pre" else values
+        sizes = [len(values)]
+        if expert is not None:
+            sizes = torch.bincount(expert, minlength=rows.n_experts).tolist()
+        width = values.shape[1]
+        for number, flat in enumerate(values.float().split(sizes)):
+            own = slice(rows.first + number * width, rows.first + (number + 1) * width)
+            ones = torch.ones(len(flat), device=flat.device)  # see `MomentsCounter`
+            sums = torch.stack([ones @ flat, ones @ (flat * flat)])
+            if kind == "pre" or not self._model.gated:
+                self._sums[layer][:2, own] += sums
+            if kind == "post":
+                self._sums[layer][2:, own] += sums
+                self._seen[layer][own] += len(flat)
+        if kind == "post" and layer == 0 and rows.first == 0:
+            self._tokens += int(batch.keep.sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            "moments.sums": torch.stack([sums.cpu() for sums in self._sums], dim=1),
+            "moments.tokens": torch.tensor([self._tokens]),
+            "moments.seen": torch.stack([seen.cpu() for seen in self._seen]),
+        }
+
+
+def _kept(
+    values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+) -> tuple[Float[Tensor, "row_kept neuron"], Int[Tensor, " row_kept"] | None]:
+    """The rows of tokens that count, and the expert of each."""
+    if batch.whole:
+        return values, rows.expert
+    kept = rearrange(batch.keep, "batch pos -> (batch pos)")[rows.token]
+    return values[kept], None if rows.expert is None else rows.expert[kept]
+
+
+def _activated(
+    model: MixtureModel, layer: int, gates: Float[Tensor, "row neuron"], rows: Rows
+) -> Float[Tensor, "row neuron"]:
+    (part,) = (part for part in model.parts[layer] if part.first == rows.first)
+    return part.activated(gates)

@@ -24,16 +24,17 @@ class Parts:
     """Shard, index of the language, and tensors by name, such as "moments.sums"."""
 
     def summed(self, *names: str, axis: int = 0) -> list[Tensor]:
-        """Each of these tensors, summed over shards; languages are a new axis."""
+        """Each of these tensors, summed over shards; languages are a new axis. Those that no part
+        has are left out."""
         total: dict[str, Tensor] = {}
         for _, row, tensors in self.tensors:
-            for name in names:
+            for name in tensors.keys() & set(names):
                 added = tensors[name]
                 if name not in total:
                     shape = (*added.shape[:axis], len(self.languages), *added.shape[axis:])
                     total[name] = torch.zeros(shape, dtype=added.dtype)
                 total[name].select(axis, row).add_(added)
-        return [total[name] for name in names]
+        return [total[name] for name in names if name in total]
 
     def by_shard(self, *names: str) -> list[Tensor]:
         """Each of these tensors of all parts; shards and languages are two new first axes."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from interp.counting.keep import Keep
 from interp.counting.statistics import STATISTICS
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 
 _SOURCE = 24
@@ -52,7 +53,10 @@ class PieceSizes:
         by_row = bool(keep.sentence_means or keep.signs or keep.contexts)
         return PieceSizes(
             firing=8 * neurons,
-            statistics={name: STATISTICS[name].counted * neurons + 8 for name in keep.statistics},
+            statistics={
+                name: (STATISTICS[name].counted + 8 * isinstance(model, MixtureModel)) * neurons + 8
+                for name in keep.statistics
+            },
             grid=8 * neurons if keep.histograms else 0,
             means=4 * units * rows,
             signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,

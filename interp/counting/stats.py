@@ -363,10 +363,25 @@ class ActivationMoments(Saved):
     languages: tuple[str, ...]
     """Labels, in the order of the language axis."""
 
+    seen: Int64[Tensor, "language layer neuron"] | None = None
+    """In a mixture of experts, the tokens that each neuron saw; None: all. Those that saw fewer
+    than 100 of some language have no moments (NaN)."""
+
     @staticmethod
     def of(parts: Parts) -> "ActivationMoments":
-        sums, tokens = parts.summed("moments.sums", "moments.tokens", axis=1)
-        return ActivationMoments(sums=sums, tokens=tokens[0], languages=parts.languages)
+        names = ("moments.sums", "moments.tokens", "moments.seen")
+        sums, tokens, *seen = parts.summed(*names, axis=1)
+        return ActivationMoments(
+            sums=sums,
+            tokens=tokens[0],
+            languages=parts.languages,
+            seen=rearrange(seen[0], "layer language neuron -> language layer neuron")
+            if seen
+            else None,
+        )
+
+    def _stored(self) -> dict[str, Any]:
+        return {name: value for name, value in super()._stored().items() if value is not None}
 
     @staticmethod
     def from_caches(
@@ -390,14 +405,16 @@ class ActivationMoments(Saved):
 
     def merge(self, other: "ActivationMoments") -> "ActivationMoments":
         """Of both texts, which must differ, or tokens are counted twice."""
-        return added(self, other, "sums", "tokens")
+        check_alike(self, other, (self.seen is None) == (other.seen is None))
+        names = ("sums", "tokens") if self.seen is None else ("sums", "tokens", "seen")
+        return added(self, other, *names)
 
     def __repr__(self) -> str:
         shape, tokens = self.sums.shape[2:], self.tokens.tolist()
         return f"ActivationMoments({of_neurons(self.languages, shape, tokens)})"
 
     def _cells(self) -> Cells:
-        values = reduce(self.output_mean.abs(), "language layer neuron -> language layer", "mean")
+        values = self.output_mean.abs().nanmean(dim=-1)
         note = "mean of |mean output|, over the neurons of a layer"
         return layer_cells([[code] for code in self.languages], values.tolist(), note)
 
@@ -422,7 +439,10 @@ class ActivationMoments(Saved):
         return self._deviation(2)
 
     def _mean(self, moment: int) -> Tensor:
-        return self.sums[moment] / rearrange(self.tokens, "language -> language 1 1")
+        if self.seen is None:
+            return self.sums[moment] / rearrange(self.tokens, "language -> language 1 1")
+        enough = reduce(self.seen >= LEAST_TOKENS, "language layer neuron -> layer neuron", "all")
+        return (self.sums[moment] / self.seen).masked_fill(~enough, torch.nan)
 
     def _deviation(self, moment: int) -> Tensor:
         variance = self._mean(moment + 1) - self._mean(moment) ** 2

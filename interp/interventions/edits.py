@@ -78,13 +78,6 @@ class Edit:
     def __post_init__(self) -> None:
         if not math.isfinite(self.factor):
             raise ValueError(f"{self.name}: the factor is {self.factor}; give a finite number.")
-        for site, values in self.shift.items():
-            if not values.isfinite().all():
-                layer, unit = (~values.isfinite()).nonzero()[0].tolist()
-                raise ValueError(
-                    f"{self.name}: the value at {site} of unit {unit} in layer {layer} is "
-                    f"{values[layer, unit]}. Was it a mean over no tokens?"
-                )
 
     def __repr__(self) -> str:
         shift = f", shift at {', '.join(self.shift)}" if self.shift else ""
@@ -288,6 +281,14 @@ class Change:
                 )
             if site in edit.shift:
                 _check_shape(model, site, edit.shift[site], f"the values of {edit.name!r}")
+                unknown = mask.cpu() & ~edit.shift[site].cpu().isfinite()
+                if unknown.any():
+                    layer, unit = unknown.nonzero()[0].tolist()
+                    raise ValueError(
+                        f"{edit.name}: the value at {site} of unit {unit} in layer {layer} is "
+                        f"{edit.shift[site][layer, unit]}. Was it a mean over no tokens, or over "
+                        "fewer than 100 of an expert?"
+                    )
 
     def to_lora(
         self, model: AnyModel, folder: Path | str, largest_rank: int = 512, note: str = ""

@@ -63,17 +63,28 @@ class Saved(Shown):
     @classmethod
     def _restored(cls: type[Result], stored: artifacts.Artifact) -> Result:
         """The result stored in a file."""
-        values = {
-            field.name: stored.tensors[field.name]
-            if hasattr(field.type, "dim_str")  # jaxtyping's: a tensor
-            else _label(field, stored.labels)
-            for field in _fields(cls)
-        }
+        values: dict[str, Any] = {}
+        for field in _fields(cls):
+            left_out = _may_be_none(field) and field.name not in stored.tensors
+            if _tensor_type(field) is None or left_out:
+                values[field.name] = _label(field, stored.labels)
+            else:
+                values[field.name] = stored.tensors[field.name]
         return cls(**stored.tensors | values)
 
 
 def _fields(cls: type) -> tuple[Field[Any], ...]:
     return fields(cast(Any, cls))
+
+
+def _tensor_type(field: Field[Any]) -> Any:
+    """The annotation of a tensor, which may be left out (`| None`); None: it is no tensor."""
+    kinds = get_args(field.type) if _may_be_none(field) else (field.type,)
+    return next((kind for kind in kinds if isinstance(getattr(kind, "dim_str", None), str)), None)
+
+
+def _may_be_none(field: Field[Any]) -> bool:
+    return type(None) in get_args(field.type)
 
 
 def _label(field: Field[Any], labels: Mapping[str, Any]) -> Any:
@@ -99,8 +110,8 @@ def _misfit(result: Any) -> str | None:
     """The first mismatch with the class's annotations; None: all match."""
     sizes: dict[str, int] = {}
     for field in fields(result) if is_dataclass(result) else ():
-        value, type_ = getattr(result, field.name), field.type
-        if isinstance(value, Tensor) and isinstance(getattr(type_, "dim_str", None), str):
+        value, type_ = getattr(result, field.name), _tensor_type(field) or field.type
+        if isinstance(value, Tensor) and hasattr(type_, "dim_str"):
             if not isinstance(value, cast(type, type_)):
                 return f"{field.name} is {value.dtype} of shape {list(value.shape)}"
             for axis, size in zip(cast(Any, type_).dim_str.split(), value.shape, strict=True):
