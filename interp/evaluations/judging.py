@@ -51,8 +51,9 @@ def judge_texts(
     """Losses of the texts, and how much more the same words cost in an order that the hash of the
     text draws, both divided by the tokens of the text as it is. NaN: there is no token to judge.
 
-    Words are runs of letters and digits, and what stands between them stays in place; in scripts
-    without spaces, words are the model's tokens.
+    Words are runs of letters and digits, with what an apostrophe or a hyphen joins to them, and
+    what stands between them stays in place; in scripts without spaces, words are the model's
+    tokens.
     """
     shuffle = words_shuffled(partial(_words, model))
     both = [*texts, *map(shuffle, texts)]
