@@ -7,14 +7,15 @@
     python -m experiments.steer_language paper     # hours of a GPU; --study.model NAME
 
 Reads   a model, and text of its languages: units are selected on one half, guards use both
-Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv, claims.json
+Writes  results/steer_language/<preset>/sweep.csv, final.csv, texts.csv, claims.json, written/
 
 Every way of steering has its own settings (which set, how many units, how strong). All are tried on
 a few texts per language. The best setting of each way (by `steering_score`, mean over languages) is
 then run on more texts with new seeds, so that the best of many is not reported for its luck. Texts
 are unconditional samples, or follow a prompt that names the language. A good text is in the
-language and passes the guard: long enough, not repeating itself, and about as likely under the
-unchanged model as natural text of that language (99 % of which passes).
+language and passes the guard: long enough, not repeating itself, about as likely under the
+unchanged model as natural text of that language (99 % of which passes), and losing about as much
+when its words are shuffled (95 %).
 """
 
 import itertools
@@ -32,8 +33,6 @@ from experiments import steering_claims as claims
 from experiments.runner import Experiment, Preset, Record
 from experiments.study import Study
 from interp.evaluations import GeneratedLanguages, Guard
-from interp.evaluations.conditions import Condition
-from interp.evaluations.steering import steering_rates
 
 
 @dataclass(frozen=True)
@@ -236,20 +235,27 @@ def run(
     n: int,
     seed: int,
 ) -> dict[str, GeneratedLanguages]:
-    """Texts of one way, towards each language in turn."""
-    conditions = [
-        Condition(
-            to=code,
-            name=way.name,
-            changes=way.changes(code),
-            prompts=(config.start + (interp.text.naming_prompt(code) if way.named else ""),),
-        )
-        for code in config.study.languages
-    ]
+    """Texts of one way, towards each language in turn. They are kept: the same study goes on where
+    it was killed, and judges what it wrote by other guards without writing it again."""
+    folder = config.out / "written" / str(seed) / f"{way.name} {way.setting}".strip()
     settings = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature}
-    settings |= {"bos": config.study.held_out_bos}
-    rates = steering_rates(model, conditions, guards, n=n, seed=seed, progress=False, **settings)
-    return {code: row[way.name] for code, row in rates.rates.items()}
+    settings |= {"bos": config.study.held_out_bos, "n": n, "seed": seed, "progress": False}
+    written = {}
+    for code in config.study.languages:
+        prompt = config.start + (interp.text.naming_prompt(code) if way.named else "")
+        under = {way.name: way.changes(code)}
+        written |= {
+            code: interp.generated_languages(
+                model,
+                tuple(guards),
+                under,
+                guards,
+                prompts=(prompt,),
+                out=folder / code,
+                **settings,
+            )[way.name]
+        }
+    return written
 
 
 def table(
@@ -266,9 +272,10 @@ def table(
                 "to": code,
                 **line[["rate", "rate_low", "rate_high", "good", "good_low", "good_high"]],
                 "score": texts.steering_score(code),
-                **line[["repetition", "loss"]],
+                **line[["repetition", "loss", "word_order"]],
                 "natural_loss": guards[code].natural_loss,
                 "max_loss": guards[code].max_loss,
+                "min_word_order": guards[code].min_word_order,
             }
         )
     return pd.DataFrame(rows)

@@ -158,6 +158,16 @@ def test_drawn_tokens_have_the_frequencies_of_the_text_and_no_order():
     assert len(pairs[1]) > 3 * len(pairs[0])  # Russian in bytes has few pairs, chance has many
 
 
+def test_shuffled_words_take_along_what_an_apostrophe_or_a_hyphen_joins_to_them():
+    text = "L'eau de l\u2019arc-en-ciel - 'qui' passe- par là, n'est pas chaude aujourd'hui."
+    written = rewriter("words-shuffled", [text])(text)
+    whole = ["L'eau", "l\u2019arc-en-ciel", "n'est", "aujourd'hui"]
+    assert written != text
+    assert Counter(written) == Counter(text)
+    assert all(word in written for word in whole)
+    assert "'qui'" not in written  # a quotation mark joins nothing
+
+
 def test_other_text_gets_other_changes():
     orders = []
     for word in ("wort", "mot"):

@@ -169,6 +169,7 @@ def judged() -> interp.evaluations.GeneratedLanguages:
         tokens=whole(2),
         repetition=real(2),
         loss=real(2),
+        word_order=real(2),
         passes=torch.tensor([True, False]),
     )
 
@@ -326,6 +327,7 @@ def made() -> dict[str, Any]:
             tokens=whole(1),
             repetition=real(1),
             loss=real(1),
+            word_order=real(1),
             passes=torch.ones(1).bool(),
         ),
         ResidualMeans(real(3, 2, 64), CODES),

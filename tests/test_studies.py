@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,7 +20,6 @@ from experiments import (
 )
 from experiments.runner import stated
 from experiments.study import Study
-from interp.evaluations.conditions import Condition
 from interp.inference.claims import load_claims
 from interp.inference.statements import judged
 from interp.interventions.under import applied
@@ -66,11 +64,11 @@ def test_the_setting_with_the_best_mean_is_chosen_for_each_way():
 def test_every_text_continues_what_the_study_says(monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
 
-    def looked_at(model: object, conditions: list[Condition], *rest: object, **settings: object):
-        seen.extend(prompt for condition in conditions for prompt in condition.prompts)
-        return SimpleNamespace(rates={code: {"way": None} for code in ("de", "ja")})
+    def looked_at(*given: object, prompts: tuple[str, ...], **settings: object):
+        seen.extend(prompts)
+        return {"way": None}
 
-    monkeypatch.setattr(steer_language, "steering_rates", looked_at)
+    monkeypatch.setattr(interp, "generated_languages", looked_at)
     config = replace(steer_language.Config(), study=Study(languages=("de", "ja")), start="</s>")
     for named in (False, True):
         way = steer_language.Way("way", "", lambda code: [], named=named)

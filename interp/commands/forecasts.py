@@ -115,9 +115,9 @@ def of_steering(
     encoded = model.encode_batch(texts[:16])
     reading = interp.runs.seconds_per_token(loss_of(model, encoded))
     writing = of_writing(model, n, max_new_tokens, passes, folder)
-    to_read = writing.left * passes * n * max_new_tokens
+    to_read = 2 * writing.left * passes * n * max_new_tokens  # as they are, and shuffled
     if not any((folder / "natural").rglob("*.safetensors")):
-        to_read += len(texts) * max_new_tokens + sum(corpora.tokens().values())
+        to_read += 2 * len(texts) * max_new_tokens + sum(corpora.tokens().values())
     return replace(writing, seconds=(writing.seconds or 0) + reading * to_read)
 
 

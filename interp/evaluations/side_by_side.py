@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float64
 from torch import Tensor
 
-from interp.evaluations.languages_written import losses_of_texts
+from interp.evaluations.judging import losses_of_texts
 from interp.evaluations.writing import generate_texts
 from interp.interventions.under import Under
 from interp.models.any_model import AnyModel, as_model

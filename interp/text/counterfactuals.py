@@ -3,7 +3,8 @@
 `ru~romanised` is a label beside `ru`: it has the same documents in the same shards, each rewritten
 by a generator that its own hash seeds. What a neuron still does on such text does not depend on
 what was taken away. Words are runs of letters, marks and digits; in scripts without spaces between
-words, pairs of characters stand for words.
+words, pairs of characters stand for words. Shuffled words take those along that an apostrophe or a
+hyphen joins to them: l'eau.
 """
 
 import hashlib
@@ -37,6 +38,8 @@ _CYRILLIC = str.maketrans(
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """First words in the Unicode names of characters in scripts without spaces between words."""
+
+_JOINTS = ("'", "\u2019", "-", "\u2010")
 
 _LARGEST_BIN = 64  # words of neighboring frequencies that replace one another
 
@@ -98,13 +101,22 @@ def rewriter(kind: str, texts: Sequence[str]) -> Callable[[str], str]:
             )
         return romanised if kind == "romanised" else cyrillic
     if kind == "words-shuffled":
-        return _by_words(kind, _shuffled)
+        return words_shuffled(_pairs)
     if kind == "letters-shuffled":
         return _by_words(kind, lambda words, rng: [_mixed(word, rng) for word in words])
     if kind == "words-replaced":
         bins = _frequency_bins(texts)
         return _by_words(kind, lambda words, rng: [_other(bins[word], word, rng) for word in words])
     raise ValueError(f"{kind!r} does not rewrite text: give one of {', '.join(KINDS)}.")
+
+
+Cut = Callable[[str], Sequence[str]]
+"""From a stretch of letters in a script without spaces to the words in it."""
+
+
+def words_shuffled(cut: Cut) -> Callable[[str], str]:
+    """The counterfactual `words-shuffled`, with `cut` in place of pairs of characters."""
+    return _by_words("words-shuffled", _shuffled, lambda text: _joined(_pieces(text, cut)))
 
 
 def romanised(text: str) -> str:
@@ -143,11 +155,23 @@ Rewrite = Callable[[list[str], random.Random], list[str]]
 """From the words of a document to as many words."""
 
 
-def _by_words(kind: str, rewrite: Rewrite) -> Callable[[str], str]:
+def _pairs(letters: str) -> list[str]:
+    """Pairs of characters with their marks; the last may be one."""
+    one = list(_letters(letters))
+    return ["".join(one[start : start + 2]) for start in range(0, len(one), 2)]
+
+
+Piece = tuple[bool, str]
+"""Whether it is a word, and what is written."""
+
+
+def _by_words(
+    kind: str, rewrite: Rewrite, split: Callable[[str], Iterator[Piece]] | None = None
+) -> Callable[[str], str]:
     """A function that rewrites the words of a text, and leaves what stands between them."""
 
     def apply(text: str) -> str:
-        pieces = list(_pieces(text))
+        pieces = list((split or _pieces)(text))
         words = [piece for is_word, piece in pieces if is_word]
         new = iter(rewrite(words, random.Random(_seed(text, kind))))
         return "".join(next(new) if is_word else piece for is_word, piece in pieces)
@@ -180,16 +204,23 @@ def _frequency_bins(texts: Sequence[str]) -> dict[str, Sequence[str]]:
     return {word: alike for alike in bins for word in alike}
 
 
-def _pieces(text: str) -> Iterator[tuple[bool, str]]:
+def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Words with an apostrophe or a hyphen between them become one."""
+    whole: list[Piece] = []
+    for is_word, piece in pieces:
+        if is_word and len(whole) > 1 and whole[-1][1] in _JOINTS and whole[-2][0]:
+            whole[-2:] = [(True, f"{whole[-2][1]}{whole[-1][1]}{piece}")]
+        else:
+            whole.append((is_word, piece))
+    return iter(whole)
+
+
+def _pieces(text: str, cut: Cut = _pairs) -> Iterator[Piece]:
     """The text cut into words (True) and what stands between them (False)."""
     for kind, run in groupby(text, _class):
         piece = "".join(run)
-        if kind != "unspaced":
-            yield kind == "word", piece
-            continue
-        letters = list(_letters(piece))
-        for start in range(0, len(letters), 2):
-            yield True, "".join(letters[start : start + 2])
+        for word in cut(piece) if kind == "unspaced" else (piece,):
+            yield kind != "between", word
 
 
 @cache
