@@ -268,6 +268,13 @@ def routing_table() -> pd.DataFrame:
     )
 
 
+def rate_change_table() -> pd.DataFrame:
+    """Three layers, of which the middle one has no selected neurons."""
+    rows = [(layer, "all neurons", 0.01 + 0.002 * layer, 0.003) for layer in range(3)]
+    rows += [(layer, "neurons of A", 0.04 + 0.01 * layer, 0.005) for layer in (0, 2)]
+    return pd.DataFrame(rows, columns=["layer", "neurons", "change", "chance"])
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -285,6 +292,7 @@ TABLES = {
     "explanation": explanation_table,
     "neuron_rates": neuron_table,
     "routing": routing_table,
+    "rate_change": rate_change_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 
