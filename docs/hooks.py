@@ -52,7 +52,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     page_path = page.file.src_uri
     sources = {target: source for source, target in PAGES.items()}
     source = sources.get(page_path, f"docs/{page_path}")
-    markdown = outside_fences(markdown, lambda text: with_links(text, source, page_path))
+    markdown = outside_fences(markdown, lambda text: with_links(unbroken(text), source, page_path))
     markdown = re.sub(r"^```python (\S+)$", _titled, markdown, flags=re.MULTILINE)
     return with_tokens(markdown)
 
@@ -69,6 +69,11 @@ def outside_fences(markdown: str, change: Any) -> str:
         parts += [change(markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*parts, change(markdown[end:])])
+
+
+def unbroken(text: str) -> str:
+    """The text with every number and its percent sign on one line."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 def with_links(text: str, source: str, page: str) -> str:

@@ -13,6 +13,7 @@ from benchmarks.markdown import with_blocks
 from experiments.steering_claims import LAPE, RANDOM_NEURONS
 from interp.plots.files import read_table
 from interp.plots.style import Table
+from interp.reports.findings import own_and_others
 from interp.results import artifacts
 
 ROOT = Path(__file__).parents[1]
@@ -26,17 +27,15 @@ MODELS = {
 def headline(figures: Path) -> str:
     """The matrix of neurons off by language read, and what its table and that of steering say."""
     preset = next(name for name in MODELS if (figures / f"perplexity_matrix-{name}.csv").is_file())
-    frame = read_table(figures / f"perplexity_matrix-{preset}.csv")
-    edited = frame.loc[frame["off"] != "nothing"]
-    own = edited["own"].astype(bool)
-    mean_own, mean_others = (edited.loc[where, "increase"].mean() for where in (own, ~own))
+    table = read_table(figures / f"perplexity_matrix-{preset}.csv")
+    own, others, random = own_and_others(table)
     return (
         "![Rise of the loss on every language with the neurons of one language off]"
         f"(figures/perplexity_matrix-{preset}.png)\n\n"
         f"In {MODELS[preset]} switching a language's neurons off (rows)\n"
-        f"raises the loss on that language by **{mean_own:.2g} nats** per token on average, on the "
-        f"other languages by **{mean_others:.2g}**;\n"
-        f"as many random neurons off raise it by {edited.loc[own, 'random'].mean():.2g}."
+        f"raises the loss on that language by **{own:.2g} nats** per token on average, on the "
+        f"other languages by **{others:.2g}**;\n"
+        f"as many random neurons off raise it by {random:.2g}."
         f"{steering(figures / f'language_switching-{preset}.csv')}"
     )
 

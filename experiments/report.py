@@ -85,7 +85,8 @@ def section_of(study: str, folder: Path, preset: str) -> Section:
         kind = kind_of(file, frame)
         if kind is not None:
             part = table_section(file, frame, kind)
-            text += part.text.removeprefix(kind.text)
+            said = (part.text.removeprefix(kind.text).strip(), part.finding, part.certainty)
+            text += "".join(f"\n\n{paragraph}" for paragraph in said if paragraph)
             tables |= part.tables
             drawn.append((file, part))
         elif 0 < len(frame) <= MOST_ROWS:

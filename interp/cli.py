@@ -27,7 +27,7 @@ from interp.commands.find import Compare, Find, show_selection, summary
 from interp.commands.hub import Pull, Push
 from interp.commands.lock import Lock
 from interp.commands.next_steps import next_after
-from interp.commands.options import WIDTH, Labels, Parser, Positional
+from interp.commands.options import WIDTH, Labels, Parser, Positional, in_options
 from interp.commands.overview import list_of_runs, table_of_runs
 from interp.commands.page import Page
 from interp.commands.pieces import Merge, Status, Tidy
@@ -204,11 +204,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exit codes: 0, done; 1, the doctor found a fault; 2, one sentence says what to change."""
     if arguments is None and not sys.warnoptions:  # run as a program, without -W
         _show_only_our_warnings()
+    command: Any = None
     try:
-        sound = carried_out(chosen(sys.argv[1:] if arguments is None else arguments))
+        command = chosen(sys.argv[1:] if arguments is None else arguments)
+        sound = carried_out(command)
     except (ValueError, KeyError, OSError, MemoryError, RuntimeError) as error:
         _close_bars()
-        sys.stderr.write(f"interp: {_sentence(error)}\n")
+        sentence = _sentence(error)
+        if command is not None:
+            kind = type(command.command if isinstance(command, AsJson) else command)
+            sentence = in_options(sentence, kind)
+        sys.stderr.write(f"interp: {sentence}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if arguments is None:  # run as a program: a second Ctrl-C adds nothing

@@ -288,6 +288,13 @@ def chosen_experts_table(
     return pd.DataFrame(rows)
 
 
+def rate_change_table() -> pd.DataFrame:
+    """Three layers, of which the middle one has no selected neurons."""
+    rows = [(layer, "all neurons", 0.01 + 0.002 * layer, 0.003) for layer in range(3)]
+    rows += [(layer, "neurons of A", 0.04 + 0.01 * layer, 0.005) for layer in (0, 2)]
+    return pd.DataFrame(rows, columns=["layer", "neurons", "change", "chance"])
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -306,6 +313,7 @@ TABLES = {
     "neuron_rates": neuron_table,
     "routing": routing_table,
     "chosen_experts": chosen_experts_table,
+    "rate_change": rate_change_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -188,6 +190,14 @@ def test_what_is_wrong_with_options_is_said_in_one_sentence(
 def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("polyneuron ")
+
+
+def test_the_package_runs_as_a_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["interp", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("interp", run_name="__main__")
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("polyneuron ")
 
@@ -461,7 +471,7 @@ WRONG = {
     "doctor {place}/model --device tpu": "The device 'tpu' cannot be used here",
     "doctor {place}/model --device cuda:99": "The device 'cuda:99' cannot be used here",
     "collect {place}/model --num-cpus 4 " + READS: "have no effect without --ray",
-    "collect {place}/model --tokens-per-batch 0 " + READS: "tokens_per_batch is 0",
+    "collect {place}/model --tokens-per-batch 0 " + READS: "--tokens-per-batch is 0",
     "collect {place}/model " + READS + " --out {odd}/file": "is not a folder, as it must be",
     "collect {place}/model " + READS + " --out {odd}/loop": "is not a folder, as it must be",
     "collect {place}/model --contexts 1000000000000000 " + READS + " " + NEW: "memory ran out",

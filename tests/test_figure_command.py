@@ -1,5 +1,6 @@
 """The command that draws a paper's figures from the results of runs."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,8 +159,22 @@ def test_tables_of_other_commands_are_drawn(tmp_path: Path, capsys):
         for under in ("locked", "random neurons")
     ]
     pd.DataFrame(price).to_csv(tmp_path / "price.csv", index=False)
+    changes = [(0, 0.2, False), (0, -0.4, True), (1, 0.1, False)]  # layer, change, in A
+    by_neuron = pd.DataFrame(
+        [
+            {"language": "de", "layer": layer, "neuron": number, "before": 0.5, "in_B": False}
+            | {"after": 0.5 + change, "change": change, "in_A": inside}
+            | {"change_low": change - 0.196, "change_high": change + 0.196}
+            for number, (layer, change, inside) in enumerate(changes)
+        ]
+    )
+    by_neuron.to_csv(tmp_path / "base-instruct-neurons.csv", index=False)
     cli.main(["figure", str(tmp_path), "--format", "png"])
-    assert "3 figures (.png)" in capsys.readouterr().out
+    assert "4 figures (.png)" in capsys.readouterr().out
+    layers = plots.read_table(tmp_path / "figures" / "rate_change.csv")
+    assert layers["neurons"].tolist() == ["all neurons", "all neurons", "neurons of A"]
+    assert layers["change"].tolist() == pytest.approx([0.3, 0.1, 0.4])
+    assert layers["chance"].tolist() == pytest.approx([0.1 * (2 / math.pi) ** 0.5] * 3)
     drawn = {
         path.stem.removeprefix("method_comparison-"): plots.read_table(path)
         for path in (tmp_path / "figures").glob("*.csv")

@@ -52,6 +52,7 @@ def test_the_main_kinds_of_figure_are_here():
         "chosen_experts",
         "explanation",
         "neuron_rates",
+        "rate_change",
         "routing",
     }  # of what `interp` writes, and no study
     assert here | of_reports == set(plots.FIGURES)

@@ -11,7 +11,7 @@ FLOW = (
     *("results", "models", "text", "runs", "counting", "inference", "interventions"),
     *("scores", "selections", "prompts", "evaluations", "plots", "reports", "commands"),
 )
-AT_THE_TOP = {"__init__.py", "__init__.pyi", "cli.py", "py.typed"}
+AT_THE_TOP = {"__init__.py", "__init__.pyi", "__main__.py", "cli.py", "py.typed"}
 
 
 def module_name(path: Path, root: Path = INTERP) -> str:

@@ -118,7 +118,8 @@ def test_tables_that_cannot_be_drawn_are_refused_in_one_sentence(name: str):
     first |= {"loss_against_fraction": "own_minus_others", "curve_of_training": "increase"}
     first |= {"patching": "change", "moved_by_layer": "moved", "lens": "probability"}
     first |= {"attribution_sums": "value", "accuracy_lost": "drop", "explanation": "kept"}
-    first |= {"neuron_rates": "rate", "routing": "divergence", "chosen_experts": "preference"}
+    first |= {"neuron_rates": "rate", "routing": "divergence"}
+    first |= {"chosen_experts": "preference", "rate_change": "change"}
     value = first[name]
     with pytest.raises(ValueError, match=f"The table for {name} has no rows"):
         draw(table.iloc[:0])

@@ -42,6 +42,7 @@ from tests.figure_tables import (
     pairs,
     patching_table,
     profile_table,
+    rate_change_table,
     routing_table,
     sharing_table,
     size_table,
@@ -407,6 +408,17 @@ def test_the_figure_of_a_neuron_has_a_row_for_each_label_filled_if_it_belongs_th
 @pytest.mark.parametrize("n", [22, 100])
 def test_the_figure_of_a_neuron_of_many_labels_fits_a_page(n: int):
     fits(plots.neuron_rates(neuron_table(tuple(f"L{i}" for i in range(n)))).get_figure(root=True))
+
+
+def test_the_difference_of_two_models_is_drawn_by_layer_beside_what_chance_gives():
+    table = rate_change_table()
+    ax = plots.rate_change(table.sample(frac=1, random_state=3))
+    for name in ("all neurons", "neurons of A"):
+        rows = table[table["neurons"] == name]
+        assert close(drawn(ax, name), (100 * rows["change"]).tolist())
+        assert close(drawn(ax, f"_{name} chance"), (100 * rows["chance"]).tolist())
+    (selected,) = (one for one in ax.lines if one.get_label() == "neurons of A")
+    assert [float(x) for x in selected.get_xdata()] == [0, 2]
 
 
 def test_routing_is_drawn_over_the_layers_that_have_experts_beside_its_control():

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from interp import cli
+from interp.commands.collect import Collect
+from interp.commands.options import in_options
 from interp.counting.run import Run
 from interp.counting.stats import FiringStats
 from interp.models.load import load, outline, wrap
@@ -91,6 +93,36 @@ def test_what_follows_a_run_is_no_run(runs, capsys):
 
 
 # ---------------------------------------------------------------- comparisons
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("xx", "such as de, zh or sw."), ("german", "such as de.")]
+)
+def test_a_lock_in_no_language_is_refused_before_a_model_is_opened(
+    language, told, tmp_path, capsys
+):
+    (tmp_path / "prompts.txt").write_text("The train is\n")
+    places = [str(tmp_path / name) for name in ("prompts.txt", "no-model", "lock")]
+    said = refused(["lock", *places[:2], "--language", language, "--out", places[2]], capsys)
+    assert f"--language is '{language}', and the detector cannot recognize" in said
+    assert said.endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("add text, or use n_shards=4 or fewer.", "add text, or use --n-shards 4 or fewer."),
+        ("tokens_per_batch is 0; lower n_shards.", "--tokens-per-batch is 0; lower --n-shards."),
+        ("load it with dtype=torch.float32.", "load it with --dtype float32."),
+        ("give bos=\"auto\", or bos='none'", "give --bos auto, or --bos none"),
+        ("runs/n_shards/x is no file", "runs/n_shards/x is no file"),
+        ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
+        ("this run was started with 'n_shards'", "this run was started with 'n_shards'"),
+        ("out of tokens, the bos and d_mlp=3", "out of tokens, the bos and d_mlp=3"),
+    ],
+)
+def test_arguments_of_python_are_named_as_options_of_the_command(sentence, told):
+    assert in_options(sentence, Collect) == told
 
 
 def test_a_single_label_has_nothing_specific_to_it():

@@ -397,7 +397,9 @@ def test_a_run_becomes_sections_with_its_own_numbers(tmp_path: Path, generator: 
     assert (rates["firing rate_low"] < rates["firing rate"]).all()
     assert firing.origin == {"model": {"weights": "abc"}}
     (counts,) = belonging.tables.values()
-    assert "10 of 100 neurons were selected by LAPE at a fraction of 0.1" in belonging.text
+    assert "Neurons were selected by LAPE at a fraction of 0.1" in belonging.text
+    assert belonging.finding.startswith("10 of 100 neurons belong to 2 labels")
+    assert "of a language's neurons are selected again" in belonging.certainty
     assert counts["neurons"].sum() >= 10
     assert (counts["kept"] > 0.3).all()
     profile, _ = belonging.pictures
@@ -418,6 +420,11 @@ def test_a_report_says_of_which_models_it_is():
         "Model: `small`, 6 layers of 2,048 neurons. Languages: English, Chinese, Japanese."
     )
     assert models_of([Section("C", origin={"name": "no run"})]) == ""
+    read = run | {"tokens": {"en": 2560, "zh": 1280}, "settings": {"text": "/somewhere/news"}}
+    told = models_of([Section("A", origin=run), Section("B", origin=read)])
+    assert told.endswith(
+        "Chinese. Neurons were counted over `news`: 1,280 to 2,560 tokens of each."
+    )
 
 
 def test_an_interval_is_shown_only_if_the_counts_give_the_selection(
@@ -441,7 +448,8 @@ def test_several_results_of_a_kind_share_a_section_and_are_told_apart(
     firing, belonging = sections_in([tmp_path / "two", tmp_path / "one"])
     assert list(firing.origin) == ["two", "one"]
     assert firing.text.count("A neuron fires") == 1
-    assert "`two`: 20 of 100" in belonging.text
+    assert "`two`: 20 of 100" in belonging.finding
+    assert "`one`: 10 of 100" in belonging.finding
     assert [each.caption.partition(".")[0] for each in belonging.pictures] == ["two"] * 2 + [
         "one"
     ] * 2

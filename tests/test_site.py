@@ -63,6 +63,12 @@ def test_the_name_of_a_token_is_text(site: Path):
         assert not re.search(r"</?(?:s|bos|eos|pad|unk)>", text), path.name
 
 
+def test_a_number_and_its_percent_sign_stay_on_one_line(site: Path):
+    text = (site / "findings.html").read_text(encoding="utf-8")
+    assert re.search(r"\d\N{NO-BREAK SPACE}%", text)
+    assert not re.search(r"\d %", re.sub(r"<(pre|code)\b.*?</\1>", "", text, flags=re.DOTALL))
+
+
 def test_names_commands_and_examples_have_pages(site: Path):
     page = (site / "reference" / "interp.html").read_text(encoding="utf-8")
     assert 'id="interp.select_by_entropy"' in page

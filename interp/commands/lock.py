@@ -65,6 +65,7 @@ class Lock:
 
     def run(self) -> "interp.evaluations.LanguageLock":
         interp.results.artifacts.refuse_existing(self.out)
+        self.check_language()
         lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
         prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
@@ -98,6 +99,20 @@ class Lock:
                 f"searched answers in {self.language}. Give more prompts on which answers leave it."
             )
         return lock
+
+    def check_language(self) -> None:
+        """Refuse a language that answers cannot be judged in, before a model is loaded."""
+        from interp.text.language_id import detectable
+        from interp.text.languages import LANGUAGES
+
+        if detectable([self.language]):
+            return
+        names = [code for code, known in LANGUAGES.items() if known.name == self.language.title()]
+        perhaps = names[0] if names else "de, zh or sw"
+        raise ValueError(
+            f"--language is {self.language!r}, and the detector cannot recognize such answers: "
+            f"give the tag of one of the 140 languages that it knows, such as {perhaps}."
+        )
 
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":
         if self.text is None:

@@ -167,6 +167,20 @@ def _texts(command: type) -> dict[str, str]:
     return {name: text.split("\n\n")[0] for name, text in texts.items()}
 
 
+def in_options(sentence: str, command: type) -> str:
+    """A sentence of the library with its arguments named as options of a command: `n_shards=20`
+    as `--n-shards 20`, and `n_draws is 0` as `--n-draws is 0`."""
+    for option in options_of(command):
+        if option.positional and not option.either:
+            continue
+        value = r"=([\"']?)(?:torch\.)?([\w.]*\w)\1"
+        sentence = re.sub(rf"(?<![\w.-]){option.name}{value}", rf"{option.named} \2", sentence)
+        if "_" in option.name:
+            alone = rf"(?<![\w/.'\"-]){option.name}(?![\w/(='\"]|\.\w)"
+            sentence = re.sub(alone, option.named, sentence)
+    return sentence
+
+
 class Parser(argparse.ArgumentParser):
     """Reads the options of one subcommand."""
 

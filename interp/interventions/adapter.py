@@ -105,7 +105,7 @@ def factors_of(model: NeuronModel, weights: Weights, largest_rank: int) -> dict[
     if weights.biases:
         raise ValueError(
             f"{model.architecture} has no {weights.biases[0]}, and an adapter holds a constant "
-            "only where the checkpoint has a bias: write a checkpoint with interp.bake."
+            "only where the checkpoint has a bias: write a checkpoint (`interp bake`)."
         )
     factors = {}
     for name in sorted(weights.changed, key=_in_order):
@@ -116,7 +116,7 @@ def factors_of(model: NeuronModel, weights: Weights, largest_rank: int) -> dict[
                 f"{factor.rank} units of one matrix are edited in layer "
                 f"{layer[1] if layer else '?'} ({name}), and an adapter of rank {largest_rank} "
                 f"holds {largest_rank}: choose fewer units, allow a larger rank if what loads it "
-                "does, or write a checkpoint with interp.bake."
+                "does, or write a checkpoint (`interp bake`)."
             )
     return factors
 

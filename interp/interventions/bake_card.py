@@ -199,7 +199,7 @@ def adapter_card(
     if has_bias:
         remarks.append(
             "It has biases (`lora_bias`), which PEFT loads and vLLM does not: to serve it there, "
-            "write a checkpoint with interp.bake."
+            "write a checkpoint (`interp bake`)."
         )
     largest = max(ranks.values())
     return _ADAPTER_CARD.format(

@@ -47,6 +47,7 @@ FIGURES: dict[str, Draw] = {
         switching.switching_against_size,
         tasks.accuracy_lost,
         neurons.neuron_rates,
+        neurons.rate_change,
         experts.routing,
         experts.chosen_experts,
         what_stays.explanation,

@@ -1,23 +1,31 @@
-"""How often one neuron fires in each language."""
+"""How often one neuron fires in each language, and how much neurons differ between two models."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from interp.plots import fonts
 from interp.plots.style import (
+    MARKERS,
+    MOST_MARKERS,
     SINGLE,
     canvas,
     check,
     colors,
+    from_zero,
     in_order,
     key,
     legend_above,
+    line,
     numbers,
     points,
 )
+
+_INKS = ("#5b5b5b", "#0b3c6f", "#d55e00", "#009e73")
+_CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 0.9}
 
 _TALLEST = 590.0
 """Points of all rows together, which leave room on a page for the axis and the legend."""
@@ -53,4 +61,29 @@ def neuron_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             dot: dict[str, Any] = {"marker": "o", "linestyle": ""}
             hollow = key("other", **dot, markerfacecolor="none")
             legend_above(ax, [key("label that the neuron belongs to", **dot), hollow])
+    return ax
+
+
+def rate_change(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How much the rates of the same neurons differ between two models, layer by layer.
+
+    From the table by neuron of `interp compare`, averaged by layer: columns layer, neurons (which:
+    all, or those of a selection), change, chance. Dotted: what equal rates would seem to differ by.
+    """
+    table = check(frame, "rate_change", ("layer", "neurons"), ("change", "layer", "chance"))
+    with canvas(ax, SINGLE, 2.5) as ax:
+        sets = in_order(table["neurons"])
+        for number, name in enumerate(sets):
+            rows = table[table["neurons"] == name].sort_values("layer", kind="stable")
+            x, color = numbers(rows, "layer"), _INKS[number % len(_INKS)]
+            marker = MARKERS[number % len(_INKS)] if len(x) <= MOST_MARKERS else ""
+            look: dict[str, Any] = {"color": color, "marker": marker, "label": name}
+            line(ax, x, 100 * numbers(rows, "change"), **look)
+            ax.plot(
+                x, 100 * numbers(rows, "chance"), color=color, label=f"_{name} chance", **_CHANCE
+            )
+        ax.set(xlabel="Layer", ylabel="Difference in firing rate\n(points of %)")
+        from_zero(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_above(ax, [key("if rates were equal", **_CHANCE)])
     return ax

@@ -17,6 +17,7 @@ from interp.plots.files import Draw
 from interp.plots.style import Table
 from interp.prompts.lens import Lens
 from interp.prompts.patching_result import PatchingResult
+from interp.reports.findings import of_matrix, of_rates, of_tasks
 from interp.scores.sharing_profile import SharingProfile
 from interp.selections.explanation import Explanation
 
@@ -52,6 +53,9 @@ class TableKind:
     texts: bool = False
     """Whether a texts.csv next to it holds the texts that were written."""
 
+    finding: Callable[[pd.DataFrame], str] = lambda frame: ""
+    """What the rows say, in a sentence; empty: they say too much for one."""
+
 
 # ---------------------------------------------------------------- rows that are drawn
 
@@ -79,6 +83,23 @@ def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.rename(columns=names).assign(low=math.nan, high=math.nan)
 
 
+def _by_layer(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per layer of all neurons, and of those of each selection: the mean size of the change,
+    and that which a change of zero would seem to have, given the intervals."""
+    half_width = (frame["change_high"] - frame["change_low"]) / 2
+    size = math.sqrt(2 / math.pi) * half_width / 1.96  # the mean of |x| for a normal x
+    values: Table = frame.assign(change=frame["change"].abs(), chance=size)
+    sets = {"all neurons": values}
+    for name in values.columns:
+        if name.startswith("in_") and values[name].any():
+            sets[f"neurons of {name.removeprefix('in_')}"] = values[values[name].astype(bool)]
+    means = [
+        rows.groupby("layer", as_index=False)[["change", "chance"]].mean().assign(neurons=name)
+        for name, rows in sets.items()
+    ]
+    return pd.concat(means, ignore_index=True)
+
+
 def _price(frame: pd.DataFrame) -> pd.DataFrame:
     """A panel for each measure, a row for each edit; the control, nothing edited, is zero."""
     names = {"under": "method", "difference": "value"}
@@ -103,6 +124,7 @@ KINDS = (
         "language itself; next to it, as many random neurons, read on the same language. Without "
         "numbers, a dash is below zero.",
         result=PerplexityMatrix.kind,
+        finding=of_matrix,
     ),
     TableKind(
         "How many neurons does it take?",
@@ -126,6 +148,7 @@ KINDS = (
         "Share of texts that are in the language asked for (hollow), and of those also good "
         "(filled), with 95 % intervals.",
         texts=True,
+        finding=of_rates,
     ),
     TableKind(
         "Can the language that is written be switched?",
@@ -172,6 +195,7 @@ KINDS = (
         ("task", "language", "off", "accuracy", "drop", "random"),
         plots.accuracy_lost,
         "Loss of accuracy, paired over items, with 95 % intervals; hollow: random neurons.",
+        finding=of_tasks,
     ),
     TableKind(
         "What language does each layer speak?",
@@ -247,6 +271,18 @@ KINDS = (
         "Jaccard index of each language's neurons in the first selection and in another (panels); "
         "strokes: that of random sets of as many neurons in every layer.",
         rows=_pairs,
+    ),
+    TableKind(
+        "Which layers differ between two models?",
+        "The firing rates of the same neurons in two models of one shape: how far are they apart, "
+        "and further for the neurons that either selects for a label?",
+        ("*-neurons.csv",),
+        ("language", "layer", "neuron", "before", "after", "change", "change_low", "change_high"),
+        plots.rate_change,
+        "Difference between the firing rates of a neuron in the two models, in points of %, mean "
+        "over neurons and labels, and over those of each selection (A: of the first run, B: of the "
+        "second); dotted: what equal rates would seem to differ by, given how much text was read.",
+        rows=_by_layer,
     ),
     TableKind(
         "What does it cost to keep answers in one language?",

@@ -33,6 +33,9 @@ _SCALE, _ALONE = 96 * 1.08, 96 * 1.35
 """Screen pixels per inch of a figure: two narrow figures fit side by side, a single one next to its
 caption."""
 
+_LOW = 400.0
+"""Screen pixels: height of the figure that a report begins with."""
+
 _WIDE = 5  # inches; wider figures scroll by themselves on a narrow screen
 _LONG = 16  # rows; longer tables are folded
 
@@ -84,6 +87,12 @@ class Section:
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Where the numbers come from: model, settings, versions; such as a result's provenance."""
 
+    finding: str = ""
+    """What was found: a sentence with its numbers, which stands out."""
+
+    certainty: str = ""
+    """How sure that is. `findings.certainty_of` makes a section of what several sections say."""
+
 
 def write_report(
     out: Path | str,
@@ -93,12 +102,14 @@ def write_report(
     summary: str = "",
     date: str = "",
     origin: Mapping[str, Any] | None = None,
+    first: Section | None = None,
 ) -> Path:
     """Write everything into one HTML file that opens anywhere, and return its path.
 
-    First the claims with their verdicts, then the sections in order, and at the end how the report
-    itself was made: `origin`, by default `artifacts.provenance()`. Equal arguments give an equal
-    file, so the date has to be given.
+    `first` is what a reader sees without scrolling: its finding and its first figure. Then come
+    the claims with their verdicts, the sections in order, and at the end how the report itself was
+    made: `origin`, by default `artifacts.provenance()`. Equal arguments give an equal file, so the
+    date has to be given.
 
     >>> text = f"Neurons of each language: {neurons.counts()}."
     >>> section = interp.reports.Section("How many?", text)
@@ -109,6 +120,7 @@ def write_report(
         raise ValueError("A report needs a section or a claim: there is nothing to write.")
     css = _template("report.css")
     names, figures, tables = _Names(), count(1), count(1)
+    top = "" if first is None else _first(first, figures)
     parts = [_claims(claims, names)] if claims else []
     parts += [_section(section, names, figures, tables) for section in sections]
     made = settings_list(artifacts.provenance() if origin is None else origin)
@@ -118,6 +130,7 @@ def write_report(
         policy=_policy(css),
         style=css,
         date=f'<p class="date">{escape(date)}</p>' if date else "",
+        first=top,
         summary=prose(summary),
         contents="\n".join(names.contents()),
         main="\n".join(parts),
@@ -163,7 +176,8 @@ def _policy(css: str) -> str:
 
 
 def _section(section: Section, names: _Names, figures: Iterator[int], tables: Iterator[int]) -> str:
-    parts = [names.heading(section.title), prose(section.text)]
+    finding = f'<div class="finding">{prose(section.finding)}</div>' if section.finding else ""
+    parts = [names.heading(section.title), finding, prose(section.text)]
     if section.pictures:
         scale = _ALONE if len(section.pictures) == 1 else _SCALE
         drawn = "\n".join(_figure(picture, next(figures), scale) for picture in section.pictures)
@@ -174,6 +188,13 @@ def _section(section: Section, names: _Names, figures: Iterator[int], tables: It
         listed = settings_list(section.origin)
         parts.append(f"<details><summary>Settings and origin</summary>{listed}</details>")
     return "<section>\n" + "\n".join(filter(None, parts)) + "\n</section>"
+
+
+def _first(section: Section, figures: Iterator[int]) -> str:
+    """A finding above its figure, which is low enough for both to be on the screen."""
+    shown = section.pictures[:1]
+    figure = "".join(_figure(picture, next(figures), _ALONE, _LOW) for picture in shown)
+    return f'<div class="first">{prose(section.finding)}{figure}</div>'
 
 
 def _captioned(frame: pd.DataFrame, caption: str, number: int) -> str:
@@ -276,13 +297,16 @@ class _Drawn:
     image: bytes
     kind: str
     inches: float
+    high: float  # inches too
     own: bool  # in our style, on white paper
     name: str
     table: pd.DataFrame | None
 
 
-def _figure(picture: Picture, number: int, scale: float) -> str:
+def _figure(picture: Picture, number: int, scale: float, most: float = math.inf) -> str:
+    """`most`: its height at most, in pixels; such a figure is never wider than its page."""
     drawn, caption = _draw(picture), escape(picture.caption)
+    scale = min(scale, most / drawn.high)
     data = ""
     if drawn.table is not None:
         rows = "1 row" if len(drawn.table) == 1 else f"{len(drawn.table):,} rows"
@@ -291,7 +315,7 @@ def _figure(picture: Picture, number: int, scale: float) -> str:
             f"{data_table(drawn.table, f'Numbers of figure {number}')}"
             f"{download(drawn.table, drawn.name)}</details>"
         )
-    wide = drawn.inches > _WIDE
+    wide = drawn.inches > _WIDE and most == math.inf
     image = (
         f'<img class="{"own" if drawn.own else "given"}{" wide" if wide else ""}" '
         f'width="{round(drawn.inches * scale)}" alt="Figure {number}. {caption}" '
@@ -311,7 +335,8 @@ def _draw(picture: Picture) -> _Drawn:
     if isinstance(drawing, Axes | Figure):
         figure = drawing.get_figure(root=True)
         assert isinstance(figure, Figure)
-        return _Drawn(_svg(figure), "svg+xml", figure.get_figwidth(), False, "figure", table)
+        wide, high = figure.get_size_inches()
+        return _Drawn(_svg(figure), "svg+xml", wide, high, False, "figure", table)
     name = getattr(drawing, "__name__", "figure").strip("_<>")
     if table is None:
         raise ValueError(
@@ -328,8 +353,9 @@ def _saved(path: Path, table: pd.DataFrame | None) -> _Drawn:
         table = read_table(numbers)
     if path.suffix == ".png":
         with Image.open(path) as image:
-            inches = image.width / image.info.get("dpi", (96, 96))[0]
-        return _Drawn(path.read_bytes(), "png", inches, False, path.stem, table)
+            per_inch = image.info.get("dpi", (96, 96))[0]
+            inches, high = image.width / per_inch, image.height / per_inch
+        return _Drawn(path.read_bytes(), "png", inches, high, False, path.stem, table)
     draw = FIGURES.get(path.stem.split("-")[0])
     if path.suffix != ".csv" or draw is None or table is None:
         raise ValueError(
@@ -344,7 +370,8 @@ def _drawn(draw: Draw, table: pd.DataFrame, name: str) -> _Drawn:
     assert isinstance(figure, Figure)
     try:
         with own_style():
-            return _Drawn(_svg(figure), "svg+xml", figure.get_figwidth(), True, name, table)
+            wide, high = figure.get_size_inches()
+            return _Drawn(_svg(figure), "svg+xml", wide, high, True, name, table)
     finally:
         plt.close(figure)
 

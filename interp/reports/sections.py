@@ -16,6 +16,7 @@ from interp.evaluations.perplexity import PerplexityMatrix
 from interp.inference.claims import Claim, load_claims
 from interp.inference.intervals import jackknife, selection_frequency
 from interp.reports.captions import overlap_caption, with_intervals
+from interp.reports.findings import of_kept, of_matrix, of_matrix_test, of_rate, of_selection
 from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
 from interp.reports.report import Picture, Section
 from interp.results.bars import tqdm
@@ -53,17 +54,36 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
 
 
 def models_of(sections: Sequence[Section]) -> str:
-    """A sentence for each model of the results, with its size and languages."""
+    """A paragraph for each model of the results: its size, its languages, and the text read."""
     languages: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
     for run in (run for section in sections for run in runs_in(section.origin)):
-        name = Path(run["name"]).name if Path(run["name"]).is_absolute() else run["name"]
-        size = f"`{name}`, {run['n_layers']} layers of {run['d_mlp']:,} neurons"
+        size = f"{run['n_layers']} layers of {run['d_mlp']:,} neurons"
+        size = f"`{_last_name(run['name'])}`, {size}"
         known = languages.setdefault(size, [])
         known += [code for code in run["languages"] if code not in known]
+        texts[size] = texts.get(size) or _text_of(run)
     return "\n\n".join(
         f"Model: {size}. {called(codes).capitalize()}: {', '.join(map(label_name, codes))}."
+        f"{texts[size]}"
         for size, codes in languages.items()
     )
+
+
+def _text_of(run: Mapping[str, Any]) -> str:
+    """Which text a counting run read, and how much of it; empty: it does not record that."""
+    settings, tokens = run.get("settings"), run.get("tokens")
+    text = settings.get("text") if isinstance(settings, Mapping) else None
+    if not isinstance(text, str) or not isinstance(tokens, Mapping) or not tokens:
+        return ""
+    least, most = min(tokens.values()), max(tokens.values())
+    amount = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f" Neurons were counted over `{_last_name(text)}`: {amount} tokens of each."
+
+
+def _last_name(path: str) -> str:
+    """The name of a model or text, without the folders of a machine."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def runs_in(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -82,29 +102,38 @@ def merged(parts: Sequence[tuple[Path, Section]]) -> Section:
         return first
     names = names_of([file for file, _ in parts])
     named = [(name, section) for name, (_, section) in zip(names, parts, strict=True)]
-    blocks = [block for _, section in named for block in section.text.split("\n\n")]
-    text = [block for block in dict.fromkeys(blocks) if blocks.count(block) == len(named)]
-    text += [
-        f"`{name}`: {block}"
-        for name, section in named
-        for block in section.text.split("\n\n")
-        if block not in text
-    ]
+    said = {
+        what: _said({name: getattr(section, what) for name, section in named})
+        for what in ("finding", "text", "certainty")
+    }
     return Section(
         first.title,
-        "\n\n".join(text),
-        tuple(
+        **said,
+        pictures=tuple(
             replace(picture, caption=f"{name}. {picture.caption}")
             for name, section in named
             for picture in section.pictures
         ),
-        {
+        tables={
             f"{name}. {caption}": frame
             for name, section in named
             for caption, frame in section.tables.items()
         },
-        {name: section.origin for name, section in named if section.origin},
+        origin={name: section.origin for name, section in named if section.origin},
     )
+
+
+def _said(texts: Mapping[str, str]) -> str:
+    """The paragraphs that all have, once, then the others, each after its name."""
+    every = [block for text in texts.values() for block in text.split("\n\n") if block]
+    common = [block for block in dict.fromkeys(every) if every.count(block) == len(texts)]
+    own = [
+        f"`{name}`: {block}"
+        for name, text in texts.items()
+        for block in text.split("\n\n")
+        if block and block not in common
+    ]
+    return "\n\n".join([*common, *own])
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
@@ -175,7 +204,8 @@ def firing_section(file: Path) -> Section:
         "intervals are over these groups."
     )
     caption = "Tokens read, and the share of them on which a neuron fires, averaged over neurons."
-    return Section(FIRING, text, tables={caption: frame}, origin=origin_of(file))
+    finding = of_rate(rate, stats.languages)
+    return Section(FIRING, text, (), {caption: frame}, origin_of(file), finding)
 
 
 def is_selection(file: Path) -> bool:
@@ -199,12 +229,9 @@ def selection_section(file: Path) -> Section:
     method, fraction = settings.get("method"), settings.get("fraction")
     chosen = f" by {method}" if method else ""
     chosen += f" at a fraction of {fraction:g}" if isinstance(fraction, float) else ""
-    text = (
-        f"{int(selection.union().sum()):,} of {selection.union().numel():,} neurons were selected"
-        f"{chosen}. A neuron may belong to several languages."
-    )
+    text = f"Neurons were selected{chosen}. A neuron may belong to several languages."
     stats = counts_of(file, selection, settings)
-    interval = None
+    interval, certainty = None, ""
     if stats is not None:
         select = entropy_rule(settings)
         kept = selection_frequency(stats, lambda part: select(part).mask)
@@ -214,6 +241,7 @@ def selection_section(file: Path) -> Section:
         text += (
             " Kept: how often a neuron is selected again when one group of documents is left out."
         )
+        certainty = of_kept(dict(zip(selection.languages, table["kept"], strict=True)))
         interval = jackknife(stats, lambda part: select(part).layer_profile().double())
     profile = selection.layer_frame(interval)
     strokes = ", with 95 % intervals over documents" if interval is not None else ""
@@ -224,7 +252,8 @@ def selection_section(file: Path) -> Section:
         shared = selection.overlap_frame()
         pictures.append(Picture(plots.overlap, overlap_caption(shared), shared))
     tables = {"Neurons of each language.": pandas.DataFrame(table)}
-    return Section(BELONGING, text, tuple(pictures), tables, origin)
+    finding = of_selection(selection)
+    return Section(BELONGING, text, tuple(pictures), tables, origin, finding, certainty)
 
 
 def entropy_rule(
@@ -249,34 +278,19 @@ def counts_of(
 
 def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Section:
     """The figure of a table, with the other results stored next to it."""
-    text, tables = kind.text, {}
+    rows = kind.rows(frame)
+    text, finding, certainty, tables = kind.text, kind.finding(rows), "", {}
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if kind.result == PerplexityMatrix.kind and stored.is_file():
-        text += "\n\n" + own_against_others(PerplexityMatrix.load(stored))
+        matrix = PerplexityMatrix.load(stored)
+        finding, certainty = of_matrix(frame, matrix), of_matrix_test(matrix)
     if kind.result == Explanation.kind and stored.is_file():
         text += "\n\n" + Explanation.load(stored).sentences()
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first
-    rows = kind.rows(frame)
     picture = Picture(kind.draw, with_intervals(kind.caption, kind.draw, rows), rows)
-    return Section(kind.title, text, (picture,), tables, origin_of(file))
-
-
-def own_against_others(matrix: PerplexityMatrix) -> str:
-    """The test of the diagonal, in a sentence."""
-    sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
-    if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
-        return ""
-    diagonal = matrix.diagonal()
-    mean, test = diagonal.mean, diagonal.test
-    return (
-        f"Own language against the others: {mean.value.item():+.3f} nats per token "
-        f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
-        f"{test.n_arrangements:,} relabelings (the smallest possible is {test.smallest_p:.2g}). "
-        f"The own language's loss rises most in {len(diagonal.largest_in_row)} of "
-        f"{len(diagonal.languages)} rows."
-    )
+    return Section(kind.title, text, (picture,), tables, origin_of(file), finding, certainty)
 
 
 def first_texts(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -124,7 +124,7 @@ def _pool(
 def readable(path: Path | str) -> Iterator[None]:
     """Turns errors that a damaged file causes in the block into one message about the file."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing. Make it with NeuronSelection.to_json.")
+        raise FileNotFoundError(f"{path} is missing. Make it with `interp find`, or to_json.")
     try:
         yield
     except KeyError as error:
@@ -134,8 +134,8 @@ def readable(path: Path | str) -> Iterator[None]:
         ) from None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is not a selection that can be read ({error}): write it with "
-            "NeuronSelection.to_json."
+            f"{path} is not a selection that can be read ({error}): make it anew with `interp "
+            "find`, or to_json."
         ) from None
 
 
