@@ -325,6 +325,9 @@ def test_controls_of_heads_are_whole_heads(hooked, text, generator):
     alike = selection.random_like(generator, selection.union())
     assert alike.layer_profile().tolist() == selection.layer_profile().tolist()
     assert not (alike.mask & selection.mask).any()
+    most = of_heads((0, 0), (0, 1), (0, 2))
+    with pytest.raises(ValueError, match=r"only 1 of 4 are left to draw from: .*--n-draws 0"):
+        most.random_like(generator, most.union())
     matrix = interp.perplexity_matrix(
         hooked, selection, text.languages_only(["de", "en"]), n_draws=1, progress=False
     )

@@ -299,7 +299,7 @@ class NeuronSelection(Shown):
                 raise ValueError(
                     f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
                     f"{where}, but only {available[layer]} of {width} are left to draw from: "
-                    "exclude fewer."
+                    "exclude fewer, or draw none (interp deactivate --n-draws 0)."
                 )
         rates: Sequence[Tensor | None] = [None] * len(self.languages)
         if rate is not None:
