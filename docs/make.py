@@ -131,8 +131,9 @@ def _kept(method: Method) -> str:
     """The option of `interp collect` that a method needs."""
     if method.needs is None:
         return "counts"
-    flag = f"--{NAMED.get(method.needs, method.needs).replace('_', '-')}"
-    assert flag in {option.named for option in options_of(COMMANDS["collect"])}, flag
+    word = NAMED.get(method.needs, method.needs).replace("_", "-")
+    flag = f"--{word}" if method.units == "post" else f"--units {word}"
+    assert flag.split()[0] in {option.named for option in options_of(COMMANDS["collect"])}, flag
     return f"`{flag}`"
 
 

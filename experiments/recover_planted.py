@@ -25,14 +25,14 @@ from tqdm.auto import tqdm
 import interp
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth, plant, read_text
 from experiments.runner import Experiment, Preset, Record, estimate
-from interp.counting.statistics import STATISTICS
+from interp.counting.statistics import OF_NEURONS
 from interp.inference.intervals import clustered_share, mean_over_examples
 from interp.inference.statements import Measurement
 from interp.plots.style import Table
 from interp.scores.choosers import Measured, measured
 from interp.scores.methods import COMPARED, Method, Settings
 
-_STATISTICS: dict[str, Any] = dict.fromkeys(STATISTICS, True)
+_STATISTICS: dict[str, Any] = dict.fromkeys(OF_NEURONS, True)
 ALL_KEPT = interp.Keep(sentence_means=("pre", "post"), **_STATISTICS)
 """All that the compared methods need."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import interp
 from interp.commands.adapter import Adapter
 from interp.commands.answers import AsJson, is_sound, json_rows
+from interp.commands.ask import Ask
 from interp.commands.collect import Collect
 from interp.commands.common import Doctor, say
 from interp.commands.completion import Shell, completion_script
@@ -136,7 +137,7 @@ SECTIONS: dict[str, dict[str, type]] = {
         **{"routing": Routing, "import": Import, "export": Export},
     },
     "Editing neurons": {
-        **{"deactivate": Deactivate, "write": Write, "steer": Steer},
+        **{"deactivate": Deactivate, "write": Write, "steer": Steer, "ask": Ask},
         **{"bake": Bake, "adapter": Adapter, "vector": Vector, "train": Train, "lock": Lock},
     },
     "Tasks and prompts": {
@@ -150,7 +151,7 @@ COMMANDS = {name: command for section in SECTIONS.values() for name, command in 
 
 def overview() -> str:
     """All commands, one line each."""
-    lines = ["usage: interp COMMAND [options]", "", *textwrap.wrap(DESCRIPTION, WIDTH - 1), ""]
+    lines = ["usage: interp COMMAND [options]", "", *textwrap.wrap(DESCRIPTION, WIDTH - 1)]
     for title, section in SECTIONS.items():
         lines.append(f"{title}:")
         for name, command in section.items():

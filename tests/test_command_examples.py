@@ -24,6 +24,7 @@ NOT_RUN = {
     "explain": "reads all text, and five times more",
     "deactivate": "reads half of all text, many times",
     "steer": "judges by thousands of lines",
+    "ask": "answers a hundred questions",
     "evaluate": "answers two tasks, many times",
     "attribute": "integrates over hundreds of prompts",
     "train": "trains",

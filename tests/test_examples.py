@@ -130,7 +130,8 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-WITH_GRADIENTS = {"LossEffects", "LossEffects.from_caches"}
+_OF_GRADIENTS = ("LossEffects", "HeadEffects")
+WITH_GRADIENTS = {f"{name}{end}" for name in _OF_GRADIENTS for end in ("", ".from_caches")}
 """Examples whose caches hold gradients, which a bare model with frozen weights does not give."""
 
 OF_A_MODEL = {

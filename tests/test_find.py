@@ -12,7 +12,7 @@ from interp import cli
 from interp.counting.collect import collect
 from interp.counting.keep import Keep
 from interp.counting.run import Run
-from interp.counting.statistics import STATISTICS
+from interp.counting.statistics import OF_NEURONS, option_of
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.scores.average_precision import Precision, measure_precision
@@ -224,8 +224,9 @@ def test_entropy_less_the_peak_uses_the_heaviest_weight_unless_one_is_given(plac
 
 @pytest.fixture(scope="module")
 def full(place: Path) -> Path:
-    statistics = [f"--{name.replace('_', '-')}" for name in STATISTICS]
-    collect_into(place, "full", "--sentences", "pre", "post", *statistics)
+    of_neurons = map(option_of, OF_NEURONS)
+    more = ("--attention", "hooked", "--units", "heads", "head-effects", "dimensions")
+    collect_into(place, "full", "--sentences", "pre", "post", *of_neurons, *more)
     return place
 
 

@@ -20,7 +20,7 @@ from tests.campaigns.kills import LANGUAGES, made_up
 
 WITH_A_TABLE = {
     *("doctor", "plan", "collect", "merge", "status", "find", "compare", "stability", "explain"),
-    *("import", "deactivate", "write", "steer", "lock", "evaluate", "share", "attribute"),
+    *("import", "deactivate", "write", "steer", "ask", "lock", "evaluate", "share", "attribute"),
     *("patch", "lens", "routing"),
 }
 

@@ -37,11 +37,12 @@ def rows(model: MixtureModel) -> Corpora:
         Keep(negative_side=True),
         Keep(histograms=True),
         Keep(loss_effects=True),
+        Keep(heads=True),
         Keep(sentence_means=("resid_post",)),
         Keep(signs="gate"),
         Keep(contexts=2),
     ],
-    ids=["cases", "negative", "histograms", "effects", "means", "signs", "contexts"],
+    ids=["cases", "negative", "histograms", "effects", "heads", "means", "signs", "contexts"],
 )
 def test_of_neurons_only_firing_and_moments_are_counted(
     model: MixtureModel, rows: Corpora, keep: Keep

@@ -69,7 +69,7 @@ class TestDisk:
     ) -> None:
         n_shards, rows_each = 4, 6
         tokens = n_shards * rows_each * ROW_TOKENS
-        model = load(checkpoints[name])
+        model = load(checkpoints[name], attention="hooked" if keep.heads else "native")
         corpora = text(n_shards, rows_each, packed)
         interp.collect(model, corpora, tmp_path / "run", keep=keep, progress=False)
         plan = plan_run(

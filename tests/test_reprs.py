@@ -233,6 +233,15 @@ def made() -> dict[str, Any]:
             tokens=torch.full((3,), 640),
             languages=CODES,
         ),
+        interp.counting.UnitMoments(
+            sums=real(2, 3, 2, 8), tokens=torch.full((3,), 640), languages=CODES, units="head"
+        ),
+        interp.counting.HeadEffects(
+            absolute=real(3, 2, 8),
+            helped=whole(3, 2, 8),
+            rows=torch.full((3,), 2**18),
+            languages=CODES,
+        ),
         Grid(low=real(2, 64).float(), width=real(2, 64).float()),
         interp.ActivationMoments(
             sums=real(4, 3, 2, 2048), tokens=torch.tensor([640, 640, 720]), languages=CODES

@@ -23,7 +23,7 @@ from interp.counting.observe import batches, observe
 from interp.counting.pieces import grid_path
 from interp.counting.plan import plan_of, plan_run
 from interp.counting.sign_cases import CASES, SignCases, SignCasesCounter
-from interp.counting.statistics import STATISTICS
+from interp.counting.statistics import OF_NEURONS
 from interp.models.load import load
 from interp.text.corpora import Rows
 from interp.text.reading import read_corpora, read_sentences
@@ -32,7 +32,7 @@ from tests.campaigns.kills import LANGUAGES, files, made_up
 from tests.test_caches import AT_ONCE, cached
 from tests.test_collect import seen
 
-EVERYTHING = Keep(**{name: True for name in STATISTICS})
+EVERYTHING = Keep(**dict.fromkeys(OF_NEURONS, True))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_caches_with_gradients_give_effects_on_what_was_followed_back(exact, few
     found = LossEffects.from_caches({code: cache}, keep={code: mask})
     counter = LossEffectsCounter(exact)
     alone = Batch((0,), ids, mask, torch.tensor([length]), ("row",), False)
-    count_loss_effects(exact, alone, counter)
+    count_loss_effects(exact, alone, [counter])
     total = counter.tensors()["loss_effects.total"]
     assert torch.allclose(found.total[0] * (length - 1), total, atol=1e-5)
     with pytest.raises(ValueError, match="holds no gradients"):

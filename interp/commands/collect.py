@@ -19,7 +19,7 @@ from interp.commands.common import (
 )
 from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels
-from interp.results.words import Bos, Care, FiresBy, Kind, Split
+from interp.results.words import Bos, Care, FiresBy, Kind, OtherUnits, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
 from interp.text.languages import label_name
@@ -36,10 +36,8 @@ _NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
 class Collect:
     """Count, for each language, the tokens on which each neuron fires.
 
-    Run it again to resume. --shard 1/4 to 4/4: on four machines, then `merge`.
-
-        interp collect babel --moments --contexts 8 --out runs/babel
-        interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
+    interp collect babel --moments --contexts 8 --out runs/babel
+    interp collect bigscience/bloom-560m --text corpus/ --languages en fr zh
     """
 
     choice: ModelChoice
@@ -62,7 +60,7 @@ class Collect:
     """Also read the text rewritten, for `interp explain`."""
 
     out: Path = Path("results/collect")
-    """Folder of the run.
+    """Folder of the run; run again to resume.
 
     It holds pieces during the run, and firing.safetensors at the end."""
 
@@ -117,6 +115,12 @@ class Collect:
 
     It takes three times as long."""
 
+    units: tuple[OtherUnits, ...] = ()
+    """Also count other units: heads, head-effects, dimensions.
+
+    For --method head-norms, lahis and dimensions. Heads need --attention hooked, and head-effects
+    take as long as --loss-effects."""
+
     sentences: tuple[Kind, ...] = ()
     """Also average by line.
 
@@ -146,7 +150,8 @@ class Collect:
     shard: str | None = None
     """i/n: read only part i of n; then `interp merge`.
 
-    Parts on one machine: set OMP_NUM_THREADS to the share of its cores that each gets."""
+    1/4 to 4/4 are for four machines. Parts on one machine: set OMP_NUM_THREADS to the share of its
+    cores that each gets."""
 
     keep_pieces: bool = False
     """Keep the pieces after they are merged, to merge again.

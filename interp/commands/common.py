@@ -142,7 +142,11 @@ def keep_of(command: Any) -> "interp.Keep":
     """What a run is to keep, from the options of `interp collect` or `interp plan`."""
     from interp.counting.statistics import STATISTICS
 
-    statistics = {name: getattr(command, name) for name in STATISTICS}
+    others = {word.replace("-", "_") for word in command.units}
+    statistics = {
+        name: getattr(command, name) if row.units == "post" else name in others
+        for name, row in STATISTICS.items()
+    }
     return interp.Keep(**statistics, sentence_means=command.sentences, contexts=command.contexts)
 
 

@@ -12,7 +12,7 @@ from interp.commands.effects import Deactivate
 from interp.commands.find import Find
 from interp.commands.page import Page
 from interp.commands.report import Report
-from interp.commands.steer import Steer
+from interp.commands.steer import EditTowards, Steer
 from interp.commands.tasks import Attribute, Share
 
 TASK = "babel/fact_completion"
@@ -88,7 +88,7 @@ class Demo:
                     folder / "neurons-precision.json",
                     ModelChoice(),
                     to=("de", "ja"),
-                    edit="median",
+                    how=EditTowards(edit="median"),
                     n=20,
                     max_new_tokens=40,
                     bos="document",

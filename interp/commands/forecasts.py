@@ -27,14 +27,20 @@ def of_counting(
 ) -> "interp.runs.Forecast":
     """What is left of reading all text once, counting, and the disk that it takes."""
     from interp.counting.expert_counter import firing_counter
+    from interp.counting.loss_effects import count_loss_effects
     from interp.counting.observe import batches, observe
     from interp.counting.plan import plan_of
+    from interp.counting.statistics import STATISTICS
 
     code = corpora.languages[0]
     batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
+    kept = [STATISTICS[name] for name in keep.statistics]
+    effects = [row.counter(model, None) for row in kept if row.of_gradients]
 
     def trial() -> int:
         observe(model, batch, [firing_counter(model, keep.fires_by)])
+        if effects:
+            count_loss_effects(model, batch, effects)
         return int(batch.length.sum())
 
     tokens = sum(corpora.tokens().values())

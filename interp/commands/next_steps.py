@@ -103,6 +103,7 @@ NEXT: dict[str, Callable[[Any], str]] = {
     "deactivate": lambda command: of_run(command.neurons),
     "write": lambda command: of_run(command.neurons),
     "steer": lambda command: of_run(command.neurons),
+    "ask": lambda command: of_run(command.neurons),
     "bake": lambda command: f"interp doctor {quoted(command.out)}",
     "adapter": lambda command: PUBLISH.format(quoted(command.out)),
     "vector": lambda command: of_run(command.neurons),

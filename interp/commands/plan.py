@@ -8,7 +8,7 @@ import interp
 from interp.commands.common import keep_of, save_table, say, torch_dtype
 from interp.commands.options import Labels, Positional
 from interp.results.terminal import terminal_width
-from interp.results.words import Kind
+from interp.results.words import Kind, OtherUnits
 from interp.text.labels import check_labels
 
 
@@ -51,6 +51,9 @@ class Plan:
 
     loss_effects: bool = False
     """Also keep gradient times activation of the loss."""
+
+    units: tuple[OtherUnits, ...] = ()
+    """Also count other units: heads, head-effects, dimensions."""
 
     sentences: tuple[Kind, ...] = ()
     """Sites to average over each line."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import interp
 from interp.commands.common import (
@@ -23,6 +23,79 @@ from interp.commands.remembered import memory_of, out_for
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens
 from interp.text.labels import check_labels
+
+
+@dataclass(frozen=True)
+class EditTowards:
+    """The edit that steers, and what it is compared with."""
+
+    edit: Literal["replace", "add", "difference", "median"] = "difference"
+    """difference: add the mean minus that of the others; add: add the mean; replace: set to it;
+    median: set units of any site to theirs."""
+
+    strength: float = 1.0
+    """Factor of the added mean, and of the residual push."""
+
+    site: Literal["act", "post"] = "act"
+    """act: means of act(gate); post: means of the output.
+
+    The means are measured and written at this site."""
+
+    others_off: bool = False
+    """Also switch off the neurons of other languages.
+
+    Except those that the target language has too."""
+
+    tokens: Tokens = "all"
+    """Tokens to edit: all, prompt, generated, last."""
+
+    rate_matched: bool = False
+    """Also random neurons that fire nearly as often."""
+
+    residual_layer: int | None = None
+    """Layer of the residual push; by default the middle one."""
+
+    def units(self, selection: "interp.NeuronSelection") -> "interp.NeuronSelection":
+        """What is edited; refuses options that exclude each other."""
+        if self.edit != "median":
+            return selection.neurons()  # moments are measured only at neurons
+        if self.others_off:
+            raise ValueError(
+                "--others-off switches neurons off, but --edit median is for units of any site: "
+                "leave --others-off out."
+            )
+        return selection
+
+    def towards(self, neurons: Path, code: str) -> "interp.Edit":
+        """The edit towards a language, from means of the run that the neurons were found in."""
+        if self.edit == "median":
+            means = run_of(neurons).sentence_means
+            return interp.override(interp.interventions.sentence_medians(means, code))
+        moments = run_of(neurons).moments
+        return interp.selections.edit_towards(moments, code, self.edit, self.strength, self.site)
+
+    def controls(
+        self, neurons: Path, selection: "interp.NeuronSelection", seed: int
+    ) -> "dict[str, interp.NeuronSelection]":
+        """Random neurons, by the name of their condition."""
+        # A selection of units can hold most of a site, leaving too few others to draw from.
+        excluded = None if self.edit == "median" else selection.union()
+        generator = seeded(seed)
+        controls = {"random neurons": selection.random_like(generator, excluded)}
+        if self.rate_matched:
+            rate = rates_of(neurons, selection)
+            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
+        return controls
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the functions that steer."""
+        names = ("strength", "tokens", "others_off")
+        return {name: getattr(self, name) for name in names} | {"layer": self.residual_layer}
+
+
+BY_DIFFERENCE = EditTowards()
+"""The difference of means is added, at full strength."""
 
 
 @dataclass(frozen=True)
@@ -51,37 +124,14 @@ class Steer:
     to: Labels = ()
     """Languages to steer to; by default all of the run."""
 
-    edit: Literal["replace", "add", "difference", "median"] = "difference"
-    """difference: add the mean minus that of the others; add: add the mean; replace: set to it;
-    median: set units of any site to theirs."""
-
-    strength: float = 1.0
-    """Factor of the added mean, and of the residual push."""
-
-    site: Literal["act", "post"] = "act"
-    """act: means of act(gate); post: means of the output.
-
-    The means are measured and written at this site."""
-
-    others_off: bool = False
-    """Also switch off the neurons of other languages.
-
-    Except those that the target language has too."""
-
-    tokens: Tokens = "all"
-    """Tokens to edit: all, prompt, generated, last."""
+    how: EditTowards = BY_DIFFERENCE
+    """The edit."""
 
     prompt: str = ""
     """Beginning of every text; by default empty."""
 
     chat: bool = False
     """Put --prompt into the model's chat template."""
-
-    rate_matched: bool = False
-    """Also random neurons that fire nearly as often."""
-
-    residual_layer: int | None = None
-    """Layer of the residual push; by default the middle one."""
 
     bos: Bos | None = None
     """auto, none, document, block; by default the run's.
@@ -119,19 +169,13 @@ class Steer:
     def run(self) -> "interp.evaluations.SteeringRates | None":
         selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
         out = out_for(self.out, self.neurons, "steer", self.neurons_of)
-        if self.edit != "median":
-            selection = selection.neurons()  # moments are measured only at neurons
-        elif self.others_off:
-            raise ValueError(
-                "--others-off switches neurons off, but --edit median is for units of any site: "
-                "leave --others-off out."
-            )
+        selection = self.how.units(selection)
         if self.chat and not self.prompt:
             raise ValueError("--chat needs --prompt: say what the user asks.")
         codes = check_labels(self.to or selection.languages)
         for code in codes:
             selection[code]  # refuses a missing language before a large model is loaded
-        edits = {code: self.edit_towards(code) for code in codes}
+        edits = {code: self.how.towards(self.neurons, code) for code in codes}
         bos = memory.take_bos(self.bos)
         text = memory.take_text(self.text, self.choice.of(memory).model)
         model, ray = open_model(self.choice, memory, self.on)
@@ -145,12 +189,8 @@ class Steer:
             model,
             edits,
             selection,
-            self.controls(selection),
+            self.how.controls(self.neurons, selection, self.seed),
             text,
-            layer=self.residual_layer,
-            strength=self.strength,
-            tokens=self.tokens,
-            others_off=self.others_off,
             prompt=self.prompt,
             chat=self.chat,
             n=self.n,
@@ -161,6 +201,7 @@ class Steer:
             natural=self.natural,
             out=out,
             ray=ray,
+            **self.how.settings,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             save_table(frame, out / f"{name}.csv")
@@ -170,17 +211,6 @@ class Steer:
         say(rates.table(terminal_width()))
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
         return rates
-
-    def controls(self, selection: "interp.NeuronSelection") -> "dict[str, interp.NeuronSelection]":
-        """Random neurons, by the name of their condition."""
-        # A selection of units can hold most of a site, leaving too few others to draw from.
-        excluded = None if self.edit == "median" else selection.union()
-        generator = seeded(self.seed)
-        controls = {"random neurons": selection.random_like(generator, excluded)}
-        if self.rate_matched:
-            rate = rates_of(self.neurons, selection)
-            controls["neurons that fire alike"] = selection.random_like(generator, excluded, rate)
-        return controls
 
     def forecast(
         self,
@@ -197,10 +227,3 @@ class Steer:
         natural = natural_texts(model, text, to, self.max_new_tokens, self.natural)
         conditions = 1 + 4 * len(to)
         return of_steering(model, natural, corpora, conditions, self.n, self.max_new_tokens, out)
-
-    def edit_towards(self, code: str) -> "interp.Edit":
-        if self.edit == "median":
-            means = run_of(self.neurons).sentence_means
-            return interp.override(interp.interventions.sentence_medians(means, code))
-        moments = run_of(self.neurons).moments
-        return interp.selections.edit_towards(moments, code, self.edit, self.strength, self.site)

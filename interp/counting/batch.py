@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from interp.results.words import Kind
+from interp.results.words import Kind, UnitKind
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,18 @@ class Neurons(Protocol):
 
     def layer_device(self, layer: int) -> torch.device: ...
 
-    def width(self, layer: int, kind: Kind) -> int: ...
+    def width(self, layer: int, kind: UnitKind) -> int: ...
 
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]: ...
+
+
+def by_unit(values: Shaped[Tensor, "batch pos *unit"]) -> Shaped[Tensor, "batch pos _"]:
+    """The values of a site with heads one after the other, where it has an axis of heads."""
+    if values.ndim == 4:
+        return rearrange(values, "batch pos head unit -> batch pos (head unit)")
+    return values
 
 
 def zeros(model: Neurons, *shape: int, dtype: torch.dtype = torch.int64) -> list[Tensor]:

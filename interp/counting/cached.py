@@ -9,10 +9,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, Observer
-from interp.models.sites import HOOKS, hook_name, is_routed
+from interp.counting.batch import Batch, Neurons, Observer, by_unit
+from interp.models.sites import HOOKS, hook_name, hooked_at, is_routed
 from interp.results.display import counted
-from interp.results.words import Kind
+from interp.results.words import Kind, UnitKind
 
 _GRADIENT = "_grad"
 """What TransformerLens appends to a hook's name for the gradient there."""
@@ -85,7 +85,10 @@ class Cached:
 
     @property
     def d_mlp(self) -> int:
-        return self.width(0, "pre" if hook_name(0, "pre") in self._names else "post")
+        """Neurons per layer; 0: the cache holds none."""
+        kinds: tuple[Kind, ...] = ("pre", "post")
+        held = [kind for kind in kinds if self.holds(0, kind)]
+        return self.width(0, held[0]) if held else 0
 
     @property
     def gated(self) -> bool:
@@ -100,8 +103,19 @@ class Cached:
     def layer_device(self, layer: int) -> torch.device:
         return self._any(layer).device
 
-    def width(self, layer: int, kind: Kind) -> int:
-        return self.values(layer, kind).shape[-1]
+    def width(self, layer: int, kind: UnitKind) -> int:
+        site = hooked_at(kind)
+        if kind == site:
+            return self.values(layer, site).shape[-1]
+        if self._model is not None:
+            return self._model.width(layer, kind)
+        values = self._cache[hook_name(layer, site)]
+        if values.ndim != 4:
+            raise ValueError(
+                f"{self.label} holds {hook_name(layer, site)} without an axis of heads, so their "
+                "number is unknown: give the model too, with model=."
+            )
+        return values.shape[2]
 
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
@@ -121,15 +135,13 @@ class Cached:
         if name not in self._names:
             raise ValueError(self._lacks(name, (kind,)))
         values = self._cache[name]
-        if values.ndim == 4:
-            return rearrange(values, "batch pos head unit -> batch pos (head unit)")
-        if values.ndim != 3:
+        if values.ndim not in (3, 4):
             raise ValueError(
                 f"{self.label} holds {name} as {list(values.shape)}, but [batch pos unit] is "
                 "needed: call run_with_cache with remove_batch_dim=False and no pos_slice that "
                 "removes an axis."
             )
-        return values
+        return by_unit(values)
 
     def holds(self, layer: int, kind: Kind) -> bool:
         return hook_name(layer, kind) in self._names

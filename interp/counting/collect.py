@@ -5,6 +5,7 @@ order within a piece depends only on its rows, so one process, twenty parallel j
 nine times write the same bytes.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from interp.counting.expert_counter import MIXTURE_COUNTS, firing_counter
 from interp.counting.fitting import check_that_it_fits
 from interp.counting.histograms import SAMPLE, Grid, RangeCounter
 from interp.counting.keep import FIRING_ALONE, Keep
-from interp.counting.loss_effects import LossEffectsCounter, count_loss_effects
+from interp.counting.loss_effects import count_loss_effects
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import (
     PIECE,
@@ -44,6 +45,7 @@ from interp.counting.top_contexts import ContextsCounter
 from interp.models.any_model import AnyModel, as_model
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
+from interp.models.sites import hooked_at
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.runs.folder import begin, read_plan
@@ -121,6 +123,8 @@ def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: i
         raise ValueError(MIXTURE_COUNTS.format(model.name))
     if keep.sign_cases:
         check_gated(model)
+    for name, layer in itertools.product(keep.statistics, range(model.n_layers)):
+        model.rows_site(layer, hooked_at(STATISTICS[name].units))  # refuses one that is not there
     if keep.sentence_means and corpora.packed:
         raise ValueError(
             "Sentence means need rows that are sentences, and these are packed blocks: read the "
@@ -209,10 +213,9 @@ class _Piece:
             seen(self.n_tokens)
             return
         with hold_lock(lock_path(self.folder, self.shard, self.language)):
-            counters = self._counters(model)
-            effects = LossEffectsCounter(model) if self.keep.loss_effects else None
+            counters, effects = self._counters(model), self._statistics(model, of_gradients=True)
             self._observe(model, counters, effects, seen)
-            counted = counters if effects is None else [*counters, effects]
+            counted = [*counters, *effects]
             tensors = {name: one for counter in counted for name, one in counter.tensors().items()}
             by_row = self.keep.sentence_means or self.keep.signs or self.keep.contexts
             sources = list(self.rows.source) if by_row else []
@@ -223,13 +226,13 @@ class _Piece:
         self,
         model: NeuronModel,
         counters: Sequence[Observer],
-        effects: LossEffectsCounter | None,
+        effects: Sequence[Observer],
         seen: Callable[[int], object],
     ) -> None:
         for batch in batches(self.text, self.language, self.shard, self.tokens_per_batch):
             try:
                 observe(model, batch, counters)
-                if effects is not None:
+                if effects:
                     count_loss_effects(model, batch, effects)
             except ValueError as error:
                 done = len(Run(self.folder).status().done)
@@ -240,13 +243,8 @@ class _Piece:
 
     def _counters(self, model: NeuronModel) -> list[Counter]:
         keep, n_rows = self.keep, len(self.number)
-        grid = Grid.load(grid_path(self.folder)) if keep.histograms else None
         counters: list[Counter] = [firing_counter(model, keep.fires_by)]
-        counters += [
-            STATISTICS[name].counter(model, grid)
-            for name in keep.statistics
-            if not STATISTICS[name].of_gradients
-        ]
+        counters += self._statistics(model, of_gradients=False)
         if keep.sentence_means:
             counters.append(
                 SentenceMeansCounter(model, keep.sentence_means, n_rows, keep.special_tokens)
@@ -256,6 +254,12 @@ class _Piece:
         if keep.contexts:
             counters.append(ContextsCounter(model, keep.contexts, self.rows, self.number))
         return counters
+
+    def _statistics(self, model: NeuronModel, of_gradients: bool) -> list[Counter]:
+        """Counters of the statistics to keep: of those of gradients, or of the others."""
+        grid = Grid.load(grid_path(self.folder)) if self.keep.histograms else None
+        rows = [STATISTICS[name] for name in self.keep.statistics]
+        return [row.counter(model, grid) for row in rows if row.of_gradients == of_gradients]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,18 @@ class Keep:
     """Gradient times activation of the loss at every token, see `LossEffects`. It takes another
     pass, forward and backward: three times as long in all."""
 
+    heads: bool = False
+    """Mean and standard deviation of the norm of every attention head's output, see `UnitMoments`;
+    the model must be loaded with attention="hooked"."""
+
+    head_effects: bool = False
+    """How the loss of each row depends on every attention head, see `HeadEffects`. It takes the
+    pass of `loss_effects`, and attention="hooked"."""
+
+    dimensions: bool = False
+    """Mean and standard deviation of every dimension of the residual stream after each layer, see
+    `UnitMoments`."""
+
     sentence_means: tuple[Kind, ...] = ()
     """Sites whose units are averaged over the tokens of each row; rows must be sentences."""
 
@@ -76,6 +88,11 @@ class Keep:
     def statistics(self) -> tuple[str, ...]:
         """Names of the statistics to keep, of those in `interp.counting.statistics`."""
         return tuple(name for name in STATISTICS if getattr(self, name))
+
+    @property
+    def of_gradients(self) -> bool:
+        """Whether it takes a pass forward and backward besides the one that counts."""
+        return any(STATISTICS[name].of_gradients for name in self.statistics)
 
     def plan(self) -> dict[str, Any]:
         """The entry in run.json. Options added later are written only if they are used, so that

@@ -1,6 +1,7 @@
 """What each neuron's output does to the loss of a text, to first order."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.batch import Batch, Neurons, Observer, by_unit, zeros
 from interp.counting.cached import Cache, Gradients
 from interp.counting.caches import Masks, Shards, listed_caches, parts_of
 from interp.counting.observe import attention_mask
@@ -82,11 +83,7 @@ class LossEffects(Saved):
         >>> interp.counting.LossEffects.from_caches(caches)
         LossEffects(en, de, zh; 6 layers of 2,048 neurons; 640 tokens of each language)
         """
-        effects = {
-            code: [_Effects(cache) for cache in listed_caches(some)]
-            for code, some in caches.items()
-        }
-        parts = parts_of(effects, LossEffectsCounter, keep, special_tokens, model)
+        parts = parts_of(effects_in(caches), LossEffectsCounter, keep, special_tokens, model)
         return LossEffects.of(parts)
 
     def merge(self, other: "LossEffects") -> "LossEffects":
@@ -140,45 +137,55 @@ class LossEffectsCounter:
         }
 
 
-def count_loss_effects(model: NeuronModel, batch: Batch, counter: LossEffectsCounter) -> None:
-    """Pass the effects on the loss of a batch to the counter: one pass forward and one backward.
+def count_loss_effects(model: NeuronModel, batch: Batch, counters: Sequence[Observer]) -> None:
+    """Pass the effects on the loss of a batch to counters: one pass forward and one backward.
 
     The loss is the sum of nats over the tokens that count. Rows are read some at a time.
     """
     if len(batch.rows) > 1 and batch.ids.numel() > AT_ONCE:
         for half in batch.halves():
-            count_loss_effects(model, half, counter)
+            count_loss_effects(model, half, counters)
         return
     batch = batch.to(model.device)
-    outputs: dict[int, Tensor] = {}
-    nudges: dict[int, Tensor] = {}
+    kinds: tuple[Kind, ...] = tuple(
+        dict.fromkeys(kind for counter in counters for kind in counter.kinds)
+    )
+    sites = list(itertools.product(kinds, range(model.n_layers)))
+    outputs: dict[tuple[Kind, int], Tensor] = {}
+    nudges: dict[tuple[Kind, int], Tensor] = {}
 
-    def nudge_at(layer: int) -> Callable[[Tensor, Any], Tensor]:
+    def nudge_at(site: tuple[Kind, int]) -> Callable[[Tensor, Any], Tensor]:
         def nudged(values: Tensor, hook: Any) -> Tensor:
-            outputs[layer] = values.detach()
-            nudges[layer] = torch.zeros_like(values, requires_grad=True)
-            return values + nudges[layer]
+            outputs[site] = values.detach()
+            nudges[site] = torch.zeros_like(values, requires_grad=True)
+            return values + nudges[site]
 
         return nudged
 
-    layers = range(model.n_layers)
-    hooks = [(model.site(layer, "post"), nudge_at(layer)) for layer in layers]
+    hooks = [(model.site(layer, kind), nudge_at((kind, layer))) for kind, layer in sites]
     with torch.inference_mode(False), torch.enable_grad(), model.hooks(hooks):
         mask = None if batch.whole else attention_mask(batch)
         nats = model.losses(batch.ids, mask)
         counted = nats[batch.keep[:, 1:]].sum()
-        gradients: Iterable[Tensor] = [torch.zeros_like(nudges[layer]) for layer in layers]
+        gradients: Iterable[Tensor] = [torch.zeros_like(nudges[site]) for site in sites]
         if counted.requires_grad:
-            gradients = torch.autograd.grad(counted, [nudges[layer] for layer in layers])
-    for layer, gradient in enumerate(gradients):
+            gradients = torch.autograd.grad(counted, [nudges[site] for site in sites])
+    for (kind, layer), gradient in zip(sites, gradients, strict=True):
         if not gradient.sum(dtype=torch.float32).isfinite():
             raise ValueError(
-                f"The loss of {model.name} has a NaN or infinite gradient in layer {layer} (post) "
-                f"on the text {batch.sources[0]}, or on one of the {len(batch.rows) - 1} rows read "
-                "with it: load the model with dtype=torch.float32 or bfloat16."
+                f"The loss of {model.name} has a NaN or infinite gradient in layer {layer} ({kind})"
+                f" on the text {batch.sources[0]}, or on one of the {len(batch.rows) - 1} rows read"
+                " with it: load the model with dtype=torch.float32 or bfloat16."
             )
-        effects = outputs[layer].float() * gradient.float()
-        counter.update("post", layer, effects, batch.to(effects.device))
+        effects = by_unit(outputs[kind, layer].float() * gradient.float())
+        for counter in counters:
+            if kind in counter.kinds:
+                counter.update(kind, layer, effects, batch.to(effects.device))
+
+
+def effects_in(caches: Shards) -> Shards:
+    """The same caches, which hold gradients, with gradient times activation at every site."""
+    return {code: [_Effects(one) for one in listed_caches(some)] for code, some in caches.items()}
 
 
 class _Effects:

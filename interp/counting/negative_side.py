@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_true
 from interp.counting.caches import Masks, Shards, parts_of
+from interp.counting.counters import sums_and_squares
 from interp.counting.held import Held
 from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
@@ -131,10 +132,8 @@ class NegativeSideCounter:
         assert below is not None, "a neuron's output is computed from its gate"
         below, output = batch.kept(below), batch.kept(values).float()
         output = output * below
-        ones = torch.ones(len(output), device=output.device)  # see `MomentsCounter`
         self._below[layer] += count_true(below)
-        self._sums[layer][0] += ones @ output
-        self._sums[layer][1] += ones @ (output * output)
+        self._sums[layer] += torch.stack(sums_and_squares(output))
         if layer == 0:
             self._tokens += len(output)
 

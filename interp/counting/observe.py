@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.counting.batch import Batch, Observer
+from interp.counting.batch import Batch, Observer, by_unit
 from interp.counting.expert_counter import MIXTURE_COUNTS, RowObserver
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
@@ -158,9 +158,9 @@ class _Delivery:
 
     def _hook(self, kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
         def run(values: Tensor, hook: Any) -> None:
-            if values.ndim == 4:
-                values = rearrange(values, "batch pos head unit -> batch pos (head unit)")
-            self._deliver(kind, layer, values, hook if isinstance(hook, Rows) else None)
+            rows = hook if isinstance(hook, Rows) else None
+            values = by_unit(values) if rows is None else values
+            self._deliver(kind, layer, values, rows)
             # A NaN makes every later layer NaN, so checking the last layer is enough.
             if layer == self.model.n_layers - 1 and not values.sum(dtype=torch.float32).isfinite():
                 self.finite = False

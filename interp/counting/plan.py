@@ -40,6 +40,10 @@ _MLP_COPIES, _RESIDUAL_COPIES = 4, 6
 layer."""
 
 
+_SCORE_COPIES, _KEPT_OF_SCORES = 4, 3
+"""Estimated: tensors as large as all scores of attention that are held in a layer whose heads can
+be read, and that a backward pass needs of it."""
+
 _KEPT_OF_MLP, _KEPT_OF_RESIDUAL = 7, 14
 """Estimated: such tensors of every layer that a backward pass needs."""
 
@@ -275,7 +279,7 @@ def plan_run(
         weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         activations=_activations(opened, keep, row_tokens, min(tokens_per_batch, read)),
         piece=PieceSizes.of(opened, keep, rows, row_tokens),
-        flops=_flops(opened, row_tokens) * (3 if keep.loss_effects else 1) * read * n_languages,
+        flops=_flops(opened, row_tokens) * (3 if keep.of_gradients else 1) * read * n_languages,
     )
 
 
@@ -304,10 +308,20 @@ def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_bat
     if keep.moments and width < 4:
         held += 2 * 4 * neurons  # values and their squares, in float32
     held += neurons * sum(STATISTICS[name].working for name in keep.statistics)
-    if keep.loss_effects:
-        held = max(held, _backward(model) * min(1, max(AT_ONCE, row_tokens) / tokens))
+    scores = width * _scores(model, keep, row_tokens)
+    held = max(held, _SCORE_COPIES * scores + width * _RESIDUAL_COPIES * model.d_model)
+    if keep.of_gradients:
+        kept = _backward(model) + _KEPT_OF_SCORES * model.n_layers * scores
+        held = max(held, kept * min(1, max(AT_ONCE, row_tokens) / tokens))
     fixed = sum(STATISTICS[name].fixed for name in keep.statistics)
     return round(tokens * held) + _WORKSPACE + fixed
+
+
+def _scores(model: NeuronModel, keep: Keep, row_tokens: int) -> int:
+    """Scores of attention per token, which are in memory where its heads can be read."""
+    of_heads = any(STATISTICS[name].units == "head" for name in keep.statistics)
+    hooked = model.attention == "hooked" or of_heads
+    return model.width(0, "head") * row_tokens if hooked else 0
 
 
 def _backward(model: NeuronModel) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
+from interp.counting.head_effects import HeadEffects
 from interp.counting.histograms import Histograms
 from interp.counting.loss_effects import LossEffects
 from interp.counting.negative_side import NegativeSide
@@ -27,10 +28,11 @@ from interp.counting.progress import Progress, Verification
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.sign_cases import SignCases
 from interp.counting.signs import FiringSigns
-from interp.counting.statistics import STATISTICS
+from interp.counting.statistics import STATISTICS, option_of
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.counting.tidying import is_tidied, remove_pieces
 from interp.counting.top_contexts import TopContexts
+from interp.counting.unit_moments import UnitMoments
 from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import Cells, Shown, listed
@@ -64,7 +66,7 @@ class _Product(NamedTuple):
 PRODUCTS = {
     "firing": _Product("how often every neuron fires", "", ""),
     **{
-        name: _Product(row.title, f"{name}=True", f"`interp collect --{name.replace('_', '-')}`")
+        name: _Product(row.title, f"{name}=True", f"`interp collect {option_of(name)}`")
         for name, row in STATISTICS.items()
     },
     "signs": _Product(
@@ -188,6 +190,21 @@ class Run(Shown):
     def loss_effects(self) -> LossEffects:
         """Gradient times activation of the loss, with `Keep(loss_effects=True)`."""
         return LossEffects.load(self._file("loss_effects"))
+
+    @cached_property
+    def heads(self) -> UnitMoments:
+        """Means and deviations of the norms of heads' outputs, with `Keep(heads=True)`."""
+        return UnitMoments.load(self._file("heads"))
+
+    @cached_property
+    def head_effects(self) -> HeadEffects:
+        """How the loss depends on every attention head, with `Keep(head_effects=True)`."""
+        return HeadEffects.load(self._file("head_effects"))
+
+    @cached_property
+    def dimensions(self) -> UnitMoments:
+        """Means and deviations of the residual stream, with `Keep(dimensions=True)`."""
+        return UnitMoments.load(self._file("dimensions"))
 
     @cached_property
     def signs(self) -> FiringSigns:

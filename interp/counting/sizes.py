@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from interp.counting.keep import Keep
-from interp.counting.statistics import STATISTICS
+from interp.counting.statistics import STATISTICS, Statistic
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 
@@ -49,14 +49,16 @@ class PieceSizes:
     def of(model: NeuronModel, keep: Keep, rows: int, row_tokens: int) -> "PieceSizes":
         """Sizes for `rows` rows of `row_tokens` tokens."""
         neurons = model.n_layers * model.d_mlp
+
+        def statistic(row: Statistic) -> int:
+            tokens = 8 * isinstance(model, MixtureModel)  # those that each neuron saw
+            return (row.counted + tokens) * model.n_layers * model.width(0, row.units) + 8
+
         units = sum(model.width(0, kind) for kind in keep.sentence_means) * model.n_layers
         by_row = bool(keep.sentence_means or keep.signs or keep.contexts)
         return PieceSizes(
             firing=8 * neurons,
-            statistics={
-                name: (STATISTICS[name].counted + 8 * isinstance(model, MixtureModel)) * neurons + 8
-                for name in keep.statistics
-            },
+            statistics={name: statistic(STATISTICS[name]) for name in keep.statistics},
             grid=8 * neurons if keep.histograms else 0,
             means=4 * units * rows,
             signs=rows * model.n_layers * math.ceil(model.d_mlp / 8) if keep.signs else 0,

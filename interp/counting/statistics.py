@@ -1,4 +1,4 @@
-"""What can be counted of every neuron during a pass besides firing: a row for each statistic.
+"""What can be counted during a pass besides firing: a row for each statistic.
 
 A row is all that collecting, merging and planning have to know of it. Its name is that of the field
 of `Keep` that asks for it, of the attribute of `Run`, and of the file.
@@ -9,19 +9,23 @@ from dataclasses import dataclass
 
 from interp.counting.batch import Neurons
 from interp.counting.caches import Counter
+from interp.counting.counters import UnitMomentsCounter
 from interp.counting.expert_counter import moments_counter
+from interp.counting.head_effects import HeadEffects, HeadEffectsCounter
 from interp.counting.histograms import BINS, WORKING, Grid, Histograms, HistogramsCounter
 from interp.counting.loss_effects import LossEffects, LossEffectsCounter
 from interp.counting.negative_side import NegativeSide, NegativeSideCounter
 from interp.counting.parts import Parts
 from interp.counting.sign_cases import CASES, SignCases, SignCasesCounter
 from interp.counting.stats import ActivationMoments
+from interp.counting.unit_moments import UnitMoments
 from interp.results.saved import Saved
+from interp.results.words import UnitKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """How something is counted of every neuron, and what it takes."""
+    """How something is counted of every neuron or other unit, and what it takes."""
 
     title: str
     """What it is."""
@@ -33,10 +37,13 @@ class Statistic:
     """The result of all parts."""
 
     counted: int
-    """Bytes per neuron of a piece."""
+    """Bytes per unit of a piece."""
+
+    units: UnitKind = "post"
+    """The units that it is counted of; by default neurons."""
 
     working: int = 0
-    """Bytes per neuron and token of a batch, while it is counted."""
+    """Bytes per unit and token of a batch, while it is counted."""
 
     fixed: int = 0
     """Bytes while it is counted, however many tokens there are."""
@@ -93,4 +100,35 @@ STATISTICS: Mapping[str, Statistic] = {
         counted=2 * 8,
         of_gradients=True,
     ),
+    "heads": Statistic(
+        title="mean and standard deviation of the norm of every head's output",
+        counter=lambda model, _: UnitMomentsCounter(model, "head"),
+        of=lambda parts: UnitMoments.of(parts, "head"),
+        counted=2 * 8,
+        units="head",
+    ),
+    "head_effects": Statistic(
+        title="what every attention head does to the loss, to first order",
+        counter=lambda model, _: HeadEffectsCounter(model),
+        of=HeadEffects.of,
+        counted=2 * 8,
+        units="head",
+        of_gradients=True,
+    ),
+    "dimensions": Statistic(
+        title="mean and standard deviation of the residual stream after every layer",
+        counter=lambda model, _: UnitMomentsCounter(model, "resid_post"),
+        of=lambda parts: UnitMoments.of(parts, "resid_post"),
+        counted=2 * 8,
+        units="resid_post",
+    ),
 }
+
+OF_NEURONS = tuple(name for name, row in STATISTICS.items() if row.units == "post")
+"""Statistics of neurons, which need nothing of attention."""
+
+
+def option_of(name: str) -> str:
+    """The option of `interp collect` that keeps a statistic: --sign-cases, or --units heads."""
+    word = name.replace("_", "-")
+    return f"--{word}" if STATISTICS[name].units == "post" else f"--units {word}"

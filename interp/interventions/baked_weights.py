@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.interventions.edits import Edit, Site
+from interp.interventions.edits import Edit, Site, by_hook
 from interp.models.mixture_model import ROW_KINDS, MixtureModel
 from interp.models.neuron_model import NeuronModel
 
@@ -55,7 +55,7 @@ class Changed:
 
 def edited(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> "Weights":
     """The checkpoint's tensors with the edit in them; no forward pass is run."""
-    weights = Weights(model)
+    weights, chosen = Weights(model), by_hook(model, chosen)
     for site in sorted(chosen, key=_ORDER.index):
         for layer in chosen[site].any(dim=1).nonzero().flatten().tolist():
             weights.edit(site, layer, chosen[site][layer].nonzero().flatten().cpu(), edit)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -30,12 +31,14 @@ from interp.models.any_model import AnyModel, as_model
 from interp.models.as_transformer_lens import Hook
 from interp.models.mixture_model import ROW_KINDS, MixtureModel
 from interp.models.neuron_model import NeuronModel
+from interp.models.sites import hooked_at
 from interp.results import artifacts
-from interp.results.words import Kind, Tokens
+from interp.results.words import Kind, Tokens, UnitKind
 from interp.text.tokens import prompt_ids
 
-Site = Kind | Literal["act", "rerouting"]
-"""A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch.
+Site = UnitKind | Literal["act", "rerouting"]
+"""A hook point of the model, or "act": act(gate), before it is multiplied by the linear branch; or
+"head": whole attention heads, whose outputs are at "z".
 
 Units of "routing" and of "rerouting" are the experts of a mixture, and what is edited is the weight
 with which an expert's output is added, on tokens that chose it. At "routing", what an expert loses
@@ -267,6 +270,11 @@ class Change:
                 f"{edit.name} has values for {', '.join(edit.shift)} only, and units of "
                 f"{', '.join(missing)} are chosen: measure and write at one site."
             )
+        if "head" in edit.shift:
+            raise ValueError(
+                f"{edit.name} has values for whole heads, which can be switched off or scaled: "
+                "give values for the numbers of their outputs, at z."
+            )
         if isinstance(model, MixtureModel) and "act" in edit.shift:
             raise ValueError(
                 f"{edit.name} has values for act, and {model.name} is a mixture of experts, where "
@@ -323,7 +331,7 @@ class Change:
         model = as_model(model)
         self.check(model)
         hooks: list[tuple[str, Hook]] = []
-        masks = self.masks
+        masks = by_hook(model, self.masks)
         # At a shared hook point, in the order of the computation: linear branch, act, product.
         for site in sorted(masks, key=lambda site: {"act": 1, "post": 2}.get(site, 0)):
             for layer in masks[site].any(dim=1).nonzero().flatten().tolist():
@@ -388,7 +396,7 @@ def _by_site(given: Any, site: Site) -> dict[Site, Any]:
 def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> None:
     kind = _kind(site)
     model.rows_site(0, kind)  # refuses a site that this model does not have
-    expected = (model.n_layers, model.width(0, kind))
+    expected = (model.n_layers, model.width(0, "head" if site == "head" else kind))
     if tuple(given.shape) != expected:
         raise ValueError(
             f"{what} at {site} has shape {tuple(given.shape)}, but {model.name} has {expected[0]} "
@@ -396,11 +404,23 @@ def _check_shape(model: NeuronModel, site: Site, given: Tensor, what: str) -> No
         )
 
 
+def by_hook(
+    model: NeuronModel, masks: Mapping[Site, Bool[Tensor, "layer _"]]
+) -> dict[Site, Bool[Tensor, "layer _"]]:
+    """The same masks, with whole heads as the numbers of their outputs, at "z"."""
+    spelled: dict[Site, Tensor] = {site: mask for site, mask in masks.items() if site != "head"}
+    if "head" in masks:
+        d_head = model.width(0, "z") // model.width(0, "head")
+        numbers = repeat(masks["head"], "layer head -> layer (head unit)", unit=d_head)
+        spelled["z"] = numbers | spelled["z"] if "z" in spelled else numbers
+    return spelled
+
+
 def _kind(site: Site) -> Kind:
     """Where a site is edited: act(gate) has no hook point of its own, so the product is edited."""
     if site == "rerouting":
         return "routing"
-    return "post" if site == "act" else site
+    return "post" if site == "act" else hooked_at(site)
 
 
 @torch.no_grad()

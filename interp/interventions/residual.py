@@ -1,26 +1,29 @@
-"""A baseline for steering: push the residual stream by the difference of language means."""
+"""Steering by the residual stream's means in languages: a push by their difference, or chosen
+dimensions overwritten."""
 
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, reduce
-from jaxtyping import Bool, Float, Float64
+from einops import reduce
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from interp.counting.batch import Batch
+from interp.counting.counters import UnitMomentsCounter
 from interp.counting.observe import batches, observe
 from interp.interventions.edits import Edit, Site, push
 from interp.models.any_model import AnyModel, as_model
-from interp.models.neuron_model import NeuronModel
 from interp.results.bars import tqdm
 from interp.results.display import Cells, Shown, layer_cells, listed
-from interp.results.words import Kind
 from interp.text.corpora import Corpora
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualMeans(Shown):
-    """Means of the residual stream over the tokens of each language, after each layer."""
+    """Means of the residual stream over the tokens of each language, after each layer.
+
+    >>> interp.interventions.residual_means(model, text, progress=False)
+    ResidualMeans(en, de, zh; 6 layers of 256 units)
+    """
 
     mean: Float64[Tensor, "language layer unit"]
     """In the unit of the residual stream; special tokens do not count."""
@@ -45,18 +48,11 @@ class ResidualMeans(Shown):
 
         Adds `strength` times the language's mean minus the mean of the other languages' means.
         """
-        if language not in self.languages:
-            raise ValueError(
-                f"{language!r} is not in these means, which cover {', '.join(self.languages)}."
-            )
+        row = self._row(language, layer)
         if len(self.languages) < 2:
             raise ValueError(
                 f"These means have no language but {language}: a difference needs two."
             )
-        n_layers = self.mean.shape[1]
-        if not 0 <= layer < n_layers:
-            raise ValueError(f"Layer {layer} does not exist: these means are of {n_layers} layers.")
-        row = self.languages.index(language)
         others = [other for other in range(len(self.languages)) if other != row]
         rest = reduce(self.mean[others, layer], "language unit -> unit", "mean")
         chosen = torch.zeros(self.mean.shape[1:], dtype=torch.bool)
@@ -66,24 +62,51 @@ class ResidualMeans(Shown):
         name = f"{strength:g} towards {language} after layer {layer}"
         return {"resid_post": chosen}, push({"resid_post": values}, strength, name)
 
+    def overwriting(
+        self,
+        language: str,
+        dimensions: Bool[Tensor, "layer unit"],
+        layer: int,
+        strength: float = 0.4,
+    ) -> tuple[dict[Site, Bool[Tensor, "layer unit"]], Edit]:
+        """Units and edit for `intervene`: in one layer, chosen dimensions are set to `strength`
+        times their mean in the language after the last layer (Zhong et al., 2025, arXiv
+        2510.07213, who use 0.4 in layer 18 of 32 of LLaMA-2 7B).
 
-class _ResidualSums:
-    """Sums the residual stream after every layer, over one language."""
+        `dimensions` may be of any layers, such as a selection's of `interp find --method
+        dimensions`: their indices count.
 
-    kinds: tuple[Kind, ...] = ("resid_post",)
+        >>> run = interp.collect(model, text, keep=interp.Keep(dimensions=True), progress=False)
+        >>> chosen = interp.selections.select(run, "dimensions", n=20)
+        >>> kept = run.dimensions
+        >>> means = interp.interventions.ResidualMeans(kept.mean, kept.languages)
+        >>> units, edit = means.overwriting("de", chosen["de"], layer=3)
+        >>> int(units["resid_post"].sum()), edit.name
+        (20, '0.4 of de after layer 3')
+        """
+        row = self._row(language, layer)
+        if dimensions.shape[1] != self.mean.shape[2]:
+            raise ValueError(
+                f"The mask is of {dimensions.shape[1]:,} dimensions, and these means of "
+                f"{self.mean.shape[2]:,}: both must be of one model."
+            )
+        chosen = torch.zeros(self.mean.shape[1:], dtype=torch.bool)
+        chosen[layer] = reduce(dimensions, "layer unit -> unit", "any")
+        values = torch.zeros(self.mean.shape[1:])
+        values[layer] = strength * self.mean[row, -1].float()
+        name = f"{strength:g} of {language} after layer {layer}"
+        return {"resid_post": chosen}, Edit(name, 0.0, {"resid_post": values})
 
-    def __init__(self, model: NeuronModel) -> None:
-        self.sums = torch.zeros(model.n_layers, model.d_model, dtype=torch.float64)
-        self.n_tokens = 0
-
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
-    ) -> None:
-        keep = batch.keep.to(values.device, torch.float32)
-        total = einsum(values.float(), keep, "batch pos unit, batch pos -> unit")
-        self.sums[layer] += total.double().cpu()
-        if layer == 0:
-            self.n_tokens += int(batch.keep.sum())
+    def _row(self, language: str, layer: int) -> int:
+        """The index of a language, after a check that there are means of it and of the layer."""
+        if language not in self.languages:
+            raise ValueError(
+                f"{language!r} is not in these means, which cover {', '.join(self.languages)}."
+            )
+        n_layers = self.mean.shape[1]
+        if not 0 <= layer < n_layers:
+            raise ValueError(f"Layer {layer} does not exist: these means are of {n_layers} layers.")
+        return self.languages.index(language)
 
 
 def residual_means(
@@ -102,9 +125,10 @@ def residual_means(
     means = []
     languages = tqdm(corpora.languages, desc="residual means", disable=not progress or None)
     for language in languages:
-        sums = _ResidualSums(model)
+        counter = UnitMomentsCounter(model, "resid_post")
         for shard in range(corpora.n_shards):
             for batch in batches(corpora, language, shard, tokens_per_batch):
-                observe(model, batch, [sums])
-        means.append(sums.sums / sums.n_tokens)
+                observe(model, batch, [counter])
+        counted = counter.tensors()
+        means.append(counted["resid_post.sums"][0] / counted["resid_post.tokens"])
     return ResidualMeans(torch.stack(means), corpora.languages)

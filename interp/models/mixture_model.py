@@ -13,7 +13,7 @@ from interp.models.experts import Part, RoutedPart, RowKind, all_hooked, parts_o
 from interp.models.neuron_model import NeuronModel, n_experts_of
 from interp.models.sites import hook_name, is_routed
 from interp.models.units import LayerUnits, UnitLayout
-from interp.results.words import Kind
+from interp.results.words import Kind, UnitKind
 
 ROW_KINDS = ("pre", "pre_linear", "post", "routing")
 """Sites of neurons and experts, whose values a mixture shows in rows."""
@@ -65,7 +65,7 @@ class MixtureModel(NeuronModel):
         n_experts = max(self.layout.n_experts, 1)
         return (getattr(config, "num_experts_per_tok", None) or n_experts) / n_experts
 
-    def width(self, layer: int, kind: Kind) -> int:
+    def width(self, layer: int, kind: UnitKind) -> int:
         return self.layout.n_experts if kind == "routing" else super().width(layer, kind)
 
     def n_calls(self, layer: int, kind: Kind) -> int:

@@ -25,7 +25,7 @@ from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.models.sites import hook_name
-from interp.results.words import Attention, Kind
+from interp.results.words import Attention, Kind, UnitKind
 
 _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
 _HOOKED_ONLY = ("q", "k", "v", "z", "attn_out")
@@ -107,12 +107,14 @@ class NeuronModel(AsTransformerLens):
         device = next(self.bridge.blocks[layer].parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
-    def width(self, layer: int, kind: Kind) -> int:
-        """Units at a site: neurons, residual dimensions, or heads times head width."""
+    def width(self, layer: int, kind: UnitKind) -> int:
+        """Units at a site: neurons, residual dimensions, heads, or heads times head width."""
         if kind in ("pre", "pre_linear", "post"):
             return self.d_mlp
+        cfg = self.bridge.cfg
+        if kind == "head":
+            return cfg.n_heads
         if kind in ("q", "k", "v", "z"):
-            cfg = self.bridge.cfg
             grouped = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
             return (cfg.n_heads if kind in ("q", "z") else grouped) * cfg.d_head
         return self.d_model

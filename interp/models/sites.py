@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from interp.results.words import Kind, UnitKind
+
 HOOKS: dict[str, str] = {
     "pre": "mlp.hook_pre",
     "pre_linear": "mlp.hook_pre_linear",
@@ -21,6 +23,11 @@ HOOKS: dict[str, str] = {
 
 def hook_name(layer: int, kind: str) -> str:
     return f"blocks.{layer}.{HOOKS.get(kind)}"
+
+
+def hooked_at(kind: UnitKind) -> Kind:
+    """The site that holds the values of these units."""
+    return "z" if kind == "head" else kind
 
 
 def is_routed(module: Any) -> bool:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from interp import plots
 from interp.evaluations.category_attribution import CategorySums
 from interp.evaluations.perplexity import PerplexityMatrix
+from interp.evaluations.steered_answers import SteeredAnswers
 from interp.plots.files import Draw
 from interp.plots.style import Table
 from interp.prompts.lens import Lens
@@ -108,6 +109,26 @@ def _price(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns=names | ends).assign(measure=measures, control=0.0)
 
 
+def _answers(frame: pd.DataFrame) -> pd.DataFrame:
+    """A panel for each measure, a row for each condition; the control is no edit. Of several
+    languages steered to, all together where the table has them."""
+    rows: Table = frame[frame["to"] == "all"] if "all" in set(frame["to"]) else frame
+    several = rows["to"].nunique() > 1
+    names = rows["to"] + ": " + rows["condition"] if several else rows["condition"]
+    rows = rows.assign(method=names)
+    unedited = rows[rows["condition"] == "no edit"].set_index("to")
+    panels = [
+        pd.DataFrame(
+            {"method": rows["method"], "measure": name}
+            | {"value": rows[name], "low": rows[f"{name}_low"], "high": rows[f"{name}_high"]}
+            | {"control": rows["to"].map(unedited[name]) if len(unedited) else math.nan}
+        )
+        for name in ("forcing", "relevance", "score")
+        if rows[name].notna().any()  # without a judge there is forcing alone
+    ]
+    return pd.concat(panels, ignore_index=True)
+
+
 # ---------------------------------------------------------------- the kinds
 
 KINDS = (
@@ -160,6 +181,23 @@ KINDS = (
         "Share of texts that are in the language asked for (hollow), and of those also good "
         "(filled), with 95 % intervals.",
         texts=True,
+    ),
+    TableKind(
+        "Can answers be steered to another language, and do they still answer?",
+        "Questions in one language are answered in another, with several ways of steering: how "
+        "many answers are in the language steered to (forcing), how relevant they are to the "
+        "question by a judge (relevance), and the harmonic mean of the two (score).",
+        ("answers.csv",),
+        (
+            *("to", "condition", "answers", "forcing", "forcing_low", "forcing_high"),
+            *("relevance", "relevance_low", "relevance_high"),
+            *("score", "score_low", "score_high"),
+        ),
+        plots.method_comparison,
+        "Share of answers in the language steered to, mean relevance and their harmonic mean, "
+        "with 95 % intervals over questions; strokes: without an edit.",
+        result=SteeredAnswers.kind,
+        rows=_answers,
     ),
     TableKind(
         "Which neurons do the languages share?",

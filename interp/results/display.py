@@ -84,11 +84,16 @@ def ranged(numbers: Sequence[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def of_neurons(languages: Iterable[str], shape: Sequence[int], tokens: Sequence[int]) -> str:
-    """What statistics are of: languages, layers of neurons, tokens of each language."""
-    n_layers, d_mlp = shape
+def of_neurons(
+    languages: Iterable[str],
+    shape: Sequence[int],
+    tokens: Sequence[int],
+    units: str = "neurons",
+) -> str:
+    """What statistics are of: languages, layers of neurons or other units, tokens of a language."""
+    n_layers, n_units = shape
     return (
-        f"{listed(languages)}; {n_layers} layers of {d_mlp:,} neurons; "
+        f"{listed(languages)}; {n_layers} layers of {n_units:,} {units}; "
         f"{ranged(tokens)} tokens of each language"
     )
 

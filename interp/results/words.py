@@ -27,6 +27,9 @@ Kind = Literal[
 ]
 """What a site holds, in any layer. "routing": the weights of a mixture's experts."""
 
+UnitKind = Literal[Kind, "head"]
+"""What units can be chosen: those of a site, or whole attention heads, whose outputs are at "z"."""
+
 Tokens = Literal["all", "prompt", "generated", "last"]
 """Tokens to edit."""
 
@@ -52,6 +55,9 @@ Care = Literal["report", "drop", "off"]
 """Lines in other languages are counted, counted and dropped, or not detected at all."""
 
 # ---------------------------------------------------------------- neurons
+
+OtherUnits = Literal["heads", "head-effects", "dimensions"]
+"""What can be counted of other units than neurons."""
 
 FiresBy = Literal["gate", "activation", "output"]
 """The value whose sign decides whether a neuron fires. "gate": its pre-activation. "activation":

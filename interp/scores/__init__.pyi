@@ -1,5 +1,6 @@
 from .average_precision import Precision
 from .choosers import Measured, measured
+from .heads import head_importance
 from .methods import METHODS, Method, Settings
 from .routing import Routing, routing_of
 from .sharing import categories_from_caches, chance_of_categories
@@ -17,6 +18,7 @@ __all__ = [
     "TokenSharing",
     "categories_from_caches",
     "chance_of_categories",
+    "head_importance",
     "kept_over_tokens",
     "measured",
     "routing_of",

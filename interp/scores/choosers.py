@@ -31,11 +31,13 @@ from interp.scores.baselines import (
     share_above_percentile,
     value_entropy,
 )
+from interp.scores.dimensions import apart_at_the_end
 from interp.scores.distributions import (
     divergence_from_others,
     overlap_across,
     overlap_threshold,
 )
+from interp.scores.heads import head_importance, without_general
 from interp.scores.lape import busy_threshold, language_entropy, least_entropy, n_seen, pool_of
 from interp.scores.methods import Settings
 
@@ -56,6 +58,9 @@ Measurement = Literal[
     "overlap_across",
     "divergence",
     "effect_size",
+    "head_norm",
+    "head_importance",
+    "apart_at_the_end",
 ]
 """Share and number of tokens on which a neuron fires; mean of act(gate); how far the MLP's output
 moves without the neuron; average precision of the mean gate, and of the mean output, over a
@@ -63,7 +68,8 @@ sentence; share of sentences whose gate is above the neuron's 90th percentile; s
 which both branches are above zero, and the gate alone; root mean square of the output where the
 gate is below zero; overlap of the distributions of act(gate) across the neuron's split of the
 languages; divergence of its distribution in a language from that in the others; mean absolute value
-of gradient times output."""
+of gradient times output. Of attention heads: mean norm of the output, and LAHIS. Of dimensions:
+distance of the mean from the others' mean, after the last layer."""
 
 
 class Measured:
@@ -178,6 +184,9 @@ def measured(
         "overlap_across": lambda: overlap_across(kept.histograms),
         "divergence": lambda: divergence_from_others(kept.histograms),
         "effect_size": lambda: kept.loss_effects.size,
+        "head_norm": lambda: kept.heads.mean,
+        "head_importance": lambda: head_importance(kept.head_effects),
+        "apart_at_the_end": lambda: apart_at_the_end(kept.dimensions.mean),
     }
     languages = kept.firing.languages
     return Measured(languages, generator, measure, precision, lambda: kept.histograms)
@@ -328,6 +337,31 @@ def divergence(seen: Measured, settings: Settings) -> Mask:
 def loss_effects(seen: Measured, settings: Settings) -> Mask:
     """LAPE on the size of a neuron's effect on the loss."""
     return least(seen["effect_size"], settings)
+
+
+def head_norms(seen: Measured, settings: Settings) -> Mask:
+    """LAPE on the mean norm of a head's output."""
+    return least(seen["head_norm"], settings)
+
+
+def most_important_heads(seen: Measured, settings: Settings) -> Mask:
+    return top(seen["head_importance"], settings)
+
+
+def specific_heads(seen: Measured, settings: Settings) -> Mask:
+    """The most important heads of each language that are not also those of many."""
+    return without_general(most_important_heads(seen, settings))
+
+
+def dimensions(seen: Measured, settings: Settings) -> Mask:
+    """The dimensions that are furthest apart after the last layer, of that layer alone.
+
+    A share is of the dimensions of one layer.
+    """
+    last = seen["apart_at_the_end"][:, -1:]
+    mask = torch.zeros_like(seen["apart_at_the_end"], dtype=torch.bool)
+    mask[:, -1:] = top(last, settings)
+    return mask
 
 
 def above_percentile(seen: Measured, settings: Settings) -> Mask:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-from interp.results.words import Half
+from interp.results.words import Half, UnitKind
 
 NEEDS_MOMENTS, NEEDS_SENTENCES, NEEDS_HISTOGRAMS = "moments", "sentence_means", "histograms"
+NEEDS_HEADS, NEEDS_HEAD_EFFECTS, NEEDS_DIMENSIONS = "heads", "head_effects", "dimensions"
 
 _LAPE = "Tang et al. (2024), arXiv 2402.16438"
 _KOJIMA = "Kojima et al. (2024), arXiv 2404.02431"
 _ZHANG = "Zhang et al. (2025), arXiv 2505.21505"
+_LAHIS = "LAHIS: Liu et al. (2025), arXiv 2511.07498"
 _DLN = "DLN, EMNLP 2026, mjkmain/Distribution-aware-language-neurons"
 
 
@@ -47,6 +49,11 @@ class Settings:
 
     def per_language(self, n_units: int) -> int:
         """Units for each language, of so many."""
+        if self.n is None and round(self.fraction * n_units) == 0:
+            raise ValueError(
+                f"A fraction of {self.fraction:g} of {n_units:,} units is none of them: give a "
+                "larger one (--fraction), or how many for each language (--n)."
+            )
         return round(self.fraction * n_units) if self.n is None else self.n
 
     def of_all(self, n_units: int, n_languages: int) -> float:
@@ -89,6 +96,9 @@ class Method:
 
     of_run_sites: bool = False
     """Whether it chooses among all sites whose sentence means were kept, not neurons alone."""
+
+    units: UnitKind = "post"
+    """What it chooses among: by default neurons."""
 
     def choose(self, seen: Any, settings: Settings) -> Any:
         """The choice, as [language layer unit]; `seen` is what `interp.scores.measured` gives."""
@@ -253,9 +263,47 @@ METHODS: dict[str, Method] = {
         sizes_compare=False,
         of_run_sites=True,
     ),
+    "head-norms": Method(
+        "norm of heads",
+        "lape on the norm of a head's output",
+        "choosers:head_norms",
+        f"here, after {_LAPE}",
+        BUSY,
+        NEEDS_HEADS,
+        units="head",
+    ),
+    "lahis-per-language": Method(
+        "importance of heads (LAHIS)",
+        "equally many per language",
+        "choosers:most_important_heads",
+        _LAHIS,
+        needs=NEEDS_HEAD_EFFECTS,
+        units="head",
+    ),
+    "lahis": Method(
+        "LAHIS as published",
+        "heads that the loss depends on, without those of many languages",
+        "choosers:specific_heads",
+        _LAHIS,
+        needs=NEEDS_HEAD_EFFECTS,
+        sizes_compare=False,
+        units="head",
+    ),
+    "dimensions": Method(
+        "dimensions of the last layer",
+        "mean after the last layer furthest from the others' mean",
+        "choosers:dimensions",
+        "Zhong et al. (2025), arXiv 2510.07213",
+        needs=NEEDS_DIMENSIONS,
+        units="resid_post",
+    ),
 }
 """Name on the command line → method. Not here: parameter variation, which needs a checkpoint for
 each language."""
 
-COMPARED = {method.title: method for method in METHODS.values() if method.sizes_compare}
+COMPARED = {
+    method.title: method
+    for method in METHODS.values()
+    if method.sizes_compare and method.units == "post"
+}
 """Title → method, of those that can choose equally many neurons for every language."""

@@ -15,9 +15,10 @@ from torch import Tensor
 from interp.inference.intervals import Estimate
 from interp.interventions.edits import Change, Edit, Site
 from interp.models.any_model import AnyModel, as_model
+from interp.models.sites import hooked_at
 from interp.results.display import Cells, Shown, layer_cells, listed
 from interp.results.frames import tidy
-from interp.results.words import Kind, Tokens
+from interp.results.words import Tokens, UnitKind
 from interp.scores.baselines import random_units
 from interp.selections import formats
 from interp.selections.chance import jaccard_by_chance
@@ -72,11 +73,11 @@ class NeuronSelection(Shown):
         if (
             sum(width for _, width in self.sites) != self.mask.shape[2]
             or len(set(kinds)) != len(kinds)
-            or not set(kinds) <= set(get_args(Kind))
+            or not set(kinds) <= set(get_args(UnitKind))
         ):
             raise ValueError(
-                f"The sites are {self.sites}, but the mask has {self.mask.shape[2]} units per "
-                f"layer: give kind and width of each, none twice, of {', '.join(get_args(Kind))}."
+                f"The sites are {self.sites}, but the mask has {self.mask.shape[2]} units per layer"
+                f": give kind and width of each, none twice, of {', '.join(get_args(UnitKind))}."
             )
         if len(self.languages) != len(self.mask) or len(set(self.languages)) != len(self.mask):
             raise ValueError(
@@ -298,7 +299,7 @@ class NeuronSelection(Shown):
                 raise ValueError(
                     f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
                     f"{where}, but only {available[layer]} of {width} are left to draw from: "
-                    "exclude fewer."
+                    "exclude fewer, or draw none (interp deactivate --n-draws 0)."
                 )
         rates: Sequence[Tensor | None] = [None] * len(self.languages)
         if rate is not None:
@@ -324,8 +325,7 @@ class NeuronSelection(Shown):
         """Random units instead of those of one language, site by site."""
         parts = []
         rates = [None] * len(self.sites) if rate is None else self._split(rate)
-        masks = zip(self._split(chosen), rates, self._split(pool), strict=True)
-        for mask, of_site, free in masks:
+        for mask, of_site, free in zip(self._split(chosen), rates, self._split(pool), strict=True):
             size = reduce(mask.long(), "layer unit -> layer", "sum")
             like = None if of_site is None else (mask, of_site)
             parts.append(random_units(free, size, generator, like))
@@ -335,8 +335,8 @@ class NeuronSelection(Shown):
         """Raise ValueError if the model has a different size, before any wrong neuron is edited."""
         model = as_model(model)
         for name, width in self.sites:
-            (kind,) = (known for known in get_args(Kind) if known == name)
-            model.rows_site(0, kind)  # raises for a site that this model does not have
+            (kind,) = (known for known in get_args(UnitKind) if known == name)
+            model.rows_site(0, hooked_at(kind))  # raises for a site that this model does not have
             model_width = model.width(0, kind)
             if (model.n_layers, model_width) != (self.n_layers, width):
                 what = "neurons" if self.neurons_only else f"units at {kind}"

@@ -64,6 +64,8 @@ def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSe
     mask = method.choose(seen, settings)
     if method.of_run_sites:
         return NeuronSelection(mask, seen.languages, seen.precision.sites)
+    if method.units != "post":
+        return NeuronSelection(mask, seen.languages, ((method.units, mask.shape[2]),))
     return NeuronSelection(mask, seen.languages, pool=seen.pool)
 
 

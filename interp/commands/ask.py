@@ -1,0 +1,165 @@
+"""The subcommand that steers answers to another language than the question's: ask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import interp
+from interp.commands.common import (
+    WITHOUT_RAY,
+    ModelChoice,
+    OnRay,
+    check_neurons,
+    open_model,
+    save_table,
+    say,
+    say_how_text_begins,
+)
+from interp.commands.effects import read_selection
+from interp.commands.forecasts import of_writing
+from interp.commands.options import Labels, Positional
+from interp.commands.remembered import memory_of, out_for
+from interp.commands.steer import BY_DIFFERENCE, EditTowards
+from interp.results.terminal import terminal_width
+from interp.results.words import Bos
+from interp.text.labels import check_labels
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Steer answers to another language than the question's.
+
+    The protocol of CLaS-Bench: answers in the language steered to, their relevance by a judge, and
+    the harmonic mean, under the conditions of `interp steer`. Run it again to resume.
+
+        interp ask results/demo --to de --asked-in en --max-new-tokens 16
+    """
+
+    neurons: Positional[Path]
+    """A run after `interp find`, or a selection (.json) in it."""
+
+    choice: ModelChoice
+    """The model that the neurons were found in."""
+
+    neurons_of: Path | None = None
+    """Take the neurons of this run, of a model of this shape."""
+
+    to: Labels = ()
+    """Languages to steer to; by default all of the run."""
+
+    how: EditTowards = BY_DIFFERENCE
+    """The edit."""
+
+    questions: str = "everyday"
+    """Folder of <language>.jsonl or .txt; everyday: 20 of ours.
+
+    Such as the data folder of CLaS-Bench; everyday has 12 languages."""
+
+    asked_in: Labels = ()
+    """Languages of the questions; by default all of the run."""
+
+    judge: str | None = None
+    """MODULE:FUNCTION that rates an answer from 0 to 1.
+
+    It gets a question and an answer. Without one, only the languages of the answers are counted."""
+
+    chat: bool = False
+    """Put questions into the model's chat template."""
+
+    bos: Bos | None = None
+    """auto, none, document, block; by default the run's."""
+
+    text: str | None = None
+    """Text for the residual push; by default the run's."""
+
+    max_new_tokens: int = 128
+    """Tokens to generate per answer, at most."""
+
+    temperature: float = 0.0
+    """Sampling temperature; zero: the likeliest token."""
+
+    seed: int = 0
+    """Seeds the answers and the random neurons."""
+
+    out: Path | None = None
+    """Folder of the results; by default ask in the run's."""
+
+    on: OnRay = WITHOUT_RAY
+    """Where the work runs."""
+
+    def run(self) -> "interp.evaluations.SteeredAnswers | None":
+        from interp.evaluations.ratings import named_judge
+
+        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
+        out = out_for(self.out, self.neurons, "ask", self.neurons_of)
+        selection = self.how.units(selection)
+        codes = check_labels(self.to or selection.languages)
+        for code in codes:
+            selection[code]  # refuses a missing language before a large model is loaded
+        asked_in = check_labels(self.asked_in or selection.languages)
+        questions = interp.read_prompts(self.questions, asked_in)
+        judge = None if self.judge is None else named_judge(self.judge)
+        edits = {code: self.how.towards(self.neurons, code) for code in codes}
+        bos = memory.take_bos(self.bos)
+        text = memory.take_text(self.text, self.choice.of(memory).model)
+        model, ray = open_model(self.choice, memory, self.on)
+        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
+        controls = self.how.controls(self.neurons, selection, self.seed)
+        passes = sum(
+            1 + (3 + len(controls)) * len(set(codes) - {asked}) for asked in questions.languages
+        )
+        if not self.on.goes_ahead(
+            lambda: of_writing(model, len(questions.ids), self.max_new_tokens, passes, out),
+            "fewer --to or --asked-in, or shorter --max-new-tokens",
+        ):
+            return None
+        answers = interp.evaluations.steer_answers(
+            model,
+            edits,
+            selection,
+            controls,
+            text,
+            questions,
+            chat=self.chat,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            bos=bos,
+            out=out,
+            ray=ray,
+            **self.how.settings,
+        )
+        if judge is not None:
+            answers = self.judged(answers, judge, out)
+        answers.save(out / "answers.safetensors", interp.results.artifacts.provenance())
+        for name, frame in (("answers", answers.to_frame()), ("texts", answers.answers_frame())):
+            save_table(frame, out / f"{name}.csv")
+        say_how_text_begins(model, bos)
+        say(answers.table(terminal_width()))
+        say(f"The table is in {out / 'answers.csv'}, the answers in texts.csv.")
+        return answers
+
+    def judged(
+        self,
+        answers: "interp.evaluations.SteeredAnswers",
+        judge: "Callable[[str, str], float]",
+        out: Path,
+    ) -> "interp.evaluations.SteeredAnswers":
+        """The answers with ratings, which are kept in the folder as they are given."""
+        from interp.evaluations.ratings import KeptRatings
+        from interp.results.bars import tqdm
+
+        file = out / f"ratings-{str(self.judge).replace(':', '-')}.jsonl"
+        kept = KeptRatings(judge, file)
+        n_pairs = len(set(zip(answers.questions, answers.texts, strict=True)))
+        with tqdm(total=n_pairs, desc="rating", unit="answer") as bar:
+
+            def rate(question: str, answer: str) -> Any:
+                rating = kept(question, answer)
+                bar.update()
+                return rating
+
+            answers = answers.judged_by(rate)
+        say(f"{n_pairs:,} answers are rated by {self.judge}, in {file}; delete it to rate again.")
+        return answers
