@@ -13,6 +13,9 @@ from torch import Tensor
 
 from interp.results.words import Kind, UnitKind
 
+AT_ONCE = 1 << 19
+"""Values that statistics beside counts are computed from at a time, on a CPU."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -113,6 +116,18 @@ def by_unit(values: Shaped[Tensor, "batch pos *unit"]) -> Shaped[Tensor, "batch 
     if values.ndim == 4:
         return rearrange(values, "batch pos head unit -> batch pos (head unit)")
     return values
+
+
+def slices(
+    values: Shaped[Tensor, "token unit"], gpu: int | None = None
+) -> tuple[Shaped[Tensor, "_ unit"], ...]:
+    """Some rows at a time, as many as have `AT_ONCE` values, or `gpu` on a GPU (None: all rows).
+
+    What is computed from them then stays in a core's cache, which is up to ten times as fast as
+    tensors of new memory.
+    """
+    most = AT_ONCE if values.device.type == "cpu" else gpu
+    return (values,) if most is None else values.split(max(1, most // values.shape[1]))
 
 
 def zeros(model: Neurons, *shape: int, dtype: torch.dtype = torch.int64) -> list[Tensor]:

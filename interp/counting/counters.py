@@ -14,7 +14,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.batch import Batch, Neurons, slices, zeros
 from interp.counting.bits import count_positive, pack_bits
 from interp.models.sites import hooked_at
 from interp.results.display import listed
@@ -67,17 +67,16 @@ class MomentsCounter:
     ) -> None:
         if kind == "pre" and not self._model.gated:
             return  # the output is act(gate) itself
-        values = self._model.act(layer, values) if kind == "pre" else values
-        flat = batch.kept(values).float()
-        total, squares = sums_and_squares(flat)
-        first = 0 if kind == "pre" else 2
-        self._sums[layer][first] += total
-        self._sums[layer][first + 1] += squares
-        if kind == "post" and not self._model.gated:
-            self._sums[layer][0] += total
-            self._sums[layer][1] += squares
-        if kind == "post" and layer == 0:
-            self._tokens += len(flat)
+        of_act, of_output = self._sums[layer].split(2)
+        for rows in slices(batch.kept(values)):
+            rows = self._model.act(layer, rows) if kind == "pre" else rows
+            sums = torch.stack(sums_and_squares(rows.float()))
+            if kind == "pre" or not self._model.gated:
+                of_act += sums
+            if kind == "post":
+                of_output += sums
+            if kind == "post" and layer == 0:
+                self._tokens += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -98,13 +97,14 @@ class UnitMomentsCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
-        flat = batch.kept(values).float()
-        if self._kind == "head":
-            by_head = "token (head unit) -> token head unit"
-            flat = rearrange(flat, by_head, head=self._n_units).norm(dim=-1)
-        self._sums[layer] += torch.stack(sums_and_squares(flat))
-        if layer == 0:
-            self._tokens += len(flat)
+        by_head = "token (head unit) -> token head unit"
+        for rows in slices(batch.kept(values)):
+            units = rows.float()
+            if self._kind == "head":
+                units = rearrange(units, by_head, head=self._n_units).norm(dim=-1)
+            self._sums[layer] += torch.stack(sums_and_squares(units))
+            if layer == 0:
+                self._tokens += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
         return {

@@ -8,8 +8,9 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.batch import AT_ONCE, Batch, Neurons, slices, zeros
 from interp.counting.caches import Masks, Shards, parts_of, replay_all
+from interp.counting.counters import sums_and_squares
 from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel, wrapped
 from interp.results.display import Cells, layer_cells, listed, ranged
@@ -28,11 +29,11 @@ _REACH = 3.0
 _FLAT, _HALF = 1e-3, 0.05
 """Bins over less than the first reach the second to either side of the mean instead."""
 
-_AT_ONCE = 1 << 21
-"""Values binned at a time."""
+_ON_A_GPU = 1 << 21
+"""Values binned at a time there."""
 
-WORKING = 28 * _AT_ONCE
-"""Bytes that they take: as floats, as bins, as bins of each neuron, and as ones."""
+WORKING = 28 * AT_ONCE
+"""Bytes that binning takes: values as floats, as bins, as bins of each neuron, and as ones."""
 
 _MOST_TOKENS = torch.iinfo(torch.int32).max
 
@@ -84,13 +85,13 @@ class RangeCounter:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        act = self._model.act(layer, batch.kept(values)).float()
-        if len(act):
-            self._sums[0, layer] += reduce(act, "token neuron -> neuron", "sum").cpu()
-            self._sums[1, layer] += reduce(act * act, "token neuron -> neuron", "sum").cpu()
-            least = reduce(act, "token neuron -> neuron", "min").cpu()
-            self._least[layer] = self._least[layer].minimum(least)
-        self._tokens += len(act) if layer == 0 else 0
+        for rows in slices(batch.kept(values)):
+            if len(rows):
+                act = self._model.act(layer, rows).float()
+                self._sums[:, layer] += torch.stack(sums_and_squares(act)).cpu()
+                least = reduce(act, "token neuron -> neuron", "min").cpu()
+                self._least[layer] = self._least[layer].minimum(least)
+            self._tokens += len(rows) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing: the grid is of all text."""
@@ -137,7 +138,7 @@ class HistogramsCounter:
     ) -> None:
         gates, counts = batch.kept(values), self._counts[layer]
         low, width = (ends[layer].to(gates.device) for ends in (self._grid.low, self._grid.width))
-        for some in gates.split(max(1, _AT_ONCE // gates.shape[1])):
+        for some in slices(gates, _ON_A_GPU):
             above = (self._model.act(layer, some).float() - low) / width
             bins = (above.floor_() + 1).clamp_(0, BINS + 1).long()
             bins = rearrange(bins, "token neuron -> neuron token").contiguous()

@@ -7,7 +7,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.batch import Batch, Neurons, slices, zeros
 from interp.counting.bits import count_true
 from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.counters import sums_and_squares
@@ -130,12 +130,12 @@ class NegativeSideCounter:
             return
         below = self._held.take(kind, layer, batch)
         assert below is not None, "a neuron's output is computed from its gate"
-        below, output = batch.kept(below), batch.kept(values).float()
-        output = output * below
+        below, outputs = batch.kept(below), batch.kept(values)
         self._below[layer] += count_true(below)
-        self._sums[layer] += torch.stack(sums_and_squares(output))
+        for here, output in zip(slices(below), slices(outputs), strict=True):
+            self._sums[layer] += torch.stack(sums_and_squares(output.float() * here))
         if layer == 0:
-            self._tokens += len(output)
+            self._tokens += len(outputs)
 
     def tensors(self) -> dict[str, Tensor]:
         output, squares = torch.stack([sums.cpu() for sums in self._sums], dim=1)
