@@ -61,7 +61,7 @@ class Config(runner.Config):
     """Of all neurons, selected by LAPE."""
 
 
-SIZES: Mapping[str, Any] = {"tokens": 6400, "held_out_tokens": 1280, "block_length": 64}
+SIZES: Mapping[str, Any] = {"tokens": 6400, "held_out_tokens": 640, "block_length": 64}
 
 PRESETS = {
     "tiny": Preset(

@@ -58,7 +58,7 @@ PRESETS = {
         {"fraction": 0.03},
     ),
     "babel": Preset("The shipped model: minutes.", differences={"fraction": 0.03}),
-    "gemma": replace(gemma.preset(), study=replace(gemma.STUDY, tokens=10_240)),
+    "gemma": replace(gemma.preset(), study=replace(gemma.STUDY, tokens=7680)),
 }
 
 

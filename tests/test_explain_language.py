@@ -82,7 +82,8 @@ def value(found: Measurement | None) -> tuple[float, float]:
     assert found is not None
     assert isinstance(found.value, Estimate)
     control = found.control
-    return found.value.value.item(), getattr(control, "value", torch.tensor(control)).item()
+    bar = control.value.item() if isinstance(control, Estimate) else control
+    return found.value.value.item(), bar
 
 
 def test_claims_are_means_over_languages_beside_their_controls():
