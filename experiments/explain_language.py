@@ -160,7 +160,8 @@ def switched_off(
         )
         frame = matrix.to_frame().assign(language=code)
         texts = dict(zip(pair, (AS_IT_IS, IN_LATIN), strict=True))
-        tables.append(frame.loc[frame["off"] != NOTHING].assign(read=frame["read"].map(texts)))
+        frame["read"] = frame["read"].map(texts.get)
+        tables.append(frame.loc[frame["off"] != NOTHING])
     return pd.concat(tables, ignore_index=True)[list(OFF_COLUMNS)]
 
 
