@@ -1,7 +1,7 @@
 """Do topics have neurons as languages have?
 
     python -m experiments.compare_labels tiny     # seconds
-    python -m experiments.compare_labels babel    # 2 minutes on one core
+    python -m experiments.compare_labels babel    # minutes
     python -m experiments.compare_labels gemma    # Gemma 3 270M, which `make real` installs
 
 Reads   a model, and sentences with a topic, each in every language: those of this project, or a

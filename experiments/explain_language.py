@@ -1,7 +1,7 @@
 """Is it the language, or its script?
 
     python -m experiments.explain_language tiny     # seconds
-    python -m experiments.explain_language babel    # 5 minutes on one core
+    python -m experiments.explain_language babel    # minutes
     python -m experiments.explain_language gemma    # Gemma 3 270M, which `make real` installs
 
 Reads   a model, and text of its languages in two halves, as it is and rewritten
