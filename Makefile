@@ -42,12 +42,13 @@ reproduce: $(VENV)/ready
 	$(BIN)/python -m experiments.reproduce
 
 # The studies of a real model, Gemma 3 270M, from the package index: hours on two cores; Ctrl-C, and run it again to go on.
-# Text and tasks are this project's own, or those of TEXT=folder FACTS=folder INFERENCES=folder PAIRS=folder EDITS=folder.
+# Text and tasks are this project's own, or those of TEXT=folder FACTS=folder INFERENCES=folder PAIRS=folder EDITS=folder TOPICS=folder.
 real: real-notice $(VENV)/ready
 	$(BIN)/python -m experiments.real_models fetch gemma3-270m
 	$(BIN)/python -m experiments.reproduce --preset gemma $(if $(TEXT),--data.text "$(TEXT)") \
 		$(if $(FACTS),--data.facts "$(FACTS)") $(if $(INFERENCES),--data.inferences "$(INFERENCES)") \
-		$(if $(PAIRS),--data.pairs "$(PAIRS)") $(if $(EDITS),--data.edits "$(EDITS)")
+		$(if $(PAIRS),--data.pairs "$(PAIRS)") $(if $(EDITS),--data.edits "$(EDITS)") \
+		$(if $(TOPICS),--data.topics "$(TOPICS)")
 
 real-notice:
 	@echo "This fetches Gemma 3 270M (240 MB, by pip, under Gemma's terms: https://ai.google.dev/gemma/terms) to results/models,"

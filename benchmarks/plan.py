@@ -35,6 +35,9 @@ SHAPES = {
     "8 x 8,192, 50 languages": Run(
         layers=8, neurons=8192, d_model=64, languages=50, shards=8, tokens=512, keep=("moments",)
     ),
+    "32 x 11,008, 100 labels": Run(  # those of a model of 7 billion parameters
+        layers=32, neurons=11_008, d_model=64, languages=100, shards=2, tokens=128
+    ),
 }
 
 

@@ -217,7 +217,7 @@ def page(measured: Kept, statements: Sequence[Statement] | None = None) -> str:
     parts = [
         "# Scoreboard",
         "<!-- Written by python -m experiments.board: change the claims, not this page. -->",
-        "What the three papers claim, and this project beside them, with the rule that decides it "
+        "What papers claim, and this project beside them, with the rule that decides it "
         "stated before anything was measured (`experiments/claims`). A claim holds only beyond its "
         "bar and beyond its control.",
         f"**{tally(claims)}.** {measured_from(claims)} {doubtful(claims)}",

@@ -114,6 +114,8 @@ class Results:
         yield f"method_comparison-{self.preset}", comparison
         yield f"stability_against_tokens-{self.preset}", self.stable_methods
         yield f"lens-{self.preset}", self.lens
+        kept = partial(self.table, "explain_language/explanation")
+        yield f"explanation-{self.preset}", kept
 
 
 SHOWN = (

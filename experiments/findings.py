@@ -19,6 +19,7 @@ from experiments import method_page
 from experiments.board import MEASURED
 from experiments.draw_figures import STUDIES, Results, read, without_parts
 from experiments.edit_knowledge import DIRECTIONS
+from experiments.explain_language import ALL, AS_IT_IS, BOTH, IN_LATIN
 from experiments.lens_by_language import middle
 from interp.inference.claims import Claim, Verdict, load_claims
 from interp.plots.files import read_table
@@ -38,6 +39,9 @@ KEPT = (
     *(f"deactivate_neurons/{fraction}/matrix" for fraction in FRACTIONS),
     "deactivate_neurons/writing",
     "compare_readings/readings",
+    "explain_language/explanation",
+    "explain_language/overlap",
+    "explain_language/off",
     "steer_language/final",
     "detect_languages/precision",
     "lens_by_language/top",
@@ -118,6 +122,33 @@ def by_reading(readings: Table) -> str:
         lines.append([reading, f"{sizes.min()} to {sizes.max()}", *numbers])
     header = ["read", "neurons of a language", "loss", "Jaccard with the usual ones"]
     return table([*header, "rise without a language's own", "own less others"], lines)
+
+
+def by_script(explanation: Table, overlap: Table, off: Table) -> str:
+    """A table: of each romanised language, the neurons that stay, and what both texts lose."""
+    kept = explanation[explanation["without"] == "script"].set_index("language")
+    moved = overlap[overlap["without"] == "script"].set_index("language")
+    rise = off.set_index(["language", "off", "read"])["increase"]
+    alike = off.set_index(["language", "off", "read"])["rate_matched"]
+    lines = []
+    for code in unique(off["language"]):
+        row, new = kept.loc[code], moved.loc[code]
+        both = (code, BOTH, IN_LATIN)
+        lines.append(
+            [
+                label_name(code),
+                f"{row['neurons']}",
+                f"{new['jaccard']:.2f}",
+                f"{new['elsewhere']:.2f}, {label_name(str(new['closest']))}",
+                f"{100 * row['kept']:.0f} % ({100 * row['random']:.0f} %)",
+                f"{rise[code, ALL, AS_IT_IS]:z.2f}",
+                f"{rise[code, ALL, IN_LATIN]:z.2f}",
+                f"{rise[both]:z.2f} ({alike[both]:z.2f})" if both in rise.index else "",
+            ]
+        )
+    header = ["language", "neurons", "Jaccard, own script and romanised", "with another, at most"]
+    header += ["kept in both (random ones)", "all off: own script", "romanised"]
+    return table([*header, "those kept off: romanised (firing alike)"], lines)
 
 
 def most_shared(overlap: Table) -> str:
@@ -282,6 +313,9 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "most shared": most_shared(read_table(root / "figures" / "overlap-gemma.csv")),
         "by size": by_size(matrices),
         "by reading": by_reading(tables["compare_readings/readings"]),
+        "by script": by_script(
+            *(tables[f"explain_language/{name}"] for name in ("explanation", "overlap", "off"))
+        ),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
         "by way": by_way(without_parts(tables["steer_language/final"])),
         "by units": by_units(tables["detect_languages/precision"]),

@@ -3,6 +3,7 @@
     make real                                               # text and tasks of this project
     make real TEXT=FOLDER FACTS=FOLDER INFERENCES=FOLDER    # other ones, in more languages
     make real PAIRS=FOLDER EDITS=FOLDER                     # other translations and edited facts
+    make real TOPICS=FOLDER                                 # other sentences with a topic
 
 Text is <language>.txt, one sentence a line; tasks are <language>.jsonl (`interp.read_task`).
 Models are read in float32. `--study.dtype bfloat16` is three times as fast on a CPU that has it in
@@ -34,6 +35,9 @@ studies share what they count."""
 MANY = ("en", "de", "fr", "es", "zh", "ja", "ru", "ar", "hi", "vi", "sw", "ko")
 """Languages of the studies about many, on other text than the project's own."""
 
+SCRIPTS = ("en", "de", "ru", "ar", "hi", "zh", "ja", "el", "ko")
+"""Two languages in Latin letters, and seven that can be romanised."""
+
 MANY_TASKS = ("en", "de", "fr", "es", "zh", "ru", "ar", "hi", "vi", "th", "tr", "el")
 """The same for tasks: those that both BMLAMA and XNLI have."""
 
@@ -62,12 +66,16 @@ class Data:
     edits: Path | None = None
     """Folder of <language>.jsonl with edited facts, such as MzsRE."""
 
+    topics: Path | None = None
+    """Folder of <language>.txt and meta.tsv with the topic of each line, such as SIB-200."""
+
     def options(self, study: str) -> list[str]:
         """Options of a study's command that make it read these."""
         chosen: list[str] = []
         if self.text and study in _READ_TEXT:
             chosen += ["--study.text", str(self.text)]
-            chosen += ["--study.languages", *MANY] if study in _ABOUT_MANY else []
+            languages = _ABOUT_MANY.get(study)
+            chosen += ["--study.languages", *languages] if languages else []
         if self.facts and study in _READ_FACTS:
             chosen += [_READ_FACTS[study], str(self.facts)]
         if study == "map_shared_neurons" and (self.facts or self.inferences):
@@ -77,10 +85,13 @@ class Data:
             chosen += ["--pairs", str(self.pairs)]
         if study == "edit_knowledge" and self.edits:
             chosen += ["--edits", str(self.edits)]
+        if study == "compare_labels" and self.topics:
+            chosen += ["--topics", str(self.topics)]
         return chosen
 
 
-_ABOUT_MANY = ("detect_languages",)  # a matrix of twelve languages takes four hours of a core
+_ABOUT_MANY = {"detect_languages": MANY, "explain_language": SCRIPTS}
+# A matrix of twelve languages takes four hours of a core.
 _READ_TEXT = (
     *_ABOUT_MANY,
     *("deactivate_neurons", "steer_language", "steer_translation", "compare_methods"),

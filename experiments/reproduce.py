@@ -47,7 +47,9 @@ STUDIES = (
     "attribute_neurons",
     "recover_planted",
     "detect_languages",
+    "explain_language",
     "compare_readings",
+    "compare_labels",
     "lens_by_language",
 )
 """Longest first, so that no long study runs alone at the end."""

@@ -124,3 +124,23 @@ def test_a_reading_has_its_means_over_languages():
     columns = ["reading", "language", "neurons", "jaccard", "loss", "increase", "own_minus_others"]
     *_, line = findings.by_reading(pd.DataFrame(rows, columns=columns)).splitlines()
     assert line == "| usual | 7 to 9 | 4.50 | 0.75 | 1.50 | 0.75 |"
+
+
+def test_a_language_keeps_a_share_of_its_neurons_in_both_scripts():
+    kept = [("ru", "script", 40, 0.25, 0.02), ("ru", "word order", 40, 0.9, 0.1)]
+    kept += [("zh", "script", 30, 0.0, 0.01)]
+    columns = ["language", "without", "neurons", "kept", "random"]
+    moved = [("ru", "script", 0.125, 0.06, "de"), ("ru", "word order", 0.8, 0.1, "el")]
+    moved += [("zh", "script", 0.0, 0.5, "ja")]
+    off = [("ru", "all", "as it is", 2.0, 0.2), ("ru", "all", "romanised", 0.5, 0.1)]
+    off += [("ru", "kept in both scripts", "romanised", 0.375, 0.06)]
+    off += [("zh", "all", "as it is", 1.0, 0.2), ("zh", "all", "romanised", 0.25, 0.1)]
+    russian, chinese = findings.by_script(
+        pd.DataFrame(kept, columns=columns),
+        pd.DataFrame(moved, columns=["language", "without", "jaccard", "elsewhere", "closest"]),
+        pd.DataFrame(off, columns=["language", "off", "read", "increase", "rate_matched"]),
+    ).splitlines()[2:]
+    assert russian == (
+        "| Russian | 40 | 0.12 | 0.06, German | 25 % (2 %) | 2.00 | 0.50 | 0.38 (0.06) |"
+    )
+    assert chinese == "| Chinese | 30 | 0.00 | 0.50, Japanese | 0 % (1 %) | 1.00 | 0.25 | |"

@@ -52,6 +52,8 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "compare_methods": {**SHORT, "neurons": 10, "read": 128, "guard_texts": 20},
     "lens_by_language": {"n_facts": 30, "n_draws": 1},
     "compare_readings": {"fraction": 0.08},
+    "explain_language": {"fraction": 0.08},
+    "compare_labels": {"fraction": 0.08},
 }
 
 
@@ -69,19 +71,21 @@ def test_every_study_has_the_preset_of_a_model_that_can_be_fetched(name: str):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_reads_other_text_and_tasks_in_more_languages(name: str):
-    folders = {name: Path(name) for name in ("facts", "pairs", "edits")}
+    folders = {name: Path(name) for name in ("facts", "pairs", "edits", "topics")}
     data = gemma.Data(text=Path("news"), inferences=Path("inferences"), **folders)
     _, config = preset(name)
     found = tyro.cli(type(config), default=config, args=data.options(name))
     tasks = {"task": "facts", "facts": "facts", "tasks": ("facts", "inferences")}
-    tasks |= {"pairs": Path("pairs"), "edits": "edits"}
+    tasks |= {"pairs": Path("pairs"), "edits": "edits", "topics": "topics"}
     for field, value in tasks.items():
         if hasattr(config, field):
             assert getattr(found, field) == value
-    reads_text = name not in ("map_shared_neurons", "edit_knowledge", "attribute_neurons")
+    only_tasks = ("map_shared_neurons", "edit_knowledge", "attribute_neurons", "compare_labels")
+    reads_text = name not in only_tasks
     assert found.study.text == ("news" if reads_text else "babel")
     many = {
         "detect_languages": gemma.MANY,
+        "explain_language": gemma.SCRIPTS,
         "map_shared_neurons": gemma.MANY_TASKS,
     }
     assert found.study.languages == many.get(name, study.LANGUAGES)

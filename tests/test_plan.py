@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import JetMoeConfig, LlamaConfig
 
 import interp
+from benchmarks import full_size, memory, synthetic
 from interp.commands.plan import Plan
 from interp.counting.plan import RunPlan, plan_run
 from interp.counting.statistics import STATISTICS
@@ -239,3 +240,24 @@ def header(path: Path) -> int:
     """Bytes before the tensors of a safetensors file."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
+
+
+@pytest.mark.campaign
+def test_100_labels_of_a_7b_shape_are_merged_and_selected_from_in_the_planned_memory(
+    tmp_path: Path,
+):
+    shape = full_size.Shape(n_layers=32, d_mlp=11_008, n_languages=100, n_shards=2)
+    config = synthetic.llama(shape.n_layers, 4096, shape.d_mlp, 32_000)
+    config.save_pretrained(tmp_path / "model")
+    tokens, row_tokens = full_size.TOKENS * shape.n_shards, full_size.TOKENS
+    sizes = {"n_shards": shape.n_shards, "row_tokens": row_tokens, "dtype": torch.bfloat16}
+    plan = plan_run(tmp_path / "model", shape.n_languages, tokens, **sizes)
+    rows = {
+        step: memory.in_subprocess(full_size.measure, step, tmp_path / "run", shape)
+        for step in ("write the pieces", "merge", "read and select")
+    }
+    assert rows["merge"]["mib"] < 1.15 * plan.results / memory.MIB
+    rates = 8 * plan.n_languages * plan.neurons / memory.MIB  # no weights are needed any more
+    assert rows["read and select"]["mib"] < min(3.5 * rates, plan.memory / memory.MIB)
+    n_chosen, n_planted = round(0.01 * plan.neurons), 40 * shape.n_languages
+    assert rows["read and select"]["planted_recovered"] == n_chosen / n_planted
