@@ -154,6 +154,16 @@ def test_what_is_done_is_not_forecast_again(base, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
+def test_nothing_is_left_of_a_run_whose_pieces_are_merged_and_deleted(base, tmp_path, capsys):
+    reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
+    line = ["collect", *reading, "--out", str(tmp_path / "run")]
+    assert "left" not in dry(line, capsys)
+    cli.main(line)
+    assert not list((tmp_path / "run" / "pieces").glob("*"))
+    assert re.search(r", 0 of [\d,]+ left: about 1 s on this machine\.", dry(line, capsys))
+
+
 def test_only_long_work_is_announced_and_very_long_work_says_how_to_make_it_shorter(capsys):
     for seconds, n_lines in ((9.0, 0), (11.0, 1), (601.0, 2)):
         told = Forecast(passes=1, tokens=1, seconds=seconds)

@@ -31,7 +31,11 @@ def of_counting(
     from interp.counting.observe import batches, observe
     from interp.counting.plan import plan_of
     from interp.counting.statistics import STATISTICS
+    from interp.counting.tidying import is_tidied
 
+    tokens = sum(corpora.tokens().values())
+    if is_tidied(folder):
+        return interp.runs.Forecast(passes=1, tokens=tokens, left=0.0, seconds=0.0)
     code = corpora.languages[0]
     batch = next(batches(corpora, code, int(corpora.rows[code].shard[0]), tokens_per_batch))
     kept = [STATISTICS[name] for name in keep.statistics]
@@ -43,7 +47,6 @@ def of_counting(
             count_loss_effects(model, batch, effects)
         return int(batch.length.sum())
 
-    tokens = sum(corpora.tokens().values())
     disk = plan_of(model, corpora, keep, tokens_per_batch).disk
     pieces = corpora.n_shards * len(corpora.languages)
     return interp.runs.forecast(1, tokens, trial, folder=folder, pieces=pieces, disk=disk)

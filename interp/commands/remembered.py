@@ -25,7 +25,7 @@ _SAID = {
     "bos": "bos {}",
     "block_length": "blocks of {} tokens",
     "n_shards": "{} shards",
-    "tokens": "{} tokens per label",
+    "tokens": "{:,} tokens per label",
 }
 """How a command says what it took, in this order."""
 
