@@ -61,6 +61,18 @@ def test_word_order_is_what_the_same_words_cost_more_in_another_order(llama: Neu
     torch.testing.assert_close(whole.loss, judged.loss)
 
 
+def test_an_order_of_more_tokens_is_divided_by_the_tokens_of_the_text(babel: NeuronModel):
+    """Shuffled, words may be cut into more tokens, which would make the mean over them smaller."""
+    orders = judge_texts(babel, TEXTS, "auto", progress=False).word_order.tolist()
+    differ = 0
+    for text, order in zip(TEXTS, orders, strict=True):
+        other = words_shuffled(partial(_words, babel))(text)
+        (before, n), (after, m) = (total_nats(babel, each, "auto") for each in (text, other))
+        assert order == pytest.approx((after - before) / n, abs=1e-4)
+        differ += m != n
+    assert differ
+
+
 def test_words_that_are_all_alike_have_no_order_to_lose(llama: NeuronModel):
     texts = ["Englisch", "Englisch " * 9, "...", "", "alle meine"]
     orders = judge_texts(llama, texts, "auto", progress=False).word_order.tolist()
