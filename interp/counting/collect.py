@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.counting.batch import Observer
 from interp.counting.caches import Counter
 from interp.counting.counters import SentenceMeansCounter, SignsCounter
-from interp.counting.expert_counter import MIXTURE_COUNTS, firing_counter
+from interp.counting.expert_counter import MIXTURE_COUNTS, OF_EXPERTS, firing_counter
 from interp.counting.fitting import check_that_it_fits
 from interp.counting.histograms import SAMPLE, Grid, RangeCounter
 from interp.counting.keep import FIRING_ALONE, Keep
@@ -115,7 +115,7 @@ def collect(
 
 def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
-    counted = {name: False for name in keep.statistics if STATISTICS[name].of_experts}
+    counted = {name: False for name in keep.statistics if name in OF_EXPERTS}
     rest = replace(keep, fires_by="gate", **counted)
     if isinstance(model, MixtureModel) and rest != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
@@ -243,7 +243,9 @@ class _Piece:
         grid = Grid.load(grid_path(self.folder)) if keep.histograms else None
         counters: list[Counter] = [firing_counter(model, keep.fires_by)]
         counters += [
-            STATISTICS[name].counter(model, grid)
+            OF_EXPERTS[name](model)
+            if isinstance(model, MixtureModel)
+            else STATISTICS[name].counter(model, grid)
             for name in keep.statistics
             if not STATISTICS[name].of_gradients
         ]
