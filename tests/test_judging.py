@@ -63,14 +63,13 @@ def test_word_order_is_what_the_same_words_cost_more_in_another_order(llama: Neu
 
 def test_an_order_of_more_tokens_is_divided_by_the_tokens_of_the_text(babel: NeuronModel):
     """Shuffled, words may be cut into more tokens, which would make the mean over them smaller."""
-    orders = judge_texts(babel, TEXTS, "auto", progress=False).word_order.tolist()
-    differ = 0
-    for text, order in zip(TEXTS, orders, strict=True):
+    texts = [JA, "Katzenfutter gibt es heute keines, Hundefutter schon"]
+    orders = judge_texts(babel, texts, "auto", progress=False).word_order.tolist()
+    for text, order in zip(texts, orders, strict=True):
         other = words_shuffled(partial(_words, babel))(text)
         (before, n), (after, m) = (total_nats(babel, each, "auto") for each in (text, other))
+        assert m > n
         assert order == pytest.approx((after - before) / n, abs=1e-4)
-        differ += m != n
-    assert differ
 
 
 def test_words_that_are_all_alike_have_no_order_to_lose(llama: NeuronModel):

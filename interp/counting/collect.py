@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.counting.batch import Observer
 from interp.counting.caches import Counter
 from interp.counting.counters import SentenceMeansCounter, SignsCounter
-from interp.counting.expert_counter import MIXTURE_COUNTS, firing_counter
+from interp.counting.expert_counter import MIXTURE_COUNTS, OF_EXPERTS, firing_counter
 from interp.counting.fitting import check_that_it_fits
 from interp.counting.histograms import SAMPLE, Grid, RangeCounter
 from interp.counting.keep import FIRING_ALONE, Keep
@@ -117,7 +117,7 @@ def collect(
 
 def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
-    counted = {name: False for name in keep.statistics if STATISTICS[name].of_experts}
+    counted = {name: False for name in keep.statistics if name in OF_EXPERTS}
     rest = replace(keep, fires_by="gate", **counted)
     if isinstance(model, MixtureModel) and rest != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
@@ -258,8 +258,13 @@ class _Piece:
     def _statistics(self, model: NeuronModel, of_gradients: bool) -> list[Counter]:
         """Counters of the statistics to keep: of those of gradients, or of the others."""
         grid = Grid.load(grid_path(self.folder)) if self.keep.histograms else None
-        rows = [STATISTICS[name] for name in self.keep.statistics]
-        return [row.counter(model, grid) for row in rows if row.of_gradients == of_gradients]
+        return [
+            OF_EXPERTS[name](model)
+            if isinstance(model, MixtureModel)
+            else STATISTICS[name].counter(model, grid)
+            for name in self.keep.statistics
+            if STATISTICS[name].of_gradients == of_gradients
+        ]
 
 
 @dataclass(frozen=True)

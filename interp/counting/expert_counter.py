@@ -1,5 +1,6 @@
 """Counting and moments in mixtures of experts: each neuron on the tokens that it sees."""
 
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -7,14 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, Observer, zeros
+from interp.counting.batch import Batch, Observer, zeros
 from interp.counting.bits import count_positive, count_positive_by
-from interp.counting.counters import (
-    FiringCounter,
-    MomentsCounter,
-    firing_kind,
-    firing_tensors,
-)
+from interp.counting.counters import FiringCounter, firing_kind, firing_tensors
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
@@ -33,11 +29,6 @@ def firing_counter(
     """What counts firing in a model, dense or a mixture."""
     mixed = isinstance(model, MixtureModel)
     return ExpertFiringCounter(model, fires_by) if mixed else FiringCounter(model, fires_by)
-
-
-def moments_counter(model: Neurons) -> "MomentsCounter | ExpertMomentsCounter":
-    """What sums activations in a model, dense or a mixture."""
-    return ExpertMomentsCounter(model) if isinstance(model, MixtureModel) else MomentsCounter(model)
 
 
 @runtime_checkable
@@ -133,6 +124,12 @@ class ExpertMomentsCounter:
             "moments.tokens": torch.tensor([self._tokens]),
             "moments.seen": torch.stack([seen.cpu() for seen in self._seen]),
         }
+
+
+OF_EXPERTS: Mapping[str, Callable[[MixtureModel], ExpertMomentsCounter]] = {
+    "moments": ExpertMomentsCounter
+}
+"""What is counted in mixtures beside firing, by the names of `interp.counting.statistics`."""
 
 
 def _kept(

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from interp.counting.batch import Neurons
 from interp.counting.caches import Counter
-from interp.counting.counters import UnitMomentsCounter
-from interp.counting.expert_counter import moments_counter
+from interp.counting.counters import MomentsCounter, UnitMomentsCounter
 from interp.counting.head_effects import HeadEffects, HeadEffectsCounter
 from interp.counting.histograms import BINS, WORKING, Grid, Histograms, HistogramsCounter
 from interp.counting.loss_effects import LossEffects, LossEffectsCounter
@@ -51,9 +50,6 @@ class Statistic:
     of_gradients: bool = False
     """Whether it is counted in a pass of its own, forward and backward."""
 
-    of_experts: bool = False
-    """Whether it is counted in mixtures of experts too, with the tokens that each neuron saw."""
-
     by_shard: bool = False
     """Whether the result has an axis of shards; otherwise they are summed."""
 
@@ -66,10 +62,9 @@ def _histograms(model: Neurons, grid: Grid | None) -> HistogramsCounter:
 STATISTICS: Mapping[str, Statistic] = {
     "moments": Statistic(
         title="mean and standard deviation of every activation",
-        counter=lambda model, _: moments_counter(model),
+        counter=lambda model, _: MomentsCounter(model),
         of=ActivationMoments.of,
         counted=4 * 8,
-        of_experts=True,
     ),
     "sign_cases": Statistic(
         title="how often gate and linear branch are above zero, together and alone",

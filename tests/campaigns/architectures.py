@@ -333,7 +333,8 @@ def tried(architecture: str, folder: Path) -> Outcome:
             job(trial)
         except _Stop as stop:
             kind = "doctor" if job is check else "fault"
-            return Outcome(architecture, tuple(done), name, str(stop), kind)
+            why = str(stop).replace(str(folder), "the model")
+            return Outcome(architecture, tuple(done), name, why, kind)
         except Exception as error:
             ours = isinstance(error, OURS) and _raised_by_us(error)
             where = "" if ours else _place(error)
