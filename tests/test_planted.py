@@ -16,7 +16,7 @@ from experiments import recover_planted as judges
 from experiments.planted import DECOYS, KINDS, Design, Planted, Truth
 from experiments.recover_planted import ALL, NONE, TINY
 from experiments.runner import stated
-from interp.inference.intervals import clustered_share
+from interp.inference.intervals import clustered_share, wilson
 from interp.inference.statements import judged
 from interp.scores.choosers import Measured, least
 from interp.scores.lape import language_entropy
@@ -238,6 +238,8 @@ def test_the_interval_is_wilsons_and_wider_where_languages_disagree():
     _, lower, higher = clustered_share([0, 8, 4], [8, 8, 8])
     assert lower < low - 0.05
     assert higher > high + 0.05
+    # Clusters vary by 1/12 = (16 + 16) / 24² · 3/2, eight times 0.25 / 24: as if of three trials.
+    assert (lower, higher) == pytest.approx(wilson(0.5, 3))
     assert all(math.isnan(each) for each in clustered_share([], []))
 
 
