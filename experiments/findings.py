@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
+
 from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
 from experiments.board import MEASURED
@@ -265,11 +267,11 @@ def by_category(tables: Mapping[str, Table]) -> str:
 
 def by_telling(tables: Mapping[str, Table]) -> str:
     """A table: how often the answer is the one that was told, and that without its being told."""
-    lines = []
-    for task, told in tables.items():
-        rates = told.set_index(["fact told", "language"])["accuracy"]
-        for fact in unique(told["fact told"]):
-            lines.append([task, fact, *(f"{100 * rate:.0f} %" for rate in rates[fact])])
+    told = pd.concat(tables, names=["task"])
+    shares = told.set_index("fact told", append=True)["accuracy"].groupby(
+        ["task", "fact told"], sort=False
+    )
+    lines = [[*key, *(f"{100 * share:.0f} %" for share in rows)] for key, rows in shares]
     names = [label_name(code) for code in unique(told["language"])]
     return table(["", "fact told", *names], lines)
 

@@ -116,7 +116,9 @@ def test_constants_need_a_bias(name, open_model, checkpoint, tmp_path):
         card = (tmp_path / "held" / "README.md").read_text()
         assert "which PEFT loads and vLLM does not" in card
     else:
-        with pytest.raises(ValueError, match=r"has no .*bias.*(interp\.bake|a control vector)\.$"):
+        with pytest.raises(
+            ValueError, match=r"has no .*bias.*(`interp bake`\)|a control vector)\.$"
+        ):
             change.to_lora(model, tmp_path / "held")
         assert nothing_is_left(tmp_path)
 

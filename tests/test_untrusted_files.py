@@ -382,7 +382,7 @@ class TestOtherThingsUnderTheRightNames:
             self.read(tmp_path, tensors, languages)
 
     def test_every_class_says_its_kind_and_what_makes_it(self, tmp_path: Path) -> None:
-        assert len(SAVED) == len({cls.kind for cls in SAVED}) == 25
+        assert len(SAVED) == len({cls.kind for cls in SAVED}) == 27
         for cls in SAVED:
             with pytest.raises(FileNotFoundError) as error:
                 cls.load(tmp_path / "none.safetensors")

@@ -143,7 +143,7 @@ def keep_of(command: Any) -> "interp.Keep":
     from interp.counting.statistics import STATISTICS
 
     others = {word.replace("-", "_") for word in command.units}
-    statistics = {
+    statistics: dict[str, Any] = {
         name: getattr(command, name) if row.units == "post" else name in others
         for name, row in STATISTICS.items()
     }

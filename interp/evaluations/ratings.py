@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, cast
 
 from interp.evaluations.steered_answers import Judge
 
@@ -31,7 +31,7 @@ def named_judge(name: str) -> Judge:
         ) from error
     if not callable(judge):
         raise ValueError(f"{name} is {type(judge).__name__}, no function: name one, {why}.")
-    return judge
+    return cast(Judge, judge)
 
 
 class KeptRatings:

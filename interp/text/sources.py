@@ -266,7 +266,7 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
         what = "is a file" if folder.exists() else "does not exist"
         raise FileNotFoundError(
             f"{str(source)!r} {what}; give a folder of files named <language>.txt, .txt.gz, .jsonl "
-            "or .jsonl.gz, or babel."
+            "or .jsonl.gz, or babel; in Python also a HubDataset."
         )
     return folder
 
