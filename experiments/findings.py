@@ -268,12 +268,11 @@ def by_category(tables: Mapping[str, Table]) -> str:
 def by_telling(tables: Mapping[str, Table]) -> str:
     """A table: how often the answer is the one that was told, and that without its being told."""
     told = pd.concat(tables, names=["task"])
-    shares = told.set_index("fact told", append=True)["accuracy"].groupby(
-        ["task", "fact told"], sort=False
-    )
-    lines = [[*key, *(f"{100 * share:.0f} %" for share in rows)] for key, rows in shares]
-    names = [label_name(code) for code in unique(told["language"])]
-    return table(["", "fact told", *names], lines)
+    rates = told.pivot_table("accuracy", ["task", "fact told"], "language", sort=False)
+    lines = [
+        [*map(str, key), *(f"{100 * rate:.0f} %" for rate in rates.loc[key])] for key in rates.index
+    ]
+    return table(["", "fact told", *map(label_name, rates.columns)], lines)
 
 
 # ---------------------------------------------------------------- the page

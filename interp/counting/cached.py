@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -86,9 +86,9 @@ class Cached:
     @property
     def d_mlp(self) -> int:
         """Neurons per layer; 0: the cache holds none."""
-        kinds: tuple[Literal["pre", "post"], ...] = ("pre", "post")
-        held = [kind for kind in kinds if self.holds(0, kind)]
-        return self.width(0, held[0]) if held else 0
+        if self.holds(0, "pre"):
+            return self.width(0, "pre")
+        return self.width(0, "post") if self.holds(0, "post") else 0
 
     @property
     def gated(self) -> bool:
