@@ -19,6 +19,7 @@ import pandas as pd
 from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
 from experiments.board import MEASURED
+from experiments.compare_labels import LANGUAGES, TOPICS
 from experiments.draw_figures import STUDIES, Results, read, without_parts
 from experiments.edit_knowledge import DIRECTIONS
 from experiments.explain_language import ALL, AS_IT_IS, BOTH, IN_LATIN
@@ -44,6 +45,7 @@ KEPT = (
     "explain_language/explanation",
     "explain_language/overlap",
     "explain_language/off",
+    "compare_labels/labels",
     "steer_language/final",
     "detect_languages/precision",
     "lens_by_language/top",
@@ -151,6 +153,26 @@ def by_script(explanation: Table, overlap: Table, off: Table) -> str:
     header = ["language", "neurons", "Jaccard, own script and romanised", "with another, at most"]
     header += ["kept in both (random ones)", "all off: own script", "romanised"]
     return table([*header, "those kept off: romanised (firing alike)"], lines)
+
+
+def by_label(labels: Table) -> str:
+    """A table: neurons of every topic beside the means of topics and of languages."""
+
+    def line(name: str, rows: Table) -> list[str]:
+        sizes = sorted(rows["neurons"])
+        count = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        columns = ("own", "others", "alike_own", "entropy", "again", "also_languages")
+        numbers = [f"{rows[column].mean():.2f}" for column in columns]
+        return [name, count, *numbers]
+
+    topics = labels[labels["labels"] == TOPICS]
+    lines = [line(name, topics[topics["label"] == name]) for name in unique(topics["label"])]
+    lines += [
+        line(f"mean of {name}", labels[labels["labels"] == name]) for name in (TOPICS, LANGUAGES)
+    ]
+    header = ["label", "neurons", "its own loss", "loss of the others", "own, firing alike"]
+    header += ["entropy, of 1", "Jaccard of two halves", "also a language's"]
+    return table(header, lines)
 
 
 def most_shared(overlap: Table) -> str:
@@ -317,6 +339,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by script": by_script(
             *(tables[f"explain_language/{name}"] for name in ("explanation", "overlap", "off"))
         ),
+        "by label": by_label(tables["compare_labels/labels"]),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
         "by way": by_way(without_parts(tables["steer_language/final"])),
         "by units": by_units(tables["detect_languages/precision"]),

@@ -320,6 +320,7 @@ def test_gemma(in_this_process: None, tmp_path: Path):
     parts = ["counting 64 tokens", "losses", "writing", "integrated gradients", "patching"]
     parts += ["opening", "counting 128 tokens"]
     cases = [f"{dtype}, {part}" for dtype in ("float32", "bfloat16") for part in parts]
+    cases.remove("bfloat16, integrated gradients")
     *measured, memory = record.rows
     assert list(dict.fromkeys(row["case"] for row in measured)) == cases
     references = [next(row for row in measured if row["case"] == case) for case in cases]

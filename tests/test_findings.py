@@ -144,3 +144,19 @@ def test_a_language_keeps_a_share_of_its_neurons_in_both_scripts():
         "| Russian | 40 | 0.12 | 0.06, German | 25 % (2 %) | 2.00 | 0.50 | 0.38 (0.06) |"
     )
     assert chinese == "| Chinese | 30 | 0.00 | 0.50, Japanese | 0 % (1 %) | 1.00 | 0.25 | |"
+
+
+def test_topics_stand_beside_the_means_of_topics_and_of_languages():
+    columns = ["labels", "label", "neurons", "own", "others", "alike_own", "entropy", "again"]
+    rows = [
+        ("languages", "de", 50, 1.0, 0.1, 0.2, 0.5, 0.75, 1.0),
+        ("topics", "sports", 40, 0.25, 0.125, 0.0, 0.75, 0.5, 0.0),
+        ("topics", "travel", 20, 0.75, 0.375, 0.5, 0.25, 0.25, 0.5),
+    ]
+    *_, sports, travel, topics, languages = findings.by_label(
+        pd.DataFrame(rows, columns=[*columns, "also_languages"])
+    ).splitlines()
+    assert sports == "| sports | 40 | 0.25 | 0.12 | 0.00 | 0.75 | 0.50 | 0.00 |"
+    assert travel.startswith("| travel | 20 | 0.75 |")
+    assert topics == "| mean of topics | 20 to 40 | 0.50 | 0.25 | 0.25 | 0.50 | 0.38 | 0.25 |"
+    assert languages == "| mean of languages | 50 | 1.00 | 0.10 | 0.20 | 0.50 | 0.75 | 1.00 |"

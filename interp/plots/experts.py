@@ -74,10 +74,10 @@ def chosen_experts(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(
         frame, "chosen_experts", ("language", "layer", "expert"), (*names, "layer", "expert")
     )
-    table = table[table["preference"].notna()]
+    table = table[table["preference"].notna()].astype({"layer": int, "expert": int})
     labels = in_order(table["language"])
     layers, columns = (sorted(table[name].unique().tolist()) for name in ("layer", "expert"))
-    rows = [f"{layer:g}" for layer in layers]
+    rows = [f"{layer}" for layer in layers]
     grid = grid_for(len(columns), rows * len(labels), ["00"], 5, 2, len(labels))
     cells, reach = {}, {}
     for label in labels:
