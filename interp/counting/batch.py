@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.results.words import Kind, UnitKind
 
-AT_ONCE = 1 << 19
+VALUES_AT_ONCE = 1 << 19
 """Values that statistics beside counts are computed from at a time, on a CPU."""
 
 
@@ -121,12 +121,13 @@ def by_unit(values: Shaped[Tensor, "batch pos *unit"]) -> Shaped[Tensor, "batch 
 def slices(
     values: Shaped[Tensor, "token unit"], gpu: int | None = None
 ) -> tuple[Shaped[Tensor, "_ unit"], ...]:
-    """Some rows at a time, as many as have `AT_ONCE` values, or `gpu` on a GPU (None: all rows).
+    """Some rows at a time: on a CPU as many as have `VALUES_AT_ONCE` values, on a GPU `gpu` (None:
+    all rows).
 
     What is computed from them then stays in a core's cache, which is up to ten times as fast as
     tensors of new memory.
     """
-    most = AT_ONCE if values.device.type == "cpu" else gpu
+    most = VALUES_AT_ONCE if values.device.type == "cpu" else gpu
     return (values,) if most is None else values.split(max(1, most // values.shape[1]))
 
 

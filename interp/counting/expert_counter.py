@@ -10,7 +10,12 @@ from torch import Tensor
 
 from interp.counting.batch import Batch, Observer, zeros
 from interp.counting.bits import count_positive, count_positive_by
-from interp.counting.counters import FiringCounter, firing_kind, firing_tensors
+from interp.counting.counters import (
+    FiringCounter,
+    firing_kind,
+    firing_tensors,
+    sums_and_squares,
+)
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
@@ -108,8 +113,7 @@ class ExpertMomentsCounter:
         width = values.shape[1]
         for number, flat in enumerate(values.float().split(sizes)):
             own = slice(rows.first + number * width, rows.first + (number + 1) * width)
-            ones = torch.ones(len(flat), device=flat.device)  # see `MomentsCounter`
-            sums = torch.stack([ones @ flat, ones @ (flat * flat)])
+            sums = torch.stack(sums_and_squares(flat))
             if kind == "pre" or not self._model.gated:
                 self._sums[layer][:2, own] += sums
             if kind == "post":

@@ -8,7 +8,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from interp.counting.batch import AT_ONCE, Batch, Neurons, slices, zeros
+from interp.counting.batch import VALUES_AT_ONCE, Batch, Neurons, slices, zeros
 from interp.counting.caches import Masks, Shards, parts_of, replay_all
 from interp.counting.counters import sums_and_squares
 from interp.counting.parts import Parts, added
@@ -32,7 +32,7 @@ _FLAT, _HALF = 1e-3, 0.05
 _ON_A_GPU = 1 << 21
 """Values binned at a time there."""
 
-WORKING = 28 * AT_ONCE
+WORKING = 28 * VALUES_AT_ONCE
 """Bytes that binning takes: values as floats, as bins, as bins of each neuron, and as ones."""
 
 _MOST_TOKENS = torch.iinfo(torch.int32).max
