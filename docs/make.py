@@ -107,9 +107,13 @@ def selectors() -> str:
             "`interp find RUN --method NAME`, or in Python `interp.selections.select(run, NAME)`. "
             "[Which to choose](../guides/choosing_a_method.md).",
             "",
+            '<div class="methods" markdown>',
+            "",
             "| name | chooses | source | needs | settings | size can be set |",
             "|---|---|---|---|---|---|",
             *lines,
+            "",
+            "</div>",
             "",
             "*needs*: what `interp collect` must keep while it reads. *settings*: what changes its "
             "choice. *size can be set*: by `--n` for every language, so that methods can be "

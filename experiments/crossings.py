@@ -101,8 +101,8 @@ def is_first(model: interp.NeuronModel, item: Item, logits: Float[Tensor, " voca
 
 
 def relation(item: Item) -> str:
-    """The relation asked for, such as "fact_completion/day_after" of "...:monday:tuesday"."""
-    return item.id.split(":")[0]
+    """The relation asked for, as the item says, or its id up to a colon: `capital:France`."""
+    return item.relation or item.id.split(":")[0]
 
 
 def right(item: Item) -> str:

@@ -101,7 +101,7 @@ def facts(
         options.sort(key=lambda q: _order((q, *key)))
         for column, (code, row_of) in enumerate(known.items()):
             prompt = row_of[key]["template"].replace("[X]", row_of[key]["sub_label"])
-            item = {"id": f"{relation}:{subject}-{thing}"}
+            item = {"id": f"{relation}:{subject}-{thing}", "relation": relation}
             item |= {"prompt": prompt.replace("[Y]", "<mask>")}
             candidates = [names[relation][q][column] for q in options]
             item |= {"candidates": candidates, "answer_index": options.index(thing)}

@@ -161,6 +161,12 @@ def test_a_folder_that_differs_does_not_count_as_equal():
     assert made[4] == "| **all** | **14** | **8** | **4** | **2** | **6** | **0** |"
 
 
+def test_memory_is_what_the_work_adds_though_more_was_held_before():
+    _ = len(b"x" * (200 * memory.MIB))  # held and given back: not the work's
+    assert 30 < memory.added_mib(lambda: b"x" * (40 * memory.MIB)) < 80
+    assert memory.added_mib(lambda: None) < 20
+
+
 def test_growth_of_memory_is_told_beside_that_of_the_text():
     (record,) = (load_all()[name] for name in ("collect-memory",))
     rows = ({"tokens": 10, "mib": 100.0}, {"tokens": 20, "mib": 250.0})

@@ -158,6 +158,12 @@ def test_the_subject_is_where_two_prompts_of_a_relation_differ():
     assert subject("a b a", "c b a") == ""  # its last place is another
 
 
+def test_the_relation_is_what_the_file_says_or_the_beginning_of_the_id():
+    item = Item("capital:France", "The capital of France is", (" Paris", " Rome"), 0)
+    assert relation(item) == "capital"
+    assert relation(item._replace(id="0017", relation="The capital of [X]")) == "The capital of [X]"
+
+
 def test_words_begin_with_and_without_their_space():
     model = interp.load("babel")
     found = first_tokens(model, " Dienstag.")

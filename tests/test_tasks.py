@@ -407,6 +407,16 @@ FORMS = [
     ),
     (
         "en",
+        {
+            "relation": "in [X]",
+            "prompt": "Tom is <mask>.",
+            "candidates": ["in", "out"],
+            "answer_index": 0,
+        },
+        Item("1", "Tom is", (" in.", " out."), 0, relation="in [X]"),
+    ),
+    (
+        "en",
         {"context": "He is ten.", "question": "How old?", "answer": "ten", "answer_start": 6},
         Item("1", "He is ten.\nQuestion: How old?\nAnswer:", (" ten",), 0, group="He is ten."),
     ),

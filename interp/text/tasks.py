@@ -70,6 +70,9 @@ class Item(NamedTuple):
     group: str = ""
     """Name shared by dependent items, such as hypotheses about one premise; empty: none."""
 
+    relation: str = ""
+    """What a fact says of its subject, the same in every language; empty: not said."""
+
 
 @dataclass(frozen=True)
 class Task(Shown):
@@ -336,7 +339,8 @@ def _paraphrase(rows: Rows, language: str) -> list[Item]:
 def _fact(rows: Rows, language: str) -> list[Item]:
     """The prompt is the text before the mask; an option is a candidate plus the text after it.
 
-    A space before the mask belongs to the option, as tokenizers treat running text.
+    A space before the mask belongs to the option, as tokenizers treat running text. A row may also
+    have a `relation`.
     """
     items = []
     for row in rows:
@@ -346,7 +350,8 @@ def _fact(rows: Rows, language: str) -> list[Item]:
         prompt = before.rstrip(" ")
         gap = before[len(prompt) :]
         options = tuple(gap + candidate + after for candidate in row["candidates"])
-        items.append(Item(row["id"], prompt, options, row["answer_index"]))
+        item = Item(row["id"], prompt, options, row["answer_index"])
+        items.append(item._replace(relation=row.get("relation", "")))
     return items
 
 
