@@ -1,10 +1,10 @@
 """Which method finds what: the tables and sentences of docs/methods/compared.md.
 
-`experiments.findings` writes them, from tables that are kept: that of the figure
-method_comparison-babel, and those of the studies of confusions in experiments/measured/babel.
+`experiments.findings` writes them, from tables that are kept: those of the figures
+method_comparison-<preset>, and those of the studies of confusions in experiments/measured/babel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,11 @@ from interp.plots.style import Table
 from interp.results import artifacts
 
 PAGE = Path("docs") / "methods" / "compared.md"
-COMPARE = "python -m experiments.compare_methods babel"
+COMPARE = {
+    preset: f"python -m experiments.compare_methods {preset}" for preset in ("babel", "gemma")
+}
+"""Preset of the comparison → its command."""
+
 STUDIES = {
     "confuse_methods": "python -m experiments.confuse_methods short",
     "confuse_pretrained": "python -m experiments.confuse_pretrained short",
@@ -134,12 +138,20 @@ def confusion_sentences(confusions: Table, found: Table, study: str) -> list[str
 # ---------------------------------------------------------------- the page
 
 
-def sentences(methods: Table, confused: dict[str, tuple[Table, Table]]) -> str:
-    """Every sentence with the command that made its numbers."""
-    said = [(line, COMPARE) for line in method_findings.sentences(methods)]
+def sentences(compared: Mapping[str, Table], confused: Mapping[str, tuple[Table, Table]]) -> str:
+    """Every sentence with the command that made its numbers.
+
+    Planted neurons are the same for every model: what is said of them is said once.
+    """
+    said: dict[str, str] = {}
+    for preset, methods in compared.items():
+        for line in method_findings.sentences(methods):
+            said.setdefault(line, COMPARE[preset])
     for study, tables in confused.items():
-        said += [(line, STUDIES[study]) for line in confusion_sentences(*tables, study)]
-    return "\n".join(f"{number}. {line} `{by}`" for number, (line, by) in enumerate(said, 1))
+        said |= dict.fromkeys(confusion_sentences(*tables, study), STUDIES[study])
+    return "\n".join(
+        f"{number}. {line} `{by}`" for number, (line, by) in enumerate(said.items(), 1)
+    )
 
 
 def predicted_and_wrong(claims: Sequence[Claim]) -> str:
@@ -166,18 +178,23 @@ def keep(studies: Path, measured: Path) -> None:
 def blocks(root: Path) -> dict[str, str]:
     """What stands between the marks of the page, by their name."""
     measured = root / "experiments" / "measured" / "babel"
-    methods = by_method(read_table(root / "figures" / "method_comparison-babel.csv"))
+    compared = {
+        preset: by_method(read_table(path))
+        for preset in COMPARE
+        if (path := root / "figures" / f"method_comparison-{preset}.csv").is_file()
+    }
     confused = {
         study: (read_table(path), read_table(path.with_name("found.csv")))
         for study in STUDIES
         if (path := measured / study / "confusions.csv").is_file()
     }
-    shown = {study: f"Not measured yet: `{command}`." for study, command in STUDIES.items()}
+    commands = {f"compared on {preset}": command for preset, command in COMPARE.items()} | STUDIES
+    shown = {name: f"Not measured yet: `{command}`." for name, command in commands.items()}
+    shown |= {f"compared on {preset}": comparison(methods) for preset, methods in compared.items()}
     shown |= {study: fooled(*tables) for study, tables in confused.items()}
     claims = load_claims(measured / "compare_methods.json")
     return {
-        "comparison": comparison(methods),
         **shown,
-        "sentences": sentences(methods, confused),
+        "sentences": sentences(compared, confused),
         "predicted and wrong": predicted_and_wrong(claims),
     }

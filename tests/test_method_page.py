@@ -8,9 +8,10 @@ import pytest
 from experiments import method_page as subject
 from experiments.compare_methods import MEASURES, comparison
 from experiments.findings import ROOT
-from experiments.method_findings import LAPE, RANDOM
-from experiments.method_page import PAGE, STUDIES
+from experiments.method_findings import JUDGED, LAPE, RANDOM
+from experiments.method_page import COMPARE, PAGE, STUDIES
 from interp.inference.claims import load_claims
+from interp.plots.files import read_table
 
 
 def confusions() -> pd.DataFrame:
@@ -118,8 +119,20 @@ def test_predictions_that_came_true_are_not_among_the_wrong_ones():
         assert (claim.statement in said) == (claim in wrong)
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_the_commands_are_those_of_presets(study: str):
-    *_, name, preset = STUDIES[study].split()
-    assert name == f"experiments.{study}"
+def test_what_two_models_share_is_said_once():
+    methods = subject.by_method(read_table(ROOT / "figures" / "method_comparison-babel.csv"))
+    names = [*JUDGED[1:], *(f"{name}_{end}" for name in JUDGED[1:] for end in ("low", "high"))]
+    other = methods.assign(**(methods[names] / 2))
+    lines = subject.sentences({"babel": methods, "gemma": other}, {}).splitlines()
+    planted = [line for line in lines if "Planted neurons found" in line]
+    assert len(planted) == 2
+    assert all(line.endswith("compare_methods babel`") for line in planted)
+    rises = [line for line in lines if "Rise of the own loss" in line]
+    assert [line.split()[-1] for line in rises] == ["babel`", "gemma`"]
+    assert [line.split(".")[0] for line in lines] == [str(n + 1) for n in range(len(lines))]
+
+
+@pytest.mark.parametrize("command", [*STUDIES.values(), *COMPARE.values()])
+def test_the_commands_are_those_of_presets(command: str):
+    *_, name, preset = command.split()
     assert preset in importlib.import_module(name).experiment.presets
