@@ -715,6 +715,25 @@ class TestAsTransformerLens:
         as_model(bridge)  # without it, 4.3 forgets what it has cached while it generates
         as_transformer_lens(open_model(name), bridge)
 
+    @pytest.mark.parametrize("how", ["native", "hooked", "a bridge of TransformerLens"])
+    def test_the_unembedding_multiplies_no_slices(self, how: Any, checkpoint: Any) -> None:
+        """In bfloat16 a CPU would copy the weights for each row of a slice."""
+        from transformer_lens.model_bridge import TransformerBridge
+
+        from interp.models.load import load, wrap
+
+        name = str(checkpoint("llama"))
+        model = (
+            load(name, attention=how)
+            if how in ("native", "hooked")
+            else wrap(TransformerBridge.boot_transformers(name, device="cpu"))
+        )
+        seen = []
+        linear = model.bridge.unembed.original_component
+        linear.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous()))
+        model.logits(torch.tensor([[5, 6, 7], [8, 9, 10]]), keep=2)
+        assert seen == [True]
+
     @classic_only
     def test_a_hooked_transformer_does_the_same(self, classic: Any) -> None:
         from interp.models.load import wrap

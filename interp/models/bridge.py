@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -52,7 +53,7 @@ def bridge_of(model: Any, name: str | Path, attention: Attention) -> Any:
         )
     if model.config._attn_implementation != implementation:  # some adapters switch it to eager
         model.set_attn_implementation(implementation)
-    pass_cache_to_attention(bridge)
+    work_around(bridge)
     return bridge
 
 
@@ -63,6 +64,12 @@ def with_tokenizer(bridge: Any, tokenizer: Any) -> Any:
     bridge.cfg.tokenizer_prepends_bos = bool(rest) and first == tokenizer.bos_token_id
     bridge.cfg.tokenizer_appends_eos = bool(rest) and rest[-1] == tokenizer.eos_token_id
     return bridge
+
+
+def work_around(bridge: Any) -> None:
+    """Add the hooks that a bridge needs where other packages fall short."""
+    pass_cache_to_attention(bridge)
+    pass_rows_to_unembedding(bridge)
 
 
 def pass_cache_to_attention(bridge: Any) -> None:
@@ -85,6 +92,22 @@ def pass_cache_to_attention(bridge: Any) -> None:
 def _rename_cache(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     renamed = {"past_key_values" if name == "cache" else name: settings[name] for name in settings}
     return args, renamed
+
+
+def pass_rows_to_unembedding(bridge: Any) -> None:
+    """Give a bridge's unembedding its rows as one piece of memory.
+
+    Models slice the last positions out of their states. On a CPU, torch multiplies a slice in
+    bfloat16 by a copy of the weights for each row, a hundred times as slow, and when memory runs
+    out over it, goes on without its fast kernels.
+    """
+    unembed = getattr(bridge, "unembed", None)
+    if unembed is not None and _in_one_piece not in unembed._forward_pre_hooks.values():
+        unembed.register_forward_pre_hook(_in_one_piece)
+
+
+def _in_one_piece(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(states.contiguous() for states in args)
 
 
 def _keep_native_attention(model: Any, adapter: Any) -> None:

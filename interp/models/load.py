@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from interp.models.adapters import adapter_in
-from interp.models.bridge import bridge_of, pass_cache_to_attention, with_tokenizer
+from interp.models.bridge import bridge_of, with_tokenizer, work_around
 from interp.models.gguf_checkpoint import checkpoint_of, gguf_in
 from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
@@ -190,7 +190,7 @@ def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronMo
     if isinstance(model, PreTrainedModel):
         return _wrap_hugging_face(model, tokenizer, name)
     if isinstance(model, TransformerBridge):
-        pass_cache_to_attention(model)
+        work_around(model)
         cls, module = model_class(name or model.cfg.model_name, model), model.original_model
         attention: Attention = "hooked" if "blocks.0.attn.hook_q" in model.hook_dict else "native"
     elif HookedTransformer is not None and isinstance(model, HookedTransformer):
