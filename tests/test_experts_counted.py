@@ -284,7 +284,7 @@ class TestRuns:
         assert len(run.verify().bad) == 1
 
     def test_what_is_not_counted_is_refused(self, mixture: MixtureModel, text: Corpora) -> None:
-        with pytest.raises(ValueError, match="of which only firing and moments are counted"):
+        with pytest.raises(ValueError, match="of which only firing, moments and contexts are kept"):
             collect(mixture, text, keep=Keep(moments=True, histograms=True), progress=False)
         for call in (lambda: mixture.site(0, "post"), lambda: mixture.w_out(0)):
             with pytest.raises(ValueError, match="is a mixture of experts, for which"):

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
+from interp.interventions.edits import deactivate, intervene
 from interp.models import experts as experts_module
 from interp.models.doctor import doctor
 from interp.models.experts import DensePart, RoutedPart
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
 from tests import tiny_models
+from tests.campaigns import architectures
 from tests.expert_loops import routed_blocks
 from tests.tiny_models import MIXTURES, Kinked
 
@@ -109,7 +112,23 @@ def test_a_residual_stream_without_the_experts_is_found(deepseek: MixtureModel) 
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     vars(block)["forward"] = forward
-    assert failures(deepseek) == {RESIDUAL, WRITES}
+    assert failures(deepseek) == {RESIDUAL}
+
+
+@pytest.mark.slow
+def test_a_model_with_several_residual_streams_is_not_asked_about_one(tmp_path: Path) -> None:
+    model = load(architectures.build("deepseek_v4", tmp_path))
+    diagnosis = doctor(model)
+    assert diagnosis.ok, str(diagnosis)
+    (residual,) = [check for check in diagnosis.checks if check.name == RESIDUAL]
+    assert "shows no residual stream of this model" in residual.detail
+    stream = torch.ones(model.n_layers, model.d_model, dtype=torch.bool)
+    sentence = "'resid_post' is not a site of .*, which has pre, pre_linear, post, routing"
+    with (
+        pytest.raises(ValueError, match=sentence),
+        intervene(model, {"resid_post": stream}, deactivate),
+    ):
+        pass
 
 
 def test_experts_with_a_norm_behind_them_are_not_asked_what_they_write(

@@ -40,14 +40,13 @@ def rows(model: MixtureModel) -> Corpora:
         Keep(heads=True),
         Keep(sentence_means=("resid_post",)),
         Keep(signs="gate"),
-        Keep(contexts=2),
     ],
-    ids=["cases", "negative", "histograms", "effects", "heads", "means", "signs", "contexts"],
+    ids=["cases", "negative", "histograms", "effects", "heads", "means", "signs"],
 )
-def test_of_neurons_only_firing_and_moments_are_counted(
+def test_of_neurons_only_firing_moments_and_contexts_are_kept(
     model: MixtureModel, rows: Corpora, keep: Keep
 ):
-    with pytest.raises(ValueError, match="a mixture of experts, of which only firing and moments"):
+    with pytest.raises(ValueError, match="of which only firing, moments and contexts are kept"):
         interp.collect(model, rows, keep=keep, progress=False)
 
 

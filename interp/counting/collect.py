@@ -118,7 +118,7 @@ def collect(
 def _check(model: NeuronModel, corpora: Corpora, keep: Keep, tokens_per_batch: int) -> None:
     """Refuse incompatible options, before anything is read."""
     counted = {name: False for name in keep.statistics if name in OF_EXPERTS}
-    rest = replace(keep, fires_by="gate", **counted)
+    rest = replace(keep, fires_by="gate", contexts=0, **counted)
     if isinstance(model, MixtureModel) and rest != FIRING_ALONE:
         raise ValueError(MIXTURE_COUNTS.format(model.name))
     if keep.sign_cases:
@@ -279,7 +279,7 @@ class _Reading:
     def start(self, model: NeuronModel, stops_early: bool, settings: Mapping[str, Any]) -> None:
         """Create the run folder, or check that it was created with the same plan."""
         corpora = self.corpora
-        if self.keep.statistics and not is_tidied(self.folder):
+        if (self.keep.statistics or self.keep.contexts) and not is_tidied(self.folder):
             check_that_it_fits(model, corpora, self.keep, self.tokens_per_batch, self.folder)
         plan = {
             "model": model.identity,

@@ -1,6 +1,7 @@
 """Counting and moments in mixtures of experts: each neuron on the tokens that it sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,8 +23,8 @@ from interp.models.neuron_model import NeuronModel
 from interp.results.words import FiresBy, Kind
 
 MIXTURE_COUNTS = (
-    "{} is a mixture of experts, of which only firing and moments are counted: leave out what else "
-    "is to be kept."
+    "{} is a mixture of experts, of which only firing, moments and contexts are kept: leave out "
+    "what else is to be kept."
 )
 """The refusal of everything but the counters here."""
 
@@ -64,20 +65,23 @@ class ExpertFiringCounter:
     def update_rows(
         self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
     ) -> None:
-        if rows.first == 0:
-            self._tokens[layer] += batch.keep.sum().cpu()
-        values, expert = _kept(values, rows, batch)
+        n_tokens = batch.keep.sum().cpu()
+        values, rows = rows_kept(values, rows, batch)
         if self._activated:
             values = _activated(self._model, layer, values, rows)
-        if expert is None:
-            fired = count_positive(values)
+        if rows.expert is None:
+            fired, routed = count_positive(values), 0
         else:
             n_experts = rows.n_experts
-            self._routed[layer][:n_experts] += torch.bincount(expert, minlength=n_experts)
+            routed = torch.bincount(rows.expert, minlength=n_experts)
             fired = rearrange(
-                count_positive_by(values, expert, n_experts), "expert neuron -> (expert neuron)"
+                count_positive_by(values, rows.expert, n_experts),
+                "expert neuron -> (expert neuron)",
             )
+        # Memory may have run out above, and the rows come again: all is added at once.
         self._fired[layer][rows.first : rows.first + len(fired)] += fired
+        self._routed[layer][: rows.n_experts] += routed
+        self._tokens[layer] += n_tokens * (rows.first == 0)
 
     def tensors(self) -> dict[str, Tensor]:
         routed = torch.stack([counts.cpu() for counts in self._routed])
@@ -105,20 +109,18 @@ class ExpertMomentsCounter:
     ) -> None:
         if kind == "pre" and not self._model.gated:
             return  # the output is act(gate) itself
-        values, expert = _kept(values, rows, batch)
+        values, rows = rows_kept(values, rows, batch)
         values = _activated(self._model, layer, values, rows) if kind == "pre" else values
-        sizes = [len(values)]
-        if expert is not None:
-            sizes = torch.bincount(expert, minlength=rows.n_experts).tolist()
-        width = values.shape[1]
-        for number, flat in enumerate(values.float().split(sizes)):
-            own = slice(rows.first + number * width, rows.first + (number + 1) * width)
-            sums = torch.stack(sums_and_squares(flat))
+        sums_of = [
+            (own, torch.stack(sums_and_squares(flat)), len(flat))
+            for own, flat, _ in by_expert(values.float(), rows)
+        ]
+        for own, sums, n_tokens in sums_of:  # at once, as memory may have run out before
             if kind == "pre" or not self._model.gated:
                 self._sums[layer][:2, own] += sums
             if kind == "post":
                 self._sums[layer][2:, own] += sums
-                self._seen[layer][own] += len(flat)
+                self._seen[layer][own] += n_tokens
         if kind == "post" and layer == 0 and rows.first == 0:
             self._tokens += int(batch.keep.sum())
 
@@ -136,14 +138,29 @@ OF_EXPERTS: Mapping[str, Callable[[MixtureModel], ExpertMomentsCounter]] = {
 """What is counted in mixtures beside firing, by the names of `interp.counting.statistics`."""
 
 
-def _kept(
+def rows_kept(
     values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
-) -> tuple[Float[Tensor, "row_kept neuron"], Int[Tensor, " row_kept"] | None]:
-    """The rows of tokens that count, and the expert of each."""
+) -> tuple[Float[Tensor, "row_kept neuron"], Rows]:
+    """The rows of tokens that count, and what they stand for."""
     if batch.whole:
-        return values, rows.expert
+        return values, rows
     kept = rearrange(batch.keep, "batch pos -> (batch pos)")[rows.token]
-    return values[kept], None if rows.expert is None else rows.expert[kept]
+    expert = None if rows.expert is None else rows.expert[kept]
+    return values[kept], replace(rows, token=rows.token[kept], expert=expert)
+
+
+def by_expert(
+    values: Float[Tensor, "row neuron"], rows: Rows
+) -> Iterator[tuple[slice, Float[Tensor, "own neuron"], Int[Tensor, " own"]]]:
+    """The units of each expert that saw a token, their values and tokens; or of dense neurons."""
+    sizes, width = [len(values)], values.shape[1]
+    if rows.expert is not None:
+        sizes = torch.bincount(rows.expert, minlength=rows.n_experts).tolist()
+    parts = zip(values.split(sizes), rows.token.split(sizes), strict=True)
+    for number, (own, token) in enumerate(parts):
+        if len(own):
+            first = rows.first + number * width
+            yield slice(first, first + width), own, token
 
 
 def _activated(

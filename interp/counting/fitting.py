@@ -22,6 +22,7 @@ def check_that_it_fits(
     existing = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
     )
+    kept = [*keep.statistics, *(["contexts"] if keep.contexts else [])]
     needed = {
         "disk": (plan.disk - written, shutil.disk_usage(existing).free),
         "memory": (plan.results, free_memory(torch.device("cpu"))),
@@ -30,10 +31,10 @@ def check_that_it_fits(
     for resource, (needs, free) in needed.items():
         if free is not None and needs > free:
             raise ValueError(
-                f"Counting {', '.join(keep.statistics)} of {plan.neurons:,} neurons needs "
+                f"Keeping {', '.join(kept)} of {plan.neurons:,} neurons needs "
                 f"{readable(needs, 'bytes')} of {resource}, where {readable(free, 'bytes')} are "
-                "free: keep fewer statistics, or read fewer shards or languages; `interp plan` "
-                "says what each takes."
+                "free: keep fewer statistics or contexts, or read fewer shards or languages; "
+                "`interp plan` says what each takes."
             )
 
 

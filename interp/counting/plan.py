@@ -136,7 +136,8 @@ class RunPlan(Shown):
         # Checking takes a byte per count; counts too large for memory are copied piece by piece.
         in_memory = whole.firing <= IN_MEMORY
         counts = whole.firing + whole.firing // 8 if in_memory else 2 * self.piece.tensors
-        largest = max(counts, *whole.statistics.values(), whole.signs, whole.contexts)
+        contexts = 2 * whole.contexts  # those of every label, and of all in one
+        largest = max(counts, *whole.statistics.values(), whole.signs, contexts)
         return largest + self.piece.tensors
 
     @property

@@ -2,10 +2,11 @@
 
 Strength is the gate's pre-activation, whose sign says whether the neuron fires; on a gated MLP the
 sign of the output differs from it about half of the time. Only the strongest token of each row
-counts, so a row that repeats itself takes one rank, not all of them.
+counts, so a row that repeats itself takes one rank, not all of them. Of a neuron of an expert, only
+tokens routed to that expert count.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,14 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from interp.counting.batch import Batch
+from interp.counting.expert_counter import by_expert, rows_kept
 from interp.counting.observe import observe
 from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payload_of
 from interp.models.any_model import AnyModel, as_model
+from interp.models.experts import Rows as ExpertRows
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, counted, listed
 from interp.results.saved import Saved
@@ -122,18 +126,34 @@ class ContextsCounter:
         if not batch.whole:
             ignored = rearrange(~batch.keep, "batch pos -> batch pos 1")
             values = values.masked_fill(ignored, -torch.inf)
-        gate = rearrange(values.amax(dim=1), "batch neuron -> neuron batch")
         number = self._number[list(batch.rows)].to(values.device)
+        self._best[layer] = self._best[layer].with_rows(values, number)
+
+    def update_rows(
+        self,
+        kind: Kind,
+        layer: int,
+        values: Float[Tensor, "row neuron"],
+        rows: ExpertRows,
+        batch: Batch,
+    ) -> None:
+        """Of a mixture: an expert sees, of each row of text, the tokens routed there."""
         best = self._best[layer]
-        keys, index = torch.cat([best.keys, _keys(gate.float(), number)], dim=1).topk(self._n)
-        position = best.position.gather(1, index.clamp_max(self._n - 1)).masked_fill(keys == 0, -1)
-        # Only contexts that are new among the strongest have their positions looked up: a maximum
-        # with its index takes ten times as long as the maximum alone.
-        neuron, rank = ((index >= self._n) & (keys > 0)).nonzero(as_tuple=True)
-        row = index[neuron, rank] - self._n
-        new_position = values[row, :, neuron].max(dim=1).indices  # ties: the first
-        position[neuron, rank] = new_position.int()
-        self._best[layer] = _Best(keys, position)
+        number = self._number[list(batch.rows)].to(values.device)
+        values, rows = rows_kept(values, rows, batch)
+        updates: list[tuple[slice, _Best]] = []
+        for own, gates, token in by_expert(values, rows):
+            text, position = torch.unravel_index(token, batch.ids.shape)
+            text, sizes = text.unique_consecutive(return_counts=True)
+            gates, position = (
+                pad_sequence(values.split(sizes.tolist()), batch_first=True, padding_value=padding)
+                for values, padding in ((gates, -torch.inf), (position, -1))
+            )
+            before = _Best(best.keys[own], best.position[own])
+            updates.append((own, before.with_rows(gates, number[text], position)))
+        # Memory may have run out above, and the rows come again: all is written at once.
+        for own, after in updates:
+            best.keys[own], best.position[own] = after.keys, after.position
 
     def tensors(self) -> dict[str, Tensor]:
         """Includes the rows themselves, so that merging pieces needs no text."""
@@ -163,13 +183,33 @@ class _Best:
         keys = torch.zeros(d_mlp, n, dtype=torch.int64, device=device)
         return _Best(keys, torch.full_like(keys, -1, dtype=torch.int32))
 
+    def with_rows(
+        self,
+        values: Float[Tensor, "row pos neuron"],
+        number: Int64[Tensor, " row"],
+        position: Int64[Tensor, "row pos"] | None = None,
+    ) -> "_Best":
+        """The strongest of these and of rows with these numbers. `position` is where in the row the
+        values are; None: one after the other."""
+        n = self.keys.shape[1]
+        gate = rearrange(values.amax(dim=1), "row neuron -> neuron row")
+        keys, index = torch.cat([self.keys, _keys(gate.float(), number)], dim=1).topk(n)
+        positions = self.position.gather(1, index.clamp_max(n - 1)).masked_fill(keys == 0, -1)
+        # Only contexts that are new among the strongest have their positions looked up: a maximum
+        # with its index takes ten times as long as the maximum alone.
+        neuron, rank = ((index >= n) & (keys > 0)).nonzero(as_tuple=True)
+        row = index[neuron, rank] - n
+        new = values[row, :, neuron].max(dim=1).indices  # ties: the first
+        positions[neuron, rank] = (new if position is None else position[row, new]).int()
+        return _Best(keys, positions)
+
 
 def merge_contexts(
     pieces: Iterable[tuple[int, Mapping[str, Tensor], Sequence[str]]], languages: tuple[str, ...]
 ) -> TopContexts:
     """The strongest contexts of all pieces; a piece is (language index, tensors, row sources).
 
-    Holds the tensors of all pieces in memory.
+    Holds the text of all pieces in memory, and the strongest contexts so far.
     """
     best: dict[int, _Best] = {}
     texts: list[list[tuple[Mapping[str, Tensor], Sequence[str]]]] = [[] for _ in languages]
@@ -180,12 +220,13 @@ def merge_contexts(
             keys, index = torch.cat([best[language].keys, keys], dim=2).topk(n)
             position = torch.cat([best[language].position, position], dim=2).gather(2, index)
         best[language] = _Best(keys, position)
-        texts[language].append((tensors, sources))
-    width = max(int(text[0][0]["contexts.ids"].shape[1]) for text in texts)
+        own_text = {name: tensors[f"contexts.{name}"] for name in _TEXT}
+        texts[language].append((own_text, sources))
+    width = max(int(text[0][0]["ids"].shape[1]) for text in texts)
     parts: list[_Part] = []
     for language, text in enumerate(texts):
         first_row = sum(len(part.ids) for part in parts)
-        parts.append(_part(best[language], text, first_row, width))
+        parts.append(_part(best.pop(language), text, first_row, width))
     return TopContexts(
         **{name: torch.stack([getattr(part, name) for part in parts]) for name in _AXES},
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TEXT},
@@ -233,7 +274,7 @@ def _part(
     used = number_of[~none].unique()
     row = torch.searchsorted(used, number_of) + first_row
     number, length, ids, starts = (
-        torch.cat([tensors[f"contexts.{name}"] for tensors, _ in texts])
+        torch.cat([tensors[name] for tensors, _ in texts])
         for name in ("number", "length", "ids", "starts")
     )
     sources = [source for _, row_sources in texts for source in row_sources]
@@ -266,19 +307,50 @@ class _Around:
     def update(
         self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
+        gates = rearrange(values, "batch pos neuron -> (batch pos) neuron").cpu()
+        self._fill(layer, range(gates.shape[1]), batch, lambda token, unit: gates[token, unit])
+
+    def update_rows(
+        self,
+        kind: Kind,
+        layer: int,
+        values: Float[Tensor, "row neuron"],
+        rows: ExpertRows,
+        batch: Batch,
+    ) -> None:
+        gates, shape = values.cpu(), (rows.n_experts, values.shape[1])
+        row_of = torch.full((rows.n_experts, batch.ids.numel()), -1)
+        expert = torch.tensor(0) if rows.expert is None else rows.expert.cpu()
+        row_of[expert, rows.token.cpu()] = torch.arange(len(gates))
+
+        def gates_of(token: Tensor, unit: Tensor) -> Tensor:
+            expert, neuron = torch.unravel_index(unit - rows.first, shape)
+            row = row_of[expert, token]
+            return gates[row.clamp_min(0), neuron].masked_fill(row < 0, -torch.inf)
+
+        units = range(rows.first, rows.first + rows.n_experts * shape[1])
+        self._fill(layer, units, batch, gates_of)
+
+    def _fill(
+        self,
+        layer: int,
+        units: range,
+        batch: Batch,
+        gates_of: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        """Fill in the windows of these units from the gates of tokens, counted over the batch."""
         rows = torch.tensor(batch.rows)
         batch_index = torch.full((int(rows.max()) + 2,), -1)
         batch_index[rows] = torch.arange(len(rows))
         index = batch_index[self._row.clamp_max(len(batch_index) - 1)]  # the last entry: no row
-        context = ((self._layer == layer) & (index >= 0)).nonzero().flatten()
+        own = (self._neuron >= units.start) & (self._neuron < units.stop)
+        context = (own & (self._layer == layer) & (index >= 0)).nonzero().flatten()
         if not len(context):
             return
         index, positions = index[context], self._positions[context]
-        gates = values.cpu()[
-            rearrange(index, "context -> context 1"),
-            positions.clamp(0, values.shape[1] - 1),
-            rearrange(self._neuron[context], "context -> context 1"),
-        ].float()
+        n_pos = batch.ids.shape[1]
+        token = rearrange(index, "context -> context 1") * n_pos + positions.clamp(0, n_pos - 1)
+        gates = gates_of(token, rearrange(self._neuron[context], "context -> context 1")).float()
         length = rearrange(batch.length[index].cpu(), "context -> context 1")
         inside = (positions >= 0) & (positions < length)
         self.gate[context] = gates.masked_fill(~inside, torch.nan)
@@ -297,6 +369,7 @@ def gates_around(
     The window runs from `before` tokens before the context to `after` tokens after it; neurons are
     in layer order. Whole rows are read, as in the pass over text, so the value at the context is
     its stored gate, up to rounding. NaN: the row has no such token, or there is no context.
+    Minus infinity: the neuron's expert does not get this token.
 
     Costs a forward pass over the rows that hold the contexts of chosen neurons.
 

@@ -93,9 +93,15 @@ class DensePart:
             )
         return activation(gate)
 
-    def down(self) -> tuple[Float[Tensor, "..."], int]:
+    def down(self) -> tuple[Tensor, int]:
         """The weights that write the neurons' output, to be changed, and the axis of neurons."""
         return getattr(self.mlp, _DOWN).weight, 1
+
+    def written(
+        self, expert: Int[Tensor, " row"] | None, neuron: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """What one neuron of each row adds to the output, per unit of its own."""
+        return self.down()[0][:, neuron].T
 
     @contextmanager
     def hooked(
@@ -172,9 +178,16 @@ class RoutedPart:
         packed = rearrange(both, f"branch row neuron -> {_axes(self.experts)}")
         return self.experts._apply_gate(packed)
 
-    def down(self) -> tuple[Float[Tensor, "..."], int]:
+    def down(self) -> tuple[Tensor, int]:
         """The weights that write the neurons' output, to be changed, and the axis of neurons."""
         return self.experts.down_proj, 1 if self.experts.is_transposed else 2
+
+    def written(
+        self, expert: Int[Tensor, " row"] | None, neuron: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """What one neuron of each row adds to its expert's output, per unit of its own."""
+        stored, axis = self.down()
+        return stored[expert, neuron] if axis == 1 else stored[expert, :, neuron]
 
     @contextmanager
     def hooked(

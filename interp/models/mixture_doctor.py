@@ -28,6 +28,9 @@ from interp.models.hook_checks import (
 from interp.models.mixture_model import MixtureModel
 from interp.models.recording import recording
 
+NO_STREAM = "not asked: TransformerLens shows no residual stream of this model, so none is edited"
+"""Of DeepSeek-V4, whose layers pass on several streams at once."""
+
 Seen = dict[tuple[int, int], list[tuple[Rows, Tensor]]]
 """What hooks saw, by layer and first unit."""
 
@@ -126,6 +129,8 @@ def _gates(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
 
 
 def _residual(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
+    if not set(STREAM) <= set(model.sites(0)):
+        return True, NO_STREAM
     with recording(model, STREAM, lambda values: values) as recorded:
         model.logits(ids)
     return residual_stream(model, recorded, ids)
@@ -162,9 +167,8 @@ def _output_with(
     first: int,
     neuron: Int[Tensor, " row"],
     more: Float[Tensor, ""],
-) -> Float[Tensor, "batch pos d_model"]:
-    """The output of a layer as its hook shows it, with more output of one neuron of each row."""
-    seen: list[Tensor] = []
+) -> Float[Tensor, "batch pos *stream d_model"]:
+    """The output of a layer with more output of one neuron of each row."""
 
     def edit(values: Tensor, hook: Rows) -> Tensor | None:
         if hook.first != first:
@@ -172,13 +176,9 @@ def _output_with(
         row = torch.arange(len(values), device=values.device)
         return values.index_put((row, neuron), more.to(values), accumulate=True)
 
-    def look(values: Tensor, hook: Any) -> None:
-        seen.append(values.clone())
-
-    sites = model.rows_site(layer, "post"), model.site(layer, "resid_post")
-    with model.hooks(list(zip(sites, (edit, look), strict=True))):
+    with layers_seen(model) as seen, model.hooks([(model.rows_site(layer, "post"), edit)]):
         model.body(ids)
-    return seen[0]
+    return seen["resid_post", layer]
 
 
 def _write(
@@ -189,15 +189,12 @@ def _write(
     n_tokens: int,
 ) -> Float[Tensor, "token d_model"]:
     """What one neuron of each row adds to the output of a part, per unit of its own output."""
-    stored, axis = part.down()
-    if routing is None or rows.expert is None:
-        column = stored[:, neuron].T
-    else:
-        places = (rows.expert, neuron) if axis == 1 else (rows.expert, slice(None), neuron)
+    column = part.written(rows.expert, neuron)
+    if routing is not None and rows.expert is not None:
         chosen, weight = routing
         assert chosen.expert is not None
         own = chosen.expert[rows.token] == rearrange(rows.expert, "row -> row 1")
-        column = stored[places] * reduce(weight[rows.token] * own, "row rank -> row 1", "sum")
+        column = column * reduce(weight[rows.token] * own, "row rank -> row 1", "sum")
     written = torch.zeros(n_tokens, column.shape[1], dtype=column.dtype, device=column.device)
     return written.index_add(0, rows.token, column)
 

@@ -1,11 +1,13 @@
 """`NeuronModel` for mixtures of experts, whose neurons are those of dense MLPs and of experts."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, get_args
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.as_transformer_lens import Hook, HookPoints
@@ -76,6 +78,12 @@ class MixtureModel(NeuronModel):
         if kind in ROW_KINDS:
             raise ValueError(self._refusal(f"{kind!r} on every token"))
         return super().site(layer, kind)
+
+    def sites(self, layer: int) -> tuple[Kind, ...]:
+        routed = self.layout.layers[layer].n_experts > 0
+        there = {"pre": True, "pre_linear": self.gated, "post": True, "routing": routed}
+        rest = [kind for kind in super().sites(layer) if kind not in ROW_KINDS]
+        return (*(kind for kind in ROW_KINDS if there[kind]), *rest)
 
     def rows_site(self, layer: int, kind: Kind) -> str:
         if kind not in ROW_KINDS or not 0 <= layer < self.n_layers:
@@ -159,6 +167,25 @@ class MixtureModel(NeuronModel):
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
         raise ValueError(self._refusal("the activation function alone"))
+
+    def written(
+        self, layer: int, neurons: Int[Tensor, " neuron"]
+    ) -> Float[Tensor, "neuron d_model"]:
+        """As in a dense model; of a neuron of an expert, before the weight of routing."""
+        self.layout.address(layer, int(neurons.max()))  # refuses what is not there
+        vectors = torch.empty(len(neurons), self.d_model, dtype=self.dtype, device=self.device)
+        for part in self.parts[layer]:
+            shape = part.n_experts, part.d_expert
+            own = (neurons >= part.first) & (neurons < part.first + math.prod(shape))
+            if not own.any():
+                continue
+            stored, _ = part.down()
+            if stored.is_meta or not stored.is_floating_point():
+                raise self._unreadable(layer)
+            unit = (neurons[own] - part.first).to(stored.device)
+            written = part.written(*torch.unravel_index(unit, shape)).detach()
+            vectors[own.to(self.device)] = written.to(vectors)
+        return vectors
 
     def _weight(self, layer: int, name: str) -> Tensor:
         raise ValueError(self._refusal("weights by neuron"))

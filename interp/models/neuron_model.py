@@ -25,6 +25,7 @@ from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
 from interp.models.sites import hook_name
+from interp.results.display import listed
 from interp.results.words import Attention, Kind, UnitKind
 
 _MOST_LOGITS = 1 << 26  # numbers in a chunk of logits: 256 MiB in float32
@@ -192,15 +193,22 @@ class NeuronModel(AsTransformerLens):
         if not 0 <= layer < self.n_layers:
             raise ValueError(f"Layer {layer} does not exist: {self.name} has {self.n_layers}.")
         name = hook_name(layer, kind)
-        names = self.bridge.hook_dict
-        if name not in names:
-            sites = [site for site in get_args(Kind) if hook_name(layer, site) in names]
+        if name not in self.bridge.hook_dict:
             unhooked = kind in _HOOKED_ONLY and self.attention == "native"
             raise ValueError(
-                f"{kind!r} is not a site of {self.name}, which has {', '.join(sites)}."
+                f"{kind!r} is not a site of {self.name}, which has {listed(self.sites(layer))}."
                 + (' Load it with attention="hooked" for sites in attention.' if unhooked else "")
             )
         return name
+
+    def sites(self, layer: int) -> tuple[Kind, ...]:
+        """The sites of a layer: what its hooks can read and change.
+
+        >>> model.sites(0)
+        ('pre', 'pre_linear', 'post', 'mlp_out', 'resid_pre', 'resid_post')
+        """
+        names = self.bridge.hook_dict
+        return tuple(kind for kind in get_args(Kind) if hook_name(layer, kind) in names)
 
     def act(
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
@@ -227,15 +235,29 @@ class NeuronModel(AsTransformerLens):
         """Weights from `post` to the residual stream."""
         return self._weight(layer, "W_out")
 
+    def written(
+        self, layer: int, neurons: Int[Tensor, " neuron"]
+    ) -> Float[Tensor, "neuron d_model"]:
+        """What these neurons of a layer write to the residual stream, per unit of their output.
+
+        >>> model.written(5, torch.tensor([7, 40])).equal(model.w_out(5)[[7, 40]])
+        True
+        """
+        weight = self.w_out(layer)
+        return weight[neurons.to(weight.device)]
+
     def _weight(self, layer: int, name: str) -> Tensor:
         try:
             return getattr(self.bridge.blocks[layer].mlp, name).detach()
         except NotImplementedError:
-            raise ValueError(
-                f"The weights of layer {layer} of {self.name} are quantized or offloaded, so their "
-                "values cannot be read: its neurons can be recorded and edited, but for this, load "
-                "it in full precision without offloading."
-            ) from None
+            raise self._unreadable(layer) from None
+
+    def _unreadable(self, layer: int) -> ValueError:
+        return ValueError(
+            f"The weights of layer {layer} of {self.name} are quantized or offloaded, so their "
+            "values cannot be read: its neurons can be recorded and edited, but for this, load "
+            "it in full precision without offloading."
+        )
 
     def _mlp_shape(self, layer: int) -> tuple[int, int] | None:
         """d_mlp and d_model, from the output projection; None if there is none."""

@@ -418,7 +418,7 @@ def promoted_languages(
         chosen = selection.union()[layer].nonzero().flatten()
         if not len(chosen):
             continue
-        write = model.w_out(layer).detach()[chosen.to(model.w_out(layer).device)].float()
+        write = model.written(layer, chosen).float()
         write = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True))
         for row, language in enumerate(selection.languages):
             owned = selection[language][layer][chosen]

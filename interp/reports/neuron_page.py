@@ -23,6 +23,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from interp.counting.expert_tokens import ExpertTokens
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.inference.intervals import jackknife
@@ -161,6 +162,7 @@ def neuron_page(
         else stats.fires_by,
         "layers": model.n_layers,
         "width": model.d_mlp,
+        "units": None if stats.experts is None else stats.experts.layout.sizes,
         "shards": stats.n_shards,
         "languages": [
             _language(label, color, tokens)
@@ -175,6 +177,7 @@ def neuron_page(
         "scores": list(scores),
         "window": [before, after],
         "neurons": _neurons(stats, selections, scores, indices),
+        "seen": None if stats.experts is None else _seen(stats.experts, indices),
         "effects": None if effects is None else _effects(effects, stats.languages, indices),
     }
     layers = _layers(model, contexts, chosen, before, after, n_tokens, progress)
@@ -188,8 +191,12 @@ def promoted_tokens(
 
     The vector, scaled to norm √d_model, is read out alone, minus the logits of its negative. That
     is the direct path to the logits, for an output above zero: one below zero swaps the two lists.
-    Effects through later layers are not seen.
+    Effects through later layers are not seen. None, if TransformerLens shows no residual stream of
+    the model, as of DeepSeek-V4.
     """
+    if "resid_post" not in model.sites(layer):
+        none = torch.zeros(len(neurons), 0, dtype=torch.int64)
+        return none, none
     up, down = [], []
     for rows in neurons.split(_ROWS):
         logits = direct_logits(model, layer, rows)
@@ -204,8 +211,7 @@ def direct_logits(
 ) -> Float[Tensor, "neuron vocab"]:
     """What output vectors of norm √d_model add to the logits, read out alone; see
     `promoted_tokens`."""
-    weight = model.w_out(layer).detach()
-    write = weight[neurons.to(weight.device)].float()
+    write = model.written(layer, neurons).float()
     state = write * (model.d_model**0.5 / write.norm(dim=-1, keepdim=True).clamp_min(1e-12))
     return (read_out(model, state) - read_out(model, -state)).float()
 
@@ -269,12 +275,19 @@ def _neurons(
     ]
 
 
+def _seen(experts: ExpertTokens, indices: Int64[Tensor, "chosen 2"]) -> list[list[int]]:
+    """For each neuron, the tokens of every language that it saw."""
+    layer, neuron = indices.unbind(1)
+    seen = experts.total[:, layer, neuron]
+    return rearrange(seen, "language chosen -> chosen language").tolist()
+
+
 def rates_of(
     stats: FiringStats, indices: Int64[Tensor, "chosen 2"]
 ) -> tuple[Float[Tensor, "chosen language"], ...]:
     """Firing rates of neurons, given by layer and index, and the ends of their 95 % intervals.
 
-    NaN: there is one shard, and so no interval.
+    NaN: there is one shard, and so no interval; or the neuron saw too few tokens.
     """
     chosen = stats.at(*indices.unbind(1))
     if stats.n_shards > 1:

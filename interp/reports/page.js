@@ -62,12 +62,30 @@ function layerOf(layer) {
   return page.layers.get(layer);
 }
 
+/* Where a neuron is, from its number in the layer: the expert, null if it sees every token, and the number there. */
+function addressOf(index, layer, neuron) {
+  const [dense, , width] = index.units ? index.units[layer] : [Infinity];
+  if (neuron < dense) return { expert: null, within: neuron };
+  return { expert: Math.floor((neuron - dense) / width), within: (neuron - dense) % width };
+}
+
+function idOf(index, layer, neuron) {
+  const { expert, within } = addressOf(index, layer, neuron);
+  return `L${layer}${expert === null ? "" : `E${expert}`}N${within}`;
+}
+
+function nameOf({ layer, expert, within }) {
+  return `Layer ${layer}, ${expert === null ? "" : `expert ${expert}, `}neuron ${within}`;
+}
+
 function prepare(index) {
   index.neurons = index.neurons.map(([layer, neuron, rate, low, high, scores, members], number) => ({
     layer, neuron, rate, low, high, scores, members, number,
-    id: `L${layer}N${neuron}`,
+    ...addressOf(index, layer, neuron),
+    id: idOf(index, layer, neuron),
     own: new Set(members.map(([, language]) => language)),
     effect: index.effects ? index.effects[number] : null,
+    seen: index.seen ? index.seen[number] : null,
   }));
   index.byId = new Map(index.neurons.map((neuron) => [neuron.id, neuron]));
   return index;
@@ -103,10 +121,11 @@ function filtered() {
 async function ask(text, stillWanted) {
   const query = text.trim();
   if (query === "") return null;
-  const named = /^l\s*(\d+)\s*[.,:/ ]?\s*(?:n\s*(\d*))?$/i.exec(query);
+  const named = /^l\s*(\d+)\s*[.,:/ ]?\s*(?:e\s*(\d+)\s*[.,:/ ]?\s*)?(?:n\s*(\d*))?$/i.exec(query);
   if (named) {
-    const [, layer, neuron] = named;
-    return { text: "", has: (id) => neuron ? id.startsWith(`L${Number(layer)}N${neuron}`) : id.startsWith(`L${Number(layer)}N`) };
+    const [, layer, expert, neuron] = named;
+    const where = `L${Number(layer)}${expert ? `E${Number(expert)}` : ""}`;
+    return { text: "", has: (id) => neuron ? id.startsWith(`${where}N${neuron}`) : id.startsWith(where) && /[EN]/.test(id[where.length]) };
   }
   const words = query.toLowerCase();
   const matches = new Set();
@@ -118,7 +137,7 @@ async function ask(text, stillWanted) {
     const hits = data.stretches.map((stretch) => occurrences(stretch[2].toLowerCase(), words));
     data.contexts.forEach((languages, row) => {
       if (languages.some((contexts) => contexts.some((context) => holds(data, context, hits, words.length)))) {
-        matches.add(`L${layer}N${data.neurons[row]}`);
+        matches.add(idOf(page.index, layer, data.neurons[row]));
       }
     });
   }
@@ -176,7 +195,7 @@ function drawMap() {
     index.languages.forEach((_, code) => {
       const value = choice.map === "count"
         ? neurons.filter((neuron) => belongs(neuron, code)).length
-        : neurons.reduce((sum, neuron) => sum + neuron.rate[code], 0) / (neurons.length || 1);
+        : neurons.reduce((sum, neuron) => sum + neuron.rate[code], 0) / (neurons.filter((neuron) => neuron.rate[code] !== null).length || 1);
       most = Math.max(most, value);
       cells.set(`${layer} ${code}`, value);
     });
@@ -214,7 +233,7 @@ function drawMap() {
   byId("map").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
   byId("meaning").textContent = `A row for each layer: ${choice.map === "count"
     ? "how many of the neurons on this page belong to each language"
-    : "the mean firing rate of its neurons on this page, in % of each language’s tokens"
+    : `the mean firing rate of its neurons on this page, in % of ${index.units ? "the tokens of each language that they see" : "each language’s tokens"}`
   }. Press a cell to list its neurons.`;
   if (focused) cellAt(focused)?.focus();
 }
@@ -258,7 +277,7 @@ function drawList() {
 function entry(neuron) {
   const most = Math.max(...neuron.rate) || 1;
   return make("a", { href: `#${neuron.id}`, "data-id": neuron.id, tabIndex: -1 },
-    make("span", { textContent: neuron.id }),
+    make("span", { textContent: neuron.expert === null ? neuron.id : neuron.id.replace(/[EN]/g, " $&") }),
     make("span", { className: "dots" }, ...[...neuron.own].sort((a, b) => a - b).map((code) =>
       inColour(code, "i", { title: page.index.languages[code].name }))),
     make("span", { className: "spark" }, ...neuron.rate.map((rate, code) =>
@@ -301,20 +320,20 @@ const percent = (share) => {
 };
 const signed = (number) => `${number > 0 ? "+" : number < 0 ? "−" : ""}${Math.abs(number).toPrecision(2)}`;
 
-function bars(values, say) {
+function bars(values, say, unknown = "not measured") {
   const { languages } = page.index;
   const ends = values.flatMap((value) => (value ? value.filter((end) => end !== null) : []));
   const from = Math.min(0, ...ends);
   const size = Math.max(0, ...ends) - from || 1;
   const rows = languages.flatMap((language, code) => {
     const name = inColour(code, "span", { className: "name", textContent: language.name });
-    if (!values[code]) return [name, make("span", { className: "track" }), make("span", { className: "number soft", textContent: "not measured" })];
+    if (!values[code]) return [name, make("span", { className: "track" }), make("span", { className: "number soft", textContent: unknown })];
     const [value, low, high] = values[code];
     const extent = (a, b) => ({ "--from": (Math.min(a, b) - from) / size, "--size": Math.abs(b - a) / size });
     const track = inColour(code, "span", { className: "track" }, make("span", { className: "bar", style: extent(0, value) }));
     if (from < 0) track.append(make("span", { className: "zero", style: extent(0, 0) }));
     if (low !== null) track.append(make("span", { className: "range", style: extent(low, high) }));
-    const number = make("span", { className: "number", textContent: say(value), title: low === null ? "" : `${say(low)} to ${say(high)}` });
+    const number = make("span", { className: "number", textContent: say(value, code), title: low === null ? "" : `${say(low)} to ${say(high)}` });
     return [name, track, number];
   });
   return make("div", { className: "bars" }, ...rows);
@@ -347,13 +366,14 @@ function contextNode(data, context, peakGate) {
     }
     const begin = piece ? ends[piece - 1] : 0;
     const letters = text.slice(begin, ends[piece]) || (piece === strongest ? "▯" : "");
-    const level = parseInt(shade, 36) / 35;
+    const unseen = shade === "-";
+    const level = unseen ? 0 : parseInt(shade, 36) / 35;
     const hit = hits.some((at) => at < ends[piece] && at + size > begin);
-    if (!level && !hit && piece !== strongest) return line.append(letters);
-    const classes = [piece === strongest ? "peak" : "", hit ? "hit" : ""].filter(Boolean).join(" ");
+    if (!level && !hit && !unseen && piece !== strongest) return line.append(letters);
+    const classes = [piece === strongest ? "peak" : "", hit ? "hit" : "", unseen ? "unseen" : ""].filter(Boolean).join(" ");
     line.append(make("span", {
       textContent: letters, className: classes, style: { "--heat-share": level.toFixed(3) },
-      title: level ? `gate ≈ ${(level * peakGate).toPrecision(2)}` : "",
+      title: level ? `gate ≈ ${(level * peakGate).toPrecision(2)}` : unseen ? "not routed to this expert" : "",
     }));
     return undefined;
   });
@@ -393,7 +413,7 @@ async function draw() {
   const row = data.row.get(neuron.neuron);
   const at = page.shown.findIndex((shown) => shown.number === page.at);
   const head = make("div", { className: "head" },
-    make("h2", { textContent: `Layer ${neuron.layer}, neuron ${neuron.neuron}` }),
+    make("h2", { textContent: nameOf(neuron) }),
     ...neuron.members.map(([name, code]) => inColour(code, "span", {
       className: "badge", textContent: index.languages[code].name + (index.selections.length > 1 ? ` · ${index.selections[name]}` : ""),
       title: `selected by ${index.selections[name]}`,
@@ -404,18 +424,25 @@ async function draw() {
       at < 0 ? "not in this list" : `${(at + 1).toLocaleString("en")} of ${page.shown.length.toLocaleString("en")}`,
       make("button", { type: "button", textContent: "→", ariaLabel: "next neuron", onclick: () => step(1) })));
   const interval = neuron.low[0] === null ? "" : `, 95 % intervals (${index.shards} groups of documents)`;
-  const rates = neuron.rate.map((value, code) => [value, neuron.low[code], neuron.high[code]]);
+  const rates = neuron.rate.map((value, code) => value === null ? null : [value, neuron.low[code], neuron.high[code]]);
+  const routed = neuron.expert !== null;
   const facts = make("div", { className: "facts" },
-    make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of tokens${interval}` })), bars(rates, percent)),
-    make("section", {}, make("h3", {}, "Promotes", make("small", { textContent: index.gated ? "when its output is above zero" : "" })), tokens(data.up[row]),
-      make("h3", { textContent: "Suppresses" }), tokens(data.down[row])),
+    make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of ${routed ? "its expert’s tokens" : "tokens"}${interval}` })), bars(rates, percent, "too few tokens")),
+    routed
+      ? make("section", {}, make("h3", {}, `Routed to expert ${neuron.expert}`, make("small", { textContent: "tokens, and their share of the language" })),
+        bars(neuron.seen.map((n, code) => [n / index.languages[code].tokens, null, null]), (share, code) => `${neuron.seen[code].toLocaleString("en")} (${percent(share)})`))
+      : null,
+    data.up[row].length
+      ? make("section", {}, make("h3", {}, "Promotes", make("small", { textContent: index.gated ? "when its output is above zero" : "" })), tokens(data.up[row]),
+        make("h3", { textContent: "Suppresses" }), tokens(data.down[row]))
+      : null,
     neuron.effect
       ? make("section", {}, make("h3", {}, "When it is off", make("small", { textContent: "increase in loss, nats per token" })), bars(neuron.effect, signed))
       : null);
   main.replaceChildren(head, facts,
     make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[row]).toPrecision(3)}, this neuron’s highest in any language`)),
     contextColumns(neuron, data, data.contexts[row]));
-  byId("announcement").textContent = `Layer ${neuron.layer}, neuron ${neuron.neuron}`;
+  byId("announcement").textContent = nameOf(neuron);
   document.documentElement.dataset.shows = neuron.id;
 }
 
@@ -441,13 +468,15 @@ function drawHelp() {
   const { index } = page;
   const [before, after] = index.window;
   const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, when the list has focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "clear and leave the search"], ["?", "this help"]];
-  dialog.replaceChildren(
+  dialog.replaceChildren(...[
     make("h3", { textContent: "How to read this page" }),
     make("p", { textContent: "A neuron fires on a token if its " + index.fires_by + " is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
     make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one. ¶ marks where another document starts.` }),
     make("p", { textContent: "Promoted and suppressed tokens come from the neuron’s output vector alone, by the direct path to the logits; effects through later layers are not included." + (index.gated ? " In this model a neuron’s output may also be below zero, which swaps the two lists." : "") }),
+    index.units ? make("p", { textContent: "A neuron of an expert, such as L3 E12 N45, sees only the tokens that are routed to the expert: rates are shares of these, and the other tokens of a context are gray. It has no rate where the expert got fewer than 100 tokens of some language." }) : null,
     make("dl", {}, ...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: what })])),
-    make("form", { method: "dialog" }, make("button", { textContent: "Close" })));
+    make("form", { method: "dialog" }, make("button", { textContent: "Close" })),
+  ].filter(Boolean));
 }
 
 function listen() {
@@ -517,7 +546,7 @@ async function begin() {
   const { index } = page;
   document.querySelector("h1").textContent = index.title;
   const least = Math.min(...index.languages.map((language) => language.tokens));
-  byId("about").textContent = `${index.layers} layers of ${index.width.toLocaleString("en")} neurons · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per language`;
+  byId("about").textContent = `${index.layers} layers of ${index.units ? `up to ${Math.max(...index.units.map(([, experts]) => experts))} experts` : `${index.width.toLocaleString("en")} neurons`} · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per language`;
   drawFilters();
   drawHelp();
   listen();

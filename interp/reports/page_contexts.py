@@ -14,6 +14,9 @@ from interp.counting.top_contexts import TopContexts
 SHADES = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Gate strength: 0 does not fire, z is the neuron's highest gate in any language."""
 
+UNSEEN = "-"
+"""The shade of tokens that the neuron's expert does not get."""
+
 _LONGEST_WORD = 4  # tokens of a word that are left out because the window cuts it
 
 _WITHOUT_SPACES = (
@@ -53,8 +56,8 @@ def contexts_of(
     """Stretches as (language, source, text, sizes, starts), and for each neuron and language its
     contexts as (stretch, first piece, strongest piece, gate, shades).
 
-    `gates` surround each context, from `before` tokens before it; NaN: there is no text. Words that
-    the window cuts are left out.
+    `gates` surround each context, from `before` tokens before it; NaN: there is no text; minus
+    infinity: its expert does not get the token. Words that the window cuts are left out.
     """
     row, position, gate = (
         field[:, layer, neurons].numpy()
@@ -230,7 +233,10 @@ def _shades(gates: np.ndarray, piece: np.ndarray, peak: float) -> str:
     begins = np.flatnonzero(np.diff(piece, prepend=piece[0] - 1))
     strongest = np.maximum.reduceat(gates, begins) / peak
     level = np.ceil(strongest.clip(0, 1) * (len(SHADES) - 1)).astype(int)
-    return "".join(SHADES[shade] for shade in level)
+    unseen = np.isneginf(strongest)
+    return "".join(
+        UNSEEN if hidden else SHADES[shade] for shade, hidden in zip(level, unseen, strict=True)
+    )
 
 
 def token_text(written: bytes) -> str:

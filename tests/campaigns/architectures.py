@@ -172,6 +172,10 @@ def build(architecture: str, folder: Path) -> Path:
             if weights.ndim >= 2:  # larger than usual, so that every layer matters
                 noise = torch.randn(weights.shape, generator=generator)
                 weights.copy_(noise / math.sqrt(weights.shape[-1]))
+        for name, table in model.named_buffers():
+            if name.endswith("tid2eid"):  # the experts of each token id; zeros are no such table
+                noise = torch.rand(len(table), config.num_local_experts, generator=generator)
+                table.copy_(noise.topk(table.shape[1]).indices)
     model.save_pretrained(folder)
     tiny_models.tokenizer().save_pretrained(folder)
     return folder
