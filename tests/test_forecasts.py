@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from interp import cli
 from interp.commands import common, forecasts
 from interp.counting.keep import Keep
 from interp.counting.run import Run
-from interp.evaluations.steering import natural_texts
+from interp.evaluations.steering import natural_texts, text_for_push
+from interp.models.doctor import doctor
 from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.results import bars
 from interp.runs.forecasts import Forecast, forecast
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_corpora
@@ -98,7 +102,29 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, ca
     assert "1 pass over" in dry(["share", task, run, *out], capsys)
     assert "1 pass over" in dry(["attribute", task, run, "--steps", "2", *out], capsys)
     assert "1 pass over" in dry(["lens", run, "--prompts", task], capsys)
+    few = ["--max-new-tokens", "5"]
+    said = dry(["write", run, "Hund", "--off", "de", "--n", "2", *few], capsys)
+    assert "2 passes over 10 tokens, 20 in all: about" in said
+    model = load(base / "model")
+    pushed = text_for_push(model, str(base / "text"), LANGUAGES, "auto")
+    said = dry(["vector", run, "--language", "de", *out], capsys)
+    assert f"1 pass over {sum(pushed.tokens().values()):,} tokens: about" in said
+    (tmp_path / "prompts.txt").write_text("der\nund\ndie\nein\n")
+    lock = ["lock", str(tmp_path / "prompts.txt"), run, "--language", "de", "--most", "3", *few]
+    said = dry([*lock, "--text", str(base / "text"), "--tasks", task, *out], capsys)
+    assert "7 passes over 10 tokens, 70 in all: at most about" in said  # 1, 2, 3 neurons; 4 more
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_training_is_what_was_not_saved(base, tmp_path, capsys):
+    train = ["train", str(base / "run"), "--language", "de", "--rows", "2", "--block-length", "16"]
+    whole = [*train, "--steps", "4", "--out", str(tmp_path / "out")]
+    assert "4 passes over 32 tokens, 128 in all: about" in dry(whole, capsys)
+    assert not (tmp_path / "out").exists()
+    cli.main(whole)
+    shutil.rmtree(tmp_path / "out" / "adapter")
+    assert "4 passes over 32 tokens, 0 of 128 left" in dry(whole, capsys)
 
 
 @pytest.mark.slow
@@ -123,6 +149,40 @@ def test_a_dry_run_counts_selections_and_rows_with_contexts(base, tmp_path, caps
     )
     assert not (tmp_path / "kept" / "neurons.html").exists()
     assert sorted(path.name for path in (base / "run").iterdir()) == before
+
+
+# ---------------------------------------------------------------- the doctor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n_layers"),
+    [("llama", 3), ("llama", 12), ("gpt2", 3), ("qwen3_moe", 3), ("deepseek_v3", 3)],
+)
+def test_what_a_doctor_reads_is_known_before(name, n_layers, tmp_path, monkeypatch):
+    prefix, settings = (tiny_models.CONFIGS | tiny_models.MIXTURES)[name]
+    if n_layers != tiny_models.N_LAYERS:
+        deeper = {**settings, "num_hidden_layers": n_layers}
+        monkeypatch.setitem(tiny_models.CONFIGS, name, (prefix, deeper))
+    model = load(tiny_models.build(name, tmp_path))
+    assert model.n_layers == n_layers
+    counted = []
+    monkeypatch.setattr(bars.drawn, "update", lambda bar, n: counted.append((bar.total, n)))
+    assert doctor(model).ok
+    (total,) = {total for total, _ in counted}
+    assert total == forecasts.of_doctor(model).tokens
+    assert sum(n for _, n in counted) == pytest.approx(total, rel=0.1)
+    assert not model.bridge.embed._forward_pre_hooks
+
+
+def test_a_doctor_says_what_it_takes_and_a_broken_model_is_its_to_find(base, monkeypatch, capsys):
+    said = dry(["doctor", str(base / "model")], capsys)
+    assert "1 pass over" in said
+    monkeypatch.setattr(NeuronModel, "logits", lambda *_, **__: 1 / 0)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", str(base / "model")])
+    assert stop.value.code == 1
+    assert "cannot be checked: ZeroDivisionError" in capsys.readouterr().out
 
 
 def memory_tokens(base: Path) -> dict[str, int]:
