@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import interp
 from interp import cli
 from interp.commands import common, forecasts
 from interp.counting.keep import Keep
 from interp.counting.run import Run
+from interp.evaluations import judging
 from interp.evaluations.steering import natural_texts, text_for_push
 from interp.models.doctor import doctor
 from interp.models.load import load
@@ -20,6 +22,7 @@ from interp.results import bars
 from interp.runs.forecasts import Forecast, forecast
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_corpora
+from interp.text.tokens import by_length
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 
@@ -270,6 +273,52 @@ def test_natural_text_is_of_the_labels_asked_for_and_resumes_batch_by_batch(base
     assert (out / "rates.csv").read_bytes() == first
     made_again = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
     assert made_again == set(lost)
+
+
+@pytest.mark.slow
+def test_what_is_left_of_natural_text_is_forecast_after_a_stop(base, tmp_path, monkeypatch, capsys):
+    """A token takes a second here, so that a forecast is a number of tokens."""
+    for module in (interp.runs, interp.runs.forecasts):
+        monkeypatch.setattr(module, "seconds_per_token", lambda trial: 1.0)
+    monkeypatch.setattr(judging, "by_length", lambda lengths, _: by_length(lengths, 100))
+    out, n_tokens = tmp_path / "steer", 8
+    steer = ["steer", str(base / "run"), "--to", "de", "en", "--n", "2", "--max-new-tokens", "8"]
+    steer += ["--out", str(out)]
+    model, text = load(base / "model"), str(base / "text")
+    natural = natural_texts(model, text, ("de", "en"), n_tokens)
+    corpora = text_for_push(model, text, LANGUAGES, "auto")
+    left = 9 * 2 * n_tokens  # written under nine conditions
+    left += 2 * 9 * 2 * n_tokens  # and judged, as they are and shuffled
+    pushed = sum(corpora.tokens().values())
+
+    def forecast_now() -> float:
+        return forecasts.of_steering(model, natural, corpora, 9, 2, n_tokens, out).seconds
+
+    assert forecast_now() == left + pushed + 2 * n_tokens * sum(map(len, natural.values()))
+
+    judged = []
+
+    def stopped(path: Path, rows: list[list[int]], model: NeuronModel) -> None:
+        """Germans are judged; English is stopped in its third batch."""
+        if path.parts[-3] == "en" and len(list(path.parent.glob("*.safetensors"))) == 2:
+            raise KeyboardInterrupt
+        judged.append(len(rows))
+        original(path, rows, model)
+
+    original = judging._judge
+    monkeypatch.setattr(judging, "_judge", stopped)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(steer)
+    assert stop.value.code == 130
+    monkeypatch.setattr(judging, "_judge", original)
+    read = sum(judged)
+    assert 2 * len(natural["de"]) < read < 2 * sum(map(len, natural.values()))
+    unread = 2 * sum(map(len, natural.values())) - read
+    assert forecast_now() == left + pushed + n_tokens * unread
+    for path in (out / "natural").rglob("*.safetensors"):
+        assert path.parent.name == "pieces"
+    cli.main(steer)
+    assert forecast_now() == 0.0
 
 
 def test_a_number_of_natural_lines_is_a_number_of_lines(base):

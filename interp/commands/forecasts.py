@@ -141,13 +141,14 @@ def of_steering(
     folder: Path,
 ) -> "interp.runs.Forecast":
     """What is left of writing texts under each condition and judging them by natural text."""
+    from interp.evaluations.steering import tokens_left
+
     texts = [text for code in natural for text in natural[code]]
     encoded = model.encode_batch(texts[:16])
     reading = interp.runs.seconds_per_token(loss_of(model, encoded))
     writing = of_writing(model, n, max_new_tokens, passes, folder)
     to_read = 2 * writing.left * passes * n * max_new_tokens  # as they are, and shuffled
-    if not any((folder / "natural").rglob("*.safetensors")):
-        to_read += 2 * len(texts) * max_new_tokens + sum(corpora.tokens().values())
+    to_read += tokens_left(natural, corpora, max_new_tokens, folder / "natural")
     return replace(writing, seconds=(writing.seconds or 0) + reading * to_read)
 
 
