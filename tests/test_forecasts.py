@@ -292,7 +292,7 @@ def test_what_is_left_of_natural_text_is_forecast_after_a_stop(base, tmp_path, m
     pushed = sum(corpora.tokens().values())
 
     def forecast_now() -> float:
-        return forecasts.of_steering(model, natural, corpora, 9, 2, n_tokens, out).seconds
+        return forecasts.of_steering(model, corpora, 9, 2, n_tokens, out, natural).seconds
 
     assert forecast_now() == left + pushed + 2 * n_tokens * sum(map(len, natural.values()))
 

@@ -77,11 +77,9 @@ def of_losses(
     model: "interp.NeuronModel", corpora: "interp.Corpora", passes: int, folder: Path | None = None
 ) -> "interp.runs.Forecast":
     """What is left of reading all text under several interventions, for its loss."""
-    rows = corpora.rows[corpora.languages[0]]
-    some = [ids[:n].tolist() for ids, n in zip(rows.ids[:16], rows.length[:16], strict=True)]
     pieces = corpora.n_shards * len(corpora.languages)
     tokens = sum(corpora.tokens().values())
-    trial = loss_of(model, some)
+    trial = loss_of(model, some_rows(corpora))
     return interp.runs.forecast(passes, tokens, trial, folder=folder, pieces=pieces)
 
 
@@ -133,19 +131,18 @@ def of_writing(
 
 def of_steering(
     model: "interp.NeuronModel",
-    natural: Mapping[str, Sequence[str]],
     corpora: "interp.Corpora",
     passes: int,
     n: int,
     max_new_tokens: int,
     folder: Path,
+    natural: Mapping[str, Sequence[str]] = {},
 ) -> "interp.runs.Forecast":
-    """What is left of writing texts under each condition and judging them by natural text."""
+    """What is left of writing texts under each condition and of judging them, and of reading text
+    for the push and the natural text of the guards."""
     from interp.evaluations.steering import tokens_left
 
-    texts = [text for code in natural for text in natural[code]]
-    encoded = model.encode_batch(texts[:16])
-    reading = interp.runs.seconds_per_token(loss_of(model, encoded))
+    reading = interp.runs.seconds_per_token(loss_of(model, some_rows(corpora)))
     writing = of_writing(model, n, max_new_tokens, passes, folder)
     to_read = 2 * writing.left * passes * n * max_new_tokens  # as they are, and shuffled
     to_read += tokens_left(natural, corpora, max_new_tokens, folder / "natural")
@@ -303,6 +300,12 @@ def of_lens(
         return sum(map(len, some))
 
     return interp.runs.forecast(1, sum(map(len, prompts)), trial)
+
+
+def some_rows(corpora: "interp.Corpora") -> list[list[int]]:
+    """The first rows of a text, for a trial."""
+    rows = corpora.rows[corpora.languages[0]]
+    return [ids[:n].tolist() for ids, n in zip(rows.ids[:16], rows.length[:16], strict=True)]
 
 
 def loss_of(model: "interp.NeuronModel", rows: Sequence[Sequence[int]]) -> Callable[[], int]:

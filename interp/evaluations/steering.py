@@ -34,7 +34,6 @@ from interp.text.corpora import Corpora
 from interp.text.reading import read_corpora, read_sentences
 from interp.text.sources import TextSource
 
-
 _GUARDS = "guards"
 """Folder of the natural text that is judged, beside the pieces of the push."""
 
