@@ -284,7 +284,11 @@ def test_the_command_goes_from_text_to_the_paragraph(tmp_path: Path, capsys):
     run, text = tmp_path / "run", str(tmp_path / "text")
     settings = ["--block-length", "16", "--n-shards", "3", "--hygiene", "off", "--counterfactuals"]
     cli.main(["collect", str(tmp_path / "model"), "--text", text, *settings, "--out", str(run)])
-    cli.main(["explain", str(run), "--fraction", "0.1", "--busy-quantile", "0.5"])
+    explain = ["explain", str(run), "--fraction", "0.1", "--busy-quantile", "0.5"]
+    cli.main([*explain, "--dry-run"])
+    assert "4 passes over 480 neurons, 1,920 in all: about" in capsys.readouterr().out
+    assert not (run / "explanation.csv").exists()
+    cli.main(explain)
     shown = capsys.readouterr().out
     assert "neurons of German stay without script " in shown
     assert "On average over labels stay " in shown

@@ -2,20 +2,27 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+import interp
 from interp import cli
 from interp.commands import common, forecasts
 from interp.counting.keep import Keep
 from interp.counting.run import Run
-from interp.evaluations.steering import natural_texts
+from interp.evaluations import judging
+from interp.evaluations.steering import natural_texts, text_for_push
+from interp.models.doctor import doctor
 from interp.models.load import load
+from interp.models.neuron_model import NeuronModel
+from interp.results import bars
 from interp.runs.forecasts import Forecast, forecast
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_corpora
+from interp.text.tokens import by_length
 from tests import tiny_models
 from tests.campaigns.kills import LANGUAGES, made_up
 
@@ -98,7 +105,29 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, ca
     assert "1 pass over" in dry(["share", task, run, *out], capsys)
     assert "1 pass over" in dry(["attribute", task, run, "--steps", "2", *out], capsys)
     assert "1 pass over" in dry(["lens", run, "--prompts", task], capsys)
+    few = ["--max-new-tokens", "5"]
+    said = dry(["write", run, "Hund", "--off", "de", "--n", "2", *few], capsys)
+    assert "2 passes over 10 tokens, 20 in all: about" in said
+    model = load(base / "model")
+    pushed = text_for_push(model, str(base / "text"), LANGUAGES, "auto")
+    said = dry(["vector", run, "--language", "de", *out], capsys)
+    assert f"1 pass over {sum(pushed.tokens().values()):,} tokens: about" in said
+    (tmp_path / "prompts.txt").write_text("der\nund\ndie\nein\n")
+    lock = ["lock", str(tmp_path / "prompts.txt"), run, "--language", "de", "--most", "3", *few]
+    said = dry([*lock, "--text", str(base / "text"), "--tasks", task, *out], capsys)
+    assert "7 passes over 10 tokens, 70 in all: at most about" in said  # 1, 2, 3 neurons; 4 more
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_training_is_what_was_not_saved(base, tmp_path, capsys):
+    train = ["train", str(base / "run"), "--language", "de", "--rows", "2", "--block-length", "16"]
+    whole = [*train, "--steps", "4", "--out", str(tmp_path / "out")]
+    assert "4 passes over 32 tokens, 128 in all: about" in dry(whole, capsys)
+    assert not (tmp_path / "out").exists()
+    cli.main(whole)
+    shutil.rmtree(tmp_path / "out" / "adapter")
+    assert "4 passes over 32 tokens, 0 of 128 left" in dry(whole, capsys)
 
 
 @pytest.mark.slow
@@ -123,6 +152,40 @@ def test_a_dry_run_counts_selections_and_rows_with_contexts(base, tmp_path, caps
     )
     assert not (tmp_path / "kept" / "neurons.html").exists()
     assert sorted(path.name for path in (base / "run").iterdir()) == before
+
+
+# ---------------------------------------------------------------- the doctor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n_layers"),
+    [("llama", 3), ("llama", 12), ("gpt2", 3), ("qwen3_moe", 3), ("deepseek_v3", 3)],
+)
+def test_what_a_doctor_reads_is_known_before(name, n_layers, tmp_path, monkeypatch):
+    prefix, settings = (tiny_models.CONFIGS | tiny_models.MIXTURES)[name]
+    if n_layers != tiny_models.N_LAYERS:
+        deeper = {**settings, "num_hidden_layers": n_layers}
+        monkeypatch.setitem(tiny_models.CONFIGS, name, (prefix, deeper))
+    model = load(tiny_models.build(name, tmp_path))
+    assert model.n_layers == n_layers
+    counted = []
+    monkeypatch.setattr(bars.drawn, "update", lambda bar, n: counted.append((bar.total, n)))
+    assert doctor(model).ok
+    (total,) = {total for total, _ in counted}
+    assert total == forecasts.of_doctor(model).tokens
+    assert sum(n for _, n in counted) == pytest.approx(total, rel=0.1)
+    assert not model.bridge.embed._forward_pre_hooks
+
+
+def test_a_doctor_says_what_it_takes_and_a_broken_model_is_its_to_find(base, monkeypatch, capsys):
+    said = dry(["doctor", str(base / "model")], capsys)
+    assert "1 pass over" in said
+    monkeypatch.setattr(NeuronModel, "logits", lambda *_, **__: 1 / 0)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", str(base / "model")])
+    assert stop.value.code == 1
+    assert "cannot be checked: ZeroDivisionError" in capsys.readouterr().out
 
 
 def memory_tokens(base: Path) -> dict[str, int]:
@@ -210,6 +273,52 @@ def test_natural_text_is_of_the_labels_asked_for_and_resumes_batch_by_batch(base
     assert (out / "rates.csv").read_bytes() == first
     made_again = {path for path, at in before.items() if path.stat().st_mtime_ns != at}
     assert made_again == set(lost)
+
+
+@pytest.mark.slow
+def test_what_is_left_of_natural_text_is_forecast_after_a_stop(base, tmp_path, monkeypatch, capsys):
+    """A token takes a second here, so that a forecast is a number of tokens."""
+    for module in (interp.runs, interp.runs.forecasts):
+        monkeypatch.setattr(module, "seconds_per_token", lambda trial: 1.0)
+    monkeypatch.setattr(judging, "by_length", lambda lengths, _: by_length(lengths, 100))
+    out, n_tokens = tmp_path / "steer", 8
+    steer = ["steer", str(base / "run"), "--to", "de", "en", "--n", "2", "--max-new-tokens", "8"]
+    steer += ["--out", str(out)]
+    model, text = load(base / "model"), str(base / "text")
+    natural = natural_texts(model, text, ("de", "en"), n_tokens)
+    corpora = text_for_push(model, text, LANGUAGES, "auto")
+    left = 9 * 2 * n_tokens  # written under nine conditions
+    left += 2 * 9 * 2 * n_tokens  # and judged, as they are and shuffled
+    pushed = sum(corpora.tokens().values())
+
+    def forecast_now() -> float:
+        return forecasts.of_steering(model, corpora, 9, 2, n_tokens, out, natural).seconds
+
+    assert forecast_now() == left + pushed + 2 * n_tokens * sum(map(len, natural.values()))
+
+    judged = []
+
+    def stopped(path: Path, rows: list[list[int]], model: NeuronModel) -> None:
+        """Germans are judged; English is stopped in its third batch."""
+        if path.parts[-3] == "en" and len(list(path.parent.glob("*.safetensors"))) == 2:
+            raise KeyboardInterrupt
+        judged.append(len(rows))
+        original(path, rows, model)
+
+    original = judging._judge
+    monkeypatch.setattr(judging, "_judge", stopped)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(steer)
+    assert stop.value.code == 130
+    monkeypatch.setattr(judging, "_judge", original)
+    read = sum(judged)
+    assert 2 * len(natural["de"]) < read < 2 * sum(map(len, natural.values()))
+    unread = 2 * sum(map(len, natural.values())) - read
+    assert forecast_now() == left + pushed + n_tokens * unread
+    for path in (out / "natural").rglob("*.safetensors"):
+        assert path.parent.name == "pieces"
+    cli.main(steer)
+    assert forecast_now() == 0.0
 
 
 def test_a_number_of_natural_lines_is_a_number_of_lines(base):

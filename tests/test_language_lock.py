@@ -215,6 +215,14 @@ def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path:
     assert ("Not shown to help" in said) == (price["difference_low"].iloc[0] <= 0)
 
 
+@pytest.mark.parametrize(
+    ("most", "n_useful", "sizes"),
+    [(1, 9, [1]), (2, 9, [1, 2]), (3, 9, [1, 2, 3]), (4, 9, [1, 2, 4]), (128, 5, [1, 2, 4, 5])],
+)
+def test_numbers_of_neurons_double_up_to_the_most(most, n_useful, sizes):
+    assert LockSearch(most=most).sizes(n_useful) == sizes
+
+
 class Written(_Judge):
     """Answers that were written beforehand, one set for each number of neurons."""
 
@@ -230,7 +238,7 @@ def test_an_edit_that_removes_no_lapse_is_none():
     effect = torch.tensor([[0.1, 0.4, 0.3, -0.2]], dtype=torch.float64)
 
     def search_in(*written: list[str]) -> Any:
-        judge = Written(model, list(written), "de", 8, "auto", None, None)
+        judge = Written(model, list(written), "de", 8, "auto", None, None, False)
         return _fewest(judge, [0, 1, 2], confusion, effect, search)
 
     def found(tried: dict[int, float]) -> bool:

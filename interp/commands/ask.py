@@ -10,17 +10,12 @@ from interp.commands.common import (
     WITHOUT_RAY,
     ModelChoice,
     OnRay,
-    check_neurons,
-    open_model,
     save_table,
     say,
     say_how_text_begins,
 )
-from interp.commands.effects import read_selection
-from interp.commands.forecasts import of_writing
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import memory_of, out_for
-from interp.commands.steer import BY_DIFFERENCE, EditTowards
+from interp.commands.steer import BY_DIFFERENCE, EditTowards, Prepared
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos
 from interp.text.labels import check_labels
@@ -91,51 +86,37 @@ class Ask:
     def run(self) -> "interp.evaluations.SteeredAnswers | None":
         from interp.evaluations.ratings import named_judge
 
-        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
-        out = out_for(self.out, self.neurons, "ask", self.neurons_of)
-        selection = self.how.units(selection)
-        codes = check_labels(self.to or selection.languages)
-        for code in codes:
-            selection[code]  # refuses a missing language before a large model is loaded
-        asked_in = check_labels(self.asked_in or selection.languages)
+        prepared = Prepared.of(self, "ask")
+        asked_in = check_labels(self.asked_in or prepared.selection.languages)
         questions = interp.read_prompts(self.questions, asked_in)
         judge = None if self.judge is None else named_judge(self.judge)
-        edits = {code: self.how.towards(self.neurons, code) for code in codes}
-        bos = memory.take_bos(self.bos)
-        text = memory.take_text(self.text, self.choice.of(memory).model)
-        model, ray = open_model(self.choice, memory, self.on)
-        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
+        out, (model, ray, selection) = prepared.out, prepared.open()
         controls = self.how.controls(self.neurons, selection, self.seed)
         passes = sum(
-            1 + (3 + len(controls)) * len(set(codes) - {asked}) for asked in questions.languages
+            1 + (3 + len(controls)) * len(set(prepared.edits) - {asked})
+            for asked in questions.languages
         )
         if not self.on.goes_ahead(
-            lambda: of_writing(model, len(questions.ids), self.max_new_tokens, passes, out),
+            lambda: prepared.forecast(model, passes, len(questions.ids)),
             "fewer --to or --asked-in, or shorter --max-new-tokens",
         ):
             return None
         answers = interp.evaluations.steer_answers(
             model,
-            edits,
+            prepared.edits,
             selection,
             controls,
-            text,
+            prepared.text,
             questions,
-            chat=self.chat,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
-            bos=bos,
-            out=out,
             ray=ray,
-            **self.how.settings,
+            **prepared.settings,
         )
         if judge is not None:
             answers = self.judged(answers, judge, out)
         answers.save(out / "answers.safetensors", interp.results.artifacts.provenance())
         for name, frame in (("answers", answers.to_frame()), ("texts", answers.answers_frame())):
             save_table(frame, out / f"{name}.csv")
-        say_how_text_begins(model, bos)
+        say_how_text_begins(model, prepared.settings["bos"])
         say(answers.table(terminal_width()))
         say(f"The table is in {out / 'answers.csv'}, the answers in texts.csv.")
         return answers

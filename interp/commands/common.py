@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import interp
+from interp.commands.forecasts import of_doctor
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results import terminal
@@ -315,8 +316,14 @@ class Doctor:
     choice: ModelChoice
     """The model."""
 
-    def run(self) -> "Diagnosis":
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
+    def run(self) -> "Diagnosis | None":
         model, _ = open_model(self.choice, self.choice.memory)
+        smaller = "a GPU (--device cuda), or a 16-bit --dtype if the hardware has one."
+        if not goes_ahead(lambda: of_doctor(model), smaller, self.dry_run):
+            return None
         diagnosis = interp.doctor(model)
         say(diagnosis.table(terminal.terminal_width()))
         return diagnosis

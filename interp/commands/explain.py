@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import say
+from interp.commands.common import goes_ahead, say
+from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 
 
@@ -32,10 +33,21 @@ class Explain:
     out: Path | None = None
     """Folder for explanation.csv, its figure, and beyond_script.json; by default the run's."""
 
-    def run(self) -> "interp.selections.Explanation":
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
+    def run(self) -> "interp.selections.Explanation | None":
         run = interp.Run.open(self.run_folder)
         stats, out = run.firing, self.out or self.run_folder
         settings = {"fraction": self.fraction, "busy_quantile": self.busy_quantile}
+        if not goes_ahead(
+            lambda: of_selecting(
+                stats, lambda part: interp.select_by_entropy(part, **settings), stats.n_shards + 1
+            ),
+            "fewer shards or labels (interp collect --n-shards, --languages).",
+            self.dry_run,
+        ):
+            return None
         explanation = interp.selections.explain(stats, **settings)
         origin = interp.results.artifacts.provenance(run=run.provenance, **settings)
         explanation.save(out / "explanation.safetensors", origin)

@@ -4,9 +4,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import interp
 from interp.results.words import Bos
+
+if TYPE_CHECKING:
+    from interp.text.tokens import Prompt
 
 _TRIED = 4
 """Tokens that a trial of writing writes in each text."""
@@ -16,6 +20,23 @@ _PROMPTS = 4
 
 _NEURONS = 32
 """Neurons whose promoted tokens a trial finds."""
+
+
+def of_doctor(model: "interp.NeuronModel") -> "interp.runs.Forecast":
+    """Reading two short texts again and again. A doctor is so short that it begins anew."""
+    from interp.models.doctor import random_ids, tokens_checked
+
+    n_tokens = tokens_checked(model)
+
+    def trial() -> int:
+        ids = random_ids(model)
+        model.logits(ids)
+        return ids.numel()
+
+    try:
+        return interp.runs.forecast(1, n_tokens, trial)
+    except Exception:  # a broken model may fail anywhere: the doctor says where
+        return interp.runs.Forecast(passes=1, tokens=n_tokens)
 
 
 def of_counting(
@@ -53,14 +74,12 @@ def of_counting(
 
 
 def of_losses(
-    model: "interp.NeuronModel", corpora: "interp.Corpora", passes: int, folder: Path
+    model: "interp.NeuronModel", corpora: "interp.Corpora", passes: int, folder: Path | None = None
 ) -> "interp.runs.Forecast":
     """What is left of reading all text under several interventions, for its loss."""
-    rows = corpora.rows[corpora.languages[0]]
-    some = [ids[:n].tolist() for ids, n in zip(rows.ids[:16], rows.length[:16], strict=True)]
     pieces = corpora.n_shards * len(corpora.languages)
     tokens = sum(corpora.tokens().values())
-    trial = loss_of(model, some)
+    trial = loss_of(model, some_rows(corpora))
     return interp.runs.forecast(passes, tokens, trial, folder=folder, pieces=pieces)
 
 
@@ -112,22 +131,93 @@ def of_writing(
 
 def of_steering(
     model: "interp.NeuronModel",
-    natural: Mapping[str, Sequence[str]],
     corpora: "interp.Corpora",
     passes: int,
     n: int,
     max_new_tokens: int,
     folder: Path,
+    natural: Mapping[str, Sequence[str]] = {},
 ) -> "interp.runs.Forecast":
-    """What is left of writing texts under each condition and judging them by natural text."""
-    texts = [text for code in natural for text in natural[code]]
-    encoded = model.encode_batch(texts[:16])
-    reading = interp.runs.seconds_per_token(loss_of(model, encoded))
+    """What is left of writing texts under each condition and of judging them, and of reading text
+    for the push and the natural text of the guards."""
+    from interp.evaluations.steering import tokens_left
+
+    reading = interp.runs.seconds_per_token(loss_of(model, some_rows(corpora)))
     writing = of_writing(model, n, max_new_tokens, passes, folder)
     to_read = 2 * writing.left * passes * n * max_new_tokens  # as they are, and shuffled
-    if not any((folder / "natural").rglob("*.safetensors")):
-        to_read += 2 * len(texts) * max_new_tokens + sum(corpora.tokens().values())
+    to_read += tokens_left(natural, corpora, max_new_tokens, folder / "natural")
     return replace(writing, seconds=(writing.seconds or 0) + reading * to_read)
+
+
+def of_push(model: "interp.NeuronModel", corpora: "interp.Corpora") -> "interp.runs.Forecast":
+    """Reading some text of every label, for the means of the residual stream."""
+    from interp.counting.observe import batches, observe
+    from interp.counting.unit_moments import UnitMomentsCounter
+
+    batch = next(batches(corpora, corpora.languages[0], 0, 4096))
+
+    def trial() -> int:
+        observe(model, batch, [UnitMomentsCounter(model, "resid_post")])
+        return int(batch.length.sum())
+
+    return interp.runs.forecast(1, sum(corpora.tokens().values()), trial)
+
+
+def of_training(
+    model: "interp.NeuronModel",
+    units: "interp.Change",
+    corpora: "interp.Corpora",
+    recipe: "interp.interventions.Recipe",
+    folder: Path,
+) -> "interp.runs.Forecast":
+    """What is left of training; the trial is its first step, and is not kept."""
+    from interp.interventions.train import steps_done, train_units
+
+    rows = corpora.rows[corpora.languages[0]]
+    n_tokens = recipe.rows * rows.ids.shape[1]
+    left = max(0, recipe.steps - steps_done(folder))
+
+    def trial() -> int:
+        train_units(model, units, corpora, replace(recipe, steps=1), progress=False)
+        return n_tokens
+
+    whole = interp.runs.forecast(left, n_tokens, trial)
+    return replace(whole, passes=recipe.steps, left=left / recipe.steps)
+
+
+def of_lock(
+    model: "interp.NeuronModel",
+    prompts: "Sequence[Prompt]",
+    search: "interp.evaluations.LockSearch",
+    max_new_tokens: int,
+    bos: Bos,
+    corpora: "interp.Corpora | None",
+    tasks: "Sequence[interp.text.Task]",
+) -> "interp.runs.Forecast":
+    """Writing answers again and again, what-ifs where one leaves its language, and the price.
+
+    At most: as if all answers left theirs, and every number of neurons were tried.
+    """
+    from interp.prompts import ablation_effect, gradient_times_activation
+    from interp.prompts.contributions import top_neurons
+
+    half = max(1, len(prompts) // 2)
+    # Before, with each number of neurons off, and three conditions of the other half.
+    passes = 1 + len(search.sizes(search.most)) + 3
+    writing = of_writing(model, half, max_new_tokens, passes)
+    ids = interp.text.prompt_ids(model, prompts[0], bos)
+
+    def what_ifs() -> int:
+        promised = gradient_times_activation(model, ids, ids[-1], "log_probability")
+        chosen = top_neurons(promised, min(search.candidates, promised.numel()))
+        ablation_effect(model, ids, ids[-1], chosen, "log_probability")
+        return 1
+
+    seconds = [min(half, search.points) * interp.runs.seconds_per_token(what_ifs)]
+    price = [of_losses(model, corpora, 2)] if corpora is not None else []
+    price += [of_tasks(model, tasks, 2, bos, max_new_tokens)] if tasks else []
+    seconds += [forecast.seconds or 0 for forecast in (writing, *price)]
+    return replace(writing, seconds=sum(seconds), at_most=True)
 
 
 def of_attribution(
@@ -210,6 +300,12 @@ def of_lens(
         return sum(map(len, some))
 
     return interp.runs.forecast(1, sum(map(len, prompts)), trial)
+
+
+def some_rows(corpora: "interp.Corpora") -> list[list[int]]:
+    """The first rows of a text, for a trial."""
+    rows = corpora.rows[corpora.languages[0]]
+    return [ids[:n].tolist() for ids, n in zip(rows.ids[:16], rows.length[:16], strict=True)]
 
 
 def loss_of(model: "interp.NeuronModel", rows: Sequence[Sequence[int]]) -> Callable[[], int]:

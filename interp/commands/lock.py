@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import interp
-from interp.commands.common import ModelChoice, open_model, save_table, say
+from interp.commands.common import ModelChoice, goes_ahead, open_model, save_table, say
+from interp.commands.forecasts import of_lock
 from interp.commands.options import Labels, Positional
 from interp.results.words import Bos
 from interp.text.sources import numbered_lines
@@ -63,19 +64,30 @@ class Lock:
     bos: Bos = "auto"
     """auto, none, document, block: what begins a prompt."""
 
-    def run(self) -> "interp.evaluations.LanguageLock":
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
+    def run(self) -> "interp.evaluations.LanguageLock | None":
         interp.results.artifacts.refuse_existing(self.out)
         self.check_language()
         lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
         prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
+        corpora = self.corpora(model)
+        tasks = [interp.read_task(task, self.language) for task in self.tasks]
+        if not goes_ahead(
+            lambda: of_lock(model, prompts, search, self.max_new_tokens, self.bos, corpora, tasks),
+            "fewer prompts or --candidates, or shorter --max-new-tokens.",
+            self.dry_run,
+        ):
+            return None
         lock = interp.evaluations.lock_language(
             model,
             prompts,
             self.language,
-            text=self.corpora(model),
-            tasks=[interp.read_task(task, self.language) for task in self.tasks],
+            text=corpora,
+            tasks=tasks,
             search=search,
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
@@ -118,6 +130,13 @@ class Lock:
         if self.text is None:
             return None
         labels = self.labels or interp.text.labels_in(self.text)
+        block = min(256, model.max_length)
         return interp.read_corpora(
-            self.text, labels, model, tokens=self.tokens, n_shards=10, bos=self.bos
+            self.text,
+            labels,
+            model,
+            block_length=block,
+            tokens=self.tokens,
+            n_shards=10,
+            bos=self.bos,
         )

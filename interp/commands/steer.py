@@ -1,5 +1,6 @@
 """The subcommand that lets the model generate text with neurons edited: steer."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from interp.commands.common import (
 from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import memory_of, out_for
+from interp.commands.remembered import Memory, memory_of, out_for
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens
 from interp.text.labels import check_labels
@@ -98,6 +99,70 @@ BY_DIFFERENCE = EditTowards()
 """The difference of means is added, at full strength."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What `interp steer` and `interp ask` take from a run before they open its model."""
+
+    command: Any
+    """One of the two."""
+
+    selection: "interp.NeuronSelection"
+    edits: "dict[str, interp.Edit]"
+    """By the language to steer to."""
+
+    text: str
+    out: Path
+    settings: dict[str, Any]
+    """Of the functions that steer."""
+
+    memory: Memory
+
+    @staticmethod
+    def of(command: Any, step: str) -> "Prepared":
+        """Refuses what can be refused without a large model, such as a missing language."""
+        neurons, how = command.neurons, command.how
+        memory = memory_of(neurons)
+        selection = how.units(read_selection(command.neurons_of or neurons))
+        codes = check_labels(command.to or selection.languages)
+        for code in codes:
+            selection[code]
+        out = out_for(command.out, neurons, step, command.neurons_of)
+        names = ("chat", "max_new_tokens", "temperature", "seed")
+        settings = {name: getattr(command, name) for name in names} | how.settings
+        return Prepared(
+            command=command,
+            selection=selection,
+            edits={code: how.towards(neurons, code) for code in codes},
+            settings=settings | {"bos": memory.take_bos(command.bos), "out": out},
+            text=memory.take_text(command.text, command.choice.of(memory).model),
+            out=out,
+            memory=memory,
+        )
+
+    def open(
+        self,
+    ) -> "tuple[interp.NeuronModel, interp.runs.Ray | None, interp.NeuronSelection]":
+        """The model, who does the work, and the selection as one of this model."""
+        command = self.command
+        model, ray = open_model(command.choice, self.memory, command.on)
+        selection = check_neurons(self.selection, command.neurons, model, command.neurons_of)
+        return model, ray, selection
+
+    def forecast(
+        self,
+        model: "interp.NeuronModel",
+        passes: int,
+        n: int,
+        natural: Mapping[str, Sequence[str]] = {},
+    ) -> "interp.runs.Forecast":
+        """Of `n` texts under each of as many conditions as there are passes."""
+        from interp.evaluations.steering import text_for_push
+
+        bos, n_tokens = self.settings["bos"], self.settings["max_new_tokens"]
+        corpora = text_for_push(model, self.text, self.selection.languages, bos)
+        return of_steering(model, corpora, passes, n, n_tokens, self.out, natural)
+
+
 @dataclass(frozen=True)
 class Steer:
     """Generate text with a language's neurons edited.
@@ -167,63 +232,40 @@ class Steer:
     """Where the work runs."""
 
     def run(self) -> "interp.evaluations.SteeringRates | None":
-        selection, memory = read_selection(self.neurons_of or self.neurons), memory_of(self.neurons)
-        out = out_for(self.out, self.neurons, "steer", self.neurons_of)
-        selection = self.how.units(selection)
         if self.chat and not self.prompt:
             raise ValueError("--chat needs --prompt: say what the user asks.")
-        codes = check_labels(self.to or selection.languages)
-        for code in codes:
-            selection[code]  # refuses a missing language before a large model is loaded
-        edits = {code: self.how.towards(self.neurons, code) for code in codes}
-        bos = memory.take_bos(self.bos)
-        text = memory.take_text(self.text, self.choice.of(memory).model)
-        model, ray = open_model(self.choice, memory, self.on)
-        selection = check_neurons(selection, self.neurons, model, self.neurons_of)
+        prepared = Prepared.of(self, "steer")
+        out, (model, ray, selection) = prepared.out, prepared.open()
         if not self.on.goes_ahead(
-            lambda: self.forecast(model, selection.languages, codes, text, bos, out),
+            lambda: self.forecast(model, prepared),
             "fewer --n, --to or --natural, or shorter --max-new-tokens",
         ):
             return None
         rates = interp.evaluations.steer_towards(
             model,
-            edits,
+            prepared.edits,
             selection,
             self.how.controls(self.neurons, selection, self.seed),
-            text,
+            prepared.text,
             prompt=self.prompt,
-            chat=self.chat,
             n=self.n,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
-            bos=bos,
             natural=self.natural,
-            out=out,
             ray=ray,
-            **self.how.settings,
+            **prepared.settings,
         )
         for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
             save_table(frame, out / f"{name}.csv")
-        say_how_text_begins(model, bos)
+        say_how_text_begins(model, prepared.settings["bos"])
         say(rates.examples(width=terminal_width()))
         say("")
         say(rates.table(terminal_width()))
         say(f"The rates are in {out / 'rates.csv'}, the texts in texts.csv.")
         return rates
 
-    def forecast(
-        self,
-        model: "interp.NeuronModel",
-        languages: tuple[str, ...],
-        to: tuple[str, ...],
-        text: str,
-        bos: Bos,
-        out: Path,
-    ) -> "interp.runs.Forecast":
-        from interp.evaluations.steering import natural_texts, text_for_push
+    def forecast(self, model: "interp.NeuronModel", prepared: Prepared) -> "interp.runs.Forecast":
+        from interp.evaluations.steering import natural_texts
 
-        corpora = text_for_push(model, text, languages, bos)
-        natural = natural_texts(model, text, to, self.max_new_tokens, self.natural)
-        conditions = 1 + 4 * len(to)
-        return of_steering(model, natural, corpora, conditions, self.n, self.max_new_tokens, out)
+        to, n_tokens = tuple(prepared.edits), self.max_new_tokens
+        natural = natural_texts(model, prepared.text, to, n_tokens, self.natural)
+        passes = 1 + (4 + self.how.rate_matched) * len(to)
+        return prepared.forecast(model, passes, self.n, natural)

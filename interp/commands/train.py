@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import ModelChoice, check_neurons, open_model, say
+from interp.commands.common import ModelChoice, check_neurons, goes_ahead, open_model, say
 from interp.commands.effects import read_selection
+from interp.commands.forecasts import of_training
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import memory_of
 from interp.results.words import Bos, Split
@@ -74,6 +75,9 @@ class Train:
     write: Literal["adapter", "checkpoint"] = "adapter"
     """What to write."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     def run(self) -> None:
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         chosen = selection.change(self.language, interp.Edit("train"))
@@ -96,9 +100,15 @@ class Train:
             held_out=0.5,
             hygiene="off",
         )
-        trained = interp.interventions.train_units(
-            model, chosen, corpora, self.settings(), out=self.out
-        )
+        recipe = self.settings()
+        if not goes_ahead(
+            lambda: of_training(model, chosen, corpora, recipe, self.out),
+            "fewer --steps, fewer --rows or a shorter --block-length. It can be interrupted and "
+            "resumed at any time.",
+            self.dry_run,
+        ):
+            return
+        trained = interp.interventions.train_units(model, chosen, corpora, recipe, out=self.out)
         note = f"The units are those of {label_name(self.language)} in {self.neurons.name}."
         save = trained.to_lora if self.write == "adapter" else trained.bake
         folder = save(model, target, note=note)

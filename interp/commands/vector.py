@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import interp
-from interp.commands.common import ModelChoice, check_neurons, open_model, say
+from interp.commands.common import ModelChoice, check_neurons, goes_ahead, open_model, say
 from interp.commands.effects import read_selection, run_of
+from interp.commands.forecasts import of_push
 from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
 from interp.results.words import Bos
@@ -50,11 +51,16 @@ class Vector:
     bos: Bos | None = None
     """auto, none, document, block; by default the run's."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     def run(self) -> None:
         if self.push == "neurons" and (self.layer is not None or self.text is not None):
             raise ValueError(
                 "--layer and --text have no effect with --push neurons: leave them out."
             )
+        if self.push == "neurons" and self.dry_run:
+            raise ValueError("--push neurons reads no text: leave --dry-run out.")
         interp.results.artifacts.refuse_existing(self.out, "file")
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         selection[self.language]  # refuses a missing language before a large model is loaded
@@ -69,16 +75,19 @@ class Vector:
             edit = interp.difference_of_means(moments, self.language, self.strength, "post")
             change = selection.neurons().change(self.language, edit)
         else:
-            change = self.residual_push(model, text, selection.languages, bos)
+            from interp.evaluations.steering import text_for_push
+
+            corpora = text_for_push(model, text, selection.languages, bos)
+            smaller = "a run with fewer labels, of which text is read."
+            if not goes_ahead(lambda: of_push(model, corpora), smaller, self.dry_run):
+                return
+            change = self.residual_push(model, corpora)
         file = change.to_control_vector(model, self.out)
         say(f"{change.edit.name}: llama.cpp adds it with --control-vector {file}.")
 
     def residual_push(
-        self, model: "interp.NeuronModel", text: str, languages: tuple[str, ...], bos: Bos
+        self, model: "interp.NeuronModel", corpora: "interp.Corpora"
     ) -> "interp.Change":
-        from interp.evaluations.steering import text_for_push
-
-        corpora = text_for_push(model, text, languages, bos)
         means = interp.interventions.residual_means(model, corpora)
         layer = model.n_layers // 2 if self.layer is None else self.layer
         return interp.Change(*means.towards(self.language, layer, self.strength))

@@ -9,12 +9,14 @@ import interp
 from interp.commands.common import (
     ModelChoice,
     check_neurons,
+    goes_ahead,
     open_model,
     say,
     say_how_text_begins,
     seeded,
 )
 from interp.commands.effects import read_selection, run_of
+from interp.commands.forecasts import of_writing
 from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
 from interp.results.terminal import terminal_width
@@ -88,7 +90,10 @@ class Write:
     out: Path | None = None
     """Also write the texts into this file (.csv)."""
 
-    def run(self) -> "interp.evaluations.SideBySide":
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
+    def run(self) -> "interp.evaluations.SideBySide | None":
         if self.edit == "replace" and self.strength != 1:
             raise ValueError("--strength has no effect with --edit replace: leave it out.")
         selection = read_selection(self.neurons)
@@ -97,6 +102,12 @@ class Write:
         model, _ = open_model(self.choice, memory)
         check_neurons(selection, self.neurons, model)
         prompt = interp.text.chat_prompt(model, self.prompt) if self.chat else self.prompt
+        if not goes_ahead(
+            lambda: of_writing(model, self.n, self.max_new_tokens, 1 + len(under)),
+            "fewer changes, a smaller --n or shorter --max-new-tokens.",
+            self.dry_run,
+        ):
+            return None
         written = interp.evaluations.write_side_by_side(
             model,
             prompt,

@@ -109,6 +109,11 @@ def losses_of_texts(
     return tokens, loss
 
 
+def n_judged(out: Path) -> int:
+    """Texts whose loss `losses_of_texts` has saved in its folder."""
+    return sum(len(_load_judged(path)) for path in (out / "pieces").glob("*.safetensors"))
+
+
 @torch.inference_mode()
 def _judge(path: Path, rows: Sequence[list[int]], model: NeuronModel) -> None:
     """Save nats per token of the texts of one batch."""

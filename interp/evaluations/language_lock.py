@@ -67,6 +67,11 @@ class LockSearch:
         if not 0 < self.removes <= 1:
             raise ValueError(f"removes is {self.removes}: give a share, above 0 and up to 1.")
 
+    def sizes(self, n_useful: int) -> list[int]:
+        """Numbers of neurons to try, doubling up to `most`, or to as many as are useful."""
+        last = min(self.most, n_useful)
+        return [*(2**step for step in range((last - 1).bit_length())), last]
+
 
 PLAIN_SEARCH = LockSearch()
 
@@ -191,7 +196,7 @@ def lock_language(
             "Half of the prompts are searched, and two or more others measured: give three or more."
         )
     halves = _halves(len(prompts), seed)
-    judge = _Judge(model, prompts, language, max_new_tokens, bos, tags, langid)
+    judge = _Judge(model, prompts, language, max_new_tokens, bos, tags, langid, progress)
     searched = judge.answers(halves[0], {NOTHING: None})[NOTHING]
     points = _points(model, judge, halves[0], searched)[: search.points]
     if not points:
@@ -233,6 +238,7 @@ class _Judge(NamedTuple):
     bos: Bos
     tags: Tags | None
     langid: LanguageId | None
+    progress: bool
 
     def answers(
         self, chosen: Sequence[int], under: Mapping[str, Change | None]
@@ -246,7 +252,7 @@ class _Judge(NamedTuple):
             max_new_tokens=self.max_new_tokens,
             temperature=0.0,
             bos=self.bos,
-            progress=False,
+            progress=self.progress,
         )
         return {
             name: language_confusion(
@@ -317,16 +323,14 @@ def _fewest(
         )
     lapses = int((~before.passes).sum())
     tried: dict[int, float] = {0: before.passes.double().mean().item()}
-    best, fewest_left, size = Change(top_neurons(effect, 1), deactivate), len(before.texts) + 1, 1
-    while True:
-        size = min(size, n_useful, search.most)
+    best, fewest_left = Change(top_neurons(effect, 1), deactivate), len(before.texts) + 1
+    for size in search.sizes(n_useful):
         off = Change(top_neurons(effect, size), deactivate)
         passes = judge.answers(chosen, {LOCKED: off})[LOCKED].passes
         tried[size] = passes.double().mean().item()
         left = int((~passes).sum())
         if left < fewest_left:
             best, fewest_left = off, left
-        if left <= (1 - search.removes) * lapses or size in (n_useful, search.most):
+        if left <= (1 - search.removes) * lapses:
             break
-        size *= 2
     return best, tried

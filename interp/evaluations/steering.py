@@ -15,6 +15,7 @@ from interp.evaluations.conditions import (
     in_chat,
     write_conditions,
 )
+from interp.evaluations.judging import n_judged
 from interp.evaluations.languages_written import GeneratedLanguages, Guard, natural_guard
 from interp.interventions.edits import Edit
 from interp.interventions.residual import ResidualMeans, residual_means
@@ -32,6 +33,9 @@ from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.reading import read_corpora, read_sentences
 from interp.text.sources import TextSource
+
+_GUARDS = "guards"
+"""Folder of the natural text that is judged, beside the pieces of the push."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,13 +266,13 @@ def measure_natural(
             natural,
             max_tokens=max_tokens,
             bos=bos,
-            out=folder / "guards",
+            out=folder / _GUARDS,
             progress=progress,
             ray=pool,
         )
         jobs = []
         for code, rows in corpora.rows.items():
-            path = folder / "pieces" / f"residual-{code}.safetensors"
+            path = _residual_piece(folder, code)
             work = partial(_measure_residual, corpora.languages_only([code]), path)
             jobs.append(Job(f"residual stream of {code}", path, work, int(rows.length.sum())))
         load = partial(artifacts.load, kind="NaturalPiece")
@@ -282,6 +286,23 @@ def measure_natural(
             pieces = finish(jobs, load, progress_bar, model, pool)
     mean = torch.cat([piece.tensors["mean"] for piece in pieces])
     return guards, ResidualMeans(mean=mean, languages=corpora.languages)
+
+
+def tokens_left(
+    natural: Mapping[str, Sequence[str]], corpora: Corpora, max_tokens: int, out: Path
+) -> int:
+    """Tokens that `measure_natural` has still to read: what its folder holds is done."""
+    left = 0
+    for code, texts in natural.items():
+        n_texts = 2 * len(texts) - n_judged(out / _GUARDS / code)  # as they are, and shuffled
+        left += max_tokens * max(0, n_texts)
+    for code, tokens in corpora.tokens().items():
+        left += 0 if _residual_piece(out, code).exists() else tokens
+    return left
+
+
+def _residual_piece(out: Path, code: str) -> Path:
+    return out / "pieces" / f"residual-{code}.safetensors"
 
 
 def steering_rates(

@@ -318,7 +318,7 @@ def _leave_one_out(
     _check_shards(n_shards)
     value = statistic(None).double()
     mean, squares = torch.zeros_like(value), torch.zeros_like(value)
-    for shard in range(n_shards):
+    for shard in tqdm(range(n_shards), "leaving shards out"):
         replicate = statistic(shard).double()
         if replicate.shape != value.shape:
             raise ValueError(

@@ -31,6 +31,7 @@ from interp.interventions.edits import Change, Edit, Units
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
+from interp.results.bars import bars_of_transformers
 from interp.text.tokens import prompt_ids
 
 TOLERANCE = {
@@ -129,7 +130,8 @@ def write_checkpoint(
     parameters = model._parameters.values()
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     with new_folder(out, size) as folder:
-        checkpoint.save_pretrained(folder)
+        with bars_of_transformers():
+            checkpoint.save_pretrained(folder)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
         facts["check"] = reference.check(_logits(model, folder, reference.ids), model, "checkpoint")

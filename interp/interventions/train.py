@@ -18,7 +18,7 @@ from interp.interventions.edits import Change, Edit, Site, Units
 from interp.interventions.movable import movables_of
 from interp.interventions.recipe import PLAIN, Recipe
 from interp.interventions.trained_units import TrainedUnits
-from interp.interventions.training_loop import TrainingLoop
+from interp.interventions.training_loop import TRAINING_STATE, TrainingLoop
 from interp.models.any_model import AnyModel, as_model
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
@@ -88,6 +88,14 @@ def train_units(
     if folder is not None:
         trained.save(folder / "trained.safetensors", artifacts.provenance(**training))
     return trained
+
+
+def steps_done(folder: Path) -> int:
+    """Steps of a training that was begun in this folder, up to its last checkpoint."""
+    checkpoint = folder / _CHECKPOINT
+    if not checkpoint.exists():
+        return 0
+    return int(artifacts.load(checkpoint, TRAINING_STATE).labels["step"])
 
 
 def _run(

@@ -16,6 +16,9 @@ from interp.interventions.recipe import Recipe
 from interp.results import artifacts
 from interp.text.corpora import Corpora
 
+TRAINING_STATE = "TrainingState"
+"""Kind of the file of a checkpoint."""
+
 
 class TrainingLoop:
     """A plain model, the parts of it that move, their optimizer, and how far it has come."""
@@ -88,11 +91,11 @@ class TrainingLoop:
             moments = {name: state[name].cpu() for name in ("exp_avg", "exp_avg_sq")}
             entries = {"values": master.detach().cpu(), **moments}
             tensors |= {f"{name} of {key}": tensor for name, tensor in entries.items()}
-        artifacts.save(path, "TrainingState", tensors, {"step": self.step}, artifacts.provenance())
+        artifacts.save(path, TRAINING_STATE, tensors, {"step": self.step}, artifacts.provenance())
 
     def resume(self, path: Path) -> None:
         """Go on from what was saved."""
-        stored = artifacts.load(path, "TrainingState")
+        stored = artifacts.load(path, TRAINING_STATE)
         self.step = int(stored.labels["step"])
         self.losses = stored.tensors["losses"].tolist()
         for key, master in self._masters.items():

@@ -64,12 +64,8 @@ class Beginning:
 def measure_beginning(model: NeuronModel) -> Beginning | None:
     """With what the model wants a text to begin; None: its tokenizer has no token for that, or
     tokens that the model does not have."""
-    first = model.prefix_ids or (() if model.bos_id is None else (model.bos_id,))
-    if not first:
-        return None
-    rows = [ids[: model.max_length - len(first)] for ids in model.encode_batch(_sentences())]
-    rows = [ids for ids in rows if len(ids) > 1]
-    if max(max(ids) for ids in [first, *rows]) >= model.n_vocab:
+    first, rows = _first_and_rows(model)
+    if not rows:
         return None
 
     def loss(prefix: tuple[int, ...]) -> float:
@@ -85,6 +81,24 @@ def measure_beginning(model: NeuronModel) -> Beginning | None:
         loss_with=loss(first),
         loss_without=loss(()),
     )
+
+
+def tokens_of_beginning(model: NeuronModel) -> int:
+    """Tokens that `measure_beginning` reads, padding included."""
+    first, rows = _first_and_rows(model)
+    longest = max(map(len, rows), default=0)
+    return len(rows) * (2 * longest + len(first))
+
+
+def _first_and_rows(model: NeuronModel) -> tuple[tuple[int, ...], list[list[int]]]:
+    """What may begin a text, and the tokens of the sentences; no rows: nothing can be measured."""
+    first = model.prefix_ids or (() if model.bos_id is None else (model.bos_id,))
+    if not first:
+        return (), []
+    rows = [ids[: model.max_length - len(first)] for ids in model.encode_batch(_sentences())]
+    rows = [ids for ids in rows if len(ids) > 1]
+    known = max(max(ids) for ids in [first, *rows]) < model.n_vocab
+    return first, rows if known else []
 
 
 @cache

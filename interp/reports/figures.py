@@ -11,6 +11,7 @@ from interp.counting.run import Run
 from interp.reports.neuron_page import rates_of
 from interp.reports.report import Picture
 from interp.reports.sections import files_in, sections_of
+from interp.results.bars import tqdm
 from interp.selections.neuron_selection import NeuronSelection
 
 
@@ -22,7 +23,7 @@ def figures_of(path: Path) -> dict[str, Picture]:
     """
     pictures = [
         (file, kind, picture)
-        for file in files_in(path)
+        for file in tqdm(files_in(path), "reading results", unit="file")
         for section in sections_of(file)
         for picture in section.pictures
         if (kind := getattr(picture.drawing, "__name__", ""))

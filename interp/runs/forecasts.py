@@ -38,6 +38,9 @@ class Forecast(Shown):
     unit: str = "tokens"
     """What a pass consists of: tokens or neurons."""
 
+    at_most: bool = False
+    """Whether it may take less, as a search does that ends early."""
+
     def __repr__(self) -> str:
         return f"Forecast({self})"
 
@@ -51,8 +54,9 @@ class Forecast(Shown):
             what += f", {round(self.left * total):,} of {total:,} left"
         elif self.passes > 1:
             what += f", {total:,} in all"
+        about = "at most about" if self.at_most else "about"
         duration = (
-            "" if self.seconds is None else f": about {_duration(self.seconds)} on this machine"
+            "" if self.seconds is None else f": {about} {_duration(self.seconds)} on this machine"
         )
         disk = f"; {self.disk / 1e6:,.1f} MB on disk" if self.disk else ""
         return f"{what}{duration}{disk}."

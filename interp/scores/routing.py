@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate, jackknife_shards
+from interp.results.bars import tqdm
 from interp.results.display import Cells, layer_cells, listed
 from interp.results.frames import interval_columns, tidy
 from interp.results.saved import Saved
@@ -108,8 +109,8 @@ class Routing(Saved):
         """The divergence of each layer under shuffled languages."""
         if n_draws < 1:
             raise ValueError(f"n_draws is {n_draws}: give 1 or more.")
-        drawn = [self.shuffled(generator) for _ in range(n_draws)]
-        return torch.stack([language_divergence(routing.share) for routing in drawn])
+        draws = tqdm(range(n_draws), "drawing labels anew", unit="draw")
+        return torch.stack([language_divergence(self.shuffled(generator).share) for _ in draws])
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each language, layer and expert: tokens routed there, and their share."""
