@@ -36,6 +36,9 @@ PAGE = Path("docs") / "findings.md"
 FRACTIONS = ("0.003", "0.01", "0.03")
 """Of all neurons; the middle one is that of the claims."""
 
+TASKS = {"bmlama53": "facts (BMLAMA)", "xnli": "inference (XNLI)"}
+"""Folder of a task whose neurons were shared → its name."""
+
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 KEPT = (
@@ -51,6 +54,7 @@ KEPT = (
     "lens_by_language/top",
     "attribute_neurons/table",
     *(f"edit_knowledge/{way}/{what}" for way in DIRECTIONS for what in ("told", "off")),
+    "patch_across_languages/table",
 )
 """Tables of studies that the page is made from."""
 
@@ -297,6 +301,38 @@ def by_telling(tables: Mapping[str, Table]) -> str:
     return table(["", "fact told", *map(label_name, rates.columns)], lines)
 
 
+def by_part(patched: Table) -> str:
+    """A table: what moves from a prompt to one in another language with a set of neurons."""
+    rows = patched[(patched["source"] == "source") & (patched["layer"] == "all")]
+    rows = rows[rows["facts"] == "told"]
+    lines = []
+    for row in rows.to_dict("records"):
+        moved = [
+            f"{row[name]:z.2f} ({row[f'{name} low']:z.2f} to {row[f'{name} high']:z.2f})"
+            for name in ("concept moved", "language moved")
+        ]
+        lines.append([row["part"], *moved, row["verdict"]])
+    return table(["patched at the last token", "concept", "language", "so"], lines)
+
+
+# ---------------------------------------------------------------- translation
+
+
+def by_edit(scores: Table) -> str:
+    """A table: how often a translation is in the language, and its BLEU, by prompt and edit."""
+    names = scores["named"].fillna("")
+    asked = names.where(names == "", "another").mask(names == scores["to"], "this one")
+    lines = []
+    for (prompt, edit), rows in scores.groupby([asked, "edit"], sort=False):
+        cells = [
+            f"{100 * part['rate'].mean():.0f} ({part['bleu'].mean():.1f})"
+            for part in (rows, *(part for _, part in rows.groupby("to", sort=False)))
+        ]
+        lines.append([prompt or "no language", edit, *cells[1:], cells[0]])
+    languages = [label_name(code) for code in unique(scores["to"])]
+    return table(["the prompt names", "edit", *languages, "mean"], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -347,6 +383,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by score": by_score(tables["attribute_neurons/table"]),
         "by telling": by_telling(by_direction("told")),
         "by category": by_category(by_direction("off")),
+        "by part": by_part(tables["patch_across_languages/table"]),
         "verdicts": verdicts(
             [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]
         ),

@@ -61,6 +61,44 @@ def test_a_text_begun_in_english_cannot_turn_english():
     assert german == "| German | 100 % | 50 % | 100 % | 75 % | 100 % |"
 
 
+def test_a_prompt_that_names_another_language_is_told_apart():
+    rows = [
+        (to, named, edit, rate, 10 * rate)
+        for to, rates in (("de", (0.1, 0.9, 0.3, 0.5)), ("fr", (0.3, 0.7, 0.5, 0.1)))
+        for named, edit, rate in zip(
+            (float("nan"), "de", "fr", "es"), ("held", "held", "held", "held"), rates, strict=True
+        )
+    ]
+    scores = pd.DataFrame(rows, columns=["to", "named", "edit", "rate", "bleu"])
+    header, _, nothing, this, another = findings.by_edit(scores).splitlines()
+    assert header == "| the prompt names | edit | German | French | mean |"
+    assert nothing == "| no language | held | 10 (1.0) | 30 (3.0) | 20 (2.0) |"
+    assert this == "| this one | held | 90 (9.0) | 50 (5.0) | 70 (7.0) |"
+    # German was asked for in French and Spanish, French in German and Spanish.
+    assert another == "| another | held | 40 (4.0) | 40 (4.0) | 40 (4.0) |"
+
+
+def test_what_moves_is_that_of_sets_of_neurons_and_told_facts():
+    numbers = {
+        f"{what} moved{end}": value
+        for what in ("concept", "language")
+        for end, value in (("", -0.001), (" low", -0.1), (" high", 0.2))
+    }
+    keys = [
+        ("told", "all-shared neurons", "source", "all"),
+        ("held_out", "all-shared neurons", "source", "all"),
+        ("told", "all-shared neurons", "another concept in s", "all"),
+        ("told", "resid_post", "source", "3"),
+    ]
+    columns = ["facts", "part", "source", "layer"]
+    rows = [dict(zip(columns, key, strict=True)) | numbers for key in keys]
+    lines = findings.by_part(pd.DataFrame(rows).assign(verdict="cannot tell")).splitlines()
+    assert len(lines) == 3
+    assert lines[2] == (
+        "| all-shared neurons | 0.00 (-0.10 to 0.20) | 0.00 (-0.10 to 0.20) | cannot tell |"
+    )
+
+
 def test_claims_that_do_not_hold_are_named():
     claims = load_claims(ROOT / "experiments/measured/gemma/deactivate_neurons.json")
     said = findings.verdicts(claims)
