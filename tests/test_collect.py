@@ -7,13 +7,16 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from interp.counting import pieces
 from interp.counting.bits import pack_bits, unpack_bits
 from interp.counting.collect import _cut_out, _Reading, collect
 from interp.counting.counters import FiringCounter, SignsCounter
@@ -21,7 +24,7 @@ from interp.counting.keep import Keep
 from interp.counting.observe import batches, observe
 from interp.counting.pieces import in_order
 from interp.counting.run import Run
-from interp.counting.stats import FiringStats
+from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
 from interp.results import artifacts
@@ -286,6 +289,25 @@ def test_parts_in_any_order_leave_the_same_bytes(model, corpora, tmp_path):
     assert not run.status().missing
     run.merge()
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
+
+
+def test_a_result_is_out_of_memory_before_the_next_is_merged(corpora, model, tmp_path, monkeypatch):
+    """As `interp plan` says: it counts the largest result, not the sum of all."""
+    alive = []
+    save, read = ActivationMoments.save, pieces.read_firing
+
+    def saved(self: ActivationMoments, *given: Any) -> None:
+        alive.append(weakref.ref(self))
+        save(self, *given)
+
+    def checked(*given: Any) -> FiringStats:
+        assert [each() for each in alive] == [None]
+        return read(*given)
+
+    monkeypatch.setattr(ActivationMoments, "save", saved)
+    monkeypatch.setattr(pieces, "read_firing", checked)
+    collect(model, corpora, tmp_path, keep=Keep(moments=True), progress=False)
+    assert len(alive) == 1
 
 
 def test_an_unfinished_run_is_not_merged(model, corpora, tmp_path):

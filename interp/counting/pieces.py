@@ -66,8 +66,10 @@ def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
         if wanted.get(name):
             pieces = _pieces(folder, languages, n_shards)
             tensors = ((shard, row, piece.tensors) for shard, row, piece in pieces)
-            result = statistic.of(Parts(languages, n_shards, tensors))
-            result.save(folder / f"{name}.safetensors", origin)
+            # Without a name, so that memory is free for the next.
+            statistic.of(Parts(languages, n_shards, tensors)).save(
+                folder / f"{name}.safetensors", origin
+            )
     if wanted["signs"]:
         pieces = _pieces(folder, languages, n_shards)
         _signs(pieces, languages, plan).save(folder / "signs.safetensors", origin)
