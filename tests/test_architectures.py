@@ -1,11 +1,15 @@
 """Architectures beyond those of `tiny_models`: opened by their modules, hybrids, the refused."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from interp.counting.collect import collect
+from interp.counting.keep import Keep
 from interp.models.load import load
+from interp.models.mixture_model import MixtureModel
 from interp.models.plain_adapter import FUSED, GATED, UNGATED, parts_of
 from tests import tiny_models
 from tests.campaigns import architectures
@@ -100,6 +104,48 @@ class Stack(torch.nn.Module):
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
         return self.lm_head
+
+
+ORDERS = {
+    "mixture": ["linear_attention", "moe", "full_attention", "mlp"],
+    "dense": ["linear_attention", "mlp", "full_attention", "mlp"],
+    "mixer last": ["moe", "linear_attention", "mlp", "full_attention"],
+}
+"""Layers of a tiny Nemotron-H, each of which is a mixer, experts or an MLP."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["mixture", "dense"])
+def test_hybrids_have_neurons_in_those_layers_that_have_an_mlp(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ORDERS[order]
+    monkeypatch.setitem(architectures.SPECIAL, "nemotron_h", {"layers_block_type": kinds})
+    outcome = tried("nemotron_h", tmp_path / "model")
+    assert outcome.done == tuple(JOBS), outcome.why
+    model = load(tmp_path / "model")
+    assert isinstance(model, MixtureModel)
+    with_neurons = [n for n, kind in enumerate(kinds) if kind in ("moe", "mlp")]
+    assert model.layers_with_neurons == with_neurons
+    assert model.layout.exists.any(dim=1).nonzero().flatten().tolist() == with_neurons
+    text = architectures.Trial(tmp_path / "model", model).corpora
+    run = collect(model, text, keep=Keep(moments=True), progress=False)
+    assert run.firing.total.sum(dim=(0, 2)).nonzero().flatten().tolist() == with_neurons
+    assert run.moments.tokens.equal(run.firing.tokens.sum(0))
+
+
+@pytest.mark.slow
+def test_a_nan_is_noticed_where_the_last_layer_has_no_neurons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ORDERS["mixer last"]
+    monkeypatch.setitem(architectures.SPECIAL, "nemotron_h", {"layers_block_type": kinds})
+    model = load(build("nemotron_h", tmp_path / "model"))
+    assert isinstance(model, MixtureModel)
+    with torch.no_grad():
+        model.parts[2][0].module.get_submodule("up_proj").weight[0] = math.nan  # type: ignore
+    with pytest.raises(ValueError, match=r"a NaN or infinite activation in layer 2 \(pre\)"):
+        collect(model, architectures.Trial(tmp_path / "model", model).corpora, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from interp.counting.top_contexts import TopContexts, _Best, gates_around
 from interp.models.experts import Rows
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
+from interp.results.words import Kind
 from interp.text.corpora import Corpora
 from interp.text.reading import read_corpora, read_sentences
 from tests import tiny_models
@@ -53,7 +54,7 @@ def contexts_of(model: MixtureModel, text: Corpora, out: Path | None = None) -> 
 class Everything:
     """Every gate of a pass, by layer, expert (-1: dense neurons), row of the language and token."""
 
-    kinds = ("pre",)
+    kinds: tuple[Kind, ...] = ("pre",)
 
     def __init__(self, number: Tensor) -> None:
         self.number = number

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
+from interp.models.units import Address
 from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
 from interp.reports.page_contexts import UNSEEN
 from interp.selections.neuron_selection import NeuronSelection
@@ -108,10 +110,11 @@ def test_an_experts_neuron_promotes_by_its_experts_own_projection(
     name: str, tmp_path: Path
 ) -> None:
     """Against the model's own norm and unembedding; gpt-oss stores its weights the other way."""
-    model = load(tiny_models.build(name, tmp_path))
+    model: Any = load(tiny_models.build(name, tmp_path))
     layer, expert, neuron = 1, 2, 6
     unit = model.layout.unit(layer, expert, neuron)
-    stored = routed_blocks(model)[layer].down_proj.detach()
+    experts: Any = routed_blocks(model)[layer]
+    stored = experts.down_proj.detach()
     write = stored[expert, neuron] if name == "gpt_oss" else stored[expert, :, neuron]
     units = torch.tensor([unit, unit + 1])
     assert model.written(layer, units)[0].equal(write)
@@ -164,3 +167,28 @@ def test_the_page_of_a_mixture_is_read_in_a_browser(run: Run, tmp_path: Path) ->
         shown.keyboard.press("?")
         assert seen.errors == []
         assert len(seen.requests) == 1
+
+
+@pytest.mark.slow
+def test_the_figure_of_an_experts_neuron_has_the_rates_of_the_page(
+    run: Run, page: NeuronPage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n_shown = 0
+    for (layer, expert, neuron), row in zip(
+        sorted(UNITS, key=lambda unit: (unit[0], -1 if unit[1] is None else unit[1])),
+        page.index["neurons"],
+        strict=True,
+    ):
+        name = Address(layer, expert, neuron).name
+        main(["figure", str(run.folder), "--neuron", name, "--out", str(tmp_path)])
+        table = pd.read_csv(tmp_path / f"neuron_rates-{name}.csv")
+        assert ("expert" in table) == (expert is not None)
+        assert table["rate"].isna().all() == (row[2][0] is None)
+        if row[2][0] is not None:
+            assert table["rate"].tolist() == pytest.approx(row[2], rel=1e-4)
+            n_shown += 1
+    assert n_shown >= 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["figure", str(run.folder), "--neuron", "L1E9N5", "--out", str(tmp_path)])
+    assert "There is no layer 1, expert 9, neuron 5" in capsys.readouterr().err

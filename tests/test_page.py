@@ -320,7 +320,7 @@ def test_the_figure_of_a_neuron_has_the_rates_of_the_page(run, made, tmp_path, c
     [
         (["neuron_rates"], r"Of which neuron\? Name it, as in --neuron L5N7"),
         (["overlap", "--neuron", "L1N4"], "--neuron draws neuron_rates and not overlap"),
-        (["--neuron", "1.4"], "--neuron is '1.4': give a layer and a neuron"),
+        (["--neuron", "1.4"], "There is no neuron '1.4': give a layer and a neuron"),
         (["--neuron", "L3N4"], "There is no neuron L3N4 in .*, which has layers 0 to 2 of"),
     ],
 )

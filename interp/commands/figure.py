@@ -1,7 +1,6 @@
 """The subcommand that draws the results of runs for a paper: figure."""
 
 import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -37,7 +36,8 @@ class Figure:
     """Which figure, such as overlap; by default all that there are."""
 
     neuron: tuple[str, ...] = ()
-    """Instead draw how often these neurons fire in each language, such as L5N7."""
+    """Instead draw how often these neurons fire in each language, such as L5N7, or
+    L5E2N7 of an expert."""
 
     format: tuple[FigureFormat, ...] = ("pdf",)
     """pdf, svg, png."""
@@ -99,19 +99,15 @@ class Figure:
 
     def of_neurons(self) -> "dict[str, Picture]":
         """A figure of each neuron that is named."""
+        from interp.models.units import Address
         from interp.reports.figures import figure_of_neuron
 
         if self.kind not in ("", NEURON):
             raise ValueError(f"--neuron draws {NEURON} and not {self.kind}: leave one of them out.")
         pictures = {}
         for name in self.neuron:
-            if not (numbers := re.fullmatch(r"L(\d+)N(\d+)", name, re.IGNORECASE)):
-                raise ValueError(
-                    f"--neuron is {name!r}: give a layer and a neuron as on the page, such as L5N7."
-                )
-            layer, neuron = map(int, numbers.groups())
-            picture = figure_of_neuron(self.results, layer, neuron)
-            pictures[f"{NEURON}-L{layer}N{neuron}"] = picture
+            address = Address.of(name)
+            pictures[f"{NEURON}-{address.name}"] = figure_of_neuron(self.results, address)
         return pictures
 
     def inches(self) -> float | None:

@@ -85,7 +85,8 @@ class ExpertFiringCounter:
 
     def tensors(self) -> dict[str, Tensor]:
         routed = torch.stack([counts.cpu() for counts in self._routed])
-        return firing_tensors(self._fired, self._tokens) | {"firing.routed": routed}
+        tokens = self._tokens[self._model.layers_with_neurons]
+        return firing_tensors(self._fired, tokens) | {"firing.routed": routed}
 
 
 class ExpertMomentsCounter:
@@ -97,6 +98,7 @@ class ExpertMomentsCounter:
         self._model = model
         self._sums = zeros(model, 4, model.d_mlp, dtype=torch.float64)
         self._seen = zeros(model, model.d_mlp)
+        self._first = model.layers_with_neurons[0]
         self._tokens = 0
 
     def update(
@@ -121,7 +123,7 @@ class ExpertMomentsCounter:
             if kind == "post":
                 self._sums[layer][2:, own] += sums
                 self._seen[layer][own] += n_tokens
-        if kind == "post" and layer == 0 and rows.first == 0:
+        if kind == "post" and layer == self._first and rows.first == 0:
             self._tokens += int(batch.keep.sum())
 
     def tensors(self) -> dict[str, Tensor]:

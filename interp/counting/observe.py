@@ -4,6 +4,7 @@ Nothing is stored here: an observer sees each tensor once, on the device that co
 what it needs. The forward pass ends as soon as the last requested tensor has been seen.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -112,6 +113,8 @@ class _Delivery:
             dict.fromkeys(kind for observer in observers for kind in observer.kinds)
         )
         self.delivered = set(delivered)
+        calls = itertools.product(range(model.n_layers), self.kinds)
+        self.last = max((layer for layer, kind in calls if model.n_calls(layer, kind)), default=0)
         self.n_seen = 0
         self.finite = True
 
@@ -162,7 +165,7 @@ class _Delivery:
             values = by_unit(values) if rows is None else values
             self._deliver(kind, layer, values, rows)
             # A NaN makes every later layer NaN, so checking the last layer is enough.
-            if layer == self.model.n_layers - 1 and not values.sum(dtype=torch.float32).isfinite():
+            if layer == self.last and not values.sum(dtype=torch.float32).isfinite():
                 self.finite = False
                 raise _EndOfPass
             self.n_seen += 1

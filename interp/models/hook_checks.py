@@ -51,7 +51,7 @@ def hook_checks(
         ),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
         "an edit at post equals one made without hooks": lambda: edits_agree(
-            model, ids, clean, _off_at_post, _off_without_hooks
+            model, ids, clean, _off_at_post, _off_without_hooks, range(model.n_layers)
         ),
         "an edit at any site moves the logits": lambda: _every_site(model, ids),
         "a neuron changed in the weights changes at its hooks": lambda: _planted(model, ids),
@@ -176,10 +176,11 @@ def edits_agree(
     clean: Float[Tensor, "batch pos vocab"],
     off: Off,
     off_without_hooks: Off,
+    layers: Sequence[int],
 ) -> Answer:
     """Half of a layer's neurons, off by hooks and off without, layer by layer."""
     worst = 0.0
-    for layer in range(model.n_layers):
+    for layer in layers:
         with off(model, [layer]):
             hooked = model.logits(ids)
         with off_without_hooks(model, [layer]):

@@ -48,7 +48,7 @@ def mixture_checks(
         "a neuron writes its column of the weights, for its token": lambda: _written(model, ids),
         "a neuron fires where its activation is positive": lambda: _fires(model, ids),
         "an edit at post equals one made in the weights": lambda: edits_agree(
-            model, ids, clean, _off_at_post, _off_in_weights
+            model, ids, clean, _off_at_post, _off_in_weights, model.layers_with_neurons
         ),
         "right padding changes nothing": lambda: _padding(model, ids, clean),
         "a text is read alike alone and in a batch": lambda: alone_and_in_batches(

@@ -53,6 +53,11 @@ class MixtureModel(NeuronModel):
         return self.layout.d_mlp, self.bridge.cfg.d_model
 
     @property
+    def layers_with_neurons(self) -> list[int]:
+        """All, but in hybrids with layers that are a mixer alone."""
+        return [layer for layer, parts in enumerate(self.parts) if parts]
+
+    @property
     def active(self) -> int:
         """Neurons that a layer computes for a token: at most, and in the layer that has most."""
         return max(
@@ -205,12 +210,20 @@ def _units_of(parts: Sequence[Part]) -> LayerUnits:
     return LayerUnits(dense, routed[0].n_experts, routed[0].d_expert)
 
 
+def _mixers_alone(config: Any) -> set[int]:
+    """Layers that have attention or a state-space mixer and no MLP, as Nemotron-H's config says."""
+    types = getattr(config.get_text_config(), "layer_types", None) or []
+    mlps = {"mlp", "moe"}
+    return {n for n, kind in enumerate(types) if kind not in mlps} if mlps & set(types) else set()
+
+
 def model_class(name: object, bridge: Any) -> Callable[..., NeuronModel]:
     """`MixtureModel` for a bridge whose experts can be read, else `NeuronModel`."""
     config = getattr(bridge.original_model, "config", None)
     if not any(is_routed(module) for module in bridge.modules()) and n_experts_of(config) is None:
         return NeuronModel
-    if all(parts_of(block) for block in bridge.blocks):
+    parts, alone = [parts_of(block) for block in bridge.blocks], _mixers_alone(config)
+    if any(parts) and all(own or layer in alone for layer, own in enumerate(parts)):
         return MixtureModel
     raise ValueError(
         f"{name} cannot be read neuron by neuron: it is a mixture of experts, and some layer has "

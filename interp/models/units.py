@@ -6,6 +6,7 @@ in their layer: the dense neurons first, then expert by expert. Narrower layers 
 not exist, and are seen on no token.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +31,27 @@ class Address(NamedTuple):
 
     neuron: int
     """Index in the expert, or among the layer's dense neurons."""
+
+    @staticmethod
+    def of(name: str) -> "Address":
+        """From the name on a neuron page.
+
+        >>> interp.models.Address.of("L3E17N5").name
+        'L3E17N5'
+        """
+        if not (numbers := re.fullmatch(r"L(\d+)(?:E(\d+))?N(\d+)", name, re.IGNORECASE)):
+            raise ValueError(
+                f"There is no neuron {name!r}: give a layer and a neuron as on the page, such as "
+                "L5N7, or L5E2N7 of an expert."
+            )
+        layer, expert, neuron = numbers.groups()
+        return Address(int(layer), None if expert is None else int(expert), int(neuron))
+
+    @property
+    def name(self) -> str:
+        """As on a neuron page."""
+        expert = "" if self.expert is None else f"E{self.expert}"
+        return f"L{self.layer}{expert}N{self.neuron}"
 
     def __str__(self) -> str:
         expert = "" if self.expert is None else f", expert {self.expert}"

@@ -35,7 +35,7 @@ def neuron_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The firing rate of one neuron in each language, a row for each, with 95 % intervals.
 
     From `interp figure RUN --neuron L5N7`: columns layer, neuron, language, rate, low, high,
-    belongs. Filled: the languages that the neuron belongs to.
+    belongs, and expert of a mixture's. Filled: the languages that the neuron belongs to.
     """
     table = check(frame, "neuron_rates", ("language",), ("rate", "low", "high", "layer", "neuron"))
     names = in_order(table["language"])
@@ -56,7 +56,11 @@ def neuron_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.tick_params(axis="y", length=0)
         ax.set(xlim=(0, None), ylim=(len(names) - 0.4, -0.6))
         layer, neuron = (int(table[name].iloc[0]) for name in ("layer", "neuron"))
-        ax.set_xlabel(f"Layer {layer}, neuron {neuron}: tokens on which it fires (%)")
+        label = f"Layer {layer}, neuron {neuron}: tokens on which it fires (%)"
+        if "expert" in table:
+            expert = int(table["expert"].iloc[0])
+            label = f"L{layer} E{expert} N{neuron}: routed tokens on which it fires (%)"
+        ax.set_xlabel(label)
         if belongs.any():
             dot: dict[str, Any] = {"marker": "o", "linestyle": ""}
             hollow = key("other", **dot, markerfacecolor="none")

@@ -8,6 +8,8 @@ import torch
 
 from interp import plots
 from interp.counting.run import Run
+from interp.counting.stats import FiringStats
+from interp.models.units import Address
 from interp.reports.neuron_page import rates_of
 from interp.reports.report import Picture
 from interp.reports.sections import files_in, sections_of
@@ -40,28 +42,39 @@ def figures_of(path: Path) -> dict[str, Picture]:
     return named
 
 
-def figure_of_neuron(path: Path, layer: int, neuron: int) -> Picture:
+def figure_of_neuron(path: Path, address: Address) -> Picture:
     """How often a neuron of a run fires in each language, for `interp.plots.save`.
 
     The languages that it belongs to are those of neurons.json in the run's folder.
     """
     stats = Run.open(path).firing
-    if not (0 <= layer < stats.n_layers and 0 <= neuron < stats.d_mlp):
-        raise ValueError(
-            f"There is no neuron L{layer}N{neuron} in {path}, which has layers 0 to "
-            f"{stats.n_layers - 1} of neurons 0 to {stats.d_mlp - 1}."
-        )
-    rate, low, high = (end[0].tolist() for end in rates_of(stats, torch.tensor([[layer, neuron]])))
+    layer, unit = address.layer, _unit(stats, address, path)
+    rate, low, high = (end[0].tolist() for end in rates_of(stats, torch.tensor([[layer, unit]])))
     selected = path / "neurons.json"
     belonging: list[str] = []
     if selected.is_file():
         selection = NeuronSelection.from_json(selected)
-        belonging = [code for code in selection.languages if selection[code][layer, neuron]]
+        belonging = [code for code in selection.languages if selection[code][layer, unit]]
+    of_expert = address.expert is not None
     table = pandas.DataFrame(
-        {"layer": layer, "neuron": neuron, "language": stats.languages}
+        ({"layer": layer, "expert": address.expert} if of_expert else {"layer": layer})
+        | {"neuron": address.neuron, "language": stats.languages}
         | {"rate": rate, "low": low, "high": high}
         | {"belongs": [code in belonging for code in stats.languages]}
     )
-    caption = "Share of tokens on which the neuron fires, by language"
+    tokens = f"the tokens routed to expert {address.expert}" if of_expert else "tokens"
+    caption = f"Share of {tokens} on which the neuron fires, by language"
     caption += ", with 95 % intervals over documents." if stats.n_shards > 1 else "."
     return Picture(plots.neuron_rates, caption, table)
+
+
+def _unit(stats: FiringStats, address: Address, path: Path) -> int:
+    """The index of a neuron in its layer, refused if it is not there."""
+    dense = stats.experts is None
+    in_layer = address.neuron < stats.d_mlp and address.expert is None
+    if address.layer >= stats.n_layers or (dense and not in_layer):
+        raise ValueError(
+            f"There is no neuron {address.name} in {path}, which has layers 0 to "
+            f"{stats.n_layers - 1} of neurons 0 to {stats.d_mlp - 1}."
+        )
+    return address.neuron if stats.experts is None else stats.experts.layout.unit(*address)

@@ -90,6 +90,7 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "gptj": {"rotary_dim": 8},
     "codegen": {"rotary_dim": 8},
     "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
