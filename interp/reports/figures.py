@@ -13,6 +13,7 @@ from interp.reports.report import Picture
 from interp.reports.sections import files_in, sections_of
 from interp.results.bars import tqdm
 from interp.selections.neuron_selection import NeuronSelection
+from interp.text.languages import worded
 
 
 def figures_of(path: Path) -> dict[str, Picture]:
@@ -62,6 +63,6 @@ def figure_of_neuron(path: Path, layer: int, neuron: int) -> Picture:
         | {"rate": rate, "low": low, "high": high}
         | {"belongs": [code in belonging for code in stats.languages]}
     )
-    caption = "Share of tokens on which the neuron fires, by language"
+    caption = worded("Share of tokens on which the neuron fires, by language", stats.languages)
     caption += ", with 95 % intervals over documents." if stats.n_shards > 1 else "."
     return Picture(plots.neuron_rates, caption, table)
