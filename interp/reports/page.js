@@ -433,7 +433,7 @@ async function draw() {
   const facts = make("div", { className: "facts" },
     make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of ${routed ? "its expert’s tokens" : "tokens"}${interval}` })), bars(rates, percent, "too few tokens")),
     routed
-      ? make("section", {}, make("h3", {}, `Routed to expert ${neuron.expert}`, make("small", { textContent: "tokens, and their share of the language" })),
+      ? make("section", {}, make("h3", {}, `Routed to expert ${neuron.expert}`, make("small", { textContent: `tokens, and their share of the ${noun()}` })),
         bars(neuron.seen.map((n, code) => [n / index.languages[code].tokens, null, null]), (share, code) => `${neuron.seen[code].toLocaleString("en")} (${percent(share)})`))
       : null,
     data.up[row].length
