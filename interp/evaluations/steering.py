@@ -112,13 +112,20 @@ class SteeringRates(Shown):
             for texts in row.values():
                 good, rate = texts.good(code).value, texts.rate(code).value
                 median = float(texts.loss.nanquantile(0.5))
-                cells.append(f"{good:.2f} ({rate:.2f}) {median:5.2f}")
+                share = "-" if code in texts.unchecked else f"{good:.2f} ({rate:.2f})"
+                cells.append(f"{share} {median:5.2f}")
             rows.append([code, *cells])
+        unknown = [
+            code
+            for code, row in self.rates.items()
+            if any(code in texts.unchecked for texts in row.values())
+        ]
         losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
         return "\n".join(
             [
                 "Share of good texts in the language (good or not), median nats per token:\n",
                 *terminal.table(rows, width),
+                *[f"-: not checked, the detector does not know {listed(unknown)}"] * bool(unknown),
                 f"median loss of natural text, nats per token: {losses}",
             ]
         )

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from interp.counting.run import Run
 from interp.interventions.bake_card import FACTS, hub_name, public_name
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.languages import language_tag
+from interp.text.languages import language_tag, worded
 
 CHECKSUMS = "checksums.json"
 """The file of a repository that holds the checksum of every other."""
@@ -202,7 +202,7 @@ class _Parcel:
             kind=self.kind,
             front="".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items()),
             title=title,
-            what=_WHAT[self.kind],
+            what=worded(_WHAT[self.kind], map(str, self.provenance.get("languages", ()))),
             version=version("polyneuron"),
             note=f"{note}\n\n" if note else "",
             rows="\n".join(rows),
