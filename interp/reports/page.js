@@ -551,6 +551,7 @@ async function begin() {
   document.querySelector("h1").textContent = index.title;
   const least = Math.min(...index.languages.map((language) => language.tokens));
   byId("about").textContent = `${index.layers} layers of ${index.units ? `up to ${Math.max(...index.units.map(([, experts]) => experts))} experts` : `${index.width.toLocaleString("en")} neurons`} · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per ${noun()}`;
+  if (index.units) byId("query").placeholder = "L3E12N45, or text";
   drawFilters();
   drawHelp();
   listen();
