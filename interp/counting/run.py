@@ -144,7 +144,7 @@ class Run(Shown):
             if below := _runs_in(folder):
                 raise FileNotFoundError(f"{what} Name one of the runs in it: {', '.join(below)}.")
             raise FileNotFoundError(
-                f"{what} Make one with `interp collect`, or interp.collect(model, corpora, out)."
+                f"{what} Make one with `interp collect`, in Python with interp.collect."
             )
         if follows_a_run(folder):
             raise ValueError(
@@ -400,8 +400,8 @@ class Run(Shown):
         if state.missing:
             raise ValueError(self._unfinished(state))
         raise ValueError(
-            f"All pieces of {self._folder} are finished but not merged: call run.merge(), or run "
-            f"`interp merge {self._folder}`."
+            f"All pieces of {self._folder} are finished but not merged: run `interp merge "
+            f"{self._folder}`, in Python run.merge()."
         )
 
     def _check_kept(self, name: str) -> None:
@@ -409,8 +409,8 @@ class Run(Shown):
             product = PRODUCTS[name]
             subject = "This run" if self._temporary is not None else str(self._folder)
             raise ValueError(
-                f"{subject} kept no {name.replace('_', ' ')}: collect with "
-                f"keep=interp.Keep({product.keep}), or {product.command}, into another folder."
+                f"{subject} kept no {name.replace('_', ' ')}: collect it into another folder with "
+                f"{product.command}, in Python keep=interp.Keep({product.keep})."
             )
 
     def _unfinished(self, state: Progress) -> str:

@@ -31,7 +31,7 @@ from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-from interp.text.reading import read_corpora, read_sentences
+from interp.text.reading import read_corpora, read_sentences, settings_of_ours
 from interp.text.sources import TextSource
 
 _GUARDS = "guards"
@@ -222,8 +222,10 @@ def text_for_push(
     model: NeuronModel, text: TextSource, languages: Sequence[str], bos: Bos, progress: bool = True
 ) -> Corpora:
     """Running text whose means the push of the residual stream is made of."""
-    settings: dict[str, Any] = {"block_length": 64, "tokens": 20_000, "n_shards": 2}
-    return read_corpora(text, languages, model, bos=bos, progress=progress, **settings)
+    settings: dict[str, Any] = {"block_length": min(64, model.max_length), "n_shards": 2}
+    settings |= {"tokens": 20_000, "bos": bos, "progress": progress}
+    with settings_of_ours():
+        return read_corpora(text, languages, model, **settings)
 
 
 def natural_texts(

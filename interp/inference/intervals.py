@@ -395,6 +395,6 @@ def check_level(level: float) -> None:
 def _check_shards(n_shards: int) -> None:
     if n_shards < 2:
         raise ValueError(
-            f"There is {n_shards} shard, and leaving one out needs two or more: collect with "
-            "n_shards=20."
+            f"There is {n_shards} shard, and leaving one out needs two or more: collect 20 "
+            "shards (`interp collect --n-shards 20`), in Python with n_shards=20."
         )

@@ -246,7 +246,8 @@ def _chosen(
         if missing := [code for code in selection.languages if code not in stats.languages]:
             raise ValueError(
                 f"{name} has neurons of {', '.join(missing)}, but the counts are in "
-                f"{', '.join(stats.languages)}: remove those languages with .languages_only."
+                f"{', '.join(stats.languages)}: remove those languages, in Python with "
+                "languages_only."
             )
         chosen |= selection.union()
     if not chosen.any():
