@@ -44,8 +44,8 @@ def check_labels(labels: Sequence[str], tags: Tags | None = None) -> tuple[str, 
         tag = tag_of(label, tags)
         if label not in tags and tag and (usual := _usual_case(label)) != label:
             raise ValueError(
-                f"{label!r} is the language tag {usual} in unusual case: name it {usual}, or say "
-                f"what it is with tags: {{{label!r}: {usual!r}}}, or '' if it is not a language."
+                f"{label!r} is the language tag {usual} in unusual case: name it {usual}, or give "
+                f"it a tag (--tags {label}={usual}), an empty one if it is not a language."
             )
         if (other := by_tag.setdefault(label if label in tags or not tag else tag, label)) != label:
             raise ValueError(
