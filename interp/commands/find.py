@@ -84,14 +84,11 @@ class Find:
         self.check_options()
         run = interp.Run.open(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
-        seen = interp.scores.measured(
-            run, seeded(self.seed), lambda: reopen(self.run_folder, self.model)
-        )
-        selection = interp.selections.selection_of(method, seen, self.settings)
+        selection, precision = self.selected(run)
         if self.selects_again and not self.goes_ahead(stats):
             return None
-        if method.of_run_sites:
-            seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
+        if precision is not None:
+            precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
         used = (*method.options, "seed") if self.method == "random" else method.options
@@ -116,6 +113,16 @@ class Find:
         say(f"The selection is in {out}.")
         return summary(selection, frequency).assign(agreement=agreement)
 
+    def selected(
+        self, run: "interp.Run"
+    ) -> "tuple[interp.NeuronSelection, interp.scores.Precision | None]":
+        """The selection, and the precision that it was made by; nothing else that was measured,
+        which may be large, outlives this."""
+        method, opened = METHODS[self.method], lambda: reopen(self.run_folder, self.model)
+        seen = interp.scores.measured(run, seeded(self.seed), opened)
+        selection = interp.selections.selection_of(method, seen, self.settings)
+        return selection, seen.precision if method.of_run_sites else None
+
     @property
     def selects_again(self) -> bool:
         """Whether it selects again from parts of the counts, to say how far to trust the result."""
@@ -124,7 +131,7 @@ class Find:
     def goes_ahead(self, stats: "interp.FiringStats") -> bool:
         """Whether to select again: without each shard, and from both halves of eight splits."""
         smaller = "fewer shards (interp collect --n-shards)."
-        times = stats.n_shards + 16
+        times = stats.n_shards + 16 * (stats.n_shards >= 4)
         return goes_ahead(lambda: of_selecting(stats, self.select, times), smaller, self.dry_run)
 
     @property

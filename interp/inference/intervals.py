@@ -195,7 +195,7 @@ def selection_frequency(
     shards = tqdm(range(stats.n_shards), "leaving shards out", disable=not progress)
     for shard in shards:
         chosen += select(stats.without(shard))
-    return chosen.double() / stats.n_shards
+    return chosen.double().div_(stats.n_shards)
 
 
 def mean_over_examples(
