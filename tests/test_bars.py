@@ -52,3 +52,19 @@ def test_in_a_notebook_a_bar_is_as_in_a_terminal(monkeypatch):
     assert not bars._is_log(sys.stderr)
     monkeypatch.delitem(sys.modules, "ipykernel")
     assert bars._is_log(sys.stderr)
+
+
+def test_what_an_earlier_run_did_is_left_out_of_speed_and_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    bar = bars.tqdm(total=1000, desc="reading", mininterval=0.0)
+    bar._time = lambda: now[0]
+    bar.start_t = bar.last_print_t = 0.0
+    for _ in range(5):
+        bar.found(100)  # in no time
+    for _ in range(10):
+        now[0] += 5.0
+        bar.update(10)
+    assert "600/1000 [00:50<03:20,  2.00it/s]" in str(bar)  # 400 left at 2 a second
+    bar.close()
+    bars.tqdm(total=10, disable=True).found(3)

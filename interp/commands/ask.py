@@ -137,8 +137,9 @@ class Ask:
         with tqdm(total=n_pairs, desc="rating", unit="answer") as bar:
 
             def rate(question: str, answer: str) -> Any:
+                count = bar.found if (question, answer) in kept else bar.update
                 rating = kept(question, answer)
-                bar.update()
+                count(1)
                 return rating
 
             answers = answers.judged_by(rate)

@@ -355,7 +355,9 @@ def _reader(
             jobs = []
             for shard, language in pieces:
                 piece = reading.piece(shard, language)
-                if pool is None or piece.path.exists():
+                if piece.path.exists():
+                    piece.read(model, bar.found)
+                elif pool is None:
                     piece.read(model, bar.update)
                 else:  # the text is cut out when it is sent, so that memory does not hold it twice
                     read = partial(_read_piece, reading, shard, language)

@@ -54,6 +54,9 @@ class KeptRatings:
         if path.is_file() and len(whole) < path.stat().st_size:
             path.write_bytes(whole)
 
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        return pair in self._ratings
+
     def __call__(self, question: str, answer: str) -> Any:
         if (question, answer) not in self._ratings:
             rating = self._judge(question, answer)

@@ -48,7 +48,7 @@ def finish(
     for job in jobs:
         if job.path.exists():
             results[job.path] = load_piece(job.path)
-            done(job)
+            bar.found(job.size)
     missing = [job for job in jobs if job.path not in results]
     try:
         if missing:
