@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -133,6 +134,33 @@ def test_the_next_follows_from_what_a_run_holds(tmp_path: Path):
     assert next_after("status", chosen) == f"interp report {tmp_path}"
     dry = cli.chosen(["deactivate", str(run), "--dry-run"])
     assert next_after("deactivate", dry) == "the same command without --dry-run"
+
+
+def test_after_a_measurement_it_is_not_measured_again(tmp_path: Path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    plan = {"n_shards": 1, "languages": ["de"], "wanted": {"moments": True, "contexts": 4}}
+    (run / "run.json").write_text(json.dumps(plan))
+    for name in ("firing.safetensors", "neurons.json"):
+        (run / name).touch()
+
+    def after(*words: str) -> str | None:
+        return next_after(words[0], cli.chosen([*words]))
+
+    write = ("write", str(run), "Hallo")
+    assert after(*write, "--off", "de") == f"interp deactivate {run}"
+    selection = str(run / "neurons-lap.json")
+    assert after("write", selection, "Hallo", "--off", "de") == f"interp deactivate {selection}"
+    assert after(*write, "--to", "de", "fr") == f"interp steer {run} --to de fr"
+    assert after("deactivate", str(run), "--out", str(other)) == f"interp report {other}"
+    (run / "deactivate").mkdir()
+    (run / "deactivate" / "matrix.safetensors").touch()
+    assert after(*write, "--off", "de") == f"interp steer {run}"
+    assert after("steer", str(run), "--out", str(other)) == f"interp report {other}"
+    (run / "steer").mkdir()
+    (run / "steer" / "rates.csv").touch()
+    assert after(*write, "--to", "de") == f"interp page {run}"
+    assert after("page", str(run), "--out", str(other)) == f"interp report {run}"
 
 
 def test_the_last_line_goes_where_messages_go(capsys: pytest.CaptureFixture[str]):

@@ -52,6 +52,31 @@ def _find(command: Any) -> str:
     return f"interp deactivate {quoted(command.run_folder if whole else file)}"
 
 
+def _measured(name: str, command: Any) -> str:
+    """What is next for a run of which something was measured, into its folder or another one."""
+    step = of_run(command.neurons)
+    again = step.startswith(f"interp {name} ")
+    return f"interp report {quoted(command.out)}" if again and command.out else step
+
+
+def _write(command: Any) -> str:
+    """What measures the change that was shown; if that is done, what is next for the run."""
+    neurons = command.neurons
+    folder = neurons if neurons.is_dir() else neurons.parent
+    if command.to and not any(folder.glob("steer*/rates.csv")):
+        return f"interp steer {quoted(neurons)} --to {' '.join(map(quoted, command.to))}"
+    if command.off and not any(folder.glob("deactivate*/matrix.safetensors")):
+        return f"interp deactivate {quoted(neurons)}"
+    return of_run(neurons)
+
+
+def _page(command: Any) -> str:
+    """After a page that stands elsewhere, not the page again."""
+    step = of_run(command.run_folder)
+    again = step.startswith("interp page ")
+    return f"interp report {quoted(command.run_folder)}" if again else step
+
+
 def _compare(command: Any) -> str:
     first = command.selections[0]
     return f"interp {'stability' if is_run(first) else 'deactivate'} {quoted(first)}"
@@ -100,9 +125,9 @@ NEXT: dict[str, Callable[[Any], str]] = {
     "routing": lambda command: of_run(command.run_folder),
     "import": lambda command: f"interp deactivate {quoted(command.out)} MODEL --text FOLDER",
     "export": lambda command: PUBLISH.format(quoted(command.path)),
-    "deactivate": lambda command: of_run(command.neurons),
-    "write": lambda command: of_run(command.neurons),
-    "steer": lambda command: of_run(command.neurons),
+    "deactivate": lambda command: _measured("deactivate", command),
+    "write": _write,
+    "steer": lambda command: _measured("steer", command),
     "ask": lambda command: of_run(command.neurons),
     "bake": lambda command: f"interp doctor {quoted(command.out)}",
     "adapter": lambda command: PUBLISH.format(quoted(command.out)),
@@ -114,7 +139,7 @@ NEXT: dict[str, Callable[[Any], str]] = {
     "attribute": _attribute,
     "patch": lambda command: "interp lens",
     "lens": lambda command: "interp patch SOURCE TARGET --answers WORD WORD",
-    "page": lambda command: of_run(command.run_folder),
+    "page": _page,
     "figure": lambda command: of_run(command.results),
     "report": lambda command: PUBLISH.format(quoted(command.results[0])),
     "push": lambda command: f"interp pull {quoted(command.repo)}",
