@@ -54,10 +54,11 @@ def test_in_a_notebook_a_bar_is_as_in_a_terminal(monkeypatch):
     assert bars._is_log(sys.stderr)
 
 
-def test_what_an_earlier_run_did_is_left_out_of_speed_and_time_left(monkeypatch):
+@pytest.mark.parametrize("mininterval", [0.0, 1000.0])  # drawn at every step, not drawn yet
+def test_what_an_earlier_run_did_is_left_out_of_speed_and_time_left(mininterval, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(sys, "stderr", Terminal())
-    bar = bars.tqdm(total=1000, desc="reading", mininterval=0.0)
+    bar = bars.tqdm(total=1000, desc="reading", mininterval=mininterval)
     bar._time = lambda: now[0]
     bar.start_t = bar.last_print_t = 0.0
     for _ in range(5):
