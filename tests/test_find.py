@@ -9,6 +9,14 @@ import pytest
 import torch
 
 from interp import cli
+from interp.commands.find import (
+    Find,
+    by_part,
+    headings,
+    parts_of_depth,
+    show_selection,
+    summary,
+)
 from interp.counting.collect import collect
 from interp.counting.keep import Keep
 from interp.counting.run import Run
@@ -362,3 +370,45 @@ def test_selections_that_do_not_go_together_are_refused(
     small = refused(["compare", first, str(tmp_path / "small.json")], capsys)
     assert "they must be of one model" in small
     assert "interp find" in refused(["compare", first, str(tmp_path / "none.json")], capsys)
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+@pytest.mark.parametrize(("n_layers", "columns"), [(24, 24), (25, 4), (30, 4)])
+def test_many_layers_are_printed_in_quarters(n_layers: int, columns: int):
+    parts = parts_of_depth(n_layers)
+    assert len(parts) == columns
+    assert [layer for part in parts for layer in part] == list(range(n_layers))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_quarter_holds_the_neurons_of_its_layers():
+    parts = parts_of_depth(30)
+    assert headings(parts) == ["layers 0-6", "7-14", "15-21", "22-29"]
+    assert by_part([1] * 7 + [10] * 8 + [0] * 14 + [2000], parts) == ["7", "80", "0", "2,000"]
+    assert headings(parts_of_depth(3)) == ["layer 0", "1", "2"]
+
+
+def test_a_table_of_quarters_says_so_and_the_rows_have_every_layer(capsys):
+    mask = torch.zeros(1, 30, 5, dtype=torch.bool)
+    mask[0, 8, :3] = True
+    deep = NeuronSelection(mask, ("de",))
+    show_selection(deep, None)
+    said = capsys.readouterr().out
+    assert "layers 0-6  7-14  15-21  22-29" in said
+    assert said.split("German")[1].split()[:6] == ["3", "3", "0", "3", "0", "0"]
+    assert "interp report draws every layer" in said
+    assert len(summary(deep)["by_layer"][0]) == 30
+    show_selection(NeuronSelection(mask[:, :24], ("de",)), None)
+    assert "quarters" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("agreement", "is_trial"), [(0.2, True), (0.9, False)])
+def test_text_that_is_far_too_short_is_called_a_trial(agreement: float, is_trial: bool, capsys):
+    fired = torch.zeros(4, 2, 1, 1, dtype=torch.int64)
+    stats = FiringStats(fired, torch.full((4, 2), 640), ("de", "en"))
+    Find(Path("run")).show_agreement(stats, agreement)
+    said = capsys.readouterr().out
+    assert "2,560 were read" in said
+    assert said.endswith(": treat these as a trial.\n") is is_trial

@@ -1,7 +1,7 @@
 """The subcommands that choose neurons and compare choices: find, compare."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,12 @@ from interp.text.languages import label_name, worded
 if TYPE_CHECKING:
     import pandas
     import torch
+
+_MOST_COLUMNS = 24
+"""Layers that a table shows one by one."""
+
+_TRIAL = 10
+"""A text that would have to be so many times as long is a trial."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,8 @@ class Find:
         enough = math.ceil(tokens * interp.selections.text_for_agreement(agreement, self.stable))
         say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
         per = worded("tokens per language", stats.languages)
-        say(f"{self.stable:g} takes about {enough:,} {per}, {tokens:,} were read.")
+        trial = ": treat these as a trial" if enough > _TRIAL * tokens else ""
+        say(f"{self.stable:g} takes about {enough:,} {per}, {tokens:,} were read{trial}.")
 
 
 @dataclass(frozen=True)
@@ -324,17 +331,30 @@ def show_layers(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     """Neurons by layer, the selections of one language below each other."""
     codes = next(iter(selections.values())).languages
     say("\nNeurons by layer:")
-    n_layers = next(iter(selections.values())).n_layers
-    rows = [["", "", *by_layer(range(n_layers))]]
+    parts = parts_of_depth(next(iter(selections.values())).n_layers)
+    rows = [["", "", *headings(parts)]]
     for row, code in enumerate(codes):
         for name, selection in selections.items():
-            rows.append([code, name, *map(str, selection.layer_profile()[row].tolist())])
+            rows.append([code, name, *by_part(selection.layer_profile()[row].tolist(), parts)])
     say_table(rows, stay=2)
 
 
-def by_layer(layers: Iterable[int]) -> list[str]:
+def parts_of_depth(n_layers: int) -> list[range]:
+    """The layers that share a column: one each, or a quarter of many."""
+    if n_layers <= _MOST_COLUMNS:
+        return [range(layer, layer + 1) for layer in range(n_layers)]
+    return [range(n * n_layers // 4, (n + 1) * n_layers // 4) for n in range(4)]
+
+
+def headings(parts: Sequence[range]) -> list[str]:
     """The headings of columns of layers."""
-    return [f"layer {layer}" if n == 0 else str(layer) for n, layer in enumerate(layers)]
+    names = [f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts]
+    return [f"layer{'s' * (len(parts[0]) > 1)} {names[0]}", *names[1:]]
+
+
+def by_part(profile: Sequence[int], parts: Sequence[range]) -> list[str]:
+    """The neurons of each part of the depth."""
+    return [f"{sum(profile[layer] for layer in part):,}" for part in parts]
 
 
 def summary(
@@ -359,15 +379,17 @@ def summary(
 
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
-    kept = ["kept"] * (frequency is not None)
-    rows = [["", "", "neurons", "exclusive", *kept, *by_layer(range(selection.n_layers))]]
+    kept, parts = ["kept"] * (frequency is not None), parts_of_depth(selection.n_layers)
+    rows = [["", "", "neurons", "exclusive", *kept, *headings(parts)]]
     for row in summary(selection, frequency).to_dict("records"):
         cells = [row["language"], label_name(row["language"])]
         cells += [f"{row['neurons']:,}", f"{row['exclusive']:,}"]
         if frequency is not None:
             cells.append(f"{row['kept']:.2f}" if row["neurons"] else "-")
-        rows.append([*cells, *map(str, row["by_layer"])])
+        rows.append([*cells, *by_part(row["by_layer"], parts)])
     say_table(rows, stay=2)
+    if len(parts) < selection.n_layers:
+        say("layers: in quarters of the depth; interp report draws every layer")
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:
