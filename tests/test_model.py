@@ -585,6 +585,11 @@ class TestLoading:
         expected = machine != "aarch64" and not any(has)
         assert loading._emulates_bfloat16(torch.device("cpu")) is expected
         assert not loading._emulates_bfloat16(torch.device("cuda"))
+        faster = loading.is_faster_in_bfloat16
+        known = machine != "aarch64" and any(has)
+        assert faster(torch.float32, torch.device("cpu")) is known
+        assert not faster(torch.float32, torch.device("cuda"))
+        assert not faster(torch.bfloat16, torch.device("cpu"))
 
     def test_a_device_map_is_passed_on(self, checkpoint: Any, plain: Any, tmp_path: Path) -> None:
         from interp.models.doctor import doctor

@@ -167,9 +167,23 @@ def _emulates_bfloat16(device: torch.device) -> bool:
 
     There bfloat16 takes a hundred times as long as float32.
     """
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return _is_x86(device) and not _has_bfloat16()
+
+
+def is_faster_in_bfloat16(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a model is in float32 on an x86 CPU with instructions for bfloat16.
+
+    There bfloat16 is up to three times as fast. Nothing is known of other CPUs.
+    """
+    return dtype == torch.float32 and _is_x86(device) and _has_bfloat16()
+
+
+def _is_x86(device: torch.device) -> bool:
+    return device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _has_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def wrap(model: Any, tokenizer: Any = None, name: str | None = None) -> NeuronModel:
