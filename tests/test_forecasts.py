@@ -80,6 +80,15 @@ def test_a_time_is_as_exact_as_a_trial(seconds, said):
     assert f"about {said} on" in str(Forecast(passes=2, tokens=10, seconds=seconds))
 
 
+def test_a_forecast_says_what_it_rests_on():
+    told = forecast(1, 1000, lambda: slow(10, 1.2), disk=2_000_000)
+    assert 1.2 <= told.trial < 2.4  # not repeated
+    rests = f"(from a trial of {told.trial:.1f} s; longer when it is busy); 2.0 MB on disk."
+    assert str(told).endswith(f" on this machine {rests}")
+    assert "trial" not in str(Forecast(passes=1, tokens=1, seconds=0.0))  # nothing is left
+    assert "trial" not in str(Forecast(passes=1, tokens=1, trial=2.0))  # the work runs elsewhere
+
+
 def dry(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     cli.main([*arguments, "--dry-run"])
@@ -239,7 +248,19 @@ def test_only_long_work_is_announced_and_very_long_work_says_how_to_make_it_shor
         assert common.OnRay().goes_ahead(lambda told=told: told, "fewer --tokens")
         said = capsys.readouterr().out.splitlines()
         assert len(said) == n_lines
+    assert said[0].endswith(" on this machine. The progress bar corrects this.")
     assert said[1].startswith("To make it shorter: fewer --tokens.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("asked", [[], ["--dtype", "float32"]])
+def test_where_bfloat16_is_faster_it_is_said(base, tmp_path, faster, asked, monkeypatch, capsys):
+    monkeypatch.setattr("interp.models.load.is_faster_in_bfloat16", lambda dtype, device: faster)
+    reading = ["--model", str(base / "model"), "--text", str(base / "text"), *KNOBS]
+    cli.main(["collect", *reading, *asked, "--out", str(tmp_path / "out"), "--dry-run"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "--dtype changes" in line)
+    assert line.endswith("three times as fast on this CPU") is (faster and not asked)
 
 
 @pytest.mark.slow
@@ -284,8 +305,7 @@ def test_natural_text_is_of_the_labels_asked_for_and_resumes_batch_by_batch(base
 @pytest.mark.slow
 def test_what_is_left_of_natural_text_is_forecast_after_a_stop(base, tmp_path, monkeypatch, capsys):
     """A token takes a second here, so that a forecast is a number of tokens."""
-    for module in (interp.runs, interp.runs.forecasts):
-        monkeypatch.setattr(module, "seconds_per_token", lambda trial: 1.0)
+    monkeypatch.setattr(interp.runs.forecasts, "_timed", lambda trial: (1.0, 1))
     monkeypatch.setattr(judging, "by_length", lambda lengths, _: by_length(lengths, 100))
     out, n_tokens = tmp_path / "steer", 8
     steer = ["steer", str(base / "run"), "--to", "de", "en", "--n", "2", "--max-new-tokens", "8"]

@@ -251,7 +251,7 @@ def goes_ahead(measure: "Callable[[], interp.runs.Forecast]", smaller: str, dry_
     forecast = measure()
     seconds = forecast.seconds or 0.0
     if seconds > _LONG or dry_run:
-        say(str(forecast))
+        say(str(forecast) if dry_run else f"{forecast} The progress bar corrects this.")
     if seconds > _VERY_LONG:
         say(f"To make it shorter: {smaller}")
     return not dry_run

@@ -38,6 +38,9 @@ class Forecast(Shown):
     unit: str = "tokens"
     """What a pass consists of: tokens or neurons."""
 
+    trial: float = 0.0
+    """Seconds of work that the time of its main part is estimated from. Zero: none was tried."""
+
     at_most: bool = False
     """Whether it may take less, as a search does that ends early."""
 
@@ -58,6 +61,8 @@ class Forecast(Shown):
         duration = (
             "" if self.seconds is None else f": {about} {_duration(self.seconds)} on this machine"
         )
+        if duration and self.trial:
+            duration += f" (from a trial of {max(0.1, self.trial):.1f} s; longer when it is busy)"
         disk = f"; {self.disk / 1e6:,.1f} MB on disk" if self.disk else ""
         return f"{what}{duration}{disk}."
 
@@ -84,8 +89,16 @@ def forecast(
     """
     done = 0 if folder is None else len(list((folder / "pieces").glob("*.safetensors")))
     left = max(0.0, 1 - done / max(1, pieces))
-    seconds = passes * tokens * left * seconds_per_token(trial) if left else 0.0
-    return Forecast(passes=passes, tokens=tokens, left=left, seconds=seconds, disk=disk, unit=unit)
+    tried, n_tried = _timed(trial) if left else (0.0, 1)
+    return Forecast(
+        passes=passes,
+        tokens=tokens,
+        left=left,
+        seconds=passes * tokens * left * tried / n_tried,
+        disk=disk,
+        unit=unit,
+        trial=tried,
+    )
 
 
 def seconds_per_token(trial: Callable[[], int]) -> float:
@@ -96,15 +109,19 @@ def seconds_per_token(trial: Callable[[], int]) -> float:
     True
     """
     seconds, n_tokens = _timed(trial)
-    if seconds < _WARM:
-        seconds, n_tokens = _timed(trial)
-    return seconds / max(1, n_tokens)
+    return seconds / n_tokens
 
 
 def _timed(trial: Callable[[], int]) -> tuple[float, int]:
-    start = time.perf_counter()
-    n_tokens = trial()
-    return time.perf_counter() - start, n_tokens
+    """Seconds of a trial, and its tokens, at least one."""
+    seconds, n_tokens = 0.0, 0
+    for _ in range(2):
+        start = time.perf_counter()
+        n_tokens = trial()
+        seconds = time.perf_counter() - start
+        if seconds >= _WARM:
+            break
+    return seconds, max(1, n_tokens)
 
 
 def _duration(seconds: float) -> str:
