@@ -117,6 +117,33 @@ def test_a_lock_in_no_language_is_refused_before_a_model_is_opened(
         ("give bos=\"auto\", or bos='none'", "give --bos auto, or --bos none"),
         ("runs/n_shards/x is no file", "runs/n_shards/x is no file"),
         ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect {model} --languages {labels}",
+        "deactivate {run} --model {model} --languages {labels}",
+        "steer {run} --model {model}",
+        "ask {run} --model {model}",
+        "train {run} --model {model} --language {first} --labels {labels} --out {out}",
+        "vector {run} --model {model} --language {first} --push residual --layer 1 --out {out}",
+        "lock {prompts} {model} --language de --labels {labels} --out {out}",
+    ],
+)
+def test_all_labels_without_text_are_named_before_a_model_is_opened(
+    command, runs, tmp_path, capsys
+):
+    first, blank, missing = LANGUAGES
+    for label, text in {first: "One line.", blank: " \n\n"}.items():
+        (tmp_path / f"{label}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "prompts.md").write_text("The train is\n")
+    values = {"run": runs / "one", "first": first, "labels": " ".join(LANGUAGES)}
+    values |= {name: tmp_path / name for name in ("model", "out")}
+    arguments = command.format(**values, prompts=tmp_path / "prompts.md").split()
+    said = refused([*arguments, "--text", str(tmp_path)], capsys)
+    assert f"{tmp_path} holds no text in {missing!r}, {blank!r}: expected {missing}.txt" in said
+    assert f"there is {first}.txt, {blank}.txt; {blank}.txt is empty or blank. Add text" in said
+
+
         ("this run was started with 'n_shards'", "this run was started with 'n_shards'"),
         ("out of tokens, the bos and d_mlp=3", "out of tokens, the bos and d_mlp=3"),
     ],

@@ -155,7 +155,7 @@ class Deactivate:
             "split": split,
         }
         rate = rates_of(self.neurons, selection) if self.rate_matched else None
-        text = memory.take_text(self.text, self.choice.of(memory).model)
+        text = memory.take_text(self.text, self.choice.of(memory).model, reading["languages"])
         model, ray = open_model(self.choice, memory, self.on)
         selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)

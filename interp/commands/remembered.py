@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from interp.text.sources import check_text
 from interp.results.words import Attention, Bos, Split
 
 Value = TypeVar("Value")
@@ -57,8 +58,11 @@ class Memory:
         auto: Bos = "auto"
         return self.take("bos", given, auto)
 
-    def take_text(self, given: str | None, model: str | None) -> str:
-        """The text to read; Babel's only for Babel, and never text that is gone."""
+    def take_text(self, given: str | None, model: str | None, labels: Sequence[str] = ()) -> str:
+        """The text to read; Babel's only for Babel, and never text that is gone.
+
+        Labels without text are refused, before a model is opened.
+        """
         text = self.take("text", given, None)
         if text is None and model in (None, "babel"):
             return "babel"
@@ -72,6 +76,7 @@ class Memory:
         if given is None and text != "babel" and not Path(text).exists():
             raise FileNotFoundError(
                 f"The text of {self.source} is no longer at {text}: name its new place with --text."
+        check_text(text, labels)
             )
         return text
 

@@ -134,7 +134,9 @@ class Prepared:
             selection=selection,
             edits={code: how.towards(neurons, code) for code in codes},
             settings=settings | {"bos": memory.take_bos(command.bos), "out": out},
-            text=memory.take_text(command.text, command.choice.of(memory).model),
+            text=memory.take_text(
+                command.text, command.choice.of(memory).model, selection.languages
+            ),
             out=out,
             memory=memory,
         )

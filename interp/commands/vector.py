@@ -67,7 +67,7 @@ class Vector:
         bos = memory.take_bos(self.bos)
         text = None
         if self.push == "residual":
-            text = memory.take_text(self.text, self.choice.of(memory).model)
+            text = memory.take_text(self.text, self.choice.of(memory).model, selection.languages)
         model, _ = open_model(self.choice, memory)
         check_neurons(selection, self.neurons, model)
         if text is None:
