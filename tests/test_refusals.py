@@ -67,6 +67,15 @@ def test_the_folder_above_runs_names_them(runs, command, capsys):
     assert f"{runs / 'one'}, {runs / 'other'}." in said
 
 
+def test_a_folder_that_is_not_there_is_named_with_the_nearest_that_is(tmp_path):
+    (tmp_path / "small").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"smal does not exist; did you mean .*small\?$"):
+        Run.open(tmp_path / "smal")
+    for name in ("gemma", "none/small"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} does not exist\. Check the name\.$"):
+            Run.open(tmp_path / name)
+
+
 def test_status_of_what_follows_a_run_counts_its_pieces(runs, tmp_path, capsys):
     folder = tmp_path / "off"
     shutil.copytree(runs / "one" / "deactivate", folder)
@@ -109,15 +118,6 @@ def test_a_lock_in_no_language_is_refused_before_a_model_is_opened(
 
 
 @pytest.mark.parametrize(
-    ("sentence", "told"),
-    [
-        ("add text, or use n_shards=4 or fewer.", "add text, or use --n-shards 4 or fewer."),
-        ("tokens_per_batch is 0; lower n_shards.", "--tokens-per-batch is 0; lower --n-shards."),
-        ("load it with dtype=torch.float32.", "load it with --dtype float32."),
-        ("give bos=\"auto\", or bos='none'", "give --bos auto, or --bos none"),
-        ("runs/n_shards/x is no file", "runs/n_shards/x is no file"),
-        ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
-@pytest.mark.parametrize(
     "command",
     [
         "collect {model} --languages {labels}",
@@ -144,6 +144,15 @@ def test_all_labels_without_text_are_named_before_a_model_is_opened(
     assert f"there is {first}.txt, {blank}.txt; {blank}.txt is empty or blank. Add text" in said
 
 
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("add text, or use n_shards=4 or fewer.", "add text, or use --n-shards 4 or fewer."),
+        ("tokens_per_batch is 0; lower n_shards.", "--tokens-per-batch is 0; lower --n-shards."),
+        ("load it with dtype=torch.float32.", "load it with --dtype float32."),
+        ("give bos=\"auto\", or bos='none'", "give --bos auto, or --bos none"),
+        ("runs/n_shards/x is no file", "runs/n_shards/x is no file"),
+        ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
         ("this run was started with 'n_shards'", "this run was started with 'n_shards'"),
         ("out of tokens, the bos and d_mlp=3", "out of tokens, the bos and d_mlp=3"),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from interp.commands.common import say
 from interp.commands.options import Positional
+from interp.commands.overview import check_results
 from interp.results.words import FigureFormat
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Figure:
     """Folder for the figures; by default figures in the folder of the results."""
 
     def run(self) -> None:
+        check_results(self.results)
         from interp import plots
         from interp.plots.files import FIGURES
         from interp.results.display import counted  # which loads nothing that --help must not
