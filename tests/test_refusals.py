@@ -101,6 +101,16 @@ def test_what_follows_a_run_is_no_run(runs, capsys):
         Run.open(runs / "one" / "deactivate")
 
 
+@pytest.mark.slow
+def test_a_figure_that_has_no_table_yet_is_named_with_its_command(runs, tmp_path, capsys):
+    missing = f"perplexity_matrix (interp deactivate {runs / 'other'})."
+    cli.main(["figure", str(runs / "other"), "--out", str(tmp_path)])
+    assert f"Not drawn before their command has run: {missing}" in capsys.readouterr().out
+    assert missing in refused(["figure", str(runs / "other"), "perplexity_matrix"], capsys)
+    cli.main(["figure", str(runs / "one"), "--out", str(tmp_path)])
+    assert "Not drawn" not in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- comparisons
 
 
