@@ -97,7 +97,7 @@ PRESETS = {
         "The same with ten times the text to judge on: hours.",
         differences={"read": 6000, "n_texts": 40, "guard_texts": 400},
     ),
-    "gemma": gemma.preset(neurons=100, read=1016, strength=1.0, n_texts=10, max_new_tokens=32),
+    "gemma": gemma.preset(neurons=100, read=1280, strength=1.0, n_texts=10, max_new_tokens=32),
     "paper": papers.preset(
         replace(papers.KOJIMA, model="meta-llama/Llama-3.2-1B", tokens=60_000),
         "PAWS-X in 6 languages, one neuron in a hundred for each",
@@ -209,10 +209,6 @@ def main(config: Config, record: Record) -> None:
     recalls, recovered = recovery(config)
     model = record.open(study)
     *halves, rest = parts(study)
-    texts = [judges.grown(model, half, study, out / f"part-{n}") for n, half in enumerate(halves)]
-    generator = torch.Generator().manual_seed(study.seed)
-    chosen, again = (choices(model, text, config.neurons, generator) for text in texts)
-    stable = stability(chosen, again, [part.tokens for part in texts[0]])
     reading = interp.read_corpora(
         rest,
         study.languages,
@@ -223,6 +219,10 @@ def main(config: Config, record: Record) -> None:
         bos=study.held_out_bos,
         progress=False,
     )
+    texts = [judges.grown(model, half, study, out / f"part-{n}") for n, half in enumerate(halves)]
+    generator = torch.Generator().manual_seed(study.seed)
+    chosen, again = (choices(model, text, config.neurons, generator) for text in texts)
+    stable = stability(chosen, again, [part.tokens for part in texts[0]])
     effect = judges.effects(model, chosen[-1], reading, generator)
     natural = {code: rest[code][: config.guard_texts] for code in study.languages}
     guards = interp.evaluations.natural_guard(

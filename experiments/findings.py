@@ -55,6 +55,7 @@ KEPT = (
     "attribute_neurons/table",
     *(f"edit_knowledge/{way}/{what}" for way in DIRECTIONS for what in ("told", "off")),
     "patch_across_languages/table",
+    *(f"map_shared_neurons/{task}/off" for task in TASKS),
 )
 """Tables of studies that the page is made from."""
 
@@ -383,6 +384,9 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by score": by_score(tables["attribute_neurons/table"]),
         "by telling": by_telling(by_direction("told")),
         "by category": by_category(by_direction("off")),
+        "by task": by_category(
+            {name: tables[f"map_shared_neurons/{task}/off"] for task, name in TASKS.items()}
+        ),
         "by part": by_part(tables["patch_across_languages/table"]),
         "verdicts": verdicts(
             [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]

@@ -35,7 +35,7 @@ def headline(figures: Path) -> str:
         f"In {MODELS[preset]} switching a language's neurons off (rows)\n"
         f"raises the loss on that language by **{own:.2g} nats** per token on average, on the "
         f"other languages by **{others:.2g}**;\n"
-        f"as many random neurons off raise it by {random:.2g}."
+        f"as many random neurons off raise that language's by {random:.2g}."
         f"{steering(figures / f'language_switching-{preset}.csv')}"
     )
 

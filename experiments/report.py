@@ -26,6 +26,7 @@ from interp.reports.kinds import kind_of
 from interp.reports.report import Section, write_report
 from interp.reports.sections import claims_in, files_in, origin_of, table_section
 from interp.results import artifacts
+from interp.text.languages import as_labels
 
 MADE = ("model", "versions", "commit")
 """Metadata that a study's runs share."""
@@ -85,7 +86,8 @@ def section_of(study: str, folder: Path, preset: str) -> Section:
         kind = kind_of(file, frame)
         if kind is not None:
             part = table_section(file, frame, kind)
-            said = (part.text.removeprefix(kind.text).strip(), part.finding, part.certainty)
+            own = part.text.removeprefix(kind.text).removeprefix(as_labels(kind.text)).strip()
+            said = (own, part.finding, part.certainty)
             text += "".join(f"\n\n{paragraph}" for paragraph in said if paragraph)
             tables |= part.tables
             drawn.append((file, part))

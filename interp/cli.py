@@ -16,10 +16,11 @@ from interp.commands.adapter import Adapter
 from interp.commands.answers import AsJson, is_sound, json_rows
 from interp.commands.ask import Ask
 from interp.commands.collect import Collect
-from interp.commands.common import Doctor, say
+from interp.commands.common import say
 from interp.commands.completion import Shell, completion_script
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
+from interp.commands.doctor import Doctor
 from interp.commands.effects import Bake, Deactivate
 from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
@@ -221,12 +222,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments is None:  # run as a program: a second Ctrl-C adds nothing
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         _close_bars()
-        sys.stderr.write(
-            "interp: interrupted. Finished pieces are kept; run the same command to resume.\n"
-        )
+        sys.stderr.write(f"interp: interrupted. {_after_a_stop(command)}\n")
         raise SystemExit(130) from None
     if not sound:
         raise SystemExit(1)
+
+
+def _after_a_stop(command: Any) -> str:
+    """What was kept, and how to go on."""
+    command = command.command if isinstance(command, AsJson) else command
+    if hasattr(command, "on") or isinstance(command, Train | Demo):
+        return "Finished pieces are kept; run the same command to resume."
+    return "Run the same command to begin anew."
 
 
 def _show_only_our_warnings() -> None:

@@ -416,7 +416,7 @@ def refusals(model: NeuronModel) -> Iterator[tuple[Any, Edit, str]]:
     yield {"resid_post": residual}, scale(0.5), "no single weight writes"
     yield {"q": some_units(model, "q")}, scale(0.5), 'Load it with attention="hooked"'
     pushed = Edit("push", 1.0, {"act": some_values(model)}, "act")
-    yield units, pushed, "edit at post, replace the gates by constants, or use intervene"
+    yield units, pushed, "edit at post, replace the gates by constants; in Python, use intervene"
 
 
 def test_what_cannot_be_written_is_refused_with_a_reason(llama, tmp_path):

@@ -290,6 +290,11 @@ def test_ctrl_c_has_its_own_exit_code(place, capsys, monkeypatch):
         collect(place, "interrupted")
     assert stop.value.code == 130
     assert "run the same command to resume" in capsys.readouterr().err
+    monkeypatch.setattr(interp, "doctor", interrupted)
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", str(place / "model")])
+    said = capsys.readouterr().err
+    assert said == "interp: interrupted. Run the same command to begin anew.\n"
 
 
 def test_a_model_without_mlp_neurons_is_refused(tmp_path, capsys):

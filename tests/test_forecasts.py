@@ -15,6 +15,7 @@ from interp.counting.keep import Keep
 from interp.counting.run import Run
 from interp.evaluations import judging
 from interp.evaluations.steering import natural_texts, text_for_push
+from interp.models.beginning import tokens_of_beginning
 from interp.models.doctor import doctor
 from interp.models.load import load
 from interp.models.neuron_model import NeuronModel
@@ -106,6 +107,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(base, tmp_path, ca
     assert "1 pass over" in dry(["attribute", task, run, "--steps", "2", *out], capsys)
     assert "1 pass over" in dry(["lens", run, "--prompts", task], capsys)
     few = ["--max-new-tokens", "5"]
+    ask = ["ask", run, "--to", "de", "--asked-in", "en", *few]
+    assert "5 passes over 100 tokens, 500 in all: about" in dry([*ask, *out], capsys)
     said = dry(["write", run, "Hund", "--off", "de", "--n", "2", *few], capsys)
     assert "2 passes over 10 tokens, 20 in all: about" in said
     model = load(base / "model")
@@ -174,7 +177,10 @@ def test_what_a_doctor_reads_is_known_before(name, n_layers, tmp_path, monkeypat
     assert doctor(model).ok
     (total,) = {total for total, _ in counted}
     assert total == forecasts.of_doctor(model).tokens
-    assert sum(n for _, n in counted) == pytest.approx(total, rel=0.1)
+    beginning = tokens_of_beginning(model)  # more than all checks together, and exact
+    checked = sum(n for _, n in counted) - beginning
+    mixed = name in tiny_models.MIXTURES
+    assert checked == pytest.approx(total - beginning, rel=0.25 if mixed else 0.12)
     assert not model.bridge.embed._forward_pre_hooks
 
 

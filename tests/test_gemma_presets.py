@@ -129,3 +129,10 @@ def test_a_preset_runs_through_on_a_small_model(
     models = {claim.on.split(",")[0] for claim in claims}
     assert models <= {MODELS[gemma.MODEL].title, "planted models"}
     assert all(len(pd.read_csv(path)) for path in written.rglob("*.csv"))
+
+
+@pytest.mark.parametrize("name", compare_methods.PRESETS)
+def test_every_shard_of_what_is_read_has_a_block(name: str):
+    config = compare_methods.experiment.presets[name][1]
+    shards = max(config.study.n_shards, 2)
+    assert config.read >= shards * config.study.block_length

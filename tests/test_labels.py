@@ -2,20 +2,24 @@
 """Labels of text: languages in any notation, and words that are no language at all."""
 
 import itertools
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from interp import cli
 from interp.evaluations.languages_written import language_rates
-from interp.plots.style import colors
+from interp.plots.style import colors, worded_for
 from interp.reports.neuron_page import _language
+from interp.reports.sections import sections_in
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
 from interp.text.distances import listed_distances
 from interp.text.labels import check_labels, label_colors, labels_among
 from interp.text.language_id import Hygiene, detect_language, detectable, drop_foreign
-from interp.text.languages import LANGUAGES
+from interp.text.languages import LANGUAGES, worded
 from interp.text.reading import read_corpora
 from interp.text.sources import HubDataset, labels_in, read_documents
 from tests import tiny_models
@@ -263,6 +267,57 @@ def test_a_page_leaves_the_direction_of_unknown_languages_to_the_text():
     assert _language("ug", "#222222", 5)["direction"] == "rtl"
 
 
+# ---------------------------------------------------------------- what they are called
+
+SAID = "Language read: a language's neurons off, highest in any language; in two languages"
+
+
+def test_texts_say_label_where_one_of_the_labels_is_no_language():
+    assert worded(SAID, ["de", "sr-Latn", "ru~romanised"]) == SAID
+    expected = "Label read: a label's neurons off, highest for any label; for two labels"
+    assert worded(SAID, ["de", "poetry"]) == expected
+    assert worded("language: sign language", ["sign language"]) == "label: sign language"
+    assert (
+        worded("`languages_only` and LanguageLock", ["poetry"])
+        == "`languages_only` and LanguageLock"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "noun"),
+    [
+        (("de", "fr"), "language"),
+        (("German", "français"), "language"),
+        (("de", "poetry"), "label"),
+        (("no edit", "poetry"), "label"),
+        (("no edit", "de"), "language"),
+    ],
+)
+def test_axes_say_what_their_labels_are(labels: tuple[str, ...], noun: str):
+    assert worded_for("Neurons of the language", pd.Series(labels)) == f"Neurons of the {noun}"
+
+
+def test_a_report_keeps_topics_apart_from_languages(tmp_path: Path):
+    for labels in (("de", "fr"), ("poetry", "prose")):
+        selection = NeuronSelection.from_triples([(0, 0, 0), (1, 1, 1)], labels, 2, 8)
+        selection.to_json(tmp_path / labels[0] / "neurons.json")
+    languages, topics = sections_in([tmp_path])
+    assert languages.title == "Which neurons belong to which language?"
+    assert topics.title == "Which neurons belong to which label?"
+    assert "several languages" in languages.text
+    for section, noun in ((languages, "language"), (topics, "label")):
+        profile, overlap = section.pictures
+        assert profile.caption.startswith(f"Neurons of each {noun}")
+        assert overlap.caption.startswith(f"Overlap of two {noun}s")
+        (table,) = section.tables.values()
+        assert table.columns[0] == noun
+        assert ("code" in table) == (noun == "language")
+        drawn = [picture.drawing(picture.table) for picture in section.pictures]
+        quantities = [ax.get_ylabel() for ax in drawn]
+        plt.close("all")
+        assert quantities == [f"Neurons of the {noun}", f"{noun.capitalize()} (neurons)"]
+
+
 # ---------------------------------------------------------------- a run, to the end
 
 
@@ -280,11 +335,17 @@ def test_any_labels_go_through_all_commands(tmp_path: Path, capsys: pytest.Captu
     assert "which the detector cannot recognize: poetry, sr-Latn." in shown
     assert "Serbian (Latin)" in shown
     cli.main(["find", run, "--fraction", "0.1", "--busy-quantile", "0.5"])
+    assert "tokens per label" in capsys.readouterr().out
     assert NeuronSelection.from_json(Path(run) / "neurons.json").languages == tuple(sorted(ANY))
     few = ["--tokens", "320", "--n-draws", "1", "--out", f"{run}/off"]
     cli.main(["deactivate", run, model, *settings, *few])
+    shown = capsys.readouterr().out
+    assert "a label's neurons off" in shown
+    assert "The own label suffers most" in shown
     cli.main(["page", run, "--out", f"{run}/page.html"])
     cli.main(["report", run, "--out", f"{run}/report.html"])
     report = Path(f"{run}/report.html").read_text(encoding="utf-8")
     assert "Labels: Welsh, German, poetry, Serbian, Serbian (Latin)" in report
+    shown = re.sub(r"<(details|style|svg).*?</\1>|<[^>]*>", " ", report, flags=re.DOTALL)
+    assert "anguage" not in shown
     assert capsys.readouterr().err.count("Error") == 0

@@ -42,7 +42,7 @@ def test_the_first_line_in_another_language_is_found():
     assert lapse is not None
     assert (lapse.kind, lapse.start, lapse.language) == ("line", len(GERMAN) + 2, "en")
     assert first_lapse("Yes.\nNo.", "de") is None, "too short to judge"
-    with pytest.raises(ValueError, match="The detector cannot recognize 'poetry': give langid"):
+    with pytest.raises(ValueError, match="The detector cannot recognize 'poetry': give the tag"):
         first_lapse(GERMAN, "poetry")
 
 

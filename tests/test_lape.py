@@ -106,6 +106,17 @@ def test_the_busy_threshold_is_an_order_statistic_of_all_rates(quantile: float):
     assert busy_threshold(rate, quantile) == ordered[round(quantile * len(ordered)) - 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_busy_threshold_orders_rates_of_any_size_and_ties(dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(7)
+    rate = 10 ** torch.randint(-30, 3, (5, 3, 40), generator=generator).to(dtype)
+    rate[:, 0, :20] = torch.tensor([0.0, -0.0]).to(dtype).repeat(10)
+    rate[:, 1, :5] = math.nan  # neurons without rates
+    ordered = sorted(rate[~rate.isnan()].tolist())
+    for quantile in (0.01, 0.18, 0.5, 0.77, 0.95, 1.0):
+        assert busy_threshold(rate, quantile) == ordered[round(quantile * len(ordered)) - 1]
+
+
 def test_the_busy_threshold_does_not_interpolate():
     rate = torch.tensor([0.1, 0.2, 0.4, 0.8], dtype=torch.float64).reshape(2, 1, 2)
     assert busy_threshold(rate, 0.5) == 0.2

@@ -11,6 +11,7 @@ from transformers import JetMoeConfig, LlamaConfig
 
 import interp
 from benchmarks import full_size, memory, synthetic
+from interp.commands.find import Find
 from interp.commands.plan import Plan
 from interp.counting.plan import RunPlan, plan_run
 from interp.counting.statistics import STATISTICS
@@ -131,6 +132,21 @@ class TestMemory:
         assert large.results > large.passing
         assert large.memory > large.weights + large.text + large.results
 
+    def test_selecting_counts_where_it_needs_more_than_the_pass(self, tmp_path: Path) -> None:
+        narrow = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100}
+        LlamaConfig(
+            hidden_size=16, intermediate_size=11_008, num_hidden_layers=32, **narrow
+        ).save_pretrained(tmp_path)
+        in_memory, on_disk = (
+            plan_run(tmp_path, 100, 64, n_shards=n, row_tokens=16, tokens_per_batch=16)
+            for n in (2, 4)
+        )
+        assert in_memory.memory > in_memory.selecting > in_memory.results + in_memory.weights
+        rates = 8 * 100 * in_memory.neurons
+        # Two shards of counts and one left over, or the sums of four; then what is made of them.
+        assert in_memory.selecting / rates == pytest.approx(3 + 2.25, rel=0.001)
+        assert on_disk.selecting / rates == pytest.approx(1 + 2.25, rel=0.001)
+
 
 def planned(
     folder: Path, dtype: torch.dtype | None = None, n_languages: int = 2, **settings: Any
@@ -242,6 +258,13 @@ def header(path: Path) -> int:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
+def find_in(run: Path) -> float:
+    """The MiB that `interp find` takes, without the library."""
+    before = memory.resident_mib()
+    Find(run).run()
+    return memory.peak_mib() - before
+
+
 @pytest.mark.campaign
 def test_100_labels_of_a_7b_shape_are_merged_and_selected_from_in_the_planned_memory(
     tmp_path: Path,
@@ -259,5 +282,7 @@ def test_100_labels_of_a_7b_shape_are_merged_and_selected_from_in_the_planned_me
     assert rows["merge"]["mib"] < 1.15 * plan.results / memory.MIB
     rates = 8 * plan.n_languages * plan.neurons / memory.MIB  # no weights are needed any more
     assert rows["read and select"]["mib"] < min(3.5 * rates, plan.memory / memory.MIB)
+    found = memory.in_subprocess(find_in, tmp_path / "run")
+    assert 0.8 * plan.selecting < memory.MIB * found < 1.1 * plan.selecting
     n_chosen, n_planted = round(0.01 * plan.neurons), 40 * shape.n_languages
     assert rows["read and select"]["planted_recovered"] == n_chosen / n_planted

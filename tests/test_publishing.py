@@ -133,7 +133,7 @@ def test_what_was_altered_on_the_way_is_refused(hub: Hub, tmp_path: Path):
 
 def test_without_a_token_nothing_is_sent(hub: Hub, tmp_path: Path, capsys):
     (tmp_path / "page.html").write_text("<p>one file</p>", encoding="utf-8")
-    with pytest.raises(ValueError, match="Publishing needs a token of the Hugging Face hub: run"):
+    with pytest.raises(ValueError, match="needs a token of the Hugging Face hub: run"):
         push_to_hub(tmp_path / "page.html", "me/page", endpoint=hub.address)
     assert hub.tokens == []
     with pytest.raises(OSError, match=r"me/page was not published: .*401"):
@@ -141,7 +141,7 @@ def test_without_a_token_nothing_is_sent(hub: Hub, tmp_path: Path, capsys):
     assert hub.repos == {}
     with pytest.raises(SystemExit):
         main(["push", str(tmp_path / "page.html"), "me/page"])
-    assert "Publishing needs a token" in capsys.readouterr().err
+    assert "needs a token" in capsys.readouterr().err
 
 
 def test_what_cannot_be_published_or_read_is_named(hub: Hub, tmp_path: Path):

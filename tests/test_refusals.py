@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -165,10 +166,96 @@ def test_all_labels_without_text_are_named_before_a_model_is_opened(
         ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
         ("this run was started with 'n_shards'", "this run was started with 'n_shards'"),
         ("out of tokens, the bos and d_mlp=3", "out of tokens, the bos and d_mlp=3"),
+        ("name it de; in Python, tags={'a.b': 1}. Or so.", "name it de. Or so."),
+        ("add text, in Python or with interp.x(n_shards=1)", "add text"),
     ],
 )
 def test_arguments_of_python_are_named_as_options_of_the_command(sentence, told):
     assert in_options(sentence, Collect) == told
+
+
+PYTHON = re.compile(
+    r"Python|HubDataset|langid|intervene|interp\.[a-z]|\w\(|[a-z_]=[\"'\w{(]|\['|\w=\""
+)
+"""What means something to those alone who call the library."""
+
+TEXTS: dict[str, dict[str, bytes]] = {
+    "empty": {},
+    "latin": {"de.txt": "für\n".encode("latin-1")},
+    "zipped": {"de.txt.gz": b"\x1f\x8bnothing"},
+    "rows": {"de.jsonl": b'{"text": "a"}\n{"text": \n'},
+    "columns": {"de.jsonl": b'{"title": "a"}\n'},
+    "twice": {"de.txt": b"a\n", "de.jsonl": b'{"text": "a"}\n'},
+    "short": {f"{code}.txt": b"one line of text\n" for code in LANGUAGES},
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of text that cannot be read, and models that cannot be opened."""
+    folder = tmp_path_factory.mktemp("texts")
+    for name, files in TEXTS.items():
+        (folder / name).mkdir()
+        for file, content in files.items():
+            (folder / name / file).write_bytes(content)
+    (folder / "unknown").mkdir()
+    (folder / "unknown" / "config.json").write_text('{"model_type": "no-such-kind"}')
+    (folder / "adapter").mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": None, "r": 2, "lora_alpha": 3}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "p.txt").write_text("der\nund\ndie\n")
+    (folder / "task").mkdir()
+    row = {"endings": ["a", "b"], "answer": 0}
+    for code, names in (("de", "abc"), ("en", "abd")):
+        rows = [json.dumps(row | {"id": name, "text": f"der Hund {name}"}) for name in names]
+        (folder / "task" / f"{code}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("collect {model} --text {texts}/none", "does not exist; give a folder of files named"),
+        ("collect {model} --text {texts}/latin/de.txt", "is a file; give a folder of files"),
+        ("collect {model} --text {texts}/empty", "holds no text: expected files named <label>.txt"),
+        ("collect {model} --text {text} --languages xx", "holds no text in 'xx': expected xx.txt"),
+        ("collect {model} --text {texts}/latin", "line 1 is not UTF-8"),
+        ("collect {model} --text {texts}/zipped", "is not a complete gzip file"),
+        ("collect {model} --text {texts}/rows", "line 2 is not JSON"),
+        ("collect {model} --text {texts}/columns", "the text is expected in 'text'"),
+        ("collect {model} --text {texts}/twice", "keep one"),
+        ("collect {model} --text {text} --languages DE", "in unusual case: name it de, or give"),
+        ("collect {model} --text {text} --languages de deu", "rename one of them, and"),
+        ("collect {model} --text {text} --block-length 900", "use --block-length 64 or less."),
+        ("collect {model} --text {text} --n-shards 900", "or fewer, or add text."),
+        ("collect {model} --text {texts}/short --n-shards 1", "use --block-length"),
+        ("collect {model} --text {texts}/short --n-shards 1 --split held_out", "Add text."),
+        ("collect {texts}/unknown --text {text}", "does not know the architecture"),
+        ("collect {texts}/adapter --text {text}", "as base_model_name_or_path."),
+        ("collect {texts}/short --text {text}", "holds no config.json"),
+        ("collect {texts}/no-model --text {text}", "is not a folder"),
+        ("plan {model} --languages", "give at least one, such as en."),
+        ("share {texts}/task {model} --languages de en", "complete it."),
+        ("deactivate {run} --text {texts}/empty", "holds no text in 'de'"),
+        ("steer {run} --to de", "with `interp collect --moments`."),
+        ("page {run}", "with `interp collect --contexts 8`."),
+        ("find {texts}/empty", "Make one with `interp collect`."),
+        ("vector {run} --language de --text {texts}/short --out v.gguf", "one shard): add text."),
+        ("lock {texts}/p.txt {run} --language de --text {texts}/short --out v", ": add text."),
+        ("patch ab abcde {model} --answers a b --at tokens", "--at last"),
+        ("push {run}/neurons.json me/mine", "run `hf auth login` or set HF_TOKEN."),
+    ],
+)
+def test_a_command_says_nothing_that_only_a_program_can_do(line, told, runs, texts, capsys):
+    places = {"model": runs.parent / "model-one", "text": runs.parent / "text"}
+    words = line.format(**places, texts=texts, run=runs / "one").split()
+    if words[0] == "collect":
+        words += ["--out", str(texts / "out")]
+        words += [] if "--block-length" in words else ["--block-length", "16"]
+    said = refused(words, capsys)
+    assert said.startswith("interp: ")
+    assert told in said
+    assert not PYTHON.search(said)
 
 
 def test_a_single_label_has_nothing_specific_to_it():

@@ -176,7 +176,7 @@ def test_a_single_number_has_an_error_too():
 
 def test_what_cannot_be_jackknifed_is_refused():
     stats = some_stats(seed=5)
-    with pytest.raises(ValueError, match=r"There is 1 shard, .*collect with n_shards=20"):
+    with pytest.raises(ValueError, match=r"There is 1 shard, .*with n_shards=20"):
         jackknife(stats.shards([0]), rate_of)
     with pytest.raises(ValueError, match="There is 1 shard"):
         selection_frequency(stats.shards([0]), lambda each: each.rate > 0.5)

@@ -22,7 +22,7 @@ from interp.commands.options import Labels
 from interp.results.words import Bos, Care, FiresBy, Kind, OtherUnits, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
-from interp.text.languages import label_name
+from interp.text.languages import label_name, worded
 from interp.text.sources import check_text
 
 if TYPE_CHECKING:
@@ -229,10 +229,8 @@ class Collect:
         stats = run.firing if self.shard is None else run.merge().firing
         if state.stopped_after is not None:
             tokens = int(stats.tokens.sum(0).min())
-            say(
-                f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} tokens "
-                "per language."
-            )
+            per = worded("tokens per language", stats.languages)
+            say(f"Stable after {state.stopped_after} of {self.n_shards} shards, {tokens:,} {per}.")
         say_how_text_begins(model, corpora.bos)
         if stats.fires_by != "gate":
             say(f"A neuron fires where its {stats.fires_by} is above zero.")
@@ -301,7 +299,7 @@ def counts_table(stats: "interp.FiringStats") -> "pandas.DataFrame":
 
 
 def show_counts(table: "pandas.DataFrame") -> None:
-    rows = [["language", "", "tokens", "firing rate", "95 % interval"]]
+    rows = [[worded("language", table["language"]), "", "tokens", "firing rate", "95 % interval"]]
     for row in table.to_dict("records"):
         interval = f"{row['rate_low']:.4f} to {row['rate_high']:.4f}"
         label, tokens = row["language"], f"{row['tokens']:,}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import interp
-from interp.commands.forecasts import of_doctor
 from interp.commands.options import Positional
 from interp.commands.remembered import Memory, found_in, is_run, memory_of
 from interp.results import terminal
@@ -16,8 +15,6 @@ from interp.results.words import Attention, Bos
 if TYPE_CHECKING:
     import pandas
     import torch
-
-    from interp.models.doctor import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,7 @@ def say_how_text_begins(model: "interp.NeuronModel", bos: Bos) -> None:
     from interp.text.tokens import against_the_tokenizer
 
     if sentence := against_the_tokenizer(model, bos):
-        say(sentence)
+        say(sentence.replace('bos="auto"', "--bos auto"))
 
 
 def in_chat(
@@ -301,29 +298,3 @@ def save_table(frame: "pandas.DataFrame", path: Path) -> None:
 def say_table(rows: Sequence[Sequence[str]], stay: int = 1) -> None:
     """Print a table, headings first; columns that do not fit the terminal follow below."""
     say("\n".join(terminal.table(rows, terminal.terminal_width(), stay)))
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check that a model's hooks read and edit the right activations.
-
-    Run this before you trust any result on a new model. It needs only a few tokens of text.
-
-        interp doctor babel
-        interp doctor bigscience/bloom-560m
-    """
-
-    choice: ModelChoice
-    """The model."""
-
-    dry_run: bool = False
-    """Say how long it would take, from a trial, and stop."""
-
-    def run(self) -> "Diagnosis | None":
-        model, _ = open_model(self.choice, self.choice.memory)
-        smaller = "a GPU (--device cuda), or a 16-bit --dtype if the hardware has one."
-        if not goes_ahead(lambda: of_doctor(model), smaller, self.dry_run):
-            return None
-        diagnosis = interp.doctor(model)
-        say(diagnosis.table(terminal.terminal_width()))
-        return diagnosis

@@ -6,8 +6,9 @@ from typing import Any
 
 from interp.commands.answers import is_sound
 from interp.commands.collect import Collect
-from interp.commands.common import Doctor, ModelChoice, say
+from interp.commands.common import ModelChoice, say
 from interp.commands.crossing import Lens, Patch
+from interp.commands.doctor import Doctor
 from interp.commands.effects import Deactivate
 from interp.commands.find import Find
 from interp.commands.page import Page

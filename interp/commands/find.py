@@ -22,7 +22,7 @@ from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import label_name
+from interp.text.languages import label_name, worded
 
 if TYPE_CHECKING:
     import pandas
@@ -84,14 +84,11 @@ class Find:
         self.check_options()
         run = open_run(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
-        seen = interp.scores.measured(
-            run, seeded(self.seed), lambda: reopen(self.run_folder, self.model)
-        )
-        selection = interp.selections.selection_of(method, seen, self.settings)
+        selection, precision = self.selected(run)
         if self.selects_again and not self.goes_ahead(stats):
             return None
-        if method.of_run_sites:
-            seen.precision.save(self.run_folder / "precision.safetensors", dict(origin))
+        if precision is not None:
+            precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
         out = self.out or self.run_folder / name
         used = (*method.options, "seed") if self.method == "random" else method.options
@@ -116,6 +113,16 @@ class Find:
         say(f"The selection is in {out}.")
         return summary(selection, frequency).assign(agreement=agreement)
 
+    def selected(
+        self, run: "interp.Run"
+    ) -> "tuple[interp.NeuronSelection, interp.scores.Precision | None]":
+        """The selection, and the precision that it was made by; nothing else that was measured,
+        which may be large, outlives this."""
+        method, opened = METHODS[self.method], lambda: reopen(self.run_folder, self.model)
+        seen = interp.scores.measured(run, seeded(self.seed), opened)
+        selection = interp.selections.selection_of(method, seen, self.settings)
+        return selection, seen.precision if method.of_run_sites else None
+
     @property
     def selects_again(self) -> bool:
         """Whether it selects again from parts of the counts, to say how far to trust the result."""
@@ -124,7 +131,7 @@ class Find:
     def goes_ahead(self, stats: "interp.FiringStats") -> bool:
         """Whether to select again: without each shard, and from both halves of eight splits."""
         smaller = "fewer shards (interp collect --n-shards)."
-        times = stats.n_shards + 16
+        times = stats.n_shards + 16 * (stats.n_shards >= 4)
         return goes_ahead(lambda: of_selecting(stats, self.select, times), smaller, self.dry_run)
 
     @property
@@ -159,12 +166,14 @@ class Find:
     def show_agreement(self, stats: "interp.FiringStats", agreement: float) -> None:
         """How far another run would agree, and how much text would do."""
         if math.isnan(agreement):
-            say("Too few neurons belong to a language to say how far a repetition would agree.")
+            few = "Too few neurons belong to a language to say how far a repetition would agree."
+            say(worded(few, stats.languages))
             return
         tokens = int(stats.tokens.sum(0).min())
         enough = math.ceil(tokens * interp.selections.text_for_agreement(agreement, self.stable))
         say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
-        say(f"{self.stable:g} takes about {enough:,} tokens per language, {tokens:,} were read.")
+        per = worded("tokens per language", stats.languages)
+        say(f"{self.stable:g} takes about {enough:,} {per}, {tokens:,} were read.")
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,8 @@ def show_two_models(
     change = interp.selections.rate_change(runs[0].firing, runs[1].firing, paired=same_text)
     text = "the same text" if same_text else "other text: intervals are wider"
     say(f"\nFiring rates of the same neurons, B against A ({text}):")
-    rows = [["language", "correlation", "95 % interval", "rate differs", "mean change"]]
+    names = ["correlation", "95 % interval", "rate differs", "mean change"]
+    rows = [[worded("language", change.languages), *names]]
     for row in change.summary().to_dict("records"):
         interval = f"{row['correlation_low']:.3f} to {row['correlation_high']:.3f}"
         cells = [f"{row['correlation']:.3f}", interval, f"{row['differs']:.1%}"]
@@ -267,8 +277,9 @@ def show_effects(before: Path, after: Path) -> None:
     same_text = len({str(read_plan(folder)["corpora"]) for folder in folders}) == 1
     matrices = [PerplexityMatrix.load(file) for file in files]
     table = interp.evaluations.effect_change(*matrices, paired=same_text)
-    say("\nNats per token that a language loses with its own neurons off, each model's own:")
-    rows = [["language", "A", "B", "change", "95 % interval"]]
+    said = "\nNats per token that a language loses with its own neurons off, each model's own:"
+    say(worded(said, table["language"]))
+    rows = [[worded("language", table["language"]), "A", "B", "change", "95 % interval"]]
     for row in table.to_dict("records"):
         cells = [f"{row[name]:+.3f}" for name in ("before", "after", "change")]
         interval = f"{row['change_low']:+.3f} to {row['change_high']:+.3f}"
@@ -289,7 +300,7 @@ def say_what_is_left_out(
 
 def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
     codes = next(iter(selections.values())).languages
-    say("\nNeurons of each language, and of any:")
+    say(worded("\nNeurons of each language, and of any:", codes))
     rows = [["", *codes, "any"]]
     for name, selection in selections.items():
         counts = [*selection.counts().values(), int(selection.union().sum())]
@@ -300,7 +311,7 @@ def show_sizes(selections: Mapping[str, "interp.NeuronSelection"]) -> None:
 def show_pairs(table: "pandas.DataFrame") -> None:
     say("\nJaccard, and beside it that of random sets of as many neurons in every layer:")
     names = ["neurons", "both", "Jaccard", "chance", "95 % of chance"]
-    rows = [["", "", "language", *names]]
+    rows = [["", "", worded("language", table["language"]), *names]]
     for row in table.to_dict("records"):
         sizes = f"{row['neurons_a']:,} and {row['neurons_b']:,}"
         numbers = [f"{row['both']:,}", f"{row['jaccard']:.3f}", f"{row['chance']:.3f}"]

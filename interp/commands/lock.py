@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import interp
 from interp.commands.common import ModelChoice, goes_ahead, open_model, save_table, say
@@ -131,14 +132,10 @@ class Lock:
     def corpora(self, model: "interp.NeuronModel") -> "interp.Corpora | None":
         if self.text is None:
             return None
+        from interp.text.reading import settings_of_ours
+
         labels = self.labels or interp.text.labels_in(self.text)
         block = min(256, model.max_length)
-        return interp.read_corpora(
-            self.text,
-            labels,
-            model,
-            block_length=block,
-            tokens=self.tokens,
-            n_shards=10,
-            bos=self.bos,
-        )
+        settings: dict[str, Any] = {"block_length": block, "tokens": self.tokens, "n_shards": 10}
+        with settings_of_ours():
+            return interp.read_corpora(self.text, labels, model, bos=self.bos, **settings)

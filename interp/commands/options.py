@@ -167,9 +167,14 @@ def _texts(command: type) -> dict[str, str]:
     return {name: text.split("\n\n")[0] for name, text in texts.items()}
 
 
+_IN_PYTHON = re.compile(r"[,;:]? (?:or )?in Python\b.*?(?=\.(?:\s|$)|$)")
+"""What a refusal advises to those alone who call the library: the end of a sentence."""
+
+
 def in_options(sentence: str, command: type) -> str:
-    """A sentence of the library with its arguments named as options of a command: `n_shards=20`
-    as `--n-shards 20`, and `n_draws is 0` as `--n-draws is 0`."""
+    """A sentence of the library for the user of a command: `n_shards=20` as `--n-shards 20`,
+    `n_draws is 0` as `--n-draws is 0`, and without what it advises "in Python"."""
+    sentence = _IN_PYTHON.sub("", sentence)
     for option in options_of(command):
         if option.positional and not option.either:
             continue

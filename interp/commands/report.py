@@ -20,6 +20,7 @@ from interp.commands.routing import Routing
 from interp.commands.stability import Stability
 from interp.commands.steer import Steer
 from interp.commands.write import Write
+from interp.text.languages import worded
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Report:
     out: Path | None = None
     """The report; by default report.html in the first folder."""
 
-    title: str = "Neurons and languages"
-    """Title of the report."""
+    title: str | None = None
+    """Title of the report; by default Neurons and languages."""
 
     def run(self) -> None:
         if not self.results:
@@ -48,10 +49,17 @@ class Report:
             check_results(path)
         from interp.reports.findings import certainty_of, leading
         from interp.reports.kinds import KINDS
-        from interp.reports.sections import BELONGING, FIRING, claims_in, models_of, sections_in
+        from interp.reports.sections import (
+            BELONGING,
+            FIRING,
+            claims_in,
+            models_of,
+            sections_in,
+            titles,
+        )
 
         sections, claims = sections_in(self.results), claims_in(self.results)
-        order = (*(kind.title for kind in KINDS), BELONGING, FIRING)
+        order = titles(*(kind.title for kind in KINDS), BELONGING, FIRING)
         first, rest = leading(sections, order)
         sure = certainty_of(sections)
         next_steps = interp.reports.Section("What to do next", what_is_next(self.results))
@@ -59,7 +67,7 @@ class Report:
         command = shlex.join(["interp", "report", *map(str, self.results)])
         out = interp.write_report(
             self.out or folder / "report.html",
-            self.title,
+            self.title or worded("Neurons and languages", labels_of(self.results)),
             [*rest, *([sure] if sure else []), next_steps],
             claims,
             summary=models_of(sections),
@@ -77,9 +85,20 @@ STEPS: dict[str, type] = {
 """Commands that come next."""
 
 
+def runs_of(results: Sequence[Path]) -> list[Path]:
+    """The folders of runs among these and below them."""
+    return [run for path in results for run in ([path] if is_run(path) else runs_below(path))]
+
+
+def labels_of(results: Sequence[Path]) -> list[str]:
+    """The labels of these runs, as far as they record them."""
+    recorded = [memory_of(run).recorded for run in runs_of(results)]
+    return [label for record in recorded for label in record.get("languages", ())]
+
+
 def what_is_next(results: Sequence[Path]) -> str:
     """A list of commands, each with what it does: first what these runs lack."""
-    runs = [run for path in results for run in ([path] if is_run(path) else runs_below(path))]
+    runs = runs_of(results)
     steps = [step for run in runs if (step := next_step(run))]
     for run in runs[:1]:
         named = shlex.quote(str(run))
@@ -88,9 +107,9 @@ def what_is_next(results: Sequence[Path]) -> str:
             steps.append(f'interp write {named} "A PROMPT" --off {shlex.quote(label)}')
             steps.append(f"interp stability {named}")
     steps.append(f"interp figure {shlex.quote(str(next(iter(runs), results[0])))}")
-    names = [step.split()[1] for step in steps]
+    names, labels = [step.split()[1] for step in steps], labels_of(results)
     return "\n".join(
-        f"- `{step}`: {summary_of(STEPS[name])}"
+        f"- `{step}`: {worded(summary_of(STEPS[name]), labels)}"
         for name, step in zip(names, steps, strict=True)
         if name in STEPS  # not report itself, and not to repeat what was interrupted
     )

@@ -12,6 +12,7 @@ from interp.commands.find import Find
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.scores.methods import METHODS
+from interp.text.languages import worded
 
 Select = Callable[["interp.FiringStats"], "interp.NeuronSelection"]
 """A function that selects neurons from firing counts."""
@@ -101,7 +102,7 @@ class Stability:
         name = "stability.csv" if self.method == "lape" else f"stability-{self.method}.csv"
         out = self.out or self.run_folder / name
         save_table(stability.to_frame(), out)
-        say(f"The table by language is in {out}.")
+        say(f"The table by {worded('language', stats.languages)} is in {out}.")
         return stability
 
     @property
@@ -166,7 +167,8 @@ class Stability:
 
 def show(stability: "interp.selections.Stability") -> None:
     """Print a line per change: means over languages, then the Jaccard of each language."""
-    say("Jaccard with the unchanged selection: mean over languages, then language by language.\n")
+    said = "Jaccard with the unchanged selection: mean over languages, then language by language.\n"
+    say(worded(said, stability.languages))
     rows = [["change", "Jaccard", "95 % interval", "chance", "most", *stability.languages]]
     for row, change in enumerate(stability.changes):
         jaccard, low, high, chance, most = (

@@ -24,6 +24,7 @@ from interp.commands.forecasts import of_attribution, of_counting
 from interp.commands.options import Labels, Positional
 from interp.results.words import Bos, FiresBy, Quantity
 from interp.text.labels import check_labels
+from interp.text.languages import worded
 
 if TYPE_CHECKING:
     import pandas
@@ -160,12 +161,13 @@ def show_profile(profile: "interp.scores.SharingProfile") -> None:
 
     share, independent = profile.share(), profile.independent
     margin = (share.high - share.low) / 2
-    say(
+    said = (
         f"Share of a layer's neurons in {len(profile.languages)} languages, over "
         f"{len(profile.prompts)} prompts,\nfiring by {profile.fires_by} above "
         f"{profile.threshold:g} (± half of the 95 % interval; in brackets: languages firing\n"
         "independently at the same rates, and with all neurons alike):\n"
     )
+    say(worded(said, profile.languages))
     rows = [["layer", *CATEGORIES]]
     for layer in range(len(profile.kept)):
         cells = []
@@ -267,7 +269,8 @@ def show_sums(frame: "pandas.DataFrame", quantity: str) -> None:
     """Print each category's sum in each layer, in total and per thousand neurons."""
     from interp.evaluations.category_attribution import CATEGORIES
 
-    say(f"Answer {quantity} attributed to each category's neurons, mean over prompts and languages")
+    mean = worded("mean over prompts and languages", frame["language"])
+    say(f"Answer {quantity} attributed to each category's neurons, {mean}")
     say("(in brackets: per thousand neurons of the category):\n")
     lines = [["layer", *CATEGORIES, "layer off"]]
     for layer, part in frame.groupby("layer"):

@@ -55,7 +55,12 @@ class InMemory:
         return self.fired[:, language].sum(dim=0)
 
     def select(self, shards: Sequence[int], languages: Sequence[int]) -> "InMemory":
-        return InMemory(self.fired[list(shards)][:, list(languages)])
+        fired, (every_shard, every_language) = self.fired, map(range, self.shape[:2])
+        if list(shards) != list(every_shard):  # each choice copies
+            fired = fired[list(shards)]
+        if list(languages) != list(every_language):
+            fired = fired[:, list(languages)]
+        return InMemory(fired)
 
     def whole(self) -> Int64[Tensor, "shard language layer neuron"]:
         return self.fired

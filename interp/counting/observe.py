@@ -82,8 +82,8 @@ def observe(model: NeuronModel, batch: Batch, observers: Sequence[Observer]) -> 
             if n_rows == 1:
                 raise ValueError(
                     f"{delivery.batch.sources[0]}: one row of {n_tokens:,} tokens does not fit "
-                    f"in the memory of {model.device}. Use shorter rows, load the model with "
-                    "dtype=torch.bfloat16, or spread it with device_map."
+                    f"in the memory of {model.device}. Use shorter rows, or load the model "
+                    "with dtype=torch.bfloat16; in Python, device_map spreads it over devices."
                 )
             model.ran_out_at = n_tokens
             warnings.warn(

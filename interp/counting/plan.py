@@ -141,6 +141,17 @@ class RunPlan(Shown):
         return largest + self.piece.tensors
 
     @property
+    def selecting(self) -> int:
+        """Peak CPU bytes of `interp find` by LAPE, which needs neither the model nor the text."""
+        counts = ResultSizes.of(self.piece, self.n_languages, self.n_shards).firing
+        rates = self.n_languages * self.piece.firing
+        # All counts and those without a shard, or of counts that stay on disk the sums.
+        held = counts + counts * (self.n_shards - 1) // self.n_shards
+        held = held if counts <= IN_MEMORY else rates
+        # Rates; how often each was selected, four bytes; and six masks of a byte.
+        return held + rates + rates // 2 + 6 * rates // 8
+
+    @property
     def disk(self) -> int:
         """Bytes of the run folder: pieces and merged results."""
         whole = ResultSizes.of(self.piece, self.n_languages, self.n_shards)
@@ -150,9 +161,10 @@ class RunPlan(Shown):
 
     @property
     def memory(self) -> int:
-        """Peak bytes if model and statistics are all on one machine's CPU."""
+        """Peak bytes if model and statistics are all on one machine's CPU, where neurons are then
+        selected too."""
         peak = max(self.reading, self.passing, self.results + _WORKSPACE)
-        return self.weights + self.text + peak
+        return max(self.weights + self.text + peak, self.selecting + _WORKSPACE)
 
     @property
     def passing(self) -> int:
@@ -180,6 +192,7 @@ class RunPlan(Shown):
             ("text in memory", self.text, "bytes", f"4 per token, {_ROW} assumed per row"),
             ("text being read", self.reading, "bytes", f"{_READING} assumed per token, 1 language"),
             ("results while merging", self.results, "bytes", "what is kept, all pieces"),
+            ("selecting neurons", self.selecting, "bytes", "counts and rates of all labels"),
             ("peak memory", self.memory, "bytes", "on one CPU, without the library"),
             ("memory on a GPU", self.weights + self.passing, "bytes", "weights, pass, counters"),
             ("disk", self.disk, "bytes", f"what is kept, {_HEADER} assumed per file"),

@@ -371,8 +371,8 @@ class Run(Shown):
         if state.missing:
             raise ValueError(self._unfinished(state))
         raise ValueError(
-            f"All pieces of {self._folder} are finished but not merged: call run.merge(), or run "
-            f"`interp merge {self._folder}`."
+            f"All pieces of {self._folder} are finished but not merged: run `interp merge "
+            f"{self._folder}`, in Python run.merge()."
         )
 
     def _check_kept(self, name: str) -> None:
@@ -380,8 +380,8 @@ class Run(Shown):
             product = PRODUCTS[name]
             subject = "This run" if self._temporary is not None else str(self._folder)
             raise ValueError(
-                f"{subject} kept no {name.replace('_', ' ')}: collect with "
-                f"keep=interp.Keep({product.keep}), or {product.command}, into another folder."
+                f"{subject} kept no {name.replace('_', ' ')}: collect it into another folder with "
+                f"{product.command}, in Python keep=interp.Keep({product.keep})."
             )
 
     def _unfinished(self, state: Progress) -> str:

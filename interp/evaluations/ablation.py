@@ -24,6 +24,7 @@ from interp.results.words import NOTHING, Bos, Normalize
 from interp.runs.jobs import pool_for
 from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
+from interp.text.languages import worded
 from interp.text.tasks import Task
 
 
@@ -104,10 +105,10 @@ class TaskAblation(Shown):
                 star = "*" if row["drop_low"] > 0 or row["drop_high"] < 0 else " "
                 cells.append(f"{-row['drop']:+.3f}{star} ({row['random'] - base['accuracy']:+.3f})")
             lines.append([task, code, f"{base['n']}", f"{base['accuracy']:.3f}", *cells])
+        whose = worded("a language's", self.sizes)
         return "\n".join(
             [
-                "Accuracy, and its change with a language's neurons off (in parentheses: with a "
-                "random",
+                f"Accuracy, and its change with {whose} neurons off (in parentheses: with a random",
                 "control of the same size per layer):\n",
                 *terminal.table(lines, width, stay=2),
                 "* the 95 % interval of the paired difference, over items, excludes zero\n",

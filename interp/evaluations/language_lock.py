@@ -319,7 +319,7 @@ def _fewest(
     if n_useful == 0:
         raise ValueError(
             "No neuron alone makes the first wrong token likelier: ask for more candidates, or "
-            "push the residual stream instead (interp.interventions.residual_means)."
+            "push the residual stream instead (`interp vector`)."
         )
     lapses = int((~before.passes).sum())
     tried: dict[int, float] = {0: before.passes.double().mean().item()}

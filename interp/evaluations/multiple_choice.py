@@ -72,7 +72,8 @@ def encode_items(model: NeuronModel, task: Task, bos: Bos = "auto") -> list[Enco
             if len(first) + len(ids) > model.max_length:
                 raise ValueError(
                     f"{where} has {len(first) + len(ids)} tokens with the option {option[:40]!r}, "
-                    f"but {model.name} reads {model.max_length}: leave it out with task.where."
+                    f"but {model.name} reads {model.max_length}: leave it out, in Python with "
+                    "task.where."
                 )
         if not first and begin == 0:
             raise ValueError(

@@ -37,6 +37,7 @@ from interp.runs.folder import read_plan
 from interp.runs.ray import ActorPool, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
+from interp.text.languages import worded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,21 +224,28 @@ class PerplexityMatrix(Saved):
             rows.append([code, f"{self.neurons[row]:,}", *cells])
         dominance = self.diagonal()
         mean, test = dominance.mean, dominance.test
-        return "\n".join(
-            [
+        head, own_read, alike, own = (
+            worded(text, self.languages)
+            for text in (
                 "Increase in nats per token, a language's neurons off (± half of the 95 % "
                 "interval):",
+                "own language read",
+                "alike: neurons of the same layers that fire nearly as often in the language",
+                "own language",
+            )
+        )
+        return "\n".join(
+            [
+                head,
                 "",
                 *terminal.table(rows, width),
-                "random: a random control of the same size per layer, own language read, mean over "
-                "draws",
-                *["alike: neurons of the same layers that fire nearly as often in the language"]
-                * (self.rate_matched is not None),
+                f"random: a random control of the same size per layer, {own_read}, mean over draws",
+                *[alike] * (self.rate_matched is not None),
                 "",
-                f"Own language against the others: {mean.value.item():+.3f} nats "
+                f"{own.capitalize()} against the others: {mean.value.item():+.3f} nats "
                 f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
                 f"p = {test.p_value:.2g} over {test.n_arrangements:,} relabelings.",
-                f"The own language suffers most in {len(dominance.largest_in_row)} of "
+                f"The {own} suffers most in {len(dominance.largest_in_row)} of "
                 f"{len(dominance.languages)} rows.",
             ]
         )

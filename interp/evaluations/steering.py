@@ -31,7 +31,7 @@ from interp.runs.jobs import finish, folder_for, pool_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.corpora import Corpora
-from interp.text.reading import read_corpora, read_sentences
+from interp.text.reading import read_corpora, read_sentences, settings_of_ours
 from interp.text.sources import TextSource
 
 _GUARDS = "guards"
@@ -112,13 +112,20 @@ class SteeringRates(Shown):
             for texts in row.values():
                 good, rate = texts.good(code).value, texts.rate(code).value
                 median = float(texts.loss.nanquantile(0.5))
-                cells.append(f"{good:.2f} ({rate:.2f}) {median:5.2f}")
+                share = "-" if code in texts.unchecked else f"{good:.2f} ({rate:.2f})"
+                cells.append(f"{share} {median:5.2f}")
             rows.append([code, *cells])
+        unknown = [
+            code
+            for code, row in self.rates.items()
+            if any(code in texts.unchecked for texts in row.values())
+        ]
         losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
         return "\n".join(
             [
                 "Share of good texts in the language (good or not), median nats per token:\n",
                 *terminal.table(rows, width),
+                *[f"-: not checked, the detector does not know {listed(unknown)}"] * bool(unknown),
                 f"median loss of natural text, nats per token: {losses}",
             ]
         )
@@ -215,8 +222,10 @@ def text_for_push(
     model: NeuronModel, text: TextSource, languages: Sequence[str], bos: Bos, progress: bool = True
 ) -> Corpora:
     """Running text whose means the push of the residual stream is made of."""
-    settings: dict[str, Any] = {"block_length": 64, "tokens": 20_000, "n_shards": 2}
-    return read_corpora(text, languages, model, bos=bos, progress=progress, **settings)
+    settings: dict[str, Any] = {"block_length": min(64, model.max_length), "n_shards": 2}
+    settings |= {"tokens": 20_000, "bos": bos, "progress": progress}
+    with settings_of_ours():
+        return read_corpora(text, languages, model, **settings)
 
 
 def natural_texts(

@@ -195,7 +195,7 @@ def selection_frequency(
     shards = tqdm(range(stats.n_shards), "leaving shards out", disable=not progress)
     for shard in shards:
         chosen += select(stats.without(shard))
-    return chosen.double() / stats.n_shards
+    return chosen.double().div_(stats.n_shards)
 
 
 def mean_over_examples(
@@ -395,6 +395,6 @@ def check_level(level: float) -> None:
 def _check_shards(n_shards: int) -> None:
     if n_shards < 2:
         raise ValueError(
-            f"There is {n_shards} shard, and leaving one out needs two or more: collect with "
-            "n_shards=20."
+            f"There is {n_shards} shard, and leaving one out needs two or more: collect 20 "
+            "shards (`interp collect --n-shards 20`), in Python with n_shards=20."
         )

@@ -76,7 +76,7 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
     """
     path = Path(folder) / FACTS
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {folder} was not made by interp.bake.")
+        raise FileNotFoundError(f"{path} is missing: {folder} was not made by `interp bake`.")
     try:
         facts = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError):

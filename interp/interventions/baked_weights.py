@@ -102,7 +102,7 @@ class Weights:
         if site not in ("post", "act") or edit.shift:
             raise ValueError(
                 f"{edit.name} at {site} of a mixture of experts cannot be written into weights: "
-                "only a factor at post can (deactivate, scale); use intervene."
+                "only a factor at post can (deactivate, scale); in Python, use intervene."
             )
         for part in model.parts[layer]:
             stored, axis = part.down()
@@ -197,7 +197,7 @@ class Weights:
             raise ValueError(
                 f"{edit.name} at act adds to act(gate) of {self.model.architecture} before the "
                 "product with the linear branch, which no weight can express: "
-                "edit at post, replace the gates by constants, or use intervene."
+                "edit at post, replace the gates by constants; in Python, use intervene."
             )
         self._edit_outputs(layer, "pre", ids, 0.0, torch.ones(len(ids)))
         one = torch.ones(1, dtype=self.model.dtype, device=self.model.layer_device(layer))
@@ -210,7 +210,7 @@ class Weights:
         return ValueError(
             f"{self.model.architecture} has no {name} to hold a constant, nor can its config "
             "switch one on: only a factor (deactivate, scale) can be written there; for constants "
-            "use intervene, or write a push as a control vector."
+            "write a push as a control vector; in Python, use intervene."
         )
 
     def _copy(self, name: str, transposed: bool) -> Tensor:
@@ -248,20 +248,20 @@ class Weights:
                 return Location(name, rows, stored_transposed)
         raise ValueError(
             f"{self.model.architecture} stores the projection that writes {site} mixed with other "
-            "weights, in an unknown order: use intervene."
+            "weights, in an unknown order; in Python, use intervene."
         )
 
     def _module(self, layer: int, site: Site) -> Any:
         """The projection itself, as the model runs it."""
         if site == "z":
             raise ValueError(
-                "z is a mixture of values that no weight writes: edit v or attn_out, or use "
-                "intervene."
+                "z is a mixture of values that no weight writes: edit v or attn_out; "
+                "in Python, use intervene."
             )
         if site in ("resid_pre", "resid_post"):
             raise ValueError(
                 f"{site} is a sum over layers that no single weight writes: edit what a layer adds "
-                "(mlp_out, attn_out), or use intervene."
+                "(mlp_out, attn_out); in Python, use intervene."
             )
         block = self.model.bridge.blocks[layer]
         if site in ("post", "act"):
@@ -273,7 +273,7 @@ class Weights:
             if hook is not part.hook_out and hook is not projection.hook_out:
                 raise ValueError(
                     f"{site} of {self.model.architecture} comes out of a norm, not of a "
-                    "projection: edit at post, before the norm, or use intervene."
+                    "projection: edit at post, before the norm; in Python, use intervene."
                 )
             return projection.original_component
         names = {"pre": "gate" if self.model.gated else "in", "pre_linear": "in"}

@@ -113,8 +113,8 @@ def adapter_in(folder: Path) -> Adapter | None:
     if settings["base_model_name_or_path"] is None:
         raise ValueError(
             f"The adapter in {folder} names no base, as it was made from a model that is not on "
-            f"the hub: write that model's folder into {path} as base_model_name_or_path, or load "
-            "the two with PeftModel.from_pretrained(base, folder)."
+            f"the hub: write that model's folder into {path} as base_model_name_or_path; in "
+            "Python, load the two with PeftModel.from_pretrained(base, folder)."
         )
     return adapter
 

@@ -123,7 +123,7 @@ def doctor(model: AnyModel, length: int = 12, seed: int = 0) -> Diagnosis:
 
 
 def tokens_checked(model: NeuronModel, length: int = 12) -> int:
-    """About how many tokens `doctor` reads: of a sound model, within a few percent.
+    """About how many tokens `doctor` reads of a sound model; of a mixture, within a quarter.
 
     Per layer two passes over both texts with neurons off, two to four for the sites or experts, and
     some two dozen once.

@@ -166,7 +166,7 @@ def active_where_positive(layers: Sequence[tuple[Tensor, Callable[[Tensor], Tens
         return seen > 0, f"{seen:,} gates"
     return False, (
         f"the activation of {differ / seen:.1%} of gates has another sign than the gate{first}: "
-        'count with fires_by="activation" (--fires-by activation)'
+        'count with fires_by="activation"'
     )
 
 

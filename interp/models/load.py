@@ -340,8 +340,8 @@ def _read_config(name: str | Path, source: str, **source_options: Any) -> Any:
             raise
         raise ValueError(
             f"transformers {version('transformers')} does not know the architecture of {name}: "
-            "update transformers, or, if the model comes with code that you trust, load it in "
-            "Python with trust_remote_code=True."
+            "update transformers; in Python, trust_remote_code=True runs code that comes with the "
+            "model, if you trust it."
         ) from None
     except OSError as error:
         why = str(error).strip().splitlines()[0]

@@ -28,6 +28,7 @@ from interp.plots.style import (
     panels,
     points,
     small,
+    worded_for,
     zero_line,
 )
 
@@ -60,8 +61,9 @@ def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(
         frame, "layer_profile", ("layer", "language"), ("neurons", "layer", "low", "high")
     )
+    quantity = worded_for("Neurons of the language", table["language"])
     if _many(table, "language"):
-        return _map(table, "layer", "neurons", "Neurons of the language", ax)
+        return _map(table, "layer", "neurons", quantity, ax)
     n_layers, has_interval = table["layer"].nunique(), bool(table["low"].notna().any())
     in_layers = table.sort_values("layer", kind="stable")
     with canvas(ax, SINGLE, _HEIGHT) as ax:
@@ -69,7 +71,7 @@ def layer_profile(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             x = numbers(rows, "layer") + offset * 0.5 * has_interval
             interval = numbers(rows, "low"), numbers(rows, "high")
             line(ax, x, numbers(rows, "neurons"), interval, **look)
-        ax.set(xlabel="Layer", ylabel="Neurons of the language")
+        ax.set(xlabel="Layer", ylabel=quantity)
         from_zero(ax)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax)
@@ -100,7 +102,8 @@ def attribution_sums(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xlabel="Layer", ylabel=f"Contribution to the answer\n({quantity})")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         few = {"marker": "|", "markersize": 7} if n_layers <= MOST_MARKERS else {}
-        legend_above(ax, [key("mean over languages, min to max", **few)])
+        mean = worded_for("mean over languages, min to max", table["language"])
+        legend_above(ax, [key(mean, **few)])
     return ax
 
 
@@ -297,7 +300,8 @@ def _fraction_map(table: Table, ax: Axes | None) -> Axes:
     fractions = sorted(table["fraction"].unique().tolist())
     ticks = [f"{100 * fraction:g}\n{_p_of(table, fraction)}" for fraction in fractions]
     quantity = "Own rise minus others' (nats per token)"
-    xlabel = "Share of all neurons selected (%)\nand p of the mean over languages"
+    p = worded_for("p of the mean over languages", table["language"])
+    xlabel = f"Share of all neurons selected (%)\nand {p}"
     ordered = table.sort_values("fraction", kind="stable")
     look: dict[str, Any] = {"xlabel": xlabel, "ticks": ticks, "dot": "largest_in_row"}
     return _map(ordered, "fraction", "own_minus_others", quantity, ax, **look)

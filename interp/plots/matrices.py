@@ -24,7 +24,7 @@ from interp.plots.cells import (
     mark_negative,
     write_number,
 )
-from interp.plots.style import MOST_LINES, Table, canvas, check, in_order
+from interp.plots.style import MOST_LINES, Table, canvas, check, in_order, worded_for
 from interp.results.words import NOTHING
 
 _GAP = 0.3  # columns between the matrix and the random neurons
@@ -76,7 +76,7 @@ def perplexity_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         else:
             mark_negative(ax, rise, paint, grid)
         label_cells(ax, column_labels, row_labels, x, grid)
-        ax.set(xlabel="Language read", ylabel="Neurons off (number)")
+        ax.set(xlabel=worded_for("Language read", table["read"]), ylabel="Neurons off (number)")
         color_key(ax, mesh, "Rise of the loss (nats per token)", grid)
     return ax
 
@@ -124,7 +124,7 @@ def overlap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         else:
             mark_cells(ax, within, shares, paint, grid, ".", "as by chance")
         label_cells(ax, labels, known, range(n), grid)
-        ax.set_ylabel("Language (neurons)")
+        ax.set_ylabel(worded_for("Language (neurons)", table["language"]))
         color_key(ax, mesh, "Overlap (Jaccard index)", grid)
     return ax
 
@@ -162,7 +162,7 @@ def _pairs(
         else:
             pairs[pair] = tuple(numbers)
     if not pairs:
-        raise ValueError("The table for overlap has only one language: give two or more.")
+        raise ValueError("The table for overlap has only one label: give two or more.")
     return names, pairs, counts
 
 

@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from interp.plots import fonts
 from interp.text.labels import label_colors
+from interp.text.languages import worded
 
 SINGLE = 3.3
 """Inches: the width of one column of a two-column paper."""
@@ -238,6 +239,17 @@ def check(frame: pd.DataFrame, what: str, keys: Sequence[str], values: Sequence[
 def in_order(column: Table) -> list[str]:
     """The distinct values of a column, in order of first appearance."""
     return [str(value) for value in column.drop_duplicates()]
+
+
+def worded_for(text: str, column: Table) -> str:
+    """A text of ours about the labels in a column: it says label if one is no language."""
+    return worded(text, labels_in(column))
+
+
+def labels_in(column: Table) -> list[str]:
+    """The labels in a column, without controls; languages by their tag, whatever names them."""
+    labels = [label for label in in_order(column) if label not in CONTROLS]
+    return [row.code if (row := fonts.named(label)) else label for label in labels]
 
 
 def colors(labels: Sequence[str]) -> list[str]:

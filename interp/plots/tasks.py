@@ -27,6 +27,7 @@ from interp.plots.style import (
     line,
     numbers,
     panels,
+    worded_for,
     zero_line,
 )
 from interp.results.words import NOTHING
@@ -49,7 +50,8 @@ def accuracy_lost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for panel, task in zip(axes, tasks, strict=True):
             _panel(panel, table[table["task"] == task], task)
             panel.label_outer()
-        filled = key("neurons of the language off", marker="o", linestyle="")
+        whose = worded_for("neurons of the language off", table["off"])
+        filled = key(whose, marker="o", linestyle="")
         hollow = key("as many random neurons off", marker="o", linestyle="", markerfacecolor="none")
         legend_above(axes[0], [filled, hollow])
     return axes[0]
@@ -75,7 +77,8 @@ def _maps(table: Table, tasks: list[str], codes: list[str], ax: Axes | None) -> 
             mesh = draw_cells(panel, values, 0.0, paint, grid)
             mark_negative(panel, values, paint, grid)
             label_cells(panel, columns, rows, range(len(codes)), grid)
-            panel.set(xlabel="Language read", ylabel=f"Neurons off\n{task}")
+            read = worded_for("Language read", table["language"])
+            panel.set(xlabel=read, ylabel=f"Neurons off\n{task}")
             panel.label_outer()
         color_key(axes, mesh, "Accuracy lost", grid)
     return axes[0]
@@ -99,5 +102,5 @@ def _panel(ax: Axes, table: Table, task: str) -> None:
     zero_line(ax)
     ax.tick_params(axis="x", length=0)
     ax.set_xticks(range(len(codes)), fonts.shown(codes))
-    ax.set(xlim=(-0.5, len(codes) - 0.5), xlabel="Language read")
+    ax.set(xlim=(-0.5, len(codes) - 0.5), xlabel=worded_for("Language read", table["language"]))
     ax.set_ylabel(f"Accuracy lost\n{task}")

@@ -15,6 +15,7 @@ from interp.reports.report import Picture
 from interp.reports.sections import files_in, sections_of
 from interp.results.bars import tqdm
 from interp.selections.neuron_selection import NeuronSelection
+from interp.text.languages import worded
 
 
 def figures_of(path: Path) -> dict[str, Picture]:
@@ -63,7 +64,7 @@ def figure_of_neuron(path: Path, address: Address) -> Picture:
         | {"belongs": [code in belonging for code in stats.languages]}
     )
     tokens = f"the tokens routed to expert {address.expert}" if of_expert else "tokens"
-    caption = f"Share of {tokens} on which the neuron fires, by language"
+    caption = worded(f"Share of {tokens} on which the neuron fires, by language", stats.languages)
     caption += ", with 95 % intervals over documents." if stats.n_shards > 1 else "."
     return Picture(plots.neuron_rates, caption, table)
 

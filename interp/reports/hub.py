@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from interp.counting.run import Run
 from interp.interventions.bake_card import FACTS, hub_name, public_name
 from interp.selections.neuron_selection import NeuronSelection
-from interp.text.languages import language_tag
+from interp.text.languages import language_tag, worded
 
 CHECKSUMS = "checksums.json"
 """The file of a repository that holds the checksum of every other."""
@@ -107,8 +107,8 @@ def push_to_hub(
     token = get_token() if token is None else token
     if not token:
         raise ValueError(
-            "Publishing needs a token of the Hugging Face hub: run `hf auth login`, set HF_TOKEN, "
-            "or give token=...; reading needs none."
+            "Publishing, unlike reading, needs a token of the Hugging Face hub: run `hf auth "
+            "login` or set HF_TOKEN; in Python, give token."
         )
     contents: dict[str, bytes | Path] = dict(parcel.files)
     contents.pop(CHECKSUMS, None)  # of what was pulled, which is published again
@@ -202,7 +202,7 @@ class _Parcel:
             kind=self.kind,
             front="".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items()),
             title=title,
-            what=_WHAT[self.kind],
+            what=worded(_WHAT[self.kind], map(str, self.provenance.get("languages", ()))),
             version=version("polyneuron"),
             note=f"{note}\n\n" if note else "",
             rows="\n".join(rows),
@@ -241,7 +241,7 @@ def _parcel(path: Path) -> _Parcel:
         return _Parcel(kind="page", path=path, files=files, provenance={})
     raise ValueError(
         f"{path} is nothing to publish: give the folder of a finished run, a selection (.json), a "
-        "neuron page, or a folder that interp.bake or to_lora wrote."
+        "neuron page, or a folder that `interp bake` or `interp adapter` wrote."
     )
 
 

@@ -57,6 +57,9 @@ class TableKind:
     finding: Callable[[pd.DataFrame], str] = lambda frame: ""
     """What the rows say, in a sentence; empty: they say too much for one."""
 
+    labels: tuple[str, ...] = ("language", "read")
+    """Columns of labels, as far as there are: if one is no language, the section says label."""
+
 
 # ---------------------------------------------------------------- rows that are drawn
 
@@ -107,6 +110,13 @@ def _price(frame: pd.DataFrame) -> pd.DataFrame:
     ends = {"difference_low": "low", "difference_high": "high"}
     measures = frame["measure"].map(lambda measure: textwrap.fill(measure, 16))
     return frame.rename(columns=names | ends).assign(measure=measures, control=0.0)
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of texts asked for in a label that the detector knows; other rates are unknown."""
+    table: Table = frame
+    own = table[table["language"] == table["to"]]
+    return table[table["to"].isin(own.loc[own["rate"].notna(), "to"])]
 
 
 def _answers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -170,6 +180,8 @@ KINDS = (
         "(filled), with 95 % intervals.",
         texts=True,
         finding=of_rates,
+        rows=_checked,
+        labels=(),  # what is detected in texts is a language
     ),
     TableKind(
         "Can the language that is written be switched?",
@@ -234,6 +246,7 @@ KINDS = (
         plots.accuracy_lost,
         "Loss of accuracy, paired over items, with 95 % intervals; hollow: random neurons.",
         finding=of_tasks,
+        labels=("language", "off"),
     ),
     TableKind(
         "What language does each layer speak?",

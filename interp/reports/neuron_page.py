@@ -37,7 +37,7 @@ from interp.results.display import counted
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.labels import label_colors
-from interp.text.languages import language_of
+from interp.text.languages import called, language_of
 
 ONE_FILE = 2000
 """The most neurons in one file; a page with more is a folder with a file for each layer."""
@@ -164,6 +164,7 @@ def neuron_page(
         "width": model.d_mlp,
         "units": None if stats.experts is None else stats.experts.layout.sizes,
         "shards": stats.n_shards,
+        "noun": called(stats.languages).removesuffix("s"),
         "languages": [
             _language(label, color, tokens)
             for label, color, tokens in zip(
@@ -245,7 +246,8 @@ def _chosen(
         if missing := [code for code in selection.languages if code not in stats.languages]:
             raise ValueError(
                 f"{name} has neurons of {', '.join(missing)}, but the counts are in "
-                f"{', '.join(stats.languages)}: remove those languages with .languages_only."
+                f"{', '.join(stats.languages)}: remove those languages, in Python with "
+                "languages_only."
             )
         chosen |= selection.union()
     if not chosen.any():

@@ -18,6 +18,10 @@ function make(tag, settings = {}, ...children) {
   return node;
 }
 
+/* What the page calls its labels: language, or label if one of them is no language. */
+const noun = () => page.index.noun;
+const within = (which) => (noun() === "language" ? `in ${which} language` : `for ${which} label`);
+
 /* A node in the color of a language. */
 function inColour(code, tag, settings = {}, ...children) {
   const language = page.index.languages[code];
@@ -178,7 +182,7 @@ function drawFilters() {
   };
   const selections = index.selections.map((name, number) => [number, name]);
   byId("filters").replaceChildren(
-    pick("language", "Belongs to", [[null, "all languages"], ...index.languages.map((language, code) => [code, language.name])]),
+    pick("language", "Belongs to", [[null, `all ${noun()}s`], ...index.languages.map((language, code) => [code, language.name])]),
     pick("map", "The map shows", [["count", "map: neurons"], ["rate", "map: rates, %"]]),
     ...(selections.length > 1 ? [pick("selection", "Selected by", [[null, "all selections"], ...selections])] : []),
     pick("sort", "Order", [...index.scores.map((name, number) => [number, `by ${name}`]), ["number", "by layer"], ["rate", "by highest rate"]]),
@@ -232,8 +236,8 @@ function drawMap() {
   const focused = document.activeElement?.dataset.cell; // to restore after everything is redrawn
   byId("map").replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
   byId("meaning").textContent = `A row for each layer: ${choice.map === "count"
-    ? "how many of the neurons on this page belong to each language"
-    : `the mean firing rate of its neurons on this page, in % of ${index.units ? "the tokens of each language that they see" : "each language’s tokens"}`
+    ? `how many of the neurons on this page belong to each ${noun()}`
+    : `the mean firing rate of its neurons on this page, in % of ${index.units ? `the tokens of each ${noun()} that they see` : `each ${noun()}’s tokens`}`
   }. Press a cell to list its neurons.`;
   if (focused) cellAt(focused)?.focus();
 }
@@ -387,7 +391,7 @@ function contextColumns(neuron, data, contexts) {
   const peakGate = highest(contexts);
   const codes = page.index.languages.map((_, code) => code); // the neuron's own languages first
   codes.sort((a, b) => neuron.own.has(b) - neuron.own.has(a) || a - b);
-  return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: "Contexts in each language" }, ...codes.map((code) => [page.index.languages[code], code]).map(([language, code]) =>
+  return make("div", { className: "columns", tabIndex: 0, role: "region", ariaLabel: `Contexts ${within("each")}` }, ...codes.map((code) => [page.index.languages[code], code]).map(([language, code]) =>
     inColour(code, "section", { className: neuron.own.has(code) ? "column member" : "column" },
       make("h4", {}, `${language.name} `, make("span", { lang: language.lang, dir: "auto", textContent: language.endonym === language.name ? "" : language.endonym })),
       ...(contexts[code].length
@@ -429,7 +433,7 @@ async function draw() {
   const facts = make("div", { className: "facts" },
     make("section", {}, make("h3", {}, "Firing rate", make("small", { textContent: `share of ${routed ? "its expert’s tokens" : "tokens"}${interval}` })), bars(rates, percent, "too few tokens")),
     routed
-      ? make("section", {}, make("h3", {}, `Routed to expert ${neuron.expert}`, make("small", { textContent: "tokens, and their share of the language" })),
+      ? make("section", {}, make("h3", {}, `Routed to expert ${neuron.expert}`, make("small", { textContent: `tokens, and their share of the ${noun()}` })),
         bars(neuron.seen.map((n, code) => [n / index.languages[code].tokens, null, null]), (share, code) => `${neuron.seen[code].toLocaleString("en")} (${percent(share)})`))
       : null,
     data.up[row].length
@@ -440,7 +444,7 @@ async function draw() {
       ? make("section", {}, make("h3", {}, "When it is off", make("small", { textContent: "increase in loss, nats per token" })), bars(neuron.effect, signed))
       : null);
   main.replaceChildren(head, facts,
-    make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[row]).toPrecision(3)}, this neuron’s highest in any language`)),
+    make("h3", {}, "Where it fires most", make("small", {}, "gate 0 ", make("i", { className: "scale" }), `${highest(data.contexts[row]).toPrecision(3)}, this neuron’s highest ${within("any")}`)),
     contextColumns(neuron, data, data.contexts[row]));
   byId("announcement").textContent = nameOf(neuron);
   document.documentElement.dataset.shows = neuron.id;
@@ -470,10 +474,10 @@ function drawHelp() {
   const keys = [["← →", "previous and next neuron of the list"], ["↑ ↓", "the same, when the list has focus"], ["← → ↑ ↓", "in the map, from cell to cell"], ["/", "search"], ["Esc", "clear and leave the search"], ["?", "this help"]];
   dialog.replaceChildren(...[
     make("h3", { textContent: "How to read this page" }),
-    make("p", { textContent: "A neuron fires on a token if its " + index.fires_by + " is above zero. Shading shows the gate, from zero to this neuron’s highest in any language, so languages can be compared. The underlined token has the highest gate in its row of text; each row gives only one context." }),
+    make("p", { textContent: "A neuron fires on a token if its " + index.fires_by + " is above zero. Shading shows the gate, from zero to this neuron’s highest " + within("any") + `, so ${noun()}s can be compared. The underlined token has the highest gate in its row of text; each row gives only one context.` }),
     make("p", { textContent: `Contexts show up to ${before} tokens before and ${after} after, from the longer text that the model read. Characters that span several tokens are shaded as one. ¶ marks where another document starts.` }),
     make("p", { textContent: "Promoted and suppressed tokens come from the neuron’s output vector alone, by the direct path to the logits; effects through later layers are not included." + (index.gated ? " In this model a neuron’s output may also be below zero, which swaps the two lists." : "") }),
-    index.units ? make("p", { textContent: "A neuron of an expert, such as L3 E12 N45, sees only the tokens that are routed to the expert: rates are shares of these, and the other tokens of a context are gray. It has no rate where the expert got fewer than 100 tokens of some language." }) : null,
+    index.units ? make("p", { textContent: "A neuron of an expert, such as L3 E12 N45, sees only the tokens that are routed to the expert: rates are shares of these, and the other tokens of a context are gray. It has no rate where the expert got fewer than 100 tokens of some " + noun() + "." }) : null,
     make("dl", {}, ...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", { textContent: key })), make("dd", { textContent: what })])),
     make("form", { method: "dialog" }, make("button", { textContent: "Close" })),
   ].filter(Boolean));
@@ -546,7 +550,8 @@ async function begin() {
   const { index } = page;
   document.querySelector("h1").textContent = index.title;
   const least = Math.min(...index.languages.map((language) => language.tokens));
-  byId("about").textContent = `${index.layers} layers of ${index.units ? `up to ${Math.max(...index.units.map(([, experts]) => experts))} experts` : `${index.width.toLocaleString("en")} neurons`} · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per language`;
+  byId("about").textContent = `${index.layers} layers of ${index.units ? `up to ${Math.max(...index.units.map(([, experts]) => experts))} experts` : `${index.width.toLocaleString("en")} neurons`} · ${index.selections.join(", ")} · at least ${least.toLocaleString("en")} tokens per ${noun()}`;
+  if (index.units) byId("query").placeholder = "L3E12N45, or text";
   drawFilters();
   drawHelp();
   listen();

@@ -15,6 +15,7 @@ from interp.counting.stats import FiringStats
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.inference.claims import Claim, load_claims
 from interp.inference.intervals import jackknife, selection_frequency
+from interp.plots.style import labels_in
 from interp.reports.captions import overlap_caption, with_intervals
 from interp.reports.findings import of_kept, of_matrix, of_matrix_test, of_rate, of_selection
 from interp.reports.kinds import KINDS, TableKind, header_of, kind_of
@@ -24,7 +25,7 @@ from interp.runs.folder import read_plan
 from interp.selections.explanation import Explanation
 from interp.selections.neuron_selection import FORMAT, NeuronSelection
 from interp.selections.select import select_by_entropy
-from interp.text.languages import called, label_name
+from interp.text.languages import as_labels, called, label_name
 
 INNER = ("pieces", "checkpoints", "history")
 """Folders inside a run's folder that hold parts of its results."""
@@ -38,7 +39,7 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
 
     A folder with nothing to show, not even a claim, is an error.
     """
-    order = (FIRING, BELONGING, *(kind.title for kind in KINDS))
+    order = titles(FIRING, BELONGING, *(kind.title for kind in KINDS))
     by_title: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
     for path in paths:
         files = tqdm(files_in(path), "reading results", unit="file")
@@ -51,6 +52,12 @@ def sections_in(paths: Sequence[Path]) -> list[Section]:
         for file, section in sections:
             by_title[section.title].append((file, section))
     return [merged(parts) for parts in by_title.values() if parts]
+
+
+def titles(*order: str) -> tuple[str, ...]:
+    """Titles of sections, each followed by that of results whose labels are not languages."""
+    forms = (form for title in order for form in (title, as_labels(title)))
+    return tuple(dict.fromkeys(forms))
 
 
 def models_of(sections: Sequence[Section]) -> str:
@@ -180,6 +187,19 @@ def sections_of(file: Path) -> Iterator[Section]:
             yield table_section(file, frame, kind)
 
 
+def about(labels: Sequence[str], section: Section) -> Section:
+    """The section; where one of the labels is no language it says label, in headings too."""
+    if called(labels) == "languages":
+        return section
+    said = {
+        name: as_labels(getattr(section, name), labels)
+        for name in ("title", "text", "finding", "certainty")
+    }
+    pictures = (replace(one, caption=as_labels(one.caption)) for one in section.pictures)
+    tables = {as_labels(caption): _of_labels(frame) for caption, frame in section.tables.items()}
+    return replace(section, **said, pictures=tuple(pictures), tables=tables)
+
+
 # ---------------------------------------------------------------- counts and selections
 
 
@@ -205,7 +225,15 @@ def firing_section(file: Path) -> Section:
     )
     caption = "Tokens read, and the share of them on which a neuron fires, averaged over neurons."
     finding = of_rate(rate, stats.languages)
-    return Section(FIRING, text, (), {caption: frame}, origin_of(file), finding)
+    section = Section(FIRING, text, (), {caption: frame}, origin_of(file), finding)
+    return about(stats.languages, section)
+
+
+def _of_labels(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The table, headed by label; without codes if these are the labels themselves."""
+    table: Any = frame.rename(columns={"language": "label"})
+    same = "code" in table and (table["code"] == table["label"]).all()
+    return table.drop(columns="code") if same else table
 
 
 def is_selection(file: Path) -> bool:
@@ -253,7 +281,8 @@ def selection_section(file: Path) -> Section:
         pictures.append(Picture(plots.overlap, overlap_caption(shared), shared))
     tables = {"Neurons of each language.": pandas.DataFrame(table)}
     finding = of_selection(selection)
-    return Section(BELONGING, text, tuple(pictures), tables, origin, finding, certainty)
+    section = Section(BELONGING, text, tuple(pictures), tables, origin, finding, certainty)
+    return about(selection.languages, section)
 
 
 def entropy_rule(
@@ -289,8 +318,13 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first
-    picture = Picture(kind.draw, with_intervals(kind.caption, kind.draw, rows), rows)
-    return Section(kind.title, text, (picture,), tables, origin_of(file), finding, certainty)
+    caption = with_intervals(kind.caption, kind.draw, rows)
+    pictures = (Picture(kind.draw, caption, rows),) if len(rows) else ()
+    if not pictures:
+        text += "\n\nNo label is a language that the detector knows: nothing could be counted."
+    section = Section(kind.title, text, pictures, tables, origin_of(file), finding, certainty)
+    columns = [frame[name] for name in kind.labels if name in frame]
+    return about([label for column in columns for label in labels_in(column)], section)
 
 
 def first_texts(frame: pandas.DataFrame) -> pandas.DataFrame:

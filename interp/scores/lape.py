@@ -44,15 +44,41 @@ def busy_threshold(rate: Float[Tensor, "language layer neuron"], quantile: float
     Rates that are NaN do not count.
     """
     _check(rate)
-    n_rates = int((~rate.isnan()).sum())
+    n_rates = sum(int((~row.isnan()).sum()) for row in rate)
     rank = round(quantile * n_rates) if math.isfinite(quantile) else 0
     if not 1 <= rank <= n_rates:
         raise ValueError(
             f"The quantile {quantile} does not pick any of the {n_rates:,} rates: give a "
             "number between 0 and 1, such as 0.95."
         )
-    # NumPy orders NaN after all numbers.
-    return np.partition(rate.double().cpu().numpy(), rank - 1, axis=None)[rank - 1].item()
+    return _smallest(rate, rank)
+
+
+_LOWER_BITS = 48
+"""Of 64; the others are the exponent and the four leading bits of a rate."""
+
+
+def _smallest(rate: Float[Tensor, "language layer neuron"], rank: int) -> float:
+    """The rate of this rank, from the smallest, without a second tensor of all rates.
+
+    Numbers from zero up are in the order of the integers that their bits make. So counts of the
+    upper bits tell those of the rate, and only rates with these upper bits have to be ordered.
+    """
+
+    def known(row: Tensor) -> Tensor:
+        return row[~row.isnan()].double().cpu() + 0.0  # minus zero has other bits
+
+    def upper(rates: Tensor) -> Tensor:
+        return rates.view(torch.int64) >> _LOWER_BITS
+
+    counts = torch.zeros(1 << (63 - _LOWER_BITS), dtype=torch.int64)
+    for row in rate:
+        counts += upper(known(row)).bincount(minlength=len(counts))
+    up_to = counts.cumsum(0)
+    bits = int(torch.searchsorted(up_to, rank))
+    among = [rates[upper(rates) == bits] for rates in map(known, rate)]
+    place = rank - 1 - int(up_to[bits] - counts[bits])
+    return np.partition(torch.cat(among).numpy(), place)[place].item()
 
 
 def _layer_entropy(rate: Float[Tensor, "language neuron"]) -> Float[Tensor, " neuron"]:
@@ -82,8 +108,10 @@ def n_seen(rate: Float[Tensor, "language layer neuron"]) -> int:
 
 
 def _check(rate: Float[Tensor, "language ..."]) -> None:
-    seen = reduce(~rate.isnan(), "language ... -> ...", "any")
-    wrong = int(((~rate.isfinite() | (rate < 0)) & seen).sum())
+    seen = torch.zeros_like(rate[0], dtype=torch.bool)
+    for row in rate:  # one by one: all together take several times the memory of the rates
+        seen |= ~row.isnan()
+    wrong = sum(int(((~row.isfinite() | (row < 0)) & seen).sum()) for row in rate)
     if wrong:
         raise ValueError(
             f"{wrong:,} of {rate.numel():,} rates are NaN, infinite or negative: a rate is the "

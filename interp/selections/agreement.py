@@ -29,7 +29,7 @@ def half_selections(
     if stats.n_shards < 2:
         raise ValueError(
             f"The statistics have {stats.n_shards} shard, but two halves need two or more: collect "
-            "with n_shards=20."
+            "20 (`interp collect --n-shards 20`), in Python with n_shards=20."
         )
     half = stats.n_shards // 2
     for _ in range(splits):

@@ -29,7 +29,7 @@ def check_labels(labels: Sequence[str], tags: Tags | None = None) -> tuple[str, 
             f"Labels were given as the one string {labels!r}; give a list, such as ['en', 'fr']."
         )
     if not labels:
-        raise ValueError("No label was given; give at least one, such as ['en', 'fr'].")
+        raise ValueError("No label was given: give at least one, such as en.")
     if len(labels) > MOST_LABELS:
         raise ValueError(
             f"{len(labels):,} labels were given; at most {MOST_LABELS:,} are taken, since each has "
@@ -44,8 +44,8 @@ def check_labels(labels: Sequence[str], tags: Tags | None = None) -> tuple[str, 
         tag = tag_of(label, tags)
         if label not in tags and tag and (usual := _usual_case(label)) != label:
             raise ValueError(
-                f"{label!r} is the language tag {usual} in unusual case: name it {usual}, or say "
-                f"what it is with tags: {{{label!r}: {usual!r}}}, or '' if it is not a language."
+                f"{label!r} is the language tag {usual} in unusual case: name it {usual}, or give "
+                f"it the tag {usual}, or an empty one if it is not a language."
             )
         if (other := by_tag.setdefault(label if label in tags or not tag else tag, label)) != label:
             raise ValueError(

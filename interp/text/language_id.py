@@ -62,8 +62,8 @@ def detect_language(
     codes = detectable(check_labels(candidates), langid=langid)
     if unknown := [label for label in candidates if label not in codes]:
         raise ValueError(
-            f"The detector cannot recognize {', '.join(unknown)}: leave them out, or give langid, "
-            "a function from texts to language tags that can."
+            f"The detector cannot recognize {', '.join(unknown)}: leave them out; in Python, give "
+            "langid, a function from texts to language tags that can."
         )
     by_code = {code: label for label, code in codes.items()}
     if langid is None:

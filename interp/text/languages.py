@@ -208,8 +208,38 @@ def language_tag(label: str) -> str | None:
 
 
 def called(labels: Iterable[str]) -> Literal["languages", "labels"]:
-    """What labels are called together: labels, if one of them is no language."""
-    return "languages" if all(map(language_of, labels)) else "labels"
+    """What labels are called together: labels, if one of them is no language.
+
+    A counterfactual, such as `ru~romanised`, counts as its language.
+    """
+    bases = (label.partition(SEPARATOR)[0] for label in labels)
+    return "languages" if all(map(language_of, bases)) else "labels"
+
+
+def worded(text: str, labels: Iterable[str]) -> str:
+    """A text of ours about these labels: it says label for language if one of them is no language.
+
+    >>> interp.text.languages.worded("It fires most in any language.", ["poetry", "prose"])
+    'It fires most for any label.'
+    """
+    labels = tuple(labels)
+    return text if called(labels) == "languages" else as_labels(text, labels)
+
+
+def as_labels(text: str, labels: Iterable[str] = ()) -> str:
+    """The text with label for language, except in names of these labels, as in sign language."""
+    names = "|".join(re.escape(label) for label in labels if "anguage" in label)
+    parts = re.split(f"({names})", text) if names else [text]
+    for words, instead in _LANGUAGE_TO_LABEL:
+        parts[::2] = [words.sub(instead, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+_LANGUAGE_TO_LABEL = (
+    (re.compile(r"\bin (?=(\w+ )?languages?\b)"), "for "),  # text is in a language, not in a label
+    (re.compile(r"\blanguage(?=s?\b)"), "label"),
+    (re.compile(r"\bLanguage(?=s?\b)"), "Label"),
+)
 
 
 @cache

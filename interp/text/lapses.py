@@ -61,8 +61,8 @@ def first_lapse(
     expected = detectable([label], tags, langid).get(label)
     if expected is None:
         raise ValueError(
-            f"The detector cannot recognize {label!r}: give langid, a function from texts to "
-            "language tags that can."
+            f"The detector cannot recognize {label!r}: give the tag of a language that it "
+            "can; in Python, langid may be any function from texts to language tags."
         )
     start, lines = 0, text.split("\n")
     for line, code in zip(lines, line_languages(lines, expected, langid), strict=True):

@@ -1,6 +1,7 @@
 """Reading text into rows of tokens in shards, reproducibly on any machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
@@ -29,6 +30,24 @@ from interp.text.tokens import beginning
 _BYTES_PER_TOKEN = 12
 
 _ENOUGH_FOR_SCRIPT = 200  # documents, to see in which script a text is written
+
+
+class TooLittleText(ValueError):
+    """Text that does not fill the shards or blocks asked for."""
+
+    def __init__(self, what: str, settings: str, dropped: str = "") -> None:
+        super().__init__(f"{what}: {settings}add text.{dropped}")
+        self.what = what
+        """What was asked for and what there is, without which settings would do."""
+
+
+@contextmanager
+def settings_of_ours() -> Iterator[None]:
+    """Within the block, too little text is not blamed on settings that the caller did not give."""
+    try:
+        yield
+    except TooLittleText as error:
+        raise TooLittleText(error.what, "") from None
 
 
 def read_corpora(
@@ -94,7 +113,7 @@ def read_corpora(
         dealer, report = _fill(reader, code, model, n_shards, of_document, n_tokens)
         n = dealer.fewest // body
         if n == 0:
-            raise ValueError(_too_short(code, dealer, body, block_length))
+            raise _too_short(code, dealer, body, block_length)
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
         reports |= {code: report} if report and code == report.language else {}
     return Corpora(
@@ -248,10 +267,11 @@ def _fill(
             break
         budget *= 4
     if n < n_shards:
-        raise ValueError(
+        raise TooLittleText(
             f"{language} has {n} different documents for {n_shards} shards (each document is in "
-            f"one shard): " + (f"use n_shards={n} or fewer, or " if n else "") + "add text."
-            f"{_dropped(reader, report)}"
+            "one shard)",
+            f"use n_shards={n} or fewer, or " if n else "",
+            _dropped(reader, report),
         )
     return dealer, report
 
@@ -346,8 +366,8 @@ def _padded(sentences: Sequence[tuple[str, list[int]]], shard: Sequence[int]) ->
     )
 
 
-def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> str:
-    """Message about a shard that fills no block, with settings that would work."""
+def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> TooLittleText:
+    """A shard fills no block; with settings that would work."""
     n_shards, fewest = len(dealer.shards), dealer.fewest
     remedies = [f"block_length={fewest + block_length - body} or less"] if fewest else []
     for fewer in range(n_shards - 1, 0, -1):
@@ -358,10 +378,10 @@ def _too_short(language: str, dealer: Dealer, body: int, block_length: int) -> s
             remedies.append(f"n_shards={fewer}")
             break
     total = sum(len(text.ids) for text in dealer.dealt)
-    return (
+    return TooLittleText(
         f"{language} has {total:,} tokens, and the smallest of its {n_shards} shards has "
-        f"{fewest:,}, less than one block of {block_length}: use "
-        f"{', '.join([*remedies, 'or add text'])}."
+        f"{fewest:,}, less than one block of {block_length}",
+        f"use {', '.join([*remedies, 'or '])}" if remedies else "",
     )
 
 

@@ -101,7 +101,7 @@ class Reader:
             raise ValueError(
                 f"There is no text in {language}{which}: {text_location(self.source, language)} "
                 f"has {n_read} documents that are not empty. Add text"
-                + (f", or change held_out from {self.held_out}." if which else ".")
+                + (f"; in Python, also change held_out from {self.held_out}." if which else ".")
             )
         if 2 * n_repeated > n_read:
             warnings.warn(

@@ -196,8 +196,8 @@ def read_prompts(
         without = [code for code, texts in by_language.items() if missing not in texts]
         raise ValueError(
             f"{len(all_ids - shared_ids)} of {len(all_ids)} prompts are not in every language: "
-            f"{', '.join(without)} lacks {missing!r}. Complete the files, or leave such prompts "
-            'out with incomplete="drop".'
+            f"{', '.join(without)} lacks {missing!r}. Complete the files; in Python, "
+            'incomplete="drop" leaves such prompts out.'
         )
     ids = tuple(sorted(shared_ids, key=_natural))
     return Prompts(ids, {code: tuple(by_language[code][id] for id in ids) for code in codes})

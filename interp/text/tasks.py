@@ -153,8 +153,8 @@ def align_tasks(
         if missing and incomplete == "refuse":
             raise ValueError(
                 f"{task.name} in {task.language} lacks {len(missing)} items that other languages "
-                f"have, such as {', '.join(map(repr, missing[:3]))}: complete it, or leave them "
-                'out with align_tasks(tasks, "drop").'
+                f"have, such as {', '.join(map(repr, missing[:3]))}: complete it; in Python, "
+                'align_tasks(tasks, "drop") leaves them out.'
             )
     order = [id for id in items_by_id[0] if id in shared_ids]
     return tuple(
