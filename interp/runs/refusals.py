@@ -29,8 +29,9 @@ def check_exists(path: Path) -> None:
         return
     beside = {entry.name: entry for entry in _entries(path.parent)}
     near = difflib.get_close_matches(path.name, beside, n=1)
-    perhaps = f"; did you mean {beside[near[0]]}?" if near else ". Check the name."
-    raise FileNotFoundError(f"{path} does not exist{perhaps}")
+    if near:
+        raise FileNotFoundError(f"{path} does not exist; did you mean {beside[near[0]]}?")
+    raise FileNotFoundError(f"{path} does not exist. Check the name.")
 
 
 def follows_a_run(folder: Path) -> bool:
