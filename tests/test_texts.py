@@ -1,6 +1,8 @@
 import gzip
 import itertools
 import json
+import subprocess
+import sys
 import tracemalloc
 import unicodedata
 from pathlib import Path
@@ -153,6 +155,16 @@ def test_a_byte_that_is_not_utf8_is_named_with_file_and_line(tmp_path: Path, nam
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     with pytest.raises(ValueError, match=rf"{name}, line 2 is not UTF-8 \(byte 13 .* is 0xfc\)"):
         texts_of(tmp_path)
+
+
+def test_a_reader_left_open_says_nothing_at_exit():
+    """Kept by a module that Python clears after that of the reader, whose names are then None."""
+    script = "import importlib, itertools; from interp.text import sources\n"
+    script += "lines = sources.read_documents('babel', 'de')\n"
+    script += "importlib._bootstrap.kept = sources, lines\n"
+    script += "print(len(list(itertools.islice(lines, 40))))\n"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("40\n", "")
 
 
 def test_a_broken_gzip_file_is_refused(tmp_path: Path):

@@ -321,6 +321,8 @@ def _no_text(folder: Path, missing: Sequence[str], empty: Mapping[str, str]) -> 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1, and lines without line breaks, decoded one by one to save memory."""
+    # Local: at exit Python may close this generator when the modules named here are gone.
+    unreadable = (EOFError, gzip.BadGzipFile, zlib.error)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -332,7 +334,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"is 0x{raw[error.start]:02x}): convert the file to UTF-8."
                     ) from None
                 yield number, line.rstrip("\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except unreadable as error:
         raise ValueError(
             f"{path} is not a complete gzip file ({error}): copy or compress it again."
         ) from None
