@@ -499,7 +499,7 @@ WRONG = {
     "plan {place}/model --languages": "No label was given",
     "plan {place}/model --out {odd}": "it is a folder",
     "import {mask} --languages de --neurons -1": "d_mlp is -1",
-    "report {odd}/empty": "holds nothing that a report can show",
+    "report {odd}/empty": "is not a run",
     "status {odd}/loop": "is not a run",
 }
 """Command line → what the sentence about it says."""

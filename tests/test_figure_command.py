@@ -1,5 +1,6 @@
 """The command that draws a paper's figures from the results of runs."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from interp import cli, plots
+from interp.commands.figure import Figure
 from interp.reports.captions import overlap_caption, with_intervals
 from interp.reports.figures import figures_of
 from interp.selections.comparison import overlaps
@@ -119,6 +121,28 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(results, more, s
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (results / "figures").exists()
+
+
+def test_figures_without_a_table_are_named_with_the_command_that_makes_it(tmp_path):
+    run = tmp_path / "a run"
+    run.mkdir()
+    plain = {"wanted": {"firing": True, "moments": False}}
+    routed = {"wanted": {"firing": True, "moments": True}, "units": {}}
+    said = {}
+    for name, plan in {"plain": plain, "routed": routed}.items():
+        (run / "run.json").write_text(json.dumps(plan), encoding="utf-8")
+        said[name] = Figure(run).not_drawn()
+    first = f"layer_profile, overlap (interp find '{run}')"
+    matrix = f"perplexity_matrix (interp deactivate '{run}')"
+    steered = f"language_switching (interp steer '{run}')"
+    experts = f"routing, chosen_experts (interp routing '{run}')"
+    assert said["plain"] == f"Not drawn before their command has run: {first}; {matrix}."
+    assert said["routed"].endswith(f": {first}; {experts}; {matrix}; {steered}.")
+    for name in ("neurons.json", "routing.csv", "deactivate/matrix.safetensors", "steer/rates.csv"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    assert Figure(run).not_drawn() == ""
+    assert Figure(run / "steer").not_drawn() == ""
 
 
 def test_a_caption_has_what_the_figure_leaves_out():

@@ -357,7 +357,7 @@ def test_other_languages_may_be_read_than_those_that_are_turned_off(model, text)
     )
     assert (part.off, part.languages) == (("fr", "de"), ("en", "de"))
     assert torch.equal(part.losses.nats, whole.losses.nats[:, [0, 3, 1]][..., [1, 0]])
-    with pytest.raises(ValueError, match=r"1 languages have neurons and were read \(de\)"):
+    with pytest.raises(ValueError, match=r"and were read, not 1 \(de\)\."):
         part.diagonal()
 
 
@@ -466,8 +466,9 @@ def test_a_language_without_neurons_changes_nothing_and_is_named(planted, two_la
         for part in (estimate.value, estimate.low, estimate.high):
             assert not part[0].any()
     assert found.increase.value[1, 1] > 0.5
-    with pytest.raises(ValueError, match=r"1 languages have neurons and were read \(fr\)"):
+    with pytest.raises(ValueError, match=r"and were read, not 1 \(fr\)\."):
         found.diagonal()
+    assert found.table().endswith("that have neurons and were read, not 1 (fr).")
 
 
 # ---------------------------------------------------------------- controls, edits, other contexts

@@ -68,6 +68,15 @@ def test_the_folder_above_runs_names_them(runs, command, capsys):
     assert f"{runs / 'one'}, {runs / 'other'}." in said
 
 
+def test_a_folder_that_is_not_there_is_named_with_the_nearest_that_is(tmp_path):
+    (tmp_path / "small").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"smal does not exist; did you mean .*small\?$"):
+        Run.open(tmp_path / "smal")
+    for name in ("gemma", "none/small"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} does not exist\. Check the name\.$"):
+            Run.open(tmp_path / name)
+
+
 def test_status_of_what_follows_a_run_counts_its_pieces(runs, tmp_path, capsys):
     folder = tmp_path / "off"
     shutil.copytree(runs / "one" / "deactivate", folder)
@@ -93,6 +102,16 @@ def test_what_follows_a_run_is_no_run(runs, capsys):
         Run.open(runs / "one" / "deactivate")
 
 
+@pytest.mark.slow
+def test_a_figure_that_has_no_table_yet_is_named_with_its_command(runs, tmp_path, capsys):
+    missing = f"perplexity_matrix (interp deactivate {runs / 'other'})."
+    cli.main(["figure", str(runs / "other"), "--out", str(tmp_path)])
+    assert f"Not drawn before their command has run: {missing}" in capsys.readouterr().out
+    assert missing in refused(["figure", str(runs / "other"), "perplexity_matrix"], capsys)
+    cli.main(["figure", str(runs / "one"), "--out", str(tmp_path)])
+    assert "Not drawn" not in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- comparisons
 
 
@@ -107,6 +126,33 @@ def test_a_lock_in_no_language_is_refused_before_a_model_is_opened(
     said = refused(["lock", *places[:2], "--language", language, "--out", places[2]], capsys)
     assert f"--language is '{language}', and the detector cannot recognize" in said
     assert said.endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect {model} --languages {labels}",
+        "deactivate {run} --model {model} --languages {labels}",
+        "steer {run} --model {model}",
+        "ask {run} --model {model}",
+        "train {run} --model {model} --language {first} --labels {labels} --out {out}",
+        "vector {run} --model {model} --language {first} --push residual --layer 1 --out {out}",
+        "lock {prompts} {model} --language de --labels {labels} --out {out}",
+    ],
+)
+def test_all_labels_without_text_are_named_before_a_model_is_opened(
+    command, runs, tmp_path, capsys
+):
+    first, blank, missing = LANGUAGES
+    for label, text in {first: "One line.", blank: " \n\n"}.items():
+        (tmp_path / f"{label}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "prompts.md").write_text("The train is\n")
+    values = {"run": runs / "one", "first": first, "labels": " ".join(LANGUAGES)}
+    values |= {name: tmp_path / name for name in ("model", "out")}
+    arguments = command.format(**values, prompts=tmp_path / "prompts.md").split()
+    said = refused([*arguments, "--text", str(tmp_path)], capsys)
+    assert f"{tmp_path} holds no text in {missing!r}, {blank!r}: expected {missing}.txt" in said
+    assert f"there is {first}.txt, {blank}.txt; {blank}.txt is empty or blank. Add text" in said
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_matrix_says_what_rises_and_whether_that_is_clear():
         "average, on the other languages by 0.02, and with as many random neurons off by 0.01."
     )
     assert "(+0.360 to +0.400)" not in of_matrix_test(matrix)
-    assert "Own language against the others: +0.380 nats per token" in of_matrix_test(matrix)
+    assert "Own language against the others: +0.380 nats (" in of_matrix_test(matrix)
     noise = matrix_of(NOISE)
     unclear = "Whether it rises more on that language than on others, this text does not tell."
     assert of_matrix(noise.to_frame(), noise).endswith(unclear)

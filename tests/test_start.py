@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import json
 import os
 import subprocess
 import sys
 import textwrap
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import lazy_loader
@@ -70,6 +72,61 @@ def test_help_and_refusals_load_nothing_heavy():
         ("0", "usage: interp")
     }
     assert [line for line in told if line[-2] not in "02"] == []
+
+
+RUN_FIELDS = {"run_folder", "run_folders", "neurons", "selections", "results"}
+"""Fields of commands that take a run, or a selection in it, by its position."""
+
+ALSO = {
+    **dict.fromkeys(("bake", "adapter", "vector", "train"), ("--language", "de", "--out", "new")),
+    **{"write": ("word",), "compare": ("{run}",)},
+}
+"""By command, what it must be given besides the run."""
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_finished_run_is_refused_before_a_library_is_loaded(tmp_path):
+    plan = {"wanted": {"firing": True}, "n_shards": 4, "languages": ["de", "en"]}
+    for name in ("small", "half"):
+        (tmp_path / name / "pieces").mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text(json.dumps(plan), encoding="utf-8")
+    for number in range(3):
+        (tmp_path / "half" / "pieces" / f"{number}.safetensors").touch()
+    (tmp_path / "plain").mkdir()
+    said = {
+        "smal": f"{tmp_path / 'smal'} does not exist; did you mean {tmp_path / 'small'}?",
+        "plain": f"{tmp_path / 'plain'} is not a run: it holds neither",
+        "half": f"{tmp_path / 'half'} is not finished: it has 3 of 8 pieces. Run the same",
+    }
+    asked = {}
+    for folder, sentence in said.items():
+        for name, command in cli.COMMANDS.items():
+            taken = RUN_FIELDS & {field.name for field in fields(command)}
+            unfinished = folder == "half" and name in ("merge", "status", "tidy")
+            if not taken or unfinished or name in ("patch", "lens", "import"):
+                continue
+            run = str(tmp_path / folder)
+            line = [name, run, *(word.format(run=run) for word in ALSO.get(name, ()))]
+            asked[tuple(line)] = sentence
+    patched = ("patch", "a", "b", "--answers", "c", "--part", "neurons", "--language", "de")
+    asked[*patched, "--neurons", str(tmp_path / "smal")] = said["smal"]
+    assert len(asked) > 50
+    program = f"""
+        import contextlib, io, sys
+        from interp import cli
+
+        for arguments, sentence in {list(asked.items())!r}:
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                try:
+                    cli.main(arguments)
+                except SystemExit as stop:
+                    code = stop.code
+            heavy = [name for name in {HEAVY} if name in sys.modules]
+            if code != 2 or heavy or sentence not in err.getvalue():
+                print(*arguments, code, err.getvalue(), *heavy)
+    """
+    assert [line for line in printed(program) if line[:3] not in ("A  ", "B  ")] == []
 
 
 def test_importing_the_package_loads_nothing_until_a_name_is_used():

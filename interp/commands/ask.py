@@ -84,11 +84,11 @@ class Ask:
     """Where the work runs."""
 
     def run(self) -> "interp.evaluations.SteeredAnswers | None":
-        from interp.evaluations.ratings import named_judge
-
         prepared = Prepared.of(self, "ask")
         asked_in = check_labels(self.asked_in or prepared.selection.languages)
         questions = interp.read_prompts(self.questions, asked_in)
+        from interp.evaluations.ratings import named_judge  # which loads torch
+
         judge = None if self.judge is None else named_judge(self.judge)
         out, (model, ray, selection) = prepared.out, prepared.open()
         controls = self.how.controls(self.neurons, selection, self.seed)

@@ -23,7 +23,7 @@ from interp.results.words import Bos, Care, FiresBy, Kind, OtherUnits, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
 from interp.text.languages import label_name, worded
-from interp.text.sources import text_location
+from interp.text.sources import check_text
 
 if TYPE_CHECKING:
     import pandas
@@ -254,8 +254,7 @@ class Collect:
         """The labels; refuses options that exclude each other, before a large model is loaded."""
         text = self.text or "babel"
         languages = check_labels(self.languages, tags_given(self.tags))
-        for label in languages:
-            text_location(text, split_label(label)[0])  # refuses a label without text
+        check_text(text, languages)
         if self.counterfactuals:
             languages = interp.text.with_counterfactuals(text, languages)
         self.on.check()

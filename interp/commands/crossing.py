@@ -111,8 +111,10 @@ class Patch:
                 "--control and --texts exclude each other: a control is aligned by --at. Leave "
                 "one out."
             )
-        if memory.source is None and self.part == "neurons":
-            memory = memory_of(neurons)
+        if self.part == "neurons":
+            assert neurons is not None
+            read_selection(neurons)  # refuses what is none before a model is opened
+            memory = memory if memory.source is not None else memory_of(neurons)
         bos = memory.take_bos(self.bos)
         model, _ = open_model(self.choice, memory)
         return self.patch(model, neurons, bos)

@@ -20,7 +20,8 @@ from interp.commands.common import (
 from interp.commands.figure import Figure
 from interp.commands.forecasts import of_losses
 from interp.commands.options import Labels, Positional
-from interp.commands.remembered import memory_of, out_for
+from interp.commands.overview import check_finished
+from interp.commands.remembered import is_run, memory_of, out_for
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Split
 from interp.text.labels import check_labels
@@ -30,12 +31,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def open_run(folder: Path) -> "interp.Run":
+    """The finished run in a folder; anything else is refused before a library is loaded."""
+    check_finished(folder)
+    return interp.Run.open(folder)
+
+
 def read_selection(path: Path) -> "interp.NeuronSelection":
     """The selection in a file, or in the folder of a run after `interp find`."""
     file = path / "neurons.json" if path.is_dir() else path
     if not file.is_file():
-        if path.is_dir():
-            interp.Run.open(path)  # refuses what is no run, such as a folder of runs
+        check_finished(path.parent if not path.is_dir() and is_run(path.parent) else path)
         raise FileNotFoundError(f"{file} is missing. Make it with: interp find {file.parent}")
     return interp.NeuronSelection.from_json(file)
 
@@ -53,7 +59,7 @@ def run_of(path: Path) -> "interp.Run":
     """The run that a selection was found in; `path` is its folder, or the selection in it."""
     folder = path if path.is_dir() else path.parent
     try:
-        return interp.Run.open(folder)
+        return open_run(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder} is not the folder of a run, whose rates or means are needed here: give the "
@@ -155,7 +161,7 @@ class Deactivate:
             "split": split,
         }
         rate = rates_of(self.neurons, selection) if self.rate_matched else None
-        text = memory.take_text(self.text, self.choice.of(memory).model)
+        text = memory.take_text(self.text, self.choice.of(memory).model, reading["languages"])
         model, ray = open_model(self.choice, memory, self.on)
         selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         corpora = interp.read_corpora(text, model=model, held_out=0.5, **reading)

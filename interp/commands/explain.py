@@ -5,6 +5,7 @@ from pathlib import Path
 
 import interp
 from interp.commands.common import goes_ahead, say
+from interp.commands.effects import open_run
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 
@@ -37,7 +38,7 @@ class Explain:
     """Say how long it would take, from a trial, and stop."""
 
     def run(self) -> "interp.selections.Explanation | None":
-        run = interp.Run.open(self.run_folder)
+        run = open_run(self.run_folder)
         stats, out = run.firing, self.out or self.run_folder
         settings = {"fraction": self.fraction, "busy_quantile": self.busy_quantile}
         if not goes_ahead(

@@ -1,12 +1,15 @@
 """The subcommand that draws the results of runs for a paper: figure."""
 
 import difflib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from interp.commands.common import say
 from interp.commands.options import Positional
+from interp.commands.overview import check_results, missing_steps
+from interp.commands.remembered import is_run
 from interp.results.words import FigureFormat
 
 if TYPE_CHECKING:
@@ -14,6 +17,14 @@ if TYPE_CHECKING:
 
 NEURON = "neuron_rates"
 """The figure of one neuron."""
+
+_FIGURES_OF = {
+    "find": ("layer_profile", "overlap"),
+    "routing": ("routing", "chosen_experts"),
+    "deactivate": ("perplexity_matrix",),
+    "steer": ("language_switching",),
+}
+"""By command that follows on a run, the figures of its table."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Figure:
     """Folder for the figures; by default figures in the folder of the results."""
 
     def run(self) -> None:
+        check_results(self.results)
         from interp import plots
         from interp.plots.files import FIGURES
         from interp.results.display import counted  # which loads nothing that --help must not
@@ -78,6 +90,8 @@ class Figure:
                 say(f"{name}: {picture.caption}")
         endings = ", ".join(f".{ending}" for ending in self.format)
         say(f"{counted(len(chosen), 'figure')} ({endings}) in {out}.")
+        if not (self.kind or self.neuron) and (sentence := self.not_drawn()):
+            say(sentence)
 
     def of_results(self) -> "dict[str, Picture]":
         """The figures of the results, of the kind that is asked for."""
@@ -94,8 +108,18 @@ class Figure:
         if not chosen:
             there = f"it has {', '.join(pictures)}" if pictures else "it has none"
             wanted = f"the figure {self.kind}" if self.kind else "a figure"
-            raise ValueError(f"{self.results} has no result for {wanted}: {there}.")
+            why = f"{self.results} has no result for {wanted}: {there}."
+            raise ValueError(f"{why} {self.not_drawn()}".rstrip())
         return chosen
+
+    def not_drawn(self) -> str:
+        """The figures that a run has no table for, each with the command; empty: it has all."""
+        if not is_run(self.results):
+            return ""
+        commands = [name for name in missing_steps(self.results) if name in _FIGURES_OF]
+        run = shlex.quote(str(self.results))
+        figures = [f"{', '.join(_FIGURES_OF[name])} (interp {name} {run})" for name in commands]
+        return f"Not drawn before their command has run: {'; '.join(figures)}." if figures else ""
 
     def of_neurons(self) -> "dict[str, Picture]":
         """A figure of each neuron that is named."""

@@ -16,7 +16,7 @@ from interp.commands.common import (
     say_table,
     seeded,
 )
-from interp.commands.effects import read_selection
+from interp.commands.effects import open_run, read_selection
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
@@ -88,7 +88,7 @@ class Find:
 
     def run(self) -> "pandas.DataFrame | None":
         self.check_options()
-        run = interp.Run.open(self.run_folder)
+        run = open_run(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
         selection, precision = self.selected(run)
         if self.selects_again and not self.goes_ahead(stats):
@@ -250,7 +250,7 @@ def show_two_models(
     out: Path | None,
 ) -> None:
     """Print how rates and effects differ between two models, and save the rates."""
-    runs = [interp.Run.open(path) for path in (before, after)]
+    runs = [open_run(path) for path in (before, after)]
     same_text = len({str(run.provenance.get("corpora")) for run in runs}) == 1
     change = interp.selections.rate_change(runs[0].firing, runs[1].firing, paired=same_text)
     text = "the same text" if same_text else "other text: intervals are wider"

@@ -6,6 +6,7 @@ from pathlib import Path
 import interp
 from interp.commands.common import say
 from interp.commands.options import Positional
+from interp.runs.refusals import check_exists
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Push:
     """Make a private repository."""
 
     def run(self) -> None:
+        check_exists(self.path)
         address = interp.reports.push_to_hub(
             self.path, self.repo, license=self.license, note=self.note, private=self.private
         )

@@ -9,7 +9,7 @@ from interp.commands.common import ModelChoice, goes_ahead, open_model, save_tab
 from interp.commands.forecasts import of_lock
 from interp.commands.options import Labels, Positional
 from interp.results.words import Bos
-from interp.text.sources import numbered_lines
+from interp.text.sources import check_text, numbered_lines
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Lock:
     def run(self) -> "interp.evaluations.LanguageLock | None":
         interp.results.artifacts.refuse_existing(self.out)
         self.check_language()
+        if self.text is not None:
+            check_text(self.text, self.labels or interp.text.labels_in(self.text))
         lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
         prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from interp.commands.remembered import is_run, memory_of, run_behind
+from interp.runs.refusals import check_exists, check_run
 
 _DEPTH = 2
 """Folders below this one in which runs are looked for."""
+
+_RESULTS = (".csv", ".json", ".safetensors")
+"""How names of files with results end."""
 
 
 def runs_below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
@@ -63,6 +67,30 @@ def is_counted(run: Path) -> bool:
     return (run / "firing.safetensors").is_file()
 
 
+def check_finished(run: Path) -> None:
+    """Refuse what is no run, and a run that has not read all of its text: how far is it?"""
+    check_run(run)
+    if is_counted(run) or not is_run(run):  # a damaged one is refused by those who read it
+        return
+    done, total = pieces(run)
+    what = f"{run} is not finished: it has {done} of {total} pieces."
+    if done >= total:
+        raise ValueError(f"{what[:-1]}, which are not merged. Run interp merge {run}")
+    raise ValueError(
+        f"{what} Run the same `interp collect` again, or the parts that did not finish; `interp "
+        f"status {run}` lists them."
+    )
+
+
+def check_results(path: Path) -> None:
+    """Refuse what has no results to draw or to report: nothing, a run that is not finished."""
+    check_exists(path)
+    if is_run(path):
+        check_finished(path)
+    elif path.is_dir() and not any(_any(path, f"**/*{end}") for end in _RESULTS):
+        check_run(path)
+
+
 def products(run: Path) -> list[str]:
     """What a run holds by now; nothing before it has read all of its text."""
     if not is_counted(run):
@@ -84,6 +112,12 @@ def next_step(run: Path) -> str | None:
         done, total = pieces(run)
         again = "run the same interp collect again, to go on"
         return f"interp merge {named}" if done >= total else again
+    missing = missing_steps(run)
+    return f"interp {missing[0]} {named}" if missing else None
+
+
+def missing_steps(run: Path) -> list[str]:
+    """Commands that can follow on a run that has read its text and have not, in order."""
     kept = _kept(run)
     steps = {
         "find": _any(run, "neurons*.json"),
@@ -93,8 +127,7 @@ def next_step(run: Path) -> str | None:
         "page": "contexts" not in kept or _any(run, "neurons*.html"),
         "report": _any(run, "*report*.html"),
     }
-    missing = [command for command, done in steps.items() if not done]
-    return f"interp {missing[0]} {named}" if missing else None
+    return [command for command, done in steps.items() if not done]
 
 
 def pieces(run: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import interp
 from interp.commands.common import goes_ahead, say
-from interp.commands.effects import read_selection
+from interp.commands.effects import open_run, read_selection
 from interp.commands.find import reopen
 from interp.commands.forecasts import of_page
 from interp.commands.options import Positional
@@ -45,7 +45,7 @@ class Page:
     """Say how long it would take, from a trial, and stop."""
 
     def run(self) -> None:
-        run = interp.Run.open(self.run_folder)
+        run = open_run(self.run_folder)
         stats, contexts = run.firing, run.contexts
         chosen = self.selections or (self.run_folder,)
         selections = {_name(path): read_selection(path) for path in chosen}

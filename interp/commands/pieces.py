@@ -9,11 +9,18 @@ import interp
 from interp.commands.collect import counts_table, show_counts
 from interp.commands.common import say
 from interp.commands.options import Positional
+from interp.runs.refusals import check_run, follows_a_run
 
 if TYPE_CHECKING:
     import pandas
 
     from interp.counting.progress import Verification
+
+
+def any_run(folder: Path) -> "interp.Run":
+    """The run in a folder, finished or not; what is none is refused before a library is loaded."""
+    check_run(folder)
+    return interp.Run.open(folder)
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Merge:
     """Folder given to `interp collect --out`."""
 
     def run(self) -> "pandas.DataFrame":
-        table = counts_table(interp.Run.open(self.run_folder).merge().firing)
+        table = counts_table(any_run(self.run_folder).merge().firing)
         show_counts(table)
         say(f"Counts are in {self.run_folder / 'firing.safetensors'}.")
         return table
@@ -50,7 +57,7 @@ class Tidy:
         if not self.run_folders:
             raise ValueError("There is nothing to tidy: name the folders of runs.")
         for folder in self.run_folders:
-            say(f"{folder}: {interp.Run.open(folder).tidy() / 1e6:,.1f} MB are free again.")
+            say(f"{folder}: {any_run(folder).tidy() / 1e6:,.1f} MB are free again.")
 
 
 @dataclass(frozen=True)
@@ -67,13 +74,11 @@ class Status:
     """Folder given to `interp collect --out`, or of another long command."""
 
     def run(self) -> "Verification | list[dict[str, Any]]":
-        from interp.counting.run import follows_a_run
-
         if follows_a_run(self.run_folder):
             table = list(pieces_of(self.run_folder))
             show_pieces(table, self.run_folder)
             return table
-        run = interp.Run.open(self.run_folder)
+        run = any_run(self.run_folder)
         state, stopped_after = run.verify(), run.status().stopped_after
         total = sum(map(len, (state.done, state.running, state.missing, state.bad)))
         say(

@@ -3,13 +3,14 @@
 Nothing here loads a library: `interp` alone lists the runs of a folder at once.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from interp.results.words import Attention, Bos, Split
+from interp.runs.refusals import json_object
+from interp.text.sources import check_text
 
 Value = TypeVar("Value")
 
@@ -57,8 +58,11 @@ class Memory:
         auto: Bos = "auto"
         return self.take("bos", given, auto)
 
-    def take_text(self, given: str | None, model: str | None) -> str:
-        """The text to read; Babel's only for Babel, and never text that is gone."""
+    def take_text(self, given: str | None, model: str | None, labels: Sequence[str] = ()) -> str:
+        """The text to read; Babel's only for Babel, and never text that is gone.
+
+        Labels without text are refused, before a model is opened.
+        """
         text = self.take("text", given, None)
         if text is None and model in (None, "babel"):
             return "babel"
@@ -73,6 +77,7 @@ class Memory:
             raise FileNotFoundError(
                 f"The text of {self.source} is no longer at {text}: name its new place with --text."
             )
+        check_text(text, labels)
         return text
 
     def __str__(self) -> str:
@@ -98,13 +103,13 @@ def memory_of(path: Path | None) -> Memory:
 def run_behind(path: Path) -> dict[str, Any]:
     """The provenance of the run in a folder, or of that a selection was found in; empty: none."""
     if path.is_dir() and (path / "run.json").is_file():
-        return _json(path / "run.json")
+        return json_object(path / "run.json")
     return found_in(path)
 
 
 def found_in(path: Path) -> dict[str, Any]:
     """The provenance of the run that a selection was found in; empty if it records none."""
-    stored: Any = _json(path / "neurons.json" if path.is_dir() else path)
+    stored: Any = json_object(path / "neurons.json" if path.is_dir() else path)
     for key in ("provenance", "settings", "run"):
         stored = stored.get(key) if isinstance(stored, dict) else None
     return stored if isinstance(stored, dict) else {}
@@ -127,17 +132,8 @@ def out_for(given: Path | None, path: Path, step: str, neurons_of: Path | None =
 
 def is_run(path: Path) -> bool:
     """Whether a folder holds a run of `interp collect`, finished or not; not signs of a task."""
-    wanted = _part(_json(path / "run.json"), "wanted")
+    wanted = _part(json_object(path / "run.json"), "wanted")
     return bool(wanted) and not wanted.get("signs")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if it cannot be read, which is said by those who need it."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
 
 
 def _recorded(run: Mapping[str, Any]) -> dict[str, Any]:

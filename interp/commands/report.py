@@ -13,7 +13,7 @@ from interp.commands.effects import Deactivate
 from interp.commands.figure import Figure
 from interp.commands.find import Find
 from interp.commands.options import Positional
-from interp.commands.overview import next_step, runs_below
+from interp.commands.overview import check_results, next_step, runs_below
 from interp.commands.page import Page
 from interp.commands.remembered import is_run, memory_of
 from interp.commands.routing import Routing
@@ -43,6 +43,10 @@ class Report:
     """Title of the report; by default Neurons and languages."""
 
     def run(self) -> None:
+        if not self.results:
+            raise ValueError("There is nothing to report on: name the folders of runs.")
+        for path in self.results:
+            check_results(path)
         from interp.reports.findings import certainty_of, leading
         from interp.reports.kinds import KINDS
         from interp.reports.sections import (
@@ -53,9 +57,6 @@ class Report:
             sections_in,
             titles,
         )
-
-        if not self.results:
-            raise ValueError("There is nothing to report on: name the folders of runs.")
 
         sections, claims = sections_in(self.results), claims_in(self.results)
         order = titles(*(kind.title for kind in KINDS), BELONGING, FIRING)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import interp
 from interp.commands.common import save_table, say, say_table, seeded
+from interp.commands.effects import open_run
 from interp.commands.options import Positional
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Routing:
     """File for the table (.csv); by default routing.csv in the run's folder."""
 
     def run(self) -> "pandas.DataFrame":
-        stats = interp.Run.open(self.run_folder).firing
+        stats = open_run(self.run_folder).firing
         if stats.n_shards < 2:
             raise ValueError(
                 "The run has only one shard, so differences have no intervals: collect with "

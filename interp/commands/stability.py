@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import interp
 from interp.commands.common import goes_ahead, save_table, say, say_table, seeded
+from interp.commands.effects import open_run
 from interp.commands.find import Find
 from interp.commands.forecasts import of_selecting
 from interp.commands.options import Positional
@@ -69,7 +70,7 @@ class Stability:
     stability-METHOD.csv for methods other than lape."""
 
     def run(self) -> "interp.selections.Stability | None":
-        run = interp.Run.open(self.run_folder)
+        run = open_run(self.run_folder)
         stats = run.firing
         if stats.n_shards < 2:
             raise ValueError(
@@ -79,7 +80,7 @@ class Stability:
         model = run.provenance.get("model")
         runs: dict[str, interp.FiringStats] = {}
         for folder in self.others:
-            other = interp.Run.open(folder)
+            other = open_run(folder)
             runs[f"run {folder.name}"] = other.firing
             if other.provenance.get("model") != model:
                 say(f"{folder} was collected with weights other than those of {self.run_folder}.")

@@ -132,9 +132,11 @@ class Prepared:
         return Prepared(
             command=command,
             selection=selection,
+            text=memory.take_text(
+                command.text, command.choice.of(memory).model, selection.languages
+            ),
             edits={code: how.towards(neurons, code) for code in codes},
             settings=settings | {"bos": memory.take_bos(command.bos), "out": out},
-            text=memory.take_text(command.text, command.choice.of(memory).model),
             out=out,
             memory=memory,
         )

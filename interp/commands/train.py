@@ -82,12 +82,12 @@ class Train:
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         chosen = selection.change(self.language, interp.Edit("train"))
         bos = memory.take_bos(self.bos)
-        text = memory.take_text(self.text, self.choice.of(memory).model)
+        labels = self.labels or (self.language,)
+        text = memory.take_text(self.text, self.choice.of(memory).model, labels)
         target = self.out / self.write
         interp.results.artifacts.refuse_existing(target)
         model, _ = open_model(self.choice, memory)
         check_neurons(selection, self.neurons, model)
-        labels = self.labels or (self.language,)
         corpora = interp.read_corpora(
             text,
             labels,

@@ -61,13 +61,13 @@ class Vector:
             )
         if self.push == "neurons" and self.dry_run:
             raise ValueError("--push neurons reads no text: leave --dry-run out.")
-        interp.results.artifacts.refuse_existing(self.out, "file")
         selection, memory = read_selection(self.neurons), memory_of(self.neurons)
         selection[self.language]  # refuses a missing language before a large model is loaded
+        interp.results.artifacts.refuse_existing(self.out, "file")
         bos = memory.take_bos(self.bos)
         text = None
         if self.push == "residual":
-            text = memory.take_text(self.text, self.choice.of(memory).model)
+            text = memory.take_text(self.text, self.choice.of(memory).model, selection.languages)
         model, _ = open_model(self.choice, memory)
         check_neurons(selection, self.neurons, model)
         if text is None:

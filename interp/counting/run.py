@@ -1,6 +1,5 @@
 """A run folder: the results of one pass over text, and its progress."""
 
-import contextlib
 import json
 import shutil
 import tempfile
@@ -39,6 +38,7 @@ from interp.results.display import Cells, Shown, listed
 from interp.results.words import Bos
 from interp.runs.folder import read_plan
 from interp.runs.locks import lock_owner, remove_stale_locks
+from interp.runs.refusals import check_run
 
 _MAX_PIECES = 1_000_000  # a file that names more is damaged, and listing them would take forever
 
@@ -84,24 +84,6 @@ PRODUCTS = {
 """By attribute name in `Run`."""
 
 
-def _runs_in(folder: Path) -> list[str]:
-    """Runs directly below a folder."""
-    with contextlib.suppress(OSError):
-        children = sorted(path.parent for path in folder.glob("*/run.json"))
-        return [str(child) for child in children if not follows_a_run(child)]
-    return []
-
-
-def follows_a_run(folder: Path) -> bool:
-    """Whether a folder is that of a long loop other than counting, such as a perplexity matrix."""
-    if not (folder / "run.json").exists() or (folder / "firing.safetensors").exists():
-        return False
-    with contextlib.suppress(ValueError):
-        plan = dict(read_plan(folder))
-        return "model" in plan and not {"wanted", "d_mlp", "n_shards"} & plan.keys()
-    return False
-
-
 class TemporaryFolder:
     """A folder that is deleted when nothing refers to this object any more."""
 
@@ -139,18 +121,7 @@ class Run(Shown):
         Progress(5 pieces done, 10 missing)
         """
         folder = Path(folder)
-        if not any((folder / name).exists() for name in ("run.json", "firing.safetensors")):
-            what = f"{folder} is not a run: it holds neither run.json nor firing.safetensors."
-            if below := _runs_in(folder):
-                raise FileNotFoundError(f"{what} Name one of the runs in it: {', '.join(below)}.")
-            raise FileNotFoundError(
-                f"{what} Make one with `interp collect`, in Python with interp.collect."
-            )
-        if follows_a_run(folder):
-            raise ValueError(
-                f"{folder} holds what another command than `interp collect` measured: give the run "
-                f"that it was measured on, or see with `interp status {folder}` how far it is."
-            )
+        check_run(folder)
         return Run(folder)
 
     @property

@@ -146,7 +146,9 @@ class ContextsCounter:
             text, position = torch.unravel_index(token, batch.ids.shape)
             text, sizes = text.unique_consecutive(return_counts=True)
             gates, position = (
-                pad_sequence(values.split(sizes.tolist()), batch_first=True, padding_value=padding)
+                pad_sequence(
+                    list(values.split(sizes.tolist())), batch_first=True, padding_value=padding
+                )
                 for values, padding in ((gates, -torch.inf), (position, -1))
             )
             before = _Best(best.keys[own], best.position[own])

@@ -55,6 +55,18 @@ class DiagonalDominance(Shown):
             f"{len(self.largest_in_column)} of {counted(n, 'column')})"
         )
 
+    @property
+    def in_words(self) -> tuple[str, str]:
+        """The mean with its test, and in how many rows the own language suffers most."""
+        mean, test = self.mean, self.test
+        return (
+            f"Own language against the others: {mean.value.item():+.3f} nats "
+            f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
+            f"{test.n_arrangements:,} relabelings.",
+            f"The own language suffers most in {len(self.largest_in_row)} of "
+            f"{len(self.languages)} rows.",
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """One row per language."""
         frame = tidy({"language": self.languages}, {"own_minus_others": self.own_minus_others})

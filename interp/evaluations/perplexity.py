@@ -162,18 +162,28 @@ class PerplexityMatrix(Saved):
             return torch.full_like(self.losses.nats[:, 1:], math.nan)
         return self.rate_matched - self.losses.nats[:, :1]
 
+    @property
+    def _compared(self) -> tuple[str, ...]:
+        """The languages that have neurons and were read."""
+        sizes = dict(zip(self.off, self.neurons, strict=True))
+        return tuple(code for code in self.off if sizes[code] and code in self.languages)
+
+    @property
+    def _no_comparison(self) -> str:
+        return worded(
+            "Comparing the own language with others needs two languages or more that have neurons "
+            f"and were read, not {len(self._compared)} ({', '.join(self._compared) or 'none'}).",
+            self.languages,
+        )
+
     def diagonal(self, generator: torch.Generator | None = None) -> DiagonalDominance:
         """Own language against others, among the languages that have neurons and were read.
 
         `generator` draws the relabelings if there are more than 7 languages; None: seed 0.
         """
-        sizes = dict(zip(self.off, self.neurons, strict=True))
-        codes = tuple(code for code in self.off if sizes[code] and code in self.languages)
+        codes = self._compared
         if len(codes) < 2:
-            raise ValueError(
-                f"{len(codes)} languages have neurons and were read ({', '.join(codes)}): "
-                "comparing own with others needs two or more."
-            )
+            raise ValueError(self._no_comparison)
         rows = [self.losses.interventions.index(code) for code in codes]
         columns = [self.languages.index(code) for code in codes]
         nats, tokens = self.losses.nats[:, :, columns], self.losses.tokens[:, columns]
@@ -222,31 +232,29 @@ class PerplexityMatrix(Saved):
                 more = control.value[row, self.languages.index(code)].item() if own else math.nan
                 cells.append("-" if math.isnan(more) else f"{more:+.3f}")
             rows.append([code, f"{self.neurons[row]:,}", *cells])
-        dominance = self.diagonal()
-        mean, test = dominance.mean, dominance.test
-        head, own_read, alike, own = (
+        head, own_read, alike = (
             worded(text, self.languages)
             for text in (
                 "Increase in nats per token, a language's neurons off (± half of the 95 % "
                 "interval):",
                 "own language read",
                 "alike: neurons of the same layers that fire nearly as often in the language",
-                "own language",
             )
         )
+        drawn = f"random: a random control of the same size per layer, {own_read}, mean over draws"
         return "\n".join(
             [
                 head,
                 "",
                 *terminal.table(rows, width),
-                f"random: a random control of the same size per layer, {own_read}, mean over draws",
+                *[drawn] * (self.random.shape[1] > 0),
                 *[alike] * (self.rate_matched is not None),
                 "",
-                f"{own.capitalize()} against the others: {mean.value.item():+.3f} nats "
-                f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), "
-                f"p = {test.p_value:.2g} over {test.n_arrangements:,} relabelings.",
-                f"The {own} suffers most in {len(dominance.largest_in_row)} of "
-                f"{len(dominance.languages)} rows.",
+                *(
+                    (worded(line, self.languages) for line in self.diagonal().in_words)
+                    if len(self._compared) > 1
+                    else [self._no_comparison]
+                ),
             ]
         )
 

@@ -17,7 +17,7 @@ from interp.models.sites import hook_name, is_routed
 from interp.models.units import LayerUnits, UnitLayout
 from interp.results.words import Kind, UnitKind
 
-ROW_KINDS = ("pre", "pre_linear", "post", "routing")
+ROW_KINDS: tuple[Kind, ...] = ("pre", "pre_linear", "post", "routing")
 """Sites of neurons and experts, whose values a mixture shows in rows."""
 
 
@@ -87,7 +87,7 @@ class MixtureModel(NeuronModel):
     def sites(self, layer: int) -> tuple[Kind, ...]:
         routed = self.layout.layers[layer].n_experts > 0
         there = {"pre": True, "pre_linear": self.gated, "post": True, "routing": routed}
-        rest = [kind for kind in super().sites(layer) if kind not in ROW_KINDS]
+        rest: list[Kind] = [kind for kind in super().sites(layer) if kind not in ROW_KINDS]
         return (*(kind for kind in ROW_KINDS if there[kind]), *rest)
 
     def rows_site(self, layer: int, kind: Kind) -> str:

@@ -64,15 +64,7 @@ def of_matrix_test(matrix: PerplexityMatrix) -> str:
     """The test of the diagonal, in a sentence; empty: there are no two languages to compare."""
     if _is_clear(matrix) is None:
         return ""
-    diagonal = matrix.diagonal()
-    mean, test = diagonal.mean, diagonal.test
-    return (
-        f"Own language against the others: {mean.value.item():+.3f} nats per token "
-        f"({mean.low.item():+.3f} to {mean.high.item():+.3f}), p = {test.p_value:.2g} over "
-        f"{test.n_arrangements:,} relabelings (the smallest possible is {test.smallest_p:.2g}). "
-        f"The own language's loss rises most in {len(diagonal.largest_in_row)} of "
-        f"{len(diagonal.languages)} rows."
-    )
+    return " ".join(matrix.diagonal().in_words)
 
 
 def of_rates(frame: pd.DataFrame) -> str:

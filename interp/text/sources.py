@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from interp.results.display import Cells, Shown, counted, listed, table_cells
+from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
 
 Cut = Literal["line", "block"]
@@ -120,6 +121,20 @@ def text_location(source: TextSource, language: str) -> str:
     if isinstance(source, HubDataset):
         return f"{source.name} ({source.configs[language]}, {source.split})"
     return str(_find(_folder(source, "parallel"), language))
+
+
+def check_text(source: str | Path, labels: Sequence[str]) -> None:
+    """Refuse labels without a file, or without a document in it: all of them in one sentence."""
+    folder = _folder(source, "parallel")
+    texts = {label: _files(folder, label) for label in (split_label(label)[0] for label in labels)}
+    missing = [label for label, files in texts.items() if not files]
+    empty = {
+        label: files[0].name
+        for label, files in texts.items()
+        if files and next(read_documents(source, label), None) is None
+    }
+    if missing or empty:
+        raise _no_text(folder, missing, empty)
 
 
 @dataclass(frozen=True)
@@ -271,21 +286,37 @@ def _folder(source: str | Path, part: Literal["parallel", "prompts"]) -> Path:
     return folder
 
 
-def _find(folder: Path, language: str) -> Path:
+def _files(folder: Path, language: str) -> list[Path]:
+    """The files of a language: one, unless some are too many or none is there."""
     paths = [folder / f"{language}{suffix}" for suffix in SUFFIXES]
-    existing = [path for path in paths if path.is_file()]
+    return [path for path in paths if path.is_file()]
+
+
+def _find(folder: Path, language: str) -> Path:
+    existing = _files(folder, language)
     if len(existing) > 1:
         names = " and ".join(path.name for path in existing)
         raise ValueError(f"{folder} holds {names}: keep one, since it is unclear which to read.")
     if not existing:
-        others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
-        there = ", ".join(others[:_MOST_NAMED]) or "no such file"
-        there += f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
-        raise FileNotFoundError(
-            f"{folder} holds no text in {language!r}: expected {language}.txt, .txt.gz, .jsonl or "
-            f".jsonl.gz; there is {there}."
-        )
+        raise _no_text(folder, [language], {})
     return existing[0]
+
+
+def _no_text(folder: Path, missing: Sequence[str], empty: Mapping[str, str]) -> FileNotFoundError:
+    """For labels without a file, and for those whose file, here by label, has no document."""
+    others = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+    there = ", ".join(others[:_MOST_NAMED]) or "no such file"
+    there += f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    why = []
+    if missing:
+        why.append(f"expected {missing[0]}.txt, .txt.gz, .jsonl or .jsonl.gz; there is {there}")
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        why.append(f"{', '.join(empty.values())} {verb} empty or blank")
+    labels = ", ".join(map(repr, (*missing, *empty)))
+    return FileNotFoundError(
+        f"{folder} holds no text in {labels}: {'; '.join(why)}. Add text, or give other labels."
+    )
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
