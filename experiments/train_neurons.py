@@ -25,7 +25,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 import interp
 from experiments import gemma, runner
@@ -39,6 +38,7 @@ from interp.interventions.baked_weights import Weights
 from interp.interventions.movable import Movable, movables_of
 from interp.interventions.training_loop import TrainingLoop
 from interp.results import artifacts
+from interp.results.bars import tqdm
 from interp.runs.folder import begin
 from interp.runs.jobs import finish
 from interp.runs.ray import Job

@@ -387,7 +387,7 @@ def test_bake_writes_a_checkpoint_whose_logits_are_those_of_the_edit(place, foun
 def test_the_edits_of_steer_are_baked_where_there_is_a_bias(place, found, tmp_path, capsys):
     code, run = LANGUAGES[0], tmp_path / "run"
     arguments = ["--language", code, "--edit", "add", "--out", str(tmp_path / "none")]
-    assert "or write a push as a control vector" in refused(
+    assert "for constants write a push as a control vector" in refused(
         ["bake", str(found), *arguments], capsys
     )
     llama = str(tiny_models.build("llama", tmp_path / "llama"))
@@ -479,7 +479,10 @@ WRONG = {
     "collect {place}/model --tokens-per-batch 0 " + READS: "--tokens-per-batch is 0",
     "collect {place}/model " + READS + " --out {odd}/file": "is not a folder, as it must be",
     "collect {place}/model " + READS + " --out {odd}/loop": "is not a folder, as it must be",
-    "collect {place}/model --contexts 1000000000000000 " + READS + " " + NEW: "memory ran out",
+    "collect {place}/model --contexts 1000000000000000 "
+    + READS
+    + " "
+    + NEW: "keep fewer statistics",
     "find {found} --fraction nan": "--fraction is nan",
     "find {found} --busy-quantile inf": "The quantile inf",
     "find {found} --stable 2": "--stable is 2.0",

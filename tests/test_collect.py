@@ -572,7 +572,7 @@ def test_an_unfinished_run_says_what_is_missing_instead_of_results(model, corpor
         with pytest.raises(ValueError, match=r"8 of 15 pieces; the first missing one"):
             getattr(run, name)
     collect(model, corpora, tmp_path, part=(2, 2), keep=keep, progress=False)
-    with pytest.raises(ValueError, match=r"call run\.merge\(\), or run `interp merge"):
+    with pytest.raises(ValueError, match=r"run `interp merge .*`, in Python run\.merge\(\)"):
         run.firing  # noqa: B018
     assert run.merge() is run
     alone = collect(model, corpora, keep=keep, progress=False)

@@ -249,7 +249,7 @@ OUT_OF_MEMORY = """
         rows.to, half.to = lambda device: rows, lambda device: half
         rows.halves = lambda: [half]
         observe._Delivery.fits_in_memory = lambda delivery: delivery.batch is not rows
-        observe.observe(SimpleNamespace(device="cpu", ran_out_at=None), rows, [])
+        observe.observe(SimpleNamespace(device="cpu", ran_out_at=None, n_layers=0), rows, [])
 """
 
 
