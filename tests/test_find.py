@@ -369,7 +369,8 @@ def test_selections_that_do_not_go_together_are_refused(
     NeuronSelection(torch.zeros(1, 2, 9).bool(), ("en",)).to_json(tmp_path / "small.json")
     small = refused(["compare", first, str(tmp_path / "small.json")], capsys)
     assert "they must be of one model" in small
-    assert "interp find" in refused(["compare", first, str(tmp_path / "none.json")], capsys)
+    missing = refused(["compare", first, str(tmp_path / "none.json")], capsys)
+    assert missing.endswith("none.json does not exist. Check the name.\n")
 
 
 # ---------------------------------------------------------------- what is printed

@@ -27,8 +27,9 @@ def check_exists(path: Path) -> None:
     """Refuse a path at which there is nothing, with the name next to it that is most like it."""
     if path.exists() or path.is_symlink():
         return
-    beside = {entry.name: entry for entry in _entries(path.parent)}
-    near = difflib.get_close_matches(path.name, beside, n=1)
+    # Without the ending: any two names that share one would look alike.
+    beside = {each.stem: each for each in _entries(path.parent) if each.suffix == path.suffix}
+    near = difflib.get_close_matches(path.stem, beside, n=1)
     if near:
         raise FileNotFoundError(f"{path} does not exist; did you mean {beside[near[0]]}?")
     raise FileNotFoundError(f"{path} does not exist. Check the name.")
