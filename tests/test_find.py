@@ -370,7 +370,7 @@ def test_selections_that_do_not_go_together_are_refused(
     small = refused(["compare", first, str(tmp_path / "small.json")], capsys)
     assert "they must be of one model" in small
     missing = refused(["compare", first, str(tmp_path / "none.json")], capsys)
-    assert missing.endswith("none.json does not exist. Check the name.\n")
+    assert missing.endswith("none.json does not exist. Check the name.")
 
 
 # ---------------------------------------------------------------- what is printed
