@@ -8,7 +8,9 @@ library is subtracted. The models have random weights and the text is random tok
 """
 
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from transformers import GPTNeoXConfig
 import interp
 from benchmarks import memory, synthetic
 from benchmarks.records import Config, Row, Size, recording
+from interp.commands.find import Find
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,17 @@ def collect_once(run: Run, model_folder: Path, out: Path, part: int | None) -> R
     return {"seconds": time.perf_counter() - start, "mib": memory.peak_mib() - before}
 
 
-def measure(run: Run) -> Row:
-    """Seconds, memory and disk of a run; several workers share one folder."""
+def find_in(folder: Path) -> float:
+    """MiB of peak memory above the library of `interp find` on a run."""
+    before = memory.resident_mib()
+    with redirect_stdout(StringIO()):
+        Find(folder).run()
+    return memory.peak_mib() - before
+
+
+def measure(run: Run, find: bool = False) -> Row:
+    """Seconds, memory and disk of a run, and memory of selecting from it if asked for; several
+    workers share one folder."""
     with TemporaryDirectory() as folder:
         model, out = save_model(run, Path(folder) / "model"), Path(folder) / "out"
         parts = [None] if run.workers == 1 else range(1, run.workers + 1)
@@ -120,7 +132,8 @@ def measure(run: Run) -> Row:
             interp.Run.open(out).merge()
         merging = time.perf_counter() - start if run.workers > 1 else 0.0
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return {
+        found = {"find_mib": memory.in_subprocess(find_in, out)} if find else {}
+    return found | {
         "seconds": max(row["seconds"] for row in measured) + merging,
         "mib": max(row["mib"] for row in measured),
         "disk_mib": disk / memory.MIB,

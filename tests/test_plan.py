@@ -11,7 +11,7 @@ from transformers import JetMoeConfig, LlamaConfig
 
 import interp
 from benchmarks import full_size, memory, synthetic
-from interp.commands.find import Find
+from benchmarks.scaling import find_in
 from interp.commands.plan import Plan
 from interp.counting.plan import RunPlan, plan_run
 from interp.counting.statistics import STATISTICS
@@ -256,13 +256,6 @@ def header(path: Path) -> int:
     """Bytes before the tensors of a safetensors file."""
     with path.open("rb") as file:
         return 8 + int.from_bytes(file.read(8), "little")
-
-
-def find_in(run: Path) -> float:
-    """The MiB that `interp find` takes, without the library."""
-    before = memory.resident_mib()
-    Find(run).run()
-    return memory.peak_mib() - before
 
 
 @pytest.mark.campaign
