@@ -71,9 +71,12 @@ def planned(run: Run) -> RunPlan:
 
 def compare(name: str, run: Run) -> Row:
     """Planned and measured memory, in MiB, and the relative error of the planned disk."""
-    plan, measured = planned(run), measure(run, find=True)
+    plan, measured = planned(run), measure(run, find=run.languages > 1)
     error = abs(plan.disk / MIB / measured["disk_mib"] - 1)
-    memory = {"planned": plan.memory / MIB, "measured": max(measured["mib"], measured["find_mib"])}
+    memory = {
+        "planned": plan.memory / MIB,
+        "measured": max(measured["mib"], measured.get("find_mib", 0.0)),
+    }
     return {"shape": name, **memory, "disk_error": error}
 
 
