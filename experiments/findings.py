@@ -316,24 +316,6 @@ def by_part(patched: Table) -> str:
     return table(["patched at the last token", "concept", "language", "so"], lines)
 
 
-# ---------------------------------------------------------------- translation
-
-
-def by_edit(scores: Table) -> str:
-    """A table: how often a translation is in the language, and its BLEU, by prompt and edit."""
-    names = scores["named"].fillna("")
-    asked = names.where(names == "", "another").mask(names == scores["to"], "this one")
-    lines = []
-    for (prompt, edit), rows in scores.groupby([asked, "edit"], sort=False):
-        cells = [
-            f"{100 * part['rate'].mean():.0f} ({part['bleu'].mean():.1f})"
-            for part in (rows, *(part for _, part in rows.groupby("to", sort=False)))
-        ]
-        lines.append([prompt or "no language", edit, *cells[1:], cells[0]])
-    languages = [label_name(code) for code in unique(scores["to"])]
-    return table(["the prompt names", "edit", *languages, "mean"], lines)
-
-
 # ---------------------------------------------------------------- the page
 
 

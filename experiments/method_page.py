@@ -147,11 +147,10 @@ def sentences(compared: Mapping[str, Table], confused: Mapping[str, tuple[Table,
     for preset, methods in compared.items():
         for line in method_findings.sentences(methods):
             said.setdefault(line, COMPARE[preset])
+    pairs = list(said.items())
     for study, tables in confused.items():
-        said |= dict.fromkeys(confusion_sentences(*tables, study), STUDIES[study])
-    return "\n".join(
-        f"{number}. {line} `{by}`" for number, (line, by) in enumerate(said.items(), 1)
-    )
+        pairs += [(line, STUDIES[study]) for line in confusion_sentences(*tables, study)]
+    return "\n".join(f"{number}. {line} `{by}`" for number, (line, by) in enumerate(pairs, 1))
 
 
 def predicted_and_wrong(claims: Sequence[Claim]) -> str:
