@@ -22,7 +22,7 @@ from transformers import GPTNeoXConfig
 import interp
 from benchmarks import memory, synthetic
 from benchmarks.records import Config, Row, Size, recording
-from interp.commands.find import Find
+from interp.cli import main as command
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def find_in(folder: Path) -> float:
     """MiB of peak memory above the library of `interp find` on a run."""
     before = memory.resident_mib()
     with redirect_stdout(StringIO()):
-        Find(folder).run()
+        command(["find", str(folder)])
     return memory.peak_mib() - before
 
 

@@ -223,7 +223,7 @@ def main(config: Config, record: Record) -> None:
     generator = torch.Generator().manual_seed(study.seed)
     chosen, again = (choices(model, text, config.neurons, generator) for text in texts)
     stable = stability(chosen, again, [part.tokens for part in texts[0]])
-    effect = judges.effects(model, chosen[-1], reading, generator)
+    effect = judges.effects(model, chosen[-1], reading, generator, out=out / "off")
     natural = {code: rest[code][: config.guard_texts] for code in study.languages}
     guards = interp.evaluations.natural_guard(
         model,
@@ -242,6 +242,7 @@ def main(config: Config, record: Record) -> None:
         max_new_tokens=config.max_new_tokens,
         seed=study.seed,
         bos=study.held_out_bos,
+        out=out / "written",
     )
     curves = over_languages(stable)
     table = methods_table(recovered, effect, written, curves)

@@ -4,6 +4,7 @@ All methods read the same text and write from the same seeds, so they differ by 
 Work that does not depend on the method is done once.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +29,10 @@ from interp.evaluations.dominance import own_minus_others
 from interp.inference.crossed import share_difference
 from interp.inference.intervals import jackknife_shards, mean_over_examples, wilson
 from interp.models.as_transformer_lens import Hook
+from interp.results.artifacts import hash_of, write_text
 from interp.results.frames import interval_columns, tidy
 from interp.results.words import NOTHING, Bos
+from interp.runs.folder import begin
 
 Text = Mapping[str, Sequence[str]]
 Chosen = Mapping[str, interp.NeuronSelection]
@@ -219,11 +222,12 @@ def effects(
     reading: interp.Corpora,
     generator: torch.Generator,
     progress: bool = True,
+    out: Path | None = None,
 ) -> Effects:
     """Every language read with the neurons of every method and language off in turn.
 
     Random neurons are off only for the language that is read, and the unchanged model reads once
-    for all methods: (n_languages + 1) · n_methods + 1 passes.
+    for all methods: (n_languages + 1) · n_methods + 1 passes. With `out`, the same call resumes.
     """
     drawn = [neurons.random_like(generator, exclude=neurons.union()) for neurons in chosen.values()]
     codes, parts = reading.languages, []
@@ -236,7 +240,10 @@ def effects(
             for number, neurons in enumerate(sets)
         }
         text = replace(reading, rows={code: reading.rows[code]}, languages=(code,))
-        parts.append(interp.evaluations.losses_under(model, text, under, progress=False))
+        folder = None if out is None else out / code
+        parts.append(
+            interp.evaluations.losses_under(model, text, under, out=folder, progress=False)
+        )
     nats = torch.cat([part.nats for part in parts], dim=2)
     n = len(codes) * len(chosen)
     return Effects(
@@ -343,13 +350,26 @@ def switching(
     max_new_tokens: int,
     seed: int,
     bos: Bos = "auto",
+    out: Path | None = None,
 ) -> Switching:
-    """Unconditional samples, n for each method and language, judged together."""
+    """Unconditional samples, n for each method and language, judged together.
+
+    With `out`, what a method wrote is kept, and the same call resumes.
+    """
+    if out is not None:
+        plan = {name: hash_of(selection.mask) for name, selection in chosen.items()}
+        plan |= {"model": model.identity, "moments": hash_of(moments.sums), "n": n}
+        plan |= {"strength": strength, "max_new_tokens": max_new_tokens, "seed": seed, "bos": bos}
+        begin(out, plan)
     codes = tuple(guards)
     methods: dict[str, interp.NeuronSelection | None] = {NOTHING: None, **chosen}
     texts: list[str] = []
     selections = tqdm(methods.values(), desc="Writing", unit="method", disable=None)
-    for selection in selections:
+    for number, selection in enumerate(selections):
+        kept = None if out is None else out / f"{number}.json"
+        if kept is not None and kept.exists():
+            texts += json.loads(kept.read_text(encoding="utf-8"))
+            continue
         push = nullcontext()
         if selection is not None:
             push = pushed_by_rows(model, moments, selection, strength, n)
@@ -364,6 +384,8 @@ def switching(
                 tokens_per_batch=n * len(codes) * model.max_length,  # one batch, in this order
                 progress=False,
             )
+        if kept is not None:
+            write_text(kept, json.dumps(written[NOTHING].texts, ensure_ascii=False))
         texts += written[NOTHING].texts
     judged = interp.evaluations.language_rates(texts, codes, guards, model, bos=bos, progress=False)
     targets = [code for _ in methods for code in codes for _ in range(n)]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -114,9 +114,10 @@ def test_every_selector_chooses_as_many_as_asked_for_and_no_more():
 
 
 @pytest.mark.slow
-def test_effects_are_those_of_one_matrix_after_the_other(model, reading, chosen):
+def test_effects_are_those_of_one_matrix_after_the_other(model, reading, chosen, tmp_path: Path):
     generator = torch.Generator().manual_seed(1)
-    found = judges.effects(model, chosen, reading, generator, progress=False)
+    folder = tmp_path / "off"
+    found = judges.effects(model, chosen, reading, generator, progress=False, out=folder)
     assert torch.equal(found.off[:, 1, 1], found.nothing)  # no neurons, nothing changed
     for name in ("random", "other"):
         kept = chosen[name]
@@ -200,6 +201,40 @@ def test_rows_of_one_batch_are_pushed_as_each_language_alone_is(model, chosen):
         rows = seen[0][2 * place : 2 * place + 2]
         assert torch.allclose(rows, seen[1 + place], atol=1e-5)
     assert not torch.allclose(seen[1], seen[2], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_writing_resumes_after_the_last_method_that_wrote(
+    model, chosen, tmp_path: Path, monkeypatch
+):
+    text = made_up(20)
+    sentences = interp.read_sentences(
+        text, LANGUAGES, model, n_shards=1, hygiene="off", progress=False
+    )
+    keep = interp.Keep(moments=True)
+    moments = interp.collect(model, sentences, keep=keep, progress=False).moments
+    guards = interp.evaluations.natural_guard(model, text, max_tokens=8, progress=False)
+    settings = {"strength": 1.0, "n": 2, "max_new_tokens": 4, "seed": 0}
+    whole = judges.switching(model, chosen, moments, guards, **settings)
+    write, calls = interp.evaluations.generate_texts, []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*given, **named)
+
+    monkeypatch.setattr(interp.evaluations, "generate_texts", counted)
+    with pytest.raises(KeyboardInterrupt):
+        judges.switching(model, chosen, moments, guards, **settings, out=tmp_path)
+    resumed = judges.switching(model, chosen, moments, guards, **settings, out=tmp_path)
+    assert len(calls) == 1 + len(chosen) + 1  # one per method, and the one that was stopped
+    assert torch.equal(resumed.inside, whole.inside)
+    assert torch.equal(resumed.good, whole.good)
+    with pytest.raises(ValueError, match="another strength"):
+        judges.switching(
+            model, chosen, moments, guards, **{**settings, "strength": 2.0}, out=tmp_path
+        )
 
 
 def written_by_hand() -> Switching:
