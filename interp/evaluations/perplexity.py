@@ -163,8 +163,8 @@ class PerplexityMatrix(Saved):
         return self.rate_matched - self.losses.nats[:, :1]
 
     @property
-    def _compared(self) -> tuple[str, ...]:
-        """The languages that have neurons and were read."""
+    def compared(self) -> tuple[str, ...]:
+        """The languages that have neurons and were read, which `diagonal` compares."""
         sizes = dict(zip(self.off, self.neurons, strict=True))
         return tuple(code for code in self.off if sizes[code] and code in self.languages)
 
@@ -172,7 +172,7 @@ class PerplexityMatrix(Saved):
     def _no_comparison(self) -> str:
         return worded(
             "Comparing the own language with others needs two languages or more that have neurons "
-            f"and were read, not {len(self._compared)} ({', '.join(self._compared) or 'none'}).",
+            f"and were read, not {len(self.compared)} ({', '.join(self.compared) or 'none'}).",
             self.languages,
         )
 
@@ -181,7 +181,7 @@ class PerplexityMatrix(Saved):
 
         `generator` draws the relabelings if there are more than 7 languages; None: seed 0.
         """
-        codes = self._compared
+        codes = self.compared
         if len(codes) < 2:
             raise ValueError(self._no_comparison)
         rows = [self.losses.interventions.index(code) for code in codes]
@@ -252,7 +252,7 @@ class PerplexityMatrix(Saved):
                 "",
                 *(
                     (worded(line, self.languages) for line in self.diagonal().in_words)
-                    if len(self._compared) > 1
+                    if len(self.compared) > 1
                     else [self._no_comparison]
                 ),
             ]

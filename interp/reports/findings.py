@@ -47,24 +47,16 @@ def of_matrix(frame: pd.DataFrame, matrix: PerplexityMatrix | None = None) -> st
         parts.append(f"on the other languages by {others:.2g}")
     if not pd.isna(random):
         parts.append(f"and with as many random neurons {off} by {random:.2g}")
-    unclear = matrix is not None and _is_clear(matrix) is False
+    unclear = False
+    if matrix is not None and len(matrix.compared) > 1:
+        unclear = not matrix.diagonal().mean.low.item() > 0
     doubt = " Whether it rises more on that language than on others, this text does not tell."
     return f"{', '.join(parts)}.{doubt if unclear else ''}"
 
 
-def _is_clear(matrix: PerplexityMatrix) -> bool | None:
-    """Whether the interval of own minus others is above zero; None: nothing can be compared."""
-    sizes = dict(zip(matrix.off, matrix.neurons, strict=True))
-    if sum(sizes[code] > 0 for code in matrix.off if code in matrix.languages) < 2:
-        return None
-    return matrix.diagonal().mean.low.item() > 0
-
-
 def of_matrix_test(matrix: PerplexityMatrix) -> str:
     """The test of the diagonal, in a sentence; empty: there are no two languages to compare."""
-    if _is_clear(matrix) is None:
-        return ""
-    return " ".join(matrix.diagonal().in_words)
+    return " ".join(matrix.diagonal().in_words) if len(matrix.compared) > 1 else ""
 
 
 def of_rates(frame: pd.DataFrame) -> str:
