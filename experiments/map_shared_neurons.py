@@ -304,7 +304,10 @@ def measure_task(
     settings: dict[str, Any] = {"fires_by": fires_by, "n_draws": config.n_draws, "bos": bos}
     off: dict[Tokens, CategoryAblation] = {
         where: interp.evaluations.ablate_categories(
-            model, few, torch.Generator().manual_seed(seed), tokens=where, **settings
+            *(model, few, torch.Generator().manual_seed(seed)),
+            tokens=where,
+            out=folder / f"off-{where}",
+            **settings,
         )
         for where in config.off_at
     }

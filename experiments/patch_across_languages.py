@@ -51,6 +51,7 @@ from interp.evaluations.task_results import group_numbers
 from interp.inference.intervals import mean_over_examples
 from interp.prompts import PatchingResult
 from interp.prompts.patching import Parts, Sources
+from interp.results.artifacts import hash_of
 from interp.results.frames import tidy
 from interp.scores.baselines import random_units
 
@@ -241,6 +242,19 @@ def known_rows(answered: Answered) -> Iterator[dict[str, object]]:
             }
 
 
+def begin_pieces(
+    record: Record,
+    model: interp.NeuronModel,
+    questions: Sequence[Crossing],
+    selection: interp.NeuronSelection,
+    seed: int,
+) -> None:
+    """Refuse to go on with answers to other questions, of another model or under other neurons."""
+    asked = [[one.source.prompt, one.target.prompt, dict(one.answers)] for one in questions]
+    plan = {"model": model.identity, "questions": hash_of(asked), "seed": seed}
+    record.begin_pieces(plan | {"neurons": hash_of(selection.mask)})
+
+
 def main(config: Config, record: Record) -> None:
     study = config.study
     model = record.open(study)
@@ -255,13 +269,18 @@ def main(config: Config, record: Record) -> None:
     print(counts, flush=True)
     if not questions:
         raise ValueError("The model knows no pair of facts in two languages: nothing to patch.")
-    generator = torch.Generator().manual_seed(study.seed)
-    tables = []
-    for number, question in enumerate(tqdm(questions, "questions")):
-        a, b = question.facts
+    begin_pieces(record, model, questions, selection, study.seed)
+
+    def made(number: int) -> pd.DataFrame:
+        a, b = questions[number].facts
         shared = answered.shared[a] | answered.shared[b]
-        results = patched(model, question, selection, shared, generator)
-        tables += [rows_of(number, question, result) for result in results]
+        generator = torch.Generator().manual_seed(study.seed + number)  # also after a kill
+        results = patched(model, questions[number], selection, shared, generator)
+        tables = [rows_of(number, questions[number], result) for result in results]
+        return pd.concat(tables, ignore_index=True)
+
+    numbers = tqdm(range(len(questions)), "questions")
+    tables = [record.piece(f"{number:05d}", partial(made, number)) for number in numbers]
     prompts, known = pd.concat(tables, ignore_index=True), pd.DataFrame(known_rows(answered))
     where = ["part", "at", "source", "layer"]
     table = averages(prompts, ["facts", *where])

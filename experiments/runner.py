@@ -28,6 +28,7 @@ from interp.inference.claims import markdown
 from interp.inference.statements import Measurement, Statement, judged, read_statements
 from interp.results import artifacts
 from interp.results.words import Attention
+from interp.runs.folder import begin
 
 EXPERIMENTS = Path(__file__).parent
 CLAIMS = EXPERIMENTS / "claims"
@@ -78,6 +79,17 @@ class Record:
         for name, frame in frames.items():
             text = frame.to_csv(index=False, float_format=float_format)
             artifacts.write_text(self.out / f"{name}.csv", text)
+
+    def begin_pieces(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to go on with the pieces of a run with other settings."""
+        begin(self.out / "pieces", settings)
+
+    def piece(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Rows that take long: those that a killed run kept, or else made, and kept."""
+        path = self.out / "pieces" / f"{name}.csv"
+        if not path.exists():
+            artifacts.write_text(path, make().to_csv(index=False))
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def judge(
         self,

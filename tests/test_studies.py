@@ -18,7 +18,7 @@ from experiments import (
     steer_language,
     steering_claims,
 )
-from experiments.runner import stated
+from experiments.runner import Record, stated
 from experiments.study import Study
 from interp.inference.claims import load_claims
 from interp.inference.statements import judged
@@ -30,6 +30,20 @@ NOTHING_PUBLISHED = pd.DataFrame({"precision": [], "published": []})
 def small(out: Path) -> Study:
     sizes = {"tokens": 960, "held_out_tokens": 320, "n_shards": 2, "block_length": 64}
     return Study(languages=("de", "ja"), **sizes, out=out)
+
+
+def test_a_killed_study_reads_the_pieces_that_it_kept(tmp_path: Path):
+    record = Record(tmp_path)
+    record.begin_pieces({"seed": 0})
+    made = pd.DataFrame({"part": ["NA", "all"], "moved": [1 / 3, math.nan]})
+    first = record.piece("0", lambda: made)
+    pd.testing.assert_frame_equal(first, made, check_exact=True)
+    again = Record(tmp_path)
+    again.begin_pieces({"seed": 0})
+    kept = again.piece("0", lambda: pytest.fail("made anew"))
+    pd.testing.assert_frame_equal(kept, made, check_exact=True)
+    with pytest.raises(ValueError, match="another seed"):
+        Record(tmp_path).begin_pieces({"seed": 1})
 
 
 @pytest.mark.slow
