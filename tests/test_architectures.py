@@ -2,18 +2,30 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from interp.counting.collect import collect
 from interp.counting.keep import Keep
+from interp.interventions.edits import deactivate, intervene
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
 from interp.models.plain_adapter import FUSED, GATED, UNGATED, parts_of
 from tests import tiny_models
 from tests.campaigns import architectures
-from tests.campaigns.architectures import JOBS, Outcome, build, in_a_process, table, tried
+from tests.campaigns.architectures import (
+    JOBS,
+    Outcome,
+    build,
+    in_a_process,
+    read_table,
+    table,
+    tried,
+)
+from tests.expert_loops import recorded
 
 WITHOUT_ADAPTER = ("ministral", "helium", "persimmon", "minicpm3")
 HYBRID = ("recurrent_gemma", "qwen3_5_text", "olmo_hybrid")
@@ -104,6 +116,52 @@ class Stack(torch.nn.Module):
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
         return self.lm_head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zamba", "zamba2"])
+def test_layers_that_share_one_mlp_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"layers share one"):
+        load(build(name, tmp_path))
+
+
+@pytest.mark.slow
+def test_neurons_of_the_shared_mlp_of_granite_are_those_of_transformers(tmp_path: Path) -> None:
+    """Its input projection holds the gates, then the linear branch."""
+    model: Any = load(build("granitemoehybrid", tmp_path))
+    assert model.layout.layers[0] == (40, 4, 160)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids, gates = torch.arange(10, 22)[None], {}
+    for layer, block in enumerate(plain.model.layers):
+        block.shared_mlp.input_linear.register_forward_hook(
+            lambda module, args, output, layer=layer: gates.update({layer: output[0, :, :40]})
+        )
+    with torch.no_grad():
+        clean = plain(ids).logits
+    seen = {layer: values for rows, layer, values in recorded(model, ids, "pre") if not rows.first}
+    for layer in range(model.n_layers):
+        torch.testing.assert_close(seen[layer], gates[layer], atol=1e-5, rtol=1e-5)
+    off = [(layer, None, neuron) for layer in range(model.n_layers) for neuron in range(0, 40, 2)]
+    with intervene(model, model.layout.mask(off), deactivate):
+        edited = model.logits(ids)
+    for block in plain.model.layers:
+        block.shared_mlp.output_linear.weight.data[:, 0:40:2] = 0.0
+    with torch.no_grad():
+        expected = plain(ids).logits
+    torch.testing.assert_close(edited, expected, atol=1e-4, rtol=1e-4)
+    assert (expected - clean).abs().max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_experts", [0, 4])
+def test_hybrids_of_granite_work_to_the_end(
+    n_experts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    special = architectures.SPECIAL["granitemoehybrid"] | {"num_local_experts": n_experts}
+    monkeypatch.setitem(architectures.SPECIAL, "granitemoehybrid", special)
+    outcome = tried("granitemoehybrid", tmp_path / "model")
+    expected = Outcome("granitemoehybrid", tuple(JOBS), mixture=n_experts > 0)
+    assert outcome == expected, outcome.why
 
 
 ORDERS = {
@@ -211,14 +269,14 @@ def test_a_process_that_hangs_or_dies_is_one_row(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_table_says_what_works_and_why_the_others_do_not() -> None:
-    page = table(
-        [
-            Outcome("llama", tuple(JOBS)),
-            Outcome("mixtral", tuple(JOBS), mixture=True),
-            Outcome("mamba", (), "open", "no | MLP <here>", "refused"),
-            Outcome("bert", ("open",), "doctor", "attends to later tokens", "doctor"),
-        ]
-    )
+    outcomes = [
+        Outcome("llama"),
+        Outcome("mixtral", mixture=True),
+        Outcome("mamba", (), "open", "no | MLP <here>", "refused"),
+        Outcome("bert", (), "doctor", "attends to later tokens", "doctor"),
+    ]
+    page = table(outcomes)
+    assert read_table(page) == outcomes
     assert "**2 of 4 work to the end**, 1 of them mixtures of experts." in page
     assert "| `mamba` | open | no \\| MLP &lt;here> |" in page
     assert (

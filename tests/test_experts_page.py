@@ -135,12 +135,14 @@ def test_an_experts_neuron_promotes_by_its_experts_own_projection(
 
 def test_weights_that_cannot_be_read_are_refused(model: MixtureModel) -> None:
     experts: Any = model.parts[1][1].module
-    with pytest.MonkeyPatch.context() as patch:
-        packed = torch.nn.Parameter(experts.down_proj.to(torch.uint8), requires_grad=False)
-        patch.setattr(experts, "down_proj", packed)
+    stored = experts.down_proj
+    experts.down_proj = torch.nn.Parameter(stored.to(torch.uint8), requires_grad=False)
+    try:
         with pytest.raises(ValueError, match=r"of layer 1 of .* are quantized or offloaded"):
             model.written(1, torch.tensor([model.layout.unit(1, 0, 0)]))
         assert model.written(1, torch.tensor([0])).shape == (1, model.d_model)  # a shared one
+    finally:
+        experts.down_proj = stored
     with pytest.raises(ValueError, match="Layer 1 has 144 neurons, so none is 150"):
         model.written(1, torch.tensor([150]))
 
@@ -192,3 +194,44 @@ def test_the_figure_of_an_experts_neuron_has_the_rates_of_the_page(
     with pytest.raises(SystemExit):
         main(["figure", str(run.folder), "--neuron", "L1E9N5", "--out", str(tmp_path)])
     assert "There is no layer 1, expert 9, neuron 5" in capsys.readouterr().err
+
+
+def test_effects_are_read_by_address(model: MixtureModel, run: Run) -> None:
+    assert run.folder is not None
+    selection = NeuronSelection.from_json(run.folder / "neurons.json")
+    table = pd.DataFrame(
+        [(1, None, 4, "de", 0.5), (1, 3, 5, "en", 0.25)],
+        columns=["layer", "expert", "neuron", "language", "value"],
+    )
+    shown = neuron_page(
+        model, run.firing, {"LAPE": selection}, run.contexts, effects=table, progress=False
+    )
+    effects = dict(
+        zip(
+            ((row[0], row[1]) for row in shown.index["neurons"]),
+            shown.index["effects"],
+            strict=True,
+        )
+    )
+    rows = list(run.firing.languages)
+    assert effects[1, 4][rows.index("de")][0] == 0.5
+    assert effects[1, model.layout.unit(1, 3, 5)][rows.index("en")][0] == 0.25
+    assert sum(values is not None for values in effects.values()) == 2
+    with pytest.raises(ValueError, match="The effects have no column expert"):
+        neuron_page(
+            model,
+            run.firing,
+            {"LAPE": selection},
+            run.contexts,
+            effects=table.drop(columns="expert"),
+        )
+
+
+def test_the_strongest_contexts_name_the_neuron(model: MixtureModel, run: Run) -> None:
+    assert run.contexts.units == model.layout.layers
+    for language, row in enumerate(run.contexts._cells().rows):
+        address = Address.of(str(row[2]))
+        assert row[1] == str(address.layer)
+        unit = model.layout.unit(*address)
+        strongest = run.contexts.gate[language, ..., 0]
+        assert strongest[address.layer, unit] == strongest.max()

@@ -235,7 +235,9 @@ def test_rates_of_mixtures_divide_by_the_tokens_that_an_expert_saw():
     assert summary["correlation"][0] == pytest.approx(
         slow_correlation([0.5, 1.0, 1.0], (found.before + found.change.value)[0, 0, :3].tolist())
     )
-    assert found.to_frame()["neuron"].tolist() == [0, 1, 2]
+    table = found.to_frame()
+    assert table["expert"].fillna(-1).tolist() == [-1, 0, 1]
+    assert table["neuron"].tolist() == [0, 0, 0]
     dense = FiringStats(fired, tokens, ("de",))
     with pytest.raises(ValueError, match="The models have other experts"):
         rate_change(before, dense)

@@ -11,6 +11,8 @@ from jaxtyping import Float64, Int64
 from scipy.special import stdtrit
 from torch import Tensor
 
+from interp.counting.expert_tokens import ExpertTokens
+
 
 @runtime_checkable
 class Counts(Protocol):
@@ -170,3 +172,18 @@ def mean_rates(
     error = ((n - 1) ** 2 / n * without.var(dim=0)).sqrt()
     reach = float(stdtrit(n - 1, 0.975)) * error
     return {"mean rate": rate, "mean rate_low": rate - reach, "mean rate_high": rate + reach}
+
+
+def check_expert_counts(
+    counts: Counts, tokens: Int64[Tensor, "shard language"], experts: ExpertTokens
+) -> None:
+    """Refuse counts and tokens of experts that are not of one run."""
+    shape = (len(experts.layout.layers), experts.layout.d_mlp)
+    if tuple(counts.shape[2:]) != shape or not experts.tokens.equal(tokens):
+        raise ValueError(
+            f"The counts are of {tuple(counts.shape[2:])} layers and neurons, and the tokens of "
+            f"experts of {shape}, or of another text: give those of one run."
+        )
+    if isinstance(counts, InMemory):
+        for shard, row in itertools.product(*map(range, tokens.shape)):
+            check_counts(counts.read(shard, row), experts.of(shard, row))

@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from interp.models.units import UnitLayout
+
 Result = TypeVar("Result")
 
 
@@ -22,6 +24,9 @@ class Parts:
 
     tensors: Iterable[tuple[int, int, Mapping[str, Tensor]]]
     """Shard, index of the language, and tensors by name, such as "moments.sums"."""
+
+    layout: UnitLayout | None = None
+    """Which neurons are of which expert, in a mixture."""
 
     def summed(self, *names: str, axis: int = 0) -> list[Tensor]:
         """Each of these tensors, summed over shards; languages are a new axis. Those that no part

@@ -60,14 +60,14 @@ def load_piece(path: Path) -> artifacts.Artifact:
 
 def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     """Write the results that the plan asks for, from the pieces of the first `n_shards` shards."""
-    languages, wanted = tuple(plan["languages"]), plan["wanted"]
+    languages, wanted, layout = tuple(plan["languages"]), plan["wanted"], _layout(plan)
     origin = {**plan, "shards_read": n_shards}
     for name, statistic in STATISTICS.items():
         if wanted.get(name):
             pieces = _pieces(folder, languages, n_shards)
             tensors = ((shard, row, piece.tensors) for shard, row, piece in pieces)
             # Without a name, so that memory is free for the next.
-            statistic.of(Parts(languages, n_shards, tensors)).save(
+            statistic.of(Parts(languages, n_shards, tensors, layout)).save(
                 folder / f"{name}.safetensors", origin
             )
     if wanted["signs"]:
@@ -76,7 +76,8 @@ def write_results(folder: Path, plan: Mapping[str, Any], n_shards: int) -> None:
     if wanted.get("contexts"):
         pieces = _pieces(folder, languages, n_shards)
         parts = ((row, piece.tensors, piece.labels["sources"]) for _, row, piece in pieces)
-        merge_contexts(parts, languages).save(folder / "contexts.safetensors", origin)
+        contexts = merge_contexts(parts, languages, layout)
+        contexts.save(folder / "contexts.safetensors", origin)
     read_firing(folder, plan, n_shards).save(folder / "firing.safetensors", origin)
 
 
@@ -92,7 +93,7 @@ def read_firing(folder: Path, plan: Mapping[str, Any], n_shards: int) -> FiringS
     """Firing counts of the first `n_shards` shards; if they are too large for memory, their pieces
     are read again on every use."""
     languages = tuple(plan["languages"])
-    layout = UnitLayout.of(plan["units"]) if "units" in plan else None
+    layout = _layout(plan)
     tokens = torch.zeros(n_shards, len(languages), dtype=torch.int64)
     routed: list[Tensor] = []
     shape: Sequence[int] = ()
@@ -116,6 +117,10 @@ def read_firing(folder: Path, plan: Mapping[str, Any], n_shards: int) -> FiringS
         experts = ExpertTokens(layout, by_piece, tokens)
     fires_by = plan["wanted"].get("fires_by", "gate")
     return read_counts(read, tokens, languages, shape, experts, fires_by)
+
+
+def _layout(plan: Mapping[str, Any]) -> UnitLayout | None:
+    return UnitLayout.of(plan["units"]) if "units" in plan else None
 
 
 def _outline(path: Path) -> tuple[int, list[int]]:

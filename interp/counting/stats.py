@@ -15,20 +15,20 @@ from torch import Tensor
 from interp.counting.batch import Neurons
 from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.counters import FiringCounter, MomentsCounter, firing_kind
-from interp.counting.counts import Counts, InMemory, OnDisk, check_counts, mean_rates
+from interp.counting.counts import (
+    Counts,
+    InMemory,
+    OnDisk,
+    check_counts,
+    check_expert_counts,
+    mean_rates,
+)
 from interp.counting.expert_tokens import LEAST_TOKENS, ExpertTokens
 from interp.counting.parts import Parts, added, check_alike
 from interp.models.bare_model import BareModel
-from interp.models.units import UnitLayout
+from interp.models.units import LayerUnits, UnitLayout
 from interp.results import artifacts
-from interp.results.display import (
-    MOST_ROWS,
-    Cells,
-    counted,
-    layer_cells,
-    of_neurons,
-    table_cells,
-)
+from interp.results.display import MOST_ROWS, Cells, counted, layer_cells, of_neurons, table_cells
 from interp.results.saved import Saved
 from interp.results.words import FiresBy
 
@@ -89,7 +89,7 @@ class FiringStats(Saved):
             check_counts(fired, rearrange(tokens, "shard language -> shard language 1 1"))
             fired = InMemory(fired)
         if experts is not None:
-            _check_experts(fired, tokens, experts)
+            check_expert_counts(fired, tokens, experts)
         self.counts, self.tokens, self.languages, self.experts = fired, tokens, languages, experts
         self.fires_by = fires_by
 
@@ -203,6 +203,11 @@ class FiringStats(Saved):
             return self.experts.seen
         return torch.ones(self.counts.shape[2:], dtype=torch.bool)
 
+    @property
+    def layout(self) -> UnitLayout | None:
+        """Which neurons are of which expert; None: the model is dense."""
+        return None if self.experts is None else self.experts.layout
+
     def shards(self, shards: Sequence[int]) -> "FiringStats":
         """The same statistics for a subset of the shards."""
         return self._select(shards, range(len(self.languages)))
@@ -238,9 +243,8 @@ class FiringStats(Saved):
 
     def merge(self, other: "FiringStats") -> "FiringStats":
         """The shards of both; the texts must differ, or tokens are counted twice."""
-        layouts = [None if part.experts is None else part.experts.layout for part in (self, other)]
         shapes = self.counts.shape[2:], other.counts.shape[2:]
-        check_alike(self, other, shapes[0] == shapes[1] and layouts[0] == layouts[1])
+        check_alike(self, other, shapes[0] == shapes[1] and self.layout == other.layout)
         if self.fires_by != other.fires_by:
             raise ValueError(
                 f"Neurons fire by their {self.fires_by} in one of these counts, and by their "
@@ -320,20 +324,6 @@ def read_counts(
     return FiringStats(counts, tokens, languages, experts, fires_by)
 
 
-def _check_experts(
-    counts: Counts, tokens: Int64[Tensor, "shard language"], experts: ExpertTokens
-) -> None:
-    shape = (len(experts.layout.layers), experts.layout.d_mlp)
-    if tuple(counts.shape[2:]) != shape or not experts.tokens.equal(tokens):
-        raise ValueError(
-            f"The counts are of {tuple(counts.shape[2:])} layers and neurons, and the tokens of "
-            f"experts of {shape}, or of another text: give those of one run."
-        )
-    if isinstance(counts, InMemory):
-        for shard, row in itertools.product(*map(range, tokens.shape)):
-            check_counts(counts.read(shard, row), experts.of(shard, row))
-
-
 def _check_read(tokens: Int64[Tensor, "shard language"], languages: tuple[str, ...]) -> None:
     seen = tokens.sum(0).tolist()
     if silent := [code for code, n in zip(languages, seen, strict=True) if n == 0]:
@@ -367,6 +357,9 @@ class ActivationMoments(Saved):
     """In a mixture of experts, the tokens that each neuron saw; None: all. Those that saw fewer
     than 100 of some language have no moments (NaN)."""
 
+    units: tuple[LayerUnits, ...] = ()
+    """In a mixture of experts, the sizes of its layers; none: the model is dense."""
+
     @staticmethod
     def of(parts: Parts) -> "ActivationMoments":
         names = ("moments.sums", "moments.tokens", "moments.seen")
@@ -378,10 +371,12 @@ class ActivationMoments(Saved):
             seen=rearrange(seen[0], "layer language neuron -> language layer neuron")
             if seen
             else None,
+            units=() if parts.layout is None else parts.layout.layers,
         )
 
     def _stored(self) -> dict[str, Any]:
-        return {name: value for name, value in super()._stored().items() if value is not None}
+        kept = super()._stored().items()  # a dense model has neither tokens seen nor units
+        return {name: value for name, value in kept if isinstance(value, Tensor) or value}
 
     @staticmethod
     def from_caches(
@@ -405,7 +400,7 @@ class ActivationMoments(Saved):
 
     def merge(self, other: "ActivationMoments") -> "ActivationMoments":
         """Of both texts, which must differ, or tokens are counted twice."""
-        check_alike(self, other, (self.seen is None) == (other.seen is None))
+        check_alike(self, other, self.units == other.units)
         names = ("sums", "tokens") if self.seen is None else ("sums", "tokens", "seen")
         return added(self, other, *names)
 

@@ -8,6 +8,7 @@ tokens routed to that expert count.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -23,6 +24,7 @@ from interp.counting.sort_keys import float_bits, in_order, order_of, pack, payl
 from interp.models.any_model import AnyModel, as_model
 from interp.models.experts import Rows as ExpertRows
 from interp.models.neuron_model import NeuronModel
+from interp.models.units import LayerUnits, UnitLayout, layout_of
 from interp.results.display import Cells, counted, listed
 from interp.results.saved import Saved
 from interp.results.words import Kind
@@ -75,6 +77,13 @@ class TopContexts(Saved):
     languages: tuple[str, ...]
     """Labels, in the order of the language axis."""
 
+    units: tuple[LayerUnits, ...] = ()
+    """In a mixture of experts, the sizes of its layers; none: the model is dense."""
+
+    def _stored(self) -> dict[str, Any]:
+        stored = super()._stored()
+        return stored if self.units else {n: v for n, v in stored.items() if n != "units"}
+
     def __repr__(self) -> str:
         n_layers, d_mlp = self.gate.shape[1:3]
         return (
@@ -83,7 +92,7 @@ class TopContexts(Saved):
         )
 
     def _cells(self) -> Cells:
-        rows = []
+        rows, layout = [], layout_of(self.units)
         for language, code in enumerate(self.languages):
             strongest = self.gate[language, ..., 0]
             layer, neuron = divmod(int(strongest.argmax()), strongest.shape[1])
@@ -93,7 +102,8 @@ class TopContexts(Saved):
                 position = int(self.position[language, layer, neuron, 0])
                 where = [self.sources[row], f"{position:,}"]
             gate = f"{strongest[layer, neuron].item():.3g}"
-            rows.append([code, str(layer), f"{neuron:,}", gate, *where])
+            name = f"{neuron:,}" if layout is None else layout.address(layer, neuron).name
+            rows.append([code, str(layer), name, gate, *where])
         columns = ("language", "layer", "neuron", "gate", "row from", "position")
         return Cells(columns, rows, "the highest gate of each language")
 
@@ -207,7 +217,9 @@ class _Best:
 
 
 def merge_contexts(
-    pieces: Iterable[tuple[int, Mapping[str, Tensor], Sequence[str]]], languages: tuple[str, ...]
+    pieces: Iterable[tuple[int, Mapping[str, Tensor], Sequence[str]]],
+    languages: tuple[str, ...],
+    layout: UnitLayout | None = None,
 ) -> TopContexts:
     """The strongest contexts of all pieces; a piece is (language index, tensors, row sources).
 
@@ -234,6 +246,7 @@ def merge_contexts(
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TEXT},
         sources=tuple(source for part in parts for source in part.sources),
         languages=languages,
+        units=() if layout is None else layout.layers,
     )
 
 

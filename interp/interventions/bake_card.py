@@ -14,7 +14,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.interventions.edits import Edit, Site
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
+from interp.models.units import UnitLayout
 from interp.results import artifacts
 
 FORMAT = "polyneuron bake 1"
@@ -93,10 +95,12 @@ def read_edit(folder: Path | str) -> tuple[dict[Site, Bool[Tensor, "layer unit"]
         )
     units, shift = {}, {}
     for site, stored in facts["units"].items():
+        layout = UnitLayout.of(stored["units"]) if "units" in stored else None
         units[site] = torch.zeros(stored["shape"], dtype=torch.bool)
         if "values" in stored:
             shift[site] = torch.zeros(stored["shape"], dtype=torch.float64)
-        for layer, ids in stored["by layer"].items():
+        for layer, listed in stored["by layer"].items():
+            ids = listed if layout is None else layout.units_at(int(layer), listed)
             units[site][int(layer), ids] = True
             if site in shift:
                 shift[site][int(layer), ids] = torch.tensor(
@@ -122,12 +126,15 @@ def selection_hash(
 
 
 def facts_of(model: NeuronModel, chosen: Mapping[Site, Tensor], edit: Edit) -> dict[str, Any]:
-    """What was done, for people and programs."""
+    """What was done, for people and programs. Neurons of experts are [expert, neuron]."""
     units = {}
     for site, mask in chosen.items():
         layers = mask.any(dim=1).nonzero().flatten().tolist()
         ids = {layer: mask[layer].nonzero().flatten().tolist() for layer in layers}
         units[site] = {"shape": list(mask.shape), "by layer": ids}
+        if isinstance(model, MixtureModel) and site in ("post", "act"):
+            named = {layer: model.layout.pairs(layer, mask[layer]) for layer in layers}
+            units[site] |= {"units": model.layout.sizes, "by layer": named}
         if site in edit.shift:
             values = edit.shift[site].cpu()
             units[site]["values"] = {layer: values[layer, ids[layer]].tolist() for layer in layers}

@@ -292,8 +292,11 @@ class Change:
                 unknown = mask.cpu() & ~edit.shift[site].cpu().isfinite()
                 if unknown.any():
                     layer, unit = unknown.nonzero()[0].tolist()
+                    named = f"unit {unit} in layer {layer}"
+                    if isinstance(model, MixtureModel) and site != "routing" and site in ROW_KINDS:
+                        named = str(model.layout.address(layer, unit))
                     raise ValueError(
-                        f"{edit.name}: the value at {site} of unit {unit} in layer {layer} is "
+                        f"{edit.name}: the value at {site} of {named} is "
                         f"{edit.shift[site][layer, unit]}. Was it a mean over no tokens, or over "
                         "fewer than 100 of an expert?"
                     )

@@ -27,7 +27,9 @@ IMPLEMENTATION = "polyneuron"
 RowKind = Literal["routing", "pre", "pre_linear", "post"]
 """What a hook sees. "routing": the weights with which a token's experts are added, [token rank]."""
 
-_GATE, _UP, _DOWN = "gate_proj", "up_proj", "down_proj"
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+_SPLIT = ("gate", "in", "out")
+"""The same in a bridge that splits the matrix of gate and linear branch, as of Granite 4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +67,21 @@ class DensePart:
     first: int
 
     @property
+    def _names(self) -> tuple[str, str, str]:
+        """Of gate, linear branch and output projection."""
+        return _SPLIT if _is_split(self.mlp) else _PROJECTIONS
+
+    @property
+    def _down(self) -> Any:
+        return getattr(self.mlp, self._names[2])
+
+    @property
     def d_expert(self) -> int:
-        return _linear_width(getattr(self.mlp, _DOWN))
+        return _linear_width(self._down)
 
     @property
     def gated(self) -> bool:
-        return _GATE in self.mlp._modules
+        return self._names[0] in self.mlp._modules
 
     n_experts = 1
 
@@ -81,7 +92,12 @@ class DensePart:
 
     def gate(self, state: Float[Tensor, " d_model"], expert: int) -> Float[Tensor, " neuron"]:
         """The gates that the weights make of one token's hidden state."""
-        return getattr(self.mlp, _GATE if self.gated else _UP)(state)
+        return self._input("pre")(state)
+
+    def _input(self, kind: RowKind) -> Any:
+        """The projection that gives values of this kind."""
+        gate, up, _ = self._names
+        return getattr(self.mlp, gate if kind == "pre" and self.gated else up)
 
     def activated(self, gate: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
         """What the neurons' gates become, by the activation function."""
@@ -95,7 +111,7 @@ class DensePart:
 
     def down(self) -> tuple[Tensor, int]:
         """The weights that write the neurons' output, to be changed, and the axis of neurons."""
-        return getattr(self.mlp, _DOWN).weight, 1
+        return self._down.weight, 1
 
     def written(
         self, expert: Int[Tensor, " row"] | None, neuron: Int[Tensor, " row"]
@@ -122,10 +138,9 @@ class DensePart:
             return run(output)
 
         if kind == "post":
-            handle = getattr(self.mlp, _DOWN).register_forward_pre_hook(before)
+            handle = self._down.register_forward_pre_hook(before)
         else:
-            name = _GATE if kind == "pre" and self.gated else _UP
-            handle = getattr(self.mlp, name).register_forward_hook(after)
+            handle = self._input(kind).register_forward_hook(after)
         try:
             yield
         finally:
@@ -216,7 +231,8 @@ _WATCHED = "_polyneuron_hooks"
 def parts_of(layer: nn.Module) -> list[Part]:
     """The dense neurons of a layer, then those of its routed experts."""
     modules = list(dict.fromkeys(layer.modules()))
-    dense = [module for module in modules if {_UP, _DOWN} <= module._modules.keys()]
+    up_and_down = set(_PROJECTIONS[1:])
+    dense = [one for one in modules if up_and_down <= one._modules.keys() or _is_split(one)]
     routed = [module for module in modules if is_routed(module)]
     if len(dense) > 1 or len(routed) > 1:
         raise ValueError(
@@ -336,6 +352,10 @@ def _shown(
             given = hook(values, hook=rows)
             values = values if given is None else given
     return values
+
+
+def _is_split(mlp: nn.Module) -> bool:
+    return "fused_attr" in vars(mlp)
 
 
 def _linear_width(projection: Any) -> int:

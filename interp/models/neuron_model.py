@@ -24,7 +24,7 @@ from interp.models.as_transformer_lens import AsTransformerLens
 from interp.models.identity import hash_of_tokenizer, hash_of_weights
 from interp.models.prefix import bos_of, prefix_of
 from interp.models.running import Ids, Mask, Pass, check_padding, constant_output
-from interp.models.sites import hook_name
+from interp.models.sites import hook_name, share_weights
 from interp.results.display import listed
 from interp.results.words import Attention, Kind, UnitKind
 
@@ -71,6 +71,12 @@ class NeuronModel(AsTransformerLens):
         shape = shapes.pop() if len(shapes) == 1 else None
         if shape is None:
             refuse_experts(name, getattr(getattr(bridge, "original_model", None), "config", None))
+            if share_weights(getattr(bridge, "blocks", ())):
+                raise ValueError(
+                    f"{name} ({self.architecture}) cannot be read neuron by neuron: some of its "
+                    "layers share one MLP, so a neuron is not of one layer; use a model whose "
+                    "layers each have an MLP of their own."
+                )
             raise ValueError(
                 f"{name} ({self.architecture}) cannot be read neuron by neuron: every layer needs "
                 "one MLP with one output projection, all of the same width; mixtures of experts, "

@@ -21,6 +21,8 @@ from transformer_lens.model_bridge.generalized_components import (
     UnembeddingBridge,
 )
 
+from interp.models.sites import share_weights
+
 GATED = (
     ("gate_proj", "up_proj", "down_proj"),
     ("w1", "w3", "w2"),
@@ -134,6 +136,9 @@ def parts_of(model: nn.Module, architecture: str) -> Parts:
     }
     stacks = {path: mlps for path, mlps in stacks.items() if mlps and _of_text(path)}
     if len(stacks) != 1:
+        lists = [stack for stack in model.modules() if isinstance(stack, nn.ModuleList)]
+        if any(map(share_weights, lists)):
+            raise refuse("an MLP of its own in each layer (some layers share one)")
         raise refuse("one list of layers with an MLP in each")
     ((layers, mlps),) = stacks.items()
     if len(mlps) != 1:

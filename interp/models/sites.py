@@ -1,5 +1,6 @@
 """The names of hooks in TransformerLens, by site; this module imports no model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from interp.results.words import Kind, UnitKind
@@ -28,6 +29,12 @@ def hook_name(layer: int, kind: str) -> str:
 def hooked_at(kind: UnitKind) -> Kind:
     """The site that holds the values of these units."""
     return "z" if kind == "head" else kind
+
+
+def share_weights(layers: Iterable[Any]) -> bool:
+    """Whether layers have matrices in common, as the hybrid layers of Zamba have one MLP."""
+    matrices = [{id(p) for p in layer.parameters() if p.ndim >= 2} for layer in layers]
+    return len(set[int]().union(*matrices)) < sum(map(len, matrices))
 
 
 def is_routed(module: Any) -> bool:

@@ -7,9 +7,9 @@ not exist, and are seen on no token.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -119,7 +119,7 @@ class UnitLayout:
 
     def address(self, layer: int, unit: int) -> Address:
         """The address of a unit by its index in the layer."""
-        units = self.layers[layer]
+        units = self._layer(layer)
         if not 0 <= unit < units.width:
             raise ValueError(f"Layer {layer} has {units.width:,} neurons, so none is {unit}.")
         if unit < units.dense:
@@ -128,7 +128,7 @@ class UnitLayout:
 
     def unit(self, layer: int, expert: int | None, neuron: int) -> int:
         """The index in its layer of a neuron; see `Address`."""
-        units = self.layers[layer]
+        units = self._layer(layer)
         n_neurons = units.dense if expert is None else units.d_expert
         if not (0 <= neuron < n_neurons and 0 <= (expert or 0) < max(units.n_experts, 1)):
             raise ValueError(
@@ -137,13 +137,56 @@ class UnitLayout:
             )
         return neuron if expert is None else units.dense + expert * units.d_expert + neuron
 
+    def _layer(self, layer: int) -> LayerUnits:
+        if not 0 <= layer < len(self.layers):
+            raise ValueError(f"There is no layer {layer}: layers are 0 to {len(self.layers) - 1}.")
+        return self.layers[layer]
+
+    def addresses(self, chosen: Bool[Tensor, "layer neuron"]) -> list[Address]:
+        """Where the chosen neurons are, in the order of their indices."""
+        return [self.address(layer, unit) for layer, unit in chosen.nonzero().tolist()]
+
+    def mask(self, addresses: Iterable[Sequence[Any]]) -> Bool[Tensor, "layer neuron"]:
+        """True for the neurons at these (layer, expert, neuron); expert None: a dense neuron.
+
+        >>> layout = interp.models.UnitLayout.of([[160, 0, 0], [48, 4, 32]])
+        >>> layout.addresses(layout.mask([(1, 2, 5), (0, None, 7)]))[1].name
+        'L1E2N5'
+        """
+        chosen = torch.zeros(len(self.layers), self.d_mlp, dtype=torch.bool)
+        for address in addresses:
+            layer, *pair = _whole(address, "layer, expert, neuron")
+            chosen[layer, self.units_at(layer, [pair])] = True
+        return chosen
+
+    def pairs(self, layer: int, chosen: Bool[Tensor, " neuron"]) -> list[list[int | None]]:
+        """The chosen neurons of a layer as files list them: [expert, neuron]."""
+        return [[*self.address(layer, unit)[1:]] for unit in chosen.nonzero().flatten().tolist()]
+
+    def units_at(self, layer: int, pairs: Iterable[Any]) -> list[int]:
+        """The indices in their layer of neurons that a file lists."""
+        return [self.unit(layer, *_whole(pair, "expert, neuron")) for pair in pairs]
+
+    def parts(self, layer: int) -> list[tuple[int | None, int, int]]:
+        """Expert, first unit, and the one after the last; the expert of dense neurons is None."""
+        units = self._layer(layer)
+        starts = range(units.dense, units.width, max(units.d_expert, 1))
+        routed = [(expert, start, start + units.d_expert) for expert, start in enumerate(starts)]
+        return [(None, 0, units.dense), *routed]
+
     def expert_of(
         self, layer: Int64[Tensor, " n"], unit: Int64[Tensor, " n"]
     ) -> Int64[Tensor, " n"]:
         """The expert of each unit; -1 for dense ones. Units must exist."""
-        sizes = torch.tensor(self.sizes)[layer]
-        expert = (unit - sizes[:, 0]).div(sizes[:, 2].clamp_min(1), rounding_mode="floor")
-        return expert.clamp_min(-1)
+        return self.located(layer, unit)[0]
+
+    def located(
+        self, layer: Int64[Tensor, " n"], unit: Int64[Tensor, " n"]
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+        """The expert of each unit, -1 for dense ones, and the neuron in it; see `address`."""
+        dense, _, d_expert = torch.tensor(self.sizes)[layer].unbind(dim=1)
+        expert = (unit - dense).div(d_expert.clamp_min(1), rounding_mode="floor").clamp_min(-1)
+        return expert, unit - (dense + expert * d_expert).where(expert >= 0, 0)
 
     @property
     def exists(self) -> Bool[Tensor, "layer neuron"]:
@@ -167,3 +210,22 @@ class UnitLayout:
                 routed, "... expert -> ... (expert neuron)", neuron=units.d_expert
             )
         return wide
+
+
+def layout_of(layers: tuple[LayerUnits, ...]) -> UnitLayout | None:
+    """The layout of these layers; None, if there are none: the model is dense."""
+    return UnitLayout(layers) if layers else None
+
+
+def _whole(numbers: Any, form: str) -> Any:
+    """The numbers that say where a neuron is; others are refused."""
+    listed = isinstance(numbers, list | tuple) and len(numbers) == len(form.split())
+    if not listed or any(
+        type(number) is not int and (name != "expert" or number is not None)
+        for name, number in zip(form.split(", "), numbers, strict=True)
+    ):
+        raise ValueError(
+            f"{numbers!r:.40} is not the ({form}) of a neuron of a mixture of experts: give whole "
+            "numbers, counted from zero, and no expert (None, in files null) for a dense neuron."
+        )
+    return numbers

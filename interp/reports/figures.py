@@ -71,11 +71,10 @@ def figure_of_neuron(path: Path, address: Address) -> Picture:
 
 def _unit(stats: FiringStats, address: Address, path: Path) -> int:
     """The index of a neuron in its layer, refused if it is not there."""
-    dense = stats.experts is None
     in_layer = address.neuron < stats.d_mlp and address.expert is None
-    if address.layer >= stats.n_layers or (dense and not in_layer):
+    if address.layer >= stats.n_layers or (stats.layout is None and not in_layer):
         raise ValueError(
             f"There is no neuron {address.name} in {path}, which has layers 0 to "
             f"{stats.n_layers - 1} of neurons 0 to {stats.d_mlp - 1}."
         )
-    return address.neuron if stats.experts is None else stats.experts.layout.unit(*address)
+    return address.neuron if stats.layout is None else stats.layout.unit(*address)

@@ -134,7 +134,8 @@ def neuron_page(
     tokens before and `after` tokens after, shaded by the gate; and the `n_tokens` tokens that its
     output vector most promotes and most suppresses, by the direct path to the logits. `effects` of
     switching a neuron off have columns layer, neuron, language and value, the increase in loss in
-    nats per token, and low and high if there is an interval.
+    nats per token, and low and high if there is an interval; of a mixture of experts also expert,
+    blank for dense neurons.
 
     Costs a forward pass of the rows that contexts of these neurons are in.
 
@@ -162,7 +163,7 @@ def neuron_page(
         else stats.fires_by,
         "layers": model.n_layers,
         "width": model.d_mlp,
-        "units": None if stats.experts is None else stats.experts.layout.sizes,
+        "units": None if stats.layout is None else stats.layout.sizes,
         "shards": stats.n_shards,
         "noun": called(stats.languages).removesuffix("s"),
         "languages": [
@@ -179,7 +180,7 @@ def neuron_page(
         "window": [before, after],
         "neurons": _neurons(stats, selections, scores, indices),
         "seen": None if stats.experts is None else _seen(stats.experts, indices),
-        "effects": None if effects is None else _effects(effects, stats.languages, indices),
+        "effects": None if effects is None else _effects(effects, stats, indices),
     }
     layers = _layers(model, contexts, chosen, before, after, n_tokens, progress)
     return NeuronPage(index["title"], index, layers)
@@ -302,10 +303,11 @@ def rates_of(
 
 
 def _effects(
-    effects: pd.DataFrame, languages: Sequence[str], indices: Int64[Tensor, "chosen 2"]
+    effects: pd.DataFrame, stats: FiringStats, indices: Int64[Tensor, "chosen 2"]
 ) -> list[list[list[float | None] | None] | None]:
     """For each neuron and language, the value and its interval ends; None: not measured."""
-    needed = ["layer", "neuron", "language", "value"]
+    languages, layout = stats.languages, stats.layout
+    needed = ["layer", *([] if layout is None else ["expert"]), "neuron", "language", "value"]
     if missing := [name for name in needed if name not in effects.columns]:
         raise ValueError(
             f"The effects have no column {', '.join(missing)}: give {', '.join(needed)}, and low "
@@ -314,9 +316,11 @@ def _effects(
     measured: dict[tuple[int, int], list[list[float | None] | None]] = {}
     for row in effects.to_dict("records"):
         if row["language"] in languages:
-            by_language = measured.setdefault(
-                (int(row["layer"]), int(row["neuron"])), [None] * len(languages)
-            )
+            layer, neuron = int(row["layer"]), int(row["neuron"])
+            if layout is not None:
+                expert = None if pd.isna(row["expert"]) else int(row["expert"])
+                neuron = layout.unit(layer, expert, neuron)
+            by_language = measured.setdefault((layer, neuron), [None] * len(languages))
             numbers = [float(row.get(name, np.nan)) for name in ("value", "low", "high")]
             by_language[languages.index(row["language"])] = _finite(numbers)
     return [measured.get((layer, neuron)) for layer, neuron in indices.tolist()]

@@ -19,6 +19,7 @@ from interp.counting.histograms import Histograms
 from interp.counting.sign_cases import CASES
 from interp.counting.stats import FiringStats
 from interp.models.any_model import AnyModel, as_model
+from interp.models.units import UnitLayout
 from interp.scores.average_precision import Precision, measure_precision, top_and_bottom
 from interp.scores.baselines import (
     cumulative_mass,
@@ -87,8 +88,10 @@ class Measured:
         measure: Mapping[Measurement, Callable[[], Score]],
         precision: Callable[[], Precision] | None = None,
         histograms: Callable[[], Histograms] | None = None,
+        layout: UnitLayout | None = None,
     ) -> None:
-        self.languages, self.generator = languages, generator
+        """`layout`: where neurons are, in a mixture of experts."""
+        self.languages, self.generator, self.layout = languages, generator, layout
         self._measure: dict[Measurement, Callable[[], Score]] = {
             name: cache(function) for name, function in measure.items()
         }
@@ -127,7 +130,7 @@ class Measured:
         measure: dict[Measurement, Callable[[], Score]] = {
             name: mixture(name) for name in self._measure
         }
-        return Measured(self.languages, self.generator, measure)
+        return Measured(self.languages, self.generator, measure, layout=self.layout)
 
 
 def measured(
@@ -145,9 +148,11 @@ def measured(
     torch.Size([3, 6, 2048])
     """
     if isinstance(kept, FiringStats):
-        return Measured(
-            kept.languages, generator, {"rate": lambda: kept.rate, "fired": lambda: kept.total}
-        )
+        rates: dict[Measurement, Callable[[], Score]] = {
+            "rate": lambda: kept.rate,
+            "fired": lambda: kept.total,
+        }
+        return Measured(kept.languages, generator, rates, layout=kept.layout)
 
     @cache
     def precision() -> Precision:
@@ -188,8 +193,8 @@ def measured(
         "head_importance": lambda: head_importance(kept.head_effects),
         "apart_at_the_end": lambda: apart_at_the_end(kept.dimensions.mean),
     }
-    languages = kept.firing.languages
-    return Measured(languages, generator, measure, precision, lambda: kept.histograms)
+    of = kept.firing.languages, generator, measure, precision, lambda: kept.histograms
+    return Measured(*of, kept.firing.layout)
 
 
 # ---------------------------------------------------------------- the choosers

@@ -1,14 +1,17 @@
-"""The Jaccard of random selections: the baseline for any agreement between two selections."""
+"""Random selections: controls as large as a selection, and how far two of them agree (Jaccard)."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from einops import reduce
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.inference.intervals import Estimate
+from interp.scores.baselines import random_units
 
 _NEGLIGIBLE = 1e-16
 """Smaller probabilities are dropped from a distribution."""
@@ -67,3 +70,43 @@ def _of_language(
     ends = [np.searchsorted(below, share - 1e-12) for share in ((1 - level) / 2, (1 + level) / 2)]
     low, high = (float(jaccard[min(end, len(jaccard) - 1)]) for end in ends)
     return mean, deviation, low, high
+
+
+class SiteUnits(NamedTuple):
+    """The units of one site."""
+
+    where: str
+    """Of which site, in words."""
+
+    chosen: Bool[Tensor, "language layer unit"]
+    free: Bool[Tensor, "layer unit"]
+    """Those that can be drawn."""
+
+    rate: Float[Tensor, "language layer unit"] | None
+    """If those drawn shall fire as often."""
+
+
+def drawn_like(
+    sites: Sequence[SiteUnits], languages: Sequence[str], generator: torch.Generator
+) -> Bool[Tensor, "language layer unit"]:
+    """As many random units per language, layer and site; the last axis joins the sites."""
+    sizes = [
+        reduce(site.chosen.long(), "language layer unit -> language layer", "sum") for site in sites
+    ]
+    for site, size in zip(sites, sizes, strict=True):
+        available = reduce(site.free.long(), "layer unit -> layer", "sum")
+        if (size > available).any():
+            row, layer = (size > available).nonzero()[0].tolist()
+            raise ValueError(
+                f"{languages[row]} has {size[row, layer]} neurons in layer {layer}{site.where}, "
+                f"but only {available[layer]} of {site.free.shape[1]} are left to draw from: "
+                "exclude fewer, or draw none (interp deactivate --n-draws 0)."
+            )
+    drawn = []
+    for row in range(len(languages)):
+        parts = []
+        for site, size in zip(sites, sizes, strict=True):
+            like = None if site.rate is None else (site.chosen[row], site.rate[row])
+            parts.append(random_units(site.free, size[row], generator, like))
+        drawn.append(torch.cat(parts, dim=-1))
+    return torch.stack(drawn)

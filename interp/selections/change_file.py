@@ -56,7 +56,8 @@ def read_changes(
 ) -> list[Change]:
     """The changes in a JSON file, which apply together: a list, the first outermost.
 
-    `neurons` is a label of the selection, or lists of neurons by layer, counted from zero. `edit`
+    `neurons` is a label of the selection, or lists of neurons by layer, counted from zero; in a
+    mixture of experts each is [expert, neuron], or [null, neuron] of a layer's dense ones. `edit`
     is deactivate, scale (by `strength`), set (their output to `strength`), or difference, add,
     replace, which use the means of `label` (by default the one that names the neurons) at `site`;
     `moments` gives these when they are needed. `tokens` says where, as in `Change`.
@@ -133,11 +134,15 @@ def _edit(
 
 def _mask(neurons: Any, selection: NeuronSelection) -> Bool[Tensor, "layer neuron"]:
     """The neurons listed by layer."""
-    n_layers, n_units = selection.n_layers, selection.neurons().n_units
+    n_layers, n_units, layout = selection.n_layers, selection.neurons().n_units, selection.layout
     mask = torch.zeros(n_layers, n_units, dtype=torch.bool)
     if not isinstance(neurons, dict):
-        raise ValueError('neurons is a label, or lists by layer, such as {"3": [17, 204]}.')
+        example = '{"3": [17, 204]}' if layout is None else '{"3": [[12, 17], [null, 4]]}'
+        raise ValueError(f"neurons is a label, or lists by layer, such as {example}.")
     for layer, indices in neurons.items():
+        if layout is not None and isinstance(indices, list) and layer.isdecimal():
+            mask[int(layer), layout.units_at(int(layer), indices)] = True
+            continue
         whole = isinstance(indices, list) and all(type(index) is int for index in indices)
         if not (layer.isdecimal() and int(layer) < n_layers and whole):
             raise ValueError(

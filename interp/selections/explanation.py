@@ -196,7 +196,7 @@ def beyond_script(
     chosen, stays = _memberships(stats, labels, ("script",), fraction, busy_quantile)
     rows = [row for row in range(len(labels)) if (row, 0) in stays]
     mask = torch.stack([stays[row, 0] & chosen[row] for row in rows])
-    return NeuronSelection(mask, tuple(labels[row] for row in rows))
+    return NeuronSelection(mask, tuple(labels[row] for row in rows), layout=stats.layout)
 
 
 def _collected(stats: FiringStats) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool
 from torch import Tensor
 
+from interp.models.units import UnitLayout
 from interp.results import artifacts
 from interp.text.labels import label_problem
 
@@ -37,6 +38,7 @@ class Listed(NamedTuple):
     n_units: int
     sites: Sites
     pool: Bool[Tensor, "layer neuron"] | None = None
+    layout: UnitLayout | None = None
 
 
 def write_json(
@@ -45,18 +47,20 @@ def write_json(
     languages: Sequence[str],
     sites: Sites,
     pool: Bool[Tensor, "layer neuron"] | None = None,
+    layout: UnitLayout | None = None,
     *,
     provenance: Mapping[str, Any],
 ) -> None:
     """Write one line per language and layer, without empty layers.
 
-    For the neurons alone a line lists ids; for several sites, the ids at each site. A pool is
-    listed as [first, after the last] of its intervals in each layer.
+    For the neurons alone a line lists ids; for several sites, the ids at each site; in a mixture of
+    experts [expert, neuron], where the expert of dense neurons is null. A pool is listed as [first,
+    after the last] of its intervals in each layer, in a mixture as [expert, first, after the last].
     """
     blocks = []
     for language, layers in zip(languages, mask, strict=True):
         rows = [
-            f'   "{layer}": {json.dumps(_ids(chosen, sites))}'
+            f'   "{layer}": {json.dumps(_ids(layer, chosen, sites, layout))}'
             for layer, chosen in enumerate(layers)
             if chosen.any()
         ]
@@ -68,7 +72,8 @@ def write_json(
         "n_layers": mask.shape[1],
         "n_units": mask.shape[2],
         **({} if _neurons_only(sites) else {"sites": sites}),
-        **({} if pool is None else {"pool": [_intervals(layer) for layer in pool]}),
+        **({} if layout is None else {"units": layout.sizes}),
+        **({} if pool is None else {"pool": _pool_lists(pool, layout)}),
         "provenance": provenance,
     }
     entries = [
@@ -91,15 +96,31 @@ def read_json(path: Path | str) -> Listed:
     if set(stored["neurons"]) != set(languages):
         raise ValueError("the languages named and the languages that have neurons differ")
     sites = tuple((kind, width) for kind, width in stored.get("sites", ()))
+    layout = UnitLayout.of(stored["units"]) if "units" in stored else None
     triples = [
         (row, int(layer), neuron)
         for row, language in enumerate(languages)
         for layer, neurons in stored["neurons"][language].items()
-        for neuron in (_unit_indices(neurons, sites) if sites else neurons)
+        for neuron in _unit_indices(int(layer), neurons, sites, layout)
     ]
     n_layers, n_units = stored["n_layers"], stored["n_units"]
-    pool = _pool(stored["pool"], n_layers, n_units) if "pool" in stored else None
-    return Listed(triples, languages, n_layers, n_units, sites, pool)
+    pool = _pool(stored["pool"], n_layers, n_units, layout) if "pool" in stored else None
+    return Listed(triples, languages, n_layers, n_units, sites, pool, layout)
+
+
+def _pool_lists(
+    pool: Bool[Tensor, "layer neuron"], layout: UnitLayout | None
+) -> list[list[list[int | None]]]:
+    if layout is None:
+        return [[*_intervals(layer)] for layer in pool]
+    return [
+        [
+            [expert, *run]
+            for expert, first, after in layout.parts(layer)
+            for run in _intervals(chosen[first:after])
+        ]
+        for layer, chosen in enumerate(pool)
+    ]
 
 
 def _intervals(chosen: Bool[Tensor, " neuron"]) -> list[list[int]]:
@@ -109,14 +130,18 @@ def _intervals(chosen: Bool[Tensor, " neuron"]) -> list[list[int]]:
 
 
 def _pool(
-    intervals: Sequence[Sequence[Sequence[int]]], n_layers: int, n_units: int
+    intervals: Sequence[Sequence[Sequence[Any]]],
+    n_layers: int,
+    n_units: int,
+    layout: UnitLayout | None,
 ) -> Bool[Tensor, "layer neuron"]:
     pool = torch.zeros(n_layers, n_units, dtype=torch.bool)
-    for layer, runs in zip(pool, intervals, strict=True):
-        for first, after in runs:
+    for number, (layer, runs) in enumerate(zip(pool, intervals, strict=True)):
+        for *expert, first, after in runs:
             if not 0 <= first < after <= n_units:
                 raise ValueError(f"{[first, after]} is no interval of {n_units} neurons")
-            layer[first:after] = True
+            start = 0 if layout is None else layout.unit(number, *expert, after - 1) - (after - 1)
+            layer[start + first : start + after] = True
     return pool
 
 
@@ -191,16 +216,24 @@ def _neurons_only(sites: Sites) -> bool:
     return len(sites) == 1 and sites[0][0] == "post"
 
 
-def _ids(chosen: Bool[Tensor, " neuron"], sites: Sites) -> list[int] | dict[str, list[int]]:
+def _ids(
+    layer: int, chosen: Bool[Tensor, " neuron"], sites: Sites, layout: UnitLayout | None
+) -> list[int] | list[list[int | None]] | dict[str, list[int]]:
     """Ids of one layer; if there are other sites than the neurons, for each site with any."""
+    if layout is not None:
+        return layout.pairs(layer, chosen)
     if _neurons_only(sites):
         return chosen.nonzero().flatten().tolist()
     parts = zip(sites, chosen.split([width for _, width in sites]), strict=True)
     return {kind: part.nonzero().flatten().tolist() for (kind, _), part in parts if part.any()}
 
 
-def _unit_indices(units: dict[str, list[int]], sites: Sites) -> list[int]:
-    """Indices on the unit axis, from ids at each site."""
+def _unit_indices(layer: int, units: Any, sites: Sites, layout: UnitLayout | None) -> list[int]:
+    """Indices on the unit axis, from ids as `_ids` lists them."""
+    if layout is not None:
+        return layout.units_at(layer, units)
+    if not sites:
+        return units
     widths = dict(sites)
     starts = dict(zip(widths, accumulate(widths.values(), initial=0), strict=False))
     for kind, ids in units.items():

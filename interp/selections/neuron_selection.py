@@ -1,7 +1,6 @@
 """Which neurons belong to which language: a set for each, to compare, tabulate and save."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,12 +15,11 @@ from interp.inference.intervals import Estimate
 from interp.interventions.edits import Change, Edit, Site
 from interp.models.any_model import AnyModel, as_model
 from interp.models.sites import hooked_at
+from interp.models.units import Address, LayerUnits, UnitLayout
 from interp.results.display import Cells, Shown, layer_cells, listed
-from interp.results.frames import tidy
 from interp.results.words import Tokens, UnitKind
-from interp.scores.baselines import random_units
-from interp.selections import formats
-from interp.selections.chance import jaccard_by_chance
+from interp.selections import formats, tables
+from interp.selections.chance import SiteUnits, drawn_like, jaccard_by_chance
 
 FORMAT = formats.FORMAT
 """The format line of a selection's JSON file."""
@@ -58,17 +56,23 @@ class NeuronSelection(Shown):
     """What the neurons were chosen from, and controls are drawn from; None: from all. In a mixture
     of experts, those that saw enough tokens (`FiringStats.seen`)."""
 
+    layout: UnitLayout | None = None
+    """In a mixture of experts, what a layer's neurons are: dense ones, then those of its experts
+    (`model.layout`), so that lists and files say (layer, expert, neuron)."""
+
     neurons_of: str = ""
     """The model that the neurons were found in, if they are used in another (see `on`)."""
 
     def __post_init__(self) -> None:
+        if not self.sites:
+            object.__setattr__(self, "sites", (("post", self.mask.shape[2]),))
+        if self.layout is not None:
+            self._check_layout(self.layout)
         if self.pool is not None and (self.mask & ~self.pool).any():
             raise ValueError(
                 f"{int((self.mask & ~self.pool).sum()):,} neurons of this selection are not among "
                 "those that it was chosen from (`pool`): give a pool that holds all of them."
             )
-        if not self.sites:
-            object.__setattr__(self, "sites", (("post", self.mask.shape[2]),))
         kinds = [kind for kind, _ in self.sites]
         if (
             sum(width for _, width in self.sites) != self.mask.shape[2]
@@ -88,6 +92,8 @@ class NeuronSelection(Shown):
     def __repr__(self) -> str:
         sizes = listed(f"{code} {size:,}" for code, size in self.counts().items())
         total, what = self.n_layers * self.n_units, "neurons"
+        if self.layout is not None:
+            total = int(self.layout.exists.sum())
         if not self.neurons_only:
             what = f"units ({', '.join(f'{kind} {width:,}' for kind, width in self.sites)})"
         return (
@@ -104,6 +110,7 @@ class NeuronSelection(Shown):
         return (
             isinstance(other, NeuronSelection)
             and (self.languages, self.sites) == (other.languages, other.sites)
+            and self.layout == other.layout
             and torch.equal(self.mask, other.mask)
         )
 
@@ -224,21 +231,7 @@ class NeuronSelection(Shown):
         returns `layer_profile().double()`; without it low and high are blank. Intervals are cut
         off at zero, because counts cannot be negative.
         """
-        profile = self.layer_profile()
-        if interval is not None and interval.low.shape != profile.shape:
-            raise ValueError(
-                f"The interval has shape {tuple(interval.low.shape)}, but the selection has "
-                f"{len(self.languages)} languages and {self.n_layers} layers."
-            )
-        frame = tidy(
-            {"language": self.languages, "layer": range(self.n_layers)},
-            {
-                "neurons": profile,
-                "low": math.nan if interval is None else interval.low.clamp_min(0),
-                "high": math.nan if interval is None else interval.high,
-            },
-        )
-        return frame.reindex(columns=["layer", "language", "neurons", "low", "high"])
+        return tables.by_layer(self.layer_profile(), self.languages, interval)
 
     def overlap_frame(self) -> pd.DataFrame:
         """One row per pair of languages, each with itself too: neurons in common, their Jaccard.
@@ -246,27 +239,13 @@ class NeuronSelection(Shown):
         Also the mean Jaccard of random neurons, as many per layer, and its 95 % interval; both are
         blank for a language with itself.
         """
-        n, widths = len(self.languages), [width for _, width in self.sites]
         by_chance = [
-            jaccard_by_chance(mask.expand_as(self.mask), self.mask, widths) for mask in self.mask
+            jaccard_by_chance(
+                mask.expand_as(self.mask), self.mask, [width for _, width in self.sites]
+            )
+            for mask in self.mask
         ]
-        itself = torch.eye(n, dtype=torch.bool)
-        ends = {"chance": "value", "chance_low": "low", "chance_high": "high"}
-        frame = tidy(
-            {"language": self.languages, "other": self.languages},
-            {
-                "common": self.overlap(),
-                "jaccard": self.jaccard(),
-                **{
-                    column: torch.stack([getattr(row, end) for row in by_chance]).masked_fill(
-                        itself, torch.nan
-                    )
-                    for column, end in ends.items()
-                },
-            },
-        )
-        once = torch.ones(n, n).triu().flatten().nonzero().flatten()  # each pair and the diagonal
-        return frame.take(once.tolist()).reset_index(drop=True)
+        return tables.by_pair(self.overlap(), self.jaccard(), by_chance, self.languages)
 
     def random_like(
         self,
@@ -288,48 +267,19 @@ class NeuronSelection(Shown):
         """
         excluded = torch.zeros_like(self.mask[0]) if exclude is None else exclude
         excluded = excluded if self.pool is None else excluded | ~self.pool
-        for (kind, width), masks, barred in zip(
-            self.sites, self._split(self.mask), self._split(excluded), strict=True
-        ):
-            available = width - reduce(barred.long(), "layer unit -> layer", "sum")
-            sizes = reduce(masks.long(), "language layer unit -> language layer", "sum")
-            if (sizes > available).any():
-                row, layer = (sizes > available).nonzero()[0].tolist()
-                where = "" if self.neurons_only else f" at {kind}"
-                raise ValueError(
-                    f"{self.languages[row]} has {sizes[row, layer]} neurons in layer {layer}"
-                    f"{where}, but only {available[layer]} of {width} are left to draw from: "
-                    "exclude fewer, or draw none (interp deactivate --n-draws 0)."
-                )
-        rates: Sequence[Tensor | None] = [None] * len(self.languages)
-        if rate is not None:
-            if rate.shape != self.mask.shape:
-                raise ValueError(
-                    f"The rates have shape {tuple(rate.shape)}, the selection "
-                    f"{tuple(self.mask.shape)}: give a rate for every unit and language of it."
-                )
-            rates = list(rate)
-        drawn = [
-            self._drawn(*masks_and_rates, ~excluded, generator)
-            for masks_and_rates in zip(self.mask, rates, strict=True)
-        ]
-        return replace(self, mask=torch.stack(drawn))
-
-    def _drawn(
-        self,
-        chosen: Bool[Tensor, "layer neuron"],
-        rate: Float[Tensor, "layer neuron"] | None,
-        pool: Bool[Tensor, "layer neuron"],
-        generator: torch.Generator,
-    ) -> Bool[Tensor, "layer neuron"]:
-        """Random units instead of those of one language, site by site."""
-        parts = []
+        if rate is not None and rate.shape != self.mask.shape:
+            raise ValueError(
+                f"The rates have shape {tuple(rate.shape)}, the selection "
+                f"{tuple(self.mask.shape)}: give a rate for every unit and language of it."
+            )
         rates = [None] * len(self.sites) if rate is None else self._split(rate)
-        for mask, of_site, free in zip(self._split(chosen), rates, self._split(pool), strict=True):
-            size = reduce(mask.long(), "layer unit -> layer", "sum")
-            like = None if of_site is None else (mask, of_site)
-            parts.append(random_units(free, size, generator, like))
-        return torch.cat(parts, dim=-1)
+        sites = [
+            SiteUnits("" if self.neurons_only else f" at {kind}", *units)
+            for (kind, _), *units in zip(
+                self.sites, self._split(self.mask), self._split(~excluded), rates, strict=True
+            )
+        ]
+        return replace(self, mask=drawn_like(sites, self.languages, generator))
 
     def check_model(self, model: AnyModel) -> None:
         """Raise ValueError if the model has a different size, before any wrong neuron is edited."""
@@ -345,6 +295,11 @@ class NeuronSelection(Shown):
                     f"{model.name} has {model.n_layers} of {model_width}: use the model it was "
                     "made with."
                 )
+        if self.layout is not None and self.layout != getattr(model, "layout", None):
+            raise ValueError(
+                f"This selection is for a mixture with other experts than those of {model.name}: "
+                "use the model it was made with."
+            )
 
     def on(self, model: AnyModel, found_in: str = "another model") -> "NeuronSelection":
         """The same neurons for another model of the same shape, such as an instruct model.
@@ -363,6 +318,32 @@ class NeuronSelection(Shown):
         """Sorted (index of the language, layer, neuron)."""
         return [(row, layer, neuron) for row, layer, neuron in self.mask.nonzero().tolist()]
 
+    def addresses(self, language: str) -> list[Address]:
+        """The (layer, expert, neuron) of the language's neurons; see `from_addresses`.
+
+        >>> neurons.addresses("zh")[0]
+        Address(layer=0, expert=None, neuron=...)
+        """
+        self.neurons()  # refuses other units
+        of_dense = UnitLayout((LayerUnits(self.n_units, 0, 0),) * self.n_layers)
+        return (self.layout or of_dense).addresses(self.neurons()[language])
+
+    @staticmethod
+    def from_addresses(
+        addresses: Mapping[str, Iterable[Sequence[Any]]], layout: UnitLayout
+    ) -> "NeuronSelection":
+        """In a mixture of experts, each language's neurons, as (layer, expert, neuron).
+
+        The expert of dense neurons is None. `layout` is that of the model.
+
+        >>> layout = interp.models.UnitLayout.of([[160, 0, 0], [48, 4, 32]])
+        >>> chosen = interp.NeuronSelection.from_addresses({"de": [(1, 3, 5)], "fr": []}, layout)
+        >>> chosen.addresses("de")[0].name
+        'L1E3N5'
+        """
+        mask = torch.stack([layout.mask(listed) for listed in addresses.values()])
+        return NeuronSelection(mask, tuple(addresses), layout=layout)
+
     @staticmethod
     def from_triples(
         triples: Iterable[Sequence[int]],
@@ -371,6 +352,7 @@ class NeuronSelection(Shown):
         n_units: int,
         sites: tuple[tuple[str, int], ...] = (),
         pool: Bool[Tensor, "layer neuron"] | None = None,
+        layout: UnitLayout | None = None,
     ) -> "NeuronSelection":
         """The selection of these (index of the language, layer, neuron)."""
         mask = torch.zeros(len(languages), n_layers, n_units, dtype=torch.bool)
@@ -385,14 +367,15 @@ class NeuronSelection(Shown):
                     "numbers, counted from zero."
                 )
             mask[tuple(triple)] = True
-        return NeuronSelection(mask, tuple(languages), sites, pool)
+        return NeuronSelection(mask, tuple(languages), sites, pool, layout)
 
     def to_json(self, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
         """Write a readable file: one line per language and layer, without empty layers.
 
-        With several sites a line lists the units of each site, counted from zero at every site.
+        With several sites a line lists the units of each site, counted from zero at every site; in
+        a mixture of experts each neuron is [expert, neuron], or [null, neuron] of dense ones.
         """
-        selected = (self.mask, self.languages, self.sites, self.pool)
+        selected = (self.mask, self.languages, self.sites, self.pool, self.layout)
         formats.write_json(path, *selected, provenance=provenance or {})
 
     @staticmethod
@@ -427,6 +410,16 @@ class NeuronSelection(Shown):
         """One part for each site."""
         return units.split([width for _, width in self.sites], dim=-1)
 
+    def _check_layout(self, layout: UnitLayout) -> None:
+        shape = (len(layout.layers), layout.d_mlp)
+        if not self.neurons_only or tuple(self.mask.shape[1:]) != shape:
+            raise ValueError(
+                f"The layout is of {shape[0]} layers of {shape[1]} neurons, but the selection is "
+                f"of {self.n_layers} of {self.n_units} at {self.sites}: give the model's layout."
+            )
+        if self.pool is None:
+            object.__setattr__(self, "pool", layout.exists)
+
     def _index(self, language: str) -> int:
         if language not in self.languages:
             raise KeyError(
@@ -441,6 +434,10 @@ class NeuronSelection(Shown):
                 f"{', '.join(self.languages)}, the other {other.n_layers} of {other.n_units} for "
                 f"{', '.join(other.languages)}: they must be of one model and have the same "
                 "languages in the same order (see languages_only)."
+            )
+        if self.layout and other.layout and self.layout != other.layout:
+            raise ValueError(
+                "The selections are of mixtures with different experts: compare those of one model."
             )
         if self.sites != other.sites:
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.counting.run import Run
 from interp.counting.stats import ActivationMoments, FiringStats
 from interp.models.any_model import AnyModel, as_model
+from interp.models.units import UnitLayout, layout_of
 from interp.results.words import Half
 from interp.scores.average_precision import Precision
 from interp.scores.choosers import Measured, both_ends, measured
@@ -66,7 +67,7 @@ def selection_of(method: Method, seen: Measured, settings: Settings) -> NeuronSe
         return NeuronSelection(mask, seen.languages, seen.precision.sites)
     if method.units != "post":
         return NeuronSelection(mask, seen.languages, ((method.units, mask.shape[2]),))
-    return NeuronSelection(mask, seen.languages, pool=seen.pool)
+    return NeuronSelection(mask, seen.languages, pool=seen.pool, layout=seen.layout)
 
 
 def select_from_rate(
@@ -74,12 +75,13 @@ def select_from_rate(
     languages: Sequence[str],
     fraction: float = 0.01,
     busy_quantile: float = 0.95,
+    layout: UnitLayout | None = None,
 ) -> NeuronSelection:
     """The selection of Tang et al. (2024): the least entropy among neurons busy in some language.
 
     `fraction` of all neurons is taken, and a neuron belongs to every language in which it is busy
     (its rate is above `busy_threshold`), so it belongs to at least one. As in the authors' code
-    the one threshold does both; their paper has it once.
+    the one threshold does both; their paper has it once. `layout`: that of a mixture of experts.
 
     Departs from that code where it leaves things open: ties at the cut go to the lower layer, then
     to the lower neuron; and where there are fewer busy neurons than asked for, this refuses,
@@ -87,7 +89,7 @@ def select_from_rate(
     """
     check_several(languages)
     mask = least_entropy(rate, fraction, busy_quantile)
-    return NeuronSelection(mask, tuple(languages), pool=pool_of(rate))
+    return NeuronSelection(mask, tuple(languages), pool=pool_of(rate), layout=layout)
 
 
 def check_several(languages: Sequence[str]) -> None:
@@ -110,7 +112,7 @@ def select_by_entropy(
     >>> chosen.layer_profile().shape
     torch.Size([3, 6])
     """
-    return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile)
+    return select_from_rate(stats.rate, stats.languages, fraction, busy_quantile, stats.layout)
 
 
 def select_by_value_entropy(
@@ -128,7 +130,9 @@ def select_by_value_entropy(
     torch.Size([3])
     """
     mean = moments.gate_mean.clamp_min(0)
-    return select_from_rate(mean, moments.languages, fraction, busy_quantile)
+    return select_from_rate(
+        mean, moments.languages, fraction, busy_quantile, layout_of(moments.units)
+    )
 
 
 def select_by_precision(

@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.counting.stats import FiringStats
 from interp.inference.intervals import Estimate
 from interp.inference.two_runs import between, in_both
+from interp.models.units import UnitLayout
 from interp.results.display import Cells, Shown, listed, table_cells
 from interp.selections.neuron_selection import NeuronSelection
 
@@ -40,6 +41,9 @@ class RateChange(Shown):
 
     paired: bool
     """Whether both runs read the same shards of text."""
+
+    layout: UnitLayout | None = None
+    """In mixtures of experts, which neurons are of which expert."""
 
     def __repr__(self) -> str:
         text = "the same shards of text" if self.paired else "other text"
@@ -70,26 +74,30 @@ class RateChange(Shown):
 
     def to_frame(self, selections: Mapping[str, NeuronSelection] | None = None) -> pd.DataFrame:
         """One row per label and neuron that has a rate; `selections` add a column each: whether it
-        is selected."""
-        shape = self.before.shape
-        codes, layers, neurons = (axis.flatten().tolist() for axis in _indices(shape))
-        frame = pd.DataFrame(
-            {
-                "language": [self.languages[code] for code in codes],
-                "layer": layers,
-                "neuron": neurons,
-                "before": self.before.flatten().tolist(),
-                "after": (self.before + self.change.value).flatten().tolist(),
-                "change": self.change.value.flatten().tolist(),
-                "change_low": self.change.low.flatten().tolist(),
-                "change_high": self.change.high.flatten().tolist(),
-            }
-        )
+        is selected. In mixtures of experts with a column `expert`, blank for dense neurons."""
+        known = ~self.before.isnan()
+        code, layer, unit = known.nonzero().unbind(dim=1)
+        where: dict[str, Any] = {"layer": layer.tolist(), "neuron": unit.tolist()}
+        if self.layout is not None:
+            experts, neurons = self.layout.located(layer, unit)
+            named = pd.array(
+                [None if expert < 0 else expert for expert in experts.tolist()], "Int64"
+            )
+            where = {"layer": layer.tolist(), "expert": named, "neuron": neurons.tolist()}
+        values = {
+            "before": self.before,
+            "after": self.before + self.change.value,
+            "change": self.change.value,
+            "change_low": self.change.low,
+            "change_high": self.change.high,
+        }
         for name, selection in (selections or {}).items():
-            mask = torch.stack([selection[code] for code in self.languages])
-            frame[f"in_{name}"] = mask.flatten().tolist()
-        known: Any = frame[~torch.isnan(self.before).flatten().numpy()]
-        return known.reset_index(drop=True)
+            values[f"in_{name}"] = torch.stack([selection[code] for code in self.languages])
+        return pd.DataFrame(
+            {"language": [self.languages[row] for row in code.tolist()]}
+            | where
+            | {name: value[known].tolist() for name, value in values.items()}
+        )
 
 
 def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False) -> RateChange:
@@ -110,8 +118,7 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
             f"The models have {layers} layers of {width:,} neurons and {other_layers} of "
             f"{other_width:,}: neurons are compared by index, in models of the same shape."
         )
-    layouts = [stats.experts and stats.experts.layout for stats in (before, after)]
-    if layouts[0] != layouts[1] or before.fires_by != after.fires_by:
+    if before.layout != after.layout or before.fires_by != after.fires_by:
         raise ValueError(
             "The models have other experts, or neurons fire by other values "
             f"({before.fires_by}, {after.fires_by}): neurons are compared by index, in models of "
@@ -137,6 +144,7 @@ def rate_change(before: FiringStats, after: FiringStats, *, paired: bool = False
         correlation=between(sums[0], sums[1], correlated, paired=paired),
         languages=languages,
         paired=paired,
+        layout=before.layout,
     )
 
 
@@ -168,7 +176,3 @@ def _over_neurons(
     """Over the neurons that have a value."""
     flat = rearrange(values, "language layer neuron -> language (layer neuron)")
     return flat.nansum(dim=1) if how == "sum" else flat.nanmean(dim=1)
-
-
-def _indices(shape: torch.Size) -> list[Tensor]:
-    return list(torch.meshgrid(*map(torch.arange, shape), indexing="ij"))

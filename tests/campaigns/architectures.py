@@ -2,6 +2,7 @@
 
     python -m tests.campaigns.architectures               # `make architectures`
     python -m tests.campaigns.architectures llama granite # some of them, without writing the table
+    python -m tests.campaigns.architectures zamba --update # and their rows of the table
 
 Reads   the configurations and modeling code of the installed transformers
 Writes  docs/architectures.md
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import resource
 import signal
 import sys
@@ -90,7 +92,12 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "gptj": {"rotary_dim": 8},
     "codegen": {"rotary_dim": 8},
     "bamba": {"attn_layer_indices": [1]},
-    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "granitemoehybrid": {
+        **{"layer_types": ["linear_attention", "full_attention"] * 2},
+        **{"shared_intermediate_size": 40},
+    },
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
@@ -410,6 +417,16 @@ def _wait(process: int) -> str:
 # ---------------------------------------------------------------- the table
 
 
+WORK, MIXTURES = "They work", "Mixtures of experts: "
+SECTIONS = {
+    "refused": "Refused, and why",
+    "doctor": "The doctor says no: do not trust their neurons",
+    "fault": "Faults",
+    "not built": "Not tried: no tiny model could be built",
+}
+"""Titles of the page, by the kind of outcome."""
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """The page, with what works first."""
     working = [each for each in outcomes if each.kind == "works"]
@@ -425,16 +442,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
         f"**{len(working)} of {len(outcomes)} work to the end**, {n_mixtures} of them mixtures of "
         "experts.",
         "",
-        "## They work",
-        "",
-        ", ".join(f"`{each.architecture}`" for each in working) + ".",
+        f"## {WORK}",
     ]
-    for kind, title in (
-        ("refused", "Refused, and why"),
-        ("doctor", "The doctor says no: do not trust their neurons"),
-        ("fault", "Faults"),
-        ("not built", "Not tried: no tiny model could be built"),
-    ):
+    for mixture, words in ((False, "Dense models: "), (True, MIXTURES)):
+        names = ", ".join(f"`{each.architecture}`" for each in working if each.mixture == mixture)
+        lines += ["", f"{words}{names}."]
+    for kind, title in SECTIONS.items():
         rows = [each for each in outcomes if each.kind == kind]
         if rows:
             lines += ["", f"## {title}", "", "| | stopped at | |", "|---|---|---|"]
@@ -443,6 +456,23 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 for each in rows
             ]
     return "\n".join(lines) + "\n"
+
+
+def read_table(page: str) -> list[Outcome]:
+    """The outcomes that a page holds."""
+    kinds = {title: kind for kind, title in SECTIONS.items()}
+    known: list[Outcome] = []
+    for section in page.split("\n## ")[1:]:
+        title, *lines = section.splitlines()
+        for line in lines:
+            if title == WORK:
+                names = re.findall("`([^`]+)`", line)
+                known += [Outcome(name, mixture=line.startswith(MIXTURES)) for name in names]
+            elif row := re.fullmatch(r"\| `(.+?)` \| (\w+) \| (.*) \|", line):
+                name, stopped_at, why = row.groups()
+                why = why.replace("\\|", "|").replace("&lt;", "<")
+                known.append(Outcome(name, (), stopped_at, why, kinds[title]))
+    return known
 
 
 def _cell(text: str) -> str:
@@ -455,7 +485,9 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("architectures", nargs="*", help="model types; all that transformers knows")
-    chosen = parser.parse_args(arguments).architectures
+    parser.add_argument("--update", action="store_true", help="rewrite the rows of these alone")
+    options = parser.parse_args(arguments)
+    chosen = options.architectures
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:  # imports what the forked processes then share
         tried("llama", Path(folder, "model"))
@@ -469,8 +501,13 @@ def main(arguments: Sequence[str]) -> int:
             f"{name:<24} {outcome.kind:<10} {outcome.stopped_at:<11} {outcome.why[:200]}",
             flush=True,
         )
-    if not chosen:
-        TABLE.write_text(table(outcomes), encoding="utf-8")
+    if options.update:
+        known = read_table(TABLE.read_text("utf-8"))
+        outcomes = list({one.architecture: one for one in [*known, *outcomes]}.values())
+    if options.update or not chosen:
+        TABLE.write_text(
+            table(sorted(outcomes, key=lambda one: one.architecture)), encoding="utf-8"
+        )
         print(f"The table is in {TABLE.name}.")
     return int(any(each.kind == "fault" for each in outcomes))
 
