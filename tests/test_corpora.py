@@ -479,7 +479,10 @@ def test_real_text_of_all_languages_is_read(shared: Path):
         ({"block_length": 0}, "block_length is 0; it must be 1 or more"),
         ({"block_length": 1, "bos": "block"}, "block_length is 1; it must be 2 or more"),
         ({"n_shards": 0}, "n_shards is 0; it must be 1 or more"),
-        ({"tokens": 23}, "23 tokens in 3 shards are 7 each, less than one block of 8: ask for 24"),
+        (
+            {"tokens": 23},
+            "23 tokens in 3 shards are 7 each, less than one block of 8: use tokens=24 ",
+        ),
         ({"held_out": 1.0}, "held_out is 1.0; give a share between 0 and 1"),
         ({"held_out": 0.0, "split": "held_out"}, "held_out is 0.0; give a share"),
         ({"languages": ("german",)}, "The given texts hold no 'german', only de"),

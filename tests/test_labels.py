@@ -5,6 +5,7 @@ import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
@@ -25,7 +26,7 @@ from interp.text.sources import HubDataset, labels_in, read_documents
 from tests import tiny_models
 from tests.campaigns.kills import made_up
 from tests.test_corpora import Letters
-from tests.test_languages import apart
+from tests.test_languages import apart, linear, oklab
 
 ANY = ("deu_Latn", "cy", "sr-Cyrl", "sr-Latn", "poetry")
 WELSH = "Mae pob plentyn yn y pentref yn canu yn y capel bob bore Sul yn y gaeaf."
@@ -231,6 +232,14 @@ def test_listed_languages_keep_their_color_and_others_get_those_left():
     assert len(set(found)) == 5
     assert label_colors(["deu_Latn"]) == [LANGUAGES["de"].color]
     assert found[0] == LANGUAGES["fr"].color  # the first color of the list that is free
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_a_label_that_is_no_language_never_looks_like_one_that_is(code: str):
+    own, *others = label_colors([code, "poetry", "prose", "law"])
+    assert own == LANGUAGES[code].color
+    for color in others:
+        assert np.linalg.norm(oklab(linear(color)) - oklab(linear(own))) > 0.14
 
 
 def test_forty_labels_have_colors_that_stay_apart():

@@ -175,12 +175,14 @@ class Find:
             few = "Too few neurons belong to a language to say how far a repetition would agree."
             say(worded(few, stats.languages))
             return
-        tokens = int(stats.tokens.sum(0).min())
-        enough = math.ceil(tokens * interp.selections.text_for_agreement(agreement, self.stable))
-        say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
+        least, most = (int(end) for end in stats.tokens.sum(0).aminmax())
+        enough = math.ceil(least * interp.selections.text_for_agreement(agreement, self.stable))
+        again = f"would have a Jaccard of {agreement:.2f} with this one"
+        say(f"From as much other text, a selection {again};")
         per = worded("tokens per language", stats.languages)
-        trial = ": treat these as a trial" if enough > _TRIAL * tokens else ""
-        say(f"{self.stable:g} takes about {enough:,} {per}, {tokens:,} were read{trial}.")
+        trial = ": treat these as a trial" if enough > _TRIAL * least else ""
+        read = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        say(f"{self.stable:g} takes about {enough:,} {per}, {read} were read{trial}.")
 
 
 @dataclass(frozen=True)
@@ -390,6 +392,8 @@ def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor
     say_table(rows, stay=2)
     if len(parts) < selection.n_layers:
         say("layers: in quarters of the depth; interp report draws every layer")
+    if len(selection.languages) > 1:
+        say(worded("exclusive: selected for no other language", selection.languages))
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

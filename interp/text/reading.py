@@ -102,8 +102,8 @@ def read_corpora(
         if n_blocks < 1:
             raise ValueError(
                 f"{tokens:,} tokens in {n_shards} shards are {tokens // n_shards:,} each, less "
-                f"than one block of {block_length}: ask for {n_shards * block_length:,} or more, "
-                "fewer shards or shorter blocks."
+                f"than one block of {block_length}: use tokens={n_shards * block_length} or more, "
+                "a smaller n_shards or a smaller block_length."
             )
     reader = Reader(source, document, split, held_out, hygiene, seed, tags, langid)
     body = block_length - len(of_block)
