@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from interp import cli
+from interp.commands.collect import show_counts
+from interp.commands.find import show_selection
 from interp.evaluations.languages_written import language_rates
 from interp.plots.style import colors, worded_for
 from interp.reports.neuron_page import _language
@@ -278,6 +281,7 @@ def test_a_page_leaves_the_direction_of_unknown_languages_to_the_text():
 
 # ---------------------------------------------------------------- what they are called
 
+RATE = {"rate": 0.5, "rate_low": 0.4, "rate_high": 0.6}
 SAID = "Language read: a language's neurons off, highest in any language; in two languages"
 
 
@@ -290,6 +294,17 @@ def test_texts_say_label_where_one_of_the_labels_is_no_language():
         worded("`languages_only` and LanguageLock", ["poetry"])
         == "`languages_only` and LanguageLock"
     )
+
+
+def test_a_name_stands_beside_a_label_only_where_it_says_more(capsys: pytest.CaptureFixture[str]):
+    for labels in (("poetry", "prose"), ("de", "prose")):
+        mask = torch.ones(len(labels), 1, 2, dtype=torch.bool)
+        show_selection(NeuronSelection(mask, labels), None)
+        show_counts(pd.DataFrame({"language": labels, "tokens": 8, **RATE}))
+        said = capsys.readouterr().out
+        assert said.count("prose") == 2
+        assert said.count("German") == 2 * ("de" in labels)
+        assert [row.split()[-2:] for row in said.splitlines()[1:3]] == [["0", "2"], ["0", "2"]]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import label_name, worded
+from interp.text.languages import names_beside, worded
 
 if TYPE_CHECKING:
     import pandas
@@ -382,14 +382,15 @@ def summary(
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
     kept, parts = ["kept"] * (frequency is not None), parts_of_depth(selection.n_layers)
-    rows = [["", "", "neurons", "exclusive", *kept, *headings(parts)]]
-    for row in summary(selection, frequency).to_dict("records"):
-        cells = [row["language"], label_name(row["language"])]
-        cells += [f"{row['neurons']:,}", f"{row['exclusive']:,}"]
+    names = names_beside(selection.languages)
+    stay = 1 + len(names[0])
+    rows = [[*[""] * stay, "neurons", "exclusive", *kept, *headings(parts)]]
+    for row, name in zip(summary(selection, frequency).to_dict("records"), names, strict=True):
+        cells = [row["language"], *name, f"{row['neurons']:,}", f"{row['exclusive']:,}"]
         if frequency is not None:
             cells.append(f"{row['kept']:.2f}" if row["neurons"] else "-")
         rows.append([*cells, *by_part(row["by_layer"], parts)])
-    say_table(rows, stay=2)
+    say_table(rows, stay=stay)
     if len(parts) < selection.n_layers:
         say("layers: in quarters of the depth; interp report draws every layer")
     if len(selection.languages) > 1:
