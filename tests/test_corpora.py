@@ -556,6 +556,12 @@ def test_a_shard_without_a_block_is_refused_with_settings_that_do(lengths: list[
         read(source, **(arguments | {"block_length": better}))
 
 
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_part_of_the_text_that_is_too_short_is_named(split: str):
+    with pytest.raises(ValueError, match=rf"^de \({split} part\) has "):
+        read({"de": marked([4] * 20)}, n_shards=6, block_length=64, split=split)
+
+
 def test_a_word_that_is_no_choice_is_refused():
     with pytest.raises(ValueError, match="'test' was given; choose from all, train, held_out"):
         check_choice("test", reading.Split)

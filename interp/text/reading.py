@@ -113,7 +113,8 @@ def read_corpora(
         dealer, report = _fill(reader, code, model, n_shards, of_document, n_tokens)
         n = dealer.fewest // body
         if n == 0:
-            raise _too_short(code, dealer, body, block_length)
+            part = code if split == "all" else f"{code} ({split} part)"
+            raise _too_short(part, dealer, body, block_length)
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
         reports |= {code: report} if report and code == report.language else {}
     return Corpora(
