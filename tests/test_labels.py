@@ -2,6 +2,7 @@
 """Labels of text: languages in any notation, and words that are no language at all."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -373,3 +374,27 @@ def test_any_labels_go_through_all_commands(tmp_path: Path, capsys: pytest.Captu
     shown = re.sub(r"<(details|style|svg).*?</\1>|<[^>]*>", " ", report, flags=re.DOTALL)
     assert "anguage" not in shown
     assert capsys.readouterr().err.count("Error") == 0
+
+
+@pytest.mark.parametrize("to", [("de", "poetry"), ("sports", "poetry")])
+def test_a_report_says_which_steered_texts_nobody_could_count(to: tuple[str, ...], tmp_path: Path):
+    known = {code: 0.5 if code == "de" else math.nan for code in to}
+    rates = pd.DataFrame(
+        {"language": code, "texts": 4, "to": code, "condition": name}
+        | {
+            f"{kind}{end}": known[code]
+            for kind in ("rate", "good")
+            for end in ("", "_low", "_high")
+        }
+        for code in to
+        for name in ("no edit", "neurons")
+    )
+    rates.to_csv(tmp_path / "rates.csv", index=False)
+    (section,) = sections_in([tmp_path])
+    assert len(section.pictures) == ("de" in to)
+    if "de" in to:
+        assert section.title == "Can the language that is written be switched?"
+        assert section.text.endswith("Not counted, since the detector does not know them: poetry.")
+    else:
+        assert section.title == "What does the model write with a label's neurons changed?"
+        assert "a language's" not in section.text
