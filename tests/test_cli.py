@@ -70,7 +70,7 @@ def test_from_text_to_selection_and_through_the_published_format(place, capsys):
     assert "firing rate" in shown
     assert "German" in shown
     cli.main(["find", str(place / "run"), "--fraction", "0.1", "--busy-quantile", "0.5"])
-    assert "A repetition on as much other text" in capsys.readouterr().out
+    assert "From as much other text" in capsys.readouterr().out
     selection = NeuronSelection.from_json(place / "run" / "neurons.json")
     assert selection.languages == LANGUAGES
     assert int(selection.union().sum()) == 48  # a tenth of 3 x 160

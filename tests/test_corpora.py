@@ -479,7 +479,10 @@ def test_real_text_of_all_languages_is_read(shared: Path):
         ({"block_length": 0}, "block_length is 0; it must be 1 or more"),
         ({"block_length": 1, "bos": "block"}, "block_length is 1; it must be 2 or more"),
         ({"n_shards": 0}, "n_shards is 0; it must be 1 or more"),
-        ({"tokens": 23}, "23 tokens in 3 shards are 7 each, less than one block of 8: ask for 24"),
+        (
+            {"tokens": 23},
+            "23 tokens in 3 shards are 7 each, less than one block of 8: use tokens=24 ",
+        ),
         ({"held_out": 1.0}, "held_out is 1.0; give a share between 0 and 1"),
         ({"held_out": 0.0, "split": "held_out"}, "held_out is 0.0; give a share"),
         ({"languages": ("german",)}, "The given texts hold no 'german', only de"),
@@ -551,6 +554,12 @@ def test_a_shard_without_a_block_is_refused_with_settings_that_do(lengths: list[
     better = int(remedies["block_length"]) + 1
     with pytest.raises(ValueError, match="less than one block"):
         read(source, **(arguments | {"block_length": better}))
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_part_of_the_text_that_is_too_short_is_named(split: str):
+    with pytest.raises(ValueError, match=rf"^de \({split} part\) has "):
+        read({"de": marked([4] * 20)}, n_shards=6, block_length=64, split=split)
 
 
 def test_a_word_that_is_no_choice_is_refused():

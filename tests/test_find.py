@@ -195,7 +195,7 @@ def test_precision_takes_the_best_and_the_worst_of_all_sites(place: Path, capsys
 def test_lap_takes_the_neurons_that_fire_most_often(place: Path, capsys):
     found = find(place, "lap", "--n", "15")
     assert by_score(found, counts(place).rate, 15)
-    assert "A repetition on as much other text" in capsys.readouterr().out
+    assert "From as much other text" in capsys.readouterr().out
     assert set(find(place, "lap").counts().values()) == {round(0.01 * N_UNITS)}
 
 

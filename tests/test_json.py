@@ -79,7 +79,7 @@ def test_the_doctor_and_the_plan(place: Path, capsys: pytest.CaptureFixture[str]
     assert "its hooks tell the truth" in said
     rows, said = printed(["plan", model, "--languages", "3", "--tokens", "20480"], capsys)
     assert same(rows, interp.counting.plan_run(model, 3, 20480).to_frame())
-    assert "hours of passes" in said
+    assert "The passes take 1 s at 100 TFLOP/s" in said
 
 
 @pytest.mark.slow

@@ -2,14 +2,19 @@
 """Labels of text: languages in any notation, and words that are no language at all."""
 
 import itertools
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from interp import cli
+from interp.commands.collect import show_counts
+from interp.commands.find import show_selection
 from interp.evaluations.languages_written import language_rates
 from interp.plots.style import colors, worded_for
 from interp.reports.neuron_page import _language
@@ -25,7 +30,7 @@ from interp.text.sources import HubDataset, labels_in, read_documents
 from tests import tiny_models
 from tests.campaigns.kills import made_up
 from tests.test_corpora import Letters
-from tests.test_languages import apart
+from tests.test_languages import apart, linear, oklab
 
 ANY = ("deu_Latn", "cy", "sr-Cyrl", "sr-Latn", "poetry")
 WELSH = "Mae pob plentyn yn y pentref yn canu yn y capel bob bore Sul yn y gaeaf."
@@ -233,6 +238,14 @@ def test_listed_languages_keep_their_color_and_others_get_those_left():
     assert found[0] == LANGUAGES["fr"].color  # the first color of the list that is free
 
 
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_a_label_that_is_no_language_never_looks_like_one_that_is(code: str):
+    own, *others = label_colors([code, "poetry", "prose", "law"])
+    assert own == LANGUAGES[code].color
+    for color in others:
+        assert np.linalg.norm(oklab(linear(color)) - oklab(linear(own))) > 0.14
+
+
 def test_forty_labels_have_colors_that_stay_apart():
     found = label_colors([f"topic {n}" for n in range(40)])
     assert len(set(found)) == 40
@@ -269,6 +282,7 @@ def test_a_page_leaves_the_direction_of_unknown_languages_to_the_text():
 
 # ---------------------------------------------------------------- what they are called
 
+RATE = {"rate": 0.5, "rate_low": 0.4, "rate_high": 0.6}
 SAID = "Language read: a language's neurons off, highest in any language; in two languages"
 
 
@@ -281,6 +295,17 @@ def test_texts_say_label_where_one_of_the_labels_is_no_language():
         worded("`languages_only` and LanguageLock", ["poetry"])
         == "`languages_only` and LanguageLock"
     )
+
+
+def test_a_name_stands_beside_a_label_only_where_it_says_more(capsys: pytest.CaptureFixture[str]):
+    for labels in (("poetry", "prose"), ("de", "prose")):
+        mask = torch.ones(len(labels), 1, 2, dtype=torch.bool)
+        show_selection(NeuronSelection(mask, labels), None)
+        show_counts(pd.DataFrame({"language": labels, "tokens": 8, **RATE}))
+        said = capsys.readouterr().out
+        assert said.count("prose") == 2
+        assert said.count("German") == 2 * ("de" in labels)
+        assert [row.split()[-2:] for row in said.splitlines()[1:3]] == [["0", "2"], ["0", "2"]]
 
 
 @pytest.mark.parametrize(
@@ -349,3 +374,27 @@ def test_any_labels_go_through_all_commands(tmp_path: Path, capsys: pytest.Captu
     shown = re.sub(r"<(details|style|svg).*?</\1>|<[^>]*>", " ", report, flags=re.DOTALL)
     assert "anguage" not in shown
     assert capsys.readouterr().err.count("Error") == 0
+
+
+@pytest.mark.parametrize("to", [("de", "poetry"), ("sports", "poetry")])
+def test_a_report_says_which_steered_texts_nobody_could_count(to: tuple[str, ...], tmp_path: Path):
+    known = {code: 0.5 if code == "de" else math.nan for code in to}
+    rates = pd.DataFrame(
+        {"language": code, "texts": 4, "to": code, "condition": name}
+        | {
+            f"{kind}{end}": known[code]
+            for kind in ("rate", "good")
+            for end in ("", "_low", "_high")
+        }
+        for code in to
+        for name in ("no edit", "neurons")
+    )
+    rates.to_csv(tmp_path / "rates.csv", index=False)
+    (section,) = sections_in([tmp_path])
+    assert len(section.pictures) == ("de" in to)
+    if "de" in to:
+        assert section.title == "Can the language that is written be switched?"
+        assert section.text.endswith("Not counted, since the detector does not know them: poetry.")
+    else:
+        assert section.title == "What does the model write with a label's neurons changed?"
+        assert "a language's" not in section.text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
@@ -178,6 +178,35 @@ def test_byte_level_pieces_begin_words_even_within_a_character(open_model):
         assert set(Spelling(model).beginnings(word)) == expected
         assert expected
     assert raw[model.encode("火")[0]] == "火".encode()[:1]
+
+
+@pytest.mark.parametrize("left_out", ["", "\u0100\u0101\xc1\xf5\xff"])
+def test_a_byte_level_vocabulary_may_leave_out_bytes_that_no_text_has(tmp_path, left_out):
+    letters = [
+        letter for letter in sorted(pre_tokenizers.ByteLevel.alphabet()) if letter not in left_out
+    ]
+    vocabulary = [*letters, "\u0120t", "\u0120th", "\xc3\xa9"]
+    fast = Tokenizer(
+        tokenizer_models.BPE(
+            vocab={token: id for id, token in enumerate(vocabulary)},
+            merges=[("\u0120", "t"), ("\u0120t", "h"), ("\xc3", "\xa9")],
+        )
+    )
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    tiny_models.build("llama", tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=fast).save_pretrained(tmp_path)
+    model = load(tmp_path)
+    raw = token_bytes(model)
+    for text in ("to the café", "曜日 там", "\n\tx"):
+        ids = model.encode(text)
+        assert b"".join(raw[id] for id in ids) == text.encode()
+    assert words(model, "the") == {"t", "\u0120t", "\u0120th"}
+
+
+def test_a_piece_that_looks_like_the_letter_of_a_byte_is_itself_elsewhere(tmp_path):
+    model = sentencepiece(["a", "▁", "\u0120", "\u0120t"], tmp_path)
+    assert token_bytes(model)[2:4] == ["\u0120".encode(), "\u0120t".encode()]
 
 
 def test_the_tokens_that_the_tokenizer_itself_begins_with_are_found(open_model):

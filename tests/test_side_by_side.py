@@ -80,6 +80,7 @@ def test_the_table_has_every_text_with_its_language_and_loss(model, selection):
         assert note in written.table(120)
         assert note[1:-1] in written._repr_html_()
     assert written.table(120).index("nothing changed") < written.table(120).index("--- off ---")
+    assert written.table(120).startswith("Prompt: the dog\n")
 
 
 def test_a_prompt_of_tokens_gets_nothing_in_front(model):
@@ -180,6 +181,30 @@ def test_what_a_chat_model_is_steered_from_is_a_message(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- a file of changes
+
+
+@pytest.mark.parametrize("order", [("poetry", "de"), ("de", "poetry")])
+def test_a_label_that_no_prompt_can_name_has_an_empty_cell(order: tuple[str, ...]):
+    def written(text: str) -> Any:
+        return language_rates([text], ["de", "poetry"])
+
+    shared, rates = written("Nothing was edited."), {}
+    for to in order:
+        named = {} if to == "poetry" else {"named in prompt": written("Der Zug fährt nach Wien.")}
+        rates[to] = {"no edit": shared, **named, "neurons": written(f"Pushed to {to}.")}
+    found = SteeringRates(rates=rates, guards=dict.fromkeys(rates, interp.evaluations.Guard()))
+    heads, *rows = found.table().splitlines()[2:5]
+    assert set(heads.split("  ")) >= {"to", "no edit", "named in prompt", "neurons"}
+    cells = {row.split()[0]: row for row in rows}
+    edge = heads.index("named in prompt") + len("named in prompt")
+    assert cells["de"][:edge].endswith("1.00 (1.00)   nan")
+    assert cells["poetry"][edge - len("named in prompt") : edge].strip() == ""
+    assert "empty: poetry, no language, cannot be named in a prompt" in found.table()
+    shown = found.examples().splitlines()
+    assert shown.count("no edit:") == sum("Nothing was edited" in line for line in shown) == 1
+    assert [line for line in shown if line.endswith(", neurons:")] == [
+        f"to {to}, neurons:" for to in order
+    ]
 
 
 def written_to(tmp_path: Path, *rows: Any) -> Path:

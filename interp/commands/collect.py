@@ -22,7 +22,7 @@ from interp.commands.options import Labels
 from interp.results.words import Bos, Care, FiresBy, Kind, OtherUnits, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
-from interp.text.languages import label_name, worded
+from interp.text.languages import names_beside, worded
 from interp.text.sources import check_text
 
 if TYPE_CHECKING:
@@ -304,12 +304,14 @@ def counts_table(stats: "interp.FiringStats") -> "pandas.DataFrame":
 
 
 def show_counts(table: "pandas.DataFrame") -> None:
-    rows = [[worded("language", table["language"]), "", "tokens", "firing rate", "95 % interval"]]
-    for row in table.to_dict("records"):
+    names = names_beside(list(table["language"]))
+    head = [worded("language", table["language"]), *[""] * len(names[0])]
+    rows = [[*head, "tokens", "firing rate", "95 % interval"]]
+    for row, name in zip(table.to_dict("records"), names, strict=True):
         interval = f"{row['rate_low']:.4f} to {row['rate_high']:.4f}"
         label, tokens = row["language"], f"{row['tokens']:,}"
-        rows.append([label, label_name(label), tokens, f"{row['rate']:.4f}", interval])
-    say_table(rows, stay=2)
+        rows.append([label, *name, tokens, f"{row['rate']:.4f}", interval])
+    say_table(rows, stay=len(head))
 
 
 def tags_given(options: Sequence[str]) -> dict[str, str]:

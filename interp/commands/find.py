@@ -22,7 +22,7 @@ from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
 from interp.scores.methods import METHODS, Settings
-from interp.text.languages import label_name, worded
+from interp.text.languages import names_beside, worded
 
 if TYPE_CHECKING:
     import pandas
@@ -175,12 +175,14 @@ class Find:
             few = "Too few neurons belong to a language to say how far a repetition would agree."
             say(worded(few, stats.languages))
             return
-        tokens = int(stats.tokens.sum(0).min())
-        enough = math.ceil(tokens * interp.selections.text_for_agreement(agreement, self.stable))
-        say(f"A repetition on as much other text would share a Jaccard of {agreement:.2f};")
+        least, most = (int(end) for end in stats.tokens.sum(0).aminmax())
+        enough = math.ceil(least * interp.selections.text_for_agreement(agreement, self.stable))
+        again = f"would have a Jaccard of {agreement:.2f} with this one"
+        say(f"From as much other text, a selection {again};")
         per = worded("tokens per language", stats.languages)
-        trial = ": treat these as a trial" if enough > _TRIAL * tokens else ""
-        say(f"{self.stable:g} takes about {enough:,} {per}, {tokens:,} were read{trial}.")
+        trial = ": treat these as a trial" if enough > _TRIAL * least else ""
+        read = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        say(f"{self.stable:g} takes about {enough:,} {per}, {read} were read{trial}.")
 
 
 @dataclass(frozen=True)
@@ -380,16 +382,19 @@ def summary(
 def show_selection(selection: "interp.NeuronSelection", frequency: "torch.Tensor | None") -> None:
     """Neurons per language: how many, in which layers, how often they come back."""
     kept, parts = ["kept"] * (frequency is not None), parts_of_depth(selection.n_layers)
-    rows = [["", "", "neurons", "exclusive", *kept, *headings(parts)]]
-    for row in summary(selection, frequency).to_dict("records"):
-        cells = [row["language"], label_name(row["language"])]
-        cells += [f"{row['neurons']:,}", f"{row['exclusive']:,}"]
+    names = names_beside(selection.languages)
+    stay = 1 + len(names[0])
+    rows = [[*[""] * stay, "neurons", "exclusive", *kept, *headings(parts)]]
+    for row, name in zip(summary(selection, frequency).to_dict("records"), names, strict=True):
+        cells = [row["language"], *name, f"{row['neurons']:,}", f"{row['exclusive']:,}"]
         if frequency is not None:
             cells.append(f"{row['kept']:.2f}" if row["neurons"] else "-")
         rows.append([*cells, *by_part(row["by_layer"], parts)])
-    say_table(rows, stay=2)
+    say_table(rows, stay=stay)
     if len(parts) < selection.n_layers:
         say("layers: in quarters of the depth; interp report draws every layer")
+    if len(selection.languages) > 1:
+        say(worded("exclusive: selected for no other language", selection.languages))
     if frequency is not None:
         say("kept: how often a neuron is selected again when one shard of text is left out")
     if not selection.neurons_only:

@@ -9,6 +9,7 @@ from interp.commands.common import keep_of, save_table, say, torch_dtype
 from interp.commands.options import Labels, Positional
 from interp.results.terminal import terminal_width
 from interp.results.words import Kind, OtherUnits
+from interp.runs.forecasts import duration
 from interp.text.labels import check_labels
 
 
@@ -83,8 +84,8 @@ class Plan:
                 f"shards of {plan.rows:,} whole blocks of {self.block_length}."
             )
         say(
-            f"{plan.hours(self.teraflops):.3g} hours of passes at {self.teraflops:g} TFLOP/s "
-            "(--teraflops), not counting the time to read text."
+            f"The passes take {duration(3600 * plan.hours(self.teraflops))} at "
+            f"{self.teraflops:g} TFLOP/s (--teraflops), not counting the time to read text."
         )
         if self.out is not None:
             save_table(plan.to_frame(), self.out)

@@ -232,22 +232,21 @@ class PerplexityMatrix(Saved):
                 more = control.value[row, self.languages.index(code)].item() if own else math.nan
                 cells.append("-" if math.isnan(more) else f"{more:+.3f}")
             rows.append([code, f"{self.neurons[row]:,}", *cells])
-        head, own_read, alike = (
+        head, random, alike = (
             worded(text, self.languages)
             for text in (
                 "Increase in nats per token, a language's neurons off (± half of the 95 % "
                 "interval):",
-                "own language read",
+                "the same for as many random neurons in every layer, read on the own language",
                 "alike: neurons of the same layers that fire nearly as often in the language",
             )
         )
-        drawn = f"random: a random control of the same size per layer, {own_read}, mean over draws"
         return "\n".join(
             [
                 head,
                 "",
                 *terminal.table(rows, width),
-                *[drawn] * (self.random.shape[1] > 0),
+                *[f"random: {random}, mean over draws"] * (self.random.shape[1] > 0),
                 *[alike] * (self.rate_matched is not None),
                 "",
                 *(

@@ -77,7 +77,7 @@ class SideBySide(Shown):
             ]
             for name, texts in self.texts.items()
         }
-        lines = [f"After: {terminal.cut(self.prompt, width - 7)}", ""]
+        lines = [f"Prompt: {terminal.cut(self.prompt, width - 8)}", ""]
         lines += terminal.side_by_side(columns, width)
         lines.append("In brackets: the language detected, and the loss of the unedited model.")
         return "\n".join(lines)

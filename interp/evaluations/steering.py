@@ -88,16 +88,24 @@ class SteeringRates(Shown):
     def examples(self, n: int = 3, width: int = 100) -> str:
         """For a terminal: the first `n` texts of every condition, each in one line.
 
+        Texts that are the same towards every label, those of no edit, are shown once.
+
         >>> written = interp.evaluations.language_rates(["Der Zug hält heute nicht."], ["de"])
         >>> shown = {"rates": {"de": {"no edit": written}}, "guards": {}}
         >>> print(interp.evaluations.SteeringRates(**shown).examples())
         to de, no edit:
           de Der Zug hält heute nicht.
         """
-        lines = []
+        lines, shown = [], set()
         for to, conditions in self.rates.items():
             for name, written in conditions.items():
-                lines.append(f"to {to}, {name}:")
+                if id(written) in shown:
+                    continue
+                shown.add(id(written))
+                once = len(self.rates) > 1 and all(
+                    row.get(name) is written for row in self.rates.values()
+                )
+                lines.append(f"{name}:" if once else f"to {to}, {name}:")
                 first = zip(written.found[:n], written.texts[:n], strict=True)
                 lines += [f"  {terminal.cut(f'{code} {text}', width - 2)}" for code, text in first]
         return "\n".join(lines)
@@ -105,11 +113,15 @@ class SteeringRates(Shown):
     def table(self, width: int = 100) -> str:
         """For a terminal of `width` columns: share of good texts in the language, of all in it, and
         median loss."""
-        names = list(next(iter(self.rates.values())))
+        by_length = sorted(self.rates.values(), key=len, reverse=True)
+        names = list(dict.fromkeys(name for row in by_length for name in row))
         rows = [["to", *names]]
         for code, row in self.rates.items():
             cells = []
-            for texts in row.values():
+            for name in names:
+                if (texts := row.get(name)) is None:
+                    cells.append("")
+                    continue
                 good, rate = texts.good(code).value, texts.rate(code).value
                 median = float(texts.loss.nanquantile(0.5))
                 share = "-" if code in texts.unchecked else f"{good:.2f} ({rate:.2f})"
@@ -120,11 +132,14 @@ class SteeringRates(Shown):
             for code, row in self.rates.items()
             if any(code in texts.unchecked for texts in row.values())
         ]
+        nameless = [code for code, row in self.rates.items() if len(row) < len(names)]
         losses = ", ".join(f"{code} {self.guards[code].natural_loss:.2f}" for code in self.rates)
         return "\n".join(
             [
-                "Share of good texts in the language (good or not), median nats per token:\n",
+                "Share of texts in the language and good (good or not), median nats per token:\n",
                 *terminal.table(rows, width),
+                *[f"empty: {listed(nameless)}, no language, cannot be named in a prompt"]
+                * bool(nameless),
                 *[f"-: not checked, the detector does not know {listed(unknown)}"] * bool(unknown),
                 f"median loss of natural text, nats per token: {losses}",
             ]

@@ -94,7 +94,8 @@ def token_bytes(model: NeuronModel) -> list[bytes]:
     """
     vocabulary: dict[str, int] = model.tokenizer.get_vocab()
     letters = _byte_letters()
-    by_bytes = vocabulary.keys() >= letters.keys()
+    space = next(letter for letter, byte in letters.items() if byte == 32)  # others may be missing
+    by_bytes = space in vocabulary and model.decode([vocabulary[space]]) != space
     pieces = [b""] * max(model.n_vocab, *(id + 1 for id in vocabulary.values()))
     for token, id in vocabulary.items():
         if by_bytes and all(letter in letters for letter in token):

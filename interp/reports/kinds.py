@@ -152,8 +152,8 @@ KINDS = (
         plots.perplexity_matrix,
         "Increase in loss, in nats per token, by neurons off (rows, with their number) and "
         "language read (columns), with half of the 95 % interval over documents. Framed: the "
-        "language itself; next to it, as many random neurons, read on the same language. Without "
-        "numbers, a dash is below zero.",
+        "language itself; next to it, as many random neurons, read on the same language. In a "
+        "matrix without numbers, a dash is below zero.",
         result=PerplexityMatrix.kind,
         finding=of_matrix,
     ),
@@ -171,8 +171,8 @@ KINDS = (
         "Can the language that is written be switched?",
         "The model writes texts with a language's neurons changed. Controls: the unedited model, "
         "random neurons, a prompt that names the language, and steering of the residual stream. "
-        "A text counts as good if it is long enough, does not repeat itself, and is as "
-        "likely under the unedited model as natural text.",
+        "A text counts as good if it is long enough, does not repeat itself, has its words in "
+        "order, and is as likely under the unedited model as natural text.",
         ("rates.csv",),
         ("language", "texts", "rate", "good", "to", "condition"),
         plots.language_switching,
@@ -268,7 +268,7 @@ KINDS = (
         ("source", "part", "layer", "place", "span", "answer", "change", "extent"),
         plots.patching,
         "Change of each answer's log-probability in nats, or of a metric, by layer; without color: "
-        "no change. Without numbers, a dash is below zero.",
+        "no change. In a matrix without numbers, a dash is below zero.",
         result=PatchingResult.kind,
     ),
     TableKind(

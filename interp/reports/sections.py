@@ -308,7 +308,8 @@ def counts_of(
 def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Section:
     """The figure of a table, with the other results stored next to it."""
     rows = kind.rows(frame)
-    text, finding, certainty, tables = kind.text, kind.finding(rows), "", {}
+    title, text = kind.title, kind.text
+    finding, certainty, tables = kind.finding(rows), "", {}
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
     if kind.result == PerplexityMatrix.kind and stored.is_file():
         matrix = PerplexityMatrix.load(stored)
@@ -321,8 +322,14 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     caption = with_intervals(kind.caption, kind.draw, rows)
     pictures = (Picture(kind.draw, caption, rows),) if len(rows) else ()
     if not pictures:
-        text += "\n\nNo label is a language that the detector knows: nothing could be counted."
-    section = Section(kind.title, text, pictures, tables, origin_of(file), finding, certainty)
+        title = "What does the model write with a label's neurons changed?"
+        text = (
+            "Texts written with each label's neurons changed, and the controls. No label is a "
+            "language that the detector knows, so none could be counted."
+        )
+    elif kind.texts and "to" in frame and (unknown := sorted({*frame["to"]} - {*rows["to"]})):
+        text += f"\n\nNot counted, since the detector does not know them: {', '.join(unknown)}."
+    section = Section(title, text, pictures, tables, origin_of(file), finding, certainty)
     columns = [frame[name] for name in kind.labels if name in frame]
     return about([label for column in columns for label in labels_in(column)], section)
 

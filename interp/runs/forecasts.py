@@ -58,13 +58,13 @@ class Forecast(Shown):
         elif self.passes > 1:
             what += f", {total:,} in all"
         about = "at most about" if self.at_most else "about"
-        duration = (
-            "" if self.seconds is None else f": {about} {_duration(self.seconds)} on this machine"
+        how_long = (
+            "" if self.seconds is None else f": {about} {duration(self.seconds)} on this machine"
         )
-        if duration and self.trial:
-            duration += f" (from a trial of {max(0.1, self.trial):.1f} s; longer when it is busy)"
+        if how_long and self.trial:
+            how_long += f" (from a trial of {max(0.1, self.trial):.1f} s; longer when it is busy)"
         disk = f"; {self.disk / 1e6:,.1f} MB on disk" if self.disk else ""
-        return f"{what}{duration}{disk}."
+        return f"{what}{how_long}{disk}."
 
 
 def forecast(
@@ -124,7 +124,7 @@ def _timed(trial: Callable[[], int]) -> tuple[float, int]:
     return seconds, max(1, n_tokens)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A number of seconds, minutes or hours, as exact as a trial is."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

@@ -1,6 +1,7 @@
 """Labels of groups of text: which are taken, their language tags, and their colors."""
 
 import itertools
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -91,12 +92,40 @@ def label_colors(labels: Sequence[str]) -> list[str]:
     """A color for each label of a figure: listed languages have their own, the same everywhere.
 
     Other labels get colors of the list that no label has, in order, so that the first ones are
-    those that differ most. They depend on the labels before them.
+    those that differ most; those that look like a color of a listed language come last. They
+    depend on the labels before them.
     """
     own = [language.color if (language := language_of(label)) else "" for label in labels]
     palette = [row.color for row in LANGUAGES.values()]
-    free = itertools.cycle([color for color in palette if color not in own] or palette)
-    return [color or next(free) for color in own]
+    taken = [_oklab(color) for color in own if color]
+
+    def looks_taken(color: str) -> bool:
+        return any(math.dist(_oklab(color), other) < _ALIKE for other in taken)
+
+    free = sorted((color for color in palette if color not in own), key=looks_taken) or palette
+    others = itertools.cycle(free)
+    return [color or next(others) for color in own]
+
+
+_ALIKE = 0.15
+"""Distance in Oklab below which thin lines and small dots of two colors are taken for one."""
+
+
+def _oklab(color: str) -> tuple[float, float, float]:
+    """Coordinates in which equal distances look equally different (Ottosson, 2020)."""
+    channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in channels
+    )
+    long = math.cbrt(0.4122 * red + 0.5363 * green + 0.0514 * blue)
+    medium = math.cbrt(0.2119 * red + 0.6807 * green + 0.1074 * blue)
+    short = math.cbrt(0.0883 * red + 0.2817 * green + 0.6300 * blue)
+    return (
+        0.2105 * long + 0.7936 * medium - 0.0041 * short,
+        1.9780 * long - 2.4286 * medium + 0.4506 * short,
+        0.0259 * long + 0.7828 * medium - 0.8087 * short,
+    )
 
 
 def _check_tags(tags: Tags, labels: Sequence[str]) -> None:

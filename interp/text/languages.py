@@ -6,7 +6,7 @@ is not in the list.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -282,6 +282,19 @@ def label_name(label: str) -> str:
     base, separator, kind = label.partition(SEPARATOR)
     known = language_of(base)
     return (known.name if known else base) + separator + kind
+
+
+def names_beside(labels: Sequence[str]) -> list[list[str]]:
+    """For tables whose rows begin with a label: a cell with its name, if it is another; no cells
+    if no label has one.
+
+    >>> interp.text.languages.names_beside(["de", "poetry"])
+    [['German'], ['']]
+    >>> interp.text.languages.names_beside(["poetry", "prose"])
+    [[], []]
+    """
+    names = [name if (name := label_name(label)) != label else "" for label in labels]
+    return [[name] * any(names) for name in names]
 
 
 OPENINGS = {

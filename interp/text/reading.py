@@ -102,8 +102,8 @@ def read_corpora(
         if n_blocks < 1:
             raise ValueError(
                 f"{tokens:,} tokens in {n_shards} shards are {tokens // n_shards:,} each, less "
-                f"than one block of {block_length}: ask for {n_shards * block_length:,} or more, "
-                "fewer shards or shorter blocks."
+                f"than one block of {block_length}: use tokens={n_shards * block_length} or more, "
+                "a smaller n_shards or a smaller block_length."
             )
     reader = Reader(source, document, split, held_out, hygiene, seed, tags, langid)
     body = block_length - len(of_block)
@@ -113,7 +113,8 @@ def read_corpora(
         dealer, report = _fill(reader, code, model, n_shards, of_document, n_tokens)
         n = dealer.fewest // body
         if n == 0:
-            raise _too_short(code, dealer, body, block_length)
+            part = code if split == "all" else f"{code} ({split} part)"
+            raise _too_short(part, dealer, body, block_length)
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
         reports |= {code: report} if report and code == report.language else {}
     return Corpora(
