@@ -21,7 +21,7 @@ from interp.commands.completion import Shell, completion_script
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
 from interp.commands.doctor import Doctor
-from interp.commands.effects import Bake, Deactivate
+from interp.commands.effects import Bake, Deactivate, read_selection
 from interp.commands.evaluate import Evaluate
 from interp.commands.explain import Explain
 from interp.commands.figure import Figure
@@ -42,6 +42,7 @@ from interp.commands.tasks import Attribute, Share
 from interp.commands.train import Train
 from interp.commands.vector import Vector
 from interp.commands.write import Write
+from interp.runs.refusals import check_writable
 
 if TYPE_CHECKING:
     import pandas
@@ -88,13 +89,13 @@ class Export:
     """
 
     path: Positional[Path]
-    """A selection (.json) from `interp find` or `interp import`."""
+    """A selection (.json) from `interp find` or `interp import`, or a run that has one."""
 
     out: Path = Path("neurons.pth")
     """File for the mask."""
 
     def run(self) -> None:
-        selection = interp.NeuronSelection.from_json(self.path)
+        selection = read_selection(self.path)
         selection.to_lape_pth(self.out)
         say(f"{self.out} holds {', '.join(selection.languages)}, in this order.")
 
@@ -192,13 +193,16 @@ def chosen(arguments: Sequence[str]) -> Any:
 
 def carried_out(command: Any) -> bool:
     """Run a subcommand; its last line says what comes next, if its result allows to go on."""
-    answer, out = command.run(), sys.stdout
+    inner, last = command, sys.stdout
     if isinstance(command, AsJson):
-        command, out = command.command, sys.stderr
-    name = next(name for name, kind in COMMANDS.items() if kind is type(command))
+        inner, last = command.command, sys.stderr
+    if isinstance(out := getattr(inner, "out", None), Path):
+        check_writable(out)
+    answer = command.run()
+    name = next(name for name, kind in COMMANDS.items() if kind is type(inner))
     sound = is_sound(answer)
-    if sound and (step := next_after(name, command)):
-        out.write(f"Next: {step}\n")
+    if sound and (step := next_after(name, inner)):
+        last.write(f"Next: {step}\n")
     return sound
 
 
@@ -231,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _after_a_stop(command: Any) -> str:
     """What was kept, and how to go on."""
     command = command.command if isinstance(command, AsJson) else command
-    if hasattr(command, "on") or isinstance(command, Train | Demo):
+    if hasattr(command, "on") or isinstance(command, Train | Demo | Lock | Vector):
         return "Finished pieces are kept; run the same command to resume."
     return "Run the same command to begin anew."
 

@@ -162,6 +162,44 @@ def test_ctrl_c_costs_what_was_being_done_and_nothing_else(
         assert pieces.items() <= finished(cut).items()  # none was made again
 
 
+@pytest.mark.slow
+def test_a_vector_keeps_its_means_until_it_is_written(
+    place: Path, tmp_path: Path, flushes: Flushes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(name: str, *more: str) -> list[str]:
+        run, out = str(place / "run"), str(tmp_path / f"{name}.gguf")
+        return ["vector", run, "--language", "de", "--out", out, *more]
+
+    for layer in ("0", "3"):
+        with pytest.raises(SystemExit):
+            cli.main(command("none", "--layer", layer))
+        assert f"--layer is {layer}: give 1 to 2." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    every = flushes.of(command("whole", "--layer", "2", "--strength", "2"))
+    assert not (tmp_path / "whole.pieces").exists()
+    with pytest.raises(SystemExit) as stop:
+        flushes.of(command("cut"), at=every - 1)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("to resume.")
+    kept = list((tmp_path / "cut.pieces" / "pieces").iterdir())
+    assert 0 < len(kept) < len(LANGUAGES)
+    flushes.of([*command("cut"), "--dry-run"])
+    assert " left: about" in capsys.readouterr().out
+    (tmp_path / "text").mkdir()
+    for code, lines in made_up(30).items():
+        (tmp_path / "text" / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(command("cut", "--text", str(tmp_path / "text")))
+    said = capsys.readouterr().err
+    assert "cut.pieces was started with another corpora" in said
+    assert "Resume it with the same settings, or give another folder." in said
+    # The means are of all layers, so layer and strength may be others.
+    again = flushes.of(command("cut", "--layer", "2", "--strength", "2"))
+    assert every - again == 2 * (len(kept) + 1)  # file and folder, of pieces and of run.json
+    assert (tmp_path / "cut.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert not (tmp_path / "cut.pieces").exists()
+
+
 def test_what_killed_writers_left_goes_after_a_day_and_nothing_else(tmp_path: Path) -> None:
     begin(tmp_path, {"n": 1})
     (tmp_path / "pieces").mkdir()

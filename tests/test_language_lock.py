@@ -1,5 +1,6 @@
 """Answers that leave their language are noticed, and neurons that were planted are found."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import interp
 from interp.cli import main
+from interp.evaluations import language_lock, writing
 from interp.evaluations.confusion import Confusion, language_confusion, more_passes
 from interp.evaluations.language_lock import (
     LOCKED,
@@ -199,20 +201,71 @@ def test_planted_drift_is_found_and_removed(planted: Planted):
 
 
 @pytest.mark.slow
-def test_the_command_writes_an_adapter_and_its_price(planted: Planted, tmp_path: Path, capsys):
+def test_the_command_writes_an_adapter_and_its_price_and_resumes(
+    planted: Planted, tmp_path: Path, monkeypatch, capsys
+):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(planted.prompts[:12]), encoding="utf-8")
     command = ["lock", str(file), str(planted.folder), "--language", "de", "--bos", "document"]
-    short = ["--max-new-tokens", "20", "--candidates", "20", "--most", "16"]
-    main([*command, *short, "--out", str(tmp_path / "lock")])
+    command += ["--candidates", "20", "--most", "16", "--text", "babel", "--labels", "de"]
+    command += ["--tokens", "2560", "--max-new-tokens"]
+    written, asked = [], []
+    monkeypatch.setattr(writing, "_write", noted(writing._write, written))
+    save = language_lock._save
+    monkeypatch.setattr(language_lock, "_save", noted(save, asked))
+    main([*command, "20", "--out", str(tmp_path / "lock")])
+    assert not (tmp_path / "lock" / "pieces").exists()
+    whole, every, n_asked = contents(tmp_path / "lock"), len(written), len(asked)
+    assert n_asked >= 4
+
+    asked.clear()
+    monkeypatch.setattr(language_lock, "_save", noted(save, asked, stop_at=n_asked))
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "20", "--out", str(tmp_path / "cut")])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("to resume.")
+    main([*command, "20", "--out", str(tmp_path / "cut"), "--dry-run"])
+    assert re.search(r"passes over 120 tokens, [\d,]+ of [\d,]+ left", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main([*command, "21", "--out", str(tmp_path / "cut")])
+    assert (
+        "started with another --max-new-tokens (--max-new-tokens: was 20" in capsys.readouterr().err
+    )
+    written.clear()
+    main([*command, "20", "--out", str(tmp_path / "cut")])
+    assert len(written) == every - 1, "the searched answers were written again"
+    assert len(asked) == n_asked + 1, "what-ifs were asked again"
+    assert contents(tmp_path / "cut") == whole
+    with pytest.raises(SystemExit):
+        main([*command, "20", "--out", str(tmp_path / "cut")])
+    assert "price.csv" in capsys.readouterr().err
+    (tmp_path / "cut" / "price.csv").unlink()
+    main([*command, "20", "--out", str(tmp_path / "cut")])
     said = capsys.readouterr().out
     assert "answers that stay" in said
     found = "No adapter is written" not in said
     assert (tmp_path / "lock" / "adapter" / "adapter_config.json").is_file() == found
     price = pd.read_csv(tmp_path / "lock" / "price.csv")
-    assert list(price["under"]) == [LOCKED, LOCKED, RANDOM, RANDOM]
+    assert list(price["under"]) == [LOCKED, LOCKED, RANDOM, RANDOM, LOCKED]
     assert len(pd.read_csv(tmp_path / "lock" / "random-neurons.csv")) == 6
     assert ("Not shown to help" in said) == (price["difference_low"].iloc[0] <= 0)
+
+
+def noted(function: Any, calls: list[Path], stop_at: int = 0) -> Any:
+    """The function, which notes the files that it writes; one of them is stopped by Ctrl-C."""
+
+    def call(path: Path, *arguments: Any) -> None:
+        calls.append(path)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        function(path, *arguments)
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +279,7 @@ def test_numbers_of_neurons_double_up_to_the_most(most, n_useful, sizes):
 class Written(_Judge):
     """Answers that were written beforehand, one set for each number of neurons."""
 
-    def answers(self, chosen: Any, under: Any) -> dict[str, Confusion]:
+    def answers(self, chosen: Any, under: Any, name: str) -> dict[str, Confusion]:
         left: Any = self.prompts
         return dict.fromkeys(under, language_confusion(left.pop(0), "de"))
 
@@ -238,7 +291,7 @@ def test_an_edit_that_removes_no_lapse_is_none():
     effect = torch.tensor([[0.1, 0.4, 0.3, -0.2]], dtype=torch.float64)
 
     def search_in(*written: list[str]) -> Any:
-        judge = Written(model, list(written), "de", 8, "auto", None, None, False)
+        judge = Written(model, list(written), "de", 8, "auto", None, None, False, Path())
         return _fewest(judge, [0, 1, 2], confusion, effect, search)
 
     def found(tried: dict[int, float]) -> bool:

@@ -177,6 +177,11 @@ def test_the_command_writes_what_the_figure_draws(
 ) -> None:
     model = load(tiny_models.build("deepseek_v3", tmp_path / "model"))
     run = collect(model, kills.blocks(model, 20), tmp_path / "run", progress=False)
+    cli.main(["routing", str(tmp_path / "run"), "--draws", "19", "--dry-run"])
+    n_experts = routing_of(run.firing).chosen.shape[3]
+    times = 19 + 3 * (1 + run.firing.n_shards)
+    assert f"{times} passes over {3 * n_experts} experts" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "routing.csv").exists()
     cli.main(["routing", str(tmp_path / "run"), "--draws", "19", "--json"])
     out, err = capsys.readouterr()
     expected = routing_of(run.firing)

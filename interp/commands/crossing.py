@@ -20,7 +20,7 @@ from interp.commands.common import (
     seeded,
 )
 from interp.commands.effects import read_selection
-from interp.commands.forecasts import of_lens
+from interp.commands.forecasts import of_lens, of_patching
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import Memory, memory_of
 from interp.results.words import Alike, Bos, Layers
@@ -96,16 +96,21 @@ class Patch:
     seed: int = 0
     """Seeds random directions and random neurons."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     out: Path | None = None
     """File for the result (.safetensors), with a table (.csv) next to it."""
 
-    def run(self) -> "interp.prompts.PatchingResult":
+    def run(self) -> "interp.prompts.PatchingResult | None":
         memory = self.choice.memory
         neurons = self.neurons or memory.source
         if self.part == "neurons" and (neurons is None or self.language is None):
             raise ValueError(
                 "--part neurons needs --neurons and --language: say whose neurons to patch."
             )
+        if len(set(self.answers)) < len(self.answers):
+            raise ValueError(f"--answers are {', '.join(map(repr, self.answers))}: each only once.")
         if self.texts is not None and self.control is not None:
             raise ValueError(
                 "--control and --texts exclude each other: a control is aligned by --at. Leave "
@@ -121,23 +126,39 @@ class Patch:
 
     def patch(
         self, model: "interp.NeuronModel", neurons: Path | None, bos: Bos
-    ) -> "interp.prompts.PatchingResult":
+    ) -> "interp.prompts.PatchingResult | None":
         """Patch, print the result and save it."""
-        from interp.prompts.alignment import joined
+        from interp.prompts.alignment import align_prompts, joined
         from interp.prompts.targets import target_ids
         from interp.text.tokens import prompt_ids
 
         parts = self.parts(model, neurons)
         answers = {text: target_ids(model, self.target, text)[0] for text in self.answers}
         random = self.noise or self.part == "neurons"
+        texts = () if self.texts is None else (self.texts[0],)
+        source = interp.prompts.PatchSource(self.source, texts)
+        at = self.at if self.texts is None else (self.texts[1],)
+        spans = align_prompts(model, source, self.target, at, bos)
+        n_parts = 1 if isinstance(parts, str) else len(parts) * (1 + (self.part == "neurons"))
+        n_sources = 1 + (self.control is not None) + random
+        measure = partial(
+            of_patching,
+            model,
+            prompt_ids(model, self.target, bos),
+            [span.target[0] for span in spans],
+            n_parts * n_sources,
+            self.layers,
+        )
+        if not goes_ahead(measure, "--at last, or --layers all.", self.dry_run):
+            return None
         result = interp.patch(
             model,
-            interp.prompts.PatchSource(self.source, () if self.texts is None else (self.texts[0],)),
+            source,
             self.target,
             answers,
             parts,
             self.layers,
-            self.at if self.texts is None else (self.texts[1],),
+            at,
             {} if self.control is None else {"control": self.control},
             seeded(self.seed) if random else None,
             bos=bos,

@@ -11,6 +11,7 @@ from interp.commands.common import (
     OnRay,
     check_neurons,
     cut_short,
+    goes_ahead,
     open_model,
     save_table,
     say,
@@ -18,7 +19,7 @@ from interp.commands.common import (
     seeded,
 )
 from interp.commands.figure import Figure
-from interp.commands.forecasts import of_losses
+from interp.commands.forecasts import of_baking, of_losses
 from interp.commands.options import Labels, Positional
 from interp.commands.overview import check_finished
 from interp.commands.remembered import is_run, memory_of, out_for
@@ -227,6 +228,9 @@ class Bake:
     strength: float = 1.0
     """Factor of --edit scale, add, difference."""
 
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
     def run(self) -> None:
         if self.edit in ("deactivate", "replace") and self.strength != 1:
             raise ValueError(
@@ -248,6 +252,9 @@ class Bake:
         model, _ = open_model(self.choice, memory_of(self.neurons))
         selection = check_neurons(selection, self.neurons, model, self.neurons_of)
         note = whose_neurons(selection, self.language, self.neurons_of or self.neurons)
+        smaller = "a 16-bit --dtype, of which half as much is written."
+        if not goes_ahead(lambda: of_baking(model, self.out), smaller, self.dry_run):
+            return
         folder = interp.bake(model, units, edit, self.out, note=note)
         say(f"{int(chosen.sum())} neurons of {self.language}: {edit.name}.")
         say(f"Any Hugging Face program can load {folder}; its logits equal the hooked model's.")

@@ -1,8 +1,9 @@
 """The subcommands that choose neurons and compare choices: find, compare."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +18,11 @@ from interp.commands.common import (
     seeded,
 )
 from interp.commands.effects import open_run, read_selection
-from interp.commands.forecasts import of_selecting
+from interp.commands.forecasts import of_scoring, of_selecting
 from interp.commands.options import Positional
 from interp.commands.remembered import found_in, is_run, memory_of, run_behind
 from interp.results.words import Half
-from interp.scores.methods import METHODS, Settings
+from interp.scores.methods import METHODS, NEEDS_HISTOGRAMS, NEEDS_SENTENCES, Settings
 from interp.text.languages import names_beside, worded
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ class Find:
         self.check_options()
         run = open_run(self.run_folder)
         stats, origin, method = run.firing, run.provenance, METHODS[self.method]
-        selection, precision = self.selected(run)
-        if self.selects_again and not self.goes_ahead(stats):
+        opened = cache(lambda: reopen(self.run_folder, self.model))
+        if self.is_forecast and not self.goes_ahead(run, opened):
             return None
+        selection, precision = self.selected(run, opened)
         if precision is not None:
             precision.save(self.run_folder / "precision.safetensors", dict(origin))
         name = "neurons.json" if self.method == "lape" else f"neurons-{self.method}.json"
@@ -120,11 +122,11 @@ class Find:
         return summary(selection, frequency).assign(agreement=agreement)
 
     def selected(
-        self, run: "interp.Run"
+        self, run: "interp.Run", opened: "Callable[[], interp.NeuronModel]"
     ) -> "tuple[interp.NeuronSelection, interp.scores.Precision | None]":
         """The selection, and the precision that it was made by; nothing else that was measured,
         which may be large, outlives this."""
-        method, opened = METHODS[self.method], lambda: reopen(self.run_folder, self.model)
+        method = METHODS[self.method]
         seen = interp.scores.measured(run, seeded(self.seed), opened)
         selection = interp.selections.selection_of(method, seen, self.settings)
         return selection, seen.precision if method.of_run_sites else None
@@ -134,11 +136,23 @@ class Find:
         """Whether it selects again from parts of the counts, to say how far to trust the result."""
         return METHODS[self.method].needs is None and self.method != "random"
 
-    def goes_ahead(self, stats: "interp.FiringStats") -> bool:
-        """Whether to select again: without each shard, and from both halves of eight splits."""
-        smaller = "fewer shards (interp collect --n-shards)."
-        times = stats.n_shards + 16 * (stats.n_shards >= 4)
-        return goes_ahead(lambda: of_selecting(stats, self.select, times), smaller, self.dry_run)
+    @property
+    def is_forecast(self) -> bool:
+        """Whether it can take more than ten seconds on a model that is used."""
+        method = METHODS[self.method]
+        scored = method.looks_at_weights or method.needs in (NEEDS_SENTENCES, NEEDS_HISTOGRAMS)
+        return scored or self.selects_again
+
+    def goes_ahead(self, run: "interp.Run", opened: "Callable[[], interp.NeuronModel]") -> bool:
+        """Whether to select, which from counts is done again: without each shard, and from both
+        halves of eight splits."""
+        if self.selects_again:
+            stats = run.firing
+            times = 1 + stats.n_shards + 16 * (stats.n_shards >= 4)
+            measure = partial(of_selecting, stats, self.select, times)
+            return goes_ahead(measure, "fewer shards (interp collect --n-shards).", self.dry_run)
+        measure = partial(of_scoring, run, METHODS[self.method], opened)
+        return goes_ahead(measure, "fewer labels or sentences (interp collect).", self.dry_run)
 
     @property
     def settings(self) -> Settings:
@@ -148,13 +162,16 @@ class Find:
         """Refuse an option that is no number, or that the method would ignore."""
         if not 0 < self.stable < 1:
             raise ValueError(f"--stable is {self.stable}: give a share below 1, such as 0.95.")
-        if self.dry_run and not self.selects_again:
+        if self.dry_run and not self.is_forecast:
             raise ValueError(
-                f"--method {self.method} selects once, so there is nothing to forecast: leave "
-                "--dry-run out."
+                f"--method {self.method} selects once, in seconds: leave --dry-run out."
             )
-        if not math.isfinite(self.fraction):
-            raise ValueError(f"--fraction is {self.fraction}: give a share, such as 0.01.")
+        if self.n == 0:
+            raise ValueError("--n is 0: give 1 or more units for each label.")
+        if self.model is not None and not METHODS[self.method].looks_at_weights:
+            raise ValueError(
+                f"--method {self.method} does not look at the model: leave --model out."
+            )
         read = METHODS[self.method].options
         for field in fields(Settings):
             if field.name not in read and getattr(self, field.name) != field.default:

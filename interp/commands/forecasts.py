@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.results.words import Bos
+from interp.results.words import Bos, Layers
 
 if TYPE_CHECKING:
+    from interp.scores.methods import Method
     from interp.text.tokens import Prompt
 
 _TRIED = 4
@@ -21,12 +22,20 @@ _PROMPTS = 4
 _NEURONS = 32
 """Neurons whose promoted tokens a trial finds."""
 
+_POSITIONS = 512
+"""Tokens in a pass of patching, at most."""
+
+_WRITTEN = 1 << 26
+"""Bytes that a trial of a checkpoint writes and reads."""
+
 
 def of_doctor(model: "interp.NeuronModel") -> "interp.runs.Forecast":
-    """Reading two short texts again and again. A doctor is so short that it begins anew."""
+    """Reading two short texts again and again, and sentences at once. A doctor is so short that it
+    begins anew."""
+    from interp.models.beginning import tokens_of_beginning
     from interp.models.doctor import random_ids, tokens_checked
 
-    n_tokens = tokens_checked(model)
+    n_tokens, at_once = tokens_checked(model), tokens_of_beginning(model)
 
     def trial() -> int:
         ids = random_ids(model)
@@ -34,7 +43,10 @@ def of_doctor(model: "interp.NeuronModel") -> "interp.runs.Forecast":
         return ids.numel()
 
     try:
-        return interp.runs.forecast(1, n_tokens, trial)
+        checks = interp.runs.forecast(1, n_tokens - at_once, trial)
+        sentences = loss_of(model, random_ids(model, 96).tolist())
+        seconds = at_once * interp.runs.seconds_per_token(sentences)
+        return replace(checks, tokens=n_tokens, seconds=(checks.seconds or 0) + seconds)
     except Exception:  # a broken model may fail anywhere: the doctor says where
         return interp.runs.Forecast(passes=1, tokens=n_tokens)
 
@@ -149,10 +161,13 @@ def of_steering(
     return replace(writing, seconds=(writing.seconds or 0) + reading * to_read)
 
 
-def of_push(model: "interp.NeuronModel", corpora: "interp.Corpora") -> "interp.runs.Forecast":
-    """Reading some text of every label, for the means of the residual stream."""
+def of_push(
+    model: "interp.NeuronModel", corpora: "interp.Corpora", folder: Path
+) -> "interp.runs.Forecast":
+    """What is left of reading some text of every label, for the means of the residual stream."""
     from interp.counting.observe import batches, observe
     from interp.counting.unit_moments import UnitMomentsCounter
+    from interp.evaluations.steering import tokens_left
 
     batch = next(batches(corpora, corpora.languages[0], 0, 4096))
 
@@ -160,7 +175,9 @@ def of_push(model: "interp.NeuronModel", corpora: "interp.Corpora") -> "interp.r
         observe(model, batch, [UnitMomentsCounter(model, "resid_post")])
         return int(batch.length.sum())
 
-    return interp.runs.forecast(1, sum(corpora.tokens().values()), trial)
+    tokens = sum(corpora.tokens().values())
+    left = tokens_left({}, corpora, 0, folder)
+    return replace(interp.runs.forecast(1, left, trial), tokens=tokens, left=left / tokens)
 
 
 def of_training(
@@ -193,11 +210,14 @@ def of_lock(
     bos: Bos,
     corpora: "interp.Corpora | None",
     tasks: "Sequence[interp.text.Task]",
+    folder: Path,
 ) -> "interp.runs.Forecast":
-    """Writing answers again and again, what-ifs where one leaves its language, and the price.
+    """What is left of writing answers again and again, what-ifs where one leaves its language, and
+    the price.
 
     At most: as if all answers left theirs, and every number of neurons were tried.
     """
+    from interp.evaluations.language_lock import PRICE_OF_TASKS, PRICE_OF_TEXT, n_asked, n_written
     from interp.prompts import ablation_effect, gradient_times_activation
     from interp.prompts.contributions import top_neurons
 
@@ -205,6 +225,7 @@ def of_lock(
     # Before, with each number of neurons off, and three conditions of the other half.
     passes = 1 + len(search.sizes(search.most)) + 3
     writing = of_writing(model, half, max_new_tokens, passes)
+    left = max(0.0, 1 - n_written(folder) / passes)
     ids = interp.text.prompt_ids(model, prompts[0], bos)
 
     def what_ifs() -> int:
@@ -213,11 +234,13 @@ def of_lock(
         ablation_effect(model, ids, ids[-1], chosen, "log_probability")
         return 1
 
-    seconds = [min(half, search.points) * interp.runs.seconds_per_token(what_ifs)]
-    price = [of_losses(model, corpora, 2)] if corpora is not None else []
-    price += [of_tasks(model, tasks, 2, bos, max_new_tokens)] if tasks else []
-    seconds += [forecast.seconds or 0 for forecast in (writing, *price)]
-    return replace(writing, seconds=sum(seconds), at_most=True)
+    points = max(0, min(half, search.points) - n_asked(folder))
+    seconds = [points * interp.runs.seconds_per_token(what_ifs), left * (writing.seconds or 0)]
+    price = [of_losses(model, corpora, 2, folder / PRICE_OF_TEXT)] if corpora is not None else []
+    if tasks and not (folder / PRICE_OF_TASKS).exists():
+        price.append(of_tasks(model, tasks, 2, bos, max_new_tokens))
+    seconds += [forecast.seconds or 0 for forecast in price]
+    return replace(writing, seconds=sum(seconds), at_most=True, left=left)
 
 
 def of_attribution(
@@ -252,6 +275,111 @@ def of_selecting(
         return n_neurons
 
     return interp.runs.forecast(times, n_neurons, trial, unit="neurons")
+
+
+def of_scoring(
+    run: "interp.Run", method: "Method", open_model: "Callable[[], interp.NeuronModel]"
+) -> "interp.runs.Forecast":
+    """Scoring what a run kept, layer by layer; the trial is the first layer."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from interp.scores.methods import NEEDS_SENTENCES, Settings
+
+    stats, kept = run.firing, SimpleNamespace()
+    n_units = stats.d_mlp
+    if method.looks_at_weights:
+        model = open_model()
+
+        def of_weights() -> int:
+            model.w_out(0).detach().cpu().double().norm(dim=1)
+            return n_units
+
+        return interp.runs.forecast(1, stats.n_layers * n_units, of_weights, unit="units")
+    if method.needs == NEEDS_SENTENCES:
+        means = run.sentence_means
+        first = {f"means.{kind}.0": means.read(kind, 0) for kind in means.kinds}
+        kept.sentence_means = replace(means, pieces=(first,))
+        n_units = sum(part.shape[1] for part in first.values())
+    else:
+        all_of_it = run.histograms
+        parts = {name: getattr(all_of_it, name)[:1] for name in ("low", "width")}
+        kept.histograms = replace(all_of_it, counts=all_of_it.counts[:, :1], **parts)
+    kept.firing = SimpleNamespace(languages=stats.languages, n_layers=1)
+
+    def of_first_layer() -> int:
+        seen = interp.scores.measured(kept, torch.Generator().manual_seed(0))
+        method.choose(seen, Settings(n=2))
+        return n_units
+
+    return interp.runs.forecast(1, stats.n_layers * n_units, of_first_layer, unit="units")
+
+
+def of_routing(routing: "interp.scores.Routing", draws: int) -> "interp.runs.Forecast":
+    """Differences of labels that are drawn anew, and without each shard, for their intervals."""
+    import torch
+
+    n_layers, n_experts = routing.chosen.shape[2:]
+    n_shards, generator = len(routing.tokens), torch.Generator().manual_seed(0)
+
+    def trial() -> int:
+        _ = routing.shuffled(generator).share
+        return n_layers * n_experts
+
+    times = draws + 3 * (1 + n_shards)
+    return interp.runs.forecast(times, n_layers * n_experts, trial, unit="experts")
+
+
+def of_patching(
+    model: "interp.NeuronModel",
+    target: Sequence[int],
+    starts: Sequence[int],
+    n_patched: int,
+    layers: Layers,
+) -> "interp.runs.Forecast":
+    """The end of the target again and again: from each span that is patched, and from a layer up.
+
+    `starts` are the spans' first tokens; `n_patched` are parts of sources.
+    """
+    import torch
+
+    passes = n_patched * (1 if layers == "all" else model.n_layers)
+    n_tokens = sum(len(target) - start for start in starts)
+    positions = min(_POSITIONS, passes * n_tokens)
+    rows = torch.tensor([list(target)] * max(1, positions // len(target)))
+
+    def trial() -> int:
+        model.logits(rows, keep=1)
+        return rows.numel()
+
+    whole = interp.runs.forecast(passes, n_tokens, trial)
+    share = 1.0 if layers == "all" else (model.n_layers + 1) / (2 * model.n_layers)
+    return replace(whole, seconds=share * (whole.seconds or 0))
+
+
+def of_baking(model: "interp.NeuronModel", out: Path) -> "interp.runs.Forecast":
+    """Writing all weights and opening them again, and a prompt before and after."""
+    from safetensors.torch import load_file, save_file
+
+    from interp.interventions.bake import check_ids
+
+    parameters = list(model._parameters.values())
+    n_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    largest = max(parameters, key=lambda parameter: parameter.numel()).detach()
+    some = largest.flatten()[: _WRITTEN // largest.element_size()].cpu().clone()
+    existing = next(folder for folder in out.absolute().parents if folder.is_dir())
+
+    def trial() -> int:
+        with tempfile.TemporaryDirectory(dir=existing) as temporary:
+            save_file({"some": some}, Path(temporary, "some.safetensors"))
+            load_file(Path(temporary, "some.safetensors"))
+        return some.numel() * some.element_size()
+
+    seconds = n_bytes * interp.runs.seconds_per_token(trial)
+    prompt = check_ids(model, None).tolist()
+    reading = interp.runs.forecast(3, sum(map(len, prompt)), loss_of(model, prompt))
+    return replace(reading, seconds=(reading.seconds or 0) + seconds, disk=n_bytes)
 
 
 def of_page(

@@ -1,5 +1,6 @@
 """The subcommand that keeps a chat model's answers in a language: lock."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import interp
 from interp.commands.common import ModelChoice, goes_ahead, open_model, save_table, say
 from interp.commands.forecasts import of_lock
 from interp.commands.options import Labels, Positional
+from interp.results.display import counted
 from interp.results.words import Bos
+from interp.runs.refusals import check_exists
 from interp.text.sources import check_text, numbered_lines
 
 
@@ -17,7 +20,8 @@ class Lock:
     """Switch off the fewest neurons that keep answers in a language.
 
     Half of the prompts are searched for neurons that speak for the wrong language where answers
-    leave theirs; the other half, text and tasks say what the edit is worth and what it costs.
+    leave theirs; the other half, text and tasks say what the edit is worth and what it costs. Run
+    it again to resume.
 
         printf "%s\\n" "The train is" "My dog is" "In the city" > prompts.txt
         interp lock prompts.txt babel --language de --out results/lock
@@ -33,7 +37,7 @@ class Lock:
     """Language that answers should be in."""
 
     out: Path
-    """Folder for the tables and the adapter; it must be new."""
+    """Folder for the tables and the adapter."""
 
     chat: bool = False
     """Put prompts into the model's chat template."""
@@ -69,19 +73,21 @@ class Lock:
     """Say how long it would take, from a trial, and stop."""
 
     def run(self) -> "interp.evaluations.LanguageLock | None":
-        interp.results.artifacts.refuse_existing(self.out)
+        interp.results.artifacts.refuse_existing(self.out / "price.csv", "file")
+        lines = self.lines()
         self.check_language()
         if self.text is not None:
             check_text(self.text, self.labels or interp.text.labels_in(self.text))
-        lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
         model, _ = open_model(self.choice, self.choice.memory)
         prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
         corpora = self.corpora(model)
         tasks = [interp.read_task(task, self.language) for task in self.tasks]
+        pieces, about = self.out / "pieces", (model, prompts, search, self.max_new_tokens, self.bos)
         if not goes_ahead(
-            lambda: of_lock(model, prompts, search, self.max_new_tokens, self.bos, corpora, tasks),
-            "fewer prompts or --candidates, or shorter --max-new-tokens.",
+            lambda: of_lock(*about, corpora, tasks, pieces),
+            "fewer prompts or --candidates, or shorter --max-new-tokens. It can be interrupted and "
+            "resumed at any time.",
             self.dry_run,
         ):
             return None
@@ -95,18 +101,14 @@ class Lock:
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
             bos=self.bos,
+            out=pieces,
         )
-        frames = {"price": lock.to_frame()}
-        frames |= {name: confusion.to_frame() for name, confusion in lock.confusion.items()}
-        for name, frame in frames.items():
-            save_table(frame, self.out / f"{name.replace(' ', '-')}.csv")
+        self.save(lock, model)
         say(f"{lock!r}.")
         if not lock.gain.low > 0:
             say(f"Not shown to help: the share of answers that stay changes by {lock.gain}.")
-        say(frames["price"].to_string(index=False, float_format="%.3f"))
+        say(lock.to_frame().to_string(index=False, float_format="%.3f"))
         if lock.found:
-            note = f"It keeps answers in {self.language}."
-            lock.change.to_lora(model, self.out / "adapter", note=note)
             say(f"The adapter is in {self.out / 'adapter'}, the answers in {self.out}.")
         else:
             say(
@@ -114,6 +116,29 @@ class Lock:
                 f"searched answers in {self.language}. Give more prompts on which answers leave it."
             )
         return lock
+
+    def save(self, lock: "interp.evaluations.LanguageLock", model: "interp.NeuronModel") -> None:
+        """Write the adapter and the tables, price.csv last: with it, nothing is left to do."""
+        adapter = self.out / "adapter"
+        if lock.found and not adapter.exists():
+            lock.change.to_lora(model, adapter, note=f"It keeps answers in {self.language}.")
+        for name, confusion in lock.confusion.items():
+            save_table(confusion.to_frame(), self.out / f"{name.replace(' ', '-')}.csv")
+        save_table(lock.to_frame(), self.out / "price.csv")
+        shutil.rmtree(self.out / "pieces")
+
+    def lines(self) -> list[str]:
+        """The prompts; too few are refused before a model is loaded."""
+        check_exists(self.prompts)
+        if self.prompts.is_dir():
+            raise ValueError(f"{self.prompts} is a folder: give a .txt with one prompt a line.")
+        lines = [line for _, line in numbered_lines(self.prompts) if line.strip()]
+        if len(lines) < 3:
+            raise ValueError(
+                f"{self.prompts} holds {counted(len(lines), 'prompt')}: half are searched, and two "
+                "or more others measured, so give three or more, one a line."
+            )
+        return lines
 
     def check_language(self) -> None:
         """Refuse a language that answers cannot be judged in, before a model is loaded."""

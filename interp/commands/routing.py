@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import interp
-from interp.commands.common import save_table, say, say_table, seeded
+from interp.commands.common import goes_ahead, save_table, say, say_table, seeded
 from interp.commands.effects import open_run
+from interp.commands.forecasts import of_routing
 from interp.commands.options import Positional
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ class Routing:
     out: Path | None = None
     """File for the table (.csv); by default routing.csv in the run's folder."""
 
-    def run(self) -> "pandas.DataFrame":
+    dry_run: bool = False
+    """Say how long it would take, from a trial, and stop."""
+
+    def run(self) -> "pandas.DataFrame | None":
         stats = open_run(self.run_folder).firing
         if stats.n_shards < 2:
             raise ValueError(
@@ -50,6 +54,8 @@ class Routing:
                 f"The run has one label alone, {', '.join(stats.languages)}: collect two or more."
             )
         routing = interp.scores.routing_of(stats)
+        if not goes_ahead(lambda: of_routing(routing, self.draws), "fewer --draws.", self.dry_run):
+            return None
         table = routing.layer_frame(seeded(self.seed), self.draws)
         show(table)
         if sum(not math.isnan(value) for value in table["divergence"]) >= 3:

@@ -1,6 +1,8 @@
 """The subcommand that writes a push towards a language as a control vector: vector."""
 
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ class Vector:
     """Write a push towards a language as a control vector (.gguf).
 
     By default it pushes the residual stream in one layer, by the mean over the language's text
-    minus that of the others.
+    minus that of the others. Run it again to resume.
 
         interp vector results/demo --language de --out german.gguf
     """
@@ -77,17 +79,39 @@ class Vector:
         else:
             from interp.evaluations.steering import text_for_push
 
+            self.check_layer(model)
             corpora = text_for_push(model, text, selection.languages, bos)
-            smaller = "a run with fewer labels, of which text is read."
-            if not goes_ahead(lambda: of_push(model, corpora), smaller, self.dry_run):
+            smaller = (
+                "a run with fewer labels, of which text is read. It can be interrupted and resumed "
+                "at any time."
+            )
+            measure = partial(of_push, model, corpora, self.pieces)
+            if not goes_ahead(measure, smaller, self.dry_run):
                 return
-            change = self.residual_push(model, corpora)
+            change = self.residual_push(model, corpora, bos)
         file = change.to_control_vector(model, self.out)
+        shutil.rmtree(self.pieces, ignore_errors=True)
         say(f"{change.edit.name}: llama.cpp adds it with --control-vector {file}.")
 
+    def check_layer(self, model: "interp.NeuronModel") -> None:
+        """Refuse a layer that no vector can be of, before text is read."""
+        last = model.n_layers - 1
+        if self.layer is not None and not 0 < self.layer <= last:
+            raise ValueError(
+                f"--layer is {self.layer}: give 1 to {last}. {model.name} has {last + 1} layers, "
+                "and llama.cpp adds nothing after layer 0."
+            )
+
+    @property
+    def pieces(self) -> Path:
+        """The folder beside the file in which means are kept until it is written."""
+        return self.out.with_name(f"{self.out.stem}.pieces")
+
     def residual_push(
-        self, model: "interp.NeuronModel", corpora: "interp.Corpora"
+        self, model: "interp.NeuronModel", corpora: "interp.Corpora", bos: Bos
     ) -> "interp.Change":
-        means = interp.interventions.residual_means(model, corpora)
+        from interp.evaluations.steering import measure_natural
+
+        _, means = measure_natural(model, {}, corpora, bos=bos, out=self.pieces)
         layer = model.n_layers // 2 if self.layer is None else self.layer
         return interp.Change(*means.towards(self.language, layer, self.strength))

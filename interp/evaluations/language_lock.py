@@ -6,8 +6,11 @@ points, and the smallest number that removes enough lapses is taken. The other h
 says what that is worth, beside as many random neurons, and text and tasks what it costs.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -27,9 +30,13 @@ from interp.models.neuron_model import NeuronModel
 from interp.prompts.attribution import gradient_times_activation
 from interp.prompts.contributions import ablation_effect, top_neurons
 from interp.prompts.sweep import random_matching
+from interp.results import artifacts
 from interp.results.bars import tqdm
 from interp.results.display import Shown, counted
 from interp.results.words import NOTHING, Bos
+from interp.runs.folder import begin
+from interp.runs.jobs import finish, folder_for
+from interp.runs.ray import Job
 from interp.text.corpora import Corpora
 from interp.text.labels import Tags
 from interp.text.language_id import LanguageId
@@ -37,6 +44,10 @@ from interp.text.tasks import Task
 from interp.text.tokens import Prompt, prompt_ids
 
 LOCKED, RANDOM = "locked", "random neurons"
+
+_ANSWERS, _WHAT_IFS = "answers", "what-ifs"
+PRICE_OF_TEXT, PRICE_OF_TASKS = "losses", "tasks"
+"""Subfolders of what is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +189,14 @@ def lock_language(
     bos: Bos = "auto",
     tags: Tags | None = None,
     langid: LanguageId | None = None,
+    out: Path | str | None = None,
     progress: bool = True,
 ) -> LanguageLock:
     """Switch off the fewest neurons that keep greedy answers in a language.
 
     `seed` says which half of the prompts is searched, and draws the random neurons. `text` and
     `tasks` are what the edit may cost. Chat models: give `interp.text.chat_prompt(model, message)`.
+    With `out`, answers, what-ifs, losses and choices are saved there, and the same call resumes.
 
     >>> interp.evaluations.lock_language(model, ["Wo?", "Wer?", "Was?"], "de", max_new_tokens=4)
     Traceback (most recent call last):
@@ -195,23 +208,36 @@ def lock_language(
         raise ValueError(
             "Half of the prompts are searched, and two or more others measured: give three or more."
         )
+    if out is not None:
+        plan = {"model": model.identity, "language": language, "search": asdict(search)}
+        plan |= {"prompts": artifacts.hash_of([prompt_ids(model, one, bos) for one in prompts])}
+        plan |= {"max_new_tokens": max_new_tokens, "seed": seed}
+        begin(Path(out), plan, artifacts.provenance())
     halves = _halves(len(prompts), seed)
-    judge = _Judge(model, prompts, language, max_new_tokens, bos, tags, langid, progress)
-    searched = judge.answers(halves[0], {NOTHING: None})[NOTHING]
-    points = _points(model, judge, halves[0], searched)[: search.points]
-    if not points:
-        raise ValueError(
-            f"None of the {len(halves[0])} answers that were searched leaves {language}: give "
-            "prompts on which answers do."
+    with folder_for(out) as folder:
+        judge = _Judge(
+            model, prompts, language, max_new_tokens, bos, tags, langid, progress, folder
         )
-    effect = _effects(model, points, search.candidates, progress)
-    change, tried = _fewest(judge, halves[0], searched, effect, search)
-    generator = torch.Generator().manual_seed(seed)
-    random = Change(random_matching(change.masks["post"], generator), deactivate)
-    under = {NOTHING: None, LOCKED: change}
-    confusion = judge.answers(halves[1], under | {RANDOM: random})
-    losses = None if text is None else losses_under(model, text, under, progress=progress)
-    answers = choose(model, tasks, under, bos=bos, progress=progress) if tasks else []
+        searched = judge.answers(halves[0], {NOTHING: None}, "searched")[NOTHING]
+        points = _points(model, judge, halves[0], searched)[: search.points]
+        if not points:
+            raise ValueError(
+                f"None of the {len(halves[0])} answers that were searched leaves {language}: give "
+                "prompts on which answers do."
+            )
+        effect = _effects(model, points, search.candidates, folder / _WHAT_IFS, progress)
+        change, tried = _fewest(judge, halves[0], searched, effect, search)
+        generator = torch.Generator().manual_seed(seed)
+        random = Change(random_matching(change.masks["post"], generator), deactivate)
+        under = {NOTHING: None, LOCKED: change}
+        confusion = judge.answers(halves[1], under | {RANDOM: random}, "measured")
+        where = {name: folder / name for name in (PRICE_OF_TEXT, PRICE_OF_TASKS)}
+        losses, answers = None, []
+        if text is not None:
+            losses = losses_under(model, text, under, out=where[PRICE_OF_TEXT], progress=progress)
+        if tasks:
+            saved = where[PRICE_OF_TASKS]
+            answers = choose(model, tasks, under, bos=bos, out=saved, progress=progress)
     return LanguageLock(
         change=change,
         effect=effect,
@@ -239,11 +265,13 @@ class _Judge(NamedTuple):
     tags: Tags | None
     langid: LanguageId | None
     progress: bool
+    folder: Path
 
     def answers(
-        self, chosen: Sequence[int], under: Mapping[str, Change | None]
+        self, chosen: Sequence[int], under: Mapping[str, Change | None], name: str
     ) -> dict[str, Confusion]:
-        """The greedy answers to some of the prompts, by name of the intervention."""
+        """The greedy answers to some of the prompts, by name of the intervention; `name` is that of
+        the folder in which they are saved."""
         written = generate_texts(
             self.model,
             [self.prompts[index] for index in chosen],
@@ -252,6 +280,7 @@ class _Judge(NamedTuple):
             max_new_tokens=self.max_new_tokens,
             temperature=0.0,
             bos=self.bos,
+            out=self.folder / _ANSWERS / name,
             progress=self.progress,
         )
         return {
@@ -294,17 +323,46 @@ def _points(
 
 
 def _effects(
-    model: NeuronModel, points: Sequence[_Point], candidates: int, progress: bool
+    model: NeuronModel, points: Sequence[_Point], candidates: int, out: Path, progress: bool
 ) -> Float[Tensor, "layer neuron"]:
     """Mean exact effect of the neurons whose gradients promise most. NaN: the others."""
-    promised = torch.zeros(model.n_layers, model.d_mlp, dtype=torch.float64)
-    for point in tqdm(points, "gradients", unit="answer", disable=not progress):
-        promised += gradient_times_activation(model, point.ids, point.wrong, "log_probability")
+
+    def summed(name: str, effect: Callable[..., Tensor]) -> Float[Tensor, "layer neuron"]:
+        """Over the points, of which each is saved once it is done."""
+        jobs = []
+        for number, point in enumerate(points):
+            path = out / "pieces" / f"{name}-{number:03d}.safetensors"
+            jobs.append(
+                Job(f"{name} of answer {number}", path, partial(_save, path, point, effect))
+            )
+        with tqdm(total=len(jobs), desc=name, unit="answer", disable=not progress) as bar:
+            pieces = finish(jobs, partial(artifacts.load, kind=_PIECE), bar, model, None)
+        return torch.stack([piece.tensors["effect"] for piece in pieces]).sum(dim=0)
+
+    promised = summed("gradients", partial(gradient_times_activation, quantity="log_probability"))
     chosen = top_neurons(promised, min(candidates, promised.numel()))
-    total = torch.zeros_like(promised)
-    for point in tqdm(points, "what-ifs", unit="answer", disable=not progress):
-        total += ablation_effect(model, point.ids, point.wrong, chosen, "log_probability")
-    return total / len(points)
+    what_if = partial(ablation_effect, neurons=chosen, quantity="log_probability")
+    return summed(_WHAT_IFS, what_if) / len(points)
+
+
+_PIECE = "WhatIfPiece"
+
+
+def _save(path: Path, point: _Point, effect: Callable[..., Tensor], model: NeuronModel) -> None:
+    values = effect(model, point.ids, point.wrong).double()
+    artifacts.save(path, _PIECE, {"effect": values}, {}, {})
+
+
+def n_asked(folder: Path) -> int:
+    """Answers of which a lock that was begun in this folder has asked what-ifs."""
+    return len(list((folder / _WHAT_IFS / "pieces").glob(f"{_WHAT_IFS}-*.safetensors")))
+
+
+def n_written(folder: Path) -> float:
+    """How often it has written the answers to half of the prompts."""
+    paths = (folder / _ANSWERS).glob("*/pieces/*.safetensors")
+    batches = Counter((path.parent, path.stem.split("-")[0]) for path in paths)
+    return batches.total() / max(batches.values(), default=1)
 
 
 def _fewest(
@@ -326,7 +384,7 @@ def _fewest(
     best, fewest_left = Change(top_neurons(effect, 1), deactivate), len(before.texts) + 1
     for size in search.sizes(n_useful):
         off = Change(top_neurons(effect, size), deactivate)
-        passes = judge.answers(chosen, {LOCKED: off})[LOCKED].passes
+        passes = judge.answers(chosen, {LOCKED: off}, f"{size}-off")[LOCKED].passes
         tried[size] = passes.double().mean().item()
         left = int((~passes).sum())
         if left < fewest_left:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from interp.results.display import Cells, Shown
 
-_WARM = 1.0
-"""Seconds. A shorter trial is repeated, since a model's first pass is slower than the next."""
+_COLD = 10.0
+"""Seconds. A shorter trial is repeated, since a model's first pass, which brings its weights into
+memory, is several times as slow as the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Forecast(Shown):
     """How often the text is read, or every neuron scored."""
 
     tokens: int
-    """Tokens of one pass, or what `unit` says."""
+    """Tokens of one pass, or how many there are of `unit`."""
 
     left: float = 1.0
     """Share that is not done yet."""
@@ -36,7 +37,7 @@ class Forecast(Shown):
     """Bytes of all files. Zero: next to nothing."""
 
     unit: str = "tokens"
-    """What a pass consists of: tokens or neurons."""
+    """What a pass consists of, such as tokens or neurons."""
 
     trial: float = 0.0
     """Seconds of work that the time of its main part is estimated from. Zero: none was tried."""
@@ -119,7 +120,7 @@ def _timed(trial: Callable[[], int]) -> tuple[float, int]:
         start = time.perf_counter()
         n_tokens = trial()
         seconds = time.perf_counter() - start
-        if seconds >= _WARM:
+        if seconds >= _COLD:
             break
     return seconds, max(1, n_tokens)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,34 @@ def check_exists(path: Path) -> None:
     raise FileNotFoundError(f"{path} does not exist. Check the name.")
 
 
+def check_writable(out: Path) -> None:
+    """Refuse a place for results in which nothing can be made, before they are computed."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"{folder} is not a folder, so {out} cannot be made: name another place with --out."
+        )
+    try:
+        Path(tempfile.mkdtemp(dir=folder)).rmdir()
+    except OSError as error:
+        raise PermissionError(
+            f"{folder} cannot be written to ({error.strerror}): name another place with --out."
+        ) from None
+
+
 def follows_a_run(folder: Path) -> bool:
     """Whether a folder is that of a long loop other than counting, such as a perplexity matrix."""
     if (folder / "firing.safetensors").exists():
         return False
     plan = json_object(folder / "run.json")
     return "model" in plan and not {"wanted", "d_mlp", "n_shards"} & plan.keys()
+
+
+def damaged(run_json: Path) -> ValueError:
+    """What is said of a run.json that cannot be read."""
+    return ValueError(
+        f"{run_json} is damaged: delete it and run the same command; finished pieces are kept."
+    )
 
 
 def json_object(path: Path) -> dict[str, Any]:
