@@ -67,6 +67,14 @@ LIES: dict[str, tuple[set[str], Callable[..., Tensor]]] = {
         {"an edit at post equals one made in the weights", WRITES},
         lambda shown, *given: (shown(*given), given[2])[1],
     ),
+    "an edit that is made again for every token written": (
+        {"edits apply during generation"},
+        lambda shown, module, kind, values, expert, token: functools.reduce(
+            lambda given, _: shown(module, kind, given, expert, token),
+            range(3 if kind == "post" and int(token.max()) < 2 else 1),  # a token of two texts
+            values,
+        ),
+    ),
     "outputs under the name of another expert": (
         {WRITES},
         lambda shown, module, kind, values, expert, token: shown(

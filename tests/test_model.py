@@ -980,6 +980,19 @@ class TestDoctorFindsWhatIsBroken:
             vars(out)["forward"] = forward
         assert self.failures(model) == {self.WRITES}
 
+    def test_an_edit_that_is_made_again_for_every_token_written(self, model: Any) -> None:
+        """Steering that is added to itself: of all others, zeros alone would not show it."""
+        for block in model.bridge.blocks:
+            out = block.mlp.out
+
+            def forward(x: Tensor, out: Any = out) -> Tensor:
+                for _ in range(1 if x.shape[1] > 1 else 3):
+                    x = out.hook_in(x)
+                return out.hook_out(out.original_component(x))
+
+            vars(out)["forward"] = forward
+        assert self.failures(model) == {self.WRITES}
+
     def test_weights_that_are_not_those_in_use(self, model: Any) -> None:
         gate = model.bridge.blocks[2].mlp.gate
         used = gate.original_component.weight.clone()

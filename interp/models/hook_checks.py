@@ -23,8 +23,11 @@ from interp.results.words import Kind
 Answer = tuple[bool, str]
 """Whether it holds; and the largest deviation, or where the check first fails."""
 
-Off = Callable[[Any, list[int]], AbstractContextManager[None]]
-"""Within the block, half of the neurons of some layers of a model are off."""
+Edited = Callable[[Any, list[int]], AbstractContextManager[None]]
+"""Within the block, half of the neurons of some layers of a model give `FACTOR` times as much."""
+
+FACTOR = -2.0
+"""Not zero, or an edit that is made several times would go unseen; exact in every precision."""
 
 Recorded = dict[tuple[Kind, int], list[Tensor]]
 STREAM: tuple[Kind, ...] = ("resid_pre", "resid_post")
@@ -51,7 +54,7 @@ def hook_checks(
         ),
         "a neuron fires where its activation is positive": lambda: _fires(model, recorded),
         "an edit at post equals one made without hooks": lambda: edits_agree(
-            model, ids, clean, _off_at_post, _off_without_hooks, range(model.n_layers)
+            model, ids, clean, _edited_at_post, _edited_without_hooks, range(model.n_layers)
         ),
         "an edit at any site moves the logits": lambda: _every_site(model, ids),
         "a neuron changed in the weights changes at its hooks": lambda: _planted(model, ids),
@@ -63,7 +66,7 @@ def hook_checks(
         ),
         "generation continues as the text is read": lambda: goes_on(model, ids),
         "edits apply during generation": lambda: generations_agree(
-            model, ids, _off_at_post, _off_without_hooks
+            model, ids, _edited_at_post, _edited_without_hooks
         ),
         "the model is unchanged afterwards": lambda: unchanged(model, ids, clean),
     }
@@ -174,16 +177,16 @@ def edits_agree(
     model: NeuronModel,
     ids: Int[Tensor, "batch pos"],
     clean: Float[Tensor, "batch pos vocab"],
-    off: Off,
-    off_without_hooks: Off,
+    edited: Edited,
+    edited_without_hooks: Edited,
     layers: Sequence[int],
 ) -> Answer:
-    """Half of a layer's neurons, off by hooks and off without, layer by layer."""
+    """Half of a layer's neurons, edited by hooks and without, layer by layer."""
     worst = 0.0
     for layer in layers:
-        with off(model, [layer]):
+        with edited(model, [layer]):
             hooked = model.logits(ids)
-        with off_without_hooks(model, [layer]):
+        with edited_without_hooks(model, [layer]):
             reference = model.logits(ids)
         off_by, effect = difference(hooked, reference), difference(clean, reference)
         if effect == 0:
@@ -306,15 +309,18 @@ def _padding(
 
 
 def generations_agree(
-    model: NeuronModel, ids: Int[Tensor, "batch pos"], off: Off, off_without_hooks: Off
+    model: NeuronModel,
+    ids: Int[Tensor, "batch pos"],
+    edited: Edited,
+    edited_without_hooks: Edited,
 ) -> Answer:
-    """Three new tokens with half of all neurons off; one of the two prompts is padded."""
+    """Three new tokens with half of all neurons edited; one of the two prompts is padded."""
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, : ids.shape[1] // 2] = False
     padded, layers = ids.masked_fill(~mask, 0), list(range(model.n_layers))
-    with off(model, layers):
+    with edited(model, layers):
         hooked = model.continuations(padded, mask, max_new_tokens=3)
-    with off_without_hooks(model, layers):
+    with edited_without_hooks(model, layers):
         reference = model.continuations(padded, mask, max_new_tokens=3)
     same = torch.equal(hooked, reference)
     return same, "the same tokens" if same else "different tokens from an edit without hooks"
@@ -336,22 +342,28 @@ def _half(model: NeuronModel) -> Int[Tensor, " neuron"]:
     return torch.arange(0, model.d_mlp, 2)
 
 
+def multiplied(values: Tensor) -> Tensor:
+    """Every other number of the last axis, times `FACTOR`."""
+    even = torch.arange(values.shape[-1], device=values.device) % 2 == 0
+    return values.where(~even, FACTOR * values)
+
+
 @contextmanager
-def _off_at_post(model: NeuronModel, layers: list[int]) -> Iterator[None]:
+def _edited_at_post(model: NeuronModel, layers: list[int]) -> Iterator[None]:
     def edit(activation: Tensor, hook: Any) -> Tensor:
-        return activation.index_fill(-1, _half(model).to(activation.device), 0.0)
+        return multiplied(activation)
 
     with model.hooks([(model.site(layer, "post"), edit) for layer in layers]):
         yield
 
 
 @contextmanager
-def _off_without_hooks(model: NeuronModel, layers: list[int]) -> Iterator[None]:
+def _edited_without_hooks(model: NeuronModel, layers: list[int]) -> Iterator[None]:
     """The same edit without TransformerLens's hooks: a torch hook on the output projection, or, for
-    a HookedTransformer, which has no such module, zeros in its weights."""
+    a HookedTransformer, which has no such module, in its weights."""
 
-    def silence(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0].index_fill(-1, _half(model).to(args[0].device), 0.0),)
+    def edit(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (multiplied(args[0]),)
 
     blocks = [model.bridge.blocks[layer] for layer in layers]
     with ExitStack() as cleanup:
@@ -359,10 +371,10 @@ def _off_without_hooks(model: NeuronModel, layers: list[int]) -> Iterator[None]:
             if isinstance(model, HookedTransformerModel):
                 weight = block.mlp.W_out
                 cleanup.callback(weight.copy_, weight.clone())
-                weight[_half(model)] = 0.0
+                weight[_half(model)] *= FACTOR
             else:
                 projection = block.mlp.out.original_component
-                cleanup.callback(projection.register_forward_pre_hook(silence).remove)
+                cleanup.callback(projection.register_forward_pre_hook(edit).remove)
         yield
 
 

@@ -21,6 +21,7 @@ from interp.models.hook_checks import (
     generations_agree,
     goes_on,
     layers_seen,
+    multiplied,
     residual_stream,
     tolerance,
     unchanged,
@@ -48,7 +49,7 @@ def mixture_checks(
         "a neuron writes its column of the weights, for its token": lambda: _written(model, ids),
         "a neuron fires where its activation is positive": lambda: _fires(model, ids),
         "an edit at post equals one made in the weights": lambda: edits_agree(
-            model, ids, clean, _off_at_post, _off_in_weights, model.layers_with_neurons
+            model, ids, clean, _edited_at_post, _edited_in_weights, model.layers_with_neurons
         ),
         "right padding changes nothing": lambda: _padding(model, ids, clean),
         "a text is read alike alone and in a batch": lambda: alone_and_in_batches(
@@ -56,7 +57,7 @@ def mixture_checks(
         ),
         "generation continues as the text is read": lambda: goes_on(model, ids),
         "edits apply during generation": lambda: generations_agree(
-            model, ids, _off_at_post, _off_in_weights
+            model, ids, _edited_at_post, _edited_in_weights
         ),
         "the model is unchanged afterwards": lambda: unchanged(model, ids, clean),
     }
@@ -233,28 +234,26 @@ def _padding(model: MixtureModel, ids: Int[Tensor, "batch pos"], clean: Tensor) 
 
 
 @contextmanager
-def _off_at_post(model: MixtureModel, layers: list[int]) -> Iterator[None]:
+def _edited_at_post(model: MixtureModel, layers: list[int]) -> Iterator[None]:
     """Every other neuron of every part."""
 
     def edit(values: Tensor, hook: Rows) -> Tensor:
-        off = torch.arange(0, values.shape[1], 2, device=values.device)
-        return values.index_fill(1, off, 0.0)
+        return multiplied(values)
 
     with model.hooks([(model.rows_site(layer, "post"), edit) for layer in layers]):
         yield
 
 
 @contextmanager
-def _off_in_weights(model: MixtureModel, layers: list[int]) -> Iterator[None]:
-    """The same by zeros in the projections that write their output."""
+def _edited_in_weights(model: MixtureModel, layers: list[int]) -> Iterator[None]:
+    """The same in the projections that write their output."""
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         for layer in layers:
             for part in model.parts[layer]:
                 stored, axis = part.down()
                 kept.append((stored, stored.clone()))
-                off = torch.arange(0, part.d_expert, 2, device=stored.device)
-                stored.index_fill_(axis, off, 0.0)
+                stored.copy_(multiplied(stored.movedim(axis, -1)).movedim(-1, axis))
         yield
     finally:
         for stored, before in kept:
