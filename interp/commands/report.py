@@ -48,10 +48,10 @@ class Report:
         for path in self.results:
             check_results(path)
         from interp.reports.findings import certainty_of, leading
-        from interp.reports.kinds import KINDS
         from interp.reports.sections import (
             BELONGING,
             FIRING,
+            OF_TABLES,
             claims_in,
             models_of,
             sections_in,
@@ -59,7 +59,7 @@ class Report:
         )
 
         sections, claims = sections_in(self.results), claims_in(self.results)
-        order = titles(*(kind.title for kind in KINDS), BELONGING, FIRING)
+        order = titles(*OF_TABLES, BELONGING, FIRING)
         first, rest = leading(sections, order)
         sure = certainty_of(sections)
         next_steps = interp.reports.Section("What to do next", what_is_next(self.results))

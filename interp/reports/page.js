@@ -212,7 +212,10 @@ function drawMap() {
     refresh();
   };
   const cell = (row, code) => ({ "data-cell": `${row} ${code}`, tabIndex: page.cell === `${row} ${code}` ? 0 : -1 });
-  const head = make("tr", {}, make("th", { textContent: "" }), ...index.languages.map((language, code) =>
+  /* Headings that do not fit beside each other stand upright. */
+  const widest = Math.max(...index.languages.map(({ code }) => code.length));
+  const look = widest * index.languages.length > 24 ? { className: "upright" } : {};
+  const head = make("tr", look, make("th", { textContent: "" }), ...index.languages.map((language, code) =>
     make("th", { scope: "col" }, inColour(code, "button", {
       type: "button", textContent: language.code, title: language.name, onclick: press(null, code), ...cell(0, code),
       ariaPressed: String(choice.language === code && choice.layer === null),

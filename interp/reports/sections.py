@@ -34,12 +34,17 @@ FIRING = "How often do neurons fire?"
 BELONGING = "Which neurons belong to which language?"
 
 
+UNCOUNTED = "What does the model write with a label's neurons changed?"
+OF_TABLES = (*(kind.title for kind in KINDS), UNCOUNTED)
+"""Titles of the sections that are made from tables, in their order."""
+
+
 def sections_in(paths: Sequence[Path]) -> list[Section]:
     """A section for each kind of result in these folders, in a fixed order.
 
     A folder with nothing to show, not even a claim, is an error.
     """
-    order = titles(FIRING, BELONGING, *(kind.title for kind in KINDS))
+    order = titles(FIRING, BELONGING, *OF_TABLES)
     by_title: dict[str, list[tuple[Path, Section]]] = {title: [] for title in order}
     for path in paths:
         files = tqdm(files_in(path), "reading results", unit="file")
@@ -322,7 +327,7 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     caption = with_intervals(kind.caption, kind.draw, rows)
     pictures = (Picture(kind.draw, caption, rows),) if len(rows) else ()
     if not pictures:
-        title = "What does the model write with a label's neurons changed?"
+        title = UNCOUNTED
         text = (
             "Texts written with each label's neurons changed, and the controls. No label is a "
             "language that the detector knows, so none could be counted."
