@@ -84,15 +84,21 @@ def keep(results: Path, measured: Path = MEASURED) -> None:
 
 
 def kept(measured: Path = MEASURED) -> dict[str, list[Claim]]:
-    """The claims that were kept, by preset."""
-    return {
-        preset: [
+    """The claims that were kept, by preset.
+
+    Every comparison of methods plants the same neurons, so what a later preset says of them is left
+    out.
+    """
+    found: dict[str, list[Claim]] = {}
+    for preset in COLUMNS:
+        known = {(claim.name, claim.on) for claims in found.values() for claim in claims}
+        found[preset] = [
             claim
             for path in sorted((measured / preset).glob("*.json"))
             for claim in load_claims(path)
+            if (claim.name, claim.on) not in known
         ]
-        for preset in COLUMNS
-    }
+    return found
 
 
 def every_statement() -> tuple[Statement, ...]:

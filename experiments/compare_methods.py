@@ -252,7 +252,7 @@ def main(config: Config, record: Record) -> None:
     record.tables({"methods": table, "languages": languages, "comparison": comparison(table)})
     record.tables({"stability": curves, "recovery": recovered})
     claims = record.judge("compare_methods", measures(recalls, effect, written, stable))
-    page = findings(table, claims)
+    page = findings(table, claims, record.on)
     interp.results.artifacts.write_text(out / "findings.md", page)
     shown = table[["method", *MEASURES]].to_string(index=False, float_format="%.3f")
     print(shown, page, sep="\n\n")

@@ -18,13 +18,13 @@ import pandas as pd
 
 from benchmarks.markdown import table, unique, with_blocks
 from experiments import method_page
-from experiments.board import MEASURED
+from experiments.board import MEASURED, kept
 from experiments.compare_labels import LANGUAGES, TOPICS
 from experiments.draw_figures import STUDIES, Results, read, without_parts
 from experiments.edit_knowledge import DIRECTIONS
 from experiments.explain_language import ALL, AS_IT_IS, BOTH, IN_LATIN
 from experiments.lens_by_language import middle
-from interp.inference.claims import Claim, Verdict, load_claims
+from interp.inference.claims import Claim, Verdict
 from interp.plots.files import read_table
 from interp.plots.style import Table
 from interp.results import artifacts
@@ -370,9 +370,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
             {name: tables[f"map_shared_neurons/{task}/off"] for task, name in TASKS.items()}
         ),
         "by part": by_part(tables["patch_across_languages/table"]),
-        "verdicts": verdicts(
-            [c for file in sorted(measured.glob("*.json")) for c in load_claims(file)]
-        ),
+        "verdicts": verdicts(kept(measured.parent)["gemma"]),
     }
 
 

@@ -28,6 +28,9 @@ MEASURES = {
 }
 """Column of the table → what it measures."""
 
+PLANTED = ("recovery_alone", "recovery")
+"""Columns that are of planted models, whatever model was read."""
+
 JUDGED = ("recovery", "selectivity", "switching", "stability")
 """Columns that the claims compare methods on."""
 
@@ -60,26 +63,49 @@ def measures(
     }
 
 
-def findings(table: Table, claims: Sequence[Claim]) -> str:
-    """A page in words, from the numbers of the table and the verdicts."""
-    lines = [f"- {line}" for line in sentences(table)]
+def findings(table: Table, claims: Sequence[Claim], on: str) -> str:
+    """A page in words, from the numbers of the table and the verdicts; `on` names the model."""
+    lines = [f"- {line}" for line in (*of_planted(table), *of_model(table, on))]
     return "\n".join([*lines, "", markdown(claims), ""])
 
 
-def sentences(table: Table) -> list[str]:
-    """What the numbers say: a sentence for each measure, then what agrees and what decoys cost."""
+def of_planted(table: Table) -> list[str]:
+    """A sentence for each measure of planted models, then what decoys cost."""
+    rows = table.set_index("method")
+    lost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
+    points = ", ".join(f"{name} ({100 * x:.0f})" for name, x in lost.items() if x >= 0.05)
+    return [
+        *(_ranking(rows, column, "") for column in PLANTED),
+        f"Points of recovery lost to decoys, where 5 or more: {points or 'none'}.",
+    ]
+
+
+def of_model(table: Table, on: str) -> list[str]:
+    """A sentence for each measure of a model, then which of them agree."""
     rows = table.set_index("method")
     nothing = rows["stability"].isna()  # ReLU has no negative side to choose by
     rows, empty = rows[~nothing], rows.index[nothing]
-    lines = [_ranking(rows, column) for column in MEASURES]
-    lines += [f"{_capital(name)} chooses no neurons of this model." for name in empty]
-    lines += _together(rows.drop(index=RANDOM))
-    lost = (rows["recovery_alone"] - rows["recovery"]).sort_values(ascending=False)
-    points = ", ".join(f"{name} ({100 * x:.0f})" for name, x in lost.items() if x >= 0.05)
-    return [*lines, f"Points of recovery lost to decoys, where 5 or more: {points or 'none'}."]
+    return [
+        *(_ranking(rows, column, f", {on}") for column in MEASURES if column not in PLANTED),
+        *(f"{_capital(name)} chooses no neurons of {on}." for name in empty),
+        *_together(rows.drop(index=RANDOM), on),
+    ]
 
 
-def _ranking(rows: Table, column: str) -> str:
+def alike(one: Table, other: Table) -> str:
+    """How alike two models rank the methods that choose neurons in both, without random ones."""
+    tables = [table.set_index("method").drop(index=RANDOM) for table in (one, other)]
+    first, second = (table[table["stability"].notna()] for table in tables)
+    both = first.index.intersection(second.index)
+    correlations = []
+    for name in JUDGED:
+        if name not in PLANTED:
+            r = float(first.loc[both, name].corr(second.loc[both, name], method="spearman"))
+            correlations.append(f"{r:.2f} by {name}")
+    return f"rank {len(both)} methods with a correlation of {', '.join(correlations)}."
+
+
+def _ranking(rows: Table, column: str, on: str) -> str:
     """The first three with their intervals, the last, LAPE and random neurons."""
     order = rows[column].sort_values(ascending=False, kind="stable")
     alike = int((order == order.iloc[0]).sum())
@@ -91,21 +117,22 @@ def _ranking(rows: Table, column: str) -> str:
     ]
     rank = int((order > order[LAPE]).sum()) + 1
     return (
-        f"{_capital(MEASURES[column])}: {', '.join(first)}; last is {order.index[-1]} with "
+        f"{_capital(MEASURES[column])}{on}: {', '.join(first)}; last is {order.index[-1]} with "
         f"{order.iloc[-1]:.3g}. LAPE ranks {rank} of {len(order)} with {order[LAPE]:.3g}; random "
         f"neurons have {order[RANDOM]:.3g}."
     )
 
 
-def _together(rows: Table) -> list[str]:
+def _together(rows: Table, on: str) -> list[str]:
     """Which measures agree across methods, and which disagree."""
     correlations = rows[list(JUDGED)].corr(method="spearman")
     lines = [
-        f"Across the {len(rows)} methods, {one} and {other} have a rank correlation of {r:.2f}."
+        f"Across {len(rows)} methods, {one} and {other} have a rank correlation of {r:.2f}, {on}."
         for one, other in itertools.combinations(JUDGED, 2)
         if abs(r := float(correlations.loc[one, other])) >= 0.5
     ]
-    return lines or ["No two measures rank the methods alike (all rank correlations below 0.5)."]
+    no_two = f"No two measures rank the methods alike, {on} (all rank correlations below 0.5)."
+    return lines or [no_two]
 
 
 def _capital(text: str) -> str:

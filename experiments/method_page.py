@@ -4,6 +4,7 @@
 method_comparison-<preset>, and those of the studies of confusions in experiments/measured/babel.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pandas as pd
 
 from benchmarks.markdown import table, unique
 from experiments import method_findings
+from experiments.board import COLUMNS, kept
 from experiments.compare_methods import MEASURES
 from experiments.method_findings import LAPE
 from experiments.recover_planted import ALL
-from interp.inference.claims import Claim, load_claims
+from interp.inference.claims import Claim
 from interp.plots.files import read_table
 from interp.plots.style import Table
 from interp.results import artifacts
@@ -143,11 +145,14 @@ def sentences(compared: Mapping[str, Table], confused: Mapping[str, tuple[Table,
 
     Planted neurons are the same for every model: what is said of them is said once.
     """
-    said: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
     for preset, methods in compared.items():
-        for line in method_findings.sentences(methods):
-            said.setdefault(line, COMPARE[preset])
-    pairs = list(said.items())
+        of_planted = [] if pairs else method_findings.of_planted(methods)
+        lines = [*of_planted, *method_findings.of_model(methods, COLUMNS[preset])]
+        pairs += [(line, COMPARE[preset]) for line in lines]
+    for (one, first), (other, second) in itertools.combinations(compared.items(), 2):
+        names = f"{COLUMNS[one]} and {COLUMNS[other]}"
+        pairs.append((f"{names} {method_findings.alike(first, second)}", COMPARE[other]))
     for study, tables in confused.items():
         pairs += [(line, STUDIES[study]) for line in confusion_sentences(*tables, study)]
     return "\n".join(f"{number}. {line} `{by}`" for number, (line, by) in enumerate(pairs, 1))
@@ -157,8 +162,8 @@ def predicted_and_wrong(claims: Sequence[Claim]) -> str:
     """Claims, stated before they were measured, that do not hold."""
     wrong = [claim for claim in claims if claim.verdict != "holds"]
     lines = [
-        f"- {claim.statement} {claim.value:.2f} ({claim.low:.2f} to {claim.high:.2f}): "
-        f"{claim.verdict}."
+        f"- {claim.statement} On {COLUMNS.get(claim.on, claim.on)}: "
+        f"{claim.value:.2f} ({claim.low:.2f} to {claim.high:.2f}), {claim.verdict}."
         for claim in wrong
     ]
     return "\n".join([f"Of {len(claims)} predictions, {len(wrong)} are not borne out:", "", *lines])
@@ -191,7 +196,12 @@ def blocks(root: Path) -> dict[str, str]:
     shown = {name: f"Not measured yet: `{command}`." for name, command in commands.items()}
     shown |= {f"compared on {preset}": comparison(methods) for preset, methods in compared.items()}
     shown |= {study: fooled(*tables) for study, tables in confused.items()}
-    claims = load_claims(measured / "compare_methods.json")
+    claims = [
+        claim
+        for preset in COMPARE
+        for claim in kept(root / "experiments" / "measured")[preset]
+        if claim.command.endswith("compare_methods")
+    ]
     return {
         **shown,
         "sentences": sentences(compared, confused),

@@ -333,17 +333,18 @@ def test_claims_are_about_methods_that_are_named_beforehand(four):
 
 def test_the_page_says_what_the_table_says(four):
     table, each, stable = four
-    page = findings(table, claimed(each, stable))
+    page = findings(table, claimed(each, stable), "Babel")
     lines = page.splitlines()
     recovery = next(line for line in lines if line.startswith("- Planted neurons found among"))
     assert "precision of gate 1 (1 to 1), entropy (LAPE) 0.6" in recovery
     assert "last is random with 0. LAPE ranks 2 of 4 with 0.6" in recovery
     cost = next(line for line in lines if line.startswith("- Points of recovery"))
     assert "random (100), precision of output, both ends (50), entropy (LAPE) (40)." in cost
-    correlations = [line for line in lines if line.startswith("- Across the 3 methods")]
+    correlations = [line for line in lines if line.startswith("- Across 3 methods")]
     assert any(
         "selectivity and switching have a rank correlation of" in line for line in correlations
     )
+    assert all(line.endswith(", Babel.") for line in correlations)
     assert "**holds**" in page
 
 
@@ -351,9 +352,11 @@ def test_a_method_that_chooses_nothing_is_not_ranked(four):
     table, each, stable = four
     columns = [name for name in table.columns if name.startswith("stability")]
     table.loc[table["method"] == KOJIMA, columns] = float("nan")
-    page = findings(table, claimed(each, stable))
-    assert "LAPE ranks 2 of 3 with 0.6" in page
-    assert "- Precision of output, both ends chooses no neurons of this model.\n" in page
+    page = findings(table, claimed(each, stable), "Babel")
+    ranks = {line.split(":")[0]: line for line in page.splitlines() if "LAPE ranks" in line}
+    assert "of 4 with" in ranks["- Planted neurons found among all decoys"]
+    assert "of 3 with" in ranks["- Share of good texts in the language under a push, Babel"]
+    assert "- Precision of output, both ends chooses no neurons of Babel.\n" in page
     assert "nan" not in page
 
 

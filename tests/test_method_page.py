@@ -127,7 +127,13 @@ def test_what_two_models_share_is_said_once():
     planted = [line for line in lines if "Planted neurons found" in line]
     assert len(planted) == 2
     assert all(line.endswith("compare_methods babel`") for line in planted)
+    assert "Babel and Gemma 3 270M rank 17 methods with a correlation of 1.00 by sel" in lines[-1]
+    turned = subject.sentences(
+        {"babel": methods, "gemma": other.assign(stability=-other["stability"])}, {}
+    )
+    assert "1.00 by switching, -1.00 by stability." in turned.splitlines()[-1]
     rises = [line for line in lines if "Rise of the own loss" in line]
+    assert ["Babel: " in rises[0], "Gemma 3 270M: " in rises[1]] == [True, True]
     assert [line.split()[-1] for line in rises] == ["babel`", "gemma`"]
     assert [line.split(".")[0] for line in lines] == [str(n + 1) for n in range(len(lines))]
 
