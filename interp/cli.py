@@ -191,13 +191,21 @@ def chosen(arguments: Sequence[str]) -> Any:
     raise SystemExit(2)
 
 
+_WRITES_A_FILE = (
+    *(Compare, Export, Find, Import, Lens, Patch, Plan, Report, Routing),
+    *(Stability, Vector, Write),
+)
+"""Those whose --out is a file; of others it is a folder."""
+
+
 def carried_out(command: Any) -> bool:
     """Run a subcommand; its last line says what comes next, if its result allows to go on."""
     inner, last = command, sys.stdout
     if isinstance(command, AsJson):
         inner, last = command.command, sys.stderr
     if isinstance(out := getattr(inner, "out", None), Path):
-        check_writable(out)
+        either = "either" if isinstance(inner, Page) else "folder"  # many neurons make a folder
+        check_writable(out, "file" if isinstance(inner, _WRITES_A_FILE) else either)
     answer = command.run()
     name = next(name for name, kind in COMMANDS.items() if kind is type(inner))
     sound = is_sound(answer)

@@ -411,7 +411,7 @@ def test_a_folder_goes_on_only_with_what_it_was_begun_with(tmp_path: Path):
         ({**plan, "steps": 20}, "another steps .*was None, now 20"),
     ):
         with pytest.raises(ValueError, match=told):
-            begin(tmp_path, other)
+            begin(tmp_path, other, {"when": "tomorrow"})
     assert (tmp_path / "run.json").read_bytes() == before
 
 

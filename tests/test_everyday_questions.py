@@ -1,3 +1,5 @@
+import pytest
+
 import interp
 from interp.text.language_id import detect_language
 from interp.text.languages import answering_prompt
@@ -30,3 +32,8 @@ def test_the_request_names_the_language_in_its_own_words_if_they_are_known():
     assert answering_prompt("Why?", "poetry") is None
     for code in CODES:
         assert detect_language([str(answering_prompt("", code))]) == [code]
+
+
+def test_a_language_without_questions_is_refused_with_those_that_have_some():
+    with pytest.raises(ValueError, match="no everyday questions in xx, yy, only in ar de en es"):
+        interp.read_prompts("everyday", ["de", "xx", "yy"])

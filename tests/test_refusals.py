@@ -1,6 +1,7 @@
 """Refusals that say what to do: of no run, no comparison, no language model; and what is taken."""
 
 import copy
+import errno
 import inspect
 import json
 import math
@@ -25,6 +26,7 @@ from interp.commands.options import in_options
 from interp.counting.run import Run
 from interp.counting.stats import FiringStats
 from interp.models.load import load, outline, wrap
+from interp.runs.folder import begin
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select, select_by_entropy
 from interp.text.reading import read_corpora
@@ -163,6 +165,8 @@ def test_all_labels_without_text_are_named_before_a_model_is_opened(
         ("load it with dtype=torch.float32.", "load it with --dtype float32."),
         ("give bos=\"auto\", or bos='none'", "give --bos auto, or --bos none"),
         ("runs/n_shards/x is no file", "runs/n_shards/x is no file"),
+        ("tokens is 1 and no tokens is 2", "--tokens is 1 and no tokens is 2"),
+        ("max_length is 9: use max_length=4", "--block-length is 9: use --block-length 4"),
         ("n_shards.json and n_shards(3)", "n_shards.json and n_shards(3)"),
         ("this run was started with 'n_shards'", "this run was started with 'n_shards'"),
         ("out of tokens, the bos and d_mlp=3", "out of tokens, the bos and d_mlp=3"),
@@ -191,8 +195,8 @@ TEXTS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of text that cannot be read, and models that cannot be opened."""
+def texts(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Path:
+    """Folders of text that cannot be read, and models and runs that cannot be opened."""
     folder = tmp_path_factory.mktemp("texts")
     for name, files in TEXTS.items():
         (folder / name).mkdir()
@@ -204,6 +208,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"peft_type": "LORA", "base_model_name_or_path": None, "r": 2, "lora_alpha": 3}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
     (folder / "p.txt").write_text("der\nund\ndie\n")
+    (folder / "none.txt").write_text("\n \n")
+    shutil.copytree(runs / "one", folder / "damaged")
+    (folder / "damaged" / "run.json").write_text('{"wanted": ')
     (folder / "task").mkdir()
     row = {"endings": ["a", "b"], "answer": 0}
     for code, names in (("de", "abc"), ("en", "abd")):
@@ -228,6 +235,24 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("collect {model} --text {text} --languages de deu", "rename one of them, and"),
         ("collect {model} --text {text} --block-length 900", "use --block-length 64 or less."),
         ("collect {model} --text {text} --n-shards 900", "or fewer, or add text."),
+        ("collect {model} --text {text} --until-stable 2", "give a share, above 0 and up to 1"),
+        ("collect {model} --text {text} --sentences pre --block-length 900", "--block-length 64 "),
+        ("collect {texts}/p.txt --text {text}", "is not a folder: give a folder that holds a"),
+        ("stability {run} --out {texts}", "is a folder: give the name of a file with --out."),
+        ("deactivate {run} --out {texts}/p.txt", "is a file: give the name of a folder with"),
+        ("find {run} --n 0", "--n is 0: give 1 or more units for each label."),
+        ("steer {run} --natural 0", "--natural is 0: give 1 line or more."),
+        ("plan {model} --block-length 0", "--block-length is 0; it must be 1 or more."),
+        ("find {run} --model {model}", "does not look at the model: leave --model out."),
+        ("export {texts}/p.txt", "is not a selection that can be read"),
+        ("figure {texts}/p.txt", "holds no result that a figure can show: give a run, or"),
+        ("lock {texts}/pp.txt {run} --language de --out v", "pp.txt does not exist; did you mean"),
+        ("lock {texts}/none.txt {run} --language de --out v", "holds 0 prompts: half are searched"),
+        ("lock {texts}/task {run} --language de --out v", "is a folder: give a .txt with one"),
+        ("patch a b {model} --answers x x", "--answers are 'x', 'x': each only once."),
+        ("write {run} Hund --to dee", "'dee' is not in this selection, which covers de, en"),
+        ("write {run} Hund --with {texts}/change.json", "change.json does not exist."),
+        ("bake {texts}/damaged --language de --out v", "run.json is damaged: delete it and"),
         ("collect {model} --text {texts}/short --n-shards 1", "use --block-length"),
         ("collect {model} --text {texts}/short --n-shards 1 --split held_out", "Add text."),
         ("collect {texts}/unknown --text {text}", "does not know the architecture"),
@@ -256,6 +281,48 @@ def test_a_command_says_nothing_that_only_a_program_can_do(line, told, runs, tex
     assert said.startswith("interp: ")
     assert told in said
     assert not PYTHON.search(said)
+
+
+@pytest.mark.parametrize("command", ["collect no-such-model", "stability {run}", "bake {run}"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_else(
+    runs, command, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    line = command.format(run=runs / "one").split()
+    line += ["--language", "de"] if line[0] == "bake" else []
+    said = refused([*line, "--out", str(tmp_path / "file" / "new" / "x")], capsys)
+    assert f"interp: {tmp_path / 'file'} is not a folder, so " in said
+    assert said.endswith("new/x cannot be made: name another place with --out.\n")
+
+    def full(dir: Path) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    said = refused([*line, "--out", str(tmp_path / "new" / "x")], capsys)
+    assert said.startswith(f"interp: {tmp_path} cannot be written to (No space left on device): ")
+
+
+def test_a_folder_of_another_kind_is_not_resumed_and_long_settings_are_cut_short(tmp_path):
+    begin(tmp_path, {"recipe": {"steps": 3}, "text": "a"})
+    with pytest.raises(ValueError, match=r"holds what something else wrote .* give another folder"):
+        begin(tmp_path, {"task": "facts"})
+    with pytest.raises(ValueError, match=r"another recipe \(recipe: steps was 3, now 4\)"):
+        begin(tmp_path, {"recipe": {"steps": 4}, "text": "a"})
+    with pytest.raises(ValueError, match=r"text: was 'a', now 'b{55} \.\.\.\)"):
+        begin(tmp_path, {"recipe": {"steps": 3}, "text": "b" * 1000})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("steer run --strength nan", "--strength: a number is expected, not 'nan'."),
+        ("find run --fraction inf", "--fraction: a number is expected, not 'inf'."),
+        ("plan model --contexts -1", "--contexts: a whole number, zero or more, is expected"),
+        ("write run Hallo --max-new-tokens -1", "a whole number, zero or more, is expected"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused_with_the_options(line, told, capsys):
+    assert told in refused(line.split(), capsys)
 
 
 def test_a_single_label_has_nothing_specific_to_it():

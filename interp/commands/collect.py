@@ -258,6 +258,11 @@ class Collect:
         if self.counterfactuals:
             languages = interp.text.with_counterfactuals(text, languages)
         self.on.check()
+        if self.until_stable is not None and not 0 < self.until_stable <= 1:
+            raise ValueError(
+                f"--until-stable is {self.until_stable:g}: give a share, above 0 and up to 1, such "
+                "as 0.95."
+            )
         if self.on.ray is not None and self.shard is not None:
             raise ValueError(
                 "--ray and --shard exclude each other: Ray divides the work itself. Leave one out."

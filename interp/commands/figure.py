@@ -106,6 +106,11 @@ class Figure:
             if self.kind in ("", name.split("-")[0])
         }
         if not chosen:
+            if not pictures and not is_run(self.results):
+                raise ValueError(
+                    f"{self.results} holds no result that a figure can show: give a run, or a "
+                    "folder or table (.csv) that a command has written."
+                )
             there = f"it has {', '.join(pictures)}" if pictures else "it has none"
             wanted = f"the figure {self.kind}" if self.kind else "a figure"
             why = f"{self.results} has no result for {wanted}: {there}."

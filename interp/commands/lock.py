@@ -74,10 +74,10 @@ class Lock:
 
     def run(self) -> "interp.evaluations.LanguageLock | None":
         interp.results.artifacts.refuse_existing(self.out / "price.csv", "file")
-        lines = self.lines()
         self.check_language()
         if self.text is not None:
             check_text(self.text, self.labels or interp.text.labels_in(self.text))
+        lines = self.lines()
         model, _ = open_model(self.choice, self.choice.memory)
         prompts = [interp.text.chat_prompt(model, line) if self.chat else line for line in lines]
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)

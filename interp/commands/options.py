@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import sys
 import textwrap
@@ -171,15 +172,23 @@ _IN_PYTHON = re.compile(r"[,;:]? (?:or )?in Python\b.*?(?=\.(?:\s|$)|$)")
 """What a refusal advises to those alone who call the library: the end of a sentence."""
 
 
+_ALSO = {"block_length": "(?:max_length|row_tokens)", "draws": "n_draws"}
+"""Name of an option, where the library calls it otherwise."""
+
+
 def in_options(sentence: str, command: type) -> str:
     """A sentence of the library for the user of a command: `n_shards=20` as `--n-shards 20`,
     `n_draws is 0` as `--n-draws is 0`, and without what it advises "in Python"."""
     sentence = _IN_PYTHON.sub("", sentence)
-    for option in options_of(command):
+    options = list(options_of(command))
+    for name in {option.name for option in options} & _ALSO.keys():
+        sentence = re.sub(rf"\b{_ALSO[name]}(?=[ =])", name, sentence)
+    for option in options:
         if option.positional and not option.either:
             continue
         value = r"=([\"']?)(?:torch\.)?([\w.]*\w)\1"
         sentence = re.sub(rf"(?<![\w.-]){option.name}{value}", rf"{option.named} \2", sentence)
+        sentence = re.sub(rf"^{option.name}(?= is )", option.named, sentence)
         if "_" in option.name:
             alone = rf"(?<![\w/.'\"-]){option.name}(?![\w/(='\"]|\.\w)"
             sentence = re.sub(alone, option.named, sentence)
@@ -290,8 +299,12 @@ def _number(kind: type, what: str) -> Callable[[str], Any]:
             number = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{what} is expected, not {text!r}") from None
+        if kind is float and not math.isfinite(number):
+            raise argparse.ArgumentTypeError(f"{what} is expected, not {text!r}")
         if kind is int and abs(number) >= 2**63:
             raise argparse.ArgumentTypeError(f"{text[:12]}... is too large a number")
+        if kind is int and number < 0:  # nothing is counted from below zero
+            raise argparse.ArgumentTypeError(f"{what}, zero or more, is expected, not {text!r}")
         return number
 
     return read

@@ -1,6 +1,5 @@
 """The subcommand that writes the neuron page: page."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from interp.commands.effects import open_run, read_selection
 from interp.commands.find import reopen
 from interp.commands.forecasts import of_page
 from interp.commands.options import Positional
+from interp.runs.refusals import json_object
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ def _name(path: Path) -> str:
     file = path / "neurons.json" if path.is_dir() else path
     if file.stem != "neurons":
         return file.stem.removeprefix("neurons-")
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stored = json_object(file)  # empty if it is damaged, which is said by its reader
     return stored.get("provenance", {}).get("settings", {}).get("method", file.stem)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from interp.results.words import Attention, Bos, Split
-from interp.runs.refusals import json_object
+from interp.runs.refusals import damaged, json_object
 from interp.text.sources import check_text
 
 Value = TypeVar("Value")
@@ -103,7 +103,9 @@ def memory_of(path: Path | None) -> Memory:
 def run_behind(path: Path) -> dict[str, Any]:
     """The provenance of the run in a folder, or of that a selection was found in; empty: none."""
     if path.is_dir() and (path / "run.json").is_file():
-        return json_object(path / "run.json")
+        if not (record := json_object(path / "run.json")):
+            raise damaged(path / "run.json")
+        return record
     return found_in(path)
 
 

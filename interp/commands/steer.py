@@ -234,6 +234,8 @@ class Steer:
     """Where the work runs."""
 
     def run(self) -> "interp.evaluations.SteeringRates | None":
+        if self.natural < 1:
+            raise ValueError(f"--natural is {self.natural}: give 1 line or more.")
         if self.chat and not self.prompt:
             raise ValueError("--chat needs --prompt: say what the user asks.")
         prepared = Prepared.of(self, "steer")

@@ -21,6 +21,7 @@ from interp.commands.options import Positional
 from interp.commands.remembered import memory_of
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens, Towards
+from interp.runs.refusals import check_exists
 
 if TYPE_CHECKING:
     from interp.interventions.under import Changes
@@ -133,12 +134,16 @@ class Write:
                 f"Say what to change: --off, --to or --with. Labels are "
                 f"{', '.join(selection.languages)}."
             )
+        for path in self.with_:
+            check_exists(path)
         if len({path.name for path in self.with_}) < len(self.with_):
             raise ValueError("Two files of --with have the same name: rename one.")
         sets = {"": selection}
         if self.random:
             drawn = selection.random_like(seeded(self.seed), exclude=selection.union())
             sets["random for "] = drawn
+        for code in self.to:
+            selection[code]  # refuses a label that is in no column
         towards = {code: self.edit_towards(code) for code in self.to}
         named: dict[str, Any] = {}
         for code in self.off:

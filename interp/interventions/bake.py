@@ -156,8 +156,9 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):
+            reason = getattr(error, "strerror", None) or error
             raise OSError(
-                f"{out} was not written ({error}), and nothing is left of it: make room or choose "
+                f"{out} was not written ({reason}), and nothing is left of it: make room or choose "
                 "another folder, and try again."
             ) from error
         raise

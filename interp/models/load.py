@@ -118,7 +118,9 @@ def _load(
                 source, dtype=dtype or "auto", output_loading_info=True, **options
             )
     except (SafetensorError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"The weights of {name} cannot be read: {error}") from None
+        raise ValueError(
+            f"The weights of {name} cannot be read ({error}): copy or download them again."
+        ) from None
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
@@ -312,9 +314,10 @@ def _find(name: str | Path) -> str:
             )
         return str(folder)
     path = Path(name).expanduser()
-    if str(name).startswith((".", "/", "~")) and not path.is_dir():
+    if path.is_file() or (str(name).startswith((".", "/", "~")) and not path.is_dir()):
         raise FileNotFoundError(
-            f"{path} is not a folder: give a folder that holds a Hugging Face model."
+            f"{path} is not a folder: give a folder that holds a Hugging Face model, or a GGUF "
+            "file (.gguf)."
         )
     return str(path) if path.is_dir() else str(name)
 

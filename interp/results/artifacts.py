@@ -307,7 +307,8 @@ def _why(error: OSError, path: Path, size: int) -> str:
             f"there; make room or choose another folder, {unchanged}"
         )
     if isinstance(error, FileExistsError | NotADirectoryError):  # of the folder, by mkdir
-        return f"({error.filename} is not a folder, as it must be): choose another, {unchanged}"
+        file = next(parent for parent in path.parents if parent.exists() or parent.is_symlink())
+        return f"({file} is not a folder, as it must be): choose another, {unchanged}"
     if path.is_dir():
         return f"(it is a folder): give the name of a file, {unchanged}"
     return f"({error.strerror}): choose another folder, {unchanged}"

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from interp.results.artifacts import ABANDONED_AFTER, UNFINISHED, StrictDict, write_text
+from interp.runs.refusals import damaged
+
+_MOST = 60
+"""Characters of a setting in a refusal."""
 
 
 def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None = None) -> None:
     """Start a folder with all settings its numbers depend on, or check that it has the same ones.
 
-    `also` is stored but not compared, such as the start time.
+    `also` is stored but not compared, such as the versions of libraries.
     """
     path = folder / "run.json"
     _clear(folder)
@@ -25,6 +29,13 @@ def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None 
     started, now = read_plan(folder), json.loads(json.dumps(plan))  # JSON turns tuples into lists
     if differ := [key for key in now if started.get(key) != now[key]]:
         key = differ[0]
+        foreign = started.keys() - now.keys() - {"commit"} - (also or {}).keys()
+        lacking = sorted(now.keys() - started.keys())
+        if foreign and lacking:
+            raise ValueError(
+                f"{folder} holds what something else wrote (its run.json has no {lacking[0]}): "
+                "give another folder."
+            )
         raise ValueError(
             f"{folder} was started with another {', '.join(differ)} ({key}: "
             f"{_difference(started.get(key), now[key])}). Resume it with the same settings, or "
@@ -55,9 +66,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         plan = None
     if not isinstance(plan, dict):
-        raise ValueError(
-            f"{path} is damaged: delete it and run the same command; finished pieces are kept."
-        )
+        raise damaged(path)
     return StrictDict(f"{path} has no entry", plan)
 
 
@@ -66,5 +75,11 @@ def _difference(before: object, now: object) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
-                return f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
-    return f"was {before!r}, now {now!r}"
+                return f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
+    return f"was {_short(before)}, now {_short(now)}"
+
+
+def _short(value: object) -> str:
+    """The beginning of a setting, whose whole may be pages."""
+    written = repr(value)
+    return written if len(written) <= _MOST else f"{written[: _MOST - 4]} ..."

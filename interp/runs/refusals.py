@@ -4,7 +4,7 @@ import difflib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def check_run(folder: Path) -> None:
@@ -36,8 +36,12 @@ def check_exists(path: Path) -> None:
     raise FileNotFoundError(f"{path} does not exist. Check the name.")
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, kind: Literal["file", "folder", "either"]) -> None:
     """Refuse a place for results in which nothing can be made, before they are computed."""
+    if kind == "file" and out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder: give the name of a file with --out.")
+    if kind == "folder" and out.is_file():
+        raise NotADirectoryError(f"{out} is a file: give the name of a folder with --out.")
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise NotADirectoryError(

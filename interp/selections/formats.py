@@ -149,7 +149,7 @@ def _pool(
 def readable(path: Path | str) -> Iterator[None]:
     """Turns errors that a damaged file causes in the block into one message about the file."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing. Make it with `interp find`, or to_json.")
+        raise FileNotFoundError(f"{path} is missing. Make it with `interp find`.")
     try:
         yield
     except KeyError as error:
@@ -160,7 +160,7 @@ def readable(path: Path | str) -> Iterator[None]:
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a selection that can be read ({error}): make it anew with `interp "
-            "find`, or to_json."
+            "find`."
         ) from None
 
 

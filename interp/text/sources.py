@@ -185,6 +185,12 @@ def read_prompts(
     'How do you make a good cup of tea?'
     """
     codes = check_labels(languages)
+    known = sorted(path.stem for path in _EVERYDAY.iterdir())
+    if source == "everyday" and (unknown := [code for code in codes if code not in known]):
+        raise ValueError(
+            f"There are no everyday questions in {', '.join(unknown)}, only in {' '.join(known)}: "
+            "give some of these languages, or a folder of your own questions."
+        )
     by_language = {code: _texts_by_id(source, code, field) for code in codes}
     shared_ids = set.intersection(*(set(texts) for texts in by_language.values()))
     all_ids = set.union(*(set(texts) for texts in by_language.values()))
