@@ -232,7 +232,8 @@ def test_a_forecast_of_baking_says_what_the_checkpoint_takes(base, tmp_path, cap
     assert not list(tmp_path.iterdir())
     cli.main(bake)
     size = (tmp_path / "baked" / "model.safetensors").stat().st_size / 1e6
-    assert float(re.search(r"; ([\d.]+) MB on disk", said)[1]) == pytest.approx(size, abs=0.1)
+    (said_size,) = re.findall(r"; ([\d.]+) MB on disk", said)
+    assert float(said_size) == pytest.approx(size, abs=0.1)
 
 
 # ---------------------------------------------------------------- the doctor

@@ -306,7 +306,7 @@ def of_scoring(
         all_of_it = run.histograms
         parts = {name: getattr(all_of_it, name)[:1] for name in ("low", "width")}
         kept.histograms = replace(all_of_it, counts=all_of_it.counts[:, :1], **parts)
-    kept.firing = SimpleNamespace(languages=stats.languages, n_layers=1)
+    kept.firing = SimpleNamespace(languages=stats.languages, n_layers=1, layout=None)
 
     def of_first_layer() -> int:
         seen = interp.scores.measured(kept, torch.Generator().manual_seed(0))

@@ -83,9 +83,9 @@ class Lock:
         search = interp.evaluations.LockSearch(candidates=self.candidates, most=self.most)
         corpora = self.corpora(model)
         tasks = [interp.read_task(task, self.language) for task in self.tasks]
-        pieces, about = self.out / "pieces", (model, prompts, search, self.max_new_tokens, self.bos)
+        pieces, n_new = self.out / "pieces", self.max_new_tokens
         if not goes_ahead(
-            lambda: of_lock(*about, corpora, tasks, pieces),
+            lambda: of_lock(model, prompts, search, n_new, self.bos, corpora, tasks, pieces),
             "fewer prompts or --candidates, or shorter --max-new-tokens. It can be interrupted and "
             "resumed at any time.",
             self.dry_run,
