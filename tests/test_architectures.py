@@ -96,6 +96,30 @@ def test_modules_that_cannot_be_told_apart_are_refused() -> None:
         parts_of(bare, "Stack")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cohere2_moe", "minimax", "granitemoeshared"])
+def test_mixtures_that_transformer_lens_does_not_know_work_to_the_end(
+    name: str, tmp_path: Path
+) -> None:
+    outcome = tried(name, tmp_path / "model")
+    assert outcome == Outcome(name, tuple(JOBS), mixture=True), outcome.why
+
+
+def test_dense_mlps_beside_experts_are_not_left_out() -> None:
+    for names, is_read in ((GATED[0], True), (GATED[1], False), (FUSED[0], False)):
+        model = Stack(names)
+        del model.layers[1].ffn
+        model.layers[1].experts = torch.nn.Module()
+        vars(model.layers[1].experts).update(num_experts=4, has_gate=True, is_transposed=False)
+        if is_read:
+            assert parts_of(model, "Stack", experts=True).projections == ()
+        else:
+            with pytest.raises(ValueError, match="dense MLPs beside experts by known names"):
+                parts_of(model, "Stack", experts=True)
+        with pytest.raises(ValueError, match="one list of layers with an MLP in each"):
+            parts_of(model, "Stack")
+
+
 class Stack(torch.nn.Module):
     """Two layers, each with an MLP called ffn."""
 
@@ -157,7 +181,7 @@ def test_neurons_of_the_shared_mlp_of_granite_are_those_of_transformers(tmp_path
 def test_hybrids_of_granite_work_to_the_end(
     n_experts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    special = architectures.SPECIAL["granitemoehybrid"] | {"num_local_experts": n_experts}
+    special = {**architectures.SPECIAL["granitemoehybrid"], "num_local_experts": n_experts}
     monkeypatch.setitem(architectures.SPECIAL, "granitemoehybrid", special)
     outcome = tried("granitemoehybrid", tmp_path / "model")
     expected = Outcome("granitemoehybrid", tuple(JOBS), mixture=n_experts > 0)

@@ -253,7 +253,7 @@ class TestMoments:
         unseen = mixture.layout.exists & moments.output_mean.isnan().any(0)
         assert unseen.any()
         with (
-            pytest.raises(ValueError, match=r"of unit \d+ in layer \d is nan. Was it a mean over"),
+            pytest.raises(ValueError, match=r"of layer \d, .*neuron \d+ is nan. Was it a mean"),
             intervene(mixture, unseen, held),
         ):
             pass

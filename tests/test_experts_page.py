@@ -17,6 +17,7 @@ from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
 from interp.models.units import Address
 from interp.reports.neuron_page import NeuronPage, neuron_page, promoted_tokens
+from interp.reports.neuronpedia import write_neuronpedia
 from interp.reports.page_contexts import UNSEEN
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.reading import read_sentences
@@ -194,6 +195,16 @@ def test_the_figure_of_an_experts_neuron_has_the_rates_of_the_page(
     with pytest.raises(SystemExit):
         main(["figure", str(run.folder), "--neuron", "L1E9N5", "--out", str(tmp_path)])
     assert "There is no layer 1, expert 9, neuron 5" in capsys.readouterr().err
+
+
+def test_neuronpedia_has_no_place_for_experts(
+    model: MixtureModel, run: Run, tmp_path: Path
+) -> None:
+    assert run.folder is not None
+    selection = NeuronSelection.from_json(run.folder / "neurons.json")
+    with pytest.raises(ValueError, match="is a mixture of experts, and this layout names"):
+        write_neuronpedia(model, run.firing, selection, run.contexts, tmp_path, name="tiny")
+    assert not list(tmp_path.iterdir())
 
 
 def test_effects_are_read_by_address(model: MixtureModel, run: Run) -> None:

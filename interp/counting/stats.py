@@ -400,7 +400,8 @@ class ActivationMoments(Saved):
 
     def merge(self, other: "ActivationMoments") -> "ActivationMoments":
         """Of both texts, which must differ, or tokens are counted twice."""
-        check_alike(self, other, self.units == other.units)
+        alike = (self.seen is None) == (other.seen is None) and self.units == other.units
+        check_alike(self, other, alike)
         names = ("sums", "tokens") if self.seen is None else ("sums", "tokens", "seen")
         return added(self, other, *names)
 

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge.generalized_components import (
     UnembeddingBridge,
 )
 
-from interp.models.sites import share_weights
+from interp.models.sites import is_routed, share_weights
 
 GATED = (
     ("gate_proj", "up_proj", "down_proj"),
@@ -57,12 +57,12 @@ class Parts:
     """None: the projections are modules of the layer itself."""
 
     projections: tuple[str, ...]
-    """A row of `GATED`, `FUSED` or `UNGATED`."""
+    """A row of `GATED`, `FUSED` or `UNGATED`; none: `experts` reads the layers of a mixture."""
 
 
 def register(model: nn.Module, architecture: str) -> None:
     """Make TransformerLens know the model's architecture, if its modules can be told apart."""
-    parts = parts_of(model, architecture)
+    parts = parts_of(model, architecture, experts=True)
     kind = type(f"{architecture}Adapter", (_PlainAdapter,), {"parts": parts})
     ArchitectureAdapterFactory.register_adapter(architecture, kind)
     _registered.add(architecture)
@@ -86,11 +86,12 @@ class _PlainAdapter(ArchitectureAdapter):
 
 def components(parts: Parts, cfg: Any) -> dict[str, Any]:
     """The component mapping of an adapter."""
-    blocks = BlockBridge(name=parts.layers, submodules={"mlp": _mlp(parts, cfg)})
+    mlp = {"mlp": _mlp(parts, cfg)} if parts.projections else {}
+    blocks = BlockBridge(name=parts.layers, submodules=mlp)
     blocks.hook_aliases = {
         "hook_resid_pre": "hook_in",
         "hook_resid_post": "hook_out",
-        "hook_mlp_out": "mlp.hook_out",
+        **({"hook_mlp_out": "mlp.hook_out"} if mlp else {}),
     }
     return {
         "embed": EmbeddingBridge(name=parts.embed),
@@ -115,8 +116,8 @@ def _mlp(parts: Parts, cfg: Any) -> Any:
     return MLPBridge(name, config=cfg, submodules=submodules)
 
 
-def parts_of(model: nn.Module, architecture: str) -> Parts:
-    """Find the modules, or say which cannot be told apart."""
+def parts_of(model: nn.Module, architecture: str, experts: bool = False) -> Parts:
+    """Find the modules, or say which cannot be told apart. `experts`: or layers that hold some."""
 
     def refuse(what: str) -> ValueError:
         return ValueError(
@@ -136,8 +137,17 @@ def parts_of(model: nn.Module, architecture: str) -> Parts:
     }
     stacks = {path: mlps for path, mlps in stacks.items() if mlps and _of_text(path)}
     if len(stacks) != 1:
-        lists = [stack for stack in model.modules() if isinstance(stack, nn.ModuleList)]
-        if any(map(share_weights, lists)):
+        lists = {
+            path: stack
+            for path, stack in model.named_modules()
+            if isinstance(stack, nn.ModuleList) and _of_text(path)
+        }
+        mixed = [path for path, stack in lists.items() if any(map(is_routed, stack.modules()))]
+        if experts and len(mixed) == 1:
+            if any(map(_is_unread, lists[mixed[0]].modules())):
+                raise refuse("the projections of dense MLPs beside experts by known names")
+            return Parts(embed, unembed, mixed[0], None, ())
+        if any(map(share_weights, lists.values())):
             raise refuse("an MLP of its own in each layer (some layers share one)")
         raise refuse("one list of layers with an MLP in each")
     ((layers, mlps),) = stacks.items()
@@ -156,6 +166,13 @@ def _mlps(layer: nn.Module) -> Iterator[tuple[str | None, tuple[str, ...]]]:
             if all(isinstance(getattr(module, name, None), nn.Module) for name in names):
                 yield path or None, names
                 break
+
+
+def _is_unread(module: nn.Module) -> bool:
+    """Whether a module beside experts is a dense MLP whose neurons `experts` would leave out."""
+    read = {"up_proj", "down_proj"} <= module._modules.keys()
+    named = (*GATED, *FUSED, *UNGATED)
+    return not read and any(set(names) <= module._modules.keys() for names in named)
 
 
 def _of_text(path: str) -> bool:

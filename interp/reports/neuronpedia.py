@@ -25,6 +25,7 @@ from torch import Tensor
 from interp.counting.stats import FiringStats
 from interp.counting.top_contexts import TopContexts, gates_around
 from interp.models.any_model import AnyModel, as_model
+from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
 from interp.prompts.lens import token_bytes
 from interp.reports.neuron_page import direct_logits
@@ -206,6 +207,11 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _check(model: NeuronModel, stats: FiringStats, contexts: TopContexts) -> None:
+    if isinstance(model, MixtureModel):
+        raise ValueError(
+            f"{model.name} is a mixture of experts, and this layout names a neuron by its layer "
+            "and one index: write its neuron page (interp page)."
+        )
     shape = (len(stats.languages), model.n_layers, model.d_mlp)
     if tuple(contexts.gate.shape[:3]) != shape or contexts.languages != stats.languages:
         raise ValueError(

@@ -110,9 +110,9 @@ def read_json(path: Path | str) -> Listed:
 
 def _pool_lists(
     pool: Bool[Tensor, "layer neuron"], layout: UnitLayout | None
-) -> list[list[list[int | None]]]:
+) -> list[list[list[Any]]]:
     if layout is None:
-        return [[*_intervals(layer)] for layer in pool]
+        return [_intervals(layer) for layer in pool]
     return [
         [
             [expert, *run]
@@ -140,7 +140,7 @@ def _pool(
         for *expert, first, after in runs:
             if not 0 <= first < after <= n_units:
                 raise ValueError(f"{[first, after]} is no interval of {n_units} neurons")
-            start = 0 if layout is None else layout.unit(number, *expert, after - 1) - (after - 1)
+            start = 0 if layout is None else layout.unit(number, expert[0], after - 1) + 1 - after
             layer[start + first : start + after] = True
     return pool
 

@@ -273,10 +273,11 @@ class NeuronSelection(Shown):
                 f"{tuple(self.mask.shape)}: give a rate for every unit and language of it."
             )
         rates = [None] * len(self.sites) if rate is None else self._split(rate)
+        masks, free = self._split(self.mask), self._split(~excluded)
         sites = [
-            SiteUnits("" if self.neurons_only else f" at {kind}", *units)
-            for (kind, _), *units in zip(
-                self.sites, self._split(self.mask), self._split(~excluded), rates, strict=True
+            SiteUnits("" if self.neurons_only else f" at {kind}", chosen, can_be, of_site)
+            for (kind, _), chosen, can_be, of_site in zip(
+                self.sites, masks, free, rates, strict=True
             )
         ]
         return replace(self, mask=drawn_like(sites, self.languages, generator))

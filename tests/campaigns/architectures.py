@@ -83,7 +83,7 @@ DEEPSEEK = {
 }
 SPECIAL: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "sarvam_mla", "youtu"), DEEPSEEK
+        ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "sarvam_mla", "youtu"), DEEPSEEK
     ),
     **dict.fromkeys(("glm_ocr_text", "hunyuan_vl_text", "paddleocr_vl_text"), MROPE),
     **dict.fromkeys(("qwen2_5_omni_text", "qwen2_5_vl_text"), MROPE),
@@ -96,13 +96,22 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
         **{"layer_types": ["linear_attention", "full_attention"] * 2},
         **{"shared_intermediate_size": 40},
     },
+    "bailing_hybrid": {
+        **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
+        **{"num_experts_per_tok": 2, "layer_group_size": 2},
+    },
+    "granitemoeshared": {"shared_intermediate_size": 40},
+    "granitemoe_swa": {"shared_intermediate_size": 40},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "minicpm3": {**DEEPSEEK, "first_k_dense_replace": None},
-    "gemma4_text": {"head_dim": None, "global_head_dim": 16},
+    "gemma4_text": {
+        **{"head_dim": None, "global_head_dim": 16, "num_experts": None},
+        **{"vocab_size_per_layer_input": tiny_models.N_VOCAB, "hidden_size_per_layer_input": 16},
+    },
 }
 """Settings of an architecture that the sizes alone do not make valid; None: leave that one out."""
 
