@@ -559,7 +559,7 @@ def test_a_shard_without_a_block_is_refused_with_settings_that_do(lengths: list[
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_a_part_of_the_text_that_is_too_short_is_named(split: str):
     with pytest.raises(ValueError, match=rf"^de \({split} part\) has "):
-        read({"de": marked([4] * 20)}, n_shards=6, block_length=64, split=split)
+        read({"de": marked([4] * 60)}, n_shards=6, block_length=64, split=split, held_out=0.5)
 
 
 def test_a_word_that_is_no_choice_is_refused():
