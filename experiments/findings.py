@@ -50,6 +50,7 @@ KEPT = (
     "explain_language/off",
     "compare_labels/labels",
     "steer_language/final",
+    "steer_translation/scores",
     "detect_languages/precision",
     "lens_by_language/top",
     "attribute_neurons/table",
@@ -316,6 +317,24 @@ def by_part(patched: Table) -> str:
     return table(["patched at the last token", "concept", "language", "so"], lines)
 
 
+# ---------------------------------------------------------------- translation
+
+
+def by_edit(scores: Table) -> str:
+    """A table: how often a translation is in the language, and its BLEU, by prompt and edit."""
+    names = scores["named"].fillna("")
+    asked = names.where(names == "", "another").mask(names == scores["to"], "this one")
+    lines = []
+    for (prompt, edit), rows in scores.groupby([asked, "edit"], sort=False):
+        cells = [
+            f"{100 * part['rate'].mean():.0f} ({part['bleu'].mean():.1f})"
+            for part in (rows, *(part for _, part in rows.groupby("to", sort=False)))
+        ]
+        lines.append([prompt or "no language", edit, *cells[1:], cells[0]])
+    languages = [label_name(code) for code in unique(scores["to"])]
+    return table(["the prompt names", "edit", *languages, "mean"], lines)
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -361,6 +380,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         "by label": by_label(tables["compare_labels/labels"]),
         "by prompt": by_prompt(tables["deactivate_neurons/writing"]),
         "by way": by_way(without_parts(tables["steer_language/final"])),
+        "by edit": by_edit(tables["steer_translation/scores"]),
         "by units": by_units(tables["detect_languages/precision"]),
         "by layer": by_layer(tables["lens_by_language/top"]),
         "by score": by_score(tables["attribute_neurons/table"]),

@@ -61,6 +61,23 @@ def test_a_text_begun_in_english_cannot_turn_english():
     assert german == "| German | 100 % | 50 % | 100 % | 75 % | 100 % |"
 
 
+def test_a_prompt_that_names_another_language_is_told_apart():
+    rows = [
+        (to, named, edit, rate, 10 * rate)
+        for to, rates in (("de", (0.1, 0.9, 0.3, 0.5)), ("fr", (0.3, 0.7, 0.5, 0.1)))
+        for named, edit, rate in zip(
+            (float("nan"), "de", "fr", "es"), ("held", "held", "held", "held"), rates, strict=True
+        )
+    ]
+    scores = pd.DataFrame(rows, columns=["to", "named", "edit", "rate", "bleu"])
+    header, _, nothing, this, another = findings.by_edit(scores).splitlines()
+    assert header == "| the prompt names | edit | German | French | mean |"
+    assert nothing == "| no language | held | 10 (1.0) | 30 (3.0) | 20 (2.0) |"
+    assert this == "| this one | held | 90 (9.0) | 50 (5.0) | 70 (7.0) |"
+    # German was asked for in French and Spanish, French in German and Spanish.
+    assert another == "| another | held | 40 (4.0) | 40 (4.0) | 40 (4.0) |"
+
+
 def test_what_moves_is_that_of_sets_of_neurons_and_told_facts():
     numbers = {
         f"{what} moved{end}": value
