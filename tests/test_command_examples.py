@@ -243,7 +243,7 @@ def test_the_table_of_a_selection_fits_the_terminal(
     NeuronSelection(mask, ("de", "en")).to_lape_pth(tmp_path / "n.pth")
     arguments = ["import", str(tmp_path / "n.pth"), "--languages", "de", "en", "--neurons", "20"]
     cli.main([*arguments, "--out", str(tmp_path / "n.json")])
-    *lines, _, _ = capsys.readouterr().out.splitlines()
+    *lines, _, _, _ = capsys.readouterr().out.splitlines()  # sentences, which the terminal wraps
     assert max(map(len, lines)) <= width
     assert sum(line.startswith("de  German") for line in lines) == parts
     cells = " ".join(line for line in lines if line.startswith("de")).split()
