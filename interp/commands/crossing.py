@@ -139,7 +139,7 @@ class Patch:
         source = interp.prompts.PatchSource(self.source, texts)
         at = self.at if self.texts is None else (self.texts[1],)
         spans = align_prompts(model, source, self.target, at, bos)
-        n_parts = 1 if isinstance(parts, str) else len(parts) * (1 + (self.part == "neurons"))
+        n_parts = {"heads": len(parts), "neurons": 2}.get(self.part, 1)  # these and random ones
         n_sources = 1 + (self.control is not None) + random
         measure = partial(
             of_patching,
