@@ -66,7 +66,7 @@ PRESETS = {
     "tiny": Preset(
         "Four facts in two languages: seconds.",
         Study(languages=("en", "ja")),
-        {"n_facts": 4, "off_at": ("all", "last"), "n_prompts": 3, "steps": 4, "n_draws": 1},
+        {"n_facts": 4, "n_prompts": 3, "steps": 4, "n_draws": 1},
     ),
     "babel": Preset("The shipped model, 120 facts with a wrong answer told."),
     "gemma": gemma.preset(n_facts=16, n_prompts=16),
@@ -75,7 +75,6 @@ PRESETS = {
         f"MzsRE in 10 languages ({papers.EDITS}, or --edits FOLDER)",
         2 * 10 * 743 * ((90 + 15) * 60 + 32 * 4 * 50),
         edits=papers.EDITS,
-        off_at=("all", "last"),
         n_prompts=743,
         top_share=papers.TOP_SHARE,
     ),

@@ -283,12 +283,18 @@ def by_score(means: Table) -> str:
 
 
 def by_category(tables: Mapping[str, Table]) -> str:
-    """A table: how many answers are right with as many neurons of each category off, by task."""
-    shares, header = [], ["off at the last token"]
+    """A table: how many answers are right with as many neurons of each category off, by task.
+
+    Off at the last token, and where it was measured at every token.
+    """
+    shares, header = [], ["off"]
     for task, off in tables.items():
         rows = off[(off["language"] == "all") & (off["size"].isna() | (off["size"] == "equal"))]
-        shares.append(rows.set_index("off")["accuracy"])
-        header.append(f"{task}, {rows['neurons'].max():,.0f} neurons")
+        for where in sorted(unique(rows["where"]), reverse=True):
+            part = rows[rows["where"] == where]
+            shares.append(part.set_index("off")["accuracy"])
+            at = "at the last token" if where == "last" else "at every token"
+            header.append(f"{task}, {part['neurons'].max():,.0f} neurons {at}")
     lines = [[off, *(f"{100 * of[off]:.0f} %" for of in shares)] for off in shares[0].index]
     return table(header, lines)
 

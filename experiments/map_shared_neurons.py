@@ -75,7 +75,7 @@ class Measured(runner.Config):
     fires_by: FiresBy = "gate"
     """Whether a neuron fires by its gate or by its output."""
 
-    off_at: tuple[Tokens, ...] = ("last",)
+    off_at: tuple[Tokens, ...] = ("all", "last")
     """Where neurons are switched off: "all" tokens, as in the paper, or the "last" of the prompt,
     where they were sorted. All tokens take a row of text for each option and set of neurons."""
 
@@ -115,7 +115,6 @@ PRESETS = {
         Study(languages=("de", "ja")),
         {
             "tasks": ("babel/word_translation",),
-            "off_at": ("all", "last"),
             "n_prompts": 3,
             "steps": 4,
             "thresholds": (0.0, 0.2),
@@ -123,10 +122,7 @@ PRESETS = {
         },
     ),
     "babel": Preset("The shipped model on its three tasks: 8 minutes on one core."),
-    "thorough": Preset(
-        "Twice as many items, and neurons off at every token too: not timed.",
-        differences={"n_prompts": 60, "off_at": ("all", "last")},
-    ),
+    "thorough": Preset("Twice as many items: not timed.", differences={"n_prompts": 60}),
     "gemma": gemma.preset(n_prompts=8),
     "paper": papers.preset(
         papers.WANG,
@@ -134,7 +130,6 @@ PRESETS = {
         "python -m experiments.paper_tasks)",
         9 * 1000 * ((90 + 15) * 100 + 32 * (3 * 95 + 10 * 18)),
         tasks=(papers.INFERENCES, papers.FACTS),
-        off_at=("all", "last"),
         n_prompts=1000,
         top_share=papers.TOP_SHARE,
         thresholds=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),

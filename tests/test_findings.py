@@ -198,3 +198,22 @@ def test_topics_stand_beside_the_means_of_topics_and_of_languages():
     assert travel.startswith("| travel | 20 | 0.75 |")
     assert topics == "| mean of topics | 20 to 40 | 0.50 | 0.25 | 0.25 | 0.50 | 0.38 | 0.25 |"
     assert languages == "| mean of languages | 50 | 1.00 | 0.10 | 0.20 | 0.50 | 0.75 | 1.00 |"
+
+
+def test_neurons_off_at_every_token_have_a_column_of_their_own():
+    rows = [
+        ("all", off, size, n, accuracy, where)
+        for where, fall in (("all", 0.4), ("last", 0.1))
+        for off, size, n, accuracy in (
+            ("nothing", float("nan"), 0, 0.9),
+            ("all shared", "equal", 1200, 0.9 - fall),
+            ("all shared", "all shared", 3000, 0.0),  # not as many as the others
+        )
+    ]
+    columns = ["language", "off", "size", "neurons", "accuracy", "where"]
+    off = pd.DataFrame([*rows, ("de", "nothing", float("nan"), 0, 0.2, "last")], columns=columns)
+    header, _, nothing, shared = findings.by_category({"facts": off}).splitlines()
+    last, everywhere = (f"facts, 1,200 neurons at {at}" for at in ("the last token", "every token"))
+    assert header == f"| off | {last} | {everywhere} |"
+    assert nothing == "| nothing | 90 % | 90 % |"
+    assert shared == "| all shared | 80 % | 50 % |"
