@@ -12,7 +12,7 @@ import torch
 
 import interp
 from experiments import lens_by_language, patch_across_languages
-from experiments.crossing_claims import Questions, measures
+from experiments.crossing_claims import Questions, in_the_stream, measures
 from experiments.crossings import (
     CELLS,
     Answered,
@@ -313,6 +313,24 @@ def test_the_last_layer_is_no_place_where_concept_and_language_part():
     ]
     told = Questions(questions_table(rows), "told")
     assert told.last("language - concept").tolist() == pytest.approx([0.3] * 4)
+    before = in_the_stream(told)["language-before-concept"]
+    assert before.value.value == pytest.approx(0.5 + 0.1)  # in layers: the sum over them
+    assert before.control.value == 0
+
+
+def test_a_concept_moves_without_its_language_where_a_in_t_gains_more_than_a_in_s():
+    unpatched = {"unpatched A in t": 0.1, "unpatched A in s": 0.05}
+    rows = [
+        {"question": n, "relation": str(n), "at": "subject", "layer": layer, "source": source}
+        | {"A in t": in_t if source == "source" else 0.1, "A in s": 0.15}
+        | unpatched
+        for n in range(3)
+        for source in ("source", "noise")
+        for layer, in_t in (("0", 0.9), ("1", 0.6), ("2", 0.3))
+    ]
+    found = in_the_stream(Questions(questions_table(rows), "told"))["concept-without-language"]
+    assert found.value.value == pytest.approx((0.6 - 0.1) - (0.15 - 0.05))
+    assert found.control.value == pytest.approx(0 - (0.15 - 0.05))
 
 
 def test_neurons_are_measured_beyond_random_ones_question_by_question():

@@ -99,11 +99,12 @@ def test_layers_are_the_first_two_and_the_last_quarter_and_their_bar_is_an_even_
 def test_a_neuron_of_two_languages_counts_twice_where_it_is():
     mask = torch.zeros(2, 4, 5, dtype=torch.bool)
     mask[:, 0, 1] = True  # both languages' neuron, in the first layer
-    mask[0, 1, 2] = mask[1, 3, 0] = True
+    mask[0, 1, 2:4] = True  # two neurons of one language, in the second
+    mask[1, 3, 0] = True
     neurons = interp.NeuronSelection(mask, ("de", "en"))
-    assert claims.in_layers(neurons, slice(0, 1)) == 2 / 4
-    assert claims.in_layers(neurons, slice(0, 2)) == 3 / 4
-    assert claims.in_layers(neurons, slice(3, 4)) == 1 / 4
+    assert claims.in_layers(neurons, slice(0, 1)) == 2 / 5
+    assert claims.in_layers(neurons, slice(0, 2)) == 4 / 5
+    assert claims.in_layers(neurons, slice(3, 4)) == 1 / 5
 
 
 def sharing(**neurons: set[int]) -> interp.NeuronSelection:
@@ -147,7 +148,10 @@ def test_relatives_are_claimed_where_there_are_enough_languages(generator):
 
 
 def matrix(
-    own: float | list[float], others: float, chance: float, alike: float | None = None
+    own: float | list[float],
+    others: float,
+    chance: float | list[float],
+    alike: float | None = None,
 ) -> interp.evaluations.PerplexityMatrix:
     """Nats per token more, the same on three shards of 100 tokens but for a little noise; with
     random neurons `chance` more, with those that fire alike `alike` more on the own language."""
@@ -162,7 +166,8 @@ def matrix(
         interventions=(NOTHING, *CODES),
         languages=CODES,
     )
-    random = (nothing + 100 * chance + noise[:, :1] / 10).repeat(1, n, 1)[:, None]
+    random = nothing + 100 * torch.tensor(chance).double() + noise[:, :1] / 10
+    random = random.repeat(1, n, 1)[:, None]
     rate_matched = random[:, 0].clone()
     if alike is not None:
         rate_matched += 100 * alike * torch.eye(n)
@@ -193,6 +198,8 @@ def test_effects_have_those_of_random_neurons_beside_them():
     assert found["lape-random"].verdict == "holds"
     assert found["lape-random-rate"].verdict == "holds"
     assert found["lape-english"].verdict != "holds"  # as much as the others
+    spared = about(matrix([0.0, 0.3, 0.3, 0.3], 0.05, 0.01))
+    assert spared["lape-diagonal"].value == 1  # three of three: English is not counted
     blind = about(matrix(0.05, 0.05, 0.05))
     assert blind["lape-own-language"].verdict != "holds"
     assert blind["lape-random"].verdict == "does not hold"
@@ -213,6 +220,15 @@ def test_english_is_compared_with_the_language_that_comes_nearest():
     second = about(matrix([0.2, 0.4, 0.1, 0.5], 0.0, 0.0))["lape-english"]
     assert second.value == pytest.approx(0.2 - 0.1, abs=0.005)
     assert second.verdict == "does not hold"
+    # The decoy: random neurons spare English as much.
+    blind = about(matrix([0.1, 0.4, 0.3, 0.5], 0.0, [0.1, 0.4, 0.3, 0.5]))["lape-english"]
+    assert blind.difference == pytest.approx(0.0, abs=0.005)
+    assert blind.verdict == "no more than its control"
+
+
+def test_the_effect_of_a_pair_is_the_mean_of_both_directions():
+    square = torch.tensor([[9.0, 1, 2], [3, 9, 4], [6, 8, 9]]).double()
+    assert claims.off_diagonal(square).tolist() == [2, 4, 6]
 
 
 def test_that_who_shares_suffers_is_told_from_what_any_neurons_do():
@@ -234,6 +250,9 @@ def test_that_who_shares_suffers_is_told_from_what_any_neurons_do():
     assert verdict(follows, blind) == "holds"
     assert verdict(follows, follows) == "no more than its control"
     assert verdict(blind, follows) != "holds"
+    # Whichever language is left out, the order is the same, so the interval is a point.
+    (claim,) = claimed({"lape-related": claims.related(neurons, shared, blind)}).values()
+    assert (claim.low, claim.high) == pytest.approx((1, 1))
 
 
 def test_a_share_is_led_where_a_cell_is_above_the_means_of_its_row_and_column():
@@ -277,13 +296,14 @@ def texts(own: str, others: str, chance: str, worse: float = 0.0) -> pd.DataFram
 
 def test_what_own_neurons_do_to_writing_is_told_from_what_any_neurons_do():
     planted = texts(own="en", others="", chance="", worse=0.5)
+    planted.loc[planted["off"] == "random", "loss"] += 0.2
     found = claimed(claims.about_writing(planted, CODES))
     assert found["lape-writing-leaves"].value == pytest.approx(0.6 * 3 / 4)  # English stays English
     assert found.pop("lape-writing-leaves").verdict == "cannot tell"  # three languages of four
     assert {claim.verdict for claim in found.values()} == {"holds"}
     assert found["lape-writing-worse"].value == pytest.approx(0.5)
     assert found["lape-writing-english"].value == pytest.approx(0.6)
-    assert [claim.control for claim in found.values()] == pytest.approx([0.0, 0.0])
+    assert [claim.control for claim in found.values()] == pytest.approx([0.2, 0.0])
     # The decoy: whatever is off, texts leave as often, and not for English.
     decoy = texts(own="fr", others="fr", chance="fr")
     found = claimed(claims.about_writing(decoy, CODES))
@@ -291,6 +311,10 @@ def test_what_own_neurons_do_to_writing_is_told_from_what_any_neurons_do():
     assert found["lape-writing-leaves"].value == 0
     assert found["lape-writing-leaves"].verdict == "cannot tell"  # in 120 texts nothing happened
     assert found["lape-writing-english"].value == 0
+    # The other decoy: with random neurons off, texts go over to English as often.
+    found = claimed(claims.about_writing(texts(own="en", others="", chance="en"), CODES))
+    assert found["lape-writing-english"].value == pytest.approx(0.6)
+    assert found["lape-writing-english"].verdict == "no more than its control"
 
 
 def test_a_text_is_compared_with_those_of_its_prompt_and_left_out_where_one_has_no_loss():
