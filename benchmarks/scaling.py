@@ -22,7 +22,7 @@ from transformers import GPTNeoXConfig
 import interp
 from benchmarks import memory, synthetic
 from benchmarks.records import Config, Row, Size, recording
-from interp.cli import main as command
+from interp.cli import chosen
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ def collect_once(run: Run, model_folder: Path, out: Path, part: int | None) -> R
 
 def find_in(folder: Path) -> float:
     """MiB of peak memory above the library of `interp find` on a run."""
+    command = chosen(["find", str(folder)])
     before = memory.resident_mib()
     with redirect_stdout(StringIO()):
-        command(["find", str(folder)])
+        command.run()
     return memory.peak_mib() - before
 
 

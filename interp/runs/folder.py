@@ -71,12 +71,19 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def _difference(before: object, now: object) -> str:
-    """The part of a setting that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                return f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}"
-    return f"was {_short(before)}, now {_short(now)}"
+    """The innermost part of a setting that differs, after the keys that lead to it."""
+    keys: list[str] = []
+    while before != now:
+        if isinstance(before, dict) and isinstance(now, dict):
+            both = sorted(before.keys() | now.keys())
+            key = next(key for key in both if before.get(key) != now.get(key))
+            before, now = before.get(key), now.get(key)
+            keys.append(f"{key} ")
+        elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+            before, now = next(pair for pair in zip(before, now, strict=True) if pair[0] != pair[1])
+        else:
+            break
+    return f"{''.join(keys)}was {_short(before)}, now {_short(now)}"
 
 
 def _short(value: object) -> str:
