@@ -100,7 +100,8 @@ def test_a_planted_dimension_is_found_beside_one_that_is_large_in_all_languages(
         languages=LANGUAGES,
         units="resid_post",
     )
-    firing = SimpleNamespace(languages=LANGUAGES, rate=torch.ones(3, N_LAYERS, 5), total=None)
+    rates = torch.ones(3, N_LAYERS, 5)
+    firing = SimpleNamespace(languages=LANGUAGES, rate=rates, total=None, layout=None)
     seen_dimensions = measured(SimpleNamespace(firing=firing, dimensions=whole), torch.Generator())
     found = selection_of(METHODS["dimensions"], seen_dimensions, Settings(n=1))
     assert found["de"].nonzero().tolist() == [[N_LAYERS - 1, 9]]

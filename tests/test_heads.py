@@ -200,7 +200,7 @@ def test_a_model_without_the_site_is_refused_before_anything_is_read(model, corp
 
 def kept(**results: Any) -> Any:
     """A run with these results, and rates that nothing reads."""
-    firing = SimpleNamespace(languages=LANGUAGES, rate=torch.ones(3, 2, 5), total=None)
+    firing = SimpleNamespace(languages=LANGUAGES, rate=torch.ones(3, 2, 5), total=None, layout=None)
     return SimpleNamespace(firing=firing, **results)
 
 
