@@ -1,6 +1,7 @@
 """Switching categories off: the sets, their sizes, and every score against a hook for each set."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ TEXTS = {
     "de": ("der andere Tag", "in der Stadt", "das Ende"),
     "es": ("el otro dia", "en la ciudad", "al fin de la mesa"),
 }
-OPTIONS = (("in the city", "quiet"), ("never", "day", "on"), ("a", "city"))
+OPTIONS = (("in the city", "quiet"), ("day", "never", "on"), ("a", "city"))
 ANSWERS = (1, 0, 1)
 NAMES = ("silent", "specific", "partly shared", "all shared")
 
@@ -171,6 +172,27 @@ def slow_last(
     share = logits.softmax(dim=-1)[firsts]
     answer = task.items[place].answer
     return bool(share.argmax() == answer), share[answer].item()
+
+
+def test_with_nothing_off_the_scores_are_those_of_a_choice_and_categories_those_of_gates(
+    model, everywhere
+):
+    whole = [everywhere.conditions.index(Condition(name, name)) for name in NAMES]
+    tasks, wrong_above_the_mean = tasks_of(), 0
+    for place in range(3):
+        category = slow_categories(model, tasks, place)
+        sizes = category.flatten().bincount(minlength=len(NAMES))
+        assert everywhere.neurons[place, whole].tolist() == sizes.tolist()
+        assert sizes.min() > 0
+        for column, task in enumerate(tasks):
+            (found,) = choose(model, [replace(task, items=(task.items[place],))], progress=False)
+            likelihood, answer = found.log_likelihood[0], task.items[place].answer
+            right = bool(likelihood.argmax() == answer)
+            wrong_above_the_mean += not right and bool(likelihood[answer] > likelihood.nanmean())
+            assert everywhere.correct[place, 0, column] == right
+            probability = everywhere.probability[place, 0, column].item()
+            assert probability == pytest.approx(likelihood[answer].exp().item(), rel=1e-6)
+    assert wrong_above_the_mean
 
 
 @pytest.mark.slow

@@ -372,6 +372,21 @@ def test_one_word_is_german_and_no_text():
     assert rates(["Englisch, Deutsch"], guard=Guard(min_bytes=17)).good("de").value == 1
 
 
+def test_a_guard_counts_bytes_and_not_characters():
+    for least, good in ((28, 1), (29, 0)):  # of 24 characters, four have two bytes
+        found = rates(["Schöne Grüße aus München"], guard=Guard(min_bytes=least))
+        assert (found.rate("de").count, found.good("de").count) == (1, good)
+
+
+def test_a_text_above_the_bound_on_loss_is_not_good(llama: NeuronModel):
+    losses = rates(GERMAN, model=llama).loss
+    lowest, middle, _ = losses.sort().values.tolist()
+    for bound, good in ((middle, 2), ((lowest + middle) / 2, 1), (lowest - 1e-6, 0)):
+        found = rates(GERMAN, guard=Guard(max_loss=bound), model=llama)
+        assert (found.rate("de").count, found.good("de").count) == (3, good)
+        assert found.passes.tolist() == (losses <= bound).tolist()
+
+
 def test_natural_text_passes_and_other_languages_are_kept_apart():
     found = rates([*GERMAN, ENGLISH, DUTCH, "", "12345"])
     assert found.found == ("de", "de", "de", "en", "nl", "und", "und")

@@ -314,6 +314,18 @@ def test_bytes_are_those_of_the_text_that_is_predicted(model, sentences):
     assert torch.equal(losses.bits_per_byte, bits)
 
 
+def test_of_a_row_what_counts_and_has_a_token_before_it_is_measured(model):
+    """Two tokens here: the `e`, and the first of the four bytes of a character, which is one."""
+    a, e, fragment = *model.encode("ae"), model.encode("🙂")[0]
+    row = [a, tiny_models.BOS, e, fragment, tiny_models.EOS]
+    found = losses_under(model, corpora_of({"en": [row] * 2}), {NOTHING: None}, progress=False)
+    with torch.no_grad():
+        nats = cross_entropy(model, torch.tensor([row]))[0]
+    assert nats.min() > 0.1  # so that each is missed, or seen to be too much
+    assert found.nats.flatten().tolist() == pytest.approx([nats[1:3].sum().item()] * 2, rel=1e-5)
+    assert found.tokens.tolist() == found.bytes.tolist() == [[2], [2]]
+
+
 @pytest.mark.slow
 def test_a_character_cut_in_two_is_two_bytes_wrong_at_most(model):
     ids = model.encode("ж中🙂e")  # the tiny tokenizer has one token per byte

@@ -32,6 +32,7 @@ from interp.reports.report import Picture, Section, write_report
 from interp.reports.sections import claims_in, models_of, names_of, sections_in
 from interp.results import artifacts
 from interp.results.display import number_texts
+from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
 from tests.browser import open_page
 from tests.figure_tables import tasks_table
@@ -410,6 +411,14 @@ def test_a_run_becomes_sections_with_its_own_numbers(tmp_path: Path, generator: 
     assert len(page.all("img")) == 2
     assert "interp report" in page.text
     assert "1 claim: 1 holds" in page.text
+
+
+def test_a_table_says_how_many_neurons_a_language_shares_with_no_other(tmp_path: Path):
+    mask = torch.tensor([[[True, True, False, True]], [[False, True, True, False]]])
+    NeuronSelection(mask, ("en", "de")).to_json(tmp_path / "neurons.json", {})
+    (belonging,) = sections_in([tmp_path])
+    (counts,) = belonging.tables.values()
+    assert counts[["neurons", "of no other"]].to_numpy().tolist() == [[3, 2], [2, 1]]
 
 
 def test_a_report_says_of_which_models_it_is():

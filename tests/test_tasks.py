@@ -27,7 +27,7 @@ from tests import tiny_models
 from tests.tiny_models import BOS, D_MLP, N_LAYERS
 
 ITEMS = (
-    Item("one", "the other day", (" in the city", " de la ciudad", " quiet"), 1),
+    Item("one", "the other day", (" in the city", " de la cité", " quiet"), 1),
     Item("two", "the t", ("hen", "able"), 0),  # "t" and "hen" merge to "th" "en"
     Item("three", "", ("in the end", "never"), 1),
 )
@@ -97,9 +97,9 @@ def test_log_likelihoods_follow_the_chain_rule(model):
             expected = slow_log_likelihood(model, ids, begin)
             assert found.log_likelihood[row, column].item() == pytest.approx(expected, abs=1e-4)
             assert found.tokens[row, column] == len(ids) - begin
-            assert found.bytes[row, column] == len(option.encode())
     assert found.log_likelihood[1:, 2].isnan().all()
     assert found.tokens[1:, 2].tolist() == [0, 0]
+    assert found.bytes.tolist() == [[12, 12, 6], [3, 4, 0], [10, 5, 0]]  # "é" has two
     assert found.answer.tolist() == [1, 0, 1]
     assert found.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
     assert found.commonest == pytest.approx(2 / 3)
