@@ -1,6 +1,7 @@
 """The rivals: their definitions by hand, their limits, a planted neuron and what fools them."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def test_the_highest_are_taken_over_all_layers_and_ties_go_to_the_lower_neuron()
     assert highest(score, 4)[0].nonzero().tolist() == [[0, 1], [0, 2], [1, 0], [1, 2]]
     assert highest(score, 2)[1].nonzero().tolist() == [[0, 0], [0, 1]]
     assert highest(score, 6).all()
+
+
+def test_who_chooses_by_order_alone_is_warned():
+    score = torch.zeros(3, 2, 4)
+    score[0] = torch.arange(8.0).view(2, 4)  # without a tie
+    score[1, 0, :3] = 1.0  # three share the second place
+    score[1, 1, 3] = 2.0
+    with pytest.warns(UserWarning, match=r"For 2 of 3 labels .* as 2 of 3 units: their order"):
+        highest(score, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        highest(score[:2], 4)  # all that are tied are chosen
+        highest(score[:1], 1)
+        score[1] = torch.tensor([[5.0, 4.0, 3.0, 2.0], [1.0, 1.0, 0.0, 0.0]])
+        highest(score[:2], 5)  # one of five is chosen by its place
+        score[2] = -math.inf
+        highest(score, 4)  # units that cannot be chosen
 
 
 @pytest.mark.parametrize("n", [0, 7, -1])

@@ -287,11 +287,10 @@ class TestQuantized:
 
 
 EXPERTS = {
-    "JetMoe": {"num_local_experts": 4},
-    "LongcatFlash": {"n_routed_experts": 4},
-    "Llama4Text": {"num_local_experts": 4},
+    "Doge": {"num_experts": 4, "is_moe": True, "num_hidden_layers": 2},
+    "LongcatFlash": {"n_routed_experts": 4, "num_layers": 2},
 }
-"""Mixtures whose experts transformers computes by code of their own."""
+"""Mixtures whose experts transformers computes by code of their own that is not known here."""
 
 
 class TestExperts:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import JetMoeConfig, LlamaConfig
+from transformers import LlamaConfig, LongcatFlashConfig
 
 import interp
 from benchmarks import full_size, memory, synthetic
@@ -214,8 +214,8 @@ class TestOutline:
     def test_a_mixture_that_cannot_be_read_is_refused_by_name_without_weights(
         self, tmp_path: Path
     ) -> None:
-        JetMoeConfig(num_local_experts=8).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"jetmoe.*mixture of 8 experts"):
+        LongcatFlashConfig(n_routed_experts=8, num_layers=2).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"longcat_flash.*mixture of 8 experts"):
             plan_run(tmp_path, 2, 10_000)
 
 

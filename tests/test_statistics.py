@@ -13,7 +13,6 @@ from torch import Tensor
 import interp
 from interp.counting import fitting
 from interp.counting.batch import Batch
-from interp.counting.bits import count_true
 from interp.counting.collect import collect
 from interp.counting.histograms import BINS, Grid, Histograms
 from interp.counting.keep import Keep
@@ -56,13 +55,6 @@ def values(model, text) -> dict[str, list[list[Tensor]]]:
 
 
 # ---------------------------------------------------------------- against definitions
-
-
-def test_a_sum_of_bytes_is_a_count(generator):
-    for n_tokens, n_neurons in ((1, 8), (255, 16), (256, 16), (600, 24), (77, 13), (0, 8)):
-        happens = torch.rand(n_tokens, n_neurons, generator=generator) > 0.1
-        assert torch.equal(count_true(happens), happens.long().sum(dim=0))
-    assert torch.equal(count_true(happens.new_ones(1000, 8)), torch.full((8,), 1000))
 
 
 def test_sign_cases_are_those_of_the_definition(model, run, values):

@@ -3,6 +3,7 @@
 Nothing here imports a model.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from interp.results.words import Kind, UnitKind
+from interp.results.words import Observed, UnitKind
 
 VALUES_AT_ONCE = 1 << 19
 """Values that statistics beside counts are computed from at a time, on a CPU."""
@@ -49,10 +50,16 @@ class Batch:
             length=self.length.to(device),
         )
 
-    def kept(self, values: Shaped[Tensor, "batch pos unit"]) -> Shaped[Tensor, "token unit"]:
-        """The values at the tokens that count, row by row."""
+    def slices(
+        self, values: Shaped[Tensor, "batch pos unit"], gpu: int | None = None
+    ) -> Iterator[Shaped[Tensor, "token unit"]]:
+        """The values at the tokens that count, row by row and some at a time, see `some_tokens`."""
         flat = rearrange(values, "batch pos unit -> (batch pos) unit")
-        return flat if self.whole else flat[rearrange(self.keep, "batch pos -> (batch pos)")]
+        keep = rearrange(self.keep, "batch pos -> (batch pos)")
+        start = 0
+        for some in some_tokens(flat, gpu):
+            yield some if self.whole else some[keep[start : start + len(some)]]
+            start += len(some)
 
     def halves(self) -> "tuple[Batch, Batch]":
         """The first half of the rows and the rest, with the same padding."""
@@ -75,11 +82,11 @@ class Batch:
 class Observer(Protocol):
     """Receives activations during a forward pass."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Observed, ...]
     """The sites it receives, in every layer."""
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None: ...
 
 
@@ -118,14 +125,13 @@ def by_unit(values: Shaped[Tensor, "batch pos *unit"]) -> Shaped[Tensor, "batch 
     return values
 
 
-def slices(
+def some_tokens(
     values: Shaped[Tensor, "token unit"], gpu: int | None = None
 ) -> tuple[Shaped[Tensor, "_ unit"], ...]:
-    """Some rows at a time: on a CPU as many as have `VALUES_AT_ONCE` values, on a GPU `gpu` (None:
-    all rows).
+    """The values of some tokens at a time, in order.
 
-    What is computed from them then stays in a core's cache, which is up to ten times as fast as
-    tensors of new memory.
+    On a CPU at most `VALUES_AT_ONCE` values, on a GPU `gpu` (None: all). What is computed from so
+    few stays in a core's cache, which is up to ten times as fast as tensors of new memory.
     """
     most = VALUES_AT_ONCE if values.device.type == "cpu" else gpu
     return (values,) if most is None else values.split(max(1, most // values.shape[1]))

@@ -172,8 +172,11 @@ class Cached:
         """Pass each layer to the observer, as `observe` does while a model runs."""
         for layer in range(self.n_layers):
             for kind in observer.kinds:
-                here = batch.to(self.values(layer, kind).device)
-                observer.update(kind, layer, self._finite(layer, kind, here), here)
+                site = hooked_at(kind)
+                here = batch.to(self.values(layer, site).device)
+                values = self._finite(layer, site, here)
+                values = self.act(layer, values) if kind == "act" else values
+                observer.update(kind, layer, values, here)
 
     def check_like(self, other: "Cached", kinds: tuple[Kind, ...]) -> None:
         """Refuse caches of two models."""

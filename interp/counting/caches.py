@@ -23,8 +23,9 @@ from interp.counting.cached import Cache, Cached, Gradients, Mask
 from interp.counting.counters import FiringCounter, SignsCounter, firing_kind
 from interp.counting.parts import Parts
 from interp.models.bare_model import BareModel, wrapped
+from interp.models.sites import hooked_at, sites_of
 from interp.results.display import listed
-from interp.results.words import FiresBy, Kind
+from interp.results.words import FiresBy, Kind, Observed
 
 _CLOSE, _MOST = 0.05, 0.9
 """Rows begin with the same token if most of their units differ by less than 5 %, as the same token
@@ -68,7 +69,7 @@ def firing_rate(
     (torch.Size([6, 2048]), True)
     """
     neurons = Cached(cache, keep, model=_known(model))
-    kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+    kinds: tuple[Observed, ...] = (firing_kind(fires_by),)
     counter = FiringCounter(neurons, fires_by)
     (counts,) = _replayed([neurons], kinds, lambda *_: counter, special_tokens)
     n_tokens = int(counts["firing.tokens"])
@@ -97,7 +98,7 @@ def fires(
     torch.Size([6, 4, 2048])
     """
     neurons, kind = Cached(cache, keep, model=_known(model)), firing_kind(fires_by)
-    batch = neurons.batch((kind,), pos)
+    batch = neurons.batch((hooked_at(kind),), pos)
     counter = SignsCounter(neurons, len(batch.rows), fires_by, threshold)
     neurons.replay(counter, batch)
     bits = rearrange(counter.tensors()["signs.bits"], "batch layer byte -> layer batch byte")
@@ -155,7 +156,7 @@ def _at(neurons: Cached, kind: Kind, pos: int) -> Float[Tensor, "batch layer uni
 
 def replay_all(
     caches: Shards,
-    kinds: tuple[Kind, ...],
+    kinds: tuple[Observed, ...],
     make_counter: MakeCounter,
     *,
     keep: Masks | None,
@@ -180,7 +181,7 @@ def parts_of(
     special_tokens: bool,
     model: Any,
     *,
-    kinds: tuple[Kind, ...] | None = None,
+    kinds: tuple[Observed, ...] | None = None,
     by_shard: bool = False,
     **settings: Any,
 ) -> Parts:
@@ -254,16 +255,17 @@ def _known(model: Any) -> Neurons | None:
 
 def _replayed(
     cached: Sequence[Cached],
-    kinds: tuple[Kind, ...],
+    kinds: tuple[Observed, ...],
     make_counter: MakeCounter,
     special_tokens: bool,
     pos: int | None = None,
 ) -> list[dict[str, Tensor]]:
-    batches = [neurons.batch(kinds, pos) for neurons in cached]
+    sites = sites_of(kinds)
+    batches = [neurons.batch(sites, pos) for neurons in cached]
     for neurons in cached[1:]:
-        neurons.check_like(cached[0], kinds)
+        neurons.check_like(cached[0], sites)
     if not special_tokens:
-        _check_beginnings(cached, batches, kinds[0])
+        _check_beginnings(cached, batches, sites[0])
     tensors = []
     for neurons, batch in zip(cached, batches, strict=True):
         counter = make_counter(neurons, len(batch.rows))

@@ -48,7 +48,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.models.sites import hooked_at
 from interp.results import artifacts
 from interp.results.bars import tqdm
-from interp.runs.folder import begin, read_plan
+from interp.runs.folder import begin, put, read_plan
 from interp.runs.jobs import pool_for
 from interp.runs.locks import hold_lock
 from interp.runs.ray import ActorPool, Job, Ray
@@ -297,6 +297,8 @@ class _Reading:
         }
         origin = artifacts.provenance(**settings) | {"name": model.name, "bos": corpora.begins}
         begin(self.folder, plan, origin)
+        if corpora.tags:  # they change no count: other ones are noted, and none keeps what there is
+            put(self.folder, "tags", dict(corpora.tags))
         if self.keep.histograms and not grid_path(self.folder).exists():
             self._grid(model).save(grid_path(self.folder), plan)
 

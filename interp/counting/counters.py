@@ -6,7 +6,7 @@ device, and does not grow with the text; `tensors()` shares no memory with it.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -14,29 +14,33 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, slices, zeros
+from interp.counting.batch import Batch, Neurons, zeros
 from interp.counting.bits import count_positive, pack_bits
 from interp.models.sites import hooked_at
 from interp.results.display import listed
-from interp.results.words import FiresBy, Kind, UnitKind
+from interp.results.words import FiresBy, Observed, UnitKind
+
+_FIRING_KINDS: Mapping[FiresBy, Observed] = {"gate": "pre", "activation": "act", "output": "post"}
 
 
 class FiringCounter:
     """Counts the tokens on which each gate, activation or output is above zero."""
 
     def __init__(self, model: Neurons, fires_by: FiresBy = "gate") -> None:
-        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
-        self._model = model
-        self._fires_by: FiresBy = fires_by
+        self.kinds: tuple[Observed, ...] = (firing_kind(fires_by),)
         self._fired = zeros(model, model.d_mlp)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        kept = firing_values(self._model, self._fires_by, layer, batch.kept(values))
-        self._fired[layer] += count_positive(kept)
-        self._tokens[layer] += len(kept)
+        fired, n_tokens = torch.zeros_like(self._fired[layer]), 0
+        for rows in batch.slices(values):
+            fired += count_positive(rows)
+            n_tokens += len(rows)
+        # Memory may have run out above, and the values come again: all is added at once.
+        self._fired[layer] += fired
+        self._tokens[layer] += n_tokens
 
     def tensors(self) -> dict[str, Tensor]:
         return firing_tensors(self._fired, self._tokens)
@@ -55,23 +59,22 @@ def firing_tensors(
 class MomentsCounter:
     """Sums of act(gate), of the neuron's output, and of their squares."""
 
-    kinds: tuple[Kind, ...] = ("pre", "post")
+    kinds: tuple[Observed, ...] = ("act", "post")
 
     def __init__(self, model: Neurons) -> None:
-        self._model = model
+        self._gated = model.gated
         self._sums = zeros(model, 4, model.d_mlp, dtype=torch.float64)
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        if kind == "pre" and not self._model.gated:
+        if kind == "act" and not self._gated:
             return  # the output is act(gate) itself
         of_act, of_output = self._sums[layer].split(2)
-        for rows in slices(batch.kept(values)):
-            rows = self._model.act(layer, rows) if kind == "pre" else rows
+        for rows in batch.slices(values):
             sums = torch.stack(sums_and_squares(rows.float()))
-            if kind == "pre" or not self._model.gated:
+            if kind == "act" or not self._gated:
                 of_act += sums
             if kind == "post":
                 of_output += sums
@@ -89,16 +92,16 @@ class UnitMomentsCounter:
     """Sums of the values of a site's units and of their squares; of a head, of its norm."""
 
     def __init__(self, model: Neurons, kind: UnitKind) -> None:
-        self.kinds: tuple[Kind, ...] = (hooked_at(kind),)
+        self.kinds: tuple[Observed, ...] = (hooked_at(kind),)
         self._kind, self._n_units = kind, model.width(0, kind)
         self._sums = zeros(model, 2, self._n_units, dtype=torch.float64)
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
         by_head = "token (head unit) -> token head unit"
-        for rows in slices(batch.kept(values)):
+        for rows in batch.slices(values):
             units = rows.float()
             if self._kind == "head":
                 units = rearrange(units, by_head, head=self._n_units).norm(dim=-1)
@@ -133,20 +136,20 @@ class SentenceMeansCounter:
     def __init__(
         self,
         model: Neurons,
-        kinds: tuple[Kind, ...],
+        kinds: tuple[Observed, ...],
         n_rows: int,
         special_tokens: bool = False,
     ) -> None:
         self.kinds = kinds
         self._special_tokens = special_tokens
         self._means = {
-            (kind, layer): torch.zeros(n_rows, model.width(layer, kind))
+            (kind, layer): torch.zeros(n_rows, model.width(layer, hooked_at(kind)))
             for kind in kinds
             for layer in range(model.n_layers)
         }
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
         counted = batch.keep
         if self._special_tokens:
@@ -172,38 +175,29 @@ class SignsCounter:
         fires_by: FiresBy = "gate",
         threshold: float = 0.0,
     ) -> None:
-        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+        self.kinds: tuple[Observed, ...] = (firing_kind(fires_by),)
         if not math.isfinite(threshold):
             raise ValueError(f"The firing threshold is {threshold}: give a finite number.")
         warn_of_rounded_signs(model)
-        self._model, self._threshold = model, threshold
-        self._fires_by: FiresBy = fires_by
+        self._threshold = threshold
         self._bits = torch.zeros(n_rows, model.n_layers, -(-model.d_mlp // 8), dtype=torch.uint8)
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         rows = torch.arange(len(batch.rows), device=values.device)
         last = values[rows, batch.length.long() - 1]
-        last = firing_values(self._model, self._fires_by, layer, last)
         self._bits[list(batch.rows), layer] = pack_bits(last > self._threshold).cpu()
 
     def tensors(self) -> dict[str, Tensor]:
         return {"signs.bits": self._bits.clone()}
 
 
-def firing_kind(fires_by: FiresBy) -> Kind:
-    """The site whose values say whether a neuron fires, see `firing_values`."""
+def firing_kind(fires_by: FiresBy) -> Observed:
+    """Where a neuron's values say whether it fires."""
     if fires_by not in get_args(FiresBy):
         raise ValueError(f"fires_by is one of {listed(get_args(FiresBy))}, not {fires_by!r}.")
-    return "post" if fires_by == "output" else "pre"
-
-
-def firing_values(
-    model: Neurons, fires_by: FiresBy, layer: int, values: Float[Tensor, "*batch neuron"]
-) -> Float[Tensor, "*batch neuron"]:
-    """The values that are compared with the threshold, from those of the site."""
-    return model.act(layer, values) if fires_by == "activation" else values
+    return _FIRING_KINDS[fires_by]
 
 
 def warn_of_rounded_signs(model: Neurons) -> None:

@@ -20,7 +20,8 @@ from interp.counting.counters import (
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
-from interp.results.words import FiresBy, Kind
+from interp.models.sites import hooked_at
+from interp.results.words import FiresBy, Observed
 
 MIXTURE_COUNTS = (
     "{} is a mixture of experts, of which only firing, moments and contexts are kept: leave out "
@@ -42,28 +43,42 @@ class RowObserver(Observer, Protocol):
     """Receives the neurons of a mixture, too: [row neuron] and what the rows stand for."""
 
     def update_rows(
-        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+        self,
+        kind: Observed,
+        layer: int,
+        values: Float[Tensor, "row neuron"],
+        rows: Rows,
+        batch: Batch,
     ) -> None: ...
 
 
-class ExpertFiringCounter:
+class _OfRows:
+    """What the counters of a mixture have in common."""
+
+    def update(
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+    ) -> None:
+        raise AssertionError("the neurons of a mixture come in rows")
+
+
+class ExpertFiringCounter(_OfRows):
     """As `FiringCounter`, and counts the tokens routed to each expert."""
 
     def __init__(self, model: MixtureModel, fires_by: FiresBy = "gate") -> None:
-        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
+        self.kinds: tuple[Observed, ...] = (hooked_at(firing_kind(fires_by)),)
         self._model = model
         self._activated = fires_by == "activation"
         self._fired = zeros(model, model.d_mlp)
         self._routed = zeros(model, model.layout.n_experts)
         self._tokens = torch.zeros(model.n_layers, dtype=torch.int64)
 
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
-    ) -> None:
-        raise AssertionError("the neurons of a mixture come in rows")
-
     def update_rows(
-        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+        self,
+        kind: Observed,
+        layer: int,
+        values: Float[Tensor, "row neuron"],
+        rows: Rows,
+        batch: Batch,
     ) -> None:
         n_tokens = batch.keep.sum().cpu()
         values, rows = rows_kept(values, rows, batch)
@@ -89,10 +104,10 @@ class ExpertFiringCounter:
         return firing_tensors(self._fired, tokens) | {"firing.routed": routed}
 
 
-class ExpertMomentsCounter:
+class ExpertMomentsCounter(_OfRows):
     """As `MomentsCounter`, and counts the tokens that each neuron saw."""
 
-    kinds: tuple[Kind, ...] = ("pre", "post")
+    kinds: tuple[Observed, ...] = ("pre", "post")
 
     def __init__(self, model: MixtureModel) -> None:
         self._model = model
@@ -101,13 +116,13 @@ class ExpertMomentsCounter:
         self._first = model.layers_with_neurons[0]
         self._tokens = 0
 
-    def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
-    ) -> None:
-        raise AssertionError("the neurons of a mixture come in rows")
-
     def update_rows(
-        self, kind: Kind, layer: int, values: Float[Tensor, "row neuron"], rows: Rows, batch: Batch
+        self,
+        kind: Observed,
+        layer: int,
+        values: Float[Tensor, "row neuron"],
+        rows: Rows,
+        batch: Batch,
     ) -> None:
         if kind == "pre" and not self._model.gated:
             return  # the output is act(gate) itself

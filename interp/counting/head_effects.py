@@ -14,7 +14,7 @@ from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
 from interp.results.display import Cells, counted, layer_cells, listed, ranged
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class HeadEffectsCounter:
     `per_token`: they are of a sum over the tokens that count, and are divided by their number.
     """
 
-    kinds: tuple[Kind, ...] = ("z",)
+    kinds: tuple[Observed, ...] = ("z",)
 
     def __init__(self, model: Neurons, per_token: bool = True) -> None:
         self._n_heads, self._per_token = model.width(0, "head"), per_token
@@ -120,7 +120,7 @@ class HeadEffectsCounter:
         self._rows = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
         # A head's factor acts at every position, also where a token of beginning does not count.
         position = torch.arange(values.shape[1], device=values.device)

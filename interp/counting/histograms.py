@@ -8,14 +8,14 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from interp.counting.batch import VALUES_AT_ONCE, Batch, Neurons, slices, zeros
+from interp.counting.batch import VALUES_AT_ONCE, Batch, Neurons, zeros
 from interp.counting.caches import Masks, Shards, parts_of, replay_all
 from interp.counting.counters import sums_and_squares
 from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel, wrapped
 from interp.results.display import Cells, layer_cells, listed, ranged
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Observed
 
 BINS = 400
 """Bins of equal width between two open ones."""
@@ -73,7 +73,7 @@ class Grid(Saved):
 class RangeCounter:
     """Mean, standard deviation and least value of act(gate), of all text at once."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
+    kinds: tuple[Observed, ...] = ("act",)
 
     def __init__(self, model: Neurons) -> None:
         self._model = model
@@ -83,11 +83,11 @@ class RangeCounter:
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        for rows in slices(batch.kept(values)):
+        for rows in batch.slices(values):
             if len(rows):
-                act = self._model.act(layer, rows).float()
+                act = rows.float()
                 self._sums[:, layer] += torch.stack(sums_and_squares(act)).cpu()
                 least = reduce(act, "token neuron -> neuron", "min").cpu()
                 self._least[layer] = self._least[layer].minimum(least)
@@ -121,7 +121,7 @@ def grid_of(
 class HistogramsCounter:
     """Counts how many values of act(gate) fall into each bin of each neuron."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
+    kinds: tuple[Observed, ...] = ("act",)
 
     def __init__(self, model: Neurons, grid: Grid) -> None:
         if grid.low.shape != (model.n_layers, model.d_mlp):
@@ -134,17 +134,17 @@ class HistogramsCounter:
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        gates, counts = batch.kept(values), self._counts[layer]
-        low, width = (ends[layer].to(gates.device) for ends in (self._grid.low, self._grid.width))
-        for some in slices(gates, _ON_A_GPU):
-            above = (self._model.act(layer, some).float() - low) / width
-            bins = (above.floor_() + 1).clamp_(0, BINS + 1).long()
-            bins = rearrange(bins, "token neuron -> neuron token").contiguous()
-            counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.int32))
-        if layer == 0:
-            self._tokens += len(gates)
+        ends = (self._grid.low, self._grid.width)
+        low, width = (rearrange(end[layer].to(values.device), "neuron -> neuron 1") for end in ends)
+        for some in batch.slices(values, _ON_A_GPU):
+            activated = rearrange(some, "token neuron -> neuron token").contiguous()
+            bins = ((activated.float() - low) / width).floor_() + 1
+            bins = bins.clamp_(0, BINS + 1).long()
+            ones = torch.ones_like(bins, dtype=torch.int32)
+            self._counts[layer].scatter_add_(1, bins, ones)
+            self._tokens += len(some) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
         return {

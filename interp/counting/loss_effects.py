@@ -17,9 +17,10 @@ from interp.counting.observe import attention_mask
 from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
 from interp.models.neuron_model import NeuronModel
+from interp.models.sites import sites_of
 from interp.results.display import Cells, layer_cells, of_neurons
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Kind, Observed
 
 AT_ONCE = 512
 """Tokens of a backward pass, unless a row is longer: their logits are in memory at once."""
@@ -113,20 +114,19 @@ class LossEffects(Saved):
 class LossEffectsCounter:
     """Sums effects, and their absolute values; the values it gets are gradient times output."""
 
-    kinds: tuple[Kind, ...] = ("post",)
+    kinds: tuple[Observed, ...] = ("post",)
 
     def __init__(self, model: Neurons) -> None:
         self._sums = zeros(model, 2, model.d_mlp, dtype=torch.float64)
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        effects = batch.kept(values).float()
-        self._sums[layer][0] += reduce(effects, "token neuron -> neuron", "sum")
-        self._sums[layer][1] += reduce(effects.abs(), "token neuron -> neuron", "sum")
-        if layer == 0:
-            self._tokens += len(effects)
+        for effects in batch.slices(values):
+            self._sums[layer][0] += reduce(effects, "token neuron -> neuron", "sum")
+            self._sums[layer][1] += reduce(effects.abs(), "token neuron -> neuron", "sum")
+            self._tokens += len(effects) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
         total, absolute = torch.stack([sums.cpu() for sums in self._sums], dim=1)
@@ -147,9 +147,7 @@ def count_loss_effects(model: NeuronModel, batch: Batch, counters: Sequence[Obse
             count_loss_effects(model, half, counters)
         return
     batch = batch.to(model.device)
-    kinds: tuple[Kind, ...] = tuple(
-        dict.fromkeys(kind for counter in counters for kind in counter.kinds)
-    )
+    kinds = sites_of(kind for counter in counters for kind in counter.kinds)
     sites = list(itertools.product(kinds, range(model.n_layers)))
     outputs: dict[tuple[Kind, int], Tensor] = {}
     nudges: dict[tuple[Kind, int], Tensor] = {}

@@ -7,8 +7,8 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.counting.batch import Batch, Neurons, slices, zeros
-from interp.counting.bits import count_true
+from interp.counting.batch import Batch, Neurons, zeros
+from interp.counting.bits import as_bytes, count_bytes, masked, where_negative
 from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.counters import sums_and_squares
 from interp.counting.held import Held
@@ -16,7 +16,7 @@ from interp.counting.parts import Parts, added
 from interp.models.bare_model import BareModel
 from interp.results.display import Cells, layer_cells, of_neurons
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class NegativeSide(Saved):
 class NegativeSideCounter:
     """Sums the output, and its square, over the tokens on which the gate is below zero."""
 
-    kinds: tuple[Kind, ...] = ("pre", "post")
+    kinds: tuple[Observed, ...] = ("pre", "post")
 
     def __init__(self, model: Neurons) -> None:
         self._held = Held()
@@ -123,19 +123,17 @@ class NegativeSideCounter:
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         if kind == "pre":
-            self._held.hold(kind, layer, values < 0, batch)
+            self._held.hold(kind, layer, as_bytes(where_negative, values), batch)
             return
-        below = self._held.take(kind, layer, batch)
-        assert below is not None, "a neuron's output is computed from its gate"
-        below, outputs = batch.kept(below), batch.kept(values)
-        self._below[layer] += count_true(below)
-        for here, output in zip(slices(below), slices(outputs), strict=True):
-            self._sums[layer] += torch.stack(sums_and_squares(output.float() * here))
-        if layer == 0:
-            self._tokens += len(outputs)
+        masks = self._held.take(kind, layer, batch)
+        assert masks is not None, "a neuron's output is computed from its gate"
+        for below, output in zip(batch.slices(masks), batch.slices(values), strict=True):
+            self._below[layer] += count_bytes(below & 1)
+            self._sums[layer] += torch.stack(sums_and_squares(masked(output, below).float()))
+            self._tokens += len(output) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
         output, squares = torch.stack([sums.cpu() for sums in self._sums], dim=1)

@@ -8,6 +8,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.counting.activated import Activated
 from interp.counting.batch import Batch, Observer, by_unit
 from interp.counting.expert_counter import MIXTURE_COUNTS, RowObserver
 from interp.models.experts import Rows
 from interp.models.mixture_model import MixtureModel
 from interp.models.neuron_model import NeuronModel
-from interp.results.words import Kind
+from interp.models.sites import hooked_at, sites_of
+from interp.results.words import Kind, Observed
 from interp.text.corpora import Corpora
 
 
@@ -54,7 +57,7 @@ def _batch(corpora: Corpora, language: str, chosen: Tensor, indices: list[int]) 
     return Batch(tuple(indices), ids, keep, length, sources, bool(keep.all()))
 
 
-Delivered = tuple[int, Kind, int, int]
+Delivered = tuple[int, Observed, int, int]
 """A delivered activation: index of the observer, site, layer, and first unit, which is not 0 for
 experts beside dense neurons."""
 
@@ -109,19 +112,19 @@ class _Delivery:
         delivered: AbstractSet[Delivered],
     ) -> None:
         self.model, self.batch, self.observers = model, batch, observers
-        self.kinds: tuple[Kind, ...] = tuple(
-            dict.fromkeys(kind for observer in observers for kind in observer.kinds)
-        )
+        kinds: dict[Observed, None] = dict.fromkeys(k for one in observers for k in one.kinds)
         self.delivered = set(delivered)
-        calls = itertools.product(range(model.n_layers), self.kinds)
-        self.last = max((layer for layer, kind in calls if model.n_calls(layer, kind)), default=0)
+        calls = list(itertools.product(range(model.n_layers), kinds))
+        self.hooked: list[tuple[int, Kind]] = [
+            (layer, kind) for layer, kind in calls if kind != "act"
+        ]
+        self.activated = "act" in kinds
+        self.sites = sites_of(kinds)
+        n_calls = {(layer, kind): model.n_calls(layer, hooked_at(kind)) for layer, kind in calls}
+        self.last = max((layer for layer, kind in calls if n_calls[layer, kind]), default=0)
+        self.n_expected = sum(n_calls.values())
         self.n_seen = 0
         self.finite = True
-
-    @property
-    def n_expected(self) -> int:
-        layers = range(self.model.n_layers)
-        return sum(self.model.n_calls(layer, kind) for layer in layers for kind in self.kinds)
 
     def halves(self) -> list["_Delivery"]:
         """One delivery for each half of the rows; activations already delivered are skipped."""
@@ -137,11 +140,11 @@ class _Delivery:
         """
         hooks = [
             (self.model.rows_site(layer, kind), self._hook(kind, layer))
-            for layer in range(self.model.n_layers)
-            for kind in self.kinds
+            for layer, kind in self.hooked
         ]
+        activated = Activated(self.model, lambda layer: self._hook("act", layer))
         try:
-            with self.model.hooks(hooks):
+            with self.model.hooks(hooks), activated.seen() if self.activated else nullcontext():
                 mask = None if self.batch.whole else attention_mask(self.batch)
                 self.model.body(self.batch.ids, mask)
         except _EndOfPass:
@@ -151,7 +154,7 @@ class _Delivery:
                 raise
             return False
         if not self.finite:
-            raise ValueError(_first_bad_layer(self.model, self.batch, self.kinds))
+            raise ValueError(_first_bad_layer(self.model, self.batch, self.sites))
         if self.n_seen != self.n_expected:
             raise ValueError(
                 f"Only {self.n_seen} of {self.n_expected} activations of {self.model.name} were "
@@ -159,7 +162,7 @@ class _Delivery:
             )
         return True
 
-    def _hook(self, kind: Kind, layer: int) -> Callable[[Tensor, Any], None]:
+    def _hook(self, kind: Observed, layer: int) -> Callable[[Tensor, Any], None]:
         def run(values: Tensor, hook: Any) -> None:
             rows = hook if isinstance(hook, Rows) else None
             values = by_unit(values) if rows is None else values
@@ -174,7 +177,7 @@ class _Delivery:
 
         return run
 
-    def _deliver(self, kind: Kind, layer: int, values: Tensor, rows: Rows | None) -> None:
+    def _deliver(self, kind: Observed, layer: int, values: Tensor, rows: Rows | None) -> None:
         batch = self.batch.to(values.device)
         first = 0 if rows is None else rows.first
         for index, observer in enumerate(self.observers):

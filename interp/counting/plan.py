@@ -319,9 +319,7 @@ def _activations(model: NeuronModel, keep: Keep, row_tokens: int, tokens_per_bat
     width = torch.empty(0, dtype=model.dtype).element_size()
     neurons = model.active if isinstance(model, MixtureModel) else model.d_mlp
     held = width * (_MLP_COPIES * neurons + _RESIDUAL_COPIES * model.d_model)
-    if keep.moments and width < 4:
-        held += 2 * 4 * neurons  # values and their squares, in float32
-    held += neurons * sum(STATISTICS[name].working for name in keep.statistics)
+    held += neurons * sum(STATISTICS[name].holds for name in keep.statistics)
     scores = width * _scores(model, keep, row_tokens)
     held = max(held, _SCORE_COPIES * scores + width * _RESIDUAL_COPIES * model.d_model)
     if keep.of_gradients:

@@ -8,14 +8,14 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Batch, Neurons, zeros
-from interp.counting.bits import count_true
+from interp.counting.bits import as_bytes, count_bytes, where_positive
 from interp.counting.caches import Masks, Shards, parts_of
 from interp.counting.held import Held
 from interp.counting.parts import Parts, check_alike
 from interp.models.bare_model import BareModel
 from interp.results.display import Cells, counted, layer_cells, of_neurons
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Observed
 
 CASES = ("both", "gate", "linear", "neither")
 """Which of the two branches is above zero, in the order of the case axis."""
@@ -120,7 +120,7 @@ def check_gated(model: Neurons) -> None:
 class SignCasesCounter:
     """Counts the four combinations of signs of a neuron's two branches."""
 
-    kinds: tuple[Kind, ...] = ("pre", "pre_linear")
+    kinds: tuple[Observed, ...] = ("pre", "pre_linear")
 
     def __init__(self, model: Neurons) -> None:
         check_gated(model)
@@ -129,22 +129,19 @@ class SignCasesCounter:
         self._tokens = 0
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        above = values > 0
-        other = self._held.take(kind, layer, batch)
+        above, other = as_bytes(where_positive, values), self._held.take(kind, layer, batch)
         if other is None:  # either branch may be computed first
             self._held.hold(kind, layer, above, batch)
             return
-        gate, linear = (above, other) if kind == "pre" else (other, above)
-        n_gate, n_linear, n_both = (
-            count_true(batch.kept(happens)) for happens in (gate, linear, gate & linear)
-        )
-        n_tokens = int(batch.keep.sum())
-        neither = n_tokens - n_gate - n_linear + n_both
-        self._counts[layer] += torch.stack([n_both, n_gate - n_both, n_linear - n_both, neither])
-        if layer == 0:
-            self._tokens += n_tokens
+        gates, linears = (above, other) if kind == "pre" else (other, above)
+        for gate, linear in zip(batch.slices(gates), batch.slices(linears), strict=True):
+            n_gate, n_linear, n_both = map(count_bytes, (gate, linear, gate & linear))
+            neither = len(gate) - n_gate - n_linear + n_both
+            cases = [n_both, n_gate - n_both, n_linear - n_both, neither]
+            self._counts[layer] += torch.stack(cases)
+            self._tokens += len(gate) if layer == 0 else 0
 
     def tensors(self) -> dict[str, Tensor]:
         counts = torch.stack([counts.cpu() for counts in self._counts], dim=1)

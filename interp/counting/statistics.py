@@ -41,8 +41,8 @@ class Statistic:
     units: UnitKind = "post"
     """The units that it is counted of; by default neurons."""
 
-    working: int = 0
-    """Bytes per unit and token of a batch, while it is counted."""
+    holds: int = 0
+    """Bytes per neuron and token that are held until another site of the layer was seen."""
 
     fixed: int = 0
     """Bytes while it is counted, however many tokens there are."""
@@ -71,7 +71,7 @@ STATISTICS: Mapping[str, Statistic] = {
         counter=lambda model, _: SignCasesCounter(model),
         of=SignCases.of,
         counted=8 * len(CASES),
-        working=3,
+        holds=1,
         by_shard=True,
     ),
     "negative_side": Statistic(
@@ -79,7 +79,7 @@ STATISTICS: Mapping[str, Statistic] = {
         counter=lambda model, _: NegativeSideCounter(model),
         of=NegativeSide.of,
         counted=3 * 8,
-        working=1 + 2 * 4,
+        holds=1,
     ),
     "histograms": Statistic(
         title="how every act(gate) is distributed",

@@ -27,7 +27,7 @@ from interp.models.neuron_model import NeuronModel
 from interp.models.units import LayerUnits, UnitLayout, layout_of
 from interp.results.display import Cells, counted, listed
 from interp.results.saved import Saved
-from interp.results.words import Kind
+from interp.results.words import Kind, Observed
 from interp.text.corpora import Rows
 
 # A context's key is its gate, with `_LAST_ROW` minus its row number as the payload. The largest
@@ -119,7 +119,7 @@ class TopContexts(Saved):
 class ContextsCounter:
     """The `n` strongest contexts of every neuron in the rows of one shard of one language."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
+    kinds: tuple[Observed, ...] = ("pre",)
 
     def __init__(
         self, model: NeuronModel, n: int, rows: Rows, number: Int64[Tensor, " row"]
@@ -131,7 +131,7 @@ class ContextsCounter:
         ]
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         if not batch.whole:
             ignored = rearrange(~batch.keep, "batch pos -> batch pos 1")
@@ -313,14 +313,14 @@ def _part(
 class _Around:
     """Collects the gates around contexts from the rows being read."""
 
-    kinds: tuple[Kind, ...] = ("pre",)
+    kinds: tuple[Observed, ...] = ("pre",)
 
     def __init__(self, layer: Tensor, neuron: Tensor, row: Tensor, positions: Tensor) -> None:
         self._layer, self._neuron, self._row, self._positions = layer, neuron, row, positions
         self.gate = torch.full(positions.shape, torch.nan)
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
         gates = rearrange(values, "batch pos neuron -> (batch pos) neuron").cpu()
         self._fill(layer, range(gates.shape[1]), batch, lambda token, unit: gates[token, unit])

@@ -27,6 +27,9 @@ Kind = Literal[
 ]
 """What a site holds, in any layer. "routing": the weights of a mixture's experts."""
 
+Observed = Literal[Kind, "act"]
+"""What can be observed during a pass: the values of a site, or act(gate), which has no site."""
+
 UnitKind = Literal[Kind, "head"]
 """What units can be chosen: those of a site, or whole attention heads, whose outputs are at "z"."""
 

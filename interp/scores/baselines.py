@@ -16,6 +16,7 @@ language is just a label here. In the order of the file:
 """
 
 import math
+import warnings
 
 import torch
 from einops import rearrange, reduce
@@ -33,7 +34,8 @@ def highest(
 ) -> Bool[Tensor, "language layer neuron"]:
     """Per language, the n neurons with the highest score over all layers.
 
-    Ties at the cut go to the lower layer, then to the lower neuron.
+    Ties at the cut go to the lower layer, then to the lower neuron; where they are most of what is
+    chosen, there is a warning.
     """
     n_layers, n_units = score.shape[1:]
     if not 1 <= n <= n_layers * n_units:
@@ -46,7 +48,29 @@ def highest(
     flat = rearrange(score, "language layer neuron -> language (layer neuron)")
     first = flat.argsort(dim=1, descending=True, stable=True)[:, :n]
     chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, first, True)
+    _warn_of_ties(flat, chosen, flat.gather(1, first[:, -1:]))
     return rearrange(chosen, "language (layer neuron) -> language layer neuron", layer=n_layers)
+
+
+def _warn_of_ties(
+    score: Float[Tensor, "language unit"],
+    chosen: Bool[Tensor, "language unit"],
+    last: Float[Tensor, "language 1"],
+) -> None:
+    """If most of what is chosen has the score of the last, and others that are not have it too."""
+    tied = (score == last) & last.isfinite()
+    n_tied = reduce(tied, "language unit -> language", "sum")
+    n_chosen = reduce(tied & chosen, "language unit -> language", "sum")
+    n_all = reduce(chosen, "language unit -> language", "sum")
+    by_order = (n_tied > n_chosen) & (2 * n_chosen > n_all)
+    if by_order.any():
+        row = int(by_order.int().argmax())
+        warnings.warn(
+            f"For {int(by_order.sum())} of {len(score)} labels most of what is chosen has the same "
+            f"score as what is not, such as {n_chosen[row]} of {n_tied[row]} units: their order "
+            "decides. Choose more units, or another method.",
+            stacklevel=3,
+        )
 
 
 def random_score(
