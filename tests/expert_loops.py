@@ -18,11 +18,12 @@ def name_of(model: MixtureModel) -> str:
 
 def routed_blocks(model: MixtureModel) -> dict[int, nn.Module]:
     """The experts of each layer that has some, by their class names alone."""
+    name = "JetMoeMoE" if name_of(model) == "jetmoe" else "Experts"
     return {
         layer: module
         for layer, block in enumerate(model.bridge.blocks)
         for module in block.modules()
-        if type(module).__name__.endswith("Experts")
+        if type(module).__name__.endswith(name)
     }
 
 
@@ -32,7 +33,11 @@ def gates_of(name: str, experts: Any, index: int, state: Tensor) -> tuple[Tensor
         both = state @ experts.gate_up_proj[index] + experts.gate_up_proj_bias[index]
         gate, linear = both[::2], both[1::2]
         return gate, activated(name, experts, gate, linear)
-    gate, linear = (experts.gate_up_proj[index] @ state).split(D_EXPERT)
+    if name == "jetmoe":
+        both = experts.input_linear.weight[index] @ state
+    else:
+        both = state @ _by_state(name, experts.gate_up_proj[index])
+    gate, linear = both.split(D_EXPERT)
     return gate, activated(name, experts, gate, linear)
 
 
@@ -48,7 +53,14 @@ def activated(name: str, experts: Any, gate: Tensor, linear: Tensor | float = 1.
 def written(name: str, experts: Any, index: int, output: Tensor) -> Tensor:
     if name == "gpt_oss":
         return output @ experts.down_proj[index] + experts.down_proj_bias[index]
-    return experts.down_proj[index] @ output
+    if name == "jetmoe":
+        return experts.output_linear.weight[index] @ output
+    return output @ _by_state(name, experts.down_proj[index])
+
+
+def _by_state(name: str, weights: Tensor) -> Tensor:
+    """The weights of one expert, with a column for each of its outputs."""
+    return weights if name == "llama4_text" else weights.T
 
 
 Off = dict[tuple[int, int], Tensor]
@@ -78,16 +90,51 @@ def by_loops(
                     total[token] += weight * written(name, experts, index, output)
             return total
 
+        def of_jetmoe(hidden: Tensor) -> Tensor:
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            scores, chosen = experts.router.layer(flat).topk(2)
+            return forward(flat, chosen, scores.softmax(-1)).view_as(hidden) + experts.bias
+
+        def of_llama4(states: Tensor) -> Tensor:
+            """States are multiplied by weights of routing, which are zero for most experts."""
+            total = torch.zeros_like(states)
+            n_tokens = len(states) // len(experts.down_proj)
+            for number, state in enumerate(states):
+                if state.any():
+                    index, token = divmod(number, n_tokens)
+                    gate, output = gates_of(name, experts, index, state)
+                    seen.append((layer, token, index, gate, output))
+                    output = output.masked_fill(off.get((layer, index), torch.tensor(False)), 0.0)
+                    total[number] = written(name, experts, index, output)
+            return total
+
+        return {"jetmoe": of_jetmoe, "llama4_text": of_llama4}.get(name, forward)
+
+    def reweighed(layer: int, router: Any) -> Any:
+        """The router of Llama 4."""
+        plain = router.forward
+
+        def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            weights, scores = plain(hidden)
+            chosen = scores.topk(2).indices
+            new = reweigh(layer, chosen, weights.gather(1, chosen))
+            return weights.scatter(1, chosen, new), scores
+
         return forward
 
-    blocks = routed_blocks(model)
-    for layer, experts in blocks.items():
-        experts.forward = loops(layer, experts)
+    changed: dict[Any, Any] = {}
+    for layer, experts in routed_blocks(model).items():
+        changed[experts] = loops(layer, experts)
+        if name == "llama4_text":
+            block = model.bridge.blocks[layer].mlp.original_component
+            changed[block.router] = reweighed(layer, block.router)
+    for module, forward in changed.items():
+        vars(module)["forward"] = forward  # a bridge would set it in the module that it wraps
     try:
         yield seen
     finally:
-        for experts in blocks.values():
-            del experts.forward
+        for module in changed:
+            del vars(module)["forward"]
 
 
 def recorded(model: MixtureModel, ids: Tensor, kind: Any) -> list[tuple[Rows, int, Tensor]]:

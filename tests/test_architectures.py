@@ -97,7 +97,7 @@ def test_modules_that_cannot_be_told_apart_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cohere2_moe", "minimax", "granitemoeshared"])
+@pytest.mark.parametrize("name", ["cohere2_moe", "minimax", "granitemoeshared", "kimi_k25"])
 def test_mixtures_that_transformer_lens_does_not_know_work_to_the_end(
     name: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from interp.counting.stats import FiringStats
 from interp.interventions.bake import bake
 from interp.interventions.edits import deactivate, intervene, override
+from interp.models import expert_loops, sites
 from interp.models.experts import Rows
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
@@ -23,9 +24,23 @@ from tests.tiny_models import D_EXPERT, D_MLP, MIXTURES, N_EXPERTS, N_LAYERS
 LAYOUTS = {
     "deepseek_v3": [[D_MLP, 0, 0], *[[2 * D_EXPERT, N_EXPERTS, D_EXPERT]] * 2],
     "qwen3_next": [[40, N_EXPERTS, D_EXPERT]] * 3,
+    "llama4_text": [[D_MLP, 0, 0], *[[D_EXPERT, N_EXPERTS, D_EXPERT]] * 2],
     "jamba": [[D_EXPERT, 0, 0], [0, N_EXPERTS, D_EXPERT], [D_EXPERT, 0, 0]],
 }
 """Dense neurons, experts, and neurons of each; all others are routed experts alone."""
+
+LOOPS = ("llama4_text", "jetmoe")
+"""Mixtures that compute their experts by loops of their own."""
+
+
+def test_the_blocks_that_are_recognized_are_those_whose_loop_is_known():
+    assert set(expert_loops.LOOPS) == sites.WITH_LOOP
+
+
+def changed_to_hook(mixture: MixtureModel) -> tuple[str | None, set[nn.Module]]:
+    """What a block with hooks may change: how experts are computed, and modules' own `forward`."""
+    modules = {module for module in mixture.bridge.modules() if "forward" in vars(module)}
+    return mixture.bridge.original_model.config._experts_implementation, modules
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
@@ -129,12 +144,12 @@ class TestSites:
         with mixture.hooks(looks):
             torch.testing.assert_close(mixture.logits(ids), before)
         config = mixture.bridge.original_model.config
+        first = config._experts_implementation
+        assert first == "grouped_mm" or name_of(mixture) in LOOPS
         for implementation in ("eager", "grouped_mm", "batched_mm"):
-            first = config._experts_implementation
             config._experts_implementation = implementation
             torch.testing.assert_close(mixture.logits(ids), before)
             config._experts_implementation = first
-        assert config._experts_implementation == "grouped_mm"
 
     @pytest.mark.parametrize("kind", ["pre", "pre_linear", "post"])
     def test_values_given_back_are_used(
@@ -150,9 +165,10 @@ class TestSites:
                 assert (mixture.logits(ids) - before).abs().max() > 1e-3
 
     def test_a_block_that_fails_leaves_nothing(self, mixture: MixtureModel, ids: Tensor) -> None:
-        before = mixture.logits(ids)
+        before, state = mixture.logits(ids), changed_to_hook(mixture)
 
         def fail(values: Tensor, hook: Rows) -> None:
+            assert changed_to_hook(mixture) != state
             raise RuntimeError("stop")
 
         with (
@@ -161,7 +177,7 @@ class TestSites:
         ):
             mixture.logits(ids)
         assert mixture.logits(ids).equal(before)
-        assert mixture.bridge.original_model.config._experts_implementation == "grouped_mm"
+        assert changed_to_hook(mixture) == state
 
     def test_the_inputs_of_blocks_are_never_called_neurons(
         self, mixture: MixtureModel, ids: Tensor

@@ -231,6 +231,19 @@ def test_neurons_of_other_experts_are_refused(chosen: NeuronSelection) -> None:
         NeuronSelection(chosen.mask[..., 1:], chosen.languages, layout=LAYOUT)
 
 
+def test_the_published_format_has_no_place_for_experts(
+    chosen: NeuronSelection, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no place for experts: use the JSON file"):
+        chosen.to_lape_pth(tmp_path / "mask.pth")
+    assert not list(tmp_path.iterdir())
+    dense = UnitLayout.of([[8, 0, 0], [8, 0, 0]])
+    plain = NeuronSelection.from_addresses({"en": [(1, None, 3)]}, dense)
+    plain.to_lape_pth(tmp_path / "mask.pth")
+    again = NeuronSelection.from_lape_pth(tmp_path / "mask.pth", ("en",), 8)
+    assert again.mask.equal(plain.mask)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load(tiny_models.build("deepseek_v3", tmp_path_factory.mktemp("model")))

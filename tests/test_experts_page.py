@@ -106,17 +106,19 @@ def test_tokens_that_the_expert_does_not_get_are_unseen(
     assert n_unseen > 0
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_oss", "qwen3_moe", "llama4_text"])
 def test_an_experts_neuron_promotes_by_its_experts_own_projection(
     name: str, tmp_path: Path
 ) -> None:
-    """Against the model's own norm and unembedding; gpt-oss stores its weights the other way."""
+    """Against the model's own norm and unembedding; gpt-oss and Llama 4 store their weights the
+    other way."""
     model: Any = load(tiny_models.build(name, tmp_path))
     layer, expert, neuron = 1, 2, 6
     unit = model.layout.unit(layer, expert, neuron)
     experts: Any = routed_blocks(model)[layer]
     stored = experts.down_proj.detach()
-    write = stored[expert, neuron] if name == "gpt_oss" else stored[expert, :, neuron]
+    other_way = name in ("gpt_oss", "llama4_text")
+    write = stored[expert, neuron] if other_way else stored[expert, :, neuron]
     units = torch.tensor([unit, unit + 1])
     assert model.written(layer, units)[0].equal(write)
     if model.layout.layers[layer].dense:

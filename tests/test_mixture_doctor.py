@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from interp.interventions.edits import deactivate, intervene
 from interp.models import experts as experts_module
 from interp.models.doctor import doctor
+from interp.models.expert_loops import Llama4, Loop
 from interp.models.experts import DensePart, RoutedPart
 from interp.models.load import load
 from interp.models.mixture_model import MixtureModel
@@ -33,6 +34,7 @@ def test_the_doctor_finds_them_sound(mixture: MixtureModel) -> None:
     assert len(diagnosis.checks) == 12
 
 
+LOOKING = "hooks that only look change nothing"
 GATES = "gates are what the weights make of the input"
 WRITES = "a neuron writes its column of the weights, for its token"
 RESIDUAL = "resid_pre is what a layer reads, resid_post its output"
@@ -106,6 +108,28 @@ def test_outputs_under_another_name_are_found_by_one_question_alone(
     _, lying = LIES["outputs under the name of another expert"]
     monkeypatch.setattr(experts_module, "_shown", functools.partial(lying, experts_module._shown))
     assert failures(deepseek) == {WRITES}
+
+
+@pytest.mark.parametrize(
+    ("weighs_output", "read", "expected"),
+    [
+        (True, Llama4.read, {LOOKING, GATES, WRITES}),
+        (False, Loop.read, {GATES}),
+    ],
+    ids=["weights at the output", "gates without weights"],
+)
+def test_weights_of_routing_in_the_wrong_place_are_found(
+    weighs_output: bool,
+    read: Any,
+    expected: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = load(tiny_models.build("llama4_text", tmp_path))
+    assert not failures(model)
+    monkeypatch.setattr(Llama4, "weighs_output", weighs_output)
+    monkeypatch.setattr(Llama4, "read", read)
+    assert failures(model) >= expected
 
 
 def test_a_residual_stream_without_the_experts_is_found(deepseek: MixtureModel) -> None:

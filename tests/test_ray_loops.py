@@ -209,7 +209,7 @@ def test_the_commands_give_the_files_of_one_process(
 def test_what_is_warned_of_there_is_said_here(model, pool):
     questions = [("the dog sees", " a")]
     for ray in (None, pool):
-        with pytest.warns(UserWarning, match="do not add up: a layer's values are off by more"):
+        with pytest.warns(UserWarning, match=r"do not add up: the values of layer \d are off"):
             list(attribute_prompts(model, questions, 1, progress=False, ray=ray))
 
 

@@ -158,9 +158,34 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 2,
         },
     ),
+    "llama4_text": (
+        "Llama4Text",
+        {
+            **_GEMMA,
+            "intermediate_size": D_EXPERT,
+            "intermediate_size_mlp": D_MLP,
+            "num_local_experts": N_EXPERTS,
+            "num_experts_per_tok": 2,
+            "moe_layers": [1, 2],
+            "attention_chunk_size": 8,
+        },
+    ),
+    "jetmoe": (
+        "JetMoe",
+        {
+            "hidden_size": D_MODEL,
+            "intermediate_size": D_EXPERT,
+            "num_hidden_layers": N_LAYERS,
+            "num_key_value_heads": 2,
+            "kv_channels": 16,
+            "num_local_experts": N_EXPERTS,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": MAX_LENGTH,
+        },
+    ),
 }
 """The same for mixtures of experts: with a clamped gate, with leading dense layers, groups and
-shared experts, and with recurrent mixers."""
+shared experts, with recurrent mixers, and with loops of their own."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -4,11 +4,13 @@ Since version 5, transformers computes all routed experts of a layer in one func
 configuration names. The one registered here gives what its "grouped_mm" gives. On the way it shows
 each hook the neurons' values, one row for each token and each expert that the token was routed to,
 sorted by expert. Dense MLPs and shared experts show theirs in the same form, one row per token.
+Experts with a loop of their own, as in Llama 4, are computed by the same function while hooked.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from transformers.integrations import moe
 
 from interp.models.as_transformer_lens import Hook
+from interp.models.expert_loops import LOOPS
 from interp.models.neuron_model import activation_of
-from interp.models.sites import is_routed
+from interp.models.sites import has_loop, is_routed
 
 IMPLEMENTATION = "polyneuron"
 """Its name among transformers' implementations of experts."""
@@ -84,6 +87,7 @@ class DensePart:
         return self._names[0] in self.mlp._modules
 
     n_experts = 1
+    weighs_output = False
 
     @property
     def module(self) -> nn.Module:
@@ -155,6 +159,11 @@ class RoutedPart:
     first: int
 
     @property
+    def weighs_output(self) -> bool:
+        """Whether a token's weights of routing multiply what its experts write."""
+        return getattr(self.experts, "weighs_output", True)
+
+    @property
     def n_experts(self) -> int:
         return int(self.experts.num_experts)
 
@@ -211,15 +220,45 @@ class RoutedPart:
         """Within the block, `hook` sees and may replace the values of one kind."""
         entry = (kind, hook, self.first, shape)
         watched = vars(self.experts).setdefault(_WATCHED, [])
+        watched.append(entry)
+        try:
+            with self._watched():
+                yield
+        finally:
+            watched.remove(entry)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Within the block, `watched_experts` computes the experts."""
         moe.ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, watched_experts)
         config = self.experts.config
         before, config._experts_implementation = config._experts_implementation, IMPLEMENTATION
-        watched.append(entry)
         try:
             yield
         finally:
-            watched.remove(entry)
             config._experts_implementation = before
+
+
+class LoopPart(RoutedPart):
+    """The routed experts of a layer that has a loop of its own: a `Loop`."""
+
+    @property
+    def module(self) -> nn.Module:
+        return self.experts.block
+
+    def gate(self, state: Float[Tensor, " d_model"], expert: int) -> Float[Tensor, " neuron"]:
+        return super().gate(self.experts.read(state, expert), expert)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        own = vars(self.experts.block)
+        before = {"forward": own["forward"]} if "forward" in own else {}
+        own["forward"] = partial(self.experts.forward, watched_experts)
+        try:
+            yield
+        finally:
+            del own["forward"]
+            own.update(before)
 
 
 Part = DensePart | RoutedPart
@@ -241,7 +280,10 @@ def parts_of(layer: nn.Module) -> list[Part]:
         )
     parts: list[Part] = [DensePart(module, 0) for module in dense]
     first = sum(part.d_expert for part in parts)
-    return [*parts, *(RoutedPart(module, first) for module in routed)]
+    for module in routed:
+        loop = LOOPS[type(module).__name__] if has_loop(module) else None
+        parts.append(LoopPart(loop(module), first) if loop else RoutedPart(module, first))
+    return parts
 
 
 @contextmanager
@@ -275,6 +317,7 @@ def watched_experts(
     weight: Float[Tensor, "token rank"],
 ) -> Float[Tensor, "token d_model"]:
     """What transformers' "grouped_mm" computes, with hooks on the way."""
+    weighs_output = getattr(module, "weighs_output", True)
     assert not module._is_expert_parallel, "experts on several processes are refused when loading"
     n_ranks = expert.shape[1]
     ordered, order = rearrange(expert, "token rank -> (token rank)").sort(stable=True)
@@ -282,8 +325,10 @@ def watched_experts(
     ends = torch.bincount(ordered, minlength=module.num_experts).cumsum(0).int()
     each_token = torch.arange(len(hidden), device=hidden.device)
     weight = _shown(module, "routing", weight, expert, each_token)
+    by_row = rearrange(weight, "token rank -> (token rank) 1")[order]
 
-    values = _project(module, "gate_up_proj" if module.has_gate else "up_proj", hidden[token], ends)
+    states = hidden[token] if weighs_output else hidden[token] * by_row
+    values = _project(module, "gate_up_proj" if module.has_gate else "up_proj", states, ends)
     if module.has_gate:
         values = _shown_gates(module, values, ordered, token)
         post = module._apply_gate(values)
@@ -293,7 +338,7 @@ def watched_experts(
     output = _project(module, "down_proj", post, ends, ordered)
     if module.has_post_expert_norm:
         output = module.post_expert_norm(output)
-    output = output * rearrange(weight, "token rank -> (token rank) 1")[order]
+    output = output * by_row if weighs_output else output
     by_token = torch.empty_like(output).index_copy(0, order, output)
     by_rank = rearrange(by_token, "(token rank) d_model -> token rank d_model", rank=n_ranks)
     return reduce(by_rank, "token rank d_model -> token d_model", "sum").to(hidden.dtype)

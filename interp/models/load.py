@@ -31,7 +31,8 @@ from interp.models.gguf_reading import read_config, read_header
 from interp.models.hooked_transformer import HookedTransformerModel
 from interp.models.hub import check_reachable
 from interp.models.mixture_model import model_class
-from interp.models.neuron_model import NeuronModel, refuse_experts
+from interp.models.neuron_model import NeuronModel, n_experts_of, refuse_experts
+from interp.models.sites import is_routed
 from interp.results.bars import bars_of_transformers
 from interp.results.words import Attention
 
@@ -102,7 +103,7 @@ def _load(
     options.setdefault("trust_remote_code", False)  # None would ask, and wait for an answer
     source_options = {key: options[key] for key in _SOURCE_OPTIONS if key in options}
     config = _read_config(name, source, **source_options)
-    _check_experts(name, config)  # before gigabytes are read
+    _check_config(name, config)  # before gigabytes are read
     placed = bool({"device_map", "quantization_config"} & options.keys())  # by transformers
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     emulated = not placed and _emulates_bfloat16(device)
@@ -230,7 +231,7 @@ def _wrap_hugging_face(model: PreTrainedModel, tokenizer: Any, name: str | None)
             f"{name} is a Hugging Face model, which does not hold its tokenizer: wrap(model, "
             "AutoTokenizer.from_pretrained(...))."
         )
-    _check_experts(name, model.config)
+    _check_experts(name, model)
     parameters = dict(model.named_parameters())  # under the names of the checkpoint
     bridge = with_tokenizer(bridge_of(model, name, "native"), tokenizer)
     opened = model_class(name, bridge)(bridge, tokenizer, name, "native", parameters)
@@ -270,24 +271,33 @@ def outline(
         config = _read_config(name, _find(name), trust_remote_code=trust_remote_code)
     else:
         config = read_config(read_header(file))
-    _check_experts(name, config)
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     with FakeTensorMode():  # not the meta device, on which some adapters refuse to split weights
         model = class_of(config, name).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        _check_experts(name, model)
         parameters = dict(model.named_parameters())
         bridge = bridge_of(model, name, "native")
         cls = model_class(name, bridge)
         return cls(bridge, None, str(name), "native", parameters)
 
 
-def _check_experts(name: str | Path, config: Any) -> None:
-    """Refuse a mixture whose experts transformers does not compute in the one place we know."""
-    classes: Any = AutoModelForCausalLM._model_mapping
-    model_type = classes.get(type(config), None)
-    if model_type is None or not model_type._can_set_experts_implementation():
+def _check_config(name: str | Path, config: Any) -> None:
+    """Refuse a mixture whose experts cannot be read, by its config alone."""
+    if n_experts_of(config) is None:
+        return
+    kind: Any = class_of(config, name)
+    if type(config) not in kind._model_mapping:  # code that comes with the model
         refuse_experts(name, config)
+    with torch.device("meta"):
+        _check_experts(name, kind.from_config(copy.deepcopy(config)))
+
+
+def _check_experts(name: str | Path, model: Any) -> None:
+    """Refuse a mixture whose experts are not computed in a way that we know."""
+    if not model._can_set_experts_implementation() and not any(map(is_routed, model.modules())):
+        refuse_experts(name, model.config)
 
 
 # ---------------------------------------------------------------- files of a model

@@ -151,7 +151,7 @@ def _written(model: MixtureModel, ids: Int[Tensor, "batch pos"]) -> Answer:
                 continue  # no sum of columns
             ((rows, post),) = seen[layer, part.first]
             neuron = 7 * torch.arange(len(post), device=post.device) % part.d_expert
-            routing = None if rows.expert is None else weights[layer, part.first][0]
+            routing = weights[layer, part.first][0] if part.weighs_output else None
             write = _write(part, rows, neuron, routing, ids.numel())
             more = clean.abs().max() / write.abs().max()  # or rounding would hide the difference
             hooked = _output_with(model, ids, layer, part.first, neuron, more)
@@ -191,9 +191,10 @@ def _write(
 ) -> Float[Tensor, "token d_model"]:
     """What one neuron of each row adds to the output of a part, per unit of its own output."""
     column = part.written(rows.expert, neuron)
-    if routing is not None and rows.expert is not None:
+    if routing is not None:
         chosen, weight = routing
         assert chosen.expert is not None
+        assert rows.expert is not None
         own = chosen.expert[rows.token] == rearrange(rows.expert, "row -> row 1")
         column = column * reduce(weight[rows.token] * own, "row rank -> row 1", "sum")
     written = torch.zeros(n_tokens, column.shape[1], dtype=column.dtype, device=column.device)
@@ -204,7 +205,9 @@ def _write(
 def _adding(module: nn.Module, more: Float[Tensor, "token d_model"]) -> Iterator[None]:
     """Within the block, the output of a module has something added."""
 
-    def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def add(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):  # with scores of routing
+            return (add(module, args, output[0]), *output[1:])
         return output + more.view_as(output).to(output)
 
     handle = module.register_forward_hook(add)

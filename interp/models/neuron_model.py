@@ -220,14 +220,18 @@ class NeuronModel(AsTransformerLens):
         self, layer: int, pre: Float[Tensor, "*batch neuron"]
     ) -> Float[Tensor, "*batch neuron"]:
         """The layer's activation function: the same module that the model runs."""
-        mlp = self.bridge.blocks[layer].mlp
-        activation = activation_of(getattr(mlp, "original_component", None), mlp)
+        activation = self.activation(layer)
         if activation is not None:
             return activation(pre)
         # LFM2 and others call one of torch's functions; `doctor` checks that it is this one.
         config = self.bridge.cfg
         named = next(filter(None, (getattr(config, key, None) for key in _NAMED)), "silu")
         return ACT2FN[named](pre)
+
+    def activation(self, layer: int) -> Callable[[Tensor], Tensor] | None:
+        """The module or function that the model calls; None if it is under no known name."""
+        mlp = self.bridge.blocks[layer].mlp
+        return activation_of(getattr(mlp, "original_component", None), mlp)
 
     def w_in(self, layer: int) -> Float[Tensor, "d_model neuron"]:
         """Weights into `pre`, or into `pre_linear` if the MLP is gated."""
@@ -339,11 +343,17 @@ class NeuronModel(AsTransformerLens):
                 ids.to(self.device), attention_mask=attended, **settings
             )
 
+    @property
+    def _stack(self) -> Any:
+        """The model without its unembedding, to which the base model of Llama 4 does not point."""
+        model = self.bridge.original_model
+        return model.model if model.base_model is model else model.base_model
+
     def _hidden(self, ids: Ids, mask: Mask | None) -> Float[Tensor, "batch pos _"]:
         """The input to the unembedding. Right padding only."""
         attended = self._padded("right", mask)
         with self._tracked_pass(Pass(attended)), self.frozen():
-            return self.bridge.original_model.base_model(
+            return self._stack(
                 input_ids=ids.to(self.device), attention_mask=attended, use_cache=False
             )[0]
 
@@ -358,7 +368,7 @@ class NeuronModel(AsTransformerLens):
         output["last_hidden_state"] = rearrange(hidden, "row d_model -> 1 row d_model")
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         # OPT bypasses its base model and calls the decoder inside.
-        bodies = [model.base_model, getattr(model.base_model, "decoder", None)]
+        bodies = [self._stack, getattr(self._stack, "decoder", None)]
         replaced = constant_output([body for body in bodies if body is not None], output)
         with replaced, self.frozen():
             return model(input_ids=ids, use_cache=False).logits[0]

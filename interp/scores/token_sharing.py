@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from interp.counting.batch import Batch
-from interp.counting.counters import firing_kind, firing_values, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.counting.observe import batches, observe
 from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
 from interp.models.neuron_model import NeuronModel
 from interp.results.display import Cells, Shown, counted, layer_cells, listed
 from interp.results.frames import tidy
-from interp.results.words import FiresBy, Kind
+from interp.results.words import FiresBy, Observed
 from interp.scores.sharing import (
     CATEGORIES,
     Sharing,
@@ -226,17 +226,15 @@ class _TokenCounter:
     def __init__(
         self, model: NeuronModel, fires_by: FiresBy, threshold: float, n_rows: int
     ) -> None:
-        self.kinds: tuple[Kind, ...] = (firing_kind(fires_by),)
-        self._model = model
-        self._fires_by: FiresBy = fires_by
+        self.kinds: tuple[Observed, ...] = (firing_kind(fires_by),)
         self.rate = torch.zeros(n_rows, model.n_layers, model.d_mlp)
         self.last = torch.zeros(n_rows, model.n_layers, model.d_mlp, dtype=torch.bool)
         self._threshold = threshold
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos neuron"], batch: Batch
     ) -> None:
-        fires = firing_values(self._model, self._fires_by, layer, values) > self._threshold
+        fires = values > self._threshold
         counted = fires & rearrange(batch.keep, "batch pos -> batch pos 1")
         tokens = reduce(batch.keep.long(), "batch pos -> batch 1", "sum")
         fired = reduce(counted.long(), "batch pos neuron -> batch neuron", "sum")

@@ -85,6 +85,7 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(
         ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "sarvam_mla", "youtu"), DEEPSEEK
     ),
+    **{name: {**DEEPSEEK, "head_dim": None} for name in ("mistral4", "mistral_large4_text")},
     **dict.fromkeys(("glm_ocr_text", "hunyuan_vl_text", "paddleocr_vl_text"), MROPE),
     **dict.fromkeys(("qwen2_5_omni_text", "qwen2_5_vl_text"), MROPE),
     "falcon": {"head_dim": None, "new_decoder_architecture": True},
