@@ -114,8 +114,8 @@ class Ask:
         if judge is not None:
             answers = self.judged(answers, judge, out)
         answers.save(out / "answers.safetensors", interp.results.artifacts.provenance())
-        for name, frame in (("answers", answers.to_frame()), ("texts", answers.answers_frame())):
-            save_table(frame, out / f"{name}.csv")
+        save_table(answers.to_frame(), out / "answers.csv")
+        save_table(answers.answers_frame(), out / "texts.csv")
         say_how_text_begins(model, prepared.settings["bos"])
         say(answers.table(terminal_width()))
         say(f"The table is in {out / 'answers.csv'}, the answers in texts.csv.")

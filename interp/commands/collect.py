@@ -19,17 +19,19 @@ from interp.commands.common import (
 )
 from interp.commands.forecasts import of_counting
 from interp.commands.options import Labels
+from interp.commands.remembered import is_run, memory_of
 from interp.results.words import Bos, Care, FiresBy, Kind, OtherUnits, Split
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
-from interp.text.languages import names_beside, worded
+from interp.text.languages import names_beside, tagged, worded
 from interp.text.sources import check_text
 
 if TYPE_CHECKING:
     import pandas
 
-_NOT_SETTINGS = ("shard", "out", "keep_pieces", "on")
-"""Options that change no result: who reads, which part, into which folder, and what stays there."""
+_NOT_SETTINGS = ("shard", "out", "keep_pieces", "on", "tags")
+"""Options that change no result: who reads, which part, into which folder, what stays there, and
+tags, which are recorded beside the settings."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Collect:
     All axes keep this order. LAPE depends on which labels are compared."""
 
     tags: tuple[str, ...] = ()
-    """Languages of labels that are no tags: poetry=en."""
+    """Language of a label's text: poetry=en; kept by the run.
+
+    What follows on the run knows it from there. It changes no count: the same command with other
+    tags reads nothing again."""
 
     counterfactuals: bool = False
     """Also read the text rewritten, for `interp explain`."""
@@ -178,9 +183,11 @@ class Collect:
             languages=memory.take("languages", self.languages, interp.text.labels_in(text)),
             bos=memory.take_bos(self.bos),
         )
+        filled = replace(filled, tags=self.tags or filled.tags_before())
         filled = replace(filled, languages=filled.check())
-        model, ray = open_model(self.choice, memory, self.on)
-        return filled.collect(model, ray)
+        with tagged(tags_given(filled.tags)):
+            model, ray = open_model(self.choice, memory, self.on)
+            return filled.collect(model, ray)
 
     def collect(
         self, model: "interp.NeuronModel", ray: "interp.runs.Ray | None"
@@ -245,6 +252,11 @@ class Collect:
             say(f"The merged pieces are deleted ({freed / 1e6:,.1f} MB); --keep-pieces keeps them.")
         say(f"Counts are in {self.out / 'firing.safetensors'}.")
         return table
+
+    def tags_before(self) -> tuple[str, ...]:
+        """The tags that the run which is resumed has remembered."""
+        before = memory_of(self.out if is_run(self.out) else None).recorded.get("tags", {})
+        return tuple(f"{x}={tag}" for x, tag in before.items() if x in self.languages)
 
     @property
     def keep(self) -> "interp.Keep":

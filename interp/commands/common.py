@@ -1,5 +1,6 @@
 """What several subcommands of `interp` share: options for the model and for Ray, and printing."""
 
+import csv
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +23,10 @@ class ModelChoice:
     """Which model to load, and how."""
 
     model: Positional[str | None] = None
-    """A folder, GGUF file, hub name, or run; else babel.
+    """A folder, GGUF file or hub name; else the run's or babel.
 
-    By default that of the run that a command is about. A run gives its model, precision, labels and
-    beginning of text."""
+    By default that of the run that a command is about. If it is a run itself, it also gives
+    precision, labels and beginning of text."""
 
     attention: Attention | None = None
     """native: faster; hooked: exposes q, k, v, heads."""
@@ -272,6 +273,7 @@ def open_model(
     Take everything else from the run first, so that one line says all of it.
     """
     filled = choice.of(memory)
+    memory.take_tags()
     if sentence := str(memory):
         say(sentence)
     try:
@@ -292,7 +294,10 @@ def say(text: str) -> None:
 
 def save_table(frame: "pandas.DataFrame", path: Path) -> None:
     """Write a table as CSV."""
-    interp.results.artifacts.write_text(path, frame.to_csv(index=False))
+    text = frame.to_csv(index=False)
+    if "\r" in text:  # of a text, where it would end a row: quoted, it does not
+        text = frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    interp.results.artifacts.write_text(path, text)
 
 
 def say_table(rows: Sequence[Sequence[str]], stay: int = 1) -> None:

@@ -3,8 +3,9 @@
 It reads only names and small JSON files, and loads no library.
 """
 
+import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def list_of_runs(folder: Path) -> str:
         if row["next"]:
             lines.append(f"  next: {row['next']}")
     return "\n".join(lines)
+
+
+def tags_around(paths: Iterable[Path]) -> dict[str, str]:
+    """The tags of labels, from the runs that these paths are in, follow on, or have below them.
+
+    Where two runs differ in a label, the first decides.
+    """
+    tags: dict[str, str] = {}
+    for path in paths:
+        around = [run for run in (path, *path.absolute().parents[: _DEPTH + 1]) if is_run(run)]
+        alone = [path] if path.suffix == ".json" else []
+        for run in (*(around[:1] or alone), *runs_below(path)):
+            with contextlib.suppress(ValueError, OSError):  # said by those who need it
+                tags = {**memory_of(run).recorded.get("tags", {}), **tags}
+    return tags
 
 
 def is_counted(run: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from interp.results.words import Attention, Bos, Split
 from interp.runs.refusals import damaged, json_object
+from interp.text.languages import given_tags, recorded_tags
 from interp.text.sources import check_text
 
 Value = TypeVar("Value")
@@ -23,6 +24,7 @@ _SAID = {
     "text": "text {}",
     "split": "documents {}",
     "languages": "labels {}",
+    "tags": "tags {}",
     "bos": "bos {}",
     "block_length": "blocks of {} tokens",
     "n_shards": "{} shards",
@@ -58,6 +60,12 @@ class Memory:
         auto: Bos = "auto"
         return self.take("bos", given, auto)
 
+    def take_tags(self) -> None:
+        """Note the run's tags of labels as taken, if it is these that are in force."""
+        tags = self.recorded.get("tags", {})
+        if tags and given_tags(tags) == tags:
+            self.taken["tags"] = tags
+
     def take_text(self, given: str | None, model: str | None, labels: Sequence[str] = ()) -> str:
         """The text to read; Babel's only for Babel, and never text that is gone.
 
@@ -83,11 +91,17 @@ class Memory:
     def __str__(self) -> str:
         """One line on what was taken; empty: nothing was."""
         phrases = [
-            phrase.format(" ".join(value) if isinstance(value, tuple) else value)
+            phrase.format(_listed(value))
             for name, phrase in _SAID.items()
             if (value := self.taken.get(name)) is not None and (name, value) not in _UNSAID
         ]
         return f"From {self.source}: {', '.join(phrases)}." if phrases else ""
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return " ".join(f"{label}={tag}" for label, tag in value.items())
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 _UNSAID = (("attention", "native"), ("split", "all"))
@@ -151,6 +165,7 @@ def _recorded(run: Mapping[str, Any]) -> dict[str, Any]:
         "text": _typed(str, settings.get("text")),
         "split": None if split is None else _OTHER_HALF[split],
         "languages": _words(languages),
+        "tags": recorded_tags(run) or None,
         "bos": _one_of(get_args(Bos), begins.get("setting")),
         "block_length": _typed(int, settings.get("block_length")) if packed else None,
         "n_shards": _typed(int, run.get("n_shards")),

@@ -21,9 +21,26 @@ from interp.commands.effects import rates_of, read_selection, run_of
 from interp.commands.forecasts import of_steering
 from interp.commands.options import Labels, Positional
 from interp.commands.remembered import Memory, memory_of, out_for
+from interp.results.display import listed
 from interp.results.terminal import terminal_width
 from interp.results.words import Bos, Tokens
 from interp.text.labels import check_labels
+
+
+def _with_neurons(selection: "interp.NeuronSelection", asked: Sequence[str]) -> tuple[str, ...]:
+    """The labels to steer to: those asked for, which must have neurons, or all that have some."""
+    codes = check_labels(asked or selection.languages)
+    empty = [
+        code for code in codes if not any(mask.any() for mask in selection.units(code).values())
+    ]
+    if len(empty) == len(codes) or (empty and asked):
+        raise ValueError(
+            f"The selection has no neurons for {listed(empty)}, so nothing can be changed towards "
+            "them: select more, as with interp find --fraction, or name other labels with --to."
+        )
+    if empty:
+        say(f"Left out, since the selection has no neurons for them: {listed(empty)}.")
+    return tuple(code for code in codes if code not in empty)
 
 
 @dataclass(frozen=True)
@@ -123,9 +140,7 @@ class Prepared:
         neurons, how = command.neurons, command.how
         memory = memory_of(neurons)
         selection = how.units(read_selection(command.neurons_of or neurons))
-        codes = check_labels(command.to or selection.languages)
-        for code in codes:
-            selection[code]
+        codes = _with_neurons(selection, command.to)
         out = out_for(command.out, neurons, step, command.neurons_of)
         names = ("chat", "max_new_tokens", "temperature", "seed")
         settings = {name: getattr(command, name) for name in names} | how.settings
@@ -257,8 +272,8 @@ class Steer:
             ray=ray,
             **prepared.settings,
         )
-        for name, frame in (("rates", rates.to_frame()), ("texts", rates.texts_frame())):
-            save_table(frame, out / f"{name}.csv")
+        save_table(rates.to_frame(), out / "rates.csv")
+        save_table(rates.texts_frame(), out / "texts.csv")
         say_how_text_begins(model, prepared.settings["bos"])
         say(rates.examples(width=terminal_width()))
         say("")

@@ -1,6 +1,5 @@
 """The subcommand that shows what a model writes before and after a change: write."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from interp.commands.common import (
     check_neurons,
     goes_ahead,
     open_model,
+    save_table,
     say,
     say_how_text_begins,
     seeded,
@@ -120,9 +120,7 @@ class Write:
             bos=bos,
         )
         if self.out is not None:
-            # Quoted, because a text may hold a carriage return, which ends a row of a CSV.
-            table = written.to_frame().to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
-            interp.results.artifacts.write_text(self.out, table)
+            save_table(written.to_frame(), self.out)
         say_how_text_begins(model, bos)
         say(written.table(terminal_width()))
         return written

@@ -25,7 +25,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
-from interp.counting.counters import firing_kind, firing_values, warn_of_rounded_signs
+from interp.counting.counters import firing_kind, warn_of_rounded_signs
 from interp.evaluations.multiple_choice import Encoded, ambiguous_ids, encode_items
 from interp.evaluations.neuron_sets import (
     RANDOM,
@@ -41,6 +41,7 @@ from interp.inference.intervals import Estimate, mean_over_examples
 from interp.models.any_model import AnyModel, as_model
 from interp.models.as_transformer_lens import Hook
 from interp.models.neuron_model import NeuronModel
+from interp.models.sites import hooked_at
 from interp.prompts.ending import Edit, Ending
 from interp.results import artifacts
 from interp.results.display import counted, listed
@@ -257,7 +258,8 @@ def ablate_categories(
             answers = {task.language: task.items[number].answer for task in tasks}
             work = partial(_ablate, path, rows, answers, state, setting)
             jobs.append(Job(f"item {id}", path, work))
-        pieces = finish(jobs, _load_piece, progress_bar, model, ray)
+        load = partial(artifacts.load, kind="SwitchOffPiece")
+        pieces = [found.tensors for found in finish(jobs, load, progress_bar, model, ray)]
     guesses = [[1 / _n_distinct(row, tokens) for row in rows] for rows in encoded]
     return CategoryAblation(
         **{name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]},
@@ -350,10 +352,6 @@ def _ablate(
     artifacts.save(path, "SwitchOffPiece", tensors, {"item": item[0].id}, {})
 
 
-def _load_piece(path: Path) -> dict[str, Tensor]:
-    return artifacts.load(path, "SwitchOffPiece").tensors
-
-
 def encode_aligned(
     model: NeuronModel, tasks: Sequence[Task], fires_by: FiresBy, bos: Bos
 ) -> tuple[tuple[Task, ...], list[tuple[Encoded, ...]]]:
@@ -377,9 +375,10 @@ def categories_at(
     """`Sharing` category of each neuron at the last token of these prompts, one per language."""
     kind, active = firing_kind(fires_by), []
     for end in endings:
-        values = rearrange(end.values[kind], "layer 1 neuron -> layer neuron")
-        by_layer = [firing_values(end.model, fires_by, *one) > 0 for one in enumerate(values)]
-        active.append(torch.stack(by_layer).cpu())
+        values = rearrange(end.values[hooked_at(kind)], "layer 1 neuron -> layer neuron")
+        if kind == "act":
+            values = torch.stack([end.model.act(*one) for one in enumerate(values)])
+        active.append((values > 0).cpu())
     return sharing_categories(torch.stack(active))
 
 

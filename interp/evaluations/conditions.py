@@ -20,7 +20,7 @@ from interp.runs.jobs import finish, folder_for
 from interp.runs.ray import ActorPool, Job, Ray
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.chat import chat_text
-from interp.text.languages import OPENINGS, language_of, naming_prompt
+from interp.text.languages import OPENINGS, given_tags, language_of, naming_prompt
 
 Naming = Callable[[str, str], str | None]
 """A prompt and a label → the prompt with the label's language named; None: it has no name."""
@@ -137,16 +137,18 @@ def write_conditions(
     )
     settings = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings |= {"bos": bos}
+    tags = given_tags(guards)  # sent along, for actors are in no block
     if out is not None:
         plan = {"model": model.identity, "texts": settings}
         plan["guards"] = {code: list(astuple(guard)) for code, guard in guards.items()}
         plan["conditions"] = [condition.plan for condition in conditions]
+        plan |= {"tags": tags} if tags else {}
         begin(Path(out), plan, artifacts.provenance())
     jobs = []
     with folder_for(out) as folder, bar(len(conditions), "writing", progress) as progress_bar:
         for number, condition in enumerate(conditions):
             path = folder / "pieces" / f"{number:04d}.safetensors"
-            work = partial(_write_and_judge, guards, condition, settings, path)
+            work = partial(_write_and_judge, guards, condition, settings | {"tags": tags}, path)
             name = f"{condition.to} {condition.name}".strip()
             jobs.append(Job(name, path, work))
         return finish(jobs, GeneratedLanguages.load, progress_bar, model, ray)

@@ -8,6 +8,7 @@ language (`naming_prompt`); and a push of the residual stream in one layer
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,8 +91,8 @@ class GeneratedLanguages(Saved):
     """The texts that were judged."""
 
     found: tuple[str, ...]
-    """Detected language of each text, among all known languages, by its label if it has one; `und`:
-    the text has no letters."""
+    """Detected language of each text, among all known languages, by its label if it has one alone;
+    `und`: the text has no letters."""
 
     languages: tuple[str, ...]
     """The labels asked for; all others count as `other`."""
@@ -114,10 +115,15 @@ class GeneratedLanguages(Saved):
     NaN where the loss is."""
 
     passes: Bool[Tensor, " text"]
-    """Whether the text passes the guard of its language; False for languages not asked for."""
+    """Whether the text passes the guard of its language, of one of its labels if it has several;
+    False for languages not asked for."""
 
     unchecked: tuple[str, ...] = ()
     """Labels that the detector cannot recognize: their rates are unknown, not zero."""
+
+    found_as: tuple[str, ...] = ()
+    """What texts in each language are `found` as: labels that are given one tag share it. Empty:
+    the label."""
 
     def __repr__(self) -> str:
         counts = {code: self.rate(code).count for code in (*self.languages, OTHER, UNDETERMINED)}
@@ -194,6 +200,11 @@ class GeneratedLanguages(Saved):
             }
         )
 
+    def found_towards(self, language: str) -> tuple[str, ...]:
+        """`found`, where texts in the language of this label have this label."""
+        inside = zip(self.found, self._in(language).tolist(), strict=True)
+        return tuple(language if is_in else code for code, is_in in inside)
+
     def _n_checked(self, language: str) -> int:
         return 0 if language in self.unchecked else len(self.texts)
 
@@ -203,9 +214,11 @@ class GeneratedLanguages(Saved):
                 f"{language!r} is not in this result, which covers {', '.join(self.languages)}, "
                 f"{OTHER} and {UNDETERMINED}."
             )
-        own = (*self.languages, UNDETERMINED)
+        called = dict(zip(self.languages, self.found_as or self.languages, strict=True))
+        own = (*called.values(), UNDETERMINED)
         named = [code if code in own else OTHER for code in self.found]
-        return torch.tensor([name == language for name in named], dtype=torch.bool)
+        wanted = called.get(language, language)
+        return torch.tensor([name == wanted for name in named], dtype=torch.bool)
 
 
 def language_rates(
@@ -249,20 +262,28 @@ def language_rates(
             "The guard bounds loss or word order: give the model to measure them with."
         )
     codes = detectable(labels, tags, langid)
-    by_code = {code: label for label, code in codes.items()}
+    times = Counter(codes.values())
+    called = {label: label if times[code] == 1 else code for label, code in codes.items()}
+    by_code = {code: called[label] for label, code in codes.items()}
     tags_found = detect_language(texts, langid=langid)
     detected = [by_code.get(variant(tag, by_code), tag) for tag in tags_found]
+    guards_of: dict[str, list[Guard]] = {}
+    for label, name in called.items():
+        guards_of.setdefault(name, []).append(guards[label])
+    found_as = tuple(called.get(label, label) for label in labels)
     unknown = torch.full((len(texts),), math.nan, dtype=torch.float64)
     judged = Judged(torch.zeros(len(texts), dtype=torch.int64), unknown, unknown)
     if model is not None:
         judged = judge_texts(model, texts, bos, tokens_per_batch, progress, out, ray)
     repetitions = [repetition(text) for text in texts]
     passes = [
-        code in guards
-        and n_bytes(text) >= guards[code].min_bytes
-        and repeated <= guards[code].max_repetition
-        and (nats <= guards[code].max_loss or model is None)
-        and (order >= guards[code].min_word_order or model is None)
+        any(
+            n_bytes(text) >= guard.min_bytes
+            and repeated <= guard.max_repetition
+            and (nats <= guard.max_loss or model is None)
+            and (order >= guard.min_word_order or model is None)
+            for guard in guards_of.get(code, ())
+        )
         for text, code, repeated, nats, order in zip(
             texts,
             detected,
@@ -283,6 +304,7 @@ def language_rates(
         word_order=judged.word_order,
         passes=torch.tensor(passes, dtype=torch.bool),
         unchecked=tuple(label for label in labels if label not in codes),
+        found_as=found_as if found_as != labels else (),
     )
 
 

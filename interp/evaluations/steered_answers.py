@@ -386,7 +386,8 @@ def steer_answers(
     rows = []
     for (language, condition), answers in zip(asked, written, strict=True):
         for to in (condition.to,) if condition.to else others[language]:
-            columns = (questions.ids, questions.texts[language], answers.texts, answers.found)
+            found = answers.found_towards(to)
+            columns = (questions.ids, questions.texts[language], answers.texts, found)
             rows += [(to, condition.name, language, *row) for row in zip(*columns, strict=True)]
     names = ("to", "condition", "asked", "ids", "questions", "texts", "found")
     return SteeredAnswers(

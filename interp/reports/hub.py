@@ -261,7 +261,7 @@ def _front(provenance: Mapping[str, Any], license: str | None) -> dict[str, Any]
         front["base_model"] = name
     labels = [str(label) for label in provenance.get("languages", ())]
     if tags := [tag for label in labels if (tag := language_tag(label)) is not None]:
-        front["language"] = tags
+        front["language"] = list(dict.fromkeys(tags))
     return front
 
 

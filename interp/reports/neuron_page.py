@@ -37,7 +37,7 @@ from interp.results.display import counted
 from interp.scores.lape import language_entropy
 from interp.selections.neuron_selection import NeuronSelection
 from interp.text.labels import label_colors
-from interp.text.languages import called, language_of
+from interp.text.languages import called, is_language, language_of
 
 ONE_FILE = 2000
 """The most neurons in one file; a page with more is a folder with a file for each layer."""
@@ -327,14 +327,14 @@ def _effects(
 
 
 def _language(label: str, color: str, tokens: int) -> dict[str, Any]:
-    known = language_of(label)
+    known, named = language_of(label), is_language(label)
     return {
         "code": label,
         "tokens": tokens,
         # The first letter decides only where it must: a context may begin with a foreign name.
         "direction": known.direction if known else "auto",
-        "name": known.name if known else label,
-        "endonym": known.endonym if known else label,
+        "name": known.name if known and named else label,
+        "endonym": known.endonym if known and named else label,
         "lang": known.code if known else "",
         "color": color,
     }

@@ -43,6 +43,14 @@ def begin(folder: Path, plan: Mapping[str, Any], also: Mapping[str, Any] | None 
         )
 
 
+def put(folder: Path, entry: str, value: object) -> None:
+    """Change what a folder records and no number depends on."""
+    plan = dict(read_plan(folder))
+    if plan.get(entry) != value:
+        text = json.dumps({**plan, entry: value}, indent=1, ensure_ascii=False)
+        write_text(folder / "run.json", text + "\n")
+
+
 def _clear(folder: Path) -> None:
     """Delete unfinished files of killed writers: those not written to for a day.
 

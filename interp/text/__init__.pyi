@@ -1,7 +1,7 @@
 from .chat import chat_prompt, chat_task, chat_text
 from .counterfactuals import rewriter, split_label
 from .distances import listed_distances, read_distances
-from .languages import naming_prompt
+from .languages import naming_prompt, tagged
 from .reading import prompt_rows, with_counterfactuals
 from .sources import HubDataset, labels_in, read_documents
 from .tasks import Item, Task, align_tasks, prompts_of, read_editing
@@ -26,5 +26,6 @@ __all__ = [
     "read_editing",
     "rewriter",
     "split_label",
+    "tagged",
     "with_counterfactuals",
 ]

@@ -5,7 +5,7 @@ Every document is in one shard, and no row holds text of two shards.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -124,6 +124,9 @@ class Corpora(Shown):
     prefix_ids: tuple[int, ...] = ()
     """Which tokens were put there."""
 
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The language tags that labels were given; a run remembers them."""
+
     def __post_init__(self) -> None:
         if tuple(self.rows) != self.languages:
             raise ValueError(
@@ -199,4 +202,5 @@ class Corpora(Shown):
             {code: self.too_long[code] for code in codes if code in self.too_long},
             self.bos,
             self.prefix_ids,
+            {code: self.tags[code] for code in codes if code in self.tags},
         )

@@ -3,14 +3,20 @@
 import itertools
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from interp.text.counterfactuals import KINDS, SEPARATOR
-from interp.text.languages import LANGUAGES, language_of, language_tag
-
-Tags = Mapping[str, str]
-"""Label → language tag, for labels that are no tag: {"poetry": "en"}. An empty tag says that a
-label is not a language, although it looks like the tag of one: {"pop": ""}."""
+from interp.text.languages import (
+    LANGUAGES,
+    Tags,
+    given_tags,
+    is_language,
+    language_of,
+    language_tag,
+    read_tag,
+    tagged,
+)
 
 MOST_LABELS = 1000
 """More labels in one call are refused: each has statistics of all neurons."""
@@ -36,8 +42,7 @@ def check_labels(labels: Sequence[str], tags: Tags | None = None) -> tuple[str, 
             f"{len(labels):,} labels were given; at most {MOST_LABELS:,} are taken, since each has "
             "statistics of all neurons. Group them, or give some of them."
         )
-    tags = {} if tags is None else tags
-    _check_tags(tags, labels)
+    tags = tags_of(labels, tags)
     by_tag: dict[str, str] = {}
     for label in labels:
         if problem := label_problem(label):
@@ -83,19 +88,38 @@ def label_problem(label: str) -> str | None:
     return None
 
 
+def tags_of(labels: Sequence[str], tags: Tags | None = None) -> dict[str, str]:
+    """The tags that labels are given: these, and those of the block that this is called in; refuses
+    tags of other labels, and what is no tag."""
+    for label, tag in (tags or {}).items():
+        if label not in labels:
+            raise ValueError(
+                f"The tag {tag!r} is given to {label!r}, which is not among the labels "
+                f"({', '.join(labels[:20])}): give the label too, or leave the tag out."
+            )
+    with tagged(tags or {}):
+        return given_tags(labels)
+
+
 def tag_of(label: str, tags: Tags | None = None) -> str | None:
-    """The language tag that a label was given, or else the one that it is; None: it has none."""
-    return language_tag((tags or {}).get(label, label))
+    """The tag of the language that a label's text is in; None: it has none."""
+    return read_tag(tags[label]) if tags and label in tags else language_tag(label)
 
 
 def label_colors(labels: Sequence[str]) -> list[str]:
-    """A color for each label of a figure: listed languages have their own, the same everywhere.
+    """A color for each label of a figure: listed languages have their own, the same everywhere, and
+    so has a label that is given one which no other label of the figure has (`tagged`).
 
     Other labels get colors of the list that no label has, in order, so that the first ones are
     those that differ most; those that look like a color of a listed language come last. They
     depend on the labels before them.
     """
-    own = [language.color if (language := language_of(label)) else "" for label in labels]
+    known = [language_of(label) for label in labels]
+    times = Counter(language.code for language in known if language)
+    own = [
+        language.color if language and (is_language(label) or times[language.code] == 1) else ""
+        for label, language in zip(labels, known, strict=True)
+    ]
     palette = [row.color for row in LANGUAGES.values()]
     taken = [_oklab(color) for color in own if color]
 
@@ -126,20 +150,6 @@ def _oklab(color: str) -> tuple[float, float, float]:
         1.9780 * long - 2.4286 * medium + 0.4506 * short,
         0.0259 * long + 0.7828 * medium - 0.8087 * short,
     )
-
-
-def _check_tags(tags: Tags, labels: Sequence[str]) -> None:
-    for label, tag in tags.items():
-        if label not in labels:
-            raise ValueError(
-                f"The tag {tag!r} is given to {label!r}, which is not among the labels "
-                f"({', '.join(labels[:20])}): give the label too, or leave the tag out."
-            )
-        if tag and language_tag(tag) is None:
-            raise ValueError(
-                f"{tag!r}, given to {label!r}, is not a language tag: give one such as en, cy, "
-                "deu_Latn or sr-Latn, or an empty one if the label is not a language."
-            )
 
 
 def _usual_case(label: str) -> str:

@@ -11,7 +11,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from interp.results.display import Cells, Shown
 from interp.text.labels import Tags, check_labels, tag_of
-from interp.text.languages import VARIANTS, language_tag
+from interp.text.languages import VARIANTS, read_tag
 
 OTHER = "other"
 UNDETERMINED = "und"
@@ -60,7 +60,8 @@ def detect_language(
             return _tags(texts, langid)
         return [_decide(_scores(text), None) for text in texts]
     codes = detectable(check_labels(candidates), langid=langid)
-    if unknown := [label for label in candidates if label not in codes]:
+    times = Counter(codes.values())
+    if unknown := [label for label in candidates if times[codes.get(label, "")] != 1]:
         raise ValueError(
             f"The detector cannot recognize {', '.join(unknown)}: leave them out; in Python, give "
             "langid, a function from texts to language tags that can."
@@ -79,13 +80,17 @@ def detectable(
     """Label → what the detector calls it, for the labels that it can recognize.
 
     Left out: labels without a language tag, languages that py3langid does not know or knows in
-    another script, and labels that it calls alike, such as `zh` beside `zh-Hant`.
+    another script, and those that it calls alike, such as `zh` beside `zh-Hant`. Labels that are
+    given the same tag are of one language, and all of them are called so.
     """
-    codes = {label: tag for label in labels if (tag := tag_of(label, tags))}
-    if langid is None:
-        codes = {label: code for label, tag in codes.items() if (code := _code(tag))}
-    times = Counter(codes.values())
-    return {label: code for label, code in codes.items() if times[code] == 1}
+    by_label = {label: tag for label in labels if (tag := tag_of(label, tags))}
+    if langid is not None:
+        return by_label
+    codes = {label: code for label, tag in by_label.items() if (code := _code(tag))}
+    tags_of_code: dict[str, set[str]] = {}
+    for label, code in codes.items():
+        tags_of_code.setdefault(code, set()).add(by_label[label])
+    return {label: code for label, code in codes.items() if len(tags_of_code[code]) == 1}
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ def _tags(texts: Sequence[str], langid: LanguageId) -> list[str]:
         raise ValueError(
             f"langid gave {len(tags)} tags for {len(texts)} texts: it must give one for each."
         )
-    return [language_tag(tag) or UNDETERMINED for tag in tags]
+    return [read_tag(tag) or UNDETERMINED for tag in tags]
 
 
 def variant(tag: str, expected: Mapping[str, str]) -> str:

@@ -6,11 +6,13 @@ is not in the list.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from interp.text.counterfactuals import SEPARATOR
 
@@ -178,9 +180,68 @@ Malay (`ms`) is not a variant of Indonesian (`id`): models are trained on both a
 """
 
 
-@cache
+Tags = Mapping[str, str]
+"""Label → language tag, for labels that are no tag: {"poetry": "en"}. An empty tag says that a
+label is not a language, although it looks like the tag of one: {"pop": ""}."""
+
+_NONE: Tags = MappingProxyType({})
+_given: ContextVar[Tags] = ContextVar("tags", default=_NONE)
+
+
+@contextmanager
+def tagged(tags: Tags) -> Iterator[None]:
+    """Within the block, the text of these labels is in these languages: {"poetry": "en"}.
+
+    So figures, pages, reports and detection treat it; a run remembers its tags (`Run.tags`). An
+    empty tag says that a label is no language: {"pop": ""}.
+
+    >>> with interp.text.tagged({"poetry": "de"}):
+    ...     print(interp.text.naming_prompt("poetry"))
+    Hier steht ein Text auf Deutsch:
+    """
+    for label, tag in tags.items():
+        if tag and read_tag(tag) is None:
+            raise ValueError(
+                f"{tag!r}, given to {label!r}, is not a language tag: give one such as en, cy, "
+                "deu_Latn or sr-Latn, or an empty one if the label is not a language."
+            )
+    token = _given.set({**_given.get(), **tags})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def given_tags(labels: Iterable[str]) -> dict[str, str]:
+    """The tags that these labels are given where this is called, see `tagged`."""
+    return {label: _given.get()[label] for label in labels if label in _given.get()}
+
+
+def recorded_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of labels that a run's provenance records, as far as they are tags."""
+    tags = record.get("tags")
+    pairs = tags.items() if isinstance(tags, Mapping) else ()
+    return {
+        label: tag for label, tag in pairs if isinstance(tag, str) and (not tag or read_tag(tag))
+    }
+
+
 def language_tag(label: str) -> str | None:
-    """The BCP-47 tag that a label is, in its shortest form; None: it is not the tag of a language.
+    """The tag of the language of a label's text; None: it has none.
+
+    It is the one that the label is given (`tagged`), or else the one that it is (`read_tag`).
+    """
+    return read_tag(_given.get().get(label, label))
+
+
+def is_language(label: str) -> bool:
+    """Whether a label names a language: `de` does; `poetry` does not, whatever its text is in."""
+    return read_tag(label) is not None and language_tag(label) is not None
+
+
+@cache
+def read_tag(label: str) -> str | None:
+    """The BCP-47 tag that a text is, in its shortest form; None: it is not the tag of a language.
 
     ISO 639-1 and 639-3, BCP-47 and FLORES (`deu_Latn`) are understood. The script is left out where
     it is the usual one, and a main variety counts as its macrolanguage (`cmn` as `zh`, `arb` as
@@ -213,7 +274,7 @@ def called(labels: Iterable[str]) -> Literal["languages", "labels"]:
     A counterfactual, such as `ru~romanised`, counts as its language.
     """
     bases = (label.partition(SEPARATOR)[0] for label in labels)
-    return "languages" if all(map(language_of, bases)) else "labels"
+    return "languages" if all(map(is_language, bases)) else "labels"
 
 
 def worded(text: str, labels: Iterable[str]) -> str:
@@ -242,12 +303,16 @@ _LANGUAGE_TO_LABEL = (
 )
 
 
-@cache
 def language_of(label: str) -> Language | None:
-    """The language that a label names by its tag; None: the label is not the tag of one."""
+    """The language of a label's text, by its tag; None: it has no tag."""
     code = language_tag(label)
-    if code is None or code in LANGUAGES:
-        return None if code is None else LANGUAGES[code]
+    return None if code is None else _known(code)
+
+
+@cache
+def _known(code: str) -> Language:
+    if code in LANGUAGES:
+        return LANGUAGES[code]
     import langcodes
 
     tag = langcodes.Language.get(code)
@@ -264,7 +329,7 @@ def language_of(label: str) -> Language | None:
 
 
 def language(label: str) -> Language:
-    """The language that a label names; refuses a label that names none."""
+    """The language of a label's text; refuses a label that has none."""
     known = language_of(label)
     if known is None:
         raise ValueError(
@@ -280,21 +345,27 @@ def label_name(label: str) -> str:
     A counterfactual keeps what it is: `Russian~romanised`.
     """
     base, separator, kind = label.partition(SEPARATOR)
-    known = language_of(base)
+    known = language_of(base) if is_language(base) else None
     return (known.name if known else base) + separator + kind
 
 
 def names_beside(labels: Sequence[str]) -> list[list[str]]:
-    """For tables whose rows begin with a label: a cell with its name, if it is another; no cells
-    if no label has one.
+    """For tables whose rows begin with a label: a cell with the name of its language, if that is
+    another; no cells if no label has one.
 
     >>> interp.text.languages.names_beside(["de", "poetry"])
     [['German'], ['']]
     >>> interp.text.languages.names_beside(["poetry", "prose"])
     [[], []]
     """
-    names = [name if (name := label_name(label)) != label else "" for label in labels]
+    names = [_name_beside(label) for label in labels]
     return [[name] * any(names) for name in names]
+
+
+def _name_beside(label: str) -> str:
+    known = language_of(label)
+    name = known.name if known else label_name(label)
+    return name if name != label else ""
 
 
 OPENINGS = {

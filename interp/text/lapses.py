@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.text.labels import Tags, tag_of
 from interp.text.language_id import (
     UNDETERMINED,
     LanguageId,
@@ -20,7 +19,7 @@ from interp.text.language_id import (
     line_languages,
     switch_point,
 )
-from interp.text.languages import language_of
+from interp.text.languages import Tags, language_of, tagged
 
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]{4,}")
 
@@ -41,8 +40,8 @@ class Lapse:
 
 def has_other_letters(label: str, tags: Tags | None = None) -> bool:
     """Whether words can be judged by their letters: the label's language is not in Latin ones."""
-    tag = tag_of(label, tags)
-    known = None if tag is None else language_of(tag)
+    with tagged(tags or {}):
+        known = language_of(label)
     return known is not None and known.script != "Latin"
 
 

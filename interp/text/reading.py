@@ -19,7 +19,7 @@ from interp.text.counterfactuals import (
     mostly_latin,
     split_label,
 )
-from interp.text.labels import Tags, check_labels
+from interp.text.labels import Tags, check_labels, tags_of
 from interp.text.language_id import Hygiene, LanguageId
 from interp.text.sampling import Dealer, Reader, Shard, Text, digest
 from interp.text.sources import Cut, Prompts, TextSource, read_documents
@@ -117,9 +117,8 @@ def read_corpora(
             raise _too_short(part, dealer, body, block_length)
         rows[code] = _packed(dealer.shards, min(n, n_blocks or n), body, of_block)
         reports |= {code: report} if report and code == report.language else {}
-    return Corpora(
-        rows, codes, n_shards, _special(model), True, reports, bos=bos, prefix_ids=prefix
-    )
+    special, tags = _special(model), tags_of(codes, tags)
+    return Corpora(rows, codes, n_shards, special, True, reports, {}, bos, prefix, tags)
 
 
 def read_sentences(
@@ -177,7 +176,8 @@ def read_sentences(
         shard = [row % n_shards for row in range(len(encoded))]
         rows[code] = _padded(encoded, shard)
         reports |= {code: report} if report and code == report.language else {}
-    return Corpora(rows, codes, n_shards, _special(model), False, reports, too_long, bos, prefix)
+    special, tags = _special(model), tags_of(codes, tags)
+    return Corpora(rows, codes, n_shards, special, False, reports, too_long, bos, prefix, tags)
 
 
 def with_counterfactuals(

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from interp.results.display import Cells, Shown, counted, listed, table_cells
 from interp.text.counterfactuals import split_label
 from interp.text.labels import check_labels
+from interp.text.languages import given_tags
 
 Cut = Literal["line", "block"]
 """What one document of a text file is: a line, or all lines up to the next blank one."""
@@ -176,7 +177,8 @@ def read_prompts(
     the line number is the id. So the `data` folder of CLaS-Bench (2601.08331) can be read. Texts
     are not changed, not even spaces at their ends. A prompt missing in some language is an error,
     or is left out with `incomplete="drop"`. "everyday" is shipped: 20 open questions in 12
-    languages, en de fr es zh ja ru ar hi vi sw ko.
+    languages, en de fr es zh ja ru ar hi vi sw ko; a label is asked in the language that it is
+    given (`tagged`).
 
     >>> prompts = interp.read_prompts({"en": ["one", "two"], "de": ["eins", "zwei"]}, ["en", "de"])
     >>> prompts.ids, prompts.texts["de"]
@@ -186,12 +188,14 @@ def read_prompts(
     """
     codes = check_labels(languages)
     known = sorted(path.stem for path in _EVERYDAY.iterdir())
-    if source == "everyday" and (unknown := [code for code in codes if code not in known]):
+    given = given_tags(codes) if source == "everyday" else {}
+    names = {code: given.get(code) or code for code in codes}
+    if source == "everyday" and (unknown := [x for x, name in names.items() if name not in known]):
         raise ValueError(
             f"There are no everyday questions in {', '.join(unknown)}, only in {' '.join(known)}: "
             "give some of these languages, or a folder of your own questions."
         )
-    by_language = {code: _texts_by_id(source, code, field) for code in codes}
+    by_language = {code: _texts_by_id(source, names[code], field) for code in codes}
     shared_ids = set.intersection(*(set(texts) for texts in by_language.values()))
     all_ids = set.union(*(set(texts) for texts in by_language.values()))
     if not shared_ids:

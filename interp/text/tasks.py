@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 from interp.results.display import Cells, Shown, counted, table_cells
 from interp.text.labels import check_labels
+from interp.text.languages import given_tags
 from interp.text.sources import Prompts, json_rows
 
 _BABEL = Path(__file__).parents[1] / "babel" / "prompts"
@@ -185,7 +186,8 @@ def read_task(source: str | Path, language: str) -> Task:
     """One language of a task: "babel/fact_completion", "babel/statements", "babel/word_translation"
     ("babel": all three), or a folder of <language>.jsonl in one of the formats above.
 
-    The columns of the first row decide the format; a column missing in a later row is an error.
+    The columns of the first row decide the format; a column missing in a later row is an error. A
+    label without a file of its own is asked in the language that it is given (`tagged`).
 
     >>> item = interp.read_task("babel/fact_completion", "de").items[0]
     >>> item.prompt, item.options[item.answer]
@@ -197,7 +199,11 @@ def read_task(source: str | Path, language: str) -> Task:
         folder, babel_task = _BABEL, name.removeprefix("babel").removeprefix("/")
     else:
         folder, name = Path(source), Path(source).name
-    rows = _read_rows(folder / f"{language}.jsonl")
+    code = given_tags([language]).get(language) or language
+    file = folder / f"{language}.jsonl"
+    if not file.is_file() and (other := folder / f"{code}.jsonl").is_file():
+        file = other
+    rows = _read_rows(file)
     if babel_task:
         babel_tasks = sorted({row["id"].split("/")[0] for row in rows})
         rows = [row for row in rows if row["id"].startswith(f"{babel_task}/")]
@@ -208,14 +214,14 @@ def read_task(source: str | Path, language: str) -> Task:
             for row in rows:
                 if missing := [column for column in ("id", *columns) if column not in row]:
                     raise ValueError(
-                        f"{folder / language}.jsonl: {row.get('id', 'a row')!r} has no "
+                        f"{file}: {row.get('id', 'a row')!r} has no "
                         f"{', '.join(missing)}, which the first row has."
                     )
-            with _well_formed(folder / f"{language}.jsonl", columns):
-                return Task(name, language, tuple(read(rows, language)))
+            with _well_formed(file, columns):
+                return Task(name, language, tuple(read(rows, code)))
     formats = "; ".join(" ".join(columns) for columns in _FORMATS)
     raise ValueError(
-        f"{folder / language}.jsonl has the columns {', '.join(rows[0])}, which is not a known "
+        f"{file} has the columns {', '.join(rows[0])}, which is not a known "
         f"format. Known formats: {formats}."
     )
 
