@@ -64,8 +64,8 @@ class Tidy:
 class Status:
     """List which pieces of a run are done, running, missing or bad.
 
-    It reads and checks every finished piece. Of another command's folder, such as that of `interp
-    deactivate`, it says how many are done.
+    It checks every finished piece and every result, and says which are damaged and what to do. Of
+    another command's folder, such as that of `interp deactivate`, it says how many are done.
 
         interp status results/demo
     """
@@ -95,21 +95,28 @@ class Status:
             say(f"missing: shard {shard} of {code}")
         if len(state.missing) > 10:
             say(f"and {len(state.missing) - 10} more")
+        for problem in state.damaged.values():
+            say(f"damaged: {problem}")
         return state
 
 
 def pieces_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """One row per piece of a command other than collect that is done, bad or running."""
+    """One row per piece of a command other than collect that is done, bad or running, and one per
+    result that is bad."""
     from interp.results.reader import read
     from interp.runs.locks import lock_owner
 
-    for path in sorted(folder.rglob("pieces/*.safetensors")):
+    pieces = sorted(folder.rglob("pieces/*.safetensors"))
+    tabulated = [path.with_suffix(".safetensors") for path in sorted(folder.glob("*.csv"))]
+    for path in [*pieces, *filter(Path.is_file, tabulated)]:
         state, detail = "done", ""
         try:
             read(path, ())
         except ValueError as error:
-            state, detail = "bad", str(error)
-        yield {"piece": str(path), "state": state, "detail": detail}
+            again = "Delete it and run the command that made it again; finished pieces are kept."
+            state, detail = "bad", f"{error} {again}"
+        if path in pieces or state == "bad":
+            yield {"piece": str(path), "state": state, "detail": detail}
     for path in sorted(folder.rglob("running/*")):
         if (owner := lock_owner(path)) is not None:
             yield {"piece": str(path), "state": "running", "detail": owner}
@@ -125,6 +132,6 @@ def show_pieces(table: Sequence[Mapping[str, Any]], folder: Path) -> None:
             say(f"running: {row['detail']}")
     for row in table:
         if row["state"] == "bad":
-            say(f"bad: {row['piece']}: {row['detail']}")
+            say(f"bad: {row['detail']}")
     if not any(folder.glob("*.csv")):
         say("To go on, run the command that began it again; finished pieces are kept.")

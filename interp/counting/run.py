@@ -17,13 +17,14 @@ from interp.counting.loss_effects import LossEffects
 from interp.counting.negative_side import NegativeSide
 from interp.counting.pieces import (
     LOCK_FOLDER,
+    grid_path,
     in_order,
     load_piece,
     lock_path,
     piece_path,
     write_results,
 )
-from interp.counting.progress import Progress, Verification
+from interp.counting.progress import Progress, Verification, damaged_results, other_settings
 from interp.counting.sentence_means import SentenceMeans
 from interp.counting.sign_cases import SignCases
 from interp.counting.signs import FiringSigns
@@ -39,6 +40,7 @@ from interp.results.words import Bos
 from interp.runs.folder import read_plan
 from interp.runs.locks import lock_owner, remove_stale_locks
 from interp.runs.refusals import check_run
+from interp.text.languages import Tags, recorded_tags
 
 _MAX_PIECES = 1_000_000  # a file that names more is damaged, and listing them would take forever
 
@@ -232,7 +234,8 @@ class Run(Shown):
     def provenance(self) -> dict[str, Any]:
         """Model, text, settings and versions behind the results."""
         path = self._file("firing")
-        return dict(artifacts.load(path, "FiringStats", lazy=("fired",)).provenance)
+        stored = artifacts.load(path, "FiringStats", lazy=("fired",)).provenance
+        return {**stored, **({"tags": dict(self.tags)} if self.tags else {})}
 
     @property
     def bos(self) -> Bos:
@@ -242,6 +245,21 @@ class Run(Shown):
         'auto'
         """
         return recorded_bos(self.provenance)
+
+    @property
+    def tags(self) -> Tags:
+        """The language tags that its labels were given, for `interp.text.tagged`.
+
+        >>> prose = {"prose": [f"Im Jahr {year} fuhr der Zug." for year in range(200)]}
+        >>> settings = {"tags": {"prose": "de"}, "block_length": 16, "n_shards": 2}
+        >>> tagged = interp.read_corpora(prose, ["prose"], model, **settings)
+        >>> run = interp.collect(model, tagged, progress=False)
+        >>> with interp.text.tagged(run.tags):
+        ...     print(interp.text.naming_prompt("prose"))
+        Hier steht ein Text auf Deutsch:
+        """
+        path = self._folder / "run.json"
+        return recorded_tags(read_plan(self._folder)) if path.is_file() else {}
 
     # ------------------------------------------------------------ pieces
 
@@ -268,7 +286,7 @@ class Run(Shown):
         return Progress(done, missing, stopped_after)
 
     def verify(self) -> Verification:
-        """State of every piece; finished ones are read and checked.
+        """State of every piece; finished ones, and the merged results, are read and checked.
 
         >>> run = interp.collect(model, text, folder, part=(1, 15), progress=False)
         >>> run.verify()
@@ -289,7 +307,32 @@ class Run(Shown):
             running,
             tuple(piece for piece in state.missing if piece not in running),
             bad,
+            self._damaged(state),
         )
+
+    def _damaged(self, state: Progress) -> dict[str, str]:
+        """Files of a merged run besides its pieces that are damaged, and what to do."""
+        folder = self._folder
+        results = [name for name in self.kept if name != "sentence_means"]  # in pieces alone
+        if not any(self._path(name).is_file() for name in results):
+            return {}
+        recreate = f"run `interp merge {folder}`, which makes it from the pieces"
+        if state.missing:
+            recreate = "run the same `interp collect` again, which reads the missing pieces"
+        elif is_tidied(folder):
+            recreate = (
+                "delete it and run the same `interp collect` again, which reads all text again: "
+                "the pieces were deleted after the merge"
+            )
+        problems = damaged_results(folder, results, recreate)
+        if grid_path(folder).is_file():
+            anew = "delete it: `interp collect` makes it again if it needs it"
+            problems |= damaged_results(folder, ["grid"], anew)
+        if "firing.safetensors" not in problems:
+            n_shards = len({shard for shard, _ in state.done + state.missing})
+            merged = self.provenance
+            problems |= other_settings(folder, read_plan(folder), merged, n_shards)
+        return problems
 
     def merge(self) -> "Run":
         """Write the results from the pieces, once all are finished; same pieces, same bytes.
