@@ -295,6 +295,16 @@ def rate_change_table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "neurons", "change", "chance"])
 
 
+def rate_change_by_label_table() -> pd.DataFrame:
+    """Three layers; nothing differs for the last label."""
+    rows = [
+        {"language": code, "layer": layer, "difference": size * (1 + layer)}
+        for code, size in zip(CODES, (0.01, 0.002, 0.0), strict=True)
+        for layer in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
 TABLES = {
     "perplexity_matrix": matrix_table,
     "overlap": overlap_rows,
@@ -314,6 +324,7 @@ TABLES = {
     "routing": routing_table,
     "chosen_experts": chosen_experts_table,
     "rate_change": rate_change_table,
+    "rate_change_by_label": rate_change_by_label_table,
 }
 every_figure = pytest.mark.parametrize("name", TABLES)
 

@@ -1,5 +1,6 @@
 """The command that draws a paper's figures from the results of runs."""
 
+import ast
 import json
 import math
 from collections.abc import Iterator
@@ -13,12 +14,41 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from interp import cli, plots
+from interp.commands.common import save_table
 from interp.commands.figure import Figure
+from interp.counting.plan import plan_run
 from interp.reports.captions import overlap_caption, with_intervals
 from interp.reports.figures import figures_of
+from interp.reports.kinds import KINDS
 from interp.selections.comparison import overlaps
 from interp.selections.neuron_selection import NeuronSelection
 from tests.figure_tables import CODES, fraction_table, overlap_rows, patching_table, profile_table
+
+OF_TEXTS = "a list of texts, which a figure cannot show"
+TABLES = {
+    "ask: answers.to_frame()": ["method_comparison"],
+    "ask: answers.answers_frame()": [OF_TEXTS],
+    "crossing: result.to_frame()": ["patching", "lens"],
+    "effects: matrix.to_frame()": ["perplexity_matrix"],
+    "evaluate: ablation.to_frame()": ["accuracy_lost"],
+    "explain: explanation.to_frame()": ["explanation"],
+    "figure: table": [],  # which is that of a figure
+    "find: table": ["method_comparison"],
+    "find: change.to_frame(known)": ["rate_change", "rate_change_by_label"],
+    "find: effects": ["method_comparison"],
+    "lock: confusion.to_frame()": [OF_TEXTS],
+    "lock: lock.to_frame()": ["method_comparison"],
+    "plan: plan.to_frame()": ["method_comparison"],
+    "routing: table": ["routing"],
+    "routing: routing.expert_frame()": ["chosen_experts"],
+    "stability: stability.to_frame()": ["method_comparison"],
+    "steer: rates.to_frame()": ["language_switching"],
+    "steer: rates.texts_frame()": [OF_TEXTS],
+    "tasks: frame": ["attribution_sums"],
+    "tasks: profile.to_frame()": ["sharing"],
+    "write: written.to_frame()": [OF_TEXTS],
+}
+"""Every table that a command writes, by its module, and the figures that draw it."""
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +143,7 @@ def test_a_table_of_steer_is_drawn_by_itself(results):
         (["overlap", "--width", "wide"], "give single, double, or a number"),
         (["overlap", "--width", "99"], "give 1 to 40"),
         (["overlap", "--font", "Nonesuch Sans"], "No font 'Nonesuch Sans' is installed"),
+        (["overlap", "--out", "x.png"], "give a folder, and --format png"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(results, more, sentence, capsys):
@@ -159,6 +190,26 @@ def test_a_caption_has_what_the_figure_leaves_out():
     assert with_intervals("Loss.", plots.loss_against_fraction, fraction_table()) == "Loss."
 
 
+def tables_written() -> Iterator[str]:
+    """The first argument of every call in a command that writes a table."""
+    for file in sorted((Path(cli.__file__).parent / "commands").glob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and file.stem != "common":
+                name = ast.unparse(call.func)
+                if name in ("save_table", "plots.save", "interp.plots.save"):
+                    yield f"{file.stem}: {ast.unparse(call.args[0])}"
+                elif name.endswith(".to_csv"):
+                    yield f"{file.stem}: {name.removesuffix('.to_csv')}"
+
+
+def test_every_table_that_a_command_writes_is_drawn():
+    """A new table needs a kind with a figure (`interp/reports/kinds.py`) and a line here."""
+    assert sorted(tables_written()) == sorted(TABLES)
+    drawn = {kind.draw.__name__ for kind in KINDS}
+    drawn |= {draw.__name__ for kind in KINDS for draw, *_ in kind.more}
+    assert {name for names in TABLES.values() for name in names} - {OF_TEXTS} <= drawn
+
+
 def test_tables_of_other_commands_are_drawn(tmp_path: Path, capsys):
     """Under any name that `--out` may give them; the numbers are those of the table."""
     mask = torch.rand(3, 2, 40, generator=torch.Generator().manual_seed(0)) < 0.2
@@ -193,12 +244,19 @@ def test_tables_of_other_commands_are_drawn(tmp_path: Path, capsys):
         ]
     )
     by_neuron.to_csv(tmp_path / "base-instruct-neurons.csv", index=False)
+    own = {"language": "de", "before": 0.2, "after": 0.5, "change": 0.3}
+    own |= {"change_low": 0.1, "change_high": 0.5}
+    pd.DataFrame([own]).to_csv(tmp_path / "base-instruct-effects.csv", index=False)
+    cli.main(["plan", "babel", "--tokens", "20480", "--out", str(tmp_path / "cost.csv")])
     cli.main(["figure", str(tmp_path), "--format", "png"])
-    assert "4 figures (.png)" in capsys.readouterr().out
+    assert "7 figures (.png)" in capsys.readouterr().out
     layers = plots.read_table(tmp_path / "figures" / "rate_change.csv")
     assert layers["neurons"].tolist() == ["all neurons", "all neurons", "neurons of A"]
     assert layers["change"].tolist() == pytest.approx([0.3, 0.1, 0.4])
     assert layers["chance"].tolist() == pytest.approx([0.1 * (2 / math.pi) ** 0.5] * 3)
+    by_label = plots.read_table(tmp_path / "figures" / "rate_change_by_label.csv")
+    expected = [(0.04 + 0.16) / 2 - 0.01, 0.0]  # less the squared error, 0.1
+    assert (by_label["difference"] ** 2).tolist() == pytest.approx(expected)
     drawn = {
         path.stem.removeprefix("method_comparison-"): plots.read_table(path)
         for path in (tmp_path / "figures").glob("*.csv")
@@ -209,6 +267,18 @@ def test_tables_of_other_commands_are_drawn(tmp_path: Path, capsys):
     assert drawn["stability-lap"]["method"].tolist() == [*CODES, *CODES]
     assert drawn["stability-lap"]["value"].tolist() == pytest.approx([0, 0, 0, 0.1, 0.1, 0.1])
     assert set(drawn["stability-lap"]["control"]) == {0.1}
-    assert drawn["price"][["value", "low", "high", "control"]].values.tolist()[0] == [
-        *(0.1, -0.1, 0.3, 0.0)
-    ]
+    ends = ["value", "low", "high", "control"]
+    assert drawn["price"][ends].values.tolist()[0] == [0.1, -0.1, 0.3, 0.0]
+    both, change = drawn["base-instruct-effects"][ends].values.tolist()
+    assert (both[0], both[3], change) == (0.5, 0.2, [0.3, 0.1, 0.5, 0.0])
+    assert math.isnan(both[1])
+    assert math.isnan(both[2])
+    sizes = drawn["cost"].set_index("method")["value"]
+    assert "tokens" not in sizes
+    assert sizes["weights"] == plan_run("babel", 6, 20480).weights / 1e9
+
+
+def test_a_text_with_a_carriage_return_is_one_row_of_its_table(tmp_path: Path):
+    frame = pd.DataFrame({"text": ["a\rb", 'c "d"\ne'], "loss": [0.5, math.nan]})
+    save_table(frame, tmp_path / "texts.csv")
+    pd.testing.assert_frame_equal(plots.read_table(tmp_path / "texts.csv"), frame)

@@ -53,6 +53,7 @@ def test_the_main_kinds_of_figure_are_here():
         "explanation",
         "neuron_rates",
         "rate_change",
+        "rate_change_by_label",
         "routing",
     }  # of what `interp` writes, and no study
     assert here | of_reports == set(plots.FIGURES)

@@ -120,6 +120,7 @@ def test_tables_that_cannot_be_drawn_are_refused_in_one_sentence(name: str):
     first |= {"attribution_sums": "value", "accuracy_lost": "drop", "explanation": "kept"}
     first |= {"neuron_rates": "rate", "routing": "divergence"}
     first |= {"chosen_experts": "preference", "rate_change": "change"}
+    first |= {"rate_change_by_label": "difference"}
     value = first[name]
     with pytest.raises(ValueError, match=f"The table for {name} has no rows"):
         draw(table.iloc[:0])

@@ -103,6 +103,21 @@ def test_intervals_reach_from_low_to_high_and_are_left_out_where_they_are_not_kn
     assert last[1, 0] == pytest.approx(start + methods._WIDTH)  # the largest number is at the edge
 
 
+@pytest.mark.parametrize("n", [22, 100])
+def test_a_comparison_of_many_rows_fits_a_page_and_its_rows_do_not_overlap(n: int):
+    rows = [{"method": f"L{i}", "measure": "both", "value": i / n} for i in range(n)]
+    table = pd.DataFrame(rows).assign(low=math.nan, high=math.nan, control=math.nan)
+    ax = methods.method_comparison(table)
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()
+    assert figure.get_figheight() < 9.5
+    down = 72 * figure.get_figheight() * ax.get_position().height / n
+    assert max(label.get_fontsize() for label in ax.get_yticklabels()) <= down
+    (dots,) = (line for line in ax.lines if line.get_label() == "_both")
+    assert dots.get_markersize() <= down
+    assert ax.get_legend() is None  # of intervals and controls that are not there
+
+
 def test_stability_has_a_line_and_its_chance_for_each_method():
     table = stability_table()
     ax = methods.stability_against_tokens(table.sample(frac=1, random_state=0))

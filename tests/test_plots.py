@@ -42,6 +42,7 @@ from tests.figure_tables import (
     pairs,
     patching_table,
     profile_table,
+    rate_change_by_label_table,
     rate_change_table,
     routing_table,
     sharing_table,
@@ -421,6 +422,14 @@ def test_the_difference_of_two_models_is_drawn_by_layer_beside_what_chance_gives
     assert [float(x) for x in selected.get_xdata()] == [0, 2]
 
 
+def test_the_difference_of_two_models_by_label_is_in_points_of_percent():
+    table = rate_change_by_label_table()
+    ax = plots.rate_change_by_label(table.sample(frac=1, random_state=3).sort_values("language"))
+    labels = [each.get_text() for each in ax.get_yticklabels()]
+    assert labels == ["de", "en", "ja"]
+    assert close(cells(ax), [[0.2, 0.4, 0.6], [1, 2, 3], [0, 0, 0]])
+
+
 def test_routing_is_drawn_over_the_layers_that_have_experts_beside_its_control():
     table = routing_table()
     ax = plots.routing(table.sample(frac=1, random_state=0))
@@ -563,6 +572,7 @@ LABELED = {
     "accuracy_lost": ("language", "off"),
     "perplexity_matrix": ("off", "read"),
 }
+FITTED = LABELED | {"rate_change_by_label": ("language",)}
 VALUES = {
     "layer_profile": "neurons",
     "loss_against_fraction": "own_minus_others",
@@ -600,12 +610,12 @@ def test_many_labels_are_a_heat_map_of_the_same_numbers(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("label", ["L", "Chinese (Traditional) "])
 @pytest.mark.parametrize("n", [6, 22, 32, 100])
-@pytest.mark.parametrize("name", LABELED)
+@pytest.mark.parametrize("name", FITTED)
 def test_figures_of_many_labels_fit_a_page_and_nothing_is_cut_off(name: str, n: int, label: str):
     table = TABLES[name]()
-    if "en" not in set(table[LABELED[name][0]]):
+    if "en" not in set(table[FITTED[name][0]]):
         table = table.replace({"de": "en"})
-    fits(plots.FIGURES[name](with_labels(table, n, LABELED[name], label)).get_figure(root=True))
+    fits(plots.FIGURES[name](with_labels(table, n, FITTED[name], label)).get_figure(root=True))
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from interp.reports.kinds import KINDS, kind_of
 from interp.reports.report import Picture, Section, write_report
 from interp.reports.sections import claims_in, models_of, names_of, sections_in
 from interp.results import artifacts
-from interp.results.display import number_texts
+from interp.results.display import counted, number_texts
 from interp.selections.neuron_selection import NeuronSelection
 from interp.selections.select import select_by_entropy
 from tests.browser import open_page
@@ -507,6 +507,7 @@ WORDS = {
     "answer": (" ja", " nein"),
     "setting": ("1 %",),
     "quantity": ("probability",),
+    "unit": ("bytes",),
     "place": (0,),
     "extent": ("each",),
     "row": ("concept", "language"),
@@ -542,7 +543,7 @@ def test_every_kind_of_table_is_known_and_drawn(kind, tmp_path: Path):
     assert section.title == kind.title
     page = written(tmp_path / "a.html", section)
     assert page.all("img")[0]["src"].startswith("data:image/svg+xml")
-    assert f"({len(kind.rows(frame))} rows)" in page.text
+    assert f"({counted(len(kind.rows(frame)), 'row')})" in page.text
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.result], ids=lambda k: k.result)
@@ -710,12 +711,12 @@ def test_a_statement_waits_until_a_claim_of_its_own_name_and_command_was_measure
 
 def test_the_board_counts_by_paper_and_model_and_says_what_waits():
     claims = [HERE, replace(HERE, name="b", on="elsewhere", bar=0.5), replace(HERE, control=0.2)]
-    counted = study_board.counts(claims).splitlines()
-    assert counted[0] == (
+    lines = study_board.counts(claims).splitlines()
+    assert lines[0] == (
         "| paper | on | put up | holds | no more than its control | does not hold | cannot tell |"
     )
-    assert counted[2] == "| Somebody (2024) | a made-up model | 2 | 1 | 1 | 0 | 0 |"
-    assert counted[3] == "| Somebody (2024) | elsewhere | 1 | 0 | 0 | 1 | 0 |"
+    assert lines[2] == "| Somebody (2024) | a made-up model | 2 | 1 | 1 | 0 | 0 |"
+    assert lines[3] == "| Somebody (2024) | elsewhere | 1 | 0 | 0 | 1 | 0 |"
     shown = study_board.page({"gemma": claims}, STATED)
     assert "2 of the 3 statements" in shown
     assert "- `python -m another`: diagonal" in shown
@@ -754,6 +755,7 @@ def test_what_was_measured_is_kept_by_model_and_the_page_made_again(tmp_path: Pa
     found = study_board.kept(measured)
     names = {preset: [claim.name for claim in claims] for preset, claims in found.items()}
     assert names == {"published": ["d"], "babel": ["a"], "gemma": ["b"]}
+    assert len(list(measured.rglob("*.json"))) == 3
     study_board.keep(tmp_path / "nothing", measured)  # what was kept stays
     assert study_board.kept(measured) == found
 

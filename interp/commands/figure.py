@@ -4,7 +4,7 @@ import difflib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from interp.commands.common import say
 from interp.commands.options import Positional
@@ -78,6 +78,11 @@ class Figure:
             near = difflib.get_close_matches(self.kind, FIGURES, n=1)
             perhaps = f" Did you mean {near[0]}?" if near else f" Give one of {', '.join(FIGURES)}."
             raise ValueError(f"There is no figure {self.kind!r}.{perhaps}")
+        if self.out and self.out.suffix[1:] in get_args(FigureFormat):
+            raise ValueError(
+                f"--out is a folder, and {self.out} is named like a file: give a folder, and "
+                f"--format {self.out.suffix[1:]}."
+            )
         width = self.inches()
         chosen = self.of_neurons() if self.neuron else self.of_results()
         folder = self.results if self.results.is_dir() else self.results.parent

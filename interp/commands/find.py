@@ -38,9 +38,9 @@ _TRIAL = 10
 
 @dataclass(frozen=True)
 class Find:
-    """Select the language neurons of a run, with LAPE or a rival.
+    """Select the language neurons of a run, by LAPE or another method.
 
-    From counts of firing alone, it also says how far to trust the selection.
+    If the method needs counts of firing alone, it also says how far to trust the selection.
 
         interp find results/demo --fraction 0.03
         interp find results/demo/sentences --method precision --n 2000
@@ -73,7 +73,7 @@ class Find:
     """For cumulative-mass: of each layer's firing."""
 
     stable: float = 0.95
-    """Say how much text agreeing to this Jaccard takes."""
+    """Jaccard of selections from two texts: say how much text it takes."""
 
     model: str | None = None
     """Where the run's model is now, if it was moved."""
@@ -218,8 +218,8 @@ class Compare:
     """Two selections (.json) or more, or folders of runs after `interp find`."""
 
     out: Path | None = None
-    """File for the table of pairs (.csv); of two models, also OUT-neurons.csv: every neuron's rates
-    and selections."""
+    """File for the table of pairs (.csv); of two models, also OUT-neurons.csv, every neuron's rates
+    and selections, and OUT-effects.csv, if both are measured."""
 
     def run(self) -> "pandas.DataFrame":
         if len(self.selections) < 2:
@@ -282,7 +282,7 @@ def show_two_models(
         rows.append([row["language"], *cells, f"{row['mean_change']:+.4f}"])
     say_table(rows)
     say("rate differs: share of neurons whose 95 % interval excludes zero; 5 % by chance alone")
-    show_effects(before, after)
+    show_effects(before, after, out)
     if out is not None:
         neurons = out.with_name(f"{out.stem}-neurons.csv")
         known = {name: one for name, one in selections.items() if one.neurons_only}
@@ -290,8 +290,8 @@ def show_two_models(
         say(f"Every neuron's rates are in {neurons}.")
 
 
-def show_effects(before: Path, after: Path) -> None:
-    """Print how the own effect of each label's neurons differs, if both runs have it measured."""
+def show_effects(before: Path, after: Path, out: Path | None) -> None:
+    """Print and save how the own effect of each label's neurons differs, if both runs have it."""
     from interp.evaluations.perplexity import PerplexityMatrix
     from interp.runs.folder import read_plan
 
@@ -302,15 +302,19 @@ def show_effects(before: Path, after: Path) -> None:
         return
     same_text = len({str(read_plan(folder)["corpora"]) for folder in folders}) == 1
     matrices = [PerplexityMatrix.load(file) for file in files]
-    table = interp.evaluations.effect_change(*matrices, paired=same_text)
+    effects = interp.evaluations.effect_change(*matrices, paired=same_text)
     said = "\nNats per token that a language loses with its own neurons off, each model's own:"
-    say(worded(said, table["language"]))
-    rows = [[worded("language", table["language"]), "A", "B", "change", "95 % interval"]]
-    for row in table.to_dict("records"):
+    say(worded(said, effects["language"]))
+    rows = [[worded("language", effects["language"]), "A", "B", "change", "95 % interval"]]
+    for row in effects.to_dict("records"):
         cells = [f"{row[name]:+.3f}" for name in ("before", "after", "change")]
         interval = f"{row['change_low']:+.3f} to {row['change_high']:+.3f}"
         rows.append([row["language"], *cells, interval])
     say_table(rows)
+    if out is not None:
+        file = out.with_name(f"{out.stem}-effects.csv")
+        save_table(effects, file)
+        say(f"The effects are in {file}.")
 
 
 def say_what_is_left_out(

@@ -19,7 +19,7 @@ from interp.plots.files import FIGURES, read_table, redraw, save, save_figure
 from interp.plots.layers import moved_by_layer, patching
 from interp.plots.matrices import overlap, perplexity_matrix, uniform_chance
 from interp.plots.methods import method_comparison, stability_against_tokens
-from interp.plots.neurons import neuron_rates, rate_change
+from interp.plots.neurons import neuron_rates, rate_change, rate_change_by_label
 from interp.plots.style import DOUBLE, SINGLE, on_paper, own_style
 from interp.plots.switching import language_switching, switching_against_size
 from interp.plots.tables import best_of_each_size, with_names
@@ -49,6 +49,7 @@ __all__ = [
     "patching",
     "perplexity_matrix",
     "rate_change",
+    "rate_change_by_label",
     "read_table",
     "redraw",
     "routing",

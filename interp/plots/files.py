@@ -48,6 +48,7 @@ FIGURES: dict[str, Draw] = {
         tasks.accuracy_lost,
         neurons.neuron_rates,
         neurons.rate_change,
+        neurons.rate_change_by_label,
         experts.routing,
         experts.chosen_experts,
         what_stays.explanation,

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from interp.text.languages import LANGUAGES, Language, language_of
+from interp.text.languages import LANGUAGES, Language, is_language, language_of
 
 FIRST = "DejaVu Sans"
 """Comes with matplotlib, so figures with Latin labels are the same everywhere. It also has
@@ -71,7 +71,7 @@ def check_installed(family: str) -> None:
 
 def named(text: str) -> Language | None:
     """The language with this tag, or the listed one with this English name or own name, or None."""
-    return _by_name().get(text) or language_of(text)
+    return language_of(text) if is_language(text) else _by_name().get(text)
 
 
 def shown(labels: Sequence[str]) -> list[str]:
@@ -103,7 +103,7 @@ def can_write(text: str) -> bool:
 @cache
 def _by_name() -> dict[str, Language]:
     rows = LANGUAGES.values()
-    return {name: row for row in rows for name in (row.endonym, row.name, row.code)}
+    return {name: row for row in rows for name in (row.endonym, row.name)}
 
 
 def _lacking(text: str) -> set[int]:

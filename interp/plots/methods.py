@@ -20,12 +20,16 @@ from interp.plots.style import (
     legend_above,
     line,
     numbers,
+    points,
     small,
 )
 
 INK, GRAY = "#0b3c6f", "#8a8a8a"
 COLORS = ("#0b3c6f", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a67c00", "#5b5b5b")
 """Colors of lines that are not languages; color-blind readers can distinguish them."""
+
+_DOWN, _TALLEST = 0.155, 8.0
+"""Inches of a row, and at most of all rows together, which leave room on a page for the rest."""
 
 _WIDTH, _GAP = 1.0, 0.2
 """Of a panel and of the gap between panels, in units of the horizontal axis."""
@@ -42,16 +46,18 @@ def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table = check(frame, "method_comparison", ("method", "measure"), values)
     methods, measures = in_order(table["method"]), in_order(table["measure"])
     n_lines = max(label.count("\n") for label in measures) + 1
-    with canvas(ax, DOUBLE, 0.75 + 0.155 * len(methods) + 0.13 * n_lines) as ax:
+    down = min(_DOWN, _TALLEST / len(methods))
+    with canvas(ax, DOUBLE, 0.75 + down * len(methods) + 0.13 * n_lines) as ax:
         ticks: dict[float, str] = {}
         for number, measure in enumerate(measures):
             rows = table[table["measure"] == measure]
             start = number * (_WIDTH + _GAP)
-            ticks |= _panel(ax, rows, methods, start)
+            ticks |= _panel(ax, rows, methods, start, down)
             ax.text(start, len(methods) - 0.3, measure, va="bottom", fontsize=small() + 0.5)
         for row in range(0, len(methods), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="#f2f2f2", zorder=0)
-        ax.set_yticks(range(len(methods)), methods[::-1])
+        size = min(points("ytick.labelsize"), 0.95 * 72 * down)
+        ax.set_yticks(range(len(methods)), methods[::-1], fontsize=size)
         ax.set_xticks(list(ticks), list(ticks.values()))
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelsize=small())
@@ -61,10 +67,9 @@ def method_comparison(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": INK}
         control: dict[str, Any] = {"linestyle": "", "marker": "|", "color": GRAY}
         above = 4.0 + n_lines * (small() + 0.5) * 1.35
-        for handle in (
-            key("value, 95 % interval", **look),
-            key("control", **control),
-        ):
+        handles = [key("value, 95 % interval", **look)] if table["low"].notna().any() else []
+        handles += [key("control", **control)] if table["control"].notna().any() else []
+        for handle in handles:
             ax.add_line(handle)  # without points, for the legend only
         legend_above(ax, above=above)
     return ax
@@ -103,7 +108,9 @@ def stability_against_tokens(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
     return ax
 
 
-def _panel(ax: Axes, rows: Table, methods: list[str], start: float) -> dict[float, str]:
+def _panel(
+    ax: Axes, rows: Table, methods: list[str], start: float, down: float
+) -> dict[float, str]:
     """Draw one measure from x = `start` on; returns its ticks and their labels."""
     columns = {name: numbers(rows, name) for name in ("value", "low", "high", "control")}
     values = np.concatenate(list(columns.values()))
@@ -118,9 +125,10 @@ def _panel(ax: Axes, rows: Table, methods: list[str], start: float) -> dict[floa
     ends = to_x(columns["low"])[known], to_x(columns["high"])[known]
     ax.hlines(y[known], *ends, color=INK, linewidth=0.9, zorder=2)
     label = str(rows["measure"].iloc[0])
-    control = {"linestyle": "", "marker": "|", "color": GRAY, "markersize": 7}
+    control = {"linestyle": "", "marker": "|", "color": GRAY, "markersize": 45 * down}
     ax.plot(to_x(columns["control"]), y, label=f"_{label} control", zorder=1.9, **control)
-    ax.plot(to_x(columns["value"]), y, "o", color=INK, label=f"_{label}", zorder=2.1)
+    dot: dict[str, Any] = {"color": INK, "markersize": min(points("lines.markersize"), 40 * down)}
+    ax.plot(to_x(columns["value"]), y, "o", label=f"_{label}", zorder=2.1, **dot)
     ax.axvline(to_x(0.0), color="#999999", linewidth=0.6, zorder=0.5)
     ticks = [
         tick

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from interp.plots import fonts
+from interp.plots.cells import label_map
 from interp.plots.style import (
     MARKERS,
     MOST_MARKERS,
@@ -91,3 +92,17 @@ def rate_change(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax, [key("if rates were equal", **_CHANCE)])
     return ax
+
+
+def rate_change_by_label(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How much the rates of the same neurons differ between two models, by label and layer.
+
+    From the table by neuron of `interp compare`, averaged by label and layer: columns language,
+    layer, difference. White: no more than equal rates would seem to differ by.
+    """
+    keys, values = ("language", "layer"), ("difference", "layer")
+    table = check(frame, "rate_change_by_label", keys, values)
+    shown = table.assign(difference=100 * table["difference"])
+    quantity = "Difference in firing rate (points of %)"
+    look: dict[str, Any] = {"column": "language", "quantity": quantity, "xlabel": "Layer"}
+    return label_map(shown, "layer", "difference", ax, **look)

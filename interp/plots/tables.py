@@ -7,7 +7,7 @@ import pandas as pd
 
 from interp.plots import fonts
 from interp.plots.style import Table
-from interp.text.languages import language_of
+from interp.text.languages import is_language
 
 _SIZE = re.compile(r"(?P<size>\d[\d.,e-]*) (?:of all|units)\b")
 
@@ -51,7 +51,7 @@ def with_names(frame: pd.DataFrame, names: Literal["code", "name", "endonym"]) -
                 label: getattr(row, names)
                 for label, row in languages.items()
                 if row is not None
-                and not (names == "code" and language_of(str(label)))  # it is a tag already
+                and not (names == "code" and is_language(str(label)))  # it is a tag already
                 and (row.color or fonts.can_write(getattr(row, names)))
             }
             changed[column] = changed[column].map(

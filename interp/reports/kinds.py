@@ -1,7 +1,5 @@
 """The kinds of tables that runs write: how a report explains and draws each of them."""
 
-import math
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,9 +13,9 @@ from interp.evaluations.category_attribution import CategorySums
 from interp.evaluations.perplexity import PerplexityMatrix
 from interp.evaluations.steered_answers import SteeredAnswers
 from interp.plots.files import Draw
-from interp.plots.style import Table
 from interp.prompts.lens import Lens
 from interp.prompts.patching_result import PatchingResult
+from interp.reports import rows
 from interp.reports.findings import of_matrix, of_rates, of_tasks
 from interp.scores.sharing_profile import SharingProfile
 from interp.selections.explanation import Explanation
@@ -51,6 +49,9 @@ class TableKind:
     rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
     """The rows that are drawn."""
 
+    more: tuple[tuple[Draw, str, Callable[[pd.DataFrame], pd.DataFrame]], ...] = ()
+    """Further figures of the same table: each with its caption and the rows that are drawn."""
+
     texts: bool = False
     """Whether a texts.csv next to it holds the texts that were written."""
 
@@ -59,84 +60,6 @@ class TableKind:
 
     labels: tuple[str, ...] = ("language", "read")
     """Columns of labels, as far as there are: if one is no language, the section says label."""
-
-
-# ---------------------------------------------------------------- rows that are drawn
-
-
-def _first_facts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of all facts, which come first; a table may also have rows of some facts alone."""
-    table: Table = frame
-    return table[table["facts"] == table["facts"].iloc[0]] if "facts" in table else table
-
-
-def _stable(frame: pd.DataFrame) -> pd.DataFrame:
-    """A panel for each change of the text or the rule, a row for each language. Those without one
-    of the languages are left out: there are as many as languages."""
-    names = {"language": "method", "change": "measure", "jaccard": "value", "chance": "control"}
-    rows: Table = frame[~frame["change"].str.startswith("without ")]
-    changes = rows["change"].map(lambda change: textwrap.fill(change, 16))
-    return rows.assign(change=changes).rename(columns=names)
-
-
-def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
-    """A panel for each other selection beside the first, a row for each language; Jaccard has no
-    interval."""
-    names = {"language": "method", "jaccard": "value", "chance": "control", "b": "measure"}
-    rows: Table = frame[frame["a"] == frame["a"].iloc[0]]
-    return rows.rename(columns=names).assign(low=math.nan, high=math.nan)
-
-
-def _by_layer(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per layer of all neurons, and of those of each selection: the mean size of the change,
-    and that which a change of zero would seem to have, given the intervals."""
-    half_width = (frame["change_high"] - frame["change_low"]) / 2
-    size = math.sqrt(2 / math.pi) * half_width / 1.96  # the mean of |x| for a normal x
-    values: Table = frame.assign(change=frame["change"].abs(), chance=size)
-    sets = {"all neurons": values}
-    for name in values.columns:
-        if name.startswith("in_") and values[name].any():
-            sets[f"neurons of {name.removeprefix('in_')}"] = values[values[name].astype(bool)]
-    means = [
-        rows.groupby("layer", as_index=False)[["change", "chance"]].mean().assign(neurons=name)
-        for name, rows in sets.items()
-    ]
-    return pd.concat(means, ignore_index=True)
-
-
-def _price(frame: pd.DataFrame) -> pd.DataFrame:
-    """A panel for each measure, a row for each edit; the control, nothing edited, is zero."""
-    names = {"under": "method", "difference": "value"}
-    ends = {"difference_low": "low", "difference_high": "high"}
-    measures = frame["measure"].map(lambda measure: textwrap.fill(measure, 16))
-    return frame.rename(columns=names | ends).assign(measure=measures, control=0.0)
-
-
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of texts asked for in a label that the detector knows; other rates are unknown."""
-    table: Table = frame
-    own = table[table["language"] == table["to"]]
-    return table[table["to"].isin(own.loc[own["rate"].notna(), "to"])]
-
-
-def _answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """A panel for each measure, a row for each condition; the control is no edit. Of several
-    languages steered to, all together where the table has them."""
-    rows: Table = frame[frame["to"] == "all"] if "all" in set(frame["to"]) else frame
-    several = rows["to"].nunique() > 1
-    names = rows["to"] + ": " + rows["condition"] if several else rows["condition"]
-    rows = rows.assign(method=names)
-    unedited = rows[rows["condition"] == "no edit"].set_index("to")
-    panels = [
-        pd.DataFrame(
-            {"method": rows["method"], "measure": name}
-            | {"value": rows[name], "low": rows[f"{name}_low"], "high": rows[f"{name}_high"]}
-            | {"control": rows["to"].map(unedited[name]) if len(unedited) else math.nan}
-        )
-        for name in ("forcing", "relevance", "score")
-        if rows[name].notna().any()  # without a judge there is forcing alone
-    ]
-    return pd.concat(panels, ignore_index=True)
 
 
 # ---------------------------------------------------------------- the kinds
@@ -180,7 +103,7 @@ KINDS = (
         "(filled), with 95 % intervals.",
         texts=True,
         finding=of_rates,
-        rows=_checked,
+        rows=rows.checked,
         labels=(),  # what is detected in texts is a language
     ),
     TableKind(
@@ -209,7 +132,7 @@ KINDS = (
         "Share of answers in the language steered to, mean relevance and their harmonic mean, "
         "with 95 % intervals over questions; strokes: without an edit.",
         result=SteeredAnswers.kind,
-        rows=_answers,
+        rows=rows.answers,
     ),
     TableKind(
         "Which neurons do the languages share?",
@@ -258,7 +181,7 @@ KINDS = (
         "Probability that a layer gives to the answer in each language, mean over prompts with "
         "95 % intervals.",
         result=Lens.kind,
-        rows=_first_facts,
+        rows=rows.first_facts,
     ),
     TableKind(
         "What moves with the activations of another prompt?",
@@ -311,7 +234,7 @@ KINDS = (
         "Jaccard index of each language's neurons with those selected again (panels: what "
         "changed; what leaving out a language changes is in the table), with 95 % intervals; "
         "strokes: chance level.",
-        rows=_stable,
+        rows=rows.stable,
     ),
     TableKind(
         "Do selections agree?",
@@ -321,19 +244,50 @@ KINDS = (
         plots.method_comparison,
         "Jaccard index of each language's neurons in the first selection and in another (panels); "
         "strokes: that of random sets of as many neurons in every layer.",
-        rows=_pairs,
+        rows=rows.pairs,
     ),
     TableKind(
-        "Which layers differ between two models?",
+        "In which layers and languages do two models differ?",
         "The firing rates of the same neurons in two models of one shape: how far are they apart, "
-        "and further for the neurons that either selects for a label?",
+        "and further for the neurons that either selects for a language?",
         ("*-neurons.csv",),
         ("language", "layer", "neuron", "before", "after", "change", "change_low", "change_high"),
         plots.rate_change,
         "Difference between the firing rates of a neuron in the two models, in points of %, mean "
         "over neurons and labels, and over those of each selection (A: of the first run, B: of the "
         "second); dotted: what equal rates would seem to differ by, given how much text was read.",
-        rows=_by_layer,
+        rows=rows.by_layer,
+        more=(
+            (
+                plots.rate_change_by_label,
+                "Root mean square difference between the firing rates of a neuron in the two "
+                "models, by language and layer, in points of %; white: no more than equal rates "
+                "would seem to differ by, given how much text was read.",
+                rows.by_label,
+            ),
+        ),
+    ),
+    TableKind(
+        "Whose neurons matter more in one of two models?",
+        "Each model's own neurons of a language are switched off: how much does the loss of that "
+        "language rise in either model?",
+        ("*-effects.csv",),
+        ("language", "before", "after", "change", "change_low", "change_high"),
+        plots.method_comparison,
+        "Increase in a language's loss with its own neurons off, in nats per token, in the two "
+        "models (A: of the first run, B: of the second), and the difference with its 95 % interval "
+        "over documents; strokes: in model A, and no difference.",
+        rows=rows.effects,
+    ),
+    TableKind(
+        "What will a run cost?",
+        "Memory and disk that `interp collect` will need, from the model's config and the amount "
+        "of text.",
+        ("*.csv",),
+        ("quantity", "value", "unit", "from"),
+        plots.method_comparison,
+        "Sizes in memory and on disk, in GB (10⁹ bytes).",
+        rows=rows.sizes,
     ),
     TableKind(
         "What does it cost to keep answers in one language?",
@@ -343,7 +297,7 @@ KINDS = (
         ("measure", "under", "difference", "difference_low", "difference_high"),
         plots.method_comparison,
         "Change from the unedited model, with 95 % intervals; every measure has its own scale.",
-        rows=_price,
+        rows=rows.price,
     ),
     TableKind(
         "Do neurons follow a language, or its script, its word order, its words?",

@@ -313,6 +313,8 @@ def counts_of(
 def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Section:
     """The figure of a table, with the other results stored next to it."""
     rows = kind.rows(frame)
+    drawings = [(kind.draw, kind.caption, rows)]
+    drawings += [(draw, caption, rows_of(frame)) for draw, caption, rows_of in kind.more]
     title, text = kind.title, kind.text
     finding, certainty, tables = kind.finding(rows), "", {}
     stored, texts = file.with_suffix(".safetensors"), file.with_name("texts.csv")
@@ -324,8 +326,11 @@ def table_section(file: Path, frame: pandas.DataFrame, kind: TableKind) -> Secti
     if kind.texts and texts.is_file():
         first = first_texts(plots.read_table(texts))
         tables["The first text of each condition, without any selection."] = first
-    caption = with_intervals(kind.caption, kind.draw, rows)
-    pictures = (Picture(kind.draw, caption, rows),) if len(rows) else ()
+    pictures = tuple(
+        Picture(draw, with_intervals(caption, draw, drawn), drawn)
+        for draw, caption, drawn in drawings
+        if len(drawn)
+    )
     if not pictures:
         title = UNCOUNTED
         text = (
