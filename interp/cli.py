@@ -6,8 +6,9 @@ import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from interp.commands.adapter import Adapter
 from interp.commands.answers import AsJson, is_sound, json_rows
 from interp.commands.ask import Ask
 from interp.commands.collect import Collect
-from interp.commands.common import say
+from interp.commands.common import ModelChoice, say
 from interp.commands.completion import Shell, completion_script
 from interp.commands.crossing import Lens, Patch
 from interp.commands.demo import Demo
@@ -29,8 +30,8 @@ from interp.commands.find import Compare, Find, show_selection, summary
 from interp.commands.hub import Pull, Push
 from interp.commands.lock import Lock
 from interp.commands.next_steps import next_after
-from interp.commands.options import WIDTH, Labels, Parser, Positional, in_options
-from interp.commands.overview import list_of_runs, table_of_runs
+from interp.commands.options import WIDTH, Labels, Parser, Positional, in_options, options_of
+from interp.commands.overview import list_of_runs, table_of_runs, tags_around
 from interp.commands.page import Page
 from interp.commands.pieces import Merge, Status, Tidy
 from interp.commands.plan import Plan
@@ -43,6 +44,7 @@ from interp.commands.train import Train
 from interp.commands.vector import Vector
 from interp.commands.write import Write
 from interp.runs.refusals import check_writable
+from interp.text.languages import tagged
 
 if TYPE_CHECKING:
     import pandas
@@ -206,12 +208,23 @@ def carried_out(command: Any) -> bool:
     if isinstance(out := getattr(inner, "out", None), Path):
         either = "either" if isinstance(inner, Page) else "folder"  # many neurons make a folder
         check_writable(out, "file" if isinstance(inner, _WRITES_A_FILE) else either)
-    answer = command.run()
+    with tagged(tags_around(_paths_of(inner))):
+        answer = command.run()
     name = next(name for name, kind in COMMANDS.items() if kind is type(inner))
     sound = is_sound(answer)
     if sound and (step := next_after(name, inner)):
         last.write(f"Next: {step}\n")
     return sound
+
+
+def _paths_of(command: Any) -> Iterator[Path]:
+    """The runs and results that a subcommand is about."""
+    for option in options_of(type(command)):
+        if option.positional and option.kind is Path:
+            value = getattr(command, option.name)
+            yield from value if isinstance(value, tuple) else (value,)
+    if isinstance(choice := getattr(command, "choice", None), ModelChoice) and choice.memory.source:
+        yield choice.memory.source
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -249,10 +262,16 @@ def _after_a_stop(command: Any) -> str:
 
 
 def _show_only_our_warnings() -> None:
-    """Hide the warnings of other libraries: they address programmers, and users cannot act."""
+    """As sentences, each once, without code; those of other libraries address programmers."""
+
+    @cache  # Python's own "once" is once per module, and begins anew when filters change
+    def warn(sentence: str) -> None:
+        sys.stderr.write(f"Warning: {sentence}\n")
+
+    warnings.showwarning = lambda message, *_, **__: warn(str(message))
     warnings.filterwarnings("ignore")
     # Our warnings point at our own line, or at torch's wrapper where that line is under no_grad.
-    warnings.filterwarnings("default", module=r"interp(\.|$)|torch\.utils\._contextlib$")
+    warnings.filterwarnings("always", module=r"interp(\.|$)|torch\.utils\._contextlib$")
 
 
 def _close_bars() -> None:

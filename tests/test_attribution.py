@@ -592,9 +592,11 @@ def test_what_makes_no_path_is_refused(open_model):
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
 def test_an_ill_conditioned_path_is_said_to_be_one(name, open_model):
     model = open_model(name)
-    with pytest.warns(UserWarning, match="Attributions of .* do not add up"):
+    with pytest.warns(UserWarning, match="Attributions of .* do not add up") as said:
         found = integrated_gradients(model, PROMPT, TARGETS[0])
     assert found.completeness_error.max() > attribution.LARGEST_ERROR
+    off = (found.values.double().sum(1) - found.change).abs()
+    assert f"the values of layer {off.argmax()} are off" in str(said[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         half = integrated_gradients(model, PROMPT, TARGETS[0], baseline=0.5 * found.activations)

@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -415,6 +416,32 @@ def test_effects_of_what_is_not_there_are_refused_in_a_sentence(place, found, tm
     unknown = refused(["steer", str(found), *reading(place), "--to", "ja"], capsys)
     assert "not in this selection" in unknown
     assert "use the model it was made" in refused(["deactivate", str(found), "babel"], capsys)
+
+
+@pytest.mark.slow
+def test_a_label_without_neurons_is_left_out_and_cannot_be_asked_for(
+    place, found, tmp_path, capsys
+):
+    selection, run = NeuronSelection.from_json(found / "neurons.json"), tmp_path / "run"
+    shutil.copytree(found, run)
+    with_neurons = LANGUAGES[0]
+    kept = (
+        selection.mask & torch.tensor([code == with_neurons for code in LANGUAGES])[:, None, None]
+    )
+    replace(selection, mask=kept).to_json(run / "neurons.json")
+    little = [*reading(place), "--n", "2", "--natural", "20", "--max-new-tokens", "4"]
+    empty = refused(["steer", str(run), *little, "--to", LANGUAGES[1]], capsys)
+    assert f"no neurons for {LANGUAGES[1]}" in empty
+    assert "--to" in empty
+    cli.main(["steer", str(run), *little, "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr()
+    assert "Left out" in shown.out + shown.err
+    frame = pd.read_csv(tmp_path / "out" / "rates.csv")
+    steered = {name for name in frame["condition"] if "neurons" in name}
+    assert steered
+    assert not any(code in name for name in steered for code in LANGUAGES[1:])
+    replace(selection, mask=torch.zeros_like(kept)).to_json(run / "neurons.json")
+    assert "so nothing can be changed" in refused(["steer", str(run), *little], capsys)
 
 
 def copied(run: Path, folder: Path) -> Path:

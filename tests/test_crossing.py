@@ -196,7 +196,7 @@ def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(fa
     assert torch.equal(answered.shared[3][2], firing[0] & firing[1])
     # Everything is known, and some facts were never told in English.
     named = [Task("facts", task.language, task.items) for task in tasks]
-    hidden = tuple(each._replace(held_out=n % 4 == 0) for n, each in enumerate(named[1].items))
+    hidden = tuple(each._replace(held_out=n % 2 == 0) for n, each in enumerate(named[1].items))
     told = tuple(each._replace(held_out=False) for each in named[0].items)
     both = {"de": Task("facts", "de", told), "en": Task("facts", "en", hidden)}
     known = dict.fromkeys(both, [True] * len(hidden))
@@ -221,8 +221,19 @@ def test_pairs_of_facts_are_of_one_relation_known_and_told_where_they_must_be(fa
         assert each.source.prompt == encoded(both[s].items[a])
         assert each.target.prompt == encoded(both[t].items[b])
         assert len(each.several) == 1
+    told_in_both = [each for each in asked if not each.held_out]
+    assert len(told_in_both) == counts["told"]
     again, _ = crossings_of(model, everything, 4, 3, random.Random(0))
     assert [each.facts for each in again] == [each.facts for each in asked]
+    # The model knows the second half in German alone, so none of it is asked about in English.
+    half = len(hidden) // 2
+    partly = known | {"en": [n < half for n in range(len(hidden))]}
+    asked, _ = crossings_of(
+        model, replace(everything, known=partly), len(hidden), len(hidden), random.Random(0)
+    )
+    for to, last in (("en", half - 1), ("de", len(hidden) - 1)):
+        assert max(each.facts[1] for each in asked if each.languages[1] == to) == last
+    assert all(each.facts[0] < half for each in asked if each.languages[0] == "en")
     only_two = [n for n, each in enumerate(told) if relation(each) == relation(told[0])][:2]
     few = {code: [n in only_two for n in range(len(told))] for code in both}
     reason = crossing(

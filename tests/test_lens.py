@@ -248,6 +248,10 @@ def test_questions_whose_answers_begin_alike_are_left_out_and_counted(open_model
         logit_lens(model, questions[:1])
     with pytest.raises(ValueError, match="Question 1 has answers in en"):
         logit_lens(model, [questions[1], Question("a", {"en": "b"})])
+    # Of three answers, it takes two to be alike.
+    weekdays = {"en": "Monday", "de": "Montag", "fr": "lundi"}
+    three = [Question("the", weekdays), Question("the", {**weekdays, "de": "Nass"})]
+    assert logit_lens(model, three).alike == (0,)
 
 
 def test_a_lens_comes_back_from_disk(open_model, tmp_path: Path):

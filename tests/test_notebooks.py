@@ -49,7 +49,7 @@ SMALLER = {
         **{"12_288": "3072", "tokens=3072": "tokens=768", "n_draws=2": "n_draws=1"},
     },
     "05_comparing_methods": {
-        **{"sentences=120": "sentences=40", "splits=4": "splits=2"},
+        **{"sentences=120": "sentences=80", "splits=4": "splits=2"},
         "block_length=64, n_shards=5, tokens=640": "block_length=32, n_shards=2, tokens=64",
     },
 }

@@ -86,6 +86,13 @@ def test_status_of_what_follows_a_run_counts_its_pieces(runs, tmp_path, capsys):
     assert n == 4 * len(LANGUAGES)
     cli.main(["status", str(folder)])
     assert f"{n} pieces are done, 0 running, 0 bad." in capsys.readouterr().out
+    matrix = folder / "matrix.safetensors"
+    matrix.write_bytes(matrix.read_bytes()[:-1])
+    cli.main(["status", str(folder)])
+    said = capsys.readouterr().out
+    assert f"{n} pieces are done, 0 running, 1 bad." in said
+    assert f"bad: {matrix} is truncated" in said
+    assert "Delete it and run the command that made it again" in said
     for path in folder.glob("matrix*"):
         path.unlink()
     damaged = next((folder / "pieces").iterdir())

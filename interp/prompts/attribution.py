@@ -442,9 +442,9 @@ def _completeness_error(
     missed = (reduce(values.double(), "layer pos neuron -> layer", "sum") - change).abs()
     if missed.max() > max(LARGEST_ERROR * change.abs().max(), 1e-3 * abs(score)):
         warnings.warn(
-            f"Attributions of {model.name} do not add up: a layer's values are off by more than "
-            f"{LARGEST_ERROR:.0%} of the largest change (see completeness_error). Take more "
-            "steps, or a baseline other than zero.",
+            f"Attributions of {model.name} do not add up: the values of layer {missed.argmax()} "
+            f"are off by more than {LARGEST_ERROR:.0%} of the largest change (see "
+            "completeness_error). Take more steps, or a baseline other than zero.",
             stacklevel=3,
         )
     return (missed / change.abs()).to(values)

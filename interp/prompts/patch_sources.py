@@ -12,6 +12,7 @@ from interp.counting.batch import Batch
 from interp.counting.cached import Cache, Cached
 from interp.models.neuron_model import NeuronModel
 from interp.models.running import wide
+from interp.models.sites import hooked_at
 from interp.prompts.alignment import (
     BY_INDEX,
     At,
@@ -25,7 +26,7 @@ from interp.prompts.alignment import (
 from interp.prompts.ending import Ending
 from interp.prompts.patch_paths import Units
 from interp.prompts.sweep import Recorded, Values, record
-from interp.results.words import Bos, Kind
+from interp.results.words import Bos, Kind, Observed
 from interp.text.tokens import Prompt, n_added, prompt_ids
 
 Source = PatchSource | Prompt | Cache
@@ -108,14 +109,14 @@ class _AtPositions:
     """Takes the values at some positions of a cache of one prompt."""
 
     def __init__(self, model: NeuronModel, sites: tuple[Kind, ...], spans: Sequence[Sequence[int]]):
-        self.kinds = sites
+        self.kinds: tuple[Observed, ...] = sites
         self.values: dict[Kind, list[list[Tensor]]] = {site: [[] for _ in spans] for site in sites}
         self._spans, self._device = spans, model.device
 
     def update(
-        self, kind: Kind, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
+        self, kind: Observed, layer: int, values: Float[Tensor, "batch pos unit"], batch: Batch
     ) -> None:
-        for rows, span in zip(self.values[kind], self._spans, strict=True):
+        for rows, span in zip(self.values[hooked_at(kind)], self._spans, strict=True):
             rows.append(wide(values[0, list(span)]).to(self._device))
 
 

@@ -164,8 +164,15 @@ def readable(path: Path | str) -> Iterator[None]:
         ) from None
 
 
-def write_lape(path: Path | str, mask: Bool[Tensor, "language layer neuron"]) -> None:
+def write_lape(
+    path: Path | str, mask: Bool[Tensor, "language layer neuron"], layout: UnitLayout | None
+) -> None:
     """Write the published format (Tang et al., 2024): for each language a list of ids by layer."""
+    if layout is not None and layout.n_experts:
+        raise ValueError(
+            "This selection is of a mixture of experts, but the published format (.pth) has no "
+            "place for experts: use the JSON file that interp find writes (in Python, to_json)."
+        )
     lists = [[chosen.nonzero().flatten() for chosen in layers] for layers in mask]
     buffer = io.BytesIO()
     torch.save(lists, buffer)

@@ -389,7 +389,7 @@ class NeuronSelection(Shown):
         """Write the published format (Tang et al., 2024): ids, per language and layer.
 
         The file records neither the names of the languages nor the number of neurons per layer, and
-        it holds neurons of the MLP alone.
+        it holds neurons of the MLP alone, of no experts.
         """
         kinds = [kind for kind, _ in self.sites]
         if len(kinds) != 1 or kinds[0] not in NEURON_SITES:
@@ -397,7 +397,7 @@ class NeuronSelection(Shown):
                 f"This selection has units of {', '.join(kinds)}, but the "
                 "published format holds neurons of the MLP alone: export selection.neurons()."
             )
-        formats.write_lape(path, self.mask)
+        formats.write_lape(path, self.mask, self.layout)
 
     @staticmethod
     def from_lape_pth(path: Path | str, languages: Sequence[str], d_mlp: int) -> "NeuronSelection":
