@@ -8,7 +8,8 @@ Reads   experiments/planting.toml, which says what is planted; it was committed 
         was run
 Writes  results/confuse_methods/<preset>/found.csv (precision and recall of every method, at every
         strength, without decoys and with all), confusions.csv (a row per method, decoy and
-        strength), table.csv (confusions at the greatest strength, a column per decoy)
+        strength), table.csv (confusions at the greatest strength, a column per decoy), pieces/
+        (what was found in each model: the same command resumes a killed run)
 
 Neurons follow a language, and decoys something else: a script, a word, a position, rarity, a
 topic, two languages, or a language in context alone (experiments/planted.py). Every method chooses
@@ -17,7 +18,7 @@ where it is the only kind of decoy, the method chooses it in place of planted ne
 """
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,10 @@ PRESETS = {
 def main(config: Config, record: Record) -> None:
     planting = read_planting(config.planting)
     make, seeds = partial(planted_and_measured, planting.design), range(planting.seeds)
+    record.begin_pieces(asdict(planting) | {"methods": list(COMPARED)})
+    names = (COMPARED, VARIANTS, EVERY_DECOY)
     n = planting.design.planted
-    rows = compare(make, n, planting.effects, seeds, COMPARED, VARIANTS, EVERY_DECOY)
+    rows = compare(make, n, planting.effects, seeds, *names, piece=record.piece)
     summary = summarize(rows)
     found = summary[summary["decoys"].isin([NONE, ALL])]
     table = confusions(rows)

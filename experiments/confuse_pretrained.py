@@ -3,14 +3,15 @@
     python -m experiments.confuse_pretrained tiny      # minutes on one core
     python -m experiments.confuse_pretrained short     # Babel, one model of one strength
     python -m experiments.confuse_pretrained babel     # hours: 20 models of three strengths
-    python -m experiments.confuse_pretrained gemma     # Gemma 3 270M, which `make real` installs
+    python -m experiments.confuse_pretrained gemma     # Gemma 3 270M, by `make real`: 40 minutes
 
 Reads   experiments/planting.toml, which says what is planted, and was committed before any method
         was run; the parallel sentences of this project
 Writes  results/confuse_pretrained/<preset>/found.csv (what every method finds of the planted
         neurons, at every strength, without decoys and with all), confusions.csv (a row per method,
         decoy and strength), table.csv (confusions at the greatest strength, a column per decoy),
-        planting.csv (what the planting does to the loss, and where its neurons fire)
+        planting.csv (what the planting does to the loss, and where its neurons fire), pieces/
+        (what was found in each model: the same command resumes a killed run)
 
 The model gets more neurons: of a language, and decoys (experiments/plant_in_pretrained.py). It has
 language neurons of its own, and nobody knows which. So shares are of the chosen neurons that were
@@ -19,8 +20,8 @@ planted, without the model's own.
 
 import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch
 
 import interp
 from experiments.confuse_methods import EVERY_DECOY, PLANTING, VARIANTS, confusions, who_is_fooled
-from experiments.plant_in_pretrained import Host, Planting, firing
+from experiments.plant_in_pretrained import Host, Planted, Planting, firing
 from experiments.planted import Truth
 from experiments.pretrained_features import parallel_sentences
 from experiments.recover_planted import ALL, ALL_KEPT, NONE, compare, summarize
@@ -48,17 +49,48 @@ def read_planting(name: str) -> Planting:
     return Planting(**settings)
 
 
+def planting_row(
+    planted: Planted, run: interp.Run, seed: int, decoys: Collection[str]
+) -> pd.DataFrame:
+    """A row of planting.csv."""
+    row: dict[str, Any] = {"effect": planted.truth.effect, "seed": seed}
+    row |= {"decoys": ALL if decoys else NONE, "write": planted.write, "rise": planted.rise}
+    return pd.DataFrame([row | firing(run.firing.rate, planted.truth)])
+
+
 def planted_and_measured(
-    host: Host, did: list[dict[str, Any]], effect: float, seed: int, decoys: Collection[str]
+    host: Host, record: Record, effect: float, seed: int, decoys: Collection[str]
 ) -> tuple[Truth, Measured]:
-    """What is planted, and the statistics of that model; `did` gets a row for planting.csv."""
+    """What is planted, and the statistics of that model; its row of planting.csv is kept."""
     planted = host.plant(effect, seed, decoys)
     run = interp.collect(planted.model, host.text, keep=ALL_KEPT, progress=False)
-    row: dict[str, Any] = {"effect": effect, "seed": seed, "decoys": ALL if decoys else NONE}
-    row |= {"write": planted.write, "rise": planted.rise}
-    did.append(row | firing(run.firing.rate, planted.truth))
+    row = partial(planting_row, planted, run, seed, decoys)
+    record.piece(planting_piece(effect, seed, decoys), row)
     generator = torch.Generator().manual_seed(seed)
     return planted.truth, measured(run, generator, lambda: planted.model)
+
+
+def planted_and_counted(
+    host: Host, effect: float, seed: int, decoys: Collection[str]
+) -> pd.DataFrame:
+    """The row of planting.csv alone."""
+    planted = host.plant(effect, seed, decoys)
+    run = interp.collect(planted.model, host.text, progress=False)
+    return planting_row(planted, run, seed, decoys)
+
+
+def planting_piece(effect: float, seed: int, decoys: Collection[str]) -> str:
+    return f"planting-{ALL if decoys else NONE}-{effect:g}-{seed}"
+
+
+def silent(host: Host) -> Measured:
+    """Statistics of a model with as many more neurons, all silent, as decoys are that are left out.
+
+    What is measured of silent neurons does not depend on the seed, so one model serves all.
+    """
+    model = host.with_silent_neurons()
+    run = interp.collect(model, host.text, keep=ALL_KEPT, progress=False)
+    return measured(run, torch.Generator(), lambda: model)
 
 
 def of_known(rows: Table) -> pd.DataFrame:
@@ -107,22 +139,34 @@ def main(config: Config, record: Record) -> None:
     planting = read_planting(config.planting)
     model = record.open(Study(model=planting.model))
     host = Host(model, planting, *parallel_sentences(planting.languages))
-    did: list[dict[str, Any]] = []
+    seeds, (first, *_) = range(planting.seeds), planting.effects
+    record.begin_pieces(
+        asdict(planting)
+        | {"model": model.identity, "text": host.text.fingerprint, "methods": list(COMPARED)}
+    )
+    without = cache(partial(silent, host))
     rows = of_known(
         compare(
-            partial(planted_and_measured, host, did),
+            partial(planted_and_measured, host, record),
             planting.chosen,
             planting.effects,
-            range(planting.seeds),
+            seeds,
             COMPARED,
             VARIANTS,
             EVERY_DECOY,
+            bare=lambda _: without(),
+            piece=record.piece,
         )
     )
+    did = [
+        record.piece(planting_piece(*of), partial(planted_and_counted, host, *of))
+        for seed in seeds
+        for of in [(first, seed, ()), *((effect, seed, EVERY_DECOY) for effect in planting.effects)]
+    ]
     table = confusions(rows)
     wide = who_is_fooled(table)
     frames = {"found": found_table(rows), "confusions": table, "table": wide}
-    record.tables(frames | {"planting": pd.DataFrame(did)}, float_format="%.4g")
+    record.tables(frames | {"planting": pd.concat(did)}, float_format="%.4g")
     print("Share of the chosen neurons that are decoys, of those that were planted\n")
     print(wide.to_string(index=False, float_format="%.2f"))
 

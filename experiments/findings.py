@@ -403,7 +403,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
 def main(root: Path = ROOT) -> None:
     measured = root / MEASURED.relative_to(ROOT)
     keep(Results("gemma"), measured / "gemma")
-    method_page.keep(STUDIES, measured / "babel")
+    method_page.keep(STUDIES, measured)
     for page, make in ((PAGE, blocks), (method_page.PAGE, method_page.blocks)):
         text = (root / page).read_text(encoding="utf-8")
         artifacts.write_text(root / page, with_blocks(text, make(root)))

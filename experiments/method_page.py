@@ -1,11 +1,12 @@
 """Which method finds what: the tables and sentences of docs/methods/compared.md.
 
 `experiments.findings` writes them, from tables that are kept: those of the figures
-method_comparison-<preset>, and those of the studies of confusions in experiments/measured/babel.
+method_comparison-<preset>, and those of the studies of confusions in experiments/measured.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -27,11 +28,35 @@ COMPARE = {
 }
 """Preset of the comparison → its command."""
 
-STUDIES = {
-    "confuse_methods": "python -m experiments.confuse_methods short",
-    "confuse_pretrained": "python -m experiments.confuse_pretrained short",
+
+@dataclass(frozen=True)
+class Confused:
+    """A study of confusions that was run."""
+
+    study: str
+    preset: str
+
+    models: str
+    """In what the neurons were planted."""
+
+    at: str
+    """Folder of experiments/measured with its tables."""
+
+    @property
+    def command(self) -> str:
+        return f"python -m experiments.{self.study} {self.preset}"
+
+    def kept(self, measured: Path, table_name: str) -> Path:
+        """Where one of its tables is kept."""
+        return measured / self.at / self.study / f"{table_name}.csv"
+
+
+CONFUSED = {
+    "confused": Confused("confuse_methods", "short", "made-up models", "babel"),
+    "confused in babel": Confused("confuse_pretrained", "short", "Babel", "babel"),
+    "confused in gemma": Confused("confuse_pretrained", "gemma", "Gemma 3 270M", "gemma"),
 }
-"""Study of confusions → its command."""
+"""Mark on the page → the study whose table is there."""
 
 TABLES = ("found", "confusions")
 """Tables of theirs that the page is made from."""
@@ -106,12 +131,11 @@ def fooled(confusions: Table, found: Table) -> str:
     return table(header, [list(line) for line in zip(*columns, strict=True)])
 
 
-def confusion_sentences(confusions: Table, found: Table, study: str) -> list[str]:
+def confusion_sentences(confusions: Table, found: Table, models: str) -> list[str]:
     """What fools LAPE, and which methods find half of the planted and are not fooled.
 
     At the least and the greatest strength.
     """
-    where = "in made-up models" if study == "confuse_methods" else "in Babel"
     rows = confusions[confusions["method"] != method_findings.RANDOM]
     said = []
     for effect in dict.fromkeys((rows["effect"].min(), rows["effect"].max())):
@@ -129,7 +153,7 @@ def confusion_sentences(confusions: Table, found: Table, study: str) -> list[str
             if method not in fooled and recall[method] >= 0.5
         ]
         said += [
-            f"At an effect of {effect:g} {where}, LAPE is fooled most by neurons of kind "
+            f"At an effect of {effect:g} in {models}, LAPE is fooled most by neurons of kind "
             f"{worst['decoy']}, which are {share} of its choice and cost it {lost} of the planted.",
             "Half of the planted neurons or more are found among all decoys, and no decoy alone is "
             f"a tenth of the choice, by {', '.join(honest) or 'no method'}.",
@@ -153,8 +177,9 @@ def sentences(compared: Mapping[str, Table], confused: Mapping[str, tuple[Table,
     for (one, first), (other, second) in itertools.combinations(compared.items(), 2):
         names = f"{COLUMNS[one]} and {COLUMNS[other]}"
         pairs.append((f"{names} {method_findings.alike(first, second)}", COMPARE[other]))
-    for study, tables in confused.items():
-        pairs += [(line, STUDIES[study]) for line in confusion_sentences(*tables, study)]
+    for name, tables in confused.items():
+        of = CONFUSED[name]
+        pairs += [(line, of.command) for line in confusion_sentences(*tables, of.models)]
     return "\n".join(f"{number}. {line} `{by}`" for number, (line, by) in enumerate(pairs, 1))
 
 
@@ -171,35 +196,35 @@ def predicted_and_wrong(claims: Sequence[Claim]) -> str:
 
 def keep(studies: Path, measured: Path) -> None:
     """Copy the tables of finished studies to where the page is made from."""
-    for name, command in STUDIES.items():
-        for table_name in TABLES:
-            source = studies / name / command.split()[-1] / f"{table_name}.csv"
+    for of in CONFUSED.values():
+        for name in TABLES:
+            source = studies / of.study / of.preset / f"{name}.csv"
             if source.is_file():
-                text = source.read_text(encoding="utf-8")
-                artifacts.write_text(measured / name / f"{table_name}.csv", text)
+                artifacts.write_text(of.kept(measured, name), source.read_text(encoding="utf-8"))
 
 
 def blocks(root: Path) -> dict[str, str]:
     """What stands between the marks of the page, by their name."""
-    measured = root / "experiments" / "measured" / "babel"
+    measured = root / "experiments" / "measured"
     compared = {
         preset: by_method(read_table(path))
         for preset in COMPARE
         if (path := root / "figures" / f"method_comparison-{preset}.csv").is_file()
     }
     confused = {
-        study: (read_table(path), read_table(path.with_name("found.csv")))
-        for study in STUDIES
-        if (path := measured / study / "confusions.csv").is_file()
+        name: (read_table(of.kept(measured, "confusions")), read_table(of.kept(measured, "found")))
+        for name, of in CONFUSED.items()
+        if of.kept(measured, "confusions").is_file()
     }
-    commands = {f"compared on {preset}": command for preset, command in COMPARE.items()} | STUDIES
+    commands = {f"compared on {preset}": command for preset, command in COMPARE.items()}
+    commands |= {name: of.command for name, of in CONFUSED.items()}
     shown = {name: f"Not measured yet: `{command}`." for name, command in commands.items()}
     shown |= {f"compared on {preset}": comparison(methods) for preset, methods in compared.items()}
-    shown |= {study: fooled(*tables) for study, tables in confused.items()}
+    shown |= {name: fooled(*tables) for name, tables in confused.items()}
     claims = [
         claim
         for preset in COMPARE
-        for claim in kept(root / "experiments" / "measured")[preset]
+        for claim in kept(measured)[preset]
         if claim.command.endswith("compare_methods")
     ]
     return {

@@ -22,7 +22,14 @@ from torch import Tensor
 
 import interp
 from experiments.planted import KINDS, Truth
-from experiments.pretrained_features import Feature, Sentence, Tokens, features_of
+from experiments.pretrained_features import (
+    Feature,
+    Sentence,
+    Tokens,
+    corpora_of,
+    features_of,
+    some_of,
+)
 from interp.interventions.baked_weights import Weights
 from interp.interventions.edits import Site
 
@@ -99,9 +106,10 @@ class Inputs:
 
     @cached_property
     def _root(self) -> Float64[Tensor, "d_model d_model"]:
-        """A root of the covariance with `SHRINKAGE`."""
-        own = torch.diag(self.covariance.diagonal())
-        return torch.linalg.cholesky(self.covariance + SHRINKAGE * own)
+        """A root of the covariance with `SHRINKAGE`, the median's where a dimension is constant."""
+        own = self.covariance.diagonal()
+        own = own.where(own > 1e-9 * own.median(), own.median())
+        return torch.linalg.cholesky(self.covariance + SHRINKAGE * torch.diag(own))
 
     @cached_property
     def constant(self) -> Float64[Tensor, " d_model"]:
@@ -241,8 +249,8 @@ class Host:
         self._tokens = Tokens.of(encoded, learned, model.n_vocab)
         self.features = features_of(self._tokens, model, planting.planted, planting.decoys)
         self.inputs = read_inputs(model, encoded, self.features)
-        self.text = corpora_of(model, read, codes, planting.read)
-        self._judged = corpora_of(model, read, codes, planting.loss_sentences)
+        self.text = corpora_of(model, read, codes, planting.read, n_shards=1)
+        self._judged = corpora_of(model, read, codes, planting.loss_sentences, n_shards=5)
         self._before = self._loss(model)
 
     def plant(self, effect: float, seed: int, decoys: Collection[str]) -> Planted:
@@ -260,6 +268,20 @@ class Host:
             f"what others do, and at most {planting.loss} is allowed: allow more, or plant fewer."
         )
 
+    def with_silent_neurons(self) -> interp.NeuronModel:
+        """The model with as many more neurons, all of whose weights are zero."""
+        zeros = torch.zeros(self._shape, dtype=torch.float64)
+        kind = torch.zeros(self._shape[:2], dtype=torch.int64)
+        own = torch.zeros(len(self.planting.languages), *kind.shape, dtype=torch.bool)
+        truth = self._truth(own, kind, kind.double(), 0.0)
+        return self._widened(Added(gate=zeros, linear=zeros, direction=zeros, truth=truth), 0.0)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Layers, neurons that each gets, and the width of the residual stream."""
+        n_neurons, n_layers = sum(x.neurons for x in self.features), self.model.n_layers
+        return n_layers, math.ceil(n_neurons / n_layers), self.model.d_model
+
     def _loss(self, model: interp.NeuronModel) -> Float64[Tensor, " language"]:
         losses = interp.evaluations.losses_under(
             model, self._judged, {"nothing": None}, progress=False
@@ -269,15 +291,12 @@ class Host:
 
     def _added(self, effect: float, generator: torch.Generator, decoys: Collection[str]) -> "Added":
         """The weights of new neurons, which are zero for kinds that are left out."""
-        model, planting = self.model, self.planting
-        n_neurons = sum(feature.neurons for feature in self.features)
-        width = math.ceil(n_neurons / model.n_layers)
-        shape = (model.n_layers, width, model.d_model)
+        planting, shape = self.planting, self._shape
 
         def drawn() -> Float64[Tensor, "layer neuron d_model"]:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        order = iter(torch.randperm(model.n_layers * width, generator=generator).tolist())
+        order = iter(torch.randperm(shape[0] * shape[1], generator=generator).tolist())
         threshold = 1.2 + 0.4 * torch.randn(*shape[:2], generator=generator, dtype=torch.float64)
         sign = torch.randint(2, shape[:2], generator=generator).double() * 2 - 1
         noise, linear, direction = drawn(), drawn(), drawn()
@@ -286,7 +305,7 @@ class Host:
         gate = torch.zeros(shape, dtype=torch.float64)
         written, measured = self._language_directions(), itertools.count()
         for feature in self.features:
-            slots = [divmod(next(order), width) for _ in range(feature.neurons)]
+            slots = [divmod(next(order), shape[1]) for _ in range(feature.neurons)]
             number = None if feature.on is None else next(measured)
             is_language = feature.kind == "language"
             if not is_language and feature.kind not in decoys:
@@ -399,24 +418,6 @@ class Added:
 
     truth: Truth
     """Of the widened model."""
-
-
-def some_of(sentences: Sequence[Sentence], row: int, most: int) -> list[Sentence]:
-    """At most so many of a language, spread over all topics."""
-    own = [sentence for sentence in sentences if sentence.language == row]
-    n = min(most, len(own))
-    return [own[index * len(own) // n] for index in range(n)]
-
-
-def corpora_of(
-    model: interp.NeuronModel, sentences: Sequence[Sentence], languages: Sequence[str], most: int
-) -> interp.Corpora:
-    """One sentence per row, at most so many of a language."""
-    text = {
-        code: [sentence.text for sentence in some_of(sentences, row, most)]
-        for row, code in enumerate(languages)
-    }
-    return interp.read_sentences(text, languages, model, n_shards=5, hygiene="off", progress=False)
 
 
 def firing(rate: Float64[Tensor, "language layer neuron"], truth: Truth) -> dict[str, float]:

@@ -70,6 +70,30 @@ def parallel_sentences(languages: Sequence[str]) -> tuple[list[Sentence], list[S
     return learned, read
 
 
+def some_of(sentences: Sequence[Sentence], row: int, most: int) -> list[Sentence]:
+    """At most so many of a language, spread over all topics."""
+    own = [sentence for sentence in sentences if sentence.language == row]
+    n = min(most, len(own))
+    return [own[index * len(own) // n] for index in range(n)]
+
+
+def corpora_of(
+    model: interp.NeuronModel,
+    sentences: Sequence[Sentence],
+    languages: Sequence[str],
+    most: int,
+    n_shards: int,
+) -> interp.Corpora:
+    """One sentence per row, at most so many of a language."""
+    text = {
+        code: [sentence.text for sentence in some_of(sentences, row, most)]
+        for row, code in enumerate(languages)
+    }
+    return interp.read_sentences(
+        text, languages, model, n_shards=n_shards, hygiene="off", progress=False
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
     """Every token of some sentences, one after another."""

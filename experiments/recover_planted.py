@@ -10,11 +10,12 @@ Writes  results/recover_planted/<preset>/recovery.csv (what each selector finds 
 experiments/planted.py explains the models and the effect size.
 """
 
+import itertools
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,11 @@ Make = Callable[[float, int, Sequence[str]], tuple[Truth, Measured]]
 """Effect size, seed and kinds of decoys → what is planted, and the statistics of that model."""
 
 
+def anew(name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Rows that are not kept; `Record.piece` keeps them."""
+    return make()
+
+
 def compare(
     make: Make,
     n: int,
@@ -119,30 +125,34 @@ def compare(
     variants: Mapping[str, Sequence[str]] = VARIANTS,
     decoys: Sequence[str] = DECOYS,
     progress: bool = True,
+    *,
+    bare: Callable[[int], Measured] | None = None,
+    piece: Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame] = anew,
 ) -> pd.DataFrame:
     """`recovery` of every method, for each variant, effect size and seed.
 
     Methods choose `n` neurons per language from the same statistics. Models with the same seed
-    differ only in the effect and the decoys.
+    differ only in the effect and the decoys. `bare` gives the statistics of a seed's model without
+    decoys. `piece` keeps the rows of a model for the next run.
     """
-    frames, settings = [], Settings(n=n)
-    bar = tqdm(total=len(seeds) * (1 + len(effects)), desc="Planting", disable=not progress or None)
-    for seed in seeds:
-        # The background does not depend on the effect, so one model without decoys serves all.
-        _, bare = make(effects[0], seed, ())
-        bar.update()
-        for effect in effects:
-            all_kinds, full = make(effect, seed, decoys)
-            bar.update()
-            for variant, kinds in variants.items():
-                truth, seen = with_decoys(full, bare, all_kinds, kinds)
-                for name, method in methods.items():
-                    selection = interp.selections.selection_of(method, seen, settings)
-                    frame = recovery(selection, truth)
-                    labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
-                    frames.append(frame.assign(**labels))
-    bar.close()
-    return pd.concat(frames, ignore_index=True)
+    settings = Settings(n=n)
+    # The background does not depend on the effect, so one model without decoys serves all.
+    without = lru_cache(maxsize=1)(bare or (lambda seed: make(effects[0], seed, ())[1]))
+
+    def of_model(effect: float, seed: int) -> pd.DataFrame:
+        frames, other, (all_kinds, full) = [], without(seed), make(effect, seed, decoys)
+        for variant, kinds in variants.items():
+            truth, seen = with_decoys(full, other, all_kinds, kinds)
+            for name, method in methods.items():
+                selection = interp.selections.selection_of(method, seen, settings)
+                labels = {"decoys": variant, "effect": effect, "seed": seed, "selector": name}
+                frames.append(recovery(selection, truth).assign(**labels))
+        return pd.concat(frames, ignore_index=True)
+
+    models = list(itertools.product(seeds, effects))
+    bar = tqdm(models, desc="Planting", disable=not progress or None)
+    tables = [piece(f"{effect:g}-{seed}", partial(of_model, effect, seed)) for seed, effect in bar]
+    return pd.concat(tables, ignore_index=True)
 
 
 def summarize(frame: Table) -> pd.DataFrame:

@@ -107,11 +107,16 @@ def test_a_control_that_is_known_without_error_is_compared_with_the_interval_of_
 
 @pytest.mark.parametrize("freedom", [math.nan, 5.0])
 @pytest.mark.parametrize("side", ["above", "below", "within"])
-def test_p_is_below_five_percent_where_the_claim_holds_and_nowhere_else(side, freedom: float):
-    for bar in (-0.5, 0.0999, 0.1001, 0.2, 0.2999, 0.3001, 0.9):
-        alone = replace(CLAIM, side=side, bar=bar, control=math.nan, degrees_of_freedom=freedom)
+@pytest.mark.parametrize("high", [0.3, 0.6])  # 0.6: the value is nearer to the lower end
+def test_p_is_below_five_percent_where_the_claim_holds_and_nowhere_else(
+    high: float, side, freedom: float
+):
+    ends = (0.0999, 0.1001, high - 0.0001, high + 0.0001)
+    for bar in (-0.5, 0.2, 0.9, *ends):
+        changes = {"high": high, "control": math.nan, "degrees_of_freedom": freedom}
+        alone = replace(CLAIM, side=side, bar=bar, **changes)
         assert (alone.p_value < 0.05) == (alone.verdict == "holds"), bar
-        for control in (0.0999, 0.1001, 0.2, 0.2999, 0.3001):
+        for control in (0.2, *ends):
             claim = replace(alone, control=control)
             assert (claim.p_value < 0.05) == (claim.verdict == "holds"), (bar, control)
 
@@ -165,6 +170,10 @@ def test_an_estimate_becomes_a_claim():
     made = claim_of(estimate, **said)
     assert (made.value, made.low, made.high) == pytest.approx((0.2, 0.1, 0.3))
     assert made.degrees_of_freedom == 7
+    above = claim_of(Estimate(number, number, number + 0.1, number + 0.2, 0.95), **said)
+    assert (above.low, above.high) == pytest.approx((0.2, 0.4))
+    below = claim_of(Estimate(number, number, number - 0.2, number - 0.1, 0.95), **said)
+    assert (below.low, below.high) == pytest.approx((0.0, 0.2))
     sure = counted(0.2, bar=0.2, **said)
     assert (sure.low, sure.high, sure.verdict) == (0.2, 0.2, "does not hold")
     many = Estimate(*(number.expand(2) for _ in range(4)), 0.95)

@@ -2,8 +2,10 @@
 
 import copy
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +13,13 @@ import torch
 import interp
 from experiments import confuse_pretrained as subject
 from experiments.confuse_methods import EVERY_DECOY
-from experiments.confuse_pretrained import found_table, of_known, read_planting
+from experiments.confuse_pretrained import (
+    found_table,
+    of_known,
+    planted_and_measured,
+    read_planting,
+    silent,
+)
 from experiments.plant_in_pretrained import (
     LEAST_NOISE,
     SHRINKAGE,
@@ -34,6 +42,7 @@ from experiments.recover_planted import ALL, NONE, recovery
 from experiments.runner import Record
 from interp.plots.files import read_table
 from interp.plots.style import Table
+from interp.scores.choosers import Measurement
 from interp.scores.methods import COMPARED
 
 TINY = read_planting("pretrained-tiny")
@@ -156,6 +165,24 @@ def test_noise_has_mean_zero_and_variance_one(states: torch.Tensor, generator: t
     value = states @ inputs.noise(drawn).T
     assert value.mean(dim=0).abs().max() < 1e-9
     assert torch.allclose(value.var(dim=0, correction=0), torch.ones(50).double())
+
+
+def test_a_dimension_that_is_always_zero_changes_nothing(
+    states: torch.Tensor, generator: torch.Generator
+):
+    """As some of what Gemma's MLPs read are."""
+    on = torch.arange(len(states)) < 1000
+    wider = torch.cat([states[:, :3], torch.zeros(len(states), 1), states[:, 3:]], dim=1).double()
+    one, other = inputs_of(states, on), inputs_of(wider, on)
+    assert torch.allclose(states @ one.constant, wider @ other.constant)
+    narrow, variance = one.following(0, 1.5, -2.5)
+    wide, same = other.following(0, 1.5, -2.5)
+    assert torch.allclose(states @ narrow, wider @ wide)
+    assert variance == pytest.approx(same)
+    drawn = torch.randn(50, 7, generator=generator, dtype=torch.float64)
+    noise = other.noise(drawn)
+    assert torch.allclose((wider @ noise.T).var(dim=0, correction=0), torch.ones(50).double())
+    assert noise[:, 3].abs().max() < 10 * noise[:, :3].abs().max()
 
 
 @pytest.mark.parametrize("prefix", [(), (2,)])
@@ -293,22 +320,72 @@ def test_the_models_own_neurons_are_in_no_share():
     assert row["busy"] == 0.5
 
 
+def run_tiny(host: Host, out: Path) -> None:
+    """The preset `tiny` with a second seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "Host", lambda *_: host)
+        patch.setattr(subject, "read_planting", lambda _: replace(TINY, seeds=2))
+        config = replace(subject.experiment.presets["tiny"][1], out=out)
+        subject.main(config, Record(out))
+
+
+@pytest.fixture(scope="module")
+def tables(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run."""
+    out = tmp_path_factory.mktemp("tables")
+    run_tiny(host, out)
+    return out
+
+
 @pytest.mark.slow
-def test_the_preset_tiny_finds_the_planted_and_is_fooled(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_run_loses_one_model_and_changes_no_digit(
+    host: Host, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(subject, "Host", lambda *_: host)
-    config = replace(subject.experiment.presets["tiny"][1], out=tmp_path)
-    subject.main(config, Record(tmp_path))
+    plant, made = host.plant, []
+
+    def killed(effect: float, seed: int, decoys: Collection[str]) -> Planted:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return plant(effect, seed, decoys)
+
+    def noted(effect: float, seed: int, decoys: Collection[str]) -> Planted:
+        made.append((seed, len(decoys)))
+        return plant(effect, seed, decoys)
+
+    monkeypatch.setattr(host, "plant", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(host, tmp_path)
+    monkeypatch.setattr(host, "plant", noted)
+    run_tiny(host, tmp_path)
+    assert made == [(1, len(EVERY_DECOY)), (0, 0), (1, 0)]
+    for path in tables.glob("*.csv"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_a_decoy_that_is_left_out_is_measured_as_a_silent_neuron(host: Host, tmp_path: Path):
+    truth, bare = planted_and_measured(host, Record(tmp_path), EFFECT, 0, ())
+    left_out = truth.is_kind("background")
+    left_out[:, : host.model.d_mlp] = False
+    assert left_out.any()
+    other = silent(host)
+    not_compared = {"head_norm", "head_importance", "apart_at_the_end"}
+    for name in set(get_args(Measurement)) - not_compared:
+        one, two = (seen[name][:, left_out] for seen in (bare, other))
+        assert torch.allclose(one, two, rtol=0, atol=0, equal_nan=True), name
+
+
+@pytest.mark.slow
+def test_the_preset_tiny_finds_the_planted_and_is_fooled(tables: Path):
     names = ("found", "confusions", "planting")
-    tables: list[Table] = [read_table(tmp_path / f"{name}.csv") for name in names]
-    found, table, did = tables
+    read: list[Table] = [read_table(tables / f"{name}.csv") for name in names]
+    found, table, did = read
     assert set(found["selector"]) == set(COMPARED)
     assert set(table["decoy"]) == set(EVERY_DECOY)
     assert (did["rise"] <= TINY.loss).all()
     by_method = found.set_index(["decoys", "selector"])
     for method in ("lead in rate", "precision of gate", "divergence from others"):
-        assert by_method.loc[(NONE, method), "recall"] > 0.5, method
+        assert by_method.loc[(NONE, method), "recall"] > 0.4, method
     assert by_method.loc[(ALL, "random"), "recall"] < 0.3
     assert by_method.loc[(ALL, "rate (LAP)"), "natural"] > 0.5  # Babel has busy neurons of its own
     share = table.set_index(["method", "decoy"])["share"]

@@ -1,7 +1,9 @@
 """Which decoy fools which method: the subtle decoys, the fixed planting, and the table."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +13,10 @@ import torch
 import interp
 from experiments import confuse_methods as subject
 from experiments.confuse_methods import EVERY_DECOY, PLANTING, confusions, read_planting
-from experiments.planted import DECOYS, KINDS, SUBTLE, Planted, plant, read_text
-from experiments.recover_planted import ALL, NONE
+from experiments.planted import DECOYS, KINDS, SUBTLE, Planted, Truth, plant, read_text
+from experiments.recover_planted import ALL, NONE, compare
 from experiments.runner import Record
+from interp.scores.choosers import Measured
 from interp.scores.methods import COMPARED
 
 DESIGN = read_planting("tiny").design
@@ -132,3 +135,40 @@ def test_the_preset_tiny_says_who_is_fooled(tmp_path: Path, monkeypatch: pytest.
     assert by_kind.loc[(NONE, "distribution (DLN)"), "recall"] > 0.5
     assert by_kind.loc[(NONE, "divergence from others"), "recall"] > 0.5
     assert not math.isnan(by_kind.loc[(ALL, "effect on the loss"), "recall"])
+    monkeypatch.setattr(subject, "planted_and_measured", lambda *_: pytest.fail("made anew"))
+    subject.main(config, Record(tmp_path))
+    assert pd.read_csv(tmp_path / "confusions.csv").equals(table)
+
+
+def test_a_killed_comparison_makes_the_models_that_are_missing(tmp_path: Path):
+    """And the model without decoys once for each seed that has one to make."""
+    made, killed_at = [], "2-1"
+    languages, shape = ("de", "ja"), (1, 6)
+    truth = Truth(
+        interp.NeuronSelection(torch.ones(2, *shape, dtype=torch.bool), languages),
+        torch.ones(shape, dtype=torch.int64),
+        torch.zeros(shape, dtype=torch.float64),
+        1.0,
+    )
+
+    def make(effect: float, seed: int, decoys: Sequence[str]) -> tuple[Truth, Measured]:
+        made.append((effect, seed, bool(decoys)))
+        generator = torch.Generator().manual_seed(seed)
+        rate = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+        return truth, Measured(languages, generator, {"rate": lambda: rate})
+
+    def kept(name: str, rows: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        if name == killed_at:
+            raise KeyboardInterrupt
+        return Record(tmp_path).piece(name, rows)
+
+    methods = {name: COMPARED[name] for name in ("random", "rate (LAP)")}
+    run = partial(compare, make, 2, (1.0, 2.0), range(2), methods, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(piece=kept)
+    assert made == [(1, 0, False), (1, 0, True), (2, 0, True), (1, 1, False), (1, 1, True)]
+    made.clear()
+    killed_at = ""
+    resumed = run(piece=kept)
+    assert made == [(1, 1, False), (2, 1, True)]
+    pd.testing.assert_frame_equal(resumed, run(), check_exact=True)

@@ -9,7 +9,7 @@ from experiments import method_page as subject
 from experiments.compare_methods import MEASURES, comparison
 from experiments.findings import ROOT
 from experiments.method_findings import JUDGED, LAPE, RANDOM
-from experiments.method_page import COMPARE, PAGE, STUDIES
+from experiments.method_page import COMPARE, CONFUSED, PAGE
 from interp.inference.claims import load_claims
 from interp.plots.files import read_table
 
@@ -90,7 +90,7 @@ def test_a_method_is_fooled_where_a_tenth_of_its_choice_is_a_decoy():
 
 def test_sentences_say_who_is_fooled_and_leave_the_control_out():
     def said(rows: pd.DataFrame) -> list[str]:
-        return subject.confusion_sentences(rows, found(), "confuse_methods")
+        return subject.confusion_sentences(rows, found(), "made-up models")
 
     *weak, worst, honest = said(confusions())
     assert worst.startswith("At an effect of 6 in made-up models, LAPE is fooled most by neurons")
@@ -100,12 +100,11 @@ def test_sentences_say_who_is_fooled_and_leave_the_control_out():
     assert weak[1].endswith("by no method.")
     nobody = confusions().assign(share=0.0)
     assert said(nobody)[3].count("(0.50)") == 3
-    assert "in Babel" in subject.confusion_sentences(nobody, found(), "confuse_pretrained")[0]
 
 
 def test_a_method_that_finds_nothing_is_not_praised_for_not_being_fooled():
     blind = found().assign(recall=0.4)
-    *_, honest = subject.confusion_sentences(confusions(), blind, "confuse_methods")
+    *_, honest = subject.confusion_sentences(confusions(), blind, "made-up models")
     assert honest.endswith("by no method.")
 
 
@@ -138,7 +137,30 @@ def test_what_two_models_share_is_said_once():
     assert [line.split(".")[0] for line in lines] == [str(n + 1) for n in range(len(lines))]
 
 
-@pytest.mark.parametrize("command", [*STUDIES.values(), *COMPARE.values()])
+def test_each_study_of_confusions_speaks_of_its_models_and_names_its_command():
+    both = dict.fromkeys(CONFUSED, (confusions(), found()))
+    lines = subject.sentences({}, both).splitlines()
+    of = {"made-up models": "methods short", "Babel": "pretrained short"}
+    of["Gemma 3 270M"] = "pretrained gemma"
+    for models, command in of.items():
+        (line,) = [line for line in lines if f"At an effect of 6 in {models}," in line]
+        assert line.endswith(f" `python -m experiments.confuse_{command}`")
+
+
+def test_tables_of_one_study_on_two_models_are_kept_apart(tmp_path):
+    for of in CONFUSED.values():
+        for name in ("found", "confusions"):
+            path = tmp_path / "studies" / of.study / of.preset / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{of.models} {name}", encoding="utf-8")
+    subject.keep(tmp_path / "studies", tmp_path / "measured")
+    for of in CONFUSED.values():
+        for name in ("found", "confusions"):
+            kept = of.kept(tmp_path / "measured", name)
+            assert kept.read_text(encoding="utf-8") == f"{of.models} {name}"
+
+
+@pytest.mark.parametrize("command", [*(of.command for of in CONFUSED.values()), *COMPARE.values()])
 def test_the_commands_are_those_of_presets(command: str):
     *_, name, preset = command.split()
     assert preset in importlib.import_module(name).experiment.presets

@@ -450,6 +450,11 @@ def test_claims_are_about_the_largest_effect_and_follow_from_the_table(compared,
     less = by_decoys.loc[(NONE, 6.0, "entropy (LAPE)"), "recall"]
     beside = by_decoys.loc[("script", 6.0, "entropy (LAPE)"), "recall"]
     assert found["planted-entropy-script"].value == pytest.approx(less - beside)
+    of_script = (compared["selector"] == "entropy (LAPE)") & (compared["decoys"] == "script")
+    lost = compared.assign(found=compared["found"].mask(of_script, 0))
+    measured = judges.measures(lost, by_decoys.reset_index())
+    (claim,) = judged(stated("recover_planted"), measured, "here")[-1:]
+    assert (claim.name, claim.value) == ("planted-entropy-script", pytest.approx(less))
 
 
 def test_the_table_on_the_screen_has_every_selector_effect_and_kind(by_decoys):

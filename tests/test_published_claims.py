@@ -121,6 +121,7 @@ def test_the_place_of_a_pair_is_its_rank_by_jaccard():
     assert (names["fr-es"].value, names["fr-es"].control) == (1, 8)  # of 15 pairs
     assert names["neighbors"].control == 8  # Vietnamese and Indonesian; no Japanese is read
     assert names["first_two_layers"].verdict == "does not hold"  # no more than by chance
+    assert (names["last_quarter"].value, names["last_quarter"].bar) == (0.5, 2 / 8)
 
 
 def test_files_of_other_models_are_left_out_and_named(tmp_path: Path, capsys):

@@ -161,6 +161,10 @@ def test_pushing_towards_a_language_moves_its_own_neurons_only(tmp_path: Path):
     others = found.union() & ~found["de"]
     assert not (changed & ~found.union()[0]).any()
     assert (seen[1][others[0]] == 0).all()
+    own = found["de"][0]
+    assert own.any()
+    assert changed[own].all()
+    assert (seen[1][own] != 0).all()  # pushed, and not off like the others
 
 
 @pytest.mark.campaign
